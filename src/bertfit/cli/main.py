@@ -1,0 +1,75 @@
+"""The command `bertfit`: its verbs, each loaded when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import click
+import typer
+
+from bertfit.cli import evaluate, inspect, predict, prepare, train
+from bertfit.cli import demo as demo_command
+from bertfit.cli import import_ as import_command
+from bertfit.cli import settings as settings_command
+
+app = typer.Typer(
+    name="bertfit",
+    help="Turns labelled text into a BERT classifier that people can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+app.command("demo")(demo_command.demo)
+app.command("prepare")(prepare.prepare)
+app.command("inspect")(inspect.inspect)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("import")(import_command.import_)
+app.command("settings")(settings_command.settings)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        import bertfit
+
+        typer.echo(f"bertfit {bertfit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Turns labelled text into a BERT classifier that people can trust."""
+
+
+def main() -> None:
+    """Run the command line; every error becomes a message and an exit code."""
+    # The bars of transformers and the hub would tear ours apart.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        from bertfit.cli.terminal import exit_code_of
+
+        sys.exit(exit_code_of(KeyboardInterrupt()))
+    except Exception as error:  # noqa: BLE001 (the outermost place: what is unknown is raised again)
+        from bertfit.cli.terminal import exit_code_of
+
+        sys.exit(exit_code_of(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

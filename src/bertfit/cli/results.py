@@ -1,0 +1,114 @@
+"""Shows results of the workflow in a terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bertfit.reporting.text import (
+    comparison_table,
+    confusion_table,
+    epoch_table,
+    scores_table,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+
+    from bertfit.data.imdb import ImdbCounts
+    from bertfit.workflow.evaluating import Evaluation
+    from bertfit.workflow.training import TrainResult
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
+    """Write one JSON object to standard output."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def show_training(console: Console, result: TrainResult) -> None:
+    """Show the epochs, the choice, the test scores, and what can be done next."""
+    outcome = result.outcome
+    console.print()
+    console.print(epoch_table(dataclasses.asdict(outcome.history), outcome.best_epoch))
+    console.print(f"Kept: {outcome.reason}.")
+    if result.test is not None:
+        console.print()
+        show_evaluation(console, result.test, title="Test")
+    if result.baseline is not None:
+        console.print(comparison_table(result.baseline))
+    console.print()
+    console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
+    for command in (
+        f'bertfit predict {result.run} "your text"',
+        f"bertfit evaluate {result.run} FILE",
+        f"bertfit inspect {result.run}",
+    ):
+        console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> None:
+    """Show scores, intervals, the confusion matrix and what was truncated."""
+    scores = evaluation.scores
+    console.print(f"{title}: {scores.num_rows:,} rows", style="bold")
+    console.print(scores_table(scores, evaluation.intervals))
+    console.print(confusion_table(scores))
+    unit = "groups" if evaluation.grouped else "rows"
+    share = evaluation.num_truncated / max(1, scores.num_rows)
+    console.print(
+        f"Intervals: 95 %, bootstrap over {unit}. Truncated: {evaluation.num_truncated:,} rows "
+        f"({share:.1%}) kept the {evaluation.truncation} of their text, "
+        f"{evaluation.max_length} tokens. Arithmetic: {evaluation.dtype}."
+        if evaluation.num_truncated
+        else f"Intervals: 95 %, bootstrap over {unit}. No row was truncated "
+        f"(limit {evaluation.max_length} tokens). Arithmetic: {evaluation.dtype}."
+    )
+    if evaluation.skipped:
+        console.print(f"Skipped {len(evaluation.skipped):,} bad rows:", style="yellow")
+        for fault in evaluation.skipped[:20]:
+            console.print(f"  {fault}", markup=False, soft_wrap=True)
+
+
+def show_record(console: Console, record: dict[str, Any]) -> None:
+    """Show what a run says of itself: labels, settings that differ from the defaults, scores."""
+    names = ", ".join(f"{name} → {index}" for index, name in enumerate(record["label_names"]))
+    encoding, training = record["encoding"], record["training"]
+    console.print(f"Labels: {names}", markup=False)
+    console.print(
+        f"Text: {encoding['max_length']} tokens, {encoding['truncation']}; "
+        f"cleaning {encoding['text_cleaning']}"
+    )
+    chosen = {
+        name: entry["value"]
+        for name, entry in record.get("settings", {}).items()
+        if entry["origin"] != "default"
+    }
+    if chosen:
+        told = ", ".join(f"{name}={value}" for name, value in chosen.items())
+        console.print(f"Settings: {told}", markup=False)
+    if "reason" in training:
+        console.print(f"Kept: {training['reason']}")
+    test = record["scores"]["test"]
+    if test:
+        interval = test["intervals"]["accuracy"]
+        console.print(
+            f"Test accuracy: {test['accuracy']:.2%} "
+            f"({interval['low']:.2%} to {interval['high']:.2%}), {test['num_rows']:,} rows"
+        )
+
+
+def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None:
+    """Show what was written, and how it differs from the official counts."""
+    for name, value in dataclasses.asdict(counts).items():
+        if name != "differences":
+            console.print(f"{name}: {value}", markup=False)
+    for difference in counts.differences:
+        console.print(f"Differs: {difference}", style="yellow", markup=False)
+    if not counts.differences:
+        console.print("The counts are the official ones.")
+    console.print(f"The files are in {output}.", soft_wrap=True)

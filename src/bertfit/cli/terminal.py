@@ -1,0 +1,136 @@
+"""What the commands share: the terminal, progress bars, errors as messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bertfit.errors import BertfitError
+
+console = Console(highlight=False, stderr=False)
+error_console = Console(highlight=False, stderr=True)
+
+_BAR_WIDTH = 16
+_QUIET_SECONDS = 10.0
+
+
+class Terminal:
+    """A listener that prints notes and shows progress with the time that is left.
+
+    On a terminal a bar moves; into a pipe or a file a line is written now and then.
+    """
+
+    def __init__(self, out: Console) -> None:
+        """Write to `out`."""
+        self._console = out
+        self._bars: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=_BAR_WIDTH),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=out,
+        )
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop drawing; bars that were not finished go."""
+        if self._console.is_terminal:
+            for task in self._bars.values():
+                self._progress.remove_task(task)
+            self._progress.stop()
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        style = "bold yellow" if text.startswith("WARNING") else None
+        self._console.print(text, style=style, markup=False)
+
+    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
+        """Move the bar of `task`."""
+        if not self._console.is_terminal:
+            self._write_line(task, done, total, detail)
+            return
+        if task not in self._bars:
+            self._bars[task] = self._progress.add_task(task, total=total, detail=detail)
+        bar = self._bars[task]
+        self._progress.update(bar, completed=done, total=total, detail=detail)
+        if total is not None and done >= total:
+            self._finish(task, bar)
+
+    def _finish(self, task: str, bar: TaskID) -> None:
+        # A finished epoch stays on the screen; the small tasks between go.
+        self._progress.stop_task(bar)
+        del self._bars[task]
+        if not task.startswith("epoch"):
+            self._progress.remove_task(bar)
+
+    def _write_line(self, task: str, done: int, total: int | None, detail: str) -> None:
+        now = time.monotonic()
+        is_epoch_end = total is not None and done >= total and task.startswith("epoch")
+        if is_epoch_end or now - self._last_line >= _QUIET_SECONDS:
+            self._last_line = now
+            of_total = "" if total is None else f"/{total}"
+            self._console.print(f"{task}: {done}{of_total} {detail}".rstrip(), markup=False)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Print an error as a message, without a traceback, and return the exit code."""
+    if isinstance(error, BertfitError):
+        error_console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        error_console.print("Interrupted; nothing half-made was left behind.", markup=False)
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # The reader of a pipe (head, say) has gone: stop quietly, as other tools do.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        error_console.print(
+            "Error: out of memory. Lower --set micro_batch_tokens=…, batch_size or max_length.",
+            style="red",
+            markup=False,
+        )
+        return 1
+    if isinstance(error, OSError):
+        error_console.print(f"Error: {_explain_os_error(error)}", style="red", markup=False)
+        return 1
+    raise error
+
+
+def _explain_os_error(error: OSError) -> str:
+    place = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return f"the disk is full{place}. Nothing half-written was left; free some space and run again."
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return f"no permission to write or read{place}: {error.strerror}."
+    return f"{error.strerror or error}{place}."

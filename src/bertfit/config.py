@@ -1,0 +1,272 @@
+"""The settings of a training run: written once here, read by the CLI, TOML files and Python alike.
+
+The docstring under a field is its help text. A setting comes from, in rising order of precedence:
+the default, the recipe, a TOML file, `--set key=value` and the command's own options; where each
+value came from travels with it into the run.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from bertfit.errors import ConfigError, did_you_mean
+
+Truncation = Literal["head", "tail", "head+tail"]
+TextCleaning = Literal["none", "html_breaks"]
+SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+OnBadRow = Literal["error", "skip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """Everything that decides what a training run computes."""
+
+    model: str = "embedded"
+    """Hub name, local folder, or "embedded" (MiniLM-L6, 22.7 M parameters, needs no network)."""
+    epochs: int = 3
+    """Passes over the training rows, at least 1."""
+    batch_size: int = 32
+    """Rows per optimizer step, at least 1."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW, above 0."""
+    warmup_fraction: float = 0.06
+    """Share of all steps in which the learning rate rises from 0, in [0, 1)."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay, not applied to biases and norms, at least 0."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this global norm, above 0."""
+    dropout: float | None = None
+    """Dropout of the hidden states and of attention, in [0, 1); none keeps the model's own."""
+    max_length: int | None = None
+    """Tokens per text with special tokens; none takes the model's limit, or less if no text is longer."""
+    truncation: Truncation = "head"
+    """Which part of a longer text is kept: its head, its tail, or head+tail."""
+    head_fraction: float = 0.25
+    """Share of the kept tokens taken from the head under head+tail, in (0, 1)."""
+    text_cleaning: TextCleaning = "none"
+    """none passes text as it is; html_breaks turns <br> tags into spaces, also when predicting."""
+    seed: int = 0
+    """Seed of the split, the new weights, the order of rows and dropout, at least 0."""
+    validation_fraction: float = 0.1
+    """Share of the training rows held out when no validation file is given, in (0, 0.5]."""
+    selection_metric: SelectionMetric = "auto"
+    """What chooses the epoch to keep; auto is macro_f1 for unbalanced classes, accuracy otherwise."""
+    patience: int | None = None
+    """Stop after this many epochs without a better one, at least 1; none trains all epochs."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Dtype = "auto"
+    """Type of the arithmetic; auto is bfloat16 where the processor is fast at it. Weights stay float32."""
+    micro_batch_tokens: int = 4096
+    """A step is cut into pieces of at most this many tokens, padding included, at least 1."""
+    text_column: str | None = None
+    """Column of the text; none finds text, sentence, review or content."""
+    label_column: str | None = None
+    """Column of the label; none finds label, sentiment, category, target or class."""
+    group_column: str | None = None
+    """Column whose equal values must not be split between training and validation."""
+    on_bad_row: OnBadRow = "error"
+    """error refuses data with faults before training; skip leaves the bad rows out and lists them."""
+
+    def __post_init__(self) -> None:
+        """Check every range; report all that is wrong in one error.
+
+        Raises:
+            ConfigError: A value has the wrong type or lies outside its range.
+        """
+        problems = [*_type_problems(self), *_range_problems(self)]
+        if problems:
+            raise ConfigError("\n".join(problems), hint="Help: bertfit settings lists them all.")
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    # The notebook: AdamW at 2e-5 down to 0 in a straight line, no warm-up, best F1 kept.
+    "notebook": {
+        "learning_rate": 2e-5,
+        "warmup_fraction": 0.0,
+        "max_grad_norm": 1.0,
+        "batch_size": 16,
+        "epochs": 3,
+        "max_length": 128,
+        "truncation": "head",
+        "selection_metric": "macro_f1",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSettings:
+    """Settings, and for each field where its value came from."""
+
+    settings: TrainSettings
+    origins: Mapping[str, str]
+
+    def to_json(self) -> dict[str, dict[str, Any]]:
+        """Return {field: {"value": …, "origin": …}}."""
+        values = dataclasses.asdict(self.settings)
+        return {
+            name: {"value": value, "origin": self.origins[name]} for name, value in values.items()
+        }
+
+
+def resolve_settings(
+    options: Mapping[str, Any] | None = None,
+    *,
+    recipe: str = "default",
+    config_file: Path | None = None,
+    assignments: tuple[str, ...] = (),
+    options_origin: str = "option",
+) -> ResolvedSettings:
+    """Merge defaults, recipe, TOML file, `key=value` assignments and options, in that order.
+
+    Args:
+        options: Values given directly; None among them means "not given".
+        recipe: A name in `RECIPES`.
+        config_file: TOML file whose top-level keys are settings.
+        assignments: Strings `key=value`, as `--set` takes them.
+        options_origin: What to record as the origin of `options`.
+
+    Raises:
+        ConfigError: A name is unknown, or a value is of the wrong type or out of range.
+    """
+    if recipe not in RECIPES:
+        message = f"expected a recipe of {', '.join(RECIPES)}, got {recipe!r}."
+        raise ConfigError(message + did_you_mean(recipe, RECIPES))
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    layers = [(f"recipe {recipe}", dict(RECIPES[recipe]))]
+    if config_file is not None:
+        layers.append((f"file {config_file.name}", _read_toml(config_file)))
+    layers.append(("--set", _parse_assignments(assignments)))
+    layers.append((options_origin, given))
+    values: dict[str, Any] = {}
+    origins = {field.name: "default" for field in dataclasses.fields(TrainSettings)}
+    for origin, layer in layers:
+        _refuse_unknown(layer, origin)
+        values |= layer
+        origins |= dict.fromkeys(layer, origin)
+    return ResolvedSettings(TrainSettings(**_integers_to_floats(values)), origins)
+
+
+def describe_settings() -> dict[str, tuple[str, str, str]]:
+    """Return {field: (type, default, help text)}, read from the source of `TrainSettings`."""
+    body = ast.parse(inspect.getsource(TrainSettings)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    described = {}
+    for field, docstring in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr):
+            name, default = ast.unparse(field.target), ast.unparse(field.value or ast.Constant(None))
+            text = typing.cast("ast.Constant", docstring.value).value
+            kind = " | ".join(_choices(name)) or ast.unparse(field.annotation)
+            described[name] = (kind, default.strip("'"), str(text))
+    return described
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    hint = typing.get_type_hints(TrainSettings)[name]
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the settings file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
+
+
+def _parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"expected --set key=value, got {assignment!r}")
+        parsed[name.strip()] = _parse_value(value.strip(), name=name.strip())
+    return parsed
+
+
+def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is of any type)
+    hint = typing.get_type_hints(TrainSettings).get(name)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if text.lower() == "none" and types.NoneType in kinds:
+        return None
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
+    known = [field.name for field in dataclasses.fields(TrainSettings)]
+    for name in layer:
+        if name not in known:
+            raise ConfigError(
+                f"{origin}: there is no setting {name!r}.{did_you_mean(name, known)}",
+                hint="bertfit settings lists them all.",
+            )
+
+
+def _integers_to_floats(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let TOML's `dropout = 0` and Python's `learning_rate=1` stand for floats."""
+    hints = typing.get_type_hints(TrainSettings)
+    return {
+        name: float(value)
+        if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],))
+        else value
+        for name, value in values.items()
+    }
+
+
+def _type_problems(settings: TrainSettings) -> list[str]:
+    problems = []
+    for name, hint in typing.get_type_hints(TrainSettings).items():
+        value = getattr(settings, name)
+        if typing.get_origin(hint) is Literal:
+            choices = typing.get_args(hint)
+            if value not in choices:
+                near = did_you_mean(str(value), choices)
+                problems.append(f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}")
+        elif not isinstance(value, hint) or isinstance(value, bool):
+            kinds = typing.get_args(hint) or (hint,)
+            expected = " or ".join("none" if k is types.NoneType else k.__name__ for k in kinds)
+            problems.append(f"{name}: expected {expected}, got {value!r}")
+    return problems
+
+
+def _range_problems(settings: TrainSettings) -> list[str]:
+    s = settings
+    rules: list[tuple[str, str, Any]] = [
+        ("epochs", "at least 1", lambda v: v >= 1),
+        ("batch_size", "at least 1", lambda v: v >= 1),
+        ("learning_rate", "above 0 and below 1", lambda v: 0 < v < 1),
+        ("warmup_fraction", "in [0, 1)", lambda v: 0 <= v < 1),
+        ("weight_decay", "at least 0", lambda v: 0 <= v < float("inf")),
+        ("max_grad_norm", "above 0", lambda v: v > 0),
+        ("dropout", "in [0, 1)", lambda v: 0 <= v < 1),
+        ("max_length", "at least 4", lambda v: v >= 4),  # noqa: PLR2004 (two special tokens, two of text)
+        ("head_fraction", "in (0, 1)", lambda v: 0 < v < 1),
+        ("seed", "at least 0 and below 2**32", lambda v: 0 <= v < 2**32),
+        ("validation_fraction", "in (0, 0.5]", lambda v: 0 < v <= 0.5),  # noqa: PLR2004 (its range)
+        ("patience", "at least 1", lambda v: v >= 1),
+        ("micro_batch_tokens", "at least 1", lambda v: v >= 1),
+    ]
+    problems = []
+    for name, expected, is_legal in rules:
+        value = getattr(s, name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not is_legal(value):
+            problems.append(f"{name}: expected a number {expected}, got {value!r}")
+    return problems

@@ -1,0 +1,1 @@
+"""Reading, checking, splitting, encoding and batching of labelled text."""

@@ -1,0 +1,223 @@
+"""The gate before training and evaluation: every problem of every file, found and said at once.
+
+Also describes a dataset in numbers. Does not change any text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from bertfit.data.columns import list_names
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.readers import Source, SourceError, name_source, read_dataset
+from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
+from bertfit.labels import sort_label_names
+
+OnBadRow = Literal["error", "skip"]
+"""Whether a row that cannot be used stops everything or is left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedData:
+    """Datasets that can be trained on: every row has a text and a label that is known."""
+
+    train: TextDataset
+    validation: TextDataset | None
+    test: TextDataset | None
+    label_names: tuple[str, ...]
+    """The labels of the training rows, in the order of `labels.sort_label_names`."""
+    skipped: tuple[Fault, ...]
+    """The rows that were left out; empty unless `on_bad_row` is "skip"."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """One source while it is checked."""
+
+    source: str
+    dataset: TextDataset | None = None
+    """The good rows; None where the source cannot be read at all."""
+    row_faults: list[Fault] = field(default_factory=list)
+    source_faults: list[Fault] = field(default_factory=list)
+    """What leaving out rows does not mend."""
+
+
+def check_training_data(
+    train: Source,
+    *,
+    validation: Source | None = None,
+    test: Source | None = None,
+    columns: Columns,
+    on_bad_row: OnBadRow = "error",
+) -> CheckedData:
+    """Read and check everything that a training needs.
+
+    Raises:
+        DataError: The data has problems that may not or cannot be skipped; all are listed.
+        ConfigError: `on_bad_row` is neither "error" nor "skip".
+        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
+    """
+    _check_choice(on_bad_row)
+    parts = [
+        None if source is None else _read(source, columns) for source in (train, validation, test)
+    ]
+    train_part = parts[0]
+    assert train_part is not None  # `train` is not optional
+    label_names = _find_label_names(train_part)
+    for part in parts[1:]:
+        if part is not None and label_names:
+            known = f"does not occur in the training data, which has {list_names(label_names)}"
+            _drop_unknown_labels(part, label_names, known)
+    skipped = _settle([part for part in parts if part], on_bad_row, verb="trained")
+    datasets = [None if part is None else part.dataset for part in parts]
+    assert datasets[0] is not None  # else _settle had raised
+    return CheckedData(
+        train=datasets[0],
+        validation=datasets[1],
+        test=datasets[2],
+        label_names=label_names,
+        skipped=skipped,
+    )
+
+
+def check_evaluation_data(
+    source: Source,
+    columns: Columns,
+    label_names: Sequence[str],
+    on_bad_row: OnBadRow = "error",
+) -> tuple[TextDataset, tuple[Fault, ...]]:
+    """Read and check rows that a trained model shall be scored on.
+
+    Returns:
+        The good rows, and the faults of the rows that were left out.
+
+    Raises:
+        DataError: The data has problems that may not or cannot be skipped; all are listed.
+        ConfigError: `on_bad_row` is neither "error" nor "skip".
+        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
+    """
+    _check_choice(on_bad_row)
+    part = _read(source, columns)
+    known = f"is not known to the model, which has {list_names(label_names)}"
+    _drop_unknown_labels(part, label_names, known)
+    skipped = _settle([part], on_bad_row, verb="evaluated")
+    assert part.dataset is not None  # else _settle had raised
+    return part.dataset, skipped
+
+
+def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]:
+    """Return what is worth knowing about a dataset, as JSON values.
+
+    Returns:
+        num_rows, num_per_label (in the order of `label_names`), num_groups, num_duplicates (rows
+        whose text occurred before), num_with_html_breaks, and words_median, words_p95, words_max.
+    """
+    counts = Counter(dataset.labels)
+    num_words = np.array([len(text.split()) for text in dataset.texts] or [0])
+    return {
+        "num_rows": len(dataset),
+        "num_per_label": {name: counts[name] for name in label_names},
+        "num_groups": len(set(dataset.groups)),
+        "num_duplicates": len(dataset) - len(set(dataset.texts)),
+        "num_with_html_breaks": sum("<br" in text.lower() for text in dataset.texts),
+        "words_median": float(np.median(num_words)),
+        "words_p95": float(np.percentile(num_words, 95)),
+        "words_max": int(num_words.max()),
+    }
+
+
+def count_shared_texts(a: TextDataset, b: TextDataset) -> int:
+    """Return how many rows of `b` have a text that also stands in `a`: what leaked."""
+    texts = set(a.texts)
+    return sum(text in texts for text in b.texts)
+
+
+def _check_choice(on_bad_row: str) -> None:
+    if on_bad_row not in {"error", "skip"}:
+        message = f"on_bad_row is {on_bad_row!r}; 'error' or 'skip' was expected"
+        raise ConfigError(message)
+
+
+def _read(source: Source, columns: Columns) -> _Part:
+    part = _Part(source=name_source(source))
+    try:
+        part.dataset, part.row_faults = read_dataset(source, columns)
+    except SourceError as error:
+        # The other sources are still read, so that their faults come in the same message.
+        part.row_faults = list(error.faults)
+        part.source_faults.append(error.fault)
+    return part
+
+
+def _find_label_names(train: _Part) -> tuple[str, ...]:
+    if train.dataset is None:
+        return ()
+    label_names = tuple(sort_label_names(train.dataset.labels))
+    if len(label_names) == 1:
+        message = f"all rows have the label {label_names[0]!r}; at least 2 labels are needed"
+        train.source_faults.append(Fault(train.source, None, message))
+    return label_names
+
+
+def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) -> None:
+    if part.dataset is None:
+        return
+    unknown = list(_find_unknown_labels(part.dataset, set(label_names)))
+    if not unknown:
+        return
+    guesses = {label: did_you_mean(label, label_names) for _, label in unknown}
+    part.row_faults += [
+        Fault(part.source, part.dataset.lines[index], f"label {label!r} {known}.{guesses[label]}")
+        for index, label in unknown
+    ]
+    part.row_faults.sort(key=lambda fault: fault.line or 0)
+    dropped = {index for index, _ in unknown}
+    part.dataset = part.dataset.select(
+        [index for index in range(len(part.dataset)) if index not in dropped]
+    )
+
+
+def _find_unknown_labels(
+    dataset: TextDataset, known: Collection[str]
+) -> Iterator[tuple[int, str]]:
+    return ((index, label) for index, label in enumerate(dataset.labels) if label not in known)
+
+
+def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple[Fault, ...]:
+    """Return the faults that are skipped, or raise all of them together."""
+    for part in parts:
+        _check_not_empty(part)
+    row_faults = [fault for part in parts for fault in part.row_faults]
+    source_faults = [fault for part in parts for fault in part.source_faults]
+    if not source_faults and (on_bad_row == "skip" or not row_faults):
+        return tuple(row_faults)
+    faults = [fault for part in parts for fault in (*part.source_faults, *part.row_faults)]
+    problems = "1 problem" if len(faults) == 1 else f"{len(faults):,} problems"
+    raise DataError(
+        f"{problems} in the data: nothing was {verb}",
+        faults=faults,
+        hint=_advise(len(row_faults), len(source_faults), on_bad_row),
+    )
+
+
+def _check_not_empty(part: _Part) -> None:
+    if part.dataset is None or len(part.dataset):
+        return
+    num_faults = len(part.row_faults)
+    message = f"no row can be used: all {num_faults:,} have faults" if num_faults else "has no rows"
+    part.source_faults.append(Fault(part.source, None, message))
+
+
+def _advise(num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow) -> str | None:
+    if on_bad_row == "skip" or not num_row_faults:
+        return None
+    rows = "1 row" if num_row_faults == 1 else f"{num_row_faults:,} rows"
+    advice = f"Mend the data, or leave out {rows} with --on-bad-row skip."
+    if num_source_faults:
+        advice += " What has no line number must be mended in any case."
+    return advice

@@ -1,0 +1,107 @@
+"""Which columns of a source hold the text, the label and the group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from bertfit.data.dataset import Columns
+from bertfit.data.records import RecordStream, SourceError
+from bertfit.errors import did_you_mean
+
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "text": ("text", "sentence", "review", "content"),
+        "label": ("label", "sentiment", "category", "target", "class"),
+    }
+)
+"""Names that are looked for, whatever their case, where none is given; the first one wins."""
+
+NUM_NAMES_SHOWN = 20
+"""A wide table has hundreds of columns; a message that lists them all cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChosenColumns:
+    """The columns as they are named in one source."""
+
+    text: str
+    label: str | None
+    """None where the source has no labels and needs none."""
+    group: str | None
+    need_label: bool
+
+    def names(self) -> list[str]:
+        """Return the names of the columns that must be read."""
+        return [name for name in (self.text, self.label, self.group) if name is not None]
+
+
+def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) -> ChosenColumns:
+    """Find the columns in a source: by the names given, else by the usual ones.
+
+    Raises:
+        SourceError: A column is not there, or one column would serve twice.
+    """
+    given = [name for name in (columns.text, columns.label, columns.group) if name is not None]
+    text = _find(stream, "text", columns.text, taken=given)
+    label = None
+    if need_label or columns.label is not None or _usual(stream.names, "label", [*given, text]):
+        label = _find(stream, "label", columns.label, taken=[*given, text])
+    if columns.group is not None:
+        _find(stream, "group", columns.group, taken=())
+    if label == text:
+        message = f"column {text!r} cannot be both text and label"
+        raise SourceError(stream.source, message)
+    return ChosenColumns(text=text, label=label, group=columns.group, need_label=need_label)
+
+
+def list_names(names: Collection[str]) -> str:
+    """Return the first names joined by commas, and how many more there are.
+
+    Example:
+        >>> list_names(["a", "b"])
+        'a, b'
+    """
+    shown = list(names)[:NUM_NAMES_SHOWN] or ["none"]
+    num_hidden = len(names) - len(shown)
+    return ", ".join(shown) + (f" … and {num_hidden} more" if num_hidden > 0 else "")
+
+
+def _find(stream: RecordStream, role: str, given: str | None, *, taken: Collection[str]) -> str:
+    if given is None:
+        usual = _usual(stream.names, role, taken)
+        if usual is None:
+            free = [name for name in stream.names if name not in taken]
+            raise _no_usual_column(stream, role, free)
+        return usual
+    if given not in stream.names:
+        present = list_names(stream.names)
+        guess = did_you_mean(given, stream.names)
+        message = f"no {role} column {given!r}: columns are {present}.{guess}{_header_note(stream)}"
+        raise SourceError(stream.source, message)
+    return given
+
+
+def _usual(names: Sequence[str], role: str, taken: Collection[str]) -> str | None:
+    by_folded_name: dict[str, str] = {}
+    for name in names:
+        if name not in taken:
+            by_folded_name.setdefault(name.strip().lower(), name)
+    found = (by_folded_name[name] for name in USUAL_NAMES[role] if name in by_folded_name)
+    return next(found, None)
+
+
+def _no_usual_column(stream: RecordStream, role: str, free: Sequence[str]) -> SourceError:
+    guesses = (did_you_mean(name, free) for name in USUAL_NAMES[role])
+    guess = next((guess for guess in guesses if guess), "")
+    return SourceError(
+        stream.source,
+        f"no {role} column: columns are {list_names(stream.names)}; one of "
+        f"{', '.join(USUAL_NAMES[role])} was expected.{guess}{_header_note(stream)} "
+        f"Name it with --{role}-column",
+    )
+
+
+def _header_note(stream: RecordStream) -> str:
+    return " (The first line is read as the header.)" if stream.has_header_line else ""

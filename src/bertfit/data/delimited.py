@@ -1,0 +1,115 @@
+"""CSV and TSV: one row per record, a header in the first line, line numbers that are true."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertfit.data.lines import Line, iter_lines
+from bertfit.data.records import Record, RecordStream, SourceError, check_names_differ
+from bertfit.errors import Fault
+
+MAX_FIELD_CHARACTERS = 2**31 - 1
+"""The most that csv.field_size_limit takes on every platform; its own 131,072 is a long review."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    line: int
+    fields: list[str]
+
+
+_Splitter = Callable[[Iterator[Line], str], Iterator[_Fields | Fault]]
+
+
+def open_csv(path: Path, source: str) -> RecordStream:
+    """Open a comma-separated file; quoted fields may hold commas, quotes and line ends.
+
+    Raises:
+        SourceError: The file cannot be read, is empty, or has a header that cannot be used.
+    """
+    return _open_delimited(path, source, _split_csv)
+
+
+def open_tsv(path: Path, source: str) -> RecordStream:
+    """Open a tab-separated file; quotes are ordinary characters, as in the GLUE data sets.
+
+    Raises:
+        SourceError: The file cannot be read, is empty, or has a header that cannot be used.
+    """
+    return _open_delimited(path, source, _split_tsv)
+
+
+def _open_delimited(path: Path, source: str, split: _Splitter) -> RecordStream:
+    rows = split(iter_lines(path, source), source)
+    header = next(rows, None)
+    if header is None:
+        raise SourceError(source, "the file is empty")
+    if isinstance(header, Fault):
+        raise SourceError(source, f"the header cannot be read: {header.message}", line=header.line)
+    names = header.fields
+    check_names_differ(names, source)
+
+    def read(_wanted: object) -> Iterator[Record | Fault]:
+        for row in rows:
+            yield row if isinstance(row, Fault) else _name_fields(row, names, source)
+
+    return RecordStream(source=source, names=names, read=read, has_header_line=True)
+
+
+def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
+    if len(row.fields) == len(names):
+        return Record(row.line, dict(zip(names, row.fields, strict=True)))
+    amount = "too few" if len(row.fields) < len(names) else "too many"
+    message = f"{amount} fields: {len(row.fields)}, but the header has {len(names)}"
+    return Fault(source, row.line, message)
+
+
+def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    faults: list[Fault] = []
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            if line.fault is not None:
+                faults.append(line.fault)
+            yield line.text
+
+    reader = csv.reader(texts(), strict=True)
+    while True:
+        faults.clear()
+        start = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield faults[0] if faults else Fault(source, start, _explain(error))
+            continue
+        if faults:
+            yield faults[0]
+        elif not _is_blank(fields):
+            yield _Fields(start, fields)
+
+
+def _explain(error: csv.Error) -> str:
+    if "unexpected end of data" in str(error):
+        return "a quote is opened in this row and never closed"
+    if "new-line character" in str(error):
+        return "a bare carriage return stands outside quotes; re-save the file with LF line ends"
+    return f"the row is not CSV: {error}"
+
+
+def _split_tsv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:  # noqa: ARG001 (a _Splitter)
+    for line in lines:
+        fields = line.text.rstrip("\r\n").split("\t")
+        if line.fault is not None:
+            yield line.fault
+        elif not _is_blank(fields):
+            yield _Fields(line.number, fields)
+
+
+def _is_blank(fields: list[str]) -> bool:
+    return not fields or (len(fields) == 1 and not fields[0].strip())

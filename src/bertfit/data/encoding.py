@@ -1,0 +1,163 @@
+"""Text to token ids: cleaned, encoded once, truncated by a stated rule, kept in flat arrays.
+
+Owns truncation: everything that trains, evaluates or predicts calls `encode_texts` with the same
+`EncodingRule`, which the run carries. Special tokens are placed where the tokenizer's own
+post-processor places them, so a text that fits gives the ids that transformers gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertfit.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from bertfit.config import TextCleaning, Truncation
+
+_HTML_BREAK = re.compile(r"<\s*/?\s*br\s*/?\s*>", re.IGNORECASE)
+_CHUNK_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingRule:
+    """How text becomes token ids; stored in the run."""
+
+    max_length: int
+    """Tokens per text, special tokens included."""
+    truncation: Truncation = "head"
+    head_fraction: float = 0.25
+    """Under head+tail, the share of the kept tokens that comes from the head.
+
+    Source: Sun et al. 2019, arXiv 1905.05583, section 5.3.1 (128 of 510 tokens from the head).
+    """
+    text_cleaning: TextCleaning = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """n texts as token ids, one after another.
+
+    Row i is `token_ids[offsets[i]:offsets[i + 1]]`.
+    """
+
+    token_ids: np.ndarray
+    """(total,) int32."""
+    offsets: np.ndarray
+    """(n + 1,) int64."""
+    full_lengths: np.ndarray
+    """(n,) int32: tokens of each text before truncation, special tokens included."""
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.full_lengths)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(n,) tokens of each text after truncation."""
+        return np.diff(self.offsets)
+
+    @property
+    def num_truncated(self) -> int:
+        """Number of texts that lost tokens."""
+        return int((self.full_lengths > self.lengths).sum())
+
+
+def encode_texts(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    rule: EncodingRule,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> EncodedTexts:
+    """Encode texts in parallel (the tokenizers library uses every core).
+
+    Args:
+        texts: n texts.
+        tokenizer: From `tokenizers`; its own truncation and padding must be off.
+        rule: What is cleaned and what is kept.
+        on_progress: Called with (done, n) after each chunk.
+
+    Raises:
+        ModelError: The special tokens leave no room for text within `rule.max_length`.
+    """
+    prefix, suffix = find_special_tokens(tokenizer)
+    room = rule.max_length - len(prefix) - len(suffix)
+    if room < 1:
+        raise ModelError(
+            f"max_length {rule.max_length} leaves no room for text beside "
+            f"{len(prefix) + len(suffix)} special tokens"
+        )
+    pieces: list[np.ndarray] = []
+    lengths = np.empty(len(texts), dtype=np.int64)
+    full_lengths = np.empty(len(texts), dtype=np.int32)
+    for start in range(0, len(texts), _CHUNK_SIZE):
+        chunk = [clean_text(text, rule.text_cleaning) for text in texts[start : start + _CHUNK_SIZE]]
+        encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+        for row, encoding in enumerate(encodings, start):
+            ids = encoding.ids
+            kept = [*prefix, *truncate(ids, room, rule), *suffix]
+            pieces.append(np.asarray(kept, dtype=np.int32))
+            lengths[row] = len(kept)
+            full_lengths[row] = len(ids) + len(prefix) + len(suffix)
+        if on_progress is not None:
+            on_progress(min(start + _CHUNK_SIZE, len(texts)), len(texts))
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    token_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    return EncodedTexts(token_ids, offsets, full_lengths)
+
+
+def truncate(ids: Sequence[int], room: int, rule: EncodingRule) -> Sequence[int]:
+    """Return at most `room` of the ids: from the head, the tail, or both.
+
+    Example:
+        >>> rule = EncodingRule(max_length=6, truncation="head+tail", head_fraction=0.25)
+        >>> truncate([1, 2, 3, 4, 5, 6], 4, rule)
+        [1, 4, 5, 6]
+    """
+    if len(ids) <= room:
+        return ids
+    if rule.truncation == "head":
+        return ids[:room]
+    if rule.truncation == "tail":
+        return ids[-room:]
+    num_head = min(max(round(room * rule.head_fraction), 1), room - 1) if room > 1 else 1
+    num_tail = room - num_head
+    return [*ids[:num_head], *ids[len(ids) - num_tail :]]
+
+
+def clean_text(text: str, cleaning: TextCleaning) -> str:
+    """Apply the named cleaning step.
+
+    Example:
+        >>> clean_text("Great.<br /><br />Really.", "html_breaks")
+        'Great.  Really.'
+    """
+    return _HTML_BREAK.sub(" ", text) if cleaning == "html_breaks" else text
+
+
+def find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return the ids that the tokenizer puts before and after a single text."""
+    with_specials = tokenizer.encode("a", add_special_tokens=True)
+    is_special = with_specials.special_tokens_mask
+    ids = with_specials.ids
+    inner = [index for index, special in enumerate(is_special) if not special]
+    if not inner:
+        # "a" is unknown to this vocabulary, and its unknown token counts as special.
+        plain = tokenizer.encode("a", add_special_tokens=False).ids
+        start = _find_sublist(ids, plain)
+        return ids[:start], ids[start + len(plain) :]
+    return ids[: inner[0]], ids[inner[-1] + 1 :]
+
+
+def _find_sublist(ids: list[int], part: list[int]) -> int:
+    for start in range(len(ids) - len(part) + 1):
+        if part and ids[start : start + len(part)] == part:
+            return start
+    return len(ids) // 2

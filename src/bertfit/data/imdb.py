@@ -1,0 +1,106 @@
+"""Prepares the IMDB Large Movie Review Dataset (Maas et al. 2011) as files of JSON lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import IO, Any, Literal
+
+from bertfit.data.imdb_sources import (
+    NUM_FILES_PER_REPORT,
+    Report,
+    Review,
+    Reviews,
+    Shelf,
+    read_hub,
+    read_published,
+)
+from bertfit.errors import ConfigError, DataError
+from bertfit.files import open_atomically
+
+TextFormat = Literal["text", "tokens"]
+
+_LABELLED: Mapping[str, tuple[Shelf, ...]] = MappingProxyType(
+    {
+        "imdb_train": (("train", "neg"), ("train", "pos")),
+        "imdb_test": (("test", "neg"), ("test", "pos")),
+    }
+)
+_UNLABELLED: Mapping[str, tuple[Shelf, ...]] = MappingProxyType(
+    {"imdb_unsup": (("train", "unsup"),)}
+)
+# Source: Maas et al. 2011, section 4.3.2, and the README in the archive.
+_OFFICIAL_COUNTS: Mapping[Shelf, int] = MappingProxyType(
+    {
+        ("train", "neg"): 12_500,
+        ("train", "pos"): 12_500,
+        ("test", "neg"): 12_500,
+        ("test", "pos"): 12_500,
+        ("train", "unsup"): 50_000,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImdbCounts:
+    """What was written."""
+
+    num_rows: Mapping[Path, int]
+    """Rows of each file."""
+    num_per_shelf: Mapping[str, int]
+    """Reviews of train/neg, train/pos, test/neg, test/pos and train/unsup in the source."""
+    num_skipped: int
+    """Files among the reviews that are none, such as .DS_Store."""
+    differences: tuple[str, ...]
+    """What is not as published, one sentence each; empty where all is."""
+
+
+def prepare_imdb(
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    text_format: TextFormat = "text",
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> ImdbCounts:
+    """Write the dataset as JSON lines; all files appear, or none.
+
+    Args:
+        source: Path of aclImdb_v1.tar.gz, of the extracted folder, or of the folder around it; or
+            "hub" for the copy on the hub, which lacks ratings and movies.
+        output_dir: Folder of the files; it is made.
+        text_format: "text" writes imdb_train.jsonl, imdb_test.jsonl and imdb_unsup.jsonl with id,
+            text, label, rating and movie, the text unchanged; "tokens" writes imdb_train.json and
+            imdb_test.json with lower-cased words in a list, for programs that expect those.
+        overwrite: Replace files that are there.
+        report: Hears the progress.
+
+    Raises:
+        ConfigError: A file is there and may not be replaced, or `text_format` is unknown.
+        DataError: The source is missing, damaged, unsafe, incomplete or something else.
+        MissingDependencyError: The hub is asked for and `datasets` is not installed.
+        OSError: The files cannot be written.
+    """
+    paths = _name_files(Path(output_dir), text_format)
+    _refuse_existing(paths, overwrite=overwrite)
+    tell = report or _ignore
+    reviews = read_hub(tell) if source == "hub" else read_published(Path(source), tell)
+    _check_complete(reviews, str(source))
+    rows = {
+        path: [(kind, review) for split, kind in shelves for review in reviews.by_shelf[split, kind]]
+        for path, shelves in paths.items()
+    }
+    _write(rows, _format_tokens if text_format == "tokens" else _format_text, tell)
+    return ImdbCounts(
+        num_rows={path: len(lines) for path, lines in rows.items()},
+        num_per_shelf={
+            f"{split}/{kind}": len(reviews.by_shelf[split, kind])
+            for split, kind in _OFFICIAL_COUNTS
+        },
+        num_skipped=reviews.num_skipped,
+        differences=tuple(_find_differences(reviews, has_movies=source != "hub")),
+    )

@@ -1,0 +1,74 @@
+"""JSON lines: one object per line, whatever the extension."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertfit.data.lines import Line, iter_lines
+from bertfit.data.records import Record, RecordStream, SourceError
+from bertfit.errors import Fault
+
+NUM_LINES_PEEKED = 100
+"""Keys may differ from line to line; the first lines together say which there are."""
+
+
+def open_json_lines(path: Path, source: str) -> RecordStream:
+    """Open a file of JSON lines; its names are the keys of the first objects.
+
+    Raises:
+        SourceError: The file cannot be read, is empty, or is one JSON document over many lines.
+    """
+    lines = (line for line in iter_lines(path, source) if line.text.strip())
+    first = next(lines, None)
+    if first is None:
+        raise SourceError(source, "the file is empty")
+    _refuse_whole_document(first, source)
+    records = (_parse(line, source) for line in itertools.chain([first], lines))
+    head = list(itertools.islice(records, NUM_LINES_PEEKED))
+    return RecordStream(
+        source=source,
+        names=_gather_names(head, source),
+        read=lambda _: itertools.chain(head, records),
+    )
+
+
+def _refuse_whole_document(first: Line, source: str) -> None:
+    start = first.text.strip()
+    if start.startswith("["):
+        what = "a JSON array"
+    elif start == "{":
+        what = "one JSON object over several lines"
+    else:
+        return
+    message = f"the file is {what}; JSON lines were expected: one object per line"
+    raise SourceError(source, message, line=first.number)
+
+
+def _gather_names(head: list[Record | Fault], source: str) -> list[str]:
+    records = [record for record in head if isinstance(record, Record)]
+    first = head[0]
+    if not records and isinstance(first, Fault):
+        # Without a single object no column can be named: the cause is in the first line.
+        message = f"no JSON object in the first lines: {first.message}"
+        raise SourceError(source, message, line=first.line)
+    return list(dict.fromkeys(name for record in records for name in record.values))
+
+
+def _parse(line: Line, source: str) -> Record | Fault:
+    if line.fault is not None:
+        return line.fault
+    try:
+        value = json.loads(line.text)
+    except json.JSONDecodeError as error:
+        return Fault(
+            source, line.number, f"the line is not JSON: {error.msg} at column {error.colno}"
+        )
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
+        return Fault(source, line.number, f"the line cannot be read as JSON: {error}")
+    if not isinstance(value, dict):
+        message = f"the line is a JSON {type(value).__name__}; an object was expected"
+        return Fault(source, line.number, message)
+    return Record(line.number, value)

@@ -1,0 +1,91 @@
+"""The physical lines of a text file, plain or gzip, each decoded on its own.
+
+A byte that is not UTF-8 spoils its line and no other, and the line is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from bertfit.data.records import SourceError
+from bertfit.data.rows import describe_undecodable
+from bertfit.errors import Fault, did_you_mean
+
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One physical line, its end included."""
+
+    number: int
+    text: str
+    """Undecodable bytes stand in it as surrogates, so that quotes still match across lines."""
+    fault: Fault | None
+
+
+def check_is_file(path: Path, source: str) -> None:
+    """Refuse a path that leads to no file.
+
+    Raises:
+        SourceError: There is nothing at the path, or a folder.
+    """
+    if path.is_dir():
+        raise SourceError(source, "is a folder; a file was expected")
+    if not path.exists():
+        names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise SourceError(source, f"no such file.{did_you_mean(path.name, names)}")
+
+
+def iter_lines(path: Path, source: str) -> Iterator[Line]:
+    """Yield the lines of a file; `.gz` is decompressed on the way.
+
+    Raises:
+        SourceError: The file cannot be opened, is UTF-16, or is damaged gzip.
+    """
+    with _open(path, source) as file, _explain_gzip_errors(source):
+        for number, content in enumerate(file, start=1):
+            line = content
+            if number == 1:
+                if content.startswith(UTF16_MARKS):
+                    raise SourceError(source, "the file is UTF-16; re-save it as UTF-8")
+                line = content.removeprefix(UTF8_MARK)
+            yield _decode_line(line, number, source)
+
+
+def _open(path: Path, source: str) -> IO[bytes]:
+    check_is_file(path, source)
+    try:
+        if path.suffix.lower() == ".gz":
+            return cast("IO[bytes]", gzip.open(path, "rb"))
+        return path.open("rb")
+    except OSError as error:
+        raise SourceError(source, f"cannot be opened: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _explain_gzip_errors(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(source, f"the gzip file is damaged or cut off: {error}") from error
+
+
+def _decode_line(content: bytes, number: int, source: str) -> Line:
+    fault = None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text = content.decode("utf-8", "surrogateescape")
+        fault = Fault(source, number, describe_undecodable(error, place="line"))
+    if fault is None and "\0" in text:
+        message = f"NUL byte at offset {content.index(0)} of the line; the file is not plain text"
+        fault = Fault(source, number, message)
+    return Line(number, text, fault)

@@ -1,0 +1,134 @@
+"""Reads labelled text from files and tables of every kind that is known.
+
+Owns which kind of source is which. The formats are in `delimited`, `json_lines` and `tables`,
+what makes a row good is in `rows`, and which column is which in `columns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeAlias
+
+from bertfit.data.columns import USUAL_NAMES, choose_columns
+from bertfit.data.dataset import Columns, Row, TextDataset
+from bertfit.data.delimited import open_csv, open_tsv
+from bertfit.data.json_lines import open_json_lines
+from bertfit.data.records import RecordStream, SourceError
+from bertfit.data.rows import make_row
+from bertfit.data.tables import open_parquet, open_table
+from bertfit.errors import DataError, Fault, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["USUAL_NAMES", "Source", "SourceError", "iter_rows", "name_source", "read_dataset"]
+
+Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table | Sequence[Mapping[str, object]]"
+"""A file by its path, or a table in memory."""
+
+_OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
+    {
+        ".csv": open_csv,
+        ".csv.gz": open_csv,
+        ".tsv": open_tsv,
+        ".tsv.gz": open_tsv,
+        ".jsonl": open_json_lines,
+        ".jsonl.gz": open_json_lines,
+        ".ndjson": open_json_lines,
+        ".ndjson.gz": open_json_lines,
+        ".json": open_json_lines,
+        ".json.gz": open_json_lines,
+        ".parquet": open_parquet,
+    }
+)
+
+
+def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator[Row | Fault]:
+    """Yield the rows of a source in their order; for a row that cannot be used, its fault.
+
+    A file is read as a stream, in constant memory. Texts are passed as they stand; a text that is
+    a list of strings is joined by spaces. Where labels are not needed, a label that is missing or
+    cannot be one is None.
+
+    Raises:
+        SourceError: (at the first row, or where a file turns out to be damaged) The whole source
+            is at fault: no such file, an unknown extension, no such column, …
+        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
+    """
+    stream = _open(source)
+    chosen = choose_columns(stream, columns, need_label=need_label)
+    for record in stream.read(chosen.names()):
+        if isinstance(record, Fault):
+            yield record
+        else:
+            yield make_row(record, chosen, source=stream.source)
+
+
+def read_dataset(
+    source: Source, columns: Columns, *, need_label: bool = True
+) -> tuple[TextDataset, list[Fault]]:
+    """Read a whole source: the dataset of its good rows, and the faults of the others.
+
+    Where labels are not needed, the dataset has labels only if every good row has one.
+
+    Raises:
+        SourceError: The whole source is at fault; its `faults` are those of the rows before.
+        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
+    """
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    try:
+        for row in iter_rows(source, columns, need_label=need_label):
+            if isinstance(row, Fault):
+                faults.append(row)
+            else:
+                rows.append(row)
+    except SourceError as error:
+        error.faults = tuple(faults)
+        raise
+    return _make_dataset(rows, name_source(source)), faults
+
+
+def name_source(source: Source) -> str:
+    """Return how messages name the source: the path as given, or the kind of table."""
+    if isinstance(source, str | Path):
+        return str(source)
+    kind = type(source).__name__
+    return kind if kind in {"DataFrame", "Table"} else "rows"
+
+
+def _open(source: Source) -> RecordStream:
+    if isinstance(source, str | Path):
+        return _open_file(Path(source), str(source))
+    stream = open_table(source, name_source(source))
+    if stream is None:
+        kind = type(source).__name__
+        message = f"cannot read rows from a {kind}; a path, a DataFrame, a Table or a list of dicts"
+        raise DataError(f"{message} was expected")
+    return stream
+
+
+def _open_file(path: Path, source: str) -> RecordStream:
+    extension = "".join(path.suffixes[-2:]).lower()
+    if extension not in _OPENERS:
+        extension = path.suffix.lower()
+    if extension not in _OPENERS:
+        known = ", ".join(_OPENERS)
+        guess = did_you_mean(extension, _OPENERS) if extension else ""
+        what = f"unknown extension {extension!r}" if extension else "the name has no extension"
+        raise SourceError(source, f"{what}; known are {known}.{guess}")
+    return _OPENERS[extension](path, source)
+
+
+def _make_dataset(rows: Sequence[Row], source: str) -> TextDataset:
+    labels = [row.label for row in rows if row.label is not None]
+    return TextDataset(
+        source=source,
+        texts=[row.text for row in rows],
+        labels=labels if len(labels) == len(rows) else (),
+        groups=[row.group for row in rows if row.group is not None],
+        lines=[row.line for row in rows],
+    )

@@ -1,0 +1,141 @@
+"""Turns the values of a record into a row, or says what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bertfit.data.columns import ChosenColumns, list_names
+from bertfit.data.dataset import Row
+from bertfit.data.records import Record
+from bertfit.errors import Fault, did_you_mean
+from bertfit.labels import normalize_label
+
+NUM_CHARACTERS_SHOWN = 60
+"""Of a value in a message: enough to recognise it."""
+
+
+class _RowError(Exception):
+    """One row cannot be used; becomes a Fault where the source and the line are known."""
+
+
+def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fault:
+    """Return the row, its text unchanged and its label normalised, or the first fault found."""
+    try:
+        text = _read_text(_value_of(record.values, chosen.text))
+        label = None if chosen.label is None else _read_label(record.values, chosen.label, chosen)
+        group = None if chosen.group is None else _read_group(record.values, chosen.group)
+    except _RowError as error:
+        return Fault(source, record.line, str(error))
+    return Row(line=record.line, text=text, label=label, group=group)
+
+
+def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:
+    """Return which byte is not UTF-8, where it stands, and what to do about it."""
+    byte = error.object[error.start]
+    return (
+        f"byte 0x{byte:02x} at offset {error.start} of the {place} is not UTF-8; "
+        "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
+    )
+
+
+def _value_of(values: Mapping[str, object], name: str) -> object:
+    try:
+        return values[name]
+    except KeyError:
+        names = list_names(values)
+        message = f"key {name!r} is missing; the keys are {names}.{did_you_mean(name, values)}"
+        raise _RowError(message) from None
+
+
+def _read_text(value: object) -> str:
+    text = _join_tokens(value)
+    if not text or text.isspace():
+        raise _RowError("the text is empty")
+    if "\0" in text:
+        message = f"the text has a NUL character at offset {text.index(chr(0))}"
+        raise _RowError(message)
+    if not text.isascii():
+        _check_characters(text)
+    return text
+
+
+def _join_tokens(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if _is_missing(value):
+        raise _RowError("the text is missing")
+    if isinstance(value, bytes):
+        return _decode(value)
+    tokens = value.tolist() if hasattr(value, "tolist") else value  # numpy arrays, out of pandas
+    if not isinstance(tokens, list | tuple):
+        message = f"the text is {_show(value)}; a string or a list of strings was expected"
+        raise _RowError(message)
+    return _join_strings(tokens)
+
+
+def _join_strings(tokens: Sequence[object]) -> str:
+    strings = [token for token in tokens if isinstance(token, str)]
+    if len(strings) < len(tokens):
+        odd = next(token for token in tokens if not isinstance(token, str))
+        message = f"the text is a list with {_show(odd)}; all its items must be strings"
+        raise _RowError(message)
+    return " ".join(strings)
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _RowError(describe_undecodable(error, place="text")) from None
+
+
+def _check_characters(text: str) -> None:
+    # JSON can spell half a surrogate pair; no tokenizer and no UTF-8 file takes it.
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        message = f"the text has a lone surrogate U+{code:04X} at offset {error.start}"
+        raise _RowError(message) from None
+
+
+def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) -> str | None:
+    if not chosen.need_label:
+        # Where labels are not used, a value that cannot be one is as good as none.
+        try:
+            return normalize_label(values.get(name))
+        except TypeError:
+            return None
+    value = _value_of(values, name)
+    try:
+        label = normalize_label(value)
+    except TypeError:
+        message = f"the label is {_show(value)}; a string, an integer or a boolean was expected"
+        raise _RowError(message) from None
+    if label is None:
+        raise _RowError(f"the label is missing (column {name!r})")
+    return label
+
+
+def _read_group(values: Mapping[str, object], name: str) -> str:
+    value = _value_of(values, name)
+    try:
+        group = normalize_label(value)
+    except TypeError:
+        message = f"the group is {_show(value)}; a string or an integer was expected"
+        raise _RowError(message) from None
+    if group is None:
+        raise _RowError(f"the group is missing (column {name!r})")
+    return group
+
+
+def _is_missing(value: object) -> bool:
+    is_nan = isinstance(value, float) and value != value  # noqa: PLR0124 (NaN differs from itself)
+    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
+
+
+def _show(value: object) -> str:
+    shown = repr(value)
+    if len(shown) > NUM_CHARACTERS_SHOWN:
+        shown = shown[:NUM_CHARACTERS_SHOWN] + "…"
+    return f"{type(value).__name__} {shown}"

@@ -1,0 +1,200 @@
+"""Splits a dataset in two: each label in both parts in proportion, no group divided.
+
+Depends on nothing but the labels and groups in their order, the fraction and the seed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from bertfit.data.dataset import TextDataset
+from bertfit.errors import ConfigError, DataError, Fault
+
+NUM_ATTEMPTS = 20
+"""Orders of the groups that are tried until both parts hold every label."""
+
+Group = Mapping[str, int]
+"""How many rows of each label a group has."""
+
+
+def split_off(
+    dataset: TextDataset, fraction: float, *, seed: int
+) -> tuple[TextDataset, TextDataset]:
+    """Split a part off a dataset, stratified by label, and by group where there are groups.
+
+    Without groups, each label gives its share to the part, rounded, and at least one row. With
+    groups, groups in random order go to the part as long as they bring it nearer to its share of
+    every label; the part's size is then near the fraction, not equal to it.
+
+    Args:
+        dataset: Rows with labels.
+        fraction: Share of the rows that the part shall have, above 0 and below 1.
+        seed: Another seed gives another split.
+
+    Returns:
+        The rest and the part, each in the order of the dataset.
+
+    Raises:
+        ConfigError: `fraction` is not between 0 and 1.
+        DataError: A label cannot be in both parts, or there are fewer than two labels.
+    """
+    if not 0 < fraction < 1:
+        message = f"the fraction to split off is {fraction}; above 0 and below 1 was expected"
+        raise ConfigError(message)
+    _check_divisible(dataset)
+    random = np.random.default_rng(seed)
+    if dataset.groups:
+        part = _choose_grouped_rows(dataset, fraction, random)
+    else:
+        part = _choose_rows(dataset.labels, fraction, random)
+    rest = [index for index in range(len(dataset)) if index not in part]
+    return dataset.select(rest), dataset.select(sorted(part))
+
+
+def _check_divisible(dataset: TextDataset) -> None:
+    if not dataset.labels:
+        message = f"{dataset.source} cannot be split: it has no labels"
+        raise DataError(message)
+    counts = Counter(dataset.labels)
+    faults = [
+        Fault(dataset.source, dataset.lines[dataset.labels.index(name)], message)
+        for name, message in _find_indivisible(dataset, counts)
+    ]
+    if len(counts) == 1:
+        message = f"all rows have the label {dataset.labels[0]!r}; at least 2 labels are needed"
+        faults.append(Fault(dataset.source, None, message))
+    if faults:
+        hint = "Add rows, leave the label out, or give a validation file of its own."
+        raise _indivisible(dataset, faults, hint=hint)
+
+
+def _find_indivisible(
+    dataset: TextDataset, counts: Mapping[str, int]
+) -> Iterable[tuple[str, str]]:
+    groups_of_label: dict[str, set[str]] = defaultdict(set)
+    for label, group in zip(dataset.labels, dataset.groups, strict=False):
+        groups_of_label[label].add(group)
+    for name, count in counts.items():
+        if count == 1:
+            yield name, f"label {name!r} has 1 row; each part needs at least one"
+        elif len(groups_of_label[name]) == 1:
+            group = next(iter(groups_of_label[name]))
+            yield (
+                name,
+                f"all {count:,} rows with the label {name!r} belong to one group, {group!r}, and a "
+                "group is never divided; each part needs at least one",
+            )
+
+
+def _choose_rows(labels: Sequence[str], fraction: float, random: np.random.Generator) -> set[int]:
+    indices_of_label: dict[str, list[int]] = defaultdict(list)
+    for index, label in enumerate(labels):
+        indices_of_label[label].append(index)
+    sizes = _share_out([len(indices) for indices in indices_of_label.values()], fraction)
+    part: set[int] = set()
+    for indices, size in zip(indices_of_label.values(), sizes, strict=True):
+        part.update(random.permutation(indices)[:size].tolist())
+    return part
+
+
+def _share_out(counts: Sequence[int], fraction: float) -> list[int]:
+    """Round each label's share so that the sum is right too, where the limits allow it.
+
+    Example:
+        >>> _share_out([15, 15], 0.1), _share_out([100, 2], 0.1)
+        ([2, 1], [10, 1])
+    """
+    shares = np.array(counts) * fraction
+    sizes = np.floor(shares).astype(int)
+    num_left = round(sum(counts) * fraction) - int(sizes.sum())
+    # Largest remainders first; ties go to the label that occurs first.
+    for place in np.argsort(sizes - shares, kind="stable")[: max(num_left, 0)]:
+        sizes[place] += 1
+    return [int(size) for size in np.clip(sizes, 1, np.array(counts) - 1)]
+
+
+def _choose_grouped_rows(
+    dataset: TextDataset, fraction: float, random: np.random.Generator
+) -> set[int]:
+    labels_of_group: dict[str, Counter[str]] = defaultdict(Counter)
+    for label, group in zip(dataset.labels, dataset.groups, strict=True):
+        labels_of_group[group][label] += 1
+    names = list(labels_of_group)
+    for _ in range(NUM_ATTEMPTS):
+        order = [names[place] for place in random.permutation(len(names))]
+        draft = _Draft([labels_of_group[name] for name in order], fraction)
+        draft.fill()
+        missing = draft.missing_labels()
+        if not missing:
+            chosen = {order[place] for place in draft.part}
+            return {index for index, group in enumerate(dataset.groups) if group in chosen}
+    faults = [
+        Fault(dataset.source, None, f"no split by group was found with {name!r} in both parts")
+        for name in missing
+    ]
+    raise _indivisible(dataset, faults, hint="Give a validation file of its own.")
+
+
+def _indivisible(dataset: TextDataset, faults: Sequence[Fault], *, hint: str) -> DataError:
+    message = f"{dataset.source} cannot be split into training and validation rows"
+    return DataError(message, faults=faults, hint=hint)
+
+
+class _Draft:
+    """A part that is being filled with whole groups."""
+
+    def __init__(self, groups: Sequence[Group], fraction: float) -> None:
+        self.part: set[int] = set()
+        self._groups = groups
+        self._total: Counter[str] = Counter()
+        self._num_groups_in_rest: Counter[str] = Counter()
+        for group in groups:
+            self._total.update(group)
+            self._num_groups_in_rest.update(group.keys())
+        self._wanted = {label: count * fraction for label, count in self._total.items()}
+
+    def fill(self) -> None:
+        """Give every label to the part once, rare ones first, then what improves it, in order."""
+        for label in sorted(self._total, key=lambda label: self._num_groups_in_rest[label]):
+            if label in self.missing_labels():
+                self._add_best_group_with(label)
+        for place in range(len(self._groups)):
+            if place not in self.part and self._may_leave(place) and self._cost(place) < 0:
+                self._add(place)
+
+    def missing_labels(self) -> list[str]:
+        """Return the labels that the part does not hold yet."""
+        held = {label for place in self.part for label in self._groups[place]}
+        return [label for label in self._total if label not in held]
+
+    def _add_best_group_with(self, label: str) -> None:
+        places = [
+            place
+            for place, group in enumerate(self._groups)
+            if label in group and place not in self.part and self._may_leave(place)
+        ]
+        if places:
+            self._add(min(places, key=self._cost))
+
+    def _add(self, place: int) -> None:
+        self.part.add(place)
+        for label, count in self._groups[place].items():
+            self._wanted[label] -= count
+            self._num_groups_in_rest[label] -= 1
+
+    def _may_leave(self, place: int) -> bool:
+        # The rest keeps at least one group with each label.
+        return all(self._num_groups_in_rest[label] > 1 for label in self._groups[place])
+
+    def _cost(self, place: int) -> float:
+        """Return by how much the group raises the squared distance to the share of each label.
+
+        A label's distance counts relative to its rows, so that rare labels matter as much.
+        """
+        return sum(
+            count * (count - 2 * self._wanted[label]) / self._total[label]
+            for label, count in self._groups[place].items()
+        )

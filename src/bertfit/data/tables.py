@@ -1,0 +1,135 @@
+"""Tables: Parquet files, pyarrow Tables, pandas DataFrames, lists of dicts. Rows count from 1."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertfit.data.lines import check_is_file
+from bertfit.data.records import Record, RecordStream, SourceError, check_names_differ
+from bertfit.errors import Fault, MissingDependencyError
+
+BATCH_SIZE = 1024
+"""Rows of a Parquet file in memory at a time."""
+NUM_ROWS_PEEKED = 100
+"""Keys may differ from dict to dict; the first dicts together say which there are."""
+
+
+def open_parquet(path: Path, source: str) -> RecordStream:
+    """Open a Parquet file, of which only the wanted columns are read, batch by batch.
+
+    Raises:
+        SourceError: The file cannot be read as Parquet, or two columns have one name.
+        MissingDependencyError: pyarrow is not installed.
+    """
+    check_is_file(path, source)
+    parquet = _import_parquet()
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise _unreadable(source, error) from error
+    names = list(file.schema_arrow.names)
+    check_names_differ(names, source)
+
+    def read(wanted: Sequence[str]) -> Iterator[Record]:
+        with file:
+            batches = file.iter_batches(batch_size=BATCH_SIZE, columns=list(wanted))
+            try:
+                yield from _read_batches(batches)
+            except (OSError, ValueError) as error:
+                raise _unreadable(source, error) from error
+
+    return RecordStream(source=source, names=names, read=read)
+
+
+def open_table(table: object, source: str) -> RecordStream | None:
+    """Open a table in memory; None where the object is of no kind that is known.
+
+    Raises:
+        SourceError: Two columns have one name.
+    """
+    # Who passes a DataFrame has imported pandas: it need not be installed for anybody else.
+    if _is_instance(table, "pandas", "DataFrame"):
+        return _open_frame(table, source)
+    if _is_instance(table, "pyarrow", "Table"):
+        return _open_arrow(table, source)
+    if isinstance(table, Sequence) and not isinstance(table, str | bytes):
+        return _open_dicts(table, source)
+    return None
+
+
+def _is_instance(value: object, module_name: str, class_name: str) -> bool:
+    module = sys.modules.get(module_name)
+    return module is not None and isinstance(value, getattr(module, class_name))
+
+
+def _open_frame(frame: Any, source: str) -> RecordStream:  # noqa: ANN401 (pandas is optional)
+    names = [str(name) for name in frame.columns]
+    check_names_differ(names, source)
+
+    def read(wanted: Sequence[str]) -> Iterator[Record]:
+        columns = [frame.iloc[:, names.index(name)].tolist() for name in wanted]
+        for line, values in enumerate(zip(*columns, strict=True), start=1):
+            yield Record(line, dict(zip(wanted, values, strict=True)))
+
+    return RecordStream(source=source, names=names, read=read)
+
+
+def _open_arrow(table: Any, source: str) -> RecordStream:  # noqa: ANN401 (pyarrow has no types)
+    check_names_differ(table.column_names, source)
+
+    def read(wanted: Sequence[str]) -> Iterator[Record]:
+        return _read_batches(table.select(list(wanted)).to_batches(max_chunksize=BATCH_SIZE))
+
+    return RecordStream(source=source, names=table.column_names, read=read)
+
+
+def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
+    head = (row for row in itertools.islice(rows, NUM_ROWS_PEEKED) if isinstance(row, Mapping))
+    names = list(dict.fromkeys(str(name) for row in head for name in row))
+    if not rows:
+        raise SourceError(source, "there are no rows")
+
+    def read(_wanted: Sequence[str]) -> Iterator[Record | Fault]:
+        for line, row in enumerate(rows, start=1):
+            if isinstance(row, Mapping):
+                yield Record(line, row)
+            else:
+                message = f"the row is a {type(row).__name__}; a dict was expected"
+                yield Fault(source, line, message)
+
+    return RecordStream(source=source, names=names, read=read)
+
+
+def _read_batches(batches: Iterator[Any]) -> Iterator[Record]:
+    line = 0
+    for batch in batches:
+        names = batch.schema.names
+        for values in zip(*(_to_list(column) for column in batch.columns), strict=True):
+            line += 1
+            yield Record(line, dict(zip(names, values, strict=True)))
+
+
+def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types)
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:
+        # Parquet does not check its strings: as bytes, the bad ones are found row by row.
+        values = column.cast("binary").to_pylist()
+    return values
+
+
+def _import_parquet() -> Any:  # noqa: ANN401 (a module)
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        message = "a Parquet file cannot be read without pyarrow"
+        raise MissingDependencyError(message, hint="pip install pyarrow") from error
+    return pyarrow.parquet
+
+
+def _unreadable(source: str, error: Exception) -> SourceError:
+    return SourceError(source, f"cannot be read as Parquet: {error}")

@@ -1,0 +1,118 @@
+"""Every error that bertfit raises on purpose.
+
+    BertfitError                    exit code 1
+    ├── ConfigError (ValueError)            2   a setting or an argument is wrong
+    ├── DataError (ValueError)              3   the data is wrong; carries its faults
+    ├── ModelError (ValueError)             4   a model cannot be found, loaded or used
+    ├── RunError (ValueError)               5   a run folder is missing, damaged or in the way
+    ├── TrainingError (RuntimeError)        6   training cannot go on
+    └── MissingDependencyError (ImportError) 7  an optional package is not installed
+
+A message says what was expected, what came and where; the hint says what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with the data: where it is, and what it is."""
+
+    source: str
+    """File name, or a description of the table."""
+    line: int | None
+    """1-based line of the file (1-based row of a table); None when the whole source is at fault."""
+    message: str
+    """What was expected and what came, in one line."""
+
+    def __str__(self) -> str:
+        """Return `source:line: message`."""
+        place = self.source if self.line is None else f"{self.source}:{self.line}"
+        return f"{place}: {self.message}"
+
+
+class BertfitError(Exception):
+    """Base of every error here; knows its exit code and what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        """Keep the message and the hint apart, so that each can be shown in its own way."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return the message, with the hint on a line of its own."""
+        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
+
+class ConfigError(BertfitError, ValueError):
+    """A setting or an argument is wrong."""
+
+    exit_code = 2
+
+
+class DataError(BertfitError, ValueError):
+    """The data is wrong; `faults` lists everything that was found."""
+
+    exit_code = 3
+    num_shown = 20
+
+    def __init__(
+        self, message: str, *, faults: Sequence[Fault] = (), hint: str | None = None
+    ) -> None:
+        """Keep all faults; show the first `num_shown` of them."""
+        super().__init__(message, hint=hint)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        """Return the message, the first faults, and the hint."""
+        lines = [self.message, *(f"  {fault}" for fault in self.faults[: self.num_shown])]
+        if len(self.faults) > self.num_shown:
+            lines.append(f"  … and {len(self.faults) - self.num_shown:,} more")
+        if self.hint is not None:
+            lines.append(self.hint)
+        return "\n".join(lines)
+
+
+class ModelError(BertfitError, ValueError):
+    """A model cannot be found, loaded or used."""
+
+    exit_code = 4
+
+
+class RunError(BertfitError, ValueError):
+    """A run folder is missing, damaged or in the way."""
+
+    exit_code = 5
+
+
+class TrainingError(BertfitError, RuntimeError):
+    """Training cannot go on."""
+
+    exit_code = 6
+
+
+class MissingDependencyError(BertfitError, ImportError):
+    """An optional package is not installed; the hint names the extra that brings it."""
+
+    exit_code = 7
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest candidate, or an empty string.
+
+    Example:
+        >>> did_you_mean("lable", ["label", "text"])
+        " Did you mean 'label'?"
+        >>> did_you_mean("zzz", ["label", "text"])
+        ''
+    """
+    by_folded_name = {candidate.lower(): candidate for candidate in candidates}
+    near = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.6)
+    return f" Did you mean {by_folded_name[near[0]]!r}?" if near else ""

@@ -1,0 +1,1 @@
+"""Metrics, intervals and the lexical baseline: numpy, scipy and scikit-learn, never torch."""

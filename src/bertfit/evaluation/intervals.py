@@ -1,0 +1,303 @@
+"""How sure a score is: bootstrap intervals, and tests of two models on the same rows.
+
+Owns resampling. Does not define any score (metrics.py) and never touches a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.metrics import check_predictions, macro_scores, row_log_losses
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_CHUNK_NUMBERS = 2_000_000
+"""Numbers held at once in a chunk of resamples: 16 MB each for weights and for confusions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Both ends of a confidence interval, in the unit of the score."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What the bootstrap needs of the rows; in the binary case sorted by their score."""
+
+    label_ids: NDArray[np.int64]
+    predicted_ids: NDArray[np.int64]
+    log_losses: NDArray[np.float64]
+    units: NDArray[np.int64]
+    """(n,) the resampling unit of each row: its group, or itself."""
+    num_labels: int
+    tie_starts: NDArray[np.int64] | None
+    """Where each run of equal scores begins; None where there is no AUROC."""
+
+
+def bootstrap_intervals(
+    probabilities: ArrayLike,
+    label_ids: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Return percentile bootstrap intervals of the scores of `metrics.score`.
+
+    With groups, whole groups are drawn (a cluster bootstrap): reviews of one movie are not
+    independent, and drawing rows would give intervals that are too narrow. Where there is a
+    single group, rows are drawn, as there is nothing else to draw.
+
+    Intervals of fewer than about 30 rows (or groups) are too narrow. Where every row is right,
+    or every row wrong, no resample can differ: accuracy then has the exact binomial interval.
+
+    Args:
+        probabilities: (n, C), each row summing to 1.
+        label_ids: (n,) integers in [0, C).
+        groups: (n,) group of each row; a row whose group is None or empty stands alone.
+        num_resamples: Draws; 1,000 or more give stable ends.
+        seed: Of the draws; the same seed gives the same intervals.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc where
+        there are two classes, both with rows (resamples of one class only are left out of it).
+
+    Raises:
+        ConfigError: `num_resamples` or `level` is out of range.
+        DataError: The rows are not as above.
+
+    Source:
+        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile);
+        Davison & Hinkley 1997, section 3.8 (whole groups); Clopper & Pearson 1934 (exact).
+    """
+    _check_settings(num_resamples, level=level)
+    probabilities, label_ids = check_predictions(probabilities, label_ids)
+    rows = _prepare_rows(probabilities, label_ids, groups)
+    chunks = [
+        _score_resamples(rows, counts[:, rows.units])
+        for counts in _draw_units(rows, num_resamples, seed=seed)
+    ]
+    intervals = {
+        name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks]), level=level)
+        for name in chunks[0]
+    }
+    num_right = int((rows.predicted_ids == rows.label_ids).sum())
+    if num_right in {0, len(label_ids)}:
+        num_units = int(rows.units.max()) + 1
+        intervals["accuracy"] = _exact_interval(
+            num_units if num_right else 0, num_units, level=level
+        )
+    return intervals
+
+
+def paired_difference_interval(
+    correct_a: ArrayLike,
+    correct_b: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Return the percentile bootstrap interval of accuracy of A less accuracy of B.
+
+    Both models are scored on the same resamples, so what makes rows easy for both cancels.
+
+    Args:
+        correct_a: (n,) whether A is right in each row.
+        correct_b: (n,) the same of B.
+        groups: (n,) group of each row, drawn whole; or None.
+        num_resamples: Draws.
+        seed: Of the draws.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        ConfigError: `num_resamples` or `level` is out of range.
+        DataError: The arrays differ in length or are empty.
+    """
+    _check_settings(num_resamples, level=level)
+    correct_a, correct_b = _check_pair(correct_a, correct_b)
+    units = _number_units(groups, len(correct_a))
+    differences = correct_a.astype(np.int64) - correct_b.astype(np.int64)
+    unit_sums = np.bincount(units, weights=differences)
+    unit_sizes = np.bincount(units)
+    values = [
+        (counts @ unit_sums) / (counts @ unit_sizes)
+        for counts in _draw_counts(len(unit_sizes), num_resamples, seed=seed)
+    ]
+    return _percentile_interval(np.concatenate(values), level=level)
+
+
+def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
+    """Return the exact two-sided p-value of "A and B are right equally often".
+
+    Only rows where one is right and the other wrong count; 1.0 where there are none.
+
+    Args:
+        correct_a: (n,) whether A is right in each row.
+        correct_b: (n,) the same of B.
+
+    Raises:
+        DataError: The arrays differ in length or are empty.
+
+    Source:
+        McNemar 1947; the exact form as in Dietterich 1998, section 3.1.
+
+    Example:
+        >>> mcnemar_p_value([True] * 5, [False] * 5)
+        0.0625
+    """
+    from scipy.stats import binomtest
+
+    correct_a, correct_b = _check_pair(correct_a, correct_b)
+    num_only_a = int((correct_a & ~correct_b).sum())
+    num_discordant = int((correct_a != correct_b).sum())
+    return float(binomtest(num_only_a, num_discordant).pvalue) if num_discordant else 1.0
+
+
+def _prepare_rows(
+    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64], groups: ArrayLike | None
+) -> _Rows:
+    units = _number_units(groups, len(label_ids))
+    predicted_ids = probabilities.argmax(axis=1)
+    log_losses = row_log_losses(probabilities, label_ids)
+    tie_starts = None
+    if probabilities.shape[1] == 2 and np.unique(label_ids).size == 2:
+        order = np.argsort(probabilities[:, 1], kind="stable")
+        scores = probabilities[order, 1]
+        tie_starts = np.flatnonzero(np.diff(scores, prepend=-1.0))
+        label_ids, predicted_ids = label_ids[order], predicted_ids[order]
+        log_losses, units = log_losses[order], units[order]
+    return _Rows(label_ids, predicted_ids, log_losses, units, probabilities.shape[1], tie_starts)
+
+
+def _draw_units(rows: _Rows, num_resamples: int, *, seed: int) -> Iterator[NDArray[np.float64]]:
+    numbers_per_resample = max(len(rows.label_ids), rows.num_labels**2)
+    return _draw_counts(
+        int(rows.units.max()) + 1, num_resamples, seed=seed, num_numbers=numbers_per_resample
+    )
+
+
+def _draw_counts(
+    num_units: int, num_resamples: int, *, seed: int, num_numbers: int | None = None
+) -> Iterator[NDArray[np.float64]]:
+    """Yield (resamples, units) how often each unit was drawn, in chunks of bounded size."""
+    rng = np.random.default_rng(seed)
+    chunk_size = max(1, _CHUNK_NUMBERS // (num_numbers or num_units))
+    for start in range(0, num_resamples, chunk_size):
+        size = min(chunk_size, num_resamples - start)
+        counts = np.empty((size, num_units))
+        for draw in range(size):
+            drawn = rng.integers(num_units, size=num_units)
+            counts[draw] = np.bincount(drawn, minlength=num_units)
+        yield counts
+
+
+def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return each score of each resample; weights (R, n) say how often a row was drawn."""
+    macro = macro_scores(_weighted_confusions(rows, weights))
+    scores = {
+        "accuracy": macro.accuracy,
+        "macro_precision": macro.precision,
+        "macro_recall": macro.recall,
+        "macro_f1": macro.f1,
+        "log_loss": (weights @ rows.log_losses) / weights.sum(axis=1),
+    }
+    if rows.tie_starts is not None:
+        scores["auroc"] = _weighted_aurocs(rows.label_ids == 1, weights, rows.tie_starts)
+    return scores
+
+
+def _weighted_confusions(rows: _Rows, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (R, C, C) confusions of the resamples."""
+    num_cells = rows.num_labels**2
+    cells = rows.label_ids * rows.num_labels + rows.predicted_ids
+    counts = [np.bincount(cells, weights=row, minlength=num_cells) for row in weights]
+    shape = (len(weights), rows.num_labels, rows.num_labels)
+    return np.asarray(counts, dtype=np.float64).reshape(shape)
+
+
+def _weighted_aurocs(
+    is_positive: NDArray[np.bool_], weights: NDArray[np.float64], tie_starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return (R,) the share of positive-negative pairs in the right order, ties counting half.
+
+    Rows stand in order of their score; NaN where a resample has one class only.
+
+    Source:
+        Hanley & McNeil 1982 (the area is the Mann-Whitney statistic).
+    """
+    positives = np.add.reduceat(weights * is_positive, tie_starts, axis=1)
+    negatives = np.add.reduceat(weights * ~is_positive, tie_starts, axis=1)
+    num_below = np.cumsum(negatives, axis=1) - negatives / 2
+    num_ordered = np.einsum("rt,rt->r", positives, num_below)
+    num_pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    aurocs = np.full(len(weights), np.nan)
+    np.divide(num_ordered, num_pairs, out=aurocs, where=num_pairs > 0)
+    return aurocs
+
+
+def _percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def _exact_interval(num_right: int, num_trials: int, *, level: float) -> Interval:
+    from scipy.stats import binomtest
+
+    exact = binomtest(num_right, num_trials).proportion_ci(level, method="exact")
+    return Interval(float(exact.low), float(exact.high))
+
+
+def _number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
+    """Return (n,) the number of each row's group, or of the row where it has none."""
+    if groups is None:
+        return np.arange(num_rows)
+    names = [
+        f"row {row}" if _is_missing(group) else f"group {group}"
+        for row, group in enumerate(np.asarray(groups, dtype=object))
+    ]
+    if len(names) != num_rows:
+        message = f"expected a group for each of {num_rows} rows, got {len(names)}"
+        raise DataError(message)
+    distinct, units = np.unique(names, return_inverse=True)
+    return units if distinct.size > 1 else np.arange(num_rows)
+
+
+def _is_missing(group: object) -> bool:
+    """Tell None, an empty string, and NaN, which alone does not equal itself."""
+    return group is None or group == "" or group != group  # noqa: PLR0124 (the test for NaN)
+
+
+def _check_pair(
+    correct_a: ArrayLike, correct_b: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    pair: tuple[NDArray[Any], NDArray[Any]] = (np.asarray(correct_a), np.asarray(correct_b))
+    if pair[0].shape != pair[1].shape or pair[0].ndim != 1 or pair[0].size == 0:
+        message = (
+            "expected both models scored on the same rows, at least one, got shapes "
+            f"{pair[0].shape} and {pair[1].shape}"
+        )
+        raise DataError(message)
+    return pair[0].astype(bool), pair[1].astype(bool)
+
+
+def _check_settings(num_resamples: int, *, level: float) -> None:
+    if num_resamples < 1:
+        message = f"expected at least 1 resample, got {num_resamples}"
+        raise ConfigError(message)
+    if not 0 < level < 1:
+        message = f"expected a confidence level between 0 and 1, got {level}"
+        raise ConfigError(message)

@@ -1,0 +1,262 @@
+"""Scores of a classifier from its probabilities: accuracy, precision, recall, F1, log loss, AUROC.
+
+Owns the definition of every score, once: the epoch lists, the final score and the bootstrap use
+the same functions. Does not own intervals (intervals.py) nor how a score is shown (reporting).
+Agreement with scikit-learn is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+PROBABILITY_FLOOR = 1e-7
+"""Log loss takes no probability as smaller, so that one row costs 16.1 nats at most."""
+
+_SUM_TOLERANCE = 0.02
+"""How far from 1 a row may sum: room for probabilities rounded to bfloat16."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """Scores of one class, each in [0, 1]; 0 where its denominator is 0."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    """Rows that have this label."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of one set of rows.
+
+    The macro averages run over the classes that occur among the labels or the predictions of
+    these rows, as scikit-learn's do by default: a class that the rows cannot speak of does not
+    pull the average to zero.
+    """
+
+    num_rows: int
+    accuracy: float
+    macro_precision: float
+    macro_recall: float
+    macro_f1: float
+    log_loss: float
+    """Mean over the rows, in nats; `PROBABILITY_FLOOR` bounds it."""
+    auroc: float | None
+    """Area under the ROC curve of the second class; None unless there are two classes, both
+    with rows."""
+    per_class: dict[str, ClassScores]
+    """By label name, in the order of `label_names`, all classes of the model."""
+    confusion: list[list[int]]
+    """(C, C) counts; row = true class, column = predicted class."""
+    label_names: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers, strings, lists and dicts."""
+        return asdict(self)
+
+
+def score(probabilities: ArrayLike, label_ids: ArrayLike, label_names: Sequence[str]) -> Scores:
+    """Compute all scores of the rows; the predicted class is the first most probable one.
+
+    Args:
+        probabilities: (n, C), each row summing to 1.
+        label_ids: (n,) integers in [0, C).
+        label_names: The C names, in the order of the columns.
+
+    Raises:
+        DataError: There are no rows, or the shapes, ids, names or probabilities are not as above.
+
+    Example:
+        >>> scores = score([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], [0, 1, 1], ["neg", "pos"])
+        >>> scores.confusion, round(scores.macro_f1, 4), scores.auroc
+        ([[1, 0], [1, 1]], 0.6667, 1.0)
+    """
+    probabilities, label_ids = check_predictions(probabilities, label_ids)
+    if len(label_names) != probabilities.shape[1]:
+        message = (
+            f"expected a name for each of {probabilities.shape[1]} classes, "
+            f"got {len(label_names)} names"
+        )
+        raise DataError(message)
+    predicted_ids = probabilities.argmax(axis=1)
+    confusion = count_confusion(predicted_ids, label_ids, num_labels=len(label_names))
+    macro = macro_scores(confusion)
+    return Scores(
+        num_rows=len(label_ids),
+        accuracy=float(macro.accuracy),
+        macro_precision=float(macro.precision),
+        macro_recall=float(macro.recall),
+        macro_f1=float(macro.f1),
+        log_loss=float(row_log_losses(probabilities, label_ids).mean()),
+        auroc=_auroc(probabilities, label_ids),
+        per_class=_score_classes(confusion, label_names),
+        confusion=confusion.tolist(),
+        label_names=list(label_names),
+    )
+
+
+def accuracy_and_macro_f1(
+    predicted_ids: ArrayLike, label_ids: ArrayLike, num_labels: int
+) -> tuple[float, float]:
+    """Return accuracy and macro F1, cheap enough for every epoch.
+
+    Args:
+        predicted_ids: (n,) integers in [0, num_labels).
+        label_ids: (n,) integers in [0, num_labels).
+        num_labels: C.
+
+    Raises:
+        DataError: There are no rows, the lengths differ, or an id is out of range.
+
+    Example:
+        >>> accuracy_and_macro_f1([0, 1, 1, 1], [0, 0, 1, 1], 2)
+        (0.75, 0.7333333333333334)
+    """
+    macro = macro_scores(count_confusion(predicted_ids, label_ids, num_labels=num_labels))
+    return float(macro.accuracy), float(macro.f1)
+
+
+def collapsed_class(predicted_ids: ArrayLike, label_ids: ArrayLike) -> int | None:
+    """Return the one class predicted for every row where the labels have several, else None.
+
+    Example:
+        >>> collapsed_class([1, 1, 1], [0, 1, 0]), collapsed_class([1, 1, 1], [1, 1, 1])
+        (1, None)
+    """
+    predicted = np.unique(np.asarray(predicted_ids))
+    has_several_labels = np.unique(np.asarray(label_ids)).size > 1
+    return int(predicted[0]) if predicted.size == 1 and has_several_labels else None
+
+
+def check_predictions(
+    probabilities: ArrayLike, label_ids: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return probabilities (n, C), rescaled to sum to 1 exactly, and label ids (n,).
+
+    Raises:
+        DataError: They are not n ≥ 1 rows of C ≥ 1 probabilities with n ids in [0, C).
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.ndim != 2 or 0 in probabilities.shape:
+        message = f"expected probabilities as (rows, classes), got shape {probabilities.shape}"
+        raise DataError(message)
+    label_ids = _check_ids(label_ids, probabilities.shape[1], what="label ids")
+    if len(label_ids) != len(probabilities):
+        message = f"expected {len(probabilities)} label ids, one per row, got {len(label_ids)}"
+        raise DataError(message)
+    sums = probabilities.sum(axis=1)
+    is_wrong = ~(np.abs(sums - 1) <= _SUM_TOLERANCE) | ~(probabilities >= 0).all(axis=1)
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        message = (
+            "expected probabilities of at least 0 that sum to 1 in each row, got "
+            f"{probabilities[row, :5].tolist()} in row {row} ({is_wrong.sum()} such rows)"
+        )
+        raise DataError(message, hint="Give probabilities (softmax of the logits), not logits.")
+    return probabilities / sums[:, np.newaxis], label_ids
+
+
+def row_log_losses(
+    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return (n,) the negative log of each label's probability, in nats."""
+    of_label = probabilities[np.arange(len(label_ids)), label_ids]
+    return -np.log(np.clip(of_label, PROBABILITY_FLOOR, 1.0))
+
+
+def count_confusion(
+    predicted_ids: ArrayLike, label_ids: ArrayLike, *, num_labels: int
+) -> NDArray[np.int64]:
+    """Return (C, C) counts; row = true class, column = predicted class.
+
+    Raises:
+        DataError: There are no rows, the lengths differ, or an id is out of range.
+    """
+    predicted_ids = _check_ids(predicted_ids, num_labels, what="predicted ids")
+    label_ids = _check_ids(label_ids, num_labels, what="label ids")
+    if len(predicted_ids) != len(label_ids):
+        message = f"expected a prediction per label, got {len(predicted_ids)} and {len(label_ids)}"
+        raise DataError(message)
+    cells = np.bincount(label_ids * num_labels + predicted_ids, minlength=num_labels**2)
+    return cells.reshape(num_labels, num_labels)
+
+
+@dataclass(frozen=True, slots=True)
+class MacroScores:
+    """Accuracy and macro averages of confusions, each of the leading shape of these."""
+
+    accuracy: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+
+def macro_scores(confusion: NDArray[Any]) -> MacroScores:
+    """Return accuracy and macro averages of one confusion (C, C), or of many (…, C, C).
+
+    The average runs over the classes that have a count in their row or their column.
+    """
+    precision, recall, f1 = _class_rates(confusion)
+    occurs = confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0
+    num_classes = occurs.sum(axis=-1)
+    right = np.trace(confusion, axis1=-2, axis2=-1)
+    return MacroScores(
+        accuracy=right / confusion.sum(axis=(-2, -1)),
+        precision=precision.sum(axis=-1) / num_classes,
+        recall=recall.sum(axis=-1) / num_classes,
+        f1=f1.sum(axis=-1) / num_classes,
+    )
+
+
+def _class_rates(
+    confusion: NDArray[Any],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return precision, recall and F1 of each class, (…, C), with 0/0 = 0."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    num_labelled, num_predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
+    precision = hits / np.maximum(num_predicted, 1)
+    recall = hits / np.maximum(num_labelled, 1)
+    return precision, recall, 2 * hits / np.maximum(num_labelled + num_predicted, 1)
+
+
+def _score_classes(
+    confusion: NDArray[np.int64], label_names: Sequence[str]
+) -> dict[str, ClassScores]:
+    columns = [rate.tolist() for rate in _class_rates(confusion)]
+    support = confusion.sum(axis=1).tolist()
+    rows = zip(*columns, support, strict=True)
+    return {name: ClassScores(*row) for name, row in zip(label_names, rows, strict=True)}
+
+
+def _auroc(probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]) -> float | None:
+    if probabilities.shape[1] != 2 or np.unique(label_ids).size != 2:
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(label_ids, probabilities[:, 1]))
+
+
+def _check_ids(ids: ArrayLike, num_labels: int, *, what: str) -> NDArray[np.int64]:
+    array = np.asarray(ids)
+    if array.ndim != 1 or array.size == 0:
+        message = f"expected {what} as a list of at least one, got shape {array.shape}"
+        raise DataError(message)
+    if not np.issubdtype(array.dtype, np.integer):
+        message = f"expected {what} as integers, got {array.dtype}"
+        raise DataError(message)
+    if array.min() < 0 or array.max() >= num_labels:
+        span = f"{array.min()} to {array.max()}"
+        message = f"expected {what} from 0 to {num_labels - 1}, got {span}"
+        raise DataError(message)
+    return array.astype(np.int64)

@@ -1,0 +1,153 @@
+"""A trained model as Python users meet it: load it once, predict as often as you like."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.errors import RunError
+from bertfit.inference.scoring import score_texts, softmax
+from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
+from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.run_directory import is_run, read_record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from bertfit.config import Dtype
+
+_CHUNK_SIZE = 2048
+"""Texts held at once while streaming: enough to find rows of like length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one text."""
+
+    label: str
+    """The most probable class."""
+    confidence: float
+    """Its probability, in [0, 1]."""
+    probabilities: dict[str, float]
+    """Every class with its probability, in order of their ids."""
+
+    def __str__(self) -> str:
+        """Return, say, `pos (0.998)`."""
+        return f"{self.label} ({self.confidence:.3f})"
+
+
+class TextClassifier:
+    """A classifier with its tokenizer and its encoding rule."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        rule: EncodingRule,
+        precision: Precision,
+    ) -> None:
+        """Put the parts together; `TextClassifier.load` is the usual way."""
+        self.model = model.to(precision.device)
+        self.tokenizer = tokenizer
+        self.rule = rule
+        self.precision = precision
+        self.record: dict[str, Any] = {}
+        self._fast_tokenizer = fast_tokenizer(tokenizer)
+
+    @classmethod
+    def load(cls, run: str | Path, *, device: str = "auto", dtype: Dtype = "float32") -> Self:
+        """Load a run, or any Hugging Face classifier folder.
+
+        Args:
+            run: A run of bertfit (its encoding rule is applied) or a plain model folder (texts
+                are cut at the model's own limit).
+            device: auto, cpu, cuda, cuda:N or mps.
+            dtype: float32 gives what transformers gives; bfloat16 and auto are faster.
+
+        Raises:
+            RunError: There is no such folder.
+            ModelError: The model in it cannot be loaded.
+        """
+        path = Path(run).expanduser()
+        if not path.is_dir():
+            raise RunError(f"the run {path} does not exist", hint="bertfit train makes one.")
+        if not is_run(path) and not (path / "config.json").is_file():
+            read_record(path)
+        loaded = load_classifier(str(path))
+        record = read_record(path) if is_run(path) else {}
+        limit = find_length_limit(loaded.model, loaded.tokenizer)
+        rule = (
+            EncodingRule(**record["encoding"]) if record else EncodingRule(max_length=min(limit, 512))
+        )
+        classifier = cls(
+            loaded.model, loaded.tokenizer, rule=rule, precision=choose_precision(device, dtype)
+        )
+        classifier.record = record
+        return classifier
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Classes in order of their ids."""
+        names = self.model.config.id2label
+        return tuple(str(names[index]) for index in range(len(names)))
+
+    @property
+    def pad_id(self) -> int:
+        """Token id that fills short rows."""
+        pad_id = self.tokenizer.pad_token_id
+        return int(pad_id) if pad_id is not None else 0
+
+    def encode(
+        self, texts: list[str], *, on_progress: Callable[[int, int], None] | None = None
+    ) -> EncodedTexts:
+        """Encode texts by the model's own rule."""
+        return encode_texts(texts, self._fast_tokenizer, self.rule, on_progress=on_progress)
+
+    def score(
+        self, encoded: EncodedTexts, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Return probabilities (n, C) of encoded texts, in their order."""
+        logits = score_texts(
+            self.model,
+            encoded,
+            precision=self.precision,
+            pad_id=self.pad_id,
+            on_progress=on_progress,
+        )
+        return softmax(logits)
+
+    def predict_probabilities(self, texts: Iterable[str]) -> np.ndarray:
+        """Return probabilities (n, C) in the order of the texts."""
+        chunks = [self.score(self.encode(chunk)) for chunk in _chunks(texts)]
+        return np.concatenate(chunks) if chunks else np.empty((0, len(self.label_names)))
+
+    def predict(self, texts: str | Iterable[str]) -> list[Prediction]:
+        """Predict texts, which may be a list, a pandas Series or a single string."""
+        return list(self.predict_stream([texts] if isinstance(texts, str) else texts))
+
+    def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
+        """Predict texts as they come, in their order, in constant memory."""
+        names = self.label_names
+        for chunk in _chunks(texts):
+            for row in self.score(self.encode(chunk)):
+                best = int(row.argmax())
+                by_name = dict(zip(names, map(float, row), strict=True))
+                yield Prediction(names[best], float(row[best]), by_name)
+
+    def encoding_record(self) -> dict[str, Any]:
+        """Return the encoding rule as it is stored in a run."""
+        return dataclasses.asdict(self.rule)
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    iterator = iter(texts)
+    while chunk := list(itertools.islice(iterator, _CHUNK_SIZE)):
+        yield chunk

@@ -1,0 +1,69 @@
+"""Logits for encoded text: by length, in micro-batches, results in input order.
+
+Validation, evaluation and prediction all score through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bertfit.data.batching import iter_batches
+from bertfit.modeling.forward import compute_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bertfit.data.encoding import EncodedTexts
+    from bertfit.modeling.precision import Precision
+
+
+def score_texts(
+    model: PreTrainedModel,
+    encoded: EncodedTexts,
+    *,
+    precision: Precision,
+    pad_id: int,
+    max_tokens: int = 4096,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Return logits (n, C) in float32, row i for text i.
+
+    Args:
+        model: A sequence classifier; put into eval mode, and back into the mode it had.
+        encoded: n texts.
+        precision: Device and type of the arithmetic.
+        pad_id: Token id that fills short rows.
+        max_tokens: Tokens per micro-batch, padding included.
+        on_progress: Called with (rows done, n) after each micro-batch.
+    """
+    was_training = model.training
+    model.eval()
+    logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
+    num_done = 0
+    try:
+        with torch.inference_mode():
+            for batch in iter_batches(
+                encoded, np.arange(len(encoded)), max_tokens=max_tokens, pad_id=pad_id
+            ):
+                batch_logits = compute_logits(
+                    model, batch.token_ids, batch.attention_mask, precision=precision
+                )
+                logits[batch.indices] = batch_logits.cpu().numpy()
+                num_done += len(batch.indices)
+                if on_progress is not None:
+                    on_progress(num_done, len(encoded))
+    finally:
+        model.train(was_training)
+    return logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return probabilities (n, C) in float64, each row summing to 1."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities

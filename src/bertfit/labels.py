@@ -1,0 +1,76 @@
+"""Label names and their ids: how a value in a file becomes a class, in an order that never changes.
+
+Owns the normalisation of label values and the order of label names. Does not read files.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+
+
+def normalize_label(value: object) -> str | None:
+    """Turn a label value as it stands in a file or a table into its name.
+
+    Strings are stripped; booleans become "false" and "true"; integers, and floats without a
+    fraction (what pandas makes of integers beside a missing value), become their digits.
+
+    Returns:
+        The name, or None where the label is missing (None, NaN, an empty string).
+
+    Raises:
+        TypeError: The value is of a kind that cannot be a class (a list, a dict, 0.5).
+
+    Example:
+        >>> [normalize_label(value) for value in (" pos ", True, 3, 3.0, float("nan"))]
+        ['pos', 'true', '3', '3', None]
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}:
+        return "true" if value else "false"
+    if isinstance(value, numbers.Integral):
+        return str(int(value))
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        if math.isnan(number):
+            return None
+        if number.is_integer():
+            return str(int(number))
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return None
+    message = f"a label is a string, an integer or a boolean, not {type(value).__name__} {value!r}"
+    raise TypeError(message)
+
+
+def sort_label_names(label_names: Iterable[str]) -> list[str]:
+    """Return the distinct names in an order that does not depend on the order of rows.
+
+    Whole numbers stand in numeric order, all else in the order of its characters.
+
+    Example:
+        >>> sort_label_names(["pos", "neg", "pos"]), sort_label_names(["10", "9", "-1"])
+        (['neg', 'pos'], ['-1', '9', '10'])
+    """
+    distinct = set(label_names)
+    if all(_is_whole_number(name) for name in distinct):
+        return sorted(distinct, key=lambda name: (int(name), name))
+    return sorted(distinct)
+
+
+def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:
+    """Return the id of each label, which is its place in `label_names`.
+
+    Raises:
+        KeyError: A label is not among `label_names`; the data checks find this first.
+    """
+    id_of_name = {name: label_id for label_id, name in enumerate(label_names)}
+    return [id_of_name[label] for label in labels]
+
+
+def _is_whole_number(name: str) -> bool:
+    digits = name.removeprefix("-")
+    return digits.isascii() and digits.isdigit()

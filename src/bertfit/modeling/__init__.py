@@ -1,0 +1,1 @@
+"""The models: loading, precision, and the tree that shows them."""

@@ -1,0 +1,255 @@
+"""The one place that loads models and tokenizers.
+
+Owns: finding a model by name, float32 weights, the head's size and label names, and saying in a
+line which weights are new. Never runs code from a checkpoint and never unpickles one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bertfit.assets import find_embedded_model
+from bertfit.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DROPOUT_FIELDS = (
+    ("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT, RoBERTa, ELECTRA, DeBERTa, …
+    ("dropout", "attention_dropout", "seq_classif_dropout"),  # DistilBERT
+    ("embedding_dropout", "mlp_dropout", "attention_dropout", "classifier_dropout"),  # ModernBERT
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedClassifier:
+    """A classifier with its tokenizer, and what is worth saying about how it was loaded."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    notes: tuple[str, ...]
+
+
+def load_classifier(
+    name: str,
+    label_names: Sequence[str] | None = None,
+    *,
+    dropout: float | None = None,
+    seed: int = 0,
+) -> LoadedClassifier:
+    """Load a model with a classification head, in float32.
+
+    Args:
+        name: Hub name, local folder, or "embedded".
+        label_names: Classes in order of their ids; None keeps the checkpoint's own.
+        dropout: Replaces every dropout rate of the encoder where it is not None.
+        seed: Seeds weights that the checkpoint does not have.
+
+    Raises:
+        ModelError: The model cannot be found or loaded.
+    """
+    source, local_only = _locate(name)
+    config = _load_config(name, source, local_only=local_only)
+    if label_names is not None:
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {label: index for index, label in enumerate(label_names)}
+    if dropout is not None:
+        set_dropout(config, dropout)
+    torch.manual_seed(seed)
+    model, loading = _load_model(name, source, config, local_only=local_only)
+    tokenizer = _load_tokenizer(name, source, local_only=local_only)
+    return LoadedClassifier(model, tokenizer, tuple(_describe_loading(loading)))
+
+
+def load_architecture(name: str, *, num_labels: int | None = None) -> PreTrainedModel:
+    """Build the model without its weights, from config.json alone, for looking at.
+
+    Raises:
+        ModelError: The model cannot be found, or its kind is unknown.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    source, local_only = _locate(name)
+    config = _load_config(name, source, local_only=local_only)
+    if num_labels is not None:
+        config.num_labels = num_labels
+    with _explaining(name), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=False
+        )
+    return model.float()
+
+
+def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return the `tokenizers` tokenizer inside, its truncation and padding switched off.
+
+    Raises:
+        ModelError: The tokenizer has no fast form.
+    """
+    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json)",
+            hint="Choose a checkpoint that carries tokenizer.json.",
+        )
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the most tokens that the model reads, special tokens included."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+    # RoBERTa's family counts positions from padding_idx + 1; its table is longer by that much.
+    offsets = [
+        module.padding_idx + 1
+        for module_name, module in model.named_modules()
+        if module_name.endswith("position_embeddings")
+        and isinstance(module, torch.nn.Embedding)
+        and module.padding_idx is not None
+        and model.config.model_type != "bert"
+    ]
+    return int(min(positions - max(offsets, default=0), tokenizer.model_max_length))
+
+
+def set_dropout(config: PretrainedConfig, rate: float) -> None:
+    """Set every dropout rate that the configuration knows to `rate`, in [0, 1)."""
+    for names in _DROPOUT_FIELDS:
+        for name in names:
+            if hasattr(config, name):
+                setattr(config, name, rate)
+
+
+def _locate(name: str) -> tuple[str, bool]:
+    """Return where transformers shall load from, and whether that is on this machine."""
+    if name == "embedded":
+        return str(find_embedded_model()), True
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"the folder {name} is not a model: it has no config.json",
+                hint="Expected a Hugging Face folder: config.json, model.safetensors, tokenizer files.",
+            )
+        return str(path), True
+    if path.is_file():
+        raise ModelError(f"expected a model folder, but {name} is a file")
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(f"the model folder {name} does not exist")
+    return name, _is_cached(name)
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    with _explaining(name):
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            source, local_files_only=local_only, trust_remote_code=False
+        )
+    return config
+
+
+def _load_model(
+    name: str, source: str, config: PretrainedConfig, *, local_only: bool
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    from transformers import AutoModelForSequenceClassification
+
+    with _explaining(name), _quiet_transformers():
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            local_files_only=local_only,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    return model, loading
+
+
+def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with _explaining(name), _quiet_transformers():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, local_files_only=local_only, trust_remote_code=False, use_fast=True
+        )
+    return tokenizer
+
+
+def _describe_loading(loading: dict[str, Any]) -> Iterator[str]:
+    mismatched = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
+    missing = sorted(set(loading["missing_keys"]) - set(mismatched))
+    if mismatched:
+        yield (
+            f"The checkpoint's head has another size; it was replaced by a new one: "
+            f"{_shorten(mismatched)}."
+        )
+    if missing:
+        yield f"New weights, to be learned: {_shorten(missing)}."
+    if loading["unexpected_keys"]:
+        unused = _shorten(sorted(loading["unexpected_keys"]))
+        yield f"Weights of the checkpoint that a classifier does not use: {unused}."
+
+
+def _shorten(names: Sequence[str], *, most: int = 4) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Silence transformers' load report and bars: what matters in them is said in a line here."""
+    from transformers.utils import logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _explaining(name: str) -> Iterator[None]:
+    """Turn what transformers and the hub raise into a ModelError that says how to go on."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # noqa: BLE001 (loading raises of every kind: hub, JSON, keys, shapes)
+        first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
+            hint=_loading_hint(name, str(error)),
+        ) from error
+
+
+def _loading_hint(name: str, text: str) -> str:
+    if "safetensors" in text or "pytorch_model.bin" in text:
+        return "Only safetensors weights are read; a pickled pytorch_model.bin must be converted first."
+    if Path(name).expanduser().is_dir() or name == "embedded":
+        return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
+    return (
+        "It is neither a folder here nor in the local cache, and the hub did not give it. Check the "
+        "spelling, go online once, copy the folder here and name its path, or use --model embedded."
+    )

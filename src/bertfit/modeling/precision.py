@@ -1,0 +1,81 @@
+"""Where the arithmetic runs and in which type, each choice with its reason."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from bertfit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from bertfit.config import Dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A device, the type of its matrix products, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def dtype_name(self) -> str:
+        """Return "float32" or "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which matrix products run in `dtype`; weights stay float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
+    """Choose the device and the arithmetic.
+
+    Raises:
+        ConfigError: The device is unknown or not present.
+    """
+    chosen = _choose_device(device)
+    if dtype != "auto":
+        return Precision(chosen, getattr(torch, dtype), "asked for")
+    if chosen.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(chosen, torch.bfloat16, "this GPU multiplies bfloat16 in hardware")
+        return Precision(chosen, torch.float32, "this GPU has no bfloat16 in hardware")
+    if chosen.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        for feature, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+            if capabilities.get(feature):
+                return Precision(chosen, torch.bfloat16, f"this processor has {name}")
+        return Precision(
+            chosen, torch.float32, "this processor has neither AMX nor AVX512-BF16"
+        )
+    return Precision(chosen, torch.float32, f"bfloat16 is not used on {chosen.type}")
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        count = torch.cuda.device_count()
+        raise ConfigError(f"device: {name!r} was asked for, but torch sees {count} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device: 'mps' was asked for, but torch finds none here")
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
+    return device

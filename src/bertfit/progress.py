@@ -1,0 +1,25 @@
+"""How long work tells the world about itself: two methods, implemented by the CLI or by you."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Listener(Protocol):
+    """Hears what a long piece of work is doing."""
+
+    def note(self, text: str) -> None:
+        """Hear a sentence worth keeping: a choice that was made, an epoch that ended."""
+
+    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
+        """Hear that `done` of `total` units of `task` are done; `done == total` ends the task."""
+
+
+class Silent:
+    """A listener that does nothing."""
+
+    def note(self, text: str) -> None:
+        """Ignore the sentence."""
+
+    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
+        """Ignore the count."""

@@ -1,0 +1,1 @@
+"""Plots and texts for people; never imports torch."""

@@ -1,0 +1,221 @@
+"""Plots of a run: its history, its confusion, the lengths of its texts.
+
+Owns how they look. Computes no score, writes no file and keeps no global state: each function
+draws on the axes it is given, or on a figure of its own, and returns the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertfit.errors import DataError
+from bertfit.reporting.text import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
+
+TRAIN_COLOR = "#8a9ba8"
+VALIDATION_COLOR = "#1f5fa8"
+TRUNCATED_COLOR = "#c8553d"
+GRID_COLOR = "#e3e6e8"
+MAX_COUNTED_CLASSES = 12
+"""Classes up to which a confusion plot writes its counts into the cells."""
+
+_LOSS_CURVES = {
+    "train_losses": ("training", TRAIN_COLOR, "-"),
+    "val_losses": ("validation", VALIDATION_COLOR, "-"),
+}
+_SCORE_CURVES = {
+    "train_acc": ("training accuracy", TRAIN_COLOR, "-"),
+    "train_f1": ("training macro F1", TRAIN_COLOR, "--"),
+    "val_acc": ("validation accuracy", VALIDATION_COLOR, "-"),
+    "val_f1": ("validation macro F1", VALIDATION_COLOR, "--"),
+}
+
+
+def plot_history(
+    history: Mapping[str, Sequence[float | None]],
+    *,
+    best_epoch: int | None = None,
+    axes: tuple[Axes, Axes] | None = None,
+) -> Figure:
+    """Plot loss (left), accuracy and macro F1 (right) over the epochs.
+
+    Args:
+        history: Lists with one number per epoch, under any of train_losses, val_losses (nats),
+            train_acc, val_acc, train_f1, val_f1 (shares in [0, 1]); None leaves a gap.
+        best_epoch: The epoch to mark, counted from 1.
+        axes: Where to draw loss and scores; a new figure without it.
+    """
+    loss_ax, score_ax = axes or _new_axes(2, size=(9.0, 3.6))
+    _plot_curves(loss_ax, history, _LOSS_CURVES)
+    loss_ax.set(title="Loss", xlabel="epoch", ylabel="nats per row")
+    _plot_curves(score_ax, history, _SCORE_CURVES, scale=100.0)
+    score_ax.set(title="Accuracy and macro F1", xlabel="epoch", ylabel="%")
+    for ax in (loss_ax, score_ax):
+        _mark_best_epoch(ax, best_epoch)
+        if ax.lines:
+            ax.legend(frameon=False, fontsize=8)
+    return _figure_of(loss_ax)
+
+
+def plot_confusion(
+    confusion: ArrayLike, label_names: Sequence[str], *, ax: Axes | None = None
+) -> Figure:
+    """Plot a confusion matrix, shaded by the share of each true class.
+
+    Args:
+        confusion: (C, C) counts; row = true class, column = predicted class.
+        label_names: The C names.
+        ax: Where to draw; a new figure without it.
+
+    Raises:
+        DataError: The matrix is not square, or the names are not one per class.
+    """
+    counts = np.asarray(confusion)
+    num_labels = len(label_names)
+    if counts.shape != (num_labels, num_labels):
+        message = f"expected a square of {num_labels} named classes, got shape {counts.shape}"
+        raise DataError(message)
+    if ax is None:
+        side = min(3.2 + 0.55 * num_labels, 11.0)
+        (ax,) = _new_axes(1, size=(side + 0.8, side))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    colorbar = _figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+    colorbar.set_label("share of the true class", fontsize=8)
+    colorbar.ax.tick_params(labelsize=8)
+    colorbar.outline.set_visible(False)
+    _name_classes(ax, label_names)
+    if num_labels <= MAX_COUNTED_CLASSES:
+        _write_counts(ax, counts, shares)
+    return _figure_of(ax)
+
+
+def plot_token_lengths(
+    lengths: ArrayLike, max_length: int | None, *, ax: Axes | None = None
+) -> Figure:
+    """Plot how long the texts are, and what share of them is cut at `max_length`.
+
+    The longest 0.5 % are counted in the last bar, so that one huge text does not hide the rest.
+
+    Args:
+        lengths: (n,) tokens of each text before truncation, special tokens included.
+        max_length: Tokens that the model reads; None where nothing is cut.
+        ax: Where to draw; a new figure without it.
+
+    Raises:
+        DataError: There are no texts.
+    """
+    lengths = np.asarray(lengths)
+    if lengths.size == 0:
+        message = "expected the length of at least one text, got none"
+        raise DataError(message)
+    if ax is None:
+        (ax,) = _new_axes(1, size=(7.0, 3.4))
+    num_texts = f"{lengths.size:,} text" + ("s" if lengths.size > 1 else "")
+    if max_length is None:
+        _plot_bars(ax, lengths, longest_read=None)
+        ax.set_title(f"Tokens per text, {num_texts}")
+    else:
+        _plot_bars(ax, lengths, longest_read=max_length)
+        share = 100 * float((lengths > max_length).mean())
+        ax.set_title(f"{share:.1f} % of {num_texts} are longer than {max_length:,} tokens")
+        ax.axvline(max_length, color=TRUNCATED_COLOR, linewidth=1.2)
+    ax.set(xlabel="tokens per text", ylabel="texts")
+    return _figure_of(ax)
+
+
+def _new_axes(num_axes: int, *, size: tuple[float, float]) -> tuple[Axes, ...]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    axes = tuple(figure.subplots(1, num_axes, squeeze=False)[0])
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+        ax.title.set_fontsize(11)
+    return axes
+
+
+def _figure_of(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _plot_curves(
+    ax: Axes,
+    history: Mapping[str, Sequence[float | None]],
+    curves: Mapping[str, tuple[str, str, str]],
+    *,
+    scale: float = 1.0,
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for key, (label, color, style) in curves.items():
+        values = np.asarray(history.get(key, ()), dtype=np.float64)  # None becomes NaN, a gap
+        if values.size:
+            epochs = np.arange(1, values.size + 1)
+            ax.plot(
+                epochs, scale * values, style, color=color, label=label, marker="o", markersize=3.5
+            )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.grid(axis="y", color=GRID_COLOR)
+    ax.set_axisbelow(True)
+
+
+def _mark_best_epoch(ax: Axes, best_epoch: int | None) -> None:
+    if best_epoch is not None:
+        label = f"best epoch ({best_epoch})"
+        ax.axvline(best_epoch, color="black", linestyle=":", linewidth=1, label=label)
+
+
+def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
+    size = 9.0 if len(label_names) <= MAX_COUNTED_CLASSES else max(4.0, 9 - len(label_names) / 12)
+    names = [shorten(name, 24) for name in label_names]
+    is_short = max(map(len, names)) * len(names) <= 24
+    rotation = 0 if is_short else 90
+    # Dollar signs in names are no formulas.
+    ax.set_xticks(range(len(names)), names, fontsize=size, rotation=rotation, parse_math=False)
+    ax.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+    ax.set(xlabel="predicted class", ylabel="true class")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
+    for (row, column), count in np.ndenumerate(counts):
+        share = shares[row, column]
+        ax.text(
+            column,
+            row,
+            f"{count:,}\n{100 * share:.1f} %",
+            ha="center",
+            va="center",
+            fontsize=9 if len(counts) <= 4 else 6.5,
+            color="white" if share > 0.5 else "black",
+        )
+
+
+def _plot_bars(ax: Axes, lengths: NDArray[np.int64], *, longest_read: int | None) -> None:
+    end = int(np.ceil(max(np.quantile(lengths, 0.995), 1.1 * (longest_read or 0)))) + 1
+    width = max(1, round(end / 60))
+    if longest_read is not None:  # a bar ends exactly where reading does
+        width = max(1, longest_read // max(1, round(longest_read / width)))
+        offset = (longest_read + 1) % width
+    else:
+        offset = 0
+    edges = np.arange(offset - width if offset else 0, end + width, width)
+    counts, _ = np.histogram(np.minimum(lengths, edges[-1] - 1), bins=edges)
+    is_cut = (
+        np.zeros(len(counts), dtype=bool) if longest_read is None else edges[:-1] > longest_read
+    )
+    colors = np.where(is_cut, TRUNCATED_COLOR, VALIDATION_COLOR)
+    ax.bar(edges[:-1] - 0.5, counts, width=0.9 * width, align="edge", color=colors)
+    ax.set_xlim(left=0)

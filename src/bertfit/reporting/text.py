@@ -1,0 +1,247 @@
+"""Results as tables for a terminal of 80 columns.
+
+Owns how a score, a confusion, a history and a comparison look in text. Computes no score. Names
+of classes come from users: they are shown as they are (never as markup), cut to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+
+from rich import box
+from rich.cells import cell_len, set_cell_size
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bertfit.evaluation.baseline import Comparison
+from bertfit.evaluation.intervals import Interval
+from bertfit.evaluation.metrics import Scores
+
+WIDTH = 80
+"""Columns of the terminal that every table fits into."""
+MAX_CLASSES = 10
+"""Classes shown by name; beyond it the worst classes and the most confused pairs are."""
+
+_SCORE_NAMES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "macro_precision": "Macro precision",
+    "macro_recall": "Macro recall",
+    "auroc": "AUROC",
+    "log_loss": "Log loss",
+}
+_PLAIN_SCORES = {"auroc", "log_loss"}
+_HISTORY_COLUMNS = {
+    "train_losses": "Train loss",
+    "val_losses": "Val loss",
+    "train_acc": "Train acc",
+    "val_acc": "Val acc",
+    "train_f1": "Train F1",
+    "val_f1": "Val F1",
+}
+
+
+def format_percent_with_interval(value: float, interval: Interval | None = None) -> str:
+    """Return a share in [0, 1] as a percentage, with its interval where there is one.
+
+    Example:
+        >>> format_percent_with_interval(0.9334, Interval(0.9303, 0.9365))
+        '93.3 % (93.0 to 93.7)'
+        >>> format_percent_with_interval(1.0)
+        '100.0 %'
+    """
+    percent = f"{100 * value:.1f} %"
+    if interval is None:
+        return percent
+    return f"{percent} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def scores_table(
+    scores: Scores, intervals: Mapping[str, Interval] | None = None, *, level: float = 0.95
+) -> RenderableType:
+    """Return the scores with their intervals, and below them those of each class.
+
+    Args:
+        scores: Of one set of rows.
+        intervals: By the name of the score, as `bootstrap_intervals` returns them.
+        level: Confidence of the intervals, for the heading.
+    """
+    intervals = intervals or {}
+    heading = f"Value ({100 * level:g} % interval)" if intervals else "Value"
+    summary = _make_table(f"{scores.num_rows:,} rows")
+    summary.add_column("Score", no_wrap=True)
+    summary.add_column(heading, no_wrap=True)
+    for name, title in _SCORE_NAMES.items():
+        value = getattr(scores, name)
+        if value is not None:
+            summary.add_row(title, _format_score(name, value, intervals.get(name)))
+    return Group(summary, _class_table(scores))
+
+
+def confusion_table(scores: Scores) -> RenderableType:
+    """Return the confusion matrix, or for many classes the pairs that are confused most."""
+    if len(scores.label_names) > MAX_CLASSES:
+        return _confused_pairs_table(scores)
+    title = Text("Rows by true class (down) and predicted class (across)", style="bold")
+    return Group(title, _confusion_matrix(scores))
+
+
+def epoch_table(
+    history: Mapping[str, Sequence[float | None]], *, best_epoch: int | None = None
+) -> RenderableType:
+    """Return one line per epoch.
+
+    Args:
+        history: Lists with one number per epoch, under any of train_losses, val_losses (nats),
+            train_acc, val_acc, train_f1, val_f1 (shares in [0, 1]); other keys are not shown.
+        best_epoch: The epoch to mark, counted from 1.
+    """
+    shown = {key: title for key, title in _HISTORY_COLUMNS.items() if history.get(key)}
+    table = _make_table(None)
+    table.add_column("Epoch", justify="right", no_wrap=True)
+    for title in shown.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for epoch, values in enumerate(zip_longest(*(history[key] for key in shown)), start=1):
+        cells = [_format_epoch(key, value) for key, value in zip(shown, values, strict=True)]
+        is_best = epoch == best_epoch
+        style = "bold" if is_best else None
+        table.add_row(str(epoch), *cells, "best" if is_best else "", style=style)
+    return table
+
+
+def comparison_table(
+    comparison: Comparison,
+    *,
+    model_name: str = "this model",
+    majority_accuracy: float | None = None,
+) -> RenderableType:
+    """Return the accuracies side by side, and the verdict below them.
+
+    Args:
+        comparison: Of the model and the baseline.
+        model_name: What the model is called.
+        majority_accuracy: Of always naming the most frequent class; None leaves the line out.
+    """
+    table = _make_table("Accuracy on the same rows")
+    table.add_column("Model", no_wrap=True)
+    table.add_column("Accuracy", justify="right", no_wrap=True)
+    rows = [
+        (model_name, comparison.model_accuracy),
+        (comparison.baseline_name, comparison.baseline_accuracy),
+    ]
+    if majority_accuracy is not None:
+        rows.append(("majority class", majority_accuracy))
+    for name, accuracy in rows:
+        table.add_row(Text(shorten(name, 50)), format_percent_with_interval(accuracy))
+    return Group(table, Text(comparison.verdict))
+
+
+def shorten(name: str, width: int) -> str:
+    """Return the name on one line; where it is wider than `width` cells, its middle is left out.
+
+    The end stays, as it is often what tells long names apart.
+
+    Example:
+        >>> shorten("card payment not recognised", 12)
+        'card pa…ised'
+    """
+    name = " ".join(name.split())
+    if cell_len(name) <= width:
+        return name
+    end_width = (width - 1) // 3
+    start = set_cell_size(name, width - 1 - end_width).rstrip()
+    end = set_cell_size(name[::-1], end_width)[::-1].lstrip()
+    return f"{start}…{end}"
+
+
+def _make_table(title: str | None) -> Table:
+    return Table(
+        title=title, box=box.SIMPLE, title_justify="left", pad_edge=False, title_style="bold"
+    )
+
+
+def _class_table(scores: Scores) -> Table:
+    classes = list(scores.per_class.items())
+    title = "By class"
+    if len(classes) > MAX_CLASSES:
+        num_without_rows = sum(one.support == 0 for _, one in classes)
+        classes = [(name, one) for name, one in classes if one.support > 0]
+        classes = sorted(classes, key=lambda item: item[1].f1)[:MAX_CLASSES]
+        title = f"The {len(classes)} classes of lowest F1, of {len(scores.per_class)}"
+        title += f" ({num_without_rows} without rows)" if num_without_rows else ""
+    table = _make_table(title)
+    table.add_column("Class", no_wrap=True)
+    for heading in ("Precision", "Recall", "F1", "Rows"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, one in classes:
+        rates = [format_percent_with_interval(rate) for rate in (one.precision, one.recall, one.f1)]
+        table.add_row(Text(shorten(name, 32)), *rates, f"{one.support:,}")
+    return table
+
+
+def _confusion_matrix(scores: Scores) -> Table:
+    names = [shorten(name, 16) for name in scores.label_names]
+    cells = [[_format_count(count) for count in row] for row in scores.confusion]
+    # Two cells of padding and one of line stand beside each column.
+    width = sum(max(cell_len(name), 6) + 3 for name in names) + max(map(cell_len, names)) + 3
+    headers = list(names)
+    if width > WIDTH:  # the classes are numbered, their names stand in the rows alone
+        headers = [str(number) for number in range(1, len(names) + 1)]
+        room = WIDTH - sum(max(map(len, column)) + 1 for column in zip(*cells, strict=True)) - 3
+        names = [
+            shorten(f"{number} {name}", min(room, 30))
+            for number, name in enumerate(scores.label_names, start=1)
+        ]
+    table = _make_table(None)
+    if width > WIDTH:
+        table.padding = 0
+    table.add_column("True", no_wrap=True)
+    for header in headers:
+        table.add_column(Text(header), justify="right", no_wrap=True)
+    for number, (name, row) in enumerate(zip(names, cells, strict=True)):
+        shown = [Text(cell, style="bold" if number == at else "") for at, cell in enumerate(row)]
+        table.add_row(Text(name), *shown)
+    return table
+
+
+def _confused_pairs_table(scores: Scores) -> Table:
+    pairs = [
+        (count, true, predicted)
+        for true, row in enumerate(scores.confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    pairs.sort(key=lambda pair: -pair[0])
+    table = _make_table(f"The {min(len(pairs), MAX_CLASSES)} pairs confused most")
+    for heading in ("True class", "Predicted as"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("Rows", "Of class"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for count, true, predicted in pairs[:MAX_CLASSES]:
+        names = [Text(shorten(scores.label_names[label_id], 26)) for label_id in (true, predicted)]
+        share = count / sum(scores.confusion[true])
+        table.add_row(*names, _format_count(count), format_percent_with_interval(share))
+    return table
+
+
+def _format_score(name: str, value: float, interval: Interval | None) -> str:
+    if name not in _PLAIN_SCORES:
+        return format_percent_with_interval(value, interval)
+    span = f" ({interval.low:.4f} to {interval.high:.4f})" if interval else ""
+    return f"{value:.4f}{span}"
+
+
+def _format_epoch(key: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if key.endswith("losses") else format_percent_with_interval(value)
+
+
+def _format_count(count: int) -> str:
+    """Return at most six characters."""
+    if count < 100_000:
+        return f"{count:,}"
+    return f"{count / 1000:,.0f}k" if count < 9_999_500 else f"{count / 1e6:,.0f}M"

@@ -1,0 +1,146 @@
+"""The folder of a run: a Hugging Face model folder with bertfit.json, which is written last.
+
+A run is made in a folder of its own beside its place and moved there when it is whole, so that a
+run is either complete or not there, and an old one is replaced only by a finished new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bertfit.errors import RunError
+from bertfit.files import write_json
+
+RECORD_NAME = "bertfit.json"
+FORMAT_VERSION = 1
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A run in the making: work in `folder`, then `publish` it."""
+
+    output: Path
+    folder: Path
+
+    def publish(self, record: Mapping[str, Any]) -> None:
+        """Write bertfit.json and move the folder to its place, replacing a run that stood there."""
+        write_json(self.folder / RECORD_NAME, {"format_version": FORMAT_VERSION, **record})
+        if self.output.exists():
+            old = self.output.with_name(f".{self.output.name}.old-{os.getpid()}")
+            self.output.rename(old)
+            self.folder.rename(self.output)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            self.folder.rename(self.output)
+
+    def discard(self) -> None:
+        """Remove the folder; the output place is untouched."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stage_run(output: Path, *, overwrite: bool) -> Staging:
+    """Make the folder in which a run is built.
+
+    Raises:
+        RunError: Something stands at `output` and may not be replaced, or it cannot be written.
+    """
+    refuse_existing(output, overwrite=overwrite)
+    output = output.absolute()
+    folder = output.with_name(f".{output.name}.incomplete-{os.getpid()}")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
+    return Staging(output, folder)
+
+
+def refuse_existing(output: Path, *, overwrite: bool) -> None:
+    """Check that a run may be written to `output`.
+
+    Raises:
+        RunError: A run stands there and `overwrite` is off, or something that is not a run does.
+    """
+    if not output.exists() and not output.is_symlink():
+        return
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+        return
+    if not (output / RECORD_NAME).is_file():
+        raise RunError(
+            f"{output} exists and is not a run of bertfit; it will not be replaced",
+            hint="Choose another --output.",
+        )
+    if not overwrite:
+        raise RunError(
+            f"a run exists in {output}", hint="Choose another --output, or add --overwrite."
+        )
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Return the content of a run's bertfit.json.
+
+    Raises:
+        RunError: The folder is missing, is not a run, is incomplete or of a newer format.
+    """
+    path = run / RECORD_NAME
+    if not run.is_dir():
+        raise RunError(f"the run {run} does not exist", hint="bertfit train makes one.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{run} is not a complete run: it has no {RECORD_NAME}",
+            hint="A run that was killed before its end has none; train it again.",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{path} has format {version!r}, expected {FORMAT_VERSION}",
+            hint="It was written by another version of bertfit.",
+        )
+    checked: dict[str, Any] = record
+    return checked
+
+
+def is_run(path: Path) -> bool:
+    """Return whether `path` is a folder with a bertfit.json."""
+    return (path / RECORD_NAME).is_file()
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions and hardware, as they are recorded in a run."""
+    return {
+        "versions": {
+            "bertfit": metadata.version("bertfit"),
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in _PACKAGES},
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor_name(),
+            "num_cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "system": platform.system(),
+        },
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,189 @@
+"""The training loop: a generator that takes a step, says what happened, and does no I/O.
+
+A step is a fixed set of rows. It is cut into micro-batches by a token budget; the loss of each is
+the sum over its rows divided by the number of rows of the whole step, so the gradient is that of
+the mean over the step however it was cut (dropout draws other masks, of the same distribution).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from bertfit.data.batching import iter_batches
+from bertfit.errors import TrainingError
+from bertfit.modeling.forward import compute_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedModel
+
+    from bertfit.data.encoding import EncodedTexts
+    from bertfit.modeling.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step did."""
+
+    step: int
+    """0-based, counted over the whole run."""
+    epoch: int
+    """0-based."""
+    loss: float
+    """Mean cross-entropy of the step's rows, in nats."""
+    grad_norm: float
+    """Global norm of the gradient before clipping."""
+    learning_rate: float
+    indices: np.ndarray
+    """(B,) the step's rows, in the order of the next field."""
+    predicted_ids: np.ndarray
+    """(B,) classes predicted in the forward pass of training, dropout on."""
+    num_tokens: int
+    """Tokens without padding."""
+    num_pad_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Encoded rows with their label ids (n,), and the id that pads them."""
+
+    encoded: EncodedTexts
+    label_ids: np.ndarray
+    pad_id: int
+
+
+def train_steps(
+    model: PreTrainedModel,
+    data: TrainingData,
+    epochs: Sequence[Sequence[np.ndarray]],
+    *,
+    optimizer: torch.optim.Optimizer,
+    learning_rate: Callable[[int], float],
+    precision: Precision,
+    max_grad_norm: float,
+    max_tokens: int,
+) -> Iterator[StepReport]:
+    """Take one optimizer step for each set of rows in each epoch, yielding a report of each.
+
+    Args:
+        model: Put into train mode before each step.
+        data: What the rows of `epochs` index.
+        epochs: For each epoch, the rows of each of its steps.
+        optimizer: Its learning rate is set before each step.
+        learning_rate: Learning rate of a 0-based step.
+        precision: Device and type of the arithmetic.
+        max_grad_norm: Gradients are clipped to this global norm.
+        max_tokens: Tokens per micro-batch, padding included.
+
+    Raises:
+        TrainingError: A loss or gradient is not finite; the weights are those of the step before.
+    """
+    step = 0
+    for epoch, steps in enumerate(epochs):
+        for indices in steps:
+            rate = learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            model.train()
+            report = _take_step(
+                model,
+                data,
+                indices,
+                optimizer=optimizer,
+                precision=precision,
+                max_grad_norm=max_grad_norm,
+                max_tokens=max_tokens,
+                place=(step, epoch, rate),
+            )
+            yield report
+            step += 1
+
+
+def accumulate_gradients(
+    model: PreTrainedModel,
+    data: TrainingData,
+    indices: np.ndarray,
+    *,
+    precision: Precision,
+    max_tokens: int,
+) -> tuple[float, list[tuple[np.ndarray, np.ndarray]], int, int]:
+    """Add the gradient of the rows' mean loss to the parameters' `.grad`.
+
+    Returns:
+        The mean loss; (rows, predicted ids) of each micro-batch; tokens; padding tokens.
+    """
+    losses, predictions = [], []
+    num_tokens = num_cells = 0
+    for batch in iter_batches(data.encoded, indices, max_tokens=max_tokens, pad_id=data.pad_id):
+        logits = compute_logits(model, batch.token_ids, batch.attention_mask, precision=precision)
+        targets = torch.from_numpy(data.label_ids[batch.indices]).to(logits.device)
+        loss = cross_entropy(logits, targets, reduction="sum") / len(indices)
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        losses.append(loss.detach())
+        predictions.append((batch.indices, logits.detach().argmax(dim=1)))
+        num_tokens += batch.num_tokens
+        num_cells += batch.token_ids.size
+    total = float(torch.stack(losses).sum())
+    on_cpu = [(rows, predicted.cpu().numpy()) for rows, predicted in predictions]
+    return total, on_cpu, num_tokens, num_cells - num_tokens
+
+
+def _take_step(
+    model: PreTrainedModel,
+    data: TrainingData,
+    indices: np.ndarray,
+    *,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    max_grad_norm: float,
+    max_tokens: int,
+    place: tuple[int, int, float],
+) -> StepReport:
+    started = time.perf_counter()
+    loss, predictions, num_tokens, num_pad_tokens = accumulate_gradients(
+        model, data, indices, precision=precision, max_tokens=max_tokens
+    )
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    step, epoch, rate = place
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteLossError(step, epoch=epoch, loss=loss, grad_norm=grad_norm, indices=indices)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepReport(
+        step=step,
+        epoch=epoch,
+        loss=loss,
+        grad_norm=grad_norm,
+        learning_rate=rate,
+        indices=np.concatenate([rows for rows, _ in predictions]),
+        predicted_ids=np.concatenate([predicted for _, predicted in predictions]),
+        num_tokens=num_tokens,
+        num_pad_tokens=num_pad_tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class NonFiniteLossError(TrainingError):
+    """A loss or a gradient became infinite or not a number; `indices` are the step's rows."""
+
+    def __init__(
+        self, step: int, *, epoch: int, loss: float, grad_norm: float, indices: np.ndarray
+    ) -> None:
+        """Keep the rows, for the trainer to name their lines in the file."""
+        super().__init__(
+            f"training stopped at step {step + 1} (epoch {epoch + 1}): "
+            f"loss {loss}, gradient norm {grad_norm}",
+            hint="Lower learning_rate, or train with --dtype float32, and look at the rows named.",
+        )
+        self.indices = indices

@@ -1,0 +1,304 @@
+"""Training with validation: consumes the loop, keeps the best epoch, knows when to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from bertfit.data.batching import plan_epoch
+from bertfit.errors import TrainingError
+from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class
+from bertfit.inference.scoring import score_texts, softmax
+from bertfit.training.interruption import Interruption, catch_interrupts
+from bertfit.training.loop import StepReport, TrainingData, accumulate_gradients, train_steps
+from bertfit.training.optimization import build_optimizer, learning_rate_at
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bertfit.config import TrainSettings
+    from bertfit.modeling.precision import Precision
+    from bertfit.progress import Listener
+
+_BALANCED_SHARE = 0.8
+"""Classes count as balanced when the rarest has at least this share of the commonest one's rows."""
+
+
+@dataclass(slots=True)
+class History:
+    """The notebook's six lists, one entry per finished epoch; F1 is the macro average."""
+
+    train_losses: list[float] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    train_acc: list[float] = field(default_factory=list)
+    val_acc: list[float] = field(default_factory=list)
+    train_f1: list[float] = field(default_factory=list)
+    val_f1: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What training came to."""
+
+    history: History
+    best_epoch: int
+    """0-based epoch whose weights were kept."""
+    selection_metric: str
+    reason: str
+    """Why that epoch was kept, in a sentence."""
+    interrupted: bool
+    collapsed_to: int | None
+    """The class that the kept model predicts for every validation row, if it does."""
+    train_seconds: float
+    """Time in optimizer steps, validation left out."""
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedEstimate:
+    """Measured speed on this machine, and what it means for the whole run."""
+
+    tokens_per_second: float
+    train_seconds: float
+
+
+def fit(
+    model: PreTrainedModel,
+    train: TrainingData,
+    validation: TrainingData,
+    *,
+    settings: TrainSettings,
+    precision: Precision,
+    best_folder: Path,
+    listener: Listener,
+) -> TrainingOutcome:
+    """Train `model` and leave the weights of its best epoch in it and in `best_folder`.
+
+    Raises:
+        TrainingError: A loss or a gradient is not finite. What `best_folder` holds is the best
+            epoch before that, if one had finished.
+        KeyboardInterrupt: A second Ctrl-C came before the first could be obeyed.
+    """
+    metric = choose_selection_metric(settings, train.label_ids)
+    lengths = train.encoded.lengths
+    epochs = [
+        plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
+        for epoch in range(settings.epochs)
+    ]
+    run = _Run(model, train, validation, settings, precision, best_folder, listener, metric)
+    torch.manual_seed(settings.seed)
+    with catch_interrupts() as interruption:
+        for epoch_reports in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
+            seen = run.train_epoch(epoch_reports, interruption)
+            run.finish_epoch(seen)
+            if interruption.requested or run.patience_is_over():
+                break
+    run.restore_best()
+    return run.outcome(interrupted=interruption.requested)
+
+
+def choose_selection_metric(settings: TrainSettings, label_ids: np.ndarray) -> str:
+    """Return the metric that chooses the epoch: accuracy for balanced classes, else macro F1."""
+    if settings.selection_metric != "auto":
+        return settings.selection_metric
+    counts = np.bincount(label_ids)
+    return "accuracy" if counts.min() >= _BALANCED_SHARE * counts.max() else "macro_f1"
+
+
+def measure_speed(
+    model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
+) -> SpeedEstimate:
+    """Time a few real steps, whose gradients are thrown away, and project the run from them.
+
+    The model, and the random numbers of the training to come, are left as they were.
+    """
+    lengths = train.encoded.lengths
+    steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
+    model.train()
+    num_tokens, seconds = 0, 0.0
+    for place, indices in enumerate(steps[:4]):
+        started = time.perf_counter()
+        accumulate_gradients(
+            model, train, indices, precision=precision, max_tokens=settings.micro_batch_tokens
+        )
+        if place > 0 or len(steps) == 1:  # the first step pays for starting up
+            num_tokens += int(lengths[indices].sum())
+            seconds += time.perf_counter() - started
+        model.zero_grad(set_to_none=True)
+    rate = num_tokens / seconds
+    return SpeedEstimate(rate, int(lengths.sum()) * settings.epochs / rate)
+
+
+@dataclass(slots=True)
+class _Run:
+    """The state of one call of `fit`."""
+
+    model: PreTrainedModel
+    train: TrainingData
+    validation: TrainingData
+    settings: TrainSettings
+    precision: Precision
+    best_folder: Path
+    listener: Listener
+    metric: str
+    history: History = field(default_factory=History)
+    scores: list[float] = field(default_factory=list)
+    best_epoch: int = -1
+    best_collapse: int | None = None
+    train_seconds: float = 0.0
+    num_steps: int = 0
+
+    def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[StepReport]:
+        """Return the training loop over all epochs."""
+        total = sum(len(epoch) for epoch in epochs)
+        return train_steps(
+            self.model,
+            self.train,
+            epochs,
+            optimizer=build_optimizer(self.model, self.settings),
+            learning_rate=lambda step: learning_rate_at(
+                step, num_steps=total, settings=self.settings
+            ),
+            precision=self.precision,
+            max_grad_norm=self.settings.max_grad_norm,
+            max_tokens=self.settings.micro_batch_tokens,
+        )
+
+    def train_epoch(
+        self, reports: tuple[int, Iterator[StepReport]], interruption: Interruption
+    ) -> list[StepReport]:
+        """Take the steps of an epoch, or as many as an interruption leaves."""
+        num_steps, steps = reports
+        epoch = len(self.scores)
+        task = f"epoch {epoch + 1}/{self.settings.epochs}"
+        self.listener.progress(task, 0, num_steps)
+        seen: list[StepReport] = []
+        num_rows, loss_sum = 0, 0.0
+        for report in steps:
+            seen.append(report)
+            num_rows += len(report.indices)
+            loss_sum += report.loss * len(report.indices)
+            self.train_seconds += report.seconds
+            self.num_steps += 1
+            self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
+            if interruption.requested:
+                self.listener.note(
+                    f"Interrupted after step {self.num_steps}: validating and keeping the best "
+                    "model so far. Ctrl-C again gives that up."
+                )
+                self.listener.progress(task, num_steps, num_steps, f"loss {loss_sum / num_rows:.4f}")
+                break
+        return seen
+
+    def finish_epoch(self, seen: list[StepReport]) -> None:
+        """Validate, write the epoch into the history and keep the model if it is the best."""
+        indices = np.concatenate([report.indices for report in seen])
+        predicted = np.concatenate([report.predicted_ids for report in seen])
+        weights = [len(report.indices) for report in seen]
+        num_labels = int(self.model.config.num_labels)
+        train_loss = float(np.average([report.loss for report in seen], weights=weights))
+        train_acc, train_f1 = accuracy_and_macro_f1(
+            predicted, self.train.label_ids[indices], num_labels
+        )
+        probabilities = self._validate()
+        targets = self.validation.label_ids
+        val_ids = probabilities.argmax(axis=1)
+        val_acc, val_f1 = accuracy_and_macro_f1(val_ids, targets, num_labels)
+        of_target = probabilities[np.arange(len(targets)), targets]
+        val_loss = float(-np.log(np.maximum(of_target, np.finfo(np.float64).tiny)).mean())
+        entry = (train_loss, val_loss, train_acc, val_acc, train_f1, val_f1)
+        for name, value in zip(History.__dataclass_fields__, entry, strict=True):
+            getattr(self.history, name).append(value)
+        score = {"accuracy": val_acc, "macro_f1": val_f1, "loss": -val_loss}[self.metric]
+        if not self.scores or score > max(self.scores):
+            self.best_epoch = len(self.scores)
+            self.best_collapse = collapsed_class(val_ids, targets)
+            self.model.save_pretrained(self.best_folder)
+        self.scores.append(score)
+        self.listener.note(
+            f"Epoch {len(self.scores)}: train loss {train_loss:.4f}, validation loss "
+            f"{val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
+        )
+
+    def _validate(self) -> np.ndarray:
+        task = "validating"
+        logits = score_texts(
+            self.model,
+            self.validation.encoded,
+            precision=self.precision,
+            pad_id=self.validation.pad_id,
+            max_tokens=self.settings.micro_batch_tokens,
+            on_progress=lambda done, total: self.listener.progress(task, done, total),
+        )
+        if not np.isfinite(logits).all():
+            raise TrainingError(
+                "the model gives logits that are not finite on the validation rows",
+                hint="Lower learning_rate, or train with --dtype float32.",
+            )
+        return softmax(logits)
+
+    def patience_is_over(self) -> bool:
+        """Return whether too many epochs have passed without a better one."""
+        patience = self.settings.patience
+        waited = len(self.scores) - 1 - self.best_epoch
+        over = patience is not None and waited >= patience
+        if over and len(self.scores) < self.settings.epochs:
+            self.listener.note(f"Stopped early: no better epoch in {waited}.")
+        return over
+
+    def restore_best(self) -> None:
+        """Put the weights of the best epoch back into the model."""
+        if self.best_epoch == len(self.scores) - 1:
+            return
+        from safetensors.torch import load_model
+
+        with contextlib.suppress(FileNotFoundError):
+            load_model(self.model, self.best_folder / "model.safetensors")
+            return
+        self._restore_shards()
+
+    def _restore_shards(self) -> None:
+        best = type(self.model).from_pretrained(self.best_folder, dtype=torch.float32)
+        self.model.load_state_dict(best.state_dict())
+
+    def outcome(self, *, interrupted: bool) -> TrainingOutcome:
+        """Sum up."""
+        return TrainingOutcome(
+            history=self.history,
+            best_epoch=self.best_epoch,
+            selection_metric=self.metric,
+            reason=_explain_choice(self.metric, self.scores, self.best_epoch),
+            interrupted=interrupted,
+            collapsed_to=self.best_collapse,
+            train_seconds=self.train_seconds,
+            num_steps=self.num_steps,
+        )
+
+
+def _by_epoch(
+    reports: Iterator[StepReport], *, num_steps: Sequence[int]
+) -> Iterator[tuple[int, Iterator[StepReport]]]:
+    """Split one stream of reports into the streams of its epochs."""
+    for count in num_steps:
+        yield count, (next(reports) for _ in range(count))
+
+
+def _explain_choice(metric: str, scores: Sequence[float], best_epoch: int) -> str:
+    name = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}[metric]
+    value = abs(scores[best_epoch])
+    superlative = "lowest" if metric == "loss" else "highest"
+    tied = [score for score in scores if score == scores[best_epoch]]
+    tie = " (the first of equals)" if len(tied) > 1 else ""
+    if len(scores) == 1:
+        return f"epoch 1 is the only one; its validation {name} is {value:.4f}"
+    return (
+        f"epoch {best_epoch + 1} of {len(scores)} has the {superlative} validation {name}, "
+        f"{value:.4f}{tie}"
+    )

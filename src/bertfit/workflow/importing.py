@@ -1,0 +1,207 @@
+"""Turn the notebook's artefact (model.pth, tokenizer/, training_history.json) into a run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertfit.data.encoding import EncodingRule
+from bertfit.errors import ConfigError, ModelError, RunError
+from bertfit.files import write_json
+from bertfit.inference.predictor import TextClassifier
+from bertfit.modeling.precision import choose_precision
+from bertfit.run_directory import describe_environment, stage_run
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import BertConfig
+
+_EXPECTED = "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
+_HISTORY_FIELDS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
+
+
+def import_notebook(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    label_names: Sequence[str] = ("neg", "pos"),
+    max_length: int = 128,
+    num_heads: int | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Turn a notebook's folder into a run.
+
+    The weights are read with `weights_only=True`, which runs no code from the file. The head must
+    be one linear layer on BERT's pooled output, which is what `BertForSequenceClassification` is.
+
+    Args:
+        folder: Holds model.pth, tokenizer/ and perhaps training_history.json.
+        output: Folder of the run to make.
+        label_names: Classes in order of their ids; the notebook's are neg and pos.
+        max_length: Tokens per text that the notebook trained with.
+        num_heads: Attention heads, which a state dict does not tell; None takes width / 64,
+            which holds for every BERT published by its authors.
+        overwrite: Replace a run that stands at `output`.
+
+    Raises:
+        ModelError: The weights are missing, pickled code, or not those of a BERT classifier.
+        RunError: `output` is taken.
+    """
+    folder = Path(folder).expanduser()
+    state = _read_state(folder)
+    config = _infer_config(state, label_names, num_heads)
+    history = _read_history(folder)
+    staging = stage_run(Path(output), overwrite=overwrite)
+    try:
+        classifier = _build_classifier(folder, state, config, max_length)
+        classifier.model.save_pretrained(staging.folder)
+        classifier.tokenizer.model_max_length = max_length
+        classifier.tokenizer.save_pretrained(staging.folder)
+        if history is not None:
+            write_json(staging.folder / "training_history.json", history)
+        staging.publish(
+            {
+                "label_names": list(label_names),
+                "encoding": classifier.encoding_record(),
+                "training": {"imported_from": "notebook", "dtype": "float32"},
+                "scores": {"validation": None, "test": None},
+                **describe_environment(),
+            }
+        )
+    except BaseException:
+        staging.discard()
+        raise
+    return Path(output)
+
+
+def _read_state(folder: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    path = folder / "model.pth"
+    if not folder.is_dir():
+        raise RunError(f"the folder {folder} does not exist", hint=_EXPECTED)
+    if not path.is_file():
+        raise ModelError(f"{folder} has no model.pth", hint=_EXPECTED)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path} is not a plain state dict: reading it would run code from the file",
+            hint="In the notebook, save it with torch.save(model.state_dict(), 'model.pth').",
+        ) from None
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(state, Mapping) or not all(hasattr(v, "shape") for v in state.values()):
+        raise ModelError(f"{path} holds {type(state).__name__}, expected a state dict of tensors")
+    return _rename_weights({str(key): value for key, value in state.items()}, path)
+
+
+def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Give the weights the names that `BertForSequenceClassification` has for them."""
+    anchor = next((k for k in state if k.endswith("embeddings.word_embeddings.weight")), None)
+    if anchor is None:
+        raise ModelError(
+            f"{path} has no BERT embeddings; its weights begin with {sorted(state)[:3]}",
+            hint="Only the notebook's BertModel + dropout + linear can be imported.",
+        )
+    prefix = anchor.removesuffix("embeddings.word_embeddings.weight")
+    encoder = {key: value for key, value in state.items() if key.startswith(prefix) and "." in key}
+    head = {key: value for key, value in state.items() if key not in encoder}
+    if not prefix:
+        encoder = {k: v for k, v in state.items() if k.split(".")[0] in {"embeddings", "encoder", "pooler"}}
+        head = {key: value for key, value in state.items() if key not in encoder}
+    kinds = sorted(key.rpartition(".")[2] for key in head)
+    if kinds != ["bias", "weight"]:
+        raise ModelError(
+            f"{path}: expected one linear layer beside the encoder, found {sorted(head) or 'none'}"
+        )
+    renamed = {
+        f"bert.{key.removeprefix(prefix)}": value
+        for key, value in encoder.items()
+        if not key.endswith("position_ids")
+    }
+    return renamed | {f"classifier.{key.rpartition('.')[2]}": v for key, v in head.items()}
+
+
+def _infer_config(
+    state: Mapping[str, torch.Tensor], label_names: Sequence[str], num_heads: int | None
+) -> BertConfig:
+    from transformers import BertConfig
+
+    num_labels, width = state["classifier.weight"].shape
+    if len(label_names) != num_labels:
+        raise ConfigError(
+            f"the weights have {num_labels} classes, but {len(label_names)} label names were given: "
+            f"{', '.join(label_names)}",
+            hint="Name them in order of their ids with --label-names.",
+        )
+    vocabulary_size, embedding_width = state["bert.embeddings.word_embeddings.weight"].shape
+    if embedding_width != width:
+        raise ModelError(f"the head reads {width} values, but the encoder gives {embedding_width}")
+    layers = {int(m[1]) for key in state if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", key))}
+    heads = num_heads or max(1, width // 64)
+    if width % heads:
+        raise ConfigError(f"--num-heads: the width {width} is not a multiple of {heads}")
+    config: BertConfig = BertConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=width,
+        num_hidden_layers=len(layers),
+        num_attention_heads=heads,
+        intermediate_size=state["bert.encoder.layer.0.intermediate.dense.weight"].shape[0],
+        max_position_embeddings=state["bert.embeddings.position_embeddings.weight"].shape[0],
+        type_vocab_size=state["bert.embeddings.token_type_embeddings.weight"].shape[0],
+        id2label=dict(enumerate(label_names)),
+        label2id={name: index for index, name in enumerate(label_names)},
+    )
+    return config
+
+
+def _build_classifier(
+    folder: Path, state: Mapping[str, torch.Tensor], config: BertConfig, max_length: int
+) -> TextClassifier:
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    place = folder / "tokenizer"
+    if not place.is_dir():
+        raise ModelError(f"{folder} has no folder tokenizer/", hint=_EXPECTED)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+    except Exception as error:  # loading raises of every kind: JSON, keys, missing files
+        raise ModelError(f"the tokenizer in {place} cannot be loaded: {error}") from error
+    model = BertForSequenceClassification(config)
+    missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    problems = [key for key in missing if not key.endswith("position_ids")] + list(unexpected)
+    if problems:
+        raise ModelError(f"the weights do not fit a BERT classifier: {', '.join(problems[:5])}")
+    if len(tokenizer) > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} tokens, but the weights have {config.vocab_size}"
+        )
+    if max_length > config.max_position_embeddings:
+        raise ConfigError(
+            f"--max-length {max_length}: the model reads {config.max_position_embeddings} tokens"
+        )
+    return TextClassifier(
+        model.float().eval(),
+        tokenizer,
+        rule=EncodingRule(max_length=max_length),
+        precision=choose_precision("cpu", "float32"),
+    )
+
+
+def _read_history(folder: Path) -> dict[str, Any] | None:
+    path = folder / "training_history.json"
+    if not path.is_file():
+        return None
+    try:
+        history = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if not isinstance(history, dict) or not set(_HISTORY_FIELDS) <= set(history):
+        raise RunError(f"{path}: expected the lists {', '.join(_HISTORY_FIELDS)}")
+    return {name: history[name] for name in _HISTORY_FIELDS}

@@ -1,0 +1,81 @@
+"""Look at a model or a run without loading its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.tree import (
+    MemoryEstimate,
+    ModuleNode,
+    build_tree,
+    count_parameters,
+    estimate_memory,
+)
+from bertfit.run_directory import is_run, read_record
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A model's tree and its needs; for a run also what the run says of itself."""
+
+    name: str
+    tree: ModuleNode
+    num_parameters: int
+    num_trainable: int
+    memory: MemoryEstimate | None
+    record: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "name": self.name,
+            "num_parameters": self.num_parameters,
+            "num_trainable": self.num_trainable,
+            "memory": dataclasses.asdict(self.memory) if self.memory else None,
+            "tree": self.tree.to_json(),
+            "run": self.record or None,
+        }
+
+
+def inspect(
+    name: str | Path,
+    *,
+    depth: int | None = None,
+    num_labels: int | None = None,
+    batch_size: int = 32,
+    num_tokens: int = 128,
+) -> Inspection:
+    """Return the tree of a model, a run, or "embedded".
+
+    Args:
+        name: Hub name, local folder, a run, or "embedded".
+        depth: Levels below the root; None shows all.
+        num_labels: Classes of the head; None takes the configuration's own.
+        batch_size: Rows for the memory estimate.
+        num_tokens: Tokens per row for the memory estimate.
+
+    Raises:
+        ModelError: The model cannot be found or is of an unknown kind.
+        RunError: The run's bertfit.json is damaged.
+    """
+    path = Path(name)
+    record = read_record(path) if is_run(path) else {}
+    model = load_architecture(str(name), num_labels=num_labels)
+    has_shape = all(
+        hasattr(model.config, field)
+        for field in ("hidden_size", "num_attention_heads", "num_hidden_layers")
+    )
+    return Inspection(
+        name=str(name),
+        tree=build_tree(model, depth=depth),
+        num_parameters=count_parameters(model),
+        num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        memory=estimate_memory(model, batch_size=batch_size, num_tokens=num_tokens)
+        if has_shape
+        else None,
+        record=record,
+    )

@@ -1,0 +1,169 @@
+"""What every test stands on: no network, a tiny encoder, and small labelled data.
+
+The environment is set before anything imports torch or huggingface_hub, which read it only once.
+"""
+
+from __future__ import annotations
+
+import csv
+import ipaddress
+import os
+import random
+import socket
+import string
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+EMPTY_HUB_CACHE = tempfile.TemporaryDirectory(prefix="bertfit-hub-cache-")
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests marked network are run with 0
+os.environ["HF_HUB_CACHE"] = EMPTY_HUB_CACHE.name  # the same cache on every machine: an empty one
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ["NO_COLOR"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a shared machine stalls at times
+hypothesis.settings.load_profile("unhurried")
+
+POSITIVE = ("good", "great", "fine")
+NEGATIVE = ("bad", "awful", "poor")
+NEUTRAL = ("a", "the", "is", "was", "of", "and", "very", "film", "movie", "plot", "acting")
+WORDS = (*NEUTRAL, *POSITIVE, *NEGATIVE, "not")
+
+
+def pytest_unconfigure() -> None:
+    """Remove the empty cache of the hub."""
+    EMPTY_HUB_CACHE.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse every connection that leaves this machine, and every look-up of a name."""
+    if request.node.get_closest_marker("network"):
+        return
+    connect, connect_ex, getaddrinfo = (
+        socket.socket.connect,
+        socket.socket.connect_ex,
+        socket.getaddrinfo,
+    )
+
+    def refuse_unless_local(host: object) -> None:
+        if not _is_loopback(host):
+            pytest.fail(f"a test without the mark `network` reached for {host!r}")
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple):  # a Unix socket's address is a path
+            refuse_unless_local(address[0])
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        if isinstance(address, tuple):
+            refuse_unless_local(address[0])
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        refuse_unless_local(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+
+
+def _is_loopback(host: object) -> bool:
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in {None, "", "localhost", "0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
+        return True
+    try:
+        return ipaddress.ip_address(str(name)).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a BERT of 2,424 parameters as a Hugging Face folder: weights, config, tokenizer.
+
+    2 layers, width 8, 2 heads, 64 positions, and a lower-cased WordPiece vocabulary of WORDS and
+    letters, so that every word of a to z can be spelt. It has no head for classification, as an
+    encoder from the hub has none. Shared by all tests: copy it before changing anything in it.
+    """
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    letters = [letter for letter in string.ascii_lowercase if letter not in WORDS]
+    continued = [f"##{letter}" for letter in string.ascii_lowercase]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = [*special, *WORDS, ".", ",", *letters, *continued]
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=64,
+    )
+    path = tmp_path_factory.mktemp("models") / "tiny-bert"
+    token_ids = {token: token_id for token_id, token in enumerate(vocabulary)}
+    BertTokenizerFast(vocab=token_ids, model_max_length=64).save_pretrained(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_reviews() -> Callable[..., list[dict[str, str]]]:
+    """Give a function that makes labelled reviews which a linear model can tell apart.
+
+    `make_reviews(num_rows=120, seed=0)` returns rows with text, label (neg or pos, in equal
+    numbers) and movie (five rows each, of both labels). Texts are distinct, 3 to 12 words of
+    WORDS; a negative one has a word of NEGATIVE and none of POSITIVE, and the other way round.
+    """
+    return _make_reviews
+
+
+def _make_reviews(num_rows: int = 120, *, seed: int = 0) -> list[dict[str, str]]:
+    generator = random.Random(seed)
+    texts: dict[str, str] = {}
+    while len(texts) < num_rows:
+        label, telling = (("neg", NEGATIVE), ("pos", POSITIVE))[len(texts) % 2]
+        words = generator.choices(NEUTRAL, k=generator.randint(2, 11))
+        words.insert(generator.randint(0, len(words)), generator.choice(telling))
+        texts.setdefault(" ".join(words), label)
+    return [
+        {"text": text, "label": label, "movie": f"movie {row // 5}"}
+        for row, (text, label) in enumerate(texts.items())
+    ]
+
+
+@pytest.fixture(scope="session")
+def write_csv() -> Callable[[Path, Sequence[Mapping[str, object]]], Path]:
+    """Give a function that writes rows, all with the keys of the first, and returns the path."""
+
+    def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Give the folder of real data sets that BERTFIT_DATA names, or skip the test."""
+    name = os.environ.get("BERTFIT_DATA")
+    if not name:
+        pytest.skip("BERTFIT_DATA does not name a folder with the real data sets")
+    path = Path(name)
+    if not path.is_dir():
+        pytest.skip(f"BERTFIT_DATA is {name!r}, which is not a folder")
+    return path
