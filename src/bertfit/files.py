@@ -22,7 +22,7 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:
+        with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 (a descriptor)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,6 +38,17 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any 
     with open_atomically(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def make_readable(folder: Path) -> None:
+    """Give the files of a folder the permissions that new files have.
+
+    Writers that go through a temporary file leave it readable by its owner alone, and a server
+    that runs under another name could then not load the model.
+    """
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

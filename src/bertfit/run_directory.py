@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bertfit.errors import RunError
-from bertfit.files import write_json
+from bertfit.files import make_readable, write_json
 
 RECORD_NAME = "bertfit.json"
 FORMAT_VERSION = 1
@@ -33,6 +33,7 @@ class Staging:
 
     def publish(self, record: Mapping[str, Any]) -> None:
         """Write bertfit.json and move the folder to its place, replacing a run that stood there."""
+        make_readable(self.folder)
         write_json(self.folder / RECORD_NAME, {"format_version": FORMAT_VERSION, **record})
         if self.output.exists():
             old = self.output.with_name(f".{self.output.name}.old-{os.getpid()}")

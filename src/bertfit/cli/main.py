@@ -6,7 +6,6 @@ import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 
 from bertfit.cli import evaluate, inspect, predict, prepare, train
@@ -56,19 +55,11 @@ def main() -> None:
     # The bars of transformers and the hub would tear ours apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        from bertfit.cli.terminal import exit_code_of
-
-        sys.exit(exit_code_of(KeyboardInterrupt()))
+        app()
     except Exception as error:  # noqa: BLE001 (the outermost place: what is unknown is raised again)
         from bertfit.cli.terminal import exit_code_of
 
         sys.exit(exit_code_of(error))
-    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

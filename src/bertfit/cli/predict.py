@@ -34,7 +34,7 @@ def predict(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Predict texts: label, confidence and all probabilities, in input order."""
+    """Predict texts, a file or standard input, in input order."""
     from bertfit.errors import ConfigError
 
     if file is not None and texts:

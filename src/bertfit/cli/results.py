@@ -35,7 +35,7 @@ def show_training(console: Console, result: TrainResult) -> None:
     """Show the epochs, the choice, the test scores, and what can be done next."""
     outcome = result.outcome
     console.print()
-    console.print(epoch_table(dataclasses.asdict(outcome.history), outcome.best_epoch))
+    console.print(epoch_table(dataclasses.asdict(outcome.history), best_epoch=outcome.best_epoch + 1))
     console.print(f"Kept: {outcome.reason}.")
     if result.test is not None:
         console.print()

@@ -182,9 +182,7 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) ->
     )
 
 
-def _find_unknown_labels(
-    dataset: TextDataset, known: Collection[str]
-) -> Iterator[tuple[int, str]]:
+def _find_unknown_labels(dataset: TextDataset, known: Collection[str]) -> Iterator[tuple[int, str]]:
     return ((index, label) for index, label in enumerate(dataset.labels) if label not in known)
 
 

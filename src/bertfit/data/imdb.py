@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from bertfit.errors import ConfigError, DataError
 from bertfit.files import open_atomically
 
 TextFormat = Literal["text", "tokens"]
+_FormatRow = Callable[[str, Review], dict[str, Any]]
 
 _LABELLED: Mapping[str, tuple[Shelf, ...]] = MappingProxyType(
     {
@@ -91,8 +92,11 @@ def prepare_imdb(
     reviews = read_hub(tell) if source == "hub" else read_published(Path(source), tell)
     _check_complete(reviews, str(source))
     rows = {
-        path: [(kind, review) for split, kind in shelves for review in reviews.by_shelf[split, kind]]
+        path: [
+            (kind, review) for split, kind in shelves for review in reviews.by_shelf[split, kind]
+        ]
         for path, shelves in paths.items()
+        if any(reviews.by_shelf[shelf] for shelf in shelves)
     }
     _write(rows, _format_tokens if text_format == "tokens" else _format_text, tell)
     return ImdbCounts(
@@ -104,3 +108,85 @@ def prepare_imdb(
         num_skipped=reviews.num_skipped,
         differences=tuple(_find_differences(reviews, has_movies=source != "hub")),
     )
+
+
+def _name_files(folder: Path, text_format: str) -> dict[Path, tuple[Shelf, ...]]:
+    if text_format == "text":
+        files, extension = {**_LABELLED, **_UNLABELLED}, ".jsonl"
+    elif text_format == "tokens":
+        files, extension = dict(_LABELLED), ".json"
+    else:
+        message = f"text_format is {text_format!r}; 'text' or 'tokens' was expected"
+        raise ConfigError(message)
+    return {folder / f"{name}{extension}": shelves for name, shelves in files.items()}
+
+
+def _refuse_existing(paths: Iterable[Path], *, overwrite: bool) -> None:
+    existing = [str(path) for path in paths if path.exists()]
+    if existing and not overwrite:
+        message = f"already there: {', '.join(existing)}"
+        raise ConfigError(message, hint="Replace them with --overwrite, or name another folder.")
+
+
+def _check_complete(reviews: Reviews, source: str) -> None:
+    shelves = [shelf for shelves in _LABELLED.values() for shelf in shelves]
+    empty = ["/".join(shelf) for shelf in shelves if not reviews.by_shelf[shelf]]
+    if empty:
+        message = f"{source} is not the whole of IMDB: there are no reviews in {', '.join(empty)}"
+        raise DataError(message)
+
+
+def _write(
+    rows: Mapping[Path, list[tuple[str, Review]]], format_row: _FormatRow, tell: Report
+) -> None:
+    with contextlib.ExitStack() as stack:
+        files = {path: stack.enter_context(open_atomically(path)) for path in rows}
+        for path, file in files.items():
+            _write_rows(file, rows[path], format_row, name=path.name, tell=tell)
+        # A full disk shows here, while no file has its name yet.
+        for file in files.values():
+            file.flush()
+
+
+def _write_rows(
+    file: IO[str],
+    rows: list[tuple[str, Review]],
+    format_row: _FormatRow,
+    *,
+    name: str,
+    tell: Report,
+) -> None:
+    for done, (kind, review) in enumerate(rows):
+        if done % NUM_FILES_PER_REPORT == 0:
+            tell(f"writing {name}", done, len(rows))
+        json.dump(format_row(kind, review), file, ensure_ascii=False)
+        file.write("\n")
+    tell(f"writing {name}", len(rows), len(rows))
+
+
+def _format_text(kind: str, review: Review) -> dict[str, Any]:
+    return {
+        "id": review.id,
+        "text": review.text,
+        "label": None if kind == "unsup" else kind,
+        "rating": review.rating,
+        "movie": review.movie,
+    }
+
+
+def _format_tokens(kind: str, review: Review) -> dict[str, Any]:
+    return {"text": review.text.lower().split(), "label": kind}
+
+
+def _find_differences(reviews: Reviews, *, has_movies: bool) -> Iterable[str]:
+    for (split, kind), expected in _OFFICIAL_COUNTS.items():
+        shelf = reviews.by_shelf[split, kind]
+        if len(shelf) != expected:
+            yield f"{split}/{kind} has {len(shelf):,} reviews; {expected:,} were published"
+        num_without_movie = sum(review.movie is None for review in shelf)
+        if has_movies and num_without_movie:
+            yield f"{split}/{kind} has {num_without_movie:,} reviews without a movie"
+
+
+def _ignore(_name: str, _done: int, _total: int) -> None:
+    """Stand in where nobody wants to hear the progress."""

@@ -71,9 +71,7 @@ def _check_divisible(dataset: TextDataset) -> None:
         raise _indivisible(dataset, faults, hint=hint)
 
 
-def _find_indivisible(
-    dataset: TextDataset, counts: Mapping[str, int]
-) -> Iterable[tuple[str, str]]:
+def _find_indivisible(dataset: TextDataset, counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
     groups_of_label: dict[str, set[str]] = defaultdict(set)
     for label, group in zip(dataset.labels, dataset.groups, strict=False):
         groups_of_label[label].add(group)
@@ -82,11 +80,11 @@ def _find_indivisible(
             yield name, f"label {name!r} has 1 row; each part needs at least one"
         elif len(groups_of_label[name]) == 1:
             group = next(iter(groups_of_label[name]))
-            yield (
-                name,
+            message = (
                 f"all {count:,} rows with the label {name!r} belong to one group, {group!r}, and a "
-                "group is never divided; each part needs at least one",
+                "group is never divided; each part needs at least one"
             )
+            yield name, message
 
 
 def _choose_rows(labels: Sequence[str], fraction: float, random: np.random.Generator) -> set[int]:
@@ -123,6 +121,7 @@ def _choose_grouped_rows(
     for label, group in zip(dataset.labels, dataset.groups, strict=True):
         labels_of_group[group][label] += 1
     names = list(labels_of_group)
+    missing: list[str] = []
     for _ in range(NUM_ATTEMPTS):
         order = [names[place] for place in random.permutation(len(names))]
         draft = _Draft([labels_of_group[name] for name in order], fraction)

@@ -89,6 +89,16 @@ def load_architecture(name: str, *, num_labels: int | None = None) -> PreTrained
     return model.float()
 
 
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write config.json and model.safetensors into a folder.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written.
+    """
+    with _quiet_transformers():
+        model.save_pretrained(folder)
+
+
 def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """Return the `tokenizers` tokenizer inside, its truncation and padding switched off.
 

@@ -7,7 +7,7 @@ draws on the axes it is given, or on a figure of its own, and returns the figure
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -84,7 +84,7 @@ def plot_confusion(
         raise DataError(message)
     if ax is None:
         side = min(3.2 + 0.55 * num_labels, 11.0)
-        (ax,) = _new_axes(1, size=(side + 0.8, side))
+        (ax,) = _new_axes(1, size=(side + 1.2, side), layout="compressed")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     colorbar = _figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
@@ -127,14 +127,19 @@ def plot_token_lengths(
         share = 100 * float((lengths > max_length).mean())
         ax.set_title(f"{share:.1f} % of {num_texts} are longer than {max_length:,} tokens")
         ax.axvline(max_length, color=TRUNCATED_COLOR, linewidth=1.2)
-    ax.set(xlabel="tokens per text", ylabel="texts")
     return _figure_of(ax)
 
 
-def _new_axes(num_axes: int, *, size: tuple[float, float]) -> tuple[Axes, ...]:
+def _new_axes(
+    num_axes: int,
+    *,
+    size: tuple[float, float],
+    layout: Literal["constrained", "compressed"] = "constrained",
+) -> tuple[Axes, ...]:
+    """Return axes side by side on a new figure; "compressed" suits images of fixed aspect."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    figure = Figure(figsize=size, dpi=120, layout=layout)
     axes = tuple(figure.subplots(1, num_axes, squeeze=False)[0])
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
@@ -198,24 +203,31 @@ def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float6
             f"{count:,}\n{100 * share:.1f} %",
             ha="center",
             va="center",
-            fontsize=9 if len(counts) <= 4 else 6.5,
+            fontsize=9 if len(counts) <= 4 else 7.5,
             color="white" if share > 0.5 else "black",
         )
 
 
 def _plot_bars(ax: Axes, lengths: NDArray[np.int64], *, longest_read: int | None) -> None:
-    end = int(np.ceil(max(np.quantile(lengths, 0.995), 1.1 * (longest_read or 0)))) + 1
-    width = max(1, round(end / 60))
-    if longest_read is not None:  # a bar ends exactly where reading does
-        width = max(1, longest_read // max(1, round(longest_read / width)))
-        offset = (longest_read + 1) % width
-    else:
-        offset = 0
-    edges = np.arange(offset - width if offset else 0, end + width, width)
+    from matplotlib.ticker import MaxNLocator
+
+    edges = _choose_edges(lengths, longest_read)
     counts, _ = np.histogram(np.minimum(lengths, edges[-1] - 1), bins=edges)
-    is_cut = (
-        np.zeros(len(counts), dtype=bool) if longest_read is None else edges[:-1] > longest_read
-    )
+    is_cut = edges[:-1] > (np.inf if longest_read is None else longest_read)
     colors = np.where(is_cut, TRUNCATED_COLOR, VALIDATION_COLOR)
+    width = edges[1] - edges[0]
     ax.bar(edges[:-1] - 0.5, counts, width=0.9 * width, align="edge", color=colors)
     ax.set_xlim(left=0)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    is_clipped = bool((lengths >= edges[-1]).any())
+    note = " (the last bar holds all that are longer)" if is_clipped else ""
+    ax.set(xlabel=f"tokens per text{note}", ylabel="texts")
+
+
+def _choose_edges(lengths: NDArray[np.int64], longest_read: int | None) -> NDArray[np.int64]:
+    """Return about 60 bars of whole lengths; one of them begins right after `longest_read`."""
+    end = int(np.ceil(max(np.quantile(lengths, 0.995), 1.1 * (longest_read or 0)))) + 1
+    width = max(1, round(end / 60))
+    offset = 0 if longest_read is None else (longest_read + 1) % width
+    return np.arange(offset - width if offset else 0, end + width, width)

@@ -16,6 +16,7 @@ from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class
 from bertfit.inference.scoring import score_texts, softmax
+from bertfit.modeling.classifier import save_model
 from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.loop import StepReport, TrainingData, accumulate_gradients, train_steps
 from bertfit.training.optimization import build_optimizer, learning_rate_at
@@ -220,7 +221,7 @@ class _Run:
         if not self.scores or score > max(self.scores):
             self.best_epoch = len(self.scores)
             self.best_collapse = collapsed_class(val_ids, targets)
-            self.model.save_pretrained(self.best_folder)
+            save_model(self.model, self.best_folder)
         self.scores.append(score)
         self.listener.note(
             f"Epoch {len(self.scores)}: train loss {train_loss:.4f}, validation loss "

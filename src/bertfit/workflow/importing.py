@@ -14,6 +14,7 @@ from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.files import write_json
 from bertfit.inference.predictor import TextClassifier
+from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
 from bertfit.run_directory import describe_environment, stage_run
 
@@ -59,7 +60,7 @@ def import_notebook(
     staging = stage_run(Path(output), overwrite=overwrite)
     try:
         classifier = _build_classifier(folder, state, config, max_length)
-        classifier.model.save_pretrained(staging.folder)
+        save_model(classifier.model, staging.folder)
         classifier.tokenizer.model_max_length = max_length
         classifier.tokenizer.save_pretrained(staging.folder)
         if history is not None:

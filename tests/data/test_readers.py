@@ -1,0 +1,521 @@
+"""Reading: every format, every fault of a row, and every fault of a source, on its text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bertfit.data.dataset import Columns, Row
+from bertfit.data.readers import SourceError, iter_rows, read_dataset
+from bertfit.errors import DataError, Fault, MissingDependencyError
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def read(source, *, need_label=True, **columns):
+    return list(iter_rows(source, Columns(**columns), need_label=need_label))
+
+
+def rows_of(source, **options):
+    """Return (line, text, label) of each row; a fault is a failure here."""
+    found = read(source, **options)
+    assert not [row for row in found if isinstance(row, Fault)]
+    return [(row.line, row.text, row.label) for row in found]
+
+
+def fault_of(source, **options) -> tuple[int | None, str]:
+    """Return line and message of the only fault."""
+    (fault,) = [row for row in read(source, **options) if isinstance(row, Fault)]
+    return fault.line, fault.message
+
+
+def source_error(source, **options) -> str:
+    with pytest.raises(SourceError) as caught:
+        read(source, **options)
+    assert str(caught.value) == str(caught.value.fault)
+    return str(caught.value).removeprefix(f"{source}")
+
+
+TWO_ROWS = [("good", "pos"), ("bad", "neg")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label\ngood,pos\nbad,neg\n"),
+        ("a.tsv", "text\tlabel\ngood\tpos\nbad\tneg\n"),
+        ("A.CSV", "text,label\r\ngood,pos\r\nbad,neg"),
+        ("a.jsonl", '{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
+        ("a.ndjson", '{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
+        ("a.json", '{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
+        ("a.b.csv", "\ufefftext,label\ngood,pos\nbad,neg\n"),
+        ("a.jsonl", '\ufeff{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n'),
+    ],
+)
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_every_text_format_is_read(tmp_path, name, content, is_compressed):
+    data = content.encode()
+    path = write(tmp_path, name, data)
+    if is_compressed:
+        path = write(tmp_path, f"{name}.gz", gzip.compress(data))
+    assert [(text, label) for _, text, label in rows_of(path)] == TWO_ROWS
+
+
+def make_table() -> pa.Table:
+    return pa.table({"text": ["good", "bad"], "label": [1, 0], "other": [None, None]})
+
+
+def test_parquet_is_read(tmp_path):
+    pq.write_table(make_table(), tmp_path / "a.parquet")
+    assert rows_of(tmp_path / "a.parquet") == [(1, "good", "1"), (2, "bad", "0")]
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        (make_table(), "Table"),
+        (make_table().to_pandas(), "DataFrame"),
+        (make_table().to_pylist(), "rows"),
+    ],
+)
+def test_tables_in_memory_are_read(table, name):
+    assert rows_of(table) == [(1, "good", "1"), (2, "bad", "0")]
+    assert read_dataset(table, Columns())[0].source == name
+
+
+def test_the_line_is_where_the_row_starts(tmp_path):
+    path = write(tmp_path, "a.csv", '\ntext,label\n"one\ntwo, ""three""",pos\n\nlast,neg\n')
+    assert rows_of(path) == [(3, 'one\ntwo, "three"', "pos"), (6, "last", "neg")]
+
+
+def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
+    path = write(tmp_path, "a.tsv", 'sentence\tlabel\n"open \t1\nnext "\t0\n')
+    assert rows_of(path) == [(2, '"open ', "1"), (3, 'next "', "0")]
+
+
+def test_text_is_passed_as_it_stands(tmp_path):
+    path = write(tmp_path, "a.jsonl", json.dumps({"text": "  <br />A\x85 Ü\n", "label": " x "}))
+    assert rows_of(path) == [(1, "  <br />A\x85 Ü\n", "x")]
+
+
+def test_a_text_of_any_length_is_read(tmp_path):
+    path = write(tmp_path, "a.csv", f"text,label\n{'w ' * 200_000},pos\n")
+    assert len(rows_of(path)[0][1]) == 400_000
+
+
+def test_blank_lines_are_skipped(tmp_path):
+    path = write(
+        tmp_path, "a.jsonl", '\n{"text": "good", "label": 1}\n  \n{"text": "x", "label": 0}'
+    )
+    assert [line for line, _, _ in rows_of(path)] == [2, 4]
+
+
+@pytest.mark.parametrize("tokens", [["a", "good", "film"], ("a", "good", "film")])
+def test_tokens_are_joined_by_spaces(tokens):
+    assert rows_of([{"text": tokens, "label": 1}]) == [(1, "a good film", "1")]
+
+
+def test_tokens_in_a_numpy_array_are_joined():
+    frame = pd.DataFrame({"text": [np.array(["a", "film"], dtype=object)], "label": ["pos"]})
+    assert rows_of(frame) == [(1, "a film", "pos")]
+
+
+def test_bytes_in_a_table_are_decoded():
+    assert rows_of(pa.table({"text": [b"caf\xc3\xa9"], "label": [1]})) == [(1, "café", "1")]
+
+
+# Columns
+
+
+def test_usual_names_are_found_in_any_case():
+    assert rows_of([{"Review": "good", "SENTIMENT": "pos"}]) == [(1, "good", "pos")]
+
+
+def test_the_first_usual_name_wins():
+    row = {"content": "no", "review": "no", "sentence": "yes", "class": "no", "category": "yes"}
+    assert rows_of([row]) == [(1, "yes", "yes")]
+
+
+def test_named_columns_are_used():
+    row = {"text": "no", "body": "yes", "stars": 5, "label": "no", "movie": 7}
+    (found,) = read([row], text="body", label="stars", group="movie")
+    assert found == Row(line=1, text="yes", label="5", group="7")
+
+
+def test_a_usual_name_that_is_taken_is_not_used_twice():
+    row = {"category": "yes", "class": "pos"}
+    assert rows_of([row], text="category") == [(1, "yes", "pos")]
+
+
+def test_no_usual_text_column_is_explained(tmp_path):
+    path = write(tmp_path, "a.csv", "id,reveiw,label\n1,good,pos\n")
+    assert source_error(path) == (
+        ": no text column: columns are id, reveiw, label; one of text, sentence, review, content "
+        "was expected. Did you mean 'reveiw'? (The first line is read as the header.) "
+        "Name it with --text-column"
+    )
+
+
+def test_no_usual_label_column_is_explained():
+    assert source_error([{"text": "good"}]).endswith(
+        ": no label column: columns are text; one of label, sentiment, category, target, class "
+        "was expected. Name it with --label-column"
+    )
+
+
+def test_a_named_column_that_is_missing_gets_a_guess(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "good", "label": 1}')
+    message = ": no label column 'lable': columns are text, label. Did you mean 'label'?"
+    assert source_error(path, label="lable") == message
+
+
+def test_a_group_column_that_is_missing_is_refused():
+    message = "rows: no group column 'film': columns are text, label."
+    with pytest.raises(SourceError) as caught:
+        read([{"text": "good", "label": 1}], group="film")
+    assert str(caught.value) == message
+
+
+def test_one_column_cannot_be_both():
+    with pytest.raises(SourceError, match="column 'text' cannot be both text and label"):
+        read([{"text": "good"}], text="text", label="text")
+
+
+def test_a_wide_table_does_not_flood_the_message():
+    row = {f"column_{number}": 1 for number in range(30)}
+    with pytest.raises(SourceError, match=r"column_19 … and 10 more; one of"):
+        read([row])
+
+
+# Labels that are not needed
+
+
+def test_labels_that_are_not_there_are_none():
+    assert rows_of([{"text": "good"}], need_label=False) == [(1, "good", None)]
+
+
+def test_labels_that_are_there_are_read_though_not_needed():
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": None}, {"text": "c", "label": [1]}]
+    assert [row.label for row in read(rows, need_label=False)] == ["1", None, None]
+
+
+def test_a_named_label_column_must_be_there_though_not_needed():
+    with pytest.raises(SourceError, match="no label column 'stars'"):
+        read([{"text": "good"}], need_label=False, label="stars")
+
+
+def test_a_dataset_has_labels_only_if_every_row_has_one():
+    dataset, _ = read_dataset(
+        [{"text": "a", "label": 1}, {"text": "b"}], Columns(), need_label=False
+    )
+    assert (len(dataset), len(dataset.labels)) == (2, 0)
+
+
+# Faults of a row
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "", "label": 1}, "the text is empty"),
+        ({"text": " \t\n", "label": 1}, "the text is empty"),
+        ({"text": [], "label": 1}, "the text is empty"),
+        ({"text": None, "label": 1}, "the text is missing"),
+        ({"text": float("nan"), "label": 1}, "the text is missing"),
+        ({"text": pd.NA, "label": 1}, "the text is missing"),
+        ({"text": 7, "label": 1}, "the text is int 7; a string or a list of strings was expected"),
+        (
+            {"text": {"a": 1}, "label": 1},
+            "the text is dict {'a': 1}; a string or a list of strings was expected",
+        ),
+        (
+            {"text": ["a", 2], "label": 1},
+            "the text is a list with int 2; all its items must be strings",
+        ),
+        ({"text": "a\0b", "label": 1}, "the text has a NUL character at offset 1"),
+        ({"text": "a\ud83d", "label": 1}, "the text has a lone surrogate U+D83D at offset 1"),
+        (
+            {"text": b"caf\xe9", "label": 1},
+            "byte 0xe9 at offset 3 of the text is not UTF-8; "
+            "re-save the file as UTF-8 (it may be in latin-1 or cp1252)",
+        ),
+        ({"text": "good", "label": None}, "the label is missing (column 'label')"),
+        ({"text": "good", "label": " "}, "the label is missing (column 'label')"),
+        (
+            {"text": "good", "label": 0.5},
+            "the label is float 0.5; a string, an integer or a boolean was expected",
+        ),
+        (
+            {"text": "good", "label": list(range(99))},
+            f"the label is list {str(list(range(99)))[:60]}…; "
+            "a string, an integer or a boolean was expected",
+        ),
+        ({"text": "good"}, "key 'label' is missing; the keys are text."),
+        (
+            {"txt": "good", "label": 1},
+            "key 'text' is missing; the keys are txt, label. Did you mean 'txt'?",
+        ),
+        ("good", "the row is a str; a dict was expected"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_a_fault(row, message):
+    assert fault_of([{"text": "fine", "label": 1}, row]) == (2, message)
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (None, "the group is missing (column 'movie')"),
+        ([1], "the group is list [1]; a string or an integer was expected"),
+    ],
+)
+def test_a_group_that_cannot_be_used_is_a_fault(group, message):
+    row = {"text": "good", "label": 1, "movie": group}
+    assert fault_of([row], group="movie") == (1, message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "x" 1}', "the line is not JSON: Expecting ',' delimiter at column 14"),
+        ("[1]", "the line is a JSON list; an object was expected"),
+        ('"text"', "the line is a JSON str; an object was expected"),
+        ('{"text": "x", "label": ' + "1" * 5000 + "}", "the line cannot be read as JSON: "),
+        ("[" * 100_000, "the line cannot be read as JSON: "),
+        ('{"text": "a\0"}', "NUL byte at offset 11 of the line; the file is not plain text"),
+    ],
+)
+def test_a_bad_json_line_is_a_fault(tmp_path, line, message):
+    path = write(tmp_path, "a.jsonl", f'{{"text": "good", "label": 1}}\n{line}\n')
+    number, found = fault_of(path)
+    assert number == 2
+    assert found.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("good", "too few fields: 1, but the header has 2"),
+        ("good,bad,pos", "too many fields: 3, but the header has 2"),
+        ('"good" ,pos', "the row is not CSV: ',' expected after '\"'"),
+        ("go\rod,pos", "a bare carriage return stands outside quotes; re-save the file with LF"),
+        ("go\0od,pos", "NUL byte at offset 2 of the line; the file is not plain text"),
+    ],
+)
+def test_a_bad_csv_row_is_a_fault_and_the_next_row_is_read(tmp_path, line, message):
+    path = write(tmp_path, "a.csv", f"text,label\n{line}\nfine,pos\n")
+    number, found = fault_of(path)
+    assert number == 2
+    assert found.startswith(message)
+    assert read(path)[-1] == Row(line=3, text="fine", label="pos", group=None)
+
+
+def test_an_unclosed_quote_is_reported_where_its_row_starts(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\nfine,pos\n"open,pos\nlost,neg\n')
+    assert fault_of(path) == (3, "a quote is opened in this row and never closed")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_byte_that_is_not_utf8_spoils_its_row_alone(tmp_path, name):
+    rows = {
+        "a.csv": [b"text,label", b"fine,1", b"caf\xe9,1", b"fine,0"],
+        "a.tsv": [b"text\tlabel", b"fine\t1", b"caf\xe9\t1", b"fine\t0"],
+        "a.jsonl": [b"", b'{"text": "fine", "label": 1}', b"caf\xe9", b'{"text": "x", "label": 0}'],
+    }[name]
+    path = write(tmp_path, name, b"\n".join(rows))
+    assert fault_of(path) == (
+        3,
+        "byte 0xe9 at offset 3 of the line is not UTF-8; "
+        "re-save the file as UTF-8 (it may be in latin-1 or cp1252)",
+    )
+    assert [row.line for row in read(path)] == [2, 3, 4]
+
+
+def test_a_bad_byte_inside_quotes_is_reported_on_its_own_line(tmp_path):
+    path = write(tmp_path, "a.csv", b'text,label\n"one\ncaf\xe9\nthree",pos\nfine,neg\n')
+    assert fault_of(path)[0] == 3
+    assert read(path)[-1] == Row(line=5, text="fine", label="neg", group=None)
+
+
+def test_parquet_strings_that_are_not_utf8_are_faults(tmp_path):
+    buffers = pa.array([b"fine", b"caf\xe9"]).buffers()
+    array = pa.Array.from_buffers(pa.string(), 2, buffers)
+    pq.write_table(pa.table({"text": array, "label": [1, 0]}), tmp_path / "a.parquet")
+    line, message = fault_of(tmp_path / "a.parquet")
+    assert line == 2
+    assert message.startswith("byte 0xe9 at offset 3 of the text is not UTF-8")
+
+
+# Faults of a source
+
+
+def test_a_missing_file_gets_a_guess(tmp_path):
+    write(tmp_path, "train.csv", "")
+    assert source_error(tmp_path / "trian.csv") == ": no such file. Did you mean 'train.csv'?"
+
+
+def test_a_folder_is_refused(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    assert source_error(tmp_path / "a.csv") == ": is a folder; a file was expected"
+
+
+def test_an_unknown_extension_lists_the_known_ones(tmp_path):
+    assert source_error(tmp_path / "a.txt") == (
+        ": unknown extension '.txt'; known are .csv, .csv.gz, .tsv, .tsv.gz, .jsonl, .jsonl.gz, "
+        ".ndjson, .ndjson.gz, .json, .json.gz, .parquet."
+    )
+
+
+def test_a_name_without_extension_is_refused(tmp_path):
+    assert source_error(tmp_path / "data").startswith(": the name has no extension; known are .csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file_is_refused(tmp_path, name, content):
+    assert source_error(write(tmp_path, name, content)) == ": the file is empty"
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(SourceError, match="rows: there are no rows"):
+        read([])
+
+
+def test_names_that_occur_twice_are_refused(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label,text,,\na,b,c,,\n")
+    assert source_error(path) == ": column 'text' occurs twice; column names must differ"
+
+
+def test_a_header_that_is_not_utf8_is_refused(tmp_path):
+    path = write(tmp_path, "a.csv", b"text,caf\xe9\na,b\n")
+    message = ":1: the header cannot be read: byte 0xe9 at offset 8 of the line is not UTF-8"
+    assert source_error(path).startswith(message)
+
+
+def test_utf16_is_named(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\n".encode("utf-16"))
+    assert source_error(path) == ": the file is UTF-16; re-save it as UTF-8"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('[{"text": "a"}]', "a JSON array"),
+        ("[\n]", "a JSON array"),
+        ('{\n"text": "a"\n}', "one JSON object over several lines"),
+    ],
+)
+def test_a_json_document_is_not_json_lines(tmp_path, content, what):
+    message = f":1: the file is {what}; JSON lines were expected: one object per line"
+    assert source_error(write(tmp_path, "a.json", content)) == message
+
+
+def test_a_file_without_a_single_json_object_is_refused(tmp_path):
+    message = ":1: no JSON object in the first lines: the line is not JSON: Expecting value"
+    assert source_error(write(tmp_path, "a.jsonl", "text,label\na,b\n")).startswith(message)
+
+
+def test_gzip_that_is_cut_off_is_refused(tmp_path):
+    content = gzip.compress(b"text,label\n" + os.urandom(5000).hex().encode())
+    path = write(tmp_path, "a.csv.gz", content[:-2000])
+    assert source_error(path).startswith(": the gzip file is damaged or cut off: ")
+
+
+def test_what_is_no_gzip_is_refused(tmp_path):
+    path = write(tmp_path, "a.csv.gz", "text,label\n")
+    assert source_error(path).startswith(": the gzip file is damaged or cut off: Not a gzipped")
+
+
+def test_damaged_parquet_is_refused(tmp_path):
+    path = write(tmp_path, "a.parquet", "no parquet at all")
+    assert source_error(path).startswith(": cannot be read as Parquet: ")
+
+
+def test_a_missing_parquet_file_is_refused(tmp_path):
+    assert source_error(tmp_path / "a.parquet") == ": no such file."
+
+
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    path = write(tmp_path, "a.parquet", "")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingDependencyError) as caught:
+        read(path)
+    assert str(caught.value) == "a Parquet file cannot be read without pyarrow\npip install pyarrow"
+
+
+def test_an_object_of_another_kind_is_refused():
+    with pytest.raises(DataError) as caught:
+        read(7)
+    assert str(caught.value) == (
+        "cannot read rows from a int; a path, a DataFrame, a Table or a list of dicts was expected"
+    )
+
+
+def test_faults_before_the_damage_are_kept(tmp_path):
+    lines = "text,label\n,pos\n" + "".join(f"{os.urandom(40).hex()},pos\n" for _ in range(2000))
+    path = write(tmp_path, "a.csv.gz", gzip.compress(lines.encode())[:-9000])
+    with pytest.raises(SourceError) as caught:
+        read_dataset(path, Columns())
+    assert [fault.message for fault in caught.value.faults] == ["the text is empty"]
+
+
+def test_a_dataset_holds_the_good_rows(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label,movie\na,pos,m1\n,neg,m1\nc,neg,m2\n")
+    dataset, faults = read_dataset(path, Columns(group="movie"))
+    assert (dataset.source, dataset.texts, dataset.labels) == (
+        str(path),
+        ["a", "c"],
+        ["pos", "neg"],
+    )
+    assert (dataset.groups, dataset.lines) == (["m1", "m2"], [2, 4])
+    assert [str(fault) for fault in faults] == [f"{path}:3: the text is empty"]
+
+
+def test_rows_come_before_the_whole_file_is_read(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\n" + "good,pos\n" * 100_000)
+    rows = iter_rows(path, Columns(), need_label=True)
+    assert next(rows) == Row(line=2, text="good", label="pos", group=None)
+    rows.close()
+
+
+# Real files
+
+
+def real_file(name: str) -> Path:
+    folder = os.environ.get("BERTFIT_DATA")
+    if folder is None:
+        pytest.skip("BERTFIT_DATA does not name a folder with the real data sets")
+    path = Path(folder) / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows", "num_labels"),
+    [("banking77/train.csv", 10_003, 77), ("sst2_glue/dev.tsv", 872, 2)],
+)
+def test_a_real_file_is_read_without_a_fault(name, num_rows, num_labels):
+    dataset, faults = read_dataset(real_file(name), Columns())
+    assert (len(dataset), len(set(dataset.labels)), faults) == (num_rows, num_labels, [])
+
+
+def test_the_first_real_reviews_are_read():
+    path = real_file("imdb/imdb_test_raw.jsonl.gz")
+    rows = iter_rows(path, Columns(group="movie"), need_label=True)
+    first = [row for row, _ in zip(rows, range(1000), strict=False)]
+    assert {row.label for row in first} == {"neg"}
+    assert all(row.group.startswith("tt") for row in first)
