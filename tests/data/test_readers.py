@@ -460,7 +460,7 @@ def test_an_object_of_another_kind_is_refused():
     with pytest.raises(DataError) as caught:
         read(7)
     assert str(caught.value) == (
-        "cannot read rows from a int; a path, a DataFrame, a Table or a list of dicts was expected"
+        "cannot read rows from int; a path, a DataFrame, a Table or a list of dicts was expected"
     )
 
 

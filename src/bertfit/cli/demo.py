@@ -61,7 +61,7 @@ def demo(
 
 
 def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:
-    from bertfit.workflow.training import format_seconds
+    from bertfit.progress import format_seconds
 
     console.rule("The data")
     for name, part in (("train + validation", plan.train), ("test", data.test)):
@@ -76,7 +76,9 @@ def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:
             f"This machine is too slow for all {plan.num_available:,} training snippets within "
             f"the demo's time; whole films were left out at random."
         )
-    console.print('For example: "' + data.test.texts[0] + f'" → {data.test.labels[0]}', markup=False)
+    console.print(
+        'For example: "' + data.test.texts[0] + f'" → {data.test.labels[0]}', markup=False
+    )
     console.print(
         f"Training will take about {format_seconds(plan.train_seconds)}: measured here, "
         f"{plan.tokens_per_second:,.0f} tokens a second."

@@ -11,9 +11,7 @@ from bertfit.cli.options import Overwrite
 
 
 def import_(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Holds model.pth and tokenizer/.")
-    ],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds model.pth and tokenizer/.")],
     output: Annotated[Path, typer.Option(help="Folder of the run to make.")],
     label_names: Annotated[
         str, typer.Option(help="Classes in order of their ids, comma-separated.")

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bertfit.cli import evaluate, inspect, predict, prepare, train
 from bertfit.cli import demo as demo_command
+from bertfit.cli import evaluate, inspect, predict, prepare, train
 from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
 

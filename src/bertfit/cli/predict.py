@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bertfit.cli.options import Device, Dtype, Json, OnBadRow, Run, TextColumn
+from bertfit.cli.options import Device, Dtype, OnBadRow, Run, TextColumn
 
 if TYPE_CHECKING:
     from bertfit.inference.predictor import TextClassifier
@@ -114,9 +114,7 @@ def _predict_rows_to(classifier: TextClassifier, lines: Iterable[str], output: P
     error_console.print(f"{count.num_rows:,} predictions are in {output}.", soft_wrap=True)
 
 
-def _print_predictions(
-    classifier: TextClassifier, lines: Iterable[str], *, as_json: bool
-) -> None:
+def _print_predictions(classifier: TextClassifier, lines: Iterable[str], *, as_json: bool) -> None:
     from bertfit.errors import DataError
 
     num_lines = 0
@@ -148,7 +146,9 @@ def _print_one(text: str, prediction: object, *, as_json: bool) -> None:
     assert isinstance(prediction, Prediction)
     _anything_printed.append(True)
     if as_json:
-        sys.stdout.write(json.dumps(prediction_to_json(text, prediction), ensure_ascii=False) + "\n")
+        sys.stdout.write(
+            json.dumps(prediction_to_json(text, prediction), ensure_ascii=False) + "\n"
+        )
     else:
         shown = " ".join(text.split())
         shown = shown if len(shown) <= 60 else f"{shown[:57]}…"

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-
     from bertfit.data.imdb import ImdbCounts
     from bertfit.workflow.evaluating import Evaluation
     from bertfit.workflow.training import TrainResult
@@ -35,13 +34,13 @@ def show_training(console: Console, result: TrainResult) -> None:
     """Show the epochs, the choice, the test scores, and what can be done next."""
     outcome = result.outcome
     console.print()
-    console.print(epoch_table(dataclasses.asdict(outcome.history), best_epoch=outcome.best_epoch + 1))
-    console.print(f"Kept: {outcome.reason}.")
+    history = dataclasses.asdict(outcome.history)
+    console.print(epoch_table(history, best_epoch=outcome.best_epoch + 1))
     if result.test is not None:
         console.print()
-        show_evaluation(console, result.test, title="Test")
-    if result.baseline is not None:
-        console.print(comparison_table(result.baseline))
+        show_evaluation(console, result.test.evaluation, title="Test")
+        if result.test.comparison is not None:
+            console.print(comparison_table(result.test.comparison))
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     for command in (
@@ -55,23 +54,27 @@ def show_training(console: Console, result: TrainResult) -> None:
 def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> None:
     """Show scores, intervals, the confusion matrix and what was truncated."""
     scores = evaluation.scores
-    console.print(f"{title}: {scores.num_rows:,} rows", style="bold")
+    console.print(title, style="bold")
     console.print(scores_table(scores, evaluation.intervals))
     console.print(confusion_table(scores))
-    unit = "groups" if evaluation.grouped else "rows"
-    share = evaluation.num_truncated / max(1, scores.num_rows)
-    console.print(
-        f"Intervals: 95 %, bootstrap over {unit}. Truncated: {evaluation.num_truncated:,} rows "
-        f"({share:.1%}) kept the {evaluation.truncation} of their text, "
-        f"{evaluation.max_length} tokens. Arithmetic: {evaluation.dtype}."
-        if evaluation.num_truncated
-        else f"Intervals: 95 %, bootstrap over {unit}. No row was truncated "
-        f"(limit {evaluation.max_length} tokens). Arithmetic: {evaluation.dtype}."
-    )
+    console.print(_describe_intervals(evaluation))
     if evaluation.skipped:
         console.print(f"Skipped {len(evaluation.skipped):,} bad rows:", style="yellow")
         for fault in evaluation.skipped[:20]:
             console.print(f"  {fault}", markup=False, soft_wrap=True)
+
+
+def _describe_intervals(evaluation: Evaluation) -> str:
+    unit = "groups" if evaluation.grouped else "rows"
+    num_cut, limit = evaluation.num_truncated, evaluation.max_length
+    cut = f"No row was truncated (limit {limit} tokens)."
+    if num_cut:
+        share = num_cut / max(1, evaluation.scores.num_rows)
+        cut = (
+            f"Truncated: {num_cut:,} rows ({share:.1%}) kept the {evaluation.truncation} of their "
+            f"text, {limit} tokens."
+        )
+    return f"Intervals: 95 %, bootstrap over {unit}. {cut} Arithmetic: {evaluation.dtype}."
 
 
 def show_record(console: Console, record: dict[str, Any]) -> None:

@@ -130,7 +130,7 @@ def exit_code_of(error: BaseException) -> int:
 def _explain_os_error(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
     if error.errno == errno.ENOSPC:
-        return f"the disk is full{place}. Nothing half-written was left; free some space and run again."
+        return f"the disk is full{place}. Nothing half-written was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission to write or read{place}: {error.strerror}."
     return f"{error.strerror or error}{place}."

@@ -98,7 +98,9 @@ def encode_texts(
     lengths = np.empty(len(texts), dtype=np.int64)
     full_lengths = np.empty(len(texts), dtype=np.int32)
     for start in range(0, len(texts), _CHUNK_SIZE):
-        chunk = [clean_text(text, rule.text_cleaning) for text in texts[start : start + _CHUNK_SIZE]]
+        chunk = [
+            clean_text(text, rule.text_cleaning) for text in texts[start : start + _CHUNK_SIZE]
+        ]
         encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         for row, encoding in enumerate(encodings, start):
             ids = encoding.ids

@@ -182,10 +182,10 @@ def _find_differences(reviews: Reviews, *, has_movies: bool) -> Iterable[str]:
     for (split, kind), expected in _OFFICIAL_COUNTS.items():
         shelf = reviews.by_shelf[split, kind]
         if len(shelf) != expected:
-            yield f"{split}/{kind} has {len(shelf):,} reviews; {expected:,} were published"
+            yield f"reviews in {split}/{kind}: {len(shelf):,}; published: {expected:,}"
         num_without_movie = sum(review.movie is None for review in shelf)
         if has_movies and num_without_movie:
-            yield f"{split}/{kind} has {num_without_movie:,} reviews without a movie"
+            yield f"reviews without a movie in {split}/{kind}: {num_without_movie:,}"
 
 
 def _ignore(_name: str, _done: int, _total: int) -> None:

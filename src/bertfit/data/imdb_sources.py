@@ -13,7 +13,7 @@ import gzip
 import re
 import tarfile
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -215,6 +215,8 @@ def _gather(files: Iterator[_File], source: str) -> Reviews:
             addresses[shelf] = file.content.decode("utf-8", "replace").splitlines()
         else:
             _add_review(file.name, file.content, match, reviews=reviews, faults=faults)
+    counts = Counter(review.id for shelf in reviews.by_shelf.values() for review in shelf)
+    faults += [Fault(name, None, f"occurs {n} times") for name, n in counts.items() if n > 1]
     if faults:
         raise DataError(f"{source} cannot be prepared", faults=faults)
     if not reviews.by_shelf:

@@ -106,7 +106,7 @@ def _open(source: Source) -> RecordStream:
     stream = open_table(source, name_source(source))
     if stream is None:
         kind = type(source).__name__
-        message = f"cannot read rows from a {kind}; a path, a DataFrame, a Table or a list of dicts"
+        message = f"cannot read rows from {kind}; a path, a DataFrame, a Table or a list of dicts"
         raise DataError(f"{message} was expected")
     return stream
 

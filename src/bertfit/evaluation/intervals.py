@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -84,17 +84,16 @@ def bootstrap_intervals(
     _check_settings(num_resamples, level=level)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     rows = _prepare_rows(probabilities, label_ids, groups)
-    chunks = [
-        _score_resamples(rows, counts[:, rows.units])
-        for counts in _draw_units(rows, num_resamples, seed=seed)
-    ]
+    num_units = int(rows.units.max()) + 1
+    numbers = max(len(label_ids), rows.num_labels**2)
+    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
+    chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     intervals = {
         name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks]), level=level)
         for name in chunks[0]
     }
     num_right = int((rows.predicted_ids == rows.label_ids).sum())
     if num_right in {0, len(label_ids)}:
-        num_units = int(rows.units.max()) + 1
         intervals["accuracy"] = _exact_interval(
             num_units if num_right else 0, num_units, level=level
         )
@@ -132,10 +131,9 @@ def paired_difference_interval(
     differences = correct_a.astype(np.int64) - correct_b.astype(np.int64)
     unit_sums = np.bincount(units, weights=differences)
     unit_sizes = np.bincount(units)
-    values = [
-        (counts @ unit_sums) / (counts @ unit_sizes)
-        for counts in _draw_counts(len(unit_sizes), num_resamples, seed=seed)
-    ]
+    num_units = len(unit_sizes)
+    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_units)
+    values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
     return _percentile_interval(np.concatenate(values), level=level)
 
 
@@ -182,19 +180,15 @@ def _prepare_rows(
     return _Rows(label_ids, predicted_ids, log_losses, units, probabilities.shape[1], tie_starts)
 
 
-def _draw_units(rows: _Rows, num_resamples: int, *, seed: int) -> Iterator[NDArray[np.float64]]:
-    numbers_per_resample = max(len(rows.label_ids), rows.num_labels**2)
-    return _draw_counts(
-        int(rows.units.max()) + 1, num_resamples, seed=seed, num_numbers=numbers_per_resample
-    )
-
-
 def _draw_counts(
-    num_units: int, num_resamples: int, *, seed: int, num_numbers: int | None = None
+    num_units: int, num_resamples: int, *, seed: int, num_numbers: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield (resamples, units) how often each unit was drawn, in chunks of bounded size."""
+    """Yield (resamples, units) how often each unit was drawn, in chunks of bounded size.
+
+    A resample will take `num_numbers` in the largest array that is made of it.
+    """
     rng = np.random.default_rng(seed)
-    chunk_size = max(1, _CHUNK_NUMBERS // (num_numbers or num_units))
+    chunk_size = max(1, _CHUNK_NUMBERS // num_numbers)
     for start in range(0, num_resamples, chunk_size):
         size = min(chunk_size, num_resamples - start)
         counts = np.empty((size, num_units))
@@ -284,14 +278,14 @@ def _is_missing(group: object) -> bool:
 def _check_pair(
     correct_a: ArrayLike, correct_b: ArrayLike
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    pair: tuple[NDArray[Any], NDArray[Any]] = (np.asarray(correct_a), np.asarray(correct_b))
-    if pair[0].shape != pair[1].shape or pair[0].ndim != 1 or pair[0].size == 0:
+    correct_a, correct_b = np.asarray(correct_a), np.asarray(correct_b)
+    if correct_a.shape != correct_b.shape or correct_a.ndim != 1 or correct_a.size == 0:
         message = (
             "expected both models scored on the same rows, at least one, got shapes "
-            f"{pair[0].shape} and {pair[1].shape}"
+            f"{correct_a.shape} and {correct_b.shape}"
         )
         raise DataError(message)
-    return pair[0].astype(bool), pair[1].astype(bool)
+    return correct_a.astype(bool), correct_b.astype(bool)
 
 
 def _check_settings(num_resamples: int, *, level: float) -> None:

@@ -85,7 +85,9 @@ class TextClassifier:
         record = read_record(path) if is_run(path) else {}
         limit = find_length_limit(loaded.model, loaded.tokenizer)
         rule = (
-            EncodingRule(**record["encoding"]) if record else EncodingRule(max_length=min(limit, 512))
+            EncodingRule(**record["encoding"])
+            if record
+            else EncodingRule(max_length=min(limit, 512))
         )
         classifier = cls(
             loaded.model, loaded.tokenizer, rule=rule, precision=choose_precision(device, dtype)

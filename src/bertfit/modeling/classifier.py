@@ -148,7 +148,7 @@ def _locate(name: str) -> tuple[str, bool]:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"the folder {name} is not a model: it has no config.json",
-                hint="Expected a Hugging Face folder: config.json, model.safetensors, tokenizer files.",
+                hint="Expected a Hugging Face folder: config.json, weights and a tokenizer.",
             )
         return str(path), True
     if path.is_file():
@@ -204,7 +204,9 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
 
 
 def _describe_loading(loading: dict[str, Any]) -> Iterator[str]:
-    mismatched = sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"])
+    mismatched = sorted(
+        key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]
+    )
     missing = sorted(set(loading["missing_keys"]) - set(mismatched))
     if mismatched:
         yield (
@@ -246,7 +248,7 @@ def _explaining(name: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except Exception as error:  # noqa: BLE001 (loading raises of every kind: hub, JSON, keys, shapes)
+    except Exception as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), "")
         raise ModelError(
             f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
@@ -256,10 +258,10 @@ def _explaining(name: str) -> Iterator[None]:
 
 def _loading_hint(name: str, text: str) -> str:
     if "safetensors" in text or "pytorch_model.bin" in text:
-        return "Only safetensors weights are read; a pickled pytorch_model.bin must be converted first."
+        return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
     if Path(name).expanduser().is_dir() or name == "embedded":
         return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
     return (
-        "It is neither a folder here nor in the local cache, and the hub did not give it. Check the "
-        "spelling, go online once, copy the folder here and name its path, or use --model embedded."
+        "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
+        "the spelling, go online once, name a local folder, or use --model embedded."
     )

@@ -54,9 +54,7 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
         for feature, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
             if capabilities.get(feature):
                 return Precision(chosen, torch.bfloat16, f"this processor has {name}")
-        return Precision(
-            chosen, torch.float32, "this processor has neither AMX nor AVX512-BF16"
-        )
+        return Precision(chosen, torch.float32, "this processor has neither AMX nor AVX512-BF16")
     return Precision(chosen, torch.float32, f"bfloat16 is not used on {chosen.type}")
 
 
@@ -68,7 +66,9 @@ def _choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}") from None
+        raise ConfigError(
+            f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}"
+        ) from None
     if device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):

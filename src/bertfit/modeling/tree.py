@@ -64,9 +64,7 @@ def count_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def estimate_memory(
-    model: PreTrainedModel, *, batch_size: int, num_tokens: int
-) -> MemoryEstimate:
+def estimate_memory(model: PreTrainedModel, *, batch_size: int, num_tokens: int) -> MemoryEstimate:
     """Estimate memory from the shapes alone.
 
     Training keeps float32 weights, gradients and AdamW's two moments (16 bytes a parameter) and

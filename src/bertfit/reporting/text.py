@@ -70,22 +70,23 @@ def scores_table(
     """
     intervals = intervals or {}
     heading = f"Value ({100 * level:g} % interval)" if intervals else "Value"
-    summary = _make_table(f"{scores.num_rows:,} rows")
+    summary = _make_table()
     summary.add_column("Score", no_wrap=True)
     summary.add_column(heading, no_wrap=True)
     for name, title in _SCORE_NAMES.items():
         value = getattr(scores, name)
         if value is not None:
             summary.add_row(title, _format_score(name, value, intervals.get(name)))
-    return Group(summary, _class_table(scores))
+    title = f"{scores.num_rows:,} row" + ("s" if scores.num_rows > 1 else "")
+    return Group(_put_title(title, summary), _class_table(scores))
 
 
 def confusion_table(scores: Scores) -> RenderableType:
     """Return the confusion matrix, or for many classes the pairs that are confused most."""
     if len(scores.label_names) > MAX_CLASSES:
         return _confused_pairs_table(scores)
-    title = Text("Rows by true class (down) and predicted class (across)", style="bold")
-    return Group(title, _confusion_matrix(scores))
+    title = "Rows by true class (down) and predicted class (across)"
+    return _put_title(title, _confusion_matrix(scores))
 
 
 def epoch_table(
@@ -99,7 +100,7 @@ def epoch_table(
         best_epoch: The epoch to mark, counted from 1.
     """
     shown = {key: title for key, title in _HISTORY_COLUMNS.items() if history.get(key)}
-    table = _make_table(None)
+    table = _make_table()
     table.add_column("Epoch", justify="right", no_wrap=True)
     for title in shown.values():
         table.add_column(title, justify="right", no_wrap=True)
@@ -125,7 +126,7 @@ def comparison_table(
         model_name: What the model is called.
         majority_accuracy: Of always naming the most frequent class; None leaves the line out.
     """
-    table = _make_table("Accuracy on the same rows")
+    table = _make_table()
     table.add_column("Model", no_wrap=True)
     table.add_column("Accuracy", justify="right", no_wrap=True)
     rows = [
@@ -136,7 +137,8 @@ def comparison_table(
         rows.append(("majority class", majority_accuracy))
     for name, accuracy in rows:
         table.add_row(Text(shorten(name, 50)), format_percent_with_interval(accuracy))
-    return Group(table, Text(comparison.verdict))
+    title = "Accuracy on the same rows"
+    return Group(_put_title(title, table), Text(comparison.verdict))
 
 
 def shorten(name: str, width: int) -> str:
@@ -146,7 +148,7 @@ def shorten(name: str, width: int) -> str:
 
     Example:
         >>> shorten("card payment not recognised", 12)
-        'card pa…ised'
+        'card pay…sed'
     """
     name = " ".join(name.split())
     if cell_len(name) <= width:
@@ -157,13 +159,16 @@ def shorten(name: str, width: int) -> str:
     return f"{start}…{end}"
 
 
-def _make_table(title: str | None) -> Table:
-    return Table(
-        title=title, box=box.SIMPLE, title_justify="left", pad_edge=False, title_style="bold"
-    )
+def _make_table() -> Table:
+    return Table(box=box.SIMPLE, pad_edge=False)
 
 
-def _class_table(scores: Scores) -> Table:
+def _put_title(title: str, table: Table) -> Group:
+    """Return the table under its title, which a title of rich's own would wrap to its width."""
+    return Group(Text(title, style="bold"), table)
+
+
+def _class_table(scores: Scores) -> Group:
     classes = list(scores.per_class.items())
     title = "By class"
     if len(classes) > MAX_CLASSES:
@@ -172,14 +177,14 @@ def _class_table(scores: Scores) -> Table:
         classes = sorted(classes, key=lambda item: item[1].f1)[:MAX_CLASSES]
         title = f"The {len(classes)} classes of lowest F1, of {len(scores.per_class)}"
         title += f" ({num_without_rows} without rows)" if num_without_rows else ""
-    table = _make_table(title)
+    table = _make_table()
     table.add_column("Class", no_wrap=True)
     for heading in ("Precision", "Recall", "F1", "Rows"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, one in classes:
         rates = [format_percent_with_interval(rate) for rate in (one.precision, one.recall, one.f1)]
         table.add_row(Text(shorten(name, 32)), *rates, f"{one.support:,}")
-    return table
+    return _put_title(title, table)
 
 
 def _confusion_matrix(scores: Scores) -> Table:
@@ -195,7 +200,7 @@ def _confusion_matrix(scores: Scores) -> Table:
             shorten(f"{number} {name}", min(room, 30))
             for number, name in enumerate(scores.label_names, start=1)
         ]
-    table = _make_table(None)
+    table = _make_table()
     if width > WIDTH:
         table.padding = 0
     table.add_column("True", no_wrap=True)
@@ -207,7 +212,7 @@ def _confusion_matrix(scores: Scores) -> Table:
     return table
 
 
-def _confused_pairs_table(scores: Scores) -> Table:
+def _confused_pairs_table(scores: Scores) -> RenderableType:
     pairs = [
         (count, true, predicted)
         for true, row in enumerate(scores.confusion)
@@ -215,7 +220,11 @@ def _confused_pairs_table(scores: Scores) -> Table:
         if count and true != predicted
     ]
     pairs.sort(key=lambda pair: -pair[0])
-    table = _make_table(f"The {min(len(pairs), MAX_CLASSES)} pairs confused most")
+    if not pairs:
+        return Text("No class was taken for another.")
+    num_shown = min(len(pairs), MAX_CLASSES)
+    title = f"The {f'{num_shown} pairs' if num_shown > 1 else 'pair'} confused most"
+    table = _make_table()
     for heading in ("True class", "Predicted as"):
         table.add_column(heading, no_wrap=True)
     for heading in ("Rows", "Of class"):
@@ -224,7 +233,7 @@ def _confused_pairs_table(scores: Scores) -> Table:
         names = [Text(shorten(scores.label_names[label_id], 26)) for label_id in (true, predicted)]
         share = count / sum(scores.confusion[true])
         table.add_row(*names, _format_count(count), format_percent_with_interval(share))
-    return table
+    return _put_title(title, table)
 
 
 def _format_score(name: str, value: float, interval: Interval | None) -> str:

@@ -128,7 +128,7 @@ def accumulate_gradients(
         logits = compute_logits(model, batch.token_ids, batch.attention_mask, precision=precision)
         targets = torch.from_numpy(data.label_ids[batch.indices]).to(logits.device)
         loss = cross_entropy(logits, targets, reduction="sum") / len(indices)
-        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        loss.backward()
         losses.append(loss.detach())
         predictions.append((batch.indices, logits.detach().argmax(dim=1)))
         num_tokens += batch.num_tokens

@@ -194,7 +194,9 @@ class _Run:
                     f"Interrupted after step {self.num_steps}: validating and keeping the best "
                     "model so far. Ctrl-C again gives that up."
                 )
-                self.listener.progress(task, num_steps, num_steps, f"loss {loss_sum / num_rows:.4f}")
+                self.listener.progress(
+                    task, num_steps, num_steps, f"loss {loss_sum / num_rows:.4f}"
+                )
                 break
         return seen
 

@@ -79,9 +79,7 @@ def load_demo_data(*, seed: int = 0) -> DemoData:
     return DemoData(train, test, len(rows) - len(kept))
 
 
-def plan_demo(
-    data: DemoData, settings: TrainSettings, *, max_train_seconds: float
-) -> DemoPlan:
+def plan_demo(data: DemoData, settings: TrainSettings, *, max_train_seconds: float) -> DemoPlan:
     """Measure this machine and take as many whole movies as fit into the time.
 
     Args:

@@ -114,7 +114,9 @@ def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, tor
     encoder = {key: value for key, value in state.items() if key.startswith(prefix) and "." in key}
     head = {key: value for key, value in state.items() if key not in encoder}
     if not prefix:
-        encoder = {k: v for k, v in state.items() if k.split(".")[0] in {"embeddings", "encoder", "pooler"}}
+        encoder = {
+            k: v for k, v in state.items() if k.split(".")[0] in {"embeddings", "encoder", "pooler"}
+        }
         head = {key: value for key, value in state.items() if key not in encoder}
     kinds = sorted(key.rpartition(".")[2] for key in head)
     if kinds != ["bias", "weight"]:
@@ -137,8 +139,8 @@ def _infer_config(
     num_labels, width = state["classifier.weight"].shape
     if len(label_names) != num_labels:
         raise ConfigError(
-            f"the weights have {num_labels} classes, but {len(label_names)} label names were given: "
-            f"{', '.join(label_names)}",
+            f"the weights have {num_labels} classes, but {len(label_names)} label names were "
+            f"given: {', '.join(label_names)}",
             hint="Name them in order of their ids with --label-names.",
         )
     vocabulary_size, embedding_width = state["bert.embeddings.word_embeddings.weight"].shape

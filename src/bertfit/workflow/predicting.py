@@ -149,5 +149,3 @@ def _open_writer(
         writer.writerow([line, text, prediction.label, f"{prediction.confidence:.6f}", *shares])
 
     return write_row
-
-

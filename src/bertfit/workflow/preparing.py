@@ -1,0 +1,177 @@
+"""What stands ready before the first step: checked rows, a loaded model, encoded text."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertfit.config import TrainSettings
+from bertfit.data.checks import CheckedData, check_training_data
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.data.splits import split_off
+from bertfit.errors import ModelError
+from bertfit.inference.predictor import TextClassifier
+from bertfit.labels import encode_labels
+from bertfit.modeling.classifier import (
+    LoadedClassifier,
+    fast_tokenizer,
+    find_length_limit,
+    load_classifier,
+)
+from bertfit.modeling.precision import choose_precision
+from bertfit.progress import Listener
+from bertfit.training.loop import TrainingData
+
+_DEFAULT_LENGTH_CAP = 8192
+"""Where neither model nor tokenizer states a limit, no text is read beyond this many tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRows:
+    """Checked rows in their parts."""
+
+    train: TextDataset
+    validation: TextDataset
+    test: TextDataset | None
+    checked: CheckedData
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Classes in order of their ids."""
+        return self.checked.label_names
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedModel:
+    """A classifier, and the rows as it reads them."""
+
+    classifier: TextClassifier
+    train: TrainingData
+    validation: TrainingData
+
+
+def prepare_rows(
+    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    *,
+    validation: Any,  # noqa: ANN401 (as data)
+    test: Any,  # noqa: ANN401 (as data)
+    settings: TrainSettings,
+    listener: Listener,
+) -> PreparedRows:
+    """Read and check all rows, and split off the validation where none is given.
+
+    Raises:
+        DataError: The data has faults; all are listed.
+    """
+    columns = Columns(
+        text=settings.text_column, label=settings.label_column, group=settings.group_column
+    )
+    checked = check_training_data(
+        data,
+        validation=validation,
+        test=test,
+        columns=columns,
+        on_bad_row=settings.on_bad_row,
+    )
+    if checked.validation is not None:
+        rows = PreparedRows(checked.train, checked.validation, checked.test, checked)
+    else:
+        parts = split_off(checked.train, settings.validation_fraction, seed=settings.seed)
+        rows = PreparedRows(*parts, checked.test, checked)
+    _note_rows(rows, settings, listener)
+    return rows
+
+
+def prepare_model(
+    rows: PreparedRows, settings: TrainSettings, *, listener: Listener
+) -> PreparedModel:
+    """Load the model and encode the training and validation text once.
+
+    Raises:
+        ModelError: The model cannot be loaded, or reads fewer tokens than asked for.
+        ConfigError: The device is not there.
+    """
+    precision = choose_precision(settings.device, settings.dtype)
+    loaded = load_classifier(
+        settings.model, rows.label_names, dropout=settings.dropout, seed=settings.seed
+    )
+    for text in loaded.notes:
+        listener.note(text)
+    rule = _choose_rule(settings, loaded)
+    tokenizer = fast_tokenizer(loaded.tokenizer)
+    train, validation = (
+        encode_texts(
+            part.texts,
+            tokenizer,
+            rule,
+            on_progress=lambda done, total: listener.progress("encoding", done, total),
+        )
+        for part in (rows.train, rows.validation)
+    )
+    if settings.max_length is None:
+        longest = max(int(part.lengths.max()) for part in (train, validation))
+        rule = dataclasses.replace(rule, max_length=longest)
+    _note_text(train, rule, listener)
+    listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
+    classifier = TextClassifier(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
+    return PreparedModel(
+        classifier,
+        _join(train, rows.train, classifier),
+        _join(validation, rows.validation, classifier),
+    )
+
+
+def _choose_rule(settings: TrainSettings, loaded: LoadedClassifier) -> EncodingRule:
+    limit = find_length_limit(loaded.model, loaded.tokenizer)
+    asked = settings.max_length
+    if asked is not None and asked > limit:
+        raise ModelError(
+            f"max_length {asked} was asked for, but {settings.model} reads at most {limit} tokens"
+        )
+    return EncodingRule(
+        max_length=asked or min(limit, _DEFAULT_LENGTH_CAP),
+        truncation=settings.truncation,
+        head_fraction=settings.head_fraction,
+        text_cleaning=settings.text_cleaning,
+    )
+
+
+def _join(encoded: EncodedTexts, rows: TextDataset, classifier: TextClassifier) -> TrainingData:
+    label_ids = np.asarray(encode_labels(rows.labels, classifier.label_names), dtype=np.int64)
+    return TrainingData(encoded, label_ids, classifier.pad_id)
+
+
+def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
+    names = ", ".join(f"{name} → {index}" for index, name in enumerate(rows.label_names))
+    listener.note(f"Labels: {names}.")
+    if rows.checked.validation is not None:
+        how = "given"
+    elif rows.train.groups:
+        how = f"split off, stratified, grouped by {settings.group_column}"
+    else:
+        how = "split off, stratified"
+    num_test = "none" if rows.test is None else f"{len(rows.test):,}"
+    listener.note(
+        f"Rows: {len(rows.train):,} to train, {len(rows.validation):,} to validate ({how}), "
+        f"test {num_test}."
+    )
+    if rows.checked.skipped:
+        listener.note(f"Skipped {len(rows.checked.skipped):,} bad rows:")
+        for fault in rows.checked.skipped[:20]:
+            listener.note(f"  {fault}")
+
+
+def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) -> None:
+    median = int(np.median(encoded.full_lengths))
+    text = f"Text: at most {rule.max_length} tokens are read; the median is {median}"
+    if encoded.num_truncated:
+        share = encoded.num_truncated / len(encoded)
+        text += (
+            f". {encoded.num_truncated:,} training rows ({share:.0%}) are longer and keep their "
+            f"{rule.truncation}"
+        )
+    listener.note(f"{text}.")

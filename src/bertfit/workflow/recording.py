@@ -1,0 +1,129 @@
+"""What a training leaves beside the weights: bertfit.json, history, metrics and a log."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from bertfit.config import ResolvedSettings
+from bertfit.data.checks import describe
+from bertfit.evaluation.baseline import Comparison
+from bertfit.files import open_atomically, write_json
+from bertfit.progress import Listener
+from bertfit.run_directory import Staging, describe_environment
+from bertfit.training.trainer import TrainingOutcome
+from bertfit.workflow.evaluating import Evaluation
+from bertfit.workflow.preparing import PreparedModel, PreparedRows
+
+
+class LogKeeper:
+    """A listener that passes everything on and keeps the notes, with their time, for the log."""
+
+    def __init__(self, listener: Listener) -> None:
+        """Pass on to `listener`."""
+        self._listener = listener
+        self.lines: list[str] = []
+        self.started = time.perf_counter()
+
+    def note(self, text: str) -> None:
+        """Keep the sentence and pass it on."""
+        now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+        self.lines.append(f"{now} {text}")
+        self._listener.note(text)
+
+    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
+        """Pass progress on."""
+        self._listener.progress(task, done, total, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class TestScores:
+    """The model and the baseline on the test rows."""
+
+    evaluation: Evaluation
+    comparison: Comparison | None
+    baseline: dict[str, Any] | None
+    """The baseline's scores, where one was fitted."""
+
+
+def make_record(
+    resolved: ResolvedSettings,
+    rows: PreparedRows,
+    *,
+    model: PreparedModel,
+    outcome: TrainingOutcome,
+    test: TestScores | None,
+    total_seconds: float,
+) -> dict[str, Any]:
+    """Return what bertfit.json says of a training."""
+    precision = model.classifier.precision
+    return {
+        "label_names": list(rows.label_names),
+        "encoding": model.classifier.encoding_record(),
+        "settings": resolved.to_json(),
+        "training": {
+            "best_epoch": outcome.best_epoch + 1,
+            "selection_metric": outcome.selection_metric,
+            "reason": outcome.reason,
+            "interrupted": outcome.interrupted,
+            "collapsed_to": outcome.collapsed_to,
+            "num_steps": outcome.num_steps,
+            "train_seconds": round(outcome.train_seconds, 1),
+            "total_seconds": round(total_seconds, 1),
+            "dtype": precision.dtype_name,
+            "device": str(precision.device),
+        },
+        "data": _describe_data(rows),
+        "scores": _describe_scores(outcome, test),
+        **describe_environment(),
+    }
+
+
+def write_side_files(
+    staging: Staging,
+    record: dict[str, Any],
+    *,
+    model: PreparedModel,
+    outcome: TrainingOutcome,
+    log: LogKeeper,
+) -> None:
+    """Write the tokenizer, the history, the metrics and the log into the staging folder."""
+    # Whoever loads the folder without bertfit shall cut texts at the same length.
+    model.classifier.tokenizer.model_max_length = model.classifier.rule.max_length
+    model.classifier.tokenizer.save_pretrained(staging.folder)
+    write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
+    write_json(staging.folder / "metrics.json", record["scores"])
+    with open_atomically(staging.folder / "train.log") as file:
+        file.writelines(f"{line}\n" for line in log.lines)
+
+
+def _describe_data(rows: PreparedRows) -> dict[str, Any]:
+    parts = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    described: dict[str, Any] = {
+        name: {
+            "source": part.source,
+            "fingerprint": part.fingerprint(),
+            **describe(part, rows.label_names),
+        }
+        for name, part in parts.items()
+        if part is not None
+    }
+    return described | {"skipped": [str(fault) for fault in rows.checked.skipped]}
+
+
+def _describe_scores(outcome: TrainingOutcome, test: TestScores | None) -> dict[str, Any]:
+    history, best = outcome.history, outcome.best_epoch
+    comparison = test.comparison if test is not None else None
+    return {
+        "validation": {
+            "loss": history.val_losses[best],
+            "accuracy": history.val_acc[best],
+            "macro_f1": history.val_f1[best],
+        },
+        "test": test.evaluation.to_json() if test is not None else None,
+        "baseline": test.baseline if test is not None else None,
+        "comparison": comparison.to_json() if comparison is not None else None,
+    }

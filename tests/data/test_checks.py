@@ -1,0 +1,166 @@
+"""The gate: every problem of every file in one error, and what may be skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertfit.data.checks import (
+    check_evaluation_data,
+    check_training_data,
+    count_shared_texts,
+    describe,
+)
+from bertfit.data.dataset import Columns
+from bertfit.data.readers import read_dataset
+from bertfit.errors import ConfigError, DataError
+
+GOOD = [{"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"}]
+BAD = {"text": "", "label": "pos"}
+ODD = {"text": "hm", "label": "psitive"}
+
+
+def check(train, *, columns=None, **options):
+    return check_training_data(train, columns=columns or Columns(), **options)
+
+
+def refuse(train, **options) -> str:
+    with pytest.raises(DataError) as caught:
+        check(train, **options)
+    return str(caught.value)
+
+
+def write(path, rows):
+    lines = ["text,label", *(f"{row['text']},{row['label']}" for row in rows)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_good_data_passes():
+    checked = check(GOOD, validation=GOOD[:1], test=GOOD)
+    assert [len(checked.train), len(checked.validation), len(checked.test)] == [2, 1, 2]
+    assert (checked.label_names, checked.skipped) == (("neg", "pos"), ())
+
+
+def test_parts_that_are_not_given_are_none():
+    checked = check(GOOD)
+    assert (checked.validation, checked.test) == (None, None)
+
+
+def test_label_names_do_not_depend_on_the_order_of_rows():
+    rows = [{"text": "x", "label": label} for label in (10, 9, 2)]
+    assert check(rows).label_names == check(rows[::-1]).label_names == ("2", "9", "10")
+
+
+def test_all_faults_of_all_files_come_in_one_error(tmp_path):
+    train = write(tmp_path / "train.csv", [*GOOD, BAD])
+    validation = write(tmp_path / "validation.csv", [ODD, BAD, *GOOD])
+    message = refuse(train, validation=validation, test=tmp_path / "test.csv")
+    assert message.splitlines() == [
+        "4 problems in the data: nothing was trained",
+        f"  {train}:4: the text is empty",
+        f"  {validation}:2: label 'psitive' does not occur in the training data, which has neg, pos.",
+        f"  {validation}:3: the text is empty",
+        f"  {tmp_path / 'test.csv'}: no such file.",
+        "Mend the data, or leave out 3 rows with --on-bad-row skip. "
+        "What has no line number must be mended in any case.",
+    ]
+
+
+def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    test = write(tmp_path / "test.csv", [BAD, *GOOD])
+    message = refuse(tmp_path / "train.csv", test=test)
+    assert "train.csv: no such file." in message
+    assert "test.csv:2: the text is empty" in message
+
+
+def test_one_problem_is_one_problem():
+    message = refuse([*GOOD, BAD])
+    assert message.splitlines() == [
+        "1 problem in the data: nothing was trained",
+        "  rows:3: the text is empty",
+        "Mend the data, or leave out 1 row with --on-bad-row skip.",
+    ]
+
+
+def test_an_unknown_label_gets_a_guess():
+    message = refuse(GOOD, test=[{"text": "hm", "label": "Pos"}])
+    assert "rows:1: label 'Pos' does not occur in the training data" in message
+    assert "which has neg, pos. Did you mean 'pos'?" in message
+
+
+def test_bad_rows_are_left_out_when_asked():
+    checked = check([*GOOD, BAD], test=[ODD, *GOOD], on_bad_row="skip")
+    assert [len(checked.train), len(checked.test)] == [2, 2]
+    assert [fault.line for fault in checked.skipped] == [3, 1]
+    assert checked.test.lines == [2, 3]
+
+
+def test_a_single_label_cannot_be_skipped():
+    message = refuse([{"text": "good", "label": "pos"}, BAD], on_bad_row="skip")
+    assert message.splitlines() == [
+        "2 problems in the data: nothing was trained",
+        "  rows: all rows have the label 'pos'; at least 2 labels are needed",
+        "  rows:2: the text is empty",
+    ]
+
+
+def test_a_file_with_a_header_alone_has_no_rows(tmp_path):
+    train = write(tmp_path / "train.csv", [])
+    assert f"{train}: has no rows" in refuse(train)
+
+
+def test_a_source_of_which_no_row_is_left_is_refused():
+    message = refuse(GOOD, validation=[BAD, BAD], on_bad_row="skip")
+    assert "rows: no row can be used: all 2 have faults" in message
+
+
+def test_an_unknown_choice_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        check(GOOD, on_bad_row="ignore")
+    assert str(caught.value) == "on_bad_row is 'ignore'; 'error' or 'skip' was expected"
+
+
+def test_evaluation_data_passes_with_fewer_labels_than_the_model():
+    dataset, skipped = check_evaluation_data(GOOD[:1], Columns(), ["neg", "pos"], "error")
+    assert (len(dataset), skipped) == (1, ())
+
+
+def test_a_label_that_the_model_does_not_know_is_refused():
+    with pytest.raises(DataError) as caught:
+        check_evaluation_data([*GOOD, ODD], Columns(), ["neg", "pos", "positive"])
+    assert str(caught.value).splitlines() == [
+        "1 problem in the data: nothing was evaluated",
+        "  rows:3: label 'psitive' is not known to the model, which has neg, pos, positive. "
+        "Did you mean 'positive'?",
+        "Mend the data, or leave out 1 row with --on-bad-row skip.",
+    ]
+
+
+def test_unknown_labels_are_left_out_of_an_evaluation_when_asked():
+    dataset, skipped = check_evaluation_data([*GOOD, ODD, BAD], Columns(), ["neg", "pos"], "skip")
+    assert (len(dataset), [fault.line for fault in skipped]) == (2, [3, 4])
+
+
+def test_a_dataset_is_described():
+    texts = ["a b c", "a", "a b c", "one<BR/>two"]
+    rows = [
+        {"text": text, "label": label, "movie": movie}
+        for text, label, movie in zip(texts, "xxyx", "1122", strict=True)
+    ]
+    dataset, _ = read_dataset(rows, Columns(group="movie"))
+    assert describe(dataset, ["x", "y", "z"]) == {
+        "num_rows": 4,
+        "num_per_label": {"x": 3, "y": 1, "z": 0},
+        "num_groups": 2,
+        "num_duplicates": 1,
+        "num_with_html_breaks": 1,
+        "words_median": 2.0,
+        "words_p95": 3.0,
+        "words_max": 3,
+    }
+
+
+def test_shared_texts_are_counted_by_the_rows_of_the_second():
+    first, _ = read_dataset(GOOD, Columns())
+    second, _ = read_dataset([GOOD[0], GOOD[0], ODD], Columns())
+    assert count_shared_texts(first, second) == 2

@@ -1,0 +1,219 @@
+"""Intervals agree with brute force and with scipy, and cover as often as they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation import intervals as intervals_module
+from bertfit.evaluation.intervals import (
+    Interval,
+    bootstrap_intervals,
+    mcnemar_p_value,
+    paired_difference_interval,
+)
+from bertfit.evaluation.metrics import score
+
+SCORE_NAMES = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "log_loss")
+
+
+def draw_rows(
+    num_rows: int, num_labels: int = 2, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities, rounded so that scores tie, and label ids that they know a bit of."""
+    rng = np.random.default_rng(seed)
+    label_ids = rng.integers(num_labels, size=num_rows)
+    logits = rng.normal(size=(num_rows, num_labels)).round(1)
+    logits[np.arange(num_rows), label_ids] += 1
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probabilities, label_ids
+
+
+def resample_by_hand(
+    probabilities: np.ndarray, label_ids: np.ndarray, name: str, *, num_resamples: int, seed: int
+) -> Interval:
+    """Draw rows in the order that the library does, and score each resample from its rows."""
+    rng = np.random.default_rng(seed)
+    names = [str(label_id) for label_id in range(probabilities.shape[1])]
+    values = []
+    for _ in range(num_resamples):
+        drawn = rng.integers(len(label_ids), size=len(label_ids))
+        value = getattr(score(probabilities[drawn], label_ids[drawn], names), name)
+        if value is not None:
+            values.append(value)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(float(low), float(high))
+
+
+@pytest.mark.parametrize("num_labels", [2, 5])
+def test_intervals_equal_those_of_resamples_scored_one_by_one(num_labels: int) -> None:
+    probabilities, label_ids = draw_rows(40, num_labels)
+    found = bootstrap_intervals(probabilities, label_ids, num_resamples=100, seed=3)
+    names = (*SCORE_NAMES, "auroc") if num_labels == 2 else SCORE_NAMES
+    assert tuple(sorted(found)) == tuple(sorted(names))
+    for name in names:
+        expected = resample_by_hand(probabilities, label_ids, name, num_resamples=100, seed=3)
+        assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
+
+
+def test_accuracy_interval_agrees_with_scipy() -> None:
+    probabilities, label_ids = draw_rows(300)
+    correct = probabilities.argmax(axis=1) == label_ids
+    expected = stats.bootstrap(
+        (correct,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    found = bootstrap_intervals(probabilities, label_ids, num_resamples=4000)["accuracy"]
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.008)
+
+
+def test_the_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    probabilities, label_ids = draw_rows(30)
+    whole = bootstrap_intervals(probabilities, label_ids, num_resamples=50)
+    monkeypatch.setattr(intervals_module, "_CHUNK_NUMBERS", 70)
+    in_chunks = bootstrap_intervals(probabilities, label_ids, num_resamples=50)
+    for name, interval in whole.items():
+        assert (interval.low, interval.high) == pytest.approx(
+            (in_chunks[name].low, in_chunks[name].high)
+        )
+
+
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    rows = draw_rows(50)
+    first = bootstrap_intervals(*rows, num_resamples=50, seed=1)
+    assert first == bootstrap_intervals(*rows, num_resamples=50, seed=1)
+    assert first != bootstrap_intervals(*rows, num_resamples=50, seed=2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    num_rows=st.integers(1, 40), num_labels=st.sampled_from([2, 3, 77]), seed=st.integers(0, 999)
+)
+def test_intervals_are_ordered_and_in_range(num_rows: int, num_labels: int, seed: int) -> None:
+    rows = draw_rows(num_rows, num_labels, seed=seed)
+    for name, interval in bootstrap_intervals(*rows, num_resamples=40).items():
+        assert 0 <= interval.low <= interval.high
+        assert name == "log_loss" or interval.high <= 1 + 1e-12
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
+    rng = np.random.default_rng(5)
+    truth, num_hits, num_trials = 0.8, 0, 150
+    for trial in range(num_trials):
+        correct = rng.random(150) < truth
+        probabilities = np.where(correct[:, np.newaxis], [0.1, 0.9], [0.9, 0.1])
+        labels = np.ones(150, dtype=int)
+        found = bootstrap_intervals(probabilities, labels, num_resamples=200, seed=trial)
+        num_hits += found["accuracy"].low <= truth <= found["accuracy"].high
+    assert 0.88 <= num_hits / num_trials <= 0.99
+
+
+def test_groups_of_alike_rows_widen_the_interval() -> None:
+    """Ten copies of each row say no more than one: the width is that of the rows without copies."""
+    probabilities, label_ids = draw_rows(60)
+    copies = (np.repeat(probabilities, 10, axis=0), np.repeat(label_ids, 10))
+    groups = np.repeat([f"tt{number}" for number in range(60)], 10)
+    alone = bootstrap_intervals(probabilities, label_ids, num_resamples=1000)
+    grouped = bootstrap_intervals(*copies, groups=groups, num_resamples=1000)
+    ungrouped = bootstrap_intervals(*copies, num_resamples=1000)
+    for name in (*SCORE_NAMES, "auroc"):
+        widths = [one[name].high - one[name].low for one in (alone, grouped, ungrouped)]
+        assert widths[1] == pytest.approx(widths[0], rel=0.15), name
+        assert widths[2] < widths[0] / 2, name
+
+
+def test_rows_without_a_group_stand_alone() -> None:
+    rows = draw_rows(40)
+    ungrouped = bootstrap_intervals(*rows, num_resamples=300)
+    missing = bootstrap_intervals(*rows, groups=[None] * 20 + [""] * 10 + [float("nan")] * 10)
+    width = ungrouped["accuracy"].high - ungrouped["accuracy"].low
+    assert missing["accuracy"].high - missing["accuracy"].low == pytest.approx(width, rel=0.2)
+
+
+def test_a_single_group_falls_back_to_rows() -> None:
+    rows = draw_rows(40)
+    assert bootstrap_intervals(*rows, groups=[7] * 40) == bootstrap_intervals(*rows)
+
+
+def test_a_perfect_accuracy_keeps_its_doubt() -> None:
+    """Resampling 20 right rows gives 100 % each time; the exact interval starts at 83 %."""
+    probabilities, label_ids = np.tile([0.1, 0.9], (20, 1)), np.ones(20, dtype=int)
+    found = bootstrap_intervals(probabilities, label_ids, num_resamples=20)["accuracy"]
+    assert (found.low, found.high) == pytest.approx((0.025 ** (1 / 20), 1.0))
+
+
+def test_no_right_row_is_the_mirror_of_a_perfect_accuracy() -> None:
+    probabilities, label_ids = np.tile([0.9, 0.1], (20, 1)), np.ones(20, dtype=int)
+    found = bootstrap_intervals(probabilities, label_ids, num_resamples=20)["accuracy"]
+    assert (found.low, found.high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 20)))
+
+
+def test_one_row_has_intervals() -> None:
+    found = bootstrap_intervals([[0.2, 0.8]], [1], num_resamples=10)
+    assert found["accuracy"].low == pytest.approx(0.025)
+    assert found["log_loss"].low == found["log_loss"].high == pytest.approx(-np.log(0.8))
+    assert "auroc" not in found
+
+
+def test_resamples_of_one_class_are_left_out_of_the_auroc() -> None:
+    found = bootstrap_intervals([[0.9, 0.1], [0.2, 0.8]], [0, 1], num_resamples=200)
+    assert found["auroc"] == Interval(1.0, 1.0)
+
+
+def test_a_wrong_number_of_groups_is_refused() -> None:
+    with pytest.raises(DataError, match="expected a group for each of 5 rows, got 3"):
+        bootstrap_intervals(*draw_rows(5), groups=["a", "b", "c"])
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected at least 1 resample, got 0"):
+        bootstrap_intervals(*draw_rows(5), num_resamples=0)
+    with pytest.raises(ConfigError, match=r"between 0 and 1, got 95"):
+        paired_difference_interval([True], [False], level=95)
+
+
+def test_paired_interval_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(0)
+    correct_a, correct_b = rng.random(400) < 0.8, rng.random(400) < 0.7
+    differences = correct_a.astype(int) - correct_b.astype(int)
+    expected = stats.bootstrap(
+        (differences,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    found = paired_difference_interval(correct_a, correct_b, num_resamples=4000)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.008)
+
+
+def test_paired_interval_of_grouped_copies_is_that_of_the_rows() -> None:
+    rng = np.random.default_rng(1)
+    correct_a, correct_b = rng.random(80) < 0.8, rng.random(80) < 0.6
+    alone = paired_difference_interval(correct_a, correct_b)
+    copies = paired_difference_interval(
+        np.repeat(correct_a, 5), np.repeat(correct_b, 5), groups=np.repeat(np.arange(80), 5)
+    )
+    assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=0.03)
+
+
+def test_a_model_beside_itself_differs_by_nothing() -> None:
+    correct = np.arange(50) % 3 == 0
+    assert paired_difference_interval(correct, correct) == Interval(0.0, 0.0)
+    assert mcnemar_p_value(correct, correct) == 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(pairs=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_mcnemar_is_symmetric_and_the_binomial_tail(pairs: list[tuple[bool, bool]]) -> None:
+    correct_a, correct_b = np.transpose(pairs)
+    p_value = mcnemar_p_value(correct_a, correct_b)
+    assert p_value == pytest.approx(mcnemar_p_value(correct_b, correct_a))
+    num_a, num_b = (correct_a & ~correct_b).sum(), (correct_b & ~correct_a).sum()
+    tail = 2 * stats.binom.cdf(min(num_a, num_b), num_a + num_b, 0.5)
+    assert p_value == pytest.approx(min(1.0, tail))
+
+
+@pytest.mark.parametrize(("correct_a", "correct_b"), [([True], [True, False]), ([], [])])
+def test_pairs_must_be_of_the_same_rows(correct_a: list[bool], correct_b: list[bool]) -> None:
+    with pytest.raises(DataError, match="expected both models scored on the same rows"):
+        mcnemar_p_value(correct_a, correct_b)

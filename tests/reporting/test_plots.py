@@ -1,0 +1,102 @@
+"""Plots show the numbers they are given, on figures of their own, and never warn."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from bertfit.errors import DataError
+from bertfit.reporting.plots import plot_confusion, plot_history, plot_token_lengths
+
+HISTORY = {
+    "train_losses": [0.5, 0.25],
+    "val_losses": [0.4, 0.3],
+    "val_acc": [0.75, 0.85],
+    "val_f1": [0.74, None],
+}
+
+
+def draw(figure: Figure) -> None:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=40)
+    assert file.getvalue().startswith(b"\x89PNG")
+
+
+def test_history_shows_each_list_and_marks_the_best_epoch() -> None:
+    figure = plot_history(HISTORY, best_epoch=2)
+    loss_ax, score_ax = figure.axes
+    assert loss_ax.lines[0].get_ydata().tolist() == [0.5, 0.25]
+    assert score_ax.lines[0].get_ydata().tolist() == [75.0, 85.0]
+    labels = [text.get_text() for text in score_ax.get_legend().get_texts()]
+    assert labels == ["validation accuracy", "validation macro F1", "best epoch (2)"]
+    draw(figure)
+
+
+@pytest.mark.parametrize("history", [{}, {"train_losses": [0.7]}, {"val_f1": [None]}])
+def test_short_histories_are_drawn(history: dict[str, list[float | None]]) -> None:
+    draw(plot_history(history))
+
+
+def test_plots_go_onto_the_axes_they_are_given() -> None:
+    figure = Figure()
+    axes = figure.subplots(2, 2)
+    assert plot_history(HISTORY, axes=(axes[0, 0], axes[0, 1])) is figure
+    assert plot_confusion([[1, 0], [0, 1]], ["a", "b"], ax=axes[1, 0]) is figure
+    assert plot_token_lengths([1, 2], 4, ax=axes[1, 1]) is figure
+    draw(figure)
+
+
+def test_confusion_writes_counts_and_shares() -> None:
+    figure = plot_confusion([[1500, 500], [0, 0]], ["neg", "pos"])
+    written = [text.get_text() for text in figure.axes[0].texts]
+    assert written == ["1,500\n75.0 %", "500\n25.0 %", "0\n0.0 %", "0\n0.0 %"]
+    draw(figure)
+
+
+def test_a_confusion_of_77_classes_is_shaded_alone() -> None:
+    figure = plot_confusion(np.eye(77, dtype=int), [f"class {number}" for number in range(77)])
+    assert not figure.axes[0].texts
+    draw(figure)
+
+
+def test_dollar_signs_in_names_are_no_formulas() -> None:
+    draw(plot_confusion([[1, 0], [0, 1]], [r"$\frac", "$5_$"]))
+
+
+def test_a_confusion_must_be_of_its_names() -> None:
+    with pytest.raises(DataError, match=r"a square of 3 named classes, got shape \(2, 2\)"):
+        plot_confusion([[1, 0], [0, 1]], ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("max_length", [1, 3, 64, 128, 512, 5000])
+def test_lengths_are_all_counted_and_coloured_by_what_is_read(max_length: int) -> None:
+    lengths = np.random.default_rng(0).lognormal(5, 1, size=2000).astype(int) + 2
+    figure = plot_token_lengths(lengths, max_length)
+    bars = figure.axes[0].patches
+    assert sum(bar.get_height() for bar in bars) == 2000
+    read_color = bars[0].get_facecolor()
+    cut = sum(bar.get_height() for bar in bars if bar.get_facecolor() != read_color)
+    assert cut == (lengths > max_length).sum()
+    share = f"{100 * (lengths > max_length).mean():.1f} % of 2,000 texts"
+    assert figure.axes[0].get_title().startswith(share)
+
+
+def test_lengths_without_a_limit_are_drawn() -> None:
+    figure = plot_token_lengths([7], None)
+    assert figure.axes[0].get_title() == "Tokens per text, 1 text"
+    draw(figure)
+
+
+def test_no_lengths_are_refused() -> None:
+    with pytest.raises(DataError, match="expected the length of at least one text"):
+        plot_token_lengths([], 128)
+
+
+def test_plots_keep_out_of_global_state() -> None:
+    draw(plot_history(HISTORY))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()

@@ -1,0 +1,194 @@
+"""Tables fit 80 columns whatever the classes are called, and say what they leave out."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+
+from bertfit.evaluation.baseline import compare_with_baseline
+from bertfit.evaluation.intervals import Interval, bootstrap_intervals
+from bertfit.evaluation.metrics import Scores, score
+from bertfit.reporting.text import (
+    comparison_table,
+    confusion_table,
+    epoch_table,
+    format_percent_with_interval,
+    scores_table,
+    shorten,
+)
+
+HISTORY = {
+    "train_losses": [0.5, 0.25],
+    "val_losses": [0.4, 0.3],
+    "train_acc": [0.8, 0.9],
+    "val_acc": [0.75, 0.85],
+    "train_f1": [0.79, 0.89],
+    "val_f1": [0.74, 0.84],
+}
+
+
+def render(renderable: RenderableType) -> str:
+    """Return the text on a terminal wide enough to show what would not fit 80 columns."""
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(renderable)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def width_of(text: str) -> int:
+    return max(map(cell_len, text.splitlines()))
+
+
+def draw_scores(label_names: list[str], *, num_rows: int = 400, seed: int = 0) -> Scores:
+    rng = np.random.default_rng(seed)
+    label_ids = rng.integers(len(label_names), size=num_rows)
+    logits = rng.normal(size=(num_rows, len(label_names)))
+    logits[np.arange(num_rows), label_ids] += 2
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return score(probabilities, label_ids, label_names)
+
+
+def test_a_percentage_names_its_interval() -> None:
+    interval = Interval(0.93, 0.9366)
+    assert format_percent_with_interval(0.9334, interval) == "93.3 % (93.0 to 93.7)"
+    assert format_percent_with_interval(0.5) == "50.0 %"
+
+
+def test_scores_stand_beside_their_intervals() -> None:
+    probabilities, label_ids = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], [0, 1, 1, 0]
+    scores = score(probabilities, label_ids, ["neg", "pos"])
+    intervals = bootstrap_intervals(probabilities, label_ids, num_resamples=50)
+    text = render(scores_table(scores, intervals))
+    assert "4 rows" in text
+    assert "Value (95 % interval)" in text
+    assert "75.0 % (" in text
+    assert "AUROC" in text
+    assert [line.split() for line in text.splitlines() if line.startswith(" neg")] == [
+        ["neg", "66.7", "%", "100.0", "%", "80.0", "%", "2"]
+    ]
+
+
+def test_scores_without_intervals_say_nothing_of_them() -> None:
+    text = render(scores_table(draw_scores(["a", "b", "c"])))
+    assert "interval" not in text
+    assert "AUROC" not in text
+
+
+def test_of_77_classes_the_worst_ten_are_shown() -> None:
+    scores = draw_scores([f"class_{number}" for number in range(77)], num_rows=2000)
+    text = render(scores_table(scores))
+    assert "The 10 classes of lowest F1, of 77" in text
+    worst = min(scores.per_class, key=lambda name: scores.per_class[name].f1)
+    assert worst in text
+    assert text.count("class_") == 10
+
+
+def test_classes_without_rows_are_counted_and_not_ranked() -> None:
+    scores = score(np.eye(30)[:20] * 0.9 + 0.1 / 30, range(20), [str(n) for n in range(30)])
+    assert "of 30 (10 without rows)" in render(scores_table(scores))
+
+
+def test_a_small_confusion_names_rows_and_columns() -> None:
+    text = render(confusion_table(draw_scores(["neg", "pos"])))
+    assert len([line for line in text.splitlines() if "neg" in line]) == 2
+
+
+def test_long_names_are_numbered_in_the_columns() -> None:
+    names = [f"a rather long class name {number}" for number in range(10)]
+    scores = draw_scores(names, num_rows=9000)
+    text = render(confusion_table(scores))
+    assert " 10" in text.splitlines()[2]
+    assert str(scores.confusion[9][0]) in text
+    assert width_of(text) <= 80
+
+
+def test_many_classes_show_the_pairs_that_are_confused_most() -> None:
+    confused = np.asarray([1, 1, *range(1, 12)])
+    scores = score(np.eye(12)[confused], [0, 0, *range(1, 12)], [f"c{n}" for n in range(12)])
+    text = render(confusion_table(scores))
+    assert "The 1 pairs confused most" not in text
+    assert "The pair confused most" in text
+    assert text.splitlines()[-1].split() == ["c0", "c1", "2", "100.0", "%"]
+
+
+def test_no_mistake_among_many_classes_is_said() -> None:
+    scores = score(np.eye(12), range(12), [f"c{n}" for n in range(12)])
+    assert render(confusion_table(scores)) == "No class was taken for another."
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    names=st.lists(
+        st.text(st.characters(exclude_categories=["C", "M"]), min_size=1, max_size=60),
+        min_size=2,
+        max_size=14,
+        unique=True,
+    ),
+    num_rows=st.sampled_from([1, 50, 20_000]),
+)
+def test_no_table_is_wider_than_80_columns(names: list[str], num_rows: int) -> None:
+    scores = draw_scores(names, num_rows=num_rows)
+    assert width_of(render(scores_table(scores, {"accuracy": Interval(0.0, 1.0)}))) <= 80
+    assert width_of(render(confusion_table(scores))) <= 80
+
+
+def test_a_million_rows_fit() -> None:
+    names = [f"class {number}" for number in range(10)]
+    scores = draw_scores(names)
+    scores.confusion[:] = (np.asarray(scores.confusion) * 1_234_567).tolist()
+    text = render(confusion_table(scores))
+    assert width_of(text) <= 80
+    assert "M" in text
+
+
+def test_markup_in_names_is_shown_as_it_is() -> None:
+    assert "[bold]x[/bold]" in render(scores_table(draw_scores(["[bold]x[/bold]", "[red]"])))
+
+
+def test_the_best_epoch_is_marked_once() -> None:
+    text = render(epoch_table(HISTORY, best_epoch=2))
+    lines = text.splitlines()
+    assert [line for line in lines if line.endswith("best")] == [lines[-1]]
+    assert lines[-1].split()[:3] == ["2", "0.2500", "0.3000"]
+    assert width_of(text) <= 80
+
+
+def test_missing_columns_and_values_are_left_out() -> None:
+    text = render(epoch_table({"val_losses": [0.4, None], "seconds": [1.0, 2.0]}))
+    assert "Train" not in text
+    assert "seconds" not in text
+    assert text.splitlines()[-1].split() == ["2", "–"]
+
+
+def test_an_empty_history_has_no_rows() -> None:
+    assert "Epoch" in render(epoch_table({}))
+
+
+def test_a_comparison_ends_with_its_verdict() -> None:
+    probabilities = np.tile([0.2, 0.8], (10, 1))
+    comparison = compare_with_baseline(probabilities, probabilities, [1] * 10, num_resamples=10)
+    table = comparison_table(comparison, model_name="[mine]", majority_accuracy=1.0)
+    text = render(table)
+    assert text.endswith(comparison.verdict)
+    assert "[mine]" in text
+    assert "majority class" in text
+    assert "majority class" not in render(comparison_table(comparison))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("short", 10, "short"),
+        ("two\nlines  here", 20, "two lines here"),
+        ("abcdefghij", 7, "abcd…ij"),
+        ("这部电影很好看", 7, "这部…看"),
+    ],
+)
+def test_long_names_lose_their_middle(name: str, width: int, expected: str) -> None:
+    assert shorten(name, width) == expected
+    assert cell_len(shorten(name, width)) <= width
