@@ -177,6 +177,11 @@ def describe_settings() -> dict[str, tuple[str, str, str]]:
     return described
 
 
+def setting_names() -> tuple[str, ...]:
+    """Return the names of all settings."""
+    return tuple(field.name for field in dataclasses.fields(TrainSettings))
+
+
 def _choices(name: str) -> tuple[str, ...]:
     hint = typing.get_type_hints(TrainSettings)[name]
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
@@ -216,7 +221,7 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
 
 
 def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
-    known = [field.name for field in dataclasses.fields(TrainSettings)]
+    known = setting_names()
     for name in layer:
         if name not in known:
             raise ConfigError(

@@ -44,6 +44,10 @@ class Staging:
         else:
             self.folder.rename(self.output)
 
+    def holds_model(self) -> bool:
+        """Return whether weights have been written."""
+        return any(self.folder.glob("*.safetensors"))
+
     def set_aside(self) -> Path:
         """Move the folder to a free name beside the output place, and return it."""
         numbers = itertools.count(2)

@@ -58,11 +58,16 @@ def test_all_faults_of_all_files_come_in_one_error(tmp_path):
     assert message.splitlines() == [
         "4 problems in the data: nothing was trained",
         f"  {train}:4: the text is empty",
-        f"  {validation}:2: label 'psitive' does not occur in the training data, which has neg, pos.",
+        (
+            f"  {validation}:2: label 'psitive' does not occur in the training data, "
+            "which has neg, pos."
+        ),
         f"  {validation}:3: the text is empty",
         f"  {tmp_path / 'test.csv'}: no such file.",
-        "Mend the data, or leave out 3 rows with --on-bad-row skip. "
-        "What has no line number must be mended in any case.",
+        (
+            "Mend the data, or leave out 3 rows with --on-bad-row skip. "
+            "What has no line number must be mended in any case."
+        ),
     ]
 
 
@@ -130,8 +135,10 @@ def test_a_label_that_the_model_does_not_know_is_refused():
         check_evaluation_data([*GOOD, ODD], Columns(), ["neg", "pos", "positive"])
     assert str(caught.value).splitlines() == [
         "1 problem in the data: nothing was evaluated",
-        "  rows:3: label 'psitive' is not known to the model, which has neg, pos, positive. "
-        "Did you mean 'positive'?",
+        (
+            "  rows:3: label 'psitive' is not known to the model, which has neg, pos, positive. "
+            "Did you mean 'positive'?"
+        ),
         "Mend the data, or leave out 1 row with --on-bad-row skip.",
     ]
 

@@ -131,9 +131,9 @@ def test_tokens_are_lower_cased_words(archive, output):
 def test_what_differs_from_the_published_dataset_is_said(archive, output):
     counts = prepare_imdb(archive, output)
     assert counts.num_rows == {
-        output / "imdb_train.jsonl": 3,
-        output / "imdb_test.jsonl": 2,
-        output / "imdb_unsup.jsonl": 1,
+        "imdb_train.jsonl": 3,
+        "imdb_test.jsonl": 2,
+        "imdb_unsup.jsonl": 1,
     }
     assert counts.num_per_shelf["train/neg"] == 2
     assert counts.differences == (
@@ -314,10 +314,14 @@ def test_reviews_that_are_not_utf8_are_all_named(archive, output):
     make_archive(archive, files)
     assert refuse(archive, output).splitlines() == [
         f"{archive} cannot be prepared",
-        "  aclImdb/train/pos/1_9.txt: byte 0xe9 at offset 3 of the file is not UTF-8; "
-        "re-save the file as UTF-8 (it may be in latin-1 or cp1252)",
-        "  aclImdb/train/pos/2_9.txt: byte 0xff at offset 0 of the file is not UTF-8; "
-        "re-save the file as UTF-8 (it may be in latin-1 or cp1252)",
+        (
+            "  aclImdb/train/pos/1_9.txt: byte 0xe9 at offset 3 of the file is not UTF-8; "
+            "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
+        ),
+        (
+            "  aclImdb/train/pos/2_9.txt: byte 0xff at offset 0 of the file is not UTF-8; "
+            "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
+        ),
     ]
 
 

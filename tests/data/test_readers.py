@@ -1,11 +1,10 @@
-"""Reading: every format, every fault of a row, and every fault of a source, on its text."""
+"""Reading: every format, the choice of columns, and labels that are not needed."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import pytest
 
 from bertfit.data.dataset import Columns, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
-from bertfit.errors import DataError, Fault, MissingDependencyError
+from bertfit.errors import Fault
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -34,12 +33,6 @@ def rows_of(source, **options):
     found = read(source, **options)
     assert not [row for row in found if isinstance(row, Fault)]
     return [(row.line, row.text, row.label) for row in found]
-
-
-def fault_of(source, **options) -> tuple[int | None, str]:
-    """Return line and message of the only fault."""
-    (fault,) = [row for row in read(source, **options) if isinstance(row, Fault)]
-    return fault.line, fault.message
 
 
 def source_error(source, **options) -> str:
@@ -222,254 +215,6 @@ def test_a_dataset_has_labels_only_if_every_row_has_one():
         [{"text": "a", "label": 1}, {"text": "b"}], Columns(), need_label=False
     )
     assert (len(dataset), len(dataset.labels)) == (2, 0)
-
-
-# Faults of a row
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"text": "", "label": 1}, "the text is empty"),
-        ({"text": " \t\n", "label": 1}, "the text is empty"),
-        ({"text": [], "label": 1}, "the text is empty"),
-        ({"text": None, "label": 1}, "the text is missing"),
-        ({"text": float("nan"), "label": 1}, "the text is missing"),
-        ({"text": pd.NA, "label": 1}, "the text is missing"),
-        ({"text": 7, "label": 1}, "the text is int 7; a string or a list of strings was expected"),
-        (
-            {"text": {"a": 1}, "label": 1},
-            "the text is dict {'a': 1}; a string or a list of strings was expected",
-        ),
-        (
-            {"text": ["a", 2], "label": 1},
-            "the text is a list with int 2; all its items must be strings",
-        ),
-        ({"text": "a\0b", "label": 1}, "the text has a NUL character at offset 1"),
-        ({"text": "a\ud83d", "label": 1}, "the text has a lone surrogate U+D83D at offset 1"),
-        (
-            {"text": b"caf\xe9", "label": 1},
-            "byte 0xe9 at offset 3 of the text is not UTF-8; "
-            "re-save the file as UTF-8 (it may be in latin-1 or cp1252)",
-        ),
-        ({"text": "good", "label": None}, "the label is missing (column 'label')"),
-        ({"text": "good", "label": " "}, "the label is missing (column 'label')"),
-        (
-            {"text": "good", "label": 0.5},
-            "the label is float 0.5; a string, an integer or a boolean was expected",
-        ),
-        (
-            {"text": "good", "label": list(range(99))},
-            f"the label is list {str(list(range(99)))[:60]}…; "
-            "a string, an integer or a boolean was expected",
-        ),
-        ({"text": "good"}, "key 'label' is missing; the keys are text."),
-        (
-            {"txt": "good", "label": 1},
-            "key 'text' is missing; the keys are txt, label. Did you mean 'txt'?",
-        ),
-        ("good", "the row is a str; a dict was expected"),
-    ],
-)
-def test_a_row_that_cannot_be_used_is_a_fault(row, message):
-    assert fault_of([{"text": "fine", "label": 1}, row]) == (2, message)
-
-
-@pytest.mark.parametrize(
-    ("group", "message"),
-    [
-        (None, "the group is missing (column 'movie')"),
-        ([1], "the group is list [1]; a string or an integer was expected"),
-    ],
-)
-def test_a_group_that_cannot_be_used_is_a_fault(group, message):
-    row = {"text": "good", "label": 1, "movie": group}
-    assert fault_of([row], group="movie") == (1, message)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"text": "x" 1}', "the line is not JSON: Expecting ',' delimiter at column 14"),
-        ("[1]", "the line is a JSON list; an object was expected"),
-        ('"text"', "the line is a JSON str; an object was expected"),
-        ('{"text": "x", "label": ' + "1" * 5000 + "}", "the line cannot be read as JSON: "),
-        ("[" * 100_000, "the line cannot be read as JSON: "),
-        ('{"text": "a\0"}', "NUL byte at offset 11 of the line; the file is not plain text"),
-    ],
-)
-def test_a_bad_json_line_is_a_fault(tmp_path, line, message):
-    path = write(tmp_path, "a.jsonl", f'{{"text": "good", "label": 1}}\n{line}\n')
-    number, found = fault_of(path)
-    assert number == 2
-    assert found.startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("good", "too few fields: 1, but the header has 2"),
-        ("good,bad,pos", "too many fields: 3, but the header has 2"),
-        ('"good" ,pos', "the row is not CSV: ',' expected after '\"'"),
-        ("go\rod,pos", "a bare carriage return stands outside quotes; re-save the file with LF"),
-        ("go\0od,pos", "NUL byte at offset 2 of the line; the file is not plain text"),
-    ],
-)
-def test_a_bad_csv_row_is_a_fault_and_the_next_row_is_read(tmp_path, line, message):
-    path = write(tmp_path, "a.csv", f"text,label\n{line}\nfine,pos\n")
-    number, found = fault_of(path)
-    assert number == 2
-    assert found.startswith(message)
-    assert read(path)[-1] == Row(line=3, text="fine", label="pos", group=None)
-
-
-def test_an_unclosed_quote_is_reported_where_its_row_starts(tmp_path):
-    path = write(tmp_path, "a.csv", 'text,label\nfine,pos\n"open,pos\nlost,neg\n')
-    assert fault_of(path) == (3, "a quote is opened in this row and never closed")
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
-def test_a_byte_that_is_not_utf8_spoils_its_row_alone(tmp_path, name):
-    rows = {
-        "a.csv": [b"text,label", b"fine,1", b"caf\xe9,1", b"fine,0"],
-        "a.tsv": [b"text\tlabel", b"fine\t1", b"caf\xe9\t1", b"fine\t0"],
-        "a.jsonl": [b"", b'{"text": "fine", "label": 1}', b"caf\xe9", b'{"text": "x", "label": 0}'],
-    }[name]
-    path = write(tmp_path, name, b"\n".join(rows))
-    assert fault_of(path) == (
-        3,
-        "byte 0xe9 at offset 3 of the line is not UTF-8; "
-        "re-save the file as UTF-8 (it may be in latin-1 or cp1252)",
-    )
-    assert [row.line for row in read(path)] == [2, 3, 4]
-
-
-def test_a_bad_byte_inside_quotes_is_reported_on_its_own_line(tmp_path):
-    path = write(tmp_path, "a.csv", b'text,label\n"one\ncaf\xe9\nthree",pos\nfine,neg\n')
-    assert fault_of(path)[0] == 3
-    assert read(path)[-1] == Row(line=5, text="fine", label="neg", group=None)
-
-
-def test_parquet_strings_that_are_not_utf8_are_faults(tmp_path):
-    buffers = pa.array([b"fine", b"caf\xe9"]).buffers()
-    array = pa.Array.from_buffers(pa.string(), 2, buffers)
-    pq.write_table(pa.table({"text": array, "label": [1, 0]}), tmp_path / "a.parquet")
-    line, message = fault_of(tmp_path / "a.parquet")
-    assert line == 2
-    assert message.startswith("byte 0xe9 at offset 3 of the text is not UTF-8")
-
-
-# Faults of a source
-
-
-def test_a_missing_file_gets_a_guess(tmp_path):
-    write(tmp_path, "train.csv", "")
-    assert source_error(tmp_path / "trian.csv") == ": no such file. Did you mean 'train.csv'?"
-
-
-def test_a_folder_is_refused(tmp_path):
-    (tmp_path / "a.csv").mkdir()
-    assert source_error(tmp_path / "a.csv") == ": is a folder; a file was expected"
-
-
-def test_an_unknown_extension_lists_the_known_ones(tmp_path):
-    assert source_error(tmp_path / "a.txt") == (
-        ": unknown extension '.txt'; known are .csv, .csv.gz, .tsv, .tsv.gz, .jsonl, .jsonl.gz, "
-        ".ndjson, .ndjson.gz, .json, .json.gz, .parquet."
-    )
-
-
-def test_a_name_without_extension_is_refused(tmp_path):
-    assert source_error(tmp_path / "data").startswith(": the name has no extension; known are .csv")
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
-@pytest.mark.parametrize("content", ["", "\n \n"])
-def test_an_empty_file_is_refused(tmp_path, name, content):
-    assert source_error(write(tmp_path, name, content)) == ": the file is empty"
-
-
-def test_no_rows_are_refused():
-    with pytest.raises(SourceError, match="rows: there are no rows"):
-        read([])
-
-
-def test_names_that_occur_twice_are_refused(tmp_path):
-    path = write(tmp_path, "a.csv", "text,label,text,,\na,b,c,,\n")
-    assert source_error(path) == ": column 'text' occurs twice; column names must differ"
-
-
-def test_a_header_that_is_not_utf8_is_refused(tmp_path):
-    path = write(tmp_path, "a.csv", b"text,caf\xe9\na,b\n")
-    message = ":1: the header cannot be read: byte 0xe9 at offset 8 of the line is not UTF-8"
-    assert source_error(path).startswith(message)
-
-
-def test_utf16_is_named(tmp_path):
-    path = write(tmp_path, "a.csv", "text,label\n".encode("utf-16"))
-    assert source_error(path) == ": the file is UTF-16; re-save it as UTF-8"
-
-
-@pytest.mark.parametrize(
-    ("content", "what"),
-    [
-        ('[{"text": "a"}]', "a JSON array"),
-        ("[\n]", "a JSON array"),
-        ('{\n"text": "a"\n}', "one JSON object over several lines"),
-    ],
-)
-def test_a_json_document_is_not_json_lines(tmp_path, content, what):
-    message = f":1: the file is {what}; JSON lines were expected: one object per line"
-    assert source_error(write(tmp_path, "a.json", content)) == message
-
-
-def test_a_file_without_a_single_json_object_is_refused(tmp_path):
-    message = ":1: no JSON object in the first lines: the line is not JSON: Expecting value"
-    assert source_error(write(tmp_path, "a.jsonl", "text,label\na,b\n")).startswith(message)
-
-
-def test_gzip_that_is_cut_off_is_refused(tmp_path):
-    content = gzip.compress(b"text,label\n" + os.urandom(5000).hex().encode())
-    path = write(tmp_path, "a.csv.gz", content[:-2000])
-    assert source_error(path).startswith(": the gzip file is damaged or cut off: ")
-
-
-def test_what_is_no_gzip_is_refused(tmp_path):
-    path = write(tmp_path, "a.csv.gz", "text,label\n")
-    assert source_error(path).startswith(": the gzip file is damaged or cut off: Not a gzipped")
-
-
-def test_damaged_parquet_is_refused(tmp_path):
-    path = write(tmp_path, "a.parquet", "no parquet at all")
-    assert source_error(path).startswith(": cannot be read as Parquet: ")
-
-
-def test_a_missing_parquet_file_is_refused(tmp_path):
-    assert source_error(tmp_path / "a.parquet") == ": no such file."
-
-
-def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
-    path = write(tmp_path, "a.parquet", "")
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingDependencyError) as caught:
-        read(path)
-    assert str(caught.value) == "a Parquet file cannot be read without pyarrow\npip install pyarrow"
-
-
-def test_an_object_of_another_kind_is_refused():
-    with pytest.raises(DataError) as caught:
-        read(7)
-    assert str(caught.value) == (
-        "cannot read rows from int; a path, a DataFrame, a Table or a list of dicts was expected"
-    )
-
-
-def test_faults_before_the_damage_are_kept(tmp_path):
-    lines = "text,label\n,pos\n" + "".join(f"{os.urandom(40).hex()},pos\n" for _ in range(2000))
-    path = write(tmp_path, "a.csv.gz", gzip.compress(lines.encode())[:-9000])
-    with pytest.raises(SourceError) as caught:
-        read_dataset(path, Columns())
-    assert [fault.message for fault in caught.value.faults] == ["the text is empty"]
 
 
 def test_a_dataset_holds_the_good_rows(tmp_path):

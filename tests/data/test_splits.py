@@ -152,10 +152,11 @@ def test_labels_with_one_row_are_all_named_with_their_lines():
 
 
 def test_a_label_within_one_group_is_refused():
-    assert (
-        "train.csv:2: all 2 rows with the label 'a' belong to one group, 'g1', and a group is never "
-        "divided; each part needs at least one"
-    ) in refuse(make("aabb", ["g1", "g1", "g1", "g2"]))
+    message = (
+        "train.csv:2: all 2 rows with the label 'a' belong to one group, 'g1', and a group is "
+        "never divided; each part needs at least one"
+    )
+    assert message in refuse(make("aabb", ["g1", "g1", "g1", "g2"]))
 
 
 def test_groups_that_cannot_be_divided_between_the_parts_are_refused():

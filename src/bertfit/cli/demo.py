@@ -95,10 +95,17 @@ def _show_model(console: Console) -> None:
 
 
 def _show_sentences(console: Console, run: Path) -> None:
+    from rich.table import Table
+
     from bertfit.inference.predictor import TextClassifier
     from bertfit.workflow.demo import DEMO_SENTENCES
 
     classifier = TextClassifier.load(run)
     predictions = classifier.predict([text for _, text in DEMO_SENTENCES])
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
     for (kind, text), prediction in zip(DEMO_SENTENCES, predictions, strict=True):
-        console.print(f"{prediction!s:15} [{kind}]  {text}", markup=False)
+        table.add_row(str(prediction), kind, text)
+    console.print(table)

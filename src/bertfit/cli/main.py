@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -34,9 +35,7 @@ app.command("settings")(settings_command.settings)
 
 def _show_version(value: bool) -> None:
     if value:
-        import bertfit
-
-        typer.echo(f"bertfit {bertfit.__version__}")
+        typer.echo(f"bertfit {metadata.version('bertfit')}")
         raise typer.Exit
 
 

@@ -29,3 +29,31 @@ Dtype = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the rows.")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows per step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens per text.")]
+TruncationOption = Annotated[
+    str | None,
+    typer.Option("--truncation", help="head, tail or head+tail of longer texts."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Model = Annotated[str | None, typer.Option(help="Hub name, local folder, or embedded (default).")]
+Recipe = Annotated[str, typer.Option(help="default or notebook.")]
+Validation = Annotated[Path | None, typer.Option(help="Rows that choose the epoch to keep.")]
+ValidationFraction = Annotated[
+    float | None, typer.Option(help="Share split off TRAIN without a file (0.1).")
+]
+Test = Annotated[
+    Path | None, typer.Option(help="Rows scored once at the end; they choose nothing.")
+]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting; see bertfit settings."),
+]
+Baseline = Annotated[bool, typer.Option(help="Fit a TF-IDF baseline on the same rows for --test.")]
+Output = Annotated[Path, typer.Option(help="Folder of the run to make.")]
+TrainFile = Annotated[
+    Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSONL (each also .gz) or Parquet.")
+]

@@ -87,11 +87,9 @@ class Terminal:
             self._finish(task, bar)
 
     def _finish(self, task: str, bar: TaskID) -> None:
-        # A finished epoch stays on the screen; the small tasks between go.
-        self._progress.stop_task(bar)
+        # What a task came to is said in a note; its bar has done its work.
+        self._progress.remove_task(bar)
         del self._bars[task]
-        if not task.startswith("epoch"):
-            self._progress.remove_task(bar)
 
     def _write_line(self, task: str, done: int, total: int | None, detail: str) -> None:
         now = time.monotonic()

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from bertfit.config import OnBadRow
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
 from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
 from bertfit.labels import sort_label_names
-
-OnBadRow = Literal["error", "skip"]
-"""Whether a row that cannot be used stops everything or is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

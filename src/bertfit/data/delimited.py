@@ -90,7 +90,8 @@ def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
             continue
         if faults:
             yield faults[0]
-        elif not _is_blank(fields):
+        elif fields and not (len(fields) == 1 and fields[0].isspace()):
+            # A blank line has no fields at all; a lone "" is an empty value, and a fault.
             yield _Fields(start, fields)
 
 
@@ -107,9 +108,5 @@ def _split_tsv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
         fields = line.text.rstrip("\r\n").split("\t")
         if line.fault is not None:
             yield line.fault
-        elif not _is_blank(fields):
+        elif line.text.strip():
             yield _Fields(line.number, fields)
-
-
-def _is_blank(fields: list[str]) -> bool:
-    return not fields or (len(fields) == 1 and not fields[0].strip())

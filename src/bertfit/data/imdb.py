@@ -50,8 +50,8 @@ _OFFICIAL_COUNTS: Mapping[Shelf, int] = MappingProxyType(
 class ImdbCounts:
     """What was written."""
 
-    num_rows: Mapping[Path, int]
-    """Rows of each file."""
+    num_rows: Mapping[str, int]
+    """Rows of each file, by its name."""
     num_per_shelf: Mapping[str, int]
     """Reviews of train/neg, train/pos, test/neg, test/pos and train/unsup in the source."""
     num_skipped: int
@@ -100,7 +100,7 @@ def prepare_imdb(
     }
     _write(rows, _format_tokens if text_format == "tokens" else _format_text, tell)
     return ImdbCounts(
-        num_rows={path: len(lines) for path, lines in rows.items()},
+        num_rows={path.name: len(lines) for path, lines in rows.items()},
         num_per_shelf={
             f"{split}/{kind}": len(reviews.by_shelf[split, kind])
             for split, kind in _OFFICIAL_COUNTS

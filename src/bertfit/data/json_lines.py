@@ -60,7 +60,7 @@ def _parse(line: Line, source: str) -> Record | Fault:
     if line.fault is not None:
         return line.fault
     try:
-        value = json.loads(line.text)
+        value = json.loads(line.text.rstrip())
     except json.JSONDecodeError as error:
         return Fault(
             source, line.number, f"the line is not JSON: {error.msg} at column {error.colno}"

@@ -15,6 +15,7 @@ from bertfit.data.columns import USUAL_NAMES, choose_columns
 from bertfit.data.dataset import Columns, Row, TextDataset
 from bertfit.data.delimited import open_csv, open_tsv
 from bertfit.data.json_lines import open_json_lines
+from bertfit.data.lines import check_is_file
 from bertfit.data.records import RecordStream, SourceError
 from bertfit.data.rows import make_row
 from bertfit.data.tables import open_parquet, open_table
@@ -116,6 +117,7 @@ def _open_file(path: Path, source: str) -> RecordStream:
     if extension not in _OPENERS:
         extension = path.suffix.lower()
     if extension not in _OPENERS:
+        check_is_file(path, source)
         known = ", ".join(_OPENERS)
         guess = did_you_mean(extension, _OPENERS) if extension else ""
         what = f"unknown extension {extension!r}" if extension else "the name has no extension"

@@ -17,6 +17,7 @@ from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import save_model
+from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.loop import StepReport, TrainingData, accumulate_gradients, train_steps
 from bertfit.training.optimization import build_optimizer, learning_rate_at
@@ -219,6 +220,7 @@ class _Run:
         entry = (train_loss, val_loss, train_acc, val_acc, train_f1, val_f1)
         for name, value in zip(History.__dataclass_fields__, entry, strict=True):
             getattr(self.history, name).append(value)
+        seconds = sum(report.seconds for report in seen)
         score = {"accuracy": val_acc, "macro_f1": val_f1, "loss": -val_loss}[self.metric]
         if not self.scores or score > max(self.scores):
             self.best_epoch = len(self.scores)
@@ -226,8 +228,8 @@ class _Run:
             save_model(self.model, self.best_folder)
         self.scores.append(score)
         self.listener.note(
-            f"Epoch {len(self.scores)}: train loss {train_loss:.4f}, validation loss "
-            f"{val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
+            f"Epoch {len(self.scores)} ({format_seconds(seconds)}): train loss {train_loss:.4f}, "
+            f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
         )
 
     def _validate(self) -> np.ndarray:

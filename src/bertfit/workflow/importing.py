@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,10 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"{folder} has no model.pth", hint=_EXPECTED)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # It warns of a pickle protocol that it may not know; a failure is explained below.
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ModelError(
             f"{path} is not a plain state dict: reading it would run code from the file",

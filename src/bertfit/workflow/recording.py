@@ -56,7 +56,7 @@ def make_record(
     model: PreparedModel,
     outcome: TrainingOutcome,
     test: TestScores | None,
-    total_seconds: float,
+    log: LogKeeper,
 ) -> dict[str, Any]:
     """Return what bertfit.json says of a training."""
     precision = model.classifier.precision
@@ -72,7 +72,7 @@ def make_record(
             "collapsed_to": outcome.collapsed_to,
             "num_steps": outcome.num_steps,
             "train_seconds": round(outcome.train_seconds, 1),
-            "total_seconds": round(total_seconds, 1),
+            "total_seconds": round(time.perf_counter() - log.started, 1),
             "dtype": precision.dtype_name,
             "device": str(precision.device),
         },

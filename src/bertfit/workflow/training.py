@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertfit.config import ResolvedSettings, TrainSettings, resolve_settings
+from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import compare_with_baseline, fit_baseline
 from bertfit.evaluation.metrics import score
@@ -74,30 +76,22 @@ def train(
         TrainingError: A loss became infinite or not a number.
     """
     resolved = _settle(settings, options)
-    output = Path(output)
-    refuse_existing(output, overwrite=overwrite)
+    refuse_existing(Path(output), overwrite=overwrite)
     log = LogKeeper(listener or Silent())
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
     model = prepare_model(rows, resolved.settings, listener=log)
-    staging = stage_run(output, overwrite=overwrite)
-    try:
+    staging = stage_run(Path(output), overwrite=overwrite)
+    with _keeping_the_model(staging, model.classifier, log):
         outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
-        scores = _score_test(
-            rows, model, with_baseline=baseline, seed=resolved.settings.seed, listener=log
-        )
-        seconds = time.perf_counter() - log.started
-        record = make_record(
-            resolved, rows, model=model, outcome=outcome, test=scores, total_seconds=seconds
-        )
+        seed = resolved.settings.seed if baseline else None
+        scores = _score_test(rows, model, outcome, baseline_seed=seed, listener=log)
+        record = make_record(resolved, rows, model=model, outcome=outcome, test=scores, log=log)
         write_side_files(staging, record, model=model, outcome=outcome, log=log)
         staging.publish(record)
-    except BaseException:
-        staging.discard()
-        raise
     return TrainResult(
-        run=output,
+        run=Path(output),
         classifier=model.classifier,
         outcome=outcome,
         label_names=rows.label_names,
@@ -105,6 +99,31 @@ def train(
         num_train=len(rows.train),
         num_validation=len(rows.validation),
     )
+
+
+@contextlib.contextmanager
+def _keeping_the_model(
+    staging: Staging, classifier: TextClassifier, listener: Listener
+) -> Iterator[None]:
+    """Where an error ends the run, keep the best epoch's model if there is one.
+
+    A second Ctrl-C gives it up; a non-finite loss is explained with the place of the model.
+    """
+    try:
+        yield
+    except Exception:
+        if staging.holds_model():
+            # The error may be a full disk: the weights stay even if the tokenizer cannot be added.
+            with contextlib.suppress(OSError):
+                classifier.tokenizer.save_pretrained(staging.folder)
+            kept = f"The best epoch so far is kept, as a plain model, in {staging.set_aside()}."
+            listener.note(kept)
+        else:
+            staging.discard()
+        raise
+    except BaseException:
+        staging.discard()
+        raise
 
 
 def _settle(settings: ResolvedSettings | None, options: dict[str, Any]) -> ResolvedSettings:
@@ -143,8 +162,8 @@ def _fit(
             best_folder=staging.folder,
             listener=listener,
         )
-    except TrainingError as error:
-        raise _explain(error, rows, classifier=classifier, staging=staging) from error
+    except NonFiniteLossError as error:
+        raise _name_lines(error, rows) from error
     listener.note(f"Kept: {outcome.reason}.")
     if outcome.collapsed_to is not None:
         listener.note(
@@ -154,46 +173,61 @@ def _fit(
     return outcome
 
 
-def _explain(
-    error: TrainingError, rows: PreparedRows, *, classifier: TextClassifier, staging: Staging
-) -> TrainingError:
-    """Name the lines of the failing step, and save the best epoch before it."""
-    message, hint = error.message, error.hint or ""
-    if isinstance(error, NonFiniteLossError):
-        lines = sorted(rows.train.lines[index] for index in error.indices)
-        shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
-        message += f"; the step's rows are lines {shown} of {rows.train.source}"
-    if (staging.folder / "config.json").is_file():
-        classifier.tokenizer.save_pretrained(staging.folder)
-        hint += f" The best epoch before that is kept as a plain model in {staging.set_aside()}."
-    return TrainingError(message, hint=hint.strip())
+def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
+    lines = sorted(rows.train.lines[index] for index in error.indices)
+    shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
+    message = f"{error.message}; the step's rows are lines {shown} of {rows.train.source}"
+    return TrainingError(message, hint=error.hint)
 
 
 def _score_test(
     rows: PreparedRows,
     model: PreparedModel,
+    outcome: TrainingOutcome,
     *,
-    with_baseline: bool,
-    seed: int,
+    baseline_seed: int | None,
     listener: Listener,
 ) -> TestScores | None:
-    """Score the test rows, and a lexical baseline trained on the same rows beside them."""
+    """Score the test rows, and a lexical baseline trained on the same rows beside them.
+
+    Without a seed there is no baseline. Ctrl-C leaves the scoring out; the model is kept.
+    """
     if rows.test is None:
         return None
-    evaluation = evaluate_classifier(model.classifier, rows.test, listener=listener)
-    if not with_baseline:
+    if not outcome.interrupted:
+        try:
+            return _compare(rows, rows.test, model=model, baseline_seed=baseline_seed, to=listener)
+        except KeyboardInterrupt:
+            pass
+    listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
+    return None
+
+
+def _compare(
+    rows: PreparedRows,
+    test: TextDataset,
+    *,
+    model: PreparedModel,
+    baseline_seed: int | None,
+    to: Listener,
+) -> TestScores:
+    evaluation = evaluate_classifier(model.classifier, test, listener=to)
+    if baseline_seed is None:
         return TestScores(evaluation, None, None)
-    listener.progress("baseline", 0, 1)
+    to.progress("baseline", 0, 1)
     baseline = fit_baseline(
-        rows.train.texts, model.train.label_ids, num_labels=len(rows.label_names), seed=seed
+        rows.train.texts,
+        model.train.label_ids,
+        num_labels=len(rows.label_names),
+        seed=baseline_seed,
     )
-    probabilities = baseline.predict_probabilities(rows.test.texts)
-    listener.progress("baseline", 1, 1)
+    probabilities = baseline.predict_probabilities(test.texts)
+    to.progress("baseline", 1, 1)
     comparison = compare_with_baseline(
         evaluation.probabilities,
         probabilities,
         evaluation.label_ids,
-        groups=np.asarray(rows.test.groups) if rows.test.groups else None,
+        groups=np.asarray(test.groups) if test.groups else None,
     )
     scores = score(probabilities, evaluation.label_ids, rows.label_names)
     return TestScores(evaluation, comparison, scores.to_json())

@@ -1,0 +1,462 @@
+"""Bad input of every kind: what a user gets is a message and an exit code, never a traceback.
+
+docs/bad-input.md is made by this file: BERTFIT_UPDATE_DOCS=1 make test writes it anew.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import pickle
+import shlex
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bertfit.cli.main import main
+
+DOCS = Path(__file__).parents[2] / "docs" / "bad-input.md"
+HEADER = """# What bad input gives
+
+Made by `tests/cli/test_bad_input.py`, which runs every command below and checks its message and
+its exit code. Exit codes: 2 a setting or an argument, 3 data, 4 a model, 5 a run, 6 training,
+1 anything else (such as a full disk), 130 Ctrl-C.
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line, the files that it meets, and what must come of it."""
+
+    what: str
+    command: str
+    exit_code: int
+    message: str
+    files: Callable[[Path], None] | None = None
+    stdin: bytes = b""
+
+
+def text(name: str, content: str | bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        data = content.encode() if isinstance(content, str) else content
+        (folder / name).write_bytes(data)
+
+    return write
+
+
+def both(*writers: Callable[[Path], None]) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        for writer in writers:
+            writer(folder)
+
+    return write
+
+
+GOOD_ROWS = "text,label\n" + "good film,pos\nbad film,neg\n" * 10
+TRAIN = "train bad.csv --model tiny --output run"
+GOOD = "train good.csv --model tiny --output run"
+good = text("good.csv", GOOD_ROWS)
+
+
+def data_case(what: str, content: str | bytes, message: str, extra: str = "") -> Case:
+    return Case(what, f"{TRAIN} {extra}".strip(), 3, message, text("bad.csv", content))
+
+
+def setting_case(what: str, options: str, message: str, exit_code: int = 2) -> Case:
+    return Case(what, f"{GOOD} {options}", exit_code, message, good)
+
+
+def write_link_archive(folder: Path) -> None:
+    with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("aclImdb/train/pos/0_9.txt")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(member)
+
+
+def write_climbing_archive(folder: Path) -> None:
+    with tarfile.open(folder / "aclImdb_v1.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("aclImdb/../../evil.txt")
+        archive.addfile(member, io.BytesIO())
+
+
+class Evil:
+    """Pickled, it would make a file when it is read."""
+
+    def __reduce__(self):
+        return (Path.touch, (Path("evil-was-here"),))
+
+
+def write_pickle(folder: Path) -> None:
+    (folder / "nb" / "tokenizer").mkdir(parents=True)
+    (folder / "nb" / "model.pth").write_bytes(pickle.dumps(Evil()))
+
+
+def write_damaged_run(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "damaged")
+    (folder / "damaged" / "bertfit.json").write_text("{", encoding="utf-8")
+
+
+def write_newer_run(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "newer")
+    (folder / "newer" / "bertfit.json").write_text('{"format_version": 99}', encoding="utf-8")
+
+
+def write_broken_model(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "broken")
+    (folder / "broken" / "config.json").write_text("{", encoding="utf-8")
+
+
+def write_pickled_model(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "pickled")
+    (folder / "pickled" / "model.safetensors").unlink()
+    (folder / "pickled" / "pytorch_model.bin").write_bytes(b"pickle")
+
+
+CASES = [
+    Case("a file that is not there", TRAIN, 3, "no such file"),
+    Case("a folder for a file", "train tiny --model tiny --output run", 3, "folder"),
+    Case(
+        "a kind of file that is not read",
+        "train t.xlsx --output run",
+        3,
+        ".parquet",
+        text("t.xlsx", "x"),
+    ),
+    data_case("an empty file", "", "empty"),
+    data_case("a header and no rows", "text,label\n", "no rows"),
+    data_case("a text column misspelt", GOOD_ROWS, "Did you mean 'text'?", "--text-column texxt"),
+    data_case(
+        "a label column misspelt", GOOD_ROWS, "Did you mean 'label'?", "--label-column lable"
+    ),
+    data_case("a group column that is not there", GOOD_ROWS, "'movie'", "--group-column movie"),
+    data_case("no text column", "a,label\ngood,pos\nbad,neg\n", "--text-column"),
+    data_case("no label column", "text,b\ngood,pos\nbad,neg\n", "--label-column"),
+    data_case("a header that names a column twice", "text,text,label\na,b,pos\n", "text"),
+    data_case("an empty text", GOOD_ROWS + ",pos\n", "bad.csv:22: the text is empty"),
+    data_case("a missing label", GOOD_ROWS + "fine film,\n", "bad.csv:22: the label is missing"),
+    data_case("a row with too few fields", GOOD_ROWS + "fine film\n", "bad.csv:22:"),
+    data_case("a row with too many fields", GOOD_ROWS + "fine, film,pos\n", "bad.csv:22:"),
+    data_case("bytes that are not UTF-8", GOOD_ROWS.encode() + b"caf\xe9,pos\n", "UTF-8"),
+    data_case("a NUL byte", GOOD_ROWS + "a\0b,pos\n", "bad.csv:22:"),
+    data_case("a quote that is never closed", GOOD_ROWS + '"fine film,pos\n', "bad.csv:22:"),
+    data_case("a single class", "text,label\ngood,pos\nfine,pos\n", "at least 2 labels"),
+    data_case("several faults at once", GOOD_ROWS + ",pos\nfine\nx,\n", "3 problems"),
+    data_case(
+        "nothing left after skipping",
+        "text,label\n,pos\n,neg\n",
+        "no row can be used",
+        "--on-bad-row skip",
+    ),
+    data_case("a class with one row", GOOD_ROWS + "fine film,mixed\n", "mixed"),
+    data_case(
+        "a class whose rows are one group",
+        "text,label,m\n" + "good film,pos,a\n" * 9 + "bad film,neg,b\n" * 9,
+        "group",
+        "--group-column m",
+    ),
+    Case(
+        "a broken JSON line",
+        "train bad.jsonl --output run",
+        3,
+        "bad.jsonl:2:",
+        text(
+            "bad.jsonl",
+            '{"text": "good", "label": 1}\n{"text": "bad", \n{"text": "bad", "label": 0}\n',
+        ),
+    ),
+    Case(
+        "a JSON line that is no object",
+        "train bad.jsonl --output run",
+        3,
+        "bad.jsonl:2:",
+        text("bad.jsonl", '{"text": "good", "label": 1}\n[1]\n{"text": "bad", "label": 0}\n'),
+    ),
+    Case(
+        "a JSON array for JSON lines",
+        "train bad.json --output run",
+        3,
+        "JSON lines",
+        text("bad.json", '[\n{"text": "good", "label": 1}\n]\n'),
+    ),
+    Case(
+        "a key that a JSON line lacks",
+        "train bad.jsonl --output run",
+        3,
+        "bad.jsonl:2:",
+        text(
+            "bad.jsonl",
+            '{"text": "good", "label": 1}\n{"txt": "bad", "label": 0}\n{"text": "bad", "label": 0}\n',
+        ),
+    ),
+    Case(
+        "a label that is a list",
+        "train bad.jsonl --output run",
+        3,
+        "list",
+        text(
+            "bad.jsonl",
+            '{"text": "good", "label": 1}\n{"text": "bad", "label": [0]}\n{"text": "bad", "label": 0}\n',
+        ),
+    ),
+    Case(
+        "a damaged .gz file",
+        "train bad.csv.gz --output run",
+        3,
+        "gzip",
+        text("bad.csv.gz", gzip.compress(GOOD_ROWS.encode() * 99)[:60]),
+    ),
+    Case(
+        "a damaged Parquet file",
+        "train bad.parquet --output run",
+        3,
+        "Parquet",
+        text("bad.parquet", "PAR1"),
+    ),
+    Case(
+        "a validation label that training lacks",
+        f"{GOOD} --validation v.csv",
+        3,
+        "Did you mean 'pos'?",
+        both(good, text("v.csv", "text,label\ngood,poss\nbad,neg\n")),
+    ),
+    Case(
+        "a test label that training lacks",
+        f"{GOOD} --test t.csv",
+        3,
+        "t.csv:2:",
+        both(good, text("t.csv", "text,label\ngood,fine\nbad,neg\n")),
+    ),
+    Case(
+        "a model folder that is not there",
+        "train good.csv --model ./nothing --output run",
+        4,
+        "does not exist",
+        good,
+    ),
+    Case(
+        "a file for a model", "train good.csv --model good.csv --output run", 4, "is a file", good
+    ),
+    Case(
+        "a folder that is no model",
+        "train good.csv --model empty --output run",
+        4,
+        "config.json",
+        both(good, lambda folder: (folder / "empty").mkdir()),
+    ),
+    Case(
+        "a hub name without a network",
+        "train good.csv --model no/model --output run",
+        4,
+        "--model embedded",
+        good,
+    ),
+    Case(
+        "a damaged config.json",
+        "train good.csv --model broken --output run",
+        4,
+        "broken",
+        both(good, write_broken_model),
+    ),
+    Case(
+        "pickled weights",
+        "train good.csv --model pickled --output run",
+        4,
+        "safetensors",
+        both(good, write_pickled_model),
+    ),
+    setting_case("more tokens than the model reads", "--max-length 999", "reads at most 64", 4),
+    setting_case("a setting that does not exist", "--set epoch=3", "Did you mean 'epochs'?"),
+    setting_case("a setting without a value", "--set epochs", "key=value"),
+    setting_case("a setting of the wrong type", "--set epochs=many", "epochs: expected int"),
+    setting_case("several settings out of range", "--set dropout=2 --set epochs=0", "dropout"),
+    setting_case("a learning rate that is no number", "--set learning_rate=nan", "learning_rate"),
+    setting_case("a recipe that does not exist", "--recipe notebok", "Did you mean 'notebook'?"),
+    setting_case("a truncation that does not exist", "--truncation middle", "head+tail"),
+    setting_case("a settings file that is not there", "--config no.toml", "does not exist"),
+    Case(
+        "a settings file that is not TOML",
+        f"{GOOD} --config s.toml",
+        2,
+        "TOML",
+        both(good, text("s.toml", "epochs 3")),
+    ),
+    Case(
+        "an unknown setting in a file",
+        f"{GOOD} --config s.toml",
+        2,
+        "Did you mean",
+        both(good, text("s.toml", "learning_rat = 3")),
+    ),
+    setting_case("a device that is not there", "--device cuda:7", "CUDA"),
+    setting_case("a device of no known kind", "--device gpu", "expected auto, cpu, cuda"),
+    setting_case("an option that does not exist", "--epoch 3", "No such option"),
+    Case("no --output", "train good.csv", 2, "--output", good),
+    Case("a verb that does not exist", "trian good.csv", 2, "trian", good),
+    Case(
+        "an output folder that is no run",
+        "train good.csv --model tiny --output tiny",
+        5,
+        "not a run",
+        good,
+    ),
+    Case("a run that is not there", "evaluate nothing good.csv", 5, "does not exist", good),
+    Case(
+        "a folder that is no run",
+        "evaluate empty good.csv",
+        5,
+        "bertfit.json",
+        both(good, lambda folder: (folder / "empty").mkdir()),
+    ),
+    Case(
+        "a damaged bertfit.json",
+        "evaluate damaged good.csv",
+        5,
+        "cannot be read",
+        both(good, write_damaged_run),
+    ),
+    Case(
+        "a run of a newer format", "evaluate newer good.csv", 5, "99", both(good, write_newer_run)
+    ),
+    Case("a label that the model does not know", "evaluate tiny good.csv", 3, "good.csv:2:", good),
+    Case("nothing to predict", "predict tiny", 3, "no text", stdin=b"\n\n"),
+    Case("texts and a file", "predict tiny hello --file good.csv", 2, "not both", good),
+    Case("predictions to an unknown kind of file", "predict tiny hi --output o.xlsx", 2, ".jsonl"),
+    Case("a file to predict that is not there", "predict tiny --file no.csv", 2, "no.csv"),
+    Case(
+        "a bad row to predict",
+        "predict tiny --file bad.csv --output o.csv",
+        3,
+        "bad.csv:3:",
+        text("bad.csv", 'text\ngood\n""\n'),
+    ),
+    Case(
+        "standard input that is not UTF-8",
+        "predict tiny",
+        3,
+        "standard input:2:",
+        stdin=b"good\ncaf\xe9\n",
+    ),
+    Case("a data set that is not there", "prepare imdb --source no.tar.gz --output o", 3, "no.tar"),
+    Case(
+        "an archive that is none",
+        "prepare imdb --source a.tar.gz --output o",
+        3,
+        "a.tar.gz",
+        text("a.tar.gz", "no archive"),
+    ),
+    Case(
+        "an archive with a link",
+        "prepare imdb --source aclImdb_v1.tar.gz --output o",
+        3,
+        "link",
+        write_link_archive,
+    ),
+    Case(
+        "an archive that climbs out",
+        "prepare imdb --source aclImdb_v1.tar.gz --output o",
+        3,
+        "..",
+        write_climbing_archive,
+    ),
+    Case("a notebook's folder that is not there", "import nothing --output run", 5, "model.pth"),
+    Case("a notebook's folder without weights", "import tiny --output run", 4, "model.pth"),
+    Case("weights that would run code", "import nb --output run", 4, "run code", write_pickle),
+    Case("a model to look at that is not there", "inspect ./nothing", 4, "does not exist"),
+]
+
+
+@dataclass
+class Outcome:
+    exit_code: int
+    output: str
+
+
+@pytest.fixture
+def run_in_folder(tmp_path, tiny_model_dir, monkeypatch, capfd):
+    shutil.copytree(tiny_model_dir, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+    # Two of these would be set by a terminal: the width, and whether there are colours.
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(command: str, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["bertfit", *shlex.split(command)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capfd.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out + captured.err)
+
+    return run
+
+
+def collect(case: Case, run: Callable[..., Outcome], folder: Path) -> Outcome:
+    if case.files is not None:
+        case.files(folder)
+    return run(case.command, case.stdin)
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.what.replace(" ", "-") for case in CASES])
+def test_bad_input_gives_a_message_and_an_exit_code(case, run_in_folder, tmp_path):
+    before = {path.name for path in tmp_path.iterdir()}
+    outcome = collect(case, run_in_folder, tmp_path)
+    flat = " ".join(outcome.output.split())
+    assert "Traceback" not in outcome.output
+    assert case.message in flat
+    assert outcome.exit_code == case.exit_code
+    left = {path.name for path in tmp_path.iterdir()} - before
+    assert not {name for name in left if "run" in name or name.startswith(("o", "."))}
+    assert "evil-was-here" not in left
+
+
+def test_the_page_of_bad_input_says_what_is_seen(run_in_folder, tmp_path):
+    """The page is written by the commands themselves, so it cannot go stale."""
+    lines = [HEADER]
+    for number, case in enumerate(CASES, 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        shutil.copytree(tmp_path / "tiny", folder / "tiny")
+        os.chdir(folder)
+        outcome = collect(case, run_in_folder, folder)
+        said = "\n".join(line.rstrip() for line in outcome.output.strip().splitlines())
+        lines.append(f"## {number}. {case.what[0].upper()}{case.what[1:]}\n")
+        lines.append(f"`bertfit {case.command}` → exit code {outcome.exit_code}\n")
+        lines.append(f"```text\n{said}\n```\n")
+    page = "\n".join(lines)
+    if os.environ.get("BERTFIT_UPDATE_DOCS"):
+        DOCS.write_text(page, encoding="utf-8")
+    assert DOCS.read_text(encoding="utf-8") == page
+
+
+def test_there_are_at_least_forty_kinds_of_bad_input():
+    assert len({case.what for case in CASES}) == len(CASES) >= 40
+
+
+def test_an_existing_run_is_refused_and_stays(run_in_folder, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "bertfit.json").write_text(json.dumps({"format_version": 1}))
+    good(tmp_path)
+    outcome = run_in_folder("train good.csv --model tiny --output old")
+    assert outcome.exit_code == 5
+    assert "add --overwrite" in outcome.output
+    assert (tmp_path / "old" / "bertfit.json").is_file()
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(run_in_folder, tmp_path, monkeypatch):
+    def fail(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bertfit.files.os.fsync", fail)
+    outcome = run_in_folder("predict tiny hello --output o.csv")
+    assert outcome.exit_code == 1
+    assert "the disk is full" in outcome.output
+    assert not (tmp_path / "o.csv").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".o.csv")]

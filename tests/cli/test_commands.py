@@ -1,0 +1,134 @@
+"""The commands as a user types them, from training to prediction."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bertfit.cli.main import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_model_dir):
+    """A run, and the file that it was trained on."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = folder / "reviews.csv"
+    rows = [("good fine film", "pos"), ("bad awful plot", "neg")] * 30
+    with data.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "label"), *rows])
+    options = "--epochs 12 --batch-size 8 --seed 1 --dtype float32 --set dropout=0"
+    command = ["train", str(data), "--test", str(data), "--model", str(tiny_model_dir)]
+    command += ["--output", str(folder / "run"), "--set", "learning_rate=0.03", *options.split()]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return folder / "run", data, result.output
+
+
+def test_training_shows_labels_epochs_choice_scores_and_next_commands(trained):
+    _run, _data, output = trained
+    for part in (
+        "Labels: neg → 0, pos → 1.",
+        "Rows: 54 to train, 6 to validate (split off, stratified), test 60.",
+        "Epoch   Train loss",
+        "Kept: epoch",
+        "95 %",
+        "TF-IDF + logistic regression",
+        "bertfit predict",
+    ):
+        assert part in " ".join(output.split()) or part in output
+
+
+def test_nothing_that_training_prints_is_wider_than_80_columns(trained):
+    run, _data, output = trained
+    assert [line for line in output.splitlines() if len(line) > 80 and str(run) not in line] == []
+
+
+def test_predict_prints_label_and_confidence_for_each_text(trained):
+    result = runner.invoke(app, ["predict", str(trained[0]), "good fine film", "bad awful plot"])
+    lines = result.stdout.splitlines()
+    assert [line.split("\t")[1] for line in lines] == ["good fine film", "bad awful plot"]
+    assert lines[0].startswith("pos (0.")
+    assert lines[1].startswith("neg (0.")
+
+
+def test_predict_reads_standard_input_line_by_line(trained):
+    result = runner.invoke(
+        app, ["predict", str(trained[0])], input="good fine film\nbad awful plot\n"
+    )
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["pos", "neg"]
+
+
+def test_predict_json_is_one_object_per_text(trained):
+    result = runner.invoke(app, ["predict", str(trained[0]), "good fine film", "--json"])
+    value = json.loads(result.stdout)
+    assert value["label"] == "pos"
+    assert value["confidence"] == max(value["probabilities"].values())
+    assert sum(value["probabilities"].values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
+def test_predict_writes_a_file_in_input_order(trained, tmp_path, suffix):
+    run, data, _ = trained
+    output = tmp_path / f"out{suffix}"
+    result = runner.invoke(app, ["predict", str(run), "--file", str(data), "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    content = output.read_text(encoding="utf-8")
+    if suffix == ".jsonl":
+        rows = [json.loads(line) for line in content.splitlines()]
+    else:
+        rows = list(
+            csv.DictReader(io.StringIO(content), delimiter="\t" if suffix == ".tsv" else ",")
+        )
+    assert [int(row["line"]) for row in rows] == list(range(2, 62))
+    assert [row["label"] for row in rows] == ["pos", "neg"] * 30
+
+
+def test_evaluate_json_has_scores_intervals_and_truncation(trained):
+    run, data, _ = trained
+    result = runner.invoke(app, ["evaluate", str(run), str(data), "--json"])
+    value = json.loads(result.stdout)
+    assert value["num_rows"] == 60
+    assert value["intervals"]["accuracy"]["low"] <= value["accuracy"]
+    assert value["num_truncated"] == 0
+
+
+def test_inspect_shows_the_tree_and_what_a_run_says(trained):
+    result = runner.invoke(app, ["inspect", str(trained[0])])
+    assert "embeddings" in result.stdout
+    assert "neg → 0, pos → 1" in result.stdout
+    assert "Kept: epoch" in result.stdout
+
+
+def test_settings_lists_every_field():
+    result = runner.invoke(app, ["settings"])
+    assert "warmup_fraction" in result.stdout
+    assert "micro_batch_tokens" in result.stdout
+
+
+def test_version_is_printed():
+    assert runner.invoke(app, ["--version"]).stdout.startswith("bertfit ")
+
+
+@pytest.mark.parametrize("verb", ["demo", "prepare", "inspect", "train", "evaluate", "predict"])
+def test_help_fits_into_80_columns(verb):
+    command = [sys.executable, "-m", "bertfit.cli.main", verb, "--help"]
+    environment = {"COLUMNS": "80", "PATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
+    bertfit = Path(sys.executable).with_name("bertfit")
+    command = f"yes 'good fine film' | head -n 20000 | {bertfit} predict {trained[0]} | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("pos")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,222 @@
+"""Encoding: the ids that transformers gives, and truncation that keeps what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertfit.data.encoding import (
+    EncodingRule,
+    clean_text,
+    encode_texts,
+    find_special_tokens,
+    truncate,
+)
+from bertfit.errors import ModelError
+from bertfit.modeling.classifier import fast_tokenizer
+
+TEXTS = [
+    "a good film",
+    "the plot was awful, poor and bad. " * 4,
+    "",
+    " ",
+    "Schöne Grüße 你好 🎬",
+    "supercalifragilistic",
+    "not [SEP] good [MASK]",
+    "</s> the <s>",
+    "a\tgood\n\nfilm <br /> the end",
+]
+
+
+def make_bert_tokenizer(model_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir)
+
+
+def make_roberta_tokenizer():
+    """Give a byte-level BPE that puts <s> and </s> around a text, as RoBERTa's does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        show_progress=False,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        model_max_length=64,
+    )
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def tokenizer(request, tiny_model_dir):
+    if request.param == "roberta":
+        return make_roberta_tokenizer()
+    return make_bert_tokenizer(tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def bert(tiny_model_dir):
+    return make_bert_tokenizer(tiny_model_dir)
+
+
+def encode(texts, tokenizer, *, on_progress=None, **rule):
+    rule = EncodingRule(**{"max_length": 64, **rule})
+    return encode_texts(texts, fast_tokenizer(tokenizer), rule, on_progress=on_progress)
+
+
+def rows_of(encoded) -> list[list[int]]:
+    """Return each text's ids."""
+    offsets = encoded.offsets
+    return [encoded.token_ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+
+
+@pytest.mark.parametrize("max_length", [4, 8, 16, 64, 1000])
+def test_head_truncation_gives_the_ids_of_transformers(tokenizer, max_length):
+    encoded = encode(TEXTS, tokenizer, max_length=max_length)
+    expected = tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
+    fast_tokenizer(tokenizer)  # transformers had switched truncation on in the same object
+    assert rows_of(encoded) == expected
+
+
+@given(text=st.text(max_size=40), max_length=st.integers(3, 20))
+def test_any_text_gives_the_ids_of_transformers(tokenizer, text, max_length):
+    expected = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+    assert rows_of(encode([text], tokenizer, max_length=max_length)) == [expected]
+
+
+@pytest.mark.parametrize("truncation", ["head", "tail", "head+tail"])
+def test_every_rule_keeps_the_special_tokens(tokenizer, truncation):
+    encoded = encode(TEXTS, tokenizer, max_length=6, truncation=truncation)
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert {(row[0], row[-1]) for row in rows_of(encoded)} == {(first, last)}
+
+
+def test_tail_truncation_keeps_the_end(bert):
+    (row,) = rows_of(encode(["good a the is bad"], bert, max_length=4, truncation="tail"))
+    assert bert.convert_ids_to_tokens(row) == ["[CLS]", "is", "bad", "[SEP]"]
+
+
+def test_head_and_tail_truncation_keeps_both_ends(bert):
+    rule = {"max_length": 6, "truncation": "head+tail", "head_fraction": 0.25}
+    (row,) = rows_of(encode(["good a the is was of bad"], bert, **rule))
+    assert bert.convert_ids_to_tokens(row) == ["[CLS]", "good", "was", "of", "bad", "[SEP]"]
+
+
+def test_a_text_that_fits_is_the_same_under_every_rule(bert):
+    rows = [
+        rows_of(encode(["a good film"], bert, max_length=5, truncation=truncation))
+        for truncation in ("head", "tail", "head+tail")
+    ]
+    assert rows[0] == rows[1] == rows[2]
+
+
+@given(
+    num_ids=st.integers(0, 40),
+    room=st.integers(1, 30),
+    truncation=st.sampled_from(["head", "tail", "head+tail"]),
+    head_fraction=st.floats(0.01, 0.99),
+)
+def test_truncation_keeps_as_much_as_there_is_room_for(num_ids, room, truncation, head_fraction):
+    """No token twice, none out of order, and all of a text that fits."""
+    rule = EncodingRule(max_length=99, truncation=truncation, head_fraction=head_fraction)
+    kept = list(truncate(range(num_ids), room, rule))
+    assert len(kept) == min(num_ids, room)
+    assert kept == sorted(set(kept))
+
+
+@given(num_ids=st.integers(10, 40), room=st.integers(2, 9), head_fraction=st.floats(0.01, 0.99))
+def test_head_and_tail_both_keep_something_where_two_fit(num_ids, room, head_fraction):
+    rule = EncodingRule(max_length=99, truncation="head+tail", head_fraction=head_fraction)
+    kept = truncate(list(range(num_ids)), room, rule)
+    assert (kept[0], kept[-1]) == (0, num_ids - 1)
+
+
+def test_full_lengths_are_those_before_truncation(bert):
+    encoded = encode(["a good film", "a a a a a a"], bert, max_length=5)
+    assert encoded.full_lengths.tolist() == [5, 8]
+    assert encoded.lengths.tolist() == [5, 5]
+    assert encoded.num_truncated == 1
+
+
+def test_no_texts_give_no_rows(bert):
+    encoded = encode([], bert)
+    assert (len(encoded), encoded.token_ids.tolist(), encoded.num_truncated) == (0, [], 0)
+
+
+def test_arrays_are_as_compact_as_they_are_documented(bert):
+    encoded = encode(["a"], bert)
+    types = (encoded.token_ids.dtype, encoded.offsets.dtype, encoded.full_lengths.dtype)
+    assert types == (np.int32, np.int64, np.int32)
+
+
+def test_many_texts_are_encoded_in_chunks_and_in_order(bert):
+    texts = ["a " * (number % 7) for number in range(2500)]
+    seen = []
+    encoded = encode(texts, bert, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1024, 2500), (2048, 2500), (2500, 2500)]
+    assert encoded.lengths.tolist() == [2 + number % 7 for number in range(2500)]
+
+
+def test_no_room_for_text_is_an_error(bert):
+    with pytest.raises(ModelError) as caught:
+        encode(["a"], bert, max_length=2)
+    assert str(caught.value) == "max_length 2 leaves no room for text beside 2 special tokens"
+
+
+def test_special_tokens_are_found_where_the_tokenizer_puts_them(tokenizer):
+    found = find_special_tokens(fast_tokenizer(tokenizer))
+    assert found == ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
+
+
+def test_special_tokens_are_found_though_the_probe_is_unknown():
+    """The probe is "a", which a vocabulary of another script may not have."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "你": 3}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 (a token of text)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    assert find_special_tokens(tokenizer) == ([1], [2])
+
+
+@pytest.mark.parametrize("tag", ["<br>", "<br/>", "<br />", "<BR>", "</br>", "< br >"])
+def test_html_breaks_become_spaces(tag):
+    assert clean_text(f"Great.{tag}Really.", "html_breaks") == "Great. Really."
+
+
+def test_other_tags_stay(tokenizer):
+    assert clean_text("<b>Great</b> <brief>", "html_breaks") == "<b>Great</b> <brief>"
+
+
+def test_without_cleaning_text_stays_as_it_is():
+    assert clean_text("Great.<br />", "none") == "Great.<br />"
+
+
+def test_encoding_applies_the_rules_cleaning(bert):
+    dirty = encode(["a<br />film"], bert, text_cleaning="html_breaks")
+    assert rows_of(dirty) == rows_of(encode(["a film"], bert))

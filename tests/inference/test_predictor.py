@@ -1,0 +1,214 @@
+"""TextClassifier: what it loads, what it says of a text, and how little it holds at once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bertfit import Prediction, TextClassifier
+from bertfit.data.encoding import EncodingRule
+from bertfit.errors import ModelError, RunError
+from bertfit.inference import predictor
+from bertfit.modeling.classifier import load_classifier, save_model
+from bertfit.modeling.precision import choose_precision
+from bertfit.run_directory import stage_run
+
+TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "fine"]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model_dir) -> TextClassifier:
+    loaded = load_classifier(str(tiny_model_dir), ["bad", "fair", "good"])
+    with torch.no_grad():  # the weights of a start hardly tell texts apart
+        for parameter in loaded.model.parameters():
+            parameter.mul_(5)
+    rule = EncodingRule(max_length=10, truncation="tail")
+    return TextClassifier(
+        loaded.model,
+        loaded.tokenizer,
+        rule=rule,
+        precision=choose_precision("cpu", "float32"),
+    )
+
+
+@pytest.fixture
+def model_folder(classifier, tmp_path):
+    """Give a plain Hugging Face folder of the classifier."""
+    save_model(classifier.model, tmp_path / "model")
+    classifier.tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def run(classifier, tmp_path):
+    """Give a run of the classifier."""
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    save_model(classifier.model, staging.folder)
+    classifier.tokenizer.save_pretrained(staging.folder)
+    staging.publish({"encoding": classifier.encoding_record()})
+    return tmp_path / "run"
+
+
+def test_a_prediction_is_the_most_probable_label(classifier):
+    for prediction in classifier.predict(TEXTS):
+        best = max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+        assert prediction.label == best
+        assert prediction.confidence == prediction.probabilities[best]
+
+
+def test_probabilities_are_by_name_in_order_of_ids_and_sum_to_one(classifier):
+    (prediction,) = classifier.predict(["good"])
+    assert list(prediction.probabilities) == ["bad", "fair", "good"]
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+
+
+def test_a_prediction_is_shown_with_its_confidence():
+    assert str(Prediction("pos", 0.9977, {"neg": 0.0023, "pos": 0.9977})) == "pos (0.998)"
+
+
+def test_predictions_stand_in_the_order_of_the_texts(classifier):
+    texts = ["good " * (number * 7 % 11) for number in range(11)]
+    together = [prediction.probabilities for prediction in classifier.predict(texts)]
+    alone = [classifier.predict(text)[0].probabilities for text in texts]
+    for a, b in zip(together, alone, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+
+
+def test_a_single_string_is_one_text(classifier):
+    assert len(classifier.predict("a good film")) == 1
+
+
+@pytest.mark.parametrize("make", [tuple, iter, pd.Series, np.array])
+def test_any_iterable_of_texts_will_do(classifier, make):
+    assert classifier.predict(make(TEXTS)) == classifier.predict(TEXTS)
+
+
+def test_a_data_frame_has_one_prediction_a_row(classifier):
+    """Iterating over a frame gives its column names: they must not be taken for texts."""
+    frame = pd.DataFrame({"text": TEXTS, "label": "bad"})
+    assert classifier.predict(frame) == classifier.predict(TEXTS)
+
+
+def test_no_texts_have_no_predictions(classifier):
+    assert classifier.predict([]) == []
+    assert classifier.predict_probabilities([]).shape == (0, 3)
+
+
+def test_an_empty_text_is_predicted_too(classifier):
+    assert len(classifier.predict(["", "good"])) == 2
+
+
+def test_predict_probabilities_gives_what_predict_gives(classifier):
+    probabilities = classifier.predict_probabilities(TEXTS)
+    by_name = [list(prediction.probabilities.values()) for prediction in classifier.predict(TEXTS)]
+    np.testing.assert_array_equal(probabilities, by_name)
+
+
+def test_more_texts_than_a_chunk_stay_in_order(classifier, monkeypatch):
+    expected = classifier.predict_probabilities(TEXTS * 3)
+    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 5)
+    np.testing.assert_allclose(classifier.predict_probabilities(TEXTS * 3), expected, atol=1e-6)
+
+
+def test_a_stream_takes_texts_a_chunk_at_a_time(classifier, monkeypatch):
+    """A million rows must be possible: what is held never grows with their number."""
+    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 4)
+    num_taken = 0
+
+    def endless_texts():
+        nonlocal num_taken
+        for number in itertools.count():
+            num_taken += 1
+            yield f"film {number % 9}"
+
+    stream = classifier.predict_stream(endless_texts())
+    assert num_taken == 0
+    taken_after = []
+    for _ in itertools.islice(stream, 9):
+        taken_after.append(num_taken)
+    assert taken_after == [4, 4, 4, 4, 8, 8, 8, 8, 12]
+
+
+def test_a_run_is_loaded_with_its_rule(run):
+    classifier = TextClassifier.load(run)
+    assert classifier.rule == EncodingRule(max_length=10, truncation="tail")
+    assert classifier.label_names == ("bad", "fair", "good")
+
+
+def test_a_loaded_run_predicts_what_the_saved_model_did(run, classifier):
+    loaded = TextClassifier.load(str(run))
+    np.testing.assert_array_equal(
+        loaded.predict_probabilities(TEXTS), classifier.predict_probabilities(TEXTS)
+    )
+
+
+def test_a_loaded_run_keeps_its_record(run):
+    assert TextClassifier.load(run).record == json.loads((run / "bertfit.json").read_text())
+
+
+def test_a_plain_model_folder_is_cut_at_the_models_limit(model_folder):
+    classifier = TextClassifier.load(model_folder)
+    assert classifier.rule == EncodingRule(max_length=64)
+    assert classifier.record == {}
+
+
+def test_a_plain_model_folder_is_scored_as_transformers_scores_it(model_folder, classifier):
+    inputs = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = torch.softmax(classifier.model.eval()(**inputs).logits, dim=1)
+    probabilities = TextClassifier.load(model_folder).predict_probabilities(TEXTS)
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-6)
+
+
+def test_float32_is_the_default(run):
+    assert TextClassifier.load(run).precision.dtype_name == "float32"
+
+
+def test_bfloat16_is_near_to_float32(run):
+    fast = TextClassifier.load(run, device="cpu", dtype="bfloat16").predict_probabilities(TEXTS)
+    exact = TextClassifier.load(run, device="cpu").predict_probabilities(TEXTS)
+    np.testing.assert_allclose(fast, exact, atol=0.1)
+
+
+def test_padding_uses_the_tokenizers_pad_token(classifier):
+    assert classifier.pad_id == classifier.tokenizer.pad_token_id
+
+
+def test_encode_reports_its_progress(classifier):
+    seen = []
+    classifier.encode(TEXTS, on_progress=lambda *report: seen.append(report))
+    assert seen == [(4, 4)]
+
+
+def test_a_missing_run_is_named(tmp_path):
+    with pytest.raises(RunError) as caught:
+        TextClassifier.load(tmp_path / "none")
+    assert str(caught.value) == (
+        f"the run {tmp_path / 'none'} does not exist\nbertfit train makes one."
+    )
+
+
+def test_a_folder_that_is_neither_run_nor_model_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is not a complete run: it has no bertfit.json"):
+        TextClassifier.load(tmp_path)
+
+
+def test_a_run_without_weights_is_refused(run):
+    (run / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        TextClassifier.load(run)
+
+
+@pytest.mark.parametrize("encoding", [None, {}, {"max_length": 8, "nonesuch": 1}])
+def test_a_record_without_a_rule_is_explained(run, encoding):
+    path = run / "bertfit.json"
+    record = json.loads(path.read_text())
+    record.pop("encoding")
+    path.write_text(json.dumps(record if encoding is None else record | {"encoding": encoding}))
+    with pytest.raises(RunError, match="encoding"):
+        TextClassifier.load(run)

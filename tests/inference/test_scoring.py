@@ -1,0 +1,100 @@
+"""Scoring: input order, any cut, and the model left as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.inference.scoring import score_texts, softmax
+from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.precision import choose_precision
+
+PRECISION = choose_precision("cpu", "float32")
+TEXTS = ["good " * length for length in (9, 1, 30, 4, 4, 17, 2, 60)] + ["bad", "a bad film"]
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    with torch.no_grad():  # the weights of a start hardly tell texts apart
+        for parameter in loaded.model.parameters():
+            parameter.mul_(5)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def encoded(loaded):
+    return encode_texts(TEXTS, fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64))
+
+
+def score(loaded, encoded, **options):
+    return score_texts(loaded.model, encoded, precision=PRECISION, pad_id=0, **options)
+
+
+def test_row_i_is_text_i_and_what_transformers_gives(loaded, encoded):
+    loaded.model.eval()
+    with torch.no_grad():
+        expected = [
+            loaded.model(**loaded.tokenizer(text, return_tensors="pt", truncation=True)).logits[0]
+            for text in TEXTS
+        ]
+    np.testing.assert_allclose(score(loaded, encoded), torch.stack(expected).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 7, 64, 200, 10**6])
+def test_the_token_budget_changes_nothing(loaded, encoded, max_tokens):
+    logits = score(loaded, encoded, max_tokens=max_tokens)
+    np.testing.assert_allclose(logits, score(loaded, encoded), atol=1e-5)
+
+
+@pytest.mark.parametrize("was_training", [False, True])
+def test_the_model_is_scored_without_dropout_and_left_in_its_mode(loaded, encoded, was_training):
+    loaded.model.train(was_training)
+    first = score(loaded, encoded)
+    assert loaded.model.training is was_training
+    np.testing.assert_array_equal(first, score(loaded, encoded))
+
+
+def test_the_mode_is_restored_after_an_error(loaded, encoded):
+    def fail(done, total):
+        raise RuntimeError
+
+    loaded.model.train()
+    with pytest.raises(RuntimeError):
+        score(loaded, encoded, on_progress=fail)
+    assert loaded.model.training
+
+
+def test_progress_counts_rows_up_to_all(loaded, encoded):
+    seen = []
+    score(loaded, encoded, max_tokens=64, on_progress=lambda *report: seen.append(report))
+    done = [report[0] for report in seen]
+    assert done == sorted(set(done))
+    assert seen[-1] == (len(TEXTS), len(TEXTS))
+
+
+def test_no_texts_have_no_logits(loaded):
+    nothing = encode_texts([], fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64))
+    assert score(loaded, nothing).shape == (0, 2)
+
+
+def test_softmax_gives_rows_that_sum_to_one():
+    probabilities = softmax(np.array([[0.0, 1.0, 2.0], [-5.0, 0.0, 5.0]], dtype=np.float32))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, rtol=1e-15)
+    assert probabilities.dtype == np.float64
+
+
+def test_softmax_is_that_of_torch():
+    logits = np.random.default_rng(0).normal(size=(5, 3))
+    expected = torch.softmax(torch.from_numpy(logits), dim=1).numpy()
+    np.testing.assert_allclose(softmax(logits), expected)
+
+
+def test_softmax_of_huge_logits_does_not_overflow():
+    np.testing.assert_array_equal(softmax(np.array([[1e30, -1e30]])), [[1.0, 0.0]])
+
+
+def test_softmax_of_no_rows_is_no_rows():
+    assert softmax(np.empty((0, 2))).shape == (0, 2)

@@ -1,0 +1,307 @@
+"""Loading: float32 weights, a head that fits, one line of what is new, and what is said if not."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from bertfit.errors import ModelError
+from bertfit.modeling.classifier import (
+    fast_tokenizer,
+    find_length_limit,
+    load_architecture,
+    load_classifier,
+    save_model,
+    set_dropout,
+)
+
+
+@pytest.fixture
+def model_dir(tiny_model_dir, tmp_path):
+    """Give a copy of the tiny model that may be changed."""
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+@pytest.fixture
+def classifier_dir(model_dir):
+    """Give a tiny checkpoint that has a head for three classes."""
+    loaded = load_classifier(str(model_dir), ["a", "b", "c"])
+    save_model(loaded.model, model_dir)
+    return model_dir
+
+
+def error_of(name, **kwargs) -> str:
+    with pytest.raises(ModelError) as caught:
+        load_classifier(str(name), ["neg", "pos"], **kwargs)
+    return str(caught.value)
+
+
+def test_an_encoder_gets_a_head_for_the_labels(tiny_model_dir):
+    config = load_classifier(str(tiny_model_dir), ["bad", "fair", "good"]).model.config
+    assert config.num_labels == 3
+    assert config.id2label == {0: "bad", 1: "fair", 2: "good"}
+    assert config.label2id == {"bad": 0, "fair": 1, "good": 2}
+
+
+def test_new_weights_are_said_in_one_line(tiny_model_dir, capsys):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    assert loaded.notes == ("New weights, to be learned: classifier.bias, classifier.weight.",)
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_a_head_that_fits_is_kept(classifier_dir):
+    loaded = load_classifier(str(classifier_dir), ["x", "y", "z"])
+    stored = load_file(classifier_dir / "model.safetensors")
+    assert loaded.notes == ()
+    assert torch.equal(loaded.model.classifier.weight, stored["classifier.weight"])
+
+
+def test_a_head_of_another_size_is_replaced_with_a_note(classifier_dir):
+    loaded = load_classifier(str(classifier_dir), ["neg", "pos"])
+    assert loaded.model.classifier.weight.shape == (2, 8)
+    assert loaded.notes == (
+        "The checkpoint's head has another size; it was replaced by a new one: "
+        "classifier.bias, classifier.weight.",
+    )
+
+
+def test_without_label_names_the_checkpoints_own_are_kept(classifier_dir):
+    config = load_classifier(str(classifier_dir)).model.config
+    assert list(config.id2label.values()) == ["a", "b", "c"]
+
+
+def test_weights_that_a_classifier_does_not_use_are_named(model_dir):
+    path = model_dir / "model.safetensors"
+    extra = {f"cls.{n}": torch.zeros(1) for n in range(6)}
+    save_file(load_file(path) | extra, path, metadata={"format": "pt"})
+    notes = load_classifier(str(model_dir), ["neg", "pos"]).notes
+    assert notes[-1] == (
+        "Weights of the checkpoint that a classifier does not use: "
+        "cls.0, cls.1, cls.2, cls.3 and 2 more."
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_are_float32_whatever_the_checkpoint_has(model_dir, dtype):
+    transformers.AutoModel.from_pretrained(model_dir).to(dtype).save_pretrained(model_dir)
+    model = load_classifier(str(model_dir), ["neg", "pos"]).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_loaded_from_half_precision_is_saved_as_float32(model_dir, tmp_path, dtype):
+    transformers.AutoModel.from_pretrained(model_dir).to(dtype).save_pretrained(model_dir)
+    save_model(load_classifier(str(model_dir), ["neg", "pos"]).model, tmp_path / "saved")
+    stored = load_file(tmp_path / "saved" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+
+
+def test_the_seed_decides_the_new_weights(tiny_model_dir):
+    a, b, c = (
+        load_classifier(str(tiny_model_dir), ["neg", "pos"], seed=seed).model.classifier.weight
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_loading_leaves_the_global_random_numbers_alone(tiny_model_dir):
+    """A program that loads a classifier must not find its own dice loaded."""
+    state = torch.get_rng_state()
+    load_classifier(str(tiny_model_dir), ["neg", "pos"], seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_dropout_reaches_every_layer(tiny_model_dir):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"], dropout=0.3).model
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.3}
+    assert model.config.attention_probs_dropout_prob == 0.3
+
+
+def test_without_dropout_the_models_own_is_kept(tiny_model_dir):
+    config = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model.config
+    assert config.hidden_dropout_prob == 0.1
+
+
+FAMILIES = {
+    "albert": "AlbertConfig",
+    "bert": "BertConfig",
+    "deberta-v2": "DebertaV2Config",
+    "distilbert": "DistilBertConfig",
+    "electra": "ElectraConfig",
+    "modernbert": "ModernBertConfig",
+    "mpnet": "MPNetConfig",
+    "roberta": "RobertaConfig",
+    "xlm-roberta": "XLMRobertaConfig",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_dropout_means_none_in_every_family(family):
+    """The gradient of a step is the same however it is cut only where nothing is drawn."""
+    config = getattr(transformers, FAMILIES[family])()
+    set_dropout(config, 0.0)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    rates = {name: module.p for name, module in model.named_modules() if hasattr(module, "p")} | {
+        name: module.drop_prob
+        for name, module in model.named_modules()
+        if hasattr(module, "drop_prob")
+    }
+    assert {name: rate for name, rate in rates.items() if rate} == {}
+
+
+def test_a_saved_model_is_loaded_as_it_was(tiny_model_dir, tmp_path):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"], seed=5)
+    save_model(loaded.model, tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    again = load_classifier(str(tmp_path)).model.state_dict()
+    assert all(torch.equal(again[key], value) for key, value in loaded.model.state_dict().items())
+
+
+def test_a_model_has_the_length_limit_of_its_positions(model_dir):
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    loaded.tokenizer.model_max_length = 10**30
+    assert find_length_limit(loaded.model, loaded.tokenizer) == 64
+
+
+def test_a_tokenizer_may_set_a_lower_length_limit(model_dir):
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    loaded.tokenizer.model_max_length = 20
+    assert find_length_limit(loaded.model, loaded.tokenizer) == 20
+
+
+@pytest.mark.parametrize("family", ["RobertaConfig", "XLMRobertaConfig", "MPNetConfig"])
+def test_robertas_family_reads_two_tokens_less_than_its_table_is_long(tiny_model_dir, family):
+    """Its positions are counted from padding_idx + 1: a 513th token would be out of the table."""
+    config = getattr(transformers, family)(max_position_embeddings=514, pad_token_id=1)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.model_max_length = 10**30
+    assert find_length_limit(model, tokenizer) == 512
+
+
+def test_the_inner_tokenizer_neither_truncates_nor_pads(tiny_model_dir):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer(["a", "a a a a a a"], truncation=True, padding=True, max_length=4)
+    inner = fast_tokenizer(tokenizer)
+    assert [len(encoding.ids) for encoding in inner.encode_batch(["a", "a a a a a a"])] == [3, 8]
+
+
+def test_a_tokenizer_without_a_fast_form_is_refused():
+    class SlowTokenizer:
+        pass
+
+    with pytest.raises(ModelError) as caught:
+        fast_tokenizer(SlowTokenizer())
+    assert str(caught.value) == (
+        "the tokenizer SlowTokenizer has no fast form (tokenizer.json)\n"
+        "Choose a checkpoint that carries tokenizer.json."
+    )
+
+
+def test_an_architecture_has_no_weights(tiny_model_dir):
+    model = load_architecture(str(tiny_model_dir), num_labels=5)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.config.num_labels == 5
+
+
+def test_an_architecture_needs_no_weights_on_disk(model_dir):
+    (model_dir / "model.safetensors").unlink()
+    assert load_architecture(str(model_dir)).config.hidden_size == 8
+
+
+@pytest.mark.parametrize("name", ["./no/such/model", "/no/such/model", "~/no/such/model"])
+def test_a_missing_folder_is_named(name):
+    assert error_of(name) == f"the model folder {name} does not exist"
+
+
+def test_a_file_is_no_model(model_dir):
+    path = model_dir / "model.safetensors"
+    assert error_of(path) == f"expected a model folder, but {path} is a file"
+
+
+def test_a_folder_without_config_is_no_model(tmp_path):
+    assert error_of(tmp_path) == (
+        f"the folder {tmp_path} is not a model: it has no config.json\n"
+        "Expected a Hugging Face folder: config.json, model.safetensors, tokenizer files."
+    )
+
+
+def test_a_hub_name_without_network_says_how_to_go_on():
+    message = error_of("no-such/model")
+    assert message.startswith("the model 'no-such/model' cannot be loaded: OSError: ")
+    assert message.endswith(
+        "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
+        "the spelling, go online once, copy the folder here and name its path, or use --model "
+        "embedded."
+    )
+
+
+@pytest.mark.parametrize("name", ["bert--base", "-bert", "bert.git", "bert..base", "b" * 300])
+def test_what_cannot_be_a_hub_name_is_explained(name):
+    assert repr(name) in error_of(name) or name in error_of(name)
+
+
+def test_a_damaged_config_is_explained(model_dir):
+    (model_dir / "config.json").write_text("{")
+    message = error_of(model_dir)
+    assert message.startswith(f"the model '{model_dir}' cannot be loaded: OSError: ")
+    assert message.endswith(
+        "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
+    )
+
+
+def test_an_unknown_kind_of_model_is_explained(model_dir):
+    (model_dir / "config.json").write_text('{"model_type": "nonesuch"}')
+    message = error_of(model_dir)
+    assert "nonesuch" in message
+    assert "bertfit inspect" in message
+
+
+def test_damaged_weights_are_explained(model_dir):
+    path = model_dir / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    message = error_of(model_dir)
+    assert message.startswith(f"the model '{model_dir}' cannot be loaded: SafetensorError: ")
+
+
+def test_pickled_weights_are_not_read(model_dir):
+    state = load_file(model_dir / "model.safetensors")
+    (model_dir / "model.safetensors").unlink()
+    torch.save(state, model_dir / "pytorch_model.bin")
+    message = error_of(model_dir)
+    assert message.endswith(
+        "Only safetensors weights are read; a pickled pytorch_model.bin must be converted first."
+    )
+
+
+def test_code_in_a_checkpoint_is_never_run(model_dir):
+    """A config may name a Python file beside it; that file must stay text."""
+    (model_dir / "evil.py").write_text(f"open({str(model_dir / 'ran')!r}, 'w')\n")
+    (model_dir / "config.json").write_text(
+        '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}'
+    )
+    error_of(model_dir)
+    assert not (model_dir / "ran").exists()
+
+
+def test_a_folder_without_a_tokenizer_is_explained(model_dir):
+    for path in model_dir.glob("*token*"):
+        path.unlink()
+    assert error_of(model_dir).startswith(f"the model '{model_dir}' cannot be loaded: ")
+
+
+def test_transformers_is_quiet_only_while_loading(tiny_model_dir):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

@@ -1,0 +1,95 @@
+"""The forward pass: padding changes nothing, in any family of models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bertfit.modeling.forward import compute_logits
+from bertfit.modeling.precision import choose_precision
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+FAMILIES = {
+    "bert": ("BertConfig", {}),
+    "distilbert": ("DistilBertConfig", {"dim": 16, "n_heads": 2, "n_layers": 2, "hidden_dim": 24}),
+    "roberta": ("RobertaConfig", {"type_vocab_size": 1}),
+    "electra": ("ElectraConfig", {"embedding_size": 8}),
+    "albert": ("AlbertConfig", {"embedding_size": 8}),
+    "mpnet": ("MPNetConfig", {}),
+    "deberta-v2": ("DebertaV2Config", {"relative_attention": True, "pos_att_type": "p2c|c2p"}),
+    "modernbert": ("ModernBertConfig", {"cls_token_id": 2, "sep_token_id": 3}),
+    "xlm-roberta": ("XLMRobertaConfig", {"type_vocab_size": 1}),
+}
+LENGTHS = (3, 9, 5, 14)
+PAD_ID = 1
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request):
+    name, changes = FAMILIES[request.param]
+    sizes = SIZES if request.param != "distilbert" else {"vocab_size": 40, "pad_token_id": 1}
+    config = getattr(transformers, name)(**(sizes | changes), num_labels=3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = transformers.AutoModelForSequenceClassification.from_config(config)
+        for parameter in made.parameters():  # larger than at the start, so that all matters
+            parameter.data += 0.2 * torch.randn(parameter.shape)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def precision():
+    return choose_precision("cpu", "float32")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    generator = np.random.default_rng(0)
+    return [generator.integers(4, 40, size=length) for length in LENGTHS]
+
+
+def pad(rows):
+    token_ids = np.full((len(rows), max(map(len, rows))), PAD_ID, dtype=np.int64)
+    mask = np.zeros_like(token_ids)
+    for index, row in enumerate(rows):
+        token_ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return token_ids, mask
+
+
+@torch.no_grad()
+def test_a_padded_row_has_the_logits_that_it_has_alone(model, precision, rows):
+    padded = compute_logits(model, *pad(rows), precision=precision)
+    alone = torch.cat([compute_logits(model, row[None], None, precision=precision) for row in rows])
+    torch.testing.assert_close(padded, alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_no_mask_is_a_mask_of_ones(model, precision, rows):
+    """Leaving the mask out is for speed alone."""
+    row = rows[1][None]
+    without = compute_logits(model, row, None, precision=precision)
+    masked = compute_logits(model, row, np.ones_like(row), precision=precision)
+    torch.testing.assert_close(without, masked, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_float32_in_any_arithmetic(rows, dtype):
+    config = transformers.BertConfig(**SIZES)
+    model = transformers.BertForSequenceClassification(config).eval()
+    logits = compute_logits(model, rows[0][None], None, precision=choose_precision("cpu", dtype))
+    assert logits.dtype == torch.float32
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -1,0 +1,108 @@
+"""Device and arithmetic: what is chosen, why, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bertfit.errors import ConfigError
+from bertfit.modeling.precision import choose_precision
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Give a function that makes torch see a processor with these features and no GPU."""
+
+    def set_features(*features: str) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(features, True))
+
+    return set_features
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "reason"),
+    [
+        (("amx_bf16", "avx512_bf16"), "bfloat16", "this processor has AMX"),
+        (("avx512_bf16",), "bfloat16", "this processor has AVX512-BF16"),
+        (("avx512_f",), "float32", "this processor has neither AMX nor AVX512-BF16"),
+    ],
+)
+def test_a_processor_gets_what_it_is_fast_at(processor, features, dtype, reason):
+    processor(*features)
+    precision = choose_precision()
+    found = (precision.device.type, precision.dtype_name, precision.reason)
+    assert found == ("cpu", dtype, reason)
+
+
+@pytest.mark.parametrize(
+    ("is_supported", "dtype", "reason"),
+    [
+        (True, "bfloat16", "this GPU multiplies bfloat16 in hardware"),
+        (False, "float32", "this GPU has no bfloat16 in hardware"),
+    ],
+)
+def test_a_gpu_gets_bfloat16_where_it_has_it(monkeypatch, is_supported, dtype, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: is_supported
+    )
+    precision = choose_precision()
+    found = (precision.device.type, precision.dtype_name, precision.reason)
+    assert found == ("cuda", dtype, reason)
+
+
+def test_apples_gpu_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    precision = choose_precision()
+    assert (precision.device.type, precision.dtype_name) == ("mps", "float32")
+    assert precision.reason == "bfloat16 is not used on mps"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_asked_for_is_given(processor, dtype):
+    processor()
+    precision = choose_precision("cpu", dtype)
+    assert (precision.dtype_name, precision.reason) == (dtype, "asked for")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:x", "", "meta"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(ConfigError) as caught:
+        choose_precision(device)
+    assert caught.value.message == (
+        f"device: expected auto, cpu, cuda, cuda:N or mps, got {device!r}"
+    )
+
+
+@pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:3", 2)])
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, device, count):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ConfigError) as caught:
+        choose_precision(device)
+    assert caught.value.message == (
+        f"device: {device!r} was asked for, but torch sees {count} CUDA devices"
+    )
+
+
+def test_mps_that_is_not_there_is_refused(processor):
+    processor()
+    with pytest.raises(ConfigError) as caught:
+        choose_precision("mps")
+    assert caught.value.message == "device: 'mps' was asked for, but torch finds none here"
+
+
+def test_bfloat16_is_for_matrix_products_only():
+    with choose_precision("cpu", "bfloat16").autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == torch.bfloat16
+
+
+def test_float32_needs_no_autocast():
+    with choose_precision("cpu", "float32").autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == torch.float32

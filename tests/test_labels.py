@@ -1,0 +1,78 @@
+"""Labels: what a value becomes, and in which order names stand."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertfit.labels import encode_labels, normalize_label, sort_label_names
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (" pos ", "pos"),
+        ("ünïcode", "ünïcode"),
+        (True, "true"),
+        (np.bool_(False), "false"),
+        (3, "3"),
+        (-1, "-1"),
+        (np.int64(7), "7"),
+        (3.0, "3"),
+        (np.float32(2.0), "2"),
+        (None, None),
+        ("", None),
+        ("  ", None),
+        (float("nan"), None),
+        (pd.NA, None),
+        (pd.NaT, None),
+    ],
+)
+def test_a_value_becomes_its_name(value, name):
+    assert normalize_label(value) == name
+
+
+@pytest.mark.parametrize("value", [0.5, ["pos"], {"a": 1}, float("inf")])
+def test_what_cannot_be_a_class_is_refused(value):
+    with pytest.raises(TypeError) as caught:
+        normalize_label(value)
+    expected = "a label is a string, an integer or a boolean, not "
+    assert str(caught.value) == f"{expected}{type(value).__name__} {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["pos", "neg", "pos"], ["neg", "pos"]),
+        (["10", "9", "-1"], ["-1", "9", "10"]),
+        (["10", "9", "x"], ["10", "9", "x"]),
+        (["true", "false"], ["false", "true"]),
+        (["2", "02"], ["02", "2"]),
+        (["²", "1"], ["1", "²"]),
+        ([], []),
+    ],
+)
+def test_names_stand_in_their_order(names, expected):
+    assert sort_label_names(names) == expected
+
+
+@given(st.lists(st.text(max_size=3) | st.integers().map(str)), st.randoms())
+def test_the_order_of_names_never_depends_on_the_order_of_rows(
+    names: list[str], order: random.Random
+):
+    shuffled = order.sample(names, len(names))
+    assert sort_label_names(shuffled) == sort_label_names(names)
+
+
+def test_the_id_of_a_label_is_its_place():
+    assert encode_labels(["pos", "neg", "pos"], ["neg", "pos"]) == [1, 0, 1]
+
+
+def test_a_label_without_a_name_is_an_error():
+    with pytest.raises(KeyError, match="other"):
+        encode_labels(["other"], ["neg", "pos"])

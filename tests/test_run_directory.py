@@ -1,0 +1,174 @@
+"""The folder of a run: complete or not there, and never in place of something else."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from bertfit.errors import RunError
+from bertfit.run_directory import (
+    RECORD_NAME,
+    describe_environment,
+    is_run,
+    read_record,
+    refuse_existing,
+    stage_run,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Give a finished run with one file and its record."""
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    (staging.folder / "weights").write_text("old")
+    staging.publish({"label_names": ["neg", "pos"]})
+    return tmp_path / "run"
+
+
+def error_of(function, *args, **kwargs) -> str:
+    with pytest.raises(RunError) as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_a_published_run_holds_its_files_and_its_record(run):
+    assert sorted(path.name for path in run.iterdir()) == [RECORD_NAME, "weights"]
+    assert read_record(run) == {"format_version": 1, "label_names": ["neg", "pos"]}
+
+
+def test_nothing_stands_at_the_output_before_publishing(tmp_path):
+    staging = stage_run(tmp_path / "a" / "run", overwrite=False)
+    assert not (tmp_path / "a" / "run").exists()
+    assert staging.folder.is_dir()
+
+
+def test_the_staging_folder_stands_beside_the_output(tmp_path):
+    """Moving it to its place is then one rename on one file system."""
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    assert staging.folder.parent == tmp_path
+
+
+def test_discarding_leaves_nothing(tmp_path):
+    stage_run(tmp_path / "run", overwrite=False).discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_run_replaces_an_old_one_only_when_published(run):
+    staging = stage_run(run, overwrite=True)
+    (staging.folder / "weights").write_text("new")
+    assert (run / "weights").read_text() == "old"
+    staging.publish({})
+    assert (run / "weights").read_text() == "new"
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_a_record_that_is_not_json_publishes_nothing(run):
+    staging = stage_run(run, overwrite=True)
+    with pytest.raises(ValueError, match="JSON"):
+        staging.publish({"loss": float("nan")})
+    assert (run / "weights").read_text() == "old"
+
+
+def test_the_output_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    staging = stage_run(type(tmp_path)("run"), overwrite=False)
+    monkeypatch.chdir("/")
+    staging.publish({})
+    assert is_run(tmp_path / "run")
+
+
+def test_an_existing_run_is_refused(run):
+    assert error_of(refuse_existing, run, overwrite=False) == (
+        f"a run exists in {run}\nChoose another --output, or add --overwrite."
+    )
+
+
+def test_an_existing_run_may_be_overwritten(run):
+    refuse_existing(run, overwrite=True)
+    assert is_run(run)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_is_no_run_is_never_replaced(tmp_path, overwrite):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").touch()
+    assert error_of(stage_run, folder, overwrite=overwrite) == (
+        f"{folder} exists and is not a run of bertfit; it will not be replaced\n"
+        "Choose another --output."
+    )
+    assert (folder / "chapter.tex").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_never_replaced(tmp_path, overwrite):
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    assert "exists and is not a run of bertfit" in error_of(stage_run, file, overwrite=overwrite)
+    assert file.read_text() == "mine"
+
+
+def test_a_dangling_link_is_never_replaced(tmp_path):
+    link = tmp_path / "run"
+    link.symlink_to(tmp_path / "gone")
+    assert "is not a run of bertfit" in error_of(stage_run, link, overwrite=True)
+
+
+def test_an_empty_folder_is_as_good_as_none(tmp_path):
+    (tmp_path / "run").mkdir()
+    stage_run(tmp_path / "run", overwrite=False).publish({})
+    assert is_run(tmp_path / "run")
+
+
+def test_an_output_below_a_file_is_explained(tmp_path):
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "run"
+    assert error_of(stage_run, output, overwrite=False) == (
+        f"the run folder {output} cannot be made: Not a directory"
+    )
+
+
+def test_what_a_killed_training_left_is_not_in_the_way(tmp_path):
+    """In containers each training has the same process id as the one before it."""
+    (tmp_path / f".run.incomplete-{os.getpid()}").mkdir()
+    stage_run(tmp_path / "run", overwrite=False).publish({})
+    assert is_run(tmp_path / "run")
+
+
+def test_a_missing_run_is_named(tmp_path):
+    assert error_of(read_record, tmp_path / "none") == (
+        f"the run {tmp_path / 'none'} does not exist\nbertfit train makes one."
+    )
+
+
+def test_a_folder_without_a_record_is_not_a_complete_run(tmp_path):
+    assert error_of(read_record, tmp_path) == (
+        f"{tmp_path} is not a complete run: it has no bertfit.json\n"
+        "A run that was killed before its end has none; train it again."
+    )
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b""])
+def test_a_damaged_record_is_named(run, content):
+    (run / RECORD_NAME).write_bytes(content)
+    assert error_of(read_record, run).startswith(f"{run / RECORD_NAME} cannot be read: ")
+
+
+@pytest.mark.parametrize(
+    ("record", "version"), [({"format_version": 2}, "2"), ({}, "None"), ([], "None")]
+)
+def test_a_record_of_another_format_is_refused(run, record, version):
+    (run / RECORD_NAME).write_text(json.dumps(record))
+    assert error_of(read_record, run) == (
+        f"{run / RECORD_NAME} has format {version}, expected 1\n"
+        "It was written by another version of bertfit."
+    )
+
+
+def test_the_environment_names_versions_and_hardware():
+    environment = describe_environment()
+    assert {"bertfit", "python", "torch", "transformers"} <= set(environment["versions"])
+    assert environment["hardware"]["num_cores"] >= 1
+    assert environment["hardware"]["processor"]

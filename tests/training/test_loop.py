@@ -1,0 +1,202 @@
+"""The loop: a step's gradient is that of its rows' mean loss, however the step is cut."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from bertfit.config import TrainSettings
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.errors import TrainingError
+from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.precision import choose_precision
+from bertfit.training.loop import (
+    NonFiniteLossError,
+    TrainingData,
+    accumulate_gradients,
+    train_steps,
+)
+from bertfit.training.optimization import build_optimizer
+
+PRECISION = choose_precision("cpu", "float32")
+INDICES = np.array([3, 0, 7, 5, 1, 9])
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"], dropout=0.0)
+    with torch.no_grad():  # the gradients of a start are too small to tell apart
+        for parameter in loaded.model.parameters():
+            parameter.mul_(4)
+    return loaded
+
+
+@pytest.fixture
+def model(loaded):
+    return copy.deepcopy(loaded.model)
+
+
+@pytest.fixture(scope="module")
+def reviews(make_reviews):
+    return make_reviews(24)
+
+
+@pytest.fixture(scope="module")
+def data(loaded, reviews):
+    texts = [row["text"] for row in reviews]
+    encoded = encode_texts(texts, fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64))
+    label_ids = np.array([int(row["label"] == "pos") for row in reviews])
+    return TrainingData(encoded, label_ids, pad_id=loaded.tokenizer.pad_token_id)
+
+
+def gradients(model, data, *, max_tokens, indices=INDICES):
+    model.zero_grad()
+    report = accumulate_gradients(
+        model, data, indices, precision=PRECISION, max_tokens=max_tokens
+    )
+    return {name: p.grad.clone() for name, p in model.named_parameters()}, report
+
+
+def make_steps(model, data, epochs, **changes):
+    options = {
+        "optimizer": build_optimizer(model, TrainSettings(learning_rate=0.01)),
+        "learning_rate": lambda step: 0.01 / (step + 1),
+        "precision": PRECISION,
+        "max_grad_norm": 1.0,
+        "max_tokens": 64,
+    }
+    return train_steps(model, data, epochs, **(options | changes))
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 40, 64])
+def test_the_gradient_does_not_depend_on_the_token_budget(model, data, max_tokens):
+    whole, _ = gradients(model, data, max_tokens=10**6)
+    cut, _ = gradients(model, data, max_tokens=max_tokens)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 10**6])
+def test_the_gradient_is_that_of_transformers_own_loss(model, loaded, data, reviews, max_tokens):
+    found, report = gradients(model, data, max_tokens=max_tokens)
+    model.zero_grad()
+    texts = [reviews[index]["text"] for index in INDICES]
+    inputs = loaded.tokenizer(texts, padding=True, return_tensors="pt")
+    loss = model(**inputs, labels=torch.from_numpy(data.label_ids[INDICES])).loss
+    loss.backward()
+    assert report[0] == pytest.approx(loss.item(), abs=1e-6)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_gradients_are_not_all_zero(model, data):
+    """Else the two tests above would compare nothing."""
+    found, _ = gradients(model, data, max_tokens=64)
+    assert sum(float(gradient.abs().max()) > 1e-4 for gradient in found.values()) > 20
+
+
+def test_tokens_and_padding_are_counted(model, data):
+    lengths = data.encoded.lengths[INDICES]
+    _, (_, _, num_tokens, num_pad_tokens) = gradients(model, data, max_tokens=10**6)
+    assert num_tokens == lengths.sum()
+    assert num_pad_tokens == len(lengths) * lengths.max() - lengths.sum()
+
+
+def test_predicted_ids_belong_to_their_rows(model, data):
+    (report,) = make_steps(model, data, [[INDICES]], max_tokens=20, learning_rate=lambda _: 0.0)
+    assert sorted(report.indices.tolist()) == sorted(INDICES.tolist())
+    _, (_, alone, _, _) = gradients(model, data, max_tokens=1)
+    expected = {int(rows[0]): int(predicted[0]) for rows, predicted in alone}
+    found = dict(zip(report.indices.tolist(), report.predicted_ids.tolist(), strict=True))
+    assert found == expected
+
+
+def test_reports_count_steps_epochs_and_rates(model, data):
+    epochs = [[np.array([0, 1]), np.array([2])], [np.array([3, 4])]]
+    reports = list(make_steps(model, data, epochs))
+    assert [(report.step, report.epoch) for report in reports] == [(0, 0), (1, 0), (2, 1)]
+    assert [report.learning_rate for report in reports] == [0.01, 0.005, 0.01 / 3]
+    assert all(report.seconds > 0 for report in reports)
+
+
+def test_the_loop_takes_a_step_only_when_asked(model, data):
+    """It is a generator: who consumes it may stop after any step."""
+    before = copy.deepcopy(model.state_dict())
+    steps = make_steps(model, data, [[INDICES, INDICES]])
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert next(steps).step == 0
+    assert not torch.equal(before["classifier.weight"], model.classifier.weight)
+
+
+def test_the_reported_loss_is_from_before_the_step(model, data):
+    logits = [
+        model(torch.from_numpy(data.encoded.token_ids[a:b][None].astype(np.int64))).logits
+        for a, b in zip(data.encoded.offsets, data.encoded.offsets[1:], strict=False)
+    ]
+    targets = torch.from_numpy(data.label_ids[INDICES])
+    expected = cross_entropy(torch.cat(logits)[INDICES], targets)
+    (report,) = make_steps(model, data, [[INDICES]])
+    assert report.loss == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_reported_norm_is_from_before_clipping(model, data):
+    found, _ = gradients(model, data, max_tokens=64)
+    expected = math.sqrt(sum(float(gradient.square().sum()) for gradient in found.values()))
+    model.zero_grad()
+    (report,) = make_steps(model, data, [[INDICES]], max_grad_norm=1e-3)
+    assert report.grad_norm == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradients_are_clipped_to_the_global_norm(model, data):
+    parameters = list(model.parameters())
+    before = [parameter.detach().clone() for parameter in parameters]
+    sgd = torch.optim.SGD(parameters, lr=1.0)
+    (report,) = make_steps(
+        model, data, [[INDICES]], optimizer=sgd, learning_rate=lambda _: 1.0, max_grad_norm=1e-2
+    )
+    moved = [parameter - old for parameter, old in zip(parameters, before, strict=True)]
+    norm = math.sqrt(sum(float(change.detach().square().sum()) for change in moved))
+    assert report.grad_norm > 0.1
+    assert norm == pytest.approx(1e-2, rel=1e-3)
+
+
+def test_no_gradient_is_left_for_the_next_step(model, data):
+    list(make_steps(model, data, [[INDICES]]))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_each_step_is_taken_in_train_mode(model, data):
+    """Validation between steps puts the model into eval mode."""
+    steps = make_steps(model, data, [[INDICES, INDICES]])
+    next(steps)
+    model.eval()
+    next(steps)
+    assert model.training
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_steps_rows(model, data):
+    with torch.no_grad():
+        model.classifier.bias[0] = math.nan
+    with pytest.raises(NonFiniteLossError) as caught:
+        list(make_steps(model, data, [[INDICES]]))
+    assert isinstance(caught.value, TrainingError)
+    assert caught.value.indices.tolist() == INDICES.tolist()
+    assert str(caught.value) == (
+        "training stopped at step 1 (epoch 1): loss nan, gradient norm nan\n"
+        "Lower learning_rate, or train with --dtype float32, and look at the rows named."
+    )
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_of_the_step_before(model, data):
+    steps = make_steps(model, data, [[INDICES, INDICES]])
+    next(steps)
+    before = copy.deepcopy(model.state_dict())
+    model.bert.pooler.dense.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteLossError, match=r"step 2 \(epoch 1\)"):
+        next(steps)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

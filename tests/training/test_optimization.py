@@ -1,0 +1,109 @@
+"""AdamW's groups and the learning rate of each step."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertfit.config import TrainSettings
+from bertfit.modeling.classifier import load_classifier
+from bertfit.training.optimization import build_optimizer, learning_rate_at
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir):
+    return load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+
+
+def rates(num_steps, **changes) -> list[float]:
+    settings = TrainSettings(**{"learning_rate": 0.5, "warmup_fraction": 0.0, **changes})
+    return [
+        learning_rate_at(step, num_steps=num_steps, settings=settings) for step in range(num_steps)
+    ]
+
+
+def test_biases_and_norms_are_not_decayed(model):
+    optimizer = build_optimizer(model, TrainSettings(weight_decay=0.1))
+    decay_of = {
+        parameter: group["weight_decay"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        is_free = name.endswith("bias") or "LayerNorm" in name
+        assert decay_of[parameter] == (0.0 if is_free else 0.1), name
+
+
+def test_every_trained_parameter_is_optimized_once(model):
+    optimizer = build_optimizer(model, TrainSettings())
+    optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(optimized) == len(set(optimized)) == len(list(model.parameters()))
+
+
+def test_a_frozen_parameter_is_left_out():
+    layer = torch.nn.Linear(2, 2)
+    layer.weight.requires_grad_(False)
+    groups = build_optimizer(layer, TrainSettings()).param_groups
+    assert [group["params"] for group in groups] == [[], [layer.bias]]
+
+
+def test_a_step_is_that_of_plain_adamw():
+    torch.manual_seed(0)
+    weight = torch.nn.Linear(3, 2, bias=False)
+    plain = torch.nn.Linear(3, 2, bias=False)
+    plain.load_state_dict(weight.state_dict())
+    optimizers = (
+        build_optimizer(weight, TrainSettings(learning_rate=0.1, weight_decay=0.2)),
+        torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.2),
+    )
+    for layer, optimizer in zip((weight, plain), optimizers, strict=True):
+        for _ in range(3):
+            layer(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(weight.weight, plain.weight)
+
+
+def test_without_warmup_the_rate_falls_from_the_peak_in_a_straight_line():
+    assert rates(4) == [0.5, 0.375, 0.25, 0.125]
+
+
+def test_the_notebooks_rate_is_that_of_its_scheduler():
+    """get_linear_schedule_with_warmup(optimizer, 0, num_steps), stepped after each step."""
+    from transformers import get_linear_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    scheduler = get_linear_schedule_with_warmup(optimizer, 0, 7)
+    expected = []
+    for _ in range(7):
+        expected.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates(7) == pytest.approx(expected)
+
+
+def test_the_rate_rises_in_the_warmup_and_then_falls():
+    assert rates(10, warmup_fraction=0.4) == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.5, 5 / 12, 4 / 12, 3 / 12, 2 / 12, 1 / 12]
+    )
+
+
+def test_no_step_is_wasted_at_a_rate_of_zero():
+    assert min(rates(50, warmup_fraction=0.2)) > 0
+
+
+def test_a_single_step_has_the_peak():
+    assert rates(1, warmup_fraction=0.06) == [0.5]
+
+
+@given(num_steps=st.integers(1, 200), warmup_fraction=st.floats(0, 0.99))
+def test_the_rate_has_one_peak_and_never_exceeds_it(num_steps, warmup_fraction):
+    found = rates(num_steps, warmup_fraction=warmup_fraction)
+    assert all(0 < rate <= 0.5 for rate in found)
+    peak = found.index(max(found))
+    assert all(a < b for a, b in itertools.pairwise(found[: peak + 1]))
+    assert all(a > b for a, b in itertools.pairwise(found[peak:]))
