@@ -215,9 +215,9 @@ def test_an_infinite_clip_is_refused():
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("epochs", "three", "epochs: expected int, got 'three'"),
-        ("epochs", 2.5, "epochs: expected int, got 2.5"),
-        ("epochs", True, "epochs: expected int, got True"),
+        ("epochs", "three", "epochs: expected int or none, got 'three'"),
+        ("epochs", 2.5, "epochs: expected int or none, got 2.5"),
+        ("epochs", True, "epochs: expected int or none, got True"),
         ("dropout", "x", "dropout: expected float or none, got 'x'"),
         ("model", 3, "model: expected str, got 3"),
         ("text_column", 1, "text_column: expected str or none, got 1"),
@@ -229,8 +229,10 @@ def test_an_infinite_clip_is_refused():
         (
             "dtype",
             "float16",
-            "dtype: expected one of auto, float32, bfloat16, got 'float16'. "
-            "Did you mean 'bfloat16'?",
+            (
+                "dtype: expected one of auto, float32, bfloat16, got 'float16'. "
+                "Did you mean 'bfloat16'?"
+            ),
         ),
         (
             "on_bad_row",

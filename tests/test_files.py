@@ -15,6 +15,10 @@ def permissions(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
+def fail_after(_written: int) -> None:
+    raise RuntimeError
+
+
 def usual_permissions(folder: Path) -> int:
     path = folder / "plain"
     path.touch()
@@ -33,8 +37,7 @@ def test_the_file_is_not_there_before_the_end(tmp_path):
 
 def test_after_an_error_nothing_is_left(tmp_path):
     with pytest.raises(RuntimeError), open_atomically(tmp_path / "a.txt") as file:
-        file.write("half")
-        raise RuntimeError
+        fail_after(file.write("half"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -48,8 +51,7 @@ def test_after_an_error_the_old_file_stands(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(RuntimeError), open_atomically(path) as file:
-        file.write("new")
-        raise RuntimeError
+        fail_after(file.write("new"))
     assert path.read_text() == "old"
 
 

@@ -192,7 +192,7 @@ CASES = [
         "bad.jsonl:2:",
         text(
             "bad.jsonl",
-            '{"text": "good", "label": 1}\n{"txt": "bad", "label": 0}\n{"text": "bad", "label": 0}\n',
+            '{"text": "good", "label": 1}\n{"txt": "bad", "label": 0}\n{"text": "x", "label": 0}\n',
         ),
     ),
     Case(
@@ -202,7 +202,7 @@ CASES = [
         "list",
         text(
             "bad.jsonl",
-            '{"text": "good", "label": 1}\n{"text": "bad", "label": [0]}\n{"text": "bad", "label": 0}\n',
+            '{"text": "good", "label": 1}\n{"text": "bad", "label": [0]}\n{"text": "", "label": 0}\n',
         ),
     ),
     Case(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -56,17 +58,10 @@ def make_roberta_tokenizer():
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[("<s>", 0), ("</s>", 2)],
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=64,
-    )
+    names = ("bos", "eos", "cls", "sep", "pad", "unk", "mask")
+    tokens = ("<s>", "</s>", "<s>", "</s>", "<pad>", "<unk>", "<mask>")
+    special = {f"{name}_token": token for name, token in zip(names, tokens, strict=True)}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
@@ -89,7 +84,7 @@ def encode(texts, tokenizer, *, on_progress=None, **rule):
 def rows_of(encoded) -> list[list[int]]:
     """Return each text's ids."""
     offsets = encoded.offsets
-    return [encoded.token_ids[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [encoded.token_ids[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 @pytest.mark.parametrize("max_length", [4, 8, 16, 64, 1000])

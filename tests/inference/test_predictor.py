@@ -128,9 +128,7 @@ def test_a_stream_takes_texts_a_chunk_at_a_time(classifier, monkeypatch):
 
     stream = classifier.predict_stream(endless_texts())
     assert num_taken == 0
-    taken_after = []
-    for _ in itertools.islice(stream, 9):
-        taken_after.append(num_taken)
+    taken_after = [num_taken for _ in itertools.islice(stream, 9)]
     assert taken_after == [4, 4, 4, 4, 8, 8, 8, 8, 12]
 
 
@@ -194,7 +192,7 @@ def test_a_missing_run_is_named(tmp_path):
 
 
 def test_a_folder_that_is_neither_run_nor_model_is_refused(tmp_path):
-    with pytest.raises(RunError, match="is not a complete run: it has no bertfit.json"):
+    with pytest.raises(RunError, match="is not a complete run: it has no bertfit"):
         TextClassifier.load(tmp_path)
 
 

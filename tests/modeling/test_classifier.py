@@ -65,8 +65,10 @@ def test_a_head_of_another_size_is_replaced_with_a_note(classifier_dir):
     loaded = load_classifier(str(classifier_dir), ["neg", "pos"])
     assert loaded.model.classifier.weight.shape == (2, 8)
     assert loaded.notes == (
-        "The checkpoint's head has another size; it was replaced by a new one: "
-        "classifier.bias, classifier.weight.",
+        (
+            "The checkpoint's head has another size; it was replaced by a new one: "
+            "classifier.bias, classifier.weight."
+        ),
     )
 
 
@@ -231,7 +233,7 @@ def test_a_file_is_no_model(model_dir):
 def test_a_folder_without_config_is_no_model(tmp_path):
     assert error_of(tmp_path) == (
         f"the folder {tmp_path} is not a model: it has no config.json\n"
-        "Expected a Hugging Face folder: config.json, model.safetensors, tokenizer files."
+        "Expected a Hugging Face folder: config.json, weights and a tokenizer."
     )
 
 
@@ -240,8 +242,7 @@ def test_a_hub_name_without_network_says_how_to_go_on():
     assert message.startswith("the model 'no-such/model' cannot be loaded: OSError: ")
     assert message.endswith(
         "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
-        "the spelling, go online once, copy the folder here and name its path, or use --model "
-        "embedded."
+        "the spelling, go online once, name a local folder, or use --model embedded."
     )
 
 
@@ -279,7 +280,7 @@ def test_pickled_weights_are_not_read(model_dir):
     torch.save(state, model_dir / "pytorch_model.bin")
     message = error_of(model_dir)
     assert message.endswith(
-        "Only safetensors weights are read; a pickled pytorch_model.bin must be converted first."
+        "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
     )
 
 
@@ -294,6 +295,7 @@ def test_code_in_a_checkpoint_is_never_run(model_dir):
 
 
 def test_a_folder_without_a_tokenizer_is_explained(model_dir):
+    """Transformers makes an empty one instead, for which every word is unknown."""
     for path in model_dir.glob("*token*"):
         path.unlink()
     assert error_of(model_dir).startswith(f"the model '{model_dir}' cannot be loaded: ")

@@ -56,9 +56,7 @@ def data(loaded, reviews):
 
 def gradients(model, data, *, max_tokens, indices=INDICES):
     model.zero_grad()
-    report = accumulate_gradients(
-        model, data, indices, precision=PRECISION, max_tokens=max_tokens
-    )
+    report = accumulate_gradients(model, data, indices, precision=PRECISION, max_tokens=max_tokens)
     return {name: p.grad.clone() for name, p in model.named_parameters()}, report
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bertfit.config import TrainSettings, choose_epochs
 from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class
@@ -25,7 +26,6 @@ from bertfit.training.optimization import build_optimizer, learning_rate_at
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bertfit.config import TrainSettings
     from bertfit.modeling.precision import Precision
     from bertfit.progress import Listener
 
@@ -92,9 +92,11 @@ def fit(
     lengths = train.encoded.lengths
     epochs = [
         plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-        for epoch in range(settings.epochs)
+        for epoch in range(choose_epochs(settings, len(train.label_ids)))
     ]
-    run = _Run(model, train, validation, settings, precision, best_folder, listener, metric)
+    run = _Run(
+        model, train, validation, settings, precision, best_folder, listener, metric, len(epochs)
+    )
     torch.manual_seed(settings.seed)
     with catch_interrupts() as interruption:
         for epoch_reports in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
@@ -135,7 +137,8 @@ def measure_speed(
             seconds += time.perf_counter() - started
         model.zero_grad(set_to_none=True)
     rate = num_tokens / seconds
-    return SpeedEstimate(rate, int(lengths.sum()) * settings.epochs / rate)
+    num_tokens_in_all = int(lengths.sum()) * choose_epochs(settings, len(lengths))
+    return SpeedEstimate(rate, num_tokens_in_all / rate)
 
 
 @dataclass(slots=True)
@@ -150,6 +153,7 @@ class _Run:
     best_folder: Path
     listener: Listener
     metric: str
+    num_epochs: int
     history: History = field(default_factory=History)
     scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
@@ -179,7 +183,7 @@ class _Run:
         """Take the steps of an epoch, or as many as an interruption leaves."""
         num_steps, steps = reports
         epoch = len(self.scores)
-        task = f"epoch {epoch + 1}/{self.settings.epochs}"
+        task = f"epoch {epoch + 1}/{self.num_epochs}"
         self.listener.progress(task, 0, num_steps)
         seen: list[StepReport] = []
         num_rows, loss_sum = 0, 0.0
@@ -195,9 +199,7 @@ class _Run:
                     f"Interrupted after step {self.num_steps}: validating and keeping the best "
                     "model so far. Ctrl-C again gives that up."
                 )
-                self.listener.progress(
-                    task, num_steps, num_steps, f"loss {loss_sum / num_rows:.4f}"
-                )
+                self.listener.progress(task, len(seen), len(seen))
                 break
         return seen
 
@@ -254,7 +256,7 @@ class _Run:
         patience = self.settings.patience
         waited = len(self.scores) - 1 - self.best_epoch
         over = patience is not None and waited >= patience
-        if over and len(self.scores) < self.settings.epochs:
+        if over and len(self.scores) < self.num_epochs:
             self.listener.note(f"Stopped early: no better epoch in {waited}.")
         return over
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings, TrainSettings, resolve_settings
+from bertfit.config import ResolvedSettings, TrainSettings, choose_epochs, resolve_settings
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import compare_with_baseline, fit_baseline
@@ -81,6 +81,7 @@ def train(
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
+    resolved = _settle_epochs(resolved, len(rows.train), log)
     model = prepare_model(rows, resolved.settings, listener=log)
     staging = stage_run(Path(output), overwrite=overwrite)
     with _keeping_the_model(staging, model.classifier, log):
@@ -133,6 +134,14 @@ def _settle(settings: ResolvedSettings | None, options: dict[str, Any]) -> Resol
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
+
+
+def _settle_epochs(resolved: ResolvedSettings, num_rows: int, log: Listener) -> ResolvedSettings:
+    if resolved.settings.epochs is not None:
+        return resolved
+    epochs = choose_epochs(resolved.settings, num_rows)
+    log.note(f"Epochs: {epochs}, chosen for {num_rows:,} training rows.")
+    return resolved.settle("epochs", epochs, origin=f"default for {num_rows} training rows")
 
 
 def _fit(

@@ -1,0 +1,61 @@
+"""A measurement as a file: what was measured, on what, with which versions, by which command."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import shlex
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertfit.files import write_json
+from bertfit.run_directory import describe_environment
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def summarize(values: Sequence[float]) -> dict[str, Any]:
+    """Return median, least, greatest and all values, in the order in which they were measured."""
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "values": list(values),
+    }
+
+
+def write_result(name: str, measured: Mapping[str, Any], *, output: Path = RESULTS) -> Path:
+    """Write results/<date>_<name>_<processor>.json and return its path."""
+    environment = describe_environment()
+    now = dt.datetime.now(tz=dt.UTC)
+    processor = _slug(environment["hardware"]["processor"] or environment["hardware"]["machine"])
+    path = output / f"{now:%Y-%m-%d}_{name}_{processor}.json"
+    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    write_json(
+        path,
+        {
+            "name": name,
+            "date": now.isoformat(timespec="seconds"),
+            "command": f"python benchmarks/{shlex.join(arguments)}",
+            "load_average": [round(load, 2) for load in os.getloadavg()],
+            **measured,
+            **environment,
+        },
+    )
+    print(f"Written: {path}")
+    return path
+
+
+def _slug(processor: str) -> str:
+    """Return a processor's name as a part of a file name.
+
+    Example:
+        >>> _slug("Intel(R) Xeon(R) Processor @ 2.10GHz")
+        'intel-xeon-processor-2-10ghz'
+    """
+    plain = re.sub(r"\((r|tm|c)\)", "", processor.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "unknown"

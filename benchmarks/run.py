@@ -1,0 +1,51 @@
+"""Runs the benchmarks: all of them, or those that are named; --list says what they measure.
+
+Each writes its result into benchmarks/results. Those that need real data are left out, and said
+to be, where BERTFIT_DATA names none. Measure on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NEED_DATA = {"startup": False, "against_notebook": True}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="Benchmarks to run (all).")
+    parser.add_argument("--list", action="store_true", help="Say what there is, and end.")
+    arguments = parser.parse_args()
+    unknown = [name for name in arguments.names if name not in NEED_DATA]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NEED_DATA)}")
+    if arguments.list:
+        for name in NEED_DATA:
+            print(f"{name:18}{describe(name)}")
+        return
+    codes = [run(name) for name in arguments.names or NEED_DATA]
+    sys.exit(max(codes))
+
+
+def describe(name: str) -> str:
+    """Return the first line of a benchmark's docstring."""
+    tree = ast.parse((HERE / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def run(name: str) -> int:
+    if NEED_DATA[name] and "BERTFIT_DATA" not in os.environ:
+        print(f"Left out: {name}, which needs BERTFIT_DATA (see its docstring).")
+        return 0
+    print(f"{name}: {describe(name)}", flush=True)
+    return subprocess.run([sys.executable, HERE / f"{name}.py"], check=False).returncode
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,358 @@
+"""Training with validation: the epoch that is kept, when it stops, and what it learns."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from bertfit.config import TrainSettings
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.errors import TrainingError
+from bertfit.inference.scoring import score_texts
+from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.precision import choose_precision
+from bertfit.training import trainer
+from bertfit.training.loop import TrainingData
+from bertfit.training.trainer import choose_selection_metric, fit, measure_speed
+
+PRECISION = choose_precision("cpu", "float32")
+LISTS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
+
+
+class Recorder:
+    """A listener that keeps what it hears, and calls `on_step` after each report of an epoch."""
+
+    def __init__(self, on_step=lambda task, done: None):
+        self.notes, self.tasks, self.on_step = [], [], on_step
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.tasks.append((task, done, total, detail))
+        self.on_step(task, done)
+
+
+@pytest.fixture(scope="module")
+def make_data(tiny_model_dir):
+    tokenizer = load_classifier(str(tiny_model_dir), ["neg", "pos"]).tokenizer
+
+    def make(rows):
+        texts = [row["text"] for row in rows]
+        encoded = encode_texts(texts, fast_tokenizer(tokenizer), EncodingRule(max_length=64))
+        label_ids = np.array([int(row["label"] == "pos") for row in rows])
+        return TrainingData(encoded, label_ids, pad_id=tokenizer.pad_token_id)
+
+    return make
+
+
+@pytest.fixture
+def run_fit(tiny_model_dir, tmp_path, make_data, make_reviews):
+    """Give a function that trains the tiny model; it returns the outcome and the model."""
+
+    def run(train=None, validation=None, *, listener=None, seed=0, **changes):
+        settings = TrainSettings(
+            **{
+                "epochs": 2,
+                "batch_size": 8,
+                "learning_rate": 0.01,
+                "dropout": 0.0,
+                "seed": seed,
+                **changes,
+            }
+        )
+        loaded = load_classifier(
+            str(tiny_model_dir), ["neg", "pos"], dropout=settings.dropout, seed=seed
+        )
+        outcome = fit(
+            loaded.model,
+            train or make_data(make_reviews(24)),
+            validation or make_data(make_reviews(12, seed=1)),
+            settings=settings,
+            precision=PRECISION,
+            best_folder=tmp_path / "best",
+            listener=listener or Recorder(),
+        )
+        return outcome, loaded.model
+
+    return run
+
+
+@pytest.fixture
+def fix_scores(monkeypatch):
+    """Give a function that makes the epochs have these validation accuracies."""
+
+    def fix(*scores):
+        left = iter(scores)
+        real = trainer.accuracy_and_macro_f1
+        calls = []
+
+        def fake(predicted, targets, num_labels):
+            calls.append(1)
+            if len(calls) % 2:  # the training rows are scored first
+                return real(predicted, targets, num_labels)
+            value = next(left)
+            return value, value
+
+        monkeypatch.setattr(trainer, "accuracy_and_macro_f1", fake)
+
+    return fix
+
+
+def test_a_set_of_twenty_rows_is_learned_by_heart(run_fit, make_data, make_reviews):
+    data = make_data(make_reviews(20))
+    outcome, _ = run_fit(data, data, epochs=40, batch_size=10, weight_decay=0.0)
+    assert outcome.history.train_acc[-1] == 1.0
+    assert outcome.history.val_acc[-1] == 1.0
+
+
+def test_what_is_learned_holds_for_new_rows(run_fit, make_data, make_reviews):
+    validation = make_data(make_reviews(60, seed=9))
+    outcome, _ = run_fit(make_data(make_reviews(120)), validation, epochs=8)
+    assert max(outcome.history.val_acc) > 0.9
+
+
+def test_shuffled_labels_stay_at_chance(run_fit, make_data, make_reviews):
+    """What scores on labels that mean nothing has seen the answers."""
+    rows = make_reviews(120)
+    labels = [row["label"] for row in rows]
+    random.Random(1).shuffle(labels)
+    shuffled = [row | {"label": label} for row, label in zip(rows, labels, strict=True)]
+    validation = make_data(make_reviews(100, seed=9))
+    outcome, _ = run_fit(make_data(shuffled), validation, epochs=8)
+    assert outcome.history.val_acc[-1] == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_losses(run_fit):
+    a, b = (run_fit(seed=3, dropout=0.2)[0].history for _ in range(2))
+    assert a == b
+
+
+def test_another_seed_gives_other_losses(run_fit):
+    a, b = (run_fit(seed=seed)[0].history.train_losses for seed in (3, 4))
+    assert a != b
+
+
+def test_measuring_the_speed_changes_no_loss(
+    run_fit, tiny_model_dir, make_data, make_reviews, monkeypatch
+):
+    expected, _ = run_fit(dropout=0.2)
+    real = trainer.build_optimizer
+    data = make_data(make_reviews(24))
+
+    def measure_first(model, settings):
+        measure_speed(model, data, settings=settings, precision=PRECISION)
+        torch.manual_seed(settings.seed)
+        return real(model, settings)
+
+    monkeypatch.setattr(trainer, "build_optimizer", measure_first)
+    assert run_fit(dropout=0.2)[0].history == expected.history
+
+
+def test_the_token_budget_changes_no_loss(run_fit):
+    whole, cut = (run_fit(epochs=3, micro_batch_tokens=budget)[0].history for budget in (10**6, 20))
+    np.testing.assert_allclose(whole.train_losses, cut.train_losses, atol=1e-5)
+    np.testing.assert_allclose(whole.val_losses, cut.val_losses, atol=1e-5)
+
+
+def test_every_epoch_has_an_entry_in_each_list(run_fit):
+    outcome, _ = run_fit(epochs=3)
+    assert [len(getattr(outcome.history, name)) for name in LISTS] == [3] * 6
+    assert outcome.num_steps == 9
+    assert outcome.train_seconds > 0
+
+
+def test_the_epoch_with_the_highest_score_is_kept(run_fit, fix_scores):
+    fix_scores(0.5, 0.9, 0.7)
+    outcome, _ = run_fit(epochs=3)
+    assert outcome.best_epoch == 1
+    assert outcome.reason == "epoch 2 of 3 has the highest validation accuracy, 0.9000"
+
+
+def test_the_kept_model_scores_what_the_history_says(run_fit, fix_scores, make_data, make_reviews):
+    """The validation loss of the kept epoch is that of the weights in the model."""
+    validation = make_data(make_reviews(12, seed=1))
+    fix_scores(0.5, 0.9, 0.7)
+    outcome, model = run_fit(validation=validation, epochs=3)
+    logits = score_texts(model, validation.encoded, precision=PRECISION, pad_id=0)
+    targets = torch.from_numpy(validation.label_ids)
+    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits), targets).item()
+    assert loss == pytest.approx(outcome.history.val_losses[1], abs=1e-5)
+    assert loss != pytest.approx(outcome.history.val_losses[2], abs=1e-5)
+
+
+def test_the_folder_holds_the_weights_of_the_model(run_fit, fix_scores, tmp_path):
+    from safetensors.torch import load_file
+
+    fix_scores(0.9, 0.5)
+    _, model = run_fit()
+    stored = load_file(tmp_path / "best" / "model.safetensors")
+    assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
+
+
+def test_of_equal_epochs_the_first_is_kept(run_fit, fix_scores):
+    fix_scores(0.8, 0.8)
+    outcome, _ = run_fit()
+    assert outcome.best_epoch == 0
+    assert outcome.reason == (
+        "epoch 1 of 2 has the highest validation accuracy, 0.8000 (the first of equals)"
+    )
+
+
+def test_the_loss_is_better_when_lower(run_fit):
+    outcome, _ = run_fit(epochs=3, selection_metric="loss")
+    losses = outcome.history.val_losses
+    assert outcome.best_epoch == losses.index(min(losses))
+    assert "has the lowest validation loss, " in outcome.reason
+
+
+def test_a_single_epoch_needs_no_comparison(run_fit, fix_scores):
+    fix_scores(0.75)
+    outcome, _ = run_fit(epochs=1)
+    assert outcome.reason == "epoch 1 is the only one; its validation accuracy is 0.7500"
+
+
+def test_patience_stops_the_training(run_fit, fix_scores):
+    fix_scores(0.5, 0.9, 0.7, 0.8)
+    listener = Recorder()
+    outcome, _ = run_fit(epochs=9, patience=2, listener=listener)
+    assert (len(outcome.history.val_acc), outcome.best_epoch) == (4, 1)
+    assert listener.notes[-1] == "Stopped early: no better epoch in 2."
+    assert not outcome.interrupted
+
+
+def test_patience_that_ends_with_the_last_epoch_is_no_early_stop(run_fit, fix_scores):
+    fix_scores(0.9, 0.5)
+    listener = Recorder()
+    run_fit(epochs=2, patience=1, listener=listener)
+    assert not any("Stopped early" in note for note in listener.notes)
+
+
+def test_without_patience_all_epochs_are_trained(run_fit, fix_scores):
+    fix_scores(0.9, 0.5, 0.4, 0.3)
+    assert len(run_fit(epochs=4)[0].history.val_acc) == 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "metric"),
+    [((50, 50), "accuracy"), ((40, 50), "accuracy"), ((39, 50), "macro_f1")],
+)
+def test_auto_chooses_the_metric_by_the_balance_of_classes(counts, metric):
+    label_ids = np.repeat([0, 1], counts)
+    assert choose_selection_metric(TrainSettings(), label_ids) == metric
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "loss"])
+def test_a_metric_that_is_asked_for_is_taken(metric):
+    settings = TrainSettings(selection_metric=metric)
+    assert choose_selection_metric(settings, np.array([0, 1, 1, 1])) == metric
+
+
+def interrupt_at(task, done, *, times=1):
+    """Give a listener that raises SIGINT when it first hears of this task and count."""
+    left = [times]
+
+    def on_step(seen_task, seen_done):
+        if (seen_task, seen_done) == (task, done):
+            for _ in range(left.pop() if left else 0):
+                signal.raise_signal(signal.SIGINT)
+
+    return Recorder(on_step)
+
+
+def test_an_interrupted_epoch_is_validated_and_counts(run_fit):
+    listener = interrupt_at("epoch 2/5", 1)
+    outcome, _ = run_fit(epochs=5, listener=listener)
+    assert outcome.interrupted
+    assert (outcome.num_steps, len(outcome.history.val_acc)) == (4, 2)
+    assert (
+        "Interrupted after step 4: validating and keeping the best model so far. "
+        "Ctrl-C again gives that up."
+    ) in listener.notes
+
+
+def test_an_interruption_while_validating_ends_after_it(run_fit):
+    outcome, _ = run_fit(epochs=5, listener=interrupt_at("validating", 12))
+    assert outcome.interrupted
+    assert (outcome.num_steps, len(outcome.history.val_acc)) == (3, 1)
+
+
+def test_a_second_interruption_ends_at_once(run_fit):
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(listener=interrupt_at("epoch 1/2", 1, times=2))
+
+
+def test_a_model_that_gives_one_class_for_all_is_called_collapsed(run_fit):
+    outcome, _ = run_fit(epochs=1, learning_rate=1e-9)
+    assert outcome.collapsed_to in {0, 1}
+
+
+def test_a_model_that_tells_classes_apart_has_not_collapsed(run_fit, make_data, make_reviews):
+    data = make_data(make_reviews(20))
+    outcome, _ = run_fit(data, data, epochs=40, batch_size=10)
+    assert outcome.collapsed_to is None
+
+
+def test_collapse_is_that_of_the_kept_epoch(run_fit, fix_scores, monkeypatch):
+    classes = iter([None, 1])
+    monkeypatch.setattr(trainer, "collapsed_class", lambda *_: next(classes))
+    fix_scores(0.9, 0.5)
+    assert run_fit()[0].collapsed_to is None
+
+
+def test_logits_that_are_not_finite_in_validation_stop_the_training(run_fit, monkeypatch):
+    def nan_logits(model, encoded, **_):
+        return np.full((len(encoded), 2), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(trainer, "score_texts", nan_logits)
+    with pytest.raises(TrainingError) as caught:
+        run_fit()
+    assert str(caught.value) == (
+        "the model gives logits that are not finite on the validation rows\n"
+        "Lower learning_rate, or train with --dtype float32."
+    )
+
+
+def test_each_epoch_is_told_in_a_sentence(run_fit):
+    listener = Recorder()
+    outcome, _ = run_fit(listener=listener)
+    history = outcome.history
+    assert re.fullmatch(r"Epoch 1 \(\d+ s\): .*", listener.notes[0])
+    assert listener.notes[0].partition(": ")[2] == (
+        f"train loss {history.train_losses[0]:.4f}, validation loss "
+        f"{history.val_losses[0]:.4f}, accuracy {history.val_acc[0]:.4f}, "
+        f"macro F1 {history.val_f1[0]:.4f}"
+    )
+
+
+def test_progress_shows_each_step_with_the_mean_loss_so_far(run_fit):
+    listener = Recorder()
+    outcome, _ = run_fit(listener=listener)
+    steps = [report for report in listener.tasks if report[0] == "epoch 1/2"]
+    assert [report[1:3] for report in steps] == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert steps[-1][3] == f"loss {outcome.history.train_losses[0]:.4f}"
+
+
+def test_measuring_the_speed_leaves_the_model_as_it_was(tiny_model_dir, make_data, make_reviews):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    data = make_data(make_reviews(24))
+    settings = TrainSettings(epochs=2, batch_size=8)
+    speed = measure_speed(model, data, settings=settings, precision=PRECISION)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    num_tokens = int(data.encoded.lengths.sum())
+    assert speed.train_seconds == pytest.approx(2 * num_tokens / speed.tokens_per_second)
+
+
+def test_the_speed_of_a_single_step_can_be_measured(tiny_model_dir, make_data, make_reviews):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    speed = measure_speed(
+        model, make_data(make_reviews(4)), settings=TrainSettings(), precision=PRECISION
+    )
+    assert speed.tokens_per_second > 0

@@ -1,0 +1,142 @@
+"""`evaluate`: scores of a run on labelled rows, with what it was trained with."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import bertfit
+from bertfit import Columns, TextClassifier
+from bertfit.errors import DataError, RunError
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model_dir, make_reviews, tmp_path_factory):
+    """Give a run whose training rows had columns of unusual names."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    bertfit.train(
+        rename(make_reviews(40)),
+        path,
+        model=str(tiny_model_dir),
+        epochs=6,
+        batch_size=8,
+        learning_rate=0.01,
+        dropout=0.0,
+        dtype="float32",
+        max_length=10,
+        text_column="snippet",
+        label_column="verdict",
+    )
+    return path
+
+
+def rename(rows):
+    return [
+        {"snippet": row["text"], "verdict": row["label"], "movie": row["movie"]} for row in rows
+    ]
+
+
+@pytest.fixture(scope="module")
+def rows(make_reviews):
+    return make_reviews(30, seed=8)
+
+
+@pytest.fixture(scope="module")
+def evaluation(run, rows):
+    return bertfit.evaluate(run, rows)
+
+
+def test_the_accuracy_is_that_of_the_predictions(run, rows, evaluation):
+    predictions = TextClassifier.load(run).predict([row["text"] for row in rows])
+    hits = [p.label == row["label"] for p, row in zip(predictions, rows, strict=True)]
+    assert evaluation.scores.accuracy == pytest.approx(np.mean(hits))
+    assert evaluation.scores.num_rows == 30
+
+
+def test_probabilities_stand_in_the_order_of_the_rows(run, rows, evaluation):
+    expected = TextClassifier.load(run).predict_probabilities(row["text"] for row in rows)
+    np.testing.assert_allclose(evaluation.probabilities, expected, atol=1e-6)
+    assert evaluation.label_ids.tolist() == [int(row["label"] == "pos") for row in rows]
+
+
+def test_every_headline_number_lies_in_its_interval(evaluation):
+    scores = evaluation.scores.to_json()
+    for name, interval in evaluation.intervals.items():
+        assert interval.low <= scores[name] <= interval.high, name
+
+
+def test_truncated_rows_are_counted(run, rows, evaluation):
+    lengths = [2 + len(row["text"].split()) for row in rows]
+    assert evaluation.num_truncated == sum(length > 10 for length in lengths) > 0
+    assert (evaluation.max_length, evaluation.truncation) == (10, "head")
+
+
+def test_the_arithmetic_is_that_of_the_training(evaluation):
+    assert evaluation.dtype == "float32"
+
+
+def test_another_arithmetic_can_be_asked_for(run, rows):
+    assert bertfit.evaluate(run, rows, device="cpu", dtype="bfloat16").dtype == "bfloat16"
+
+
+def test_a_file_gives_what_its_rows_give(run, rows, evaluation, write_csv, tmp_path):
+    path = write_csv(tmp_path / "test.csv", rows)
+    assert bertfit.evaluate(run, path).scores == evaluation.scores
+
+
+def test_the_columns_of_the_training_are_the_default(run, rows, evaluation):
+    """A test file looks like the training file: its columns need not be named again."""
+    assert bertfit.evaluate(run, rename(rows)).scores == evaluation.scores
+
+
+def test_other_columns_can_be_named(run, rows, evaluation):
+    columns = Columns(text="snippet", label="verdict")
+    assert bertfit.evaluate(run, rename(rows), columns=columns).scores == evaluation.scores
+
+
+def test_groups_are_resampled_whole(run, rows):
+    evaluation = bertfit.evaluate(run, rows, columns=Columns(group="movie"))
+    assert evaluation.to_json()["interval_unit"] == "group"
+
+
+def test_without_groups_rows_are_resampled(evaluation):
+    assert evaluation.to_json()["interval_unit"] == "row"
+
+
+def test_everything_can_be_written_as_json(evaluation):
+    value = json.loads(json.dumps(evaluation.to_json()))
+    assert value["num_rows"] == 30
+    assert value["intervals"]["accuracy"]["level"] == 0.95
+
+
+def test_a_label_that_the_model_does_not_know_is_a_fault_of_its_row(run, rows):
+    bad = [*rows, {"text": "a film", "label": "poss", "movie": "x"}]
+    with pytest.raises(DataError) as caught:
+        bertfit.evaluate(run, bad)
+    (fault,) = caught.value.faults
+    assert fault.line == 31
+    assert fault.message == (
+        "label 'poss' is not known to the model, which has neg, pos. Did you mean 'pos'?"
+    )
+
+
+def test_bad_rows_can_be_skipped_and_are_counted(run, rows):
+    bad = [*rows, {"text": "", "label": "pos", "movie": "x"}]
+    evaluation = bertfit.evaluate(run, bad, on_bad_row="skip")
+    assert (evaluation.scores.num_rows, evaluation.to_json()["num_skipped"]) == (30, 1)
+
+
+def test_a_missing_run_is_named(tmp_path, rows):
+    with pytest.raises(RunError, match="does not exist"):
+        bertfit.evaluate(tmp_path / "none", rows)
+
+
+def test_a_plain_model_folder_can_be_evaluated(run, rows, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for path in run.iterdir():
+        if path.name != "bertfit.json":
+            (plain / path.name).write_bytes(path.read_bytes())
+    assert bertfit.evaluate(plain, rows).scores.num_rows == 30

@@ -1,0 +1,270 @@
+"""Import of the notebook's folder: equal logits, no code run, and what is said of a bad one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import pytest
+import torch
+from transformers import AutoTokenizer, BertModel
+
+from bertfit import TextClassifier, import_notebook
+from bertfit.errors import BertfitError, ConfigError, ModelError, RunError
+
+TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
+HISTORY = {
+    "train_losses": [0.6, 0.4],
+    "val_losses": [0.6, 0.5],
+    "train_acc": [0.6, 0.8],
+    "val_acc": [0.6, 0.7],
+    "train_f1": [0.6, 0.8],
+    "val_f1": [0.6, 0.7],
+}
+
+
+class SentimentModel(torch.nn.Module):
+    """What the notebook trains: BERT, dropout, one linear layer on the pooled output."""
+
+    def __init__(self, model_dir, num_labels=2):
+        super().__init__()
+        self.encoder = BertModel.from_pretrained(model_dir)
+        self.dropout = torch.nn.Dropout(0.1)
+        self.head = torch.nn.Linear(8, num_labels)
+
+    def forward(self, **inputs):
+        return self.head(self.dropout(self.encoder(**inputs).pooler_output))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir):
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = SentimentModel(tiny_model_dir).eval()
+        for parameter in model.parameters():
+            parameter.mul_(5)
+    return model
+
+
+@pytest.fixture
+def folder(model, tiny_model_dir, tmp_path):
+    """Give a folder as the notebook leaves it."""
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    torch.save(model.state_dict(), folder / "model.pth")
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder / "tokenizer")
+    (folder / "training_history.json").write_text(json.dumps(HISTORY))
+    return folder
+
+
+@pytest.fixture
+def run_import(folder, tmp_path):
+    def run(**options):
+        return import_notebook(
+            folder, tmp_path / "run", **{"max_length": 20, "num_heads": 2, **options}
+        )
+
+    return run
+
+
+def error_of(run_import, **options) -> str:
+    with pytest.raises(BertfitError) as caught:
+        run_import(**options)
+    return str(caught.value)
+
+
+def test_the_run_gives_the_logits_of_the_notebooks_model(run_import, model, tiny_model_dir):
+    run = run_import()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    with torch.no_grad():
+        logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    found = torch.from_numpy(TextClassifier.load(run).predict_probabilities(TEXTS))
+    torch.testing.assert_close(found.float(), torch.softmax(logits, dim=1), atol=1e-5, rtol=1e-5)
+    assert found[:, 0].max() - found[:, 0].min() > 1e-4
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_the_names_of_the_modules_do_not_matter(run_import, folder, model, wrapper):
+    """`bert.` and `classifier.`, or the prefix that DataParallel puts before all."""
+    names = {"encoder": f"{wrapper}bert", "head": f"{wrapper}classifier"}
+    state = {
+        f"{names[key.partition('.')[0]]}.{key.partition('.')[2]}": value
+        for key, value in model.state_dict().items()
+    }
+    torch.save(state, folder / "model.pth")
+    assert len(TextClassifier.load(run_import()).predict(TEXTS)) == 3
+
+
+def test_labels_and_rule_are_those_given(run_import):
+    classifier = TextClassifier.load(run_import(label_names=("minus", "plus")))
+    assert classifier.label_names == ("minus", "plus")
+    assert classifier.rule.max_length == 20
+
+
+def test_the_history_comes_along(run_import):
+    assert json.loads((run_import() / "training_history.json").read_text()) == HISTORY
+
+
+def test_the_history_may_be_missing(run_import, folder):
+    (folder / "training_history.json").unlink()
+    assert not (run_import() / "training_history.json").exists()
+
+
+def test_the_record_says_where_the_run_is_from(run_import):
+    record = json.loads((run_import() / "bertfit.json").read_text())
+    assert record["training"]["imported_from"] == "notebook"
+    assert record["label_names"] == ["neg", "pos"]
+
+
+def test_an_existing_run_is_refused(run_import):
+    run_import()
+    assert "a run exists in" in error_of(run_import)
+    run_import(overwrite=True)
+
+
+def test_a_pickled_module_is_refused(run_import, folder, model):
+    torch.save(model, folder / "model.pth")
+    assert error_of(run_import) == (
+        f"{folder / 'model.pth'} is not a plain state dict: reading it would run code from the "
+        "file\nIn the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
+    )
+
+
+class Evil:
+    """What an attacker's pickle holds: a call of a function on being read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+)
+def test_a_pickle_runs_no_code(run_import, folder, tmp_path, save):
+    save({"weight": Evil(tmp_path / "ran")}, folder / "model.pth")
+    assert "reading it would run code from the file" in error_of(run_import)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(RunError) as caught:
+        import_notebook(tmp_path / "none", tmp_path / "run")
+    assert str(caught.value) == (
+        f"the folder {tmp_path / 'none'} does not exist\n"
+        "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
+    )
+
+
+def test_a_folder_without_weights_is_named(run_import, folder):
+    (folder / "model.pth").unlink()
+    assert error_of(run_import).startswith(f"{folder} has no model.pth\n")
+
+
+def test_a_folder_without_a_tokenizer_is_named(run_import, folder, tmp_path):
+    (folder / "tokenizer").rename(folder / "other")
+    assert error_of(run_import).startswith(f"{folder} has no folder tokenizer/\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_tokenizer_folder_is_refused(run_import, folder):
+    """Transformers makes an empty tokenizer of it, for which every word is unknown."""
+    for path in (folder / "tokenizer").iterdir():
+        path.unlink()
+    assert f"the tokenizer in {folder / 'tokenizer'} cannot be loaded" in error_of(run_import)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
+def test_damaged_weights_are_named(run_import, folder, content):
+    (folder / "model.pth").write_bytes(content)
+    assert error_of(run_import).startswith(f"{folder / 'model.pth'} cannot be read: ")
+
+
+def test_truncated_weights_are_named(run_import, folder):
+    path = folder / "model.pth"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert error_of(run_import).startswith(f"{path} cannot be read: ")
+
+
+def test_a_checkpoint_with_more_than_weights_is_refused(run_import, folder, model):
+    torch.save({"model": model.state_dict(), "epoch": 3}, folder / "model.pth")
+    assert error_of(run_import) == (
+        f"{folder / 'model.pth'} holds dict, expected a state dict of tensors"
+    )
+
+
+def test_weights_of_another_kind_are_refused(run_import, folder):
+    torch.save({"lstm.weight": torch.zeros(2, 2)}, folder / "model.pth")
+    assert error_of(run_import) == (
+        f"{folder / 'model.pth'} has no BERT embeddings; its weights begin with ['lstm.weight']\n"
+        "Only the notebook's BertModel + dropout + linear can be imported."
+    )
+
+
+def test_a_head_of_two_layers_is_refused(run_import, folder, model):
+    state = model.state_dict()
+    extra = {"head2.weight": torch.zeros(2, 2), "head2.bias": torch.zeros(2)}
+    torch.save(state | extra, folder / "model.pth")
+    assert "expected one linear layer beside the encoder, found [" in error_of(run_import)
+
+
+def test_an_encoder_without_a_head_is_refused(run_import, folder, model):
+    torch.save(model.encoder.state_dict(), folder / "model.pth")
+    assert error_of(run_import).endswith("expected one linear layer beside the encoder, found none")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("head.weight", torch.zeros(8)),
+        ("head.bias", torch.zeros(3)),
+        ("encoder.encoder.layer.0.output.dense.weight", torch.zeros(3, 3)),
+        ("encoder.encoder.layer.0.intermediate.dense.weight", None),
+        ("encoder.embeddings.position_embeddings.weight", None),
+        ("encoder.pooler.dense.weight", None),
+    ],
+)
+def test_weights_that_do_not_fit_are_explained(run_import, folder, model, key, value):
+    """A shape that is wrong or a tensor that is missing is never a traceback."""
+    state = dict(model.state_dict())
+    if value is None:
+        del state[key]
+    else:
+        state[key] = value
+    torch.save(state, folder / "model.pth")
+    with pytest.raises((ModelError, ConfigError)):
+        run_import()
+
+
+def test_a_wrong_number_of_label_names_is_explained(run_import):
+    assert error_of(run_import, label_names=("a", "b", "c")) == (
+        "the weights have 2 classes, but 3 label names were given: a, b, c\n"
+        "Name them in order of their ids with --label-names."
+    )
+
+
+def test_a_wrong_number_of_heads_is_explained(run_import):
+    assert error_of(run_import, num_heads=3) == ("--num-heads: the width 8 is not a multiple of 3")
+
+
+def test_more_tokens_than_the_model_reads_are_refused(run_import, tmp_path):
+    assert error_of(run_import, max_length=65) == "--max-length 65: the model reads 64 tokens"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_of_another_model_is_refused(run_import, folder, model):
+    state = dict(model.state_dict())
+    key = "encoder.embeddings.word_embeddings.weight"
+    state[key] = state[key][:10]
+    torch.save(state, folder / "model.pth")
+    message = error_of(run_import)
+    assert message.startswith("the tokenizer has ")
+    assert message.endswith(" tokens, but the weights have 10")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"train_losses": []}'])
+def test_a_history_of_another_shape_is_refused(run_import, folder, content):
+    (folder / "training_history.json").write_text(content)
+    assert str(folder / "training_history.json") in error_of(run_import)

@@ -1,0 +1,64 @@
+"""`inspect`: a model, or a run with what it says of itself, without its weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from transformers import BertConfig
+
+from bertfit.errors import ModelError, RunError
+from bertfit.workflow.inspecting import inspect
+
+
+@pytest.fixture
+def model_dir(tiny_model_dir, tmp_path):
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+def test_bert_base_is_counted_from_its_config_alone(tmp_path):
+    BertConfig(vocab_size=28_996).save_pretrained(tmp_path)
+    inspection = inspect(tmp_path, num_labels=2)
+    assert inspection.num_parameters == inspection.num_trainable == 108_311_810
+
+
+def test_the_number_of_labels_decides_the_head(model_dir):
+    two, five = (inspect(model_dir, num_labels=count).num_parameters for count in (2, 5))
+    assert five - two == 3 * (8 + 1)
+
+
+def test_depth_limits_the_tree(model_dir):
+    assert inspect(model_dir, depth=0).tree.children == ()
+
+
+def test_memory_is_for_the_batch_that_is_asked_for(model_dir):
+    memory = inspect(model_dir, batch_size=3, num_tokens=5).memory
+    assert (memory.batch_size, memory.num_tokens) == (3, 5)
+
+
+def test_a_model_has_no_record(model_dir):
+    assert inspect(model_dir).to_json()["run"] is None
+
+
+def test_a_run_shows_its_record(model_dir):
+    record = {"format_version": 1, "label_names": ["neg", "pos"]}
+    (model_dir / "bertfit.json").write_text(json.dumps(record))
+    assert inspect(str(model_dir)).record == record
+
+
+def test_everything_can_be_written_as_json(model_dir):
+    value = json.loads(json.dumps(inspect(model_dir).to_json()))
+    assert value["num_parameters"] == value["tree"]["num_parameters"]
+    assert value["name"] == str(model_dir)
+
+
+def test_a_folder_that_is_no_model_is_explained(tmp_path):
+    with pytest.raises(ModelError, match="is not a model: it has no config"):
+        inspect(tmp_path)
+
+
+def test_a_damaged_record_is_explained(model_dir):
+    (model_dir / "bertfit.json").write_text("{")
+    with pytest.raises(RunError, match="cannot be read"):
+        inspect(model_dir)

@@ -1,0 +1,134 @@
+"""Prediction of many rows: in their order, in every format, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from bertfit import Columns, TextClassifier
+from bertfit.data.encoding import EncodingRule
+from bertfit.errors import ConfigError, DataError
+from bertfit.inference import predictor
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.precision import choose_precision
+from bertfit.workflow.predicting import (
+    PredictionCount,
+    check_output,
+    predict_file,
+    predict_rows,
+    prediction_to_json,
+)
+
+TEXTS = ["good", "the plot, of the film\nwas bad", 'a "fine"\tmovie', "awful", "a film"]
+ROWS = [{"text": text} for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model_dir):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    return TextClassifier(
+        loaded.model,
+        loaded.tokenizer,
+        rule=EncodingRule(max_length=16),
+        precision=choose_precision("cpu", "float32"),
+    )
+
+
+def read_table(path, delimiter):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))
+
+
+def test_json_lines_hold_the_whole_prediction(classifier, tmp_path):
+    path = tmp_path / "out.jsonl"
+    predict_file(classifier, ROWS, path)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    expected = zip(TEXTS, classifier.predict(TEXTS), strict=True)
+    for number, (line, (text, prediction)) in enumerate(zip(lines, expected, strict=True), 1):
+        assert line == {"line": number, **prediction_to_json(text, prediction)}
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
+def test_tables_hold_texts_with_any_character(classifier, tmp_path, suffix, delimiter):
+    path = tmp_path / f"out.{suffix}"
+    predict_file(classifier, ROWS, path)
+    rows = read_table(path, delimiter)
+    assert [row["text"] for row in rows] == TEXTS
+    assert list(rows[0]) == ["line", "text", "label", "confidence", "p_neg", "p_pos"]
+
+
+def test_a_table_rounds_to_six_places(classifier, tmp_path):
+    predict_file(classifier, ROWS, tmp_path / "out.csv")
+    (prediction,) = classifier.predict(TEXTS[0])
+    row = read_table(tmp_path / "out.csv", ",")[0]
+    assert row["label"] == prediction.label
+    assert row["confidence"] == f"{prediction.confidence:.6f}"
+    assert row["p_neg"] == f"{prediction.probabilities['neg']:.6f}"
+
+
+def test_rows_keep_their_line_and_order_over_chunks(classifier, monkeypatch):
+    """Rows wait for their predictions a chunk at a time; skipped ones must not shift them."""
+    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 3)
+    rows = [{"text": "" if number in {2, 3, 8} else f"film {number}"} for number in range(1, 12)]
+    count = PredictionCount()
+    found = [
+        (line, text) for line, text, _ in predict_rows(classifier, rows, count, on_bad_row="skip")
+    ]
+    kept = [1, 4, 5, 6, 7, 9, 10, 11]
+    assert found == [(number, f"film {number}") for number in kept]
+    assert [fault.line for fault in count.skipped] == [2, 3, 8]
+
+
+def test_each_row_has_the_prediction_of_its_text(classifier, monkeypatch):
+    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 2)
+    for _, text, prediction in predict_rows(classifier, ROWS, PredictionCount()):
+        assert prediction.probabilities == pytest.approx(
+            classifier.predict(text)[0].probabilities, abs=1e-6
+        )
+
+
+def test_rows_are_counted_and_progress_is_told(classifier, tmp_path):
+    seen = []
+    count = predict_file(classifier, ROWS, tmp_path / "out.csv", on_progress=seen.append)
+    assert count.num_rows == 5
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_bad_row_writes_nothing(classifier, tmp_path):
+    with pytest.raises(DataError) as caught:
+        predict_file(classifier, [*ROWS, {"text": ""}], tmp_path / "out.csv")
+    assert caught.value.message == "a row cannot be predicted; nothing was written"
+    assert caught.value.hint == "Mend the row, or leave such rows out with --on-bad-row skip."
+    assert [fault.line for fault in caught.value.faults] == [6]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_output_survives_a_bad_row(classifier, tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+    with pytest.raises(DataError):
+        predict_file(classifier, [*ROWS, {"text": ""}], path)
+    assert path.read_text() == "old"
+
+
+def test_a_column_can_be_named(classifier):
+    rows = [{"other": "x", "snippet": "good"}]
+    (found,) = predict_rows(classifier, rows, PredictionCount(), columns=Columns(text="snippet"))
+    assert found[1] == "good"
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", "out.parquet"])
+def test_an_unknown_suffix_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError) as caught:
+        check_output(tmp_path / name)
+    assert str(caught.value) == (
+        f"--output: expected a name ending in .jsonl, .json, .csv, .tsv, got {name!r}"
+    )
+
+
+def test_a_folder_is_no_output(tmp_path):
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"out\.csv is a folder"):
+        check_output(tmp_path / "out.csv")

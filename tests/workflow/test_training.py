@@ -1,0 +1,501 @@
+"""`train`: what a run holds, what is said on the way, and what is left when it fails."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import bertfit
+from bertfit import TextClassifier
+from bertfit.config import resolve_settings
+from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
+from bertfit.training import loop, trainer
+
+TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
+SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
+
+
+class Recorder:
+    """A listener that keeps what it hears, and calls `on_progress` with task and count."""
+
+    def __init__(self, on_progress=lambda task, done: None):
+        self.notes, self.on_progress = [], on_progress
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.on_progress(task, done)
+
+
+@pytest.fixture(scope="module")
+def train(tiny_model_dir, make_reviews):
+    """Give `bertfit.train` with small settings and 40 reviews where no data is given."""
+
+    def run(output, data=None, **options):
+        data = make_reviews(40) if data is None else data
+        return bertfit.train(data, output, **{"model": str(tiny_model_dir), **SMALL, **options})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(train, tmp_path_factory, make_reviews):
+    """Give a result that learned something, with a test set and a baseline, and its notes."""
+    listener = Recorder()
+    result = train(
+        tmp_path_factory.mktemp("runs") / "run",
+        make_reviews(60),
+        test=make_reviews(30, seed=7),
+        epochs=8,
+        listener=listener,
+    )
+    return result, listener.notes
+
+
+@pytest.fixture(scope="module")
+def record(finished):
+    return json.loads((finished[0].run / "bertfit.json").read_text(encoding="utf-8"))
+
+
+def names_in(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def fail_at_step(monkeypatch, failing_step):
+    """Make the loss of a step, counted from 0, not a number."""
+    real, calls = loop.cross_entropy, []
+
+    def cross_entropy(logits, targets, **options):
+        calls.append(1)
+        loss = real(logits, targets, **options)
+        return loss * math.nan if len(calls) > failing_step else loss
+
+    monkeypatch.setattr(
+        "bertfit.workflow.training.measure_speed", lambda *_, **__: trainer.SpeedEstimate(1.0, 1.0)
+    )
+    monkeypatch.setattr(loop, "cross_entropy", cross_entropy)
+
+
+def test_a_run_is_a_model_folder_with_its_records(finished):
+    assert names_in(finished[0].run) == {
+        "bertfit.json",
+        "config.json",
+        "metrics.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "train.log",
+        "training_history.json",
+    }
+
+
+def test_nothing_is_left_beside_a_run(finished):
+    assert names_in(finished[0].run.parent) == {"run"}
+
+
+def test_a_loaded_run_gives_the_probabilities_of_the_trained_model(finished):
+    result, _ = finished
+    loaded = TextClassifier.load(result.run).predict_probabilities(TEXTS)
+    np.testing.assert_array_equal(loaded, result.classifier.predict_probabilities(TEXTS))
+
+
+def test_the_run_has_learned_something(finished):
+    """Else the comparisons of probabilities here would compare one half with one half."""
+    probabilities = finished[0].classifier.predict_probabilities(TEXTS)
+    assert np.ptp(probabilities[:, 0]) > 0.5
+
+
+def test_the_pipeline_of_transformers_gives_the_same_probabilities(finished):
+    from transformers import pipeline
+
+    result, _ = finished
+    classify = pipeline("text-classification", model=str(result.run), top_k=None, device=-1)
+    ours = TextClassifier.load(result.run).predict(TEXTS)
+    for theirs, prediction in zip(classify(TEXTS), ours, strict=True):
+        by_name = {entry["label"]: entry["score"] for entry in theirs}
+        assert by_name == pytest.approx(prediction.probabilities, abs=1e-5)
+
+
+def test_the_history_has_the_notebooks_six_lists(finished):
+    history = json.loads((finished[0].run / "training_history.json").read_text())
+    assert list(history) == [
+        "train_losses",
+        "val_losses",
+        "train_acc",
+        "val_acc",
+        "train_f1",
+        "val_f1",
+    ]
+    assert {len(values) for values in history.values()} == {8}
+
+
+def test_the_metrics_are_the_records_scores(finished, record):
+    assert json.loads((finished[0].run / "metrics.json").read_text()) == record["scores"]
+
+
+def test_the_log_has_a_line_with_the_time_for_each_note(finished):
+    result, notes = finished
+    lines = (result.run / "train.log").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(" ")[2] for line in lines] == notes
+    assert all(line[:4].isdigit() and "+00:00 " in line for line in lines)
+
+
+def test_the_record_names_the_labels_in_order_of_their_ids(record):
+    assert record["label_names"] == ["neg", "pos"]
+
+
+def test_the_record_has_every_setting_with_its_origin(record):
+    assert record["settings"]["epochs"] == {"value": 8, "origin": "argument"}
+    assert record["settings"]["weight_decay"] == {"value": 0.01, "origin": "default"}
+    assert set(record["settings"]) == set(resolve_settings().to_json())
+
+
+def test_the_record_has_the_rule_of_encoding(finished, record):
+    assert record["encoding"] == {
+        "max_length": 14,
+        "truncation": "head",
+        "head_fraction": 0.25,
+        "text_cleaning": "none",
+    }
+
+
+def test_the_record_describes_each_part_with_its_fingerprint(record):
+    data = record["data"]
+    assert {name: data[name]["num_rows"] for name in ("train", "validation", "test")} == {
+        "train": 54,
+        "validation": 6,
+        "test": 30,
+    }
+    fingerprints = {data[name]["fingerprint"] for name in ("train", "validation", "test")}
+    assert {len(fingerprint) for fingerprint in fingerprints} == {64}
+    assert len(fingerprints) == 3
+    assert data["train"]["num_per_label"] == {"neg": 27, "pos": 27}
+
+
+def test_the_record_has_versions_and_hardware(record):
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["hardware"]["num_cores"] >= 1
+
+
+def test_the_record_has_the_scores_of_model_and_baseline(finished, record):
+    history = finished[0].outcome.history
+    best = finished[0].outcome.best_epoch
+    scores = record["scores"]
+    assert scores["validation"]["accuracy"] == history.val_acc[best]
+    assert scores["test"]["num_rows"] == 30
+    assert 0 <= scores["baseline"]["accuracy"] <= 1
+    assert scores["comparison"]["model_accuracy"] == scores["test"]["accuracy"]
+
+
+def test_the_record_says_how_the_training_went(finished, record):
+    training = record["training"]
+    assert training["best_epoch"] == finished[0].outcome.best_epoch + 1
+    assert training["selection_metric"] == "accuracy"
+    assert training["interrupted"] is False
+    assert (training["dtype"], training["num_steps"]) == ("float32", 56)
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "Labels: neg → 0, pos → 1.",
+        "Rows: 54 to train, 6 to validate (split off, stratified), test 30.",
+        "New weights, to be learned: classifier.bias, classifier.weight.",
+        "Text: at most 14 tokens are read; the median is 9.",
+        "Arithmetic: float32 on cpu (asked for).",
+    ],
+)
+def test_what_is_found_is_noted(finished, note):
+    assert note in finished[1]
+
+
+def test_the_time_to_come_is_noted_before_the_first_epoch(finished):
+    notes = finished[1]
+    (at,) = [index for index, note in enumerate(notes) if note.startswith("Training 8 epochs will")]
+    assert "(measured here: " in notes[at]
+    assert at < min(index for index, note in enumerate(notes) if note.startswith("Epoch 1"))
+
+
+def test_the_kept_epoch_is_noted_with_the_reason(finished):
+    assert f"Kept: {finished[0].outcome.reason}." in finished[1]
+
+
+def test_the_verdict_on_the_baseline_is_noted_or_returned(finished, record):
+    assert finished[0].test.comparison.verdict == record["scores"]["comparison"]["verdict"]
+
+
+def test_the_record_is_written_last(train, tmp_path, monkeypatch):
+    """A folder with bertfit.json is a whole run, whenever the machine stops."""
+    from bertfit import run_directory
+
+    seen = []
+    real = run_directory.write_json
+
+    def write_json(path, value):
+        seen.append((path.name, names_in(path.parent)))
+        real(path, value)
+
+    monkeypatch.setattr(run_directory, "write_json", write_json)
+    train(tmp_path / "run", epochs=1)
+    ((name, before),) = seen
+    assert name == "bertfit.json"
+    assert before == names_in(tmp_path / "run") - {"bertfit.json"}
+
+
+def test_the_same_seed_gives_the_same_run(train, tmp_path):
+    a, b = (train(tmp_path / name, seed=4, dropout=0.2) for name in "ab")
+    assert a.outcome.history == b.outcome.history
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_another_seed_gives_another_run(train, tmp_path):
+    a, b = (train(tmp_path / str(seed), seed=seed) for seed in (4, 5))
+    assert a.outcome.history.train_losses != b.outcome.history.train_losses
+
+
+def test_a_given_validation_set_is_used(train, tmp_path, make_reviews):
+    listener = Recorder()
+    result = train(
+        tmp_path / "run", validation=make_reviews(10, seed=3), epochs=1, listener=listener
+    )
+    assert (result.num_train, result.num_validation) == (40, 10)
+    assert "Rows: 40 to train, 10 to validate (given), test none." in listener.notes
+
+
+def test_a_split_by_group_is_noted(train, tmp_path):
+    listener = Recorder()
+    train(tmp_path / "run", group_column="movie", epochs=1, listener=listener)
+    assert any("stratified, grouped by movie" in note for note in listener.notes)
+
+
+def test_without_a_test_set_there_are_no_test_scores(train, tmp_path):
+    result = train(tmp_path / "run", epochs=1)
+    record = json.loads((tmp_path / "run" / "bertfit.json").read_text())
+    assert result.test is None
+    assert record["scores"]["test"] is None
+
+
+def test_the_baseline_can_be_left_out(train, tmp_path, make_reviews):
+    result = train(tmp_path / "run", test=make_reviews(10, seed=3), baseline=False, epochs=1)
+    assert result.test.evaluation.scores.num_rows == 10
+    assert result.test.comparison is None
+
+
+def test_skipped_rows_are_counted_and_listed(train, tmp_path, make_reviews):
+    listener = Recorder()
+    rows = [*make_reviews(40), {"text": "", "label": "pos", "movie": ""}]
+    train(tmp_path / "run", rows, on_bad_row="skip", epochs=1, listener=listener)
+    at = listener.notes.index("Skipped 1 bad rows:")
+    assert ":41: " in listener.notes[at + 1]
+    record = json.loads((tmp_path / "run" / "bertfit.json").read_text())
+    assert len(record["data"]["skipped"]) == 1
+
+
+def test_truncated_training_rows_are_counted(train, tmp_path):
+    listener = Recorder()
+    train(tmp_path / "run", max_length=6, truncation="tail", epochs=1, listener=listener)
+    (note,) = [note for note in listener.notes if note.startswith("Text: ")]
+    assert note.startswith("Text: at most 6 tokens are read; the median is ")
+    assert note.endswith(" are longer and keep their tail.")
+
+
+def test_without_max_length_the_longest_text_decides(finished):
+    assert finished[0].classifier.rule.max_length == 14
+
+
+def test_more_tokens_than_the_model_reads_are_refused(train, tmp_path, tiny_model_dir):
+    with pytest.raises(ModelError) as caught:
+        train(tmp_path / "run", max_length=65)
+    assert str(caught.value) == (
+        f"max_length 65 was asked for, but {tiny_model_dir} reads at most 64 tokens"
+    )
+
+
+def test_collapse_to_one_class_is_warned_of(train, tmp_path):
+    listener = Recorder()
+    result = train(tmp_path / "run", epochs=1, learning_rate=1e-9, listener=listener)
+    name = result.label_names[result.outcome.collapsed_to]
+    assert (
+        f"WARNING: the model collapsed: it predicts {name!r} for every validation row. "
+        "Lower learning_rate, train longer, or look at the labels."
+    ) in listener.notes
+
+
+def test_an_existing_run_is_refused_before_any_work(train, tmp_path):
+    train(tmp_path / "run", epochs=1)
+    with pytest.raises(RunError, match="a run exists in"):
+        train(tmp_path / "run", tmp_path / "no such file.csv")
+
+
+def test_an_existing_run_is_replaced_when_asked(train, tmp_path):
+    train(tmp_path / "run", epochs=1)
+    train(tmp_path / "run", epochs=2, overwrite=True)
+    history = json.loads((tmp_path / "run" / "training_history.json").read_text())
+    assert len(history["val_acc"]) == 2
+    assert names_in(tmp_path) == {"run"}
+
+
+def test_a_folder_that_is_no_run_is_never_replaced(train, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(RunError, match="is not a run of bertfit; it will not be replaced"):
+        train(tmp_path, overwrite=True)
+    assert names_in(tmp_path) == {"thesis.tex"}
+
+
+def test_bad_data_leaves_nothing(train, tmp_path):
+    with pytest.raises(DataError):
+        train(tmp_path / "run", [{"text": "a", "label": "pos"}])
+    assert names_in(tmp_path) == set()
+
+
+def test_settings_and_options_together_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="give settings or options, but not both; got epochs"):
+        bertfit.train([], tmp_path / "run", settings=resolve_settings(), epochs=3)
+
+
+def test_resolved_settings_may_be_given(tmp_path, tiny_model_dir, make_reviews):
+    settings = resolve_settings({**SMALL, "model": str(tiny_model_dir)})
+    result = bertfit.train(make_reviews(40), tmp_path / "run", settings=settings)
+    assert len(result.outcome.history.val_acc) == SMALL["epochs"]
+
+
+def test_an_unknown_option_names_the_near_one(train, tmp_path):
+    with pytest.raises(ConfigError, match="argument: there is no setting 'epoch'"):
+        train(tmp_path / "run", epoch=3)
+
+
+def test_the_notebook_recipe_can_be_named(tmp_path, tiny_model_dir, make_reviews):
+    options = {"model": str(tiny_model_dir), "recipe": "notebook", "max_length": 32, "epochs": 1}
+    bertfit.train(make_reviews(40), tmp_path / "run", **options)
+    settings = json.loads((tmp_path / "run" / "bertfit.json").read_text())["settings"]
+    assert settings["batch_size"] == {"value": 16, "origin": "recipe notebook"}
+    assert settings["max_length"] == {"value": 32, "origin": "argument"}
+
+
+def test_a_loss_that_is_not_finite_names_the_lines_of_its_rows(train, tmp_path, monkeypatch):
+    fail_at_step(monkeypatch, 0)
+    with pytest.raises(TrainingError) as caught:
+        train(tmp_path / "run")
+    message = caught.value.message
+    place = "training stopped at step 1 (epoch 1): loss nan, gradient norm nan"
+    assert message.startswith(f"{place}; the step's rows are lines ")
+    lines = message.partition(" lines ")[2].partition(" of ")[0].split(", ")
+    assert len(lines) == SMALL["batch_size"]
+    assert {int(line) for line in lines} <= set(range(1, 41))
+
+
+def test_a_failure_in_the_first_epoch_leaves_nothing(train, tmp_path, monkeypatch):
+    fail_at_step(monkeypatch, 2)
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run")
+    assert names_in(tmp_path) == set()
+
+
+def test_a_failure_leaves_the_old_run_as_it_was(train, tmp_path, monkeypatch):
+    train(tmp_path / "run", epochs=1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    fail_at_step(monkeypatch, 0)
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_failure_in_a_later_epoch_keeps_the_best_model_so_far(train, tmp_path, monkeypatch):
+    fail_at_step(monkeypatch, 6)  # five steps an epoch
+    listener = Recorder()
+    with pytest.raises(TrainingError, match=r"step 7 \(epoch 2\)"):
+        train(tmp_path / "run", listener=listener)
+    kept = tmp_path / "run.unfinished"
+    assert names_in(tmp_path) == {"run.unfinished"}
+    assert "bertfit.json" not in names_in(kept)
+    assert len(TextClassifier.load(kept).predict(TEXTS)) == len(TEXTS)
+    assert listener.notes[-1] == (f"The best epoch so far is kept, as a plain model, in {kept}.")
+
+
+def test_a_second_failure_does_not_overwrite_what_the_first_kept(train, tmp_path, monkeypatch):
+    fail_at_step(monkeypatch, 6)
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run")
+    monkeypatch.undo()
+    fail_at_step(monkeypatch, 6)
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run")
+    assert names_in(tmp_path) == {"run.unfinished", "run.unfinished-2"}
+
+
+def interrupt_at(task, done, *, times=1):
+    """Give a listener that raises SIGINT when it first hears of this task and count."""
+    left = [times]
+
+    def on_progress(seen_task, seen_done):
+        if (seen_task, seen_done) == (task, done):
+            for _ in range(left.pop() if left else 0):
+                signal.raise_signal(signal.SIGINT)
+
+    return Recorder(on_progress)
+
+
+def test_an_interruption_leaves_a_whole_run_that_says_so(train, tmp_path):
+    train(tmp_path / "run", epochs=5, listener=interrupt_at("epoch 2/5", 2))
+    record = json.loads((tmp_path / "run" / "bertfit.json").read_text())
+    assert record["training"]["interrupted"] is True
+    assert record["training"]["num_steps"] == 7
+    assert names_in(tmp_path) == {"run"}
+    assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
+
+
+def test_a_second_interruption_leaves_nothing(train, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", epochs=5, listener=interrupt_at("epoch 2/5", 2, times=2))
+    assert names_in(tmp_path) == set()
+
+
+def test_a_second_interruption_leaves_the_old_run(train, tmp_path):
+    train(tmp_path / "run", epochs=1)
+    listener = interrupt_at("epoch 1/5", 1, times=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", epochs=5, overwrite=True, listener=listener)
+    history = json.loads((tmp_path / "run" / "training_history.json").read_text())
+    assert len(history["val_acc"]) == 1
+    assert names_in(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize(("task", "done"), [("scoring", 10), ("baseline", 0)])
+def test_an_interruption_while_testing_keeps_the_model(train, tmp_path, make_reviews, task, done):
+    listener = interrupt_at(task, done)
+    train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, listener=listener)
+    assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
+    assert listener.notes[-1] == (
+        "Interrupted: the test rows were not scored; bertfit evaluate does that."
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric"),
+    [(("neg", "pos") * 20, "accuracy"), (("neg",) * 30 + ("pos",) * 10, "macro_f1")],
+)
+def test_the_selection_metric_follows_the_balance_of_classes(train, tmp_path, labels, metric):
+    rows = [{"text": f"film {row}", "label": label} for row, label in enumerate(labels)]
+    assert train(tmp_path / "run", rows, epochs=1).outcome.selection_metric == metric
+
+
+def test_three_classes_are_trained_and_named(train, tmp_path):
+    words = {"good": "good", "fair": "plot", "bad": "awful"}
+    rows = [
+        {"text": f"{words[label]} film {row}", "label": label}
+        for row, label in enumerate(["good", "fair", "bad"] * 10)
+    ]
+    result = train(tmp_path / "run", rows, epochs=1)
+    assert result.label_names == ("bad", "fair", "good")
+    assert list(TextClassifier.load(tmp_path / "run").predict("x")[0].probabilities) == [
+        "bad",
+        "fair",
+        "good",
+    ]
