@@ -26,7 +26,7 @@ os.environ["HF_HUB_CACHE"] = EMPTY_HUB_CACHE.name  # the same cache on every mac
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_COLOR"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a shared machine stalls at times
 hypothesis.settings.load_profile("unhurried")

@@ -41,11 +41,12 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any 
 
 
 def make_readable(folder: Path) -> None:
-    """Give the files of a folder the permissions that new files have.
+    """Give a folder and its files the permissions that new ones have.
 
     Writers that go through a temporary file leave it readable by its owner alone, and a server
     that runs under another name could then not load the model.
     """
+    folder.chmod(0o777 & ~_umask())
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(0o666 & ~_umask())

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +23,7 @@ from bertfit.files import make_readable, write_json
 
 RECORD_NAME = "bertfit.json"
 FORMAT_VERSION = 1
+_REQUIRED_KEYS = {"label_names": list, "encoding": dict, "training": dict, "scores": dict}
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -70,12 +72,12 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
     """
     refuse_existing(output, overwrite=overwrite)
     output = output.absolute()
-    folder = output.with_name(f".{output.name}.incomplete-{os.getpid()}")
     try:
-        folder.mkdir(parents=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        name = tempfile.mkdtemp(prefix=f".{output.name}.incomplete-", dir=output.parent)
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    return Staging(output, folder)
+    return Staging(output, Path(name))
 
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
@@ -123,6 +125,13 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} has format {version!r}, expected {FORMAT_VERSION}",
             hint="It was written by another version of bertfit.",
+        )
+    missing = [key for key, kind in _REQUIRED_KEYS.items() if not isinstance(record.get(key), kind)]
+    if missing:
+        raise RunError(
+            f"{path} is damaged: expected the entries {', '.join(_REQUIRED_KEYS)}, and "
+            f"{', '.join(missing)} is missing or of another kind",
+            hint="Train the run again, or restore the file.",
         )
     checked: dict[str, Any] = record
     return checked

@@ -202,7 +202,7 @@ CASES = [
         "list",
         text(
             "bad.jsonl",
-            '{"text": "good", "label": 1}\n{"text": "bad", "label": [0]}\n{"text": "", "label": 0}\n',
+            '{"text": "a", "label": 1}\n{"text": "b", "label": [0]}\n{"text": "c", "label": 0}\n',
         ),
     ),
     Case(

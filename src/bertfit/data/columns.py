@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from bertfit.data.dataset import Columns
@@ -44,6 +44,7 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         SourceError: A column is not there, or one column would serve twice.
     """
     given = [name for name in (columns.text, columns.label, columns.group) if name is not None]
+    columns = _prefer_trained(columns, stream.names)
     text = _find(stream, "text", columns.text, taken=given)
     label = None
     if need_label or columns.label is not None or _usual(stream.names, "label", [*given, text]):
@@ -54,6 +55,12 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         message = f"column {text!r} cannot be both text and label"
         raise SourceError(stream.source, message)
     return ChosenColumns(text=text, label=label, group=columns.group, need_label=need_label)
+
+
+def _prefer_trained(columns: Columns, names: Collection[str]) -> Columns:
+    text = columns.trained_text if columns.trained_text in names else None
+    label = columns.trained_label if columns.trained_label in names else None
+    return replace(columns, text=columns.text or text, label=columns.label or label)
 
 
 def list_names(names: Collection[str]) -> str:

@@ -26,6 +26,10 @@ class Columns:
     label: str | None = None
     group: str | None = None
     """None means no grouping: a group column is never guessed."""
+    trained_text: str | None = None
+    """The text column of the training, which goes before the usual names where it is present."""
+    trained_label: str | None = None
+    """The label column of the training, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
-from bertfit.errors import RunError
+from bertfit.data.readers import iter_rows
+from bertfit.errors import DataError, Fault, RunError
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.precision import Precision, choose_precision
@@ -80,15 +82,14 @@ class TextClassifier:
         if not path.is_dir():
             raise RunError(f"the run {path} does not exist", hint="bertfit train makes one.")
         if not is_run(path) and not (path / "config.json").is_file():
-            read_record(path)
-        loaded = load_classifier(str(path))
+            raise RunError(
+                f"{path} is neither a run (it has no bertfit.json) nor a model (no config.json)",
+                hint="bertfit train makes a run; one that was killed before its end is none.",
+            )
         record = read_record(path) if is_run(path) else {}
+        loaded = load_classifier(str(path))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
-        rule = (
-            EncodingRule(**record["encoding"])
-            if record
-            else EncodingRule(max_length=min(limit, 512))
-        )
+        rule = _read_rule(path, record) if record else EncodingRule(max_length=min(limit, 512))
         classifier = cls(
             loaded.model, loaded.tokenizer, rule=rule, precision=choose_precision(device, dtype)
         )
@@ -131,9 +132,36 @@ class TextClassifier:
         chunks = [self.score(self.encode(chunk)) for chunk in _chunks(texts)]
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.label_names)))
 
-    def predict(self, texts: str | Iterable[str]) -> list[Prediction]:
-        """Predict texts, which may be a list, a pandas Series or a single string."""
-        return list(self.predict_stream([texts] if isinstance(texts, str) else texts))
+    def predict(self, texts: Any) -> list[Prediction]:  # noqa: ANN401 (as told below)
+        """Predict texts.
+
+        Args:
+            texts: A string, strings (a list, a pandas Series, any iterable), or a DataFrame or
+                Arrow table with a text column.
+
+        Raises:
+            DataError: A table has no text column, or a row of it has no text.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        elif hasattr(texts, "columns"):
+            texts = list(self._texts_of_table(texts))
+        return list(self.predict_stream(texts))
+
+    def known_columns(self, columns: Columns | None = None) -> Columns:
+        """Return the columns, and beside them the names that the run was trained with."""
+        settings = self.record.get("settings", {})
+        return dataclasses.replace(
+            columns or Columns(),
+            trained_text=settings.get("text_column", {}).get("value"),
+            trained_label=settings.get("label_column", {}).get("value"),
+        )
+
+    def _texts_of_table(self, table: Any) -> Iterator[str]:  # noqa: ANN401 (pandas is optional)
+        for row in iter_rows(table, self.known_columns(), need_label=False):
+            if isinstance(row, Fault):
+                raise DataError("a row cannot be predicted", faults=[row])
+            yield row.text
 
     def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
         """Predict texts as they come, in their order, in constant memory."""
@@ -147,6 +175,13 @@ class TextClassifier:
     def encoding_record(self) -> dict[str, Any]:
         """Return the encoding rule as it is stored in a run."""
         return dataclasses.asdict(self.rule)
+
+
+def _read_rule(run: Path, record: dict[str, Any]) -> EncodingRule:
+    try:
+        return EncodingRule(**record["encoding"])
+    except TypeError as error:
+        raise RunError(f"{run}: the encoding in bertfit.json is damaged: {error}") from None
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_DROPOUT_FIELDS = (
-    ("hidden_dropout_prob", "attention_probs_dropout_prob"),  # BERT, RoBERTa, ELECTRA, DeBERTa, …
-    ("dropout", "attention_dropout", "seq_classif_dropout"),  # DistilBERT
-    ("embedding_dropout", "mlp_dropout", "attention_dropout", "classifier_dropout"),  # ModernBERT
-)
+_LONGEST_NAME = 255
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,9 @@ def load_classifier(
         config.label2id = {label: index for index, label in enumerate(label_names)}
     if dropout is not None:
         set_dropout(config, dropout)
-    torch.manual_seed(seed)
-    model, loading = _load_model(name, source, config, local_only=local_only)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, loading = _load_model(name, source, config, local_only=local_only)
     tokenizer = _load_tokenizer(name, source, local_only=local_only)
     return LoadedClassifier(model, tokenizer, tuple(_describe_loading(loading)))
 
@@ -132,26 +130,30 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """Set every dropout rate that the configuration knows to `rate`, in [0, 1)."""
-    for names in _DROPOUT_FIELDS:
-        for name in names:
-            if hasattr(config, name):
-                setattr(config, name, rate)
+    """Set every dropout rate that the configuration has to `rate`, in [0, 1).
+
+    A rate that is None falls back to another one of the same model, and stays so.
+    """
+    for name, value in config.to_dict().items():
+        if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
+            setattr(config, name, rate)
 
 
 def _locate(name: str) -> tuple[str, bool]:
     """Return where transformers shall load from, and whether that is on this machine."""
     if name == "embedded":
         return str(find_embedded_model()), True
-    path = Path(name).expanduser()
-    if path.is_dir():
+    with _explaining(name):
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"the folder {name} is not a model: it has no config.json",
                 hint="Expected a Hugging Face folder: config.json, weights and a tokenizer.",
             )
         return str(path), True
-    if path.is_file():
+    if is_file:
         raise ModelError(f"expected a model folder, but {name} is a file")
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(f"the model folder {name} does not exist")
@@ -161,7 +163,8 @@ def _locate(name: str) -> tuple[str, bool]:
 def _is_cached(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    with _explaining(name):
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfig:
@@ -196,6 +199,13 @@ def _load_model(
 def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
+    folder = Path(source)
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
+        # transformers would make up a tokenizer that knows no word at all.
+        raise ModelError(
+            f"the model folder {name} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)}",
+            hint="Copy the tokenizer's files of the same checkpoint into the folder.",
+        )
     with _explaining(name), _quiet_transformers():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, local_files_only=local_only, trust_remote_code=False, use_fast=True
@@ -259,7 +269,7 @@ def _explaining(name: str) -> Iterator[None]:
 def _loading_hint(name: str, text: str) -> str:
     if "safetensors" in text or "pytorch_model.bin" in text:
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
-    if Path(name).expanduser().is_dir() or name == "embedded":
+    if len(name) < _LONGEST_NAME and Path(name).expanduser().is_dir():
         return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
     return (
         "It is neither a folder here nor in the local cache, and the hub did not give it. Check "

@@ -93,7 +93,7 @@ def evaluate(
         run, device=device, dtype=dtype or ("bfloat16" if trained_with == "bfloat16" else "float32")
     )
     dataset, skipped = check_evaluation_data(
-        data, columns or Columns(), classifier.label_names, on_bad_row
+        data, classifier.known_columns(columns), classifier.label_names, on_bad_row
     )
     return evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
 

@@ -100,7 +100,8 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
             hint="In the notebook, save it with torch.save(model.state_dict(), 'model.pth').",
         ) from None
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"{path} cannot be read: {reason}") from None
     if not isinstance(state, Mapping) or not all(hasattr(v, "shape") for v in state.values()):
         raise ModelError(f"{path} holds {type(state).__name__}, expected a state dict of tensors")
     return _rename_weights({str(key): value for key, value in state.items()}, path)
@@ -140,14 +141,14 @@ def _infer_config(
 ) -> BertConfig:
     from transformers import BertConfig
 
-    num_labels, width = state["classifier.weight"].shape
+    num_labels, width = _shape(state, "classifier.weight")
     if len(label_names) != num_labels:
         raise ConfigError(
             f"the weights have {num_labels} classes, but {len(label_names)} label names were "
             f"given: {', '.join(label_names)}",
             hint="Name them in order of their ids with --label-names.",
         )
-    vocabulary_size, embedding_width = state["bert.embeddings.word_embeddings.weight"].shape
+    vocabulary_size, embedding_width = _shape(state, "bert.embeddings.word_embeddings.weight")
     if embedding_width != width:
         raise ModelError(f"the head reads {width} values, but the encoder gives {embedding_width}")
     layers = {int(m[1]) for key in state if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", key))}
@@ -159,13 +160,23 @@ def _infer_config(
         hidden_size=width,
         num_hidden_layers=len(layers),
         num_attention_heads=heads,
-        intermediate_size=state["bert.encoder.layer.0.intermediate.dense.weight"].shape[0],
-        max_position_embeddings=state["bert.embeddings.position_embeddings.weight"].shape[0],
-        type_vocab_size=state["bert.embeddings.token_type_embeddings.weight"].shape[0],
+        intermediate_size=_shape(state, "bert.encoder.layer.0.intermediate.dense.weight")[0],
+        max_position_embeddings=_shape(state, "bert.embeddings.position_embeddings.weight")[0],
+        type_vocab_size=_shape(state, "bert.embeddings.token_type_embeddings.weight")[0],
         id2label=dict(enumerate(label_names)),
         label2id={name: index for index, name in enumerate(label_names)},
     )
     return config
+
+
+def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, int]:
+    """Return the two sizes of a weight matrix."""
+    if name not in state:
+        raise ModelError(f"the weights do not fit a BERT classifier: {name} is missing")
+    shape = tuple(state[name].shape)
+    if len(shape) != 2:
+        raise ModelError(f"{name}: expected a matrix, got a tensor of the shape {shape}")
+    return shape[0], shape[1]
 
 
 def _build_classifier(
@@ -181,7 +192,11 @@ def _build_classifier(
     except Exception as error:  # loading raises of every kind: JSON, keys, missing files
         raise ModelError(f"the tokenizer in {place} cannot be loaded: {error}") from error
     model = BertForSequenceClassification(config)
-    missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(dict(state), strict=False)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise ModelError(f"the weights do not fit a BERT classifier: {detail}") from None
     problems = [key for key in missing if not key.endswith("position_ids")] + list(unexpected)
     if problems:
         raise ModelError(f"the weights do not fit a BERT classifier: {', '.join(problems[:5])}")

@@ -96,7 +96,7 @@ def predict_rows(
     waiting: list[tuple[int, str]] = []
 
     def texts() -> Iterator[str]:
-        for row in iter_rows(source, columns or Columns(), need_label=False):
+        for row in iter_rows(source, classifier.known_columns(columns), need_label=False):
             if isinstance(row, Fault):
                 if on_bad_row == "error":
                     raise DataError(

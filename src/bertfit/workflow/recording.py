@@ -40,7 +40,7 @@ class LogKeeper:
 
 
 @dataclass(frozen=True, slots=True)
-class TestScores:
+class ScoredTest:
     """The model and the baseline on the test rows."""
 
     evaluation: Evaluation
@@ -55,7 +55,7 @@ def make_record(
     *,
     model: PreparedModel,
     outcome: TrainingOutcome,
-    test: TestScores | None,
+    test: ScoredTest | None,
     log: LogKeeper,
 ) -> dict[str, Any]:
     """Return what bertfit.json says of a training."""
@@ -114,7 +114,7 @@ def _describe_data(rows: PreparedRows) -> dict[str, Any]:
     return described | {"skipped": [str(fault) for fault in rows.checked.skipped]}
 
 
-def _describe_scores(outcome: TrainingOutcome, test: TestScores | None) -> dict[str, Any]:
+def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[str, Any]:
     history, best = outcome.history, outcome.best_epoch
     comparison = test.comparison if test is not None else None
     return {

@@ -22,7 +22,7 @@ from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit, measure_speed
 from bertfit.workflow.evaluating import evaluate_classifier
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, prepare_model, prepare_rows
-from bertfit.workflow.recording import LogKeeper, TestScores, make_record, write_side_files
+from bertfit.workflow.recording import LogKeeper, ScoredTest, make_record, write_side_files
 
 _MOST_LINES = 64
 """Lines of a failing step that an error names."""
@@ -36,7 +36,7 @@ class TrainResult:
     classifier: TextClassifier
     outcome: TrainingOutcome
     label_names: tuple[str, ...]
-    test: TestScores | None
+    test: ScoredTest | None
     """The model and the baseline on the test rows, which chose nothing."""
     num_train: int
     num_validation: int
@@ -196,7 +196,7 @@ def _score_test(
     *,
     baseline_seed: int | None,
     listener: Listener,
-) -> TestScores | None:
+) -> ScoredTest | None:
     """Score the test rows, and a lexical baseline trained on the same rows beside them.
 
     Without a seed there is no baseline. Ctrl-C leaves the scoring out; the model is kept.
@@ -219,10 +219,10 @@ def _compare(
     model: PreparedModel,
     baseline_seed: int | None,
     to: Listener,
-) -> TestScores:
+) -> ScoredTest:
     evaluation = evaluate_classifier(model.classifier, test, listener=to)
     if baseline_seed is None:
-        return TestScores(evaluation, None, None)
+        return ScoredTest(evaluation, None, None)
     to.progress("baseline", 0, 1)
     baseline = fit_baseline(
         rows.train.texts,
@@ -239,4 +239,4 @@ def _compare(
         groups=np.asarray(test.groups) if test.groups else None,
     )
     scores = score(probabilities, evaluation.label_ids, rows.label_names)
-    return TestScores(evaluation, comparison, scores.to_json())
+    return ScoredTest(evaluation, comparison, scores.to_json())
