@@ -126,7 +126,7 @@ def test_an_output_below_a_file_is_explained(tmp_path):
     (tmp_path / "file").touch()
     output = tmp_path / "file" / "run"
     assert error_of(stage_run, output, overwrite=False) == (
-        f"the run folder {output} cannot be made: Not a directory"
+        f"the run folder {output} cannot be made: File exists"
     )
 
 

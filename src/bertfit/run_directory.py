@@ -23,7 +23,6 @@ from bertfit.files import make_readable, write_json
 
 RECORD_NAME = "bertfit.json"
 FORMAT_VERSION = 1
-_REQUIRED_KEYS = {"label_names": list, "encoding": dict, "training": dict, "scores": dict}
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -125,13 +124,6 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(
             f"{path} has format {version!r}, expected {FORMAT_VERSION}",
             hint="It was written by another version of bertfit.",
-        )
-    missing = [key for key, kind in _REQUIRED_KEYS.items() if not isinstance(record.get(key), kind)]
-    if missing:
-        raise RunError(
-            f"{path} is damaged: expected the entries {', '.join(_REQUIRED_KEYS)}, and "
-            f"{', '.join(missing)} is missing or of another kind",
-            hint="Train the run again, or restore the file.",
         )
     checked: dict[str, Any] = record
     return checked

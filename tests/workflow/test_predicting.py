@@ -16,9 +16,10 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.workflow.predicting import (
     PredictionCount,
     check_output,
-    predict_file,
+    predict_lines,
     predict_rows,
     prediction_to_json,
+    write_predictions,
 )
 
 TEXTS = ["good", "the plot, of the film\nwas bad", 'a "fine"\tmovie', "awful", "a film"]
@@ -34,6 +35,13 @@ def classifier(tiny_model_dir):
         rule=EncodingRule(max_length=16),
         precision=choose_precision("cpu", "float32"),
     )
+
+
+def predict_file(classifier, rows, path):
+    count = PredictionCount()
+    predictions = predict_rows(classifier, rows, count)
+    write_predictions(predictions, path, label_names=classifier.label_names)
+    return count
 
 
 def read_table(path, delimiter):
@@ -89,17 +97,23 @@ def test_each_row_has_the_prediction_of_its_text(classifier, monkeypatch):
         )
 
 
-def test_rows_are_counted_and_progress_is_told(classifier, tmp_path):
-    seen = []
-    count = predict_file(classifier, ROWS, tmp_path / "out.csv", on_progress=seen.append)
-    assert count.num_rows == 5
+def test_rows_are_counted_as_they_are_predicted(classifier):
+    count = PredictionCount()
+    seen = [count.num_rows for _ in predict_rows(classifier, ROWS, count)]
     assert seen == [1, 2, 3, 4, 5]
+
+
+def test_blank_lines_are_passed_over_and_still_numbered(classifier):
+    count = PredictionCount()
+    found = predict_lines(classifier, ["good", " ", "", "bad"], count)
+    assert [(number, text) for number, text, _ in found] == [(1, "good"), (4, "bad")]
+    assert count.num_rows == 2
 
 
 def test_a_bad_row_writes_nothing(classifier, tmp_path):
     with pytest.raises(DataError) as caught:
         predict_file(classifier, [*ROWS, {"text": ""}], tmp_path / "out.csv")
-    assert caught.value.message == "a row cannot be predicted; nothing was written"
+    assert caught.value.message == "a row cannot be predicted"
     assert caught.value.hint == "Mend the row, or leave such rows out with --on-bad-row skip."
     assert [fault.line for fault in caught.value.faults] == [6]
     assert list(tmp_path.iterdir()) == []

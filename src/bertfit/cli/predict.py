@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,8 @@ import typer
 from bertfit.cli.options import Device, Dtype, OnBadRow, Run, TextColumn
 
 if TYPE_CHECKING:
-    from bertfit.inference.predictor import TextClassifier
+    from bertfit.inference.predictor import Prediction
+    from bertfit.workflow.predicting import NumberedPrediction, PredictionCount
 
 
 def predict(
@@ -35,69 +36,89 @@ def predict(
     dtype: Dtype = None,
 ) -> None:
     """Predict texts, a file or standard input, in input order."""
+    from bertfit.data.dataset import Columns
+    from bertfit.workflow.predicting import (
+        PredictionCount,
+        predict_lines,
+        predict_rows,
+        write_predictions,
+    )
+
+    _check_arguments(texts, file, output)
+    from bertfit.inference.predictor import TextClassifier
+
+    classifier = TextClassifier.load(run, device=device or "auto", dtype=dtype or "float32")
+    count = PredictionCount()
+    if file is not None:
+        predictions = predict_rows(
+            classifier,
+            file,
+            count,
+            columns=Columns(text=text_column),
+            on_bad_row=on_bad_row or "error",
+        )
+    else:
+        predictions = predict_lines(classifier, texts or _decode_stdin(), count)
+    if output is None:
+        for _line, text, prediction in predictions:
+            _print_prediction(text, prediction, as_json=as_json)
+    else:
+        write_predictions(_watch(predictions, count), output, label_names=classifier.label_names)
+    _tell_outcome(count, output)
+
+
+def _check_arguments(texts: list[str] | None, file: Path | None, output: Path | None) -> None:
+    """Refuse what cannot work before the model is loaded."""
     from bertfit.errors import ConfigError
+    from bertfit.workflow.predicting import check_output
 
     if file is not None and texts:
         raise ConfigError("give texts or --file, but not both")
     if file is None and not texts and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
-    if output is not None:
-        from bertfit.workflow.predicting import check_output
-
-        check_output(output)
     if file is not None and not file.is_file():
         raise ConfigError(f"--file: {file} does not exist")
-    from bertfit.inference.predictor import TextClassifier
-
-    classifier = TextClassifier.load(run, device=device or "auto", dtype=dtype or "float32")
-    if file is not None:
-        _predict_file(
-            classifier,
-            file,
-            output,
-            text_column=text_column,
-            skip=on_bad_row == "skip",
-            as_json=as_json,
-        )
-        return
-    lines = texts or (line.rstrip("\r\n") for line in _decode_stdin())
     if output is not None:
-        _predict_rows_to(classifier, lines, output)
-        return
-    _print_predictions(classifier, lines, as_json=as_json)
+        check_output(output)
 
 
-def _predict_file(
-    classifier: TextClassifier,
-    file: Path,
-    output: Path | None,
-    *,
-    text_column: str | None,
-    skip: bool,
-    as_json: bool,
-) -> None:
+def _watch(
+    predictions: Iterator[NumberedPrediction], count: PredictionCount
+) -> Iterator[NumberedPrediction]:
+    """Pass predictions on while showing how many there are; refuse to end with none."""
     from bertfit.cli.terminal import Terminal, error_console
-    from bertfit.data.dataset import Columns
-    from bertfit.workflow.predicting import PredictionCount, predict_file, predict_rows
 
-    columns = Columns(text=text_column)
-    if output is None:
-        count = PredictionCount()
-        rows = predict_rows(
-            classifier, file, count, columns=columns, on_bad_row="skip" if skip else "error"
-        )
-        for _line, text, prediction in rows:
-            _print_one(text, prediction, as_json=as_json)
+    with Terminal(error_console) as terminal:
+        for prediction in predictions:
+            terminal.progress("predicting", count.num_rows, None)
+            yield prediction
+    _refuse_nothing(count)
+
+
+def _refuse_nothing(count: PredictionCount) -> None:
+    from bertfit.errors import DataError
+
+    if count.num_rows == 0:
+        raise DataError("there was no text to predict", faults=count.skipped)
+
+
+def _print_prediction(text: str, prediction: Prediction, *, as_json: bool) -> None:
+    from bertfit.workflow.predicting import prediction_to_json
+
+    if as_json:
+        value = prediction_to_json(text, prediction)
+        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     else:
-        with Terminal(error_console) as terminal:
-            count = predict_file(
-                classifier,
-                file,
-                output,
-                columns=columns,
-                on_bad_row="skip" if skip else "error",
-                on_progress=lambda done: terminal.progress("predicting", done, None),
-            )
+        shown = " ".join(text.split())
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+        sys.stdout.write(f"{prediction}\t{shown}\n")
+
+
+def _tell_outcome(count: PredictionCount, output: Path | None) -> None:
+    from bertfit.cli.terminal import error_console
+
+    _refuse_nothing(count)
+    if output is not None:
         error_console.print(f"{count.num_rows:,} predictions are in {output}.", soft_wrap=True)
     if count.skipped:
         error_console.print(f"Skipped {len(count.skipped):,} bad rows:", style="yellow")
@@ -105,62 +126,12 @@ def _predict_file(
             error_console.print(f"  {fault}", markup=False, soft_wrap=True)
 
 
-def _predict_rows_to(classifier: TextClassifier, lines: Iterable[str], output: Path) -> None:
-    from bertfit.cli.terminal import error_console
-    from bertfit.workflow.predicting import predict_file
-
-    rows = [{"text": line} for line in lines]
-    count = predict_file(classifier, rows, output)
-    error_console.print(f"{count.num_rows:,} predictions are in {output}.", soft_wrap=True)
-
-
-def _print_predictions(classifier: TextClassifier, lines: Iterable[str], *, as_json: bool) -> None:
-    from bertfit.errors import DataError
-
-    num_lines = 0
-    seen: list[str] = []
-
-    def remembered() -> Iterable[str]:
-        for line in lines:
-            if line.strip():
-                seen.append(line)
-                yield line
-
-    for prediction in classifier.predict_stream(remembered()):
-        _print_one(seen[num_lines], prediction, as_json=as_json)
-        num_lines += 1
-        if num_lines == len(seen):
-            seen.clear()
-            num_lines = 0
-    if not seen and num_lines == 0 and not _anything_printed:
-        raise DataError("there was no text to predict: every line is empty")
-
-
-_anything_printed: list[bool] = []
-
-
-def _print_one(text: str, prediction: object, *, as_json: bool) -> None:
-    from bertfit.inference.predictor import Prediction
-    from bertfit.workflow.predicting import prediction_to_json
-
-    assert isinstance(prediction, Prediction)
-    _anything_printed.append(True)
-    if as_json:
-        sys.stdout.write(
-            json.dumps(prediction_to_json(text, prediction), ensure_ascii=False) + "\n"
-        )
-    else:
-        shown = " ".join(text.split())
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-        sys.stdout.write(f"{prediction}\t{shown}\n")
-
-
 def _decode_stdin() -> Iterable[str]:
     from bertfit.errors import DataError
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            yield line.decode("utf-8")
+            yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"standard input:{number}: the line is not UTF-8 (byte {error.start + 1})"

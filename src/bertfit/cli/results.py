@@ -80,23 +80,21 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 def show_record(console: Console, record: dict[str, Any]) -> None:
     """Show what a run says of itself: labels, settings that differ from the defaults, scores."""
     names = ", ".join(f"{name} → {index}" for index, name in enumerate(record["label_names"]))
-    encoding, training = record["encoding"], record["training"]
     console.print(f"Labels: {names}", markup=False)
-    console.print(
-        f"Text: {encoding['max_length']} tokens, {encoding['truncation']}; "
-        f"cleaning {encoding['text_cleaning']}"
-    )
+    encoding, training = record.get("encoding", {}), record.get("training", {})
+    told = ", ".join(f"{name}={value}" for name, value in encoding.items())
+    console.print(f"Text: {told}", markup=False)
     chosen = {
         name: entry["value"]
         for name, entry in record.get("settings", {}).items()
-        if entry["origin"] != "default"
+        if not entry["origin"].startswith("default")
     }
     if chosen:
         told = ", ".join(f"{name}={value}" for name, value in chosen.items())
-        console.print(f"Settings: {told}", markup=False)
+        console.print(f"Settings that differ from the defaults: {told}", markup=False)
     if "reason" in training:
         console.print(f"Kept: {training['reason']}")
-    test = record["scores"]["test"]
+    test = record.get("scores", {}).get("test")
     if test:
         interval = test["intervals"]["accuracy"]
         console.print(

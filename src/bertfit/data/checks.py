@@ -123,8 +123,8 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
         "num_groups": len(set(dataset.groups)),
         "num_duplicates": len(dataset) - len(set(dataset.texts)),
         "num_with_html_breaks": sum("<br" in text.lower() for text in dataset.texts),
-        "words_median": float(np.median(num_words)),
-        "words_p95": float(np.percentile(num_words, 95)),
+        "words_median": round(float(np.median(num_words)), 1),
+        "words_p95": round(float(np.percentile(num_words, 95)), 1),
         "words_max": int(num_words.max()),
     }
 

@@ -18,7 +18,7 @@ from bertfit.errors import DataError, Fault, RunError
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.run_directory import is_run, read_record
+from bertfit.run_directory import RECORD_NAME, is_run, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -82,10 +82,7 @@ class TextClassifier:
         if not path.is_dir():
             raise RunError(f"the run {path} does not exist", hint="bertfit train makes one.")
         if not is_run(path) and not (path / "config.json").is_file():
-            raise RunError(
-                f"{path} is neither a run (it has no bertfit.json) nor a model (no config.json)",
-                hint="bertfit train makes a run; one that was killed before its end is none.",
-            )
+            read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
@@ -178,10 +175,16 @@ class TextClassifier:
 
 
 def _read_rule(run: Path, record: dict[str, Any]) -> EncodingRule:
+    rule = record.get("encoding")
     try:
-        return EncodingRule(**record["encoding"])
-    except TypeError as error:
-        raise RunError(f"{run}: the encoding in bertfit.json is damaged: {error}") from None
+        if isinstance(rule, dict):
+            return EncodingRule(**rule)
+    except TypeError:
+        pass
+    raise RunError(
+        f"{run / RECORD_NAME} is damaged: its encoding is {rule!r}",
+        hint="Expected max_length, truncation, head_fraction and text_cleaning.",
+    )
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

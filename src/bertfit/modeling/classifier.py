@@ -203,7 +203,8 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
     if folder.is_dir() and not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
         # transformers would make up a tokenizer that knows no word at all.
         raise ModelError(
-            f"the model folder {name} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)}",
+            f"the model {name!r} cannot be loaded: its folder has no tokenizer "
+            f"({', '.join(_TOKENIZER_FILES)})",
             hint="Copy the tokenizer's files of the same checkpoint into the folder.",
         )
     with _explaining(name), _quiet_transformers():

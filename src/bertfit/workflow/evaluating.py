@@ -88,7 +88,7 @@ def evaluate(
     listener = listener or Silent()
     trained_with = ""
     if is_run(Path(run)):
-        trained_with = read_record(Path(run))["training"].get("dtype", "")
+        trained_with = read_record(Path(run)).get("training", {}).get("dtype", "")
     classifier = TextClassifier.load(
         run, device=device, dtype=dtype or ("bfloat16" if trained_with == "bfloat16" else "float32")
     )

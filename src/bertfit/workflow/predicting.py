@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from bertfit.data.dataset import Columns
 from bertfit.data.readers import iter_rows
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from bertfit.config import OnBadRow
     from bertfit.inference.predictor import Prediction, TextClassifier
 
+NumberedPrediction: TypeAlias = "tuple[int, str, Prediction]"
+"""1-based line or number, the text, and what the model says of it."""
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 
@@ -27,43 +30,6 @@ class PredictionCount:
 
     num_rows: int = 0
     skipped: list[Fault] = field(default_factory=list)
-
-
-def predict_file(
-    classifier: TextClassifier,
-    source: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
-    output: Path,
-    *,
-    columns: Columns | None = None,
-    on_bad_row: OnBadRow = "error",
-    on_progress: Callable[[int], None] | None = None,
-) -> PredictionCount:
-    """Predict every row of `source` into `output`, which appears only when it is whole.
-
-    Args:
-        classifier: A loaded model.
-        source: What `bertfit.data.readers` reads; labels are not needed.
-        output: .jsonl, .json (JSON lines), .csv or .tsv.
-        columns: Which column holds the text.
-        on_bad_row: "skip" leaves bad rows out and counts them.
-        on_progress: Called with the number of rows done.
-
-    Raises:
-        ConfigError: The output's suffix is unknown.
-        DataError: A row has a fault and `on_bad_row` is "error".
-    """
-    check_output(output)
-    count = PredictionCount()
-    with open_atomically(output) as file:
-        write = _open_writer(file, output.suffix, classifier.label_names)
-        for line, text, prediction in predict_rows(
-            classifier, source, count, columns=columns, on_bad_row=on_bad_row
-        ):
-            write(line, text, prediction)
-            count.num_rows += 1
-            if on_progress is not None:
-                on_progress(count.num_rows)
-    return count
 
 
 def check_output(output: Path) -> None:
@@ -82,42 +48,67 @@ def check_output(output: Path) -> None:
 
 def predict_rows(
     classifier: TextClassifier,
-    source: Any,  # noqa: ANN401 (as predict_file)
+    source: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
     count: PredictionCount,
     *,
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
-) -> Iterator[tuple[int, str, Prediction]]:
-    """Yield (line, text, prediction) for each row of `source`, in order.
+) -> Iterator[NumberedPrediction]:
+    """Yield (line, text, prediction) for each row of `source`, in order, in constant memory.
+
+    Args:
+        classifier: A loaded model.
+        source: What `bertfit.data.readers` reads; labels are not needed.
+        count: Counts the rows, and keeps the faults of those that were left out.
+        columns: Which column holds the text.
+        on_bad_row: "skip" leaves bad rows out.
 
     Raises:
         DataError: A row has a fault and `on_bad_row` is "error".
     """
-    waiting: list[tuple[int, str]] = []
 
-    def texts() -> Iterator[str]:
+    def good_rows() -> Iterator[tuple[int, str]]:
         for row in iter_rows(source, classifier.known_columns(columns), need_label=False):
-            if isinstance(row, Fault):
-                if on_bad_row == "error":
-                    raise DataError(
-                        "a row cannot be predicted; nothing was written",
-                        faults=[row],
-                        hint="Mend the row, or leave such rows out with --on-bad-row skip.",
-                    )
+            if not isinstance(row, Fault):
+                yield row.line, row.text
+            elif on_bad_row == "skip":
                 count.skipped.append(row)
-                continue
-            waiting.append((row.line, row.text))
-            yield row.text
+            else:
+                raise DataError(
+                    "a row cannot be predicted",
+                    faults=[row],
+                    hint="Mend the row, or leave such rows out with --on-bad-row skip.",
+                )
 
-    # The classifier takes texts a chunk at a time, so `waiting` never holds more than a chunk.
-    taken = 0
-    for prediction in classifier.predict_stream(texts()):
-        line, text = waiting[taken]
-        taken += 1
-        yield line, text, prediction
-        if taken == len(waiting):
-            waiting.clear()
-            taken = 0
+    return _predict_numbered(classifier, good_rows(), count)
+
+
+def predict_lines(
+    classifier: TextClassifier, lines: Iterable[str], count: PredictionCount
+) -> Iterator[NumberedPrediction]:
+    """Yield (number, text, prediction) for each text; blank ones are passed over."""
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    return _predict_numbered(classifier, numbered, count)
+
+
+def write_predictions(
+    predictions: Iterable[NumberedPrediction], output: Path, *, label_names: Sequence[str]
+) -> None:
+    """Write predictions into a file that appears only when it is whole.
+
+    Args:
+        predictions: Lines, texts and predictions.
+        output: .jsonl, .json (JSON lines), .csv or .tsv.
+        label_names: Classes in order of their ids.
+
+    Raises:
+        ConfigError: The output's suffix is unknown.
+    """
+    check_output(output)
+    with open_atomically(output) as file:
+        write = _open_writer(file, output.suffix, label_names)
+        for line, text, prediction in predictions:
+            write(line, text, prediction)
 
 
 def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:
@@ -128,6 +119,23 @@ def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:
         "confidence": prediction.confidence,
         "probabilities": prediction.probabilities,
     }
+
+
+def _predict_numbered(
+    classifier: TextClassifier, rows: Iterator[tuple[int, str]], count: PredictionCount
+) -> Iterator[NumberedPrediction]:
+    # The classifier takes texts a chunk at a time, so no more than a chunk is waiting.
+    waiting: collections.deque[tuple[int, str]] = collections.deque()
+
+    def texts() -> Iterator[str]:
+        for line, text in rows:
+            waiting.append((line, text))
+            yield text
+
+    for prediction in classifier.predict_stream(texts()):
+        line, text = waiting.popleft()
+        count.num_rows += 1
+        yield line, text, prediction
 
 
 def _open_writer(
