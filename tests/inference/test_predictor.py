@@ -210,3 +210,10 @@ def test_a_record_without_a_rule_is_explained(run, encoding):
     path.write_text(json.dumps(record if encoding is None else record | {"encoding": encoding}))
     with pytest.raises(RunError, match="encoding"):
         TextClassifier.load(run)
+
+
+def test_padding_asked_of_the_tokenizer_does_not_reach_predictions(classifier):
+    """Calling a tokenizer of transformers switches padding on inside it, for good."""
+    before = classifier.predict(TEXTS)
+    classifier.tokenizer(TEXTS, padding=True, truncation=True, max_length=4)
+    assert classifier.predict(TEXTS) == before

@@ -7,6 +7,7 @@ line which weights are new. Never runs code from a checkpoint and never unpickle
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 
 def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return the `tokenizers` tokenizer inside, its truncation and padding switched off.
+    """Return a copy of the `tokenizers` tokenizer inside, its truncation and padding off.
 
     Raises:
         ModelError: The tokenizer has no fast form.
@@ -109,9 +110,11 @@ def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
             f"the tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json)",
             hint="Choose a checkpoint that carries tokenizer.json.",
         )
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+    # A copy, for whoever calls the tokenizer with padding switches it on for all who share it.
+    own = copy.deepcopy(backend)
+    own.no_truncation()
+    own.no_padding()
+    return own
 
 
 def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
