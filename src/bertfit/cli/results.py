@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from bertfit.evaluation.baseline import majority_accuracy
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
@@ -40,7 +41,8 @@ def show_training(console: Console, result: TrainResult) -> None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")
         if result.test.comparison is not None:
-            console.print(comparison_table(result.test.comparison))
+            most_common = majority_accuracy(result.test.evaluation.label_ids)
+            console.print(comparison_table(result.test.comparison, majority_accuracy=most_common))
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     for command in (

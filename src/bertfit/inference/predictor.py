@@ -169,6 +169,11 @@ class TextClassifier:
                 by_name = dict(zip(names, map(float, row), strict=True))
                 yield Prediction(names[best], float(row[best]), by_name)
 
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer; whoever loads it without bertfit cuts texts at the same length."""
+        self.tokenizer.model_max_length = self.rule.max_length
+        self.tokenizer.save_pretrained(folder)
+
     def encoding_record(self) -> dict[str, Any]:
         """Return the encoding rule as it is stored in a run."""
         return dataclasses.asdict(self.rule)

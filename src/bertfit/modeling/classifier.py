@@ -98,6 +98,13 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(folder)
 
 
+def restore_model(model: PreTrainedModel, folder: Path) -> None:
+    """Put the weights that `save_model` wrote into a model of the same kind."""
+    with _explaining(str(folder)), _quiet_transformers():
+        saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    model.load_state_dict(saved.state_dict())
+
+
 def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     """Return a copy of the `tokenizers` tokenizer inside, its truncation and padding off.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,9 @@ import torch
 from bertfit.config import TrainSettings, choose_epochs
 from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
-from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class
+from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.scoring import score_texts, softmax
-from bertfit.modeling.classifier import save_model
+from bertfit.modeling.classifier import restore_model, save_model
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.loop import StepReport, TrainingData, accumulate_gradients, train_steps
@@ -217,8 +216,7 @@ class _Run:
         targets = self.validation.label_ids
         val_ids = probabilities.argmax(axis=1)
         val_acc, val_f1 = accuracy_and_macro_f1(val_ids, targets, num_labels)
-        of_target = probabilities[np.arange(len(targets)), targets]
-        val_loss = float(-np.log(np.maximum(of_target, np.finfo(np.float64).tiny)).mean())
+        val_loss = float(row_log_losses(probabilities, targets).mean())
         entry = (train_loss, val_loss, train_acc, val_acc, train_f1, val_f1)
         for name, value in zip(History.__dataclass_fields__, entry, strict=True):
             getattr(self.history, name).append(value)
@@ -262,18 +260,8 @@ class _Run:
 
     def restore_best(self) -> None:
         """Put the weights of the best epoch back into the model."""
-        if self.best_epoch == len(self.scores) - 1:
-            return
-        from safetensors.torch import load_model
-
-        with contextlib.suppress(FileNotFoundError):
-            load_model(self.model, self.best_folder / "model.safetensors")
-            return
-        self._restore_shards()
-
-    def _restore_shards(self) -> None:
-        best = type(self.model).from_pretrained(self.best_folder, dtype=torch.float32)
-        self.model.load_state_dict(best.state_dict())
+        if self.best_epoch < len(self.scores) - 1:
+            restore_model(self.model, self.best_folder)
 
     def outcome(self, *, interrupted: bool) -> TrainingOutcome:
         """Sum up."""

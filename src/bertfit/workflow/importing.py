@@ -62,8 +62,7 @@ def import_notebook(
     try:
         classifier = _build_classifier(folder, state, config, max_length)
         save_model(classifier.model, staging.folder)
-        classifier.tokenizer.model_max_length = max_length
-        classifier.tokenizer.save_pretrained(staging.folder)
+        classifier.save_tokenizer(staging.folder)
         if history is not None:
             write_json(staging.folder / "training_history.json", history)
         staging.publish(

@@ -91,9 +91,7 @@ def write_side_files(
     log: LogKeeper,
 ) -> None:
     """Write the tokenizer, the history, the metrics and the log into the staging folder."""
-    # Whoever loads the folder without bertfit shall cut texts at the same length.
-    model.classifier.tokenizer.model_max_length = model.classifier.rule.max_length
-    model.classifier.tokenizer.save_pretrained(staging.folder)
+    model.classifier.save_tokenizer(staging.folder)
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
     write_json(staging.folder / "metrics.json", record["scores"])
     with open_atomically(staging.folder / "train.log") as file:

@@ -13,7 +13,7 @@ import numpy as np
 from bertfit.config import ResolvedSettings, TrainSettings, choose_epochs, resolve_settings
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, TrainingError
-from bertfit.evaluation.baseline import compare_with_baseline, fit_baseline
+from bertfit.evaluation.baseline import compare_with_baseline, run_baseline
 from bertfit.evaluation.metrics import score
 from bertfit.inference.predictor import TextClassifier
 from bertfit.progress import Listener, Silent, format_seconds
@@ -116,7 +116,7 @@ def _keeping_the_model(
         if staging.holds_model():
             # The error may be a full disk: the weights stay even if the tokenizer cannot be added.
             with contextlib.suppress(OSError):
-                classifier.tokenizer.save_pretrained(staging.folder)
+                classifier.save_tokenizer(staging.folder)
             kept = f"The best epoch so far is kept, as a plain model, in {staging.set_aside()}."
             listener.note(kept)
         else:
@@ -224,19 +224,21 @@ def _compare(
     if baseline_seed is None:
         return ScoredTest(evaluation, None, None)
     to.progress("baseline", 0, 1)
-    baseline = fit_baseline(
+    baseline = run_baseline(
         rows.train.texts,
         model.train.label_ids,
+        test_texts=test.texts,
         num_labels=len(rows.label_names),
         seed=baseline_seed,
     )
-    probabilities = baseline.predict_probabilities(test.texts)
     to.progress("baseline", 1, 1)
+    if baseline.note:
+        to.note(f"The baseline: {baseline.note}.")
     comparison = compare_with_baseline(
         evaluation.probabilities,
-        probabilities,
+        baseline.probabilities,
         evaluation.label_ids,
         groups=np.asarray(test.groups) if test.groups else None,
     )
-    scores = score(probabilities, evaluation.label_ids, rows.label_names)
+    scores = score(baseline.probabilities, evaluation.label_ids, rows.label_names)
     return ScoredTest(evaluation, comparison, scores.to_json())
