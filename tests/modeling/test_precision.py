@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bertfit.errors import ConfigError
-from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.precision import Precision, choose_precision
 
 
 @pytest.fixture
@@ -96,10 +96,17 @@ def test_mps_that_is_not_there_is_refused(processor):
     assert caught.value.message == "device: 'mps' was asked for, but torch finds none here"
 
 
-def test_bfloat16_is_for_matrix_products_only():
-    with choose_precision("cpu", "bfloat16").autocast():
+def test_on_a_cpu_the_weights_have_the_type_of_the_products():
+    precision = choose_precision("cpu", "bfloat16")
+    assert precision.weight_dtype == torch.bfloat16
+    with precision.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == torch.bfloat16
+    assert product.dtype == torch.float32  # no autocast: the operands decide
+
+
+def test_elsewhere_weights_stay_float32():
+    precision = Precision(torch.device("cuda"), torch.bfloat16, "a test")
+    assert precision.weight_dtype == torch.float32
 
 
 def test_float32_needs_no_autocast():

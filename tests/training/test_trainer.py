@@ -142,15 +142,15 @@ def test_measuring_the_speed_changes_no_loss(
     run_fit, tiny_model_dir, make_data, make_reviews, monkeypatch
 ):
     expected, _ = run_fit(dropout=0.2)
-    real = trainer.build_optimizer
+    real = trainer.choose_selection_metric
     data = make_data(make_reviews(24))
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"], dropout=0.2).model
 
-    def measure_first(model, settings):
+    def measure_first(settings, label_ids):
         measure_speed(model, data, settings=settings, precision=PRECISION)
-        torch.manual_seed(settings.seed)
-        return real(model, settings)
+        return real(settings, label_ids)
 
-    monkeypatch.setattr(trainer, "build_optimizer", measure_first)
+    monkeypatch.setattr(trainer, "choose_selection_metric", measure_first)
     assert run_fit(dropout=0.2)[0].history == expected.history
 
 

@@ -63,6 +63,13 @@ class EncodedTexts:
         """(n,) tokens of each text after truncation."""
         return np.diff(self.offsets)
 
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Return the token ids of these rows, one after another."""
+        starts, ends = self.offsets[indices], self.offsets[indices + 1]
+        return np.concatenate(
+            [self.token_ids[start:end] for start, end in zip(starts, ends, strict=True)]
+        )
+
     @property
     def num_truncated(self) -> int:
         """Number of texts that lost tokens."""

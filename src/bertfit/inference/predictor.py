@@ -17,6 +17,7 @@ from bertfit.data.readers import iter_rows
 from bertfit.errors import DataError, Fault, RunError
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.run_directory import RECORD_NAME, is_run, read_record
 
@@ -87,9 +88,9 @@ class TextClassifier:
         loaded = load_classifier(str(path))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
         rule = _read_rule(path, record) if record else EncodingRule(max_length=min(limit, 512))
-        classifier = cls(
-            loaded.model, loaded.tokenizer, rule=rule, precision=choose_precision(device, dtype)
-        )
+        precision = choose_precision(device, dtype)
+        plug_in(loaded.model, precision.device)
+        classifier = cls(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
         classifier.record = record
         return classifier
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bertfit.data.batching import iter_batches
+from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.forward import compute_logits
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def score_texts(
         max_tokens: Tokens per micro-batch, padding included.
         on_progress: Called with (rows done, n) after each micro-batch.
     """
+    model = copy_for_work(model, precision)
     was_training = model.training
     model.eval()
     logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)

@@ -29,9 +29,18 @@ class Precision:
         """Return "float32" or "bfloat16"."""
         return str(self.dtype).removeprefix("torch.")
 
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        """Type of the weights that do the arithmetic (see fast_path.copy_for_work).
+
+        On a CPU that of the products: casting weights at each product costs more than a copy. On
+        other devices float32, with autocast.
+        """
+        return self.dtype if self.device.type == "cpu" else torch.float32
+
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context in which matrix products run in `dtype`; weights stay float32."""
-        if self.dtype == torch.float32:
+        """Return the context in which products of `weight_dtype` weights run in `dtype`."""
+        if self.dtype == self.weight_dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
 

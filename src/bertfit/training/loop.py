@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from bertfit.data.encoding import EncodedTexts
     from bertfit.modeling.precision import Precision
+    from bertfit.training.weights import TrainedWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +64,22 @@ class TrainingData:
 
 
 def train_steps(
-    model: PreTrainedModel,
+    weights: TrainedWeights,
     data: TrainingData,
     epochs: Sequence[Sequence[np.ndarray]],
     *,
-    optimizer: torch.optim.Optimizer,
     learning_rate: Callable[[int], float],
     precision: Precision,
-    max_grad_norm: float,
     max_tokens: int,
 ) -> Iterator[StepReport]:
     """Take one optimizer step for each set of rows in each epoch, yielding a report of each.
 
     Args:
-        model: Put into train mode before each step.
+        weights: The model, which is put into train mode before each step, and its optimizer.
         data: What the rows of `epochs` index.
         epochs: For each epoch, the rows of each of its steps.
-        optimizer: Its learning rate is set before each step.
         learning_rate: Learning rate of a 0-based step.
         precision: Device and type of the arithmetic.
-        max_grad_norm: Gradients are clipped to this global norm.
         max_tokens: Tokens per micro-batch, padding included.
 
     Raises:
@@ -91,21 +88,15 @@ def train_steps(
     step = 0
     for epoch, steps in enumerate(epochs):
         for indices in steps:
-            rate = learning_rate(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            model.train()
-            report = _take_step(
-                model,
+            weights.working.train()
+            yield _take_step(
+                weights,
                 data,
                 indices,
-                optimizer=optimizer,
                 precision=precision,
-                max_grad_norm=max_grad_norm,
                 max_tokens=max_tokens,
-                place=(step, epoch, rate),
+                place=(step, epoch, learning_rate(step)),
             )
-            yield report
             step += 1
 
 
@@ -139,27 +130,25 @@ def accumulate_gradients(
 
 
 def _take_step(
-    model: PreTrainedModel,
+    weights: TrainedWeights,
     data: TrainingData,
     indices: np.ndarray,
     *,
-    optimizer: torch.optim.Optimizer,
     precision: Precision,
-    max_grad_norm: float,
     max_tokens: int,
     place: tuple[int, int, float],
 ) -> StepReport:
     started = time.perf_counter()
+    weights.prepare(np.append(data.encoded.gather(indices), data.pad_id))
     loss, predictions, num_tokens, num_pad_tokens = accumulate_gradients(
-        model, data, indices, precision=precision, max_tokens=max_tokens
+        weights.working, data, indices, precision=precision, max_tokens=max_tokens
     )
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm))
+    grad_norm = weights.collect()
     step, epoch, rate = place
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        optimizer.zero_grad(set_to_none=True)
+        weights.drop_gradients()
         raise NonFiniteLossError(step, epoch=epoch, loss=loss, grad_norm=grad_norm, indices=indices)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    weights.update(rate)
     return StepReport(
         step=step,
         epoch=epoch,

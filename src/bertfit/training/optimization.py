@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,13 +11,16 @@ if TYPE_CHECKING:
     from bertfit.config import TrainSettings
 
 
-def build_optimizer(model: torch.nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+def build_optimizer(
+    model: torch.nn.Module, settings: TrainSettings, *, leave_out: Collection[int] = ()
+) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only.
 
-    Biases and norms (every parameter with one dimension) are not decayed.
+    Biases and norms (every parameter with one dimension) are not decayed. Parameters whose `id`
+    is in `leave_out` are updated elsewhere.
     Source: Devlin et al. 2019 (BERT), optimization.py of the reference implementation.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in leave_out]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

@@ -20,7 +20,8 @@ from bertfit.modeling.classifier import restore_model, save_model
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.loop import StepReport, TrainingData, accumulate_gradients, train_steps
-from bertfit.training.optimization import build_optimizer, learning_rate_at
+from bertfit.training.optimization import learning_rate_at
+from bertfit.training.weights import TrainedWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,16 +94,20 @@ def fit(
         plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
         for epoch in range(choose_epochs(settings, len(train.label_ids)))
     ]
+    weights = TrainedWeights(model, settings, precision)
     run = _Run(
-        model, train, validation, settings, precision, best_folder, listener, metric, len(epochs)
+        weights, train, validation, settings, precision, best_folder, listener, metric, len(epochs)
     )
     torch.manual_seed(settings.seed)
-    with catch_interrupts() as interruption:
-        for epoch_reports in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
-            seen = run.train_epoch(epoch_reports, interruption)
-            run.finish_epoch(seen)
-            if interruption.requested or run.patience_is_over():
-                break
+    try:
+        with catch_interrupts() as interruption:
+            for epoch_reports in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
+                seen = run.train_epoch(epoch_reports, interruption)
+                run.finish_epoch(seen)
+                if interruption.requested or run.patience_is_over():
+                    break
+    finally:
+        weights.release()
     run.restore_best()
     return run.outcome(interrupted=interruption.requested)
 
@@ -124,17 +129,23 @@ def measure_speed(
     """
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
-    model.train()
+    weights = TrainedWeights(model, settings, precision)
+    weights.working.train()
     num_tokens, seconds = 0, 0.0
     for place, indices in enumerate(steps[:4]):
         started = time.perf_counter()
         accumulate_gradients(
-            model, train, indices, precision=precision, max_tokens=settings.micro_batch_tokens
+            weights.working,
+            train,
+            indices,
+            precision=precision,
+            max_tokens=settings.micro_batch_tokens,
         )
         if place > 0 or len(steps) == 1:  # the first step pays for starting up
             num_tokens += int(lengths[indices].sum())
             seconds += time.perf_counter() - started
-        model.zero_grad(set_to_none=True)
+        weights.drop_gradients()
+    weights.release()
     rate = num_tokens / seconds
     num_tokens_in_all = int(lengths.sum()) * choose_epochs(settings, len(lengths))
     return SpeedEstimate(rate, num_tokens_in_all / rate)
@@ -144,7 +155,7 @@ def measure_speed(
 class _Run:
     """The state of one call of `fit`."""
 
-    model: PreTrainedModel
+    weights: TrainedWeights
     train: TrainingData
     validation: TrainingData
     settings: TrainSettings
@@ -164,15 +175,13 @@ class _Run:
         """Return the training loop over all epochs."""
         total = sum(len(epoch) for epoch in epochs)
         return train_steps(
-            self.model,
+            self.weights,
             self.train,
             epochs,
-            optimizer=build_optimizer(self.model, self.settings),
             learning_rate=lambda step: learning_rate_at(
                 step, num_steps=total, settings=self.settings
             ),
             precision=self.precision,
-            max_grad_norm=self.settings.max_grad_norm,
             max_tokens=self.settings.micro_batch_tokens,
         )
 
@@ -207,11 +216,12 @@ class _Run:
         indices = np.concatenate([report.indices for report in seen])
         predicted = np.concatenate([report.predicted_ids for report in seen])
         weights = [len(report.indices) for report in seen]
-        num_labels = int(self.model.config.num_labels)
+        num_labels = int(self.weights.masters.config.num_labels)
         train_loss = float(np.average([report.loss for report in seen], weights=weights))
         train_acc, train_f1 = accuracy_and_macro_f1(
             predicted, self.train.label_ids[indices], num_labels
         )
+        self.weights.settle()
         probabilities = self._validate()
         targets = self.validation.label_ids
         val_ids = probabilities.argmax(axis=1)
@@ -225,7 +235,7 @@ class _Run:
         if not self.scores or score > max(self.scores):
             self.best_epoch = len(self.scores)
             self.best_collapse = collapsed_class(val_ids, targets)
-            save_model(self.model, self.best_folder)
+            save_model(self.weights.masters, self.best_folder)
         self.scores.append(score)
         self.listener.note(
             f"Epoch {len(self.scores)} ({format_seconds(seconds)}): train loss {train_loss:.4f}, "
@@ -235,7 +245,7 @@ class _Run:
     def _validate(self) -> np.ndarray:
         task = "validating"
         logits = score_texts(
-            self.model,
+            self.weights.working,
             self.validation.encoded,
             precision=self.precision,
             pad_id=self.validation.pad_id,
@@ -261,7 +271,7 @@ class _Run:
     def restore_best(self) -> None:
         """Put the weights of the best epoch back into the model."""
         if self.best_epoch < len(self.scores) - 1:
-            restore_model(self.model, self.best_folder)
+            restore_model(self.weights.masters, self.best_folder)
 
     def outcome(self, *, interrupted: bool) -> TrainingOutcome:
         """Sum up."""

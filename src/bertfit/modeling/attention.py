@@ -1,0 +1,107 @@
+"""Attention for encoders on a CPU, plugged into transformers by its own registry.
+
+torch's fused attention is quick forward and slow backward on a CPU, and with dropout it leaves its
+quick path altogether. Here training takes three plain steps (product, softmax, product) with a
+dropout that costs little; scoring, which has no backward, keeps torch's fused form. A padding mask
+stays (B, 1, 1, T) and is broadcast; transformers would write it out as (B, 1, T, T).
+
+Shapes: B rows, H heads, T tokens, D numbers per head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from bertfit.modeling.dropout import draw_mask
+
+NAME = "bertfit"
+"""What the registry, and `config._attn_implementation` in memory, call this attention."""
+
+
+def attend(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_unused: Any,  # noqa: ANN401 (what else transformers passes: layer types, output flags)
+) -> tuple[torch.Tensor, None]:
+    """Return softmax(Q K' · scaling + mask) V as (B, T, H, D), and no weights.
+
+    Args:
+        module: The layer that asks; its mode decides about dropout.
+        query_BHTD: Queries.
+        key_BHTD: Keys.
+        value_BHTD: Values.
+        attention_mask: Added to the scores; broadcasts to (B, H, T, T). None masks nothing.
+        scaling: Factor of the scores; None is 1 / sqrt(D).
+        dropout: Share of the attention weights that is dropped in training, in [0, 1).
+
+    Source:
+        Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
+    """
+    if scaling is None:
+        scaling = query_BHTD.shape[-1] ** -0.5
+    if not torch.is_grad_enabled():
+        out = scaled_dot_product_attention(
+            query_BHTD, key_BHTD, value_BHTD, attn_mask=attention_mask, scale=scaling
+        )
+        return out.transpose(1, 2).contiguous(), None
+    scores = torch.matmul(query_BHTD * scaling, key_BHTD.transpose(2, 3))
+    if attention_mask is not None:
+        # Under autocast the scores are bfloat16 and the mask is not.
+        scores = scores + attention_mask.to(scores.dtype)
+    weights = torch.softmax(scores, dim=-1)
+    if dropout > 0.0 and module.training:
+        # The scale of what is kept goes to the output, which is smaller than the weights.
+        weights = weights * draw_mask(weights, dropout)
+        value_BHTD = value_BHTD * (1.0 / (1.0 - dropout))
+    return torch.matmul(weights, value_BHTD).transpose(1, 2).contiguous(), None
+
+
+def make_mask(
+    *,
+    mask_function: Any,  # noqa: ANN401 (a function of transformers, of no public type)
+    attention_mask: torch.Tensor | None,
+    dtype: torch.dtype = torch.float32,
+    **arguments: Any,  # noqa: ANN401 (what eager_mask takes besides)
+) -> torch.Tensor | None:
+    """Return the mask to add to the scores: (B, 1, 1, T) where only padding is masked.
+
+    Other patterns, such as a sliding window, are left to transformers' own `eager_mask`. Hidden
+    places get half the lowest number, so that adding to it, or rounding it to bfloat16, never
+    makes an infinity.
+
+    Args:
+        mask_function: What may see what, as transformers tells it.
+        attention_mask: (B, T), True where a token is; None where nothing is padded.
+        dtype: Type of the mask.
+        **arguments: Passed on to `eager_mask`.
+    """
+    from transformers.masking_utils import bidirectional_mask_function, eager_mask
+
+    lowest = torch.finfo(dtype).min / 2
+    if mask_function is bidirectional_mask_function:
+        if attention_mask is None:
+            return None
+        hidden = ~attention_mask.bool()[:, None, None, :]
+        return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
+            hidden, lowest
+        )
+    mask: torch.Tensor | None = eager_mask(
+        mask_function=mask_function, attention_mask=attention_mask, dtype=dtype, **arguments
+    )
+    return None if mask is None else mask.clamp(min=lowest)
+
+
+def register() -> None:
+    """Make the attention and its mask known to transformers; repeating it changes nothing."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, make_mask)

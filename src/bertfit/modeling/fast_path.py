@@ -1,0 +1,84 @@
+"""What makes an encoder of transformers fast on a CPU, plugged into it.
+
+Owns which families get which part, and the copy of the model that does the arithmetic. Each part
+is shown equal to the plain module by tests/modeling/test_fast_path.py.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from bertfit.modeling import attention
+from bertfit.modeling.dropout import exchange_dropout
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from bertfit.modeling.precision import Precision
+
+ATTENTION_FAMILIES = frozenset(
+    {
+        "albert",
+        "bert",
+        "camembert",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "roberta",
+        "xlm-roberta",
+    }
+)
+"""Values of `config.model_type` whose attention goes through transformers' registry and sees every
+token; a decoder's goes through it too, and would need a causal mask."""
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class FastPath:
+    """What was plugged in, in words for people."""
+
+    attention: str
+    dropout: str
+    is_whole: bool
+    """False where a part was left as transformers has it."""
+
+
+def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
+    """Say what `plug_in` would do."""
+    if device.type != "cpu":
+        return FastPath("transformers' own", "torch's own", is_whole=False)
+    if config.model_type in ATTENTION_FAMILIES:
+        return FastPath("bertfit's", "16 random bits per element", is_whole=True)
+    reason = f"transformers' own ({config.model_type} does not take another)"
+    return FastPath(reason, "16 random bits per element", is_whole=False)
+
+
+def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
+    """Give `model` the fast parts for `device`; a part that does not fit stays as it is.
+
+    What the model computes is the same to rounding, what is saved of it is the same to the byte.
+    """
+    plan = plan_fast_path(model.config, device)
+    if device.type != "cpu":
+        return plan
+    if plan.is_whole:
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    exchange_dropout(model)
+    return plan
+
+
+def copy_for_work(model: _Module, precision: Precision) -> _Module:
+    """Return the model whose weights have the type of the arithmetic: itself, or a copy of it.
+
+    Casting the weights once is cheaper than casting them at every product, as autocast does.
+    """
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if dtypes == {precision.weight_dtype}:
+        return model
+    return copy.deepcopy(model).to(precision.weight_dtype)

@@ -1,0 +1,140 @@
+"""The weights in training: float32 masters, the copies that do the arithmetic, and one update.
+
+Owns the way from gradients to new weights: gradients of all micro-batches are added up in float32,
+clipped by their global norm and given to AdamW; what it changed is copied to the working weights.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from bertfit.modeling.fast_path import copy_for_work
+from bertfit.training.embedding_rows import EmbeddingRows
+from bertfit.training.optimization import build_optimizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bertfit.config import TrainSettings
+    from bertfit.modeling.precision import Precision
+
+
+class TrainedWeights:
+    """A model's float32 weights, and its working copy where the arithmetic has another type."""
+
+    def __init__(
+        self, model: PreTrainedModel, settings: TrainSettings, precision: Precision
+    ) -> None:
+        """Take over `model`; `release` gives it back as it was, with its new weights."""
+        self.masters = model
+        self.working = copy_for_work(model, precision)
+        self._max_grad_norm = settings.max_grad_norm
+        self._rows = _take_embedding_rows(self.masters, self.working, settings, precision)
+        row_weights = {id(model.get_input_embeddings().weight)} if self._rows else set()
+        self._dense = [
+            (master, work)
+            for master, work in zip(model.parameters(), self.working.parameters(), strict=True)
+            if master.requires_grad and id(master) not in row_weights
+        ]
+        self._optimizer = build_optimizer(model, settings, leave_out=row_weights)
+        self._hooks = []
+        if self.working is not model:
+            self._hooks = [_add_gradients_to(master, work) for master, work in self._dense]
+
+    def prepare(self, token_ids: np.ndarray) -> None:
+        """Bring the embeddings of these token ids, any shape, up to date before they are read."""
+        if self._rows is not None:
+            self._rows.catch_up(torch.from_numpy(np.unique(token_ids)))
+
+    def collect(self) -> float:
+        """Clip the gradients collected so far to `max_grad_norm`; return their norm before."""
+        masters = [master for master, _ in self._dense if master.grad is not None]
+        norm = float(get_total_norm([m.grad for m in masters if m.grad is not None]))
+        if self._rows is not None:
+            norm = math.hypot(norm, self._rows.gather_gradient())
+        if math.isfinite(norm):
+            clip_grads_with_norm_(masters, self._max_grad_norm, torch.tensor(norm))
+            if self._rows is not None:
+                self._rows.scale_gradient(min(1.0, self._max_grad_norm / (norm + 1e-6)))
+        return norm
+
+    def update(self, learning_rate: float) -> None:
+        """Take one step of AdamW with the gradients that `collect` clipped."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        if self._rows is not None:
+            self._rows.update(learning_rate)
+        if self.working is not self.masters:
+            with torch.no_grad():
+                for master, work in self._dense:
+                    work.copy_(master)
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget the gradients; the weights stay."""
+        for master, work in self._dense:
+            master.grad = work.grad = None
+        if self._rows is not None:
+            self._rows.drop_gradient()
+
+    def settle(self) -> None:
+        """Bring every weight up to date, for whoever reads them all: validation, saving."""
+        if self._rows is not None:
+            self._rows.catch_up_all()
+
+    def release(self) -> None:
+        """Settle, and leave the model as an ordinary one."""
+        self.settle()
+        self.drop_gradients()
+        for hook in self._hooks:
+            hook.remove()
+        if self._rows is not None:
+            self._rows.release()
+
+
+def _add_gradients_to(
+    master: torch.nn.Parameter, work: torch.nn.Parameter
+) -> torch.utils.hooks.RemovableHandle:
+    """Add each gradient of `work` to that of `master` in float32, as soon as it is there."""
+
+    def move(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None  # the hook runs when it has just been set
+        if master.grad is None:
+            master.grad = parameter.grad.to(master.dtype)
+        else:
+            master.grad += parameter.grad
+        parameter.grad = None
+
+    handle: torch.utils.hooks.RemovableHandle = work.register_post_accumulate_grad_hook(move)
+    return handle
+
+
+def _take_embedding_rows(
+    masters: PreTrainedModel,
+    working: PreTrainedModel,
+    settings: TrainSettings,
+    precision: Precision,
+) -> EmbeddingRows | None:
+    """Return the update of the token embeddings by rows, where that is quicker and possible."""
+    master, work = masters.get_input_embeddings(), working.get_input_embeddings()
+    if settings.fast_path == "off" or precision.device.type != "cpu":
+        return None
+    if type(master) is not torch.nn.Embedding or not master.weight.requires_grad:
+        return None
+    num_owners = sum(
+        parameter is master.weight
+        for module in masters.modules()
+        for parameter in module.parameters(recurse=False)
+    )
+    if num_owners != 1 or master.max_norm is not None or master.scale_grad_by_freq:
+        return None
+    table = master.weight
+    assert isinstance(table, torch.nn.Parameter)
+    assert isinstance(work, torch.nn.Embedding)  # a copy of `master`, or itself
+    return EmbeddingRows(table, work, weight_decay=settings.weight_decay)

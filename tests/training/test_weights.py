@@ -1,0 +1,154 @@
+"""Masters, working copies and their update: the same training, whatever does the arithmetic."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bertfit.config import TrainSettings
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.inference.scoring import score_texts
+from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.precision import choose_precision
+from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.weights import TrainedWeights
+
+FLOAT32, BFLOAT16 = (choose_precision("cpu", dtype) for dtype in ("float32", "bfloat16"))
+ALL = np.arange(24)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model_dir):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"], dropout=0.0)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.mul_(4)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def data(loaded, make_reviews):
+    rows = make_reviews(24)
+    encoded = encode_texts(
+        [row["text"] for row in rows], fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64)
+    )
+    label_ids = np.array([int(row["label"] == "pos") for row in rows])
+    return TrainingData(encoded, label_ids, pad_id=loaded.tokenizer.pad_token_id)
+
+
+def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=100, rate=1e-2):
+    """Train on batches of 6; return the losses and the model."""
+    model = copy.deepcopy(loaded.model)
+    if fast:
+        plug_in(model, precision.device)
+    settings = TrainSettings(fast_path="auto" if fast else "off")
+    weights = TrainedWeights(model, settings, precision)
+    generator = np.random.default_rng(0)
+    steps = [generator.choice(24, 6, replace=False) for _ in range(num_steps)]
+    reports = train_steps(
+        weights, data, [steps], learning_rate=lambda _: rate, precision=precision, max_tokens=40
+    )
+    losses = [report.loss for report in reports]
+    weights.release()
+    return np.array(losses), model
+
+
+def test_the_fast_path_follows_the_trajectory_of_the_plain_one(loaded, data):
+    plain, plain_model = follow(loaded, data, fast=False)
+    fast, fast_model = follow(loaded, data, fast=True)
+    np.testing.assert_allclose(fast, plain, atol=2e-4)
+    assert plain[-5:].mean() < plain[:5].mean() - 0.2  # it has learned
+    expected, found = (
+        score_texts(model, data.encoded, precision=FLOAT32, pad_id=data.pad_id)
+        for model in (plain_model, fast_model)
+    )
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+
+
+def test_bfloat16_follows_float32(loaded, data):
+    exact, _ = follow(loaded, data, fast=True)
+    rounded, model = follow(loaded, data, fast=True, precision=BFLOAT16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    np.testing.assert_allclose(rounded[:10], exact[:10], atol=0.03)
+    assert rounded[-10:].mean() == pytest.approx(exact[-10:].mean(), abs=0.05)
+
+
+def test_small_updates_are_not_lost_to_bfloat16(loaded, data):
+    """Steps below bfloat16's resolution add up in the masters."""
+    model = copy.deepcopy(loaded.model)
+    weights = TrainedWeights(model, TrainSettings(weight_decay=0.0), BFLOAT16)
+    bias = model.classifier.bias
+    before, rate = bias.detach().clone(), 1e-6
+    with torch.no_grad():
+        bias += 1.0
+        weights.working.classifier.bias += 1.0
+    steps = train_steps(
+        weights,
+        data,
+        [[ALL] * 20],
+        learning_rate=lambda _: rate,
+        precision=BFLOAT16,
+        max_tokens=10**6,
+    )
+    list(steps)
+    moved = (bias.detach() - before - 1.0).abs()
+    assert float(moved.max()) > 10 * rate
+
+
+@pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("fast_path", ["auto", "off"])
+def test_gradients_are_clipped_to_the_global_norm(loaded, data, fast_path, precision):
+    model = copy.deepcopy(loaded.model)
+    settings = TrainSettings(fast_path=fast_path, max_grad_norm=1e-2)
+    weights = TrainedWeights(model, settings, precision)
+
+    def gradient_norm():
+        accumulate_gradients(weights.working, data, ALL, precision=precision, max_tokens=64)
+        return weights.collect()
+
+    before = gradient_norm()
+    assert before > 0.05
+    squares = sum(float(p.grad.square().sum()) for p in model.parameters() if p.grad is not None)
+    if fast_path == "off":
+        assert math.sqrt(squares) == pytest.approx(1e-2, rel=1e-3)
+    weights.drop_gradients()
+    assert all(p.grad is None for p in (*model.parameters(), *weights.working.parameters()))
+    assert gradient_norm() == pytest.approx(before, rel=1e-6)
+
+
+def test_the_norm_counts_embedding_rows_too(loaded, data):
+    norms = []
+    for fast_path in ("auto", "off"):
+        model = copy.deepcopy(loaded.model)
+        weights = TrainedWeights(model, TrainSettings(fast_path=fast_path), FLOAT32)
+        accumulate_gradients(weights.working, data, ALL, precision=FLOAT32, max_tokens=64)
+        norms.append(weights.collect())
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_frozen_weights_stay(loaded, data):
+    model = copy.deepcopy(loaded.model)
+    model.bert.embeddings.requires_grad_(False)
+    before = copy.deepcopy(model.bert.embeddings.state_dict())
+    weights = TrainedWeights(model, TrainSettings(weight_decay=0.5), BFLOAT16)
+    steps = train_steps(
+        weights, data, [[ALL]], learning_rate=lambda _: 0.1, precision=BFLOAT16, max_tokens=64
+    )
+    list(steps)
+    weights.release()
+    after = model.bert.embeddings.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_after_release_the_model_is_an_ordinary_one(loaded, data):
+    model = copy.deepcopy(loaded.model)
+    weights = TrainedWeights(model, TrainSettings(), FLOAT32)
+    weights.release()
+    accumulate_gradients(model, data, ALL, precision=FLOAT32, max_tokens=64)
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and not gradient.is_sparse for gradient in gradients)
