@@ -25,6 +25,7 @@ Truncation = Literal["head", "tail", "head+tail"]
 TextCleaning = Literal["none", "html_breaks"]
 SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+FastPath = Literal["auto", "off"]
 OnBadRow = Literal["error", "skip"]
 
 
@@ -68,6 +69,8 @@ class TrainSettings:
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Dtype = "auto"
     """Type of the matrix products; auto is bfloat16 where the hardware is fast at it."""
+    fast_path: FastPath = "auto"
+    """auto plugs bertfit's attention, dropout and embedding update in; off trains without them."""
     micro_batch_tokens: int = 4096
     """A step is cut into pieces of at most this many tokens, padding included, at least 1."""
     text_column: str | None = None

@@ -22,6 +22,7 @@ from bertfit.modeling.classifier import (
     find_length_limit,
     load_classifier,
 )
+from bertfit.modeling.fast_path import FastPath, plug_in
 from bertfit.modeling.precision import choose_precision
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
@@ -117,12 +118,19 @@ def prepare_model(
         rule = dataclasses.replace(rule, max_length=longest)
     _note_text(train, rule, listener)
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
+    if settings.fast_path == "auto":
+        _note_fast_path(plug_in(loaded.model, precision.device), listener)
     classifier = TextClassifier(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
     return PreparedModel(
         classifier,
         _join(train, rows.train, classifier),
         _join(validation, rows.validation, classifier),
     )
+
+
+def _note_fast_path(fast_path: FastPath, listener: Listener) -> None:
+    if not fast_path.is_whole:
+        listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 
 
 def _choose_rule(settings: TrainSettings, loaded: LoadedClassifier) -> EncodingRule:
