@@ -23,6 +23,7 @@ EMPTY_HUB_CACHE = tempfile.TemporaryDirectory(prefix="bertfit-hub-cache-")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests marked network are run with 0
 os.environ["HF_HUB_CACHE"] = EMPTY_HUB_CACHE.name  # the same cache on every machine: an empty one
+os.environ["BERTFIT_CACHE"] = EMPTY_HUB_CACHE.name  # not the user's own
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_COLOR"] = "1"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from bertfit.cli.options import Json
+from bertfit.cli.options import Device, Dtype, Json
 
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Hub name, folder, run, or embedded.")
-    ],
+        str | None, typer.Argument(metavar="MODEL", help="Hub name, folder, run, or embedded.")
+    ] = None,
+    runtime: Annotated[
+        bool,
+        typer.Option("--runtime", help="Show what this machine trains with, and why, instead."),
+    ] = False,
     depth: Annotated[int | None, typer.Option(min=0, help="Levels to show.")] = None,
     num_labels: Annotated[int | None, typer.Option(min=2, help="Classes of the head.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows for the memory estimate.")] = 32,
     num_tokens: Annotated[int, typer.Option(min=1, help="Tokens for the estimate.")] = 128,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a model, or the model of a run, as a tree."""
+    """Draw a model, or the model of a run, as a tree; or describe this machine (--runtime)."""
+    if runtime:
+        _show_runtime(model or "embedded", device=device, dtype=dtype, as_json=as_json)
+        return
+    from bertfit.errors import ConfigError
+
+    if model is None:
+        raise ConfigError("expected MODEL, or --runtime", hint="Such as bertfit inspect embedded.")
     from bertfit.cli.results import print_json
     from bertfit.cli.terminal import console
     from bertfit.reporting.tree import describe_memory, draw_tree
@@ -41,3 +54,24 @@ def inspect(
         from bertfit.cli.results import show_record
 
         show_record(console, inspection.record)
+
+
+def _show_runtime(
+    model: str,
+    *,
+    device: str | None,
+    dtype: Literal["auto", "float32", "bfloat16"] | None,
+    as_json: bool,
+) -> None:
+    from bertfit.cli.results import print_json
+    from bertfit.cli.terminal import console
+    from bertfit.reporting.runtime import runtime_table
+    from bertfit.workflow.runtime import describe_runtime
+
+    described = describe_runtime(model, device=device or "auto", dtype=dtype or "auto").to_json()
+    if as_json:
+        print_json(described)
+        return
+    console.print(runtime_table(described))
+    for sentence in described["advice"]:
+        console.print(f"Advice: {sentence}", style="yellow", highlight=False)

@@ -1,0 +1,131 @@
+"""Encoded text kept on disk: built once, mapped into memory whenever it is needed again.
+
+An entry is found by a hash of all that decides its content: the texts, the tokenizer and the rule.
+So it is never stale; what is not used for long makes room. Entries hold token ids, from which the
+texts can be read: the folder is the user's own cache, readable by them alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MIN_CHARACTERS = 2_000_000
+"""Less text than this is encoded in about a second, and not worth a place on the disk."""
+MAX_BYTES = 2 * 1024**3
+"""What all entries may take together; the longest unused ones go first."""
+_FORMAT = "bertfit encoded text 1"
+_ARRAYS = ("token_ids", "offsets", "full_lengths")
+
+
+def find_store() -> Path:
+    """Return the folder of the entries: $BERTFIT_CACHE, else bertfit in the user's cache folder."""
+    chosen = os.environ.get("BERTFIT_CACHE")
+    if chosen:
+        return Path(chosen) / "encoded"
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "bertfit" / "encoded"
+
+
+def encode_or_reuse(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    rule: EncodingRule,
+    *,
+    store: Path | None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_problem: Callable[[str], None] | None = None,
+) -> EncodedTexts:
+    """Return the encoded texts, from the store where they are in it.
+
+    A store that cannot be read or written costs time, never the run.
+
+    Args:
+        texts: n texts.
+        tokenizer: From `tokenizers`; its own truncation and padding must be off.
+        rule: What is cleaned and what is kept.
+        store: Folder of the entries; None encodes anew and keeps nothing.
+        on_progress: Called with (done, n) while encoding.
+        on_problem: Called with a sentence where the entry could not be kept.
+
+    Raises:
+        ModelError: As in `encode_texts`.
+    """
+    if store is None or sum(map(len, texts)) < MIN_CHARACTERS:
+        return encode_texts(texts, tokenizer, rule, on_progress=on_progress)
+    entry = store / _name_entry(texts, tokenizer, rule)
+    found = _open_entry(entry)
+    if found is not None and len(found) == len(texts):
+        return found
+    encoded = encode_texts(texts, tokenizer, rule, on_progress=on_progress)
+    try:
+        _write_entry(entry, encoded)
+        _make_room(store, keep=entry)
+    except OSError as error:
+        if on_problem is not None:
+            on_problem(f"The encoded text is not kept for the next time: {error}.")
+        return encoded
+    return _open_entry(entry) or encoded
+
+
+def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for part in (_FORMAT, tokenizer.to_str(), repr(sorted(asdict(rule).items())), *texts):
+        content = part.encode("utf-8", "surrogatepass")
+        # The length first: else "ab", "c" and "a", "bc" would be the same.
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _open_entry(entry: Path) -> EncodedTexts | None:
+    try:
+        arrays = [
+            np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
+        ]
+        os.utime(entry)
+    except (OSError, ValueError, EOFError):
+        return None
+    token_ids, offsets, full_lengths = arrays
+    if len(offsets) != len(full_lengths) + 1 or int(offsets[-1]) != len(token_ids):
+        return None
+    return EncodedTexts(token_ids, offsets, full_lengths)
+
+
+def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=entry.parent))
+    try:
+        for name in _ARRAYS:
+            np.save(draft / f"{name}.npy", getattr(encoded, name), allow_pickle=False)
+        shutil.rmtree(entry, ignore_errors=True)
+        draft.rename(entry)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _make_room(store: Path, *, keep: Path) -> None:
+    """Remove the longest unused entries until the rest fits into `MAX_BYTES`."""
+    entries = sorted(
+        (path for path in store.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=lambda path: path.stat().st_mtime,
+        reverse=True,
+    )
+    total = 0
+    for entry in entries:
+        total += sum(file.stat().st_size for file in entry.iterdir())
+        if total > MAX_BYTES and entry != keep:
+            shutil.rmtree(entry, ignore_errors=True)

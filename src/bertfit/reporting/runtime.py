@@ -1,0 +1,39 @@
+"""What a machine trains with, as a table of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+_MIB = 2**20
+
+
+def runtime_table(runtime: Mapping[str, Any]) -> Table:
+    """Return the table of what `workflow.runtime.Runtime.to_json` says."""
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _list_rows(runtime):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in runtime["gflops"].items())
+    instructions = ", ".join(runtime["instructions"]) or "none that matter"
+    return [
+        ("Processor", f"{runtime['processor']} ({instructions})"),
+        ("Cores", f"{runtime['num_cores']:g} to use; torch takes {runtime['num_threads']} threads"),
+        ("Device", runtime["device"]),
+        ("Arithmetic", f"{runtime['dtype']}: {runtime['reason']}"),
+        ("Products", f"{rates} GFLOP/s, measured now"),
+        ("Attention", runtime["attention"]),
+        ("Dropout", runtime["dropout"]),
+        ("Embeddings", runtime["embeddings"]),
+        ("Micro-batch", f"{runtime['micro_batch_tokens']:,} tokens"),
+        ("Encoded text", f"{runtime['store']} ({runtime['store_bytes'] / _MIB:,.0f} MiB)"),
+    ]

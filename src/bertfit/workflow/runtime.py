@@ -1,0 +1,183 @@
+"""What this machine offers, what bertfit chooses on it, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bertfit.config import TrainSettings
+from bertfit.data.encoded_store import find_store
+from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.fast_path import plan_fast_path
+from bertfit.modeling.precision import choose_precision
+from bertfit.run_directory import describe_environment
+
+if TYPE_CHECKING:
+    from bertfit.config import Dtype
+
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512_f": "AVX-512",
+    "avx512_bf16": "AVX512-BF16",
+    "amx_bf16": "AMX",
+}
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_SIZES = (2048, 384, 1536)
+"""Rows, inputs and outputs of the products that are timed: a feed-forward layer of MiniLM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The machine and the choices made on it."""
+
+    processor: str
+    instructions: tuple[str, ...]
+    """Those that matter for matrix products."""
+    num_cores: float
+    """Cores that this process may use; a container's limit may be a fraction."""
+    num_threads: int
+    """Threads that torch uses for one product."""
+    device: str
+    dtype: str
+    """Type of the products in training."""
+    reason: str
+    attention: str
+    dropout: str
+    embeddings: str
+    micro_batch_tokens: int
+    gflops: dict[str, float]
+    """Matrix products measured now, by type, in 1e9 operations a second."""
+    store: str
+    """Where encoded text is kept."""
+    store_bytes: int
+    advice: tuple[str, ...]
+    """What would make it faster."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return dataclasses.asdict(self)
+
+
+def describe_runtime(
+    model: str = "embedded", *, device: str = "auto", dtype: Dtype = "auto"
+) -> Runtime:
+    """Say what training `model` would run on here, and how fast its products are.
+
+    Args:
+        model: Hub name, local folder, a run, or "embedded"; its weights are not loaded.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: Type of the arithmetic; auto chooses.
+
+    Raises:
+        ModelError: The model cannot be found or is of an unknown kind.
+        ConfigError: The device is unknown or not present.
+    """
+    precision = choose_precision(device, dtype)
+    fast_path = plan_fast_path(load_architecture(model).config, precision.device)
+    on_cpu = precision.device.type == "cpu"
+    num_cores = _count_cores()
+    gflops = {
+        name: measure_products(getattr(torch, name), precision.device)
+        for name in ("float32", "bfloat16")
+    }
+    store = find_store()
+    hardware = describe_environment()["hardware"]
+    return Runtime(
+        processor=str(hardware["processor"] or hardware["machine"]),
+        instructions=_list_instructions(),
+        num_cores=num_cores,
+        num_threads=torch.get_num_threads(),
+        device=str(precision.device),
+        dtype=precision.dtype_name,
+        reason=precision.reason,
+        attention=fast_path.attention,
+        dropout=fast_path.dropout,
+        embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
+        micro_batch_tokens=TrainSettings().micro_batch_tokens,
+        gflops=gflops,
+        store=str(store),
+        store_bytes=_sum_sizes(store),
+        advice=tuple(_advise(num_cores, torch.get_num_threads(), gflops, precision.dtype_name)),
+    )
+
+
+def measure_products(dtype: torch.dtype, device: torch.device, *, seconds: float = 0.2) -> float:
+    """Return the rate of matrix products in 1e9 operations a second, a median.
+
+    Args:
+        dtype: Type of the factors.
+        device: Where they are multiplied.
+        seconds: How long to measure, after a first product that is not counted.
+    """
+    rows, inputs, outputs = _SIZES
+    a = torch.ones(rows, inputs, dtype=dtype, device=device)
+    b = torch.ones(outputs, inputs, dtype=dtype, device=device)
+    times: list[float] = []
+    with torch.inference_mode():
+        torch.nn.functional.linear(a, b)
+        until = time.perf_counter() + seconds
+        while not times or time.perf_counter() < until:
+            _wait_for(device)
+            started = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            _wait_for(device)
+            times.append(time.perf_counter() - started)
+    return round(2 * rows * inputs * outputs / statistics.median(times) / 1e9, 1)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _list_instructions() -> tuple[str, ...]:
+    capabilities = torch.cpu.get_capabilities()
+    return tuple(name for key, name in _INSTRUCTIONS.items() if capabilities.get(key))
+
+
+def _count_cores() -> float:
+    """Return the cores that the scheduler and the container leave to this process."""
+    if hasattr(os, "sched_getaffinity"):
+        num_cores = float(len(os.sched_getaffinity(0)))
+    else:
+        num_cores = float(os.cpu_count() or 1)
+    try:
+        quota, period = _CGROUP_LIMIT.read_text(encoding="ascii").split()
+        return num_cores if quota == "max" else min(num_cores, int(quota) / int(period))
+    except (OSError, ValueError):
+        return num_cores
+
+
+def _sum_sizes(folder: Path) -> int:
+    if not folder.is_dir():
+        return 0
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _advise(num_cores: float, num_threads: int, gflops: dict[str, float], dtype: str) -> list[str]:
+    advice = []
+    if num_threads > max(1.0, num_cores):
+        advice.append(
+            f"torch uses {num_threads} threads on {num_cores:g} cores, and they wait for one "
+            f"another: set OMP_NUM_THREADS={max(1, int(num_cores))}."
+        )
+    elif num_threads < int(num_cores) // 2:
+        advice.append(
+            f"torch uses {num_threads} of {num_cores:g} cores: unset OMP_NUM_THREADS, or raise it."
+        )
+    other = "bfloat16" if dtype == "float32" else "float32"
+    if gflops[other] > 1.3 * gflops[dtype]:
+        advice.append(
+            f"{other} multiplies {gflops[other] / gflops[dtype]:.1f} times as fast as {dtype} "
+            f"here: try --dtype {other}."
+        )
+    return advice

@@ -1,0 +1,162 @@
+"""Encoded text is built once, found again, and never mistaken for another."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bertfit.data import encoded_store
+from bertfit.data.encoded_store import encode_or_reuse, find_store
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+
+RULE = EncodingRule(max_length=16)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir):
+    return fast_tokenizer(load_classifier(str(tiny_model_dir), ["neg", "pos"]).tokenizer)
+
+
+@pytest.fixture(scope="module")
+def texts(make_reviews):
+    return [row["text"] for row in make_reviews(40)]
+
+
+@pytest.fixture(autouse=True)
+def _keep_little_texts_too(monkeypatch):
+    monkeypatch.setattr(encoded_store, "MIN_CHARACTERS", 1)
+
+
+@pytest.fixture
+def encode(tmp_path, tokenizer, texts):
+    """Give a function that encodes through the store, and says whether it had to encode."""
+
+    def run(texts=texts, rule=RULE, store=tmp_path / "store", problems=None):
+        calls = []
+        encoded = encode_or_reuse(
+            texts,
+            tokenizer,
+            rule,
+            store=store,
+            on_progress=lambda done, total: calls.append(done),
+            on_problem=None if problems is None else problems.append,
+        )
+        return encoded, bool(calls)
+
+    return run
+
+
+def assert_same(found, expected):
+    for name in ("token_ids", "offsets", "full_lengths"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_the_second_time_nothing_is_encoded(encode, texts, tokenizer):
+    expected = encode_texts(texts, tokenizer, RULE)
+    first, was_encoded = encode()
+    second, was_encoded_again = encode()
+    assert (was_encoded, was_encoded_again) == (True, False)
+    assert_same(first, expected)
+    assert_same(second, expected)
+    assert isinstance(second.token_ids, np.memmap)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_length": 12}, {"truncation": "tail"}, {"text_cleaning": "html_breaks"}]
+)
+def test_another_rule_is_another_entry(encode, texts, tokenizer, change):
+    encode()
+    rule = dataclasses.replace(RULE, **change)
+    found, was_encoded = encode(rule=rule)
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, rule))
+
+
+def test_other_texts_are_another_entry_even_where_they_join_to_the_same(encode, tokenizer):
+    encode(["a film", "good"])
+    found, was_encoded = encode(["a ", "filmgood"])
+    assert was_encoded
+    assert_same(found, encode_texts(["a ", "filmgood"], tokenizer, RULE))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY broken", b"not an array"])
+@pytest.mark.parametrize("name", ["token_ids.npy", "offsets.npy"])
+def test_a_damaged_entry_is_built_anew(encode, tmp_path, texts, tokenizer, name, damage):
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    (entry / name).write_bytes(damage)
+    found, was_encoded = encode()
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, RULE))
+    assert encode()[1] is False
+
+
+def test_an_entry_cut_short_is_built_anew(encode, tmp_path, texts, tokenizer):
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    np.save(entry / "token_ids.npy", np.zeros(3, dtype=np.int32))
+    found, was_encoded = encode()
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, RULE))
+
+
+def test_a_pickle_in_the_store_is_not_read(encode, tmp_path):
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    np.save(entry / "token_ids.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert encode()[1] is True
+
+
+def test_a_store_that_cannot_be_written_costs_only_time(encode, tmp_path, texts, tokenizer):
+    (tmp_path / "file").write_text("in the way")
+    problems = []
+    found, was_encoded = encode(store=tmp_path / "file" / "store", problems=problems)
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, RULE))
+    assert len(problems) == 1
+    assert problems[0].startswith("The encoded text is not kept for the next time: ")
+
+
+def test_a_full_disk_leaves_no_draft(encode, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", fail)
+    problems = []
+    encode(problems=problems)
+    assert "No space left on device" in problems[0]
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_the_longest_unused_entries_make_room(encode, tmp_path, monkeypatch, texts):
+    encode()
+    (old,) = (tmp_path / "store").iterdir()
+    monkeypatch.setattr(encoded_store, "MAX_BYTES", 1)
+    encode([*texts, "more"])
+    (left,) = (tmp_path / "store").iterdir()
+    assert left != old
+
+
+def test_little_text_is_not_kept(encode, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoded_store, "MIN_CHARACTERS", 10**9)
+    encode()
+    assert not (tmp_path / "store").exists()
+
+
+def test_without_a_store_nothing_is_kept(encode):
+    assert encode(store=None)[1] is True
+    assert encode(store=None)[1] is True
+
+
+def test_the_store_is_found_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path / "mine"))
+    assert find_store() == tmp_path / "mine" / "encoded"
+    monkeypatch.delenv("BERTFIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert find_store() == tmp_path / "xdg" / "bertfit" / "encoded"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert find_store() == tmp_path / "home" / ".cache" / "bertfit" / "encoded"

@@ -1,0 +1,76 @@
+"""The machine described: what is chosen is what training chooses, and advice fits the machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bertfit.errors import ConfigError, ModelError
+from bertfit.modeling.precision import choose_precision
+from bertfit.workflow import runtime
+from bertfit.workflow.runtime import describe_runtime, measure_products
+
+
+@pytest.fixture
+def described(tiny_model_dir):
+    return describe_runtime(str(tiny_model_dir), device="cpu")
+
+
+def test_the_choice_is_that_of_training(described):
+    precision = choose_precision("cpu")
+    assert (described.dtype, described.reason) == (precision.dtype_name, precision.reason)
+    assert described.num_threads == torch.get_num_threads()
+    assert described.attention == "bertfit's"
+    assert set(described.gflops) == {"float32", "bfloat16"}
+    assert all(rate > 0 for rate in described.gflops.values())
+
+
+def test_an_asked_type_is_shown_as_asked_for(tiny_model_dir):
+    described = describe_runtime(str(tiny_model_dir), device="cpu", dtype="bfloat16")
+    assert (described.dtype, described.reason) == ("bfloat16", "asked for")
+
+
+def test_everything_is_json(described):
+    assert json.loads(json.dumps(described.to_json()))["device"] == "cpu"
+
+
+def test_products_are_counted_in_operations():
+    """A product that took a second would give the number of operations, over 1e9."""
+    assert measure_products(torch.float32, torch.device("cpu"), seconds=0.01) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "num_threads", "rates", "expected"),
+    [
+        (2.0, 2, (100.0, 10.0), []),
+        (2.0, 8, (100.0, 10.0), ["OMP_NUM_THREADS=2"]),
+        (0.5, 1, (100.0, 10.0), []),
+        (0.5, 2, (100.0, 10.0), ["OMP_NUM_THREADS=1"]),
+        (8.0, 1, (100.0, 10.0), ["unset OMP_NUM_THREADS"]),
+        (2.0, 2, (100.0, 250.0), ["bfloat16 multiplies 2.5 times as fast"]),
+    ],
+)
+def test_advice_fits_the_machine(num_cores, num_threads, rates, expected):
+    gflops = dict(zip(("float32", "bfloat16"), rates, strict=True))
+    advice = runtime._advise(num_cores, num_threads, gflops, "float32")
+    assert len(advice) == len(expected)
+    assert all(part in sentence for part, sentence in zip(expected, advice, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [("max 100000", 4.0), ("150000 100000", 1.5), ("broken", 4.0)]
+)
+def test_a_containers_limit_counts(monkeypatch, tmp_path, content, expected):
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _pid: set(range(4)), raising=False)
+    monkeypatch.setattr(runtime, "_CGROUP_LIMIT", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(content)
+    assert runtime._count_cores() == expected
+
+
+def test_what_is_not_there_is_refused(tiny_model_dir, tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        describe_runtime(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="device: expected"):
+        describe_runtime(str(tiny_model_dir), device="toaster")
