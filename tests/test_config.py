@@ -95,6 +95,18 @@ def test_the_notebook_recipe_keeps_the_weight_decay_of_torchs_adamw():
     assert resolve_settings(recipe="notebook").settings.weight_decay == default
 
 
+def test_the_notebook_recipe_calibrates_nothing():
+    """The notebook takes its softmax as it is."""
+    assert resolve_settings(recipe="notebook").settings.calibration == "none"
+
+
+def test_an_aim_that_is_malformed_says_which_setting_it_is():
+    assert error_of({"threshold_aim": "f2", "epochs": 0}) == (
+        "epochs: expected a number at least 1, got 0\n"
+        "threshold_aim: expected f1, precision>=0.95, recall>=0.9 or cost:FP,FN, got 'f2'."
+    )
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_names_existing_settings(recipe):
     assert set(RECIPES[recipe]) <= set(FIELDS)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
+from bertfit.threshold_aim import parse_threshold_aim
 
 Truncation = Literal["head", "tail", "head+tail"]
 TextCleaning = Literal["none", "html_breaks"]
@@ -27,6 +28,7 @@ SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 FastPath = Literal["auto", "off"]
 OnBadRow = Literal["error", "skip"]
+Calibration = Literal["auto", "temperature", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,10 @@ class TrainSettings:
     """What chooses the epoch; auto is macro_f1 for unbalanced classes, else accuracy."""
     patience: int | None = None
     """Stop after this many epochs without a better one, at least 1; none trains all epochs."""
+    calibration: Calibration = "auto"
+    """Mends over-confidence by validation: a temperature; auto scales classes if clearly better."""
+    threshold_aim: str | None = None
+    """Two classes: f1, precision>=0.95, recall>=0.9 or cost:FP,FN of the second; none is p≥0.5."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Dtype = "auto"
@@ -88,7 +94,7 @@ class TrainSettings:
         Raises:
             ConfigError: A value has the wrong type or lies outside its range.
         """
-        problems = [*_type_problems(self), *_range_problems(self)]
+        problems = [*_type_problems(self), *_range_problems(self), *_aim_problems(self)]
         if problems:
             raise ConfigError(
                 "\n".join(problems), hint="bertfit settings lists every setting with its range."
@@ -107,6 +113,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "max_length": 128,
         "truncation": "head",
         "selection_metric": "macro_f1",
+        "calibration": "none",
     },
 }
 
@@ -283,6 +290,15 @@ def _type_problems(settings: TrainSettings) -> list[str]:
             expected = " or ".join("none" if k is types.NoneType else k.__name__ for k in kinds)
             problems.append(f"{name}: expected {expected}, got {value!r}")
     return problems
+
+
+def _aim_problems(settings: TrainSettings) -> list[str]:
+    if isinstance(settings.threshold_aim, str):
+        try:
+            parse_threshold_aim(settings.threshold_aim)
+        except ConfigError as error:
+            return [f"threshold_aim: {error.message}"]
+    return []
 
 
 def _range_problems(settings: TrainSettings) -> list[str]:

@@ -103,6 +103,16 @@ def write_damaged_run(folder: Path) -> None:
     (folder / "damaged" / "bertfit.json").write_text("{", encoding="utf-8")
 
 
+def write_damaged_threshold(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "damaged")
+    record = {
+        "format_version": 1,
+        "encoding": {"max_length": 16},
+        "threshold": {"value": 1.5},
+    }
+    (folder / "damaged" / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+
+
 def write_newer_run(folder: Path) -> None:
     shutil.copytree(folder / "tiny", folder / "newer")
     (folder / "newer" / "bertfit.json").write_text('{"format_version": 99}', encoding="utf-8")
@@ -279,6 +289,17 @@ CASES = [
     setting_case("a learning rate that is no number", "--set learning_rate=nan", "learning_rate"),
     setting_case("a recipe that does not exist", "--recipe notebok", "Did you mean 'notebook'?"),
     setting_case("a truncation that does not exist", "--truncation middle", "head+tail"),
+    setting_case("an aim that is none", "--set threshold_aim=precision", "recall>=0.9 or cost:"),
+    setting_case("a cost without its second half", "--set threshold_aim=cost:5", "cost:FP,FN"),
+    setting_case("a recall above 1", "--set threshold_aim=recall>=95", "at most 1"),
+    setting_case("a calibration of no known kind", "--set calibration=platt", "temperature"),
+    Case(
+        "a threshold for three classes",
+        f"{TRAIN} --set threshold_aim=f1",
+        2,
+        "between two classes, the data has 3",
+        text("bad.csv", GOOD_ROWS + "fine film,mixed\n" * 10),
+    ),
     setting_case("a settings file that is not there", "--config no.toml", "does not exist"),
     Case(
         "a settings file that is not TOML",
@@ -327,6 +348,17 @@ CASES = [
     Case("a label that the model does not know", "evaluate tiny good.csv", 3, "good.csv:2:", good),
     Case("nothing to predict", "predict tiny", 3, "no text", stdin=b"\n\n"),
     Case("texts and a file", "predict tiny hello --file good.csv", 2, "not both", good),
+    Case("a confidence out of range", "predict tiny hi --abstain-below 90", 2, "at most 1"),
+    Case(
+        "a confidence that is no number", "predict tiny hi --abstain-below high", 2, "valid number"
+    ),
+    Case(
+        "a damaged threshold in a run",
+        "predict damaged hi",
+        5,
+        "threshold 1.5 for 2 classes",
+        write_damaged_threshold,
+    ),
     Case("predictions to an unknown kind of file", "predict tiny hi --output o.xlsx", 2, ".jsonl"),
     Case("a file to predict that is not there", "predict tiny --file no.csv", 2, "no.csv"),
     Case(

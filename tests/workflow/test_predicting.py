@@ -146,3 +146,25 @@ def test_a_folder_is_no_output(tmp_path):
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(ConfigError, match=r"out\.csv is a folder"):
         check_output(tmp_path / "out.csv")
+
+
+def test_abstentions_are_null_or_empty_and_counted(classifier, tmp_path):
+    least = max(prediction.confidence for prediction in classifier.predict(TEXTS))
+    for suffix in ("jsonl", "csv"):
+        count = PredictionCount()
+        predictions = predict_rows(classifier, ROWS, count, abstain_below=least)
+        path = tmp_path / f"out.{suffix}"
+        write_predictions(predictions, path, label_names=classifier.label_names)
+        assert (count.num_rows, count.num_abstained) == (5, 4)
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    labels = [json.loads(line)["label"] for line in lines]
+    assert labels.count(None) == 4
+    table = [row["label"] for row in read_table(tmp_path / "out.csv", ",")]
+    assert table == [label or "" for label in labels]
+
+
+def test_lines_abstain_too(classifier):
+    count = PredictionCount()
+    found = list(predict_lines(classifier, TEXTS[:1], count, abstain_below=1.0))
+    assert found[0][2].label is None
+    assert count.num_abstained == 1

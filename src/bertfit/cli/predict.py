@@ -13,7 +13,7 @@ import typer
 from bertfit.cli.options import Device, Dtype, OnBadRow, Run, TextColumn
 
 if TYPE_CHECKING:
-    from bertfit.inference.predictor import Prediction
+    from bertfit.inference.predictor import Prediction, TextClassifier
     from bertfit.workflow.predicting import NumberedPrediction, PredictionCount
 
 
@@ -30,6 +30,10 @@ def predict(
         Path | None, typer.Option(help="Write to this .jsonl, .csv or .tsv file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    abstain_below: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Give no label where the confidence is below P."),
+    ] = None,
     text_column: TextColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
@@ -44,10 +48,11 @@ def predict(
         write_predictions,
     )
 
-    _check_arguments(texts, file, output)
+    _check_arguments(texts, file, output, abstain_below)
     from bertfit.inference.predictor import TextClassifier
 
     classifier = TextClassifier.load(run, device=device or "auto", dtype=dtype or "float32")
+    _tell_expectation(classifier, abstain_below)
     count = PredictionCount()
     if file is not None:
         predictions = predict_rows(
@@ -56,9 +61,11 @@ def predict(
             count,
             columns=Columns(text=text_column),
             on_bad_row=on_bad_row or "error",
+            abstain_below=abstain_below,
         )
     else:
-        predictions = predict_lines(classifier, texts or _decode_stdin(), count)
+        lines = texts or _decode_stdin()
+        predictions = predict_lines(classifier, lines, count, abstain_below=abstain_below)
     if output is None:
         for _line, text, prediction in predictions:
             _print_prediction(text, prediction, as_json=as_json)
@@ -67,11 +74,16 @@ def predict(
     _tell_outcome(count, output)
 
 
-def _check_arguments(texts: list[str] | None, file: Path | None, output: Path | None) -> None:
+def _check_arguments(
+    texts: list[str] | None, file: Path | None, output: Path | None, abstain_below: float | None
+) -> None:
     """Refuse what cannot work before the model is loaded."""
     from bertfit.errors import ConfigError
+    from bertfit.evaluation.selective import check_abstain_below
     from bertfit.workflow.predicting import check_output
 
+    if abstain_below is not None:
+        check_abstain_below(abstain_below)
     if file is not None and texts:
         raise ConfigError("give texts or --file, but not both")
     if file is None and not texts and sys.stdin.isatty():
@@ -80,6 +92,18 @@ def _check_arguments(texts: list[str] | None, file: Path | None, output: Path | 
         raise ConfigError(f"--file: {file} does not exist")
     if output is not None:
         check_output(output)
+
+
+def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -> None:
+    """Say, before the first prediction and apart from them, what abstaining will do."""
+    if abstain_below is None:
+        return
+    from bertfit.cli.terminal import error_console
+    from bertfit.reporting.confidence import describe_expectation
+
+    expectation = classifier.expect_selective(abstain_below)
+    told = describe_expectation(abstain_below, expectation)
+    error_console.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 def _watch(
@@ -120,6 +144,10 @@ def _tell_outcome(count: PredictionCount, output: Path | None) -> None:
     _refuse_nothing(count)
     if output is not None:
         error_console.print(f"{count.num_rows:,} predictions are in {output}.", soft_wrap=True)
+    if count.num_abstained:
+        share = count.num_abstained / count.num_rows
+        told = f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({share:.1%})."
+        error_console.print(told, highlight=False)
     if count.skipped:
         error_console.print(f"Skipped {len(count.skipped):,} bad rows:", style="yellow")
         for fault in count.skipped[:20]:

@@ -8,6 +8,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bertfit.evaluation.baseline import majority_accuracy
+from bertfit.reporting.confidence import (
+    confidence_table,
+    describe_calibration,
+    describe_threshold,
+)
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
@@ -59,6 +64,10 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
     console.print(title, style="bold")
     console.print(scores_table(scores, evaluation.intervals))
     console.print(confusion_table(scores))
+    console.print(confidence_table(evaluation.confidence))
+    if evaluation.threshold is not None:
+        told = describe_threshold(evaluation.threshold, scores.label_names[1])
+        console.print(f"{told}.", markup=False)
     console.print(_describe_intervals(evaluation))
     if evaluation.skipped:
         console.print(f"Skipped {len(evaluation.skipped):,} bad rows:", style="yellow")
@@ -96,6 +105,12 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         console.print(f"Settings that differ from the defaults: {told}", markup=False)
     if "reason" in training:
         console.print(f"Kept: {training['reason']}")
+    if record.get("calibration"):
+        console.print(describe_calibration(record["calibration"]), markup=False)
+    if record.get("threshold"):
+        threshold, positive = record["threshold"], record["label_names"][1]
+        told = describe_threshold(threshold["value"], positive, threshold["aim"])
+        console.print(told, markup=False)
     test = record.get("scores", {}).get("test")
     if test:
         interval = test["intervals"]["accuracy"]

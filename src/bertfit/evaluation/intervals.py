@@ -5,7 +5,7 @@ Owns resampling. Does not define any score (metrics.py) and never touches a mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,7 @@ def bootstrap_intervals(
     probabilities: ArrayLike,
     label_ids: ArrayLike,
     *,
+    predicted_ids: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -64,6 +65,7 @@ def bootstrap_intervals(
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
+        predicted_ids: (n,) what is answered; None takes the most probable class.
         groups: (n,) group of each row; a row whose group is None or empty stands alone.
         num_resamples: Draws; 1,000 or more give stable ends.
         seed: Of the draws; the same seed gives the same intervals.
@@ -83,7 +85,9 @@ def bootstrap_intervals(
     """
     _check_settings(num_resamples, level=level)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
-    rows = _prepare_rows(probabilities, label_ids, groups)
+    if predicted_ids is None:
+        predicted_ids = probabilities.argmax(axis=1)
+    rows = _prepare_rows(probabilities, label_ids, np.asarray(predicted_ids), groups)
     num_units = int(rows.units.max()) + 1
     numbers = max(len(label_ids), rows.num_labels**2)
     draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
@@ -94,7 +98,7 @@ def bootstrap_intervals(
     }
     num_right = int((rows.predicted_ids == rows.label_ids).sum())
     if num_right in {0, len(label_ids)}:
-        intervals["accuracy"] = _exact_interval(
+        intervals["accuracy"] = exact_interval(
             num_units if num_right else 0, num_units, level=level
         )
     return intervals
@@ -127,7 +131,7 @@ def paired_difference_interval(
     """
     _check_settings(num_resamples, level=level)
     correct_a, correct_b = _check_pair(correct_a, correct_b)
-    units = _number_units(groups, len(correct_a))
+    units = number_units(groups, len(correct_a))
     differences = correct_a.astype(np.int64) - correct_b.astype(np.int64)
     unit_sums = np.bincount(units, weights=differences)
     unit_sizes = np.bincount(units)
@@ -164,11 +168,55 @@ def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     return float(binomtest(num_only_a, num_discordant).pvalue) if num_discordant else 1.0
 
 
+def resample_intervals(
+    score_resample: Callable[[NDArray[np.int64]], Sequence[float]],
+    num_rows: int,
+    *,
+    groups: ArrayLike | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Return percentile bootstrap intervals of any scores of the same rows.
+
+    Args:
+        score_resample: Gets how often each row was drawn, (n,), and returns the scores.
+        num_rows: n, at least 1.
+        groups: (n,) group of each row, drawn whole; or None.
+        num_resamples: Draws.
+        seed: Of the draws.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        ConfigError: `num_resamples` or `level` is out of range.
+        DataError: There is not one group per row.
+    """
+    _check_settings(num_resamples, level=level)
+    units = number_units(groups, num_rows)
+    draws = _draw_counts(int(units.max()) + 1, num_resamples, seed=seed, num_numbers=num_rows)
+    scores = [score_resample(counts[units].astype(np.int64)) for chunk in draws for counts in chunk]
+    return [_percentile_interval(column, level=level) for column in np.asarray(scores).T]
+
+
+def exact_interval(num_right: int, num_trials: int, *, level: float = 0.95) -> Interval:
+    """Return the exact binomial interval of a share.
+
+    Source:
+        Clopper & Pearson 1934.
+    """
+    from scipy.stats import binomtest
+
+    exact = binomtest(num_right, num_trials).proportion_ci(level, method="exact")
+    return Interval(float(exact.low), float(exact.high))
+
+
 def _prepare_rows(
-    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64], groups: ArrayLike | None
+    probabilities: NDArray[np.float64],
+    label_ids: NDArray[np.int64],
+    predicted_ids: NDArray[np.int64],
+    groups: ArrayLike | None,
 ) -> _Rows:
-    units = _number_units(groups, len(label_ids))
-    predicted_ids = probabilities.argmax(axis=1)
+    units = number_units(groups, len(label_ids))
     log_losses = row_log_losses(probabilities, label_ids)
     tie_starts = None
     if probabilities.shape[1] == 2 and np.unique(label_ids).size == 2:
@@ -248,14 +296,7 @@ def _percentile_interval(values: NDArray[np.float64], *, level: float) -> Interv
     return Interval(float(low), float(high))
 
 
-def _exact_interval(num_right: int, num_trials: int, *, level: float) -> Interval:
-    from scipy.stats import binomtest
-
-    exact = binomtest(num_right, num_trials).proportion_ci(level, method="exact")
-    return Interval(float(exact.low), float(exact.high))
-
-
-def _number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
+def number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
     """Return (n,) the number of each row's group, or of the row where it has none."""
     if groups is None:
         return np.arange(num_rows)

@@ -66,13 +66,20 @@ class Scores:
         return asdict(self)
 
 
-def score(probabilities: ArrayLike, label_ids: ArrayLike, label_names: Sequence[str]) -> Scores:
-    """Compute all scores of the rows; the predicted class is the first most probable one.
+def score(
+    probabilities: ArrayLike,
+    label_ids: ArrayLike,
+    label_names: Sequence[str],
+    *,
+    predicted_ids: ArrayLike | None = None,
+) -> Scores:
+    """Compute all scores of the rows.
 
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
         label_names: The C names, in the order of the columns.
+        predicted_ids: (n,) what is answered; None takes the first most probable class.
 
     Raises:
         DataError: There are no rows, or the shapes, ids, names or probabilities are not as above.
@@ -89,7 +96,7 @@ def score(probabilities: ArrayLike, label_ids: ArrayLike, label_names: Sequence[
             f"got {len(label_names)} names"
         )
         raise DataError(message)
-    predicted_ids = probabilities.argmax(axis=1)
+    predicted_ids = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
     confusion = count_confusion(predicted_ids, label_ids, num_labels=len(label_names))
     macro = macro_scores(confusion)
     return Scores(

@@ -15,6 +15,10 @@ from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
 from bertfit.data.readers import iter_rows
 from bertfit.errors import DataError, Fault, RunError
+from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
+from bertfit.evaluation.thresholds import decide
+from bertfit.inference.ahead import make_ahead
+from bertfit.inference.confidence import ConfidenceRules, read_confidence
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
@@ -34,16 +38,17 @@ _CHUNK_SIZE = 2048
 class Prediction:
     """What the model says of one text."""
 
-    label: str
-    """The most probable class."""
+    label: str | None
+    """The most probable class, or what the run's threshold decides; None where it abstains."""
     confidence: float
-    """Its probability, in [0, 1]."""
+    """Probability, in [0, 1], of the label, or of the one that would have been given."""
     probabilities: dict[str, float]
     """Every class with its probability, in order of their ids."""
 
     def __str__(self) -> str:
         """Return, say, `pos (0.998)`."""
-        return f"{self.label} ({self.confidence:.3f})"
+        answer = "abstained" if self.label is None else self.label
+        return f"{answer} ({self.confidence:.3f})"
 
 
 class TextClassifier:
@@ -63,6 +68,7 @@ class TextClassifier:
         self.rule = rule
         self.precision = precision
         self.record: dict[str, Any] = {}
+        self.confidence = ConfidenceRules()
         self._fast_tokenizer = fast_tokenizer(tokenizer)
 
     @classmethod
@@ -92,6 +98,9 @@ class TextClassifier:
         plug_in(loaded.model, precision.device)
         classifier = cls(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
         classifier.record = record
+        classifier.confidence = read_confidence(
+            record, num_labels=len(classifier.label_names), run=path
+        )
         return classifier
 
     @property
@@ -116,35 +125,58 @@ class TextClassifier:
         self, encoded: EncodedTexts, *, on_progress: Callable[[int, int], None] | None = None
     ) -> np.ndarray:
         """Return probabilities (n, C) of encoded texts, in their order."""
-        logits = score_texts(
+        return softmax(self.score_logits(encoded, on_progress=on_progress))
+
+    def score_logits(
+        self, encoded: EncodedTexts, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> np.ndarray:
+        """Return logits (n, C) of encoded texts, in their order."""
+        return score_texts(
             self.model,
             encoded,
             precision=self.precision,
             pad_id=self.pad_id,
             on_progress=on_progress,
         )
-        return softmax(logits)
 
     def predict_probabilities(self, texts: Iterable[str]) -> np.ndarray:
         """Return probabilities (n, C) in the order of the texts."""
-        chunks = [self.score(self.encode(chunk)) for chunk in _chunks(texts)]
+        encoded = make_ahead(self.encode(chunk) for chunk in _chunks(texts))
+        chunks = [self.score(piece) for piece in encoded]
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.label_names)))
 
-    def predict(self, texts: Any) -> list[Prediction]:  # noqa: ANN401 (as told below)
+    def predict(
+        self,
+        texts: Any,  # noqa: ANN401 (as told below)
+        *,
+        abstain_below: float | None = None,
+    ) -> list[Prediction]:
         """Predict texts.
 
         Args:
             texts: A string, strings (a list, a pandas Series, any iterable), or a DataFrame or
                 Arrow table with a text column.
+            abstain_below: Give no label to texts whose confidence is below, in (0, 1]; None
+                labels all. `expect_selective` tells what it does.
 
         Raises:
+            ConfigError: `abstain_below` is out of range.
             DataError: A table has no text column, or a row of it has no text.
         """
         if isinstance(texts, str):
             texts = [texts]
         elif hasattr(texts, "columns"):
             texts = list(self._texts_of_table(texts))
-        return list(self.predict_stream(texts))
+        return list(self.predict_stream(texts, abstain_below=abstain_below))
+
+    def expect_selective(self, abstain_below: float) -> Expectation | None:
+        """Return coverage and accuracy of abstaining on the run's validation rows, if it has them.
+
+        Raises:
+            ConfigError: `abstain_below` is out of range.
+        """
+        curve = self.confidence.curve
+        return None if curve is None else expect(curve, check_abstain_below(abstain_below))
 
     def known_columns(self, columns: Columns | None = None) -> Columns:
         """Return the columns, and beside them the names that the run was trained with."""
@@ -161,14 +193,26 @@ class TextClassifier:
                 raise DataError("a row cannot be predicted", faults=[row])
             yield row.text
 
-    def predict_stream(self, texts: Iterable[str]) -> Iterator[Prediction]:
-        """Predict texts as they come, in their order, in constant memory."""
+    def predict_stream(
+        self, texts: Iterable[str], *, abstain_below: float | None = None
+    ) -> Iterator[Prediction]:
+        """Predict texts as they come, in their order, in constant memory.
+
+        Raises:
+            ConfigError: `abstain_below` is out of range.
+        """
+        least = 0.0 if abstain_below is None else check_abstain_below(abstain_below)
+        return self._predict_chunks(_chunks(texts), least)
+
+    def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
         names = self.label_names
-        for chunk in _chunks(texts):
-            for row in self.score(self.encode(chunk)):
-                best = int(row.argmax())
-                by_name = dict(zip(names, map(float, row), strict=True))
-                yield Prediction(names[best], float(row[best]), by_name)
+        for encoded in make_ahead(self.encode(chunk) for chunk in chunks):
+            probabilities = self.score(encoded)
+            decided_ids = decide(probabilities, self.confidence.threshold).tolist()
+            for row, decided in zip(probabilities.tolist(), decided_ids, strict=True):
+                by_name = dict(zip(names, row, strict=True))
+                label = names[decided] if row[decided] >= least else None
+                yield Prediction(label, row[decided], by_name)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer; whoever loads it without bertfit cuts texts at the same length."""

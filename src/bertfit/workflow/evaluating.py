@@ -11,9 +11,12 @@ import numpy as np
 from bertfit.data.checks import check_evaluation_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.errors import Fault
+from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
 from bertfit.evaluation.intervals import Interval, bootstrap_intervals
 from bertfit.evaluation.metrics import Scores, score
+from bertfit.evaluation.thresholds import decide
 from bertfit.inference.predictor import TextClassifier
+from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import is_run, read_record
@@ -29,6 +32,11 @@ class Evaluation:
     scores: Scores
     intervals: dict[str, Interval]
     """95 % bootstrap intervals of the headline numbers."""
+    confidence: ConfidenceScores
+    """How far the probabilities can be believed."""
+    threshold: float | None
+    """The second class is answered where its probability is at least this; None answers the most
+    probable class."""
     num_truncated: int
     """Rows that lost tokens."""
     max_length: int
@@ -42,6 +50,8 @@ class Evaluation:
     """(n, C), row by row."""
     label_ids: np.ndarray
     """(n,) the true classes."""
+    predicted_ids: np.ndarray
+    """(n,) the classes that are answered."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the rows as plain values."""
@@ -52,6 +62,8 @@ class Evaluation:
                 for name, interval in self.intervals.items()
             },
             "interval_unit": "group" if self.grouped else "row",
+            "confidence": self.confidence.to_json(),
+            "threshold": self.threshold,
             "num_truncated": self.num_truncated,
             "max_length": self.max_length,
             "truncation": self.truncation,
@@ -110,14 +122,31 @@ def evaluate_classifier(
         list(dataset.texts),
         on_progress=lambda done, total: listener.progress("encoding", done, total),
     )
-    probabilities = classifier.score(
+    logits = classifier.score_logits(
         encoded, on_progress=lambda done, total: listener.progress("scoring", done, total)
     )
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
     groups = np.asarray(dataset.groups) if dataset.groups else None
+    probabilities, rules = softmax(logits), classifier.confidence
+    answers: dict[str, Any] = {
+        "predicted_ids": decide(probabilities, rules.threshold),
+        "groups": groups,
+    }
     return Evaluation(
-        scores=score(probabilities, label_ids, classifier.label_names),
-        intervals=bootstrap_intervals(probabilities, label_ids, groups=groups),
+        scores=score(
+            probabilities,
+            label_ids,
+            classifier.label_names,
+            predicted_ids=answers["predicted_ids"],
+        ),
+        intervals=bootstrap_intervals(probabilities, label_ids, **answers),
+        confidence=score_confidence(
+            probabilities,
+            label_ids,
+            uncalibrated=softmax(rules.scaling.undo(logits)) if rules.scaling else None,
+            **answers,
+        ),
+        threshold=rules.threshold,
         num_truncated=encoded.num_truncated,
         max_length=classifier.rule.max_length,
         truncation=classifier.rule.truncation,
@@ -126,4 +155,5 @@ def evaluate_classifier(
         skipped=skipped,
         probabilities=probabilities,
         label_ids=label_ids,
+        predicted_ids=answers["predicted_ids"],
     )

@@ -29,6 +29,8 @@ class PredictionCount:
     """What a prediction of many rows came to."""
 
     num_rows: int = 0
+    num_abstained: int = 0
+    """Rows that got no label."""
     skipped: list[Fault] = field(default_factory=list)
 
 
@@ -53,6 +55,7 @@ def predict_rows(
     *,
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
+    abstain_below: float | None = None,
 ) -> Iterator[NumberedPrediction]:
     """Yield (line, text, prediction) for each row of `source`, in order, in constant memory.
 
@@ -62,8 +65,10 @@ def predict_rows(
         count: Counts the rows, and keeps the faults of those that were left out.
         columns: Which column holds the text.
         on_bad_row: "skip" leaves bad rows out.
+        abstain_below: Rows whose confidence is below, in (0, 1], get no label; None labels all.
 
     Raises:
+        ConfigError: `abstain_below` is out of range.
         DataError: A row has a fault and `on_bad_row` is "error".
     """
 
@@ -80,21 +85,31 @@ def predict_rows(
                     hint="Mend the row, or leave such rows out with --on-bad-row skip.",
                 )
 
-    return _predict_numbered(classifier, good_rows(), count)
+    return _predict_numbered(classifier, good_rows(), count, abstain_below)
 
 
 def predict_lines(
-    classifier: TextClassifier, lines: Iterable[str], count: PredictionCount
+    classifier: TextClassifier,
+    lines: Iterable[str],
+    count: PredictionCount,
+    *,
+    abstain_below: float | None = None,
 ) -> Iterator[NumberedPrediction]:
-    """Yield (number, text, prediction) for each text; blank ones are passed over."""
+    """Yield (number, text, prediction) for each text; blank ones are passed over.
+
+    Raises:
+        ConfigError: `abstain_below` is out of range.
+    """
     numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    return _predict_numbered(classifier, numbered, count)
+    return _predict_numbered(classifier, numbered, count, abstain_below)
 
 
 def write_predictions(
     predictions: Iterable[NumberedPrediction], output: Path, *, label_names: Sequence[str]
 ) -> None:
     """Write predictions into a file that appears only when it is whole.
+
+    Where the model abstained, the label is null in JSON and empty in tables.
 
     Args:
         predictions: Lines, texts and predictions.
@@ -112,7 +127,7 @@ def write_predictions(
 
 
 def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as one JSON object."""
+    """Return a prediction as one JSON object; its label is null where the model abstained."""
     return {
         "text": text,
         "label": prediction.label,
@@ -122,7 +137,10 @@ def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:
 
 
 def _predict_numbered(
-    classifier: TextClassifier, rows: Iterator[tuple[int, str]], count: PredictionCount
+    classifier: TextClassifier,
+    rows: Iterator[tuple[int, str]],
+    count: PredictionCount,
+    abstain_below: float | None,
 ) -> Iterator[NumberedPrediction]:
     # The classifier takes texts a chunk at a time, so no more than a chunk is waiting.
     waiting: collections.deque[tuple[int, str]] = collections.deque()
@@ -132,9 +150,10 @@ def _predict_numbered(
             waiting.append((line, text))
             yield text
 
-    for prediction in classifier.predict_stream(texts()):
+    for prediction in classifier.predict_stream(texts(), abstain_below=abstain_below):
         line, text = waiting.popleft()
         count.num_rows += 1
+        count.num_abstained += prediction.label is None
         yield line, text, prediction
 
 

@@ -20,6 +20,7 @@ from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
 from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit, measure_speed
+from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
 from bertfit.workflow.evaluating import evaluate_classifier
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, prepare_model, prepare_rows
 from bertfit.workflow.recording import LogKeeper, ScoredTest, make_record, write_side_files
@@ -81,14 +82,16 @@ def train(
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
-    resolved = _settle_epochs(resolved, len(rows.train), log)
+    resolved = _settle_by_rows(resolved, rows, log)
     model = prepare_model(rows, resolved.settings, listener=log)
     staging = stage_run(Path(output), overwrite=overwrite)
     with _keeping_the_model(staging, model.classifier, log):
         outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
+        confidence = _calibrate(rows, model, resolved.settings, staging, log)
         seed = resolved.settings.seed if baseline else None
         scores = _score_test(rows, model, outcome, baseline_seed=seed, listener=log)
         record = make_record(resolved, rows, model=model, outcome=outcome, test=scores, log=log)
+        record |= confidence
         write_side_files(staging, record, model=model, outcome=outcome, log=log)
         staging.publish(record)
     return TrainResult(
@@ -134,6 +137,24 @@ def _settle(settings: ResolvedSettings | None, options: dict[str, Any]) -> Resol
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
+
+
+def _settle_by_rows(
+    resolved: ResolvedSettings, rows: PreparedRows, log: Listener
+) -> ResolvedSettings:
+    refuse_impossible_aim(resolved.settings, rows.label_names)
+    return _settle_epochs(resolved, len(rows.train), log)
+
+
+def _calibrate(
+    rows: PreparedRows,
+    model: PreparedModel,
+    settings: TrainSettings,
+    staging: Staging,
+    log: Listener,
+) -> dict[str, Any]:
+    learned = calibrate(rows, model, settings=settings, folder=staging.folder, listener=log)
+    return record_confidence(learned)
 
 
 def _settle_epochs(resolved: ResolvedSettings, num_rows: int, log: Listener) -> ResolvedSettings:
@@ -235,7 +256,7 @@ def _compare(
     if baseline.note:
         to.note(f"The baseline: {baseline.note}.")
     comparison = compare_with_baseline(
-        evaluation.probabilities,
+        np.eye(len(rows.label_names))[evaluation.predicted_ids],  # what is answered
         baseline.probabilities,
         evaluation.label_ids,
         groups=np.asarray(test.groups) if test.groups else None,

@@ -1,0 +1,208 @@
+"""How far probabilities can be believed: calibration error and Brier score.
+
+Owns what is measured. What mends it is in scaling.py, what order confidences give in selective.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.evaluation.intervals import Interval, resample_intervals
+from bertfit.evaluation.metrics import check_predictions, row_log_losses
+from bertfit.evaluation.selective import rank_mistakes, risk_area
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+MAX_BINS = 15
+"""Bins of the calibration error where there are rows enough."""
+_MIN_BIN_ROWS = 10
+_NOISE_QUANTILE = 0.95
+_NUM_NOISE_DRAWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationScores:
+    """How far the probabilities of n rows can be believed."""
+
+    ece: float
+    """Expected calibration error in [0, 1]: how far confidence and accuracy lie apart, on average
+    over bins of equally many rows."""
+    ece_noise: float
+    """What a model whose probabilities are true would stay under in 95 of 100 such sets of rows:
+    an `ece` below it shows no fault."""
+    brier: float
+    """Mean squared error of the probabilities; in [0, 1] for two classes, else in [0, 2]."""
+    log_loss: float
+    """Mean over the rows, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceScores:
+    """What a model's confidence is worth on n rows."""
+
+    calibration: CalibrationScores
+    uncalibrated: CalibrationScores | None
+    """The same of the logits before they were calibrated; None where they were not."""
+    aurc: float
+    """Area under the risk-coverage curve, in [0, 1]: mean error rate over all coverages."""
+    error_rate: float
+    """What `aurc` would be if confidence told nothing."""
+    intervals: dict[str, Interval]
+    """95 % bootstrap intervals of brier and aurc."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and dicts."""
+        return {
+            **asdict(self.calibration),
+            "aurc": self.aurc,
+            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "uncalibrated": asdict(self.uncalibrated) if self.uncalibrated else None,
+        }
+
+
+def score_calibration(
+    probabilities: ArrayLike, label_ids: ArrayLike, *, seed: int = 0
+) -> CalibrationScores:
+    """Compute the calibration scores of the rows.
+
+    Args:
+        probabilities: (n, C), each row summing to 1.
+        label_ids: (n,) integers in [0, C).
+        seed: Of the draws behind `ece_noise`.
+
+    Raises:
+        DataError: The rows are not as above.
+    """
+    probabilities, label_ids = check_predictions(probabilities, label_ids)
+    confidences, is_right = _take_best(probabilities, label_ids)
+    return CalibrationScores(
+        ece=expected_calibration_error(confidences, is_right),
+        ece_noise=_draw_noise(confidences, seed=seed),
+        brier=float(row_brier_scores(probabilities, label_ids).mean()),
+        log_loss=float(row_log_losses(probabilities, label_ids).mean()),
+    )
+
+
+def score_confidence(
+    probabilities: ArrayLike,
+    label_ids: ArrayLike,
+    *,
+    predicted_ids: ArrayLike | None = None,
+    uncalibrated: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> ConfidenceScores:
+    """Compute calibration scores and the area under the risk-coverage curve, with intervals.
+
+    Args:
+        probabilities: (n, C), each row summing to 1.
+        label_ids: (n,) integers in [0, C).
+        predicted_ids: (n,) what is answered; None takes the most probable class.
+        uncalibrated: (n, C) probabilities before calibration, or None.
+        groups: (n,) group of each row, resampled whole; or None.
+        num_resamples: Of the bootstrap.
+        seed: Of everything drawn.
+
+    Raises:
+        DataError: The rows are not as above.
+    """
+    probabilities, label_ids = check_predictions(probabilities, label_ids)
+    answered = probabilities.argmax(axis=1) if predicted_ids is None else np.asarray(predicted_ids)
+    confidences = probabilities[np.arange(len(label_ids)), answered]
+    order, mistakes = rank_mistakes(confidences, answered == label_ids)
+    brier_scores = row_brier_scores(probabilities, label_ids)
+
+    def score_resample(counts: NDArray[np.int64]) -> tuple[float, float]:
+        brier = float(counts @ brier_scores) / int(counts.sum())
+        return brier, risk_area(np.repeat(mistakes, counts[order]))
+
+    brier, aurc = resample_intervals(
+        score_resample, len(label_ids), groups=groups, num_resamples=num_resamples, seed=seed
+    )
+    before = None if uncalibrated is None else score_calibration(uncalibrated, label_ids, seed=seed)
+    return ConfidenceScores(
+        calibration=score_calibration(probabilities, label_ids, seed=seed),
+        uncalibrated=before,
+        aurc=risk_area(mistakes),
+        error_rate=float((answered != label_ids).mean()),
+        intervals={"brier": brier, "aurc": aurc},
+    )
+
+
+def expected_calibration_error(confidences: ArrayLike, is_right: ArrayLike) -> float:
+    """Return the mean distance of confidence and accuracy over bins of equally many rows.
+
+    There are up to `MAX_BINS` bins of at least 10 rows. Rows of equal confidence share a bin, so
+    that the order of rows does not matter.
+
+    Args:
+        confidences: (n,) n ≥ 1 probabilities of what was answered.
+        is_right: (n,) whether the answer was right.
+
+    Source:
+        Guo et al. 2017, arXiv 1706.04599, section 2 (the error); Nguyen & O'Connor 2015,
+        arXiv 1508.05154, section 3 (bins of equally many rows).
+
+    Example:
+        >>> round(expected_calibration_error([0.8] * 10, [True] * 6 + [False] * 4), 4)
+        0.2
+    """
+    confidences = np.asarray(confidences, dtype=np.float64)
+    bins = _assign_bins(confidences)
+    gaps = np.bincount(bins, weights=confidences - np.asarray(is_right, dtype=np.float64))
+    return float(np.abs(gaps).sum() / len(confidences))
+
+
+def row_brier_scores(
+    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return (n,) the squared error of each row's probabilities.
+
+    With two classes that of one of them, in [0, 1]; with more the sum over the classes, in [0, 2].
+
+    Source:
+        Brier 1950, "Verification of forecasts expressed in terms of probability"; halved for two
+        classes, as is usual.
+    """
+    num_rows, num_labels = probabilities.shape
+    errors = probabilities.copy()
+    errors[np.arange(num_rows), label_ids] -= 1
+    squares: NDArray[np.float64] = np.square(errors).sum(axis=1)
+    return squares / 2 if num_labels == 2 else squares
+
+
+def _take_best(
+    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    is_right: NDArray[np.bool_] = probabilities.argmax(axis=1) == label_ids
+    confidences: NDArray[np.float64] = probabilities.max(axis=1)
+    return confidences, is_right
+
+
+def _assign_bins(confidences: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return (n,) the bin of each row, from 0."""
+    num_bins = max(1, min(MAX_BINS, len(confidences) // _MIN_BIN_ROWS))
+    edges = np.quantile(confidences, np.arange(1, num_bins) / num_bins)
+    bins: NDArray[np.int64] = np.searchsorted(np.unique(edges), confidences, side="left")
+    return bins
+
+
+def _draw_noise(confidences: NDArray[np.float64], *, seed: int) -> float:
+    """Return the upper quantile of the error where every confidence is true.
+
+    Source:
+        Bröcker & Smith 2007, "Increasing the reliability of reliability diagrams", section 3
+        (labels drawn from the forecast itself).
+    """
+    rng = np.random.default_rng(seed)
+    bins = _assign_bins(confidences)
+    errors = np.empty(_NUM_NOISE_DRAWS)
+    for draw in range(_NUM_NOISE_DRAWS):
+        is_right = rng.random(len(confidences)) < confidences
+        errors[draw] = np.abs(np.bincount(bins, weights=confidences - is_right)).sum()
+    return float(np.quantile(errors, _NOISE_QUANTILE) / len(confidences))

@@ -1,0 +1,171 @@
+"""Selective prediction: what is gained in accuracy by not answering where confidence is low.
+
+Owns the risk-coverage curve, its area, and the short form of the curve that a run keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.intervals import Interval, exact_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+KEPT_CONFIDENCES = (
+    *(step / 10 for step in range(5)),
+    *(step / 20 for step in range(10, 18)),
+    *(step / 100 for step in range(90, 100)),
+)
+"""Confidences at which a run keeps coverage and accuracy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What abstaining below a confidence gave on the validation rows."""
+
+    confidence: float
+    """The kept confidence that the figures belong to: the asked one or the next below."""
+    coverage: float
+    """Share of the rows that were answered, in [0, 1]."""
+    accuracy: float | None
+    """Among these, in [0, 1]; None where no row was answered."""
+    interval: Interval | None
+    """95 % interval of the accuracy."""
+    num_rows: int
+    """Validation rows, answered or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectiveCurve:
+    """Coverage and accuracy of n validation rows at a few confidences, as counts."""
+
+    num_rows: int
+    confidences: tuple[float, ...]
+    num_answered: tuple[int, ...]
+    """Rows whose confidence is not below, for each of `confidences`."""
+    num_right: tuple[int, ...]
+    """Rows among these whose answer was right."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and lists."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def keep_curve(confidences: ArrayLike, is_right: ArrayLike) -> SelectiveCurve:
+    """Return the short form of the curve.
+
+    Args:
+        confidences: (n,) probabilities of what was answered.
+        is_right: (n,) whether the answer was right.
+    """
+    confidences, is_right = _check_rows(confidences, is_right)
+    answered = [confidences >= confidence for confidence in KEPT_CONFIDENCES]
+    return SelectiveCurve(
+        num_rows=len(confidences),
+        confidences=KEPT_CONFIDENCES,
+        num_answered=tuple(int(rows.sum()) for rows in answered),
+        num_right=tuple(int((rows & is_right).sum()) for rows in answered),
+    )
+
+
+def expect(curve: SelectiveCurve, abstain_below: float) -> Expectation:
+    """Return what abstaining below a confidence gave at the nearest kept one that is not above it.
+
+    Coverage falls and accuracy mostly rises from there to the confidence that was asked for.
+    """
+    at = int(np.searchsorted(curve.confidences, abstain_below + 1e-9, side="right")) - 1
+    num_answered, num_right = curve.num_answered[at], curve.num_right[at]
+    return Expectation(
+        confidence=curve.confidences[at],
+        coverage=num_answered / curve.num_rows,
+        accuracy=num_right / num_answered if num_answered else None,
+        interval=exact_interval(num_right, num_answered) if num_answered else None,
+        num_rows=curve.num_rows,
+    )
+
+
+def check_abstain_below(value: float) -> float:
+    """Return the confidence below which no answer is given.
+
+    Raises:
+        ConfigError: It is not in (0, 1].
+    """
+    if not 0 < value <= 1:
+        message = f"abstain_below: expected a confidence above 0 and at most 1, got {value!r}"
+        raise ConfigError(message, hint="0.9 leaves texts without a label where p < 0.9.")
+    return value
+
+
+def risk_coverage_curve(
+    confidences: ArrayLike, is_right: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return coverages (n,), rising to 1, and the error rate of the rows that each one answers.
+
+    The most confident rows are answered first; rows of equal confidence share their mistakes, as
+    if they came in random order.
+
+    Args:
+        confidences: (n,) probabilities of what was answered.
+        is_right: (n,) whether the answer was right.
+
+    Raises:
+        DataError: There are no rows, or the lengths differ.
+
+    Source:
+        Geifman & El-Yaniv 2017, arXiv 1705.08500, section 2.
+
+    Example:
+        >>> coverages, risks = risk_coverage_curve([0.9, 0.6], [True, False])
+        >>> coverages.tolist(), risks.tolist()
+        ([0.5, 1.0], [0.0, 0.5])
+    """
+    confidences, is_right = _check_rows(confidences, is_right)
+    _, mistakes = rank_mistakes(confidences, is_right)
+    num_answered = np.arange(1, len(mistakes) + 1)
+    return num_answered / len(mistakes), np.cumsum(mistakes) / num_answered
+
+
+def area_under_risk_coverage(confidences: ArrayLike, is_right: ArrayLike) -> float:
+    """Return AURC, the mean of the risk-coverage curve, in [0, 1]; lower is better.
+
+    Source:
+        Geifman, Uziel & El-Yaniv 2019, arXiv 1805.08206, section 3, on the curve of 2017.
+    """
+    return float(risk_coverage_curve(confidences, is_right)[1].mean())
+
+
+def rank_mistakes(
+    confidences: NDArray[np.float64], is_right: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the rows, most confident first, and in that order each one's share in a mistake.
+
+    A row among equals in confidence has the mean of their mistakes.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    _, group = np.unique(-confidences[order], return_inverse=True)
+    means = np.bincount(group, weights=~is_right[order]) / np.bincount(group)
+    return order, means[group]
+
+
+def risk_area(mistakes: NDArray[np.float64]) -> float:
+    """Return the mean, over all coverages, of the error rate of ranked rows."""
+    return float((np.cumsum(mistakes) / np.arange(1, len(mistakes) + 1)).mean())
+
+
+def _check_rows(
+    confidences: ArrayLike, is_right: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    confidences = np.asarray(confidences, dtype=np.float64)
+    is_right = np.asarray(is_right, dtype=bool)
+    if confidences.ndim != 1 or confidences.shape != is_right.shape or confidences.size == 0:
+        message = (
+            "expected a confidence and a right or wrong for each of at least one row, got shapes "
+            f"{confidences.shape} and {is_right.shape}"
+        )
+        raise DataError(message)
+    return confidences, is_right

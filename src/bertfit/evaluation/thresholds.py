@@ -1,0 +1,187 @@
+"""The threshold of a binary classifier: chosen for a stated aim, with what it gives.
+
+The second class is the positive one: it is answered where its probability is not below the
+threshold. Probabilities stay as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import DataError
+from bertfit.evaluation.intervals import Interval, exact_interval
+from bertfit.evaluation.metrics import check_predictions
+from bertfit.threshold_aim import ThresholdAim, parse_threshold_aim
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a threshold gives on n rows; rates of the second class, 0 where the denominator is."""
+
+    num_rows: int
+    accuracy: float
+    precision: float
+    precision_interval: Interval | None
+    """95 % interval; None where no row is called positive. The choice makes it optimistic."""
+    recall: float
+    recall_interval: Interval | None
+    """95 % interval; None where no row is positive."""
+    f1: float
+    cost: float | None
+    """Mean cost of a row where the aim is a cost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A threshold, and what it was chosen for."""
+
+    value: float
+    """The second class is answered where its probability is at least this, in [0, 1]."""
+    aim: str
+    validation: Rates
+    """On the rows that chose it."""
+    undecided: Rates
+    """On the same rows without it: the most probable class is answered."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and dicts."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Counts at each candidate, (k,)."""
+
+    candidates: NDArray[np.float64]
+    true_positives: NDArray[np.int64]
+    false_positives: NDArray[np.int64]
+    num_positive: int
+    """Rows of the second class."""
+
+
+def choose_threshold(probabilities: ArrayLike, label_ids: ArrayLike, aim: str) -> Threshold:
+    """Choose the threshold that serves an aim best on these rows.
+
+    - f1: the highest F1 of the second class.
+    - precision>=P: the highest recall of the second class among the thresholds that reach P.
+    - recall>=R: the highest precision among the thresholds that reach R.
+    - cost:FP,FN: the lowest sum of costs.
+
+    Among equals, the one nearest to 0.5. Candidates lie halfway between neighbouring
+    probabilities of the rows.
+
+    Args:
+        probabilities: (n, 2), each row summing to 1.
+        label_ids: (n,) 0 or 1.
+        aim: As `bertfit.threshold_aim` reads it.
+
+    Raises:
+        ConfigError: The aim is malformed.
+        DataError: The rows are not as above or of one class, or no threshold reaches the precision.
+    """
+    parsed = parse_threshold_aim(aim)
+    probabilities, label_ids = check_predictions(probabilities, label_ids)
+    if probabilities.shape[1] != 2:
+        message = f"expected two classes to choose a threshold for, got {probabilities.shape[1]}"
+        raise DataError(message)
+    if np.unique(label_ids).size < 2:
+        message = "expected rows of both classes to choose a threshold by, got one class"
+        raise DataError(message)
+    counts = _count_at_candidates(probabilities[:, 1], label_ids == 1)
+    merit = _weigh(counts, parsed)
+    if np.isneginf(merit.max()):
+        best = float(_precisions(counts).max())
+        message = f"no threshold reaches precision {parsed.rate:g}; the highest is {best:.4f}"
+        raise DataError(message)
+    best_rows = np.flatnonzero(np.isclose(merit, merit.max(), rtol=0, atol=1e-12))
+    value = min(counts.candidates[best_rows].tolist(), key=lambda candidate: abs(candidate - 0.5))
+    rated = [
+        _rate(predicted_ids, label_ids, parsed)
+        for predicted_ids in (decide(probabilities, value), probabilities.argmax(axis=1))
+    ]
+    return Threshold(value, aim.strip(), *rated)
+
+
+def decide(probabilities: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
+    """Return (n,) what is answered: the most probable class, or by the threshold if there is one.
+
+    Args:
+        probabilities: (n, C); with a threshold, (n, 2).
+        threshold: The second class is answered where its probability is at least this; or None.
+    """
+    if threshold is None:
+        best: NDArray[np.int64] = probabilities.argmax(axis=1)
+        return best
+    decided: NDArray[np.int64] = (probabilities[:, 1] >= threshold).astype(np.int64)
+    return decided
+
+
+def _count_at_candidates(scores: NDArray[np.float64], is_positive: NDArray[np.bool_]) -> _Counts:
+    distinct, at = np.unique(scores, return_inverse=True)
+    positives = np.bincount(at, weights=is_positive).astype(np.int64)
+    negatives = np.bincount(at, weights=~is_positive).astype(np.int64)
+    # Candidate i answers positive from the i-th distinct score on; the last answers it nowhere.
+    above_all = [(distinct[-1] + 1) / 2] if distinct[-1] < 1 else []
+    halfway = (distinct[1:] + distinct[:-1]) / 2
+    halfway = np.maximum(halfway, np.nextafter(distinct[:-1], 2))  # rounding must not merge two
+    candidates = np.concatenate([[0.0], halfway, above_all])
+    num_kept = len(candidates)
+    return _Counts(
+        candidates,
+        _sum_from(positives)[:num_kept],
+        _sum_from(negatives)[:num_kept],
+        int(is_positive.sum()),
+    )
+
+
+def _sum_from(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return (k + 1,) for each place the sum from it to the end, which is 0 past the last."""
+    sums: NDArray[np.int64] = np.append(np.cumsum(counts[::-1])[::-1], 0)
+    return sums
+
+
+def _weigh(counts: _Counts, aim: ThresholdAim) -> NDArray[np.float64]:
+    """Return (k,) how well each candidate serves the aim; minus infinity where it does not."""
+    hits, alarms, num_positive = counts.true_positives, counts.false_positives, counts.num_positive
+    recalls = hits / max(num_positive, 1)
+    if aim.kind == "f1":
+        f1: NDArray[np.float64] = 2 * hits / np.maximum(num_positive + hits + alarms, 1)
+        return f1
+    if aim.kind == "cost":
+        costs = aim.false_positive_cost * alarms
+        return -(costs + aim.false_negative_cost * (num_positive - hits)) / max(num_positive, 1)
+    reached = {"precision": _precisions(counts), "recall": recalls}[aim.kind]
+    gained = {"precision": recalls, "recall": _precisions(counts)}[aim.kind]
+    return np.where(reached >= aim.rate - 1e-12, gained, -math.inf)
+
+
+def _precisions(counts: _Counts) -> NDArray[np.float64]:
+    num_called = counts.true_positives + counts.false_positives
+    precisions: NDArray[np.float64] = counts.true_positives / np.maximum(num_called, 1)
+    return precisions
+
+
+def _rate(
+    predicted_ids: NDArray[np.int64], label_ids: NDArray[np.int64], aim: ThresholdAim
+) -> Rates:
+    hits = int(((predicted_ids == 1) & (label_ids == 1)).sum())
+    num_called, num_positive = int(predicted_ids.sum()), int(label_ids.sum())
+    costs = aim.false_positive_cost * (num_called - hits)
+    costs += aim.false_negative_cost * (num_positive - hits)
+    return Rates(
+        num_rows=len(label_ids),
+        accuracy=float((predicted_ids == label_ids).mean()),
+        precision=hits / max(num_called, 1),
+        precision_interval=exact_interval(hits, num_called) if num_called else None,
+        recall=hits / max(num_positive, 1),
+        recall_interval=exact_interval(hits, num_positive) if num_positive else None,
+        f1=2 * hits / max(num_called + num_positive, 1),
+        cost=costs / len(label_ids) if aim.kind == "cost" else None,
+    )

@@ -1,0 +1,87 @@
+"""What a run knows of its confidence: the scaling in its weights, a threshold, and what to expect.
+
+Owns reading these from bertfit.json. How they are found is in evaluation and workflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertfit.errors import RunError
+from bertfit.evaluation.scaling import Scaling
+from bertfit.evaluation.selective import SelectiveCurve
+from bertfit.run_directory import RECORD_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceRules:
+    """What belongs to a model beside its weights."""
+
+    scaling: Scaling | None = None
+    """Already folded into the weights; None where nothing was."""
+    threshold: float | None = None
+    """The second class is answered where its probability is at least this; None answers the most
+    probable class."""
+    curve: SelectiveCurve | None = None
+    """Coverage and accuracy on the validation rows; None for a model that bertfit did not train."""
+
+
+def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) -> ConfidenceRules:
+    """Read the rules that a run's record holds; a run without them has none.
+
+    Raises:
+        RunError: They are damaged.
+    """
+    try:
+        return ConfidenceRules(
+            scaling=_read_scaling(record.get("calibration"), num_labels),
+            threshold=_read_threshold(record.get("threshold"), num_labels),
+            curve=_read_curve(record.get("selective")),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{run / RECORD_NAME} is damaged: its calibration, threshold or selective curve "
+            f"cannot be read ({reason})",
+            hint="Train again, or remove these three entries from the file.",
+        ) from None
+
+
+def _read_scaling(entry: Any, num_labels: int) -> Scaling | None:  # noqa: ANN401 (JSON)
+    if entry is None or entry["kind"] == "none":
+        return None
+    weights, biases = (tuple(map(float, entry[name])) for name in ("weights", "biases"))
+    if entry["kind"] not in {"temperature", "vector"} or min(weights) <= 0:
+        raise ValueError(f"kind {entry['kind']!r}, weights {weights}")
+    if not len(weights) == len(biases) == num_labels:
+        raise ValueError(f"{len(weights)} weights for {num_labels} classes")
+    return Scaling(entry["kind"], weights, biases)
+
+
+def _read_threshold(entry: Any, num_labels: int) -> float | None:  # noqa: ANN401 (JSON)
+    if entry is None:
+        return None
+    value = float(entry["value"])
+    if not 0 <= value <= 1 or num_labels != 2:
+        raise ValueError(f"threshold {value} for {num_labels} classes")
+    return value
+
+
+def _read_curve(entry: Any) -> SelectiveCurve | None:  # noqa: ANN401 (JSON)
+    if entry is None:
+        return None
+    confidences = tuple(map(float, entry["confidences"]))
+    counts = [tuple(map(int, entry[name])) for name in ("num_answered", "num_right")]
+    num_rows = int(entry["num_rows"])
+    is_in_order = list(confidences) == sorted(confidences) and confidences[:1] == (0,)
+    if num_rows < 1 or not is_in_order:
+        raise ValueError(f"{num_rows} rows, confidences {confidences}")
+    for answered, right in zip(*counts, strict=True):
+        if not 0 <= right <= answered <= num_rows:
+            raise ValueError(f"{right} right of {answered} answered of {num_rows}")
+    if len(counts[0]) != len(confidences):
+        raise ValueError(f"{len(counts[0])} counts for {len(confidences)} confidences")
+    return SelectiveCurve(num_rows, confidences, *counts)

@@ -1,0 +1,93 @@
+"""Calibration, thresholds and abstention in words and tables of 80 columns. Computes no score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bertfit.evaluation.calibration import ConfidenceScores
+from bertfit.evaluation.intervals import Interval
+from bertfit.evaluation.selective import Expectation
+
+
+def confidence_table(scores: ConfidenceScores) -> RenderableType:
+    """Return the scores of confidence, beside those before calibration where there was one."""
+    now, before = scores.calibration, scores.uncalibrated
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("Confidence", no_wrap=True)
+    table.add_column("Value (95 % interval)", no_wrap=True)
+    if before is not None:
+        table.add_column("Uncalibrated", justify="right", no_wrap=True)
+    rows = {
+        "Calibration error (ECE)": (f"{now.ece:.4f}", before and before.ece),
+        "Brier score": (_show(now.brier, scores.intervals["brier"]), before and before.brier),
+        "Log loss": (f"{now.log_loss:.4f}", before and before.log_loss),
+        "Risk-coverage area (AURC)": (_show(scores.aurc, scores.intervals["aurc"]), None),
+    }
+    for name, (value, old) in rows.items():
+        cells = [name, value]
+        if before is not None:
+            cells.append("–" if old is None else f"{old:.4f}")
+        table.add_row(*cells)
+    return Group(table, Text(_explain(scores)))
+
+
+def describe_expectation(abstain_below: float, expectation: Expectation | None) -> str:
+    """Say what abstaining will do, as far as the validation rows tell."""
+    start = f"Texts with a confidence below {abstain_below:g} get no label."
+    if expectation is None:
+        return f"{start} This model keeps no validation figures that tell what to expect."
+    at = "" if expectation.confidence == abstain_below else f", at {expectation.confidence:g},"
+    told = (
+        f"{start} On {expectation.num_rows:,} validation rows that{at} left "
+        f"{expectation.coverage:.1%} with a label"
+    )
+    if expectation.accuracy is None or expectation.interval is None:
+        return f"{told}: expect no answers."
+    low, high = expectation.interval.low, expectation.interval.high
+    return (
+        f"{told}, of which {expectation.accuracy:.1%} were right (95 % interval {low:.1%} to "
+        f"{high:.1%})."
+    )
+
+
+def describe_calibration(entry: Mapping[str, Any]) -> str:
+    """Say what bertfit.json records of the calibration."""
+    if entry["kind"] == "none":
+        return f"Calibration: none ({entry['reason']})"
+    losses = entry["held_out_log_losses"]
+    what = {
+        "temperature": f"temperature {entry['weights'][0] ** -1:.3f}",
+        "vector": "a weight and a bias for each class",
+    }[entry["kind"]]
+    return (
+        f"Calibration: {what}, in the weights; {entry['num_rows']:,} validation rows, held-out "
+        f"log loss {losses['none']:.4f} → {losses[entry['kind']]:.4f}"
+    )
+
+
+def describe_threshold(value: float, positive: str, aim: str | None = None) -> str:
+    """Say how labels are decided."""
+    chosen = f", chosen for {aim}" if aim else ""
+    return (
+        f"Threshold: {positive!r} is answered from probability {value:.4f} on{chosen} "
+        "(transformers.pipeline does not know it)"
+    )
+
+
+def _show(value: float, interval: Interval) -> str:
+    return f"{value:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+
+
+def _explain(scores: ConfidenceScores) -> str:
+    now = scores.calibration
+    verdict = "shows no fault" if now.ece <= now.ece_noise else "is more than chance explains"
+    return (
+        f"An ECE up to {now.ece_noise:.4f} would be chance on so many rows: this one {verdict}. "
+        f"AURC would be {scores.error_rate:.4f} if confidence told nothing; 0 is best."
+    )

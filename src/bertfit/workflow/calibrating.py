@@ -1,0 +1,257 @@
+"""Make a trained model's confidence honest: calibration, threshold, and what abstaining gives.
+
+All of it is learned from the validation rows, never from the test rows. One scoring pass serves
+it; the calibration is folded into the weights, which are written anew.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertfit.config import TrainSettings
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.calibration import score_calibration
+from bertfit.evaluation.scaling import ScalingChoice, choose_scaling, no_scaling
+from bertfit.evaluation.selective import SelectiveCurve, keep_curve
+from bertfit.evaluation.thresholds import Threshold, choose_threshold, decide
+from bertfit.inference.confidence import ConfidenceRules
+from bertfit.inference.predictor import TextClassifier
+from bertfit.inference.scoring import softmax
+from bertfit.modeling.calibration_folding import find_logit_layer, fold_scaling, has_bias
+from bertfit.modeling.classifier import save_model
+from bertfit.progress import Listener
+from bertfit.training.interruption import catch_interrupts
+from bertfit.workflow.preparing import PreparedModel, PreparedRows
+
+_ASKED_FOR = "asked for"
+_NO_LAYER = "no linear layer gives this model's logits, so none can carry a calibration"
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedConfidence:
+    """What the validation rows taught of the model's confidence."""
+
+    choice: ScalingChoice
+    layer: str | None
+    """Name of the layer that the scaling is folded into."""
+    logits: np.ndarray
+    """(n, C) of the validation rows, before scaling."""
+    label_ids: np.ndarray
+    """(n,) their classes."""
+    probabilities: np.ndarray
+    """(n, C) after scaling."""
+    threshold: Threshold | None
+    curve: SelectiveCurve
+
+
+def refuse_impossible_aim(settings: TrainSettings, label_names: tuple[str, ...]) -> None:
+    """Refuse a threshold for more than two classes, before anything is trained.
+
+    Raises:
+        ConfigError: There is an aim, and there are not two classes.
+    """
+    if settings.threshold_aim is not None and len(label_names) != 2:
+        raise ConfigError(
+            f"threshold_aim: a threshold decides between two classes, the data has "
+            f"{len(label_names)}: {', '.join(label_names[:10])}",
+            hint="Leave threshold_aim out; the most probable class is then answered.",
+        )
+
+
+def calibrate(
+    rows: PreparedRows,
+    model: PreparedModel,
+    *,
+    settings: TrainSettings,
+    folder: Path,
+    listener: Listener,
+) -> LearnedConfidence | None:
+    """Calibrate the kept model on the validation rows, and write its weights anew.
+
+    Ctrl-C leaves this out; the model stays as it was trained.
+
+    Args:
+        rows: Whose validation rows are scored.
+        model: The kept model, which is changed in place.
+        settings: `calibration`, `threshold_aim` and `seed` are read.
+        folder: Where the model's weights lie.
+        listener: Hears what was found.
+
+    Returns:
+        What was learned, with the probabilities of the validation rows; None after Ctrl-C.
+    """
+    classifier = model.classifier
+    try:
+        learned = _learn(rows, model, settings=settings, listener=listener)
+    except KeyboardInterrupt:
+        listener.note("Interrupted: the model's confidence was not calibrated.")
+        return None
+    scaling = learned.choice.scaling
+    if learned.layer is not None and scaling.kind != "none":
+        with catch_interrupts():  # weights half folded or half written would be lost weights
+            fold_scaling(
+                classifier.model, learned.layer, weights=scaling.weights, biases=scaling.biases
+            )
+            _save_anew(classifier, folder)
+    classifier.confidence = ConfidenceRules(
+        scaling=None if scaling.kind == "none" else scaling,
+        threshold=learned.threshold.value if learned.threshold else None,
+        curve=learned.curve,
+    )
+    _note_calibration(learned, listener)
+    if learned.threshold is not None:
+        _note_threshold(learned.threshold, rows.label_names[1], listener)
+    return learned
+
+
+def record_confidence(learned: LearnedConfidence | None) -> dict[str, Any]:
+    """Return the entries calibration, threshold and selective of bertfit.json."""
+    if learned is None:
+        return {"calibration": None, "threshold": None, "selective": None}
+    return {
+        "calibration": _describe_calibration(learned),
+        "threshold": learned.threshold.to_json() if learned.threshold else None,
+        "selective": learned.curve.to_json(),
+    }
+
+
+def _learn(
+    rows: PreparedRows, model: PreparedModel, *, settings: TrainSettings, listener: Listener
+) -> LearnedConfidence:
+    validation = model.validation
+    groups = np.asarray(rows.validation.groups) if rows.validation.groups else None
+    logits = model.classifier.score_logits(
+        validation.encoded,
+        on_progress=lambda done, total: listener.progress("calibrating", done, total),
+    )
+    label_ids = validation.label_ids
+    layer, choice = _choose(model, logits, groups, settings=settings)
+    probabilities = softmax(choice.scaling.apply(logits))
+    threshold = _choose_threshold(probabilities, label_ids, settings.threshold_aim, listener)
+    answered = decide(probabilities, threshold.value if threshold else None)
+    confidences = probabilities[np.arange(len(answered)), answered]
+    return LearnedConfidence(
+        choice=choice,
+        layer=layer,
+        logits=logits,
+        label_ids=label_ids,
+        probabilities=probabilities,
+        threshold=threshold,
+        curve=keep_curve(confidences, answered == label_ids),
+    )
+
+
+def _choose(
+    model: PreparedModel,
+    logits: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    settings: TrainSettings,
+) -> tuple[str | None, ScalingChoice]:
+    """Return the layer and its scaling; no layer where nothing is to be scaled."""
+    none = no_scaling(logits.shape[1])
+    if settings.calibration == "none":
+        return None, ScalingChoice(none, _ASKED_FOR, len(logits), {})
+    classifier, validation = model.classifier.model, model.validation
+    layer = find_logit_layer(classifier, validation.encoded.gather(np.arange(1)))
+    if layer is None:
+        return None, ScalingChoice(none, _NO_LAYER, len(logits), {})
+    choice = choose_scaling(
+        logits,
+        validation.label_ids,
+        allow_vector=settings.calibration == "auto",
+        with_bias=has_bias(classifier, layer),
+        groups=groups,
+        seed=settings.seed,
+    )
+    return (layer if choice.scaling.kind != "none" else None), choice
+
+
+def _choose_threshold(
+    probabilities: np.ndarray, label_ids: np.ndarray, aim: str | None, listener: Listener
+) -> Threshold | None:
+    if aim is None:
+        return None
+    try:
+        return choose_threshold(probabilities, label_ids, aim)
+    except DataError as error:
+        listener.note(
+            f"WARNING: threshold_aim {aim}: {error.message} on the validation rows. There is no "
+            "threshold; the most probable class is answered."
+        )
+        return None
+
+
+def _save_anew(classifier: TextClassifier, folder: Path) -> None:
+    """Replace the weights in `folder`; where they cannot be written, the old ones stay."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrated-") as name:
+        save_model(classifier.model, Path(name))
+        for path in Path(name).iterdir():
+            path.replace(folder / path.name)
+
+
+def _describe_calibration(learned: LearnedConfidence) -> dict[str, Any]:
+    choice, scaling, label_ids = learned.choice, learned.choice.scaling, learned.label_ids
+    before, after = softmax(learned.logits), learned.probabilities
+    return {
+        "kind": scaling.kind,
+        "reason": choice.reason,
+        "temperature": scaling.temperature,
+        "weights": list(scaling.weights),
+        "biases": list(scaling.biases),
+        "layer": learned.layer,
+        "num_rows": choice.num_rows,
+        "num_changed": int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
+        "held_out_log_losses": choice.held_out_log_losses,
+        "validation": {
+            name: {
+                "accuracy": float((values.argmax(axis=1) == label_ids).mean()),
+                **asdict(score_calibration(values, label_ids)),
+            }
+            for name, values in (("before", before), ("after", after))
+        },
+    }
+
+
+def _note_calibration(learned: LearnedConfidence, listener: Listener) -> None:
+    choice, scaling = learned.choice, learned.choice.scaling
+    losses = choice.held_out_log_losses
+    if scaling.kind == "none":
+        if choice.reason != _ASKED_FOR:
+            listener.note(f"Calibration: none; {choice.reason}.")
+        return
+    what = (
+        f"temperature {scaling.temperature:.3f}"
+        if scaling.kind == "temperature"
+        else "a weight and a bias for each class"
+    )
+    listener.note(
+        f"Calibration: {what}, fitted on {choice.num_rows:,} validation rows and kept in the "
+        f"model's weights; held-out log loss {losses['none']:.4f} → {losses[scaling.kind]:.4f}."
+    )
+    before, after = learned.logits.argmax(axis=1), learned.probabilities.argmax(axis=1)
+    if (before != after).any():
+        accuracies = [float((ids == learned.label_ids).mean()) for ids in (before, after)]
+        listener.note(
+            f"It changes {int((before != after).sum()):,} predictions of these rows: accuracy "
+            f"{accuracies[0]:.4f} → {accuracies[1]:.4f}."
+        )
+
+
+def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> None:
+    rates, plain = threshold.validation, threshold.undecided
+    cost = f", cost {plain.cost:.4f} → {rates.cost:.4f} a row" if rates.cost is not None else ""
+    listener.note(
+        f"Threshold: {positive!r} is answered from probability {threshold.value:.4f} on (aim "
+        f"{threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, which makes "
+        f"it look better than it is: precision {plain.precision:.4f} → {rates.precision:.4f}, "
+        f"recall {plain.recall:.4f} → {rates.recall:.4f}, F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}."
+    )
+    listener.note(
+        "transformers.pipeline does not know the threshold and answers the most probable class."
+    )

@@ -1,0 +1,113 @@
+"""Calibration scores: what they are, and what chance alone would make of them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.metrics import brier_score_loss
+
+from bertfit.errors import DataError
+from bertfit.evaluation.calibration import (
+    expected_calibration_error,
+    row_brier_scores,
+    score_calibration,
+    score_confidence,
+)
+
+
+@pytest.mark.parametrize("num_labels", [2, 5])
+def test_the_brier_score_is_that_of_scikit_learn(draw_logits, num_labels):
+    logits, label_ids = draw_logits(200, num_labels)
+    probabilities = softmax(logits, axis=1)
+    expected = brier_score_loss(
+        label_ids,
+        probabilities[:, 1] if num_labels == 2 else probabilities,
+        labels=range(num_labels),
+    )
+    assert row_brier_scores(probabilities, label_ids).mean() == pytest.approx(expected)
+
+
+def test_the_error_of_one_bin_is_the_gap_of_confidence_and_accuracy():
+    assert expected_calibration_error([0.9] * 15, [True] * 12 + [False] * 3) == pytest.approx(0.1)
+
+
+def test_bins_keep_their_gaps_apart():
+    """Over- and under-confidence must not cancel."""
+    confidences = np.repeat([0.6, 0.9], 100)
+    is_right = np.concatenate([np.arange(100) < 90, np.arange(100) < 60])
+    assert expected_calibration_error(confidences, is_right) == pytest.approx(0.3)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from([0.5, 0.6, 0.8, 0.99]), min_size=1, max_size=80), st.integers())
+def test_the_order_of_rows_does_not_matter(confidences, seed):
+    rng = np.random.default_rng(abs(seed))
+    is_right = rng.random(len(confidences)) < 0.7
+    order = rng.permutation(len(confidences))
+    shuffled = expected_calibration_error(np.asarray(confidences)[order], is_right[order])
+    assert expected_calibration_error(confidences, is_right) == pytest.approx(shuffled)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_true_probabilities_stay_near_the_noise_and_others_do_not(draw_logits, seed):
+    logits, label_ids = draw_logits(2000, 3, seed=seed)
+    true = score_calibration(softmax(logits, axis=1), label_ids)
+    bold = score_calibration(softmax(3 * logits, axis=1), label_ids)
+    assert true.ece < 1.5 * true.ece_noise
+    assert bold.ece > 3 * bold.ece_noise
+    assert (bold.brier, bold.log_loss) > (true.brier, true.log_loss)
+
+
+def test_the_noise_falls_with_more_rows(draw_logits):
+    noises = [
+        score_calibration(softmax(logits, axis=1), label_ids).ece_noise
+        for logits, label_ids in (draw_logits(200, 2), draw_logits(20_000, 2))
+    ]
+    assert noises[1] < noises[0] / 5
+
+
+def test_confidence_scores_lie_in_their_intervals_and_are_json(draw_logits):
+    logits, label_ids = draw_logits(300, 2, temperature=3)
+    probabilities = softmax(logits, axis=1)
+    scores = score_confidence(
+        softmax(logits / 3, axis=1), label_ids, uncalibrated=probabilities, num_resamples=200
+    )
+    value = json.loads(json.dumps(scores.to_json()))
+    for name in ("brier", "aurc"):
+        interval = value["intervals"][name]
+        assert interval["low"] < value[name] < interval["high"]
+    assert value["uncalibrated"]["log_loss"] > value["log_loss"]
+    assert value["aurc"] < scores.error_rate
+    assert score_confidence(probabilities, label_ids, num_resamples=10).uncalibrated is None
+
+
+def test_groups_make_the_intervals_wider():
+    """Rows of a group are all right or all wrong: there are fewer independent ones than rows."""
+    probabilities = np.tile([0.2, 0.8], (200, 1))
+    groups = np.repeat(np.arange(20), 10)
+    label_ids = (groups % 4 > 0).astype(int)
+    by_row = score_confidence(probabilities, label_ids, num_resamples=300)
+    by_group = score_confidence(probabilities, label_ids, groups=groups, num_resamples=300)
+    widths = [
+        scores.intervals["brier"].high - scores.intervals["brier"].low
+        for scores in (by_row, by_group)
+    ]
+    assert widths[1] > 2 * widths[0]
+
+
+def test_what_is_answered_decides_the_risk():
+    """A threshold answers a class that is not the most probable one."""
+    probabilities = [[0.6, 0.4], [0.9, 0.1]]
+    scores = score_confidence(probabilities, [1, 0], predicted_ids=[1, 0], num_resamples=10)
+    assert (scores.aurc, scores.error_rate) == (0, 0)
+    assert score_confidence(probabilities, [1, 0], num_resamples=10).error_rate == 0.5
+
+
+def test_logits_are_not_taken_for_probabilities():
+    with pytest.raises(DataError, match="expected probabilities"):
+        score_confidence([[2.0, -1.0]], [0])

@@ -1,0 +1,130 @@
+"""Thresholds: each aim is served as well as any candidate could, and the figures are true."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.thresholds import choose_threshold, decide
+
+scored = st.lists(
+    st.tuples(st.floats(0, 1).map(lambda p: round(p, 2)), st.integers(0, 1)),
+    min_size=2,
+    max_size=40,
+).filter(lambda drawn: {label for _, label in drawn} == {0, 1})
+
+
+def as_rows(drawn):
+    scores, label_ids = map(np.asarray, zip(*drawn, strict=True))
+    return np.column_stack([1 - scores, scores]), label_ids
+
+
+def all_predictions(probabilities):
+    """Give what every threshold that makes a difference answers."""
+    scores = np.unique(probabilities[:, 1])
+    return [(probabilities[:, 1] >= score).astype(int) for score in (*scores, 2.0)]
+
+
+@given(scored)
+def test_no_threshold_has_a_higher_f1(drawn):
+    probabilities, label_ids = as_rows(drawn)
+    found = choose_threshold(probabilities, label_ids, "f1")
+    best = max(f1_score(label_ids, ids, zero_division=0) for ids in all_predictions(probabilities))
+    assert found.validation.f1 == pytest.approx(best)
+
+
+@given(scored, st.sampled_from([0.5, 0.8, 1.0]))
+def test_of_those_that_reach_a_recall_the_most_precise_is_taken(drawn, rate):
+    probabilities, label_ids = as_rows(drawn)
+    found = choose_threshold(probabilities, label_ids, f"recall>={rate}").validation
+    best = max(
+        precision_score(label_ids, ids, zero_division=0)
+        for ids in all_predictions(probabilities)
+        if recall_score(label_ids, ids) >= rate
+    )
+    assert found.recall >= rate
+    assert found.precision == pytest.approx(best)
+
+
+@given(scored, st.sampled_from([0.5, 0.8, 1.0]))
+def test_of_those_that_reach_a_precision_the_highest_recall_is_taken(drawn, rate):
+    probabilities, label_ids = as_rows(drawn)
+    reached = [
+        recall_score(label_ids, ids)
+        for ids in all_predictions(probabilities)
+        if precision_score(label_ids, ids, zero_division=0) >= rate
+    ]
+    if reached:
+        found = choose_threshold(probabilities, label_ids, f"precision>={rate}").validation
+        assert found.precision >= rate
+        assert found.recall == pytest.approx(max(reached))
+    else:
+        with pytest.raises(DataError, match=f"no threshold reaches precision {rate:g}"):
+            choose_threshold(probabilities, label_ids, f"precision>={rate}")
+
+
+@given(scored, st.sampled_from([(1, 1), (1, 5), (5, 1), (0, 1)]))
+def test_no_threshold_costs_less(drawn, costs):
+    probabilities, label_ids = as_rows(drawn)
+    found = choose_threshold(probabilities, label_ids, f"cost:{costs[0]},{costs[1]}")
+
+    def cost_of(ids):
+        missed = ((ids == 0) & (label_ids == 1)).sum()
+        return costs[0] * ((ids == 1) & (label_ids == 0)).sum() + costs[1] * missed
+
+    # A threshold lies in [0, 1]: a row of probability 1 is always answered positive.
+    possible = [
+        ids for ids in all_predictions(probabilities) if ids[probabilities[:, 1] == 1].all()
+    ]
+    best = min(map(cost_of, possible)) / len(label_ids)
+    assert found.validation.cost == pytest.approx(best)
+
+
+@given(scored, st.sampled_from(["f1", "recall>=0.7", "cost:2,1"]))
+def test_the_figures_are_those_of_deciding_by_the_threshold(drawn, aim):
+    probabilities, label_ids = as_rows(drawn)
+    found = choose_threshold(probabilities, label_ids, aim)
+    predicted_ids = decide(probabilities, found.value)
+    assert 0 <= found.value <= 1
+    assert found.validation.accuracy == pytest.approx((predicted_ids == label_ids).mean())
+    assert found.undecided.f1 == pytest.approx(
+        f1_score(label_ids, decide(probabilities, None), zero_division=0)
+    )
+
+
+def test_among_equals_the_one_nearest_to_one_half_is_taken():
+    probabilities = np.column_stack([[0.9, 0.8, 0.1], [0.1, 0.2, 0.9]])
+    assert choose_threshold(probabilities, [0, 0, 1], "f1").value == pytest.approx(0.55)
+
+
+def test_rates_have_intervals_and_everything_is_json():
+    probabilities = np.column_stack([[0.9, 0.8, 0.1], [0.1, 0.2, 0.9]])
+    value = json.loads(json.dumps(choose_threshold(probabilities, [0, 0, 1], "f1").to_json()))
+    assert value["aim"] == "f1"
+    assert value["validation"]["precision_interval"]["high"] == 1
+    assert value["validation"]["cost"] is None
+
+
+def test_without_a_threshold_the_most_probable_class_is_answered():
+    assert decide(np.asarray([[0.2, 0.3, 0.5], [0.5, 0.4, 0.1]]), None).tolist() == [2, 0]
+
+
+def test_three_classes_have_no_threshold():
+    with pytest.raises(DataError, match="expected two classes to choose a threshold for, got 3"):
+        choose_threshold(np.eye(3), [0, 1, 2], "f1")
+
+
+def test_one_class_alone_chooses_no_threshold():
+    with pytest.raises(DataError, match="expected rows of both classes"):
+        choose_threshold([[0.4, 0.6], [0.3, 0.7]], [1, 1], "f1")
+
+
+def test_a_malformed_aim_is_refused():
+    with pytest.raises(ConfigError, match="expected f1, precision"):
+        choose_threshold([[0.4, 0.6]], [1], "f2")

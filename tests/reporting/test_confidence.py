@@ -1,0 +1,104 @@
+"""Confidence in words: what is told, what is left out, and that it fits 80 columns."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from bertfit.evaluation.calibration import score_confidence
+from bertfit.evaluation.selective import expect, keep_curve
+from bertfit.reporting.confidence import (
+    confidence_table,
+    describe_calibration,
+    describe_expectation,
+    describe_threshold,
+)
+
+BOLD = np.column_stack([np.full(200, 0.02), np.full(200, 0.98)])
+MODEST = np.column_stack([np.full(200, 0.2), np.full(200, 0.8)])
+LABEL_IDS = (np.arange(200) % 5 > 0).astype(int)
+
+
+def render(renderable) -> str:
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_scores_stand_beside_those_before_calibration():
+    scores = score_confidence(MODEST, LABEL_IDS, uncalibrated=BOLD, num_resamples=50)
+    text = render(confidence_table(scores))
+    (line,) = [line.split() for line in text.splitlines() if "ECE)" in line]
+    assert line == ["Calibration", "error", "(ECE)", "0.0000", "0.1800"]
+    assert "Uncalibrated" in text
+    assert "this one shows no fault" in flat(text)
+    assert "AURC would be 0.2000 if confidence told nothing" in flat(text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_without_calibration_there_is_no_column_for_it():
+    text = render(confidence_table(score_confidence(BOLD, LABEL_IDS, num_resamples=50)))
+    assert "Uncalibrated" not in text
+    assert "this one is more than chance explains" in flat(text)
+
+
+def test_what_to_expect_has_its_interval_and_number_of_rows():
+    curve = keep_curve([0.95] * 80 + [0.6] * 20, [True] * 76 + [False] * 24)
+    assert describe_expectation(0.9, expect(curve, 0.9)) == (
+        "Texts with a confidence below 0.9 get no label. On 100 validation rows that left 80.0% "
+        "with a label, of which 95.0% were right (95 % interval 87.7% to 98.6%)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (0.87, "On 100 validation rows that, at 0.85, left"),
+        (0.99, "left 0.0% with a label: expect no answers."),
+    ],
+)
+def test_what_is_not_known_exactly_is_said(asked, told):
+    curve = keep_curve([0.95] * 100, [True] * 100)
+    assert told in describe_expectation(asked, expect(curve, asked))
+
+
+def test_a_model_without_figures_says_so():
+    assert describe_expectation(0.9, None).endswith(
+        "This model keeps no validation figures that tell what to expect."
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"kind": "none", "reason": "asked for"}, "Calibration: none (asked for)"),
+        (
+            {
+                "kind": "temperature",
+                "weights": [0.5, 0.5],
+                "num_rows": 2500,
+                "held_out_log_losses": {"none": 0.25, "temperature": 0.19},
+            },
+            (
+                "Calibration: temperature 2.000, in the weights; 2,500 validation rows, held-out "
+                "log loss 0.2500 → 0.1900"
+            ),
+        ),
+    ],
+)
+def test_the_recorded_calibration_is_told(entry, told):
+    assert describe_calibration(entry) == told
+
+
+def test_a_threshold_is_told_with_what_it_is_for():
+    assert describe_threshold(0.25, "pos", "f1") == (
+        "Threshold: 'pos' is answered from probability 0.2500 on, chosen for f1 "
+        "(transformers.pipeline does not know it)"
+    )

@@ -1,0 +1,321 @@
+"""Calibration, threshold and selective curve: learned from validation, kept in weights and run."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+import bertfit
+from bertfit import TextClassifier
+from bertfit.errors import ConfigError
+from bertfit.evaluation.scaling import Scaling, ScalingChoice
+from bertfit.workflow import calibrating
+
+TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "a film"]
+
+
+class Recorder:
+    """A listener that keeps the notes."""
+
+    def __init__(self, on_progress=lambda task, done: None):
+        self.notes, self.on_progress = [], on_progress
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.on_progress(task, done)
+
+
+@pytest.fixture(scope="module")
+def noisy_reviews(make_reviews):
+    """Give a function that makes reviews of which every fifth has the wrong label."""
+
+    def make(num_rows, seed):
+        rows = [dict(row) for row in make_reviews(num_rows, seed=seed)]
+        for row in rows[::5]:
+            row["label"] = {"pos": "neg", "neg": "pos"}[row["label"]]
+        return rows
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def train(tiny_model_dir, make_reviews, noisy_reviews):
+    """Give a training on clean rows that is judged by noisy ones: the model is over-confident."""
+
+    def run(output, **options):
+        return bertfit.train(
+            make_reviews(200),
+            output,
+            **{
+                "validation": noisy_reviews(200, seed=3),
+                "test": noisy_reviews(60, seed=4),
+                "baseline": False,
+                "model": str(tiny_model_dir),
+                "epochs": 3,
+                "batch_size": 4,
+                "learning_rate": 0.03,
+                "dropout": 0.0,
+                "dtype": "float32",
+                **options,
+            },
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(train, tmp_path_factory):
+    """Give the same training with and without calibration, and the notes of the first."""
+    folder, listener = tmp_path_factory.mktemp("runs"), Recorder()
+    calibrated = train(folder / "calibrated", listener=listener)
+    return calibrated, train(folder / "plain", calibration="none"), listener.notes
+
+
+@pytest.fixture(scope="module")
+def decided(train, tmp_path_factory):
+    """Give a run with a threshold, and its notes."""
+    listener = Recorder()
+    path = tmp_path_factory.mktemp("runs") / "decided"
+    return train(path, threshold_aim="recall>=0.95", listener=listener), listener.notes
+
+
+def read(result):
+    return json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
+
+
+def test_an_over_confident_model_gets_a_temperature_above_1(runs):
+    entry = read(runs[0])["calibration"]
+    assert entry["kind"] == "temperature"
+    assert entry["temperature"] > 1.5
+    assert (entry["num_rows"], entry["layer"], entry["num_changed"]) == (200, "classifier", 0)
+    before, after = entry["validation"]["before"], entry["validation"]["after"]
+    assert after["log_loss"] < before["log_loss"]
+    assert after["ece"] < before["ece"]
+    assert after["accuracy"] == before["accuracy"]
+
+
+def test_the_temperature_is_in_the_weights(runs):
+    """The two runs are the same training: their logits differ by the temperature alone."""
+    calibrated, plain = (TextClassifier.load(result.run) for result in runs[:2])
+    encoded = plain.encode(TEXTS)
+    expected = plain.score_logits(encoded) / read(runs[0])["calibration"]["temperature"]
+    np.testing.assert_allclose(calibrated.score_logits(encoded), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_whoever_loads_the_folder_is_calibrated(runs):
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=str(runs[0].run), top_k=None, device=-1)
+    ours = TextClassifier.load(runs[0].run).predict(TEXTS)
+    for theirs, prediction in zip(classify(TEXTS), ours, strict=True):
+        by_name = {entry["label"]: entry["score"] for entry in theirs}
+        assert by_name == pytest.approx(prediction.probabilities, abs=1e-5)
+
+
+def test_the_trained_classifier_is_the_one_on_disk(runs):
+    loaded = TextClassifier.load(runs[0].run)
+    np.testing.assert_array_equal(
+        loaded.predict_probabilities(TEXTS), runs[0].classifier.predict_probabilities(TEXTS)
+    )
+    assert loaded.confidence == runs[0].classifier.confidence
+
+
+def test_predictions_do_not_change(runs):
+    calibrated, plain = (TextClassifier.load(result.run).predict(TEXTS) for result in runs[:2])
+    assert [one.label for one in calibrated] == [one.label for one in plain]
+
+
+def test_the_scores_before_are_those_of_the_uncalibrated_run(runs):
+    calibrated, plain = (read(result)["scores"]["test"] for result in runs[:2])
+    before = calibrated["confidence"]["uncalibrated"]
+    assert before["log_loss"] == pytest.approx(plain["confidence"]["log_loss"], rel=1e-4)
+    assert before["brier"] == pytest.approx(plain["confidence"]["brier"], rel=1e-4)
+    assert calibrated["confidence"]["log_loss"] < before["log_loss"]
+    assert calibrated["accuracy"] == plain["accuracy"]
+    assert plain["confidence"]["uncalibrated"] is None
+
+
+def test_evaluating_later_gives_the_scores_of_the_training(runs, noisy_reviews):
+    evaluation = bertfit.evaluate(runs[0].run, noisy_reviews(60, seed=4))
+    recorded = read(runs[0])["scores"]["test"]["confidence"]
+    assert evaluation.confidence.to_json()["uncalibrated"] == pytest.approx(
+        recorded["uncalibrated"]
+    )
+
+
+def test_the_temperature_is_noted(runs):
+    (note,) = [note for note in runs[2] if note.startswith("Calibration: ")]
+    assert note.startswith("Calibration: temperature ")
+    assert "fitted on 200 validation rows and kept in the model's weights; held-out" in note
+
+
+def test_no_scratch_is_left_in_the_run(runs):
+    assert {path.name for path in runs[0].run.iterdir()} == {
+        path.name for path in runs[1].run.iterdir()
+    }
+
+
+def test_the_curve_is_that_of_the_validation_rows(runs, noisy_reviews):
+    rows = noisy_reviews(200, seed=3)
+    predictions = TextClassifier.load(runs[0].run).predict([row["text"] for row in rows])
+    hits = [p.label == row["label"] for p, row in zip(predictions, rows, strict=True)]
+    answered = np.asarray([prediction.confidence >= 0.75 for prediction in predictions])
+    expectation = runs[0].classifier.expect_selective(0.75)
+    assert expectation.num_rows == 200
+    assert expectation.coverage == pytest.approx(answered.mean())
+    assert expectation.accuracy == pytest.approx(np.asarray(hits)[answered].mean())
+
+
+def test_the_notebooks_recipe_is_not_calibrated(runs, tmp_path, tiny_model_dir, noisy_reviews):
+    result = bertfit.train(
+        noisy_reviews(40, seed=1),
+        tmp_path / "run",
+        validation=noisy_reviews(120, seed=3),
+        model=str(tiny_model_dir),
+        recipe="notebook",
+        max_length=16,
+        epochs=1,
+    )
+    entry = read(result)["calibration"]
+    assert (entry["kind"], entry["reason"]) == ("none", "asked for")
+    assert read(runs[1])["calibration"]["reason"] == "asked for"
+
+
+def test_too_few_validation_rows_are_noted(train, tmp_path, noisy_reviews):
+    listener = Recorder()
+    result = train(tmp_path / "run", validation=noisy_reviews(20, seed=3), listener=listener)
+    reason = "20 validation rows are too few, 100 are needed"
+    assert read(result)["calibration"]["reason"] == reason
+    assert f"Calibration: none; {reason}." in listener.notes
+
+
+def test_a_model_without_such_a_layer_is_left_alone(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrating, "find_logit_layer", lambda *_: None)
+    listener = Recorder()
+    result = train(tmp_path / "run", listener=listener)
+    assert read(result)["calibration"]["kind"] == "none"
+    assert (
+        "Calibration: none; no linear layer gives this model's logits, so none can carry a "
+        "calibration." in listener.notes
+    )
+
+
+def test_changed_predictions_are_told_with_the_accuracy(train, tmp_path, monkeypatch):
+    """Classes scaled apart may turn predictions round, which nobody may miss."""
+    one_sided = ScalingChoice(
+        Scaling("vector", (1.0, 1.0), (0.0, 50.0)), "made up", 200, {"none": 1.0, "vector": 0.5}
+    )
+    monkeypatch.setattr(calibrating, "choose_scaling", lambda *_, **__: one_sided)
+    listener = Recorder()
+    result = train(tmp_path / "run", listener=listener)
+    entry = read(result)["calibration"]
+    assert entry["validation"]["after"]["accuracy"] == 0.5
+    assert entry["num_changed"] > 0
+    before = entry["validation"]["before"]["accuracy"]
+    assert (
+        f"It changes {entry['num_changed']} predictions of these rows: accuracy {before:.4f} → "
+        "0.5000." in listener.notes
+    )
+    loaded = TextClassifier.load(result.run)
+    assert {prediction.label for prediction in loaded.predict(TEXTS)} == {"pos"}
+
+
+def test_the_threshold_decides_and_leaves_probabilities_alone(decided, noisy_reviews):
+    entry = read(decided[0])["threshold"]
+    assert entry["aim"] == "recall>=0.95"
+    assert entry["validation"]["recall"] >= 0.95
+    predictions = TextClassifier.load(decided[0].run).predict(
+        [row["text"] for row in noisy_reviews(60, seed=9)]
+    )
+    for prediction in predictions:
+        is_positive = prediction.probabilities["pos"] >= entry["value"]
+        assert prediction.label == ("pos" if is_positive else "neg")
+        assert prediction.confidence == prediction.probabilities[prediction.label]
+
+
+def test_evaluation_counts_what_the_threshold_answers(decided, noisy_reviews):
+    rows = noisy_reviews(60, seed=4)
+    evaluation = bertfit.evaluate(decided[0].run, rows)
+    value = read(decided[0])["threshold"]["value"]
+    answered = (evaluation.probabilities[:, 1] >= value).astype(int)
+    assert evaluation.threshold == evaluation.to_json()["threshold"] == value
+    np.testing.assert_array_equal(evaluation.predicted_ids, answered)
+    accuracy = np.mean(answered == evaluation.label_ids)
+    assert evaluation.scores.accuracy == pytest.approx(accuracy)
+    assert evaluation.intervals["accuracy"].low <= accuracy <= evaluation.intervals["accuracy"].high
+    assert evaluation.confidence.error_rate == pytest.approx(1 - accuracy)
+
+
+def test_the_threshold_is_noted_with_what_a_pipeline_does(decided):
+    assert any(
+        note.startswith("Threshold: 'pos' is answered from probability 0.") for note in decided[1]
+    )
+    assert (
+        "transformers.pipeline does not know the threshold and answers the most probable class."
+    ) in decided[1]
+
+
+def test_a_precision_that_cannot_be_had_is_a_warning(train, tmp_path):
+    listener = Recorder()
+    result = train(tmp_path / "run", threshold_aim="precision>=1", listener=listener)
+    entry = read(result)["threshold"]
+    warnings = [note for note in listener.notes if note.startswith("WARNING: threshold_aim")]
+    assert (entry is None) == bool(warnings)
+    for warning in warnings:
+        assert "no threshold reaches precision 1; the highest is" in warning
+        assert "the most probable class is answered" in warning
+
+
+def test_a_threshold_for_three_classes_is_refused_before_training(tmp_path):
+    rows = [{"text": f"film {row}", "label": "abc"[row % 3]} for row in range(30)]
+    with pytest.raises(ConfigError) as caught:
+        bertfit.train(rows, tmp_path / "run", threshold_aim="f1")
+    assert caught.value.message == (
+        "threshold_aim: a threshold decides between two classes, the data has 3: a, b, c"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_the_calibration_out(train, tmp_path):
+    def interrupt(task, done):
+        if (task, done) == ("calibrating", 200):
+            signal.raise_signal(signal.SIGINT)
+
+    listener = Recorder(interrupt)
+    result = train(tmp_path / "run", listener=listener)
+    record = read(result)
+    assert [record[name] for name in ("calibration", "threshold", "selective")] == [None] * 3
+    assert "Interrupted: the model's confidence was not calibrated." in listener.notes
+    loaded = TextClassifier.load(result.run)
+    assert loaded.expect_selective(0.9) is None
+    assert len(loaded.predict(TEXTS)) == len(TEXTS)
+
+
+def test_weights_that_cannot_be_written_leave_the_old_ones(train, tmp_path, monkeypatch):
+    def fail(_model, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(calibrating, "save_model", fail)
+    with pytest.raises(OSError, match="No space"):
+        train(tmp_path / "run")
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "run.unfinished"
+    assert not [path for path in kept.iterdir() if path.name.startswith(".")]
+    assert len(TextClassifier.load(kept).predict(TEXTS)) == len(TEXTS)
+
+
+def test_a_scaled_layer_is_read_by_log_probabilities_too(runs):
+    """Scaling is what it says: log-odds of the two runs differ by the temperature."""
+    calibrated, plain = (
+        log_softmax(result.classifier.score_logits(result.classifier.encode(TEXTS)), axis=1)
+        for result in runs[:2]
+    )
+    odds = (calibrated[:, 1] - calibrated[:, 0]) / (plain[:, 1] - plain[:, 0])
+    np.testing.assert_allclose(odds, 1 / read(runs[0])["calibration"]["temperature"], rtol=1e-3)
