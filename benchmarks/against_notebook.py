@@ -14,9 +14,6 @@ fewer, and the result says how many.
 from __future__ import annotations
 
 import argparse
-import os
-import random
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -27,18 +24,17 @@ import numpy as np
 import torch
 from notebook_loop import predict_plainly, train_plainly
 from record import RESULTS, summarize, write_result
+from reviews import LABEL_NAMES, read_reviews, take
 from transformers.utils import logging
 
 from bertfit import train
 from bertfit.assets import find_embedded_model
-from bertfit.data.dataset import Columns, TextDataset
-from bertfit.data.readers import read_dataset
+from bertfit.data.dataset import TextDataset
 from bertfit.data.splits import split_off
 from bertfit.evaluation.intervals import bootstrap_intervals, paired_difference_interval
 from bertfit.labels import encode_labels
 from bertfit.workflow.training import TrainResult
 
-LABEL_NAMES = ("neg", "pos")
 VALIDATION_FRACTION = 0.1
 
 
@@ -54,9 +50,8 @@ class Parts:
 def main() -> None:
     arguments = parse_arguments()
     logging.disable_progress_bar()
-    folder = find_data()
-    rows = take(read(folder / "imdb_train_raw.jsonl.gz"), arguments.rows, seed=arguments.seed)
-    test = take(read(folder / "imdb_test_raw.jsonl.gz"), arguments.test_rows, seed=arguments.seed)
+    rows = read_reviews("train", num_rows=arguments.rows, seed=arguments.seed)
+    test = read_reviews("test", num_rows=arguments.test_rows, seed=arguments.seed)
     parts = Parts(*split_off(rows, VALIDATION_FRACTION, seed=arguments.seed), test)
     print(
         f"{len(parts.train):,} reviews to train, {len(parts.validation):,} to validate, "
@@ -88,26 +83,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="Of everything random (0).")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
     return parser.parse_args()
-
-
-def find_data() -> Path:
-    folder = Path(os.environ.get("BERTFIT_DATA", "")) / "imdb"
-    if "BERTFIT_DATA" not in os.environ or not folder.is_dir():
-        sys.exit("BERTFIT_DATA must name a folder that holds imdb/.")
-    return folder
-
-
-def read(path: Path) -> TextDataset:
-    dataset, faults = read_dataset(path, Columns(text="text", label="label", group="movie"))
-    if faults:
-        sys.exit(f"{path} has {len(faults)} bad rows, such as {faults[0]}")
-    return dataset
-
-
-def take(dataset: TextDataset, num_rows: int, *, seed: int) -> TextDataset:
-    """Return rows drawn at random, the same for the same seed."""
-    indices = random.Random(seed).sample(range(len(dataset)), min(num_rows, len(dataset)))
-    return dataset.select(indices)
 
 
 def compare_speed(parts: Parts, arguments: argparse.Namespace) -> dict[str, Any]:

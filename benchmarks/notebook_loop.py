@@ -1,10 +1,10 @@
 """The notebook's training loop, written plainly and on its own: what bertfit is measured against.
 
 A BertModel with dropout and one linear layer, texts tokenized as they are fetched and padded to
-128 tokens, float32, AdamW with its default weight decay, a straight line down to 0, gradients
-clipped at 1.0, batches of 16 in random order, validation after each epoch, the best F1 kept. It
-uses torch and transformers alone; nothing of bertfit. Left out are the notebook's faults that
-would spoil a comparison: it gets the same validation rows as bertfit does.
+128 tokens (or as many as asked for), float32, AdamW with its default weight decay, a straight
+line down to 0, gradients clipped at 1.0, batches of 16 in random order, validation after each
+epoch, the best F1 kept. It uses torch and transformers alone; nothing of bertfit. Left out are the
+notebook's faults that would spoil a comparison: it gets the same validation rows as bertfit does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import AutoTokenizer, BertModel, PreTrainedTokenizerBase
 from transformers import get_linear_schedule_with_warmup as linear_schedule
 
-MAX_LENGTH = 128
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-5
 MAX_GRAD_NORM = 1.0
@@ -49,20 +48,25 @@ class ReviewDataset(Dataset):
     """Texts that are tokenized and padded each time they are fetched."""
 
     def __init__(
-        self, texts: Sequence[str], label_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
+        self,
+        texts: Sequence[str],
+        label_ids: Sequence[int],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
     ) -> None:
         """Keep the rows."""
         self.texts, self.label_ids, self.tokenizer = texts, label_ids, tokenizer
+        self.max_length = max_length
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.texts)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return one row, 128 tokens long whatever its text."""
+        """Return one row, as long as all others whatever its text."""
         encoding = self.tokenizer(
             self.texts[index],
-            max_length=MAX_LENGTH,
+            max_length=self.max_length,
             padding="max_length",
             truncation=True,
             return_tensors="pt",
@@ -93,12 +97,14 @@ def train_plainly(
     num_labels: int,
     epochs: int,
     seed: int,
+    max_length: int = 128,
 ) -> LoopResult:
     """Train as the notebook does, and return the model of the epoch with the best F1."""
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = SentimentClassifier(folder, num_labels)
-    loader = DataLoader(ReviewDataset(*train_rows, tokenizer), batch_size=BATCH_SIZE, shuffle=True)
+    dataset = ReviewDataset(*train_rows, tokenizer, max_length)
+    loader = DataLoader(dataset, batch_size=BATCH_SIZE, shuffle=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     scheduler = linear_schedule(
         optimizer, num_warmup_steps=0, num_training_steps=len(loader) * epochs
@@ -110,7 +116,8 @@ def train_plainly(
         started = time.perf_counter()
         _train_epoch(model, loader, optimizer, scheduler)
         train_seconds += time.perf_counter() - started
-        predicted = predict_plainly(model, tokenizer, validation_rows[0]).argmax(axis=1)
+        texts = validation_rows[0]
+        predicted = predict_plainly(model, tokenizer, texts, max_length=max_length).argmax(axis=1)
         val_f1.append(float(f1_score(validation_rows[1], predicted, average="macro")))
         if val_f1[-1] == max(val_f1):
             best = copy.deepcopy(model.state_dict())
@@ -139,11 +146,15 @@ def _train_epoch(
 
 
 def predict_plainly(
-    model: SentimentClassifier, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+    model: SentimentClassifier,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int = 128,
 ) -> np.ndarray:
     """Return probabilities (n, C), batch by batch in the order of the texts."""
     model.eval()
-    dataset = ReviewDataset(texts, [0] * len(texts), tokenizer)
+    dataset = ReviewDataset(texts, [0] * len(texts), tokenizer, max_length)
     pieces = []
     with torch.no_grad():
         for batch in DataLoader(dataset, batch_size=BATCH_SIZE):

@@ -14,7 +14,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEED_DATA = {"startup": False, "against_notebook": True}
+NEED_DATA = {
+    "startup": False,
+    "step_floor": False,
+    "against_notebook": True,
+    "against_peers": True,
+    "scoring": True,
+}
 
 
 def main() -> None:

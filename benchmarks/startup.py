@@ -1,7 +1,8 @@
-"""How long the command line takes to say anything: `bertfit --help` and `import bertfit`.
+"""From the shell to an answer: `bertfit --help`, `import bertfit`, and the first prediction.
 
-Each is run in a process of its own, in turn, after one run that fills the file cache. A bare
-interpreter is measured beside them: no command written in Python can start faster.
+Each is run in a process of its own, in turn, after one run that fills the file cache. Beside them
+stands what no program of this kind can go below: a bare interpreter, and for the prediction one
+that imports torch and the model's class from transformers and loads the same weights.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from record import RESULTS, summarize, write_result
+from scoring import make_classifier
 
+BERTFIT = str(Path(sys.executable).with_name("bertfit"))
 COMMANDS: Mapping[str, Sequence[str]] = {
     "python -c pass": (sys.executable, "-c", "pass"),
     "import bertfit": (sys.executable, "-c", "import bertfit"),
-    "bertfit --help": (str(Path(sys.executable).with_name("bertfit")), "--help"),
+    "bertfit --help": (BERTFIT, "--help"),
 }
+LOAD_ALONE = """
+import sys, torch
+from transformers import BertForSequenceClassification
+BertForSequenceClassification.from_pretrained(sys.argv[1])
+"""
 
 
 def main() -> None:
@@ -27,16 +36,23 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15, help="Runs of each command (15).")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
     arguments = parser.parse_args()
-    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for command in COMMANDS.values():
-        time_command(command)
-    for _ in range(arguments.runs):
-        for name, command in COMMANDS.items():
-            seconds[name].append(time_command(command))
+    with tempfile.TemporaryDirectory() as scratch:
+        model = str(make_classifier(Path(scratch) / "model"))
+        commands = {
+            **COMMANDS,
+            "load the weights": (sys.executable, "-c", LOAD_ALONE, model),
+            "bertfit predict": (BERTFIT, "predict", model, "A wonderful film."),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        for command in commands.values():
+            time_command(command)
+        for _ in range(arguments.runs):
+            for name, command in commands.items():
+                seconds[name].append(time_command(command))
     measured = {name: summarize(values) for name, values in seconds.items()}
     for name, summary in measured.items():
         print(
-            f"{name:16}{summary['median']:7.3f} s   "
+            f"{name:18}{summary['median']:7.3f} s   "
             f"({summary['min']:.3f} to {summary['max']:.3f}, {arguments.runs} runs)"
         )
     write_result(
@@ -46,7 +62,7 @@ def main() -> None:
 
 def time_command(command: Sequence[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 

@@ -1,0 +1,205 @@
+"""Training speed: bertfit against the notebook's loop and against transformers.Trainer at its best.
+
+All three train on the same real IMDB reviews with the same batch size, in turn and in this one
+process: a round is one epoch of each over --rows reviews. What is compared is rows a second in
+training; validation, loading and, for bertfit and Trainer, the one encoding before are left out
+(the notebook's loop tokenizes as it goes, as the notebook does). Trainer gets bfloat16 where the
+processor is fast at it, dynamic padding, groups by length and fused AdamW.
+
+Needs BERTFIT_DATA. Large models and long texts take a while: --models and --lengths choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import notebook_loop
+import numpy as np
+import torch
+from models import MODELS, make_model_folder
+from record import RESULTS, summarize, write_result
+from reviews import LABEL_NAMES, read_reviews
+from transformers.utils import logging
+
+from bertfit import train
+from bertfit.data.dataset import TextDataset
+from bertfit.labels import encode_labels
+from bertfit.modeling.precision import choose_precision
+
+BATCH_SIZE = 16
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows = read_reviews("train", num_rows=arguments.rows, seed=arguments.seed)
+    measured = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, length in itertools.product(arguments.models, arguments.lengths):
+            folder = make_model_folder(name, Path(scratch))
+            print(f"{name}, {length} tokens, {len(rows):,} reviews", flush=True)
+            result = compare(folder, rows, max_length=length, rounds=arguments.rounds)
+            measured.append({"model": name, "max_length": length, **result})
+    write_result(
+        "against-peers",
+        {
+            "num_threads": torch.get_num_threads(),
+            "num_rows": len(rows),
+            "batch_size": BATCH_SIZE,
+            "dtype": choose_precision().dtype_name,
+            "reason": choose_precision().reason,
+            "measured": measured,
+        },
+        output=arguments.output,
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=512, help="Reviews of an epoch (512).")
+    parser.add_argument("--rounds", type=int, default=3, help="Epochs of each (3).")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--lengths", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--seed", type=int, default=0, help="Of everything random (0).")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    return parser.parse_args()
+
+
+def compare(folder: Path, rows: TextDataset, *, max_length: int, rounds: int) -> dict[str, Any]:
+    """Return rows a second of each, and the ratios, round by round."""
+    ways: dict[str, Callable[..., float]] = {
+        "notebook": train_notebook,
+        "trainer": train_trainer,
+        "bertfit": train_bertfit,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for attempt in range(rounds):
+        for name, way in ways.items():
+            seconds = way(folder, rows, max_length=max_length, seed=attempt)
+            rates[name].append(len(rows) / seconds)
+        shown = ", ".join(f"{name} {values[-1]:.2f}" for name, values in rates.items())
+        print(f"  round {attempt + 1}: {shown} rows/s", flush=True)
+    ratios = {
+        name: summarize([float(r) for r in np.divide(rates["bertfit"], rates[name])])
+        for name in ("notebook", "trainer")
+    }
+    for name, ratio in ratios.items():
+        print(
+            f"  bertfit is {ratio['median']:.2f} times as fast as {name} "
+            f"({ratio['min']:.2f} to {ratio['max']:.2f})",
+            flush=True,
+        )
+    return {
+        "rows_per_second": {name: summarize(values) for name, values in rates.items()},
+        "ratio_of_bertfit_to": ratios,
+    }
+
+
+def label_ids_of(rows: TextDataset) -> list[int]:
+    return list(encode_labels(rows.labels, LABEL_NAMES))
+
+
+def train_notebook(folder: Path, rows: TextDataset, *, max_length: int, seed: int) -> float:
+    """Return the seconds of one epoch of the notebook's loop."""
+    few = rows.select(range(2))
+    return notebook_loop.train_plainly(
+        folder,
+        (rows.texts, label_ids_of(rows)),
+        (few.texts, label_ids_of(few)),
+        num_labels=len(LABEL_NAMES),
+        epochs=1,
+        seed=seed,
+        max_length=max_length,
+    ).train_seconds
+
+
+def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int) -> float:
+    """Return the seconds of one epoch of transformers.Trainer, its data encoded before."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    encoded = tokenizer(list(rows.texts), truncation=True, max_length=max_length)
+    features = [
+        {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": label_id,
+            "length": len(ids),
+        }
+        for ids, mask, label_id in zip(
+            encoded["input_ids"], encoded["attention_mask"], label_ids_of(rows), strict=True
+        )
+    ]
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=len(LABEL_NAMES), dtype=torch.float32
+    )
+    with tempfile.TemporaryDirectory() as output:
+        settings = TrainingArguments(
+            output_dir=output,
+            num_train_epochs=1,
+            per_device_train_batch_size=BATCH_SIZE,
+            learning_rate=2e-5,
+            bf16=choose_precision().dtype == torch.bfloat16,
+            train_sampling_strategy="group_by_length",
+            optim="adamw_torch_fused",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            seed=seed,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=False,
+        )
+        trainer = Trainer(
+            model=model,
+            args=settings,
+            train_dataset=features,
+            data_collator=DataCollatorWithPadding(tokenizer),
+        )
+        started = time.perf_counter()
+        trainer.train()
+        return time.perf_counter() - started
+
+
+def train_bertfit(folder: Path, rows: TextDataset, *, max_length: int, seed: int) -> float:
+    """Return the seconds of one epoch of bertfit's steps."""
+    table = [
+        {"text": text, "label": label} for text, label in zip(rows.texts, rows.labels, strict=True)
+    ]
+    with tempfile.TemporaryDirectory() as output:
+        result = train(
+            table,
+            Path(output) / "run",
+            validation=few_of_each(table),
+            recipe="notebook",
+            model=str(folder),
+            epochs=1,
+            max_length=max_length,
+            batch_size=BATCH_SIZE,
+            seed=seed,
+            keep_encoded="off",
+            baseline=False,
+        )
+    return result.outcome.train_seconds
+
+
+def few_of_each(table: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return a row of each label."""
+    return list({row["label"]: row for row in table}.values())
+
+
+if __name__ == "__main__":
+    main()
