@@ -300,3 +300,20 @@ def test_every_setting_is_read_somewhere():
         if isinstance(node, ast.Attribute)
     }
     assert set(FIELDS) - read == set()
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
+def test_a_switch_is_set_by_true_or_false(text, value):
+    assert resolve_settings(assignments=(f"strict={text}",)).settings.strict is value
+
+
+def test_a_switch_takes_nothing_else():
+    with pytest.raises(ConfigError, match="strict: expected true or false, got 'yes'"):
+        resolve_settings(assignments=("strict=yes",))
+
+
+def test_a_number_is_no_switch_and_a_switch_no_number():
+    with pytest.raises(ConfigError, match="drop_duplicates: expected true or false, got 1"):
+        TrainSettings(drop_duplicates=1)
+    with pytest.raises(ConfigError, match="batch_size: expected int, got True"):
+        TrainSettings(batch_size=True)

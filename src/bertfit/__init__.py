@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bertfit.data.imdb import prepare_imdb
     from bertfit.errors import BertfitError
     from bertfit.inference.predictor import Prediction, TextClassifier
+    from bertfit.workflow.checking import check
     from bertfit.workflow.evaluating import evaluate
     from bertfit.workflow.importing import import_notebook
     from bertfit.workflow.training import train
@@ -24,6 +25,7 @@ __all__ = [
     "Prediction",
     "TextClassifier",
     "__version__",
+    "check",
     "evaluate",
     "import_notebook",
     "prepare_imdb",
@@ -35,6 +37,7 @@ _HOMES = {
     "Columns": "bertfit.data.dataset",
     "Prediction": "bertfit.inference.predictor",
     "TextClassifier": "bertfit.inference.predictor",
+    "check": "bertfit.workflow.checking",
     "evaluate": "bertfit.workflow.evaluating",
     "import_notebook": "bertfit.workflow.importing",
     "prepare_imdb": "bertfit.data.imdb",

@@ -87,6 +87,10 @@ class TrainSettings:
     """Column whose equal values must not be split between training and validation."""
     on_bad_row: OnBadRow = "error"
     """error refuses data with faults; skip leaves the bad rows out and lists them."""
+    drop_duplicates: bool = False
+    """true leaves out training rows whose text is repeated, or stands in validation or test."""
+    strict: bool = False
+    """true refuses to train where texts or groups of the test rows stand in the other rows."""
 
     def __post_init__(self) -> None:
         """Check every range; report all that is wrong in one error.
@@ -244,6 +248,8 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
+    if bool in kinds and text.lower() in {"true", "false"}:
+        return text.lower() == "true"
     for kind in (int, float):
         if kind in kinds:
             try:
@@ -285,9 +291,10 @@ def _type_problems(settings: TrainSettings) -> list[str]:
                 problems.append(
                     f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}"
                 )
-        elif not isinstance(value, hint) or isinstance(value, bool):
+        elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
             kinds = typing.get_args(hint) or (hint,)
-            expected = " or ".join("none" if k is types.NoneType else k.__name__ for k in kinds)
+            shown = {types.NoneType: "none", bool: "true or false"}
+            expected = " or ".join(shown.get(kind, kind.__name__) for kind in kinds)
             problems.append(f"{name}: expected {expected}, got {value!r}")
     return problems
 

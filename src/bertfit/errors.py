@@ -3,6 +3,7 @@
     BertfitError                    exit code 1
     ├── ConfigError (ValueError)            2   a setting or an argument is wrong
     ├── DataError (ValueError)              3   the data is wrong; carries its faults
+    │   └── LeakError                       8   the test set leaks, and strict was asked for
     ├── ModelError (ValueError)             4   a model cannot be found, loaded or used
     ├── RunError (ValueError)               5   a run folder is missing, damaged or in the way
     ├── TrainingError (RuntimeError)        6   training cannot go on
@@ -78,6 +79,12 @@ class DataError(BertfitError, ValueError):
         if self.hint is not None:
             lines.append(self.hint)
         return "\n".join(lines)
+
+
+class LeakError(DataError):
+    """Texts or groups of the test set stand in the training rows, and strict was asked for."""
+
+    exit_code = 8
 
 
 class ModelError(BertfitError, ValueError):

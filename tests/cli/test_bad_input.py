@@ -27,7 +27,7 @@ HEADER = """# What bad input gives
 
 Made by `tests/cli/test_bad_input.py`, which runs every command below and checks its message and
 its exit code. Exit codes: 2 a setting or an argument, 3 data, 4 a model, 5 a run, 6 training,
-1 anything else (such as a full disk), 130 Ctrl-C.
+8 a leak under --strict, 1 anything else (such as a full disk), 130 Ctrl-C.
 """
 
 
@@ -299,6 +299,49 @@ CASES = [
         2,
         "between two classes, the data has 3",
         text("bad.csv", GOOD_ROWS + "fine film,mixed\n" * 10),
+    ),
+    setting_case("a switch that is neither on nor off", "--set strict=maybe", "true or false"),
+    setting_case(
+        "a test set that leaks, where strictness was asked for",
+        "--test good.csv --strict",
+        "LEAK: 20 of 20 test rows",
+        8,
+    ),
+    setting_case(
+        "duplicates that are all there is",
+        "--test good.csv --drop-duplicates",
+        "no row is left after dropping",
+        3,
+    ),
+    Case(
+        "a strict check of a test set that leaks",
+        "check good.csv --test good.csv --model tiny --strict",
+        8,
+        "--drop-duplicates",
+        good,
+    ),
+    Case("a file to check that is not there", "check no.csv --model tiny", 3, "no such file"),
+    Case(
+        "a bad row to check",
+        "check bad.csv --model tiny",
+        3,
+        "bad.csv:22: the text is empty",
+        text("bad.csv", GOOD_ROWS + ",pos\n"),
+    ),
+    Case("no model to check with", "check good.csv --model ./nothing", 4, "does not exist", good),
+    Case(
+        "a check for more tokens than the model reads",
+        "check good.csv --model tiny --max-length 999",
+        4,
+        "reads at most 64",
+        good,
+    ),
+    Case(
+        "a check for too few tokens",
+        "check good.csv --model tiny --max-length 1",
+        2,
+        "max_length: expected a number at least 4",
+        good,
     ),
     setting_case("a settings file that is not there", "--config no.toml", "does not exist"),
     Case(

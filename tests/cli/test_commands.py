@@ -118,7 +118,9 @@ def test_version_is_printed():
     assert runner.invoke(app, ["--version"]).stdout.startswith("bertfit ")
 
 
-@pytest.mark.parametrize("verb", ["demo", "prepare", "inspect", "train", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "verb", ["demo", "prepare", "check", "inspect", "train", "evaluate", "predict"]
+)
 def test_help_fits_into_80_columns(verb):
     command = [sys.executable, "-m", "bertfit.cli.main", verb, "--help"]
     environment = {"COLUMNS": "80", "PATH": ""}

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from bertfit.cli import check, evaluate, inspect, predict, prepare, train
 from bertfit.cli import demo as demo_command
-from bertfit.cli import evaluate, inspect, predict, prepare, train
 from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo_command.demo)
 app.command("prepare")(prepare.prepare)
+app.command("check")(check.check)
 app.command("inspect")(inspect.inspect)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)

@@ -22,6 +22,19 @@ OnBadRow = Annotated[
     Literal["error", "skip"] | None,
     typer.Option(help="Stop at bad rows (default), or leave them out and list them."),
 ]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data of which the test set leaks (exit code 8).")
+]
+StrictSetting = Annotated[
+    bool | None,
+    typer.Option("--strict", help="Refuse data of which the test set leaks (exit code 8)."),
+]
+DropDuplicates = Annotated[
+    bool | None,
+    typer.Option(
+        "--drop-duplicates", help="Leave repeated and leaked texts out of the training rows."
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Type of the arithmetic.")

@@ -17,6 +17,7 @@ from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
     epoch_table,
+    format_percent_with_interval,
     scores_table,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from bertfit.data.imdb import ImdbCounts
     from bertfit.workflow.evaluating import Evaluation
+    from bertfit.workflow.gating import LeakFreeScores
     from bertfit.workflow.training import TrainResult
 
 
@@ -45,6 +47,8 @@ def show_training(console: Console, result: TrainResult) -> None:
     if result.test is not None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")
+        if result.test.without_leaks is not None:
+            _show_without_leaks(console, result.test.without_leaks)
         if result.test.comparison is not None:
             most_common = majority_accuracy(result.test.evaluation.label_ids)
             console.print(comparison_table(result.test.comparison, majority_accuracy=most_common))
@@ -56,6 +60,20 @@ def show_training(console: Console, result: TrainResult) -> None:
         f"bertfit inspect {result.run}",
     ):
         console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def _show_without_leaks(console: Console, scores: LeakFreeScores) -> None:
+    """Show what the test score is without the rows that the model had seen."""
+    rows = "1 leaked row" if scores.num_leaked == 1 else f"the {scores.num_leaked:,} leaked rows"
+    if scores.accuracy is None or scores.macro_f1 is None:
+        console.print(f"Without {rows} nothing is left: the test says nothing.", style="bold red")
+        return
+    told = {"accuracy": scores.accuracy, "macro F1": scores.macro_f1}
+    shown = [
+        f"{name} {format_percent_with_interval(value, scores.intervals[name.replace(' F', '_f')])}"
+        for name, value in told.items()
+    ]
+    console.print(f"Without {rows}, on {scores.num_rows:,}: {', '.join(shown)}.", style="yellow")
 
 
 def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> None:

@@ -26,6 +26,8 @@ def train(
     label_column: options.LabelColumn = None,
     group_column: options.GroupColumn = None,
     on_bad_row: options.OnBadRow = None,
+    drop_duplicates: options.DropDuplicates = None,
+    strict: options.StrictSetting = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     config: options.Config = None,

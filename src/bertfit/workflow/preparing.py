@@ -11,7 +11,10 @@ import numpy as np
 from bertfit.config import TrainSettings
 from bertfit.data.checks import CheckedData, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.duplicates import Dropped
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.data.findings import Finding
+from bertfit.data.gate import GateReport
 from bertfit.data.splits import split_off
 from bertfit.errors import ModelError
 from bertfit.inference.predictor import TextClassifier
@@ -26,6 +29,7 @@ from bertfit.modeling.fast_path import FastPath, plug_in
 from bertfit.modeling.precision import choose_precision
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
+from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
 _DEFAULT_LENGTH_CAP = 8192
 """Where neither model nor tokenizer states a limit, no text is read beyond this many tokens."""
@@ -39,6 +43,10 @@ class PreparedRows:
     validation: TextDataset
     test: TextDataset | None
     checked: CheckedData
+    dropped: Dropped
+    """What was left out of the training rows before the split."""
+    report: GateReport
+    """What the gate found in the parts."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -53,6 +61,8 @@ class PreparedModel:
     classifier: TextClassifier
     train: TrainingData
     validation: TrainingData
+    findings: tuple[Finding, ...]
+    """Texts that the model cannot read."""
 
 
 def prepare_rows(
@@ -67,6 +77,7 @@ def prepare_rows(
 
     Raises:
         DataError: The data has faults; all are listed.
+        LeakError: Strictness was asked for, and the test set leaks.
     """
     columns = Columns(
         text=settings.text_column, label=settings.label_column, group=settings.group_column
@@ -78,11 +89,15 @@ def prepare_rows(
         columns=columns,
         on_bad_row=settings.on_bad_row,
     )
+    checked, dropped = drop_copies(checked, settings, listener)
     if checked.validation is not None:
-        rows = PreparedRows(checked.train, checked.validation, checked.test, checked)
+        train, held_out = checked.train, checked.validation
     else:
-        parts = split_off(checked.train, settings.validation_fraction, seed=settings.seed)
-        rows = PreparedRows(*parts, checked.test, checked)
+        train, held_out = split_off(checked.train, settings.validation_fraction, seed=settings.seed)
+    report = gate_rows(
+        train, held_out, checked.test, checked=checked, settings=settings, listener=listener
+    )
+    rows = PreparedRows(train, held_out, checked.test, checked, dropped, report)
     _note_rows(rows, settings, listener)
     return rows
 
@@ -125,6 +140,11 @@ def prepare_model(
         classifier,
         _join(train, rows.train, classifier),
         _join(validation, rows.validation, classifier),
+        find_token_faults(
+            (("train", rows.train, train), ("validation", rows.validation, validation)),
+            loaded,
+            listener,
+        ),
     )
 
 

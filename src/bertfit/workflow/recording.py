@@ -10,12 +10,14 @@ from typing import Any
 
 from bertfit.config import ResolvedSettings
 from bertfit.data.checks import describe
+from bertfit.data.findings import order_findings
 from bertfit.evaluation.baseline import Comparison
 from bertfit.files import open_atomically, write_json
 from bertfit.progress import Listener
 from bertfit.run_directory import Staging, describe_environment
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
+from bertfit.workflow.gating import LeakFreeScores
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 
@@ -47,6 +49,8 @@ class ScoredTest:
     comparison: Comparison | None
     baseline: dict[str, Any] | None
     """The baseline's scores, where one was fitted."""
+    without_leaks: LeakFreeScores | None = None
+    """The model on the test rows that did not leak; None where none did."""
 
 
 def make_record(
@@ -76,7 +80,7 @@ def make_record(
             "dtype": precision.dtype_name,
             "device": str(precision.device),
         },
-        "data": _describe_data(rows),
+        "data": _describe_data(rows, model),
         "scores": _describe_scores(outcome, test),
         **describe_environment(),
     }
@@ -98,7 +102,7 @@ def write_side_files(
         file.writelines(f"{line}\n" for line in log.lines)
 
 
-def _describe_data(rows: PreparedRows) -> dict[str, Any]:
+def _describe_data(rows: PreparedRows, model: PreparedModel) -> dict[str, Any]:
     parts = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     described: dict[str, Any] = {
         name: {
@@ -109,12 +113,18 @@ def _describe_data(rows: PreparedRows) -> dict[str, Any]:
         for name, part in parts.items()
         if part is not None
     }
-    return described | {"skipped": [str(fault) for fault in rows.checked.skipped]}
+    findings = order_findings([*rows.report.findings, *model.findings])
+    return described | {
+        "skipped": [str(fault) for fault in rows.checked.skipped],
+        "dropped": dataclasses.asdict(rows.dropped),
+        "findings": [finding.to_json() for finding in findings],
+    }
 
 
 def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[str, Any]:
     history, best = outcome.history, outcome.best_epoch
     comparison = test.comparison if test is not None else None
+    without_leaks = test.without_leaks if test is not None else None
     return {
         "validation": {
             "loss": history.val_losses[best],
@@ -122,6 +132,7 @@ def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[
             "macro_f1": history.val_f1[best],
         },
         "test": test.evaluation.to_json() if test is not None else None,
+        "test_without_leaks": without_leaks.to_json() if without_leaks is not None else None,
         "baseline": test.baseline if test is not None else None,
         "comparison": comparison.to_json() if comparison is not None else None,
     }

@@ -22,6 +22,7 @@ from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit, measure_speed
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
 from bertfit.workflow.evaluating import evaluate_classifier
+from bertfit.workflow.gating import score_without_leaks
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, prepare_model, prepare_rows
 from bertfit.workflow.recording import LogKeeper, ScoredTest, make_record, write_side_files
 
@@ -242,8 +243,9 @@ def _compare(
     to: Listener,
 ) -> ScoredTest:
     evaluation = evaluate_classifier(model.classifier, test, listener=to)
+    without_leaks = score_without_leaks(evaluation, rows.report, groups=test.groups)
     if baseline_seed is None:
-        return ScoredTest(evaluation, None, None)
+        return ScoredTest(evaluation, None, None, without_leaks)
     to.progress("baseline", 0, 1)
     baseline = run_baseline(
         rows.train.texts,
@@ -262,4 +264,4 @@ def _compare(
         groups=np.asarray(test.groups) if test.groups else None,
     )
     scores = score(baseline.probabilities, evaluation.label_ids, rows.label_names)
-    return ScoredTest(evaluation, comparison, scores.to_json())
+    return ScoredTest(evaluation, comparison, scores.to_json(), without_leaks)

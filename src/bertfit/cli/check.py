@@ -1,0 +1,47 @@
+"""bertfit check."""
+
+from __future__ import annotations
+
+from bertfit.cli import options
+
+
+def check(
+    data: options.TrainFile,
+    validation: options.Validation = None,
+    test: options.Test = None,
+    model: options.Model = None,
+    max_length: options.MaxLength = None,
+    strict: options.Strict = False,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    group_column: options.GroupColumn = None,
+    on_bad_row: options.OnBadRow = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find leaks, duplicates and damage in labelled text before training."""
+    from bertfit.cli.results import print_json
+    from bertfit.cli.terminal import Terminal, console, error_console
+    from bertfit.data.dataset import Columns
+    from bertfit.data.gate import refuse_leaks
+    from bertfit.reporting.findings import findings_text, lengths_table
+    from bertfit.workflow.checking import check as run_check
+
+    with Terminal(error_console) as terminal:
+        result = run_check(
+            data,
+            validation=validation,
+            test=test,
+            model=model or "embedded",
+            max_length=max_length,
+            columns=Columns(text=text_column, label=label_column, group=group_column),
+            on_bad_row=on_bad_row or "error",
+            listener=terminal,
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        console.print(findings_text(result.summary, result.findings))
+        console.print()
+        console.print(lengths_table(result.parts))
+    if strict:  # refused after the findings are shown, for they say what to mend
+        refuse_leaks(result.report)

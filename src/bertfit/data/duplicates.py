@@ -1,0 +1,143 @@
+"""Equal texts: inside a part, with two labels, and between parts.
+
+Two texts are equal if they differ in white space and case alone. Texts are compared by a digest of
+128 bits, so that memory does not hold them twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from bertfit.data.dataset import TextDataset
+from bertfit.errors import DataError, Fault
+
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """How many rows of a training were left out, and why."""
+
+    duplicates: int = 0
+    """Rows with the text and the label of an earlier row."""
+    in_other_parts: int = 0
+    """Rows whose text stands in the validation or the test file."""
+
+    @property
+    def total(self) -> int:
+        """Rows left out."""
+        return self.duplicates + self.in_other_parts
+
+
+def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
+    """Return a digest of each text, the same for texts that are equal.
+
+    Example:
+        >>> a, b, c = fingerprint_texts(["A  film", "a film ", "a film!"])
+        >>> a == b, a == c
+        (True, False)
+    """
+    return [
+        hashlib.blake2b(
+            " ".join(text.split()).casefold().encode("utf-8", "surrogatepass"),
+            digest_size=_DIGEST_BYTES,
+        ).digest()
+        for text in texts
+    ]
+
+
+def find_repeats(fingerprints: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return each row whose text occurred before, with the row where it first did.
+
+    Example:
+        >>> find_repeats([b"x", b"y", b"x", b"x"])
+        [(2, 0), (3, 0)]
+    """
+    firsts: dict[bytes, int] = {}
+    return [
+        (row, first)
+        for row, fingerprint in enumerate(fingerprints)
+        if (first := firsts.setdefault(fingerprint, row)) != row
+    ]
+
+
+def find_conflicts(fingerprints: Sequence[bytes], labels: Sequence[str]) -> list[list[int]]:
+    """Return the rows of each text that has more than one label.
+
+    Example:
+        >>> find_conflicts([b"x", b"y", b"x"], ["neg", "neg", "pos"])
+        [[0, 2]]
+    """
+    rows_of_text: dict[bytes, list[int]] = defaultdict(list)
+    repeated = {fingerprints[row] for row, _ in find_repeats(fingerprints)}
+    for row, fingerprint in enumerate(fingerprints):
+        if fingerprint in repeated:
+            rows_of_text[fingerprint].append(row)
+    return [rows for rows in rows_of_text.values() if len({labels[row] for row in rows}) > 1]
+
+
+def find_shared(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return each row whose text stands in another part, with the first row there.
+
+    Example:
+        >>> find_shared([b"x", b"y", b"x"], [b"z", b"x"])
+        [(0, 1), (2, 1)]
+    """
+    firsts: dict[bytes, int] = {}
+    for other, fingerprint in enumerate(others):
+        firsts.setdefault(fingerprint, other)
+    return [
+        (row, firsts[fingerprint])
+        for row, fingerprint in enumerate(fingerprints)
+        if fingerprint in firsts
+    ]
+
+
+def drop_duplicates(
+    train: TextDataset, others: Sequence[TextDataset | None]
+) -> tuple[TextDataset, Dropped]:
+    """Leave rows out of a training whose text it has already, or that stands in another part.
+
+    A text with two labels keeps a row of each, as nobody but its owner knows which is right.
+
+    Args:
+        train: Labelled rows.
+        others: Validation and test rows, which stay as they are.
+
+    Returns:
+        What is left of `train`, and how many rows were left out.
+
+    Raises:
+        DataError: A label would have no rows left.
+    """
+    taken = {
+        fingerprint
+        for part in others
+        if part is not None
+        for fingerprint in fingerprint_texts(part.texts)
+    }
+    fingerprints = fingerprint_texts(train.texts)
+    leaked = {row for row, fingerprint in enumerate(fingerprints) if fingerprint in taken}
+    keys = [
+        fingerprint + label.encode("utf-8", "surrogatepass")
+        for fingerprint, label in zip(fingerprints, train.labels, strict=True)
+    ]
+    repeats = {row for row, _ in find_repeats(keys)} - leaked
+    rest = train.select([row for row in range(len(train)) if row not in leaked | repeats])
+    _check_labels_left(train, rest)
+    return rest, Dropped(duplicates=len(repeats), in_other_parts=len(leaked))
+
+
+def _check_labels_left(train: TextDataset, rest: TextDataset) -> None:
+    lost: Collection[str] = sorted(set(train.labels) - set(rest.labels))
+    if lost:
+        message = "no row is left after dropping those whose text stands in another part"
+        faults = [Fault(train.source, None, f"label {name!r}: {message}") for name in lost]
+        raise DataError(
+            "duplicates cannot be dropped from the training rows",
+            faults=faults,
+            hint="Train on other rows than those of the validation and the test.",
+        )

@@ -1,0 +1,164 @@
+"""What the gate finds: one dataclass for every kind, and their order by harm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bertfit.data.dataset import TextDataset
+
+Severity = Literal["leak", "serious", "minor"]
+"""leak: the test score says more than the model can. serious: labels or the choice of the epoch
+cannot be trusted. minor: worth mending."""
+
+KINDS = (
+    "shared_texts",
+    "near_duplicates",
+    "shared_groups",
+    "giveaway",
+    "conflicting_labels",
+    "missing_labels",
+    "unknown_tokens",
+    "no_tokens",
+    "mojibake",
+    "replacement_characters",
+    "skipped_rows",
+    "duplicates",
+    "imbalance",
+    "rare_labels",
+    "c1_characters",
+    "control_characters",
+    "html_tags",
+    "html_breaks",
+    "short_texts",
+    "long_texts",
+)
+"""Every kind, the more harmful first among those of one severity."""
+
+NUM_EXAMPLES = 3
+_SEVERITIES = ("leak", "serious", "minor")
+_EXAMPLE_CHARACTERS = 60
+_CHARACTERS_BEFORE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row that shows a finding."""
+
+    source: str
+    line: int
+    text: str
+    """The text on one line, shortened around what was found."""
+    note: str = ""
+    """What is to be seen in it: the row that it equals, its similarity, its labels."""
+
+    def __str__(self) -> str:
+        """Return `source:line`, the note and the text."""
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.source}:{self.line}{note}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing about the data that its owner should know."""
+
+    kind: str
+    """One of `KINDS`."""
+    severity: Severity
+    part: str
+    """train, validation or test: where the rows stand."""
+    other: str | None = None
+    """The part that they are shared with, where there is one."""
+    count: int
+    """Rows that are concerned."""
+    num_rows: int
+    """Rows of the part."""
+    message: str
+    """What was found, in one sentence with its count and share."""
+    examples: tuple[Example, ...] = ()
+    advice: str
+    """What to do."""
+
+    @property
+    def share(self) -> float:
+        """Concerned rows among those of the part, in [0, 1]."""
+        return self.count / max(self.num_rows, 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "share": self.share}
+
+
+def order_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings by harm: leaks first, then by severity, kind and share."""
+    return tuple(
+        sorted(
+            findings,
+            key=lambda finding: (
+                _SEVERITIES.index(finding.severity),
+                KINDS.index(finding.kind),
+                -finding.share,
+            ),
+        )
+    )
+
+
+def show_rows(
+    rows: TextDataset, indices: Sequence[int], *, notes: Sequence[str] = ()
+) -> tuple[Example, ...]:
+    """Return the first few of `indices` as examples, with their notes."""
+    padded = [*notes[:NUM_EXAMPLES], *[""] * NUM_EXAMPLES]
+    return tuple(
+        show_row(rows, index, note=note)
+        for index, note in zip(indices[:NUM_EXAMPLES], padded, strict=False)
+    )
+
+
+def show_row(rows: TextDataset, index: int, *, note: str = "", offset: int = 0) -> Example:
+    """Return a row as an example, its text shortened around `offset`."""
+    text = shorten_around(rows.texts[index], offset)
+    return Example(source=rows.source, line=rows.lines[index], text=text, note=note)
+
+
+def shorten_around(text: str, offset: int = 0) -> str:
+    r"""Return a piece of the text on one line; what cannot be printed is escaped.
+
+    Example:
+        >>> shorten_around("one\ntwo\x85 three")
+        'one two\\x85 three'
+    """
+    start = max(offset - _CHARACTERS_BEFORE, 0)
+    if len(text) - start < _EXAMPLE_CHARACTERS:
+        start = max(len(text) - _EXAMPLE_CHARACTERS, 0)
+    end = start + _EXAMPLE_CHARACTERS
+    # Escaped before white space is joined: U+0085 counts as white space and would vanish.
+    piece = "".join(_escape(character) for character in text[start:end])
+    shown = " ".join(piece.split())
+    return f"{'…' if start else ''}{shown}{'…' if end < len(text) else ''}"
+
+
+def format_share(count: int, total: int) -> str:
+    """Return a share as a percentage that is never rounded to none or all.
+
+    Example:
+        >>> format_share(1, 25000), format_share(123, 25000), format_share(3, 3)
+        ('under 0.1 %', '0.5 %', '100 %')
+    """
+    share = count / max(total, 1)
+    if 0 < share < 0.0005:
+        return "under 0.1 %"
+    if 0.9995 <= share < 1:
+        return "over 99.9 %"
+    return f"{share:.0%}".replace("%", " %") if share in {0, 1} else f"{100 * share:.1f} %"
+
+
+def count_rows(count: int) -> str:
+    """Return "1 row" or "2 rows"."""
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _escape(character: str) -> str:
+    if character.isprintable() or character in "\t\n\r":
+        return character
+    return character.encode("unicode_escape").decode("ascii")

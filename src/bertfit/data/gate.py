@@ -1,0 +1,203 @@
+"""The gate: everything about labelled rows that their owner should know before training.
+
+Joins what the modules beside it find, and says what leaks into the test set. Faults that stop a
+training altogether are found before, in `checks`; nothing here changes a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from bertfit.data.dataset import TextDataset
+from bertfit.data.findings import (
+    NUM_EXAMPLES,
+    Example,
+    Finding,
+    count_rows,
+    format_share,
+    order_findings,
+)
+from bertfit.data.giveaways import WordCounts, find_giveaways
+from bertfit.data.leaks import Overlap, describe_overlap, find_overlap
+from bertfit.data.part_faults import (
+    describe_giveaway,
+    describe_labels,
+    describe_lengths,
+    describe_repeats,
+    describe_text_faults,
+)
+from bertfit.data.profiles import PartProfile, profile_part
+from bertfit.data.words import make_vocabulary
+from bertfit.errors import Fault, LeakError
+from bertfit.labels import encode_labels
+
+_MOST_GIVEAWAYS = 10
+"""Words that are told: where one is left in the text, its neighbours often are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """What was found in the rows of a training."""
+
+    findings: tuple[Finding, ...]
+    """By harm, leaks into the test set first."""
+    num_test: int | None
+    """Rows of the test set; None where there is none."""
+    shared_test_rows: tuple[int, ...]
+    """Rows of the test set whose text stands in train or validation."""
+    near_test_rows: tuple[int, ...]
+    """Rows of the test set that are nearly a text of train or validation."""
+    grouped_test_rows: tuple[int, ...]
+    """Rows of the test set whose group occurs in train or validation."""
+
+    @property
+    def leaked_test_rows(self) -> tuple[int, ...]:
+        """Rows of the test set whose text the model has seen, or nearly."""
+        return tuple(sorted({*self.shared_test_rows, *self.near_test_rows}))
+
+
+def inspect_rows(
+    train: TextDataset,
+    *,
+    validation: TextDataset | None = None,
+    test: TextDataset | None = None,
+    label_names: Sequence[str],
+    skipped: Sequence[Fault] = (),
+    on_progress: Callable[[int, int], None] | None = None,
+) -> GateReport:
+    """Find what is wrong inside each part and between them.
+
+    Args:
+        train: Rows to learn from, each with a label of `label_names`; at least one.
+        validation: Rows that choose the epoch.
+        test: Rows that are scored at the end.
+        label_names: All labels.
+        skipped: Rows that were left out as they cannot be used.
+        on_progress: Called with (done, total) rows.
+    """
+    named = {"train": train, "validation": validation, "test": test}
+    parts = {name: rows for name, rows in named.items() if rows is not None and len(rows)}
+    vocabulary = make_vocabulary()
+    counts = WordCounts(np.asarray(encode_labels(train.labels, label_names), dtype=np.int64))
+    total, done = sum(map(len, parts.values())), 0
+    profiles: list[PartProfile] = []
+    for name, rows in parts.items():
+        profiles.append(
+            profile_part(
+                name,
+                rows,
+                vocabulary,
+                with_signatures=len(parts) > 1,
+                counts=counts if name == "train" else None,
+                on_progress=_shift(on_progress, done, total),
+            )
+        )
+        done += len(rows)
+    overlaps = [find_overlap(part, other) for other, part in combinations(profiles, 2)]
+    words = find_giveaways(counts, list(vocabulary), label_names)[:_MOST_GIVEAWAYS]
+    findings = [
+        *(finding for overlap in overlaps for finding in describe_overlap(overlap)),
+        *(describe_giveaway(profiles[0], giveaway) for giveaway in words),
+        *(finding for profile in profiles for finding in _describe_part(profile, label_names)),
+        *_describe_skipped(skipped, total),
+    ]
+    return _report(findings, overlaps, None if test is None else len(test))
+
+
+def summarize_leaks(report: GateReport) -> str:
+    """Return the first line of every result: whether the test set leaks."""
+    if report.num_test is None:
+        return "No test set was given: leaks into it were not looked for."
+    num_leaked, num_test = len(report.leaked_test_rows), report.num_test
+    num_near = num_leaked - len(report.shared_test_rows)
+    told = []
+    if num_leaked:
+        near = f" ({num_near:,} nearly)" if num_near else ""
+        share = format_share(num_leaked, num_test)
+        told.append(f"{num_leaked:,} of {num_test:,} test rows ({share}) seen before{near}")
+    if report.grouped_test_rows:
+        num_grouped = len(report.grouped_test_rows)
+        of_test = "" if num_leaked else f" of {num_test:,} test rows"
+        told.append(f"{num_grouped:,}{of_test} of seen groups")
+    if not told:
+        return f"No leak into the test set was found ({count_rows(num_test)})."
+    return f"LEAK: {'; '.join(told)}"
+
+
+def refuse_leaks(report: GateReport) -> None:
+    """Refuse rows of which the test set has texts or groups.
+
+    Raises:
+        LeakError: There is a leak; its faults name the first rows.
+    """
+    leaks = [finding for finding in report.findings if finding.severity == "leak"]
+    if leaks:
+        raise LeakError(
+            f"strict, and the test set leaks. {summarize_leaks(report)}",
+            faults=[_to_fault(example, leak) for leak in leaks for example in leak.examples],
+            hint="Take the copies out of the training rows (--drop-duplicates drops those that "
+            "are equal), or go on without --strict: test scores are then given with and without "
+            "the leaked texts.",
+        )
+
+
+def _shift(
+    on_progress: Callable[[int, int], None] | None, before: int, total: int
+) -> Callable[[int, int], None] | None:
+    """Count the rows of one part after those of the parts before it."""
+    if on_progress is None:
+        return None
+    return lambda done, _: on_progress(before + done, total)
+
+
+def _describe_part(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
+    yield from describe_repeats(profile)
+    yield from describe_labels(profile, label_names)
+    yield from describe_lengths(profile)
+    yield from describe_text_faults(profile)
+
+
+def _describe_skipped(skipped: Sequence[Fault], num_kept: int) -> Iterator[Finding]:
+    if skipped:
+        num_rows = num_kept + len(skipped)
+        yield Finding(
+            kind="skipped_rows",
+            severity="minor",
+            part="all",
+            count=len(skipped),
+            num_rows=num_rows,
+            message=(
+                f"{count_rows(len(skipped))} ({format_share(len(skipped), num_rows)}) cannot be "
+                f"used and {'was' if len(skipped) == 1 else 'were'} left out."
+            ),
+            examples=tuple(
+                Example(fault.source, fault.line or 0, fault.message)
+                for fault in skipped[:NUM_EXAMPLES]
+            ),
+            advice="Mend them: what is missing may not be missing by chance.",
+        )
+
+
+def _report(
+    findings: Sequence[Finding], overlaps: Sequence[Overlap], num_test: int | None
+) -> GateReport:
+    of_test = [overlap for overlap in overlaps if overlap.part.name == "test"]
+    shared = {row for overlap in of_test for row, _ in overlap.shared}
+    near = {found.row for overlap in of_test for found in overlap.near}
+    grouped = {row for overlap in of_test for row in overlap.grouped}
+    return GateReport(
+        findings=order_findings(findings),
+        num_test=num_test,
+        shared_test_rows=tuple(sorted(shared)),
+        near_test_rows=tuple(sorted(near)),
+        grouped_test_rows=tuple(sorted(grouped)),
+    )
+
+
+def _to_fault(example: Example, leak: Finding) -> Fault:
+    kind = leak.kind.replace("_", " ")
+    return Fault(example.source, example.line, f"{kind} ({example.note}): {example.text}")

@@ -1,0 +1,183 @@
+"""Findings between two parts: texts, near-duplicates and groups that stand in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from bertfit.data.duplicates import find_shared
+from bertfit.data.findings import Finding, Severity, count_rows, format_share, show_rows
+from bertfit.data.near_duplicates import (
+    SHINGLE_SIZE,
+    THRESHOLD,
+    NearDuplicate,
+    find_near_duplicates,
+)
+from bertfit.data.profiles import PartProfile, choose_comparable
+
+_MOST_GROUPS_NAMED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What one part shares with another."""
+
+    part: PartProfile
+    """The part that is judged: test, or validation."""
+    other: PartProfile
+    """The part that the model learned from, or that chose the epoch."""
+    shared: tuple[tuple[int, int], ...]
+    """Rows of `part` with the first row of `other` that has their text."""
+    near: tuple[NearDuplicate, ...]
+    """Rows of `part` that nearly stand in `other`."""
+    grouped: tuple[int, ...]
+    """Rows of `part` whose group also occurs in `other`."""
+
+    @property
+    def severity(self) -> Severity:
+        """How much it harms."""
+        return "leak" if self.part.name == "test" else "serious"
+
+
+def find_overlap(part: PartProfile, other: PartProfile) -> Overlap:
+    """Compare two parts; a row that is shared word for word is not also called near."""
+    groups = set(other.rows.groups)
+    return Overlap(
+        part=part,
+        other=other,
+        shared=tuple(find_shared(part.fingerprints, other.fingerprints)),
+        near=tuple(_find_near(part, other)),
+        grouped=tuple(row for row, group in enumerate(part.rows.groups) if group in groups),
+    )
+
+
+def describe_overlap(overlap: Overlap) -> Iterator[Finding]:
+    """Yield a finding for each way in which the parts overlap."""
+    if overlap.shared:
+        yield _describe_shared(overlap)
+    if overlap.near:
+        yield _describe_near(overlap)
+    if overlap.grouped:
+        yield _describe_groups(overlap)
+
+
+def _find_near(part: PartProfile, other: PartProfile) -> list[NearDuplicate]:
+    assert part.signatures is not None
+    assert other.signatures is not None
+    known = set(other.fingerprints)
+    firsts = choose_comparable(part, without=known, least_words=SHINGLE_SIZE)
+    near = find_near_duplicates(
+        part.rows.texts,
+        other.rows.texts,
+        signatures=part.signatures,
+        other_signatures=other.signatures,
+        rows=firsts,
+        other_rows=choose_comparable(other, without=(), least_words=SHINGLE_SIZE),
+    )
+    return _repeat_for_duplicates(near, part.fingerprints)
+
+
+def _repeat_for_duplicates(
+    near: Sequence[NearDuplicate], fingerprints: Sequence[bytes]
+) -> list[NearDuplicate]:
+    """Say of each row what was found of the first row with its text."""
+    of_text = {fingerprints[found.row]: found for found in near}
+    return [
+        NearDuplicate(row, of_text[fingerprint].other, of_text[fingerprint].similarity)
+        for row, fingerprint in enumerate(fingerprints)
+        if fingerprint in of_text
+    ]
+
+
+def _describe_shared(overlap: Overlap) -> Finding:
+    part, other, pairs = overlap.part, overlap.other, overlap.shared
+    num_other_label = sum(part.rows.labels[row] != other.rows.labels[at] for row, at in pairs)
+    differ = f", {num_other_label:,} of them with another label" if num_other_label else ""
+    verb = "has" if len(pairs) == 1 else "have"
+    return Finding(
+        kind="shared_texts",
+        severity=overlap.severity,
+        part=part.name,
+        other=other.name,
+        count=len(pairs),
+        num_rows=len(part.rows),
+        message=(
+            f"{count_rows(len(pairs))} of {part.name} "
+            f"({format_share(len(pairs), len(part.rows))}) {verb} a text that also stands in "
+            f"{other.name}{differ}."
+        ),
+        examples=show_rows(
+            part.rows,
+            [row for row, _ in pairs],
+            notes=[f"as {other.name} line {other.rows.lines[at]}" for _, at in pairs],
+        ),
+        advice=_advise_removal(overlap, "--drop-duplicates of bertfit train does that."),
+    )
+
+
+def _describe_near(overlap: Overlap) -> Finding:
+    part, other = overlap.part, overlap.other
+    near = sorted(overlap.near, key=lambda found: -found.similarity)
+    verb = "is" if len(near) == 1 else "are"
+    return Finding(
+        kind="near_duplicates",
+        severity=overlap.severity,
+        part=part.name,
+        other=other.name,
+        count=len(near),
+        num_rows=len(part.rows),
+        message=(
+            f"{count_rows(len(near))} of {part.name} ({format_share(len(near), len(part.rows))}) "
+            f"{verb} nearly a text of {other.name}: {100 * THRESHOLD:.0f} % or more of the "
+            f"{SHINGLE_SIZE}-word sequences of both are the same."
+        ),
+        examples=show_rows(
+            part.rows,
+            [found.row for found in near],
+            notes=[
+                f"{found.similarity:.2f} as {other.name} line {other.rows.lines[found.other]}"
+                for found in near
+            ],
+        ),
+        advice=_advise_removal(overlap, "They are not dropped by themselves: look at them."),
+    )
+
+
+def _advise_removal(overlap: Overlap, how: str) -> str:
+    if overlap.part.name == "test":
+        return f"Take the copies out of {overlap.other.name} and leave test as it is. {how}"
+    return f"Take the copies out of {overlap.other.name}: they reward memory. {how}"
+
+
+def _describe_groups(overlap: Overlap) -> Finding:
+    part, other = overlap.part, overlap.other
+    groups = sorted({part.rows.groups[row] for row in overlap.grouped})
+    named = ", ".join(groups[:_MOST_GROUPS_NAMED])
+    more = (
+        f" and {len(groups) - _MOST_GROUPS_NAMED:,} more"
+        if len(groups) > _MOST_GROUPS_NAMED
+        else ""
+    )
+    subject = (
+        f"1 group ({named})" if len(groups) == 1 else f"{len(groups):,} groups ({named}{more})"
+    )
+    verb = "stands" if len(groups) == 1 else "stand"
+    return Finding(
+        kind="shared_groups",
+        severity=overlap.severity,
+        part=part.name,
+        other=other.name,
+        count=len(overlap.grouped),
+        num_rows=len(part.rows),
+        message=(
+            f"{subject} of {part.name} {verb} in {other.name} too: "
+            f"{count_rows(len(overlap.grouped))} of {part.name} "
+            f"({format_share(len(overlap.grouped), len(part.rows))})."
+        ),
+        examples=show_rows(
+            part.rows,
+            overlap.grouped,
+            notes=[f"group {part.rows.groups[row]}" for row in overlap.grouped],
+        ),
+        advice=f"Take the rows of these groups out of {other.name}, or split again by group.",
+    )

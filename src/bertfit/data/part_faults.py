@@ -1,0 +1,286 @@
+"""Findings inside one part: repeated texts, labels, lengths in words, damaged texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bertfit.data.duplicates import find_conflicts, find_repeats
+from bertfit.data.findings import (
+    NUM_EXAMPLES,
+    Finding,
+    count_rows,
+    format_share,
+    show_row,
+    show_rows,
+)
+from bertfit.data.giveaways import Giveaway
+from bertfit.data.profiles import PartProfile
+from bertfit.data.text_faults import TextFault, find_text_faults
+from bertfit.data.words import find_words
+
+FEWEST_ROWS = 10
+"""A label with fewer rows to train on is called rare."""
+IMBALANCE_RATIO = 10
+"""Rows of the most frequent label for one of the rarest, from which a part is called unbalanced."""
+LENGTH_RATIO = 20
+"""A text is called short, or long, if the median has this many times its words, or it the
+median's."""
+_LEAST_LONG_WORDS = 500
+_MOST_LABELS_NAMED = 5
+
+_TEXT_FAULTS = {
+    "mojibake": (
+        "show signs of wrong decoding (such as Ã© for é)",
+        "Read the source again in its own encoding, or mend the texts with the package ftfy.",
+    ),
+    "replacement_characters": (
+        "have U+FFFD, which stands for bytes that could not be decoded",
+        "Read the source again as the encoding that it is in: what was there is lost in this file.",
+    ),
+    "c1_characters": (
+        "have control characters of U+0080 to U+009F",
+        "Most are cp1252 read as latin-1 (U+0096 was a dash): read the source again as cp1252.",
+    ),
+    "control_characters": (
+        "have control characters below U+0020, or U+007F",
+        "Take them out: no tokenizer makes anything of them.",
+    ),
+    "html_tags": (
+        "have HTML tags or entities other than line breaks",
+        "Take them out where they are no part of the text, here and in what will be predicted.",
+    ),
+    "html_breaks": (
+        "have HTML line breaks (<br />)",
+        "--set text_cleaning=html_breaks turns them into spaces, also when predicting.",
+    ),
+}
+
+
+def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
+    """Yield findings on texts that occur more than once."""
+    rows = profile.rows
+    repeats = find_repeats(profile.fingerprints)
+    if repeats:
+        verb = "repeats" if len(repeats) == 1 else "repeat"
+        yield _make_finding(
+            profile,
+            "duplicates",
+            [row for row, _ in repeats],
+            message=f"{verb} the text of an earlier row of {profile.name}.",
+            notes=[f"as line {rows.lines[first]}" for _, first in repeats],
+            advice=(
+                "Keep one of each; --drop-duplicates of bertfit train does that."
+                if profile.name == "train"
+                else "They count twice in every score. Leave an official set as it is, and say so."
+            ),
+        )
+    conflicts = find_conflicts(profile.fingerprints, rows.labels)
+    if conflicts:
+        concerned = [row for group in conflicts for row in group]
+        texts = "1 text" if len(conflicts) == 1 else f"{len(conflicts):,} texts"
+        yield _make_finding(
+            profile,
+            "conflicting_labels",
+            concerned,
+            message=f"hold {texts} with more than one label.",
+            notes=[f"label {rows.labels[row]}" for row in concerned],
+            advice="Decide which label is right, or leave these texts out.",
+        )
+
+
+def describe_labels(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
+    """Yield findings on labels that are missing, rare, or far more frequent than others."""
+    counts = Counter(profile.rows.labels)
+    missing = [name for name in label_names if not counts[name]]
+    if missing:
+        yield _make_label_finding(
+            profile,
+            "missing_labels",
+            missing,
+            message=f"No row of {profile.name} has the label {_name_labels(missing)}.",
+            advice=f"Add such rows: {profile.name} says nothing of how well they are recognised.",
+        )
+    if profile.name == "train":
+        rare = sorted(
+            (name for name in counts if counts[name] < FEWEST_ROWS), key=counts.__getitem__
+        )
+        if rare:
+            least = f"fewer than {FEWEST_ROWS} rows to train on"
+            named = ", ".join(f"{name} ({counts[name]})" for name in rare[:_MOST_LABELS_NAMED])
+            more = (
+                f" and {len(rare) - _MOST_LABELS_NAMED} more"
+                if len(rare) > _MOST_LABELS_NAMED
+                else ""
+            )
+            yield _make_label_finding(
+                profile,
+                "rare_labels",
+                rare,
+                message=f"{_count_labels(rare)} {least}: {named}{more}.",
+                advice="Add rows, join labels, or do not rely on these.",
+            )
+        yield from _describe_imbalance(profile, counts)
+
+
+def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
+    """Yield findings on texts that are far shorter or longer than the others."""
+    median = float(np.median(profile.num_words))
+    is_short = (profile.num_words == 0) | (profile.num_words * LENGTH_RATIO <= median)
+    longest = max(median * LENGTH_RATIO, _LEAST_LONG_WORDS)
+    for kind, rows, what, advice in (
+        (
+            "short_texts",
+            np.flatnonzero(is_short),
+            f"very short: 1 word for {LENGTH_RATIO} of the median ({median:g}), or none",
+            "Look whether they can be labelled at all; empty texts are refused in any case.",
+        ),
+        (
+            "long_texts",
+            np.flatnonzero(profile.num_words > longest),
+            f"very long: over {longest:g} words, where the median is {median:g}",
+            "Look whether several texts ran into one; what exceeds max_length is not read.",
+        ),
+    ):
+        if len(rows):
+            verb = "is" if len(rows) == 1 else "are"
+            counts = [f"{profile.num_words[row]:,} words" for row in rows]
+            yield _make_finding(
+                profile,
+                kind,
+                rows.tolist(),
+                message=f"{verb} {what}.",
+                notes=counts,
+                advice=advice,
+            )
+
+
+def describe_text_faults(profile: PartProfile) -> Iterator[Finding]:
+    """Yield findings on damaged texts."""
+    for kind, faults in find_text_faults(profile.rows.texts).items():
+        if faults:
+            message, advice = _TEXT_FAULTS[kind]
+            yield _make_fault_finding(profile, kind, faults, message=message, advice=advice)
+
+
+def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
+    """Return the finding of a word that tells a label."""
+    texts = enumerate(profile.rows.texts)
+    first = next((row for row, text in texts if giveaway.word in find_words(text)), 0)
+    text = profile.rows.texts[first]
+    offset = max(text.lower().find(giveaway.word), 0)
+    note = f"label {profile.rows.labels[first]}"
+    return Finding(
+        kind="giveaway",
+        severity="serious",
+        part=profile.name,
+        count=giveaway.num_rows,
+        num_rows=len(profile.rows),
+        message=(
+            f"The word {giveaway.word!r} tells the label {giveaway.label!r}: it stands in "
+            f"{giveaway.coverage:.0%} of its rows, and {giveaway.purity:.0%} of the rows with it "
+            f"have this label (it takes {giveaway.told:.0%} of the doubt)."
+        ).replace("%", " %"),
+        examples=(show_row(profile.rows, first, note=note, offset=offset),),
+        advice=(
+            "If new texts will not have it (an id, a source, the label itself), take it out; "
+            "otherwise all is well, and a list of words would do."
+        ),
+    )
+
+
+def _describe_imbalance(profile: PartProfile, counts: Counter[str]) -> Iterator[Finding]:
+    ordered = counts.most_common()
+    (most, num_most), (least, num_least) = ordered[0], ordered[-1]
+    if num_most < IMBALANCE_RATIO * num_least:
+        return
+    num_rows = len(profile.rows)
+    yield Finding(
+        kind="imbalance",
+        severity="minor",
+        part=profile.name,
+        count=num_most,
+        num_rows=num_rows,
+        message=(
+            f"Labels are unbalanced: {most!r} has {format_share(num_most, num_rows)} of the rows "
+            f"({num_most:,}), {least!r} has {format_share(num_least, num_rows)} ({num_least:,})."
+        ),
+        advice="Judge by macro F1 and by each class, not by accuracy; add rows of rare labels.",
+    )
+
+
+def _make_finding(
+    profile: PartProfile,
+    kind: str,
+    rows: Sequence[int],
+    *,
+    message: str,
+    notes: Sequence[str] = (),
+    advice: str,
+) -> Finding:
+    subject = f"{count_rows(len(rows))} of {profile.name}"
+    return Finding(
+        kind=kind,
+        severity="serious" if kind == "conflicting_labels" else "minor",
+        part=profile.name,
+        count=len(rows),
+        num_rows=len(profile.rows),
+        message=f"{subject} ({format_share(len(rows), len(profile.rows))}) {message}",
+        examples=show_rows(profile.rows, rows, notes=notes),
+        advice=advice,
+    )
+
+
+def _make_fault_finding(
+    profile: PartProfile, kind: str, faults: Sequence[TextFault], *, message: str, advice: str
+) -> Finding:
+    num_rows = len(profile.rows)
+    subject = f"{count_rows(len(faults))} of {profile.name}"
+    if len(faults) == 1:
+        message = message.replace("have ", "has ", 1).replace("show ", "shows ", 1)
+    return Finding(
+        kind=kind,
+        severity="minor",
+        part=profile.name,
+        count=len(faults),
+        num_rows=num_rows,
+        message=f"{subject} ({format_share(len(faults), num_rows)}) {message}.",
+        examples=tuple(
+            show_row(profile.rows, fault.row, offset=fault.offset)
+            for fault in faults[:NUM_EXAMPLES]
+        ),
+        advice=advice,
+    )
+
+
+def _make_label_finding(
+    profile: PartProfile, kind: str, names: Sequence[str], *, message: str, advice: str
+) -> Finding:
+    wanted = set(names)
+    rows = [row for row, label in enumerate(profile.rows.labels) if label in wanted]
+    return Finding(
+        kind=kind,
+        severity="serious" if kind == "missing_labels" else "minor",
+        part=profile.name,
+        count=len(rows),
+        num_rows=len(profile.rows),
+        message=message,
+        examples=show_rows(
+            profile.rows,
+            rows,
+            notes=[f"label {profile.rows.labels[row]}" for row in rows[:NUM_EXAMPLES]],
+        ),
+        advice=advice,
+    )
+
+
+def _count_labels(names: Sequence[str]) -> str:
+    return "1 label has" if len(names) == 1 else f"{len(names):,} labels have"
+
+
+def _name_labels(names: Sequence[str]) -> str:
+    named = " or ".join(repr(name) for name in names[:_MOST_LABELS_NAMED])
+    num_more = len(names) - _MOST_LABELS_NAMED
+    return f"{named} (and {num_more:,} more)" if num_more > 0 else named

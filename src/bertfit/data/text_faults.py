@@ -1,0 +1,112 @@
+"""What damages a text: HTML that was left, control characters, letters decoded wrongly.
+
+Finds and counts; changes nothing. `encoding.clean_text` is the one step that does.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from bertfit.data.encoding import clean_text
+
+_HTML_TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|body|center|code|dd|div|dl|dt|em|font|form|h[1-6]|head|hr|html"
+    r"|i|iframe|img|input|li|link|meta|ol|option|p|pre|q|s|script|select|small|span|strike|strong"
+    r"|style|sub|sup|table|tbody|td|textarea|th|thead|title|tr|tt|u|ul|video)\b[^<>]{0,500}>"
+    r"|&(?:[a-zA-Z]{2,8}|\#[0-9]{1,6}|\#x[0-9a-fA-F]{1,6});",
+    re.IGNORECASE,
+)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""C0 and DEL; tab, line feed and carriage return are white space and no fault."""
+_C1_CONTROL = re.compile("[\x80-\x9f]")
+_NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
+"""With the letter before and after it, which the judgement needs."""
+_MOST_RUNS_REMEMBERED = 1 << 17
+
+
+def _find_html_break(text: str) -> int | None:
+    # What a break is, the cleaning step says: this counts what it would change.
+    if "<" not in text or clean_text(text, "html_breaks") == text:
+        return None
+    return max(text.lower().find("<br"), 0)
+
+
+def _find_html_tag(text: str) -> int | None:
+    has_any = "<" in text or "&" in text
+    return _start_of(_HTML_TAG.search(text)) if has_any else None
+
+
+def _find_control_character(text: str) -> int | None:
+    return None if text.isprintable() else _start_of(_CONTROL.search(text))
+
+
+def _find_c1_character(text: str) -> int | None:
+    return None if text.isascii() else _start_of(_C1_CONTROL.search(text))
+
+
+def _find_replacement_character(text: str) -> int | None:
+    at = text.find("\ufffd")
+    return None if at < 0 else at
+
+
+def _find_mojibake(text: str) -> int | None:
+    if text.isascii():
+        return None
+    # C1 and U+FFFD are findings of their own; runs repeat from text to text, judgements are dear.
+    plain = _C1_CONTROL.sub(" ", text).replace("\ufffd", " ")
+    runs = (run for run in _NON_ASCII_RUN.finditer(plain) if _is_badly_decoded(run.group()))
+    return _start_of(next(runs, None))
+
+
+@functools.lru_cache(maxsize=_MOST_RUNS_REMEMBERED)
+def _is_badly_decoded(run: str) -> bool:
+    from ftfy.badness import is_bad
+
+    return is_bad(run)
+
+
+def _start_of(match: re.Match[str] | None) -> int | None:
+    return None if match is None else match.start()
+
+
+_FINDERS: Mapping[str, Callable[[str], int | None]] = MappingProxyType(
+    {
+        "mojibake": _find_mojibake,
+        "replacement_characters": _find_replacement_character,
+        "c1_characters": _find_c1_character,
+        "control_characters": _find_control_character,
+        "html_breaks": _find_html_break,
+        "html_tags": _find_html_tag,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TextFault:
+    """A text that is damaged, and where."""
+
+    row: int
+    offset: int
+    """Characters before the first place."""
+
+
+def find_text_faults(texts: Sequence[str]) -> dict[str, list[TextFault]]:
+    r"""Return, for each kind of fault, the texts that have it, with the first place in each.
+
+    Example:
+        >>> found = find_text_faults(["fine", "caf\u00c3\u00a9<br />", "a\x85b"])
+        >>> {kind: faults[0].offset for kind, faults in found.items() if faults}
+        {'mojibake': 2, 'c1_characters': 1, 'html_breaks': 5}
+    """
+    return {
+        kind: [
+            TextFault(row, offset)
+            for row, text in enumerate(texts)
+            if (offset := find(text)) is not None
+        ]
+        for kind, find in _FINDERS.items()
+    }

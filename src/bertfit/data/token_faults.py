@@ -1,0 +1,179 @@
+"""Texts as a tokenizer reads them: how long they are, what is cut, and what it does not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertfit.data.dataset import TextDataset
+from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
+from bertfit.data.findings import Finding, count_rows, format_share, show_rows
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+LIMITS = (128, 256, 512)
+"""Lengths for which the share of longer texts is told."""
+MOST_UNKNOWN = 0.5
+"""A text of which more tokens are unknown is a finding."""
+MOST_SAMPLED = 10_000
+"""Of a larger part, rows whose lengths speak for all: shares are then right to about a point."""
+_CHUNK_SIZE = 4096
+_COUNTED_TOKENS = 512
+"""Of a text, special tokens included; beyond them unknown tokens are not counted."""
+_LONG_WORD = 50
+"""Letters per word on average: words of over 100 letters are unknown to WordPiece."""
+_LETTER = re.compile("[a-zA-Z0-9]")
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """How a tokenizer reads k of a part's rows."""
+
+    rows: np.ndarray
+    """(k,) places of the rows that were counted."""
+    full_lengths: np.ndarray
+    """(k,) tokens of each text before truncation, special tokens included."""
+    num_read: np.ndarray
+    """(k,) tokens of each text after truncation, special tokens left out."""
+    num_unknown: np.ndarray
+    """(k,) those of them that are the unknown token."""
+
+
+def choose_rows(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows whose lengths speak for all, and those that a tokenizer may not know.
+
+    Tokenising is the dearest part of a check. A text in the letters of ASCII is unknown to a model
+    only if nearly all of them are, which the sample shows; texts with few such letters, without
+    words, or with very long ones are looked at each.
+
+    Returns:
+        Up to `MOST_SAMPLED` rows, drawn evenly and always the same; and the suspects among all.
+    """
+    sample = np.arange(len(texts))
+    if len(texts) > MOST_SAMPLED:
+        random = np.random.default_rng(_SEED)
+        sample = np.sort(random.choice(len(texts), MOST_SAMPLED, replace=False))
+    suspects = [row for row, text in enumerate(texts) if _is_suspect(text)]
+    return sample, np.array(suspects, dtype=np.int64)
+
+
+def _is_suspect(text: str) -> bool:
+    num_words = text.count(" ") + 1
+    if len(text) > _LONG_WORD * num_words:
+        return True
+    if text.isascii():
+        return _LETTER.search(text) is None
+    return 2 * len(text.encode("ascii", "ignore")) < 2 * num_words + len(text)
+
+
+def count_tokens(
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    unknown_id: int | None,
+    *,
+    rows: np.ndarray,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> TokenCounts:
+    """Tokenise texts, a chunk at a time, and keep the counts alone.
+
+    Args:
+        texts: n texts.
+        tokenizer: From `tokenizers`, its truncation and padding off.
+        unknown_id: Id of the unknown token, where there is one.
+        rows: (k,) which of the texts; at least one.
+        on_progress: Called with (done, k) after each chunk.
+    """
+    num_special = sum(map(len, find_special_tokens(tokenizer)))
+    rule = EncodingRule(max_length=_COUNTED_TOKENS)
+    counts = []
+    for start in range(0, len(rows), _CHUNK_SIZE):
+        chunk = rows[start : start + _CHUNK_SIZE]
+        encoded = encode_texts([texts[row] for row in chunk], tokenizer, rule)
+        counts.append(count_encoded(encoded, unknown_id, num_special))
+        if on_progress is not None:
+            on_progress(start + len(chunk), len(rows))
+    return TokenCounts(
+        rows=rows,
+        full_lengths=np.concatenate([count.full_lengths for count in counts]),
+        num_read=np.concatenate([count.num_read for count in counts]),
+        num_unknown=np.concatenate([count.num_unknown for count in counts]),
+    )
+
+
+def count_encoded(encoded: EncodedTexts, unknown_id: int | None, num_special: int) -> TokenCounts:
+    """Return the counts of texts that are encoded already.
+
+    Args:
+        encoded: n texts.
+        unknown_id: Id of the unknown token, where there is one.
+        num_special: Special tokens of each text.
+    """
+    is_unknown = encoded.token_ids == (-1 if unknown_id is None else unknown_id)
+    before = np.concatenate([[0], np.cumsum(is_unknown)])
+    return TokenCounts(
+        rows=np.arange(len(encoded)),
+        full_lengths=encoded.full_lengths,
+        num_read=encoded.lengths - num_special,
+        num_unknown=before[encoded.offsets[1:]] - before[encoded.offsets[:-1]],
+    )
+
+
+def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterator[Finding]:
+    """Yield findings on texts of which the tokenizer makes nothing, or mostly unknown tokens."""
+    is_nothing = counts.num_read == 0
+    is_unknown = ~is_nothing & (counts.num_unknown > MOST_UNKNOWN * counts.num_read)
+    advice = "Look whether text and model are of one language and script; else take another model."
+    for kind, found, what in (
+        ("no_tokens", is_nothing, "become no token at all"),
+        ("unknown_tokens", is_unknown, "become mostly unknown tokens"),
+    ):
+        places = np.flatnonzero(found)
+        chosen = counts.rows[places].tolist()
+        if not chosen:
+            continue
+        verb = what.replace("become", "becomes") if len(chosen) == 1 else what
+        notes = [f"{counts.num_unknown[at]} of {counts.num_read[at]} unknown" for at in places]
+        yield Finding(
+            kind=kind,
+            severity="minor",
+            part=name,
+            count=len(chosen),
+            num_rows=len(rows),
+            message=(
+                f"{count_rows(len(chosen))} of {name} ({format_share(len(chosen), len(rows))}) "
+                f"{verb} in this model's vocabulary."
+            ),
+            examples=show_rows(rows, chosen, notes=notes if kind == "unknown_tokens" else ()),
+            advice=advice,
+        )
+
+
+def describe_token_lengths(
+    full_lengths: np.ndarray, max_length: int | None = None
+) -> dict[str, float | int | dict[str, float]]:
+    """Return count, median, p95 and max of the lengths, and the share that each limit cuts.
+
+    Args:
+        full_lengths: (n,) tokens, special tokens included.
+        max_length: A limit of one's own beside `LIMITS`.
+
+    Example:
+        >>> describe_token_lengths(np.array([100, 200, 600]))["cut_shares"]
+        {'128': 0.6667, '256': 0.3333, '512': 0.3333}
+    """
+    limits = sorted({*LIMITS, *([] if max_length is None else [max_length])})
+    return {
+        "num_counted": len(full_lengths),
+        "median": round(float(np.median(full_lengths)), 1),
+        "p95": round(float(np.percentile(full_lengths, 95)), 1),
+        "max": int(full_lengths.max()),
+        "cut_shares": {
+            str(limit): round(float((full_lengths > limit).mean()), 4) for limit in limits
+        },
+    }

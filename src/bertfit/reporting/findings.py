@@ -1,0 +1,112 @@
+"""Findings about data as text of 80 columns: the leak line first, then each finding by harm.
+
+Owns how a finding looks. Finds nothing and counts nothing. Texts and names come from users: they
+are shown as they are, never as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from bertfit.data.findings import Example, Finding
+from bertfit.reporting.text import WIDTH, shorten
+
+_STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
+_HEADINGS = {
+    "leak": "Leaks: the test score says more than the model can",
+    "serious": "Serious: labels, or the choice of the epoch, cannot be trusted",
+    "minor": "Minor: worth mending",
+}
+_SOURCE_WIDTH = 30
+
+
+def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
+    """Return the summary as the first line, and below it the findings under their severities.
+
+    Args:
+        summary: Whether the test set leaks, in one line.
+        findings: By harm.
+    """
+    pieces: list[RenderableType] = [
+        Text(summary, style=_STYLES["leak"] if summary.startswith("LEAK") else "bold")
+    ]
+    severity = ""
+    for finding in findings:
+        if finding.severity != severity:
+            severity = finding.severity
+            pieces += [Text(), Text(_HEADINGS[severity], style="bold")]
+        pieces.append(_show_finding(finding))
+    if not findings:
+        pieces.append(Text("Nothing else was found either."))
+    return Group(*pieces)
+
+
+def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
+    """Return one line for each of the first findings, and how many more there are.
+
+    Example:
+        >>> brief_lines([], most=3)
+        []
+    """
+    lines = [f"{_MARKS[finding.severity]}{finding.message}" for finding in findings[:most]]
+    if len(findings) > most:
+        num_more = len(findings) - most
+        noun = "finding" if num_more == 1 else "findings"
+        lines.append(f"… and {num_more} more {noun}: bertfit check shows all.")
+    return lines
+
+
+def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Return rows and lengths of each part, and the share of texts that each limit would cut.
+
+    Args:
+        parts: By name, with num_rows, words_median, and tokens: num_counted, median, p95, max,
+            and cut_shares by limit.
+    """
+    limits = list(next(iter(parts.values()))["tokens"]["cut_shares"])
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("Part", no_wrap=True)
+    for heading in ("Rows", "Words", "Tokens", "95 %", "Most", *(f"> {at}" for at in limits)):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, part in parts.items():
+        tokens = part["tokens"]
+        lengths = (part["words_median"], tokens["median"], tokens["p95"], tokens["max"])
+        cells = [f"{part['num_rows']:,}", *(f"{length:,.0f}" for length in lengths)]
+        cells += [f"{100 * tokens['cut_shares'][limit]:.1f}" for limit in limits]
+        table.add_row(name, *cells)
+    title = "Words and tokens (median; 95 % have fewer; most), and % of texts over a limit"
+    sampled = [
+        f"{part['tokens']['num_counted']:,} of {name}"
+        for name, part in parts.items()
+        if part["tokens"]["num_counted"] < part["num_rows"]
+    ]
+    note = [Text(f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}.")]
+    return Group(Text(title, style="bold"), table, *(note if sampled else []))
+
+
+_MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
+
+
+def _show_finding(finding: Finding) -> RenderableType:
+    lines: list[RenderableType] = [Text(finding.message, style=_STYLES[finding.severity])]
+    lines += [Text(_show_example(example), style="dim") for example in finding.examples]
+    lines.append(Text(finding.advice, style="italic"))
+    first, *rest = lines
+    return Group(Padding(first, (1, 0, 0, 0)), *(Padding(line, (0, 0, 0, 2)) for line in rest))
+
+
+def _show_example(example: Example) -> str:
+    """Return an example on one line of at most `WIDTH` less the indent."""
+    name = shorten(Path(example.source).name or example.source, _SOURCE_WIDTH)
+    note = f" ({example.note})" if example.note else ""
+    place = f"{name}:{example.line}{note}: "
+    room = WIDTH - 2 - len(place)
+    return place + (shorten(example.text, room) if room > 10 else "…")

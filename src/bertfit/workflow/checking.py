@@ -1,0 +1,159 @@
+"""Check labelled rows before any training: what is wrong with them, leaks into the test first."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.config import TrainSettings
+from bertfit.data.checks import CheckedData, check_training_data, describe
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.findings import Finding, order_findings
+from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.token_faults import (
+    choose_rows,
+    count_tokens,
+    describe_token_lengths,
+    describe_tokens,
+)
+from bertfit.errors import ModelError
+from bertfit.modeling.classifier import (
+    LoadedClassifier,
+    fast_tokenizer,
+    find_length_limit,
+    load_classifier,
+)
+from bertfit.progress import Listener, Silent
+
+if TYPE_CHECKING:
+    from bertfit.config import OnBadRow
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What was found in the data of a training."""
+
+    report: GateReport
+    """Findings by harm, those of the tokenizer among them."""
+    parts: dict[str, dict[str, Any]]
+    """Each part in numbers: rows, labels, lengths in words and in tokens."""
+    model: str
+    """Whose tokenizer counted the tokens."""
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All findings by harm, leaks into the test set first."""
+        return self.report.findings
+
+    @property
+    def summary(self) -> str:
+        """One line: whether the test set leaks."""
+        return summarize_leaks(self.report)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; whether the test set leaks comes first."""
+        return {
+            "summary": self.summary,
+            "num_leaked_test_rows": len(self.report.leaked_test_rows),
+            "num_grouped_test_rows": len(self.report.grouped_test_rows),
+            "findings": [finding.to_json() for finding in self.findings],
+            "parts": self.parts,
+            "model": self.model,
+        }
+
+
+def check(
+    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    *,
+    validation: Any = None,  # noqa: ANN401 (as data)
+    test: Any = None,  # noqa: ANN401 (as data)
+    model: str = "embedded",
+    max_length: int | None = None,
+    columns: Columns | None = None,
+    on_bad_row: OnBadRow = "error",
+    strict: bool = False,
+    listener: Listener | None = None,
+) -> CheckResult:
+    """Look for everything in labelled rows that spoils a training or its score.
+
+    Args:
+        data: Labelled rows to train on: path of a CSV, TSV, JSONL or Parquet file, a DataFrame,
+            an Arrow table, or a list of dicts.
+        validation: Labelled rows that shall choose the epoch.
+        test: Labelled rows that shall be scored.
+        model: Whose tokenizer counts the tokens: hub name, local folder, or "embedded".
+        max_length: A limit of tokens, for which the share of longer texts is told too.
+        columns: Which columns hold what; the usual names are found.
+        on_bad_row: "skip" leaves rows that cannot be used out and makes them a finding.
+        strict: Raise where the test set leaks.
+        listener: Hears the progress.
+
+    Raises:
+        DataError: Rows cannot be used at all; all are listed.
+        LeakError: `strict`, and texts or groups of the test set stand in the other parts.
+        ModelError: The model cannot be loaded, or reads fewer tokens than `max_length`.
+        ConfigError: An argument is out of range.
+    """
+    listener = listener or Silent()
+    TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
+    checked = check_training_data(
+        data, validation=validation, test=test, columns=columns or Columns(), on_bad_row=on_bad_row
+    )
+    report = inspect_rows(
+        checked.train,
+        validation=checked.validation,
+        test=checked.test,
+        label_names=checked.label_names,
+        skipped=checked.skipped,
+        on_progress=lambda done, total: listener.progress("comparing", done, total),
+    )
+    if strict:
+        refuse_leaks(report)
+    loaded = _load(model, checked, max_length)
+    of_tokens: list[Finding] = []
+    parts: dict[str, dict[str, Any]] = {}
+    for name, rows in _name_parts(checked).items():
+        described, found = _inspect_tokens(name, rows, loaded, max_length, listener)
+        parts[name] = {"source": rows.source, **describe(rows, checked.label_names), **described}
+        of_tokens += found
+    findings = order_findings([*report.findings, *of_tokens])
+    return CheckResult(dataclasses.replace(report, findings=findings), parts, model)
+
+
+def _load(model: str, checked: CheckedData, max_length: int | None) -> LoadedClassifier:
+    loaded = load_classifier(model, checked.label_names)
+    limit = find_length_limit(loaded.model, loaded.tokenizer)
+    if max_length is not None and max_length > limit:
+        raise ModelError(
+            f"max_length {max_length} was asked for, but {model} reads at most {limit} tokens"
+        )
+    return loaded
+
+
+def _inspect_tokens(
+    name: str,
+    rows: TextDataset,
+    loaded: LoadedClassifier,
+    max_length: int | None,
+    listener: Listener,
+) -> tuple[dict[str, Any], list[Finding]]:
+    """Tokenise a part, or of a large one what tells of it, and say what was found."""
+    sample, suspects = choose_rows(rows.texts)
+    counts = count_tokens(
+        rows.texts,
+        fast_tokenizer(loaded.tokenizer),
+        loaded.tokenizer.unk_token_id,
+        rows=np.union1d(sample, suspects),
+        on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
+    )
+    of_sample = counts.full_lengths[np.isin(counts.rows, sample)]
+    described = {"tokens": describe_token_lengths(of_sample, max_length)}
+    return described, list(describe_tokens(name, rows, counts))
+
+
+def _name_parts(checked: CheckedData) -> dict[str, TextDataset]:
+    parts = {"train": checked.train, "validation": checked.validation, "test": checked.test}
+    return {name: rows for name, rows in parts.items() if rows is not None}

@@ -1,0 +1,153 @@
+"""The gate inside a training: what is dropped, noted and refused, and the score without leaks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bertfit.config import TrainSettings
+from bertfit.data.checks import CheckedData
+from bertfit.data.dataset import TextDataset
+from bertfit.data.duplicates import Dropped, drop_duplicates
+from bertfit.data.encoding import EncodedTexts, find_special_tokens
+from bertfit.data.findings import Finding
+from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.token_faults import count_encoded, describe_tokens
+from bertfit.evaluation.intervals import Interval, bootstrap_intervals
+from bertfit.evaluation.metrics import score
+from bertfit.modeling.classifier import LoadedClassifier, fast_tokenizer
+from bertfit.progress import Listener
+from bertfit.reporting.findings import brief_lines
+from bertfit.workflow.evaluating import Evaluation
+
+_MOST_NOTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class LeakFreeScores:
+    """The test score on the rows that did not leak."""
+
+    num_leaked: int
+    """Test rows left out: their text, or nearly, stands in the training or validation rows."""
+    num_rows: int
+    """Test rows that are left."""
+    accuracy: float | None
+    """None where no row is left."""
+    macro_f1: float | None
+    intervals: dict[str, Interval]
+    """95 % bootstrap intervals of both."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self)
+
+
+def drop_copies(
+    checked: CheckedData, settings: TrainSettings, listener: Listener
+) -> tuple[CheckedData, Dropped]:
+    """Leave repeated and leaked texts out of the training rows, where that was asked for.
+
+    Before the split, so that no text is in both of its parts.
+
+    Raises:
+        DataError: A label would have no rows left.
+    """
+    if not settings.drop_duplicates:
+        return checked, Dropped()
+    train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
+    listener.note(
+        f"Dropped from the training rows: {dropped.duplicates:,} duplicates, and "
+        f"{dropped.in_other_parts:,} rows whose text stands in validation or test."
+    )
+    return dataclasses.replace(checked, train=train), dropped
+
+
+def gate_rows(
+    train: TextDataset,
+    validation: TextDataset,
+    test: TextDataset | None,
+    *,
+    checked: CheckedData,
+    settings: TrainSettings,
+    listener: Listener,
+) -> GateReport:
+    """Look through the parts as they will be used, and note what was found, leaks first.
+
+    Raises:
+        LeakError: `settings.strict`, and the test set leaks.
+    """
+    report = inspect_rows(
+        train,
+        validation=validation,
+        test=test,
+        label_names=checked.label_names,
+        skipped=checked.skipped,
+        on_progress=lambda done, total: listener.progress("comparing", done, total),
+    )
+    if settings.strict:
+        refuse_leaks(report)
+    leaks = [finding for finding in report.findings if finding.severity == "leak"]
+    if leaks:
+        listener.note(summarize_leaks(report))
+    for line in brief_lines(report.findings[len(leaks) :], most=_MOST_NOTED):
+        listener.note(line)
+    return report
+
+
+def find_token_faults(
+    parts: Sequence[tuple[str, TextDataset, EncodedTexts]],
+    loaded: LoadedClassifier,
+    listener: Listener,
+) -> tuple[Finding, ...]:
+    """Note and return findings on texts that this model cannot read, from what is encoded."""
+    num_special = sum(map(len, find_special_tokens(fast_tokenizer(loaded.tokenizer))))
+    findings = [
+        finding
+        for name, rows, encoded in parts
+        for finding in describe_tokens(
+            name, rows, count_encoded(encoded, loaded.tokenizer.unk_token_id, num_special)
+        )
+    ]
+    for line in brief_lines(findings, most=len(findings)):
+        listener.note(line)
+    return tuple(findings)
+
+
+def score_without_leaks(
+    evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
+) -> LeakFreeScores | None:
+    """Score the test rows that did not leak; None where none did.
+
+    Args:
+        evaluation: Of all test rows.
+        report: What the gate found in them.
+        groups: Of the test rows; empty where there are none.
+    """
+    leaked = report.leaked_test_rows
+    if not leaked:
+        return None
+    kept = np.setdiff1d(np.arange(len(evaluation.label_ids)), leaked)
+    if not len(kept):
+        return LeakFreeScores(len(leaked), 0, None, None, {})
+    probabilities, label_ids = evaluation.probabilities[kept], evaluation.label_ids[kept]
+    predicted_ids = evaluation.predicted_ids[kept]
+    scores = score(
+        probabilities, label_ids, evaluation.scores.label_names, predicted_ids=predicted_ids
+    )
+    intervals = bootstrap_intervals(
+        probabilities,
+        label_ids,
+        predicted_ids=predicted_ids,
+        groups=np.asarray(groups)[kept] if groups else None,
+    )
+    return LeakFreeScores(
+        num_leaked=len(leaked),
+        num_rows=len(kept),
+        accuracy=scores.accuracy,
+        macro_f1=scores.macro_f1,
+        intervals={name: intervals[name] for name in ("accuracy", "macro_f1")},
+    )

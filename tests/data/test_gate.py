@@ -1,0 +1,250 @@
+"""The gate: a data set with every fault planted, and one without any."""
+
+from __future__ import annotations
+
+import random
+import string
+
+import pytest
+
+from bertfit.data.checks import check_training_data
+from bertfit.data.dataset import Columns
+from bertfit.data.findings import KINDS
+from bertfit.data.gate import inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.errors import DataError, LeakError
+
+TOKEN_KINDS = {"unknown_tokens", "no_tokens"}  # of the tokenizer: tests/data/test_token_faults.py
+
+
+def make_texts(num_rows, *, seed, num_words=20):
+    """Texts of random made-up words, of which no two are alike."""
+    generator = random.Random(seed)
+    words = ["".join(generator.choices(string.ascii_lowercase, k=5)) for _ in range(500)]
+    return [" ".join(generator.choices(words, k=num_words)) for _ in range(num_rows)]
+
+
+def make_rows(num_rows, *, seed, group="g"):
+    return [
+        {"text": text, "label": ("neg", "pos")[at % 2], "movie": f"{group}{at // 4}"}
+        for at, text in enumerate(make_texts(num_rows, seed=seed))
+    ]
+
+
+def row(text, label="pos", movie="other"):
+    return {"text": text, "label": label, "movie": movie}
+
+
+def inspect(train, *, validation=None, test=None, group="movie", on_bad_row="error"):
+    checked = check_training_data(
+        train,
+        validation=validation,
+        test=test,
+        columns=Columns(group=group),
+        on_bad_row=on_bad_row,
+    )
+    return inspect_rows(
+        checked.train,
+        validation=checked.validation,
+        test=checked.test,
+        label_names=checked.label_names,
+        skipped=checked.skipped,
+    )
+
+
+def kinds(report):
+    return {(finding.kind, finding.part, finding.count) for finding in report.findings}
+
+
+CLEAN = {
+    "train": make_rows(200, seed=1, group="a"),
+    "validation": make_rows(40, seed=2, group="b"),
+    "test": make_rows(40, seed=3, group="c"),
+}
+
+
+def test_clean_data_gives_no_finding():
+    report = inspect(**CLEAN)
+    assert report.findings == ()
+    assert summarize_leaks(report) == "No leak into the test set was found (40 rows)."
+
+
+def near(text):
+    return text.rpartition(" ")[0] + " changed"
+
+
+PLANTED = {
+    "shared_texts": (
+        {"test": [row(CLEAN["train"][0]["text"].upper() + "  ", "neg")]},
+        ("test", 1),
+    ),
+    "near_duplicates": ({"test": [row(near(CLEAN["train"][3]["text"]))]}, ("test", 1)),
+    "shared_groups": ({"test": [row("entirely new words here", "pos", "a1")]}, ("test", 1)),
+    "giveaway": (
+        {"train": [row(f"{text} srcone", "pos") for text in make_texts(120, seed=9)]},
+        ("train", 120),
+    ),
+    "conflicting_labels": (
+        {"train": [row("a text of two minds", "pos"), row("A text of two minds", "neg")]},
+        ("train", 2),
+    ),
+    "missing_labels": (
+        {"train": [row(text, "mixed") for text in make_texts(40, seed=8)]},
+        ("test", 0),
+    ),
+    "mojibake": ({"train": [row("the cafÃ© was donâ€™t know what")]}, ("train", 1)),
+    "replacement_characters": ({"train": [row("it\ufffds a good thing to see")]}, ("train", 1)),
+    "duplicates": ({"train": [row(CLEAN["train"][4]["text"], "neg")]}, ("train", 1)),
+    "imbalance": (
+        {"train": [row(text, "pos") for text in make_texts(1000, seed=7)]},
+        ("train", 1100),
+    ),
+    "rare_labels": ({"train": [row("so rare a label", "rare")]}, ("train", 1)),
+    "c1_characters": ({"train": [row("a dash \x96 was here before")]}, ("train", 1)),
+    "control_characters": ({"train": [row("a bell \x07 was here before")]}, ("train", 1)),
+    "html_tags": ({"train": [row("an <i>odd</i> &amp; tag was here")]}, ("train", 1)),
+    "html_breaks": ({"train": [row("a break<br />was here before")]}, ("train", 1)),
+    "short_texts": ({"train": [row("!?")]}, ("train", 1)),
+    "long_texts": ({"train": [row(" ".join(make_texts(40, seed=6)))]}, ("train", 1)),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_each_planted_fault_is_found(kind):
+    extra, (part, count) = PLANTED[kind]
+    parts = {name: [*rows, *extra.get(name, [])] for name, rows in CLEAN.items()}
+    report = inspect(**parts)
+    assert (kind, part, count) in kinds(report)
+
+
+def test_skipped_rows_are_a_finding():
+    report = inspect([*CLEAN["train"], row("")], on_bad_row="skip")
+    assert kinds(report) == {("skipped_rows", "all", 1)}
+
+
+def test_every_kind_is_planted_somewhere():
+    assert set(PLANTED) | TOKEN_KINDS | {"skipped_rows"} == set(KINDS)
+
+
+@pytest.fixture(scope="module")
+def planted_all():
+    parts = {name: list(rows) for name, rows in CLEAN.items()}
+    for extra, _ in PLANTED.values():
+        for name, rows in extra.items():
+            parts[name] += rows
+    return inspect(**parts)
+
+
+def test_all_faults_together_are_found(planted_all):
+    found = {finding.kind for finding in planted_all.findings}
+    # 1,000 rows more of one label have made its fellow words the rest; that has its own test.
+    assert found >= set(PLANTED) - {"giveaway"}
+
+
+def test_findings_stand_in_order_of_harm(planted_all):
+    severities = [finding.severity for finding in planted_all.findings]
+    order = ["leak", "serious", "minor"]
+    assert severities == sorted(severities, key=order.index)
+    assert planted_all.findings[0].kind == "shared_texts"
+
+
+def test_each_finding_says_count_share_example_and_advice(planted_all):
+    for finding in planted_all.findings:
+        assert finding.advice
+        assert finding.message.endswith(".")
+        assert 0 <= finding.share <= 1
+        assert finding.to_json()["share"] == finding.share
+        if finding.kind not in {"imbalance", "missing_labels"}:
+            assert finding.examples, finding.kind
+            assert all(example.line >= 1 for example in finding.examples)
+
+
+def test_a_shared_text_names_both_rows_and_another_label():
+    copy = row(CLEAN["train"][0]["text"], "pos")
+    (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings
+    assert finding.message == (
+        "1 row of test (2.4 %) has a text that also stands in train, 1 of them with another label."
+    )
+    assert (finding.examples[0].line, finding.examples[0].note) == (41, "as train line 1")
+    assert "leave test as it is" in finding.advice
+
+
+def test_a_near_duplicate_shows_its_similarity():
+    copy = row(near(CLEAN["train"][3]["text"]))
+    (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings
+    assert finding.examples[0].note == "0.89 as train line 4"  # 17 of 19 sequences
+    assert "80 % or more of the 3-word sequences" in finding.message
+
+
+def test_leaks_from_validation_count_too():
+    parts = {**CLEAN, "test": [*CLEAN["test"], row(CLEAN["validation"][0]["text"])]}
+    report = inspect(**parts)
+    assert report.leaked_test_rows == (40,)
+    assert [finding.other for finding in report.findings] == ["validation"]
+
+
+def test_a_leak_into_validation_is_serious_and_no_leak_into_test():
+    parts = {**CLEAN, "validation": [*CLEAN["validation"], row(CLEAN["train"][1]["text"])]}
+    report = inspect(**parts)
+    assert [finding.severity for finding in report.findings] == ["serious"]
+    assert summarize_leaks(report).startswith("No leak")
+
+
+def test_the_first_line_counts_texts_near_texts_and_groups():
+    extra = [
+        row(CLEAN["train"][0]["text"]),
+        row(near(CLEAN["train"][3]["text"])),
+        row("new words", "neg", "a1"),
+    ]
+    report = inspect(CLEAN["train"], test=[*CLEAN["test"], *extra])
+    line = summarize_leaks(report)
+    assert line == "LEAK: 2 of 43 test rows (4.7 %) seen before (1 nearly); 1 of seen groups"
+
+
+def test_a_shared_group_alone_is_a_leak():
+    report = inspect(CLEAN["train"], test=[*CLEAN["test"], row("new words", "neg", "a1")])
+    assert summarize_leaks(report) == "LEAK: 1 of 41 test rows of seen groups"
+    assert report.leaked_test_rows == ()
+    with pytest.raises(LeakError):
+        refuse_leaks(report)
+
+
+def test_without_a_test_set_the_first_line_says_so():
+    report = inspect(CLEAN["train"])
+    assert summarize_leaks(report) == "No test set was given: leaks into it were not looked for."
+
+
+def test_strictness_refuses_a_leak_with_its_rows_and_its_exit_code():
+    copy = row(CLEAN["train"][0]["text"])
+    report = inspect(CLEAN["train"], test=[*CLEAN["test"], copy])
+    with pytest.raises(LeakError) as caught:
+        refuse_leaks(report)
+    assert isinstance(caught.value, DataError)
+    assert caught.value.exit_code == 8
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        "strict, and the test set leaks. LEAK: 1 of 41 test rows (2.4 %) seen before"
+    )
+    assert lines[1].startswith("  rows:41: shared texts (as train line 1): ")
+    assert "--drop-duplicates" in lines[-1]
+
+
+def test_strictness_lets_clean_data_pass():
+    refuse_leaks(inspect(**CLEAN))
+
+
+def test_a_label_that_the_validation_lacks_is_named():
+    validation = [one for one in CLEAN["validation"] if one["label"] == "pos"]
+    (finding,) = inspect(CLEAN["train"], validation=validation).findings
+    assert finding.message == "No row of validation has the label 'neg'."
+
+
+def test_progress_counts_the_rows_of_all_parts():
+    heard = []
+    checked = check_training_data(CLEAN["train"], test=CLEAN["test"], columns=Columns())
+    inspect_rows(
+        checked.train,
+        test=checked.test,
+        label_names=checked.label_names,
+        on_progress=lambda done, total: heard.append((done, total)),
+    )
+    assert heard == [(200, 240), (240, 240)]

@@ -1,0 +1,116 @@
+"""Near-duplicates: what is found is as similar as is said, and nothing near is missed."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from bertfit.data.near_duplicates import (
+    THRESHOLD,
+    find_near_duplicates,
+    make_shingles,
+    sign_texts,
+)
+from bertfit.data.words import make_vocabulary, number_words
+
+
+def sign(texts, vocabulary):
+    return np.concatenate([sign_texts(words) for words in number_words(texts, vocabulary)])
+
+
+def find(texts, others):
+    vocabulary = make_vocabulary()
+    return find_near_duplicates(
+        texts,
+        others,
+        signatures=sign(texts, vocabulary),
+        other_signatures=sign(others, vocabulary),
+        rows=range(len(texts)),
+        other_rows=range(len(others)),
+    )
+
+
+def jaccard(a, b):
+    a, b = make_shingles(a), make_shingles(b)
+    return len(a & b) / len(a | b)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    generator = random.Random(0)
+    words = [f"w{number}" for number in range(3000)]
+    return [" ".join(generator.choices(words, k=100)) for _ in range(300)]
+
+
+def change(text, num_words, generator):
+    words = text.split()
+    for at in generator.sample(range(len(words)), num_words):
+        words[at] = "changed"
+    return " ".join(words)
+
+
+def test_all_pairs_above_the_threshold_are_found_and_none_below(texts):
+    generator = random.Random(1)
+    others = [change(text, at % 8, generator) for at, text in enumerate(texts)]
+    expected = {
+        at
+        for at, (text, other) in enumerate(zip(texts, others, strict=True))
+        if jaccard(text, other) >= THRESHOLD
+    }
+    found = find(others, texts)
+    assert {one.row for one in found} == expected
+    assert 50 < len(expected) < 290
+
+
+def test_the_similarity_is_exact_and_the_partner_the_right_one(texts):
+    generator = random.Random(2)
+    others = [change(text, 2, generator) for text in texts[:20]]
+    for one in find(others, texts):
+        assert one.other == one.row
+        assert one.similarity == jaccard(others[one.row], texts[one.other])
+
+
+def test_punctuation_and_case_alone_give_one():
+    (found,) = find(["Is there an auto top-up, or not?"], ["is there an AUTO top up or not"])
+    assert found.similarity == 1.0
+
+
+def test_unlike_texts_are_not_near(texts):
+    assert find(texts[:150], texts[150:]) == []
+
+
+def test_the_most_similar_of_several_is_named(texts):
+    generator = random.Random(3)
+    others = [change(texts[0], 3, generator), change(texts[0], 1, generator), texts[5]]
+    (found,) = find([texts[0]], others)
+    assert found.other == 1
+
+
+def test_a_template_of_thousands_stays_quick_and_finds_partners():
+    template = "the quick brown fox jumps over the lazy dog and runs home again to sleep until"
+    texts = [f"{template} {number}" for number in range(3000)]
+    found = find(texts, texts[::-1])
+    assert len(found) == 3000
+
+
+def test_no_rows_give_nothing(texts):
+    signatures = sign(texts[:2], make_vocabulary())
+    nothing = find_near_duplicates(
+        texts[:2],
+        texts[:2],
+        signatures=signatures,
+        other_signatures=signatures,
+        rows=[],
+        other_rows=[0],
+    )
+    assert nothing == []
+
+
+def test_signatures_do_not_depend_on_the_chunk(texts):
+    """Else a text would not resemble itself in another part."""
+    vocabulary = make_vocabulary()
+    together = sign(texts, vocabulary)
+    alone = sign(texts[7:8], vocabulary)
+    np.testing.assert_array_equal(together[7], alone[0])

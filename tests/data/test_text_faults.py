@@ -1,0 +1,62 @@
+"""Damaged texts, and texts that only look odd."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertfit.data.text_faults import find_text_faults
+from bertfit.data.words import find_words
+
+
+def kinds(text):
+    return {kind for kind, faults in find_text_faults([text]).items() if faults}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("the cafÃ© is open", "mojibake"),
+        ("I donâ€™t know", "mojibake"),
+        ("Ð\u00b4Ð° is yes", "mojibake"),
+        ("it\ufffds", "replacement_characters"),
+        ("a dash \x96 here", "c1_characters"),
+        ("next\x85line", "c1_characters"),
+        ("a bell\x07", "control_characters"),
+        ("an escape \x1b[31m", "control_characters"),
+        ("deleted\x7f", "control_characters"),
+        ("one<br>two", "html_breaks"),
+        ("one<BR />two", "html_breaks"),
+        ("a <i>word</i>", "html_tags"),
+        ('<a href="x">link</a>', "html_tags"),
+        ("fish &amp; chips", "html_tags"),
+        ("it&#39;s", "html_tags"),
+    ],
+)
+def test_a_fault_is_found_and_named(text, kind):
+    assert kinds(text) == {kind}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain text, with 1 < 2 > 0 & more; <3 you",
+        "two\nlines\r\nand\ta tab",
+        "naïve café, Größe, año, NÃO, SÃO PAULO",
+        "« É » and “quotes” … – —",
+        "Это хороший фильм",
+        "这是一部好电影",
+        "good 😀👍🏽",
+        "AT&T and R&D; <break> is no tag",
+    ],
+)
+def test_what_only_looks_odd_is_no_fault(text):
+    assert kinds(text) == set()
+
+
+def test_the_first_place_is_told():
+    (fault,) = find_text_faults(["", "abc<br>def"])["html_breaks"]
+    assert (fault.row, fault.offset) == (1, 3)
+
+
+def test_words_of_scripts_without_spaces_are_characters():
+    assert find_words("好电影 Film_12") == ["好", "电", "影", "film", "12"]

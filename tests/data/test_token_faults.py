@@ -1,0 +1,80 @@
+"""Texts as a tokenizer reads them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from bertfit.data import token_faults
+from bertfit.data.dataset import Columns
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.data.readers import read_dataset
+from bertfit.data.token_faults import (
+    choose_rows,
+    count_encoded,
+    count_tokens,
+    describe_token_lengths,
+    describe_tokens,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model_dir):
+    return Tokenizer.from_file(str(tiny_model_dir / "tokenizer.json"))
+
+
+TEXTS = ["a good film", "好 电 影 film", "这 是 a film", "\u200b\u200b", "good"]
+
+
+def count(tokenizer, texts=TEXTS):
+    unknown_id = tokenizer.token_to_id("[UNK]")
+    return count_tokens(texts, tokenizer, unknown_id, rows=np.arange(len(texts)))
+
+
+def test_tokens_are_counted_without_special_ones(tokenizer):
+    counts = count(tokenizer)
+    assert counts.full_lengths.tolist() == [5, 6, 6, 2, 3]
+    assert counts.num_read.tolist() == [3, 4, 4, 0, 1]
+    assert counts.num_unknown.tolist() == [0, 3, 2, 0, 0]
+
+
+def test_encoded_texts_give_the_same_counts(tokenizer):
+    encoded = encode_texts(TEXTS, tokenizer, EncodingRule(max_length=512))
+    counts = count_encoded(encoded, tokenizer.token_to_id("[UNK]"), 2)
+    assert counts.num_unknown.tolist() == count(tokenizer).num_unknown.tolist()
+
+
+def test_texts_of_no_or_mostly_unknown_tokens_are_found(tokenizer):
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in TEXTS], Columns())
+    nothing, unknown = describe_tokens("train", rows, count(tokenizer))
+    assert (nothing.kind, nothing.count, nothing.examples[0].line) == ("no_tokens", 1, 4)
+    assert (unknown.kind, unknown.count, unknown.examples[0].line) == ("unknown_tokens", 1, 2)
+    assert unknown.examples[0].note == "3 of 4 unknown"
+    assert "another model" in unknown.advice
+
+
+def test_a_tokenizer_without_unknown_token_knows_all(tokenizer):
+    counts = count_tokens(TEXTS, tokenizer, None, rows=np.arange(5))
+    assert counts.num_unknown.sum() == 0
+
+
+def test_a_small_part_is_counted_whole():
+    sample, suspects = choose_rows(["a film", "!!", "x" * 200, "好电影", "naïve film"])
+    assert sample.tolist() == [0, 1, 2, 3, 4]
+    assert suspects.tolist() == [1, 2, 3]
+
+
+def test_of_a_large_part_a_sample_and_all_suspects_are_counted(monkeypatch):
+    monkeypatch.setattr(token_faults, "MOST_SAMPLED", 50)
+    texts = ["a good film"] * 500 + ["好电影"]
+    sample, suspects = choose_rows(texts)
+    assert len(sample) == len(set(sample.tolist())) == 50
+    assert suspects.tolist() == [500]
+    assert sample.tolist() == choose_rows(texts)[0].tolist()
+
+
+def test_lengths_are_described_at_the_usual_limits_and_at_ones_own():
+    described = describe_token_lengths(np.array([100, 130, 300, 600]), 200)
+    assert described["cut_shares"] == {"128": 0.75, "200": 0.5, "256": 0.5, "512": 0.25}
+    assert (described["median"], described["max"], described["num_counted"]) == (215.0, 600, 4)

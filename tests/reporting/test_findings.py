@@ -1,0 +1,94 @@
+"""Findings in 80 columns: leaks first, nothing of a user's text taken as markup."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from bertfit.data.findings import Example, Finding
+from bertfit.reporting.findings import brief_lines, findings_text, lengths_table
+
+LEAK = "LEAK: 1 of 10 test rows (10.0 %) seen before"
+
+
+def show(renderable) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=80).print(renderable)
+    return out.getvalue().splitlines()
+
+
+def make(severity="minor", kind="duplicates", text="[red]a film[/red]", **options):
+    example = Example(f"/very/long/{'path' * 30}/train.csv", 12, text, "as line 3")
+    values = {
+        "part": "train",
+        "count": 1,
+        "num_rows": 10,
+        "message": "1 row of train (10.0 %) repeats the text of an earlier row of train.",
+        "advice": "Keep one of each.",
+        "examples": (example,),
+    }
+    return Finding(kind=kind, severity=severity, **{**values, **options})
+
+
+PART = {
+    "num_rows": 25_000,
+    "words_median": 174.0,
+    "tokens": {
+        "num_counted": 10_000,
+        "median": 224.0,
+        "p95": 757.0,
+        "max": 3_127,
+        "cut_shares": {"128": 0.88, "200": 0.6, "256": 0.41, "512": 0.13},
+    },
+}
+
+
+def test_the_leak_line_is_the_first():
+    assert show(findings_text(LEAK, [make()]))[0].rstrip() == LEAK
+
+
+def test_every_finding_has_its_example_and_advice_under_its_severity():
+    lines = [line.strip() for line in show(findings_text(LEAK, [make("leak"), make()]))]
+    assert [line for line in lines if line.startswith(("Leaks:", "Minor:"))] == [
+        "Leaks: the test score says more than the model can",
+        "Minor: worth mending",
+    ]
+    assert "train.csv:12 (as line 3): [red]a film[/red]" in lines
+    assert "Keep one of each." in lines
+
+
+def test_nothing_is_wider_than_80_columns():
+    long = make(text="word " * 100, message="a long message " * 20, advice="do this " * 30)
+    for renderable in (findings_text(LEAK, [long]), lengths_table({"validation": PART})):
+        assert max(map(len, show(renderable))) <= 80
+
+
+def test_an_example_stays_on_one_line():
+    lines = show(findings_text(LEAK, [make(text="word " * 100)]))
+    assert sum("train.csv:12" in line for line in lines) == 1
+
+
+def test_without_findings_it_says_so():
+    lines = show(findings_text("No leak into the test set was found (9 rows).", []))
+    assert lines[1].rstrip() == "Nothing else was found either."
+
+
+def test_lengths_show_what_each_limit_cuts_and_what_was_counted():
+    text = "\n".join(show(lengths_table({"train": PART})))
+    for shown in ("25,000", "> 128", "88.0", "> 200", "> 512", "13.0", "10,000 of train"):
+        assert shown in text
+    assert "…" not in text
+
+
+def test_lengths_of_all_rows_need_no_remark():
+    part = {**PART, "tokens": {**PART["tokens"], "num_counted": 25_000}}
+    assert "drawn" not in "\n".join(show(lengths_table({"train": part})))
+
+
+def test_brief_lines_name_the_severity_and_count_the_rest():
+    lines = brief_lines([make("serious"), make(), make()], most=2)
+    assert lines[0].startswith("Serious: 1 row of train")
+    assert lines[1].startswith("1 row of train")
+    assert lines[2] == "… and 1 more finding: bertfit check shows all."
+    assert brief_lines([make()], most=2) == [make().message]

@@ -1,0 +1,189 @@
+"""`check`: what it returns, and what the gate does inside a training."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import bertfit
+from bertfit.errors import ConfigError, DataError, LeakError, ModelError
+from bertfit.evaluation.metrics import accuracy_and_macro_f1
+
+SMALL = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
+
+
+class Recorder:
+    def __init__(self):
+        self.notes, self.tasks = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.tasks.append(task)
+
+
+@pytest.fixture
+def check(tiny_model_dir):
+    return lambda *args, **options: bertfit.check(*args, model=str(tiny_model_dir), **options)
+
+
+@pytest.fixture
+def train(tiny_model_dir, tmp_path):
+    def run(data, **options):
+        options = {"model": str(tiny_model_dir), "baseline": False, **SMALL, **options}
+        result = bertfit.train(data, tmp_path / "run", **options)
+        return result, json.loads((tmp_path / "run" / "bertfit.json").read_text("utf-8"))
+
+    return run
+
+
+def leaking(make_reviews):
+    """Rows to train on, and test rows of which the last four are among them."""
+    rows = make_reviews(60)
+    return rows, [*make_reviews(20, seed=5), *rows[-4:]]
+
+
+def test_a_check_describes_every_part(check, make_reviews):
+    rows = make_reviews(60)
+    result = check(rows, validation=make_reviews(20, seed=3), test=make_reviews(30, seed=4))
+    assert {name: part["num_rows"] for name, part in result.parts.items()} == {
+        "train": 60,
+        "validation": 20,
+        "test": 30,
+    }
+    assert result.parts["train"]["tokens"]["max"] == 14
+    assert result.parts["train"]["tokens"]["cut_shares"]["128"] == 0.0
+
+
+def test_findings_of_the_tokenizer_stand_among_the_others(check, make_reviews):
+    rows = [*make_reviews(60), {"text": "好电影", "label": "pos", "movie": "x"}]
+    result = check(rows)
+    assert "unknown_tokens" in {finding.kind for finding in result.findings}
+    assert result.report.findings == result.findings
+
+
+def test_the_json_says_whether_there_are_leaks_first(check, make_reviews):
+    train, test = leaking(make_reviews)
+    value = json.loads(json.dumps(check(train, test=test).to_json()))
+    assert next(iter(value)) == "summary"
+    assert value["summary"].startswith("LEAK: 4 of 24 test rows (16.7 %) seen before")
+    assert value["num_leaked_test_rows"] == 4
+    assert value["findings"][0]["kind"] == "shared_texts"
+    assert value["findings"][0]["share"] == pytest.approx(4 / 24)
+
+
+def test_a_strict_check_refuses_leaks(check, make_reviews):
+    train, test = leaking(make_reviews)
+    with pytest.raises(LeakError, match="4 of 24 test rows"):
+        check(train, test=test, strict=True)
+
+
+def test_faults_that_stop_a_training_stop_a_check(check):
+    with pytest.raises(DataError, match="the text is empty"):
+        check([{"text": "", "label": "pos"}, {"text": "bad", "label": "neg"}])
+
+
+def test_more_tokens_than_the_model_reads_are_refused(check, make_reviews):
+    with pytest.raises(ModelError, match="reads at most 64 tokens"):
+        check(make_reviews(10), max_length=65)
+
+
+def test_a_length_out_of_range_is_refused(check, make_reviews):
+    with pytest.raises(ConfigError, match="max_length: expected a number at least 4"):
+        check(make_reviews(10), max_length=1)
+
+
+def test_progress_is_told(check, make_reviews):
+    listener = Recorder()
+    check(make_reviews(10), listener=listener)
+    assert set(listener.tasks) == {"comparing", "tokens of train"}
+
+
+def test_a_training_notes_leaks_first_and_records_findings(train, make_reviews):
+    rows, test = leaking(make_reviews)
+    listener = Recorder()
+    _, record = train(rows, test=test, listener=listener)
+    assert listener.notes[0].startswith("LEAK: 4 of 24 test rows (16.7 %) seen before")
+    findings = record["data"]["findings"]
+    assert findings[0]["severity"] == "leak"
+    assert {"kind", "part", "count", "share", "examples", "advice"} <= set(findings[0])
+    assert record["data"]["dropped"] == {"duplicates": 0, "in_other_parts": 0}
+
+
+def test_a_training_gives_the_score_without_the_leaked_rows(train, make_reviews):
+    rows, test = leaking(make_reviews)
+    result, record = train(rows, test=test)
+    stored = record["scores"]["test_without_leaks"]
+    kept = slice(0, 20)
+    evaluation = result.test.evaluation
+    expected = accuracy_and_macro_f1(
+        evaluation.predicted_ids[kept], evaluation.label_ids[kept], num_labels=2
+    )
+    assert (stored["accuracy"], stored["macro_f1"]) == pytest.approx(expected)
+    assert (stored["num_leaked"], stored["num_rows"]) == (4, 20)
+    interval = stored["intervals"]["accuracy"]
+    assert interval["low"] <= stored["accuracy"] <= interval["high"]
+    assert record["scores"]["test"]["num_rows"] == 24
+
+
+def test_without_leaks_there_is_one_score(train, make_reviews):
+    result, record = train(
+        make_reviews(60), test=[{"text": "plot was bad bad bad", "label": "neg"}]
+    )
+    assert result.test.without_leaks is None
+    assert record["scores"]["test_without_leaks"] is None
+
+
+def test_where_all_test_rows_leaked_nothing_is_left(train, make_reviews):
+    rows = make_reviews(60)
+    _, record = train(rows, test=rows[:10])
+    stored = record["scores"]["test_without_leaks"]
+    assert (stored["num_leaked"], stored["num_rows"], stored["accuracy"]) == (10, 0, None)
+
+
+def test_a_strict_training_stops_before_the_model_is_loaded(train, make_reviews, tmp_path):
+    rows, test = leaking(make_reviews)
+    with pytest.raises(LeakError) as caught:
+        train(rows, test=test, strict=True, model="no such model")
+    assert caught.value.exit_code == 8
+    assert not (tmp_path / "run").exists()
+
+
+def test_dropping_leaves_the_test_set_and_counts_what_went(train, make_reviews):
+    rows, test = leaking(make_reviews)
+    listener = Recorder()
+    result, record = train(
+        [*rows, rows[0], rows[0]], test=test, drop_duplicates=True, strict=True, listener=listener
+    )
+    assert record["data"]["dropped"] == {"duplicates": 2, "in_other_parts": 4}
+    assert result.num_train + result.num_validation == 56
+    assert record["data"]["test"]["num_rows"] == 24
+    assert listener.notes[0] == (
+        "Dropped from the training rows: 2 duplicates, and 4 rows whose text stands in "
+        "validation or test."
+    )
+    assert record["scores"]["test_without_leaks"] is None
+
+
+def test_dropping_is_recorded_as_a_setting(train, make_reviews):
+    _, record = train(make_reviews(40), drop_duplicates=True)
+    assert record["settings"]["drop_duplicates"] == {"value": True, "origin": "argument"}
+    assert record["settings"]["strict"] == {"value": False, "origin": "default"}
+
+
+def test_texts_that_the_model_cannot_read_are_recorded(train, make_reviews):
+    rows = [*make_reviews(60), *({"text": f"好电影{at}", "label": "pos"} for at in range(9))]
+    _, record = train([{"text": row["text"], "label": row["label"]} for row in rows])
+    kinds = {finding["kind"] for finding in record["data"]["findings"]}
+    assert "unknown_tokens" in kinds
+
+
+def test_without_dropping_duplicates_nothing_changes(train, make_reviews):
+    """The gate looks; it moves no row, so that runs from before can be repeated."""
+    rows = make_reviews(40)
+    result, _ = train([*rows, rows[0]])
+    assert result.num_train + result.num_validation == 41
+    assert np.isfinite(result.outcome.history.val_losses).all()
