@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from bertfit.errors import BertfitError
     from bertfit.inference.predictor import Prediction, TextClassifier
     from bertfit.workflow.checking import check
+    from bertfit.workflow.comparing import compare
     from bertfit.workflow.evaluating import evaluate
     from bertfit.workflow.importing import import_notebook
+    from bertfit.workflow.seeds import train_seeds
+    from bertfit.workflow.suspecting import find_suspects
     from bertfit.workflow.training import train
 
 __all__ = [
@@ -26,10 +29,13 @@ __all__ = [
     "TextClassifier",
     "__version__",
     "check",
+    "compare",
     "evaluate",
+    "find_suspects",
     "import_notebook",
     "prepare_imdb",
     "train",
+    "train_seeds",
 ]
 
 _HOMES = {
@@ -38,10 +44,13 @@ _HOMES = {
     "Prediction": "bertfit.inference.predictor",
     "TextClassifier": "bertfit.inference.predictor",
     "check": "bertfit.workflow.checking",
+    "compare": "bertfit.workflow.comparing",
     "evaluate": "bertfit.workflow.evaluating",
+    "find_suspects": "bertfit.workflow.suspecting",
     "import_notebook": "bertfit.workflow.importing",
     "prepare_imdb": "bertfit.data.imdb",
     "train": "bertfit.workflow.training",
+    "train_seeds": "bertfit.workflow.seeds",
 }
 
 

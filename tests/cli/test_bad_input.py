@@ -113,6 +113,37 @@ def write_damaged_threshold(folder: Path) -> None:
     (folder / "damaged" / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
 
 
+def write_two_runs(kept: str | None) -> Callable[[Path], None]:
+    """Write runs a and b that were tested on rows of their own, with these kept predictions."""
+
+    def write(folder: Path) -> None:
+        for name in ("a", "b"):
+            shutil.copytree(folder / "tiny", folder / name)
+            record = {
+                "format_version": 1,
+                "label_names": ["neg", "pos"],
+                "data": {"test": {"source": f"{name}.csv", "fingerprint": name}},
+            }
+            (folder / name / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+            if kept is not None:
+                path = folder / name / "test_predictions.jsonl"
+                path.write_text(kept, encoding="utf-8")
+
+    return write
+
+
+KEPT_ROW = json.dumps(
+    {
+        "line": 2,
+        "group": None,
+        "label": "pos",
+        "probabilities": [0.4, 0.6],
+        "num_tokens": 3,
+        "truncated": False,
+    }
+)
+
+
 def write_newer_run(folder: Path) -> None:
     shutil.copytree(folder / "tiny", folder / "newer")
     (folder / "newer" / "bertfit.json").write_text('{"format_version": 99}', encoding="utf-8")
@@ -444,6 +475,80 @@ CASES = [
     Case("a notebook's folder without weights", "import tiny --output run", 4, "model.pth"),
     Case("weights that would run code", "import nb --output run", 4, "run code", write_pickle),
     Case("a model to look at that is not there", "inspect ./nothing", 4, "does not exist"),
+    setting_case("a single seed", "--seeds 1", "at least 2, got 1"),
+    Case("a comparison with a run that is not there", "compare tiny none", 5, "not a complete run"),
+    Case(
+        "runs that were tested on different rows",
+        "compare a b",
+        5,
+        "tested on different rows",
+        write_two_runs(KEPT_ROW),
+    ),
+    Case(
+        "runs that kept no test predictions",
+        "compare a b",
+        5,
+        "keeps no such predictions",
+        write_two_runs(None),
+    ),
+    Case(
+        "kept predictions that are damaged",
+        "compare a b",
+        5,
+        "test_predictions.jsonl:2: the line is not JSON",
+        write_two_runs(KEPT_ROW + "\n{"),
+    ),
+    Case(
+        "kept probabilities that are none",
+        "compare a b",
+        5,
+        "that sum to 1",
+        write_two_runs(KEPT_ROW.replace("0.6", "0.9")),
+    ),
+    Case(
+        "a column of slices misspelt",
+        "evaluate tiny bad.csv --slice kindd",
+        3,
+        "Did you mean 'kind'?",
+        text("bad.csv", "text,label,kind\ngood,LABEL_0,a\nbad,LABEL_1,b\n"),
+    ),
+    Case("suspects by one fold", "suspects good.csv --folds 1", 2, "at least 2 folds", good),
+    Case(
+        "suspects by a run and by folds",
+        "suspects good.csv --with tiny --folds 3",
+        2,
+        "give one of them",
+        good,
+    ),
+    Case(
+        "suspects by more folds than texts",
+        "suspects good.csv --folds 5",
+        3,
+        "Ask for fewer --folds.",
+        good,
+    ),
+    Case(
+        "suspects by a run that is not there",
+        "suspects good.csv --with none",
+        5,
+        "does not exist",
+        good,
+    ),
+    Case(
+        "suspects to an unknown kind of file",
+        "suspects good.csv --output o.xlsx",
+        2,
+        ".csv",
+        good,
+    ),
+    Case(
+        "suspects to a file that was perhaps edited",
+        "suspects good.csv --output good.csv",
+        2,
+        "may have been edited",
+        good,
+    ),
+    Case("suspects of a file that is not there", "suspects no.csv", 3, "no such file"),
 ]
 
 

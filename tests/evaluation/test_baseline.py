@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
 import pytest
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation import lexical
+from bertfit.evaluation import lexical, ngrams
 from bertfit.evaluation.baseline import (
     BASELINE_NAME,
     MAJORITY_NAME,
+    NAIVE_BAYES_NAME,
     _choose_rows,
-    compare_with_baseline,
     fit_baseline,
-    majority_accuracy,
-    run_baseline,
+    predict_with_baselines,
+    run_baselines,
 )
 
 TEXTS = ["a good film", "a bad film", "good plot and good acting", "bad plot", "good", "bad"]
 LABEL_IDS = [1, 0, 1, 0, 1, 0]
-
-
-def as_probabilities(predicted_ids: np.ndarray, num_labels: int = 2) -> np.ndarray:
-    return np.eye(num_labels)[predicted_ids] * 0.8 + 0.2 / num_labels
 
 
 def test_baseline_learns_the_words_that_tell() -> None:
@@ -102,14 +99,14 @@ def test_a_fit_that_stops_early_is_noted_and_not_warned_of(
 
 
 def test_rare_ngrams_are_dropped_from_many_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lexical, "MIN_ROWS_FOR_PRUNING", 6)
+    monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 6)
     baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
-    assert baseline.vectorizer is not None
-    assert "acting" not in baseline.vectorizer.vocabulary_
+    assert baseline.counter is not None
+    assert "acting" not in baseline.counter.columns
 
 
 def test_pruning_that_leaves_nothing_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lexical, "MIN_ROWS_FOR_PRUNING", 1)
+    monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 1)
     baseline = fit_baseline(["one", "two"], [0, 1], num_labels=2, seed=0)
     assert baseline.name == BASELINE_NAME
     assert baseline.note is None
@@ -132,11 +129,141 @@ def test_the_same_seed_cuts_the_same_rows() -> None:
     assert first != _choose_rows(label_ids, 20, seed=5).tolist()
 
 
-def test_a_run_gives_probabilities_and_seconds() -> None:
-    result = run_baseline(TEXTS, LABEL_IDS, test_texts=["good"], num_labels=2, seed=0, max_rows=4)
-    assert result.name == BASELINE_NAME
-    assert result.probabilities.shape == (1, 2)
-    assert result.seconds > 0
+@pytest.fixture(scope="module")
+def results():
+    """All baselines on texts whose second half of rows only pairs of words can tell."""
+    texts = ["not good at all", "not bad at all", "good", "bad", "so good", "so bad"] * 20
+    label_ids = [0, 1, 1, 0, 1, 0] * 20
+    return run_baselines(
+        (texts, label_ids),
+        (texts[:30], label_ids[:30]),
+        test=(texts[:12], label_ids[:12]),
+        label_names=["neg", "pos"],
+        seed=0,
+    )
+
+
+def test_every_baseline_is_scored_on_validation_and_test(results) -> None:
+    assert {one.name for one in results.results} == {BASELINE_NAME, NAIVE_BAYES_NAME, MAJORITY_NAME}
+    for one in results.results:
+        assert one.validation.num_rows == 30
+        assert one.test.num_rows == 12
+        assert one.test_probabilities.shape == (12, 2)
+        assert one.test_probabilities.sum(axis=1) == pytest.approx(np.ones(12))
+
+
+def test_the_best_on_validation_stands_first(results) -> None:
+    accuracies = [one.validation.accuracy for one in results.results]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert results.best.test.accuracy == 1.0
+    assert results.results[-1].name == MAJORITY_NAME
+    assert results.results[-1].test.accuracy == 0.5
+
+
+def test_what_was_tuned_is_told(results) -> None:
+    by_name = {one.name: one for one in results.results}
+    assert by_name[NAIVE_BAYES_NAME].settings["C"] in lexical.INVERSE_REGULARIZATIONS
+    assert set(by_name[BASELINE_NAME].settings) == {"C", "character_weight"}
+    assert by_name[MAJORITY_NAME].settings == {}
+
+
+def test_results_can_be_written_as_json(results) -> None:
+    value = json.loads(json.dumps(results.to_json()))
+    assert value["best"] == value["baselines"][0]["name"] == results.best.name
+    assert value["baselines"][0]["test"]["accuracy"] == 1.0
+
+
+def test_the_test_rows_choose_nothing() -> None:
+    rows = (TEXTS * 5, LABEL_IDS * 5)
+    names = ["neg", "pos"]
+    wrong = (TEXTS, [1 - label_id for label_id in LABEL_IDS])
+    runs = [
+        run_baselines(rows, rows, test=test, label_names=names, seed=0)
+        for test in (rows, wrong, None)
+    ]
+    chosen = {(run.best.name, tuple(run.best.settings.items())) for run in runs}
+    assert len(chosen) == 1
+    assert runs[2].best.test is None
+    assert runs[1].best.test.accuracy == 0.0
+
+
+def test_three_classes_and_one_without_rows() -> None:
+    texts, label_ids = ["red rose", "blue sky", "green grass"] * 10, [0, 2, 3] * 10
+    results = run_baselines(
+        (texts, label_ids),
+        (texts[:6], label_ids[:6]),
+        test=(texts, label_ids),
+        label_names=["a", "b", "c", "d"],
+        seed=0,
+    )
+    for one in results.results:
+        assert (one.test_probabilities[:, 1] == 0).all()
+        if one.name != MAJORITY_NAME:
+            assert one.test.accuracy == 1.0
+
+
+def test_misspelt_words_are_known_by_their_characters() -> None:
+    texts = [f"{word} {filler}" for word in ("wonderful", "terrible") for filler in "abcdefghij"]
+    label_ids = [1] * 10 + [0] * 10
+    misspelt = ["wonderfulx", "terriblex", "xwonderful", "xterrible"]
+    results = run_baselines(
+        (texts, label_ids),
+        (misspelt, [1, 0, 1, 0]),
+        test=(misspelt, [1, 0, 1, 0]),
+        label_names=["neg", "pos"],
+        seed=0,
+    )
+    tfidf = next(one for one in results.results if one.name == BASELINE_NAME)
+    assert tfidf.settings["character_weight"] > 0
+    assert tfidf.test.accuracy == 1.0
+
+
+def test_nothing_to_learn_leaves_the_majority_class_with_the_reason() -> None:
+    results = run_baselines(
+        (["", " "], [0, 1]), (["a"], [1]), test=None, label_names=["neg", "pos"], seed=0
+    )
+    assert [(one.name, one.note) for one in results.results] == [
+        (MAJORITY_NAME, "the texts are empty")
+    ]
+
+
+def test_many_rows_are_cut_and_the_cut_is_noted() -> None:
+    rows = (TEXTS * 5, LABEL_IDS * 5)
+    results = run_baselines(rows, rows, test=None, label_names=["neg", "pos"], seed=0, max_rows=10)
+    assert {one.note for one in results.results} == {None, "fitted on 10 of 30 rows"}
+
+
+def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
+    (whole,) = predict_with_baselines([baseline], TEXTS)
+    monkeypatch.setattr("bertfit.evaluation.baseline._CHUNK_SIZE", 2)
+    (pieces,) = predict_with_baselines([baseline], TEXTS)
+    np.testing.assert_allclose(whole, pieces)
+
+
+@pytest.mark.slow
+def test_imdb_gives_the_published_accuracy(data_dir) -> None:
+    """Wang & Manning report 91.2 % for NB-SVM with pairs of words on the whole training set."""
+    train, test = (read_imdb(data_dir, part) for part in ("train", "test"))
+    order = np.random.default_rng(0).permutation(25_000)
+    held_out, rest = order[:2500], order[2500:]
+    results = run_baselines(
+        ([train[0][row] for row in rest], train[1][rest]),
+        ([train[0][row] for row in held_out], train[1][held_out]),
+        test=test,
+        label_names=["neg", "pos"],
+        seed=0,
+    )
+    accuracies = {one.name: one.test.accuracy for one in results.results}
+    assert accuracies[NAIVE_BAYES_NAME] == pytest.approx(0.917, abs=0.005)
+    assert accuracies[BASELINE_NAME] == pytest.approx(0.907, abs=0.006)
+    assert accuracies[MAJORITY_NAME] == 0.5
+
+
+def read_imdb(data_dir, part: str) -> tuple[list[str], np.ndarray]:
+    with gzip.open(data_dir / "imdb" / f"imdb_{part}_raw.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [row["text"] for row in rows], np.array([int(row["label"] == "pos") for row in rows])
 
 
 @pytest.mark.parametrize(
@@ -157,53 +284,3 @@ def test_wrong_training_rows_are_refused(
 def test_a_cut_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected max_rows of at least 1, got 0"):
         fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0, max_rows=0)
-
-
-def test_majority_accuracy_is_the_largest_share() -> None:
-    assert majority_accuracy([2, 2, 0, 1]) == 0.5
-    with pytest.raises(DataError, match="expected at least one row"):
-        majority_accuracy([])
-
-
-def test_a_better_model_beats_the_baseline_in_words() -> None:
-    label_ids = np.arange(1000) % 2
-    good = np.where(np.arange(1000) % 10 == 0, 1 - label_ids, label_ids)
-    bad = np.where(np.arange(1000) % 5 == 0, 1 - label_ids, label_ids)
-    comparison = compare_with_baseline(as_probabilities(good), as_probabilities(bad), label_ids)
-    assert comparison.difference == pytest.approx(0.1)
-    assert comparison.p_value < 1e-6
-    assert comparison.verdict.startswith(
-        "The model beats TF-IDF + logistic regression by 10.0 points (95 % interval "
-    )
-    reverse = compare_with_baseline(as_probabilities(bad), as_probabilities(good), label_ids)
-    assert reverse.verdict.startswith(
-        "The model LOSES to TF-IDF + logistic regression by 10.0 points (95 % interval "
-    )
-    assert "use the baseline, or give the model more text" in reverse.verdict
-    span = reverse.verdict.partition("interval ")[2].partition(")")[0]
-    assert span == comparison.verdict.partition("interval ")[2].partition(")")[0]
-    assert json.loads(json.dumps(comparison.to_json()))["interval"]["low"] > 0
-
-
-def test_three_rows_never_tell_models_apart() -> None:
-    """The bootstrap of three equal differences has no width; the exact test knows better."""
-    right, wrong = as_probabilities(np.ones(3, dtype=int)), as_probabilities(np.zeros(3, dtype=int))
-    comparison = compare_with_baseline(right, wrong, [1, 1, 1], baseline_name="the majority")
-    assert comparison.verdict == (
-        "The model and the majority cannot be told apart on these rows: the difference is "
-        "+100.0 points (95 % interval 100.0 to 100.0)."
-    )
-
-
-def test_groups_can_take_the_certainty_away() -> None:
-    """Forty reviews of two movies, one of which the model alone gets right, are two rows' worth."""
-    label_ids, groups = np.ones(40, dtype=int), np.repeat(["one", "two"], 20)
-    model, baseline = as_probabilities(label_ids), as_probabilities((groups == "one").astype(int))
-    assert "beats" in compare_with_baseline(model, baseline, label_ids).verdict
-    grouped = compare_with_baseline(model, baseline, label_ids, groups=groups)
-    assert "cannot be told apart" in grouped.verdict
-
-
-def test_probabilities_and_labels_must_be_of_the_same_rows() -> None:
-    with pytest.raises(DataError, match=r"got shapes \(2, 2\) and \(3,\)"):
-        compare_with_baseline(np.eye(2), np.eye(2), [0, 1, 1])

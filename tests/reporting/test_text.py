@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
-from bertfit.evaluation.baseline import compare_with_baseline
+from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.intervals import Interval, bootstrap_intervals
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.reporting.text import (
@@ -171,8 +171,11 @@ def test_an_empty_history_has_no_rows() -> None:
 
 def test_a_comparison_ends_with_its_verdict() -> None:
     probabilities = np.tile([0.2, 0.8], (10, 1))
-    comparison = compare_with_baseline(probabilities, probabilities, [1] * 10, num_resamples=10)
-    table = comparison_table(comparison, model_name="[mine]", majority_accuracy=1.0)
+    comparison = compare_with_baseline(
+        probabilities, probabilities, [1] * 10, baseline_name="NB-SVM", num_resamples=10
+    )
+    others = {"majority class": 1.0}
+    table = comparison_table(comparison, model_name="[mine]", other_accuracies=others)
     text = render(table)
     assert text.endswith(comparison.verdict)
     assert "[mine]" in text

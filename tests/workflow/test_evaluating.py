@@ -140,3 +140,55 @@ def test_a_plain_model_folder_can_be_evaluated(run, rows, tmp_path):
         if path.name != "bertfit.json":
             (plain / path.name).write_bytes(path.read_bytes())
     assert bertfit.evaluate(plain, rows).scores.num_rows == 30
+
+
+def test_slices_are_cut_by_length_truncation_label_and_group(run, rows):
+    evaluation = bertfit.evaluate(run, rows * 3, columns=Columns(group="movie"))
+    by = {one.by for one in evaluation.slices.slices}
+    assert by == {"tokens", "truncated", "label", "group"}
+    labels = {one.value: one.num_rows for one in evaluation.slices.slices if one.by == "label"}
+    assert labels == {"neg": 45, "pos": 45}
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_slices_can_be_cut_by_any_column(run, rows, write_csv, tmp_path, as_file):
+    """A bad row in between does not shift the values to other rows."""
+    data = [{**row, "kind": "ab"[at % 2], "year": 1990 + at} for at, row in enumerate(rows)]
+    data.insert(5, {**data[0], "text": "", "kind": "odd"})
+    if as_file:
+        data = write_csv(tmp_path / "test.csv", data)
+    found = bertfit.evaluate(run, data, slice_columns=["kind", "year"], on_bad_row="skip")
+    kinds = {one.value: one for one in found.slices.slices if one.by == "kind"}
+    assert {value: one.num_rows for value, one in kinds.items()} == {"a": 15, "b": 15}
+    right = found.predicted_ids == found.label_ids
+    assert kinds["b"].num_right == int(right[1::2].sum())
+    assert found.slices.num_too_small >= 5  # years fall into bins of six rows
+
+
+def test_a_column_of_slices_that_is_not_there_is_named(run, rows):
+    with pytest.raises(DataError, match=r"no column 'moovie': columns are .*Did you mean 'movie'"):
+        bertfit.evaluate(run, rows, slice_columns=["moovie"])
+
+
+def test_the_worst_errors_are_those_of_which_the_model_is_surest(run, rows):
+    turned = [{**row, "label": "pos" if row["label"] == "neg" else "neg"} for row in rows]
+    evaluation = bertfit.evaluate(run, turned)
+    errors = evaluation.worst_errors(5)
+    assert len(errors) == 5
+    sure = [one.confidence for one in errors]
+    assert sure == sorted(sure, reverse=True)
+    wrong = evaluation.predicted_ids != evaluation.label_ids
+    assert sure[0] == pytest.approx(evaluation.probabilities[wrong].max())
+    for one in errors:
+        assert one.label == turned[one.line - 1]["label"] != one.predicted
+        assert one.text == turned[one.line - 1]["text"]
+
+
+def test_what_is_kept_of_an_evaluation_has_no_text(evaluation, rows):
+    kept = evaluation.kept()
+    assert len(kept) == 30
+    assert list(kept.lines) == list(range(1, 31))
+    assert kept.known_groups is None
+    lengths = [2 + len(row["text"].split()) for row in rows]
+    assert kept.num_tokens.tolist() == lengths
+    assert kept.is_truncated.tolist() == [length > 10 for length in lengths]

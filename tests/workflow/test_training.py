@@ -14,6 +14,7 @@ import bertfit
 from bertfit import TextClassifier
 from bertfit.config import resolve_settings
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
+from bertfit.evaluation.predictions import read_predictions
 from bertfit.training import loop, trainer
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
@@ -84,14 +85,17 @@ def fail_at_step(monkeypatch, failing_step):
 
 def test_a_run_is_a_model_folder_with_its_records(finished):
     assert names_in(finished[0].run) == {
+        "baselines.json",
         "bertfit.json",
         "config.json",
         "metrics.json",
         "model.safetensors",
+        "test_predictions.jsonl",
         "tokenizer.json",
         "tokenizer_config.json",
         "train.log",
         "training_history.json",
+        "validation_predictions.jsonl",
     }
 
 
@@ -467,14 +471,50 @@ def test_a_second_interruption_leaves_the_old_run(train, tmp_path):
     assert names_in(tmp_path) == {"run"}
 
 
-@pytest.mark.parametrize(("task", "done"), [("scoring", 10), ("baseline", 0)])
-def test_an_interruption_while_testing_keeps_the_model(train, tmp_path, make_reviews, task, done):
+@pytest.mark.parametrize(
+    ("task", "done", "message"),
+    [
+        ("scoring", 10, "the test rows were not scored; bertfit evaluate does that."),
+        ("baselines", 0, "the baselines were not fitted."),
+    ],
+)
+def test_an_interruption_while_judging_keeps_the_model(
+    train, tmp_path, make_reviews, task, done, message
+):
     listener = interrupt_at(task, done)
     train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, listener=listener)
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
-    assert listener.notes[-1] == (
-        "Interrupted: the test rows were not scored; bertfit evaluate does that."
-    )
+    assert listener.notes[-1] == f"Interrupted: {message}"
+
+
+def test_what_was_scored_before_an_interruption_is_kept(train, tmp_path, make_reviews):
+    listener = interrupt_at("baselines", 0)
+    result = train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, listener=listener)
+    assert result.test.comparison is None
+    assert result.baselines is None
+    assert {"test_predictions.jsonl", "validation_predictions.jsonl"} <= names_in(tmp_path / "run")
+
+
+def test_every_run_keeps_predictions_and_baselines(finished, record):
+    run = finished[0].run
+    kept = read_predictions(run / "test_predictions.jsonl", record["label_names"])
+    np.testing.assert_array_equal(kept.probabilities, finished[0].test.evaluation.probabilities)
+    validation = read_predictions(run / "validation_predictions.jsonl", record["label_names"])
+    assert len(validation) == 6
+    hits = (validation.probabilities.argmax(axis=1) == validation.label_ids).mean()
+    assert hits == pytest.approx(record["scores"]["validation"]["accuracy"])
+    baselines = json.loads((run / "baselines.json").read_text(encoding="utf-8"))
+    names = {entry["name"] for entry in baselines["baselines"]}
+    assert names == {"majority class", "TF-IDF + logistic regression", "NB-SVM"}
+    assert baselines["best"] == record["scores"]["comparison"]["baseline_name"]
+    assert all(entry["test"]["num_rows"] == 30 for entry in baselines["baselines"])
+
+
+def test_without_test_rows_the_baselines_are_scored_on_validation(train, tmp_path):
+    result = train(tmp_path / "run", epochs=1)
+    assert result.baselines.best.test is None
+    baselines = json.loads((tmp_path / "run" / "baselines.json").read_text(encoding="utf-8"))
+    assert {entry["test"] for entry in baselines["baselines"]} == {None}
 
 
 @pytest.mark.parametrize(

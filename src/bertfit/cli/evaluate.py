@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,15 @@ from bertfit.cli.options import (
 def evaluate(
     run: Run,
     data: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled rows.")],
+    slices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slice", metavar="COLUMN", help="Also judge slices by this column; repeatable."
+        ),
+    ] = None,
+    errors: Annotated[
+        int, typer.Option(min=0, help="Show this many wrong rows with their texts.")
+    ] = 0,
     as_json: Json = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -31,7 +41,7 @@ def evaluate(
     dtype: Dtype = None,
 ) -> None:
     """Say how good a run is on labelled rows, with 95 % intervals."""
-    from bertfit.cli.results import print_json, show_evaluation
+    from bertfit.cli.results import print_json, show_evaluation, show_weaknesses
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns
     from bertfit.workflow.evaluating import evaluate as run_evaluation
@@ -41,12 +51,15 @@ def evaluate(
             run,
             data,
             columns=Columns(text=text_column, label=label_column, group=group_column),
+            slice_columns=slices or (),
             on_bad_row=on_bad_row or "error",
             device=device or "auto",
             dtype=dtype,
             listener=terminal,
         )
     if as_json:
-        print_json(evaluation.to_json())
-    else:
-        show_evaluation(console, evaluation, title=str(data))
+        worst = [asdict(row) for row in evaluation.worst_errors(errors)]
+        print_json(evaluation.to_json() | ({"errors": worst} if errors else {}))
+        return
+    show_evaluation(console, evaluation, title=str(data))
+    show_weaknesses(console, evaluation, num_errors=errors)

@@ -51,6 +51,10 @@ TruncationOption = Annotated[
     typer.Option("--truncation", help="head, tail or head+tail of longer texts."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(help="Train this many times, seed by seed, and keep the best on validation."),
+]
 Model = Annotated[str | None, typer.Option(help="Hub name, local folder, or embedded (default).")]
 Recipe = Annotated[str, typer.Option(help="default or notebook.")]
 Validation = Annotated[Path | None, typer.Option(help="Rows that choose the epoch to keep.")]
@@ -65,7 +69,7 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting; see bertfit settings."),
 ]
-Baseline = Annotated[bool, typer.Option(help="Fit a TF-IDF baseline on the same rows for --test.")]
+Baseline = Annotated[bool, typer.Option(help="Fit lexical baselines on the same rows.")]
 Output = Annotated[Path, typer.Option(help="Folder of the run to make.")]
 TrainFile = Annotated[
     Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSONL (each also .gz) or Parquet.")

@@ -7,7 +7,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from bertfit.evaluation.baseline import majority_accuracy
+from bertfit.reporting.comparison import (
+    error_table,
+    seed_table,
+    slice_table,
+    suspect_table,
+)
 from bertfit.reporting.confidence import (
     confidence_table,
     describe_calibration,
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from bertfit.data.imdb import ImdbCounts
     from bertfit.workflow.evaluating import Evaluation
     from bertfit.workflow.gating import LeakFreeScores
+    from bertfit.workflow.suspecting import SuspectReport
     from bertfit.workflow.training import TrainResult
 
 
@@ -42,6 +48,9 @@ def show_training(console: Console, result: TrainResult) -> None:
     """Show the epochs, the choice, the test scores, and what can be done next."""
     outcome = result.outcome
     console.print()
+    if result.seeds is not None:
+        console.print(seed_table(result.seeds))
+        console.print()
     history = dataclasses.asdict(outcome.history)
     console.print(epoch_table(history, best_epoch=outcome.best_epoch + 1))
     if result.test is not None:
@@ -49,9 +58,10 @@ def show_training(console: Console, result: TrainResult) -> None:
         show_evaluation(console, result.test.evaluation, title="Test")
         if result.test.without_leaks is not None:
             _show_without_leaks(console, result.test.without_leaks)
-        if result.test.comparison is not None:
-            most_common = majority_accuracy(result.test.evaluation.label_ids)
-            console.print(comparison_table(result.test.comparison, majority_accuracy=most_common))
+        if result.test.comparison is not None and result.baselines is not None:
+            others = {one.name: one.test.accuracy for one in result.baselines.results if one.test}
+            others.pop(result.test.comparison.baseline_name)
+            console.print(comparison_table(result.test.comparison, other_accuracies=others))
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     for command in (
@@ -91,6 +101,36 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
         console.print(f"Skipped {len(evaluation.skipped):,} bad rows:", style="yellow")
         for fault in evaluation.skipped[:20]:
             console.print(f"  {fault}", markup=False, soft_wrap=True)
+
+
+def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int) -> None:
+    """Show the worst slices, and errors with their texts."""
+    console.print()
+    console.print(slice_table(evaluation.slices))
+    if num_errors:
+        errors = [dataclasses.asdict(row) for row in evaluation.worst_errors(num_errors)]
+        console.print()
+        console.print(error_table(errors) if errors else "No row is wrong.")
+
+
+def show_suspects(
+    console: Console, report: SuspectReport, *, top: int, output: Path | None
+) -> None:
+    """Show the first suspects with their texts, how many there are, and where they were written."""
+    shown = [dataclasses.asdict(one) for one in report.suspects[:top]]
+    console.print(suspect_table(shown, num_rows=report.num_rows))
+    summary = (
+        f"{report.num_wrong:,} of {report.num_rows:,} labels look wrong; "
+        f"{len(report.suspects) - report.num_wrong:,} more rows are only predicted otherwise. "
+        f"Judged by {report.judged_by}."
+    )
+    told = [summary]
+    if report.unjudged_labels:
+        labels = ", ".join(report.unjudged_labels[:10])
+        told.append(f"Not judged, as no other row bears them: {labels}.")
+    console.print("\n".join(told), markup=False)
+    if output is not None:
+        console.print(f"All suspects are in {output}.", markup=False, soft_wrap=True)
 
 
 def _describe_intervals(evaluation: Evaluation) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import typer
 
 from bertfit.cli import options
@@ -22,6 +24,7 @@ def train(
     max_length: options.MaxLength = None,
     truncation: options.TruncationOption = None,
     seed: options.Seed = None,
+    seeds: options.Seeds = None,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     group_column: options.GroupColumn = None,
@@ -47,10 +50,12 @@ def train(
     from bertfit.cli.results import print_json, show_training
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.run_directory import read_record
+    from bertfit.workflow.seeds import train_seeds
     from bertfit.workflow.training import train as run_training
 
+    run = run_training if seeds is None else functools.partial(train_seeds, num_seeds=seeds)
     with Terminal(error_console if as_json else console) as terminal:
-        result = run_training(
+        result = run(
             data,
             output,
             validation=validation,

@@ -1,33 +1,42 @@
-"""The lexical baseline: what word counts alone reach, so that an encoder must earn its cost.
+"""The lexical baselines: what word counts alone reach, so that an encoder must earn its cost.
 
-Owns the baselines (n-grams with logistic regression, the majority class) and the verdict on a
-model beside them. Does not know encoders: a model comes as an array of probabilities.
+Owns which baselines there are (the majority class, TF-IDF with logistic regression, NB-SVM) and the
+choice of the best one by validation. The verdict on a model beside it is in comparison.py.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation.intervals import (
-    Interval,
-    mcnemar_p_value,
-    paired_difference_interval,
+from bertfit.evaluation.lexical import (
+    MAX_ITERATIONS,
+    LabelledCounts,
+    Lexical,
+    fit_naive_bayes,
+    fit_tfidf,
 )
-from bertfit.evaluation.lexical import MAX_ITERATIONS, fit_classifier, vectorize
+from bertfit.evaluation.metrics import Scores, score
+from bertfit.evaluation.ngrams import SHORT_ORDER, Counts, NgramCounter, learn_ngrams
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
 
 BASELINE_NAME = "TF-IDF + logistic regression"
+NAIVE_BAYES_NAME = "NB-SVM"
 MAJORITY_NAME = "majority class"
+MAX_ROWS = 100_000
+"""More training rows than this are sampled down: n-grams gain little beyond, and cost memory."""
+MAX_CLASSES_OF_NAIVE_BAYES = 200
+"""NB-SVM fits a classifier for each class; with more classes it is left out."""
+
+_CHUNK_SIZE = 8192
+"""Texts counted at once while scoring; bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,54 +46,72 @@ class LexicalBaseline:
     name: str
     class_shares: NDArray[np.float64]
     """Share of each class among the training rows, (C,)."""
-    vectorizer: TfidfVectorizer | None = None
-    classifier: LogisticRegression | None = None
+    counter: NgramCounter | None = None
+    classifier: Lexical | None = None
     """None where nothing could be learned; the class shares are then the answer."""
     note: str | None = None
     """What was not done as usual, in words for the reader; None where all was."""
+    seconds: float = 0.0
+    """Wall-clock time of the fit, counting of n-grams left out."""
 
     def predict_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return (n, C) probabilities; a class that no training row had gets zero."""
-        num_labels = len(self.class_shares)
-        if self.vectorizer is None or self.classifier is None or len(texts) == 0:
-            return np.tile(self.class_shares, (len(texts), 1))
-        probabilities = np.zeros((len(texts), num_labels))
-        learned = self.classifier.predict_proba(self.vectorizer.transform(texts))
-        probabilities[:, self.classifier.classes_] = learned
-        return probabilities
+        return predict_with_baselines([self], texts)[0]
+
+    def settings(self) -> Mapping[str, float]:
+        """Return what was tuned, by name."""
+        return {} if self.classifier is None else self.classifier.settings
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineResult:
-    """What a baseline said of the test rows."""
+    """What a baseline said of the validation and the test rows."""
 
     name: str
-    probabilities: NDArray[np.float64]
-    """(n_test, C), rows in the order of the texts, columns in the order of label ids."""
+    settings: Mapping[str, float]
+    note: str | None
     seconds: float
-    """Wall-clock time of fitting and scoring."""
-    note: str | None = None
+    """Of the fit."""
+    validation: Scores
+    test: Scores | None
+    """None where there are no test rows."""
+    test_probabilities: NDArray[np.float64] | None = field(repr=False)
+    """(n_test, C), rows in the order of the texts, columns in the order of label ids."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the name, settings and headline scores as plain values."""
+        return {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "note": self.note,
+            "seconds": round(self.seconds, 1),
+            "validation": _headline(self.validation),
+            "test": None if self.test is None else _headline(self.test),
+        }
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """How a model stands to the baseline on the same rows."""
+class BaselineResults:
+    """All baselines on the same rows."""
 
-    baseline_name: str
-    model_accuracy: float
-    baseline_accuracy: float
-    difference: float
-    """Accuracy of the model less that of the baseline, in [-1, 1]."""
-    interval: Interval
-    """Of the difference."""
-    p_value: float
-    """Exact McNemar test, rows taken as independent."""
-    verdict: str
-    """One sentence, ready to print."""
+    results: tuple[BaselineResult, ...]
+    """The best on validation first."""
+    seconds: float
+    """Wall-clock time of counting, fitting, tuning and scoring."""
+
+    @property
+    def best(self) -> BaselineResult:
+        """The baseline of the highest validation accuracy; equal ones by their log loss."""
+        return self.results[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers, strings and dicts."""
-        return asdict(self)
+        """Return what baselines.json holds."""
+        return {
+            "best": self.best.name,
+            "chosen_by": "validation accuracy",
+            "seconds": round(self.seconds, 1),
+            "baselines": [result.to_json() for result in self.results],
+        }
 
 
 def fit_baseline(
@@ -93,9 +120,9 @@ def fit_baseline(
     *,
     num_labels: int,
     seed: int,
-    max_rows: int | None = None,
+    max_rows: int | None = MAX_ROWS,
 ) -> LexicalBaseline:
-    """Fit TF-IDF of word 1- and 2-grams with logistic regression, on one core.
+    """Fit TF-IDF of word 1- and 2-grams with logistic regression, untuned, on one core.
 
     Where the texts hold no words, character n-grams take their place; where they hold no
     characters either, or only one class has rows, the class shares do. `note` then says so.
@@ -110,164 +137,180 @@ def fit_baseline(
     Raises:
         ConfigError: `max_rows` is below 1.
         DataError: There are no rows, or not one label per text, or an id is out of range.
-
-    Source:
-        Wang & Manning 2012, "Baselines and Bigrams" (why bigrams); Manning, Raghavan & Schütze
-        2008, section 6.4.1 (sublinear term frequency).
     """
-    label_ids = _check_label_ids(label_ids, len(texts), num_labels=num_labels)
-    chosen = _choose_rows(label_ids, max_rows, seed=seed)
-    texts, label_ids = [texts[row] for row in chosen], label_ids[chosen]
-    class_shares = np.bincount(label_ids, minlength=num_labels) / len(label_ids)
-    if np.count_nonzero(class_shares) == 1:
-        return LexicalBaseline(MAJORITY_NAME, class_shares, note="the training rows hold one class")
-    vectorizer, features, note = vectorize(texts)
-    if vectorizer is None or features is None:
-        return LexicalBaseline(MAJORITY_NAME, class_shares, note=note)
-    classifier, converged = fit_classifier(features, label_ids)
-    if not converged:
-        notes = [note, f"the fit was stopped after {MAX_ITERATIONS} iterations"]
-        note = "; ".join(part for part in notes if part)
-    return LexicalBaseline(BASELINE_NAME, class_shares, vectorizer, classifier, note)
+    rows = _check_rows(texts, label_ids, num_labels=num_labels)
+    texts, label_ids, note = _cut_rows(*rows, max_rows=max_rows, seed=seed)
+    shares = _share_classes(label_ids, num_labels)
+    counter = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
+    obstacle = _find_obstacle(counter, shares)
+    if obstacle is not None:
+        return LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
+    train = (counter.count(texts), label_ids)
+    return _fit(BASELINE_NAME, fit_tfidf, counter, (train, None), shares, note)
 
 
-def run_baseline(
-    texts: Sequence[str],
-    label_ids: ArrayLike,
+def run_baselines(
+    train: tuple[Sequence[str], ArrayLike],
+    validation: tuple[Sequence[str], ArrayLike],
     *,
-    test_texts: Sequence[str],
-    num_labels: int,
+    test: tuple[Sequence[str], ArrayLike] | None,
+    label_names: Sequence[str],
     seed: int,
-    max_rows: int | None = None,
-) -> BaselineResult:
-    """Fit the baseline, score `test_texts` with it, and say how long both took.
+    max_rows: int | None = MAX_ROWS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> BaselineResults:
+    """Fit all baselines, tune them on the validation rows, and score all rows with them.
 
-    Raises:
-        ConfigError: As in `fit_baseline`.
-        DataError: As in `fit_baseline`.
-    """
-    start = time.perf_counter()
-    baseline = fit_baseline(texts, label_ids, num_labels=num_labels, seed=seed, max_rows=max_rows)
-    probabilities = baseline.predict_probabilities(test_texts)
-    seconds = time.perf_counter() - start
-    return BaselineResult(baseline.name, probabilities, seconds, baseline.note)
-
-
-def majority_accuracy(label_ids: ArrayLike) -> float:
-    """Return the accuracy of always naming the class that occurs most often in these rows.
-
-    Raises:
-        DataError: There are no rows.
-
-    Example:
-        >>> majority_accuracy([0, 1, 1, 1])
-        0.75
-    """
-    label_ids = np.asarray(label_ids)
-    if label_ids.size == 0:
-        message = "expected at least one row to find the majority class of, got none"
-        raise DataError(message)
-    return float(np.unique(label_ids, return_counts=True)[1].max() / label_ids.size)
-
-
-def compare_with_baseline(
-    model_probabilities: ArrayLike,
-    baseline_probabilities: ArrayLike,
-    label_ids: ArrayLike,
-    *,
-    groups: ArrayLike | None = None,
-    baseline_name: str = BASELINE_NAME,
-    num_resamples: int = 2000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Comparison:
-    """Say in words whether the model is better than the baseline on the same rows.
-
-    It is called better or worse only where both the bootstrap interval of the difference (which
-    knows the groups) excludes zero and McNemar's exact test (which holds for few rows) rejects.
+    They are the majority class; TF-IDF of word 1- and 2-grams and character 3- and 4-grams with
+    logistic regression; and NB-SVM, naive-Bayes weighted word 1- to 3-grams with a linear
+    classifier. The test rows choose nothing.
 
     Args:
-        model_probabilities: (n, C).
-        baseline_probabilities: (n, C), same rows.
-        label_ids: (n,).
-        groups: (n,) group of each row (a movie), or None where rows are independent.
-        baseline_name: What the verdict calls it.
-        num_resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        level: Confidence of the interval, in (0, 1); the test rejects below 1 - level.
+        train: Texts and (n,) label ids.
+        validation: Texts and label ids; they tune, and choose the best baseline.
+        test: Texts and label ids, or None.
+        label_names: The C names, in order of their ids.
+        seed: Picks the rows where `max_rows` cuts.
+        max_rows: Fit on this many rows at most, each class in proportion.
+        on_progress: Called with (done, total) after each piece of the work.
 
     Raises:
-        DataError: The arrays differ in length or hold no rows.
+        ConfigError: `max_rows` is below 1.
+        DataError: A set of rows is empty, or not one label per text, or an id is out of range.
+
+    Source:
+        Wang & Manning 2012, "Baselines and Bigrams".
     """
-    model_correct = _find_correct(model_probabilities, label_ids)
-    baseline_correct = _find_correct(baseline_probabilities, label_ids)
-    interval = paired_difference_interval(
-        model_correct,
-        baseline_correct,
-        groups=groups,
-        num_resamples=num_resamples,
-        seed=seed,
-        level=level,
+    start = time.perf_counter()
+    num_labels = len(label_names)
+    parts = [train, validation] if test is None else [train, validation, test]
+    checked = [_check_rows(*part, num_labels=num_labels) for part in parts]
+    tell = on_progress or (lambda _done, _total: None)
+    baselines = _fit_all(
+        _cut_rows(*checked[0], max_rows=max_rows, seed=seed), checked[1], num_labels, tell
     )
-    p_value = mcnemar_p_value(model_correct, baseline_correct)
-    difference = float(model_correct.mean() - baseline_correct.mean())
-    is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
-    verdict = _word_verdict(
-        difference, interval, baseline_name=baseline_name, is_certain=is_certain, level=level
-    )
-    return Comparison(
-        baseline_name=baseline_name,
-        model_accuracy=float(model_correct.mean()),
-        baseline_accuracy=float(baseline_correct.mean()),
-        difference=difference,
-        interval=interval,
-        p_value=p_value,
-        verdict=verdict,
-    )
+    scored = [predict_with_baselines(baselines, texts) for texts, _ in checked[1:]]
+    results = []
+    for place, baseline in enumerate(baselines):
+        scores = [
+            score(probabilities[place], ids, label_names)
+            for probabilities, (_, ids) in zip(scored, checked[1:], strict=True)
+        ]
+        of_test = (scores[1], scored[1][place]) if test is not None else (None, None)
+        told = (baseline.name, baseline.settings(), baseline.note, baseline.seconds)
+        results.append(BaselineResult(*told, scores[0], *of_test))
+    results.sort(key=lambda one: (-one.validation.accuracy, one.validation.log_loss))
+    tell(1, 1)
+    return BaselineResults(tuple(results), time.perf_counter() - start)
 
 
-def _find_correct(probabilities: ArrayLike, label_ids: ArrayLike) -> NDArray[np.bool_]:
-    probabilities, label_ids = np.asarray(probabilities), np.asarray(label_ids)
-    if probabilities.ndim != 2 or label_ids.shape != probabilities.shape[:1]:
-        message = (
-            "expected probabilities (rows, classes) and a label id per row, got shapes "
-            f"{probabilities.shape} and {label_ids.shape}"
-        )
-        raise DataError(message)
-    is_correct: NDArray[np.bool_] = probabilities.argmax(axis=1) == label_ids
-    return is_correct
+def predict_with_baselines(
+    baselines: Sequence[LexicalBaseline], texts: Sequence[str]
+) -> list[NDArray[np.float64]]:
+    """Return (n, C) probabilities of each baseline; n-grams are counted once for all.
+
+    The baselines must have learned from the same rows.
+    """
+    counter = next((one.counter for one in baselines if one.counter is not None), None)
+    pieces: list[list[NDArray[np.float64]]] = [[] for _ in baselines]
+    for start in range(0, max(1, len(texts)), _CHUNK_SIZE):
+        chunk = texts[start : start + _CHUNK_SIZE]
+        counts = counter.count(chunk) if counter is not None and len(chunk) else None
+        for piece, baseline in zip(pieces, baselines, strict=True):
+            piece.append(_predict(baseline, counts, len(chunk)))
+    return [np.concatenate(piece) for piece in pieces]
 
 
-def _word_verdict(
-    difference: float, interval: Interval, *, baseline_name: str, is_certain: bool, level: float
-) -> str:
-    low, high = 100 * interval.low, 100 * interval.high
-    points = f"{100 * abs(difference):.1f} points"
-    if not is_certain:
-        return (
-            f"The model and {baseline_name} cannot be told apart on these rows: the difference is "
-            f"{100 * difference:+.1f} points ({100 * level:g} % interval {low:.1f} to {high:.1f})."
-        )
-    if difference > 0:
-        span = f"({100 * level:g} % interval {low:.1f} to {high:.1f})"
-        return f"The model beats {baseline_name} by {points} {span}."
-    span = f"({100 * level:g} % interval {-high:.1f} to {-low:.1f})"
-    return (
-        f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
-        "model more text (a longer max length), more data or more epochs."
-    )
+def _fit_all(
+    train: tuple[Sequence[str], NDArray[np.int64], str | None],
+    validation: tuple[Sequence[str], NDArray[np.int64]],
+    num_labels: int,
+    tell: Callable[[int, int], None],
+) -> list[LexicalBaseline]:
+    """Return the fitted baselines; the majority class alone where nothing can be learned."""
+    texts, label_ids, note = train
+    shares = _share_classes(label_ids, num_labels)
+    tell(0, 4)
+    counter = learn_ngrams(texts)
+    tell(1, 4)
+    obstacle = _find_obstacle(counter, shares)
+    majority = LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
+    if obstacle is not None:
+        return [majority]
+    pair = ((counter.count(texts), label_ids), (counter.count(validation[0]), validation[1]))
+    tell(2, 4)
+    fitted = [majority, _fit(BASELINE_NAME, fit_tfidf, counter, pair, shares, note)]
+    tell(3, 4)
+    if np.count_nonzero(shares) <= MAX_CLASSES_OF_NAIVE_BAYES:
+        fitted.append(_fit(NAIVE_BAYES_NAME, fit_naive_bayes, counter, pair, shares, note))
+    return fitted
 
 
-def _check_label_ids(label_ids: ArrayLike, num_texts: int, *, num_labels: int) -> NDArray[np.int64]:
+def _fit(
+    name: str,
+    fit: Callable[..., Lexical],
+    counter: NgramCounter,
+    rows: tuple[LabelledCounts, LabelledCounts | None],
+    shares: NDArray[np.float64],
+    note: str | None,
+) -> LexicalBaseline:
+    start = time.perf_counter()
+    classifier = fit(*rows, num_labels=len(shares))
+    seconds = time.perf_counter() - start
+    stopped = f"the fit was stopped after {MAX_ITERATIONS} iterations"
+    notes = (counter.note, note, None if classifier.converged else stopped)
+    said = "; ".join(part for part in notes if part) or None
+    return LexicalBaseline(name, shares, counter, classifier, said, seconds)
+
+
+def _predict(
+    baseline: LexicalBaseline, counts: Counts | None, num_rows: int
+) -> NDArray[np.float64]:
+    if baseline.classifier is None or counts is None:
+        return np.tile(baseline.class_shares, (num_rows, 1))
+    return baseline.classifier.predict_probabilities(counts)
+
+
+def _share_classes(label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.float64]:
+    shares: NDArray[np.float64] = np.bincount(label_ids, minlength=num_labels) / len(label_ids)
+    return shares
+
+
+def _find_obstacle(counter: NgramCounter, shares: NDArray[np.float64]) -> str | None:
+    """Return why nothing can be learned, or None."""
+    if np.count_nonzero(shares) == 1:
+        return "the training rows hold one class"
+    return None if counter.num_ngrams else "the texts are empty"
+
+
+def _headline(scores: Scores) -> dict[str, float]:
+    names = ("num_rows", "accuracy", "macro_f1", "log_loss")
+    return {name: getattr(scores, name) for name in names}
+
+
+def _check_rows(
+    texts: Sequence[str], label_ids: ArrayLike, *, num_labels: int
+) -> tuple[Sequence[str], NDArray[np.int64]]:
     label_ids = np.asarray(label_ids, dtype=np.int64)
-    if num_texts == 0 or label_ids.shape != (num_texts,):
-        message = f"expected a label per text, got {label_ids.size} labels for {num_texts} texts"
+    if len(texts) == 0 or label_ids.shape != (len(texts),):
+        message = f"expected a label per text, got {label_ids.size} labels for {len(texts)} texts"
         raise DataError(message)
     if label_ids.min() < 0 or label_ids.max() >= num_labels:
         span = f"{label_ids.min()} to {label_ids.max()}"
         message = f"expected label ids from 0 to {num_labels - 1}, got {span}"
         raise DataError(message)
-    return label_ids
+    return texts, label_ids
+
+
+def _cut_rows(
+    texts: Sequence[str], label_ids: NDArray[np.int64], *, max_rows: int | None, seed: int
+) -> tuple[Sequence[str], NDArray[np.int64], str | None]:
+    """Return at most `max_rows` rows, and a note where there were more."""
+    chosen = _choose_rows(label_ids, max_rows, seed=seed)
+    if len(chosen) == len(texts):
+        return texts, label_ids, None
+    note = f"fitted on {len(chosen):,} of {len(texts):,} rows"
+    return [texts[row] for row in chosen], label_ids[chosen], note
 
 
 def _choose_rows(

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bertfit.evaluation.baseline import Comparison
+from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.intervals import Interval
 from bertfit.evaluation.metrics import Scores
 
@@ -117,14 +117,14 @@ def comparison_table(
     comparison: Comparison,
     *,
     model_name: str = "this model",
-    majority_accuracy: float | None = None,
+    other_accuracies: Mapping[str, float] | None = None,
 ) -> RenderableType:
     """Return the accuracies side by side, and the verdict below them.
 
     Args:
         comparison: Of the model and the baseline.
         model_name: What the model is called.
-        majority_accuracy: Of always naming the most frequent class; None leaves the line out.
+        other_accuracies: Of further baselines on the same rows, by name.
     """
     table = _make_table()
     table.add_column("Model", no_wrap=True)
@@ -132,9 +132,8 @@ def comparison_table(
     rows = [
         (model_name, comparison.model_accuracy),
         (comparison.baseline_name, comparison.baseline_accuracy),
+        *(other_accuracies or {}).items(),
     ]
-    if majority_accuracy is not None:
-        rows.append(("majority class", majority_accuracy))
     for name, accuracy in rows:
         table.add_row(Text(shorten(name, 50)), format_percent_with_interval(accuracy))
     title = "Accuracy on the same rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,14 @@ import numpy as np
 
 from bertfit.data.checks import check_evaluation_data
 from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.encoding import EncodedTexts
+from bertfit.data.readers import read_columns
 from bertfit.errors import Fault
 from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
 from bertfit.evaluation.intervals import Interval, bootstrap_intervals
 from bertfit.evaluation.metrics import Scores, score
+from bertfit.evaluation.predictions import KeptPredictions
+from bertfit.evaluation.slices import SliceReport, bin_numbers, name_values, score_slices
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
@@ -23,6 +28,18 @@ from bertfit.run_directory import is_run, read_record
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
+
+
+@dataclass(frozen=True, slots=True)
+class WrongRow:
+    """A row that the model gets wrong."""
+
+    line: int
+    label: str
+    predicted: str
+    confidence: float
+    """Probability of the predicted class."""
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,42 @@ class Evaluation:
     """(n,) the true classes."""
     predicted_ids: np.ndarray
     """(n,) the classes that are answered."""
+    dataset: TextDataset
+    """The n rows."""
+    num_tokens: np.ndarray
+    """(n,) full length of each text in tokens, before truncation."""
+    is_truncated: np.ndarray
+    """(n,) whether the text lost tokens."""
+
+    slices: SliceReport
+    """Where the model is weak: by length, truncation, label, group and columns asked for."""
+
+    def worst_errors(self, count: int) -> tuple[WrongRow, ...]:
+        """Return the wrong rows of which the model is surest, at most `count`."""
+        (wrong,) = np.nonzero(self.predicted_ids != self.label_ids)
+        sure = self.probabilities[wrong, self.predicted_ids[wrong]]
+        names = self.scores.label_names
+        return tuple(
+            WrongRow(
+                line=int(self.dataset.lines[wrong[at]]),
+                label=names[self.label_ids[wrong[at]]],
+                predicted=names[self.predicted_ids[wrong[at]]],
+                confidence=float(sure[at]),
+                text=self.dataset.texts[wrong[at]],
+            )
+            for at in np.argsort(-sure, kind="stable")[:count]
+        )
+
+    def kept(self) -> KeptPredictions:
+        """Return the rows as they are kept in a run: without texts."""
+        return KeptPredictions(
+            lines=self.dataset.lines,
+            groups=self.dataset.groups or [None] * len(self.dataset),
+            label_ids=self.label_ids,
+            probabilities=self.probabilities,
+            num_tokens=self.num_tokens,
+            is_truncated=self.is_truncated,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the rows as plain values."""
@@ -69,6 +122,7 @@ class Evaluation:
             "truncation": self.truncation,
             "dtype": self.dtype,
             "num_skipped": len(self.skipped),
+            "slices": self.slices.to_json(),
         }
 
 
@@ -77,6 +131,7 @@ def evaluate(
     data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
     *,
     columns: Columns | None = None,
+    slice_columns: Sequence[str] = (),
     on_bad_row: OnBadRow = "error",
     device: str = "auto",
     dtype: Dtype | None = None,
@@ -88,6 +143,7 @@ def evaluate(
         run: Folder of the run, or of any Hugging Face classifier.
         data: Path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow table, or dicts.
         columns: Which columns hold what; those that the run was trained with by default.
+        slice_columns: Further columns whose values cut the rows into slices.
         on_bad_row: "skip" leaves bad rows out and counts them.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Type of the arithmetic; None takes that of the training.
@@ -107,7 +163,10 @@ def evaluate(
     dataset, skipped = check_evaluation_data(
         data, classifier.known_columns(columns), classifier.label_names, on_bad_row
     )
-    return evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
+    further = read_columns(data, slice_columns, dataset.lines) if slice_columns else {}
+    return evaluate_classifier(
+        classifier, dataset, skipped=skipped, further_columns=further, listener=listener
+    )
 
 
 def evaluate_classifier(
@@ -115,6 +174,7 @@ def evaluate_classifier(
     dataset: TextDataset,
     *,
     skipped: tuple[Fault, ...] = (),
+    further_columns: Mapping[str, Sequence[object]] | None = None,
     listener: Listener,
 ) -> Evaluation:
     """Evaluate a loaded classifier on checked rows."""
@@ -156,4 +216,28 @@ def evaluate_classifier(
         probabilities=probabilities,
         label_ids=label_ids,
         predicted_ids=answers["predicted_ids"],
+        dataset=dataset,
+        num_tokens=encoded.full_lengths,
+        is_truncated=encoded.full_lengths > encoded.lengths,
+        slices=_cut_slices(
+            dataset, encoded, answers["predicted_ids"] == label_ids, further_columns or {}
+        ),
     )
+
+
+def _cut_slices(
+    dataset: TextDataset,
+    encoded: EncodedTexts,
+    is_right: np.ndarray,
+    further_columns: Mapping[str, Sequence[object]],
+) -> SliceReport:
+    is_truncated = encoded.full_lengths > encoded.lengths
+    values: dict[str, Sequence[str | None]] = {
+        "tokens": bin_numbers(encoded.full_lengths.tolist()),
+        "truncated": ["yes" if cut else "no" for cut in is_truncated.tolist()],
+        "label": dataset.labels,
+    }
+    if dataset.groups:
+        values["group"] = dataset.groups
+    values |= {name: name_values(column) for name, column in further_columns.items()}
+    return score_slices(is_right, values)

@@ -148,6 +148,20 @@ def prepare_model(
     )
 
 
+def renew_model(prepared: PreparedModel, settings: TrainSettings) -> PreparedModel:
+    """Load the model anew, with new weights by the seed, for rows that are encoded already."""
+    old = prepared.classifier
+    loaded = load_classifier(
+        settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
+    )
+    if settings.fast_path == "auto":
+        plug_in(loaded.model, old.precision.device)
+    classifier = TextClassifier(
+        loaded.model, loaded.tokenizer, rule=old.rule, precision=old.precision
+    )
+    return dataclasses.replace(prepared, classifier=classifier)
+
+
 def _note_fast_path(fast_path: FastPath, listener: Listener) -> None:
     if not fast_path.is_whole:
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")

@@ -8,10 +8,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bertfit.config import ResolvedSettings
 from bertfit.data.checks import describe
 from bertfit.data.findings import order_findings
-from bertfit.evaluation.baseline import Comparison
+from bertfit.evaluation.baseline import BaselineResults
+from bertfit.evaluation.comparison import Comparison
+from bertfit.evaluation.predictions import (
+    TEST_NAME,
+    VALIDATION_NAME,
+    KeptPredictions,
+    write_predictions,
+)
 from bertfit.files import open_atomically, write_json
 from bertfit.progress import Listener
 from bertfit.run_directory import Staging, describe_environment
@@ -19,6 +28,8 @@ from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
+
+BASELINES_NAME = "baselines.json"
 
 
 class LogKeeper:
@@ -98,8 +109,42 @@ def write_side_files(
     model.classifier.save_tokenizer(staging.folder)
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
     write_json(staging.folder / "metrics.json", record["scores"])
+    write_log(staging, log)
+
+
+def write_log(staging: Staging, log: LogKeeper) -> None:
+    """Write all notes so far."""
     with open_atomically(staging.folder / "train.log") as file:
         file.writelines(f"{line}\n" for line in log.lines)
+
+
+def keep_predictions(
+    staging: Staging,
+    rows: PreparedRows,
+    *,
+    model: PreparedModel,
+    validation_probabilities: np.ndarray | None,
+    evaluation: Evaluation | None,
+) -> None:
+    """Write what the kept model says of the validation and the test rows, where it was asked."""
+    if validation_probabilities is not None:
+        encoded = model.validation.encoded
+        kept = KeptPredictions(
+            lines=rows.validation.lines,
+            groups=rows.validation.groups or [None] * len(rows.validation),
+            label_ids=model.validation.label_ids,
+            probabilities=validation_probabilities,
+            num_tokens=encoded.full_lengths,
+            is_truncated=encoded.full_lengths > encoded.lengths,
+        )
+        write_predictions(staging.folder / VALIDATION_NAME, kept, rows.label_names)
+    if evaluation is not None:
+        write_predictions(staging.folder / TEST_NAME, evaluation.kept(), rows.label_names)
+
+
+def write_baselines(staging: Staging, baselines: BaselineResults) -> None:
+    """Write the scores of the baselines, so that nobody must fit them again."""
+    write_json(staging.folder / BASELINES_NAME, baselines.to_json())
 
 
 def _describe_data(rows: PreparedRows, model: PreparedModel) -> dict[str, Any]:

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from bertfit.config import ResolvedSettings, TrainSettings, choose_epochs, resolve_settings
-from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, TrainingError
-from bertfit.evaluation.baseline import compare_with_baseline, run_baseline
-from bertfit.evaluation.metrics import score
+from bertfit.evaluation.baseline import BaselineResults, run_baselines
+from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.inference.predictor import TextClassifier
+from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
 from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit, measure_speed
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
-from bertfit.workflow.evaluating import evaluate_classifier
+from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
 from bertfit.workflow.gating import score_without_leaks
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, prepare_model, prepare_rows
-from bertfit.workflow.recording import LogKeeper, ScoredTest, make_record, write_side_files
+from bertfit.workflow.recording import (
+    LogKeeper,
+    ScoredTest,
+    keep_predictions,
+    make_record,
+    write_baselines,
+    write_side_files,
+)
 
+BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
+"""Fits the baselines, or returns those that it has fitted before."""
 _MOST_LINES = 64
 """Lines of a failing step that an error names."""
 
@@ -39,9 +48,13 @@ class TrainResult:
     outcome: TrainingOutcome
     label_names: tuple[str, ...]
     test: ScoredTest | None
-    """The model and the baseline on the test rows, which chose nothing."""
+    """The model and the best baseline on the test rows, which chose nothing."""
+    baselines: BaselineResults | None
+    """All baselines, where they were fitted."""
     num_train: int
     num_validation: int
+    seeds: dict[str, Any] | None = None
+    """Scores of every seed where several were trained, as in bertfit.json."""
 
 
 def train(
@@ -66,7 +79,7 @@ def train(
         test: Labelled rows that are scored once at the end and choose nothing.
         settings: Resolved settings; None makes them from `options`.
         overwrite: Replace a run that stands at `output` once the new one is whole.
-        baseline: Fit TF-IDF and logistic regression on the same rows, where there is a test set.
+        baseline: Fit lexical baselines on the same rows.
         listener: Hears notes and progress.
         **options: `recipe="notebook"`, and fields of `TrainSettings`, such as `epochs=2`.
 
@@ -77,37 +90,103 @@ def train(
         RunError: `output` is taken.
         TrainingError: A loss became infinite or not a number.
     """
-    resolved = _settle(settings, options)
+    resolved = settle_settings(settings, options)
     refuse_existing(Path(output), overwrite=overwrite)
     log = LogKeeper(listener or Silent())
+    resolved, rows, model = prepare_training(
+        data, validation=validation, test=test, resolved=resolved, log=log
+    )
+    staging = stage_run(Path(output), overwrite=overwrite)
+    with keeping_the_model(staging, model.classifier, log):
+        finished = make_run(
+            resolved,
+            rows,
+            model=model,
+            staging=staging,
+            fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
+            log=log,
+        )
+        staging.publish(finished.record)
+    return finished.result(Path(output), rows)
+
+
+def prepare_training(
+    data: Any,  # noqa: ANN401 (as in train)
+    *,
+    validation: Any,  # noqa: ANN401 (as data)
+    test: Any,  # noqa: ANN401 (as data)
+    resolved: ResolvedSettings,
+    log: LogKeeper,
+) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
+    """Read, check and encode the rows, load the model, and settle what the rows decide."""
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
-    resolved = _settle_by_rows(resolved, rows, log)
-    model = prepare_model(rows, resolved.settings, listener=log)
-    staging = stage_run(Path(output), overwrite=overwrite)
-    with _keeping_the_model(staging, model.classifier, log):
-        outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
-        confidence = _calibrate(rows, model, resolved.settings, staging, log)
-        seed = resolved.settings.seed if baseline else None
-        scores = _score_test(rows, model, outcome, baseline_seed=seed, listener=log)
-        record = make_record(resolved, rows, model=model, outcome=outcome, test=scores, log=log)
-        record |= confidence
-        write_side_files(staging, record, model=model, outcome=outcome, log=log)
-        staging.publish(record)
-    return TrainResult(
-        run=Path(output),
-        classifier=model.classifier,
-        outcome=outcome,
-        label_names=rows.label_names,
-        test=scores,
-        num_train=len(rows.train),
-        num_validation=len(rows.validation),
+    refuse_impossible_aim(resolved.settings, rows.label_names)
+    resolved = _settle_epochs(resolved, len(rows.train), log)
+    return resolved, rows, prepare_model(rows, resolved.settings, listener=log)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that is whole but for its place and its bertfit.json."""
+
+    record: dict[str, Any]
+    """What bertfit.json shall say."""
+    classifier: TextClassifier
+    outcome: TrainingOutcome
+    test: ScoredTest | None
+    baselines: BaselineResults | None
+
+    def result(self, run: Path, rows: PreparedRows) -> TrainResult:
+        """Return what `train` returns, once the run stands at its place."""
+        return TrainResult(
+            run=run,
+            classifier=self.classifier,
+            outcome=self.outcome,
+            label_names=rows.label_names,
+            test=self.test,
+            baselines=self.baselines,
+            num_train=len(rows.train),
+            num_validation=len(rows.validation),
+        )
+
+
+def make_run(
+    resolved: ResolvedSettings,
+    rows: PreparedRows,
+    *,
+    model: PreparedModel,
+    staging: Staging,
+    fit_baselines: BaselineFitter | None,
+    log: LogKeeper,
+) -> FinishedRun:
+    """Train and judge a prepared model, and write all of a run but its bertfit.json."""
+    outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
+    learned = calibrate(
+        rows, model, settings=resolved.settings, folder=staging.folder, listener=log
     )
+    judged = _Judged(learned.probabilities if learned is not None else None)
+    _judge(judged, rows, model, outcome=outcome, fit_baselines=fit_baselines, listener=log)
+    evaluation, baselines = judged.evaluation, judged.baselines
+    test = _compare(evaluation, baselines, rows) if evaluation is not None else None
+    record = make_record(resolved, rows, model=model, outcome=outcome, test=test, log=log)
+    record |= record_confidence(learned)
+    keep_predictions(
+        staging,
+        rows,
+        model=model,
+        validation_probabilities=judged.validation_probabilities,
+        evaluation=evaluation,
+    )
+    if baselines is not None:
+        write_baselines(staging, baselines)
+    write_side_files(staging, record, model=model, outcome=outcome, log=log)
+    return FinishedRun(record, model.classifier, outcome, test, baselines)
 
 
 @contextlib.contextmanager
-def _keeping_the_model(
+def keeping_the_model(
     staging: Staging, classifier: TextClassifier, listener: Listener
 ) -> Iterator[None]:
     """Where an error ends the run, keep the best epoch's model if there is one.
@@ -131,31 +210,14 @@ def _keeping_the_model(
         raise
 
 
-def _settle(settings: ResolvedSettings | None, options: dict[str, Any]) -> ResolvedSettings:
+def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) -> ResolvedSettings:
+    """Return the settings that are given, or make them from options; both at once are refused."""
     if settings is None:
         recipe = options.pop("recipe", "default")
         return resolve_settings(options, recipe=recipe, options_origin="argument")
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
-
-
-def _settle_by_rows(
-    resolved: ResolvedSettings, rows: PreparedRows, log: Listener
-) -> ResolvedSettings:
-    refuse_impossible_aim(resolved.settings, rows.label_names)
-    return _settle_epochs(resolved, len(rows.train), log)
-
-
-def _calibrate(
-    rows: PreparedRows,
-    model: PreparedModel,
-    settings: TrainSettings,
-    staging: Staging,
-    log: Listener,
-) -> dict[str, Any]:
-    learned = calibrate(rows, model, settings=settings, folder=staging.folder, listener=log)
-    return record_confidence(learned)
 
 
 def _settle_epochs(resolved: ResolvedSettings, num_rows: int, log: Listener) -> ResolvedSettings:
@@ -211,57 +273,92 @@ def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
     return TrainingError(message, hint=error.hint)
 
 
-def _score_test(
+@dataclass(slots=True)
+class _Judged:
+    """What has been found out about a kept model so far; Ctrl-C may leave it half done."""
+
+    validation_probabilities: np.ndarray | None = None
+    evaluation: Evaluation | None = None
+    baselines: BaselineResults | None = None
+
+
+def _judge(
+    judged: _Judged,
     rows: PreparedRows,
     model: PreparedModel,
-    outcome: TrainingOutcome,
     *,
-    baseline_seed: int | None,
+    outcome: TrainingOutcome,
+    fit_baselines: BaselineFitter | None,
     listener: Listener,
-) -> ScoredTest | None:
-    """Score the test rows, and a lexical baseline trained on the same rows beside them.
+) -> None:
+    """Score the test rows, and fit the baselines. Ctrl-C leaves out what is not done."""
+    try:
+        if not outcome.interrupted:
+            if rows.test is not None:
+                judged.evaluation = evaluate_classifier(
+                    model.classifier, rows.test, listener=listener
+                )
+            if fit_baselines is not None:
+                judged.baselines = fit_baselines(listener)
+                _note_baselines(judged.baselines, listener)
+            return
+    except KeyboardInterrupt:
+        pass
+    if fit_baselines is not None:
+        listener.note("Interrupted: the baselines were not fitted.")
+    if rows.test is not None and judged.evaluation is None:
+        listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
 
-    Without a seed there is no baseline. Ctrl-C leaves the scoring out; the model is kept.
-    """
-    if rows.test is None:
-        return None
-    if not outcome.interrupted:
-        try:
-            return _compare(rows, rows.test, model=model, baseline_seed=baseline_seed, to=listener)
-        except KeyboardInterrupt:
-            pass
-    listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
-    return None
+
+def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
+    """Return a function that fits the baselines when it is first called, and remembers them."""
+    found: list[BaselineResults] = []
+
+    def fit_baselines(listener: Listener) -> BaselineResults:
+        if found:
+            return found[0]
+        parts = [rows.train, rows.validation, *([rows.test] if rows.test is not None else [])]
+        labelled = [(part.texts, encode_labels(part.labels, rows.label_names)) for part in parts]
+        results = run_baselines(
+            labelled[0],
+            labelled[1],
+            test=labelled[2] if rows.test is not None else None,
+            label_names=rows.label_names,
+            seed=seed,
+            on_progress=lambda done, total: listener.progress("baselines", done, total),
+        )
+        found.append(results)
+        return results
+
+    return fit_baselines
+
+
+def _note_baselines(baselines: BaselineResults, listener: Listener) -> None:
+    best = baselines.best
+    listener.note(
+        f"Baselines ({format_seconds(baselines.seconds)}): the best on validation is {best.name}, "
+        f"accuracy {best.validation.accuracy:.4f}."
+    )
+    for result in baselines.results:
+        if result.note:
+            listener.note(f"The baseline {result.name}: {result.note}.")
 
 
 def _compare(
-    rows: PreparedRows,
-    test: TextDataset,
-    *,
-    model: PreparedModel,
-    baseline_seed: int | None,
-    to: Listener,
+    evaluation: Evaluation, baselines: BaselineResults | None, rows: PreparedRows
 ) -> ScoredTest:
-    evaluation = evaluate_classifier(model.classifier, test, listener=to)
-    without_leaks = score_without_leaks(evaluation, rows.report, groups=test.groups)
-    if baseline_seed is None:
+    """Set the model beside the baseline that validation chose, and beside itself without leaks."""
+    assert rows.test is not None  # else nothing was evaluated
+    without_leaks = score_without_leaks(evaluation, rows.report, groups=rows.test.groups)
+    best = baselines.best if baselines is not None else None
+    if best is None or best.test is None or best.test_probabilities is None:
         return ScoredTest(evaluation, None, None, without_leaks)
-    to.progress("baseline", 0, 1)
-    baseline = run_baseline(
-        rows.train.texts,
-        model.train.label_ids,
-        test_texts=test.texts,
-        num_labels=len(rows.label_names),
-        seed=baseline_seed,
-    )
-    to.progress("baseline", 1, 1)
-    if baseline.note:
-        to.note(f"The baseline: {baseline.note}.")
+    groups = evaluation.dataset.groups
     comparison = compare_with_baseline(
-        np.eye(len(rows.label_names))[evaluation.predicted_ids],  # what is answered
-        baseline.probabilities,
+        np.eye(len(evaluation.scores.label_names))[evaluation.predicted_ids],  # what is answered
+        best.test_probabilities,
         evaluation.label_ids,
-        groups=np.asarray(test.groups) if test.groups else None,
+        groups=np.asarray(groups) if groups else None,
+        baseline_name=best.name,
     )
-    scores = score(baseline.probabilities, evaluation.label_ids, rows.label_names)
-    return ScoredTest(evaluation, comparison, scores.to_json(), without_leaks)
+    return ScoredTest(evaluation, comparison, best.test.to_json(), without_leaks)

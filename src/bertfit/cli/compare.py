@@ -1,0 +1,64 @@
+"""bertfit compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bertfit.cli.options import (
+    Device,
+    Dtype,
+    GroupColumn,
+    Json,
+    LabelColumn,
+    OnBadRow,
+    TextColumn,
+)
+
+
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another run.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labelled rows to score both on; else the test rows that both kept."),
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, help="Disagreements to show with --data.")] = 5,
+    as_json: Json = False,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    on_bad_row: OnBadRow = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Say by how much two runs differ, and whether that could be chance."""
+    from bertfit.cli.results import print_json
+    from bertfit.cli.terminal import Terminal, console, error_console
+    from bertfit.data.dataset import Columns
+    from bertfit.reporting.comparison import disagreement_table, paired_table
+    from bertfit.workflow.comparing import compare as run_comparison
+
+    with Terminal(error_console) as terminal:
+        result = run_comparison(
+            run_a,
+            run_b,
+            data=data,
+            columns=Columns(text=text_column, label=label_column, group=group_column),
+            on_bad_row=on_bad_row or "error",
+            device=device or "auto",
+            dtype=dtype,
+            listener=terminal,
+        )
+    value = result.to_json()
+    if as_json:
+        print_json(value)
+        return
+    console.print(f"Compared on {result.rows}.", markup=False, soft_wrap=True)
+    console.print(paired_table(result.comparison, result.name_a, result.name_b))
+    console.print(result.verdict, style="bold", markup=False)
+    if data is not None and top and result.disagreements:
+        console.print()
+        console.print(disagreement_table(value["disagreements"][:top]))

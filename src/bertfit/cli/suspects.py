@@ -1,0 +1,68 @@
+"""bertfit suspects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bertfit.cli.options import (
+    Device,
+    GroupColumn,
+    Json,
+    LabelColumn,
+    OnBadRow,
+    Overwrite,
+    Seed,
+    TextColumn,
+)
+
+
+def suspects(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows.")],
+    run: Annotated[
+        Path | None,
+        typer.Option("--with", metavar="RUN", help="A run of other rows, which judges these."),
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Without a run: folds of the lexical models (5).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write all suspects to this .csv file, to be edited.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    group_column: GroupColumn = None,
+    on_bad_row: OnBadRow = None,
+    seed: Seed = None,
+    device: Device = None,
+) -> None:
+    """Find labels that are probably wrong, to look at and mend."""
+    from bertfit.cli.results import print_json, show_suspects
+    from bertfit.cli.terminal import Terminal, console, error_console
+    from bertfit.data.dataset import Columns
+    from bertfit.workflow.suspecting import check_output, find_suspects, write_suspects
+
+    if output is not None:
+        check_output(output, overwrite=overwrite)
+    with Terminal(error_console) as terminal:
+        report = find_suspects(
+            data,
+            run=run,
+            num_folds=folds,
+            columns=Columns(text=text_column, label=label_column, group=group_column),
+            on_bad_row=on_bad_row or "error",
+            seed=seed or 0,
+            device=device or "auto",
+            listener=terminal,
+        )
+    if output is not None:
+        write_suspects(output, report, overwrite=overwrite)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        show_suspects(console, report, top=top, output=output)

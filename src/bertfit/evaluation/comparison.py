@@ -1,0 +1,317 @@
+"""Two models on the same rows: by how much they differ, and whether chance alone could do it.
+
+Owns the comparison of a model with a baseline, and of two models, with the verdicts in words. The
+tests and the resampling are in intervals.py. A model comes as an array of probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import DataError
+from bertfit.evaluation.intervals import (
+    Interval,
+    mcnemar_p_value,
+    paired_difference_interval,
+    resample_intervals,
+)
+from bertfit.evaluation.metrics import (
+    check_predictions,
+    macro_scores,
+    row_log_losses,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+SCORE_NAMES = ("accuracy", "macro_f1", "log_loss")
+"""The scores by which two models are compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How a model stands to the baseline on the same rows."""
+
+    baseline_name: str
+    model_accuracy: float
+    baseline_accuracy: float
+    difference: float
+    """Accuracy of the model less that of the baseline, in [-1, 1]."""
+    interval: Interval
+    """Of the difference."""
+    p_value: float
+    """Exact McNemar test, rows taken as independent."""
+    verdict: str
+    """One sentence, ready to print."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers, strings and dicts."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A score of two models on the same rows."""
+
+    a: float
+    b: float
+    difference: float
+    """That of A less that of B."""
+    interval: Interval
+    """Of the difference."""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the interval leaves zero out."""
+        return not self.interval.low <= 0 <= self.interval.high
+
+
+@dataclass(frozen=True, slots=True)
+class PairedComparison:
+    """How two models stand to each other on the same rows."""
+
+    num_rows: int
+    level: float
+    """Confidence of the intervals."""
+    scores: dict[str, Difference]
+    """By name, those of `SCORE_NAMES`."""
+    p_value: float
+    """Exact McNemar test of the accuracies, rows taken as independent."""
+    num_both_right: int
+    num_only_a_right: int
+    num_only_b_right: int
+    num_both_wrong: int
+    num_disagreeing: int
+    """Rows where the predicted classes differ."""
+    grouped: bool
+    """Whether whole groups were resampled."""
+
+    @property
+    def could_be_chance(self) -> bool:
+        """Whether the difference of the accuracies could be chance.
+
+        It is not only where both the interval, which knows the groups, leaves out zero, and the
+        exact test, which holds for few rows, rejects.
+        """
+        return self.p_value >= 1 - self.level or not self.scores["accuracy"].is_certain
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers, strings and dicts."""
+        return {**asdict(self), "could_be_chance": self.could_be_chance}
+
+
+def compare_predictions(
+    probabilities_a: ArrayLike,
+    probabilities_b: ArrayLike,
+    label_ids: ArrayLike,
+    *,
+    predicted_ids: tuple[ArrayLike, ArrayLike] | None = None,
+    groups: ArrayLike | None = None,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> PairedComparison:
+    """Compare two models on the same rows, with paired bootstrap intervals and McNemar's test.
+
+    Both are scored on the same resamples, so what makes rows easy for both cancels.
+
+    Args:
+        probabilities_a: (n, C).
+        probabilities_b: (n, C), same rows, same order of classes.
+        label_ids: (n,) integers in [0, C).
+        predicted_ids: (n,) what A and what B answers, where a threshold decides; the most
+            probable classes where None.
+        groups: (n,) group of each row, drawn whole; a row whose group is None stands alone.
+        num_resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        ConfigError: `num_resamples` or `level` is out of range.
+        DataError: The rows are not as above.
+
+    Source:
+        Efron & Tibshirani 1993, chapter 13; Dietterich 1998, section 3.1 (McNemar's test).
+    """
+    probabilities_a, label_ids = check_predictions(probabilities_a, label_ids)
+    probabilities_b, label_ids = check_predictions(probabilities_b, label_ids)
+    if probabilities_a.shape != probabilities_b.shape:
+        shapes = f"{probabilities_a.shape} and {probabilities_b.shape}"
+        raise DataError(f"expected both models on the same rows and classes, got shapes {shapes}")
+    pair = (probabilities_a, probabilities_b)
+    predicted_ids = predicted_ids or tuple(one.argmax(axis=1) for one in pair)
+    predicted_a, predicted_b = (np.asarray(one, dtype=np.int64) for one in predicted_ids)
+    scorers = [
+        _make_scorer(probabilities, predicted, label_ids)
+        for probabilities, predicted in zip(pair, (predicted_a, predicted_b), strict=True)
+    ]
+    intervals = resample_intervals(
+        lambda weights: (scorers[0](weights) - scorers[1](weights)).tolist(),
+        len(label_ids),
+        groups=groups,
+        num_resamples=num_resamples,
+        seed=seed,
+        level=level,
+    )
+    once = np.ones(len(label_ids), dtype=np.int64)
+    values = [scorer(once).tolist() for scorer in scorers]
+    scores = {
+        name: Difference(a, b, a - b, interval)
+        for name, a, b, interval in zip(SCORE_NAMES, *values, intervals, strict=True)
+    }
+    return _count_agreement(predicted_a, predicted_b, label_ids, scores, level, groups is not None)
+
+
+def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
+    """Say in one sentence whether the models differ in accuracy, or whether it could be chance."""
+    accuracy = comparison.scores["accuracy"]
+    low, high = 100 * accuracy.interval.low, 100 * accuracy.interval.high
+    level, test = f"{100 * comparison.level:g} %", f"McNemar p = {comparison.p_value:.2g}"
+    if comparison.num_disagreeing == 0:
+        return f"{name_a} and {name_b} predict the same class for every row."
+    if comparison.could_be_chance:
+        return (
+            f"The difference could be chance: {name_a} is {100 * accuracy.difference:+.1f} points "
+            f"from {name_b} in accuracy ({level} interval {low:.1f} to {high:.1f}, {test})."
+        )
+    better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
+    low, high = (low, high) if accuracy.difference > 0 else (-high, -low)
+    return (
+        f"{better} is better than {worse} by {100 * abs(accuracy.difference):.1f} points of "
+        f"accuracy ({level} interval {low:.1f} to {high:.1f}, {test}): hardly chance."
+    )
+
+
+def compare_with_baseline(
+    model_probabilities: ArrayLike,
+    baseline_probabilities: ArrayLike,
+    label_ids: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    baseline_name: str,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:
+    """Say in words whether the model is better than the baseline on the same rows.
+
+    It is called better or worse only where both the bootstrap interval of the difference (which
+    knows the groups) excludes zero and McNemar's exact test (which holds for few rows) rejects.
+
+    Args:
+        model_probabilities: (n, C).
+        baseline_probabilities: (n, C), same rows.
+        label_ids: (n,).
+        groups: (n,) group of each row (a movie), or None where rows are independent.
+        baseline_name: What the verdict calls it.
+        num_resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        level: Confidence of the interval, in (0, 1); the test rejects below 1 - level.
+
+    Raises:
+        DataError: The arrays differ in length or hold no rows.
+    """
+    model_correct = _find_correct(model_probabilities, label_ids)
+    baseline_correct = _find_correct(baseline_probabilities, label_ids)
+    interval = paired_difference_interval(
+        model_correct,
+        baseline_correct,
+        groups=groups,
+        num_resamples=num_resamples,
+        seed=seed,
+        level=level,
+    )
+    p_value = mcnemar_p_value(model_correct, baseline_correct)
+    difference = float(model_correct.mean() - baseline_correct.mean())
+    is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
+    verdict = _word_verdict(
+        difference, interval, baseline_name=baseline_name, is_certain=is_certain, level=level
+    )
+    return Comparison(
+        baseline_name=baseline_name,
+        model_accuracy=float(model_correct.mean()),
+        baseline_accuracy=float(baseline_correct.mean()),
+        difference=difference,
+        interval=interval,
+        p_value=p_value,
+        verdict=verdict,
+    )
+
+
+def _find_correct(probabilities: ArrayLike, label_ids: ArrayLike) -> NDArray[np.bool_]:
+    probabilities, label_ids = np.asarray(probabilities), np.asarray(label_ids)
+    if probabilities.ndim != 2 or label_ids.shape != probabilities.shape[:1]:
+        message = (
+            "expected probabilities (rows, classes) and a label id per row, got shapes "
+            f"{probabilities.shape} and {label_ids.shape}"
+        )
+        raise DataError(message)
+    is_correct: NDArray[np.bool_] = probabilities.argmax(axis=1) == label_ids
+    return is_correct
+
+
+def _word_verdict(
+    difference: float, interval: Interval, *, baseline_name: str, is_certain: bool, level: float
+) -> str:
+    low, high = 100 * interval.low, 100 * interval.high
+    points = f"{100 * abs(difference):.1f} points"
+    if not is_certain:
+        return (
+            f"The model and {baseline_name} cannot be told apart on these rows: the difference is "
+            f"{100 * difference:+.1f} points ({100 * level:g} % interval {low:.1f} to {high:.1f})."
+        )
+    if difference > 0:
+        span = f"({100 * level:g} % interval {low:.1f} to {high:.1f})"
+        return f"The model beats {baseline_name} by {points} {span}."
+    span = f"({100 * level:g} % interval {-high:.1f} to {-low:.1f})"
+    return (
+        f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
+        "model more text (a longer max length), more data or more epochs."
+    )
+
+
+def _make_scorer(
+    probabilities: NDArray[np.float64],
+    predicted_ids: NDArray[np.int64],
+    label_ids: NDArray[np.int64],
+) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
+    """Return a function from how often each row counts to the scores of `SCORE_NAMES`."""
+    num_labels = probabilities.shape[1]
+    cells = label_ids * num_labels + predicted_ids
+    losses = row_log_losses(probabilities, label_ids)
+
+    def score_rows(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        counts = np.bincount(cells, weights=weights, minlength=num_labels**2)
+        macro = macro_scores(counts.reshape(num_labels, num_labels))
+        log_loss = float(weights @ losses) / int(weights.sum())
+        return np.array([float(macro.accuracy), float(macro.f1), log_loss])
+
+    return score_rows
+
+
+def _count_agreement(
+    predicted_a: NDArray[np.int64],
+    predicted_b: NDArray[np.int64],
+    label_ids: NDArray[np.int64],
+    scores: dict[str, Difference],
+    level: float,
+    grouped: bool,  # noqa: FBT001 (one of six columns of the result, passed on)
+) -> PairedComparison:
+    right_a, right_b = predicted_a == label_ids, predicted_b == label_ids
+    return PairedComparison(
+        num_rows=len(label_ids),
+        level=level,
+        scores=scores,
+        p_value=mcnemar_p_value(right_a, right_b),
+        num_both_right=int((right_a & right_b).sum()),
+        num_only_a_right=int((right_a & ~right_b).sum()),
+        num_only_b_right=int((~right_a & right_b).sum()),
+        num_both_wrong=int((~right_a & ~right_b).sum()),
+        num_disagreeing=int((predicted_a != predicted_b).sum()),
+        grouped=grouped,
+    )

@@ -1,0 +1,118 @@
+"""Out-of-fold probabilities: every row is judged by a model that has not seen its label.
+
+Owns the folds, and the lexical classifier that is fitted for each.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.lexical import fit_tfidf
+from bertfit.evaluation.ngrams import SHORT_ORDER, learn_ngrams
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPredictions:
+    """What models that had not seen a row said of it."""
+
+    probabilities: NDArray[np.float64]
+    """(n, C)"""
+    is_judged: NDArray[np.bool_]
+    """(n,) False where the label of the row stands in its own fold alone: no model knew it."""
+
+
+def predict_by_folds(
+    texts: Sequence[str],
+    label_ids: ArrayLike,
+    *,
+    num_labels: int,
+    groups: Sequence[str] | None = None,
+    num_folds: int = DEFAULT_FOLDS,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FoldPredictions:
+    """Predict each fold with TF-IDF and logistic regression fitted on the others.
+
+    Rows of one group, or of the same text, are in the same fold. The n-grams are learned from all
+    texts at once, which tells nothing of the labels.
+
+    Args:
+        texts: n texts.
+        label_ids: (n,) integers in [0, num_labels).
+        num_labels: C.
+        groups: n groups, or None where rows are independent.
+        num_folds: At least 2.
+        seed: Of the folds.
+        on_progress: Called with (done, total) after each piece of the work.
+
+    Raises:
+        ConfigError: There are fewer than 2 folds.
+        DataError: There are fewer groups or rows of any label than folds, or no words.
+    """
+    label_ids = np.asarray(label_ids, dtype=np.int64)
+    tell = on_progress or (lambda _done, _total: None)
+    folds = _cut_folds(texts, label_ids, groups, num_folds=num_folds, seed=seed)
+    tell(0, num_folds + 1)
+    counter = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
+    if not counter.num_ngrams:
+        raise DataError("the texts hold nothing to learn from: no words and no characters")
+    counts = counter.count(texts)
+    probabilities = np.zeros((len(texts), num_labels))
+    is_judged = np.zeros(len(texts), dtype=bool)
+    for number, fold in enumerate(folds, start=1):
+        tell(number, num_folds + 1)
+        others = np.setdiff1d(np.arange(len(texts)), fold)
+        known_ids = np.unique(label_ids[others])
+        is_judged[fold] = np.isin(label_ids[fold], known_ids)
+        if len(known_ids) == 1:
+            probabilities[fold, known_ids[0]] = 1.0
+            continue
+        train = (counts.select(others), label_ids[others])
+        classifier = fit_tfidf(train, None, num_labels=num_labels)
+        probabilities[fold] = classifier.predict_probabilities(counts.select(fold))
+    tell(num_folds + 1, num_folds + 1)
+    return FoldPredictions(probabilities, is_judged)
+
+
+def _cut_folds(
+    texts: Sequence[str],
+    label_ids: NDArray[np.int64],
+    groups: Sequence[str] | None,
+    *,
+    num_folds: int,
+    seed: int,
+) -> list[NDArray[np.int64]]:
+    """Return the rows of each fold, stratified by label."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if num_folds < 2:
+        raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds}")
+    number_of_unit: dict[str, int] = {}
+    names = groups or texts
+    units = np.array([number_of_unit.setdefault(name, len(number_of_unit)) for name in names])
+    num_units = len(number_of_unit)
+    most = int(np.bincount(label_ids).max())
+    if min(num_units, most) < num_folds:
+        what = "groups" if groups else "different texts"
+        raise DataError(
+            f"{num_folds} folds need at least as many {what}, and as many rows of a label; got "
+            f"{num_units} {what} and {most} rows of the most frequent label",
+            hint="Ask for fewer --folds.",
+        )
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # Of labels rarer than the folds; what becomes of them is told by is_judged.
+        warnings.simplefilter("ignore", UserWarning)
+        parts = splitter.split(texts, label_ids, groups=units)
+        return [part for _, part in parts if len(part)]

@@ -1,0 +1,157 @@
+"""Predictions that are kept in a run: one JSON line for each row, without its text.
+
+Owns writing and reading them. What was predicted, and by what, is not its business.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import RunError
+from bertfit.files import open_atomically
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VALIDATION_NAME = "validation_predictions.jsonl"
+TEST_NAME = "test_predictions.jsonl"
+
+_KEYS = ("line", "group", "label", "probabilities", "num_tokens", "truncated")
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPredictions:
+    """n ≥ 1 rows as a model saw them: parallel columns."""
+
+    lines: Sequence[int]
+    """1-based line of each row in its source."""
+    groups: Sequence[str | None]
+    label_ids: NDArray[np.int64]
+    """(n,) the true classes."""
+    probabilities: NDArray[np.float64]
+    """(n, C) in order of the label ids."""
+    num_tokens: NDArray[np.int64]
+    """(n,) full length of each text in tokens, before truncation."""
+    is_truncated: NDArray[np.bool_]
+    """(n,) whether the model read less than the text."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.label_ids)
+
+    @property
+    def known_groups(self) -> NDArray[Any] | None:
+        """(n,) groups as resampling takes them; None where no row has one."""
+        has_groups = any(group is not None for group in self.groups)
+        return np.asarray(self.groups, dtype=object) if has_groups else None
+
+
+def write_predictions(path: Path, kept: KeptPredictions, label_names: Sequence[str]) -> None:
+    """Write predictions as JSON lines, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with open_atomically(path) as file:
+        for row in range(len(kept)):
+            record = {
+                "line": int(kept.lines[row]),
+                "group": kept.groups[row],
+                "label": label_names[int(kept.label_ids[row])],
+                "probabilities": kept.probabilities[row].tolist(),
+                "num_tokens": int(kept.num_tokens[row]),
+                "truncated": bool(kept.is_truncated[row]),
+            }
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_predictions(path: Path, label_names: Sequence[str]) -> KeptPredictions:
+    """Read predictions that `write_predictions` wrote.
+
+    Args:
+        path: The file.
+        label_names: Of the run, in order of their ids.
+
+    Raises:
+        RunError: The file is missing or damaged; the line is named.
+    """
+    id_of_name = {name: label_id for label_id, name in enumerate(label_names)}
+    records = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                records.append(_parse(line, id_of_name, place=f"{path}:{number}"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} does not exist: the run keeps no such predictions",
+            hint="It was trained without such rows, or by an older bertfit. Give rows with --data.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None
+    if not records:
+        raise RunError(f"{path} is empty; a line for each row was expected")
+    return KeptPredictions(
+        lines=[record["line"] for record in records],
+        groups=[record["group"] for record in records],
+        label_ids=np.array([id_of_name[record["label"]] for record in records], dtype=np.int64),
+        probabilities=np.array([record["probabilities"] for record in records], dtype=np.float64),
+        num_tokens=np.array([record["num_tokens"] for record in records], dtype=np.int64),
+        is_truncated=np.array([record["truncated"] for record in records], dtype=bool),
+    )
+
+
+def _parse(line: str, id_of_name: dict[str, int], *, place: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise _damaged(place, f"the line is not JSON ({error})") from None
+    if not isinstance(record, dict) or set(_KEYS) - set(record):
+        raise _damaged(
+            place, f"expected an object with {', '.join(_KEYS)}, got {line.strip()!r:.80}"
+        )
+    if record["label"] not in id_of_name:
+        known = ", ".join(id_of_name)
+        raise _damaged(place, f"label {record['label']!r} is not one of the run's: {known}")
+    fault = _find_fault(record, num_labels=len(id_of_name))
+    if fault is not None:
+        raise _damaged(place, fault)
+    return record
+
+
+def _find_fault(record: dict[str, Any], *, num_labels: int) -> str | None:
+    if not _are_probabilities(record["probabilities"], num_labels):
+        return (
+            f"probabilities: expected {num_labels} numbers of at least 0 that sum to 1, "
+            f"got {record['probabilities']!r:.80}"
+        )
+    for name in ("line", "num_tokens"):
+        if type(record[name]) is not int or record[name] < 0:
+            return f"{name}: expected a whole number of at least 0, got {record[name]!r}"
+    if not isinstance(record["truncated"], bool):
+        return f"truncated: expected true or false, got {record['truncated']!r}"
+    if record["group"] is not None and not isinstance(record["group"], str):
+        return f"group: expected a string or null, got {record['group']!r}"
+    return None
+
+
+def _are_probabilities(value: object, num_labels: int) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == num_labels
+        and all(type(number) in {int, float} and number >= 0 for number in value)
+        and math.isclose(sum(value), 1, abs_tol=_SUM_TOLERANCE)
+    )
+
+
+def _damaged(place: str, what: str) -> RunError:
+    return RunError(
+        f"{place}: {what}", hint="The file was changed or is damaged; train again, or give --data."
+    )

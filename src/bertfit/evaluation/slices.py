@@ -1,0 +1,237 @@
+"""Where a model is weak: accuracy in slices of the rows, with the care that many slices need.
+
+Owns how rows are cut into slices and how a slice is judged. With many slices some look bad by
+chance, so each is tested against the rest of the rows, and the p-values are adjusted together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.intervals import Interval
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+NUM_BINS = 5
+"""Numbers are cut into this many slices with about equally many rows."""
+MAX_VALUES = 20
+"""A column of numbers with more distinct values is cut into bins."""
+MIN_ROWS = 10
+"""Smaller slices are not judged."""
+SMALL_ROWS = 50
+"""A slice of fewer rows is flagged: its accuracy says little."""
+MISSING = "(none)"
+"""The slice of rows that have no value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows that have something in common, and how good the model is on them."""
+
+    by: str
+    """What the rows were cut by, such as "length"."""
+    value: str
+    """What these rows have in common."""
+    num_rows: int
+    num_right: int
+    accuracy: float
+    interval: Interval
+    """95 % Wilson interval of the accuracy."""
+    rest_accuracy: float
+    """Accuracy on all other rows."""
+    p_value: float
+    """Of "no worse and no better than the rest" (Fisher's exact test), adjusted for all slices."""
+    is_small: bool
+    """Whether there are fewer than `SMALL_ROWS` rows."""
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the slice is worse than the rest, after adjustment for all slices."""
+        return self.p_value < 0.05 and self.accuracy < self.rest_accuracy
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {**asdict(self), "is_worse": self.is_worse}
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReport:
+    """All slices that were judged."""
+
+    slices: tuple[Slice, ...]
+    """The worst first: those whose interval ends lowest."""
+    num_too_small: int
+    """Slices left out as they have fewer than `MIN_ROWS` rows."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "slices": [one.to_json() for one in self.slices],
+            "num_too_small": self.num_too_small,
+            "level": 0.95,
+            "adjustment": "Benjamini-Hochberg",
+        }
+
+
+def score_slices(
+    is_right: ArrayLike, values: Mapping[str, Sequence[str | None]], *, min_rows: int = MIN_ROWS
+) -> SliceReport:
+    """Judge every slice: the rows that share a value of one of the columns.
+
+    The tests take rows as independent. A slice that holds all rows is left out, as it has no rest.
+
+    Args:
+        is_right: (n,) whether the model is right in each row.
+        values: By name of the column, n values; None where a row has none.
+        min_rows: Slices of fewer rows are left out and counted.
+
+    Raises:
+        ConfigError: `min_rows` is below 1.
+        DataError: There are no rows, or a column has not one value per row.
+
+    Source:
+        Wilson 1927 (interval); Fisher 1922 (test); Benjamini & Hochberg 1995 (adjustment).
+
+    Example:
+        >>> report = score_slices([True] * 90 + [False] * 10, {"by": ["a"] * 85 + ["b"] * 15})
+        >>> [(one.value, one.num_rows, one.num_right, one.is_worse) for one in report.slices]
+        [('b', 15, 5, True), ('a', 85, 85, False)]
+    """
+    is_right = np.asarray(is_right, dtype=bool)
+    if is_right.ndim != 1 or is_right.size == 0:
+        raise DataError(f"expected a truth value for each row, got shape {is_right.shape}")
+    if min_rows < 1:
+        raise ConfigError(f"expected min_rows of at least 1, got {min_rows}")
+    drafts, num_too_small = [], 0
+    for by, column in values.items():
+        if len(column) != len(is_right):
+            message = f"column {by!r}: expected {len(is_right)} values, got {len(column)}"
+            raise DataError(message)
+        for value, members in _find_members(column).items():
+            if len(members) == len(is_right):
+                continue
+            if len(members) < min_rows:
+                num_too_small += 1
+                continue
+            drafts.append((by, value, len(members), int(is_right[members].sum())))
+    slices = _judge(drafts, num_rows=len(is_right), num_right=int(is_right.sum()))
+    return SliceReport(tuple(slices), num_too_small)
+
+
+def name_values(values: Sequence[object]) -> list[str | None]:
+    """Return what each row's value is called: numbers of many kinds are cut into bins.
+
+    Args:
+        values: n values as they stand in a source; None, NaN and "" mean that there is none.
+
+    Example:
+        >>> name_values(["a", None, "b", ""])
+        ['a', None, 'b', None]
+        >>> name_values(list(range(100)))[:2], name_values(list(range(100)))[99]
+        (['0 to 19', '0 to 19'], '80 to 99')
+    """
+    present = [None if _is_missing(value) else value for value in values]
+    distinct = {str(value) for value in present if value is not None}
+    numbers = [_read_number(value) for value in present]
+    are_numbers = all(
+        (number is None) == (value is None) for number, value in zip(numbers, present, strict=True)
+    )
+    if are_numbers and len(distinct) > MAX_VALUES:
+        return bin_numbers(numbers)
+    return [None if value is None else str(value).strip() for value in present]
+
+
+def bin_numbers(numbers: Sequence[float | None]) -> list[str | None]:
+    """Cut numbers into up to `NUM_BINS` bins of about equally many rows, and name each bin.
+
+    Example:
+        >>> bin_numbers([1, 1, 1, 5])
+        ['1', '1', '1', '5']
+    """
+    known = np.array([number for number in numbers if number is not None], dtype=np.float64)
+    if not len(known):
+        return [None] * len(numbers)
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, NUM_BINS + 1)[1:-1], method="lower"))
+    places = np.searchsorted(edges, known, side="left")
+    name_of_place = {
+        place: _name_span(known[places == place]) for place in np.unique(places).tolist()
+    }
+    names = iter(name_of_place[place] for place in places.tolist())
+    return [None if number is None else next(names) for number in numbers]
+
+
+def _name_span(members: NDArray[np.float64]) -> str:
+    low, high = members.min(), members.max()
+    return f"{low:g}" if low == high else f"{_show(low)} to {_show(high)}"
+
+
+def _show(number: float) -> str:
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:.4g}"
+
+
+def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of each value, in order of the values' first rows."""
+    counts = Counter(MISSING if value is None else value for value in column)
+    place_of_value = {value: place for place, value in enumerate(counts)}
+    places = np.array([place_of_value[MISSING if value is None else value] for value in column])
+    order = np.argsort(places, kind="stable")
+    members = np.split(order, np.cumsum(list(counts.values()))[:-1])
+    return dict(zip(counts, members, strict=True))
+
+
+def _judge(
+    drafts: Sequence[tuple[str, str, int, int]], *, num_rows: int, num_right: int
+) -> list[Slice]:
+    """Return the slices, worst first, from (by, value, rows, right rows)."""
+    from scipy.stats import binomtest, false_discovery_control, fisher_exact
+
+    if not drafts:
+        return []
+    p_values = []
+    for _, _, size, right in drafts:
+        table = [[right, size - right]]
+        table.append([num_right - right, num_rows - size - (num_right - right)])
+        p_values.append(float(fisher_exact(table).pvalue))
+    adjusted = false_discovery_control(np.clip(p_values, 0, 1), method="bh")
+    slices = []
+    for (by, value, size, right), p_value in zip(drafts, adjusted.tolist(), strict=True):
+        wilson = binomtest(right, size).proportion_ci(0.95, method="wilson")
+        slices.append(
+            Slice(
+                by=by,
+                value=value,
+                num_rows=size,
+                num_right=right,
+                accuracy=right / size,
+                interval=Interval(float(wilson.low), float(wilson.high)),
+                rest_accuracy=(num_right - right) / (num_rows - size),
+                p_value=p_value,
+                is_small=size < SMALL_ROWS,
+            )
+        )
+    return sorted(slices, key=lambda one: (one.interval.high, one.accuracy, one.by, one.value))
+
+
+def _is_missing(value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    is_nan = isinstance(value, float) and value != value  # noqa: PLR0124 (NaN differs from itself)
+    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
+
+
+def _read_number(value: object) -> float | None:
+    """Return a finite number, or None where the value is none."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)  # type: ignore[arg-type]  # what is no number raises
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None

@@ -1,0 +1,176 @@
+"""Comparisons, slices, errors, suspects and seeds as tables for a terminal of 80 columns.
+
+Owns their layout; the numbers come ready. Texts and names come from users and are shown as they
+are, never as markup, cut to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bertfit.evaluation.comparison import Difference, PairedComparison
+from bertfit.evaluation.slices import SMALL_ROWS, SliceReport
+from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
+
+_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
+_SLICE_WIDTH = 22
+"""Cells of a slice's name."""
+_SPACED = 2
+"""Cells before the text that stands below a row's numbers."""
+
+
+def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> RenderableType:
+    """Return the scores of two models, their differences, and where they agree."""
+    short_a, short_b = (shorten(name, 40) for name in (name_a, name_b))
+    table = _make_table("Score", right=("A", "B", "A less B"))
+    for name, difference in comparison.scores.items():
+        table.add_row(_TITLES[name], *_format_difference(name, difference))
+    unit = "groups" if comparison.grouped else "rows"
+    level = f"{100 * comparison.level:g} %"
+    agreement = _make_table("Rows", right=("B right", "B wrong"))
+    counts = [
+        ("A right", comparison.num_both_right, comparison.num_only_a_right),
+        ("A wrong", comparison.num_only_b_right, comparison.num_both_wrong),
+    ]
+    for title, *cells in counts:
+        agreement.add_row(title, *(f"{cell:,}" for cell in cells))
+    return Group(
+        Text(f"A: {short_a}\nB: {short_b}"),
+        table,
+        Text(f"Intervals: {level}, paired bootstrap over {unit}. Lower log loss is better."),
+        agreement,
+        Text(f"Different answers: {comparison.num_disagreeing:,} of {comparison.num_rows:,} rows."),
+    )
+
+
+def disagreement_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return rows that two models answer differently, each with its text where it is known.
+
+    Args:
+        rows: With line, label, predicted_a, predicted_b, confidence_a, confidence_b and text.
+    """
+    parts: list[RenderableType] = [Text("Where they disagree, the surest first", style="bold")]
+    for row in rows:
+        answers = [
+            f"{side} {shorten(str(row[f'predicted_{key}']), 13)} ({row[f'confidence_{key}']:.3f})"
+            for side, key in (("A", "a"), ("B", "b"))
+        ]
+        label = shorten(str(row["label"]), 13)
+        parts.append(Text(f"line {row['line']}: is {label}; {', '.join(answers)}"))
+        parts += _text_below(row["text"])
+    return Group(*parts)
+
+
+def error_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return wrong rows with their texts.
+
+    Args:
+        rows: With line, label, predicted, confidence and text.
+    """
+    parts: list[RenderableType] = [Text("Wrong, and sure of it", style="bold")]
+    for row in rows:
+        label, predicted = (shorten(str(row[name]), 22) for name in ("label", "predicted"))
+        told = f"line {row['line']}: is {label}, predicted {predicted} ({row['confidence']:.3f})"
+        parts.append(Text(told))
+        parts += _text_below(row["text"])
+    return Group(*parts)
+
+
+def slice_table(report: SliceReport, *, num_shown: int = 10) -> RenderableType:
+    """Return the worst slices, and what to think of them."""
+    if not report.slices:
+        return Text("No slices: the rows are too few, or all alike.")
+    table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
+    for one in report.slices[:num_shown]:
+        accuracy = format_percent_with_interval(one.accuracy, one.interval)
+        rest = f"{100 * one.rest_accuracy:.1f} %"
+        name = Text(shorten(f"{one.by}: {one.value}", _SLICE_WIDTH))
+        p_value = f"{one.p_value:.3f}" if one.p_value >= 0.001 else "<.001"
+        num_rows = f"{one.num_rows:,}{'*' if one.is_small else ' '}"
+        style = "bold" if one.is_worse else None
+        table.add_row(name, num_rows, accuracy, rest, p_value, style=style)
+    num_worse = sum(one.is_worse for one in report.slices)
+    told = f"{num_worse} of {len(report.slices)} slices are worse than the rest of the rows"
+    if report.num_too_small:
+        told += f"; {report.num_too_small:,} were too small to judge"
+    notes = [f"{told}.", "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."]
+    if any(one.is_small for one in report.slices[:num_shown]):
+        notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
+    return Group(Text("The worst slices", style="bold"), table, Text("\n".join(notes)))
+
+
+def suspect_table(suspects: Sequence[Mapping[str, Any]], *, num_rows: int) -> RenderableType:
+    """Return the rows whose labels are probably wrong, with their texts.
+
+    Args:
+        suspects: With line, label, suggested_label, confidence and text, the first ones to show.
+        num_rows: Rows that were judged.
+    """
+    if not suspects:
+        return Text(f"No label of {num_rows:,} rows looks wrong.")
+    parts: list[RenderableType] = [Text("Labels that look wrong, the worst first", style="bold")]
+    for one in suspects:
+        label, suggested = (shorten(str(one[name]), 24) for name in ("label", "suggested_label"))
+        parts.append(Text(f"line {one['line']}: {label} → {suggested}? ({one['confidence']:.3f})"))
+        parts += _text_below(one["text"])
+    return Group(*parts)
+
+
+def seed_table(seeds: Mapping[str, Any]) -> RenderableType:
+    """Return the scores of each seed, their mean and their standard deviation.
+
+    Args:
+        seeds: The entry "seeds" of bertfit.json.
+    """
+    table = _make_table("Seed", right=("Validation acc.", "Macro F1", "Test acc.", "Macro F1"))
+    table.add_column("", no_wrap=True)
+    for entry in seeds["runs"]:
+        cells = _seed_cells(entry["validation"], entry["test"])
+        is_best = entry["seed"] == seeds["best_seed"]
+        note = "kept" if is_best else ("interrupted" if entry["interrupted"] else "")
+        table.add_row(str(entry["seed"]), *cells, note, style="bold" if is_best else None)
+    for title, key in (("mean", "mean"), ("sd", "standard_deviation")):
+        table.add_row(title, *_seed_cells(seeds["validation"][key], seeds["test"][key]), "")
+    told = f"Kept: seed {seeds['best_seed']}, the best on validation; the test chose nothing."
+    return Group(Text("By seed", style="bold"), table, Text(told))
+
+
+def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:
+    return [
+        "–" if part is None else f"{100 * part[name]:.2f} %"
+        for part in parts
+        for name in ("accuracy", "macro_f1")
+    ]
+
+
+def _format_difference(name: str, difference: Difference) -> list[str]:
+    low, high = difference.interval.low, difference.interval.high
+    if name == "log_loss":
+        span = f"{difference.difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        return [f"{difference.a:.4f}", f"{difference.b:.4f}", span]
+    span = f"{100 * difference.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    return [f"{100 * difference.a:.1f} %", f"{100 * difference.b:.1f} %", span]
+
+
+def _text_below(text: str | None) -> list[Text]:
+    """Return a text on one indented line, its middle left out where it is long."""
+    if text is None:
+        return []
+    shown = shorten(text, WIDTH - _SPACED)
+    assert cell_len(shown) <= WIDTH - _SPACED
+    return [Text(" " * _SPACED + shown, style="dim")]
+
+
+def _make_table(first: str, *, right: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,227 @@
+"""Compare two runs on the same rows: those that both kept, or rows that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.data.dataset import Columns
+from bertfit.errors import RunError
+from bertfit.evaluation.comparison import (
+    PairedComparison,
+    compare_predictions,
+    describe_difference,
+)
+from bertfit.evaluation.predictions import TEST_NAME, KeptPredictions, read_predictions
+from bertfit.evaluation.thresholds import decide
+from bertfit.progress import Listener, Silent
+from bertfit.run_directory import read_record
+from bertfit.workflow.evaluating import evaluate
+
+if TYPE_CHECKING:
+    from bertfit.config import Dtype, OnBadRow
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A row for which two models answer differently."""
+
+    line: int
+    label: str
+    predicted_a: str
+    predicted_b: str
+    confidence_a: float
+    confidence_b: float
+    text: str | None
+    """None where the rows were kept without their texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunComparison:
+    """How two runs stand to each other."""
+
+    name_a: str
+    name_b: str
+    rows: str
+    """Which rows were compared, in words."""
+    comparison: PairedComparison
+    verdict: str
+    """One sentence: whether the difference could be chance."""
+    disagreements: tuple[Disagreement, ...]
+    """All rows with different answers, the most confident ones first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "a": self.name_a,
+            "b": self.name_b,
+            "rows": self.rows,
+            "verdict": self.verdict,
+            **self.comparison.to_json(),
+            "disagreements": [asdict(one) for one in self.disagreements],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What one run says of the rows."""
+
+    label_names: tuple[str, ...]
+    kept: KeptPredictions
+    predicted_ids: np.ndarray
+    texts: Sequence[str] | None
+
+
+def compare(
+    run_a: str | Path,
+    run_b: str | Path,
+    *,
+    data: Any = None,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    columns: Columns | None = None,
+    on_bad_row: OnBadRow = "error",
+    device: str = "auto",
+    dtype: Dtype | None = None,
+    listener: Listener | None = None,
+) -> RunComparison:
+    """Say by how much two runs differ on the same rows, and whether that could be chance.
+
+    Args:
+        run_a: Folder of a run.
+        run_b: Folder of another one with the same labels.
+        data: Labelled rows that both are scored on; None takes the test predictions that the runs
+            kept, which must be of the same rows.
+        columns: Which columns of `data` hold what.
+        on_bad_row: "skip" leaves bad rows of `data` out.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: Type of the arithmetic; None takes that of each training.
+        listener: Hears the progress.
+
+    Raises:
+        RunError: A run is missing, kept no test predictions, kept those of other rows, or has
+            other labels.
+        DataError: The rows have faults, or a label that a model does not know.
+    """
+    runs = (Path(run_a), Path(run_b))
+    if data is None:
+        rows, sides = _read_kept(runs)
+    else:
+        _check_labels(*(tuple(read_record(run)["label_names"]) for run in runs), runs=runs)
+        evaluations = [
+            evaluate(
+                run,
+                data,
+                columns=columns,
+                on_bad_row=on_bad_row,
+                device=device,
+                dtype=dtype,
+                listener=listener or Silent(),
+            )
+            for run in runs
+        ]
+        rows = f"{evaluations[0].dataset.source}, {len(evaluations[0].dataset):,} rows"
+        sides = [
+            _Side(tuple(one.scores.label_names), one.kept(), one.predicted_ids, one.dataset.texts)
+            for one in evaluations
+        ]
+    return _compare(sides[0], _align(sides[1], sides[0].label_names), rows=rows, runs=runs)
+
+
+def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
+    """Return which rows the runs kept test predictions of, and these predictions."""
+    records = [read_record(run) for run in runs]
+    _check_labels(*(tuple(record["label_names"]) for record in records), runs=runs)
+    sides = []
+    for run, record in zip(runs, records, strict=True):
+        names = tuple(record["label_names"])
+        kept = read_predictions(run / TEST_NAME, names)
+        threshold = (record.get("threshold") or {}).get("value")
+        sides.append(_Side(names, kept, decide(kept.probabilities, threshold), None))
+    tests = [record.get("data", {}).get("test") or {} for record in records]
+    fingerprints = [test.get("fingerprint") for test in tests]
+    if fingerprints[0] is None or fingerprints[0] != fingerprints[1]:
+        sources = [
+            f"{run}: {test.get('source')}, {len(side.kept):,} rows"
+            for run, test, side in zip(runs, tests, sides, strict=True)
+        ]
+        raise RunError(
+            f"the runs were tested on different rows ({'; '.join(sources)})",
+            hint="Give rows that both shall be scored on with --data.",
+        )
+    if len(sides[0].kept) != len(sides[1].kept):
+        raise RunError(
+            f"the runs kept predictions of {len(sides[0].kept):,} and {len(sides[1].kept):,} rows "
+            "of the same test: one of the files is damaged",
+            hint="Give the rows with --data.",
+        )
+    return f"the test rows that both kept, {len(sides[0].kept):,}", sides
+
+
+def _check_labels(
+    names_a: tuple[str, ...], names_b: tuple[str, ...], *, runs: tuple[Path, Path]
+) -> None:
+    if sorted(names_a) != sorted(names_b):
+        shown = [", ".join(names[:10]) for names in (names_a, names_b)]
+        raise RunError(
+            f"the runs know different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
+        )
+
+
+def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
+    """Return the same predictions with the classes in the order of `label_names`."""
+    if side.label_names == label_names:
+        return side
+    old_ids = np.array([side.label_names.index(name) for name in label_names])
+    new_ids = np.argsort(old_ids)
+    kept = side.kept
+    moved = KeptPredictions(
+        lines=kept.lines,
+        groups=kept.groups,
+        label_ids=new_ids[kept.label_ids],
+        probabilities=kept.probabilities[:, old_ids],
+        num_tokens=kept.num_tokens,
+        is_truncated=kept.is_truncated,
+    )
+    return _Side(label_names, moved, new_ids[side.predicted_ids], side.texts)
+
+
+def _compare(a: _Side, b: _Side, *, rows: str, runs: tuple[Path, Path]) -> RunComparison:
+    groups = a.kept.known_groups if a.kept.known_groups is not None else b.kept.known_groups
+    comparison = compare_predictions(
+        a.kept.probabilities,
+        b.kept.probabilities,
+        a.kept.label_ids,
+        predicted_ids=(a.predicted_ids, b.predicted_ids),
+        groups=groups,
+    )
+    name_a, name_b = (str(run) for run in runs)
+    return RunComparison(
+        name_a=name_a,
+        name_b=name_b,
+        rows=rows,
+        comparison=comparison,
+        verdict=describe_difference(comparison, name_a, name_b),
+        disagreements=tuple(_list_disagreements(a, b)),
+    )
+
+
+def _list_disagreements(a: _Side, b: _Side) -> list[Disagreement]:
+    """Return the rows with different answers, the surest of both models first."""
+    (rows,) = np.nonzero(a.predicted_ids != b.predicted_ids)
+    sure_a, sure_b = (side.kept.probabilities[rows, side.predicted_ids[rows]] for side in (a, b))
+    names, lines, texts = a.label_names, a.kept.lines, a.texts
+    return [
+        Disagreement(
+            line=int(lines[rows[at]]),
+            label=names[a.kept.label_ids[rows[at]]],
+            predicted_a=names[a.predicted_ids[rows[at]]],
+            predicted_b=names[b.predicted_ids[rows[at]]],
+            confidence_a=float(sure_a[at]),
+            confidence_b=float(sure_b[at]),
+            text=None if texts is None else texts[rows[at]],
+        )
+        for at in np.argsort(-np.minimum(sure_a, sure_b), kind="stable")
+    ]

@@ -1,0 +1,237 @@
+"""Train with several seeds on the same split, and keep the best of them as one run.
+
+The rows are read, split and encoded once. Validation chooses the best seed; the test rows are
+scored with every seed, and choose nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertfit.config import ResolvedSettings
+from bertfit.errors import ConfigError
+from bertfit.files import write_json
+from bertfit.progress import Listener, Silent
+from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, refuse_existing, stage_run
+from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
+from bertfit.workflow.recording import LogKeeper, write_log
+from bertfit.workflow.training import (
+    BaselineFitter,
+    FinishedRun,
+    TrainResult,
+    baseline_fitter,
+    keeping_the_model,
+    make_run,
+    prepare_training,
+    settle_settings,
+)
+
+_SCORES = ("accuracy", "macro_f1")
+
+
+@dataclass(slots=True)
+class _Best:
+    """The best finished seed so far, which stands whole in its staging folder."""
+
+    seed: int | None = None
+    staging: Staging | None = None
+    finished: FinishedRun | None = None
+    runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def offer(self, seed: int, staging: Staging, finished: FinishedRun) -> None:
+        """Keep a finished seed if it is the best so far, and remove the folder of the other."""
+        self.runs.append(_describe_run(seed, finished))
+        if self.staging is None or _rank(finished) > _rank(self.finished):
+            loser, self.seed, self.staging, self.finished = self.staging, seed, staging, finished
+        else:
+            loser = staging
+        if loser is not None:
+            loser.discard()
+
+    def publish(self, num_seeds: int, log: LogKeeper) -> dict[str, Any]:
+        """Move the best run to its place, and return its record."""
+        assert self.staging is not None
+        record = self.record()
+        _note_seeds(record["seeds"], num_seeds, log)
+        write_log(self.staging, log)
+        self.staging.publish(record)
+        return record
+
+    def record(self) -> dict[str, Any]:
+        """Return what bertfit.json shall say."""
+        assert self.finished is not None
+        return self.finished.record | {"seeds": _summarize(self.runs, self.seed)}
+
+
+def train_seeds(
+    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    output: str | Path,
+    *,
+    num_seeds: int,
+    validation: Any = None,  # noqa: ANN401 (as data)
+    test: Any = None,  # noqa: ANN401 (as data)
+    settings: ResolvedSettings | None = None,
+    overwrite: bool = False,
+    baseline: bool = True,
+    listener: Listener | None = None,
+    **options: Any,  # noqa: ANN401 (a recipe, and fields of TrainSettings)
+) -> TrainResult:
+    """Train with the seeds seed, seed + 1, …, and write the best on validation as one run.
+
+    All seeds share the split of the first one, and the baselines. Ctrl-C ends the seed that is
+    being trained and starts no other; it is kept only if no seed had finished. Where an error or
+    a second Ctrl-C ends a seed, the best finished one is kept beside `output`, as a whole run.
+
+    Args:
+        data: As in `train`.
+        output: Folder of the run to make; its bertfit.json has the scores of all under "seeds".
+        num_seeds: At least 2.
+        validation: As in `train`, and so are all others.
+        test: Labelled rows that every seed is scored on.
+        settings: Resolved settings; their seed is the first.
+        overwrite: Replace a run that stands at `output`.
+        baseline: Fit lexical baselines, once for all seeds.
+        listener: Hears notes and progress.
+        **options: As in `train`.
+
+    Raises:
+        ConfigError: A setting is wrong, or there are fewer than 2 seeds.
+        DataError: The data has faults; all are listed.
+        ModelError: The model cannot be loaded.
+        RunError: `output` is taken.
+        TrainingError: A loss became infinite or not a number.
+    """
+    if num_seeds < 2:
+        raise ConfigError(f"--seeds: expected at least 2, got {num_seeds}")
+    resolved = settle_settings(settings, options)
+    first = resolved.settings.seed
+    resolved.settle("seed", first + num_seeds - 1, origin="")  # the last one must be in range too
+    refuse_existing(Path(output), overwrite=overwrite)
+    log = LogKeeper(listener or Silent())
+    prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
+    rows, best = prepared[1], _Best()
+    with _keeping_the_best(best, log):
+        for seed, staging, finished in _train_each(
+            prepared,
+            range(first, first + num_seeds),
+            stage=functools.partial(stage_run, Path(output), overwrite=overwrite),
+            fit_baselines=baseline_fitter(rows, first) if baseline else None,
+            log=log,
+        ):
+            best.offer(seed, staging, finished)
+        record = best.publish(num_seeds, log)
+    assert best.finished is not None
+    result = best.finished.result(Path(output), rows)
+    return dataclasses.replace(result, seeds=record["seeds"])
+
+
+def _train_each(
+    prepared: tuple[ResolvedSettings, PreparedRows, PreparedModel],
+    seeds: Sequence[int],
+    *,
+    stage: Callable[[], Staging],
+    fit_baselines: BaselineFitter | None,
+    log: LogKeeper,
+) -> Iterator[tuple[int, Staging, FinishedRun]]:
+    """Yield each seed with its finished run; an interrupted one is the last."""
+    resolved, rows, model = prepared
+    for number, seed in enumerate(seeds, start=1):
+        log.note(f"Seed {seed}, {number} of {len(seeds)}.")
+        if number > 1:
+            origin = f"seed {number} of {len(seeds)} from {seeds[0]}"
+            resolved = resolved.settle("seed", seed, origin=origin)
+            model = renew_model(model, resolved.settings)
+        staging = stage()
+        with keeping_the_model(staging, model.classifier, log):
+            finished = make_run(
+                resolved, rows, model=model, staging=staging, fit_baselines=fit_baselines, log=log
+            )
+        yield seed, staging, finished
+        if finished.outcome.interrupted:
+            return
+
+
+@contextlib.contextmanager
+def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
+    """Where a seed fails, keep the best finished one beside the output, as a whole run."""
+    try:
+        yield
+    except BaseException:
+        if best.staging is not None and best.staging.folder.is_dir():
+            # The error may be a full disk: the weights stay even if the record cannot be added.
+            with contextlib.suppress(OSError):
+                record = {"format_version": FORMAT_VERSION, **best.record()}
+                write_json(best.staging.folder / RECORD_NAME, record)
+            log.note(f"The best finished seed, {best.seed}, is kept in {best.staging.set_aside()}.")
+        raise
+
+
+def _rank(finished: FinishedRun | None) -> tuple[bool, float, float]:
+    """Return what is compared: finished before interrupted, then the metric that chose the epoch.
+
+    Equal ones are told apart by their validation loss; the first of equals stays.
+    """
+    assert finished is not None
+    outcome = finished.outcome
+    history, epoch = outcome.history, outcome.best_epoch
+    loss = history.val_losses[epoch]
+    scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1}
+    chosen_by = scores.get(outcome.selection_metric)
+    return (not outcome.interrupted, -loss if chosen_by is None else chosen_by[epoch], -loss)
+
+
+def _describe_run(seed: int, finished: FinishedRun) -> dict[str, Any]:
+    scores, outcome = finished.record["scores"], finished.outcome
+    return {
+        "seed": seed,
+        "best_epoch": outcome.best_epoch + 1,
+        "interrupted": outcome.interrupted,
+        "train_seconds": round(outcome.train_seconds, 1),
+        "validation": {name: scores["validation"][name] for name in ("loss", *_SCORES)},
+        "test": _pick(scores["test"], ("log_loss", *_SCORES)),
+    }
+
+
+def _pick(scores: dict[str, Any] | None, names: Sequence[str]) -> dict[str, float] | None:
+    return None if scores is None else {name: scores[name] for name in names}
+
+
+def _summarize(runs: Sequence[dict[str, Any]], best_seed: int | None) -> dict[str, Any]:
+    whole = [run for run in runs if not run["interrupted"]] or runs
+    return {
+        "runs": list(runs),
+        "best_seed": best_seed,
+        "chosen_by": "validation",
+        **{part: _summarize_part([run[part] for run in whole]) for part in ("validation", "test")},
+    }
+
+
+def _summarize_part(
+    scores: Sequence[dict[str, float] | None],
+) -> dict[str, dict[str, float] | None]:
+    """Return mean and standard deviation (of a sample, so of two seeds at least) of each score."""
+    known = [one for one in scores if one is not None]
+    columns = {name: [one[name] for one in known] for name in (known[0] if known else ())}
+    mean = {name: statistics.fmean(values) for name, values in columns.items()}
+    spread = {name: statistics.stdev(values) for name, values in columns.items() if len(known) > 1}
+    return {"mean": mean or None, "standard_deviation": spread or None}
+
+
+def _note_seeds(seeds: dict[str, Any], num_seeds: int, log: LogKeeper) -> None:
+    if len(seeds["runs"]) < num_seeds:
+        log.note(f"Interrupted: {len(seeds['runs'])} of {num_seeds} seeds were trained.")
+    told = []
+    for part in ("validation", "test"):
+        mean, spread = seeds[part]["mean"], seeds[part]["standard_deviation"]
+        if mean is not None and spread is not None:
+            told.append(f"{part} accuracy {mean['accuracy']:.4f} ± {spread['accuracy']:.4f}")
+    if told:
+        log.note(f"Seeds: {', '.join(told)} (mean ± standard deviation).")
+    log.note(f"Kept: seed {seeds['best_seed']}, the best on validation.")

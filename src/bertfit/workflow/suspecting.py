@@ -1,0 +1,272 @@
+"""Find labels that are probably wrong, by a run or by lexical models that saw other rows."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.data.checks import check_evaluation_data, check_training_data
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.splits import split_off
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
+from bertfit.evaluation.suspicious import rank_suspicious_labels
+from bertfit.files import open_atomically
+from bertfit.inference.predictor import TextClassifier
+from bertfit.labels import encode_labels
+from bertfit.progress import Listener, Silent
+from bertfit.run_directory import is_run, read_record
+
+if TYPE_CHECKING:
+    from bertfit.config import OnBadRow
+
+_TABLES = {"rows", "DataFrame", "Table"}
+"""What tables in memory are called: the name does not tell one from another."""
+CSV_COLUMNS = ("line", "label", "suggested_label", "looks_wrong", "confidence", "margin", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A row whose label something speaks against."""
+
+    line: int
+    """1-based line of the source."""
+    label: str
+    suggested_label: str
+    looks_wrong: bool
+    """Whether confident learning counts the label as wrong; else another is only more probable."""
+    confidence: float
+    """Probability of the suggested label, by a model that had not seen the row's own."""
+    margin: float
+    """Probability of the given label less that of the strongest other one; low is suspicious."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectReport:
+    """The suspects of a source, and how they were found."""
+
+    source: str
+    num_rows: int
+    """Rows that could be judged."""
+    suspects: tuple[Suspect, ...]
+    """Rows whose labels look wrong, the most suspicious first, then those predicted otherwise."""
+    num_wrong: int
+    """The first of the suspects, whose labels look wrong."""
+    judged_by: str
+    """Where the probabilities came from, in words."""
+    unjudged_labels: tuple[str, ...]
+    """Labels of rows that could not be judged, as no other row bears them."""
+    warning: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def find_suspects(
+    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    *,
+    run: str | Path | None = None,
+    num_folds: int | None = None,
+    columns: Columns | None = None,
+    on_bad_row: OnBadRow = "error",
+    seed: int = 0,
+    device: str = "auto",
+    listener: Listener | None = None,
+) -> SuspectReport:
+    """Rank the rows of labelled data by how much speaks against their labels.
+
+    Args:
+        data: Labelled rows.
+        run: A run that was trained on other rows, whose probabilities judge; None fits lexical
+            models, each judging a fold of the rows that it has not seen.
+        num_folds: Folds without a run, 5 where None.
+        columns: Which columns hold what; rows of one group are in one fold.
+        on_bad_row: "skip" leaves bad rows out.
+        seed: Of the folds.
+        device: Of the run: auto, cpu, cuda, cuda:N or mps.
+        listener: Hears the progress.
+
+    Raises:
+        ConfigError: Both a run and folds are asked for, or fewer than 2 folds.
+        DataError: The rows have faults, or are too few for the folds.
+        RunError: There is no such run.
+    """
+    if run is not None and num_folds is not None:
+        raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
+    listener = listener or Silent()
+    if run is not None:
+        return _judge_with_run(data, Path(run), columns, on_bad_row, device, listener)
+    folds = DEFAULT_FOLDS if num_folds is None else num_folds
+    return _judge_by_folds(data, folds, columns, on_bad_row, seed, listener)
+
+
+def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False) -> None:
+    """Write the suspects as a CSV file to edit, whole or not at all.
+
+    Raises:
+        ConfigError: The name does not end in .csv, is a folder's, or is taken: somebody may have
+            edited that file.
+        OSError: The file cannot be written.
+    """
+    check_output(path, overwrite=overwrite)
+    with open_atomically(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV_COLUMNS)
+        for one in report.suspects:
+            numbers = (f"{one.confidence:.4f}", f"{one.margin:.4f}")
+            verdict = "yes" if one.looks_wrong else "no"
+            labels = (one.label, one.suggested_label)
+            writer.writerow([one.line, *labels, verdict, *numbers, one.text])
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Check that suspects can be written to a file of this name.
+
+    Raises:
+        ConfigError: The name does not end in .csv, is a folder's, or is taken: somebody may have
+            edited that file.
+    """
+    if path.suffix.lower() != ".csv":
+        raise ConfigError(f"--output: expected a name ending in .csv, got {path.name!r}")
+    if path.is_dir():
+        raise ConfigError(f"--output: {path} is a folder")
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"--output: {path} exists, and may have been edited",
+            hint="Choose another --output, or add --overwrite.",
+        )
+
+
+def _judge_with_run(
+    data: Any,  # noqa: ANN401 (as in find_suspects)
+    run: Path,
+    columns: Columns | None,
+    on_bad_row: OnBadRow,
+    device: str,
+    listener: Listener,
+) -> SuspectReport:
+    classifier = TextClassifier.load(run, device=device)
+    names = classifier.label_names
+    known = classifier.known_columns(columns)
+    dataset, _ = check_evaluation_data(data, known, names, on_bad_row)
+    warning = _warn_of_training_rows(run, dataset)
+    if warning:
+        listener.note(f"WARNING: {warning}")
+    encoded = classifier.encode(
+        list(dataset.texts),
+        on_progress=lambda done, total: listener.progress("encoding", done, total),
+    )
+    probabilities = classifier.score(
+        encoded, on_progress=lambda done, total: listener.progress("scoring", done, total)
+    )
+    judged = np.ones(len(dataset), dtype=bool)
+    return _rank(dataset, names, probabilities, judged, judged_by=f"the run {run}", warning=warning)
+
+
+def _judge_by_folds(
+    data: Any,  # noqa: ANN401 (as in find_suspects)
+    num_folds: int,
+    columns: Columns | None,
+    on_bad_row: OnBadRow,
+    seed: int,
+    listener: Listener,
+) -> SuspectReport:
+    if num_folds < 2:
+        raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds}")
+    checked = check_training_data(data, columns=columns or Columns(), on_bad_row=on_bad_row)
+    dataset, names = checked.train, checked.label_names
+    predicted = predict_by_folds(
+        dataset.texts,
+        encode_labels(dataset.labels, names),
+        num_labels=len(names),
+        groups=dataset.groups or None,
+        num_folds=num_folds,
+        seed=seed,
+        on_progress=lambda done, total: listener.progress("folds", done, total),
+    )
+    judged_by = f"TF-IDF + logistic regression, {num_folds} folds"
+    return _rank(
+        dataset,
+        names,
+        predicted.probabilities,
+        predicted.is_judged,
+        judged_by=judged_by,
+        warning=None,
+    )
+
+
+def _rank(
+    dataset: TextDataset,
+    label_names: tuple[str, ...],
+    probabilities: np.ndarray,
+    is_judged: np.ndarray,
+    *,
+    judged_by: str,
+    warning: str | None,
+) -> SuspectReport:
+    (judged,) = np.nonzero(is_judged)
+    if not len(judged):
+        raise DataError(f"no row of {dataset.source} can be judged: each label has a single row")
+    label_ids = np.asarray(encode_labels(dataset.labels, label_names), dtype=np.int64)
+    ranked = rank_suspicious_labels(probabilities[judged], label_ids[judged])
+    # Rows are ranked by margin after the counted ones, so those predicted otherwise come next.
+    num_listed = int((ranked.suggested_ids != label_ids[judged[ranked.rows]]).sum())
+    suspects = tuple(
+        Suspect(
+            line=int(dataset.lines[judged[row]]),
+            label=dataset.labels[judged[row]],
+            suggested_label=label_names[int(ranked.suggested_ids[place])],
+            looks_wrong=place < ranked.num_issues,
+            confidence=float(ranked.confidences[place]),
+            margin=float(ranked.margins[place]),
+            text=dataset.texts[judged[row]],
+        )
+        for place, row in enumerate(ranked.rows[:num_listed].tolist())
+    )
+    unjudged = sorted({dataset.labels[row] for row in np.flatnonzero(~is_judged).tolist()})
+    return SuspectReport(
+        source=dataset.source,
+        num_rows=len(judged),
+        suspects=suspects,
+        num_wrong=ranked.num_issues,
+        judged_by=judged_by,
+        unjudged_labels=tuple(unjudged),
+        warning=warning,
+    )
+
+
+def _warn_of_training_rows(run: Path, dataset: TextDataset) -> str | None:
+    """Return a warning where the run learned these very labels, which it will then defend."""
+    if not is_run(run):
+        return None
+    record = read_record(run)
+    trained = record.get("data", {}).get("train") or {}
+    fingerprint, source = trained.get("fingerprint"), trained.get("source")
+    if fingerprint is None:
+        return None
+    is_same = fingerprint in {dataset.fingerprint(), _fingerprint_of_split(dataset, record)}
+    is_same_file = source == dataset.source and source not in _TABLES
+    if not is_same and not is_same_file:
+        return None
+    what = "on these very rows" if is_same else f"on rows of {source}"
+    return (
+        f"the run was trained {what}: it has learned their labels, wrong ones too. Leave --with "
+        "out, or give a run of other rows."
+    )
+
+
+def _fingerprint_of_split(dataset: TextDataset, record: dict[str, Any]) -> str | None:
+    """Return the fingerprint of what the run would have trained on, had it had these rows."""
+    settings = record.get("settings", {})
+    fraction, seed = (settings.get(name, {}) for name in ("validation_fraction", "seed"))
+    try:
+        train, _ = split_off(dataset, fraction.get("value", 0.1), seed=seed.get("value", 0))
+    except (ConfigError, DataError):
+        return None
+    return train.fingerprint()

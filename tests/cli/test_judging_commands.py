@@ -1,0 +1,115 @@
+"""compare, suspects, --seeds, --slice and --errors as a user types them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from bertfit.cli.main import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_dir, make_reviews, write_csv):
+    """Give a folder with a training file, a test file, a run of two seeds and one of one."""
+    folder = tmp_path_factory.mktemp("judging")
+    rows = [{**row, "kind": "ab"[at % 2]} for at, row in enumerate(make_reviews(60))]
+    rows[4]["label"] = "pos" if rows[4]["label"] == "neg" else "neg"
+    write_csv(folder / "train.csv", rows)
+    tested = [{**row, "kind": "ab"[at % 3 == 0]} for at, row in enumerate(make_reviews(40, seed=7))]
+    write_csv(folder / "test.csv", tested)
+    for name, options in (("a", "--seeds 2"), ("b", "--seed 4 --no-baseline")):
+        command = ["train", str(folder / "train.csv"), "--test", str(folder / "test.csv")]
+        command += ["--model", str(tiny_model_dir), "--output", str(folder / name)]
+        command += f"--epochs 2 --batch-size 8 --dtype float32 {options}".split()
+        result = runner.invoke(app, command)
+        assert result.exit_code == 0, result.output
+        (folder / f"{name}.txt").write_text(result.output, encoding="utf-8")
+    return folder
+
+
+def call(*arguments: object) -> str:
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def check_width(output: str, folder) -> None:
+    wide = [line for line in output.splitlines() if len(line) > 80 and str(folder) not in line]
+    assert wide == []
+
+
+def test_training_with_seeds_shows_each_and_the_best(folder):
+    output = (folder / "a.txt").read_text(encoding="utf-8")
+    assert "By seed" in output
+    assert "the test chose nothing" in output
+    assert "NB-SVM" in output
+    check_width(output, folder)
+    record = json.loads((folder / "a" / "bertfit.json").read_text(encoding="utf-8"))
+    assert len(record["seeds"]["runs"]) == 2
+
+
+def test_compare_shows_differences_and_a_verdict(folder):
+    output = call("compare", folder / "a", folder / "b")
+    for part in ("A less B", "Macro F1", "Different answers:", "paired bootstrap"):
+        assert part in output
+    flat = " ".join(output.split())
+    assert any(
+        word in flat for word in ("could be chance", "hardly chance", "the same class for every")
+    )
+    check_width(output, folder)
+
+
+def test_compare_as_json(folder):
+    value = json.loads(call("compare", folder / "a", folder / "b", "--json"))
+    assert value["num_rows"] == 40
+    assert set(value["scores"]) == {"accuracy", "macro_f1", "log_loss"}
+
+
+def test_compare_on_given_rows_shows_texts_where_they_disagree(folder):
+    options = ("--data", folder / "test.csv", "--top", 2)
+    value = json.loads(call("compare", folder / "a", folder / "b", *options, "--json"))
+    output = call("compare", folder / "a", folder / "b", *options)
+    assert ("Where they disagree" in output) is bool(value["num_disagreeing"])
+    if value["num_disagreeing"]:
+        assert value["disagreements"][0]["text"][:20] in output
+
+
+def test_evaluate_shows_the_worst_slices_and_errors(folder):
+    options = ("--slice", "kind", "--slice", "movie", "--errors", 3)
+    output = call("evaluate", folder / "a", folder / "test.csv", *options)
+    for part in ("The worst slices", "kind: ", "label: ", "Benjamini-Hochberg", "Wrong, and sure"):
+        assert part in output
+    check_width(output, folder)
+
+
+def test_evaluate_as_json_has_slices_and_errors(folder):
+    options = ("--slice", "kind", "--errors", 2, "--json")
+    value = json.loads(call("evaluate", folder / "a", folder / "test.csv", *options))
+    assert {one["by"] for one in value["slices"]["slices"]} >= {"kind", "label"}
+    assert 0 < len(value["errors"]) <= 2
+    assert value["errors"][0]["label"] != value["errors"][0]["predicted"]
+
+
+def test_suspects_show_a_table_and_write_a_file(folder, tmp_path):
+    path = tmp_path / "s.csv"
+    output = call("suspects", folder / "train.csv", "--output", path, "--folds", 4)
+    with path.open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert "4 folds" in " ".join(output.split())
+    assert written
+    assert all(row["label"] != row["suggested_label"] for row in written)
+    check_width(output, tmp_path)
+
+
+def test_suspects_of_the_training_rows_by_their_own_run_are_warned_of(folder):
+    result = runner.invoke(
+        app, ["suspects", str(folder / "train.csv"), "--with", str(folder / "b"), "--json"]
+    )
+    value = json.loads(result.stdout)
+    assert "very rows" in value["warning"]
+    assert "WARNING" in result.stderr

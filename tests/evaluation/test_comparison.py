@@ -1,0 +1,180 @@
+"""Two models on the same rows: the difference, its interval, and the words for it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from bertfit.errors import DataError
+from bertfit.evaluation.comparison import (
+    compare_predictions,
+    compare_with_baseline,
+    describe_difference,
+)
+from bertfit.evaluation.intervals import bootstrap_intervals
+from bertfit.evaluation.metrics import score
+
+NAME = "TF-IDF + logistic regression"
+
+
+def as_probabilities(predicted_ids: np.ndarray, num_labels: int = 2) -> np.ndarray:
+    return np.eye(num_labels)[predicted_ids] * 0.8 + 0.2 / num_labels
+
+
+def test_a_better_model_beats_the_baseline_in_words() -> None:
+    label_ids = np.arange(1000) % 2
+    good = np.where(np.arange(1000) % 10 == 0, 1 - label_ids, label_ids)
+    bad = np.where(np.arange(1000) % 5 == 0, 1 - label_ids, label_ids)
+    comparison = compare_with_baseline(
+        as_probabilities(good), as_probabilities(bad), label_ids, baseline_name=NAME
+    )
+    assert comparison.difference == pytest.approx(0.1)
+    assert comparison.p_value < 1e-6
+    assert comparison.verdict.startswith(
+        "The model beats TF-IDF + logistic regression by 10.0 points (95 % interval "
+    )
+    reverse = compare_with_baseline(
+        as_probabilities(bad), as_probabilities(good), label_ids, baseline_name=NAME
+    )
+    assert reverse.verdict.startswith(
+        "The model LOSES to TF-IDF + logistic regression by 10.0 points (95 % interval "
+    )
+    assert "use the baseline, or give the model more text" in reverse.verdict
+    span = reverse.verdict.partition("interval ")[2].partition(")")[0]
+    assert span == comparison.verdict.partition("interval ")[2].partition(")")[0]
+    assert json.loads(json.dumps(comparison.to_json()))["interval"]["low"] > 0
+
+
+def test_three_rows_never_tell_models_apart() -> None:
+    """The bootstrap of three equal differences has no width; the exact test knows better."""
+    right, wrong = as_probabilities(np.ones(3, dtype=int)), as_probabilities(np.zeros(3, dtype=int))
+    comparison = compare_with_baseline(right, wrong, [1, 1, 1], baseline_name="the majority")
+    assert comparison.verdict == (
+        "The model and the majority cannot be told apart on these rows: the difference is "
+        "+100.0 points (95 % interval 100.0 to 100.0)."
+    )
+
+
+def test_groups_can_take_the_certainty_away() -> None:
+    """Forty reviews of two movies, one of which the model alone gets right, are two rows' worth."""
+    label_ids, groups = np.ones(40, dtype=int), np.repeat(["one", "two"], 20)
+    model, baseline = as_probabilities(label_ids), as_probabilities((groups == "one").astype(int))
+    assert "beats" in compare_with_baseline(model, baseline, label_ids, baseline_name=NAME).verdict
+    grouped = compare_with_baseline(model, baseline, label_ids, groups=groups, baseline_name=NAME)
+    assert "cannot be told apart" in grouped.verdict
+
+
+def test_probabilities_and_labels_must_be_of_the_same_rows() -> None:
+    with pytest.raises(DataError, match=r"got shapes \(2, 2\) and \(3,\)"):
+        compare_with_baseline(np.eye(2), np.eye(2), [0, 1, 1], baseline_name=NAME)
+
+
+def draw_pair(num_rows: int = 600, *, seed: int = 0):
+    """Two models of three classes; the first is the better one."""
+    rng = np.random.default_rng(seed)
+    label_ids = rng.integers(3, size=num_rows)
+    models = []
+    for strength in (2.5, 1.0):
+        logits = rng.normal(size=(num_rows, 3))
+        logits[np.arange(num_rows), label_ids] += strength
+        models.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+    return *models, label_ids
+
+
+def test_the_scores_of_both_are_those_of_metrics() -> None:
+    a, b, label_ids = draw_pair()
+    comparison = compare_predictions(a, b, label_ids, num_resamples=50)
+    for name, difference in comparison.scores.items():
+        of_a, of_b = (getattr(score(one, label_ids, ["x", "y", "z"]), name) for one in (a, b))
+        assert (difference.a, difference.b) == pytest.approx((of_a, of_b))
+        assert difference.difference == pytest.approx(of_a - of_b)
+        assert difference.interval.low < difference.difference < difference.interval.high
+
+
+def test_every_row_is_counted_once() -> None:
+    a, b, label_ids = draw_pair()
+    comparison = compare_predictions(a, b, label_ids, num_resamples=10)
+    right_a, right_b = (one.argmax(axis=1) == label_ids for one in (a, b))
+    assert comparison.num_only_a_right == int((right_a & ~right_b).sum())
+    assert comparison.num_disagreeing == int((a.argmax(axis=1) != b.argmax(axis=1)).sum())
+    counts = (
+        comparison.num_both_right,
+        comparison.num_only_a_right,
+        comparison.num_only_b_right,
+        comparison.num_both_wrong,
+    )
+    assert sum(counts) == comparison.num_rows == len(label_ids)
+
+
+def test_pairing_narrows_the_interval_of_like_models() -> None:
+    a, _, label_ids = draw_pair()
+    like = 0.9 * a + 0.1 / 3
+    paired = compare_predictions(a, like, label_ids, num_resamples=200).scores["log_loss"].interval
+    alone = bootstrap_intervals(a, label_ids, num_resamples=200)["log_loss"]
+    assert paired.high - paired.low < (alone.high - alone.low) / 2
+
+
+def test_the_interval_covers_the_true_difference() -> None:
+    """Of 60 experiments with a known difference of 10 points, about 95 % must cover it."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(60):
+        label_ids = np.zeros(300, dtype=int)
+        models = [as_probabilities((rng.random(300) < share).astype(int)) for share in (0.15, 0.25)]
+        scores = compare_predictions(*models, label_ids, num_resamples=300).scores
+        interval = scores["accuracy"].interval
+        covered += interval.low <= 0.1 <= interval.high
+    assert 52 <= covered <= 60
+
+
+def test_a_clear_difference_is_said_to_be_hardly_chance() -> None:
+    a, b, label_ids = draw_pair()
+    comparison = compare_predictions(a, b, label_ids, num_resamples=200)
+    assert not comparison.could_be_chance
+    told = describe_difference(comparison, "new", "old")
+    assert told.startswith("new is better than old by ")
+    assert told.endswith("hardly chance.")
+    turned = describe_difference(
+        compare_predictions(b, a, label_ids, num_resamples=200), "old", "new"
+    )
+    assert turned == told
+
+
+def test_a_small_difference_is_said_to_be_possible_chance() -> None:
+    a, _, label_ids = draw_pair()
+    other = a.copy()
+    other[:3] = other[:3, ::-1]
+    comparison = compare_predictions(a, other, label_ids, num_resamples=200)
+    assert comparison.could_be_chance
+    told = describe_difference(comparison, "new", "old")
+    assert told.startswith("The difference could be chance: new is ")
+
+
+def test_the_same_predictions_are_said_to_be_the_same() -> None:
+    a, _, label_ids = draw_pair()
+    comparison = compare_predictions(a, a, label_ids, num_resamples=10)
+    assert comparison.could_be_chance
+    assert comparison.p_value == 1.0
+    told = describe_difference(comparison, "new", "old")
+    assert told == "new and old predict the same class for every row."
+
+
+def test_two_groups_are_two_rows_worth() -> None:
+    label_ids, groups = np.ones(40, dtype=int), np.repeat(["one", "two"], 20)
+    a, b = as_probabilities(label_ids), as_probabilities((groups == "one").astype(int))
+    assert not compare_predictions(a, b, label_ids).could_be_chance
+    assert compare_predictions(a, b, label_ids, groups=groups).could_be_chance
+
+
+def test_a_comparison_can_be_written_as_json() -> None:
+    a, b, label_ids = draw_pair(60)
+    value = json.loads(json.dumps(compare_predictions(a, b, label_ids).to_json()))
+    assert value["scores"]["accuracy"]["interval"]["low"] <= 1
+    assert value["could_be_chance"] is False
+
+
+def test_models_of_other_classes_cannot_be_compared() -> None:
+    with pytest.raises(DataError, match=r"got shapes \(2, 2\) and \(2, 3\)"):
+        compare_predictions(np.eye(2), np.eye(3)[:2], [0, 1])

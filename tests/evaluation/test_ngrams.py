@@ -1,0 +1,80 @@
+"""Counting in arrays gives what scikit-learn's counting of strings gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.feature_extraction.text import CountVectorizer
+
+from bertfit.evaluation import ngrams
+from bertfit.evaluation.ngrams import learn_ngrams
+
+LETTERS = r"[a-z]+"
+TEXTS = st.lists(st.text(alphabet="abc .", max_size=20), min_size=1, max_size=8)
+
+
+def sorted_columns(matrix) -> list[tuple[float, ...]]:
+    """The columns as a bag, as their order is free."""
+    return sorted(map(tuple, np.asarray(matrix.todense()).T.tolist()))
+
+
+@given(texts=TEXTS, others=TEXTS)
+def test_words_are_counted_as_scikit_learn_does(texts: list[str], others: list[str]) -> None:
+    theirs = CountVectorizer(ngram_range=(1, 3), token_pattern=LETTERS, dtype=np.float32)
+    try:
+        theirs.fit(texts)
+    except ValueError:  # no words at all
+        return
+    counter = learn_ngrams(texts)
+    for rows in (texts, others):
+        assert sorted_columns(counter.count(rows).words) == sorted_columns(theirs.transform(rows))
+
+
+@given(texts=TEXTS, others=TEXTS)
+def test_characters_are_counted_as_scikit_learn_does(texts: list[str], others: list[str]) -> None:
+    as_words = [" ".join(text.replace(".", " ").split()) for text in texts]
+    theirs = CountVectorizer(analyzer="char_wb", ngram_range=(3, 4), dtype=np.float32)
+    try:
+        theirs.fit(as_words)
+    except ValueError:
+        return
+    counter = learn_ngrams(texts)
+    for rows in (texts, others):
+        expected = theirs.transform([row.replace(".", " ") for row in rows])
+        assert sorted_columns(counter.count(rows).characters) == sorted_columns(expected)
+
+
+def test_from_a_thousand_rows_on_ngrams_of_one_row_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 3)
+    texts = ["a b c a b", "a b d", "e e e"]
+    theirs = CountVectorizer(ngram_range=(1, 3), token_pattern=LETTERS, min_df=2)
+    ours = learn_ngrams(texts).count(texts)
+    assert sorted_columns(ours.words) == sorted_columns(theirs.fit_transform(texts))
+
+
+def test_short_ngrams_stand_first() -> None:
+    counts = learn_ngrams(["a b c"]).count(["a b", "c"])
+    assert counts.words.shape == (2, 6)
+    assert counts.num_short == 5
+    assert counts.words[:, :3].sum() == 3
+
+
+def test_an_ngram_never_reaches_into_the_next_text() -> None:
+    counter = learn_ngrams(["a b", "b a"], characters=False)
+    assert counter.count(["a", "b"]).words.sum() == 2
+
+
+def test_rows_can_be_selected() -> None:
+    counts = learn_ngrams(["aaa b", "b", "c"]).count(["aaa b", "b", "c"])
+    chosen = counts.select(np.array([2, 0]))
+    assert (chosen.words != counts.words[[2, 0]]).nnz == 0
+    assert (chosen.characters != counts.characters[[2, 0]]).nnz == 0
+
+
+def test_no_text_is_counted_as_no_row() -> None:
+    counts = learn_ngrams(["a b"]).count([])
+    assert counts.words.shape == (0, 3)

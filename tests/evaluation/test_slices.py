@@ -1,0 +1,112 @@
+"""Slices find where a model is weak, and do not cry wolf where chance makes a slice look bad."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.slices import bin_numbers, name_values, score_slices
+
+
+def test_a_weak_slice_is_found_and_stands_first() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.choice(["drama", "comedy", "horror"], size=900)
+    is_right = rng.random(900) < np.where(kinds == "horror", 0.6, 0.9)
+    report = score_slices(is_right, {"kind": kinds.tolist()})
+    assert report.slices[0].value == "horror"
+    assert [one.is_worse for one in report.slices] == [True, False, False]
+    assert not any(one.is_small for one in report.slices)
+
+
+def test_the_interval_is_wilsons() -> None:
+    is_right = [True] * 80 + [False] * 20
+    (one, _) = score_slices(is_right, {"by": ["x"] * 60 + ["y"] * 40}).slices
+    expected = binomtest(one.num_right, one.num_rows).proportion_ci(0.95, method="wilson")
+    assert (one.value, one.num_rows, one.num_right) == ("y", 40, 20)
+    assert (one.interval.low, one.interval.high) == (expected.low, expected.high)
+    assert one.rest_accuracy == 1.0
+
+
+def test_among_many_slices_that_do_not_differ_hardly_one_is_called_worse() -> None:
+    """Without adjustment 5 of 100 slices would be; with it, hardly one in ten data sets."""
+    rng = np.random.default_rng(1)
+    found = 0
+    for _ in range(10):
+        groups = rng.integers(100, size=4000).astype(str).tolist()
+        report = score_slices(rng.random(4000) < 0.8, {"group": groups})
+        found += any(one.is_worse for one in report.slices)
+    assert found <= 2
+
+
+def test_small_slices_are_flagged_and_tiny_ones_left_out() -> None:
+    report = score_slices([True] * 100, {"by": ["a"] * 75 + ["b"] * 20 + ["c"] * 5})
+    assert {one.value: one.is_small for one in report.slices} == {"a": False, "b": True}
+    assert report.num_too_small == 1
+
+
+def test_a_small_bad_slice_does_not_push_a_large_one_aside() -> None:
+    """The end of the interval counts: 5 of 10 is less known to be bad than 120 of 200."""
+    is_right = [True] * 5 + [False] * 5 + [True] * 120 + [False] * 80 + [True] * 300
+    values = ["tiny"] * 10 + ["big"] * 200 + ["rest"] * 300
+    assert score_slices(is_right, {"by": values}).slices[0].value == "big"
+
+
+def test_a_slice_of_all_rows_has_no_rest_and_is_left_out() -> None:
+    assert score_slices([True] * 20, {"truncated": ["no"] * 20}).slices == ()
+
+
+def test_rows_without_a_value_are_a_slice() -> None:
+    report = score_slices([True] * 40, {"by": [None] * 20 + ["a"] * 20})
+    assert {one.value for one in report.slices} == {"(none)", "a"}
+
+
+def test_columns_are_adjusted_together() -> None:
+    is_right = [True] * 90 + [False] * 10
+    values = ["a"] * 80 + ["b"] * 20
+    alone = score_slices(is_right, {"x": values}).slices[0].p_value
+    noise = {f"noise {n}": (["p", "q"] * 50) for n in range(20)}
+    assert score_slices(is_right, {"x": values, **noise}).slices[0].p_value > alone
+
+
+@pytest.mark.parametrize(
+    ("is_right", "values", "options", "error"),
+    [
+        ([], {}, {}, DataError),
+        ([True] * 3, {"x": ["a"]}, {}, DataError),
+        ([True] * 3, {"x": ["a"] * 3}, {"min_rows": 0}, ConfigError),
+    ],
+)
+def test_wrong_rows_are_refused(is_right, values, options, error) -> None:
+    with pytest.raises(error, match="expected"):
+        score_slices(is_right, values, **options)
+
+
+def test_numbers_are_cut_into_bins_of_about_equal_size() -> None:
+    names = bin_numbers(np.random.default_rng(0).permutation(1000).tolist())
+    counts = {name: names.count(name) for name in set(names)}
+    assert len(counts) == 5
+    assert max(counts.values()) - min(counts.values()) <= 2
+    assert "0 to 199" in counts
+
+
+def test_a_column_of_many_numbers_is_binned_and_of_few_is_not() -> None:
+    assert set(name_values([str(n / 7) for n in range(100)])) != {str(n / 7) for n in range(100)}
+    assert set(name_values([1, 2, 3] * 50)) == {"1", "2", "3"}
+    assert name_values([0.5, float("nan"), "", None]) == ["0.5", None, None, None]
+
+
+def test_missing_numbers_stay_missing() -> None:
+    names = name_values([None, *range(100)])
+    assert names[0] is None
+    assert names[1] == "0 to 19"
+
+
+def test_a_report_can_be_written_as_json() -> None:
+    report = score_slices([True, False] * 30, {"by": (["a"] * 30 + ["b"] * 30)})
+    value = json.loads(json.dumps(report.to_json()))
+    assert value["adjustment"] == "Benjamini-Hochberg"
+    assert value["slices"][0]["interval"]["low"] >= 0

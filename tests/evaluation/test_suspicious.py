@@ -1,0 +1,151 @@
+"""Flipped labels come to the top of the ranking."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.folds import predict_by_folds
+from bertfit.evaluation.suspicious import rank_suspicious_labels
+
+
+def draw_flipped(num_rows: int = 2000, num_labels: int = 4, *, seed: int = 0):
+    """Probabilities of a good model, and labels of which 5 % were flipped at random."""
+    rng = np.random.default_rng(seed)
+    true_ids = rng.integers(num_labels, size=num_rows)
+    logits = rng.normal(size=(num_rows, num_labels))
+    logits[np.arange(num_rows), true_ids] += 4
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    is_flipped = rng.random(num_rows) < 0.05
+    shift = rng.integers(1, num_labels, size=num_rows)
+    label_ids = np.where(is_flipped, (true_ids + shift) % num_labels, true_ids)
+    return probabilities, label_ids, true_ids, is_flipped
+
+
+def test_the_top_holds_the_flipped_labels() -> None:
+    probabilities, label_ids, true_ids, is_flipped = draw_flipped()
+    ranked = rank_suspicious_labels(probabilities, label_ids)
+    hits = is_flipped[ranked.rows]
+    num_flipped = int(is_flipped.sum())
+    assert hits[:50].mean() == 1.0
+    assert hits[:num_flipped].mean() > 0.9
+    assert hits[: ranked.num_issues].sum() > 0.85 * num_flipped
+    suggested = ranked.suggested_ids[:num_flipped]
+    assert (suggested == true_ids[ranked.rows[:num_flipped]]).mean() > 0.9
+
+
+def test_every_row_is_ranked_once() -> None:
+    probabilities, label_ids, _, _ = draw_flipped(200)
+    assert sorted(rank_suspicious_labels(probabilities, label_ids).rows) == list(range(200))
+
+
+def test_a_class_that_is_always_unsure_is_not_suspected_for_it() -> None:
+    """The threshold of a class is what its own rows reach, not one half."""
+    probabilities = [[0.95, 0.05]] * 10 + [[0.5, 0.5]] * 10
+    ranked = rank_suspicious_labels(probabilities, [0] * 10 + [1] * 10)
+    assert ranked.num_issues == 0
+    assert ranked.thresholds.tolist() == pytest.approx([0.95, 0.5])
+
+
+def test_a_class_without_rows_is_never_suggested_as_an_issue() -> None:
+    probabilities = [[0.1, 0.1, 0.8]] * 3 + [[0.1, 0.8, 0.1]] * 3
+    ranked = rank_suspicious_labels(probabilities, [0] * 3 + [1] * 3)
+    assert np.isnan(ranked.thresholds[2])
+    assert ranked.num_issues == 0
+
+
+def test_wrong_probabilities_are_refused() -> None:
+    with pytest.raises(DataError, match="sum to 1"):
+        rank_suspicious_labels([[2.0, 3.0]], [0])
+
+
+def make_rows(num_rows: int = 400, *, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    label_ids = np.arange(num_rows) % 2
+    fillers = np.array(["a", "the", "film", "plot", "of", "was", "very"])
+    texts = [
+        " ".join([*rng.choice(fillers, 6), "good" if label_id else "bad", f"n{row}"])
+        for row, label_id in enumerate(label_ids)
+    ]
+    return texts, label_ids
+
+
+def test_folds_of_the_lexical_baseline_find_flipped_labels() -> None:
+    texts, true_ids = make_rows()
+    is_flipped = np.random.default_rng(1).random(400) < 0.05
+    label_ids = np.where(is_flipped, 1 - true_ids, true_ids)
+    predicted = predict_by_folds(texts, label_ids, num_labels=2)
+    ranked = rank_suspicious_labels(predicted.probabilities, label_ids)
+    assert predicted.is_judged.all()
+    assert is_flipped[ranked.rows[: is_flipped.sum()]].all()
+    assert ranked.num_issues == is_flipped.sum()
+
+
+def test_a_row_is_never_judged_by_a_copy_of_itself() -> None:
+    """A text that occurs twice with a wrong label would else be defended by its copy."""
+    texts, label_ids = make_rows(200)
+    texts += ["good zork"] * 2
+    label_ids = np.append(label_ids, [0, 0])
+    predicted = predict_by_folds(texts, label_ids, num_labels=2)
+    assert (predicted.probabilities[-2:, 1] > 0.5).all()
+
+
+def test_groups_stay_in_one_fold() -> None:
+    texts, label_ids = make_rows(100)
+    groups = [f"g{row // 4}" for row in range(100)]
+    marked = [f"{text} only{groups[row]}" for row, text in enumerate(texts)]
+    plain = predict_by_folds(texts, label_ids, num_labels=2, groups=groups).probabilities
+    seen = predict_by_folds(marked, label_ids, num_labels=2, groups=groups).probabilities
+    assert (plain.argmax(axis=1) == seen.argmax(axis=1)).all()
+
+
+def test_the_only_row_of_a_label_is_not_judged() -> None:
+    texts, label_ids = make_rows(60)
+    predicted = predict_by_folds([*texts, "odd"], [*label_ids, 2], num_labels=3)
+    assert not predicted.is_judged[-1]
+    assert predicted.is_judged[:-1].all()
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_folds", "error", "message"),
+    [
+        (10, 1, ConfigError, "expected at least 2 folds, got 1"),
+        (6, 5, DataError, "5 folds need at least as many different texts"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(num_rows, num_folds, error, message) -> None:
+    texts, label_ids = make_rows(num_rows)
+    with pytest.raises(error, match=message):
+        predict_by_folds(texts, label_ids, num_labels=2, num_folds=num_folds)
+
+
+def test_texts_without_anything_are_refused() -> None:
+    with pytest.raises(DataError, match="nothing to learn from"):
+        predict_by_folds([" ", "\n", "\t", "  "] * 2, [0, 1] * 4, num_labels=2, num_folds=2)
+
+
+@pytest.mark.slow
+def test_flipped_labels_of_imdb_are_found(data_dir) -> None:
+    """5,000 reviews, 5 % flipped: seen were 0.88 among the first 50, 0.81 to 0.85 among 100."""
+    path = data_dir / "imdb" / "imdb_train_raw.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    rng = np.random.default_rng(0)
+    chosen = [rows[row] for row in rng.permutation(len(rows))[:5000]]
+    is_flipped = rng.random(5000) < 0.05
+    true_ids = np.array([int(row["label"] == "pos") for row in chosen])
+    label_ids = np.where(is_flipped, 1 - true_ids, true_ids)
+    predicted = predict_by_folds(
+        [row["text"] for row in chosen],
+        label_ids,
+        num_labels=2,
+        groups=[row["movie"] for row in chosen],
+    )
+    hits = is_flipped[rank_suspicious_labels(predicted.probabilities, label_ids).rows]
+    assert hits[:50].mean() > 0.8
+    assert hits[:100].mean() > 0.75
+    assert hits[: is_flipped.sum()].mean() > 0.5

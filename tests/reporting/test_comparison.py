@@ -1,0 +1,132 @@
+"""Comparisons, slices, errors, suspects and seeds fit 80 columns whatever they are called."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+
+from bertfit.evaluation.comparison import compare_predictions
+from bertfit.evaluation.slices import score_slices
+from bertfit.reporting.comparison import (
+    disagreement_table,
+    error_table,
+    paired_table,
+    seed_table,
+    slice_table,
+    suspect_table,
+)
+
+LONG = "a very long name [bold]with markup[/bold] that goes on and on " * 3
+WIDE = "这部电影很好看" * 20
+
+
+def render(renderable: RenderableType) -> str:
+    """Return the text on a terminal wide enough to show what would not fit 80 columns."""
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(renderable)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def width_of(text: str) -> int:
+    return max(map(cell_len, text.splitlines()))
+
+
+def compare(num_rows: int = 300, groups=None):
+    rng = np.random.default_rng(0)
+    label_ids = rng.integers(2, size=num_rows)
+    models = rng.dirichlet([1, 1], size=(2, num_rows))
+    return compare_predictions(*models, label_ids, groups=groups, num_resamples=100)
+
+
+@pytest.mark.parametrize("name", [LONG, WIDE])
+def test_a_comparison_fits(name: str) -> None:
+    text = render(paired_table(compare(), name, name))
+    assert width_of(text) <= 80
+    for part in ("Accuracy", "Macro F1", "Log loss", "A less B", "over rows", "of 300 rows"):
+        assert part in text
+
+
+def test_a_comparison_says_what_was_resampled() -> None:
+    groups = np.arange(300) // 5
+    assert "bootstrap over groups" in render(paired_table(compare(groups=groups), "a", "b"))
+
+
+@pytest.mark.parametrize("text", [LONG, WIDE, "two\nlines"])
+def test_rows_with_their_texts_fit(text: str) -> None:
+    row = {"line": 123_456, "label": text, "confidence": 0.9, "text": text}
+    tables = (
+        error_table([{**row, "predicted": text}]),
+        suspect_table([{**row, "suggested_label": text}], num_rows=5),
+        disagreement_table(
+            [
+                {
+                    **row,
+                    "predicted_a": text,
+                    "predicted_b": text,
+                    "confidence_a": 0.5,
+                    "confidence_b": 0.6,
+                }
+            ]
+        ),
+    )
+    for table in tables:
+        shown = render(table)
+        assert width_of(shown) <= 80
+        assert "line 123456" in shown
+        assert len(shown.splitlines()) == 3
+
+
+def test_a_row_without_a_text_is_one_line() -> None:
+    row = {"line": 1, "label": "x", "confidence": 0.9, "text": None, "predicted": "y"}
+    assert render(error_table([row])).splitlines()[1:] == ["line 1: is x, predicted y (0.900)"]
+
+
+def test_markup_is_shown_as_it_is() -> None:
+    row = {"line": 1, "label": "[red]x", "confidence": 0.9, "text": "[b]y[/b]", "predicted": "z"}
+    shown = render(error_table([row]))
+    assert "[red]x" in shown
+    assert "[b]y[/b]" in shown
+
+
+def test_no_suspects_are_said_to_be_none() -> None:
+    assert render(suspect_table([], num_rows=7)) == "No label of 7 rows looks wrong."
+
+
+@pytest.mark.parametrize("name", [LONG, WIDE, "kind"])
+def test_slices_fit_and_say_what_is_small(name: str) -> None:
+    is_right = [True] * 100_000 + [False] * 40 + [True] * 10_000
+    values = ["common"] * 100_000 + [f"rare {name}"] * 40 + ["other"] * 10_000
+    shown = render(slice_table(score_slices(is_right, {name: values})))
+    assert width_of(shown) <= 80
+    assert "40*" in shown
+    assert "* fewer than 50 rows" in shown
+    assert "1 of 3 slices are worse" in shown
+
+
+def test_slices_that_were_left_out_are_counted() -> None:
+    values = ["a"] * 60 + ["b"] * 57 + ["c"] * 3
+    report = score_slices([True] * 120, {"by": values})
+    assert "1 were too small to judge" in render(slice_table(report))
+    assert "No slices" in render(slice_table(score_slices([True], {})))
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+def test_seeds_are_shown_with_mean_and_deviation(with_test: bool) -> None:
+    scores = {"accuracy": 0.9, "macro_f1": 0.89}
+    test = scores if with_test else None
+    runs = [
+        {"seed": seed, "interrupted": seed == 4294967290, "validation": scores, "test": test}
+        for seed in (4294967289, 4294967290)
+    ]
+    part = {"mean": scores, "standard_deviation": scores}
+    nothing = {"mean": None, "standard_deviation": None}
+    seeds = {"runs": runs, "best_seed": 4294967289, "validation": part}
+    shown = render(seed_table({**seeds, "test": part if with_test else nothing}))
+    assert width_of(shown) <= 80
+    assert ("–" in shown) is not with_test
+    for word in ("kept", "interrupted", "mean", "sd", "90.00 %"):
+        assert word in shown

@@ -1,0 +1,156 @@
+"""`compare`: two runs on the rows that both kept, or on rows that are given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import bertfit
+from bertfit import Columns
+from bertfit.errors import RunError
+
+SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model_dir, make_reviews, tmp_path_factory):
+    """Give a run that learned nothing and one that learned all, tested on the same rows."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, epochs, rate in (("poor", 1, 1e-6), ("good", 20, 0.02)):
+        bertfit.train(
+            make_reviews(120),
+            folder / name,
+            test=make_reviews(40, seed=7),
+            model=str(tiny_model_dir),
+            epochs=epochs,
+            learning_rate=rate,
+            group_column="movie",
+            seed=1,
+            **SMALL,
+        )
+    return folder / "poor", folder / "good"
+
+
+@pytest.fixture
+def copies(runs, tmp_path):
+    """Give copies of both runs that a test may change."""
+    return tuple(shutil.copytree(run, tmp_path / run.name) for run in runs)
+
+
+def change_record(run, change):
+    path = run / "bertfit.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    change(record)
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_the_better_run_is_named_without_scoring_anything(runs, monkeypatch):
+    monkeypatch.setattr("bertfit.workflow.comparing.evaluate", None)
+    result = bertfit.compare(*runs)
+    accuracy = result.comparison.scores["accuracy"]
+    record = json.loads((runs[1] / "bertfit.json").read_text(encoding="utf-8"))
+    assert accuracy.b == pytest.approx(record["scores"]["test"]["accuracy"])
+    assert accuracy.b > accuracy.a
+    assert result.verdict.startswith(f"{runs[1]} is better than {runs[0]} by ")
+    assert result.rows == "the test rows that both kept, 40"
+    assert result.comparison.grouped
+
+
+def test_a_run_is_the_same_as_itself(runs):
+    result = bertfit.compare(runs[1], runs[1])
+    assert result.comparison.could_be_chance
+    assert result.disagreements == ()
+
+
+def test_given_rows_give_what_the_kept_ones_give(runs, make_reviews):
+    kept = bertfit.compare(*runs)
+    rows = make_reviews(40, seed=7)
+    given = bertfit.compare(*runs, data=rows, columns=Columns(group="movie"))
+    for name, difference in kept.comparison.scores.items():
+        assert given.comparison.scores[name].difference == pytest.approx(difference.difference)
+    assert given.disagreements[0].text in {row["text"] for row in rows}
+    assert kept.disagreements[0].text is None
+    assert [one.line for one in given.disagreements] == [one.line for one in kept.disagreements]
+
+
+def test_the_surest_disagreements_come_first(runs, make_reviews):
+    found = bertfit.compare(*runs, data=make_reviews(40, seed=7)).disagreements
+    sure = [min(one.confidence_a, one.confidence_b) for one in found]
+    assert sure == sorted(sure, reverse=True)
+    assert len(sure) > 1
+    assert all(one.predicted_a != one.predicted_b for one in found)
+
+
+def test_the_order_of_the_classes_may_differ(copies, runs):
+    poor, good = copies
+    change_record(poor, lambda record: record["label_names"].reverse())
+    path = poor / "test_predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["probabilities"].reverse()
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    for name, difference in bertfit.compare(*runs).comparison.scores.items():
+        turned = bertfit.compare(good, poor).comparison.scores[name]
+        assert turned.difference == pytest.approx(-difference.difference)
+
+
+def test_a_threshold_decides_what_is_answered(copies):
+    poor, _ = copies
+    change_record(poor, lambda record: record.update(threshold={"value": 0.0}))
+    result = bertfit.compare(*copies)
+    assert result.comparison.scores["accuracy"].a == 0.5  # everything is answered "pos"
+    assert {one.predicted_a for one in result.disagreements} == {"pos"}
+
+
+def test_everything_can_be_written_as_json(runs):
+    value = json.loads(json.dumps(bertfit.compare(*runs).to_json()))
+    assert (value["a"], value["could_be_chance"]) == (str(runs[0]), False)
+    assert len(value["disagreements"]) == value["num_disagreeing"]
+
+
+def test_runs_of_other_test_rows_are_refused(copies):
+    change_record(copies[1], lambda record: record["data"]["test"].update(fingerprint="x"))
+    with pytest.raises(RunError, match="tested on different rows") as caught:
+        bertfit.compare(*copies)
+    assert "--data" in caught.value.hint
+
+
+def test_runs_with_other_labels_are_refused(copies, make_reviews):
+    def rename(record):
+        record["label_names"] = ["bad", "good"]
+
+    change_record(copies[1], rename)
+    for data in (None, make_reviews(4)):
+        with pytest.raises(RunError, match=r"different labels: .* has neg, pos; .* has bad, good"):
+            bertfit.compare(*copies, data=data)
+
+
+def test_a_run_without_kept_predictions_is_refused_with_a_way_out(copies):
+    (copies[1] / "test_predictions.jsonl").unlink()
+    with pytest.raises(RunError, match="keeps no such predictions") as caught:
+        bertfit.compare(*copies)
+    assert "--data" in caught.value.hint
+
+
+def test_a_file_that_lost_lines_is_refused(copies):
+    path = copies[1] / "test_predictions.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]), encoding="utf-8")
+    with pytest.raises(RunError, match="predictions of 40 and 39 rows"):
+        bertfit.compare(*copies)
+
+
+def test_a_missing_run_is_named(runs, tmp_path):
+    with pytest.raises(RunError, match="does not exist"):
+        bertfit.compare(runs[0], tmp_path / "none")
+
+
+def test_probabilities_of_the_comparison_are_those_of_evaluate(runs, make_reviews):
+    rows = make_reviews(40, seed=7)
+    expected = bertfit.evaluate(runs[1], rows).scores
+    found = bertfit.compare(*runs, data=rows).comparison.scores
+    assert np.isclose(found["log_loss"].b, expected.log_loss)
+    assert np.isclose(found["macro_f1"].b, expected.macro_f1)

@@ -1,0 +1,225 @@
+"""`train_seeds`: one split, several seeds, the best on validation as a whole run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+import bertfit
+from bertfit import TextClassifier
+from bertfit.errors import ConfigError, RunError, TrainingError
+from bertfit.run_directory import read_record
+from bertfit.workflow import seeds as seeds_module
+
+TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
+SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
+
+
+class Recorder:
+    """A listener that keeps notes and calls `on_progress` with task and count."""
+
+    def __init__(self, on_progress=lambda task, done: None):
+        self.notes, self.on_progress = [], on_progress
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.on_progress(task, done)
+
+
+@pytest.fixture(scope="module")
+def train(tiny_model_dir, make_reviews):
+    """Give `bertfit.train_seeds` with small settings on 60 reviews."""
+
+    def run(output, data=None, *, function=bertfit.train_seeds, **options):
+        data = make_reviews(60) if data is None else data
+        if function is bertfit.train_seeds:
+            options = {"num_seeds": 3, **options}
+        return function(data, output, **{"model": str(tiny_model_dir), **SMALL, **options})
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(train, tmp_path_factory, make_reviews):
+    """Give the result of three seeds with a test set, and what was noted."""
+    listener = Recorder()
+    output = tmp_path_factory.mktemp("runs") / "run"
+    result = train(output, test=make_reviews(30, seed=7), seed=5, listener=listener)
+    return result, listener.notes
+
+
+@pytest.fixture
+def fail_at_seed(monkeypatch):
+    """Give a function that makes a seed fail before or after it was trained."""
+
+    def arrange(number, error, *, after=False):
+        real, calls = seeds_module.make_run, []
+
+        def make_run(*args, **options):
+            calls.append(1)
+            if len(calls) != number:
+                return real(*args, **options)
+            if after:
+                real(*args, **options)
+            raise error
+
+        monkeypatch.setattr(seeds_module, "make_run", make_run)
+
+    return arrange
+
+
+def names_in(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_record_has_every_seed(finished):
+    seeds = read_record(finished[0].run)["seeds"]
+    assert [run["seed"] for run in seeds["runs"]] == [5, 6, 7]
+    assert seeds == finished[0].seeds
+    assert len({json.dumps(run["validation"]) for run in seeds["runs"]}) == 3
+
+
+def test_mean_and_deviation_are_those_of_the_seeds(finished):
+    seeds = finished[0].seeds
+    for part in ("validation", "test"):
+        values = [run[part]["accuracy"] for run in seeds["runs"]]
+        assert seeds[part]["mean"]["accuracy"] == pytest.approx(statistics.fmean(values))
+        spread = seeds[part]["standard_deviation"]["accuracy"]
+        assert spread == pytest.approx(np.std(values, ddof=1))
+
+
+def test_the_best_on_validation_is_kept(finished):
+    seeds = finished[0].seeds
+    best = max(
+        seeds["runs"], key=lambda run: (run["validation"]["accuracy"], -run["validation"]["loss"])
+    )
+    assert seeds["best_seed"] == best["seed"]
+    record = read_record(finished[0].run)
+    assert record["settings"]["seed"]["value"] == best["seed"]
+    assert record["scores"]["test"]["accuracy"] == best["test"]["accuracy"]
+
+
+def test_the_test_rows_choose_nothing(train, tmp_path, make_reviews):
+    wrong = [
+        {**row, "label": "pos" if row["label"] == "neg" else "neg"}
+        for row in make_reviews(30, seed=7)
+    ]
+    chosen = {
+        train(tmp_path / name, test=test, baseline=False).seeds["best_seed"]
+        for name, test in (("a", make_reviews(30, seed=7)), ("b", wrong), ("c", None))
+    }
+    assert len(chosen) == 1
+
+
+def test_the_run_is_whole_and_alone(finished):
+    result, notes = finished
+    assert names_in(result.run.parent) == {"run"}
+    assert {"baselines.json", "test_predictions.jsonl"} <= names_in(result.run)
+    loaded = TextClassifier.load(result.run).predict_probabilities(TEXTS)
+    np.testing.assert_array_equal(loaded, result.classifier.predict_probabilities(TEXTS))
+    lines = (result.run / "train.log").read_text(encoding="utf-8").splitlines()
+    assert [line.partition(" ")[2] for line in lines] == notes
+
+
+def test_the_rows_are_read_and_the_baselines_fitted_once(finished):
+    notes = finished[1]
+    assert sum(note.startswith("Rows: ") for note in notes) == 1
+    assert sum(note.startswith("Text: ") for note in notes) == 1
+    seconds = {note for note in notes if note.startswith("Baselines")}
+    assert len(seconds) == 1
+    assert [note for note in notes if note.startswith("Seed ")] == [
+        "Seed 5, 1 of 3.",
+        "Seed 6, 2 of 3.",
+        "Seed 7, 3 of 3.",
+    ]
+
+
+def test_all_seeds_share_the_split_of_the_first(train, tmp_path, finished):
+    alone = train(tmp_path / "alone", function=bertfit.train, seed=5, baseline=False)
+    fingerprints = [
+        read_record(run)["data"]["validation"]["fingerprint"]
+        for run in (finished[0].run, alone.run)
+    ]
+    assert fingerprints[0] == fingerprints[1]
+
+
+def test_the_first_seed_gives_what_one_training_gives(train, tmp_path, finished):
+    alone = train(tmp_path / "alone", function=bertfit.train, seed=5, baseline=False)
+    first = finished[0].seeds["runs"][0]
+    assert first["validation"]["loss"] == alone.outcome.history.val_losses[alone.outcome.best_epoch]
+
+
+def test_the_spread_is_noted(finished):
+    told = next(note for note in finished[1] if note.startswith("Seeds: "))
+    assert "validation accuracy" in told
+    assert "± " in told
+
+
+def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
+    count = []
+
+    def interrupt(task, done):
+        if task.startswith("epoch 1") and done == 1:
+            count.append(1)
+            if len(count) == 2:
+                import signal
+
+                signal.raise_signal(signal.SIGINT)
+
+    listener = Recorder(interrupt)
+    result = train(tmp_path / "run", baseline=False, listener=listener)
+    seeds = result.seeds
+    assert [run["interrupted"] for run in seeds["runs"]] == [False, True]
+    assert seeds["best_seed"] == 0
+    assert "Interrupted: 2 of 3 seeds were trained." in listener.notes
+    assert seeds["validation"]["standard_deviation"] is None
+    assert names_in(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize("error", [TrainingError("no"), OSError("no"), KeyboardInterrupt()])
+def test_a_failing_seed_leaves_the_best_finished_one_as_a_run(train, tmp_path, fail_at_seed, error):
+    fail_at_seed(3, error)
+    listener = Recorder()
+    with pytest.raises(type(error)):
+        train(tmp_path / "run", baseline=False, listener=listener)
+    assert names_in(tmp_path) == {"run.unfinished"}
+    record = read_record(tmp_path / "run.unfinished")
+    assert [run["seed"] for run in record["seeds"]["runs"]] == [0, 1]
+    assert len(TextClassifier.load(tmp_path / "run.unfinished").predict(TEXTS)) == 3
+    assert listener.notes[-1].startswith("The best finished seed, ")
+
+
+def test_a_first_seed_that_fails_leaves_nothing(train, tmp_path, fail_at_seed):
+    fail_at_seed(1, TrainingError("no"))
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run")
+    assert names_in(tmp_path) == set()
+
+
+def test_an_old_run_stays_until_the_new_one_is_whole(train, tmp_path, fail_at_seed):
+    train(tmp_path / "run", function=bertfit.train, baseline=False, epochs=1)
+    before = (tmp_path / "run" / "bertfit.json").read_bytes()
+    with pytest.raises(RunError, match="a run exists"):
+        train(tmp_path / "run")
+    fail_at_seed(2, TrainingError("no"), after=True)
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run", overwrite=True, baseline=False)
+    assert (tmp_path / "run" / "bertfit.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_seeds": 1}, "--seeds: expected at least 2, got 1"),
+        ({"seed": 2**32 - 2}, "seed: expected a number at least 0 and below"),
+        ({"epochs": 0}, "epochs: expected a number at least 1"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_read(train, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        train(tmp_path / "run", "no such file.csv", **options)

@@ -1,0 +1,146 @@
+"""`find_suspects`: wrong labels come first, and a run that learned them is warned of."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+import bertfit
+from bertfit.errors import ConfigError, DataError, RunError
+from bertfit.workflow.suspecting import CSV_COLUMNS, write_suspects
+
+SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
+FLIPPED = (3, 40, 77, 111)
+
+
+@pytest.fixture(scope="module")
+def rows(make_reviews):
+    """Give 160 reviews, four of which bear the wrong label."""
+    made = [dict(row) for row in make_reviews(160, seed=2)]
+    for row in FLIPPED:
+        made[row]["label"] = "neg" if made[row]["label"] == "pos" else "pos"
+    return made
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model_dir, make_reviews, tmp_path_factory):
+    """Give a run of other rows, which knows good from bad."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    bertfit.train(
+        make_reviews(80), path, model=str(tiny_model_dir), epochs=12, learning_rate=0.03, **SMALL
+    )
+    return path
+
+
+def test_folds_put_wrong_labels_first(rows):
+    report = bertfit.find_suspects(rows)
+    top = {one.line - 1 for one in report.suspects[: len(FLIPPED)]}
+    assert len(top & set(FLIPPED)) >= 3
+    assert report.judged_by == "TF-IDF + logistic regression, 5 folds"
+    assert (report.num_rows, report.warning) == (160, None)
+
+
+def test_a_run_of_other_rows_puts_wrong_labels_first(rows, run):
+    report = bertfit.find_suspects(rows, run=run)
+    assert {one.line - 1 for one in report.suspects[: len(FLIPPED)]} == set(FLIPPED)
+    first = report.suspects[0]
+    assert first.looks_wrong
+    assert first.label != first.suggested_label
+    assert first.text == rows[first.line - 1]["text"]
+    assert report.warning is None
+
+
+def test_every_suspect_is_predicted_otherwise(rows, run):
+    suspects = bertfit.find_suspects(rows, run=run).suspects
+    assert all(one.label != one.suggested_label for one in suspects)
+    verdicts = [one.looks_wrong for one in suspects]
+    assert verdicts == sorted(verdicts, reverse=True)
+
+
+class Notes:
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        pass
+
+
+@pytest.mark.parametrize("group", [None, "movie"])
+def test_a_run_of_the_same_rows_is_warned_of(tiny_model_dir, make_reviews, tmp_path, group):
+    trained = make_reviews(40)
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1, "group_column": group}
+    bertfit.train(trained, tmp_path / "run", **options)
+    heard = Notes()
+    columns = bertfit.Columns(group=group)
+    report = bertfit.find_suspects(trained, run=tmp_path / "run", columns=columns, listener=heard)
+    assert report.warning.startswith("the run was trained on these very rows")
+    assert heard.notes == [f"WARNING: {report.warning}"]
+
+
+def test_a_run_of_the_same_file_is_warned_of(
+    tiny_model_dir, make_reviews, write_csv, tmp_path, monkeypatch
+):
+    path = write_csv(tmp_path / "train.csv", make_reviews(40))
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1}
+    bertfit.train(path, tmp_path / "run", **options)
+    write_csv(path, make_reviews(50))
+    report = bertfit.find_suspects(path, run=tmp_path / "run")
+    assert report.warning.startswith(f"the run was trained on rows of {path}")
+
+
+def test_suspects_are_written_as_a_table_to_edit(rows, run, tmp_path):
+    report = bertfit.find_suspects(rows, run=run)
+    write_suspects(tmp_path / "s.csv", report)
+    with (tmp_path / "s.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert list(written[0]) == list(CSV_COLUMNS)
+    assert len(written) == len(report.suspects)
+    assert int(written[0]["line"]) == report.suspects[0].line
+    assert written[0]["text"] == report.suspects[0].text
+
+
+def test_an_edited_file_is_not_overwritten(rows, run, tmp_path):
+    report = bertfit.find_suspects(rows, run=run)
+    path = tmp_path / "s.csv"
+    path.write_text("edited", encoding="utf-8")
+    with pytest.raises(ConfigError, match="exists, and may have been edited"):
+        write_suspects(path, report)
+    assert path.read_text(encoding="utf-8") == "edited"
+    write_suspects(path, report, overwrite=True)
+    assert path.read_text(encoding="utf-8").startswith("line,")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("s.xlsx", "a name ending in .csv"), ("d.csv", "is a folder")]
+)
+def test_an_output_that_cannot_be_is_refused(rows, run, tmp_path, name, message):
+    (tmp_path / "d.csv").mkdir()
+    with pytest.raises(ConfigError, match=message):
+        write_suspects(tmp_path / name, bertfit.find_suspects(rows, run=run))
+
+
+def test_a_label_of_one_row_is_told(rows):
+    report = bertfit.find_suspects([*rows, {"text": "odd", "label": "none", "movie": "x"}])
+    assert report.unjudged_labels == ("none",)
+    assert report.num_rows == 160
+
+
+def test_a_report_can_be_written_as_json(rows):
+    value = json.loads(json.dumps(bertfit.find_suspects(rows).to_json()))
+    assert value["num_rows"] == 160
+
+
+def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
+    with pytest.raises(ConfigError, match="--with and --folds"):
+        bertfit.find_suspects(rows, run=run, num_folds=3)
+    with pytest.raises(ConfigError, match="expected at least 2 folds, got 1"):
+        bertfit.find_suspects(rows, num_folds=1)
+    with pytest.raises(RunError, match="does not exist"):
+        bertfit.find_suspects(rows, run=tmp_path / "none")
+    with pytest.raises(DataError, match="5 folds need at least as many"):
+        bertfit.find_suspects(rows[:6])
