@@ -20,6 +20,7 @@ NEED_DATA = {
     "against_notebook": True,
     "against_peers": True,
     "scoring": True,
+    "fast_path_accuracy": True,
 }
 
 

@@ -27,6 +27,7 @@ TextCleaning = Literal["none", "html_breaks"]
 SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 FastPath = Literal["auto", "off"]
+KeepEncoded = Literal["auto", "off"]
 OnBadRow = Literal["error", "skip"]
 Calibration = Literal["auto", "temperature", "none"]
 
@@ -77,8 +78,10 @@ class TrainSettings:
     """Type of the matrix products; auto is bfloat16 where the hardware is fast at it."""
     fast_path: FastPath = "auto"
     """auto plugs bertfit's attention, dropout and embedding update in; off trains without them."""
-    micro_batch_tokens: int = 4096
+    micro_batch_tokens: int = 2048
     """A step is cut into pieces of at most this many tokens, padding included, at least 1."""
+    keep_encoded: KeepEncoded = "auto"
+    """auto keeps the token ids of long data in the user's cache for the next run; off does not."""
     text_column: str | None = None
     """Column of the text; none finds text, sentence, review or content."""
     label_column: str | None = None

@@ -12,7 +12,8 @@ from bertfit.config import TrainSettings
 from bertfit.data.checks import CheckedData, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.duplicates import Dropped
-from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.data.encoded_store import encode_or_reuse, find_store
+from bertfit.data.encoding import EncodedTexts, EncodingRule
 from bertfit.data.findings import Finding
 from bertfit.data.gate import GateReport
 from bertfit.data.splits import split_off
@@ -119,12 +120,15 @@ def prepare_model(
         listener.note(text)
     rule = _choose_rule(settings, loaded)
     tokenizer = fast_tokenizer(loaded.tokenizer)
+    store = find_store() if settings.keep_encoded == "auto" else None
     train, validation = (
-        encode_texts(
+        encode_or_reuse(
             part.texts,
             tokenizer,
             rule,
+            store=store,
             on_progress=lambda done, total: listener.progress("encoding", done, total),
+            on_problem=listener.note,
         )
         for part in (rows.train, rows.validation)
     )
