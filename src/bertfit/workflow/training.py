@@ -241,8 +241,9 @@ def _fit(
     speed = measure_speed(
         classifier.model, model.train, settings=settings, precision=classifier.precision
     )
+    epochs = "1 epoch" if settings.epochs == 1 else f"{settings.epochs} epochs"
     listener.note(
-        f"Training {settings.epochs} epochs will take about {format_seconds(speed.train_seconds)} "
+        f"Training {epochs} will take about {format_seconds(speed.train_seconds)} "
         f"(measured here: {speed.tokens_per_second:,.0f} tokens a second)."
     )
     try:
