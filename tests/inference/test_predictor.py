@@ -251,3 +251,24 @@ def test_probabilities_are_the_softmax_of_the_logits(classifier):
     logits = classifier.score_logits(encoded)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(classifier.score(encoded), expected, rtol=1e-5)
+
+
+def test_encoding_beside_scoring_changes_neither(classifier, monkeypatch, make_reviews):
+    texts = [row["text"] for row in make_reviews(23)]
+    encoded = classifier.encode(texts)
+    logits = classifier.score_logits(encoded)
+    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 5)
+    seen = []
+    found, found_logits = classifier.encode_and_score(
+        texts, on_progress=lambda done, total: seen.append((done, total))
+    )
+    for name in ("token_ids", "offsets", "full_lengths"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(encoded, name))
+    np.testing.assert_allclose(found_logits, logits, atol=1e-6)
+    assert seen[-1] == (23, 23)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_no_texts_are_encoded_and_scored_to_nothing(classifier):
+    encoded, logits = classifier.encode_and_score([])
+    assert (len(encoded), logits.shape) == (0, (0, len(classifier.label_names)))

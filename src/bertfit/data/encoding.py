@@ -122,6 +122,16 @@ def encode_texts(
     return EncodedTexts(token_ids, offsets, full_lengths)
 
 
+def join_encoded(pieces: Sequence[EncodedTexts]) -> EncodedTexts:
+    """Return the texts of all pieces, in order, as one."""
+    lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(piece.lengths for piece in pieces)])
+    return EncodedTexts(
+        np.concatenate([np.empty(0, dtype=np.int32), *(piece.token_ids for piece in pieces)]),
+        np.cumsum(lengths),
+        np.concatenate([np.empty(0, dtype=np.int32), *(piece.full_lengths for piece in pieces)]),
+    )
+
+
 def truncate(ids: Sequence[int], room: int, rule: EncodingRule) -> Sequence[int]:
     """Return at most `room` of the ids: from the head, the tail, or both.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bertfit.data.dataset import Columns
-from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
 from bertfit.errors import DataError, Fault, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
@@ -138,6 +138,28 @@ class TextClassifier:
             pad_id=self.pad_id,
             on_progress=on_progress,
         )
+
+    def encode_and_score(
+        self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None
+    ) -> tuple[EncodedTexts, np.ndarray]:
+        """Return texts encoded, and their logits (n, C), one chunk encoded while one is scored.
+
+        Args:
+            texts: n texts.
+            on_progress: Called with (rows scored, n).
+        """
+        pieces, logits = [], [np.empty((0, len(self.label_names)), dtype=np.float32)]
+        num_done = 0
+        for piece in make_ahead(self.encode(chunk) for chunk in _chunks(texts)):
+
+            def report(done: int, _total: int, before: int = num_done) -> None:
+                if on_progress is not None:
+                    on_progress(before + done, len(texts))
+
+            pieces.append(piece)
+            logits.append(self.score_logits(piece, on_progress=report))
+            num_done += len(piece)
+        return join_encoded(pieces), np.concatenate(logits)
 
     def predict_probabilities(self, texts: Iterable[str]) -> np.ndarray:
         """Return probabilities (n, C) in the order of the texts."""

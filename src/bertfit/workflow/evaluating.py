@@ -178,12 +178,9 @@ def evaluate_classifier(
     listener: Listener,
 ) -> Evaluation:
     """Evaluate a loaded classifier on checked rows."""
-    encoded = classifier.encode(
-        list(dataset.texts),
-        on_progress=lambda done, total: listener.progress("encoding", done, total),
-    )
-    logits = classifier.score_logits(
-        encoded, on_progress=lambda done, total: listener.progress("scoring", done, total)
+    encoded, logits = classifier.encode_and_score(
+        dataset.texts,
+        on_progress=lambda done, total: listener.progress("scoring", done, total),
     )
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
     groups = np.asarray(dataset.groups) if dataset.groups else None
