@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bertfit.workflow.comparing import compare
     from bertfit.workflow.evaluating import evaluate
     from bertfit.workflow.importing import import_notebook
+    from bertfit.workflow.reporting import report
     from bertfit.workflow.seeds import train_seeds
     from bertfit.workflow.suspecting import find_suspects
     from bertfit.workflow.training import train
@@ -34,6 +35,7 @@ __all__ = [
     "find_suspects",
     "import_notebook",
     "prepare_imdb",
+    "report",
     "train",
     "train_seeds",
 ]
@@ -49,6 +51,7 @@ _HOMES = {
     "find_suspects": "bertfit.workflow.suspecting",
     "import_notebook": "bertfit.workflow.importing",
     "prepare_imdb": "bertfit.data.imdb",
+    "report": "bertfit.workflow.reporting",
     "train": "bertfit.workflow.training",
     "train_seeds": "bertfit.workflow.seeds",
 }

@@ -94,6 +94,8 @@ class TrainSettings:
     """true leaves out training rows whose text is repeated, or stands in validation or test."""
     strict: bool = False
     """true refuses to train where texts or groups of the test rows stand in the other rows."""
+    keep_texts: bool = True
+    """false keeps no text of a row in the run: none in its report, none among its findings."""
 
     def __post_init__(self) -> None:
         """Check every range; report all that is wrong in one error.

@@ -22,6 +22,7 @@ from bertfit.errors import RunError
 from bertfit.files import make_readable, write_json
 
 RECORD_NAME = "bertfit.json"
+BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 

@@ -549,6 +549,36 @@ CASES = [
         good,
     ),
     Case("suspects of a file that is not there", "suspects no.csv", 3, "no such file"),
+    Case("a report of a run that is not there", "report nothing", 5, "does not exist"),
+    Case("a report of a folder that is no run", "report tiny", 5, "not a complete run"),
+    Case(
+        "a report to an unknown kind of file",
+        "report a --output page.pdf",
+        2,
+        "a name ending in .html, got 'page.pdf'",
+        write_two_runs(KEPT_ROW),
+    ),
+    Case(
+        "a report to a file that exists",
+        "report a --output page.html",
+        2,
+        "add --overwrite",
+        both(write_two_runs(KEPT_ROW), text("page.html", "mine")),
+    ),
+    Case(
+        "a report of damaged predictions",
+        "report a",
+        5,
+        "test_predictions.jsonl:2: the line is not JSON",
+        write_two_runs(KEPT_ROW + "\n{"),
+    ),
+    Case(
+        "a report of a damaged report.json",
+        "report a",
+        5,
+        "Remove it",
+        both(write_two_runs(KEPT_ROW), text("a/report.json", "{")),
+    ),
 ]
 
 

@@ -85,11 +85,14 @@ def fail_at_step(monkeypatch, failing_step):
 
 def test_a_run_is_a_model_folder_with_its_records(finished):
     assert names_in(finished[0].run) == {
+        "README.md",
         "baselines.json",
         "bertfit.json",
         "config.json",
         "metrics.json",
         "model.safetensors",
+        "report.html",
+        "report.json",
         "test_predictions.jsonl",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bertfit.cli import check, compare, evaluate, inspect, predict, prepare, suspects, train
+from bertfit.cli import check, compare, evaluate, inspect, predict, prepare, report, suspects, train
 from bertfit.cli import demo as demo_command
 from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
@@ -31,6 +31,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("suspects")(suspects.suspects)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("import")(import_command.import_)
 app.command("settings")(settings_command.settings)

@@ -35,6 +35,10 @@ DropDuplicates = Annotated[
         "--drop-duplicates", help="Leave repeated and leaked texts out of the training rows."
     ),
 ]
+KeepTexts = Annotated[
+    bool | None,
+    typer.Option("--keep-texts/--no-texts", help="Keep texts of errors for the report (default)."),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Type of the arithmetic.")

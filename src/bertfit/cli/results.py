@@ -64,6 +64,9 @@ def show_training(console: Console, result: TrainResult) -> None:
             console.print(comparison_table(result.test.comparison, other_accuracies=others))
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
+    page = result.run / "report.html"
+    if page.is_file():
+        console.print(f"  look at {page}", markup=False, soft_wrap=True)
     for command in (
         f'bertfit predict {result.run} "your text"',
         f"bertfit evaluate {result.run} FILE",

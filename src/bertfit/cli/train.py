@@ -31,6 +31,7 @@ def train(
     on_bad_row: options.OnBadRow = None,
     drop_duplicates: options.DropDuplicates = None,
     strict: options.StrictSetting = None,
+    keep_texts: options.KeepTexts = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     config: options.Config = None,
@@ -44,9 +45,8 @@ def train(
 
     # An option that bears the name of a setting is that setting.
     given = {name: context.params[name] for name in setting_names() if name in context.params}
-    settings = resolve_settings(
-        given, recipe=recipe, config_file=config, assignments=tuple(assignments or ())
-    )
+    assigned = tuple(assignments or ())
+    settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assigned)
     from bertfit.cli.results import print_json, show_training
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.run_directory import read_record

@@ -52,7 +52,7 @@ def plot_history(
         best_epoch: The epoch to mark, counted from 1.
         axes: Where to draw loss and scores; a new figure without it.
     """
-    loss_ax, score_ax = axes or _new_axes(2, size=(9.0, 3.6))
+    loss_ax, score_ax = axes or new_axes(2, size=(9.0, 3.6))
     _plot_curves(loss_ax, history, _LOSS_CURVES)
     loss_ax.set(title="Loss", xlabel="epoch", ylabel="nats per row")
     _plot_curves(score_ax, history, _SCORE_CURVES, scale=100.0)
@@ -61,7 +61,7 @@ def plot_history(
         _mark_best_epoch(ax, best_epoch)
         if ax.lines:
             ax.legend(frameon=False, fontsize=8)
-    return _figure_of(loss_ax)
+    return figure_of(loss_ax)
 
 
 def plot_confusion(
@@ -84,17 +84,17 @@ def plot_confusion(
         raise DataError(message)
     if ax is None:
         side = min(3.2 + 0.55 * num_labels, 11.0)
-        (ax,) = _new_axes(1, size=(side + 1.2, side), layout="compressed")
+        (ax,) = new_axes(1, size=(side + 1.2, side), layout="compressed")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    colorbar = _figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
+    colorbar = figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
     colorbar.set_label("share of the true class", fontsize=8)
     colorbar.ax.tick_params(labelsize=8)
     colorbar.outline.set_visible(False)
     _name_classes(ax, label_names)
     if num_labels <= MAX_COUNTED_CLASSES:
         _write_counts(ax, counts, shares)
-    return _figure_of(ax)
+    return figure_of(ax)
 
 
 def plot_token_lengths(
@@ -117,7 +117,7 @@ def plot_token_lengths(
         message = "expected the length of at least one text, got none"
         raise DataError(message)
     if ax is None:
-        (ax,) = _new_axes(1, size=(7.0, 3.4))
+        (ax,) = new_axes(1, size=(7.0, 3.4))
     num_texts = f"{lengths.size:,} text" + ("s" if lengths.size > 1 else "")
     if max_length is None:
         _plot_bars(ax, lengths, longest_read=None)
@@ -127,10 +127,10 @@ def plot_token_lengths(
         share = 100 * float((lengths > max_length).mean())
         ax.set_title(f"{share:.1f} % of {num_texts} are longer than {max_length:,} tokens")
         ax.axvline(max_length, color=TRUNCATED_COLOR, linewidth=1.2)
-    return _figure_of(ax)
+    return figure_of(ax)
 
 
-def _new_axes(
+def new_axes(
     num_axes: int,
     *,
     size: tuple[float, float],
@@ -148,7 +148,8 @@ def _new_axes(
     return axes
 
 
-def _figure_of(ax: Axes) -> Figure:
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure that the axes are on."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
@@ -204,7 +205,7 @@ def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float6
             ha="center",
             va="center",
             fontsize=9 if len(counts) <= 4 else 7.5,
-            color="white" if share > 0.5 else "black",
+            color="white" if share > 0.5 else "#111111",
         )
 
 

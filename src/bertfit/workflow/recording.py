@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings
+from bertfit.config import ResolvedSettings, TrainSettings
 from bertfit.data.checks import describe
-from bertfit.data.findings import order_findings
+from bertfit.data.findings import Finding, order_findings
 from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.predictions import (
@@ -23,13 +23,11 @@ from bertfit.evaluation.predictions import (
 )
 from bertfit.files import open_atomically, write_json
 from bertfit.progress import Listener
-from bertfit.run_directory import Staging, describe_environment
+from bertfit.run_directory import BASELINES_NAME, Staging, describe_environment
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
-
-BASELINES_NAME = "baselines.json"
 
 
 class LogKeeper:
@@ -91,7 +89,7 @@ def make_record(
             "dtype": precision.dtype_name,
             "device": str(precision.device),
         },
-        "data": _describe_data(rows, model),
+        "data": _describe_data(rows, model, resolved.settings),
         "scores": _describe_scores(outcome, test),
         **describe_environment(),
     }
@@ -147,7 +145,9 @@ def write_baselines(staging: Staging, baselines: BaselineResults) -> None:
     write_json(staging.folder / BASELINES_NAME, baselines.to_json())
 
 
-def _describe_data(rows: PreparedRows, model: PreparedModel) -> dict[str, Any]:
+def _describe_data(
+    rows: PreparedRows, model: PreparedModel, settings: TrainSettings
+) -> dict[str, Any]:
     parts = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     described: dict[str, Any] = {
         name: {
@@ -162,8 +162,16 @@ def _describe_data(rows: PreparedRows, model: PreparedModel) -> dict[str, Any]:
     return described | {
         "skipped": [str(fault) for fault in rows.checked.skipped],
         "dropped": dataclasses.asdict(rows.dropped),
-        "findings": [finding.to_json() for finding in findings],
+        "findings": [_describe_finding(finding, settings) for finding in findings],
     }
+
+
+def _describe_finding(finding: Finding, settings: TrainSettings) -> dict[str, Any]:
+    """Return plain values; without texts, its examples are places alone."""
+    if not settings.keep_texts:
+        bare = tuple(dataclasses.replace(example, text="") for example in finding.examples)
+        finding = dataclasses.replace(finding, examples=bare)
+    return finding.to_json()
 
 
 def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[str, Any]:

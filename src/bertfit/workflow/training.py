@@ -32,6 +32,7 @@ from bertfit.workflow.recording import (
     write_baselines,
     write_side_files,
 )
+from bertfit.workflow.reporting import add_report
 
 BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
 """Fits the baselines, or returns those that it has fitted before."""
@@ -182,6 +183,7 @@ def make_run(
     if baselines is not None:
         write_baselines(staging, baselines)
     write_side_files(staging, record, model=model, outcome=outcome, log=log)
+    add_report(staging, record, rows=rows, model=model, learned=learned, log=log)
     return FinishedRun(record, model.classifier, outcome, test, baselines)
 
 

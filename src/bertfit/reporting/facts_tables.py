@@ -1,0 +1,237 @@
+"""A run's facts as the rows of tables, for the report and the model card alike.
+
+Owns which rows there are and how a number is written; how a table is set is the templates'
+business. Computes no score. Texts and names are returned as they are, unescaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from bertfit.config import describe_settings
+from bertfit.progress import format_seconds
+from bertfit.reporting.summary import format_share_with_interval
+
+_SHARES = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "macro_precision": "Macro precision",
+    "macro_recall": "Macro recall",
+}
+_NUMBERS = {"auroc": "AUROC", "log_loss": "Log loss (nats)", "loss": "Loss (nats)"}
+_CONFIDENCE = {
+    "ece": "Calibration error (ECE)",
+    "ece_noise": "ECE that chance alone explains",
+    "brier": "Brier score",
+    "log_loss": "Log loss (nats)",
+    "aurc": "Area under the risk-coverage curve (AURC)",
+}
+
+
+def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
+    """Return what was asked of bertfit, in a sentence or two."""
+    record = facts["record"]
+    training, settings = record.get("training") or {}, record.get("settings")
+    if settings is None:
+        return "The run was not trained by bertfit: what was asked, it does not know."
+    model = str(settings["model"]["value"])
+    name = "the embedded MiniLM-L6" if model == "embedded" else model
+    if short:
+        name = facts["base_model"] or PurePath(name).name
+    told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
+    epochs = settings["epochs"]["value"]
+    told += f", in {epochs} epoch{'' if epochs == 1 else 's'} of"
+    told += f" {record['data']['train']['num_rows']:,} rows"
+    if "best_epoch" in training:
+        told += f"; epoch {training['best_epoch']} was kept"
+    return f"{told}."
+
+
+def list_parts(facts: Mapping[str, Any], *, short: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of each part: train, validation, test.
+
+    Args:
+        facts: Of the run.
+        short: Leave the folders of the sources out.
+    """
+    data = facts["record"].get("data") or {}
+    parts = [
+        {"name": name, **data[name]} for name in ("train", "validation", "test") if data.get(name)
+    ]
+    if short:
+        return [part | {"source": PurePath(part["source"]).name} for part in parts]
+    return parts
+
+
+def list_scores(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return title and value, with its interval, of each headline score."""
+    judged = facts["judged"]
+    if judged is None:
+        return []
+    rows = [
+        (title, format_share_with_interval(judged, name).replace("95 % interval ", ""))
+        for name, title in _SHARES.items()
+        if judged.get(name) is not None
+    ]
+    for name, title in _NUMBERS.items():
+        if judged.get(name) is not None:
+            rows.append((title, _show_number(judged[name], judged["intervals"].get(name))))
+    return rows
+
+
+def list_classes(
+    facts: Mapping[str, Any], *, worst: int | None = None
+) -> list[tuple[int, str, dict[str, Any]]]:
+    """Return number (from 1), name and scores of each class; or the worst of those with rows."""
+    per_class = (facts["judged"] or {}).get("per_class") or {}
+    classes = [(number, *item) for number, item in enumerate(per_class.items(), 1)]
+    if worst is None:
+        return classes
+    present = [one for one in classes if one[2]["support"] > 0]
+    return sorted(present, key=lambda one: float(one[2]["f1"]))[:worst]
+
+
+def list_confusions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the confusion matrix row by row, each cell with its share of the true class."""
+    rows = []
+    confusion = facts["judged"]["confusion"]
+    for at, (name, counts) in enumerate(zip(facts["label_names"], confusion, strict=True)):
+        total = max(sum(counts), 1)
+        cells = [
+            {
+                "count": count,
+                "share": count / total,
+                "is_right": at == place,
+                "shade": round(45 * count / total),  # pale enough for the text upon it
+            }
+            for place, count in enumerate(counts)
+        ]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def list_confused_pairs(facts: Mapping[str, Any], *, most: int) -> list[dict[str, Any]]:
+    """Return the pairs of classes that are confused most."""
+    names, confusion = facts["label_names"], facts["judged"]["confusion"]
+    pairs = [
+        {
+            "true": names[true],
+            "answered": names[answered],
+            "count": count,
+            "share": count / sum(counts),
+        }
+        for true, counts in enumerate(confusion)
+        for answered, count in enumerate(counts)
+        if count and true != answered
+    ]
+    return sorted(pairs, key=lambda pair: -pair["count"])[:most]
+
+
+def list_confidence(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return title, value and value before calibration of what the confidence is worth."""
+    found = (facts["judged"] or {}).get("confidence")
+    if found is None:
+        return []
+    before = found.get("uncalibrated") or {}
+    return [
+        (
+            title,
+            _show_number(found[name], found["intervals"].get(name)),
+            f"{before[name]:.4f}" if name in before else "–",
+        )
+        for name, title in _CONFIDENCE.items()
+    ]
+
+
+def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the model and each baseline with their scores; nothing where none was fitted."""
+    if facts["baselines"] is None:
+        return []
+    scores = facts["record"].get("scores") or {}
+    model = {"name": "this model", "note": None, **scores}
+    return [
+        {"name": one["name"], "note": one.get("note"), "cells": _score_cells(one)}
+        for one in (model, *facts["baselines"]["baselines"])
+    ]
+
+
+def list_seeds(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the scores of each seed, their mean and their standard deviation."""
+    seeds = facts["record"].get("seeds")
+    if seeds is None:
+        return []
+    rows = [
+        {
+            "name": f"{run['seed']}{' (kept)' if run['seed'] == seeds['best_seed'] else ''}",
+            "is_kept": run["seed"] == seeds["best_seed"],
+            "cells": _seed_cells(run["validation"], run["test"]),
+        }
+        for run in seeds["runs"]
+    ]
+    for title, key in (("mean", "mean"), ("standard deviation", "standard_deviation")):
+        cells = _seed_cells(seeds["validation"][key], seeds["test"][key])
+        rows.append({"name": title, "is_kept": False, "cells": cells})
+    return rows
+
+
+def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, str]]:
+    """Return the settings that were chosen, or those at their defaults, with their meaning."""
+    known = describe_settings()
+    entries = facts["record"].get("settings") or {}
+    return [
+        {
+            "name": name,
+            "value": _show_value(entry["value"]),
+            "origin": entry["origin"],
+            "meaning": known[name][2] if name in known else "",
+        }
+        for name, entry in entries.items()
+        if entry["origin"].startswith("default") != changed
+    ]
+
+
+def list_environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return versions, hardware, arithmetic and times."""
+    record = facts["record"]
+    training = record.get("training") or {}
+    rows = []
+    hardware = record.get("hardware") or {}
+    if hardware:
+        rows.append(
+            ("Processor", f"{hardware.get('processor')}, {hardware.get('num_cores')} cores")
+        )
+        rows.append(("System", f"{hardware.get('system')}, {hardware.get('machine')}"))
+    if "dtype" in training:
+        where = f" on {training['device']}" if "device" in training else ""
+        rows.append(("Arithmetic", f"{training['dtype']}{where}"))
+    for title, key in (("Training", "train_seconds"), ("All in all", "total_seconds")):
+        if key in training:
+            rows.append((title, format_seconds(training[key])))
+    rows += [(name, str(version)) for name, version in (record.get("versions") or {}).items()]
+    return rows
+
+
+def _show_number(value: float, ends: Mapping[str, float] | None) -> str:
+    if ends is None:
+        return f"{value:.4f}"
+    return f"{value:.4f} ({ends['low']:.4f} to {ends['high']:.4f})"
+
+
+def _score_cells(one: Mapping[str, Any]) -> list[str]:
+    """Return accuracy on validation, and accuracy and macro F1 on the test."""
+    places = (("validation", "accuracy"), ("test", "accuracy"), ("test", "macro_f1"))
+    return [f"{100 * one[part][name]:.1f} %" if one.get(part) else "–" for part, name in places]
+
+
+def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:
+    return [
+        "–" if part is None else f"{100 * part[name]:.2f} %"
+        for part in parts
+        for name in ("accuracy", "macro_f1")
+    ]
+
+
+def _show_value(value: object) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,249 @@
+"""The figures of a report: which plots a run's facts give, and what each says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bertfit.reporting.curve_plots import (
+    CURVE_SIZE,
+    plot_precision_recall,
+    plot_reliability,
+    plot_risk_coverage,
+    plot_roc,
+)
+from bertfit.reporting.plots import (
+    MAX_COUNTED_CLASSES,
+    new_axes,
+    plot_confusion,
+    plot_history,
+    plot_token_lengths,
+)
+from bertfit.reporting.svg import to_svg
+from bertfit.reporting.text import format_percent_with_interval as format_percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnFigure:
+    """A figure of the page."""
+
+    svg: str
+    """An SVG element, trusted."""
+    caption: str
+    """What is to be seen in it; not escaped."""
+
+
+NAMES = (
+    "history_loss",
+    "history_accuracy",
+    "confusion",
+    "roc",
+    "precision_recall",
+    "reliability",
+    "risk_coverage",
+    "lengths",
+)
+"""Of all figures."""
+
+
+def draw_figures(facts: Mapping[str, Any]) -> dict[str, DrawnFigure | None]:
+    """Return every figure by its name; None where the facts are not enough for it."""
+    return {
+        **dict.fromkeys(NAMES),
+        **_draw_history(facts),
+        **_draw_confusion(facts),
+        **_draw_curves(facts),
+        **_draw_lengths(facts),
+    }
+
+
+def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
+    history = facts["history"]
+    if not history or not any(history.values()):
+        return {}
+    best = (facts["record"].get("training") or {}).get("best_epoch")
+    (loss_ax,), (score_ax,) = (new_axes(1, size=CURVE_SIZE) for _ in range(2))
+    plot_history(history, best_epoch=best, axes=(loss_ax, score_ax))
+    kept = f" Epoch {best} was kept." if best else ""
+    drawn = {}
+    for name, ax, key, show in (
+        ("loss", loss_ax, "losses", "{:.4f}".format),
+        ("accuracy", score_ax, "acc", format_percent),
+    ):
+        told = [
+            f"{title} {show(values[0])} after epoch 1, {show(values[-1])} after epoch {len(values)}"
+            for title, values in _known_curves(history, key)
+        ]
+        caption = f"{name.capitalize()}: {'; '.join(told)}.{kept}"
+        drawn[f"history_{name}"] = DrawnFigure(
+            to_svg(
+                ax.figure.figure,
+                name=f"fig-history-{name}",
+                title=f"{name.capitalize()} by epoch",
+                description=caption,
+            ),
+            caption,
+        )
+    return drawn
+
+
+def _known_curves(
+    history: Mapping[str, Sequence[float | None]], key: str
+) -> list[tuple[str, list[float]]]:
+    names = {"training": f"train_{key}", "validation": f"val_{key}"}
+    curves = [(title, history.get(name) or []) for title, name in names.items()]
+    return [
+        (title, [value for value in values if value is not None])
+        for title, values in curves
+        if values and None not in values
+    ]
+
+
+def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
+    """Draw a map of the confusions where the classes are too many for a table."""
+    confusion = (facts["judged"] or {}).get("confusion")
+    names = facts["label_names"]
+    if confusion is None or len(names) <= MAX_COUNTED_CLASSES:
+        return {}
+    from matplotlib.colors import LinearSegmentedColormap
+
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    figure = plot_confusion(confusion, numbers)
+    _thin_ticks(figure.axes[0], len(names))
+    blue = "#3a7bc8"
+    fading = LinearSegmentedColormap.from_list("fading", [f"{blue}00", f"{blue}ff"])
+    figure.axes[0].images[0].set_cmap(fading)  # the page's own colour shines through
+    figure.axes[1].remove()  # the caption says what the shades mean
+    caption = (
+        f"Confusion of {len(names)} classes by their numbers in the table below: true class down, "
+        "predicted class across; the fuller, the larger the share of the true class. Off the "
+        "diagonal is wrong."
+    )
+    svg = to_svg(figure, name="fig-confusion", title="Confusion matrix", description=caption)
+    return {"confusion": DrawnFigure(svg, caption)}
+
+
+def _thin_ticks(ax: Axes, num_classes: int) -> None:
+    """Leave so many class numbers at the axes that each can be read, and draw a frame."""
+    step = max(1, round(num_classes / 15))
+    places = range(0, num_classes, step)
+    numbers = [str(place + 1) for place in places]
+    ax.set_xticks(places, numbers, fontsize=11, rotation=0)
+    ax.set_yticks(places, numbers, fontsize=11)
+    ax.xaxis.label.set_fontsize(12)
+    ax.yaxis.label.set_fontsize(12)
+    ax.spines[:].set_visible(True)
+
+
+def _draw_curves(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
+    curves, judged = facts["curves"], facts["judged"]
+    if curves is None:
+        return {}
+    drawn = {
+        "reliability": _draw_reliability(curves, judged),
+        "risk_coverage": _draw_risk_coverage(curves, judged),
+    }
+    if curves["roc"] is not None:
+        drawn |= _draw_binary(curves, judged, positive=facts["label_names"][1])
+    return drawn
+
+
+def _draw_binary(
+    curves: Mapping[str, Any], judged: Mapping[str, Any], *, positive: str
+) -> dict[str, DrawnFigure]:
+    (right_negative, false_positive), _ = judged["confusion"]
+    rates = judged["per_class"][positive]
+    false_rate = false_positive / max(right_negative + false_positive, 1)
+    auroc = judged.get("auroc")
+    area = f" Area under the curve: {auroc:.4f}." if auroc is not None else ""
+    roc_caption = (
+        f"ROC: as it answers, the model finds {format_percent(rates['recall'])} of the rows of "
+        f"{positive} and takes {format_percent(false_rate)} of the other rows for it.{area}"
+    )
+    pr_caption = (
+        f"Precision and recall of {positive}: as the model answers, precision "
+        f"{format_percent(rates['precision'])} at recall {format_percent(rates['recall'])}; "
+        f"{format_percent(curves['positive_share'])} of the rows are {positive}."
+    )
+    roc = plot_roc(curves["roc"], operating=(false_rate, rates["recall"]))
+    precision_recall = plot_precision_recall(
+        curves["precision_recall"],
+        positive_share=curves["positive_share"],
+        operating=(rates["recall"], rates["precision"]),
+    )
+    return {
+        "roc": DrawnFigure(
+            to_svg(roc, name="fig-roc", title="ROC curve", description=roc_caption), roc_caption
+        ),
+        "precision_recall": DrawnFigure(
+            to_svg(
+                precision_recall,
+                name="fig-precision-recall",
+                title="Precision-recall curve",
+                description=pr_caption,
+            ),
+            pr_caption,
+        ),
+    }
+
+
+def _draw_reliability(curves: Mapping[str, Any], judged: Mapping[str, Any]) -> DrawnFigure:
+    before = curves["reliability_before"]
+    confidence = judged["confidence"]
+    caption = (
+        "Reliability: where the line lies on the diagonal, 90 % confidence means 90 % right. "
+        f"Calibration error {confidence['ece']:.4f}"
+    )
+    if confidence.get("uncalibrated"):
+        caption += f", before calibration {confidence['uncalibrated']['ece']:.4f}"
+    caption += f"; chance alone gives up to {confidence['ece_noise']:.4f}."
+    if before is not None and before["part"] != judged["part"]:
+        caption += f" The curve before calibration is that of the {before['part']} rows."
+    figure = plot_reliability(
+        curves["reliability"], before=None if before is None else before["points"]
+    )
+    svg = to_svg(figure, name="fig-reliability", title="Reliability", description=caption)
+    return DrawnFigure(svg, caption)
+
+
+def _draw_risk_coverage(curves: Mapping[str, Any], judged: Mapping[str, Any]) -> DrawnFigure:
+    points = np.asarray(curves["risk_coverage"])
+    at_80 = points[np.abs(points[:, 0] - 0.8).argmin()]
+    caption = (
+        f"Risk and coverage: of all rows {format_percent(points[-1, 1])} are answered wrongly; of "
+        f"the surest {100 * at_80[0]:.0f} %, {format_percent(at_80[1])}. Area under the curve: "
+        f"{judged['confidence']['aurc']:.4f}."
+    )
+    svg = to_svg(
+        plot_risk_coverage(curves["risk_coverage"]),
+        name="fig-risk-coverage",
+        title="Risk-coverage curve",
+        description=caption,
+    )
+    return DrawnFigure(svg, caption)
+
+
+def _draw_lengths(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
+    found = facts["lengths"]
+    if found is None or not found["counts"]:
+        return {}
+    values, counts = np.asarray(found["counts"], dtype=np.int64).T
+    lengths, limit = np.repeat(values, counts), found["max_length"]
+    (ax,) = new_axes(1, size=(4.8, 2.9))
+    figure = plot_token_lengths(lengths, limit, ax=ax)
+    part = {"train": "training"}.get(found["part"], found["part"])
+    caption = (
+        f"Lengths of {len(lengths):,} {part} rows in tokens: median {np.median(lengths):,.0f}, "
+        f"longest {lengths.max():,}."
+    )
+    if limit is not None:
+        num_cut = int((lengths > limit).sum())
+        caption += f" The model reads {limit:,}; {num_cut:,} rows are longer, and cut."
+    svg = to_svg(figure, name="fig-lengths", title="Lengths of texts", description=caption)
+    return {"lengths": DrawnFigure(svg, caption)}

@@ -1,0 +1,169 @@
+"""The report of a run: one page that needs nothing but itself.
+
+Owns what the template is given. The facts come ready from `workflow.report_facts`; everything in
+them is escaped by the template, as texts and names are their authors'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bertfit.reporting import facts_tables as tables
+from bertfit.reporting.confidence import describe_calibration, describe_threshold
+from bertfit.reporting.figures import draw_figures
+from bertfit.reporting.plots import MAX_COUNTED_CLASSES
+from bertfit.reporting.summary import (
+    describe_answer,
+    describe_verdict,
+    list_findings,
+    list_leaks,
+    list_limits,
+)
+from bertfit.reporting.templating import html_templates, read_template, replace_unseen
+
+SECTIONS = (
+    ("asked", "What was asked"),
+    ("findings", "Data"),
+    ("learning", "Learning curves"),
+    ("scores", "Scores"),
+    ("confidence", "Confidence"),
+    ("lengths", "Lengths"),
+    ("slices", "Slices"),
+    ("errors", "Worst errors"),
+    ("suspects", "Suspicious labels"),
+    ("baselines", "Baselines"),
+    ("model", "Model"),
+    ("settings", "Settings"),
+    ("environment", "Environment"),
+    ("reproduce", "Do it again"),
+)
+"""Anchor and short title of each section, in order."""
+_FEW_CLASSES = 4
+_WORST_CLASSES = 15
+_NUM_PAIRS = 15
+_NUM_SLICES = 20
+
+
+def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
+    """Return the page.
+
+    Args:
+        facts: What `workflow.report_facts.gather_facts` returns.
+        with_texts: False leaves out every text of a row.
+    """
+    names, record = facts["label_names"], facts["record"]
+    view = {
+        "name": facts["name"],
+        "label_names": names,
+        "sections": SECTIONS,
+        "css": read_template("report.css"),
+        "no_texts": _explain_missing_texts(facts, with_texts=with_texts),
+        "answer": describe_answer(facts).replace(" %", "\u00a0%"),
+        "verdict": describe_verdict(facts),
+        "leaks": list_leaks(facts),
+        "limits": list_limits(facts),
+        "asked": tables.describe_task(facts),
+        "parts": tables.list_parts(facts),
+        "few_classes": len(names) <= _FEW_CLASSES,
+        "figures": draw_figures(facts),
+        "judged": facts["judged"],
+        "errors": facts["errors"],
+        "error_lines": {row["line"] for row in (facts["errors"] or {"rows": []})["rows"]},
+        "error_part": (facts["errors"] or {}).get("part"),
+        "suspects": facts["suspects"],
+        "model": facts["model"],
+        "command": facts["command"],
+        "versions": record.get("versions") or {},
+        "kept_reason": (record.get("training") or {}).get("reason"),
+        "seeds": tables.list_seeds(facts),
+        "score_rows": tables.list_scores(facts),
+        "environment": tables.list_environment(facts),
+        "changed_settings": tables.list_settings(facts, changed=True),
+        "default_settings": tables.list_settings(facts, changed=False),
+        **_view_findings(facts),
+        **_view_classes(facts),
+        **_view_confidence(facts),
+        **_view_slices(facts),
+        **_view_baselines(facts),
+    }
+    return replace_unseen(html_templates().get_template("report.html.jinja").render(view))
+
+
+def _explain_missing_texts(facts: Mapping[str, Any], *, with_texts: bool) -> str | None:
+    """Return why the page has no texts; None where it has."""
+    if not with_texts:
+        return "The texts were left out on request."
+    return None if facts["has_texts"] else "The run keeps no texts."
+
+
+def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
+    data = facts["record"].get("data") or {}
+    found = list_findings(facts)
+    if data.get("test"):
+        clean = "No leak into the test set was found."
+    else:
+        clean = "No test set was given: leaks into it were not looked for."
+    has_leak = any(finding["severity"] == "leak" for finding in found)
+    return {
+        "findings": found if "findings" in data else None,
+        "no_leak": None if has_leak else clean,
+        "no_findings": f"{clean} Nothing else was found either.",
+    }
+
+
+def _view_classes(facts: Mapping[str, Any]) -> dict[str, Any]:
+    judged, num_classes = facts["judged"] or {}, len(facts["label_names"])
+    if not judged.get("confusion"):
+        return {"confusion_rows": [], "pairs": [], "worst_classes": [], "more_classes": []}
+    is_table = num_classes <= MAX_COUNTED_CLASSES
+    return {
+        "confusion_rows": tables.list_confusions(facts) if is_table else [],
+        "pairs": tables.list_confused_pairs(facts, most=_NUM_PAIRS) if num_classes > 2 else [],
+        "worst_classes": tables.list_classes(facts, worst=None if is_table else _WORST_CLASSES),
+        "more_classes": tables.list_classes(facts) if not is_table else [],
+    }
+
+
+def _view_confidence(facts: Mapping[str, Any]) -> dict[str, Any]:
+    record, judged = facts["record"], facts["judged"] or {}
+    notes = []
+    if record.get("calibration"):
+        notes.append(describe_calibration(record["calibration"]))
+    if record.get("threshold"):
+        threshold = record["threshold"]
+        notes.append(
+            describe_threshold(threshold["value"], facts["label_names"][1], threshold.get("aim"))
+        )
+    return {
+        "confidence_rows": tables.list_confidence(facts),
+        "is_calibrated": bool((judged.get("confidence") or {}).get("uncalibrated")),
+        "confidence_notes": notes,
+    }
+
+
+def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
+    found = (facts["judged"] or {}).get("slices")
+    if found is None:
+        return {"slices": None, "slices_title": "", "slices_note": ""}
+    every = found["slices"]
+    title = "The worst first"
+    if len(every) > _NUM_SLICES:
+        title = f"The worst {_NUM_SLICES} of {len(every):,} slices"
+    num_worse = sum(one["is_worse"] for one in every)
+    note = (
+        f"{num_worse:,} of {len(every):,} slices are worse than the rest of the rows (in bold). "
+        "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."
+    )
+    if found["num_too_small"]:
+        note += f" {found['num_too_small']:,} more were too small to judge."
+    if any(one["is_small"] for one in every[:_NUM_SLICES]):
+        note += " *: so few rows say little."
+    return {"slices": every[:_NUM_SLICES], "slices_title": title, "slices_note": note}
+
+
+def _view_baselines(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "baseline_rows": tables.list_baselines(facts),
+        "best_baseline": (facts["baselines"] or {}).get("best"),
+    }

@@ -1,0 +1,106 @@
+"""The model card of a run: README.md with the metadata that the Hugging Face hub reads.
+
+Owns what the card says. It holds no text of a row, and nothing that is not known: no language, no
+licence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from bertfit.reporting import facts_tables as tables
+from bertfit.reporting.summary import (
+    describe_answer,
+    describe_verdict,
+    format_share_with_interval,
+    list_leaks,
+    list_limits,
+)
+from bertfit.reporting.templating import markdown_templates, replace_unseen
+
+_METRICS = {"accuracy": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
+_MOST_CLASSES = 100
+
+
+def render_card(facts: Mapping[str, Any]) -> str:
+    """Return the card.
+
+    Args:
+        facts: What `workflow.report_facts.gather_facts` returns.
+    """
+    record, judged = facts["record"], facts["judged"] or {}
+    classes = tables.list_classes(facts)
+    model = facts["model"] or {}
+    view = {
+        "metadata": _describe_metadata(facts),
+        "name": facts["name"],
+        "label_names": facts["label_names"],
+        "answer": describe_answer(facts),
+        "leaks": list_leaks(facts),
+        "verdict": describe_verdict(facts),
+        "architecture": (model.get("tree") or {}).get("name"),
+        "num_parameters": model.get("num_parameters"),
+        "version": (record.get("versions") or {}).get("bertfit"),
+        "limits": list_limits(facts),
+        "asked": tables.describe_task(facts, short=True),
+        "parts": tables.list_parts(facts, short=True),
+        "settings": [
+            one for one in tables.list_settings(facts, changed=True) if one["name"] != "model"
+        ],
+        "part_name": judged.get("part"),
+        "source": _name_source(facts),
+        "score_rows": tables.list_scores(facts),
+        "classes": classes if len(classes) <= _MOST_CLASSES else [],
+        "baseline_rows": tables.list_baselines(facts),
+    }
+    return replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))
+
+
+def _describe_metadata(facts: Mapping[str, Any]) -> str:
+    """Return the card's YAML, without its fences."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    judged = facts["judged"] or {}
+    source = _name_source(facts)
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=_slug(source or "rows"),
+            dataset_name=source or "rows",
+            dataset_split=judged["part"],
+            metric_type=kind,
+            metric_value=judged[name],
+            metric_name=f"{title}: {format_share_with_interval(judged, name)}",
+        )
+        for name, (kind, title) in _METRICS.items()
+        if judged.get(name) is not None
+    ]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["bertfit", "text-classification"],
+        base_model=facts["base_model"],
+        model_name=facts["name"],
+        eval_results=results or None,
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _name_source(facts: Mapping[str, Any]) -> str | None:
+    """Return the name of the judged rows' file, without its folders."""
+    data = facts["record"].get("data") or {}
+    source = (data.get((facts["judged"] or {}).get("part", "")) or {}).get("source")
+    return None if source is None else PurePath(source).name
+
+
+def _slug(name: str) -> str:
+    """Return a name of letters, digits, dots and hyphens.
+
+    Example:
+        >>> _slug("my test.csv")
+        'my-test.csv'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "rows"

@@ -1,0 +1,166 @@
+"""What a report and a model card say in sentences: the answer, what leaks, and the limits.
+
+Owns the words; computes no score. Names come from users and are returned as they are: whoever
+writes a page escapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from bertfit.evaluation.intervals import Interval
+from bertfit.reporting.confidence import describe_threshold
+from bertfit.reporting.text import format_percent_with_interval
+
+_RULES = {
+    "head": "only their beginning",
+    "tail": "only their end",
+    "head+tail": "only their beginning and their end",
+}
+
+
+def describe_answer(facts: Mapping[str, Any]) -> str:
+    """Return how good the model is, in one sentence with its interval."""
+    judged = facts["judged"]
+    if judged is None:
+        return "How good this model is, the run does not know: it holds no scores."
+    share, _, interval = format_share_with_interval(judged, "accuracy").partition(" (")
+    sure = f" ({interval}" if interval else ""
+    number = f"{judged['num_rows']:,} " if "num_rows" in judged else ""
+    answer = f"The model answers {share} of {number}{judged['part']} rows rightly{sure}"
+    if judged["part"] == "test":
+        return f"{answer}."
+    return f"{answer}; these rows also chose the epoch, and no test rows were scored."
+
+
+def describe_verdict(facts: Mapping[str, Any]) -> str | None:
+    """Return how the model stands to the baseline, where both were scored on test rows."""
+    comparison = _scores(facts).get("comparison")
+    return None if comparison is None else str(comparison["verdict"])
+
+
+def list_leaks(facts: Mapping[str, Any]) -> list[str]:
+    """Return what of the test rows was seen before, and the score without it."""
+    told = [finding["message"] for finding in list_findings(facts) if finding["severity"] == "leak"]
+    clean = _scores(facts).get("test_without_leaks")
+    if clean is not None and clean["accuracy"] is None:
+        told.append("Without the leaked rows nothing is left: the test says nothing.")
+    elif clean is not None:
+        share = format_share_with_interval(clean, "accuracy")
+        noun = "row" if clean["num_leaked"] == 1 else "rows"
+        told.append(
+            f"Without {clean['num_leaked']:,} leaked {noun}, on {clean['num_rows']:,}: accuracy "
+            f"{share}."
+        )
+    return told
+
+
+def list_findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was found in the data, by harm; nothing where it was not looked through."""
+    return list((facts["record"].get("data") or {}).get("findings") or [])
+
+
+def list_limits(facts: Mapping[str, Any]) -> list[str]:
+    """Return what a user of the model must know before trusting it, one sentence or two each.
+
+    Leaks and the comparison with baselines are told with the answer itself.
+    """
+    return [
+        *_limit_test(facts),
+        *_limit_data(facts),
+        *_limit_training(facts),
+        *_limit_length(facts),
+        *_limit_confidence(facts),
+    ]
+
+
+def format_share_with_interval(scores: Mapping[str, Any], name: str) -> str:
+    """Return a share with its 95 % interval in words.
+
+    Example:
+        >>> scores = {"accuracy": 0.9, "intervals": {"accuracy": {"low": 0.88, "high": 0.92}}}
+        >>> format_share_with_interval(scores, "accuracy")
+        '90.0 % (95 % interval 88.0 to 92.0)'
+    """
+    ends = (scores.get("intervals") or {}).get(name)
+    if ends is None:
+        return format_percent_with_interval(scores[name])
+    shown = format_percent_with_interval(scores[name], Interval(ends["low"], ends["high"]))
+    return shown.replace("(", "(95 % interval ", 1)
+
+
+def _scores(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return facts["record"].get("scores") or {}
+
+
+def _limit_test(facts: Mapping[str, Any]) -> list[str]:
+    judged, data = facts["judged"], facts["record"].get("data") or {}
+    if judged is None:
+        return ["The run holds no scores: score it on labelled rows with bertfit evaluate."]
+    if judged["part"] != "test":
+        told = (
+            "There was no test set. The scores are those of the validation rows, which chose the "
+            "epoch and taught the calibration: they flatter the model."
+        )
+        return [told]
+    source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
+    unit = judged.get("interval_unit", "row")
+    how = "rows are taken as independent" if unit == "row" else "whole groups were resampled"
+    told = (
+        f"The test set is {source}, {judged['num_rows']:,} rows, scored after training; it chose "
+        f"nothing. The scores hold for text like it. Intervals: {how}."
+    )
+    return [told]
+
+
+def _limit_data(facts: Mapping[str, Any]) -> list[str]:
+    found = list_findings(facts)
+    return [finding["message"] for finding in found if finding["severity"] == "serious"]
+
+
+def _limit_training(facts: Mapping[str, Any]) -> list[str]:
+    training = facts["record"].get("training") or {}
+    told = []
+    if training.get("imported_from"):
+        told.append(f"It was imported from a {training['imported_from']}, not trained by bertfit.")
+    if training.get("interrupted"):
+        told.append("The training was interrupted.")
+    if training.get("collapsed_to") is not None:
+        name = facts["label_names"][training["collapsed_to"]]
+        told.append(f"The model has collapsed: {name} is most probable for every validation row.")
+    return told
+
+
+def _limit_length(facts: Mapping[str, Any]) -> list[str]:
+    encoding, judged = facts["record"].get("encoding") or {}, facts["judged"] or {}
+    limit = encoding.get("max_length")
+    if limit is None:
+        return []
+    rule = _RULES.get(encoding.get("truncation", ""), "only a part of them")
+    told = f"Of texts longer than {limit:,} tokens the model reads {rule}"
+    if judged.get("num_truncated") is None:
+        return [f"{told}."]
+    num_cut, num_rows, part = judged["num_truncated"], judged["num_rows"], judged["part"]
+    share = format_percent_with_interval(num_cut / num_rows)
+    return [f"{told}: {num_cut:,} of {num_rows:,} {part} rows ({share})."]
+
+
+def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
+    record, confidence = facts["record"], (facts["judged"] or {}).get("confidence")
+    told = []
+    if confidence is not None:
+        is_fair = confidence["ece"] <= confidence["ece_noise"]
+        verdict = "shows no fault" if is_fair else "is more than chance explains"
+        kind = (record.get("calibration") or {}).get("kind", "none")
+        how = "not calibrated" if kind == "none" else f"calibrated on validation rows ({kind})"
+        told.append(
+            f"Confidence is {how}. Its calibration error of {confidence['ece']:.4f} {verdict} "
+            f"(chance alone gives up to {confidence['ece_noise']:.4f})."
+        )
+    if record.get("threshold"):
+        threshold = record["threshold"]
+        positive = facts["label_names"][1]
+        told.append(f"{describe_threshold(threshold['value'], positive, threshold.get('aim'))}.")
+    return told

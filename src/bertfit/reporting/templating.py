@@ -1,0 +1,80 @@
+"""Templates of pages: where they lie, and how numbers are written in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_OPENING_CHARACTERS = 240
+
+
+@cache
+def html_templates() -> Environment:
+    """Return the environment in which everything is escaped that is not asked to be trusted."""
+    return _make_environment(autoescape=True)
+
+
+@cache
+def markdown_templates() -> Environment:
+    """Return the environment for Markdown, where names go through the filter `md`."""
+    return _make_environment(autoescape=False)
+
+
+def read_template(name: str) -> str:
+    """Return the source of a template, or of the style sheet."""
+    file = resources.files("bertfit.reporting").joinpath("templates", name)
+    return file.read_text(encoding="utf-8")
+
+
+def replace_unseen(text: str) -> str:
+    r"""Replace what neither HTML nor XML may hold: control characters, halves of pairs.
+
+    Example:
+        >>> replace_unseen("a\x00b\x85c\n")
+        'a�b�c\n'
+    """
+    return _UNSEEN.sub("\ufffd", text)
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return text that Markdown shows as it is, on one line.
+
+    Example:
+        >>> print(escape_markdown("a|b <b>*"))
+        a\|b &lt;b&gt;\*
+    """
+    line = " ".join(replace_unseen(str(text)).split())
+    escaped = _MARKDOWN.sub(r"\\\1", line.replace("&", "&amp;"))
+    return escaped.replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def _make_environment(*, autoescape: bool) -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(read_template),
+        autoescape=autoescape,  # noqa: S701 (Markdown is no HTML: it has a filter of its own)
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., object]] = {
+        "confidence": lambda value: f"p\u00a0=\u00a0{value:.3f}",
+        "count": lambda value: f"{value:,.0f}",
+        "md": escape_markdown,
+        "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
+        "p_value": lambda value: f"{value:.3f}" if value >= 0.001 else "<.001",
+        "percent": lambda value: f"{100 * value:.1f}\u00a0%",
+        "plain": lambda text: re.sub(r'["\\\n`]', "_", replace_unseen(str(text))),
+        "points": lambda value: f"{100 * value:.1f}",
+        "trusted": Markup,  # for our own SVG and style sheet
+    }
+    environment.filters.update(filters)
+    return environment

@@ -1,0 +1,342 @@
+"""The facts that a run's report and model card are made of: plain values, gathered from its folder.
+
+Owns what is gathered, and which rows are shown. How it looks is in reporting. Scores are those of
+the run; where no test set was scored, those of the validation rows are computed by the same
+functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertfit.config import TrainSettings
+from bertfit.errors import RunError
+from bertfit.evaluation.calibration import score_confidence
+from bertfit.evaluation.curves import (
+    precision_recall_points,
+    reliability_points,
+    risk_coverage_points,
+    roc_points,
+)
+from bertfit.evaluation.intervals import bootstrap_intervals
+from bertfit.evaluation.metrics import score
+from bertfit.evaluation.predictions import (
+    TEST_NAME,
+    VALIDATION_NAME,
+    KeptPredictions,
+    read_predictions,
+)
+from bertfit.evaluation.scaling import Scaling
+from bertfit.evaluation.slices import bin_numbers, score_slices
+from bertfit.evaluation.suspicious import rank_suspicious_labels
+from bertfit.evaluation.thresholds import decide
+from bertfit.inference.confidence import read_confidence
+from bertfit.run_directory import BASELINES_NAME
+from bertfit.workflow.reproducing import describe_command
+
+KEPT_NAME = "report.json"
+"""What a training keeps for the report because nothing else in the run has it."""
+KEPT_VERSION = 1
+NUM_ERRORS = 20
+NUM_SUSPECTS = 10
+"""Shown of each part."""
+_HISTORY_NAME = "training_history.json"
+_FILES = {"validation": VALIDATION_NAME, "test": TEST_NAME}
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPart:
+    """The rows of one part as the run kept them, and what it answers."""
+
+    name: str
+    """validation or test."""
+    rows: KeptPredictions
+    predicted_ids: np.ndarray
+    """(n,) the classes that are answered."""
+
+    @property
+    def is_right(self) -> np.ndarray:
+        """(n,) whether the answer is the label."""
+        right: np.ndarray = self.predicted_ids == self.rows.label_ids
+        return right
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """(n,) probabilities of the answers."""
+        sure: np.ndarray = self.rows.probabilities[np.arange(len(self.rows)), self.predicted_ids]
+        return sure
+
+
+def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str, Any]:
+    """Return all that the report and the model card say of a run, as JSON values.
+
+    What the run does not have is None.
+
+    Args:
+        run: Folder of the run, or the one in which it is being made.
+        record: What its bertfit.json says, or will say.
+        name: What the run is called.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
+    kept = read_kept(run)
+    parts = read_parts(run, record)
+    judged = _judge(record, parts)
+    part = parts.get(judged["part"]) if judged else None
+    label_names = list(record["label_names"])
+    return {
+        "name": name,
+        "label_names": label_names,
+        "record": dict(record),
+        "history": _read_json(run / _HISTORY_NAME),
+        "judged": judged,
+        "curves": _draw_curves(part, record, kept, run) if part else None,
+        "lengths": _find_lengths(kept, part, record),
+        "errors": _list_errors(part, label_names, kept) if part else None,
+        "suspects": [_list_suspects(one, label_names, kept) for one in parts.values()],
+        "baselines": _read_json(run / BASELINES_NAME),
+        "model": kept.get("model"),
+        "base_model": kept.get("base_model"),
+        "has_texts": kept.get("texts") is not None,
+        "command": describe_command(
+            record,
+            name=name,
+            was_split=kept.get("validation"),
+            with_baseline=(run / BASELINES_NAME).is_file(),
+        ),
+    }
+
+
+def read_kept(run: Path) -> dict[str, Any]:
+    """Return what the training kept for the report; nothing where there is no such file.
+
+    Raises:
+        RunError: The file is damaged, or of another version.
+    """
+    kept = _read_json(run / KEPT_NAME)
+    if kept is None:
+        return {}
+    if kept.get("format_version") != KEPT_VERSION:
+        raise RunError(
+            f"{run / KEPT_NAME} has format {kept.get('format_version')!r}, expected {KEPT_VERSION}",
+            hint="It was written by another version of bertfit. Without it, a report has no texts.",
+        )
+    return kept
+
+
+def read_parts(run: Path, record: Mapping[str, Any]) -> dict[str, KeptPart]:
+    """Return the parts that the run kept predictions of, by name, the test first.
+
+    Raises:
+        RunError: A file is damaged.
+    """
+    names = tuple(record["label_names"])
+    threshold = read_confidence(record, num_labels=len(names), run=run).threshold
+    parts = {}
+    for part in ("test", "validation"):
+        if (run / _FILES[part]).is_file():
+            rows = read_predictions(run / _FILES[part], names)
+            parts[part] = KeptPart(part, rows, decide(rows.probabilities, threshold))
+    return parts
+
+
+def choose_shown_rows(parts: Mapping[str, KeptPart]) -> dict[str, list[int]]:
+    """Return the rows of each part whose texts the report shows: errors and suspicious labels."""
+    judged = next(iter(parts), None)
+    return {
+        name: sorted(
+            {*(_rank_errors(part) if name == judged else []), *_rank_suspects(part)[0].tolist()}
+        )
+        for name, part in parts.items()
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}",
+            hint="The file was changed or is damaged. Remove it: the report then goes without it.",
+        ) from None
+    if not isinstance(value, dict):
+        raise RunError(
+            f"{path} holds {type(value).__name__}, expected a JSON object",
+            hint="The file was changed or is damaged. Remove it: the report then goes without it.",
+        )
+    return value
+
+
+def _judge(record: Mapping[str, Any], parts: Mapping[str, KeptPart]) -> dict[str, Any] | None:
+    """Return the scores of the rows that tell how good the model is, as `Evaluation.to_json`.
+
+    These are the test rows; without them the validation rows, as far as they are known.
+    """
+    scores = record.get("scores") or {}
+    if scores.get("test"):
+        return {"part": "test", **scores["test"]}
+    if "validation" in parts:
+        return {"part": "validation", **_score_part(parts["validation"], record)}
+    if scores.get("validation"):
+        return {"part": "validation", "intervals": {}, **scores["validation"]}
+    return None
+
+
+def _score_part(part: KeptPart, record: Mapping[str, Any]) -> dict[str, Any]:
+    rows, names = part.rows, list(record["label_names"])
+    groups = rows.known_groups
+    answers: dict[str, Any] = {"predicted_ids": part.predicted_ids}
+    intervals = bootstrap_intervals(rows.probabilities, rows.label_ids, groups=groups, **answers)
+    confidence = score_confidence(rows.probabilities, rows.label_ids, groups=groups, **answers)
+    calibration = (record.get("calibration") or {}).get("validation") or {}
+    is_calibrated = (record.get("calibration") or {}).get("kind", "none") != "none"
+    slices: dict[str, Sequence[str | None]] = {
+        "tokens": bin_numbers(rows.num_tokens.tolist()),
+        "truncated": ["yes" if cut else "no" for cut in rows.is_truncated.tolist()],
+        "label": [names[label_id] for label_id in rows.label_ids.tolist()],
+        **({"group": rows.groups} if groups is not None else {}),
+    }
+    encoding = record.get("encoding") or {}
+    return {
+        **score(rows.probabilities, rows.label_ids, names, **answers).to_json(),
+        "intervals": {
+            name: {"low": one.low, "high": one.high, "level": 0.95}
+            for name, one in intervals.items()
+        },
+        "interval_unit": "row" if groups is None else "group",
+        "confidence": {
+            **confidence.to_json(),
+            "uncalibrated": calibration.get("before") if is_calibrated else None,
+        },
+        "num_truncated": int(rows.is_truncated.sum()),
+        "max_length": encoding.get("max_length"),
+        "truncation": encoding.get("truncation"),
+        "slices": score_slices(part.is_right, slices).to_json(),
+    }
+
+
+def _draw_curves(
+    part: KeptPart, record: Mapping[str, Any], kept: Mapping[str, Any], run: Path
+) -> dict[str, Any]:
+    """Return the points of each curve; ROC and precision-recall for two classes alone."""
+    probabilities, label_ids = part.rows.probabilities, part.rows.label_ids
+    scaling = read_confidence(record, num_labels=probabilities.shape[1], run=run).scaling
+    is_binary = probabilities.shape[1] == 2 and len(np.unique(label_ids)) == 2
+    best = (probabilities.max(axis=1), probabilities.argmax(axis=1) == label_ids)
+    return {
+        "roc": roc_points(probabilities[:, 1], label_ids == 1) if is_binary else None,
+        "precision_recall": (
+            precision_recall_points(probabilities[:, 1], label_ids == 1) if is_binary else None
+        ),
+        "positive_share": float((label_ids == 1).mean()) if is_binary else None,
+        "reliability": reliability_points(*best),
+        "reliability_before": _draw_uncalibrated(part, scaling, kept),
+        "risk_coverage": risk_coverage_points(part.confidences, part.is_right),
+    }
+
+
+def _draw_uncalibrated(
+    part: KeptPart, scaling: Scaling | None, kept: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return the reliability before calibration and the part that it is of, where it is known.
+
+    Log-probabilities are logits less a number of each row, which a temperature leaves a number of
+    each row; with a weight for each class it does not cancel, so that the training keeps these.
+    """
+    if scaling is None:
+        return None
+    if scaling.kind != "temperature":
+        points = kept.get("reliability_before")
+        return None if points is None else {"part": "validation", "points": points}
+    from scipy.special import softmax
+
+    logits = np.log(np.clip(part.rows.probabilities, 1e-300, 1))
+    before = softmax(scaling.undo(logits), axis=1)
+    is_right = before.argmax(axis=1) == part.rows.label_ids
+    return {"part": part.name, "points": reliability_points(before.max(axis=1), is_right)}
+
+
+def _find_lengths(
+    kept: Mapping[str, Any], part: KeptPart | None, record: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Return how many texts have each length in tokens: of training, else of the judged part."""
+    limit = (record.get("encoding") or {}).get("max_length")
+    if kept.get("lengths"):
+        return {"part": "train", "max_length": limit, "counts": kept["lengths"]}
+    if part is None:
+        return None
+    counts = sorted(Counter(part.rows.num_tokens.tolist()).items())
+    return {"part": part.name, "max_length": limit, "counts": counts}
+
+
+def _rank_errors(part: KeptPart) -> list[int]:
+    """Return the wrong rows, those of which the model is surest first, at most `NUM_ERRORS`."""
+    (wrong,) = np.nonzero(~part.is_right)
+    chosen: list[int] = wrong[np.argsort(-part.confidences[wrong], kind="stable")].tolist()
+    return chosen[:NUM_ERRORS]
+
+
+def _list_errors(part: KeptPart, label_names: list[str], kept: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        {
+            **_describe_row(part, row, kept),
+            "label": label_names[part.rows.label_ids[row]],
+            "predicted": label_names[part.predicted_ids[row]],
+            "confidence": float(part.confidences[row]),
+        }
+        for row in _rank_errors(part)
+    ]
+    return {"part": part.name, "num_wrong": int((~part.is_right).sum()), "rows": rows}
+
+
+def _rank_suspects(part: KeptPart) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the rows with the most suspicious labels, what is suggested, and how many look wrong.
+
+    Only those that confident learning counts as wrong are shown.
+    """
+    ranked = rank_suspicious_labels(part.rows.probabilities, part.rows.label_ids)
+    num_shown = min(NUM_SUSPECTS, ranked.num_issues)
+    return ranked.rows[:num_shown], ranked.suggested_ids[:num_shown], ranked.num_issues
+
+
+def _list_suspects(
+    part: KeptPart, label_names: list[str], kept: Mapping[str, Any]
+) -> dict[str, Any]:
+    chosen, suggested, num_issues = _rank_suspects(part)
+    rows = [
+        {
+            **_describe_row(part, row, kept),
+            "label": label_names[part.rows.label_ids[row]],
+            "suggested_label": label_names[label_id],
+            "confidence": float(part.rows.probabilities[row, label_id]),
+        }
+        for row, label_id in zip(chosen.tolist(), suggested.tolist(), strict=True)
+    ]
+    return {"part": part.name, "num_rows": len(part.rows), "num_wrong": num_issues, "rows": rows}
+
+
+def _describe_row(part: KeptPart, row: int, kept: Mapping[str, Any]) -> dict[str, Any]:
+    line = int(part.rows.lines[row])
+    texts = (kept.get("texts") or {}).get(part.name) or {}
+    return {
+        "line": line,
+        "num_tokens": int(part.rows.num_tokens[row]),
+        "is_truncated": bool(part.rows.is_truncated[row]),
+        "text": texts.get(str(line)),
+    }
+
+
+def default_keep_texts(record: Mapping[str, Any]) -> bool:
+    """Return whether a run's settings let it keep texts of rows; older runs did not ask."""
+    entry = (record.get("settings") or {}).get("keep_texts") or {}
+    return bool(entry.get("value", TrainSettings().keep_texts))

@@ -1,0 +1,225 @@
+"""Write a run's report (report.html) and its model card (README.md), at its end or later."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import TemplateError
+
+from bertfit.errors import ConfigError, RunError
+from bertfit.files import open_atomically, write_json
+from bertfit.reporting.html import render_report
+from bertfit.reporting.model_card import render_card
+from bertfit.run_directory import RECORD_NAME, Staging, read_record
+from bertfit.workflow.report_facts import (
+    KEPT_NAME,
+    KEPT_VERSION,
+    choose_shown_rows,
+    default_keep_texts,
+    gather_facts,
+    read_parts,
+)
+
+if TYPE_CHECKING:
+    from bertfit.data.dataset import TextDataset
+    from bertfit.workflow.calibrating import LearnedConfidence
+    from bertfit.workflow.preparing import PreparedModel, PreparedRows
+    from bertfit.workflow.recording import LogKeeper
+
+REPORT_NAME = "report.html"
+CARD_NAME = "README.md"
+MAX_TEXT_CHARACTERS = 3000
+"""Longer texts are kept up to here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """What `report` wrote."""
+
+    page: Path
+    card: Path | None
+    """None where it was left alone."""
+
+
+def report(
+    run: str | Path,
+    *,
+    output: str | Path | None = None,
+    with_texts: bool = True,
+    overwrite: bool = False,
+) -> ReportFiles:
+    """Write the report of a run anew, from what the run holds.
+
+    The page in the run is replaced. Its README.md is written where there is none; one that is
+    there may have been edited, and is replaced only with `overwrite`.
+
+    Args:
+        run: Folder of the run.
+        output: An HTML file to write instead, beside which nothing else is written.
+        with_texts: False leaves out every text of a row.
+        overwrite: Replace `output`, or the run's README.md, where it exists.
+
+    Raises:
+        ConfigError: `output` does not end in .html, is a folder, or exists.
+        OSError: A file cannot be written.
+        RunError: There is no such run, or a file of it is damaged.
+    """
+    run = Path(run).expanduser()
+    record = read_record(run)
+    page = run / REPORT_NAME if output is None else Path(output).expanduser()
+    if output is not None:
+        _check_output(page, overwrite=overwrite)
+    rendered_page, rendered_card = _render(run, record, with_texts=with_texts)
+    _write_text(page, rendered_page)
+    card = run / CARD_NAME
+    if output is not None or (card.exists() and not overwrite):
+        return ReportFiles(page, None)
+    _write_text(card, rendered_card)
+    return ReportFiles(page, card)
+
+
+def add_report(
+    staging: Staging,
+    record: Mapping[str, Any],
+    *,
+    rows: PreparedRows,
+    model: PreparedModel,
+    learned: LearnedConfidence | None,
+    log: LogKeeper,
+) -> None:
+    """Write report.json, report.html and README.md into a run that is whole but for its record.
+
+    A report that cannot be made is noted and costs nothing else: the training stands. Ctrl-C leaves
+    it out.
+    """
+    try:
+        _keep(staging, record, rows=rows, model=model, learned=learned)
+        facts = gather_facts(staging.folder, record, name=staging.output.name)
+        _write_text(staging.folder / REPORT_NAME, render_report(facts))
+        _write_text(staging.folder / CARD_NAME, render_card(facts))
+    except OSError:
+        raise  # a full disk ends the run as it does everywhere
+    except KeyboardInterrupt:
+        _note(staging, log, "Interrupted: the report was not made; bertfit report does that.")
+    except Exception as error:  # noqa: BLE001 (hours of training outweigh a page about them)
+        reason = f"{type(error).__name__}: {error}"
+        _note(
+            staging,
+            log,
+            f"WARNING: the report could not be made ({reason}). The run is whole without it; "
+            "bertfit report tries again.",
+        )
+
+
+def _note(staging: Staging, log: LogKeeper, text: str) -> None:
+    from bertfit.workflow.recording import write_log
+
+    log.note(text)
+    write_log(staging, log)
+
+
+def _render(run: Path, record: Mapping[str, Any], *, with_texts: bool) -> tuple[str, str]:
+    """Return the page and the card.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
+    try:
+        facts = gather_facts(run, record, name=run.resolve().name)
+        facts["model"] = facts["model"] or _inspect_model(run)
+        return render_report(facts, with_texts=with_texts), render_card(facts)
+    except (LookupError, TypeError, AttributeError, TemplateError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{run / RECORD_NAME} or a file beside it lacks what a report needs ({reason})",
+            hint="It was changed or is damaged. Train again, or restore the file.",
+        ) from error
+
+
+def _keep(
+    staging: Staging,
+    record: Mapping[str, Any],
+    *,
+    rows: PreparedRows,
+    model: PreparedModel,
+    learned: LearnedConfidence | None,
+) -> None:
+    """Write report.json: what the report needs and no other file of the run has."""
+    parts = {"test": rows.test, "validation": rows.validation}
+    texts = None
+    if default_keep_texts(record):
+        shown = choose_shown_rows(read_parts(staging.folder, record))
+        texts = {name: _pick_texts(parts[name], chosen) for name, chosen in shown.items()}
+    lengths = Counter(model.train.encoded.full_lengths.tolist())
+    write_json(
+        staging.folder / KEPT_NAME,
+        {
+            "format_version": KEPT_VERSION,
+            "texts": texts,
+            "lengths": sorted(lengths.items()),
+            "model": _inspect_model(staging.folder),
+            "base_model": _find_base_model(record),
+            "validation": "split off" if rows.checked.validation is None else "given",
+            "reliability_before": _draw_before(learned),
+        },
+    )
+
+
+def _pick_texts(part: TextDataset | None, chosen: list[int]) -> dict[str, str]:
+    assert part is not None  # it has predictions
+    return {str(part.lines[row]): _cut(part.texts[row]) for row in chosen}
+
+
+def _cut(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # a table can hold half of a surrogate pair
+    if len(text) <= MAX_TEXT_CHARACTERS:
+        return text
+    num_left = len(text) - MAX_TEXT_CHARACTERS
+    return f"{text[:MAX_TEXT_CHARACTERS]} [… {num_left:,} more characters]"
+
+
+def _draw_before(learned: LearnedConfidence | None) -> list[tuple[float, float]] | None:
+    """Return the reliability of the validation rows before calibration."""
+    if learned is None:
+        return None
+    from scipy.special import softmax
+
+    from bertfit.evaluation.curves import reliability_points
+
+    before = softmax(np.asarray(learned.logits, dtype=np.float64), axis=1)
+    return reliability_points(before.max(axis=1), before.argmax(axis=1) == learned.label_ids)
+
+
+def _find_base_model(record: Mapping[str, Any]) -> str | None:
+    """Return the model's name on the hub; None for the embedded one and for a local folder."""
+    name = str(record["settings"]["model"]["value"])
+    return None if name == "embedded" or Path(name).expanduser().exists() else name
+
+
+def _inspect_model(folder: Path) -> dict[str, Any]:
+    """Return the model's tree and counts, as `bertfit inspect` shows them."""
+    from bertfit.workflow.inspecting import inspect
+
+    found = inspect(folder).to_json()
+    return {name: found[name] for name in ("tree", "num_parameters", "num_trainable")}
+
+
+def _check_output(path: Path, *, overwrite: bool) -> None:
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise ConfigError(f"--output: expected a name ending in .html, got {path.name!r}")
+    if path.is_dir():
+        raise ConfigError(f"--output: {path} is a folder")
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"--output: {path} exists", hint="Choose another --output, or add --overwrite."
+        )
+
+
+def _write_text(path: Path, text: str) -> None:
+    with open_atomically(path) as file:
+        file.write(text)

@@ -1,0 +1,98 @@
+"""The command that would train a run again, from what the run records of itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_TABLES = {"rows", "DataFrame", "Table"}
+"""What tables in memory are called in a record; no command line can name them."""
+
+
+def describe_command(
+    record: Mapping[str, Any], *, name: str, was_split: str | None, with_baseline: bool
+) -> str | None:
+    """Return the command line, or the Python call where the rows came from memory.
+
+    Args:
+        record: What bertfit.json says.
+        name: Name of the run to make.
+        was_split: "split off" or "given": where the validation rows came from; None where that
+            was not recorded (the same source then means that they were split off).
+        with_baseline: Whether baselines were fitted.
+
+    Returns:
+        None where the run was not trained by bertfit.
+    """
+    data, settings = record.get("data") or {}, record.get("settings")
+    if settings is None or "train" not in data:
+        return None
+    sources = {part: data[part]["source"] for part in _list_parts(data, was_split)}
+    recipe, changed = _find_changes(settings)
+    num_seeds = None
+    if record.get("seeds"):
+        runs = record["seeds"]["runs"]
+        num_seeds, changed["seed"] = len(runs), runs[0]["seed"]
+    if _TABLES & set(sources.values()):
+        return _write_call(sources, name, recipe, changed, num_seeds, with_baseline=with_baseline)
+    words = ["bertfit", "train", sources.pop("train")]
+    for part, source in sources.items():
+        words += [f"--{part}", source]
+    words += ["--output", name]
+    words += ["--recipe", recipe] if recipe else []
+    words += ["--seeds", str(num_seeds)] if num_seeds else []
+    words += [] if with_baseline else ["--no-baseline"]
+    for setting, value in changed.items():
+        words += ["--set", f"{setting}={_show_value(value)}"]
+    return shlex.join(words)
+
+
+def _list_parts(data: Mapping[str, Any], was_split: str | None) -> Iterator[str]:
+    yield "train"
+    validation = data.get("validation") or {}
+    is_same = validation.get("source") == data["train"].get("source")
+    if validation and (was_split == "given" or (was_split is None and not is_same)):
+        yield "validation"
+    if data.get("test"):
+        yield "test"
+
+
+def _find_changes(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the recipe, and the settings that neither it nor a default decided."""
+    recipes = [
+        entry["origin"].removeprefix("recipe ")
+        for entry in settings.values()
+        if entry["origin"].startswith("recipe ")
+    ]
+    changed = {
+        name: entry["value"]
+        for name, entry in settings.items()
+        if not entry["origin"].startswith(("default", "recipe "))
+    }
+    return next(iter(recipes), None), changed
+
+
+def _write_call(
+    sources: Mapping[str, str],
+    name: str,
+    recipe: str | None,
+    changed: Mapping[str, Any],
+    num_seeds: int | None,
+    *,
+    with_baseline: bool,
+) -> str:
+    """Return Python source; a table in memory is called by the part that it was."""
+    shown = {part: part if source in _TABLES else repr(source) for part, source in sources.items()}
+    lines = [f"    {shown.pop('train')},", f"    {name!r},"]
+    lines += [f"    {part}={source}," for part, source in shown.items()]
+    lines += [f"    num_seeds={num_seeds},"] if num_seeds else []
+    lines += [f"    recipe={recipe!r},"] if recipe else []
+    lines += [] if with_baseline else ["    baseline=False,"]
+    lines += [f"    {setting}={value!r}," for setting, value in changed.items()]
+    function = "train_seeds" if num_seeds else "train"
+    return "\n".join(["import bertfit", "", f"bertfit.{function}(", *lines, ")"])
+
+
+def _show_value(value: object) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,435 @@
+"""The report and the model card of a run: whole, well-formed, escaped, and honest about gaps."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import bertfit
+from bertfit.errors import ConfigError, RunError
+from bertfit.reporting.html import SECTIONS
+from bertfit.run_directory import BASELINES_NAME, read_record
+from bertfit.workflow import reporting
+
+HOSTILE = '<script>alert(1)</script></svg></style><img src="http://evil.test/x" onerror=x> & "q"'
+SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+SELF_CLOSING_IN_SVG = {"path", "use", "image", "rect", "circle", "line"}
+LOADING = {"src", "srcset", "data", "poster", "action", "background"}
+
+
+class Page(HTMLParser):
+    """Reads a page and keeps what the tests ask for; an element left open is a fault."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.ids: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.references: list[str] = []
+        self.svgs: list[dict[str, str | None]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.handlers: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.references += [values[name] for name in ("href", *LOADING) if name in values]
+        self.handlers += [name for name in values if name.startswith("on")]
+        self.svgs += [values] if tag == "svg" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def train(tiny_model_dir, make_reviews):
+    def run(output, data=None, **options):
+        data = make_reviews(60) if data is None else data
+        return bertfit.train(data, output, **{"model": str(tiny_model_dir), **SMALL, **options}).run
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(train, tmp_path_factory, make_reviews):
+    """Give a run of two classes with a leaking, hostile test set of which some labels are wrong."""
+    rows, test = make_reviews(120), make_reviews(60, seed=7)
+    for row in test[:20]:
+        row["text"] = f"{HOSTILE} {row['text']}"
+        row["label"] = {"pos": "neg", "neg": "pos"}[row["label"]]
+    test[30] = dict(rows[3])
+    return train(
+        tmp_path_factory.mktemp("runs") / "run", rows, test=test, epochs=6, validation_fraction=0.4
+    )
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """Give a copy of the run that may be spoilt."""
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def read_page(run: Path) -> Page:
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def read_card(run: Path) -> tuple[dict, str]:
+    _, metadata, text = (run / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(metadata), text
+
+
+def check_page(page: Page) -> None:
+    """Check what holds of every report."""
+    for anchor, _ in SECTIONS:
+        assert anchor in page.ids
+    assert [name for name, count in Counter(page.ids).items() if count > 1] == []
+    loading = [at for at in page.references if not at.startswith(("#", "data:image/png;base64,"))]
+    assert loading == []
+    assert {at[1:] for at in page.references if at.startswith("#")} <= set(page.ids)
+    assert page.tags["script"] == page.tags["link"] == page.tags["iframe"] == 0
+    assert page.handlers == []
+    for svg in page.svgs:
+        assert svg["role"] == "img"
+        assert set(svg["aria-labelledby"].split()) <= set(page.ids)
+
+
+def test_a_training_writes_a_whole_page(run):
+    page = read_page(run)
+    check_page(page)
+    assert len(page.svgs) == 7
+    for part in (
+        "test rows rightly (95 % interval",
+        "Leak: 1 row of test",
+        "Confusion matrix",
+        "NB-SVM",
+        "Labels that look wrong",
+        "BertForSequenceClassification",
+        "learning_rate",
+        "import bertfit",
+        "Processor",
+    ):
+        assert part in page.words
+
+
+def test_the_score_in_the_page_is_that_of_the_metrics(run):
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    ends = metrics["intervals"]["accuracy"]
+    told = (
+        f"The model answers {100 * metrics['accuracy']:.1f} % of 60 test rows rightly "
+        f"(95 % interval {100 * ends['low']:.1f} to {100 * ends['high']:.1f})."
+    )
+    assert told in read_page(run).words
+
+
+def test_texts_are_shown_as_they_are_and_never_as_markup(run):
+    page = read_page(run)
+    assert HOSTILE[:25] in page.words
+    assert page.tags["img"] == 0
+
+
+def test_errors_are_the_surest_wrong_rows_with_their_texts(run):
+    listed = reporting.gather_facts(run, read_record(run), name="run")["errors"]
+    sure = [row["confidence"] for row in listed["rows"]]
+    assert sure == sorted(sure, reverse=True)
+    assert all(row["label"] != row["predicted"] and row["text"] for row in listed["rows"])
+
+
+def test_report_gives_the_same_page_as_the_training(copy):
+    before = (copy / "report.html").read_bytes()
+    (copy / "report.html").unlink()
+    written = bertfit.report(copy)
+    assert written.page == copy / "report.html"
+    assert written.page.read_bytes() == before
+
+
+def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
+    card = copy / "README.md"
+    old = card.read_text(encoding="utf-8")
+    card.write_text("mine", encoding="utf-8")
+    assert bertfit.report(copy).card is None
+    assert card.read_text(encoding="utf-8") == "mine"
+    assert bertfit.report(copy, overwrite=True).card == card
+    assert card.read_text(encoding="utf-8") == old
+
+
+def test_another_file_can_be_written_and_is_not_replaced_silently(copy, tmp_path):
+    page = tmp_path / "page.html"
+    (copy / "README.md").unlink()
+    assert bertfit.report(copy, output=page).card is None
+    assert not (copy / "README.md").exists()
+    with pytest.raises(ConfigError, match="exists"):
+        bertfit.report(copy, output=page)
+    assert bertfit.report(copy, output=page, overwrite=True).page == page
+    with pytest.raises(ConfigError, match=r"ending in \.html"):
+        bertfit.report(copy, output=tmp_path / "page.pdf")
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(ConfigError, match="is a folder"):
+        bertfit.report(copy, output=tmp_path / "folder.html")
+
+
+def test_a_page_without_texts_has_none(copy, tmp_path):
+    kept = json.loads((copy / "report.json").read_text(encoding="utf-8"))["texts"]["test"]
+    bertfit.report(copy, output=tmp_path / "page.html", with_texts=False)
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    check_page(page)
+    assert not [text for text in kept.values() if " ".join(text.split()) in page.words]
+    assert "alert(1)" not in page.words
+    assert "left out on request" in page.words
+
+
+def test_a_run_without_texts_keeps_none_anywhere(train, tmp_path, make_reviews):
+    rows, test = make_reviews(60), make_reviews(30, seed=7)
+    test[3] = dict(rows[3])
+    run = train(tmp_path / "run", rows, test=test, keep_texts=False, baseline=False)
+    for path in run.iterdir():
+        if path.suffix in {".json", ".jsonl", ".html", ".md", ".log"}:
+            written = path.read_text(encoding="utf-8")
+            assert not [row["text"] for row in test if row["text"] in written], path.name
+    page = read_page(run)
+    check_page(page)
+    assert "The run keeps no texts." in page.words
+    assert "Not in this run: baselines" in page.words
+
+
+def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
+    run = train(tmp_path / "run", validation_fraction=0.4, threshold_aim="f1")
+    page = read_page(run)
+    check_page(page)
+    assert "24 validation rows rightly (95 % interval" in page.words
+    assert "these rows also chose the epoch" in page.words
+    assert "leaks into it were not looked for" in page.words
+    assert "is answered from probability" in page.words
+    metadata, text = read_card(run)
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "validation"
+    assert "There was no test set" in text
+
+
+def test_77_classes_stay_readable(train, tmp_path):
+    generator = np.random.default_rng(0)
+    words = ["good", "bad", "film", "plot", "fine", "poor", "the", "was", "acting"]
+    names = [f"class {number}" for number in range(76)] + ["<b>$x$</b> | 日本\x00"]
+    rows = [
+        {"text": " ".join(generator.choice(words, 6)) + f" {at}", "label": names[at % 77]}
+        for at in range(77 * 6)
+    ]
+    run = train(tmp_path / "run", rows, test=rows[: 77 * 2], baseline=False, epochs=1)
+    page = read_page(run)
+    check_page(page)
+    assert "All 77 classes" in page.words
+    assert "<b>$x$</b> | 日本�" in page.words
+    assert page.tags["b"] == 0
+    assert "The 15 classes of lowest F1, of 77" in page.words
+    metadata, text = read_card(run)
+    assert metadata["tags"] == ["bertfit", "text-classification"]
+    assert "&lt;b&gt;\\$x\\$&lt;/b&gt; \\| 日本" in text
+
+
+def test_an_imported_or_bare_run_says_what_it_does_not_have(copy):
+    record = json.loads((copy / "bertfit.json").read_text(encoding="utf-8"))
+    bare = {
+        "format_version": 1,
+        "label_names": record["label_names"],
+        "encoding": record["encoding"],
+        "training": {"imported_from": "notebook", "dtype": "float32"},
+        "scores": {"validation": None, "test": None},
+        "versions": record["versions"],
+        "hardware": record["hardware"],
+    }
+    (copy / "bertfit.json").write_text(json.dumps(bare), encoding="utf-8")
+    for path in [*copy.glob("*_predictions.jsonl"), copy / "report.json", copy / "README.md"]:
+        path.unlink()
+    for name in ("training_history.json", "metrics.json", BASELINES_NAME):
+        (copy / name).unlink()
+    assert bertfit.report(copy).card is not None
+    page = read_page(copy)
+    check_page(page)
+    assert "the run does not know: it holds no scores" in page.words
+    assert page.words.count("Not in this run:") == 12
+    assert "BertForSequenceClassification" in page.words
+    metadata, text = read_card(copy)
+    assert "model-index" not in metadata
+    assert "It was imported from a notebook" in text
+
+
+def test_a_run_of_before_reports_has_all_but_the_texts(copy):
+    (copy / "report.json").unlink()
+    bertfit.report(copy)
+    page = read_page(copy)
+    check_page(page)
+    assert len(page.svgs) == 7
+    assert "The run keeps no texts." in page.words
+
+
+def test_a_run_with_scores_but_without_predictions_has_its_tables(copy):
+    (copy / "test_predictions.jsonl").unlink()
+    bertfit.report(copy)
+    page = read_page(copy)
+    check_page(page)
+    assert len(page.svgs) == 3
+    assert "Confusion matrix" in page.words
+    assert "Validation: " in page.words
+
+
+def test_a_run_that_knows_little_of_its_validation_says_that_little(copy):
+    record = read_record(copy)
+    record["scores"]["test"] = record["scores"]["comparison"] = None
+    record["calibration"] = record["selective"] = None
+    (copy / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    for path in copy.glob("*_predictions.jsonl"):
+        path.unlink()
+    bertfit.report(copy, overwrite=True)
+    page = read_page(copy)
+    check_page(page)
+    share = 100 * record["scores"]["validation"]["accuracy"]
+    assert f"The model answers {share:.1f} % of validation rows rightly;" in page.words
+    assert read_card(copy)[0]["model-index"]
+
+
+def test_several_seeds_stand_side_by_side(copy):
+    record = read_record(copy)
+    scores = {"accuracy": 0.75, "macro_f1": 0.7, "loss": 0.5}
+    part = {"mean": scores, "standard_deviation": None}
+    record["seeds"] = {
+        "runs": [
+            {"seed": seed, "interrupted": False, "validation": scores, "test": None}
+            for seed in (4, 5)
+        ],
+        "best_seed": 5,
+        "validation": part,
+        "test": {"mean": None, "standard_deviation": None},
+    }
+    (copy / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    bertfit.report(copy)
+    words = read_page(copy).words
+    assert "5 (kept) 75.00 % 70.00 % – –" in words
+    assert "num_seeds=2" in words
+    assert "seed=4" in words
+
+
+def test_a_record_that_lacks_what_is_needed_is_named(copy):
+    record = read_record(copy)
+    del record["data"]["train"]["num_rows"]
+    (copy / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(RunError, match=r"bertfit\.json or a file beside it lacks"):
+        bertfit.report(copy)
+
+
+@pytest.mark.parametrize("name", ["report.json", "training_history.json", "baselines.json"])
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_file_is_named(copy, name, content):
+    (copy / name).write_text(content, encoding="utf-8")
+    with pytest.raises(RunError, match=name):
+        bertfit.report(copy)
+
+
+def test_a_file_of_another_version_is_refused(copy):
+    (copy / "report.json").write_text('{"format_version": 99}', encoding="utf-8")
+    with pytest.raises(RunError, match="format 99, expected 1"):
+        bertfit.report(copy)
+
+
+def test_the_card_agrees_with_the_metrics(run):
+    metadata, text = read_card(run)
+    test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    (result,) = metadata["model-index"][0]["results"]
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"accuracy": test["accuracy"], "f1": test["macro_f1"]}
+    assert all("95 % interval" in metric["name"] for metric in result["metrics"])
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "text-classification"
+    assert not {"license", "language", "base_model"} & set(metadata)
+    assert "Leak" not in text
+    assert "1 row of test" in text
+    assert "alert(1)" not in text
+
+
+def test_a_report_that_fails_costs_no_training(train, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError("no page today")
+
+    monkeypatch.setattr(reporting, "render_report", fail)
+    run = train(tmp_path / "run", baseline=False)
+    assert (run / "bertfit.json").is_file()
+    assert not (run / "report.html").exists()
+    assert "the report could not be made (ZeroDivisionError" in (run / "train.log").read_text()
+
+
+def test_ctrl_c_leaves_the_report_out(train, tmp_path, monkeypatch):
+    def interrupt(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reporting, "render_report", interrupt)
+    run = train(tmp_path / "run", baseline=False)
+    assert "Interrupted: the report was not made" in (run / "train.log").read_text()
+
+
+def test_long_texts_are_kept_up_to_a_limit():
+    text = "a" * (reporting.MAX_TEXT_CHARACTERS + 1234)
+    assert reporting._cut(text).endswith("a [… 1,234 more characters]")
+    assert reporting._cut("half \ud83d of a pair") == "half ? of a pair"
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return os.environ.get("BERTFIT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_lays_the_page_out_without_overflow(run, tmp_path, width):
+    """What is wider than a phone scrolls in its own box, not the page."""
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium here: BERTFIT_CHROMIUM can name one")
+    source = (run / "report.html").read_text(encoding="utf-8")
+    source = re.sub(r"<meta http-equiv=[^>]*>", "", source)  # it would forbid the measuring script
+    measure = "document.title = document.documentElement.scrollWidth + ' ' + innerWidth"
+    page = tmp_path / "page.html"
+    # A window is never as narrow as a phone, and a frame is.
+    page.write_text(source.replace("</body>", f"<script>{measure}</script></body>"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe id="f" src="page.html" style="width:{width}px;height:800px;border:0"></iframe>'
+        "<script>onload=()=>{document.title=document.getElementById('f').contentDocument.title}"
+        "</script>"
+    )
+    command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += ["--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [*command, frame.as_uri()], capture_output=True, text=True, timeout=100, check=True
+    )
+    found = re.search(r"<title>(\d+) (\d+)</title>", done.stdout)
+    assert found is not None, done.stdout[:500]
+    assert int(found[2]) == width
+    assert int(found[1]) <= width

@@ -1,0 +1,63 @@
+"""The command that would train a run again."""
+
+from __future__ import annotations
+
+import shlex
+
+from bertfit.config import resolve_settings
+from bertfit.workflow.reproducing import describe_command
+
+
+def describe(record, **options):
+    return describe_command(
+        record, **{"name": "run", "was_split": "split off", "with_baseline": True, **options}
+    )
+
+
+def make_record(source="my train.csv", *, recipe="default", **options):
+    settings = resolve_settings(options, recipe=recipe).settle("epochs", 3, origin="default for 9")
+    return {
+        "settings": settings.to_json(),
+        "data": {"train": {"source": source}, "validation": {"source": source}},
+    }
+
+
+def test_the_command_names_files_and_settings_that_were_chosen():
+    record = make_record(strict=True, threshold_aim="recall>=0.9")
+    record["data"]["test"] = {"source": "test.csv"}
+    assert shlex.split(describe(record)) == [
+        *("bertfit", "train", "my train.csv", "--test", "test.csv", "--output", "run"),
+        *("--set", "threshold_aim=recall>=0.9", "--set", "strict=true"),
+    ]
+
+
+def test_a_recipe_stands_for_its_settings():
+    assert describe(make_record(recipe="notebook", seed=4), with_baseline=False).endswith(
+        "--output run --recipe notebook --no-baseline --set seed=4"
+    )
+
+
+def test_validation_rows_are_named_where_they_were_given():
+    record = make_record()
+    assert "--validation" not in describe(record)
+    assert "--validation" in describe(record, was_split="given")
+    assert "--validation" not in describe(record, was_split=None)
+    record["data"]["validation"]["source"] = "v.csv"
+    assert "--validation v.csv" in describe(record, was_split=None)
+
+
+def test_seeds_are_counted_from_the_first():
+    record = make_record()
+    record["seeds"] = {"runs": [{"seed": 7}, {"seed": 8}]}
+    assert describe(record).endswith("--seeds 2 --set seed=7")
+
+
+def test_rows_from_memory_give_a_call_that_parses():
+    record = make_record("rows", group_column="it's")
+    call = describe(record, with_baseline=False)
+    compile(call, "call", "exec")
+    assert "    train,\n    'run',\n    baseline=False," in call
+
+
+def test_an_imported_run_has_no_command():
+    assert describe({"training": {"imported_from": "notebook"}}) is None
