@@ -34,7 +34,7 @@ def write_result(name: str, measured: Mapping[str, Any], *, output: Path = RESUL
     now = dt.datetime.now(tz=dt.UTC)
     processor = _slug(environment["hardware"]["processor"] or environment["hardware"]["machine"])
     path = output / f"{now:%Y-%m-%d}_{name}_{processor}.json"
-    arguments = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    arguments = [Path(sys.argv[0]).name, *_without_output(sys.argv[1:])]
     write_json(
         path,
         {
@@ -48,6 +48,15 @@ def write_result(name: str, measured: Mapping[str, Any], *, output: Path = RESUL
     )
     print(f"Written: {path}")
     return path
+
+
+def _without_output(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without the place of the result, which changes nothing in it."""
+    kept = list(arguments)
+    if "--output" in kept:
+        at = kept.index("--output")
+        del kept[at : at + 2]
+    return kept
 
 
 def _slug(processor: str) -> str:

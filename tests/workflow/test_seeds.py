@@ -53,6 +53,14 @@ def finished(train, tmp_path_factory, make_reviews):
     return result, listener.notes
 
 
+def test_the_report_of_the_run_has_the_seeds(finished):
+    """It was made before the last seed was known, and is made anew."""
+    result, _ = finished
+    page = (result.run / "report.html").read_text(encoding="utf-8")
+    assert "Accuracy and macro F1 by seed" in page
+    assert all(f">{seed}" in page for seed in (5, 6, 7))
+
+
 @pytest.fixture
 def fail_at_seed(monkeypatch):
     """Give a function that makes a seed fail before or after it was trained."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,11 +98,28 @@ def add_report(
     A report that cannot be made is noted and costs nothing else: the training stands. Ctrl-C leaves
     it out.
     """
-    try:
+    with _costing_nothing(staging, log):
         _keep(staging, record, rows=rows, model=model, learned=learned)
-        facts = gather_facts(staging.folder, record, name=staging.output.name)
-        _write_text(staging.folder / REPORT_NAME, render_report(facts))
-        _write_text(staging.folder / CARD_NAME, render_card(facts))
+        _write_pages(staging, record)
+
+
+def renew_report(staging: Staging, record: Mapping[str, Any], *, log: LogKeeper) -> None:
+    """Write report.html and README.md anew, for a record that tells more than it did before."""
+    with _costing_nothing(staging, log):
+        _write_pages(staging, record)
+
+
+def _write_pages(staging: Staging, record: Mapping[str, Any]) -> None:
+    facts = gather_facts(staging.folder, record, name=staging.output.name)
+    _write_text(staging.folder / REPORT_NAME, render_report(facts))
+    _write_text(staging.folder / CARD_NAME, render_card(facts))
+
+
+@contextlib.contextmanager
+def _costing_nothing(staging: Staging, log: LogKeeper) -> Iterator[None]:
+    """Note what keeps a report from being made, and let the training stand."""
+    try:
+        yield
     except OSError:
         raise  # a full disk ends the run as it does everywhere
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from bertfit.progress import Listener, Silent
 from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, refuse_existing, stage_run
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
 from bertfit.workflow.recording import LogKeeper, write_log
+from bertfit.workflow.reporting import renew_report
 from bertfit.workflow.training import (
     BaselineFitter,
     FinishedRun,
@@ -61,6 +62,7 @@ class _Best:
         record = self.record()
         _note_seeds(record["seeds"], num_seeds, log)
         write_log(self.staging, log)
+        renew_report(self.staging, record, log=log)
         self.staging.publish(record)
         return record
 
