@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 
@@ -15,6 +16,7 @@ from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.inference import predictor
 from bertfit.modeling.classifier import load_classifier, save_model
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
 from bertfit.run_directory import stage_run
 
@@ -143,9 +145,11 @@ def test_a_run_is_loaded_with_its_rule(run):
 
 
 def test_a_loaded_run_predicts_what_the_saved_model_did(run, classifier):
+    trained = copy.deepcopy(classifier)
+    plug_in(trained.model, torch.device("cpu"))  # as train does, before it scores and saves
     loaded = TextClassifier.load(str(run))
     np.testing.assert_array_equal(
-        loaded.predict_probabilities(TEXTS), classifier.predict_probabilities(TEXTS)
+        loaded.predict_probabilities(TEXTS), trained.predict_probabilities(TEXTS)
     )
 
 

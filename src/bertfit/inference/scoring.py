@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from bertfit.data.batching import iter_batches
+from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.forward import compute_logits
 
@@ -26,6 +27,7 @@ _BYTES_PER_MICRO_BATCH = 4096
 4,096 in float32 took a quarter longer (docs/performance.md)."""
 
 
+@keep_freed_memory()
 def score_texts(
     model: PreTrainedModel,
     encoded: EncodedTexts,

@@ -14,6 +14,7 @@ import torch
 
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
+from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -44,6 +45,7 @@ class FastPath:
 
     attention: str
     dropout: str
+    last_layer: str
     is_whole: bool
     """False where a part was left as transformers has it."""
 
@@ -51,11 +53,15 @@ class FastPath:
 def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
     """Say what `plug_in` would do."""
     if device.type != "cpu":
-        return FastPath("transformers' own", "torch's own", is_whole=False)
-    if config.model_type in ATTENTION_FAMILIES:
-        return FastPath("bertfit's", "16 random bits per element", is_whole=True)
-    reason = f"transformers' own ({config.model_type} does not take another)"
-    return FastPath(reason, "16 random bits per element", is_whole=False)
+        return FastPath("transformers' own", "torch's own", "every token", is_whole=False)
+    takes_attention = config.model_type in ATTENTION_FAMILIES
+    own = f"transformers' own ({config.model_type} does not take another)"
+    return FastPath(
+        "bertfit's" if takes_attention else own,
+        "16 random bits per element",
+        "the first token, which the head reads" if can_shorten(config) else "every token",
+        is_whole=takes_attention,
+    )
 
 
 def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
@@ -70,6 +76,7 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
         attention.register()
         model.set_attn_implementation(attention.NAME)
     exchange_dropout(model)
+    shorten_last_layer(model)
     return plan
 
 

@@ -16,6 +16,7 @@ from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.scoring import score_texts, softmax
+from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.classifier import restore_model, save_model
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
@@ -71,6 +72,7 @@ class SpeedEstimate:
     train_seconds: float
 
 
+@keep_freed_memory()
 def fit(
     model: PreTrainedModel,
     train: TrainingData,
@@ -120,6 +122,7 @@ def choose_selection_metric(settings: TrainSettings, label_ids: np.ndarray) -> s
     return "accuracy" if counts.min() >= _BALANCED_SHARE * counts.max() else "macro_f1"
 
 
+@keep_freed_memory()
 def measure_speed(
     model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
 ) -> SpeedEstimate:

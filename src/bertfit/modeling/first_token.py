@@ -1,0 +1,100 @@
+"""The last layer, computed only for the token that the classification head reads.
+
+The heads of BERT's family read the first token and nothing else. So of the last layer's queries,
+attention, feed-forward and norms, all but the first token's are computed for nothing; keys and
+values alone are needed of every token. Leaving the rest out changes neither a logit nor a gradient
+and saves most of a layer: a seventh of the products of a model of 6 layers, a fourteenth of 12.
+
+Shapes: B rows, T tokens, D numbers per token, H heads, K numbers per head (H · K = D).
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bertfit.modeling.attention import attend
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+FAMILIES = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
+"""Values of `config.model_type` whose classification heads read the first token of the last layer.
+
+ALBERT has one layer that stands for all, ModernBERT may pool over every token.
+"""
+
+
+def shorten_last_layer(model: PreTrainedModel) -> bool:
+    """Let the last layer of a classifier give (B, 1, D); return whether that could be done.
+
+    What `model.base_model` gives is then good for the head alone.
+    """
+    if not can_shorten(model.config):
+        return False
+    if model.config.model_type == "distilbert":
+        layer, forward = model.base_model.transformer.layer[-1], _forward_distilbert
+    else:
+        layer, forward = model.base_model.encoder.layer[-1], _forward_bert
+    layer.forward = types.MethodType(forward, layer)
+    return True
+
+
+def can_shorten(config: PretrainedConfig) -> bool:
+    """Tell whether the last layer of a classifier of this kind can be shortened."""
+    return config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
+
+
+def _forward_bert(
+    layer: Any,  # noqa: ANN401 (BertLayer or its like in another family)
+    hidden_BTD: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *_unused: Any,  # noqa: ANN401 (what only decoders get)
+    **_unused_too: Any,  # noqa: ANN401 (as above)
+) -> torch.Tensor:
+    own = layer.attention.self
+    first_B1D = hidden_BTD[:, :1]
+    attended_B1D = _attend_from_first(
+        own, (own.query(first_B1D), own.key(hidden_BTD), own.value(hidden_BTD)), attention_mask
+    )
+    output: torch.Tensor = layer.feed_forward_chunk(layer.attention.output(attended_B1D, first_B1D))
+    return output
+
+
+def _forward_distilbert(
+    layer: Any,  # noqa: ANN401 (DistilBERT's TransformerBlock)
+    hidden_BTD: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    **_unused: Any,  # noqa: ANN401 (output flags)
+) -> torch.Tensor:
+    own = layer.attention
+    first_B1D = hidden_BTD[:, :1]
+    attended_B1D = _attend_from_first(
+        own, (own.q_lin(first_B1D), own.k_lin(hidden_BTD), own.v_lin(hidden_BTD)), attention_mask
+    )
+    normed_B1D = layer.sa_layer_norm(own.out_lin(attended_B1D) + first_B1D)
+    output: torch.Tensor = layer.output_layer_norm(layer.ffn(normed_B1D) + normed_B1D)
+    return output
+
+
+def _attend_from_first(
+    own: Any,  # noqa: ANN401 (the attention module of a family)
+    projected: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return what the first token attends to, (B, 1, D), of query (B, 1, D), keys and values."""
+    query_BH1K, key_BHTK, value_BHTK = (
+        states.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for states in projected
+    )
+    attended_B1HK, _ = attend(
+        own,
+        query_BH1K,
+        key_BHTK,
+        value_BHTK,
+        attention_mask,
+        scaling=own.scaling,
+        dropout=own.dropout.p,
+    )
+    return attended_B1HK.flatten(2)

@@ -1,0 +1,58 @@
+"""Freed memory is kept for as long as someone asks, and malloc is set back after the last one."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertfit.modeling import allocation
+from bertfit.modeling.allocation import keep_freed_memory
+
+
+class Libc:
+    """Stands for glibc, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def mallopt(self, parameter, value):
+        self.asked.append((parameter, value))
+        return 1
+
+    def malloc_trim(self, pad):
+        self.asked.append("trim")
+        return 1
+
+
+@pytest.fixture
+def libc(monkeypatch):
+    libc = Libc()
+    monkeypatch.setattr(allocation, "_find_glibc", lambda: libc)
+    return libc
+
+
+def test_malloc_is_set_once_and_set_back_by_the_last_holder(libc):
+    with keep_freed_memory():
+        assert libc.asked == [(-4, 0), (-1, 2**31 - 1)]
+        with keep_freed_memory():
+            pass
+        assert "trim" not in libc.asked
+    assert libc.asked[2:] == [(-4, 65536), (-1, 131072), "trim"]
+
+
+def test_an_error_sets_it_back_too(libc):
+    with pytest.raises(RuntimeError, match="in between"), keep_freed_memory():
+        raise RuntimeError("in between")
+    assert libc.asked[-1] == "trim"
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    monkeypatch.setattr(allocation, "_find_glibc", lambda: None)
+    with keep_freed_memory():
+        pass
+
+
+def test_this_process_can_be_asked_where_it_has_glibc():
+    libc = allocation._find_glibc()
+    if libc is None:
+        pytest.skip("this C library has no mallopt")
+    assert libc.mallopt(-1, 131072) == 1
