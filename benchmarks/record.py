@@ -14,6 +14,7 @@ from typing import Any
 
 from bertfit.files import write_json
 from bertfit.run_directory import describe_environment
+from bertfit.workflow.runtime import list_instructions
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -29,10 +30,13 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
 
 
 def write_result(name: str, measured: Mapping[str, Any], *, output: Path = RESULTS) -> Path:
-    """Write results/<date>_<name>_<processor>.json and return its path."""
+    """Write results/<date>_<name>_<processor>-<instructions>.json and return its path."""
     environment = describe_environment()
+    hardware = environment["hardware"]
+    hardware["instructions"] = list_instructions()
     now = dt.datetime.now(tz=dt.UTC)
-    processor = _slug(environment["hardware"]["processor"] or environment["hardware"]["machine"])
+    widest = hardware["instructions"][-1:]
+    processor = _slug(" ".join([hardware["processor"] or hardware["machine"], *widest]))
     path = output / f"{now:%Y-%m-%d}_{name}_{processor}.json"
     arguments = [Path(sys.argv[0]).name, *_without_output(sys.argv[1:])]
     write_json(

@@ -23,6 +23,7 @@ def test_the_choice_is_that_of_training(described):
     assert (described.dtype, described.reason) == (precision.dtype_name, precision.reason)
     assert described.num_threads == torch.get_num_threads()
     assert described.attention == "bertfit's"
+    assert described.last_layer == "the first token, which the head reads"
     assert set(described.gflops) == {"float32", "bfloat16"}
     assert all(rate > 0 for rate in described.gflops.values())
 

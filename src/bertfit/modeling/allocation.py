@@ -41,6 +41,11 @@ def keep_freed_memory() -> Iterator[None]:
         _count(libc, -1)
 
 
+def can_keep_freed_memory() -> bool:
+    """Tell whether this process has an allocator that can be asked."""
+    return _find_glibc() is not None
+
+
 def _count(libc: ctypes.CDLL, change: int) -> None:
     """Note one holder more or less; the first one sets malloc, the last one sets it back."""
     global _num_holders

@@ -33,7 +33,9 @@ def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Products", f"{rates} GFLOP/s, measured now"),
         ("Attention", runtime["attention"]),
         ("Dropout", runtime["dropout"]),
+        ("Last layer", runtime["last_layer"]),
         ("Embeddings", runtime["embeddings"]),
+        ("Freed memory", runtime["memory"]),
         ("Micro-batch", f"{runtime['micro_batch_tokens']:,} tokens"),
         ("Encoded text", f"{runtime['store']} ({runtime['store_bytes'] / _MIB:,.0f} MiB)"),
     ]

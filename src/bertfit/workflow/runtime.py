@@ -14,6 +14,7 @@ import torch
 
 from bertfit.config import TrainSettings
 from bertfit.data.encoded_store import find_store
+from bertfit.modeling.allocation import can_keep_freed_memory
 from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.fast_path import plan_fast_path
 from bertfit.modeling.precision import choose_precision
@@ -50,7 +51,11 @@ class Runtime:
     reason: str
     attention: str
     dropout: str
+    last_layer: str
+    """Which tokens the last layer is computed for."""
     embeddings: str
+    memory: str
+    """What happens to memory that is freed between two layers."""
     micro_batch_tokens: int
     gflops: dict[str, float]
     """Matrix products measured now, by type, in 1e9 operations a second."""
@@ -91,7 +96,7 @@ def describe_runtime(
     hardware = describe_environment()["hardware"]
     return Runtime(
         processor=str(hardware["processor"] or hardware["machine"]),
-        instructions=_list_instructions(),
+        instructions=list_instructions(),
         num_cores=num_cores,
         num_threads=torch.get_num_threads(),
         device=str(precision.device),
@@ -99,7 +104,9 @@ def describe_runtime(
         reason=precision.reason,
         attention=fast_path.attention,
         dropout=fast_path.dropout,
+        last_layer=fast_path.last_layer,
         embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
+        memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
         micro_batch_tokens=TrainSettings().micro_batch_tokens,
         gflops=gflops,
         store=str(store),
@@ -139,7 +146,8 @@ def _wait_for(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _list_instructions() -> tuple[str, ...]:
+def list_instructions() -> tuple[str, ...]:
+    """Return the processor's instructions that matter for matrix products, the widest last."""
     capabilities = torch.cpu.get_capabilities()
     return tuple(name for key, name in _INSTRUCTIONS.items() if capabilities.get(key))
 
