@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from bertfit.modeling import allocation
-from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.allocation import (
+    can_keep_freed_memory,
+    keep_freed_memory,
+    return_freed_memory,
+)
 
 
 class Libc:
@@ -45,10 +49,17 @@ def test_an_error_sets_it_back_too(libc):
     assert libc.asked[-1] == "trim"
 
 
+def test_what_is_free_can_be_returned_in_between(libc):
+    with keep_freed_memory():
+        return_freed_memory()
+        assert libc.asked == [(-4, 0), (-1, 2**31 - 1), "trim"]
+
+
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(allocation, "_find_glibc", lambda: None)
     with keep_freed_memory():
-        pass
+        return_freed_memory()
+    assert not can_keep_freed_memory()
 
 
 def test_this_process_can_be_asked_where_it_has_glibc():

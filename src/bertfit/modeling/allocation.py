@@ -27,8 +27,9 @@ _num_holders = 0
 def keep_freed_memory() -> Iterator[None]:
     """Let the process keep the memory that it frees; at the end, return it to the system.
 
-    May be nested and used from several threads: the outermost and the last one ends it. What the
-    process holds does not exceed the most that it used at once, but for fragments.
+    May be nested and used from several threads: the outermost and the last one ends it. Where
+    pieces of many sizes come and go, free memory is cut into ever smaller fragments that nothing
+    fits into: whoever works for long calls `return_freed_memory` now and then.
     """
     libc = _find_glibc()
     if libc is None:
@@ -39,6 +40,13 @@ def keep_freed_memory() -> Iterator[None]:
         yield
     finally:
         _count(libc, -1)
+
+
+def return_freed_memory() -> None:
+    """Return to the system what is free now; the next step takes it again, page by page."""
+    libc = _find_glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
 
 
 def can_keep_freed_memory() -> bool:

@@ -16,7 +16,7 @@ from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.scoring import score_texts, softmax
-from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.allocation import keep_freed_memory, return_freed_memory
 from bertfit.modeling.classifier import restore_model, save_model
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 _BALANCED_SHARE = 0.8
 """Classes count as balanced when the rarest has at least this share of the commonest one's rows."""
+
+_STEPS_PER_RETURN = 100
+"""Steps after which freed memory is returned to the system: without that a training at 256 tokens
+grew by 70 MB a minute; returning it at each step would cost what keeping it saves."""
 
 
 @dataclass(slots=True)
@@ -204,6 +208,8 @@ class _Run:
             loss_sum += report.loss * len(report.indices)
             self.train_seconds += report.seconds
             self.num_steps += 1
+            if self.num_steps % _STEPS_PER_RETURN == 0:
+                return_freed_memory()
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
             if interruption.requested:
                 self.listener.note(
