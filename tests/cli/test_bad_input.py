@@ -579,6 +579,13 @@ CASES = [
         "Remove it",
         both(write_two_runs(KEPT_ROW), text("a/report.json", "{")),
     ),
+    Case(
+        "a check with a run that is not there",
+        "check good.csv --model tiny --with none",
+        5,
+        "does not exist",
+        good,
+    ),
 ]
 
 

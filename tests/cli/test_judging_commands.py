@@ -106,6 +106,18 @@ def test_suspects_show_a_table_and_write_a_file(folder, tmp_path):
     check_width(output, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "judge"), [("test.csv", "Judged by the run"), ("train.csv", "regression, 5 folds.")]
+)
+def test_a_check_with_a_run_lists_suspects_and_names_the_judge(folder, tiny_model_dir, file, judge):
+    options = ("--model", tiny_model_dir, "--with", folder / "b")
+    output = call("check", folder / file, *options)
+    assert "Labels that look wrong, the worst first" in output or "looks wrong." in output
+    assert judge in " ".join(output.split())
+    value = json.loads(call("check", folder / file, *options, "--json"))
+    assert value["suspects"]["judged_by"].rstrip(".") in " ".join(output.split())
+
+
 def test_suspects_of_the_training_rows_by_their_own_run_are_warned_of(folder):
     result = runner.invoke(
         app, ["suspects", str(folder / "train.csv"), "--with", str(folder / "b"), "--json"]

@@ -93,6 +93,25 @@ def test_a_run_of_the_same_file_is_warned_of(
     assert report.warning.startswith(f"the run was trained on rows of {path}")
 
 
+def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1}
+    bertfit.train(rows, tmp_path / "run", **options)
+    heard = Notes()
+    report = bertfit.find_suspects(
+        rows, run=tmp_path / "run", folds_if_learned=True, listener=heard
+    )
+    assert report == bertfit.find_suspects(rows)
+    assert report.judged_by == "TF-IDF + logistic regression, 5 folds"
+    assert heard.notes[0].startswith("The run was trained on these very rows")
+
+
+def test_a_check_lists_suspects_by_a_run_of_other_rows(tiny_model_dir, rows, run):
+    result = bertfit.check(rows, model=str(tiny_model_dir), run=run)
+    assert result.suspects == bertfit.find_suspects(rows, run=run)
+    assert result.suspects.judged_by == f"the run {run}"
+    assert bertfit.check(rows, model=str(tiny_model_dir)).suspects is None
+
+
 def test_suspects_are_written_as_a_table_to_edit(rows, run, tmp_path):
     report = bertfit.find_suspects(rows, run=run)
     write_suspects(tmp_path / "s.csv", report)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from bertfit.cli import options
 
 
@@ -12,6 +17,12 @@ def check(
     model: options.Model = None,
     max_length: options.MaxLength = None,
     strict: options.Strict = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--with", metavar="RUN", help="Also list labels of TRAIN that look wrong to this run."
+        ),
+    ] = None,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     group_column: options.GroupColumn = None,
@@ -19,7 +30,7 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Find leaks, duplicates and damage in labelled text before training."""
-    from bertfit.cli.results import print_json
+    from bertfit.cli.results import print_json, show_suspects
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns
     from bertfit.data.gate import refuse_leaks
@@ -35,6 +46,7 @@ def check(
             max_length=max_length,
             columns=Columns(text=text_column, label=label_column, group=group_column),
             on_bad_row=on_bad_row or "error",
+            run=run,
             listener=terminal,
         )
     if as_json:
@@ -43,5 +55,7 @@ def check(
         console.print(findings_text(result.summary, result.findings))
         console.print()
         console.print(lengths_table(result.parts))
+        if result.suspects is not None:
+            show_suspects(console, result.suspects)
     if strict:  # refused after the findings are shown, for they say what to mend
         refuse_leaks(result.report)

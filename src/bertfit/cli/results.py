@@ -117,7 +117,7 @@ def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int
 
 
 def show_suspects(
-    console: Console, report: SuspectReport, *, top: int, output: Path | None
+    console: Console, report: SuspectReport, *, top: int = 10, output: Path | None = None
 ) -> None:
     """Show the first suspects with their texts, how many there are, and where they were written."""
     shown = [dataclasses.asdict(one) for one in report.suspects[:top]]

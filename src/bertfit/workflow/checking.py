@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.progress import Listener, Silent
+from bertfit.workflow.suspecting import SuspectReport, find_suspects
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -42,6 +44,8 @@ class CheckResult:
     """Each part in numbers: rows, labels, lengths in words and in tokens."""
     model: str
     """Whose tokenizer counted the tokens."""
+    suspects: SuspectReport | None = None
+    """Labels of the training rows that look wrong; None where no run was given."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -62,6 +66,7 @@ class CheckResult:
             "findings": [finding.to_json() for finding in self.findings],
             "parts": self.parts,
             "model": self.model,
+            "suspects": None if self.suspects is None else self.suspects.to_json(),
         }
 
 
@@ -75,6 +80,7 @@ def check(
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
     strict: bool = False,
+    run: str | Path | None = None,
     listener: Listener | None = None,
 ) -> CheckResult:
     """Look for everything in labelled rows that spoils a training or its score.
@@ -89,6 +95,8 @@ def check(
         columns: Which columns hold what; the usual names are found.
         on_bad_row: "skip" leaves rows that cannot be used out and makes them a finding.
         strict: Raise where the test set leaks.
+        run: A run that judges the labels of `data`; where it was trained on these very rows,
+            lexical models judge them, fold by fold.
         listener: Hears the progress.
 
     Raises:
@@ -96,6 +104,7 @@ def check(
         LeakError: `strict`, and texts or groups of the test set stand in the other parts.
         ModelError: The model cannot be loaded, or reads fewer tokens than `max_length`.
         ConfigError: An argument is out of range.
+        RunError: There is no such run.
     """
     listener = listener or Silent()
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
@@ -103,15 +112,27 @@ def check(
         data, validation=validation, test=test, columns=columns or Columns(), on_bad_row=on_bad_row
     )
     report = inspect_rows(
-        checked.train,
-        validation=checked.validation,
-        test=checked.test,
+        **_name_parts(checked),
         label_names=checked.label_names,
         skipped=checked.skipped,
         on_progress=lambda done, total: listener.progress("comparing", done, total),
     )
     if strict:
         refuse_leaks(report)
+    parts, of_tokens = _inspect_parts(checked, model, max_length, listener)
+    findings = order_findings([*report.findings, *of_tokens])
+    report = dataclasses.replace(report, findings=findings)
+    if run is None:
+        return CheckResult(report, parts, model)
+    options: dict[str, Any] = {"columns": columns, "on_bad_row": on_bad_row, "listener": listener}
+    suspects = find_suspects(data, run=run, folds_if_learned=True, **options)
+    return CheckResult(report, parts, model, suspects)
+
+
+def _inspect_parts(
+    checked: CheckedData, model: str, max_length: int | None, listener: Listener
+) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
+    """Return each part in numbers, and what a tokenizer makes of its texts."""
     loaded = _load(model, checked, max_length)
     of_tokens: list[Finding] = []
     parts: dict[str, dict[str, Any]] = {}
@@ -119,8 +140,7 @@ def check(
         described, found = _inspect_tokens(name, rows, loaded, max_length, listener)
         parts[name] = {"source": rows.source, **describe(rows, checked.label_names), **described}
         of_tokens += found
-    findings = order_findings([*report.findings, *of_tokens])
-    return CheckResult(dataclasses.replace(report, findings=findings), parts, model)
+    return parts, of_tokens
 
 
 def _load(model: str, checked: CheckedData, max_length: int | None) -> LoadedClassifier:

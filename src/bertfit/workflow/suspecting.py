@@ -73,6 +73,7 @@ def find_suspects(
     *,
     run: str | Path | None = None,
     num_folds: int | None = None,
+    folds_if_learned: bool = False,
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
     seed: int = 0,
@@ -86,6 +87,8 @@ def find_suspects(
         run: A run that was trained on other rows, whose probabilities judge; None fits lexical
             models, each judging a fold of the rows that it has not seen.
         num_folds: Folds without a run, 5 where None.
+        folds_if_learned: Where the run was trained on these rows, judge by folds after all; else
+            the run judges them, with a warning.
         columns: Which columns hold what; rows of one group are in one fold.
         on_bad_row: "skip" leaves bad rows out.
         seed: Of the folds.
@@ -101,7 +104,17 @@ def find_suspects(
         raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
     listener = listener or Silent()
     if run is not None:
-        return _judge_with_run(data, Path(run), columns, on_bad_row, device, listener)
+        classifier = TextClassifier.load(run, device=device)
+        known = classifier.known_columns(columns)
+        dataset, _ = check_evaluation_data(data, known, classifier.label_names, on_bad_row)
+        learned = _find_learned(Path(run), dataset)
+        if not (learned and folds_if_learned):
+            return _judge_with_run(dataset, Path(run), classifier, learned, listener)
+        listener.note(
+            f"The run was trained {learned}: it has learned their labels, wrong ones too. Models "
+            "that see other rows judge them."
+        )
+        columns = known
     folds = DEFAULT_FOLDS if num_folds is None else num_folds
     return _judge_by_folds(data, folds, columns, on_bad_row, seed, listener)
 
@@ -144,19 +157,18 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
 
 
 def _judge_with_run(
-    data: Any,  # noqa: ANN401 (as in find_suspects)
+    dataset: TextDataset,
     run: Path,
-    columns: Columns | None,
-    on_bad_row: OnBadRow,
-    device: str,
+    classifier: TextClassifier,
+    learned: str | None,
     listener: Listener,
 ) -> SuspectReport:
-    classifier = TextClassifier.load(run, device=device)
-    names = classifier.label_names
-    known = classifier.known_columns(columns)
-    dataset, _ = check_evaluation_data(data, known, names, on_bad_row)
-    warning = _warn_of_training_rows(run, dataset)
-    if warning:
+    warning = None
+    if learned is not None:
+        warning = (
+            f"the run was trained {learned}: it has learned their labels, wrong ones too. Leave "
+            "--with out, or give a run of other rows."
+        )
         listener.note(f"WARNING: {warning}")
     encoded = classifier.encode(
         list(dataset.texts),
@@ -165,7 +177,7 @@ def _judge_with_run(
     probabilities = classifier.score(
         encoded, on_progress=lambda done, total: listener.progress("scoring", done, total)
     )
-    judged = np.ones(len(dataset), dtype=bool)
+    judged, names = np.ones(len(dataset), dtype=bool), classifier.label_names
     return _rank(dataset, names, probabilities, judged, judged_by=f"the run {run}", warning=warning)
 
 
@@ -241,8 +253,8 @@ def _rank(
     )
 
 
-def _warn_of_training_rows(run: Path, dataset: TextDataset) -> str | None:
-    """Return a warning where the run learned these very labels, which it will then defend."""
+def _find_learned(run: Path, dataset: TextDataset) -> str | None:
+    """Return in words which of these rows the run was trained on; None where on none of them."""
     if not is_run(run):
         return None
     record = read_record(run)
@@ -250,15 +262,10 @@ def _warn_of_training_rows(run: Path, dataset: TextDataset) -> str | None:
     fingerprint, source = trained.get("fingerprint"), trained.get("source")
     if fingerprint is None:
         return None
-    is_same = fingerprint in {dataset.fingerprint(), _fingerprint_of_split(dataset, record)}
+    if fingerprint in {dataset.fingerprint(), _fingerprint_of_split(dataset, record)}:
+        return "on these very rows"
     is_same_file = source == dataset.source and source not in _TABLES
-    if not is_same and not is_same_file:
-        return None
-    what = "on these very rows" if is_same else f"on rows of {source}"
-    return (
-        f"the run was trained {what}: it has learned their labels, wrong ones too. Leave --with "
-        "out, or give a run of other rows."
-    )
+    return f"on rows of {source}" if is_same_file else None
 
 
 def _fingerprint_of_split(dataset: TextDataset, record: dict[str, Any]) -> str | None:
