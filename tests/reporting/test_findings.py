@@ -81,6 +81,14 @@ def test_lengths_show_what_each_limit_cuts_and_what_was_counted():
     assert "…" not in text
 
 
+def test_lengths_of_many_rows_leave_every_limit_legible():
+    part = {**PART, "num_rows": 999_999, "tokens": {**PART["tokens"], "max": 12_345}}
+    text = "\n".join(show(lengths_table({"validation": part})))
+    for shown in ("validation", "999,999", "12,345", "> 128", "> 200", "> 256", "> 512"):
+        assert shown in text
+    assert "…" not in text
+
+
 def test_lengths_of_all_rows_need_no_remark():
     part = {**PART, "tokens": {**PART["tokens"], "num_counted": 25_000}}
     assert "drawn" not in "\n".join(show(lengths_table({"train": part})))

@@ -72,7 +72,8 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
             and cut_shares by limit.
     """
     limits = list(next(iter(parts.values()))["tokens"]["cut_shares"])
-    table = Table(box=box.SIMPLE, pad_edge=False)
+    # Limits may be four, and every one must be legible on 80 columns.
+    table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     table.add_column("Part", no_wrap=True)
     for heading in ("Rows", "Words", "Tokens", "95 %", "Most", *(f"> {at}" for at in limits)):
         table.add_column(heading, justify="right", no_wrap=True)
