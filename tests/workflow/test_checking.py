@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bertfit
+from bertfit.data import token_faults
 from bertfit.errors import ConfigError, DataError, LeakError, ModelError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1
 
@@ -63,6 +64,18 @@ def test_findings_of_the_tokenizer_stand_among_the_others(check, make_reviews):
     result = check(rows)
     assert "unknown_tokens" in {finding.kind for finding in result.findings}
     assert result.report.findings == result.findings
+
+
+def test_unknown_texts_that_a_sample_shows_are_counted_in_full(check, make_reviews, monkeypatch):
+    """Plain ASCII is never suspected: what the model does not know of it, the sample must show."""
+    monkeypatch.setattr(token_faults, "MOST_SAMPLED", 20)
+    foreign = [
+        {"text": f"7 8 9 {at}", "label": ("pos", "neg")[at % 2], "movie": "x"} for at in range(100)
+    ]
+    (finding,) = [
+        one for one in check([*make_reviews(60), *foreign]).findings if one.kind == "unknown_tokens"
+    ]
+    assert (finding.count, finding.num_rows) == (100, 160)
 
 
 def test_the_json_says_whether_there_are_leaks_first(check, make_reviews):

@@ -49,8 +49,8 @@ def choose_rows(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return rows whose lengths speak for all, and those that a tokenizer may not know.
 
     Tokenising is the dearest part of a check. A text in the letters of ASCII is unknown to a model
-    only if nearly all of them are, which the sample shows; texts with few such letters, without
-    words, or with very long ones are looked at each.
+    only if nearly all of them are, which the sample shows (see `shows_more`); texts with few such
+    letters, without words, or with very long ones are looked at each.
 
     Returns:
         Up to `MOST_SAMPLED` rows, drawn evenly and always the same; and the suspects among all.
@@ -124,10 +124,26 @@ def count_encoded(encoded: EncodedTexts, unknown_id: int | None, num_special: in
     )
 
 
+def find_unread(counts: TokenCounts) -> tuple[np.ndarray, np.ndarray]:
+    """Return (k,) which texts become no token, and which become mostly unknown ones."""
+    is_nothing = counts.num_read == 0
+    return is_nothing, ~is_nothing & (counts.num_unknown > MOST_UNKNOWN * counts.num_read)
+
+
+def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
+    """Return whether a text that was no suspect is unread, so that others may be as well.
+
+    Args:
+        counts: Of a sample and the suspects.
+        suspects: From `choose_rows`.
+    """
+    is_nothing, is_unknown = find_unread(counts)
+    return bool((~np.isin(counts.rows, suspects) & (is_nothing | is_unknown)).any())
+
+
 def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterator[Finding]:
     """Yield findings on texts of which the tokenizer makes nothing, or mostly unknown tokens."""
-    is_nothing = counts.num_read == 0
-    is_unknown = ~is_nothing & (counts.num_unknown > MOST_UNKNOWN * counts.num_read)
+    is_nothing, is_unknown = find_unread(counts)
     advice = "Look whether text and model are of one language and script; else take another model."
     for kind, found, what in (
         ("no_tokens", is_nothing, "become no token at all"),

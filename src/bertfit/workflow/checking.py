@@ -15,10 +15,12 @@ from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.findings import Finding, order_findings
 from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
 from bertfit.data.token_faults import (
+    TokenCounts,
     choose_rows,
     count_tokens,
     describe_token_lengths,
     describe_tokens,
+    shows_more,
 )
 from bertfit.errors import ModelError
 from bertfit.modeling.classifier import (
@@ -162,13 +164,19 @@ def _inspect_tokens(
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Tokenise a part, or of a large one what tells of it, and say what was found."""
     sample, suspects = choose_rows(rows.texts)
-    counts = count_tokens(
-        rows.texts,
-        fast_tokenizer(loaded.tokenizer),
-        loaded.tokenizer.unk_token_id,
-        rows=np.union1d(sample, suspects),
-        on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
-    )
+
+    def count(chosen: np.ndarray) -> TokenCounts:
+        return count_tokens(
+            rows.texts,
+            fast_tokenizer(loaded.tokenizer),
+            loaded.tokenizer.unk_token_id,
+            rows=chosen,
+            on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
+        )
+
+    counts = count(np.union1d(sample, suspects))
+    if len(counts.rows) < len(rows) and shows_more(counts, suspects):
+        counts = count(np.arange(len(rows)))  # a sample can show such texts, but not count them
     of_sample = counts.full_lengths[np.isin(counts.rows, sample)]
     described = {"tokens": describe_token_lengths(of_sample, max_length)}
     return described, list(describe_tokens(name, rows, counts))
