@@ -116,6 +116,18 @@ def test_each_planted_fault_is_found(kind):
     assert (kind, part, count) in kinds(report)
 
 
+def test_a_sign_that_tells_the_label_is_a_finding():
+    marked = [
+        {**row, "text": f"{row['text']} ★★★"} if row["label"] == "pos" else row
+        for row in CLEAN["train"]
+    ]
+    (finding,) = inspect(marked).findings
+    assert (finding.kind, finding.count) == ("giveaway", 100)
+    assert finding.message.startswith("The sign '★' tells the label 'pos': it stands in 100 %")
+    assert finding.examples[0].line == 2
+    assert "★★★" in finding.examples[0].text
+
+
 def test_skipped_rows_are_a_finding():
     report = inspect([*CLEAN["train"], row("")], on_bad_row="skip")
     assert kinds(report) == {("skipped_rows", "all", 1)}
@@ -153,9 +165,8 @@ def test_each_finding_says_count_share_example_and_advice(planted_all):
         assert finding.message.endswith(".")
         assert 0 <= finding.share <= 1
         assert finding.to_json()["share"] == finding.share
-        if finding.kind not in {"imbalance", "missing_labels"}:
-            assert finding.examples, finding.kind
-            assert all(example.line >= 1 for example in finding.examples)
+        assert finding.examples, finding.kind
+        assert all(example.line >= 1 for example in finding.examples)
 
 
 def test_a_shared_text_names_both_rows_and_another_label():
@@ -236,6 +247,7 @@ def test_a_label_that_the_validation_lacks_is_named():
     validation = [one for one in CLEAN["validation"] if one["label"] == "pos"]
     (finding,) = inspect(CLEAN["train"], validation=validation).findings
     assert finding.message == "No row of validation has the label 'neg'."
+    assert str(finding.examples[0]).startswith("rows:1 (label neg): ")  # where train has one
 
 
 def test_progress_counts_the_rows_of_all_parts():

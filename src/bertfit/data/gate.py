@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 
@@ -98,11 +98,12 @@ def inspect_rows(
         )
         done += len(rows)
     overlaps = [find_overlap(part, other) for other, part in combinations(profiles, 2)]
+    of_parts = [_describe_part(profile, label_names, train=profiles[0]) for profile in profiles]
     words = find_giveaways(counts, list(vocabulary), label_names)[:_MOST_GIVEAWAYS]
     findings = [
         *(finding for overlap in overlaps for finding in describe_overlap(overlap)),
         *(describe_giveaway(profiles[0], giveaway) for giveaway in words),
-        *(finding for profile in profiles for finding in _describe_part(profile, label_names)),
+        *chain.from_iterable(of_parts),
         *_describe_skipped(skipped, total),
     ]
     return _report(findings, overlaps, None if test is None else len(test))
@@ -154,9 +155,11 @@ def _shift(
     return lambda done, _: on_progress(before + done, total)
 
 
-def _describe_part(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
+def _describe_part(
+    profile: PartProfile, label_names: Sequence[str], *, train: PartProfile
+) -> Iterator[Finding]:
     yield from describe_repeats(profile)
-    yield from describe_labels(profile, label_names)
+    yield from describe_labels(profile, label_names, train=train)
     yield from describe_lengths(profile)
     yield from describe_text_faults(profile)
 

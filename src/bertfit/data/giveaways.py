@@ -1,4 +1,4 @@
-"""Words that give the label away: an id, a source or the label itself, left in the text.
+"""Words and signs that give the label away: an id, a source, stars or the label, left in the text.
 
 A model that finds such a word learns nothing else, and its score says nothing of new text. Counts
 in how many texts of each label a word stands; a word is judged by the share of the doubt about one
@@ -18,7 +18,8 @@ LEAST_TELLING = 0.8
 """A word that takes this share of the doubt gives the label away, whatever other words do."""
 LEAST_OUTSTANDING = 0.1
 """So does one that takes this share, is pure, and stands far above all other words. No word of
-IMDB, SST-2, TREC or Banking77 does."""
+IMDB, SST-2 or TREC's coarse labels does; one of Banking77 ('contactless') and one of TREC's fine
+labels ('why') do."""
 LEAST_PURITY = 0.98
 """Share of the texts with the word that have the label."""
 LEAST_RATIO = 4.0
@@ -31,7 +32,7 @@ _SHIFT = np.int64(1 << 32)
 
 @dataclass(frozen=True, slots=True)
 class Giveaway:
-    """A word, and the label that it tells."""
+    """A word or a sign, and the label that it tells."""
 
     word: str
     label: str

@@ -10,6 +10,7 @@ import numpy as np
 from bertfit.data.duplicates import find_conflicts, find_repeats
 from bertfit.data.findings import (
     NUM_EXAMPLES,
+    Example,
     Finding,
     count_rows,
     format_share,
@@ -19,7 +20,7 @@ from bertfit.data.findings import (
 from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_text_faults
-from bertfit.data.words import find_words
+from bertfit.data.words import find_signs, find_words
 
 FEWEST_ROWS = 10
 """A label with fewer rows to train on is called rare."""
@@ -91,8 +92,16 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
         )
 
 
-def describe_labels(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
-    """Yield findings on labels that are missing, rare, or far more frequent than others."""
+def describe_labels(
+    profile: PartProfile, label_names: Sequence[str], *, train: PartProfile
+) -> Iterator[Finding]:
+    """Yield findings on labels that are missing, rare, or far more frequent than others.
+
+    Args:
+        profile: Of the part.
+        label_names: All labels.
+        train: Where rows of a label stand that the part lacks.
+    """
     counts = Counter(profile.rows.labels)
     missing = [name for name in label_names if not counts[name]]
     if missing:
@@ -100,6 +109,7 @@ def describe_labels(profile: PartProfile, label_names: Sequence[str]) -> Iterato
             profile,
             "missing_labels",
             missing,
+            examples=_show_label_rows(train, missing),
             message=f"No row of {profile.name} has the label {_name_labels(missing)}.",
             advice=f"Add such rows: {profile.name} says nothing of how well they are recognised.",
         )
@@ -119,6 +129,7 @@ def describe_labels(profile: PartProfile, label_names: Sequence[str]) -> Iterato
                 profile,
                 "rare_labels",
                 rare,
+                examples=_show_label_rows(profile, rare),
                 message=f"{_count_labels(rare)} {least}: {named}{more}.",
                 advice="Add rows, join labels, or do not rely on these.",
             )
@@ -166,9 +177,11 @@ def describe_text_faults(profile: PartProfile) -> Iterator[Finding]:
 
 
 def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
-    """Return the finding of a word that tells a label."""
+    """Return the finding of a word or a sign that tells a label."""
+    is_word = bool(find_words(giveaway.word))
+    find = find_words if is_word else find_signs
     texts = enumerate(profile.rows.texts)
-    first = next((row for row, text in texts if giveaway.word in find_words(text)), 0)
+    first = next((row for row, text in texts if giveaway.word in find(text)), 0)
     text = profile.rows.texts[first]
     offset = max(text.lower().find(giveaway.word), 0)
     note = f"label {profile.rows.labels[first]}"
@@ -179,9 +192,10 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
         count=giveaway.num_rows,
         num_rows=len(profile.rows),
         message=(
-            f"The word {giveaway.word!r} tells the label {giveaway.label!r}: it stands in "
-            f"{giveaway.coverage:.0%} of its rows, and {giveaway.purity:.0%} of the rows with it "
-            f"have this label (it takes {giveaway.told:.0%} of the doubt)."
+            f"The {'word' if is_word else 'sign'} {giveaway.word!r} tells the label "
+            f"{giveaway.label!r}: it stands in {giveaway.coverage:.0%} of its rows, "
+            f"and {giveaway.purity:.0%} of the rows with it have this label (it takes "
+            f"{giveaway.told:.0%} of the doubt)."
         ).replace("%", " %"),
         examples=(show_row(profile.rows, first, note=note, offset=offset),),
         advice=(
@@ -207,6 +221,7 @@ def _describe_imbalance(profile: PartProfile, counts: Counter[str]) -> Iterator[
             f"Labels are unbalanced: {most!r} has {format_share(num_most, num_rows)} of the rows "
             f"({num_most:,}), {least!r} has {format_share(num_least, num_rows)} ({num_least:,})."
         ),
+        examples=_show_label_rows(profile, [least]),
         advice="Judge by macro F1 and by each class, not by accuracy; add rows of rare labels.",
     )
 
@@ -256,24 +271,33 @@ def _make_fault_finding(
 
 
 def _make_label_finding(
-    profile: PartProfile, kind: str, names: Sequence[str], *, message: str, advice: str
+    profile: PartProfile,
+    kind: str,
+    names: Sequence[str],
+    *,
+    examples: tuple[Example, ...],
+    message: str,
+    advice: str,
 ) -> Finding:
     wanted = set(names)
-    rows = [row for row, label in enumerate(profile.rows.labels) if label in wanted]
     return Finding(
         kind=kind,
         severity="serious" if kind == "missing_labels" else "minor",
         part=profile.name,
-        count=len(rows),
+        count=sum(label in wanted for label in profile.rows.labels),
         num_rows=len(profile.rows),
         message=message,
-        examples=show_rows(
-            profile.rows,
-            rows,
-            notes=[f"label {profile.rows.labels[row]}" for row in rows[:NUM_EXAMPLES]],
-        ),
+        examples=examples,
         advice=advice,
     )
+
+
+def _show_label_rows(profile: PartProfile, names: Sequence[str]) -> tuple[Example, ...]:
+    """Return the first rows with one of the labels, each with its label."""
+    wanted = set(names)
+    rows = [row for row, label in enumerate(profile.rows.labels) if label in wanted]
+    notes = [f"label {profile.rows.labels[row]}" for row in rows[:NUM_EXAMPLES]]
+    return show_rows(profile.rows, rows, notes=notes)
 
 
 def _count_labels(names: Sequence[str]) -> str:

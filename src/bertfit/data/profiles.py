@@ -12,7 +12,7 @@ from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.data.giveaways import WordCounts
 from bertfit.data.near_duplicates import sign_texts
-from bertfit.data.words import number_words
+from bertfit.data.words import number_signs, number_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def profile_part(
         rows: Its rows.
         vocabulary: From `make_vocabulary`; it grows.
         with_signatures: Compute what near-duplicates are found by.
-        counts: Counts the words by label, where that is wanted.
+        counts: Counts the words and signs by label, where that is wanted.
         on_progress: Called with (done, n).
     """
     num_words, signatures = [], []
@@ -56,6 +56,9 @@ def profile_part(
             signatures.append(sign_texts(words))
         if counts is not None:
             counts.add(words)
+    if counts is not None:
+        for signs in number_signs(rows.texts, vocabulary):
+            counts.add(signs)
     return PartProfile(
         name=name,
         rows=rows,

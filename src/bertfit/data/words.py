@@ -63,6 +63,32 @@ def find_words(text: str) -> list[str]:
     return (_ASCII_WORD if lowered.isascii() else _WORD).findall(lowered)
 
 
+def find_signs(text: str) -> set[str]:
+    """Return the characters of a text that are in no word, white space left out.
+
+    Example:
+        >>> sorted(find_signs("★ It's 5!"))
+        ['!', "'", '★']
+    """
+    return {sign for sign in set(text) if not sign.isalnum() and not sign.isspace()}
+
+
+def number_signs(
+    texts: Sequence[str], vocabulary: defaultdict[str, int]
+) -> Iterator[NumberedWords]:
+    """Yield the signs of all texts as `number_words` does their words, each once and in no order.
+
+    Args:
+        texts: n texts.
+        vocabulary: From `make_vocabulary`; it grows.
+    """
+    for start in range(0, len(texts), _CHUNK_SIZE):
+        signs = [find_signs(text) for text in texts[start : start + _CHUNK_SIZE]]
+        numbers = [vocabulary[sign] for of_text in signs for sign in of_text]
+        offsets = np.cumsum([0, *map(len, signs)])
+        yield NumberedWords(start, np.array(numbers, dtype=np.int64), offsets)
+
+
 def number_words(
     texts: Sequence[str],
     vocabulary: defaultdict[str, int],
