@@ -64,6 +64,13 @@ def test_compare_shows_differences_and_a_verdict(folder):
     check_width(output, folder)
 
 
+def test_compare_without_rows_names_the_lines_where_they_disagree(folder):
+    value = json.loads(call("compare", folder / "a", folder / "b", "--json"))
+    output = call("compare", folder / "a", folder / "b")
+    assert value["disagreements"], "the runs of this test must differ somewhere"
+    assert f"line {value['disagreements'][0]['line']}: is " in output
+
+
 def test_compare_as_json(folder):
     value = json.loads(call("compare", folder / "a", folder / "b", "--json"))
     assert value["num_rows"] == 40

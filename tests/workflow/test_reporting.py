@@ -17,9 +17,13 @@ import yaml
 
 import bertfit
 from bertfit.errors import ConfigError, RunError
+from bertfit.evaluation.curves import reliability_points
+from bertfit.evaluation.scaling import Scaling, ScalingChoice
+from bertfit.reporting.facts_tables import list_baselines
 from bertfit.reporting.html import SECTIONS
 from bertfit.run_directory import BASELINES_NAME, read_record
-from bertfit.workflow import reporting
+from bertfit.workflow import calibrating, reporting
+from bertfit.workflow.report_facts import gather_facts
 
 HOSTILE = '<script>alert(1)</script></svg></style><img src="http://evil.test/x" onerror=x> & "q"'
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
@@ -343,6 +347,47 @@ def test_a_record_that_lacks_what_is_needed_is_named(copy):
     (copy / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(RunError, match=r"bertfit\.json or a file beside it lacks"):
         bertfit.report(copy)
+
+
+def scale_apart(logits, *_args, **_options):
+    """Scale each class by its own weight, and turn what is answered on the whole around."""
+    means = logits.mean(axis=0)
+    scaling = Scaling("vector", (1.5, 1.2), tuple((4 * (means[::-1] - means)).tolist()))
+    losses = {"none": 0.7, "temperature": 0.7, "vector": 0.6}
+    return ScalingChoice(scaling, "asked for by a test", len(logits), losses)
+
+
+@pytest.fixture(scope="module")
+def scaled_apart(train, make_reviews, tmp_path_factory):
+    """Give a run whose classes are scaled apart, which also changes what it answers."""
+    uneven = [row for row in make_reviews(40, seed=3) if row["label"] == "pos"]
+    uneven += [row for row in make_reviews(10, seed=5) if row["label"] == "neg"]
+    rows = {"validation": uneven, "test": make_reviews(40, seed=4)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrating, "choose_scaling", scale_apart)
+        run = train(tmp_path_factory.mktemp("scaled") / "run", epochs=1, **rows)
+    return run, rows
+
+
+def test_reliability_before_and_after_are_of_the_same_test_rows(scaled_apart):
+    run, rows = scaled_apart
+    drawn = gather_facts(run, read_record(run), name="run")["curves"]["reliability_before"]
+    before = bertfit.evaluate(run, rows["test"])
+    is_right = before.uncalibrated.argmax(axis=1) == before.label_ids
+    expected = reliability_points(before.uncalibrated.max(axis=1), is_right)
+    assert drawn["part"] == "test"
+    assert np.asarray(drawn["points"]) == pytest.approx(np.asarray(expected), abs=1e-4)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "that of the validation rows" not in page
+
+
+def test_beside_baselines_stands_what_the_saved_model_answers(scaled_apart):
+    run, rows = scaled_apart
+    record = read_record(run)
+    saved = bertfit.evaluate(run, rows["validation"]).scores.accuracy
+    assert saved != record["scores"]["validation"]["accuracy"]  # of the epoch, uncalibrated
+    (model, *_) = list_baselines(gather_facts(run, record, name="run"))
+    assert model["cells"][0] == f"{100 * saved:.1f} %"
 
 
 @pytest.mark.parametrize("name", ["report.json", "training_history.json", "baselines.json"])

@@ -25,7 +25,9 @@ def compare(
         Path | None,
         typer.Option(help="Labelled rows to score both on; else the test rows that both kept."),
     ] = None,
-    top: Annotated[int, typer.Option(min=0, help="Disagreements to show with --data.")] = 5,
+    top: Annotated[
+        int, typer.Option(min=0, help="Disagreements to show; with --data, their texts too.")
+    ] = 5,
     as_json: Json = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -59,6 +61,6 @@ def compare(
     console.print(f"Compared on {result.rows}.", markup=False, soft_wrap=True)
     console.print(paired_table(result.comparison, result.name_a, result.name_b))
     console.print(result.verdict, style="bold", markup=False)
-    if data is not None and top and result.disagreements:
+    if top and result.disagreements:
         console.print()
         console.print(disagreement_table(value["disagreements"][:top]))

@@ -151,6 +151,8 @@ def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         return []
     scores = facts["record"].get("scores") or {}
     model = {"name": "this model", "note": None, **scores}
+    if facts["validation_accuracy"] is not None:  # of what was saved, not of the epoch before
+        model["validation"] = {"accuracy": facts["validation_accuracy"]}
     return [
         {"name": one["name"], "note": one.get("note"), "cells": _score_cells(one)}
         for one in (model, *facts["baselines"]["baselines"])

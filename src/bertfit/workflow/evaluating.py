@@ -65,6 +65,8 @@ class Evaluation:
     skipped: tuple[Fault, ...]
     probabilities: np.ndarray
     """(n, C), row by row."""
+    uncalibrated: np.ndarray | None
+    """(n, C) probabilities before calibration; None where there was none."""
     label_ids: np.ndarray
     """(n,) the true classes."""
     predicted_ids: np.ndarray
@@ -185,6 +187,7 @@ def evaluate_classifier(
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
     groups = np.asarray(dataset.groups) if dataset.groups else None
     probabilities, rules = softmax(logits), classifier.confidence
+    uncalibrated = softmax(rules.scaling.undo(logits)) if rules.scaling else None
     answers: dict[str, Any] = {
         "predicted_ids": decide(probabilities, rules.threshold),
         "groups": groups,
@@ -200,7 +203,7 @@ def evaluate_classifier(
         confidence=score_confidence(
             probabilities,
             label_ids,
-            uncalibrated=softmax(rules.scaling.undo(logits)) if rules.scaling else None,
+            uncalibrated=uncalibrated,
             **answers,
         ),
         threshold=rules.threshold,
@@ -211,6 +214,7 @@ def evaluate_classifier(
         grouped=groups is not None,
         skipped=skipped,
         probabilities=probabilities,
+        uncalibrated=uncalibrated,
         label_ids=label_ids,
         predicted_ids=answers["predicted_ids"],
         dataset=dataset,

@@ -103,6 +103,7 @@ def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str
         "errors": _list_errors(part, label_names, kept) if part else None,
         "suspects": [_list_suspects(one, label_names, kept) for one in parts.values()],
         "baselines": _read_json(run / BASELINES_NAME),
+        "validation_accuracy": _find_accuracy(parts.get("validation")),
         "model": kept.get("model"),
         "base_model": kept.get("base_model"),
         "has_texts": kept.get("texts") is not None,
@@ -192,6 +193,11 @@ def _judge(record: Mapping[str, Any], parts: Mapping[str, KeptPart]) -> dict[str
     return None
 
 
+def _find_accuracy(part: KeptPart | None) -> float | None:
+    """Return how often the saved model is right, calibration and threshold included."""
+    return None if part is None else float(part.is_right.mean())
+
+
 def _score_part(part: KeptPart, record: Mapping[str, Any]) -> dict[str, Any]:
     rows, names = part.rows, list(record["label_names"])
     groups = rows.known_groups
@@ -256,6 +262,8 @@ def _draw_uncalibrated(
     if scaling is None:
         return None
     if scaling.kind != "temperature":
+        if part.name == "test" and kept.get("test_reliability_before"):
+            return {"part": "test", "points": kept["test_reliability_before"]}
         points = kept.get("reliability_before")
         return None if points is None else {"part": "validation", "points": points}
     from scipy.special import softmax

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jinja2 import TemplateError
@@ -29,9 +29,12 @@ from bertfit.workflow.report_facts import (
 if TYPE_CHECKING:
     from bertfit.data.dataset import TextDataset
     from bertfit.workflow.calibrating import LearnedConfidence
+    from bertfit.workflow.evaluating import Evaluation
     from bertfit.workflow.preparing import PreparedModel, PreparedRows
     from bertfit.workflow.recording import LogKeeper
 
+Points: TypeAlias = "list[tuple[float, float]]"
+"""Of a curve, as (x, y)."""
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
 MAX_TEXT_CHARACTERS = 3000
@@ -91,6 +94,7 @@ def add_report(
     rows: PreparedRows,
     model: PreparedModel,
     learned: LearnedConfidence | None,
+    evaluation: Evaluation | None,
     log: LogKeeper,
 ) -> None:
     """Write report.json, report.html and README.md into a run that is whole but for its record.
@@ -99,7 +103,8 @@ def add_report(
     it out.
     """
     with _costing_nothing(staging, log):
-        _keep(staging, record, rows=rows, model=model, learned=learned)
+        kept = _draw_before(learned, evaluation)
+        _keep(staging, record, rows=rows, model=model, reliability=kept)
         _write_pages(staging, record)
 
 
@@ -165,7 +170,7 @@ def _keep(
     *,
     rows: PreparedRows,
     model: PreparedModel,
-    learned: LearnedConfidence | None,
+    reliability: Mapping[str, Points | None],
 ) -> None:
     """Write report.json: what the report needs and no other file of the run has."""
     parts = {"test": rows.test, "validation": rows.validation}
@@ -183,7 +188,7 @@ def _keep(
             "model": _inspect_model(staging.folder),
             "base_model": _find_base_model(record),
             "validation": "split off" if rows.checked.validation is None else "given",
-            "reliability_before": _draw_before(learned),
+            **reliability,
         },
     )
 
@@ -201,16 +206,24 @@ def _cut(text: str) -> str:
     return f"{text[:MAX_TEXT_CHARACTERS]} [… {num_left:,} more characters]"
 
 
-def _draw_before(learned: LearnedConfidence | None) -> list[tuple[float, float]] | None:
-    """Return the reliability of the validation rows before calibration."""
-    if learned is None:
-        return None
+def _draw_before(
+    learned: LearnedConfidence | None, evaluation: Evaluation | None
+) -> dict[str, Points | None]:
+    """Return the reliability before calibration, of the validation and of the test rows."""
     from scipy.special import softmax
 
     from bertfit.evaluation.curves import reliability_points
 
-    before = softmax(np.asarray(learned.logits, dtype=np.float64), axis=1)
-    return reliability_points(before.max(axis=1), before.argmax(axis=1) == learned.label_ids)
+    of_validation = of_test = None
+    if learned is not None:
+        before = softmax(np.asarray(learned.logits, dtype=np.float64), axis=1)
+        is_right = before.argmax(axis=1) == learned.label_ids
+        of_validation = reliability_points(before.max(axis=1), is_right)
+    if evaluation is not None and evaluation.uncalibrated is not None:
+        before = evaluation.uncalibrated
+        is_right = before.argmax(axis=1) == evaluation.label_ids
+        of_test = reliability_points(before.max(axis=1), is_right)
+    return {"reliability_before": of_validation, "test_reliability_before": of_test}
 
 
 def _find_base_model(record: Mapping[str, Any]) -> str | None:

@@ -183,7 +183,9 @@ def make_run(
     if baselines is not None:
         write_baselines(staging, baselines)
     write_side_files(staging, record, model=model, outcome=outcome, log=log)
-    add_report(staging, record, rows=rows, model=model, learned=learned, log=log)
+    add_report(
+        staging, record, rows=rows, model=model, learned=learned, evaluation=evaluation, log=log
+    )
     return FinishedRun(record, model.classifier, outcome, test, baselines)
 
 
