@@ -111,6 +111,23 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
     assert 0.88 <= num_hits / num_trials <= 0.99
 
 
+def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not() -> None:
+    """Rows of a group share its difficulty: 40 groups of 10 rows, each group with its own rate."""
+    rng = np.random.default_rng(7)
+    truth, num_trials, hits = 0.8, 100, {"group": 0, "row": 0}
+    groups = np.repeat(np.arange(40), 10)
+    for trial in range(num_trials):
+        correct = rng.random(400) < np.repeat(rng.beta(4 * truth, 4 * (1 - truth), 40), 10)
+        probabilities = np.where(correct[:, np.newaxis], [0.1, 0.9], [0.9, 0.1])
+        labels = np.ones(400, dtype=int)
+        for name, units in (("group", groups), ("row", None)):
+            options = {"groups": units, "num_resamples": 200, "seed": trial}
+            found = bootstrap_intervals(probabilities, labels, **options)["accuracy"]
+            hits[name] += found.low <= truth <= found.high
+    assert 0.88 <= hits["group"] / num_trials <= 0.99
+    assert hits["row"] / num_trials < 0.85
+
+
 def test_groups_of_alike_rows_widen_the_interval() -> None:
     """Ten copies of each row say no more than one: the width is that of the rows without copies."""
     probabilities, label_ids = draw_rows(60)

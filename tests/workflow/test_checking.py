@@ -142,11 +142,27 @@ def test_a_training_gives_the_score_without_the_leaked_rows(train, make_reviews)
     assert record["scores"]["test"]["num_rows"] == 24
 
 
+def test_a_training_gives_the_score_without_rows_of_seen_groups(train, make_reviews):
+    rows = make_reviews(60)
+    new = [{**row, "movie": f"new{at}"} for at, row in enumerate(make_reviews(20, seed=5))]
+    other = [{**row, "movie": rows[0]["movie"]} for row in make_reviews(6, seed=9)]
+    result, record = train(rows, test=[*new, *other, rows[-1]], group_column="movie")
+    stored, evaluation = record["scores"]["test_without_groups"], result.test.evaluation
+    seen = record["scores"]["test_without_leaks"]
+    assert (seen["num_leaked"], seen["num_rows"]) == (1, 26)
+    assert (stored["num_leaked"], stored["num_rows"]) == (7, 20)
+    is_right = (evaluation.predicted_ids == evaluation.label_ids)[:20]
+    assert stored["accuracy"] == pytest.approx(is_right.mean())
+    page = (result.run / "report.html").read_text(encoding="utf-8")
+    assert "Without 7 leaked or grouped rows, on 20: accuracy" in page
+
+
 def test_without_leaks_there_is_one_score(train, make_reviews):
     result, record = train(
         make_reviews(60), test=[{"text": "plot was bad bad bad", "label": "neg"}]
     )
     assert result.test.without_leaks is None
+    assert result.test.without_groups is None
     assert record["scores"]["test_without_leaks"] is None
 
 

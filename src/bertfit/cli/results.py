@@ -57,7 +57,9 @@ def show_training(console: Console, result: TrainResult) -> None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")
         if result.test.without_leaks is not None:
-            _show_without_leaks(console, result.test.without_leaks)
+            _show_without(console, result.test.without_leaks, "leaked")
+        if result.test.without_groups is not None:
+            _show_without(console, result.test.without_groups, "leaked or grouped")
         if result.test.comparison is not None and result.baselines is not None:
             others = {one.name: one.test.accuracy for one in result.baselines.results if one.test}
             others.pop(result.test.comparison.baseline_name)
@@ -75,9 +77,9 @@ def show_training(console: Console, result: TrainResult) -> None:
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
-def _show_without_leaks(console: Console, scores: LeakFreeScores) -> None:
+def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
     """Show what the test score is without the rows that the model had seen."""
-    rows = "1 leaked row" if scores.num_leaked == 1 else f"the {scores.num_leaked:,} leaked rows"
+    rows = f"1 {what} row" if scores.num_leaked == 1 else f"the {scores.num_leaked:,} {what} rows"
     if scores.accuracy is None or scores.macro_f1 is None:
         console.print(f"Without {rows} nothing is left: the test says nothing.", style="bold red")
         return

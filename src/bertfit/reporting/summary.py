@@ -44,16 +44,20 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
 def list_leaks(facts: Mapping[str, Any]) -> list[str]:
     """Return what of the test rows was seen before, and the score without it."""
     told = [finding["message"] for finding in list_findings(facts) if finding["severity"] == "leak"]
-    clean = _scores(facts).get("test_without_leaks")
-    if clean is not None and clean["accuracy"] is None:
-        told.append("Without the leaked rows nothing is left: the test says nothing.")
-    elif clean is not None:
-        share = format_share_with_interval(clean, "accuracy")
-        noun = "row" if clean["num_leaked"] == 1 else "rows"
-        told.append(
-            f"Without {clean['num_leaked']:,} leaked {noun}, on {clean['num_rows']:,}: accuracy "
-            f"{share}."
-        )
+    for key, what in (
+        ("test_without_leaks", "leaked"),
+        ("test_without_groups", "leaked or grouped"),
+    ):
+        clean = _scores(facts).get(key)
+        if clean is not None and clean["accuracy"] is None:
+            told.append(f"Without the {what} rows nothing is left: the test says nothing.")
+        elif clean is not None:
+            share = format_share_with_interval(clean, "accuracy")
+            noun = "row" if clean["num_leaked"] == 1 else "rows"
+            told.append(
+                f"Without {clean['num_leaked']:,} {what} {noun}, on {clean['num_rows']:,}: "
+                f"accuracy {share}."
+            )
     return told
 
 

@@ -32,7 +32,8 @@ class LeakFreeScores:
     """The test score on the rows that did not leak."""
 
     num_leaked: int
-    """Test rows left out: their text, or nearly, stands in the training or validation rows."""
+    """Test rows left out: their text, or nearly, or their group, stands in the training or
+    validation rows."""
     num_rows: int
     """Test rows that are left."""
     accuracy: float | None
@@ -120,14 +121,35 @@ def find_token_faults(
 def score_without_leaks(
     evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
 ) -> LeakFreeScores | None:
-    """Score the test rows that did not leak; None where none did.
+    """Score the test rows whose text did not leak; None where none did.
 
     Args:
         evaluation: Of all test rows.
         report: What the gate found in them.
         groups: Of the test rows; empty where there are none.
     """
-    leaked = report.leaked_test_rows
+    return _score_others(evaluation, report.leaked_test_rows, groups=groups)
+
+
+def score_without_groups(
+    evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
+) -> LeakFreeScores | None:
+    """Score the test rows of which neither text nor group was seen; None where no group was.
+
+    Args:
+        evaluation: Of all test rows.
+        report: What the gate found in them.
+        groups: Of the test rows.
+    """
+    if not report.grouped_test_rows:
+        return None
+    seen = sorted({*report.leaked_test_rows, *report.grouped_test_rows})
+    return _score_others(evaluation, seen, groups=groups)
+
+
+def _score_others(
+    evaluation: Evaluation, leaked: Sequence[int], *, groups: Sequence[str]
+) -> LeakFreeScores | None:
     if not leaked:
         return None
     kept = np.setdiff1d(np.arange(len(evaluation.label_ids)), leaked)

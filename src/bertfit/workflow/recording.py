@@ -59,7 +59,10 @@ class ScoredTest:
     baseline: dict[str, Any] | None
     """The baseline's scores, where one was fitted."""
     without_leaks: LeakFreeScores | None = None
-    """The model on the test rows that did not leak; None where none did."""
+    """The model on the test rows whose text did not leak; None where none did."""
+    without_groups: LeakFreeScores | None = None
+    """The model on the test rows of which neither text nor group was seen; None where no group
+    was."""
 
 
 def make_record(
@@ -178,6 +181,7 @@ def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[
     history, best = outcome.history, outcome.best_epoch
     comparison = test.comparison if test is not None else None
     without_leaks = test.without_leaks if test is not None else None
+    without_groups = test.without_groups if test is not None else None
     return {
         "validation": {
             "loss": history.val_losses[best],
@@ -186,6 +190,7 @@ def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[
         },
         "test": test.evaluation.to_json() if test is not None else None,
         "test_without_leaks": without_leaks.to_json() if without_leaks is not None else None,
+        "test_without_groups": without_groups.to_json() if without_groups is not None else None,
         "baseline": test.baseline if test is not None else None,
         "comparison": comparison.to_json() if comparison is not None else None,
     }

@@ -22,7 +22,7 @@ from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit, measure_speed
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
-from bertfit.workflow.gating import score_without_leaks
+from bertfit.workflow.gating import score_without_groups, score_without_leaks
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, prepare_model, prepare_rows
 from bertfit.workflow.recording import (
     LogKeeper,
@@ -354,10 +354,13 @@ def _compare(
 ) -> ScoredTest:
     """Set the model beside the baseline that validation chose, and beside itself without leaks."""
     assert rows.test is not None  # else nothing was evaluated
-    without_leaks = score_without_leaks(evaluation, rows.report, groups=rows.test.groups)
+    clean = (
+        score_without_leaks(evaluation, rows.report, groups=rows.test.groups),
+        score_without_groups(evaluation, rows.report, groups=rows.test.groups),
+    )
     best = baselines.best if baselines is not None else None
     if best is None or best.test is None or best.test_probabilities is None:
-        return ScoredTest(evaluation, None, None, without_leaks)
+        return ScoredTest(evaluation, None, None, *clean)
     groups = evaluation.dataset.groups
     comparison = compare_with_baseline(
         np.eye(len(evaluation.scores.label_names))[evaluation.predicted_ids],  # what is answered
@@ -366,4 +369,4 @@ def _compare(
         groups=np.asarray(groups) if groups else None,
         baseline_name=best.name,
     )
-    return ScoredTest(evaluation, comparison, best.test.to_json(), without_leaks)
+    return ScoredTest(evaluation, comparison, best.test.to_json(), *clean)
