@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 NEED_DATA = {
     "startup": False,
     "step_floor": False,
+    "evaluation": False,
     "against_notebook": True,
     "against_peers": True,
     "scoring": True,

@@ -9,8 +9,9 @@ import pytest
 
 import bertfit
 from bertfit.data import token_faults
-from bertfit.errors import ConfigError, DataError, LeakError, ModelError
+from bertfit.errors import ConfigError, DataError, LeakError, ModelError, RunError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1
+from bertfit.workflow import checking
 
 SMALL = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
 
@@ -216,3 +217,11 @@ def test_without_dropping_duplicates_nothing_changes(train, make_reviews):
     result, _ = train([*rows, rows[0]])
     assert result.num_train + result.num_validation == 41
     assert np.isfinite(result.outcome.history.val_losses).all()
+
+
+def test_a_run_that_is_not_there_is_said_before_the_long_work(
+    check, make_reviews, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checking, "inspect_rows", None)  # calling it would be a TypeError
+    with pytest.raises(RunError, match="does not exist"):
+        check(make_reviews(20), run=tmp_path / "nowhere")

@@ -157,6 +157,8 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
     )
     if found["num_too_small"]:
         note += f" {found['num_too_small']:,} more were too small to judge."
+    if (facts["judged"] or {}).get("interval_unit") == "group":
+        note += " Rows of one group are taken as independent here, which makes p too small."
     if any(one["is_small"] for one in every[:_NUM_SLICES]):
         note += " *: so few rows say little."
     return {"slices": every[:_NUM_SLICES], "slices_title": title, "slices_note": note}

@@ -30,6 +30,7 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.progress import Listener, Silent
+from bertfit.run_directory import read_record
 from bertfit.workflow.suspecting import SuspectReport, find_suspects
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def check(
     """
     listener = listener or Silent()
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
+    if run is not None and not (Path(run) / "config.json").is_file():
+        read_record(Path(run))  # says what is missing, before the long work
     checked = check_training_data(
         data, validation=validation, test=test, columns=columns or Columns(), on_bad_row=on_bad_row
     )
