@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bertfit.data.batching import cut_by_tokens, iter_batches, pad_rows, plan_epoch
+from bertfit.data.batching import (
+    cut_by_tokens,
+    cut_into_packs,
+    iter_batches,
+    iter_packs,
+    pack_rows,
+    pad_rows,
+    plan_epoch,
+)
 from bertfit.data.encoding import EncodedTexts
 
 lengths_of_rows = st.lists(st.integers(1, 50), min_size=1, max_size=300).map(np.array)
@@ -134,3 +144,51 @@ def test_batches_hold_the_ids_of_the_rows_that_they_name(lengths, max_tokens):
             assert ids[ids > 0].tolist() == (1000 * row + 1 + np.arange(lengths[row])).tolist()
             seen.append(int(row))
     assert sorted(seen) == rows.tolist()
+
+
+@given(lengths=lengths_of_rows, max_tokens=st.integers(1, 200))
+def test_packs_keep_every_row_once_and_the_longest_first(lengths, max_tokens):
+    packs = cut_into_packs(np.arange(len(lengths)), lengths, max_tokens)
+    assert sorted(flatten(packs)) == list(range(len(lengths)))
+    in_order = lengths[flatten(packs)].tolist()
+    assert in_order == sorted(in_order, reverse=True)
+
+
+@given(lengths=lengths_of_rows, max_tokens=st.integers(1, 200))
+def test_no_pack_exceeds_the_budget_but_a_row_that_is_longer_alone(lengths, max_tokens):
+    for pack in cut_into_packs(np.arange(len(lengths)), lengths, max_tokens):
+        assert lengths[pack].sum() <= max_tokens or len(pack) == 1
+
+
+@given(lengths=lengths_of_rows, max_tokens=st.integers(1, 200))
+def test_no_pack_leaves_room_for_the_next_row(lengths, max_tokens):
+    packs = cut_into_packs(np.arange(len(lengths)), lengths, max_tokens)
+    for pack, following in itertools.pairwise(packs):
+        assert lengths[pack].sum() + lengths[following[0]] > max_tokens
+
+
+def test_rows_are_packed_end_to_end():
+    pack = pack_rows(make_encoded([2, 3, 1]), np.array([1, 0]))
+    assert pack.token_ids.tolist() == [1001, 1002, 1003, 1, 2]
+    assert pack.cu_seqlens.tolist() == [0, 3, 5]
+    assert pack.positions.tolist() == [0, 1, 2, 0, 1]
+    assert (pack.num_tokens, pack.num_cells) == (5, 5)
+    assert (pack.token_ids.dtype, pack.positions.dtype) == (np.int64, np.int64)
+    assert pack.cu_seqlens.dtype == np.int32
+
+
+@given(
+    lengths=arrays.arrays(np.int64, st.integers(1, 40), elements=st.integers(1, 20)),
+    max_tokens=st.integers(1, 100),
+)
+def test_packs_hold_the_ids_of_the_rows_that_they_name(lengths, max_tokens):
+    encoded = make_encoded(lengths)
+    seen = []
+    for pack in iter_packs(encoded, np.arange(len(lengths)), max_tokens=max_tokens):
+        rows = np.split(pack.token_ids, pack.cu_seqlens[1:-1])
+        positions = np.split(pack.positions, pack.cu_seqlens[1:-1])
+        for ids, places, row in zip(rows, positions, pack.indices, strict=True):
+            assert ids.tolist() == (1000 * row + 1 + np.arange(lengths[row])).tolist()
+            assert places.tolist() == list(range(lengths[row]))
+            seen.append(int(row))
+    assert sorted(seen) == list(range(len(lengths)))

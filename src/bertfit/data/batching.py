@@ -1,8 +1,8 @@
-"""Which rows form a step, and how a step is cut and padded.
+"""Which rows form a step, and how a step is cut, and padded or packed.
 
 A step always has the same number of rows, so what is learned does not depend on the token budget,
 which only decides how a step is cut into micro-batches. Rows of like length stand together, so
-that little padding is needed.
+that little padding is needed; a pack, in which the rows stand end to end, needs none.
 """
 
 from __future__ import annotations
@@ -35,6 +35,35 @@ class Batch:
         """Tokens without padding."""
         size = self.token_ids.size
         return size if self.attention_mask is None else int(self.attention_mask.sum())
+
+    @property
+    def num_cells(self) -> int:
+        """Tokens and padding."""
+        return self.token_ids.size
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """S rows, end to end: N tokens and no padding."""
+
+    token_ids: np.ndarray
+    """(N,) int64."""
+    cu_seqlens: np.ndarray
+    """(S + 1,) int32: row s has the tokens from cu_seqlens[s] to cu_seqlens[s + 1]."""
+    positions: np.ndarray
+    """(N,) int64: 0, 1, 2, … anew for each row."""
+    indices: np.ndarray
+    """(S,) the rows' places in the data set."""
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return len(self.token_ids)
+
+    @property
+    def num_cells(self) -> int:
+        """N: there is no padding."""
+        return len(self.token_ids)
 
 
 def plan_epoch(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
@@ -83,6 +112,31 @@ def cut_by_tokens(
     return pieces
 
 
+def cut_into_packs(
+    indices: Sequence[int] | np.ndarray, lengths: np.ndarray, max_tokens: int
+) -> list[np.ndarray]:
+    """Cut rows into packs of at most `max_tokens` tokens.
+
+    A row longer than the budget stands alone. The longest rows come first, as in `cut_by_tokens`,
+    and rows of one length are neighbours.
+
+    Example:
+        >>> cut_into_packs([0, 1, 2], np.array([2, 4, 3]), 5)
+        [array([1]), array([2, 0])]
+    """
+    rows = np.asarray(indices)
+    rows = rows[np.argsort(-lengths[rows], kind="stable")]
+    ends = np.cumsum(lengths[rows])
+    pieces = []
+    start = num_before = 0
+    while start < len(rows):
+        fitting = int(np.searchsorted(ends, num_before + max_tokens, side="right"))
+        end = max(start + 1, fitting)
+        pieces.append(rows[start:end])
+        start, num_before = end, int(ends[end - 1])
+    return pieces
+
+
 def pad_rows(encoded: EncodedTexts, indices: np.ndarray, *, pad_id: int) -> Batch:
     """Gather rows into one (B, T) array, padded on the right to the longest."""
     starts, ends = encoded.offsets[indices], encoded.offsets[indices + 1]
@@ -97,9 +151,26 @@ def pad_rows(encoded: EncodedTexts, indices: np.ndarray, *, pad_id: int) -> Batc
     return Batch(token_ids, mask, indices)
 
 
+def pack_rows(encoded: EncodedTexts, indices: np.ndarray) -> Pack:
+    """Gather rows, at least one, end to end."""
+    lengths = encoded.offsets[indices + 1] - encoded.offsets[indices]
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    token_ids = encoded.gather(indices).astype(np.int64)
+    return Pack(token_ids, cu_seqlens.astype(np.int32), positions, indices)
+
+
 def iter_batches(
     encoded: EncodedTexts, indices: Sequence[int] | np.ndarray, *, max_tokens: int, pad_id: int
 ) -> Iterator[Batch]:
     """Yield the micro-batches of `indices`, longest rows first."""
     for piece in cut_by_tokens(indices, encoded.lengths, max_tokens):
         yield pad_rows(encoded, piece, pad_id=pad_id)
+
+
+def iter_packs(
+    encoded: EncodedTexts, indices: Sequence[int] | np.ndarray, *, max_tokens: int
+) -> Iterator[Pack]:
+    """Yield the packs of `indices`, longest rows first."""
+    for piece in cut_into_packs(indices, encoded.lengths, max_tokens):
+        yield pack_rows(encoded, piece)
