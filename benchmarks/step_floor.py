@@ -29,6 +29,7 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.training.loop import TrainingData, train_steps
+from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.training.weights import TrainedWeights
 
 
@@ -118,7 +119,7 @@ def iterate_steps(
         [[np.arange(batch_size)] * 1000],
         learning_rate=lambda _: 1e-5,
         precision=precision,
-        max_tokens=settings.micro_batch_tokens,
+        max_tokens=DEFAULT_TOKENS,
     ):
         yield report.seconds
 

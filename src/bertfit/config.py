@@ -14,7 +14,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ TextCleaning = Literal["none", "html_breaks"]
 SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 FastPath = Literal["auto", "off"]
+Packing = Literal["auto", "on", "off"]
 KeepEncoded = Literal["auto", "off"]
 OnBadRow = Literal["error", "skip"]
 Calibration = Literal["auto", "temperature", "none"]
@@ -78,8 +79,10 @@ class TrainSettings:
     """Type of the matrix products; auto is bfloat16 where the hardware is fast at it."""
     fast_path: FastPath = "auto"
     """auto plugs bertfit's attention, dropout and embedding update in; off trains without them."""
-    micro_batch_tokens: int = 2048
-    """A step is cut into pieces of at most this many tokens, padding included, at least 1."""
+    packing: Packing = "auto"
+    """on puts texts end to end without padding; off pads; auto is on for a GPU that can do it."""
+    micro_batch_tokens: int | None = None
+    """A step is cut into pieces of at most this many tokens, at least 1; none: a GPU measures."""
     keep_encoded: KeepEncoded = "auto"
     """auto keeps the token ids of long data in the user's cache for the next run; off does not."""
     text_column: str | None = None
@@ -169,7 +172,7 @@ def resolve_settings(
     *,
     recipe: str = "default",
     config_file: Path | None = None,
-    assignments: tuple[str, ...] = (),
+    assignments: Sequence[str] | None = None,
     options_origin: str = "option",
 ) -> ResolvedSettings:
     """Merge defaults, recipe, TOML file, `key=value` assignments and options, in that order.
@@ -191,7 +194,7 @@ def resolve_settings(
     layers = [(f"recipe {recipe}", dict(RECIPES[recipe]))]
     if config_file is not None:
         layers.append((f"file {config_file.name}", _read_toml(config_file)))
-    layers.append(("--set", _parse_assignments(assignments)))
+    layers.append(("--set", _parse_assignments(assignments or ())))
     layers.append((options_origin, given))
     values: dict[str, Any] = {}
     origins = {field.name: "default" for field in dataclasses.fields(TrainSettings)}
@@ -238,7 +241,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
 
 
-def _parse_assignments(assignments: tuple[str, ...]) -> dict[str, Any]:
+def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 
 PRECISION = choose_precision("cpu", "float32")
@@ -47,6 +50,15 @@ def test_row_i_is_text_i_and_what_transformers_gives(loaded, encoded):
 def test_the_token_budget_changes_nothing(loaded, encoded, max_tokens):
     logits = score(loaded, encoded, max_tokens=max_tokens)
     np.testing.assert_allclose(logits, score(loaded, encoded), atol=1e-5)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 40, 10**6])
+def test_packed_texts_have_the_same_logits_in_the_same_order(loaded, encoded, max_tokens):
+    packed = copy.deepcopy(loaded.model)
+    set_up_packing(packed, PRECISION, "on")
+    logits = score_texts(packed, encoded, precision=PRECISION, pad_id=0, max_tokens=max_tokens)
+    np.testing.assert_allclose(logits, score(loaded, encoded), atol=1e-5)
+    assert len(np.unique(logits.round(4), axis=0)) > 5  # else any order would do
 
 
 @pytest.mark.parametrize("was_training", [False, True])

@@ -13,7 +13,9 @@ from torch.nn.functional import cross_entropy
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.errors import TrainingError
+from bertfit.inference import micro_batches
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.training.loop import (
     NonFiniteLossError,
@@ -185,3 +187,58 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_of_the_step_before(mod
     with pytest.raises(NonFiniteLossError, match=r"step 2 \(epoch 1\)"):
         next(steps)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("max_tokens", [1, 20, 40, 10**6])
+def test_packed_rows_give_the_gradient_of_padded_ones(model, data, max_tokens):
+    padded, (loss, *_) = gradients(model, data, max_tokens=10**6)
+    packed_model = copy.deepcopy(model)
+    set_up_packing(packed_model, PRECISION, "on")
+    packed, report = gradients(packed_model, data, max_tokens=max_tokens)
+    assert report[0] == pytest.approx(loss, abs=1e-6)
+    assert report[2:] == (int(data.encoded.lengths[INDICES].sum()), 0)
+    for name, gradient in padded.items():
+        torch.testing.assert_close(packed[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def run_out_of_memory(monkeypatch, *, most_rows):
+    """Let a micro-batch of more rows fail, as a GPU does whose memory has ended."""
+    real, failures = micro_batches.compute_logits, []
+
+    def compute_logits(model, token_ids, mask, **options):
+        if len(token_ids) > most_rows:
+            failures.append(len(token_ids))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, token_ids, mask, **options)
+
+    monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
+    return failures
+
+
+def with_dropout(model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    return model
+
+
+def test_a_step_that_does_not_fit_is_taken_again_in_smaller_pieces(model, data, monkeypatch):
+    """Dropout is on: the random numbers, too, are those of a run with the smaller budget."""
+    model = with_dropout(model)
+    epochs = [[INDICES, INDICES[::-1], INDICES]]
+    torch.manual_seed(0)
+    expected = list(make_steps(copy.deepcopy(model), data, epochs, max_tokens=20))
+    failures = run_out_of_memory(monkeypatch, most_rows=2)
+    torch.manual_seed(0)
+    found = list(make_steps(model, data, epochs, max_tokens=41))
+    assert failures == [3]  # once, after a piece of two rows had gone well; then the rest fits
+    assert [report.max_tokens for report in found] == [20] * 3
+    assert [report.loss for report in found] == [report.loss for report in expected]
+    assert [report.grad_norm for report in found] == [report.grad_norm for report in expected]
+
+
+def test_a_row_that_does_not_fit_alone_ends_the_training(model, data, monkeypatch):
+    failures = run_out_of_memory(monkeypatch, most_rows=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(make_steps(model, data, [[INDICES]], max_tokens=64))
+    assert failures == [4, 2, 1, 1]  # at 64, 32 and 16 tokens, and at those of the longest row

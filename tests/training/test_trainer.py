@@ -13,12 +13,14 @@ import torch
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.errors import TrainingError
+from bertfit.inference import micro_batches
 from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import trainer
 from bertfit.training.loop import TrainingData
-from bertfit.training.trainer import choose_selection_metric, fit, measure_speed
+from bertfit.training.measuring import measure_speed
+from bertfit.training.trainer import choose_selection_metric, fit
 
 PRECISION = choose_precision("cpu", "float32")
 LISTS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
@@ -328,6 +330,36 @@ def test_each_epoch_is_told_in_a_sentence(run_fit):
         f"{history.val_losses[0]:.4f}, accuracy {history.val_acc[0]:.4f}, "
         f"macro F1 {history.val_f1[0]:.4f}"
     )
+
+
+def test_memory_that_runs_out_is_told_once_and_scoring_heeds_it(run_fit, monkeypatch):
+    budgets, failures = [], []
+    real_scoring, real_logits = trainer.score_texts, micro_batches.compute_logits
+
+    def score_texts(*arguments, max_tokens, **options):
+        budgets.append(max_tokens)
+        return real_scoring(*arguments, max_tokens=max_tokens, **options)
+
+    def compute_logits(model, token_ids, mask, **options):
+        if token_ids.size > 30:
+            failures.append(token_ids.size)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real_logits(model, token_ids, mask, **options)
+
+    expected, _ = run_fit(micro_batch_tokens=25)
+    monkeypatch.setattr(trainer, "score_texts", score_texts)
+    monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
+    listener = Recorder()
+    outcome, _ = run_fit(micro_batch_tokens=50, listener=listener)
+    assert len(failures) == 1
+    assert outcome.history.train_losses == expected.history.train_losses
+    told = [note for note in listener.notes if "memory" in note]
+    assert len(told) == 1
+    assert told[0] == (
+        "Out of memory at step 1: it was taken again in pieces of at most 25 tokens, with the "
+        "same result, and so is the rest."
+    )
+    assert budgets == [25, 25]
 
 
 def test_progress_shows_each_step_with_the_mean_loss_so_far(run_fit):

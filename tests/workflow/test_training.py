@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 
 import numpy as np
@@ -15,7 +16,8 @@ from bertfit import TextClassifier
 from bertfit.config import resolve_settings
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
 from bertfit.evaluation.predictions import read_predictions
-from bertfit.training import loop, trainer
+from bertfit.modeling.packing import takes_packs
+from bertfit.training import loop, measuring
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
@@ -78,7 +80,8 @@ def fail_at_step(monkeypatch, failing_step):
         return loss * math.nan if len(calls) > failing_step else loss
 
     monkeypatch.setattr(
-        "bertfit.workflow.training.measure_speed", lambda *_, **__: trainer.SpeedEstimate(1.0, 1.0)
+        "bertfit.workflow.training.measure_speed",
+        lambda *_, **__: measuring.SpeedEstimate(1.0, 1.0),
     )
     monkeypatch.setattr(loop, "cross_entropy", cross_entropy)
 
@@ -542,3 +545,40 @@ def test_three_classes_are_trained_and_named(train, tmp_path):
         "fair",
         "good",
     ]
+
+
+def test_packing_that_is_asked_for_trains_the_same_model(train, tmp_path, make_reviews):
+    """From the rows to the test score, packs give what padding gives."""
+    listener = Recorder()
+    results = [
+        train(
+            tmp_path / packing,
+            test=make_reviews(20, seed=7),
+            packing=packing,
+            baseline=False,
+            listener=listener,
+        )
+        for packing in ("on", "off")
+    ]
+    assert [note for note in listener.notes if note.startswith("Packing")] == [
+        "Packing: on (asked for; attention runs by groups of texts of one length).",
+        "Packing: off (asked for).",
+    ]
+    packed, padded = (result.outcome.history for result in results)
+    np.testing.assert_allclose(packed.train_losses, padded.train_losses, atol=1e-4)
+    np.testing.assert_allclose(packed.val_losses, padded.val_losses, atol=1e-4)
+    probabilities = [result.classifier.predict_probabilities(TEXTS) for result in results]
+    np.testing.assert_allclose(*probabilities, atol=1e-4)
+    assert takes_packs(results[0].classifier.model)
+    record = json.loads((tmp_path / "on" / "bertfit.json").read_text(encoding="utf-8"))
+    assert record["settings"]["packing"] == {"value": "on", "origin": "argument"}
+    assert record["settings"]["micro_batch_tokens"] == {"value": 2048, "origin": "default on cpu"}
+
+
+def test_packing_is_refused_where_the_model_cannot_do_it(train, tmp_path, tiny_model_dir):
+    config = json.loads((tiny_model_dir / "config.json").read_text(encoding="utf-8"))
+    other = tmp_path / "mpnet"
+    shutil.copytree(tiny_model_dir, other)
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "mpnet"}))
+    with pytest.raises(ConfigError, match="packing: on was asked for, but mpnet brings attention"):
+        train(tmp_path / "run", model=str(other), packing="on")

@@ -43,6 +43,10 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Type of the arithmetic.")
 ]
+TokenBudget = Annotated[
+    int | None,
+    typer.Option("--token-budget", help="Tokens per piece of a step; a GPU measures its own."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]

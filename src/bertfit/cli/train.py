@@ -34,6 +34,7 @@ def train(
     keep_texts: options.KeepTexts = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    micro_batch_tokens: options.TokenBudget = None,
     config: options.Config = None,
     assignments: options.Assignments = None,
     baseline: options.Baseline = True,
@@ -45,8 +46,7 @@ def train(
 
     # An option that bears the name of a setting is that setting.
     given = {name: context.params[name] for name in setting_names() if name in context.params}
-    assigned = tuple(assignments or ())
-    settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assigned)
+    settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assignments)
     from bertfit.cli.results import print_json, show_training
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.run_directory import read_record

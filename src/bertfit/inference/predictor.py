@@ -22,6 +22,7 @@ from bertfit.inference.confidence import ConfidenceRules, read_confidence
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.run_directory import RECORD_NAME, is_run, read_record
 
@@ -96,6 +97,7 @@ class TextClassifier:
         rule = _read_rule(path, record) if record else EncodingRule(max_length=min(limit, 512))
         precision = choose_precision(device, dtype)
         plug_in(loaded.model, precision.device)
+        set_up_packing(loaded.model, precision)
         classifier = cls(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
         classifier.record = record
         classifier.confidence = read_confidence(

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bertfit.data.batching import iter_batches
+from bertfit.inference.micro_batches import iter_logits
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.fast_path import copy_for_work
-from bertfit.modeling.forward import compute_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,12 +56,14 @@ def score_texts(
     num_done = 0
     try:
         with torch.inference_mode():
-            for batch in iter_batches(
-                encoded, np.arange(len(encoded)), max_tokens=max_tokens, pad_id=pad_id
+            for batch, batch_logits in iter_logits(
+                model,
+                encoded,
+                np.arange(len(encoded)),
+                max_tokens=max_tokens,
+                pad_id=pad_id,
+                precision=precision,
             ):
-                batch_logits = compute_logits(
-                    model, batch.token_ids, batch.attention_mask, precision=precision
-                )
                 logits[batch.indices] = batch_logits.cpu().numpy()
                 num_done += len(batch.indices)
                 if on_progress is not None:

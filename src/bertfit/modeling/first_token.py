@@ -5,7 +5,10 @@ attention, feed-forward and norms, all but the first token's are computed for no
 values alone are needed of every token. Leaving the rest out changes neither a logit nor a gradient
 and saves most of a layer: a seventh of the products of a model of 6 layers, a fourteenth of 12.
 
-Shapes: B rows, T tokens, D numbers per token, H heads, K numbers per head (H · K = D).
+Of a pack (`modeling.pack`) the first token of each text is left, as S rows of one token.
+
+Shapes: B rows, T tokens, D numbers per token, H heads, K numbers per head (H · K = D); of a pack, S
+texts and N tokens, and B is 1 before the layer and S after it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertfit.modeling.attention import attend
+from bertfit.modeling.pack import current_pack, first_tokens
+from bertfit.modeling.packed_attention import attend_within_texts
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -55,7 +60,7 @@ def _forward_bert(
     **_unused_too: Any,  # noqa: ANN401 (as above)
 ) -> torch.Tensor:
     own = layer.attention.self
-    first_B1D = hidden_BTD[:, :1]
+    first_B1D = first_tokens(hidden_BTD)
     attended_B1D = _attend_from_first(
         own, (own.query(first_B1D), own.key(hidden_BTD), own.value(hidden_BTD)), attention_mask
     )
@@ -70,7 +75,7 @@ def _forward_distilbert(
     **_unused: Any,  # noqa: ANN401 (output flags)
 ) -> torch.Tensor:
     own = layer.attention
-    first_B1D = hidden_BTD[:, :1]
+    first_B1D = first_tokens(hidden_BTD)
     attended_B1D = _attend_from_first(
         own, (own.q_lin(first_B1D), own.k_lin(hidden_BTD), own.v_lin(hidden_BTD)), attention_mask
     )
@@ -85,6 +90,19 @@ def _attend_from_first(
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return what the first token attends to, (B, 1, D), of query (B, 1, D), keys and values."""
+    if (pack := current_pack()) is not None:
+        query_SHK, key_NHK, value_NHK = (
+            states.flatten(0, 1).unflatten(-1, (-1, own.attention_head_size))
+            for states in projected
+        )
+        attended_SHK = attend_within_texts(
+            own,
+            (query_SHK, key_NHK, value_NHK),
+            pack,
+            scaling=own.scaling,
+            dropout=own.dropout.p,
+        )
+        return attended_SHK.flatten(1).unsqueeze(1)
     query_BH1K, key_BHTK, value_BHTK = (
         states.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for states in projected
     )

@@ -1,6 +1,6 @@
-"""The one forward pass: training, validation, evaluation and prediction all call it.
+"""The one forward pass, of rows padded or packed: `inference.micro_batches` alone calls it.
 
-Shapes: B rows, T tokens, C classes.
+Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+
+from bertfit.modeling.pack import Pack, computing
+from bertfit.modeling.packing import number_positions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,4 +39,32 @@ def compute_logits(
     mask = None if attention_mask_BT is None else torch.from_numpy(attention_mask_BT).to(device)
     with precision.autocast():
         logits: torch.Tensor = model(input_ids=token_ids, attention_mask=mask).logits
+    return logits.float()
+
+
+def compute_packed_logits(
+    model: PreTrainedModel,
+    token_ids_N: np.ndarray,
+    cu_seqlens: np.ndarray,
+    positions_N: np.ndarray,
+    *,
+    precision: Precision,
+) -> torch.Tensor:
+    """Return logits_SC in float32 on the model's device: those that the texts have one by one.
+
+    Args:
+        model: A sequence classifier that takes packs (`packing.set_up_packing`), in the mode that
+            the caller wants.
+        token_ids_N: int64 token ids of S texts, end to end.
+        cu_seqlens: (S + 1,) int32, where each text begins, and the end.
+        positions_N: int64; 0, 1, 2, … anew for each text.
+        precision: Device and type of the arithmetic.
+    """
+    device = precision.device
+    numbered = number_positions(model, token_ids_N, positions_N)
+    token_ids, positions = (
+        torch.from_numpy(values).to(device).unsqueeze(0) for values in (token_ids_N, numbered)
+    )
+    with precision.autocast(), computing(Pack.build(cu_seqlens, device)):
+        logits: torch.Tensor = model(input_ids=token_ids, position_ids=positions).logits
     return logits.float()

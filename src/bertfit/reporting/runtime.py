@@ -24,6 +24,7 @@ def runtime_table(runtime: Mapping[str, Any]) -> Table:
 
 def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in runtime["gflops"].items())
+    budget = runtime["micro_batch_tokens"]
     instructions = ", ".join(runtime["instructions"]) or "none that matter"
     return [
         ("Processor", f"{runtime['processor']} ({instructions})"),
@@ -36,6 +37,7 @@ def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Last layer", runtime["last_layer"]),
         ("Embeddings", runtime["embeddings"]),
         ("Freed memory", runtime["memory"]),
-        ("Micro-batch", f"{runtime['micro_batch_tokens']:,} tokens"),
+        ("Packing", runtime["packing"]),
+        ("Micro-batch", "measured before training" if budget is None else f"{budget:,} tokens"),
         ("Encoded text", f"{runtime['store']} ({runtime['store_bytes'] / _MIB:,.0f} MiB)"),
     ]

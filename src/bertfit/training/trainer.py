@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +19,9 @@ from bertfit.modeling.allocation import keep_freed_memory, return_freed_memory
 from bertfit.modeling.classifier import restore_model, save_model
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
-from bertfit.training.loop import StepReport, TrainingData, accumulate_gradients, train_steps
+from bertfit.training.loop import StepReport, TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
+from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.training.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -69,14 +69,6 @@ class TrainingOutcome:
     num_steps: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpeedEstimate:
-    """Measured speed on this machine, and what it means for the whole run."""
-
-    tokens_per_second: float
-    train_seconds: float
-
-
 @keep_freed_memory()
 def fit(
     model: PreTrainedModel,
@@ -103,7 +95,16 @@ def fit(
     ]
     weights = TrainedWeights(model, settings, precision)
     run = _Run(
-        weights, train, validation, settings, precision, best_folder, listener, metric, len(epochs)
+        weights,
+        train,
+        validation,
+        settings,
+        precision,
+        best_folder,
+        listener,
+        metric,
+        num_epochs=len(epochs),
+        max_tokens=settings.micro_batch_tokens or DEFAULT_TOKENS,
     )
     torch.manual_seed(settings.seed)
     try:
@@ -127,38 +128,6 @@ def choose_selection_metric(settings: TrainSettings, label_ids: np.ndarray) -> s
     return "accuracy" if counts.min() >= _BALANCED_SHARE * counts.max() else "macro_f1"
 
 
-@keep_freed_memory()
-def measure_speed(
-    model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
-) -> SpeedEstimate:
-    """Time a few real steps, whose gradients are thrown away, and project the run from them.
-
-    The model, and the random numbers of the training to come, are left as they were.
-    """
-    lengths = train.encoded.lengths
-    steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
-    weights = TrainedWeights(model, settings, precision)
-    weights.working.train()
-    num_tokens, seconds = 0, 0.0
-    for place, indices in enumerate(steps[:4]):
-        started = time.perf_counter()
-        accumulate_gradients(
-            weights.working,
-            train,
-            indices,
-            precision=precision,
-            max_tokens=settings.micro_batch_tokens,
-        )
-        if place > 0 or len(steps) == 1:  # the first step pays for starting up
-            num_tokens += int(lengths[indices].sum())
-            seconds += time.perf_counter() - started
-        weights.drop_gradients()
-    weights.release()
-    rate = num_tokens / seconds
-    num_tokens_in_all = int(lengths.sum()) * choose_epochs(settings, len(lengths))
-    return SpeedEstimate(rate, num_tokens_in_all / rate)
-
-
 @dataclass(slots=True)
 class _Run:
     """The state of one call of `fit`."""
@@ -172,6 +141,8 @@ class _Run:
     listener: Listener
     metric: str
     num_epochs: int
+    max_tokens: int
+    """Tokens per micro-batch; less once memory has run out."""
     history: History = field(default_factory=History)
     scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
@@ -190,7 +161,7 @@ class _Run:
                 step, num_steps=total, settings=self.settings
             ),
             precision=self.precision,
-            max_tokens=self.settings.micro_batch_tokens,
+            max_tokens=self.max_tokens,
         )
 
     def train_epoch(
@@ -205,6 +176,7 @@ class _Run:
         num_rows, loss_sum = 0, 0.0
         for report in steps:
             seen.append(report)
+            self._heed_memory(report)
             num_rows += len(report.indices)
             loss_sum += report.loss * len(report.indices)
             self.train_seconds += report.seconds
@@ -252,6 +224,15 @@ class _Run:
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
         )
 
+    def _heed_memory(self, report: StepReport) -> None:
+        """Say it where memory ran out in a step, and score in smaller pieces as well."""
+        if report.max_tokens < self.max_tokens:
+            self.max_tokens = report.max_tokens
+            self.listener.note(
+                f"Out of memory at step {report.step + 1}: it was taken again in pieces of at most "
+                f"{report.max_tokens:,} tokens, with the same result, and so is the rest."
+            )
+
     def _validate(self) -> np.ndarray:
         task = "validating"
         logits = score_texts(
@@ -259,7 +240,7 @@ class _Run:
             self.validation.encoded,
             precision=self.precision,
             pad_id=self.validation.pad_id,
-            max_tokens=self.settings.micro_batch_tokens,
+            max_tokens=self.max_tokens,
             on_progress=lambda done, total: self.listener.progress(task, done, total),
         )
         if not np.isfinite(logits).all():

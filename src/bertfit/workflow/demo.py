@@ -18,7 +18,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.training.loop import TrainingData
-from bertfit.training.trainer import measure_speed
+from bertfit.training.measuring import measure_speed
 
 DEMO_SENTENCES = (
     ("clearly positive", "A warm, funny and beautifully acted film that I will watch again."),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bertfit.config import TrainSettings
+from bertfit.config import ResolvedSettings, TrainSettings
 from bertfit.data.checks import CheckedData, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.duplicates import Dropped
@@ -27,9 +27,12 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.modeling.fast_path import FastPath, plug_in
-from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.packing import PackingPlan, set_up_packing
+from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
+from bertfit.training.measuring import measure_token_budget
+from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
 _DEFAULT_LENGTH_CAP = 8192
@@ -110,7 +113,7 @@ def prepare_model(
 
     Raises:
         ModelError: The model cannot be loaded, or reads fewer tokens than asked for.
-        ConfigError: The device is not there.
+        ConfigError: The device is not there, or packing was asked of a model that cannot do it.
     """
     precision = choose_precision(settings.device, settings.dtype)
     loaded = load_classifier(
@@ -137,8 +140,10 @@ def prepare_model(
         rule = dataclasses.replace(rule, max_length=longest)
     _note_text(train, rule, listener)
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
-    if settings.fast_path == "auto":
-        _note_fast_path(plug_in(loaded.model, precision.device), listener)
+    fast_path, packing = _make_fast(loaded, settings, precision)
+    _note_fast_path(fast_path, listener)
+    if precision.device.type != "cpu" or settings.packing != "auto":
+        listener.note(f"Packing: {packing}.")
     classifier = TextClassifier(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
     return PreparedModel(
         classifier,
@@ -158,16 +163,42 @@ def renew_model(prepared: PreparedModel, settings: TrainSettings) -> PreparedMod
     loaded = load_classifier(
         settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
     )
-    if settings.fast_path == "auto":
-        plug_in(loaded.model, old.precision.device)
+    _make_fast(loaded, settings, old.precision)
     classifier = TextClassifier(
         loaded.model, loaded.tokenizer, rule=old.rule, precision=old.precision
     )
     return dataclasses.replace(prepared, classifier=classifier)
 
 
-def _note_fast_path(fast_path: FastPath, listener: Listener) -> None:
-    if not fast_path.is_whole:
+def settle_token_budget(
+    resolved: ResolvedSettings, prepared: PreparedModel, *, listener: Listener
+) -> ResolvedSettings:
+    """Return settings with a token budget: the one given, on a GPU a measured one, else 2,048."""
+    if resolved.settings.micro_batch_tokens is not None:
+        return resolved
+    precision = prepared.classifier.precision
+    if precision.device.type != "cuda":
+        origin = f"default on {precision.device.type}"
+        return resolved.settle("micro_batch_tokens", DEFAULT_TOKENS, origin=origin)
+    tokens = measure_token_budget(
+        prepared.classifier.model, prepared.train, settings=resolved.settings, precision=precision
+    )
+    listener.note(f"Micro-batches: at most {tokens:,} tokens, the quickest that was measured.")
+    return resolved.settle("micro_batch_tokens", tokens, origin="default, measured")
+
+
+def _make_fast(
+    loaded: LoadedClassifier, settings: TrainSettings, precision: Precision
+) -> tuple[FastPath | None, PackingPlan]:
+    """Plug in what the settings allow; packing that was asked for does without the fast path."""
+    is_fast = settings.fast_path == "auto"
+    fast_path = plug_in(loaded.model, precision.device) if is_fast else None
+    asked = settings.packing if is_fast or settings.packing == "on" else "off"
+    return fast_path, set_up_packing(loaded.model, precision, asked)
+
+
+def _note_fast_path(fast_path: FastPath | None, listener: Listener) -> None:
+    if fast_path is not None and not fast_path.is_whole:
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 
 

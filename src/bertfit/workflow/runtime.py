@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bertfit.config import TrainSettings
 from bertfit.data.encoded_store import find_store
 from bertfit.modeling.allocation import can_keep_freed_memory
 from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.fast_path import plan_fast_path
+from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.run_directory import describe_environment
+from bertfit.training.token_budget import DEFAULT_TOKENS
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype
@@ -56,7 +57,10 @@ class Runtime:
     embeddings: str
     memory: str
     """What happens to memory that is freed between two layers."""
-    micro_batch_tokens: int
+    packing: str
+    """Whether texts are packed, and why."""
+    micro_batch_tokens: int | None
+    """None where the training measures it."""
     gflops: dict[str, float]
     """Matrix products measured now, by type, in 1e9 operations a second."""
     store: str
@@ -85,7 +89,8 @@ def describe_runtime(
         ConfigError: The device is unknown or not present.
     """
     precision = choose_precision(device, dtype)
-    fast_path = plan_fast_path(load_architecture(model).config, precision.device)
+    config = load_architecture(model).config
+    fast_path = plan_fast_path(config, precision.device)
     on_cpu = precision.device.type == "cpu"
     num_cores = _count_cores()
     gflops = {
@@ -107,7 +112,8 @@ def describe_runtime(
         last_layer=fast_path.last_layer,
         embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
         memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
-        micro_batch_tokens=TrainSettings().micro_batch_tokens,
+        packing=str(plan_packing(config, precision)),
+        micro_batch_tokens=None if precision.device.type == "cuda" else DEFAULT_TOKENS,
         gflops=gflops,
         store=str(store),
         store_bytes=_sum_sizes(store),

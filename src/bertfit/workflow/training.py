@@ -19,11 +19,18 @@ from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
 from bertfit.training.loop import NonFiniteLossError
-from bertfit.training.trainer import TrainingOutcome, fit, measure_speed
+from bertfit.training.measuring import measure_speed
+from bertfit.training.trainer import TrainingOutcome, fit
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
 from bertfit.workflow.gating import score_without_groups, score_without_leaks
-from bertfit.workflow.preparing import PreparedModel, PreparedRows, prepare_model, prepare_rows
+from bertfit.workflow.preparing import (
+    PreparedModel,
+    PreparedRows,
+    prepare_model,
+    prepare_rows,
+    settle_token_budget,
+)
 from bertfit.workflow.recording import (
     LogKeeper,
     ScoredTest,
@@ -125,7 +132,8 @@ def prepare_training(
     )
     refuse_impossible_aim(resolved.settings, rows.label_names)
     resolved = _settle_epochs(resolved, len(rows.train), log)
-    return resolved, rows, prepare_model(rows, resolved.settings, listener=log)
+    model = prepare_model(rows, resolved.settings, listener=log)
+    return settle_token_budget(resolved, model, listener=log), rows, model
 
 
 @dataclass(frozen=True, slots=True)

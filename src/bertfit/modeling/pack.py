@@ -1,0 +1,95 @@
+"""What a pack is: one row of tokens in which several texts stand end to end.
+
+Owns the pack that is being computed, too. transformers does not pass such a thing to all the
+places that need it (a mask is made before the layers, a norm gets a tensor and nothing else), so it
+stands in a context variable while a model runs.
+
+Shapes: S texts, N tokens of all texts, B rows, T tokens of a row, D numbers per token.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pack:
+    """Where the texts of one row begin and end, on the device and off it."""
+
+    cu_seqlens: torch.Tensor
+    """(S + 1,) int32 on the device: text s has the tokens from cu_seqlens[s] to cu_seqlens[s + 1].
+
+    The name is that of torch's variable-length attention.
+    """
+    runs: tuple[tuple[int, int], ...]
+    """(texts, tokens of each) of every run of neighbours of one length, in their order."""
+
+    @classmethod
+    def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:
+        """Return the pack of (S + 1,) int32 offsets, from 0 to N, for a device."""
+        lengths = np.diff(cu_seqlens)
+        ends = np.append(np.flatnonzero(np.diff(lengths)), len(lengths) - 1)
+        counts = np.diff(ends, prepend=-1)
+        runs = tuple(zip(counts.tolist(), lengths[ends].tolist(), strict=True))
+        return cls(torch.from_numpy(cu_seqlens).to(device), runs)
+
+    @property
+    def num_texts(self) -> int:
+        """S."""
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(length for _, length in self.runs)
+
+    @property
+    def firsts(self) -> torch.Tensor:
+        """(S,) int64: the place of each text's first token."""
+        return self.cu_seqlens[:-1].long()
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """(S,) tokens of each text."""
+        return self.cu_seqlens.diff()
+
+
+_current: contextvars.ContextVar[Pack | None] = contextvars.ContextVar("pack", default=None)
+
+
+@contextlib.contextmanager
+def computing(pack: Pack) -> Iterator[None]:
+    """Let the model that is called inside take its one row of tokens as this pack."""
+    token = _current.set(pack)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_pack() -> Pack | None:
+    """Return the pack that is being computed; None where the batch is a padded one."""
+    return _current.get()
+
+
+def first_tokens(hidden_BTD: torch.Tensor) -> torch.Tensor:
+    """Return the states of each text's first token: (B, 1, D), of a pack (S, 1, D)."""
+    pack = _current.get()
+    return hidden_BTD[:, :1] if pack is None else hidden_BTD[0, pack.firsts].unsqueeze(1)
+
+
+def mean_tokens(hidden_1ND: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """Return the mean state of each text of a pack, (S, 1, D)."""
+    num_tokens = hidden_1ND.shape[1]
+    texts = torch.arange(pack.num_texts, device=hidden_1ND.device)
+    # The size is given, or a GPU would be waited for to learn it.
+    text_of_token = texts.repeat_interleave(pack.lengths, output_size=num_tokens)
+    sums_SD = hidden_1ND.new_zeros(pack.num_texts, hidden_1ND.shape[-1])
+    sums_SD = sums_SD.index_add(0, text_of_token, hidden_1ND[0])
+    return (sums_SD / pack.lengths.unsqueeze(1)).unsqueeze(1)

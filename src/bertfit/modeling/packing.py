@@ -1,0 +1,237 @@
+"""Packed models: a micro-batch as one row of tokens, text after text, nothing padded.
+
+The encoder stays transformers' own and takes the row as a batch of one. What a row of several
+texts needs beside it comes in here: attention within a text alone, through transformers' registry;
+positions that start anew with each text; and the row cut into S sequences where the classification
+head begins, which reads the first token of each (or, if it pools by the mean, their mean). Where no
+pack is being computed, everything does what it would do for a padded batch.
+
+Shapes: S texts, N tokens of all texts, B rows, H heads, T tokens of a row, D numbers per head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from bertfit.errors import ConfigError
+from bertfit.modeling import attention
+from bertfit.modeling.pack import current_pack, first_tokens, mean_tokens
+from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from bertfit.config import Packing
+    from bertfit.modeling.precision import Precision
+
+NAME = "bertfit_packed"
+"""What the registry, and `config._attn_implementation` in memory, call attention in packs."""
+
+_LAST_BEFORE_HEAD = {
+    "albert": "encoder",
+    "bert": "encoder",
+    "camembert": "encoder",
+    "distilbert": "transformer",
+    "electra": "encoder",
+    "modernbert": "final_norm",
+    "roberta": "encoder",
+    "xlm-roberta": "encoder",
+}
+"""For each `config.model_type` that can be packed, the module of its base model whose output the
+head reads. Other families bring attention of their own, or none that sees both ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackingPlan:
+    """Whether texts are packed, and why, in words for people."""
+
+    is_on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        """Return, say, `off (not measured to be faster on a CPU)`."""
+        return f"{'on' if self.is_on else 'off'} ({self.reason})"
+
+
+def plan_packing(
+    config: PretrainedConfig, precision: Precision, asked: Packing = "auto"
+) -> PackingPlan:
+    """Decide about packing for a model, a device and a type of arithmetic.
+
+    Raises:
+        ConfigError: Packing was asked for, and the model cannot be packed.
+    """
+    if asked == "off":
+        return PackingPlan(is_on=False, reason="asked for")
+    family = config.model_type
+    if family not in _LAST_BEFORE_HEAD or getattr(config, "is_decoder", False):
+        if asked == "on":
+            raise ConfigError(
+                f"packing: on was asked for, but {family} brings attention of its own, which "
+                "cannot be kept within a text",
+                hint="auto packs where it can be done, and pads texts of like length elsewhere.",
+            )
+        return PackingPlan(
+            is_on=False,
+            reason=f"{family} brings attention of its own; texts of like length are padded",
+        )
+    if asked == "on":
+        return PackingPlan(is_on=True, reason=f"asked for; {_name_kernel(config, precision)}")
+    if precision.device.type != "cuda":
+        return PackingPlan(
+            is_on=False, reason=f"padding by length is what was measured on {precision.device.type}"
+        )
+    obstacle = find_gpu_obstacle(precision.device, precision.dtype, _head_size(config))
+    if obstacle is not None:
+        return PackingPlan(is_on=False, reason=obstacle)
+    return PackingPlan(is_on=True, reason=_name_kernel(config, precision))
+
+
+def set_up_packing(
+    model: PreTrainedModel, precision: Precision, asked: Packing = "auto"
+) -> PackingPlan:
+    """Let `model` take packs where the plan says so; it still takes padded batches.
+
+    What is saved of the model does not change.
+
+    Raises:
+        ConfigError: Packing was asked for, and the model cannot be packed.
+    """
+    plan = plan_packing(model.config, precision, asked)
+    if plan.is_on:
+        from transformers import AttentionInterface, AttentionMaskInterface
+
+        AttentionInterface.register(NAME, _attend)
+        AttentionMaskInterface.register(NAME, _make_mask)
+        model.set_attn_implementation(NAME)
+        last = model.base_model.get_submodule(_LAST_BEFORE_HEAD[model.config.model_type])
+        last.register_forward_hook(
+            _average if getattr(model.config, "classifier_pooling", "") == "mean" else _cut
+        )
+    return plan
+
+
+def takes_packs(model: PreTrainedModel) -> bool:
+    """Tell whether `set_up_packing` has made the model take packs."""
+    return bool(model.config._attn_implementation == NAME)  # noqa: SLF001 (has no public name)
+
+
+def number_positions(
+    model: PreTrainedModel, token_ids_N: np.ndarray, positions_N: np.ndarray
+) -> np.ndarray:
+    """Return the positions as the model's family counts them, (N,) int64.
+
+    RoBERTa's family begins at its padding id + 1 and counts no token that is the padding token,
+    which a text may well contain.
+
+    Args:
+        model: A model that takes packs.
+        token_ids_N: Token ids of all texts.
+        positions_N: 0, 1, 2, … anew for each text.
+    """
+    padding_id = getattr(model.base_model.embeddings, "padding_idx", None)
+    if padding_id is None:
+        return positions_N
+    is_token = (token_ids_N != padding_id).astype(np.int64)
+    counts = np.cumsum(is_token)
+    # Each place's text begins at place − position; what was counted before it is taken off.
+    firsts = np.arange(len(positions_N)) - positions_N
+    counts -= counts[firsts] - is_token[firsts]
+    numbered: np.ndarray = counts * is_token + int(padding_id)
+    return numbered
+
+
+def _attend(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **others: Any,  # noqa: ANN401 (what else transformers passes: layer types, output flags)
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attend within the texts of the current pack, or within the rows of a padded batch."""
+    pack = current_pack()
+    if pack is None:
+        return _attend_padded(
+            module,
+            query_BHTD,
+            key_BHTD,
+            value_BHTD,
+            attention_mask,
+            scaling=scaling,
+            dropout=dropout,
+            sliding_window=sliding_window,
+            **others,
+        )
+    attended_NHD = attend_within_texts(
+        module,
+        (query_BHTD[0].transpose(0, 1), key_BHTD[0].transpose(0, 1), value_BHTD[0].transpose(0, 1)),
+        pack,
+        scaling=scaling,
+        dropout=dropout,
+        # ModernBERT passes one more than the distance that it allows.
+        window=None if sliding_window is None else sliding_window - 1,
+    )
+    return attended_NHD.unsqueeze(0), None
+
+
+def _attend_padded(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    *arguments: Any,  # noqa: ANN401 (those of `_attend`)
+    **options: Any,  # noqa: ANN401 (as above)
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if query_BHTD.device.type == "cpu":
+        return attention.attend(module, query_BHTD, *arguments, **options)
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        module, query_BHTD, *arguments, **options
+    )
+    return attended
+
+
+def _make_mask(**arguments: Any) -> torch.Tensor | None:  # noqa: ANN401 (of transformers' mask functions)
+    """Return no mask for a pack, whose attention knows its texts; else that of a padded batch."""
+    if current_pack() is not None:
+        return None
+    if torch.device(arguments["device"]).type == "cpu":
+        return attention.make_mask(**arguments)
+    from transformers.masking_utils import sdpa_mask
+
+    mask: torch.Tensor | None = sdpa_mask(**arguments)
+    return mask
+
+
+def _cut(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401 (a tensor, or what holds one)
+    """Make S sequences of one token out of a pack's one row, for the head to read."""
+    if current_pack() is None:
+        return output
+    if isinstance(output, torch.Tensor):
+        return first_tokens(output)
+    if len(output.last_hidden_state) == 1:  # else first_token's short layer has cut it already
+        output.last_hidden_state = first_tokens(output.last_hidden_state)
+    return output
+
+
+def _average(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+    """Make S sequences of one token, a text's mean; the head's mean of that is itself."""
+    pack = current_pack()
+    return output if pack is None else mean_tokens(output, pack)
+
+
+def _head_size(config: PretrainedConfig) -> int:
+    return int(config.hidden_size) // int(config.num_attention_heads)
+
+
+def _name_kernel(config: PretrainedConfig, precision: Precision) -> str:
+    if find_gpu_obstacle(precision.device, precision.dtype, _head_size(config)) is None:
+        return "torch's variable-length flash attention"
+    return "attention runs by groups of texts of one length"

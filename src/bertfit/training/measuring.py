@@ -1,0 +1,95 @@
+"""What is measured before the first step: the speed, and the token budget of a GPU.
+
+Both take real steps whose gradients are thrown away; the model stays as it was.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from bertfit.config import TrainSettings, choose_epochs
+from bertfit.data.batching import plan_epoch
+from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
+from bertfit.training.token_budget import DEFAULT_TOKENS, TokenBudget, find_fastest_budget
+from bertfit.training.weights import TrainedWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bertfit.modeling.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedEstimate:
+    """Measured speed on this machine, and what it means for the whole run."""
+
+    tokens_per_second: float
+    train_seconds: float
+
+
+@keep_freed_memory()
+def measure_speed(
+    model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
+) -> SpeedEstimate:
+    """Time a few real steps, whose gradients are thrown away, and project the run from them.
+
+    The model, and the random numbers of the training to come, are left as they were.
+    """
+    lengths = train.encoded.lengths
+    steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
+    weights = TrainedWeights(model, settings, precision)
+    weights.working.train()
+    budget = TokenBudget(settings.micro_batch_tokens or DEFAULT_TOKENS)
+    num_tokens, seconds = 0, 0.0
+    for place, indices in enumerate(steps[:4]):
+        started = time.perf_counter()
+        accumulate_within_memory(weights, train, indices, precision=precision, budget=budget)
+        if place > 0 or len(steps) == 1:  # the first step pays for starting up
+            num_tokens += int(lengths[indices].sum())
+            seconds += time.perf_counter() - started
+        weights.drop_gradients()
+    weights.release()
+    rate = num_tokens / seconds
+    num_tokens_in_all = int(lengths.sum()) * choose_epochs(settings, len(lengths))
+    return SpeedEstimate(rate, num_tokens_in_all / rate)
+
+
+def measure_token_budget(
+    model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
+) -> int:
+    """Return the budget with which the largest step of an epoch is quickest and fits into memory.
+
+    Meant for a GPU: on a CPU the default is as quick as any other (docs/performance.md).
+    """
+    lengths = train.encoded.lengths
+    steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
+    largest = max(steps, key=lambda rows: int(lengths[rows].sum()))
+    num_tokens = int(lengths[largest].sum())
+    weights = TrainedWeights(model, settings, precision)
+    weights.working.train()
+
+    def rate_of(max_tokens: int) -> float:
+        seconds = []
+        for _ in range(3):  # the first pays for starting up
+            started = time.perf_counter()
+            try:
+                # Its loss is a number on the CPU: the device has done its work by then.
+                accumulate_gradients(
+                    weights.working, train, largest, precision=precision, max_tokens=max_tokens
+                )
+            finally:
+                weights.drop_gradients()
+            seconds.append(time.perf_counter() - started)
+        return num_tokens / min(seconds[1:])
+
+    try:
+        return find_fastest_budget(rate_of, enough=num_tokens)
+    finally:
+        weights.release()
+        if precision.device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,89 @@
+"""The token budget: doubled while that pays, halved where memory ends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bertfit.config import TrainSettings
+from bertfit.data.encoding import EncodedTexts
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.precision import choose_precision
+from bertfit.training import measuring
+from bertfit.training.loop import TrainingData
+from bertfit.training.measuring import measure_token_budget
+from bertfit.training.token_budget import TokenBudget, find_fastest_budget
+
+
+@pytest.mark.parametrize(
+    ("tokens", "longest", "lowered", "left"),
+    [(2048, 100, True, 1024), (130, 100, True, 100), (100, 100, False, 100), (50, 100, False, 50)],
+)
+def test_a_budget_is_halved_down_to_the_longest_row(tokens, longest, lowered, left):
+    budget = TokenBudget(tokens)
+    assert budget.halve(longest) is lowered
+    assert budget.tokens == left
+
+
+def measure(rates, *, enough=10**6):
+    """Find the budget where rates[budget] is the speed; a budget without one does not fit."""
+    tried = []
+
+    def rate_of(tokens):
+        tried.append(tokens)
+        if tokens not in rates:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rates[tokens]
+
+    return find_fastest_budget(rate_of, enough=enough), tried
+
+
+def test_doubling_ends_where_it_gains_little():
+    rates = {2048: 100.0, 4096: 150.0, 8192: 151.0, 16384: 500.0}
+    assert measure(rates) == (4096, [2048, 4096, 8192])
+
+
+def test_doubling_ends_where_memory_does():
+    assert measure({2048: 100.0, 4096: 150.0}) == (4096, [2048, 4096, 8192])
+
+
+def test_doubling_ends_where_a_step_is_whole():
+    rates = {2048: 1.0, 4096: 2.0, 8192: 3.0, 16384: 4.0}
+    assert measure(rates, enough=5000) == (8192, [2048, 4096, 8192])
+    assert measure(rates, enough=1000) == (2048, [2048])
+
+
+def test_where_nothing_fits_the_loop_is_left_to_halve():
+    assert measure({}) == (2048, [2048])
+
+
+def test_there_is_a_bound():
+    rates = {2**power: float(2**power) for power in range(11, 40)}
+    assert measure(rates, enough=2**40)[0] == 2**18
+
+
+def test_measuring_takes_the_largest_step_and_leaves_the_model_as_it_was(
+    tiny_model_dir, monkeypatch
+):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    lengths = np.array([60] * 50 + [5] * 50)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    encoded = EncodedTexts(np.full(offsets[-1], 7, dtype=np.int32), offsets, lengths)
+    data = TrainingData(encoded, np.arange(100) % 2, pad_id=0)
+    cuts = []
+    real = measuring.accumulate_gradients
+
+    def accumulate_gradients(working, train, indices, *, precision, max_tokens):
+        cuts.append((int(lengths[indices].sum()), max_tokens))
+        return real(working, train, indices, precision=precision, max_tokens=max_tokens)
+
+    monkeypatch.setattr(measuring, "accumulate_gradients", accumulate_gradients)
+    precision = choose_precision("cpu", "float32")
+    settings = TrainSettings(batch_size=50)
+    tokens = measure_token_budget(model, data, settings=settings, precision=precision)
+    assert tokens in {2048, 4096}
+    assert cuts == [(3000, 2048)] * 3 + [(3000, 4096)] * 3
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
