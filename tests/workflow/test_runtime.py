@@ -9,6 +9,7 @@ import torch
 
 from bertfit.errors import ConfigError, ModelError
 from bertfit.modeling.precision import choose_precision
+from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.workflow import runtime
 from bertfit.workflow.runtime import describe_runtime, measure_products
 
@@ -24,6 +25,8 @@ def test_the_choice_is_that_of_training(described):
     assert described.num_threads == torch.get_num_threads()
     assert described.attention == "bertfit's"
     assert described.last_layer == "the first token, which the head reads"
+    assert described.packing == "off (not measured to be faster on cpu than padding)"
+    assert described.micro_batch_tokens == DEFAULT_TOKENS
     assert set(described.gflops) == {"float32", "bfloat16"}
     assert all(rate > 0 for rate in described.gflops.values())
 

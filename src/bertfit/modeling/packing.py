@@ -53,7 +53,7 @@ class PackingPlan:
     reason: str
 
     def __str__(self) -> str:
-        """Return, say, `off (not measured to be faster on a CPU)`."""
+        """Return, say, `off (asked for)`."""
         return f"{'on' if self.is_on else 'off'} ({self.reason})"
 
 
@@ -83,7 +83,7 @@ def plan_packing(
         return PackingPlan(is_on=True, reason=f"asked for; {_name_kernel(config, precision)}")
     if precision.device.type != "cuda":
         return PackingPlan(
-            is_on=False, reason=f"padding by length is what was measured on {precision.device.type}"
+            is_on=False, reason=f"not measured to be faster on {precision.device.type} than padding"
         )
     obstacle = find_gpu_obstacle(precision.device, precision.dtype, _head_size(config))
     if obstacle is not None:
