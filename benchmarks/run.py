@@ -1,7 +1,8 @@
 """Runs the benchmarks: all of them, or those that are named; --list says what they measure.
 
 Each writes its result into benchmarks/results. Those that need real data are left out, and said
-to be, where BERTFIT_DATA names none. Measure on a machine that does nothing else.
+to be, where BERTFIT_DATA names none, and so is the one that needs a CUDA GPU where there is none.
+Measure on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ NEED_DATA = {
     "against_peers": True,
     "scoring": True,
     "fast_path_accuracy": True,
+    "gpu": True,
 }
 
 
@@ -47,9 +49,18 @@ def describe(name: str) -> str:
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
+def has_gpu() -> bool:
+    import torch  # slow, and --list does without
+
+    return bool(torch.cuda.is_available())
+
+
 def run(name: str) -> int:
     if NEED_DATA[name] and "BERTFIT_DATA" not in os.environ:
         print(f"Left out: {name}, which needs BERTFIT_DATA (see its docstring).")
+        return 0
+    if name == "gpu" and not has_gpu():
+        print("Left out: gpu, which needs a CUDA GPU.")
         return 0
     print(f"{name}: {describe(name)}", flush=True)
     return subprocess.run([sys.executable, HERE / f"{name}.py"], check=False).returncode

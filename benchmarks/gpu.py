@@ -1,0 +1,369 @@
+"""One CUDA GPU: packs checked, then training, scoring and the notebook's whole job timed.
+
+All in one call, meant to take less than 10 minutes: a BERT-base of random weights, for only its
+time is measured, and the lengths of real IMDB reviews. First packed texts are shown to give what
+padded ones give. Then are timed, at 128 and at 512 tokens: (a) the notebook's loop (float32, 16
+rows, all padded to the full length), (b) transformers.Trainer at its best (bfloat16, compiled, rows
+grouped by length, fused AdamW), (c) bertfit; then scoring at 512 tokens, and `bertfit train` with
+the notebook's recipe on 22,500 reviews, as a command. MFU is of the products that useful tokens
+need, against the rate of a product measured in the same run.
+
+Needs BERTFIT_DATA and a CUDA GPU. --smoke goes the same way on any device with a tiny encoder and
+made-up reviews: it shows that the script runs and that packs are right. Its times mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import RESULTS, write_result
+from reviews import LABEL_NAMES, read_reviews
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
+
+from bertfit.assets import find_embedded_model
+from bertfit.config import TrainSettings
+from bertfit.data.batching import plan_epoch
+from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.inference.scoring import score_texts
+from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.measuring import measure_token_budget
+from bertfit.training.weights import TrainedWeights
+
+NOTEBOOK_ROWS, BERTFIT_ROWS = 16, 64
+PAD_ID = 0
+NEAR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""How far packed and padded may be apart, relative to the greatest number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    config: BertConfig
+    num_texts: int
+    num_steps: int
+    """Steps of 64 rows that are timed for bertfit; the others take as many rows."""
+    lengths: tuple[int, int]
+    product: int
+    """Rows and columns of the factors whose product is the yardstick of MFU."""
+
+
+REAL = Size(
+    BertConfig(num_labels=2), num_texts=25_000, num_steps=40, lengths=(128, 512), product=8192
+)
+TINY = Size(
+    BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64),
+    num_texts=160,
+    num_steps=1,
+    lengths=(16, 32),
+    product=256,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="Tiny, on any device; no result.")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    arguments = parser.parse_args()
+    if not arguments.smoke and not torch.cuda.is_available():
+        sys.exit(
+            "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
+        )
+    size = TINY if arguments.smoke else REAL
+    precision = choose_precision()
+    texts = read_texts(size, smoke=arguments.smoke)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_folder(size, Path(scratch))
+        encoded = {length: encode(texts, folder, length) for length in size.lengths}
+        measured: dict[str, Any] = {"packed_against_padded": check_packing(size, encoded)}
+        rate = measured["operations_per_second"] = measure_product(size, precision)
+        for length in size.lengths:
+            measured[f"training_{length}"] = time_training(size, encoded[length], length, rate)
+        measured["scoring"] = time_scoring(size, encoded[size.lengths[-1]], precision)
+        measured["whole_job"] = time_job(texts, folder, Path(scratch), length=size.lengths[0])
+    if arguments.smoke:
+        print("The script runs, and packs are right. These times mean nothing.")
+        return
+    device = torch.cuda.get_device_name()
+    write_result("gpu", {"gpu": device, **measured}, output=arguments.output)
+
+
+def read_texts(size: Size, *, smoke: bool) -> list[str]:
+    """Return reviews: real ones, or made up of few words."""
+    if not smoke:
+        return list(read_reviews("train", num_rows=size.num_texts, seed=0).texts)
+    generator = np.random.default_rng(0)
+    words = ["good", "bad", "film", "plot", "the", "a", "was", "very"]
+    return [" ".join(generator.choice(words, generator.integers(1, 40))) for _ in range(160)]
+
+
+def make_folder(size: Size, scratch: Path) -> Path:
+    """Return a model folder of this size with random weights and MiniLM's tokenizer."""
+    folder = scratch / "model"
+    torch.manual_seed(0)
+    BertModel(size.config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(find_embedded_model()).save_pretrained(folder)
+    return folder
+
+
+def encode(texts: list[str], folder: Path, length: int) -> EncodedTexts:
+    tokenizer = fast_tokenizer(load_classifier(str(folder)).tokenizer)
+    return encode_texts(texts, tokenizer, EncodingRule(max_length=length))
+
+
+def build(size: Size, precision: Precision, *, packing: str, dropout: float = 0.1) -> Any:  # noqa: ANN401 (a model of transformers)
+    config = BertConfig.from_dict(size.config.to_dict())
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).to(precision.device)
+    plug_in(model, precision.device)
+    plan = set_up_packing(model, precision, packing)  # type: ignore[arg-type]  # one of its values
+    print(f"  packing {plan}", flush=True)
+    return model
+
+
+def check_packing(size: Size, encoded: dict[int, EncodedTexts]) -> dict[str, Any]:
+    """Compare gradients of packed and padded rows in each type; end where they are far apart."""
+    texts = encoded[size.lengths[-1]]
+    data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
+    found = {}
+    dtypes = ["float32", "bfloat16"] if torch.cuda.is_available() else ["float32"]
+    for dtype in dtypes:
+        precision = choose_precision("auto", dtype)  # type: ignore[arg-type]  # one of its values
+        gradients, losses = [], []
+        for packing in ("off", "on"):
+            model = build(size, precision, packing=packing, dropout=0.0)
+            loss, *_ = accumulate_gradients(
+                model.train(), data, np.arange(24), precision=precision, max_tokens=4096
+            )
+            losses.append(loss)
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        apart = float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
+        found[dtype] = {"losses": losses, "gradients_apart": apart}
+        print(f"packed against padded, {dtype}: losses {losses}, gradients {apart:.1e} apart")
+        if not max(apart, abs(losses[0] - losses[1])) < NEAR[precision.dtype]:
+            sys.exit("Packed texts do not give what padded ones give: nothing else was measured.")
+    return found
+
+
+def time_training(size: Size, texts: EncodedTexts, length: int, rate: float) -> dict[str, Any]:
+    """Return tokens a second, MFU and peak memory of the three ways."""
+    ways: dict[str, Callable[..., float]] = {
+        "notebook": train_notebook,
+        "trainer": train_trainer,
+        "bertfit": train_bertfit,
+    }
+    generator = np.random.default_rng(1)
+    num_rows = min(size.num_steps * BERTFIT_ROWS, len(texts))
+    rows = generator.choice(len(texts), num_rows, replace=False)
+    lengths = texts.lengths[rows]
+    work = count_operations(size.config, lengths)
+    found = {}
+    for name, way in ways.items():
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds = way(size, texts, rows, length)
+        found[name] = {
+            "rows_per_second": len(rows) / seconds,
+            "tokens_per_second": float(lengths.sum()) / seconds,
+            "mfu": work / seconds / rate,
+            "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        }
+        print(f"training at {length}, {name}: {found[name]}", flush=True)
+    return found
+
+
+def count_operations(config: BertConfig, lengths: np.ndarray) -> float:
+    """Return the operations of all products in a training step over texts of these lengths.
+
+    Two for each weight and token forward, and twice as many backward; attention's two products
+    grow with the square of a text's length. Embeddings and the head are left out.
+    """
+    layers, width = config.num_hidden_layers, config.hidden_size
+    weights = layers * (4 * width**2 + 2 * width * config.intermediate_size)
+    squares = float(np.square(lengths, dtype=np.float64).sum())
+    return 6.0 * weights * float(lengths.sum()) + 12.0 * layers * width * squares
+
+
+def measure_product(size: Size, precision: Precision) -> float:
+    """Return the operations a second of large products, a median of ten."""
+    factor = torch.ones(size.product, size.product, dtype=precision.dtype, device=precision.device)
+    seconds = []
+    for _ in range(11):  # the first pays for starting up
+        wait()
+        started = time.perf_counter()
+        factor @ factor
+        wait()
+        seconds.append(time.perf_counter() - started)
+    rate = 2.0 * size.product**3 / statistics.median(seconds[1:])
+    print(f"products: {rate / 1e12:.2f} TFLOP/s in {precision.dtype_name}", flush=True)
+    return rate
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def train_notebook(size: Size, texts: EncodedTexts, rows: np.ndarray, length: int) -> float:
+    """Return the seconds of the notebook's loop over rows that were encoded before."""
+    device = choose_precision().device
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(size.config).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    token_ids = np.full((len(rows), length), PAD_ID, dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids = texts.gather(np.array([row]))
+        token_ids[place, : len(ids)] = ids
+    ids, labels = torch.from_numpy(token_ids), torch.from_numpy(rows % 2)
+
+    def step(start: int) -> None:
+        batch = ids[start : start + NOTEBOOK_ROWS].to(device)
+        optimizer.zero_grad()
+        logits = model(input_ids=batch, attention_mask=(batch != PAD_ID).long()).logits
+        loss = cross_entropy(logits, labels[start : start + NOTEBOOK_ROWS].to(device))
+        loss.item()  # as the notebook does
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    step(0)  # starting up is not counted
+    wait()
+    started = time.perf_counter()
+    for start in range(0, len(rows), NOTEBOOK_ROWS):
+        step(start)
+    wait()
+    return time.perf_counter() - started
+
+
+def train_trainer(size: Size, texts: EncodedTexts, rows: np.ndarray, _length: int) -> float:
+    """Return the seconds of transformers.Trainer's second epoch, compiled in its first."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    marks: list[float] = []
+
+    class Marks(TrainerCallback):
+        def on_epoch_end(self, *_: object, **__: object) -> None:
+            wait()
+            marks.append(time.perf_counter())
+
+    def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor(feature["input_ids"]) for feature in features]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=PAD_ID)
+        labels = torch.tensor([feature["labels"] for feature in features])
+        mask = (padded != PAD_ID).long()
+        return {"input_ids": padded, "attention_mask": mask, "labels": labels}
+
+    features = []
+    for row in rows:
+        ids = texts.gather(np.array([row])).tolist()
+        features.append({"input_ids": ids, "labels": int(row % 2), "length": len(ids)})
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as output:
+        settings = TrainingArguments(
+            output_dir=output,
+            num_train_epochs=2,
+            per_device_train_batch_size=BERTFIT_ROWS,
+            bf16=on_gpu,
+            torch_compile=on_gpu,
+            train_sampling_strategy="group_by_length",
+            optim="adamw_torch_fused",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+        )
+        Trainer(
+            model=BertForSequenceClassification(size.config),
+            args=settings,
+            train_dataset=features,
+            data_collator=collate,
+            callbacks=[Marks()],
+        ).train()
+    return marks[1] - marks[0]
+
+
+def train_bertfit(size: Size, texts: EncodedTexts, rows: np.ndarray, _length: int) -> float:
+    """Return the seconds of bertfit's steps, the first one left out of the count."""
+    precision = choose_precision()
+    model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
+    settings = TrainSettings(batch_size=BERTFIT_ROWS)
+    data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
+    plan = plan_epoch(texts.lengths[rows], BERTFIT_ROWS, seed=0, epoch=0)
+    steps = [rows[places] for places in plan]
+    budget = measure_token_budget(model, data, settings=settings, precision=precision)
+    print(f"  token budget {budget:,}", flush=True)
+    reports = train_steps(
+        TrainedWeights(model, settings, precision),
+        data,
+        [steps[:1], steps],
+        learning_rate=lambda _: 2e-5,
+        precision=precision,
+        max_tokens=budget,
+    )
+    next(reports)
+    wait()
+    started = time.perf_counter()
+    for _ in reports:
+        pass
+    wait()
+    return time.perf_counter() - started
+
+
+def time_scoring(size: Size, texts: EncodedTexts, precision: Precision) -> dict[str, float]:
+    """Return the seconds in which all texts are scored."""
+    model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
+    max_tokens = 2**15
+    seconds = []
+    for _ in range(2):  # the first pays for starting up
+        started = time.perf_counter()
+        score_texts(model, texts, precision=precision, pad_id=PAD_ID, max_tokens=max_tokens)
+        seconds.append(time.perf_counter() - started)
+    print(f"scoring {len(texts):,} texts: {seconds[1]:.2f} s", flush=True)
+    return {"num_texts": len(texts), "seconds": seconds[1], "first_seconds": seconds[0]}
+
+
+def time_job(texts: list[str], folder: Path, scratch: Path, *, length: int) -> dict[str, float]:
+    """Return the seconds of `bertfit train` as a command, and of its steps alone."""
+    file = scratch / "reviews.jsonl"
+    with file.open("w", encoding="utf-8") as stream:
+        for row, text in enumerate(texts):  # a number makes the made-up ones distinct
+            record = {"text": f"{text} {row}", "label": LABEL_NAMES[row % 2]}
+            stream.write(json.dumps(record) + "\n")
+    command = [sys.executable, "-m", "bertfit.cli.main", "train", str(file)]
+    command += ["--output", str(scratch / "run"), "--model", str(folder), "--recipe", "notebook"]
+    command += ["--max-length", str(length), "--no-baseline", "--json"]
+    command += ["--set", "keep_encoded=off"]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode != 0:
+        sys.exit(f"bertfit train failed: {done.stderr}")
+    steps = json.loads(done.stdout)["training"]["train_seconds"]
+    print(f"whole job: {seconds:.1f} s, its steps {steps:.1f} s", flush=True)
+    return {"seconds_with_start": seconds, "seconds_of_steps": steps}
+
+
+if __name__ == "__main__":
+    main()
