@@ -52,6 +52,18 @@ def test_nothing_that_training_prints_is_wider_than_80_columns(trained):
     assert [line for line in output.splitlines() if len(line) > 80 and str(run) not in line] == []
 
 
+def test_packing_and_the_token_budget_are_taken_from_the_command(trained, tmp_path):
+    run, data, _output = trained
+    command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]
+    command += ["--epochs", "1", "--no-baseline", "--token-budget", "40", "--set", "packing=on"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "Packing: on (asked for;" in result.output
+    settings = json.loads((tmp_path / "run" / "bertfit.json").read_text())["settings"]
+    assert settings["micro_batch_tokens"] == {"value": 40, "origin": "option"}
+    assert settings["packing"] == {"value": "on", "origin": "--set"}
+
+
 def test_predict_prints_label_and_confidence_for_each_text(trained):
     result = runner.invoke(app, ["predict", str(trained[0]), "good fine film", "bad awful plot"])
     lines = result.stdout.splitlines()

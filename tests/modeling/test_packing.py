@@ -17,7 +17,7 @@ from bertfit.modeling import packed_attention
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
 from bertfit.modeling.forward import compute_logits, compute_packed_logits
-from bertfit.modeling.pack import Pack, computing, current_pack
+from bertfit.modeling.pack import Pack, computing, current_pack, mean_tokens
 from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
 from bertfit.modeling.packing import NAME, plan_packing, set_up_packing, takes_packs
 from bertfit.modeling.precision import Precision, choose_precision
@@ -109,6 +109,14 @@ def test_each_pooling_of_modernbert_is_kept(pooling):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for name, gradient in gradients(packed, found).items():
         torch.testing.assert_close(gradient, expected_gradients[name], atol=1e-5, rtol=1e-5)
+
+
+def test_means_of_long_texts_are_exact_in_bfloat16():
+    pack = Pack.build(np.array([0, 700, 702], dtype=np.int32), CPU)
+    hidden = torch.cat([torch.full((1, 700, 4), 0.5), torch.full((1, 2, 4), 3.0)], dim=1)
+    means = mean_tokens(hidden.bfloat16(), pack)
+    assert means.dtype == torch.bfloat16
+    assert means[:, 0, 0].tolist() == [0.5, 3.0]
 
 
 def test_modernberts_windows_matter_in_these_tests():

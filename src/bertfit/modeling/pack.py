@@ -90,6 +90,8 @@ def mean_tokens(hidden_1ND: torch.Tensor, pack: Pack) -> torch.Tensor:
     texts = torch.arange(pack.num_texts, device=hidden_1ND.device)
     # The size is given, or a GPU would be waited for to learn it.
     text_of_token = texts.repeat_interleave(pack.lengths, output_size=num_tokens)
-    sums_SD = hidden_1ND.new_zeros(pack.num_texts, hidden_1ND.shape[-1])
-    sums_SD = sums_SD.index_add(0, text_of_token, hidden_1ND[0])
-    return (sums_SD / pack.lengths.unsqueeze(1)).unsqueeze(1)
+    # In float32: a sum of some hundred tokens kept in bfloat16 stops growing.
+    hidden_ND = hidden_1ND[0].float()
+    sums_SD = hidden_ND.new_zeros(pack.num_texts, hidden_ND.shape[-1])
+    means_SD = sums_SD.index_add(0, text_of_token, hidden_ND) / pack.lengths.unsqueeze(1)
+    return means_SD.unsqueeze(1).to(hidden_1ND.dtype)
