@@ -47,8 +47,9 @@ def main() -> None:
             print(f"{name}, {length} tokens, {len(rows):,} reviews", flush=True)
             result = compare(folder, rows, max_length=length, rounds=arguments.rounds)
             measured.append({"model": name, "max_length": length, **result})
+    of_what = [*arguments.models, *(str(length) for length in arguments.lengths)]
     write_result(
-        "against-peers",
+        "-".join(["against-peers", *of_what]),
         {
             "num_threads": torch.get_num_threads(),
             "num_rows": len(rows),
