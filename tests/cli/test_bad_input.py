@@ -187,6 +187,13 @@ CASES = [
     data_case("bytes that are not UTF-8", GOOD_ROWS.encode() + b"caf\xe9,pos\n", "UTF-8"),
     data_case("a NUL byte", GOOD_ROWS + "a\0b,pos\n", "bad.csv:22:"),
     data_case("a quote that is never closed", GOOD_ROWS + '"fine film,pos\n', "bad.csv:22:"),
+    Case(
+        "a validation file with one class",
+        f"{GOOD} --validation half.csv",
+        3,
+        "one class only",
+        both(good, text("half.csv", "text,label\nlovely,pos\nnice,pos\n")),
+    ),
     data_case("a single class", "text,label\ngood,pos\nfine,pos\n", "at least 2 labels"),
     data_case("several faults at once", GOOD_ROWS + ",pos\nfine\nx,\n", "3 problems"),
     data_case(

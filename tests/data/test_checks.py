@@ -36,9 +36,16 @@ def write(path, rows):
 
 
 def test_good_data_passes():
-    checked = check(GOOD, validation=GOOD[:1], test=GOOD)
-    assert [len(checked.train), len(checked.validation), len(checked.test)] == [2, 1, 2]
+    checked = check(GOOD, validation=[*GOOD, GOOD[0]], test=GOOD)
+    assert [len(checked.train), len(checked.validation), len(checked.test)] == [2, 3, 2]
     assert (checked.label_names, checked.skipped) == (("neg", "pos"), ())
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+@pytest.mark.parametrize("on_bad_row", ["error", "skip"])
+def test_a_part_with_one_class_is_refused(part, on_bad_row):
+    message = refuse(GOOD, **{part: [GOOD[0], BAD]}, on_bad_row=on_bad_row)
+    assert "rows: all rows have the label 'pos': a part with one class only cannot tell" in message
 
 
 def test_parts_that_are_not_given_are_none():

@@ -71,6 +71,7 @@ def check_training_data(
         if part is not None and label_names:
             known = f"does not occur in the training data, which has {list_names(label_names)}"
             _drop_unknown_labels(part, label_names, known)
+            _check_labels_differ(part)
     skipped = _settle([part for part in parts if part], on_bad_row, verb="trained")
     datasets = [None if part is None else part.dataset for part in parts]
     assert datasets[0] is not None  # else _settle had raised
@@ -160,6 +161,17 @@ def _find_label_names(train: _Part) -> tuple[str, ...]:
         message = f"all rows have the label {label_names[0]!r}; at least 2 labels are needed"
         train.source_faults.append(Fault(train.source, None, message))
     return label_names
+
+
+def _check_labels_differ(part: _Part) -> None:
+    """Refuse a part that holds one class only: whatever answers that class is perfect on it."""
+    if part.dataset is None or len(part.dataset) == 0 or len(set(part.dataset.labels)) > 1:
+        return
+    message = (
+        f"all rows have the label {part.dataset.labels[0]!r}: a part with one class only cannot "
+        "tell a good model from one that always answers so. Mix the rows before cutting parts off"
+    )
+    part.source_faults.append(Fault(part.source, None, message))
 
 
 def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) -> None:
