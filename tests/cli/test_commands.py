@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bertfit.cli.main import app
+from bertfit.cli.main import app, main
 
 runner = CliRunner()
 
@@ -143,6 +143,22 @@ def test_help_fits_into_80_columns(verb):
 def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
     bertfit = Path(sys.executable).with_name("bertfit")
     command = f"yes 'good fine film' | head -n 20000 | {bertfit} predict {trained[0]} | head -n 1"
+    command = f"{command}; exit ${{PIPESTATUS[2]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("pos")
     assert "Traceback" not in done.stderr
+    assert done.returncode == 0
+
+
+def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bertfit.data.imdb.prepare_imdb", interrupted)
+    monkeypatch.setattr(
+        sys, "argv", ["bertfit", "prepare", "imdb", "--source", "a", "--output", "b"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Interrupted; nothing half-made was left behind.\n"

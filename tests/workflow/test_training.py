@@ -17,7 +17,9 @@ from bertfit.config import resolve_settings
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
 from bertfit.evaluation.predictions import read_predictions
 from bertfit.modeling.packing import takes_packs
-from bertfit.training import loop, measuring
+from bertfit.run_directory import Staging, read_record
+from bertfit.training import loop, measuring, trainer
+from bertfit.workflow import training
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
@@ -491,6 +493,32 @@ def test_an_interruption_while_judging_keeps_the_model(
     train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, listener=listener)
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
     assert listener.notes[-1] == f"Interrupted: {message}"
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (trainer._Run, "restore_best"),
+        (training, "make_record"),
+        (training, "write_side_files"),
+        (Staging, "publish"),
+    ],
+)
+def test_an_interruption_while_finishing_keeps_the_run(train, tmp_path, monkeypatch, place, name):
+    work = getattr(place, name)
+
+    def interrupted(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return work(*args, **options)
+
+    train(tmp_path / "run", baseline=False)
+    old = read_record(tmp_path / "run")
+    monkeypatch.setattr(place, name, interrupted)
+    result = train(tmp_path / "run", baseline=False, overwrite=True, seed=5)
+    record = read_record(tmp_path / "run")
+    assert record["settings"]["seed"]["value"] == 5 != old["settings"]["seed"]["value"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert result.outcome.interrupted == (name == "restore_best")
 
 
 def test_what_was_scored_before_an_interruption_is_kept(train, tmp_path, make_reviews):

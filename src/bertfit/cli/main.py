@@ -53,12 +53,27 @@ def _root(
     """Turns labelled text into a BERT classifier that people can trust."""
 
 
+def _find_hidden_cause(end: SystemExit) -> BaseException | None:
+    """Return the Ctrl-C or the broken pipe that typer turned into a bare exit code, if one is."""
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, (KeyboardInterrupt, BrokenPipeError)):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
 def main() -> None:
     """Run the command line; every error becomes a message and an exit code."""
     # The bars of transformers and the hub would tear ours apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
+    except SystemExit as end:
+        cause = _find_hidden_cause(end)
+        if cause is None:
+            raise
+        from bertfit.cli.terminal import exit_code_of
+
+        sys.exit(exit_code_of(cause))
     except Exception as error:  # noqa: BLE001 (the outermost place: what is unknown is raised again)
         from bertfit.cli.terminal import exit_code_of
 

@@ -116,8 +116,9 @@ def fit(
                     break
     finally:
         weights.release()
-    run.restore_best()
-    return run.outcome(interrupted=interruption.requested)
+    with catch_interrupts() as late:
+        run.restore_best()
+    return run.outcome(interrupted=interruption.requested or late.requested)
 
 
 def choose_selection_metric(settings: TrainSettings, label_ids: np.ndarray) -> str:

@@ -20,6 +20,7 @@ from bertfit.errors import ConfigError
 from bertfit.files import write_json
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, refuse_existing, stage_run
+from bertfit.training.interruption import catch_interrupts
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
 from bertfit.workflow.recording import LogKeeper, write_log
 from bertfit.workflow.reporting import renew_report
@@ -63,7 +64,8 @@ class _Best:
         _note_seeds(record["seeds"], num_seeds, log)
         write_log(self.staging, log)
         renew_report(self.staging, record, log=log)
-        self.staging.publish(record)
+        with catch_interrupts():  # between two renames, neither run stands
+            self.staging.publish(record)
         return record
 
     def record(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
+from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.measuring import measure_speed
 from bertfit.training.trainer import TrainingOutcome, fit
@@ -114,7 +115,8 @@ def train(
             fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
             log=log,
         )
-        staging.publish(finished.record)
+        with catch_interrupts():  # between two renames, neither the old run nor the new one stands
+            staging.publish(finished.record)
     return finished.result(Path(output), rows)
 
 
@@ -178,19 +180,20 @@ def make_run(
     judged = _Judged(learned.probabilities if learned is not None else None)
     _judge(judged, rows, model, outcome=outcome, fit_baselines=fit_baselines, listener=log)
     evaluation, baselines = judged.evaluation, judged.baselines
-    test = _compare(evaluation, baselines, rows) if evaluation is not None else None
-    record = make_record(resolved, rows, model=model, outcome=outcome, test=test, log=log)
-    record |= record_confidence(learned)
-    keep_predictions(
-        staging,
-        rows,
-        model=model,
-        validation_probabilities=judged.validation_probabilities,
-        evaluation=evaluation,
-    )
-    if baselines is not None:
-        write_baselines(staging, baselines)
-    write_side_files(staging, record, model=model, outcome=outcome, log=log)
+    with catch_interrupts():  # what is left takes a moment: to give it up would lose the training
+        test = _compare(evaluation, baselines, rows) if evaluation is not None else None
+        record = make_record(resolved, rows, model=model, outcome=outcome, test=test, log=log)
+        record |= record_confidence(learned)
+        keep_predictions(
+            staging,
+            rows,
+            model=model,
+            validation_probabilities=judged.validation_probabilities,
+            evaluation=evaluation,
+        )
+        if baselines is not None:
+            write_baselines(staging, baselines)
+        write_side_files(staging, record, model=model, outcome=outcome, log=log)
     add_report(
         staging, record, rows=rows, model=model, learned=learned, evaluation=evaluation, log=log
     )
