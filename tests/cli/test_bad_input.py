@@ -428,6 +428,8 @@ CASES = [
     ),
     Case("a label that the model does not know", "evaluate tiny good.csv", 3, "good.csv:2:", good),
     Case("nothing to predict", "predict tiny", 3, "no text", stdin=b"\n\n"),
+    Case("a column of texts without a file", "predict tiny hi --text-column x", 2, "--file"),
+    Case("JSON to a CSV file", "predict tiny hi --json --output o.csv", 2, "--json writes"),
     Case("texts and a file", "predict tiny hello --file good.csv", 2, "not both", good),
     Case("a confidence out of range", "predict tiny hi --abstain-below 90", 2, "at most 1"),
     Case(

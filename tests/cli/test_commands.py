@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,43 @@ def test_predict_reads_standard_input_line_by_line(trained):
         app, ["predict", str(trained[0])], input="good fine film\nbad awful plot\n"
     )
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["pos", "neg"]
+
+
+def test_predictions_of_standard_input_keep_their_line_numbers(trained):
+    lines = b"good fine film\n\n\xff\nbad awful plot\n"
+    command = ["predict", str(trained[0]), "--json", "--on-bad-row", "skip"]
+    result = runner.invoke(app, command, input=lines)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["line"], row["label"]) for row in rows] == [(1, "pos"), (4, "neg")]
+    assert "1 blank line was passed over." in result.stderr
+    assert "Skipped 1 bad row:\n  standard input:3: the line is not UTF-8" in result.stderr
+
+
+def test_a_long_list_of_skipped_rows_says_how_many_more_there_are(trained, tmp_path):
+    data = tmp_path / "bad.csv"
+    data.write_text("text,label\ngood fine film,pos\n" + ",neg\n" * 25, encoding="utf-8")
+    command = ["evaluate", str(trained[0]), str(data), "--on-bad-row", "skip"]
+    told = runner.invoke(app, command).stdout
+    assert "Skipped 25 bad rows:" in told
+    assert "… and 5 more" in told
+    listed = json.loads(runner.invoke(app, [*command, "--json"]).stdout)["skipped"]
+    assert listed == [f"{data}:{line}: the text is empty" for line in range(3, 28)]
+
+
+def test_prepare_tells_counts_in_words(tmp_path):
+    for split, kind in itertools.product(("train", "test"), ("neg", "pos")):
+        folder = tmp_path / "aclImdb" / split / kind
+        folder.mkdir(parents=True)
+        (folder / "0_5.txt").write_text("a film")
+        (folder / "notes").write_text("none")
+    output = tmp_path / "out"
+    told = runner.invoke(
+        app, ["prepare", "imdb", "--source", str(tmp_path), "--output", str(output)]
+    ).stdout
+    assert "imdb_train.jsonl: 2 rows" in told
+    assert "Reviews in the source: train/neg 1, train/pos 1, test/neg 1" in told
+    assert "Passed over 4 files whose names are not those of reviews." in told
+    assert "Differs: reviews in train/neg: 1; published: 12,500" in told
 
 
 def test_predict_json_is_one_object_per_text(trained):
@@ -155,9 +194,8 @@ def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bertfit.data.imdb.prepare_imdb", interrupted)
-    monkeypatch.setattr(
-        sys, "argv", ["bertfit", "prepare", "imdb", "--source", "a", "--output", "b"]
-    )
+    command = "bertfit prepare imdb --source a --output b"
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 130

@@ -48,6 +48,11 @@ def test_a_part_with_one_class_is_refused(part, on_bad_row):
     assert "rows: all rows have the label 'pos': a part with one class only cannot tell" in message
 
 
+def test_a_misspelt_label_is_told_as_that_alone_unless_it_is_skipped():
+    assert "1 problem in the data" in refuse(GOOD, validation=[GOOD[1], ODD])
+    assert "one class only" in refuse(GOOD, validation=[GOOD[1], ODD], on_bad_row="skip")
+
+
 def test_parts_that_are_not_given_are_none():
     checked = check(GOOD)
     assert (checked.validation, checked.test) == (None, None)

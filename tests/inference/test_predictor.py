@@ -13,7 +13,7 @@ import torch
 
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
-from bertfit.errors import ConfigError, ModelError, RunError
+from bertfit.errors import ConfigError, DataError, ModelError, RunError
 from bertfit.inference import predictor
 from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.modeling.fast_path import plug_in
@@ -88,6 +88,20 @@ def test_a_single_string_is_one_text(classifier):
 @pytest.mark.parametrize("make", [tuple, iter, pd.Series, np.array])
 def test_any_iterable_of_texts_will_do(classifier, make):
     assert classifier.predict(make(TEXTS)) == classifier.predict(TEXTS)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array])
+def test_a_text_may_be_a_list_of_tokens(classifier, make):
+    tokens = [make(text.split()) for text in ("good film", "a bad film")]
+    assert classifier.predict(tokens) == classifier.predict(["good film", "a bad film"])
+
+
+@pytest.mark.parametrize("odd", [None, 1, float("nan"), ["a", 1]])
+def test_what_is_no_text_is_named_with_its_place(classifier, odd):
+    with pytest.raises(DataError, match=r"texts\[1\] is .*a string or a list of strings"):
+        classifier.predict(["good", odd])
+    with pytest.raises(DataError, match="expected a string, strings or a table, got 5"):
+        classifier.predict(5)
 
 
 def test_a_data_frame_has_one_prediction_a_row(classifier):

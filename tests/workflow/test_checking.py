@@ -159,9 +159,9 @@ def test_a_training_gives_the_score_without_rows_of_seen_groups(train, make_revi
 
 
 def test_without_leaks_there_is_one_score(train, make_reviews):
-    result, record = train(
-        make_reviews(60), test=[{"text": "plot was bad bad bad", "label": "neg"}]
-    )
+    unseen = [("plot was bad bad bad", "neg"), ("plot was fine fine fine", "pos")]
+    test = [{"text": text, "label": label} for text, label in unseen]
+    result, record = train(make_reviews(60), test=test)
     assert result.test.without_leaks is None
     assert result.test.without_groups is None
     assert record["scores"]["test_without_leaks"] is None

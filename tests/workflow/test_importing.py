@@ -245,6 +245,11 @@ def test_a_wrong_number_of_label_names_is_explained(run_import):
     )
 
 
+@pytest.mark.parametrize("names", [("neg", "neg"), ("neg", "")])
+def test_label_names_that_do_not_differ_are_refused(run_import, names):
+    assert "expected names that differ, got 'neg', " in error_of(run_import, label_names=names)
+
+
 def test_a_wrong_number_of_heads_is_explained(run_import):
     assert error_of(run_import, num_heads=3) == ("--num-heads: the width 8 is not a multiple of 3")
 

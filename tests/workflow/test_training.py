@@ -310,6 +310,16 @@ def test_skipped_rows_are_counted_and_listed(train, tmp_path, make_reviews):
     assert len(record["data"]["skipped"]) == 1
 
 
+def test_of_very_many_skipped_rows_the_first_are_noted(train, tmp_path, make_reviews):
+    rows = [*make_reviews(40), *[{"text": "", "label": "pos"}] * 23]
+    listener = Recorder()
+    result = train(
+        tmp_path / "run", rows, baseline=False, epochs=1, on_bad_row="skip", listener=listener
+    )
+    assert "  … and 3 more, which bertfit.json lists" in listener.notes
+    assert len(read_record(result.run)["data"]["skipped"]) == 23
+
+
 def test_truncated_training_rows_are_counted(train, tmp_path):
     listener = Recorder()
     train(tmp_path / "run", max_length=6, truncation="tail", epochs=1, listener=listener)

@@ -11,7 +11,7 @@ import typer
 from bertfit.cli.options import (
     Device,
     Dtype,
-    GroupColumn,
+    IntervalGroupColumn,
     Json,
     LabelColumn,
     OnBadRow,
@@ -35,7 +35,7 @@ def evaluate(
     as_json: Json = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
+    group_column: IntervalGroupColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: Dtype = None,

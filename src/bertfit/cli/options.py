@@ -18,6 +18,10 @@ LabelColumn = Annotated[
 GroupColumn = Annotated[
     str | None, typer.Option(help="Rows equal in this column are not split apart.")
 ]
+IntervalGroupColumn = Annotated[
+    str | None,
+    typer.Option("--group-column", help="Rows equal in this column are resampled together."),
+]
 OnBadRow = Annotated[
     Literal["error", "skip"] | None,
     typer.Option(help="Stop at bad rows (default), or leave them out and list them."),
@@ -39,7 +43,7 @@ KeepTexts = Annotated[
     bool | None,
     typer.Option("--keep-texts/--no-texts", help="Keep texts of errors for the report (default)."),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Type of the arithmetic.")
 ]
@@ -50,15 +54,17 @@ TokenBudget = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the rows.")]
-BatchSize = Annotated[int | None, typer.Option(help="Rows per step.")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate.")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens per text.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the rows (3, or more of few rows).")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows per step (32).")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (5e-5).")]
+MaxLength = Annotated[
+    int | None, typer.Option(help="Tokens per text (the model's limit, or the longest text's).")
+]
 TruncationOption = Annotated[
     str | None,
-    typer.Option("--truncation", help="head, tail or head+tail of longer texts."),
+    typer.Option("--truncation", help="head (default), tail or head+tail of longer texts."),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random (0).")]
 Seeds = Annotated[
     int | None,
     typer.Option(help="Train this many times, seed by seed, and keep the best on validation."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ import typer
 from bertfit.cli.options import Device, Dtype, OnBadRow, Run, TextColumn
 
 if TYPE_CHECKING:
+    from bertfit.errors import Fault
     from bertfit.inference.predictor import Prediction, TextClassifier
     from bertfit.workflow.predicting import NumberedPrediction, PredictionCount
 
@@ -21,7 +22,7 @@ def predict(
     run: Run,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts; none reads lines from standard input."),
+        typer.Argument(metavar="TEXT", help="Texts; none reads lines from standard input."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="Predict the rows of a CSV, TSV, JSONL or Parquet file.")
@@ -49,26 +50,29 @@ def predict(
     )
 
     _check_arguments(texts, file, output, abstain_below)
+    _check_combination(file, output, text_column=text_column, as_json=as_json)
     from bertfit.inference.predictor import TextClassifier
 
     classifier = TextClassifier.load(run, device=device or "auto", dtype=dtype or "float32")
     _tell_expectation(classifier, abstain_below)
-    count = PredictionCount()
+    count, policy = PredictionCount(), on_bad_row or "error"
     if file is not None:
         predictions = predict_rows(
             classifier,
             file,
             count,
             columns=Columns(text=text_column),
-            on_bad_row=on_bad_row or "error",
+            on_bad_row=policy,
             abstain_below=abstain_below,
         )
     else:
         lines = texts or _decode_stdin()
-        predictions = predict_lines(classifier, lines, count, abstain_below=abstain_below)
+        predictions = predict_lines(
+            classifier, lines, count, on_bad_row=policy, abstain_below=abstain_below
+        )
     if output is None:
-        for _line, text, prediction in predictions:
-            _print_prediction(text, prediction, as_json=as_json)
+        for line, text, prediction in predictions:
+            _print_prediction(line, text, prediction, as_json=as_json)
     else:
         write_predictions(_watch(predictions, count), output, label_names=classifier.label_names)
     _tell_outcome(count, output)
@@ -92,6 +96,18 @@ def _check_arguments(
         raise ConfigError(f"--file: {file} does not exist")
     if output is not None:
         check_output(output)
+
+
+def _check_combination(
+    file: Path | None, output: Path | None, *, text_column: str | None, as_json: bool
+) -> None:
+    """Refuse options that would do nothing."""
+    from bertfit.errors import ConfigError
+
+    if text_column is not None and file is None:
+        raise ConfigError("--text-column: only the rows of a --file have columns")
+    if as_json and output is not None and output.suffix not in {".jsonl", ".json"}:
+        raise ConfigError(f"--json writes JSON lines, but --output names {output.name}")
 
 
 def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -> None:
@@ -126,11 +142,11 @@ def _refuse_nothing(count: PredictionCount) -> None:
         raise DataError("there was no text to predict", faults=count.skipped)
 
 
-def _print_prediction(text: str, prediction: Prediction, *, as_json: bool) -> None:
+def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: bool) -> None:
     from bertfit.workflow.predicting import prediction_to_json
 
     if as_json:
-        value = prediction_to_json(text, prediction)
+        value = {"line": line, **prediction_to_json(text, prediction)}
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     else:
         shown = " ".join(text.split())
@@ -139,28 +155,30 @@ def _print_prediction(text: str, prediction: Prediction, *, as_json: bool) -> No
 
 
 def _tell_outcome(count: PredictionCount, output: Path | None) -> None:
-    from bertfit.cli.terminal import error_console
+    from bertfit.cli.terminal import error_console, show_skipped
 
     _refuse_nothing(count)
     if output is not None:
-        error_console.print(f"{count.num_rows:,} predictions are in {output}.", soft_wrap=True)
+        told = "1 prediction is" if count.num_rows == 1 else f"{count.num_rows:,} predictions are"
+        error_console.print(f"{told} in {output}.", soft_wrap=True)
     if count.num_abstained:
         share = count.num_abstained / count.num_rows
         told = f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({share:.1%})."
         error_console.print(told, highlight=False)
-    if count.skipped:
-        error_console.print(f"Skipped {len(count.skipped):,} bad rows:", style="yellow")
-        for fault in count.skipped[:20]:
-            error_console.print(f"  {fault}", markup=False, soft_wrap=True)
+    if count.num_blank:
+        told = (
+            "1 blank line was" if count.num_blank == 1 else f"{count.num_blank:,} blank lines were"
+        )
+        error_console.print(f"{told} passed over.", highlight=False)
+    show_skipped(error_console, count.skipped)
 
 
-def _decode_stdin() -> Iterable[str]:
-    from bertfit.errors import DataError
+def _decode_stdin() -> Iterator[str | Fault]:
+    from bertfit.errors import Fault
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"standard input:{number}: the line is not UTF-8 (byte {error.start + 1})"
-            ) from None
+            message = f"the line is not UTF-8 (byte {error.start + 1})"
+            yield Fault("standard input", number, message)

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from bertfit.cli.terminal import show_skipped
 from bertfit.reporting.comparison import (
     error_table,
     seed_table,
@@ -102,10 +103,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
         told = describe_threshold(evaluation.threshold, scores.label_names[1])
         console.print(f"{told}.", markup=False)
     console.print(_describe_intervals(evaluation))
-    if evaluation.skipped:
-        console.print(f"Skipped {len(evaluation.skipped):,} bad rows:", style="yellow")
-        for fault in evaluation.skipped[:20]:
-            console.print(f"  {fault}", markup=False, soft_wrap=True)
+    show_skipped(console, evaluation.skipped)
 
 
 def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int) -> None:
@@ -185,9 +183,13 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
 
 def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None:
     """Show what was written, and how it differs from the official counts."""
-    for name, value in dataclasses.asdict(counts).items():
-        if name != "differences":
-            console.print(f"{name}: {value}", markup=False)
+    for name, num_rows in counts.num_rows.items():
+        console.print(f"{name}: {num_rows:,} rows", markup=False)
+    told = ", ".join(f"{shelf} {count:,}" for shelf, count in counts.num_per_shelf.items())
+    console.print(f"Reviews in the source: {told}.", markup=False)
+    if counts.num_skipped:
+        files = "1 file" if counts.num_skipped == 1 else f"{counts.num_skipped:,} files"
+        console.print(f"Passed over {files} whose names are not those of reviews.")
     for difference in counts.differences:
         console.print(f"Differs: {difference}", style="yellow", markup=False)
     if not counts.differences:

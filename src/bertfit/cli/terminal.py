@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -20,13 +21,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bertfit.errors import BertfitError
+from bertfit.errors import BertfitError, Fault
 
 console = Console(highlight=False, stderr=False)
 error_console = Console(highlight=False, stderr=True)
 
 _BAR_WIDTH = 16
 _QUIET_SECONDS = 10.0
+_MOST_SKIPPED_SHOWN = 20
 
 
 class Terminal:
@@ -98,6 +100,18 @@ class Terminal:
             self._last_line = now
             of_total = "" if total is None else f"/{total}"
             self._console.print(f"{task}: {done}{of_total} {detail}".rstrip(), markup=False)
+
+
+def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
+    """Count and list the rows that were left out; of very many, the first."""
+    if not faults:
+        return
+    rows = "1 bad row" if len(faults) == 1 else f"{len(faults):,} bad rows"
+    out.print(f"Skipped {rows}:", style="yellow")
+    for fault in faults[:_MOST_SKIPPED_SHOWN]:
+        out.print(f"  {fault}", markup=False, soft_wrap=True)
+    if len(faults) > _MOST_SKIPPED_SHOWN:
+        out.print(f"  … and {len(faults) - _MOST_SKIPPED_SHOWN:,} more")
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -70,8 +70,10 @@ def check_training_data(
     for part in parts[1:]:
         if part is not None and label_names:
             known = f"does not occur in the training data, which has {list_names(label_names)}"
+            as_given = part.dataset
             _drop_unknown_labels(part, label_names, known)
-            _check_labels_differ(part)
+            # A misspelt label is a fault of its own, not a class that is missing.
+            _check_labels_differ(part, part.dataset if on_bad_row == "skip" else as_given)
     skipped = _settle([part for part in parts if part], on_bad_row, verb="trained")
     datasets = [None if part is None else part.dataset for part in parts]
     assert datasets[0] is not None  # else _settle had raised
@@ -163,12 +165,12 @@ def _find_label_names(train: _Part) -> tuple[str, ...]:
     return label_names
 
 
-def _check_labels_differ(part: _Part) -> None:
+def _check_labels_differ(part: _Part, dataset: TextDataset | None) -> None:
     """Refuse a part that holds one class only: whatever answers that class is perfect on it."""
-    if part.dataset is None or len(part.dataset) == 0 or len(set(part.dataset.labels)) > 1:
+    if dataset is None or len(set(dataset.labels)) != 1:
         return
     message = (
-        f"all rows have the label {part.dataset.labels[0]!r}: a part with one class only cannot "
+        f"all rows have the label {dataset.labels[0]!r}: a part with one class only cannot "
         "tell a good model from one that always answers so. Mix the rows before cutting parts off"
     )
     part.source_faults.append(Fault(part.source, None, message))

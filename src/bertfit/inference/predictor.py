@@ -178,19 +178,25 @@ class TextClassifier:
         """Predict texts.
 
         Args:
-            texts: A string, strings (a list, a pandas Series, any iterable), or a DataFrame or
-                Arrow table with a text column.
+            texts: A string, texts (a list, a pandas Series, any iterable) that are strings or
+                lists of tokens, or a DataFrame or Arrow table with a text column.
             abstain_below: Give no label to texts whose confidence is below, in (0, 1]; None
                 labels all. `expect_selective` tells what it does.
 
         Raises:
             ConfigError: `abstain_below` is out of range.
-            DataError: A table has no text column, or a row of it has no text.
+            DataError: A table has no text column, a row of it has no text, or a text is neither
+                a string nor a list of strings.
         """
         if isinstance(texts, str):
             texts = [texts]
         elif hasattr(texts, "columns"):
             texts = list(self._texts_of_table(texts))
+        elif isinstance(texts, Iterable):
+            texts = [_join_tokens(text, place) for place, text in enumerate(texts)]
+        else:
+            message = f"texts: expected a string, strings or a table, got {texts!r}"
+            raise DataError(message)
         return list(self.predict_stream(texts, abstain_below=abstain_below))
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
@@ -246,6 +252,16 @@ class TextClassifier:
     def encoding_record(self) -> dict[str, Any]:
         """Return the encoding rule as it is stored in a run."""
         return dataclasses.asdict(self.rule)
+
+
+def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)
+    """Return a text as a string; a tokenizer would read a list of two as a pair of texts."""
+    if isinstance(text, str):
+        return text
+    tokens = text.tolist() if isinstance(text, np.ndarray) else text
+    if isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens):
+        return " ".join(tokens)
+    raise DataError(f"texts[{place}] is {text!r}; a string or a list of strings was expected")
 
 
 def _read_rule(run: Path, record: dict[str, Any]) -> EncodingRule:

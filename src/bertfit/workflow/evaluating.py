@@ -124,6 +124,7 @@ class Evaluation:
             "truncation": self.truncation,
             "dtype": self.dtype,
             "num_skipped": len(self.skipped),
+            "skipped": [str(fault) for fault in self.skipped],
             "slices": self.slices.to_json(),
         }
 

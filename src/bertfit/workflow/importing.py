@@ -51,9 +51,11 @@ def import_notebook(
         overwrite: Replace a run that stands at `output`.
 
     Raises:
+        ConfigError: The label names are no names, or do not fit the weights.
         ModelError: The weights are missing, pickled code, or not those of a BERT classifier.
         RunError: `output` is taken.
     """
+    _check_label_names(label_names)
     folder = Path(folder).expanduser()
     state = _read_state(folder)
     config = _infer_config(state, label_names, num_heads)
@@ -78,6 +80,14 @@ def import_notebook(
         staging.discard()
         raise
     return Path(output)
+
+
+def _check_label_names(label_names: Sequence[str]) -> None:
+    if not all(label_names) or len(set(label_names)) < len(label_names):
+        raise ConfigError(
+            f"--label-names: expected names that differ, got {', '.join(map(repr, label_names))}",
+            hint="Name every class once, in order of their ids.",
+        )
 
 
 def _read_state(folder: Path) -> dict[str, torch.Tensor]:

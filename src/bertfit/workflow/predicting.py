@@ -31,6 +31,8 @@ class PredictionCount:
     num_rows: int = 0
     num_abstained: int = 0
     """Rows that got no label."""
+    num_blank: int = 0
+    """Blank lines, which are passed over."""
     skipped: list[Fault] = field(default_factory=list)
 
 
@@ -74,34 +76,49 @@ def predict_rows(
 
     def good_rows() -> Iterator[tuple[int, str]]:
         for row in iter_rows(source, classifier.known_columns(columns), need_label=False):
-            if not isinstance(row, Fault):
-                yield row.line, row.text
-            elif on_bad_row == "skip":
-                count.skipped.append(row)
+            if isinstance(row, Fault):
+                _skip_or_raise(row, count, on_bad_row)
             else:
-                raise DataError(
-                    "a row cannot be predicted",
-                    faults=[row],
-                    hint="Mend the row, or leave such rows out with --on-bad-row skip.",
-                )
+                yield row.line, row.text
 
     return _predict_numbered(classifier, good_rows(), count, abstain_below)
 
 
 def predict_lines(
     classifier: TextClassifier,
-    lines: Iterable[str],
+    lines: Iterable[str | Fault],
     count: PredictionCount,
     *,
+    on_bad_row: OnBadRow = "error",
     abstain_below: float | None = None,
 ) -> Iterator[NumberedPrediction]:
-    """Yield (number, text, prediction) for each text; blank ones are passed over.
+    """Yield (number, text, prediction) for each text; blank ones are counted and passed over.
 
     Raises:
         ConfigError: `abstain_below` is out of range.
+        DataError: A line is a fault and `on_bad_row` is "error".
     """
-    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-    return _predict_numbered(classifier, numbered, count, abstain_below)
+
+    def good_lines() -> Iterator[tuple[int, str]]:
+        for number, line in enumerate(lines, 1):
+            if isinstance(line, Fault):
+                _skip_or_raise(line, count, on_bad_row)
+            elif line.strip():
+                yield number, line
+            else:
+                count.num_blank += 1
+
+    return _predict_numbered(classifier, good_lines(), count, abstain_below)
+
+
+def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -> None:
+    if on_bad_row != "skip":
+        raise DataError(
+            "a row cannot be predicted",
+            faults=[fault],
+            hint="Mend the row, or leave such rows out with --on-bad-row skip.",
+        )
+    count.skipped.append(fault)
 
 
 def write_predictions(

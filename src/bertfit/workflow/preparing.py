@@ -35,6 +35,7 @@ from bertfit.training.measuring import measure_token_budget
 from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
+_MOST_SKIPPED_TOLD = 20
 _DEFAULT_LENGTH_CAP = 8192
 """Where neither model nor tokenizer states a limit, no text is read beyond this many tokens."""
 
@@ -238,8 +239,11 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
     )
     if rows.checked.skipped:
         listener.note(f"Skipped {len(rows.checked.skipped):,} bad rows:")
-        for fault in rows.checked.skipped[:20]:
+        for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
             listener.note(f"  {fault}")
+        num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD
+        if num_more > 0:
+            listener.note(f"  … and {num_more:,} more, which bertfit.json lists")
 
 
 def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) -> None:
