@@ -55,7 +55,8 @@ def measure_speed(
         weights.drop_gradients()
     weights.release()
     rate = num_tokens / seconds
-    num_tokens_in_all = int(lengths.sum()) * choose_epochs(settings, len(lengths))
+    num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
+    num_tokens_in_all = int(lengths.sum()) * num_epochs
     return SpeedEstimate(rate, num_tokens_in_all / rate)
 
 

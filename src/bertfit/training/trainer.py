@@ -89,9 +89,10 @@ def fit(
     """
     metric = choose_selection_metric(settings, train.label_ids)
     lengths = train.encoded.lengths
+    num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
     epochs = [
         plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-        for epoch in range(choose_epochs(settings, len(train.label_ids)))
+        for epoch in range(num_epochs)
     ]
     weights = TrainedWeights(model, settings, precision)
     run = _Run(

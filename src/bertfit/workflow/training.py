@@ -133,7 +133,7 @@ def prepare_training(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
     refuse_impossible_aim(resolved.settings, rows.label_names)
-    resolved = _settle_epochs(resolved, len(rows.train), log)
+    resolved = _settle_epochs(resolved, rows, log)
     model = prepare_model(rows, resolved.settings, listener=log)
     return settle_token_budget(resolved, model, listener=log), rows, model
 
@@ -235,12 +235,16 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     return settings
 
 
-def _settle_epochs(resolved: ResolvedSettings, num_rows: int, log: Listener) -> ResolvedSettings:
+def _settle_epochs(
+    resolved: ResolvedSettings, rows: PreparedRows, log: Listener
+) -> ResolvedSettings:
     if resolved.settings.epochs is not None:
         return resolved
-    epochs = choose_epochs(resolved.settings, num_rows)
-    log.note(f"Epochs: {epochs}, chosen for {num_rows:,} training rows.")
-    return resolved.settle("epochs", epochs, origin=f"default for {num_rows} training rows")
+    num_rows, num_labels = len(rows.train), len(rows.label_names)
+    epochs = choose_epochs(resolved.settings, num_rows, num_labels=num_labels)
+    chosen_for = f"{num_rows:,} training rows of {num_labels} classes"
+    log.note(f"Epochs: {epochs}, chosen for {chosen_for}.")
+    return resolved.settle("epochs", epochs, origin=f"default for {chosen_for}")
 
 
 def _fit(
