@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 
 import pytest
 import torch
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bertfit.errors import ModelError
@@ -307,3 +310,20 @@ def test_transformers_is_quiet_only_while_loading(tiny_model_dir):
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     load_classifier(str(tiny_model_dir), ["neg", "pos"])
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [("I/O error: No space left on device (os error 28)", errno.ENOSPC), ("odd", errno.EIO)],
+)
+def test_a_full_disk_is_an_error_of_the_system(tiny_model_dir, tmp_path, monkeypatch, text, code):
+    """The library that writes the weights has an error class of its own."""
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+
+    def fail(*_args, **_options):
+        raise SafetensorError(text)
+
+    monkeypatch.setattr(type(model), "save_pretrained", fail)
+    with pytest.raises(OSError, match=os.strerror(code)) as caught:
+        save_model(model, tmp_path)
+    assert caught.value.errno == code

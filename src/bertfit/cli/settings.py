@@ -14,5 +14,7 @@ def settings() -> None:
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading, no_wrap=heading != "meaning")
     for name, (_kind, default, text) in describe_settings().items():
-        table.add_row(name, default.lower() if default == "None" else default, text)
+        # As --set and TOML want them.
+        shown = default.lower() if default in {"None", "True", "False"} else default
+        table.add_row(name, shown, text)
     console.print(table)

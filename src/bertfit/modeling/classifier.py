@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,8 +96,15 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
-    with _quiet_transformers():
-        model.save_pretrained(folder)
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet_transformers():
+            model.save_pretrained(folder)
+    except SafetensorError as error:  # what the system said stands in its text alone
+        found = re.search(r"os error (\d+)", str(error))
+        code = int(found[1]) if found else errno.EIO
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def restore_model(model: PreTrainedModel, folder: Path) -> None:
