@@ -54,6 +54,21 @@ def test_nothing_that_training_prints_is_wider_than_80_columns(trained):
     assert [line for line in output.splitlines() if len(line) > 80 and str(run) not in line] == []
 
 
+def test_predict_tells_how_many_texts_were_cut_and_where(trained):
+    run, _data, _output = trained
+    result = runner.invoke(app, ["predict", str(run), "good fine film", "bad awful plot film film"])
+    limit = json.loads((run / "bertfit.json").read_text())["encoding"]["max_length"]
+    assert " ".join(result.stderr.split()) == (
+        f"Truncated: 1 of 2 texts (50.0%) are longer than {limit} tokens; their head was read."
+    )
+
+
+def test_python_m_bertfit_is_the_command():
+    command = [sys.executable, "-m", "bertfit", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("bertfit ")
+
+
 def test_packing_and_the_token_budget_are_taken_from_the_command(trained, tmp_path):
     run, data, _output = trained
     command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 
@@ -245,9 +246,15 @@ def test_abstaining_leaves_out_the_label_and_nothing_else(classifier):
     plain = classifier.predict(TEXTS)
     least = sorted(prediction.confidence for prediction in plain)[2]
     for one, other in zip(plain, classifier.predict(TEXTS, abstain_below=least), strict=True):
-        assert other == Prediction(
-            one.label if one.confidence >= least else None, one.confidence, one.probabilities
-        )
+        label = one.label if one.confidence >= least else None
+        assert other == dataclasses.replace(one, label=label)
+
+
+def test_a_prediction_tells_whether_its_text_was_read_whole(classifier):
+    room = classifier.rule.max_length - 2
+    texts = [" ".join(["film"] * num_words) for num_words in (room + 1, room, 1)]
+    told = [prediction.is_truncated for prediction in classifier.predict(texts)]
+    assert told == [True, False, False]
 
 
 def test_an_abstention_is_shown_with_the_confidence():

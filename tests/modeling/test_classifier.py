@@ -242,11 +242,25 @@ def test_a_folder_without_config_is_no_model(tmp_path):
 
 def test_a_hub_name_without_network_says_how_to_go_on():
     message = error_of("no-such/model")
-    assert message.startswith("the model 'no-such/model' cannot be loaded: OSError: ")
+    assert message.startswith("the model 'no-such/model' cannot be loaded: OfflineModeIsEnabled: ")
     assert message.endswith(
         "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
         "the spelling, go online once, name a local folder, or use --model embedded."
     )
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    """Its client tries a download again and again, and would let a misspelt name wait for it."""
+    asked = []
+
+    def fail(_self, name, *, timeout):
+        asked.append((name, timeout))
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    message = error_of("no-such/model")
+    assert asked == [("no-such/model", 10.0)]
+    assert message.startswith("the model 'no-such/model' cannot be loaded: ConnectionError: Name")
 
 
 @pytest.mark.parametrize("name", ["bert--base", "-bert", "bert.git", "bert..base", "b" * 300])

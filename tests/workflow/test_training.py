@@ -168,6 +168,23 @@ def test_the_record_has_every_setting_with_its_origin(record):
     assert set(record["settings"]) == set(resolve_settings().to_json())
 
 
+def test_a_setting_that_was_left_open_is_recorded_as_it_was_settled(record):
+    settled = {
+        name: record["settings"][name] for name in ("max_length", "selection_metric", "device")
+    }
+    assert settled == {
+        "max_length": {
+            "value": record["encoding"]["max_length"],
+            "origin": "default, chosen for the texts and the model",
+        },
+        "selection_metric": {
+            "value": record["training"]["selection_metric"],
+            "origin": "default, chosen for the classes",
+        },
+        "device": {"value": "cpu", "origin": "default, chosen on this machine"},
+    }
+
+
 def test_the_record_has_the_rule_of_encoding(finished, record):
     assert record["encoding"] == {
         "max_length": 14,

@@ -75,7 +75,7 @@ def predict(
             _print_prediction(line, text, prediction, as_json=as_json)
     else:
         write_predictions(_watch(predictions, count), output, label_names=classifier.label_names)
-    _tell_outcome(count, output)
+    _tell_outcome(count, output, classifier)
 
 
 def _check_arguments(
@@ -154,7 +154,7 @@ def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: 
         sys.stdout.write(f"{prediction}\t{shown}\n")
 
 
-def _tell_outcome(count: PredictionCount, output: Path | None) -> None:
+def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextClassifier) -> None:
     from bertfit.cli.terminal import error_console, show_skipped
 
     _refuse_nothing(count)
@@ -164,6 +164,13 @@ def _tell_outcome(count: PredictionCount, output: Path | None) -> None:
     if count.num_abstained:
         share = count.num_abstained / count.num_rows
         told = f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({share:.1%})."
+        error_console.print(told, highlight=False)
+    if count.num_truncated:
+        share, rule = count.num_truncated / count.num_rows, classifier.rule
+        told = (
+            f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share:.1%}) are "
+            f"longer than {rule.max_length} tokens; their {rule.truncation} was read."
+        )
         error_console.print(told, highlight=False)
     if count.num_blank:
         told = (

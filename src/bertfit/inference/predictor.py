@@ -45,6 +45,9 @@ class Prediction:
     """Probability, in [0, 1], of the label, or of the one that would have been given."""
     probabilities: dict[str, float]
     """Every class with its probability, in order of their ids."""
+    is_truncated: bool = False
+    """Whether the text has more tokens than the model was trained to read, so that some are not
+    read."""
 
     def __str__(self) -> str:
         """Return, say, `pos (0.998)`."""
@@ -239,10 +242,11 @@ class TextClassifier:
         for encoded in make_ahead(self.encode(chunk) for chunk in chunks):
             probabilities = self.score(encoded)
             decided_ids = decide(probabilities, self.confidence.threshold).tolist()
-            for row, decided in zip(probabilities.tolist(), decided_ids, strict=True):
+            is_cut = (encoded.full_lengths > encoded.lengths).tolist()
+            for row, decided, cut in zip(probabilities.tolist(), decided_ids, is_cut, strict=True):
                 by_name = dict(zip(names, row, strict=True))
                 label = names[decided] if row[decided] >= least else None
-                yield Prediction(label, row[decided], by_name)
+                yield Prediction(label, row[decided], by_name, is_truncated=cut)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer; whoever loads it without bertfit cuts texts at the same length."""

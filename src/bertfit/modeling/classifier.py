@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST_NAME = 255
+_HUB_SECONDS = 10.0
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
@@ -176,7 +177,18 @@ def _locate(name: str) -> tuple[str, bool]:
         raise ModelError(f"expected a model folder, but {name} is a file")
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(f"the model folder {name} does not exist")
-    return name, _is_cached(name)
+    is_cached = _is_cached(name)
+    if not is_cached:
+        _ask_hub(name)
+    return name, is_cached
+
+
+def _ask_hub(name: str) -> None:
+    """Ask once whether the hub has the model: the download itself would retry for half a minute."""
+    from huggingface_hub import HfApi
+
+    with _explaining(name):
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
 
 
 def _is_cached(name: str) -> bool:

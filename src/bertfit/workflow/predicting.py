@@ -31,6 +31,8 @@ class PredictionCount:
     num_rows: int = 0
     num_abstained: int = 0
     """Rows that got no label."""
+    num_truncated: int = 0
+    """Rows that lost tokens."""
     num_blank: int = 0
     """Blank lines, which are passed over."""
     skipped: list[Fault] = field(default_factory=list)
@@ -171,6 +173,7 @@ def _predict_numbered(
         line, text = waiting.popleft()
         count.num_rows += 1
         count.num_abstained += prediction.label is None
+        count.num_truncated += prediction.is_truncated
         yield line, text, prediction
 
 
