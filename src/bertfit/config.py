@@ -24,6 +24,7 @@ from bertfit.threshold_aim import parse_threshold_aim
 
 Truncation = Literal["head", "tail", "head+tail"]
 TextCleaning = Literal["none", "html_breaks"]
+TextCleaningChoice = Literal["auto", "none", "html_breaks"]
 SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 FastPath = Literal["auto", "off"]
@@ -59,8 +60,8 @@ class TrainSettings:
     """Which part of a longer text is kept: its head, its tail, or head+tail."""
     head_fraction: float = 0.25
     """Share of the kept tokens taken from the head under head+tail, in (0, 1)."""
-    text_cleaning: TextCleaning = "none"
-    """none passes text as it is; html_breaks turns <br> tags into spaces, also when predicting."""
+    text_cleaning: TextCleaningChoice = "auto"
+    """html_breaks reads <br> tags as spaces, none as they are; auto: if 1 % of texts have them."""
     seed: int = 0
     """Seed of the split, the new weights, the order of rows and dropout, at least 0."""
     validation_fraction: float = 0.1
@@ -124,6 +125,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "epochs": 3,
         "max_length": 128,
         "truncation": "head",
+        "text_cleaning": "none",
         "selection_metric": "macro_f1",
         "calibration": "none",
     },

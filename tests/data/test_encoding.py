@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from bertfit.data.encoding import (
     EncodingRule,
-    clean_text,
     encode_texts,
     find_special_tokens,
     truncate,
@@ -197,19 +196,6 @@ def test_special_tokens_are_found_though_the_probe_is_unknown():
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     assert find_special_tokens(tokenizer) == ([1], [2])
-
-
-@pytest.mark.parametrize("tag", ["<br>", "<br/>", "<br />", "<BR>", "</br>", "< br >"])
-def test_html_breaks_become_spaces(tag):
-    assert clean_text(f"Great.{tag}Really.", "html_breaks") == "Great. Really."
-
-
-def test_other_tags_stay(tokenizer):
-    assert clean_text("<b>Great</b> <brief>", "html_breaks") == "<b>Great</b> <brief>"
-
-
-def test_without_cleaning_text_stays_as_it_is():
-    assert clean_text("Great.<br />", "none") == "Great.<br />"
 
 
 def test_encoding_applies_the_rules_cleaning(bert):

@@ -14,6 +14,7 @@ import torch
 import bertfit
 from bertfit import TextClassifier
 from bertfit.config import resolve_settings
+from bertfit.data.cleaning import clean_text
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
 from bertfit.evaluation.predictions import read_predictions
 from bertfit.modeling.packing import takes_packs
@@ -132,6 +133,41 @@ def test_the_pipeline_of_transformers_gives_the_same_probabilities(finished):
     for theirs, prediction in zip(classify(TEXTS), ours, strict=True):
         by_name = {entry["label"]: entry["score"] for entry in theirs}
         assert by_name == pytest.approx(prediction.probabilities, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cleaned(train, tmp_path_factory, make_reviews):
+    """Give a run on texts with HTML line breaks, and what was noted."""
+    rows = [{**row, "text": f"<br />{row['text']}<BR>"} for row in make_reviews(40)]
+    listener = Recorder()
+    run = tmp_path_factory.mktemp("cleaned") / "run"
+    return train(run, rows, baseline=False, listener=listener).run, listener.notes
+
+
+def test_html_breaks_are_cleaned_by_default_and_named(cleaned):
+    run, notes = cleaned
+    record = read_record(run)
+    assert record["encoding"]["text_cleaning"] == "html_breaks"
+    assert record["settings"]["text_cleaning"] == {
+        "value": "html_breaks",
+        "origin": "default, chosen for the texts",
+    }
+    assert any(note.startswith("HTML line breaks (<br />), which 100% of") for note in notes)
+
+
+def test_whoever_loads_the_run_reads_html_breaks_as_it_does(cleaned):
+    from transformers import pipeline
+
+    texts = ["a good<br />film", "bad<BR/><br>", "<br />the plot was poor"]
+    classify = pipeline("text-classification", model=str(cleaned[0]), top_k=None, device=-1)
+    loaded = TextClassifier.load(cleaned[0])
+    plain = [clean_text(text, "html_breaks") for text in texts]
+    for theirs, ours, wanted in zip(
+        classify(texts), loaded.predict(texts), loaded.predict(plain), strict=True
+    ):
+        assert ours == wanted
+        by_name = {entry["label"]: entry["score"] for entry in theirs}
+        assert by_name == pytest.approx(ours.probabilities, abs=1e-6)
 
 
 def test_the_history_has_the_notebooks_six_lists(finished):

@@ -7,13 +7,13 @@ post-processor places them, so a text that fits gives the ids that transformers 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bertfit.data.cleaning import clean_text
 from bertfit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from bertfit.config import TextCleaning, Truncation
 
-_HTML_BREAK = re.compile(r"<\s*/?\s*br\s*/?\s*>", re.IGNORECASE)
 _CHUNK_SIZE = 1024
 
 
@@ -149,16 +148,6 @@ def truncate(ids: Sequence[int], room: int, rule: EncodingRule) -> Sequence[int]
     num_head = min(max(round(room * rule.head_fraction), 1), room - 1) if room > 1 else 1
     num_tail = room - num_head
     return [*ids[:num_head], *ids[len(ids) - num_tail :]]
-
-
-def clean_text(text: str, cleaning: TextCleaning) -> str:
-    """Apply the named cleaning step.
-
-    Example:
-        >>> clean_text("Great.<br /><br />Really.", "html_breaks")
-        'Great.  Really.'
-    """
-    return _HTML_BREAK.sub(" ", text) if cleaning == "html_breaks" else text
 
 
 def find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -1,6 +1,6 @@
 """What damages a text: HTML that was left, control characters, letters decoded wrongly.
 
-Finds and counts; changes nothing. `encoding.clean_text` is the one step that does.
+Finds and counts; changes nothing. `cleaning.clean_text` is the one step that does.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from bertfit.data.encoding import clean_text
+from bertfit.data.cleaning import clean_text
 
 _HTML_TAG = re.compile(
     r"</?(?:a|abbr|b|big|blockquote|body|center|code|dd|div|dl|dt|em|font|form|h[1-6]|head|hr|html"

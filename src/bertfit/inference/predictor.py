@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
@@ -249,9 +250,11 @@ class TextClassifier:
                 yield Prediction(label, row[decided], by_name, is_truncated=cut)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer; whoever loads it without bertfit cuts texts at the same length."""
+        """Write the tokenizer; whoever loads it without bertfit cuts and cleans texts the same."""
         self.tokenizer.model_max_length = self.rule.max_length
         self.tokenizer.save_pretrained(folder)
+        if self.rule.text_cleaning == "html_breaks":
+            fold_cleaning(folder)
 
     def encoding_record(self) -> dict[str, Any]:
         """Return the encoding rule as it is stored in a run."""

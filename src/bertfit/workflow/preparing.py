@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings, TrainSettings
+from bertfit.config import ResolvedSettings, TextCleaning, TrainSettings
 from bertfit.data.checks import CheckedData, check_training_data
+from bertfit.data.cleaning import choose_cleaning, measure_html_breaks
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.duplicates import Dropped
 from bertfit.data.encoded_store import encode_or_reuse, find_store
@@ -122,7 +123,7 @@ def prepare_model(
     )
     for text in loaded.notes:
         listener.note(text)
-    rule = _choose_rule(settings, loaded)
+    rule = _choose_rule(settings, loaded, rows.train, listener)
     tokenizer = fast_tokenizer(loaded.tokenizer)
     store = find_store() if settings.keep_encoded == "auto" else None
     train, validation = (
@@ -203,7 +204,9 @@ def _note_fast_path(fast_path: FastPath | None, listener: Listener) -> None:
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 
 
-def _choose_rule(settings: TrainSettings, loaded: LoadedClassifier) -> EncodingRule:
+def _choose_rule(
+    settings: TrainSettings, loaded: LoadedClassifier, train: TextDataset, listener: Listener
+) -> EncodingRule:
     limit = find_length_limit(loaded.model, loaded.tokenizer)
     asked = settings.max_length
     if asked is not None and asked > limit:
@@ -214,8 +217,23 @@ def _choose_rule(settings: TrainSettings, loaded: LoadedClassifier) -> EncodingR
         max_length=asked or min(limit, _DEFAULT_LENGTH_CAP),
         truncation=settings.truncation,
         head_fraction=settings.head_fraction,
-        text_cleaning=settings.text_cleaning,
+        text_cleaning=_settle_cleaning(settings, train, listener),
     )
+
+
+def _settle_cleaning(
+    settings: TrainSettings, train: TextDataset, listener: Listener
+) -> TextCleaning:
+    if settings.text_cleaning != "auto":
+        return settings.text_cleaning
+    share = measure_html_breaks(train.texts)
+    cleaning = choose_cleaning(share)
+    if cleaning != "none":
+        listener.note(
+            f"HTML line breaks (<br />), which {share:.0%} of the training rows have, are read as "
+            "spaces, here and by the tokenizer that the run keeps."
+        )
+    return cleaning
 
 
 def _join(encoded: EncodedTexts, rows: TextDataset, classifier: TextClassifier) -> TrainingData:

@@ -156,6 +156,8 @@ def _settle_choices(
     used: dict[str, tuple[Any, str]] = {}
     if settings.max_length is None:
         used["max_length"] = classifier.rule.max_length, "for the texts and the model"
+    if settings.text_cleaning == "auto":
+        used["text_cleaning"] = classifier.rule.text_cleaning, "for the texts"
     if settings.selection_metric == "auto":
         used["selection_metric"] = outcome.selection_metric, "for the classes"
     if settings.device == "auto":

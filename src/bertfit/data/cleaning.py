@@ -1,0 +1,79 @@
+"""Text cleaning: named steps that a run records, and that its own tokenizer carries.
+
+A step is applied to the text before it is tokenized. The tokenizer that a run keeps applies it
+too, so that whoever loads the folder without bertfit reads texts as the model was trained to.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertfit.files import write_json
+
+if TYPE_CHECKING:
+    from bertfit.config import TextCleaning
+
+_BREAK_PATTERN = r"<\s*/?\s*br\s*/?\s*>"
+_HTML_BREAK = re.compile(_BREAK_PATTERN, re.IGNORECASE)
+_FOLDED_PATTERN = f"(?i){_BREAK_PATTERN}"
+_WORTH_CLEANING = 0.01
+"""Share of the texts, in [0, 1], from which on tags of line breaks are taken for markup."""
+
+
+def clean_text(text: str, cleaning: TextCleaning) -> str:
+    """Apply the named cleaning step.
+
+    Example:
+        >>> clean_text("Great.<br /><br />Really.", "html_breaks")
+        'Great.  Really.'
+    """
+    return _HTML_BREAK.sub(" ", text) if cleaning == "html_breaks" else text
+
+
+def measure_html_breaks(texts: Sequence[str]) -> float:
+    """Return the share of the texts, in [0, 1], that have HTML line breaks."""
+    has_break = sum("<" in text and _HTML_BREAK.search(text) is not None for text in texts)
+    return has_break / max(len(texts), 1)
+
+
+def choose_cleaning(break_share: float) -> TextCleaning:
+    """Return html_breaks where at least 1 % of the texts have HTML line breaks.
+
+    A break is four tokens that say nothing (`<`, `br`, `/`, `>`), and what is left out at a
+    length limit is text (docs/decisions/0008-html-breaks.md).
+    """
+    return "html_breaks" if break_share >= _WORTH_CLEANING else "none"
+
+
+def fold_cleaning(folder: Path) -> None:
+    """Make a saved tokenizer turn HTML line breaks into spaces itself.
+
+    Args:
+        folder: Holds tokenizer.json and tokenizer_config.json, which are changed.
+    """
+    from tokenizers import Regex, Tokenizer, normalizers
+
+    path = folder / "tokenizer.json"
+    if _has_cleaning(path):
+        return
+    tokenizer = Tokenizer.from_file(str(path))
+    steps = [normalizers.Replace(Regex(_FOLDED_PATTERN), " ")]
+    steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.save(str(path))
+    config_path = folder / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+    # A class named after a family may build its normalizer anew; this one takes the file as it is.
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(config_path, config)
+
+
+def _has_cleaning(path: Path) -> bool:
+    """Return whether the tokenizer comes from a run that folded the step in before."""
+    normalizer = json.loads(path.read_text(encoding="utf-8")).get("normalizer") or {}
+    steps = normalizer.get("normalizers", [])
+    return bool(steps) and steps[0].get("pattern") == {"Regex": _FOLDED_PATTERN}

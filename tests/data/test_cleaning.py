@@ -1,0 +1,76 @@
+"""Text cleaning, and the tokenizer that carries it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import transformers
+
+from bertfit.data.cleaning import choose_cleaning, clean_text, fold_cleaning, measure_html_breaks
+
+TAGS = ("<br>", "<br/>", "<br />", "<BR>", "</br>", "< br >")
+
+
+@pytest.fixture
+def folder(tiny_model_dir, tmp_path):
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_html_breaks_become_spaces(tag):
+    assert clean_text(f"Great.{tag}Really.", "html_breaks") == "Great. Really."
+
+
+def test_other_tags_stay():
+    assert clean_text("<b>Great</b> <brief>", "html_breaks") == "<b>Great</b> <brief>"
+
+
+def test_without_cleaning_text_stays_as_it_is():
+    assert clean_text("Great.<br />", "none") == "Great.<br />"
+
+
+def test_the_share_of_texts_with_breaks_is_measured():
+    assert measure_html_breaks(["a<br />b<br />", "a < b", "<brief>", "a"]) == 0.25
+    assert measure_html_breaks([]) == 0
+
+
+def test_breaks_are_cleaned_from_one_text_in_a_hundred_on():
+    assert [choose_cleaning(share) for share in (0, 0.009, 0.01, 1)] == [
+        "none",
+        "none",
+        "html_breaks",
+        "html_breaks",
+    ]
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_folded_tokenizer_cleans_by_itself(tiny_model_dir, folder, tag):
+    fold_cleaning(folder)
+    plain, folded = (
+        transformers.AutoTokenizer.from_pretrained(path) for path in (tiny_model_dir, folder)
+    )
+    dirty = f"a good{tag}film{tag}{tag}great"
+    assert folded(dirty)["input_ids"] == plain(clean_text(dirty, "html_breaks"))["input_ids"]
+    assert plain(dirty)["input_ids"] != folded(dirty)["input_ids"]
+
+
+def test_folding_changes_nothing_but_breaks(tiny_model_dir, folder):
+    fold_cleaning(folder)
+    before, after = (
+        transformers.AutoTokenizer.from_pretrained(path) for path in (tiny_model_dir, folder)
+    )
+    text = "A <b>good</b> film, not <brief> AND fine"
+    assert after(text)["input_ids"] == before(text)["input_ids"]
+    assert (after.model_max_length, after.pad_token_id, after.cls_token_id) == (
+        before.model_max_length,
+        before.pad_token_id,
+        before.cls_token_id,
+    )
+
+
+def test_folding_again_adds_nothing(folder):
+    fold_cleaning(folder)
+    once = (folder / "tokenizer.json").read_text()
+    fold_cleaning(folder)
+    assert (folder / "tokenizer.json").read_text() == once
