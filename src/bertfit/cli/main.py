@@ -66,7 +66,7 @@ def main() -> None:
     # The bars of transformers and the hub would tear ours apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        app(prog_name="bertfit")
     except SystemExit as end:
         cause = _find_hidden_cause(end)
         if cause is None:
