@@ -113,7 +113,7 @@ def iterate_steps(
     data = TrainingData(encoded, generator.integers(0, 2, batch_size), pad_id=0)
     settings = TrainSettings(fast_path=fast_path)  # type: ignore[arg-type]  # "auto" or "off"
     weights = TrainedWeights(model, settings, precision)
-    for report in train_steps(
+    for step in train_steps(
         weights,
         data,
         [[np.arange(batch_size)] * 1000],
@@ -121,7 +121,7 @@ def iterate_steps(
         precision=precision,
         max_tokens=DEFAULT_TOKENS,
     ):
-        yield report.seconds
+        yield step.read().seconds
 
 
 def time_products(shapes: list[tuple[int, ...]], num_tokens: int, dtype: torch.dtype) -> float:

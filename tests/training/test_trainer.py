@@ -388,3 +388,23 @@ def test_the_speed_of_a_single_step_can_be_measured(tiny_model_dir, make_data, m
         model, make_data(make_reviews(4)), settings=TrainSettings(), precision=PRECISION
     )
     assert speed.tokens_per_second > 0
+
+
+def test_numbers_that_are_read_late_change_nothing(run_fit, monkeypatch):
+    """As on a GPU, where two more steps are queued before one is looked at."""
+    expected, in_time = run_fit(dropout=0.2)[0], Recorder()
+    run_fit(dropout=0.2, listener=in_time)
+    real, late = trainer.stay_ahead, Recorder()
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(trainer, "stay_ahead", lambda items, _, **rest: real(items, gpu, **rest))
+    outcome, _ = run_fit(dropout=0.2, listener=late)
+    assert outcome.history == expected.history
+    assert late.tasks == in_time.tasks
+
+
+def test_an_interruption_keeps_the_steps_that_were_queued(run_fit, monkeypatch):
+    real, gpu = trainer.stay_ahead, torch.device("cuda")
+    monkeypatch.setattr(trainer, "stay_ahead", lambda items, _, **rest: real(items, gpu, **rest))
+    outcome, _ = run_fit(epochs=1, batch_size=3, listener=interrupt_at("epoch 1/1", 1))
+    assert outcome.interrupted
+    assert outcome.num_steps == 3  # of 8: the one that was read, and two more

@@ -50,10 +50,10 @@ def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=100, rate=1e-2):
     weights = TrainedWeights(model, settings, precision)
     generator = np.random.default_rng(0)
     steps = [generator.choice(24, 6, replace=False) for _ in range(num_steps)]
-    reports = train_steps(
+    steps_taken = train_steps(
         weights, data, [steps], learning_rate=lambda _: rate, precision=precision, max_tokens=40
     )
-    losses = [report.loss for report in reports]
+    losses = [step.read().loss for step in steps_taken]
     weights.release()
     return np.array(losses), model
 
@@ -109,7 +109,7 @@ def test_gradients_are_clipped_to_the_global_norm(loaded, data, fast_path, preci
 
     def gradient_norm():
         accumulate_gradients(weights.working, data, ALL, precision=precision, max_tokens=64)
-        return weights.collect()
+        return float(weights.collect())
 
     before = gradient_norm()
     assert before > 0.05
@@ -127,7 +127,7 @@ def test_the_norm_counts_embedding_rows_too(loaded, data):
         model = copy.deepcopy(loaded.model)
         weights = TrainedWeights(model, TrainSettings(fast_path=fast_path), FLOAT32)
         accumulate_gradients(weights.working, data, ALL, precision=FLOAT32, max_tokens=64)
-        norms.append(weights.collect())
+        norms.append(float(weights.collect()))
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 

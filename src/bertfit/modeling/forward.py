@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import number_positions
+from bertfit.modeling.transfer import to_device
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from transformers import PreTrainedModel
 
     from bertfit.modeling.precision import Precision
@@ -35,8 +35,8 @@ def compute_logits(
         precision: Device and type of the arithmetic.
     """
     device = precision.device
-    token_ids = torch.from_numpy(token_ids_BT).to(device)
-    mask = None if attention_mask_BT is None else torch.from_numpy(attention_mask_BT).to(device)
+    token_ids = to_device(token_ids_BT, device)
+    mask = None if attention_mask_BT is None else to_device(attention_mask_BT, device)
     with precision.autocast():
         logits: torch.Tensor = model(input_ids=token_ids, attention_mask=mask).logits
     return logits.float()
@@ -63,7 +63,7 @@ def compute_packed_logits(
     device = precision.device
     numbered = number_positions(model, token_ids_N, positions_N)
     token_ids, positions = (
-        torch.from_numpy(values).to(device).unsqueeze(0) for values in (token_ids_N, numbered)
+        to_device(values, device).unsqueeze(0) for values in (token_ids_N, numbered)
     )
     with precision.autocast(), computing(Pack.build(cu_seqlens, device)):
         logits: torch.Tensor = model(input_ids=token_ids, position_ids=positions).logits

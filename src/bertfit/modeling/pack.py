@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bertfit.modeling.transfer import to_device
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
@@ -37,7 +39,7 @@ class Pack:
         ends = np.append(np.flatnonzero(np.diff(lengths)), len(lengths) - 1)
         counts = np.diff(ends, prepend=-1)
         runs = tuple(zip(counts.tolist(), lengths[ends].tolist(), strict=True))
-        return cls(torch.from_numpy(cu_seqlens).to(device), runs)
+        return cls(to_device(cu_seqlens, device), runs)
 
     @property
     def num_texts(self) -> int:

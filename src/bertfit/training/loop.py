@@ -1,5 +1,8 @@
 """The training loop: a generator that takes a step, says what happened, and does no I/O.
 
+Inside a step the CPU asks the device for nothing: whether loss and gradient are finite is decided
+where they are, by `weights.TrainedWeights.update`, and what is reported is fetched as it is read.
+
 A step is a fixed set of rows. It is cut into micro-batches by a token budget; the loss of each is
 the sum over its rows divided by the number of rows of the whole step, so the gradient is that of
 the mean over the step however it was cut (dropout draws other masks, of the same distribution).
@@ -8,8 +11,7 @@ So where memory runs out, the step is taken again in smaller pieces, and comes t
 
 from __future__ import annotations
 
-import math
-import time
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,8 +20,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from bertfit.errors import TrainingError
 from bertfit.inference.micro_batches import iter_logits
+from bertfit.modeling.transfer import LateValues, mark_moment, to_device
+from bertfit.training.reports import StepReport, TakenStep
 from bertfit.training.token_budget import TokenBudget
 
 if TYPE_CHECKING:
@@ -30,31 +33,6 @@ if TYPE_CHECKING:
     from bertfit.data.encoding import EncodedTexts
     from bertfit.modeling.precision import Precision
     from bertfit.training.weights import TrainedWeights
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one optimizer step did."""
-
-    step: int
-    """0-based, counted over the whole run."""
-    epoch: int
-    """0-based."""
-    loss: float
-    """Mean cross-entropy of the step's rows, in nats."""
-    grad_norm: float
-    """Global norm of the gradient before clipping."""
-    learning_rate: float
-    indices: np.ndarray
-    """(B,) the step's rows, in the order of the next field."""
-    predicted_ids: np.ndarray
-    """(B,) classes predicted in the forward pass of training, dropout on."""
-    num_tokens: int
-    """Tokens without padding."""
-    num_pad_tokens: int
-    max_tokens: int
-    """The token budget that the step was cut by; less than before where memory ran out."""
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +52,11 @@ def train_steps(
     learning_rate: Callable[[int], float],
     precision: Precision,
     max_tokens: int,
-) -> Iterator[StepReport]:
-    """Take one optimizer step for each set of rows in each epoch, yielding a report of each.
+) -> Iterator[TakenStep]:
+    """Take one optimizer step for each set of rows in each epoch, yielding what to read of each.
+
+    Where a loss or gradient is not finite, neither that step nor a later one changes a weight, and
+    reading the step raises.
 
     Args:
         weights: The model, which is put into train mode before each step, and its optimizer.
@@ -88,7 +69,6 @@ def train_steps(
 
     Raises:
         torch.OutOfMemoryError: Not even the longest row of a step fits alone.
-        TrainingError: A loss or gradient is not finite; the weights are those of the step before.
     """
     step, budget = 0, TokenBudget(max_tokens)
     for epoch, steps in enumerate(epochs):
@@ -105,6 +85,20 @@ def train_steps(
             step += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Accumulated:
+    """What came with the gradient of a step's rows; numbers of the device stay there."""
+
+    loss: torch.Tensor
+    """() mean cross-entropy, in nats."""
+    indices: np.ndarray
+    """(B,) the rows, in the order of the next field."""
+    predicted_ids: torch.Tensor
+    """(B,)."""
+    num_tokens: int
+    num_pad_tokens: int
+
+
 def accumulate_gradients(
     model: PreTrainedModel,
     data: TrainingData,
@@ -112,13 +106,9 @@ def accumulate_gradients(
     *,
     precision: Precision,
     max_tokens: int,
-) -> tuple[float, list[tuple[np.ndarray, np.ndarray]], int, int]:
-    """Add the gradient of the rows' mean loss to the parameters' `.grad`.
-
-    Returns:
-        The mean loss; (rows, predicted ids) of each micro-batch; tokens; padding tokens.
-    """
-    losses, predictions = [], []
+) -> Accumulated:
+    """Add the gradient of the rows' mean loss to the parameters' `.grad`."""
+    losses, rows, predicted = [], [], []
     num_tokens = num_cells = 0
     for batch, logits in iter_logits(
         model,
@@ -128,16 +118,21 @@ def accumulate_gradients(
         pad_id=data.pad_id,
         precision=precision,
     ):
-        targets = torch.from_numpy(data.label_ids[batch.indices]).to(logits.device)
+        targets = to_device(data.label_ids[batch.indices], logits.device)
         loss = cross_entropy(logits, targets, reduction="sum") / len(indices)
         loss.backward()
         losses.append(loss.detach())
-        predictions.append((batch.indices, logits.detach().argmax(dim=1)))
+        rows.append(batch.indices)
+        predicted.append(logits.detach().argmax(dim=1))
         num_tokens += batch.num_tokens
         num_cells += batch.num_cells
-    total = float(torch.stack(losses).sum())
-    on_cpu = [(rows, predicted.cpu().numpy()) for rows, predicted in predictions]
-    return total, on_cpu, num_tokens, num_cells - num_tokens
+    return Accumulated(
+        torch.stack(losses).sum(),
+        np.concatenate(rows),
+        torch.cat(predicted),
+        num_tokens,
+        num_cells - num_tokens,
+    )
 
 
 def accumulate_within_memory(
@@ -147,7 +142,7 @@ def accumulate_within_memory(
     *,
     precision: Precision,
     budget: TokenBudget,
-) -> tuple[float, list[tuple[np.ndarray, np.ndarray]], int, int]:
+) -> Accumulated:
     """As `accumulate_gradients`; where a GPU's memory runs out, halve the budget and begin anew.
 
     The random numbers are set back as well, so the step is the one that the smaller budget gives.
@@ -199,43 +194,22 @@ def _take_step(
     precision: Precision,
     budget: TokenBudget,
     place: tuple[int, int, float],
-) -> StepReport:
-    started = time.perf_counter()
+) -> TakenStep:
+    started = mark_moment(precision.device)
     weights.prepare(np.append(data.encoded.gather(indices), data.pad_id))
-    loss, predictions, num_tokens, num_pad_tokens = accumulate_within_memory(
-        weights, data, indices, precision=precision, budget=budget
-    )
+    made = accumulate_within_memory(weights, data, indices, precision=precision, budget=budget)
     grad_norm = weights.collect()
     step, epoch, rate = place
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        weights.drop_gradients()
-        raise NonFiniteLossError(step, epoch=epoch, loss=loss, grad_norm=grad_norm, indices=indices)
-    weights.update(rate)
-    return StepReport(
+    weights.update(rate, is_finite=made.loss.isfinite() & grad_norm.isfinite())
+    moments = (started, mark_moment(precision.device))
+    known = functools.partial(
+        StepReport,
         step=step,
         epoch=epoch,
-        loss=loss,
-        grad_norm=grad_norm,
         learning_rate=rate,
-        indices=np.concatenate([rows for rows, _ in predictions]),
-        predicted_ids=np.concatenate([predicted for _, predicted in predictions]),
-        num_tokens=num_tokens,
-        num_pad_tokens=num_pad_tokens,
+        indices=made.indices,
+        num_tokens=made.num_tokens,
+        num_pad_tokens=made.num_pad_tokens,
         max_tokens=budget.tokens,
-        seconds=time.perf_counter() - started,
     )
-
-
-class NonFiniteLossError(TrainingError):
-    """A loss or a gradient became infinite or not a number; `indices` are the step's rows."""
-
-    def __init__(
-        self, step: int, *, epoch: int, loss: float, grad_norm: float, indices: np.ndarray
-    ) -> None:
-        """Keep the rows, for the trainer to name their lines in the file."""
-        super().__init__(
-            f"training stopped at step {step + 1} (epoch {epoch + 1}): "
-            f"loss {loss}, gradient norm {grad_norm}",
-            hint="Lower learning_rate, or train with --dtype float32, and look at the rows named.",
-        )
-        self.indices = indices
+    return TakenStep(known, LateValues.send(made.loss, grad_norm, made.predicted_ids), moments)

@@ -14,6 +14,7 @@ import torch
 from bertfit.config import TrainSettings, choose_epochs
 from bertfit.data.batching import plan_epoch
 from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.transfer import wait_for
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
 from bertfit.training.token_budget import DEFAULT_TOKENS, TokenBudget, find_fastest_budget
 from bertfit.training.weights import TrainedWeights
@@ -49,6 +50,7 @@ def measure_speed(
     for place, indices in enumerate(steps[:4]):
         started = time.perf_counter()
         accumulate_within_memory(weights, train, indices, precision=precision, budget=budget)
+        wait_for(precision.device)
         if place > 0 or len(steps) == 1:  # the first step pays for starting up
             num_tokens += int(lengths[indices].sum())
             seconds += time.perf_counter() - started
@@ -79,10 +81,10 @@ def measure_token_budget(
         for _ in range(3):  # the first pays for starting up
             started = time.perf_counter()
             try:
-                # Its loss is a number on the CPU: the device has done its work by then.
                 accumulate_gradients(
                     weights.working, train, largest, precision=precision, max_tokens=max_tokens
                 )
+                wait_for(precision.device)
             finally:
                 weights.drop_gradients()
             seconds.append(time.perf_counter() - started)

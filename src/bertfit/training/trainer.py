@@ -17,10 +17,12 @@ from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, r
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.allocation import keep_freed_memory, return_freed_memory
 from bertfit.modeling.classifier import restore_model, save_model
+from bertfit.modeling.transfer import stay_ahead
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
-from bertfit.training.loop import StepReport, TrainingData, train_steps
+from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
+from bertfit.training.reports import StepReport, TakenStep
 from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.training.weights import TrainedWeights
 
@@ -110,8 +112,8 @@ def fit(
     torch.manual_seed(settings.seed)
     try:
         with catch_interrupts() as interruption:
-            for epoch_reports in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
-                seen = run.train_epoch(epoch_reports, interruption)
+            for epoch_steps in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
+                seen = run.train_epoch(epoch_steps, interruption)
                 run.finish_epoch(seen)
                 if interruption.requested or run.patience_is_over():
                     break
@@ -152,7 +154,7 @@ class _Run:
     train_seconds: float = 0.0
     num_steps: int = 0
 
-    def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[StepReport]:
+    def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
         """Return the training loop over all epochs."""
         total = sum(len(epoch) for epoch in epochs)
         return train_steps(
@@ -167,16 +169,19 @@ class _Run:
         )
 
     def train_epoch(
-        self, reports: tuple[int, Iterator[StepReport]], interruption: Interruption
+        self, taken: tuple[int, Iterator[TakenStep]], interruption: Interruption
     ) -> list[StepReport]:
         """Take the steps of an epoch, or as many as an interruption leaves."""
-        num_steps, steps = reports
+        num_steps, steps = taken
         epoch = len(self.scores)
         task = f"epoch {epoch + 1}/{self.num_epochs}"
         self.listener.progress(task, 0, num_steps)
         seen: list[StepReport] = []
         num_rows, loss_sum = 0, 0.0
-        for report in steps:
+        for step in stay_ahead(
+            steps, self.precision.device, is_over=lambda: bool(seen) and interruption.requested
+        ):
+            report = step.read()
             seen.append(report)
             self._heed_memory(report)
             num_rows += len(report.indices)
@@ -186,13 +191,12 @@ class _Run:
             if self.num_steps % _STEPS_PER_RETURN == 0:
                 return_freed_memory()
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
-            if interruption.requested:
-                self.listener.note(
-                    f"Interrupted after step {self.num_steps}: validating and keeping the best "
-                    "model so far. Ctrl-C again gives that up."
-                )
-                self.listener.progress(task, len(seen), len(seen))
-                break
+        if interruption.requested:
+            self.listener.note(
+                f"Interrupted after step {self.num_steps}: validating and keeping the best "
+                "model so far. Ctrl-C again gives that up."
+            )
+            self.listener.progress(task, len(seen), len(seen))
         return seen
 
     def finish_epoch(self, seen: list[StepReport]) -> None:
@@ -281,11 +285,11 @@ class _Run:
 
 
 def _by_epoch(
-    reports: Iterator[StepReport], *, num_steps: Sequence[int]
-) -> Iterator[tuple[int, Iterator[StepReport]]]:
-    """Split one stream of reports into the streams of its epochs."""
+    steps: Iterator[TakenStep], *, num_steps: Sequence[int]
+) -> Iterator[tuple[int, Iterator[TakenStep]]]:
+    """Split one stream of steps into the streams of its epochs."""
     for count in num_steps:
-        yield count, (next(reports) for _ in range(count))
+        yield count, (next(steps) for _ in range(count))
 
 
 def _explain_choice(metric: str, scores: Sequence[float], best_epoch: int) -> str:

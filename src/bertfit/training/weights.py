@@ -42,6 +42,8 @@ class TrainedWeights:
             if master.requires_grad and id(master) not in row_weights
         ]
         self._optimizer = build_optimizer(model, settings, leave_out=row_weights)
+        # A float, as the fused step of AdamW takes it: 1 where it shall do nothing.
+        self._halted = torch.zeros((), device=precision.device)
         self._hooks = []
         if self.working is not model:
             self._hooks = [_add_gradients_to(master, work) for master, work in self._dense]
@@ -51,24 +53,31 @@ class TrainedWeights:
         if self._rows is not None:
             self._rows.catch_up(torch.from_numpy(np.unique(token_ids)))
 
-    def collect(self) -> float:
-        """Clip the gradients collected so far to `max_grad_norm`; return their norm before."""
+    def collect(self) -> torch.Tensor:
+        """Clip the gradients collected so far to `max_grad_norm`; return their norm () before."""
         masters = [master for master, _ in self._dense if master.grad is not None]
-        norm = float(get_total_norm([m.grad for m in masters if m.grad is not None]))
-        if self._rows is not None:
-            norm = math.hypot(norm, self._rows.gather_gradient())
-        if math.isfinite(norm):
-            clip_grads_with_norm_(masters, self._max_grad_norm, torch.tensor(norm))
-            if self._rows is not None:
-                self._rows.scale_gradient(min(1.0, self._max_grad_norm / (norm + 1e-6)))
+        norm = get_total_norm([m.grad for m in masters if m.grad is not None])
+        if self._rows is not None:  # on a CPU, where a number costs nothing to look at
+            both = math.hypot(float(norm), self._rows.gather_gradient())
+            self._rows.scale_gradient(min(1.0, self._max_grad_norm / (both + 1e-6)))
+            norm = torch.tensor(both, dtype=torch.float64)
+        clip_grads_with_norm_(masters, self._max_grad_norm, norm.float())
         return norm
 
-    def update(self, learning_rate: float) -> None:
-        """Take one step of AdamW with the gradients that `collect` clipped."""
+    def update(self, learning_rate: float, *, is_finite: torch.Tensor) -> None:
+        """Take one step of AdamW with the gradients that `collect` clipped.
+
+        Args:
+            learning_rate: Of this step.
+            is_finite: () bool on the device: whether loss and gradient are. Once they were not,
+                no step changes a weight any more; the device decides that by itself.
+        """
+        self._halted.logical_or_(is_finite.logical_not())
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        self._optimizer.found_inf = self._halted  # type: ignore[attr-defined]  # the fused step reads it
         self._optimizer.step()
-        if self._rows is not None:
+        if self._rows is not None and not self._halted:
             self._rows.update(learning_rate)
         if self.working is not self.masters:
             with torch.no_grad():

@@ -18,6 +18,7 @@ from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.fast_path import plan_fast_path
 from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.transfer import wait_for
 from bertfit.run_directory import describe_environment
 from bertfit.training.token_budget import DEFAULT_TOKENS
 
@@ -137,19 +138,12 @@ def measure_products(dtype: torch.dtype, device: torch.device, *, seconds: float
         torch.nn.functional.linear(a, b)
         until = time.perf_counter() + seconds
         while not times or time.perf_counter() < until:
-            _wait_for(device)
+            wait_for(device)
             started = time.perf_counter()
             torch.nn.functional.linear(a, b)
-            _wait_for(device)
+            wait_for(device)
             times.append(time.perf_counter() - started)
     return round(2 * rows * inputs * outputs / statistics.median(times) / 1e9, 1)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def list_instructions() -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
 from bertfit.training.interruption import catch_interrupts
-from bertfit.training.loop import NonFiniteLossError
 from bertfit.training.measuring import measure_speed
+from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier

@@ -1,0 +1,87 @@
+"""What is queued for a device: in order, nothing lost, and on a CPU nothing late."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from bertfit.modeling.transfer import (
+    LateValues,
+    mark_moment,
+    seconds_between,
+    stay_ahead,
+    to_device,
+    wait_for,
+)
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def draw(drawn, count=6):
+    for item in range(count):
+        drawn.append(item)
+        yield item
+
+
+def test_on_a_cpu_each_item_comes_before_the_next_is_drawn():
+    drawn = []
+    assert [(item, len(drawn)) for item in stay_ahead(draw(drawn, 3), CPU)] == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
+
+
+def test_a_gpu_is_given_two_more_before_the_first_is_looked_at():
+    """No GPU is needed for this: it is asked nothing."""
+    drawn = []
+    seen = [(item, len(drawn)) for item in stay_ahead(draw(drawn), GPU)]
+    assert seen == [(0, 3), (1, 4), (2, 5), (3, 6), (4, 6), (5, 6)]
+
+
+@pytest.mark.parametrize(("device", "num_drawn"), [(CPU, 2), (GPU, 4)])
+def test_once_it_is_over_what_was_drawn_still_comes(device, num_drawn):
+    drawn, over = [], []
+    items = stay_ahead(draw(drawn), device, is_over=lambda: bool(over))
+    seen = [next(items), next(items)]
+    over.append(True)
+    seen.extend(items)
+    assert seen == drawn == list(range(num_drawn))
+
+
+def test_values_come_as_they_were():
+    late = LateValues.send(torch.tensor(2.5), torch.tensor([1, 2]))
+    number, numbers = late.wait()
+    assert float(number) == 2.5
+    assert numbers.tolist() == [1, 2]
+
+
+def test_an_array_is_the_same_on_a_cpu():
+    values = np.array([[1, 2], [3, 4]])
+    assert to_device(values, CPU).tolist() == values.tolist()
+
+
+def test_seconds_are_those_that_passed():
+    start = mark_moment(CPU)
+    time.sleep(0.01)
+    assert seconds_between(start, mark_moment(CPU)) >= 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_gives_back_what_it_was_sent_without_being_waited_for():
+    values = np.arange(1000).reshape(10, 100)
+    start = mark_moment(GPU)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        late = LateValues.send(to_device(values, GPU) * 2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    end = mark_moment(GPU)
+    (doubled,) = late.wait()
+    np.testing.assert_array_equal(doubled, values * 2)
+    wait_for(GPU)
+    assert seconds_between(start, end) > 0
