@@ -29,6 +29,7 @@ SelectionMetric = Literal["auto", "accuracy", "macro_f1", "loss"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 FastPath = Literal["auto", "off"]
 Packing = Literal["auto", "on", "off"]
+Compile = Literal["auto", "on", "off"]
 KeepEncoded = Literal["auto", "off"]
 OnBadRow = Literal["error", "skip"]
 Calibration = Literal["auto", "temperature", "none"]
@@ -82,6 +83,8 @@ class TrainSettings:
     """auto plugs bertfit's attention, dropout and embedding update in; off trains without them."""
     packing: Packing = "auto"
     """on puts texts end to end without padding; off pads; auto is on for a GPU that can do it."""
+    compile: Compile = "auto"
+    """on compiles the encoder's layers for training; auto does on a GPU from 5 minutes on."""
     micro_batch_tokens: int | None = None
     """A step is cut into pieces of at most this many tokens, at least 1; none: a GPU measures."""
     keep_encoded: KeepEncoded = "auto"

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.inference import micro_batches
+from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.packing import set_up_packing
@@ -110,3 +112,71 @@ def test_softmax_of_huge_logits_does_not_overflow():
 
 def test_softmax_of_no_rows_is_no_rows():
     assert softmax(np.empty((0, 2))).shape == (0, 2)
+
+
+def run_out_of_memory(monkeypatch, *, most_tokens):
+    """Let a larger micro-batch fail, as a GPU does whose memory has ended."""
+    real, failures = micro_batches.compute_logits, []
+
+    def compute_logits(model, token_ids, mask, **options):
+        if token_ids.size > most_tokens:
+            failures.append(token_ids.size)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, token_ids, mask, **options)
+
+    monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
+    return failures
+
+
+def test_what_does_not_fit_is_scored_in_smaller_pieces(loaded, encoded, monkeypatch):
+    expected = score(loaded, encoded)
+    failures, told, seen = run_out_of_memory(monkeypatch, most_tokens=62), [], []
+    logits = score(
+        loaded,
+        encoded,
+        max_tokens=260,
+        on_halved=told.append,
+        on_progress=lambda done, _: seen.append(done),
+    )
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    # The longest text has 62 tokens, and fits alone; then two of 32 do not fit together.
+    assert told == [130, 65, 32]
+    assert len(failures) == 3
+    assert seen == sorted(set(seen))
+    assert seen[-1] == len(TEXTS)
+
+
+def test_a_text_that_does_not_fit_alone_is_an_error(loaded, encoded, monkeypatch):
+    run_out_of_memory(monkeypatch, most_tokens=30)
+    with pytest.raises(torch.OutOfMemoryError):
+        score(loaded, encoded, max_tokens=130)
+
+
+def test_a_classifier_says_once_that_memory_ran_out(loaded, encoded, monkeypatch):
+    told = []
+    classifier = TextClassifier(
+        loaded.model,
+        loaded.tokenizer,
+        rule=EncodingRule(max_length=64),
+        precision=PRECISION,
+        tell=told.append,
+    )
+    expected = classifier.score(encoded)
+    failures = run_out_of_memory(monkeypatch, most_tokens=128)
+    for _ in range(2):
+        np.testing.assert_allclose(classifier.score(encoded), expected, atol=1e-5)
+    (sentence,) = told
+    assert sentence == (
+        "Out of memory in scoring: texts are scored in smaller pieces from here on, with the same "
+        "result."
+    )
+    assert len(failures) == 3  # at 1,024, 512 and 256 tokens, and then no more
+
+
+def test_from_python_the_same_is_a_warning(loaded, encoded, monkeypatch):
+    classifier = TextClassifier(
+        loaded.model, loaded.tokenizer, rule=EncodingRule(max_length=64), precision=PRECISION
+    )
+    run_out_of_memory(monkeypatch, most_tokens=128)
+    with pytest.warns(UserWarning, match="Out of memory in scoring: texts are scored in smaller"):
+        classifier.score(encoded)

@@ -8,12 +8,13 @@ import torch
 
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts
+from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import measuring
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_token_budget
-from bertfit.training.token_budget import TokenBudget, find_fastest_budget
+from bertfit.training.token_budget import find_fastest_budget
 
 
 @pytest.mark.parametrize(

@@ -408,3 +408,24 @@ def test_an_interruption_keeps_the_steps_that_were_queued(run_fit, monkeypatch):
     outcome, _ = run_fit(epochs=1, batch_size=3, listener=interrupt_at("epoch 1/1", 1))
     assert outcome.interrupted
     assert outcome.num_steps == 3  # of 8: the one that was read, and two more
+
+
+def test_memory_that_runs_out_in_validation_is_told_once(run_fit, monkeypatch):
+    expected, _ = run_fit()
+    real = micro_batches.compute_logits
+
+    def compute_logits(model, token_ids, mask, **options):
+        if not model.training and token_ids.size > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, token_ids, mask, **options)
+
+    monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
+    listener = Recorder()
+    outcome, _ = run_fit(micro_batch_tokens=64, listener=listener)
+    np.testing.assert_allclose(outcome.history.val_losses, expected.history.val_losses, atol=1e-4)
+    told = [note for note in listener.notes if "memory" in note]
+    (sentence,) = told
+    assert sentence == (
+        "Out of memory in scoring: texts are scored in smaller pieces from here on, with the same "
+        "result."
+    )

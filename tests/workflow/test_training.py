@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import bertfit
 from bertfit import TextClassifier
@@ -17,6 +19,7 @@ from bertfit.config import resolve_settings
 from bertfit.data.cleaning import clean_text
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
 from bertfit.evaluation.predictions import read_predictions
+from bertfit.modeling import compilation
 from bertfit.modeling.packing import takes_packs
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
@@ -83,8 +86,8 @@ def fail_at_step(monkeypatch, failing_step):
         return loss * math.nan if len(calls) > failing_step else loss
 
     monkeypatch.setattr(
-        "bertfit.workflow.training.measure_speed",
-        lambda *_, **__: measuring.SpeedEstimate(1.0, 1.0),
+        "bertfit.workflow.speeding.measure_speed",
+        lambda *_, **__: measuring.SpeedEstimate(1.0, 1.0, 1.0),
     )
     monkeypatch.setattr(loop, "cross_entropy", cross_entropy)
 
@@ -673,3 +676,97 @@ def test_packing_is_refused_where_the_model_cannot_do_it(train, tmp_path, tiny_m
     (other / "config.json").write_text(json.dumps(config | {"model_type": "mpnet"}))
     with pytest.raises(ConfigError, match="packing: on was asked for, but mpnet brings attention"):
         train(tmp_path / "run", model=str(other), packing="on")
+
+
+# torch hides this warning of its own while it traces, which does not help where it is an error.
+quiet_tracing = pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)
+
+
+@pytest.fixture
+def compile_quickly(monkeypatch):
+    """Let torch trace and run the traced operations: what a compiler makes of them is its own."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@quiet_tracing
+def test_compiling_that_is_asked_for_trains_the_same_model(train, tmp_path, compile_quickly):
+    listener = Recorder()
+    names, histories = [], []
+    for state in ("on", "off"):
+        result = train(tmp_path / state, compile=state, baseline=False, listener=listener)
+        histories.append(result.outcome.history)
+        names.append(sorted(load_file(tmp_path / state / "model.safetensors")))
+    np.testing.assert_allclose(histories[0].train_losses, histories[1].train_losses, atol=1e-4)
+    np.testing.assert_allclose(histories[0].val_losses, histories[1].val_losses, atol=1e-4)
+    assert names[0] == names[1]  # an ordinary folder: no name tells of compiling
+    told = [note for note in listener.notes if note.startswith("Compiling")]
+    assert re.fullmatch(
+        r"Compiling: on \(asked for\)\. The first step took .+, then [\d,]+ tokens a second; "
+        r"without, [\d,]+\.",
+        told[0],
+    )
+    assert told[1] == "Compiling: off (asked for)."
+    compiled, written = (
+        json.loads((tmp_path / state / "bertfit.json").read_text(encoding="utf-8"))["training"]
+        for state in ("on", "off")
+    )
+    assert compiled["compile"] == "on (asked for)"
+    assert compiled["cold_start_seconds"] > 0
+    assert written["cold_start_seconds"] is None
+    assert compiled["tokens_per_second"] > 0
+
+
+def test_on_a_cpu_nothing_is_compiled_unless_asked(finished):
+    record = json.loads((finished[0].run / "bertfit.json").read_text(encoding="utf-8"))
+    assert record["settings"]["compile"] == {
+        "value": "off",
+        "origin": "default: compiled, training was slower on a CPU",
+    }
+
+
+def fail_to_compile(monkeypatch):
+    def backend(graph, inputs):
+        raise RuntimeError("this compiler is broken")
+
+    monkeypatch.setattr(compilation, "BACKEND", backend)
+    torch._dynamo.reset()
+
+
+@quiet_tracing
+def test_a_compiler_that_fails_is_named_where_it_was_asked_for(train, tmp_path, monkeypatch):
+    fail_to_compile(monkeypatch)
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path / "run", compile="on", baseline=False)
+    assert "compile: on was asked for, but torch failed to compile: " in str(caught.value)
+    assert "this compiler is broken" in str(caught.value)
+    assert "--compile off trains without" in str(caught.value)
+
+
+@quiet_tracing
+def test_a_compiler_that_fails_is_left_where_bertfit_chose_it(train, tmp_path, monkeypatch):
+    """As on a GPU, for a long training."""
+    fail_to_compile(monkeypatch)
+    plan = compilation.CompilationPlan(is_on=True, reason="a test")
+    monkeypatch.setattr("bertfit.workflow.speeding.plan_compilation", lambda *_, **__: plan)
+    result = train(tmp_path / "run", baseline=False)
+    record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
+    assert record["training"]["compile"].startswith("off (torch failed to compile: ")
+    assert record["settings"]["compile"]["value"] == "off"
+
+
+def test_compiling_without_a_compiler_is_refused_before_the_first_step(
+    train, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError) as caught:
+        train(tmp_path / "run", compile="on")
+    assert str(caught.value) == (
+        "compile: on was asked for, but there is no C++ compiler 'no-such-compiler'\n"
+        "--compile off trains without; auto compiles where it can be done and pays."
+    )
+    assert not list(tmp_path.glob("*run*"))

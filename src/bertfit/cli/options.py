@@ -47,6 +47,14 @@ Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cud
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Type of the arithmetic.")
 ]
+Packing = Annotated[
+    Literal["auto", "on", "off"] | None,
+    typer.Option(help="Texts end to end instead of padded; auto (default) packs on a GPU."),
+]
+Compile = Annotated[
+    Literal["auto", "on", "off"] | None,
+    typer.Option(help="torch.compile the layers; auto (default): long trainings on a GPU."),
+]
 TokenBudget = Annotated[
     int | None,
     typer.Option("--token-budget", help="Tokens per piece of a step; a GPU measures its own."),

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -51,9 +51,7 @@ def predict(
 
     _check_arguments(texts, file, output, abstain_below)
     _check_combination(file, output, text_column=text_column, as_json=as_json)
-    from bertfit.inference.predictor import TextClassifier
-
-    classifier = TextClassifier.load(run, device=device or "auto", dtype=dtype or "float32")
+    classifier = _load(run, device or "auto", dtype=dtype or "float32")
     _tell_expectation(classifier, abstain_below)
     count, policy = PredictionCount(), on_bad_row or "error"
     if file is not None:
@@ -76,6 +74,16 @@ def predict(
     else:
         write_predictions(_watch(predictions, count), output, label_names=classifier.label_names)
     _tell_outcome(count, output, classifier)
+
+
+def _load(
+    run: Path, device: str, *, dtype: Literal["auto", "float32", "bfloat16"]
+) -> TextClassifier:
+    from bertfit.inference.predictor import TextClassifier
+
+    return TextClassifier.load(
+        run, device=device, dtype=dtype, tell=lambda text: typer.echo(text, err=True)
+    )
 
 
 def _check_arguments(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import typer
 
 from bertfit.cli import options
+
+if TYPE_CHECKING:
+    from bertfit.workflow.training import TrainResult
 
 
 def train(
@@ -34,6 +38,8 @@ def train(
     keep_texts: options.KeepTexts = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    packing: options.Packing = None,
+    compile: options.Compile = None,  # noqa: A002 (the name of the setting)
     micro_batch_tokens: options.TokenBudget = None,
     config: options.Config = None,
     assignments: options.Assignments = None,
@@ -47,9 +53,7 @@ def train(
     # An option that bears the name of a setting is that setting.
     given = {name: context.params[name] for name in setting_names() if name in context.params}
     settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assignments)
-    from bertfit.cli.results import print_json, show_training
     from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.run_directory import read_record
     from bertfit.workflow.seeds import train_seeds
     from bertfit.workflow.training import train as run_training
 
@@ -65,6 +69,14 @@ def train(
             baseline=baseline,
             listener=terminal,
         )
+    _show(result, as_json=as_json)
+
+
+def _show(result: TrainResult, *, as_json: bool) -> None:
+    from bertfit.cli.results import print_json, show_training
+    from bertfit.cli.terminal import console
+    from bertfit.run_directory import read_record
+
     if as_json:
         print_json({"run": str(result.run), **read_record(result.run)})
     else:

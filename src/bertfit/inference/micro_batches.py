@@ -1,26 +1,49 @@
 """From rows to logits, a micro-batch at a time: training and scoring both go this way.
 
 Owns the choice between padding and packing, which is the model's: one that was set up for packs
-(`modeling.packing`) gets packs.
+(`modeling.packing`) gets packs. Owns, too, the budget of tokens that a micro-batch may have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from bertfit.data.batching import Batch, Pack, iter_batches, iter_packs
 from bertfit.modeling.forward import compute_logits, compute_packed_logits
 from bertfit.modeling.packing import takes_packs
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from bertfit.data.encoding import EncodedTexts
     from bertfit.modeling.precision import Precision
+
+
+SMALLER_PIECES = (
+    "Out of memory in scoring: texts are scored in smaller pieces from here on, with the same "
+    "result."
+)
+"""What is said once where scoring ran out of memory and went on."""
+
+
+@dataclass(slots=True)
+class TokenBudget:
+    """Tokens per micro-batch, which shrink for good when memory runs out."""
+
+    tokens: int
+
+    def halve(self, longest: int) -> bool:
+        """Halve the budget, though not below the longest row; return whether that lowered it."""
+        smaller = max(self.tokens // 2, longest)
+        if smaller >= self.tokens:
+            return False
+        self.tokens = smaller
+        return True
 
 
 def iter_logits(
@@ -56,3 +79,48 @@ def iter_logits(
             batch,
             compute_logits(model, batch.token_ids, batch.attention_mask, precision=precision),
         )
+
+
+def iter_logits_within_memory(
+    model: PreTrainedModel,
+    encoded: EncodedTexts,
+    *,
+    budget: TokenBudget,
+    pad_id: int,
+    precision: Precision,
+    on_halved: Callable[[int], None] | None = None,
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Yield the rows of each micro-batch of all texts with their logits (rows, C), for scoring.
+
+    Where a GPU's memory runs out, the budget is halved, and what is left is scored with that.
+
+    Args:
+        model: As in `iter_logits`, and so are `encoded`, `pad_id` and `precision`.
+        encoded: The data set.
+        budget: Tokens per micro-batch.
+        pad_id: Fills short rows.
+        precision: Device and type of the arithmetic.
+        on_halved: Called with the new budget whenever it was halved.
+
+    Raises:
+        torch.OutOfMemoryError: Not even the longest row that is left fits alone.
+    """
+    is_left = np.ones(len(encoded), dtype=bool)
+    while is_left.any():
+        left = np.flatnonzero(is_left)
+        try:
+            for batch, logits in iter_logits(
+                model, encoded, left, max_tokens=budget.tokens, pad_id=pad_id, precision=precision
+            ):
+                is_left[batch.indices] = False
+                yield batch.indices, logits
+        except torch.OutOfMemoryError:
+            if not budget.halve(int(encoded.lengths[is_left].max())):
+                raise
+        else:
+            return
+        # Out of the except clause: the error held on to the tensors of the failed micro-batch.
+        if precision.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if on_halved is not None:
+            on_halved(budget.tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from bertfit.evaluation.selective import Expectation, check_abstain_below, expec
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import ConfidenceRules, read_confidence
+from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
@@ -66,18 +68,36 @@ class TextClassifier:
         *,
         rule: EncodingRule,
         precision: Precision,
+        tell: Callable[[str], None] = warnings.warn,
     ) -> None:
-        """Put the parts together; `TextClassifier.load` is the usual way."""
+        """Put the parts together; `TextClassifier.load` is the usual way.
+
+        Args:
+            model: A sequence classifier.
+            tokenizer: Its tokenizer.
+            rule: How texts are cut.
+            precision: Device and type of the arithmetic.
+            tell: Called with a sentence, once, where memory runs out in scoring.
+        """
         self.model = model.to(precision.device)
         self.tokenizer = tokenizer
         self.rule = rule
         self.precision = precision
         self.record: dict[str, Any] = {}
         self.confidence = ConfidenceRules()
+        self._tell = tell
+        self._max_tokens: int | None = None  # of a micro-batch, once memory has run out
         self._fast_tokenizer = fast_tokenizer(tokenizer)
 
     @classmethod
-    def load(cls, run: str | Path, *, device: str = "auto", dtype: Dtype = "float32") -> Self:
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        device: str = "auto",
+        dtype: Dtype = "float32",
+        tell: Callable[[str], None] = warnings.warn,
+    ) -> Self:
         """Load a run, or any Hugging Face classifier folder.
 
         Args:
@@ -85,6 +105,8 @@ class TextClassifier:
                 are cut at the model's own limit).
             device: auto, cpu, cuda, cuda:N or mps.
             dtype: float32 gives what transformers gives; bfloat16 and auto are faster.
+            tell: Called with a sentence, once, where a GPU's memory runs out and scoring goes on
+                in smaller pieces.
 
         Raises:
             RunError: There is no such folder.
@@ -102,7 +124,7 @@ class TextClassifier:
         precision = choose_precision(device, dtype)
         plug_in(loaded.model, precision.device)
         set_up_packing(loaded.model, precision)
-        classifier = cls(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
+        classifier = cls(loaded.model, loaded.tokenizer, rule=rule, precision=precision, tell=tell)
         classifier.record = record
         classifier.confidence = read_confidence(
             record, num_labels=len(classifier.label_names), run=path
@@ -142,8 +164,15 @@ class TextClassifier:
             encoded,
             precision=self.precision,
             pad_id=self.pad_id,
+            max_tokens=self._max_tokens,
             on_progress=on_progress,
+            on_halved=self._heed_memory,
         )
+
+    def _heed_memory(self, tokens: int) -> None:
+        if self._max_tokens is None:
+            self._tell(SMALLER_PIECES)
+        self._max_tokens = tokens
 
     def encode_and_score(
         self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bertfit.inference.micro_batches import iter_logits
+from bertfit.inference.micro_batches import TokenBudget, iter_logits_within_memory
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.transfer import LateValues, stay_ahead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -38,8 +39,11 @@ def score_texts(
     pad_id: int,
     max_tokens: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_halved: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Return logits (n, C) in float32, row i for text i.
+
+    A micro-batch for which a GPU's memory does not suffice is taken again in smaller pieces.
 
     Args:
         model: A sequence classifier; put into eval mode, and back into the mode it had.
@@ -49,6 +53,10 @@ def score_texts(
         max_tokens: Tokens per micro-batch, padding included; None takes as many as keep the widest
             activations of a small encoder in a processor's cache, and on a GPU 16,384.
         on_progress: Called with (rows done, n) after each micro-batch.
+        on_halved: Called with the new `max_tokens` where memory ran out.
+
+    Raises:
+        torch.OutOfMemoryError: Not even the longest text fits into memory alone.
     """
     if max_tokens is None:
         on_gpu = precision.device.type == "cuda"
@@ -61,16 +69,18 @@ def score_texts(
     num_done = 0
     try:
         with torch.inference_mode():
-            for batch, batch_logits in iter_logits(
+            scored = iter_logits_within_memory(
                 model,
                 encoded,
-                np.arange(len(encoded)),
-                max_tokens=max_tokens,
+                budget=TokenBudget(max_tokens),
                 pad_id=pad_id,
                 precision=precision,
-            ):
-                logits[batch.indices] = batch_logits.cpu().numpy()
-                num_done += len(batch.indices)
+                on_halved=on_halved,
+            )
+            queued = ((rows, LateValues.send(of_rows)) for rows, of_rows in scored)
+            for rows, late in stay_ahead(queued, precision.device):
+                (logits[rows],) = late.wait()
+                num_done += len(rows)
                 if on_progress is not None:
                     on_progress(num_done, len(encoded))
     finally:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.dropout import draw_mask
 
 NAME = "bertfit"
@@ -104,5 +105,5 @@ def register() -> None:
     """Make the attention and its mask known to transformers; repeating it changes nothing."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, leave_out(attend))
     AttentionMaskInterface.register(NAME, make_mask)

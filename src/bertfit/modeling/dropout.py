@@ -11,9 +11,12 @@ Marsaglia 2003, Journal of Statistical Software 8(14), section 3 (the shifts 13,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from bertfit.modeling.compilation import leave_out
 
 _LEVELS = 2**16
 _ELEMENTS_PER_WORD = 4
@@ -28,8 +31,7 @@ class CheapDropout(torch.nn.Dropout):
         """Return the input with a share `p` of its elements zeroed, the rest scaled up."""
         if not self.training or self.p == 0.0:
             return input
-        dropped: torch.Tensor = _Drop.apply(input, self.p)  # type: ignore[no-untyped-call]  # torch's own
-        return dropped
+        return _drop(input, self.p)
 
 
 def draw_mask(like: torch.Tensor, rate: float) -> torch.Tensor:
@@ -93,3 +95,6 @@ class _Drop(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401 (as above)
         (mask,) = ctx.saved_tensors
         return (grad * mask).mul_(ctx.scale), None
+
+
+_drop: Callable[[torch.Tensor, float], torch.Tensor] = leave_out(_Drop.apply)

@@ -19,6 +19,7 @@ import torch
 
 from bertfit.errors import ConfigError
 from bertfit.modeling import attention
+from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.pack import current_pack, first_tokens, mean_tokens
 from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
 
@@ -105,7 +106,7 @@ def set_up_packing(
     if plan.is_on:
         from transformers import AttentionInterface, AttentionMaskInterface
 
-        AttentionInterface.register(NAME, _attend)
+        AttentionInterface.register(NAME, leave_out(_attend))
         AttentionMaskInterface.register(NAME, _make_mask)
         model.set_attn_implementation(NAME)
         last = model.base_model.get_submodule(_LAST_BEFORE_HEAD[model.config.model_type])

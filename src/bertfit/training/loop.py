@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from bertfit.inference.micro_batches import iter_logits
+from bertfit.inference.micro_batches import TokenBudget, iter_logits
 from bertfit.modeling.transfer import LateValues, mark_moment, to_device
 from bertfit.training.reports import StepReport, TakenStep
-from bertfit.training.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable

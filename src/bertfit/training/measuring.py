@@ -13,10 +13,11 @@ import torch
 
 from bertfit.config import TrainSettings, choose_epochs
 from bertfit.data.batching import plan_epoch
+from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
-from bertfit.training.token_budget import DEFAULT_TOKENS, TokenBudget, find_fastest_budget
+from bertfit.training.token_budget import DEFAULT_TOKENS, find_fastest_budget
 from bertfit.training.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class SpeedEstimate:
 
     tokens_per_second: float
     train_seconds: float
+    first_step_seconds: float
+    """What the first step took, which pays for starting up, and for compiling where that is on."""
 
 
 @keep_freed_memory()
@@ -46,20 +49,21 @@ def measure_speed(
     weights = TrainedWeights(model, settings, precision)
     weights.working.train()
     budget = TokenBudget(settings.micro_batch_tokens or DEFAULT_TOKENS)
-    num_tokens, seconds = 0, 0.0
-    for place, indices in enumerate(steps[:4]):
-        started = time.perf_counter()
-        accumulate_within_memory(weights, train, indices, precision=precision, budget=budget)
-        wait_for(precision.device)
-        if place > 0 or len(steps) == 1:  # the first step pays for starting up
-            num_tokens += int(lengths[indices].sum())
-            seconds += time.perf_counter() - started
-        weights.drop_gradients()
-    weights.release()
-    rate = num_tokens / seconds
+    timed: list[tuple[int, float]] = []
+    try:
+        for indices in steps[:4]:
+            started = time.perf_counter()
+            accumulate_within_memory(weights, train, indices, precision=precision, budget=budget)
+            wait_for(precision.device)
+            timed.append((int(lengths[indices].sum()), time.perf_counter() - started))
+            weights.drop_gradients()
+    finally:
+        weights.release()
+    counted = timed[1:] or timed  # the first step pays for starting up
+    rate = sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted)
     num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
     num_tokens_in_all = int(lengths.sum()) * num_epochs
-    return SpeedEstimate(rate, num_tokens_in_all / rate)
+    return SpeedEstimate(rate, num_tokens_in_all / rate, timed[0][1])
 
 
 def measure_token_budget(

@@ -1,4 +1,4 @@
-"""How many tokens a micro-batch may have: measured where that is worth it, less where memory ends.
+"""How many tokens a micro-batch may have where nobody said it: measured where that is worth it.
 
 What is learned does not depend on the budget (see `training.loop`); time and memory do.
 """
@@ -6,7 +6,6 @@ What is learned does not depend on the budget (see `training.loop`); time and me
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
@@ -15,21 +14,6 @@ DEFAULT_TOKENS = 2048
 _MOST_TOKENS = 2**18
 _CLEARLY_FASTER = 1.03
 """A doubled budget is taken for a gain of at least 3 %: below, it costs memory for nothing."""
-
-
-@dataclass(slots=True)
-class TokenBudget:
-    """Tokens per micro-batch, which shrink for good when memory runs out."""
-
-    tokens: int
-
-    def halve(self, longest: int) -> bool:
-        """Halve the budget, though not below the longest row; return whether that lowered it."""
-        smaller = max(self.tokens // 2, longest)
-        if smaller >= self.tokens:
-            return False
-        self.tokens = smaller
-        return True
 
 
 def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:

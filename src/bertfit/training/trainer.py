@@ -14,9 +14,11 @@ from bertfit.config import TrainSettings, choose_epochs
 from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
+from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.allocation import keep_freed_memory, return_freed_memory
 from bertfit.modeling.classifier import restore_model, save_model
+from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.transfer import stay_ahead
 from bertfit.progress import format_seconds
 from bertfit.training.interruption import Interruption, catch_interrupts
@@ -147,6 +149,8 @@ class _Run:
     num_epochs: int
     max_tokens: int
     """Tokens per micro-batch; less once memory has run out."""
+    scoring_tokens: int | None = None
+    """The same in validation, once memory has run out there."""
     history: History = field(default_factory=History)
     scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
@@ -239,16 +243,23 @@ class _Run:
                 f"{report.max_tokens:,} tokens, with the same result, and so is the rest."
             )
 
+    def _heed_memory_in_scoring(self, tokens: int) -> None:
+        if self.scoring_tokens is None:
+            self.listener.note(SMALLER_PIECES)
+        self.scoring_tokens = tokens
+
     def _validate(self) -> np.ndarray:
         task = "validating"
-        logits = score_texts(
-            self.weights.working,
-            self.validation.encoded,
-            precision=self.precision,
-            pad_id=self.validation.pad_id,
-            max_tokens=self.max_tokens,
-            on_progress=lambda done, total: self.listener.progress(task, done, total),
-        )
+        with run_as_written():
+            logits = score_texts(
+                self.weights.working,
+                self.validation.encoded,
+                precision=self.precision,
+                pad_id=self.validation.pad_id,
+                max_tokens=min(self.max_tokens, self.scoring_tokens or self.max_tokens),
+                on_progress=lambda done, total: self.listener.progress(task, done, total),
+                on_halved=self._heed_memory_in_scoring,
+            )
         if not np.isfinite(logits).all():
             raise TrainingError(
                 "the model gives logits that are not finite on the validation rows",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.optimization import build_optimizer
@@ -30,9 +31,14 @@ class TrainedWeights:
     def __init__(
         self, model: PreTrainedModel, settings: TrainSettings, precision: Precision
     ) -> None:
-        """Take over `model`; `release` gives it back as it was, with its new weights."""
+        """Take over `model`; `release` gives it back as it was, with its new weights.
+
+        Of `settings.compile` auto is off here: the training's length decides before.
+        """
         self.masters = model
         self.working = copy_for_work(model, precision)
+        if settings.compile == "on":
+            compile_layers(self.working)
         self._max_grad_norm = settings.max_grad_norm
         self._rows = _take_embedding_rows(self.masters, self.working, settings, precision)
         row_weights = {id(model.get_input_embeddings().weight)} if self._rows else set()
@@ -101,6 +107,7 @@ class TrainedWeights:
         """Settle, and leave the model as an ordinary one."""
         self.settle()
         self.drop_gradients()
+        undo_compiling(self.working)
         for hook in self._hooks:
             hook.remove()
         if self._rows is not None:

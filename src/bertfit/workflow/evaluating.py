@@ -161,7 +161,10 @@ def evaluate(
     if is_run(Path(run)):
         trained_with = read_record(Path(run)).get("training", {}).get("dtype", "")
     classifier = TextClassifier.load(
-        run, device=device, dtype=dtype or ("bfloat16" if trained_with == "bfloat16" else "float32")
+        run,
+        device=device,
+        dtype=dtype or ("bfloat16" if trained_with == "bfloat16" else "float32"),
+        tell=listener.note,
     )
     dataset, skipped = check_evaluation_data(
         data, classifier.known_columns(columns), classifier.label_names, on_bad_row

@@ -27,6 +27,7 @@ from bertfit.modeling.classifier import (
     find_length_limit,
     load_classifier,
 )
+from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, plug_in
 from bertfit.modeling.packing import PackingPlan, set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
@@ -115,9 +116,12 @@ def prepare_model(
 
     Raises:
         ModelError: The model cannot be loaded, or reads fewer tokens than asked for.
-        ConfigError: The device is not there, or packing was asked of a model that cannot do it.
+        ConfigError: The device is not there, or packing or compiling was asked for and cannot be
+            done.
     """
     precision = choose_precision(settings.device, settings.dtype)
+    if settings.compile == "on" and (obstacle := find_compile_obstacle(precision.device)):
+        raise cannot_compile(obstacle)
     loaded = load_classifier(
         settings.model, rows.label_names, dropout=settings.dropout, seed=settings.seed
     )
@@ -146,7 +150,9 @@ def prepare_model(
     _note_fast_path(fast_path, listener)
     if precision.device.type != "cpu" or settings.packing != "auto":
         listener.note(f"Packing: {packing}.")
-    classifier = TextClassifier(loaded.model, loaded.tokenizer, rule=rule, precision=precision)
+    classifier = TextClassifier(
+        loaded.model, loaded.tokenizer, rule=rule, precision=precision, tell=listener.note
+    )
     return PreparedModel(
         classifier,
         _join(train, rows.train, classifier),

@@ -28,6 +28,7 @@ from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
+from bertfit.workflow.speeding import MeasuredSpeed
 
 
 class LogKeeper:
@@ -70,6 +71,7 @@ def make_record(
     rows: PreparedRows,
     *,
     model: PreparedModel,
+    speed: MeasuredSpeed,
     outcome: TrainingOutcome,
     test: ScoredTest | None,
     log: LogKeeper,
@@ -89,6 +91,7 @@ def make_record(
             "num_steps": outcome.num_steps,
             "train_seconds": round(outcome.train_seconds, 1),
             "total_seconds": round(time.perf_counter() - log.started, 1),
+            **speed.to_json(),
             "dtype": precision.dtype_name,
             "device": str(precision.device),
         },

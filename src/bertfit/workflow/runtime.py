@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import statistics
 import time
@@ -15,6 +16,7 @@ import torch
 from bertfit.data.encoded_store import find_store
 from bertfit.modeling.allocation import can_keep_freed_memory
 from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.compilation import plan_compilation
 from bertfit.modeling.fast_path import plan_fast_path
 from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.precision import choose_precision
@@ -60,6 +62,8 @@ class Runtime:
     """What happens to memory that is freed between two layers."""
     packing: str
     """Whether texts are packed, and why."""
+    compilation: str
+    """Whether a training's layers are compiled, and why."""
     micro_batch_tokens: int | None
     """None where the training measures it."""
     gflops: dict[str, float]
@@ -92,6 +96,7 @@ def describe_runtime(
     precision = choose_precision(device, dtype)
     config = load_architecture(model).config
     fast_path = plan_fast_path(config, precision.device)
+    packing = plan_packing(config, precision)
     on_cpu = precision.device.type == "cpu"
     num_cores = _count_cores()
     gflops = {
@@ -113,7 +118,10 @@ def describe_runtime(
         last_layer=fast_path.last_layer,
         embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
         memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
-        packing=str(plan_packing(config, precision)),
+        packing=str(packing),
+        compilation=str(
+            plan_compilation(precision.device, packs=packing.is_on, train_seconds=math.inf)
+        ),
         micro_batch_tokens=None if precision.device.type == "cuda" else DEFAULT_TOKENS,
         gflops=gflops,
         store=str(store),

@@ -19,7 +19,6 @@ from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
 from bertfit.training.interruption import catch_interrupts
-from bertfit.training.measuring import measure_speed
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
@@ -41,6 +40,7 @@ from bertfit.workflow.recording import (
     write_side_files,
 )
 from bertfit.workflow.reporting import add_report
+from bertfit.workflow.speeding import settle_speed
 
 BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
 """Fits the baselines, or returns those that it has fitted before."""
@@ -173,6 +173,7 @@ def make_run(
     log: LogKeeper,
 ) -> FinishedRun:
     """Train and judge a prepared model, and write all of a run but its bertfit.json."""
+    resolved, speed = settle_speed(resolved, model, listener=log)
     outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
     learned = calibrate(
         rows, model, settings=resolved.settings, folder=staging.folder, listener=log
@@ -182,7 +183,9 @@ def make_run(
     evaluation, baselines = judged.evaluation, judged.baselines
     with catch_interrupts():  # what is left takes a moment: to give it up would lose the training
         test = _compare(evaluation, baselines, rows) if evaluation is not None else None
-        record = make_record(resolved, rows, model=model, outcome=outcome, test=test, log=log)
+        record = make_record(
+            resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
+        )
         record |= record_confidence(learned)
         keep_predictions(
             staging,
@@ -255,16 +258,8 @@ def _fit(
     staging: Staging,
     listener: Listener,
 ) -> TrainingOutcome:
-    """Measure the speed and say how long it will take, then train."""
+    """Train, name the lines of a step that failed, and say what was kept."""
     classifier = model.classifier
-    speed = measure_speed(
-        classifier.model, model.train, settings=settings, precision=classifier.precision
-    )
-    epochs = "1 epoch" if settings.epochs == 1 else f"{settings.epochs} epochs"
-    listener.note(
-        f"Training {epochs} will take about {format_seconds(speed.train_seconds)} "
-        f"(measured here: {speed.tokens_per_second:,.0f} tokens a second)."
-    )
     try:
         outcome = fit(
             classifier.model,

@@ -1,0 +1,145 @@
+"""An encoder's layers compiled by torch.compile, in place, and when that pays.
+
+One layer is compiled, and the others run the same code (regional compilation); token counts are
+symbols in it, so a step of another length compiles nothing. Attention stays a call: torch has it in
+one operation already, and a pack's lengths would be compiled in. The state dict keeps its names.
+
+How long the first compiled step takes on a GPU, and what the others gain, was not measured; the
+rule for `auto` is an assumption until then.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from bertfit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bertfit.config import Compile
+
+BACKEND = "inductor"
+LEAST_SECONDS = 300.0
+"""`auto` compiles a training that would take this long without: if the start takes half a minute, a
+tenth of these seconds saved pays for it."""
+
+_Function = TypeVar("_Function")
+
+
+@dataclass(frozen=True, slots=True)
+class CompilationPlan:
+    """Whether the layers are compiled for a training, and why, in words for people."""
+
+    is_on: bool
+    reason: str
+
+    def __str__(self) -> str:
+        """Return, say, `off (asked for)`."""
+        return f"{'on' if self.is_on else 'off'} ({self.reason})"
+
+
+def plan_compilation(
+    device: torch.device, asked: Compile = "auto", *, packs: bool, train_seconds: float
+) -> CompilationPlan:
+    """Decide about compiling.
+
+    Args:
+        device: Where the model is trained.
+        asked: auto compiles on a CUDA GPU alone, packed texts, and a training that is long enough.
+        packs: Whether the model takes packs.
+        train_seconds: What the training would take without.
+
+    Raises:
+        ConfigError: Compiling was asked for, and cannot be done here.
+    """
+    if asked == "off":
+        return CompilationPlan(is_on=False, reason="asked for")
+    obstacle = find_compile_obstacle(device)
+    if asked == "on":
+        if obstacle is not None:
+            raise cannot_compile(obstacle)
+        return CompilationPlan(is_on=True, reason="asked for")
+    if device.type == "cpu":
+        return CompilationPlan(is_on=False, reason="compiled, training was slower on a CPU")
+    if obstacle is not None:
+        return CompilationPlan(is_on=False, reason=obstacle)
+    if not packs:
+        return CompilationPlan(is_on=False, reason="texts are not packed")
+    minutes = f"{LEAST_SECONDS / 60:.0f} minutes"
+    if train_seconds < LEAST_SECONDS:
+        return CompilationPlan(is_on=False, reason=f"a training of less than {minutes}")
+    return CompilationPlan(is_on=True, reason=f"a training of at least {minutes}")
+
+
+def find_compile_obstacle(device: torch.device) -> str | None:
+    """Say why torch cannot compile for a device; None where nothing speaks against it."""
+    if device.type == "cpu":
+        usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        compiler = os.environ.get("CXX", usual)
+        return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
+    if device.type != "cuda":
+        return f"this is for a CPU or a CUDA GPU, and the device is {device.type}"
+    from torch.utils._triton import has_triton
+
+    return None if has_triton() else "torch finds no Triton that works here"
+
+
+def cannot_compile(why: str) -> ConfigError:
+    """Return the error of a training that was told to compile."""
+    return ConfigError(
+        f"compile: on was asked for, but {why}",
+        hint="--compile off trains without; auto compiles where it can be done and pays.",
+    )
+
+
+def compile_layers(model: PreTrainedModel) -> int:
+    """Compile each layer of the encoder when it first runs; return how many that are.
+
+    A last layer that computes the first tokens alone is left as it is.
+    """
+    layers = [layer for layer in _find_layers(model) if "forward" not in vars(layer)]
+    for layer in layers:
+        layer.compile(dynamic=True, backend=BACKEND)
+    return len(layers)
+
+
+def undo_compiling(model: PreTrainedModel) -> None:
+    """Let every layer run as it was written again."""
+    for layer in _find_layers(model):
+        layer._compiled_call_impl = None  # noqa: SLF001 (torch has no other way back)
+
+
+def run_as_written() -> AbstractContextManager[None]:
+    """Return the context in which compiled layers run uncompiled.
+
+    For validation between epochs: code for it would have to be compiled as well.
+    """
+    context: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return context
+
+
+def leave_out(function: _Function) -> _Function:
+    """Return a function that compiled code calls as it is."""
+    left_out: _Function = torch.compiler.disable(function)
+    return left_out
+
+
+def _find_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return the members of the innermost lists of modules: the layers, in all families."""
+    lists = [
+        module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList)
+    ]
+    return [
+        layer
+        for layers in lists
+        for layer in layers
+        if not any(isinstance(part, torch.nn.ModuleList) for part in layer.modules())
+    ]

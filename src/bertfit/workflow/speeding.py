@@ -1,0 +1,106 @@
+"""The speed of a training measured before it begins, and whether its layers are compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bertfit.config import ResolvedSettings
+from bertfit.modeling.compilation import CompilationPlan, cannot_compile, plan_compilation
+from bertfit.modeling.packing import takes_packs
+from bertfit.progress import Listener, format_seconds
+from bertfit.training.measuring import SpeedEstimate, measure_speed
+from bertfit.workflow.preparing import PreparedModel
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredSpeed:
+    """What was measured, and decided by it."""
+
+    speed: SpeedEstimate
+    """As the training will run."""
+    compilation: CompilationPlan
+    as_written: SpeedEstimate
+    """Without compiling."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what bertfit.json says of it."""
+        compiled = self.compilation.is_on
+        return {
+            "tokens_per_second": round(self.speed.tokens_per_second, 1),
+            "compile": str(self.compilation),
+            "cold_start_seconds": round(self.speed.first_step_seconds, 1) if compiled else None,
+            "tokens_per_second_as_written": round(self.as_written.tokens_per_second, 1),
+        }
+
+
+def settle_speed(
+    resolved: ResolvedSettings, model: PreparedModel, *, listener: Listener
+) -> tuple[ResolvedSettings, MeasuredSpeed]:
+    """Measure the speed, decide about compiling, and say how long the training will take.
+
+    Raises:
+        ConfigError: Compiling was asked for, and failed.
+    """
+    asked, precision = resolved.settings.compile, model.classifier.precision
+    as_written = _measure(resolved, model, compiled=False)
+    plan = plan_compilation(
+        precision.device,
+        asked,
+        packs=takes_packs(model.classifier.model),
+        train_seconds=as_written.train_seconds,
+    )
+    speed = as_written
+    if plan.is_on:
+        plan, speed = _measure_compiled(resolved, model, plan=plan, as_written=as_written)
+    if plan.is_on:
+        listener.note(
+            f"Compiling: {plan}. The first step took {format_seconds(speed.first_step_seconds)}, "
+            f"then {speed.tokens_per_second:,.0f} tokens a second; without, "
+            f"{as_written.tokens_per_second:,.0f}."
+        )
+    elif precision.device.type != "cpu" or asked != "auto":
+        listener.note(f"Compiling: {plan}.")
+    num_epochs = resolved.settings.epochs
+    epochs = "1 epoch" if num_epochs == 1 else f"{num_epochs} epochs"
+    listener.note(
+        f"Training {epochs} will take about {format_seconds(speed.train_seconds)} "
+        f"(measured here: {speed.tokens_per_second:,.0f} tokens a second)."
+    )
+    if asked == "auto":
+        state = "on" if plan.is_on else "off"
+        resolved = resolved.settle("compile", state, origin=f"default: {plan.reason}")
+    return resolved, MeasuredSpeed(speed, plan, as_written)
+
+
+def _measure(resolved: ResolvedSettings, model: PreparedModel, *, compiled: bool) -> SpeedEstimate:
+    settings = dataclasses.replace(resolved.settings, compile="on" if compiled else "off")
+    classifier = model.classifier
+    return measure_speed(
+        classifier.model, model.train, settings=settings, precision=classifier.precision
+    )
+
+
+def _measure_compiled(
+    resolved: ResolvedSettings,
+    model: PreparedModel,
+    *,
+    plan: CompilationPlan,
+    as_written: SpeedEstimate,
+) -> tuple[CompilationPlan, SpeedEstimate]:
+    """Measure with compiled layers; where torch fails to compile them, leave that, or say so."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        return plan, _measure(resolved, model, compiled=True)
+    except TorchDynamoException as error:
+        # The first line may name the backend alone; the next then has the cause.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = f"torch failed to compile: {' '.join(lines[:2])}"
+        if resolved.settings.compile == "on":
+            raise cannot_compile(why) from error
+        torch._dynamo.reset()  # noqa: SLF001 (torch has no other way to forget a failure)
+        return CompilationPlan(is_on=False, reason=why), as_written
