@@ -232,6 +232,11 @@ def test_an_infinite_clip_is_refused():
         ("epochs", True, "epochs: expected int or none, got True"),
         ("dropout", "x", "dropout: expected float or none, got 'x'"),
         ("model", 3, "model: expected str, got 3"),
+        (
+            "micro_batch_tokens",
+            "most",
+            "micro_batch_tokens: expected int or none or auto, got 'most'",
+        ),
         ("text_column", 1, "text_column: expected str or none, got 1"),
         (
             "truncation",
@@ -317,3 +322,10 @@ def test_a_number_is_no_switch_and_a_switch_no_number():
         TrainSettings(drop_duplicates=1)
     with pytest.raises(ConfigError, match="batch_size: expected int, got True"):
         TrainSettings(batch_size=True)
+
+
+def test_a_word_stands_beside_a_number():
+    assert TrainSettings(micro_batch_tokens="auto").micro_batch_tokens == "auto"
+    for text, value in (("auto", "auto"), ("512", 512), ("none", None)):
+        resolved = resolve_settings(assignments=[f"micro_batch_tokens={text}"])
+        assert resolved.settings.micro_batch_tokens == value

@@ -85,8 +85,8 @@ class TrainSettings:
     """on puts texts end to end without padding; off pads; auto is on for a GPU that can do it."""
     compile: Compile = "auto"
     """on compiles the encoder's layers for training; auto does on a GPU from 5 minutes on."""
-    micro_batch_tokens: int | None = None
-    """A step is cut into pieces of at most this many tokens, at least 1; none: a GPU measures."""
+    micro_batch_tokens: int | Literal["auto"] | None = None
+    """Tokens of a step's pieces, at least 1; auto measures; none: measured on a GPU, else 2,048."""
     keep_encoded: KeepEncoded = "auto"
     """auto keeps the token ids of long data in the user's cache for the next run; off does not."""
     text_column: str | None = None
@@ -265,7 +265,7 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is of any type)
     hint = typing.get_type_hints(TrainSettings).get(name)
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    kinds = typing.get_args(hint) or (hint,)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
     if bool in kinds and text.lower() in {"true", "false"}:
@@ -311,12 +311,28 @@ def _type_problems(settings: TrainSettings) -> list[str]:
                 problems.append(
                     f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}"
                 )
-        elif not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-            kinds = typing.get_args(hint) or (hint,)
+        elif value in _words(hint):
+            continue
+        elif not isinstance(value, _plain_kinds(hint)) or (
+            isinstance(value, bool) and hint is not bool
+        ):
             shown = {types.NoneType: "none", bool: "true or false"}
-            expected = " or ".join(shown.get(kind, kind.__name__) for kind in kinds)
+            kinds = [shown.get(kind, kind.__name__) for kind in _plain_kinds(hint)]
+            expected = " or ".join([*kinds, *_words(hint)])
             problems.append(f"{name}: expected {expected}, got {value!r}")
     return problems
+
+
+def _words(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 (a type, a union or a Literal)
+    """Return the words that a setting takes beside values of its types."""
+    literals = [kind for kind in typing.get_args(hint) if typing.get_origin(kind) is Literal]
+    return tuple(word for literal in literals for word in typing.get_args(literal))
+
+
+def _plain_kinds(hint: Any) -> tuple[type, ...]:  # noqa: ANN401 (as above)
+    """Return the types of a setting's values, words aside."""
+    kinds = typing.get_args(hint) or (hint,)
+    return tuple(kind for kind in kinds if typing.get_origin(kind) is not Literal)
 
 
 def _aim_problems(settings: TrainSettings) -> list[str]:

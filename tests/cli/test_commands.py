@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bertfit.cli.main import app, main
+from bertfit.errors import ConfigError
 
 runner = CliRunner()
 
@@ -72,13 +73,23 @@ def test_python_m_bertfit_is_the_command():
 def test_packing_and_the_token_budget_are_taken_from_the_command(trained, tmp_path):
     run, data, _output = trained
     command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]
-    command += ["--epochs", "1", "--no-baseline", "--token-budget", "40", "--set", "packing=on"]
+    command += ["--epochs", "1", "--no-baseline", "--token-budget", "40", "--packing", "on"]
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "Packing: on (asked for;" in result.output
     settings = json.loads((tmp_path / "run" / "bertfit.json").read_text())["settings"]
     assert settings["micro_batch_tokens"] == {"value": 40, "origin": "option"}
-    assert settings["packing"] == {"value": "on", "origin": "--set"}
+    assert settings["packing"] == {"value": "on", "origin": "option"}
+
+
+def test_a_token_budget_that_is_no_number_is_refused(trained, tmp_path):
+    run, data, _output = trained
+    command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]
+    result = runner.invoke(app, [*command, "--token-budget", "most"])
+    assert isinstance(result.exception, ConfigError)
+    assert result.exception.message == (
+        "micro_batch_tokens: expected int or none or auto, got 'most'"
+    )
 
 
 def test_predict_prints_label_and_confidence_for_each_text(trained):

@@ -82,6 +82,8 @@ def test_traced_layers_give_the_logits_and_gradients_of_those_as_written(family,
 
 
 @pytest.mark.slow
+# Of torch's own modules, which are first imported when something is compiled.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.skipif(find_compile_obstacle(CPU) is not None, reason="there is no C++ compiler")
 def test_compiled_layers_give_the_logits_and_gradients_of_those_as_written(monkeypatch):
     num_graphs = compare("bert", "inductor", monkeypatch)

@@ -17,7 +17,12 @@ from transformers import (
     RobertaConfig,
 )
 
+from bertfit.modeling import first_token
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
+from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.precision import choose_precision
+from tests.modeling.test_packing import make_encoded, run_one_by_one, run_packed
 
 SMALL = {
     "vocab_size": 40,
@@ -75,3 +80,64 @@ def test_models_whose_head_may_read_more_are_left_alone():
     assert not can_shorten(BertConfig(**SMALL, is_decoder=True))
     ids = torch.arange(12).view(1, 12) + 5
     assert albert.base_model(input_ids=ids).last_hidden_state.shape == (1, 12, 16)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_what_a_gpu_runs_gives_the_same_first_tokens_and_gradients(family, is_padded, monkeypatch):
+    """Torch's own attention, in the place of the one for a CPU, and transformers' own masks."""
+    model = make_classifier(family)
+    ids = torch.arange(24).view(2, 12) + 5
+    mask = torch.ones_like(ids)
+    if is_padded:
+        mask[1, 7:] = 0
+
+    def run():
+        model.zero_grad()
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        logits.square().sum().backward()
+        return logits, {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    expected, expected_gradients = run()
+    calls, real = [], first_token._attend_by_torch
+
+    def attend(own, *arguments, **options):
+        states = [state.contiguous() for state in arguments[:3]]
+        calls.append(1)
+        return real(own, states, arguments[3]), None
+
+    monkeypatch.setattr(first_token, "attend", attend)
+    shorten_last_layer(model)
+    found, found_gradients = run()
+    assert calls
+    torch.testing.assert_close(found, expected)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(found_gradients[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_on_a_gpu_the_last_layer_is_short_and_nothing_else_is_exchanged():
+    """No GPU is needed to plug parts in."""
+    model = make_classifier("bert")
+    plan = plug_in(model, torch.device("cuda"))
+    assert plan.last_layer == "the first token, which the head reads"
+    assert "forward" in vars(model.base_model.encoder.layer[-1])
+    assert {type(m) for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {
+        torch.nn.Dropout
+    }
+    assert plug_in(make_classifier("bert"), torch.device("mps")).last_layer == "every token"
+
+
+def test_a_packed_model_for_a_gpu_gives_the_gradients_of_the_plain_one():
+    """Plugged in as for a GPU, run on tensors of a CPU, whose packs attend by length."""
+    plain = make_classifier("bert")
+    packed = copy.deepcopy(plain)
+    plug_in(packed, torch.device("cuda"))
+    set_up_packing(packed, choose_precision("cpu", "float32"), "on")
+    encoded = make_encoded((9, 4, 4, 1))
+    encoded.token_ids[:] = encoded.token_ids % 35 + 5
+    expected, found = run_one_by_one(plain, encoded), run_packed(packed, encoded)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for logits in (expected, found):
+        logits.square().sum().backward()
+    for (name, parameter), other in zip(plain.named_parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-5, msg=name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bertfit.errors import ConfigError
-from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.precision import Precision, choose_precision, quick_float32
 
 
 @pytest.fixture
@@ -113,3 +113,13 @@ def test_float32_needs_no_autocast():
     with choose_precision("cpu", "float32").autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == torch.float32
+
+
+def test_tf32_is_for_training_on_a_gpu_and_is_given_back():
+    """The setting is torch's own for all devices; no GPU is needed to see it."""
+    before = torch.get_float32_matmul_precision()
+    with quick_float32(torch.device("cpu")):
+        assert torch.get_float32_matmul_precision() == before
+    with quick_float32(torch.device("cuda")):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == before

@@ -770,3 +770,15 @@ def test_compiling_without_a_compiler_is_refused_before_the_first_step(
         "--compile off trains without; auto compiles where it can be done and pays."
     )
     assert not list(tmp_path.glob("*run*"))
+
+
+def test_a_budget_that_shall_be_measured_is_measured_on_a_cpu_too(train, tmp_path):
+    listener = Recorder()
+    result = train(
+        tmp_path / "run", micro_batch_tokens="auto", epochs=1, baseline=False, listener=listener
+    )
+    record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
+    # A step of so few rows is whole in the smallest budget.
+    expected = {"value": 2048, "origin": "argument, measured"}
+    assert record["settings"]["micro_batch_tokens"] == expected
+    assert "Micro-batches: at most 2,048 tokens, the quickest that was measured." in listener.notes

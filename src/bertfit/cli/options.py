@@ -56,8 +56,10 @@ Compile = Annotated[
     typer.Option(help="torch.compile the layers; auto (default): long trainings on a GPU."),
 ]
 TokenBudget = Annotated[
-    int | None,
-    typer.Option("--token-budget", help="Tokens per piece of a step; a GPU measures its own."),
+    str | None,
+    typer.Option(
+        "--token-budget", metavar="N|auto", help="Tokens per piece of a step; auto measures."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
@@ -96,3 +98,8 @@ Output = Annotated[Path, typer.Option(help="Folder of the run to make.")]
 TrainFile = Annotated[
     Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSONL (each also .gz) or Parquet.")
 ]
+
+
+def read_number(text: str | None) -> int | str | None:
+    """Return a whole number where the text is one, else the text, for the settings to judge."""
+    return int(text) if text is not None and text.lstrip("-").isdecimal() else text

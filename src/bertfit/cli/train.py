@@ -52,6 +52,7 @@ def train(
 
     # An option that bears the name of a setting is that setting.
     given = {name: context.params[name] for name in setting_names() if name in context.params}
+    given["micro_batch_tokens"] = options.read_number(micro_batch_tokens)
     settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assignments)
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.workflow.seeds import train_seeds

@@ -1,4 +1,4 @@
-"""What makes an encoder of transformers fast on a CPU, plugged into it.
+"""What makes an encoder of transformers fast, plugged into it: on a GPU the short last layer alone.
 
 Owns which families get which part, and the copy of the model that does the arithmetic. Each part
 is shown equal to the plain module by tests/modeling/test_fast_path.py.
@@ -52,14 +52,16 @@ class FastPath:
 
 def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
     """Say what `plug_in` would do."""
+    is_short = device.type in {"cpu", "cuda"} and can_shorten(config)
+    last_layer = "the first token, which the head reads" if is_short else "every token"
     if device.type != "cpu":
-        return FastPath("transformers' own", "torch's own", "every token", is_whole=False)
+        return FastPath("transformers' own", "torch's own", last_layer, is_whole=False)
     takes_attention = config.model_type in ATTENTION_FAMILIES
     own = f"transformers' own ({config.model_type} does not take another)"
     return FastPath(
         "bertfit's" if takes_attention else own,
         "16 random bits per element",
-        "the first token, which the head reads" if can_shorten(config) else "every token",
+        last_layer,
         is_whole=takes_attention,
     )
 
@@ -70,13 +72,13 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     What the model computes is the same to rounding, what is saved of it is the same to the byte.
     """
     plan = plan_fast_path(model.config, device)
-    if device.type != "cpu":
-        return plan
     if plan.is_whole:
         attention.register()
         model.set_attn_implementation(attention.NAME)
-    exchange_dropout(model)
-    shorten_last_layer(model)
+    if device.type == "cpu":
+        exchange_dropout(model)
+    if device.type in {"cpu", "cuda"}:
+        shorten_last_layer(model)
     return plan
 
 

@@ -17,6 +17,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from bertfit.modeling.attention import attend
 from bertfit.modeling.pack import current_pack, first_tokens
@@ -106,6 +107,9 @@ def _attend_from_first(
     query_BH1K, key_BHTK, value_BHTK = (
         states.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for states in projected
     )
+    if query_BH1K.device.type != "cpu":
+        states = (query_BH1K, key_BHTK, value_BHTK)
+        return _attend_by_torch(own, states, attention_mask).flatten(2)
     attended_B1HK, _ = attend(
         own,
         query_BH1K,
@@ -116,3 +120,20 @@ def _attend_from_first(
         dropout=own.dropout.p,
     )
     return attended_B1HK.flatten(2)
+
+
+def _attend_by_torch(
+    own: Any,  # noqa: ANN401 (as above)
+    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return (B, 1, H, K) by torch's own attention, which drops weights on every device."""
+    # A mask of all queries (B, 1, T, T) is cut down to the first; one for all of them stays.
+    mask = None if attention_mask is None else attention_mask[:, :, :1]
+    attended_BH1K = scaled_dot_product_attention(
+        *states,
+        attn_mask=mask,
+        dropout_p=own.dropout.p if own.training else 0.0,
+        scale=own.scaling,
+    )
+    return attended_BH1K.transpose(1, 2)

@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bertfit.inference.micro_batches import TokenBudget, iter_logits
+from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.transfer import LateValues, mark_moment, to_device
 from bertfit.training.reports import StepReport, TakenStep
 
@@ -153,9 +154,10 @@ def accumulate_within_memory(
     longest = int(data.encoded.lengths[indices].max())
     while True:
         try:
-            return accumulate_gradients(
-                weights.working, data, indices, precision=precision, max_tokens=budget.tokens
-            )
+            with quick_float32(precision.device):
+                return accumulate_gradients(
+                    weights.working, data, indices, precision=precision, max_tokens=budget.tokens
+                )
         except torch.OutOfMemoryError:
             if not budget.halve(longest):
                 raise

@@ -17,7 +17,7 @@ from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
-from bertfit.training.token_budget import DEFAULT_TOKENS, find_fastest_budget
+from bertfit.training.token_budget import find_fastest_budget, starting_budget
 from bertfit.training.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def measure_speed(
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
     weights = TrainedWeights(model, settings, precision)
     weights.working.train()
-    budget = TokenBudget(settings.micro_batch_tokens or DEFAULT_TOKENS)
+    budget = TokenBudget(starting_budget(settings.micro_batch_tokens))
     timed: list[tuple[int, float]] = []
     try:
         for indices in steps[:4]:
@@ -71,7 +71,7 @@ def measure_token_budget(
 ) -> int:
     """Return the budget with which the largest step of an epoch is quickest and fits into memory.
 
-    Meant for a GPU: on a CPU the default is as quick as any other (docs/performance.md).
+    Done by itself on a GPU: on a CPU the default is as quick as any other (docs/performance.md).
     """
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)

@@ -16,6 +16,11 @@ _CLEARLY_FASTER = 1.03
 """A doubled budget is taken for a gain of at least 3 %: below, it costs memory for nothing."""
 
 
+def starting_budget(asked: int | str | None) -> int:
+    """Return the tokens per micro-batch that a setting means before anything was measured."""
+    return asked if isinstance(asked, int) else DEFAULT_TOKENS
+
+
 def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:
     """Return the budget, doubled from 2,048 while a step fits into memory and gets faster.
 

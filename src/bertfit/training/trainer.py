@@ -25,7 +25,7 @@ from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
 from bertfit.training.reports import StepReport, TakenStep
-from bertfit.training.token_budget import DEFAULT_TOKENS
+from bertfit.training.token_budget import starting_budget
 from bertfit.training.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def fit(
         listener,
         metric,
         num_epochs=len(epochs),
-        max_tokens=settings.micro_batch_tokens or DEFAULT_TOKENS,
+        max_tokens=starting_budget(settings.micro_batch_tokens),
     )
     torch.manual_seed(settings.seed)
     try:

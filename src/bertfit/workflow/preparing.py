@@ -181,18 +181,23 @@ def renew_model(prepared: PreparedModel, settings: TrainSettings) -> PreparedMod
 def settle_token_budget(
     resolved: ResolvedSettings, prepared: PreparedModel, *, listener: Listener
 ) -> ResolvedSettings:
-    """Return settings with a token budget: the one given, on a GPU a measured one, else 2,048."""
-    if resolved.settings.micro_batch_tokens is not None:
+    """Return settings with a token budget: the one given, else a measured one, or 2,048.
+
+    It is measured where that was asked for ("auto"), and on a GPU where nothing was.
+    """
+    asked = resolved.settings.micro_batch_tokens
+    if isinstance(asked, int):
         return resolved
     precision = prepared.classifier.precision
-    if precision.device.type != "cuda":
+    if asked is None and precision.device.type != "cuda":
         origin = f"default on {precision.device.type}"
         return resolved.settle("micro_batch_tokens", DEFAULT_TOKENS, origin=origin)
     tokens = measure_token_budget(
         prepared.classifier.model, prepared.train, settings=resolved.settings, precision=precision
     )
     listener.note(f"Micro-batches: at most {tokens:,} tokens, the quickest that was measured.")
-    return resolved.settle("micro_batch_tokens", tokens, origin="default, measured")
+    origin = "default" if asked is None else resolved.origins["micro_batch_tokens"]
+    return resolved.settle("micro_batch_tokens", tokens, origin=f"{origin}, measured")
 
 
 def _make_fast(
