@@ -329,3 +329,26 @@ def test_a_word_stands_beside_a_number():
     for text, value in (("auto", "auto"), ("512", 512), ("none", None)):
         resolved = resolve_settings(assignments=[f"micro_batch_tokens={text}"])
         assert resolved.settings.micro_batch_tokens == value
+
+
+def test_a_list_of_columns_is_taken_from_every_layer(tmp_path):
+    """A name with a comma can be given in a list alone."""
+    file = write_toml(tmp_path, 'slice_columns = ["a, b", "c"]\n')
+    assert resolve_settings(config_file=file).settings.slice_columns == ("a, b", "c")
+    given = resolve_settings({"slice_columns": ["d"]}, config_file=file)
+    assert given.settings.slice_columns == ("d",)
+    for text, names in (("a, b", ("a", "b")), ("a", ("a",)), ("none", ()), ("", ())):
+        settings = resolve_settings(
+            config_file=file, assignments=[f"slice_columns={text}"]
+        ).settings
+        assert settings.slice_columns == names
+
+
+@pytest.mark.parametrize("value", ["film", ["a", 1], {"a"}])
+def test_what_is_no_list_of_columns_is_refused(value):
+    message = error_of({"slice_columns": value})
+    assert message == f"slice_columns: expected a list of names, got {adapted(value)!r}"
+
+
+def adapted(value):
+    return tuple(value) if isinstance(value, list) else value

@@ -95,6 +95,8 @@ class TrainSettings:
     """Column of the label; none finds label, sentiment, category, target or class."""
     group_column: str | None = None
     """Column whose equal values must not be split between training and validation."""
+    slice_columns: tuple[str, ...] = ()
+    """Columns, as a,b or a list, that cut the test (else the validation) rows into slices."""
     on_bad_row: OnBadRow = "error"
     """error refuses data with faults; skip leaves the bad rows out and lists them."""
     drop_duplicates: bool = False
@@ -214,7 +216,7 @@ def resolve_settings(
         _refuse_unknown(layer, origin)
         values |= layer
         origins |= dict.fromkeys(layer, origin)
-    return ResolvedSettings(TrainSettings(**_integers_to_floats(values)), origins)
+    return ResolvedSettings(TrainSettings(**_adapt_values(values)), origins)
 
 
 def describe_settings() -> dict[str, tuple[str, str, str]]:
@@ -265,6 +267,9 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is of any type)
     hint = typing.get_type_hints(TrainSettings).get(name)
+    if typing.get_origin(hint) is tuple:
+        names = [] if text.lower() == "none" else text.split(",")
+        return tuple(one.strip() for one in names if one.strip())
     kinds = typing.get_args(hint) or (hint,)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
@@ -289,15 +294,17 @@ def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
             )
 
 
-def _integers_to_floats(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Let TOML's `dropout = 0` and Python's `learning_rate=1` stand for floats."""
+def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let TOML's `dropout = 0` and Python's `learning_rate=1` be floats, and lists tuples."""
     hints = typing.get_type_hints(TrainSettings)
-    return {
-        name: float(value)
-        if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],))
-        else value
-        for name, value in values.items()
-    }
+
+    def adapt(name: str, value: Any) -> Any:  # noqa: ANN401 (a setting is of any type)
+        if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],)):
+            return float(value)
+        is_list = isinstance(value, list) and typing.get_origin(hints[name]) is tuple
+        return tuple(value) if is_list else value
+
+    return {name: adapt(name, value) for name, value in values.items()}
 
 
 def _type_problems(settings: TrainSettings) -> list[str]:
@@ -311,6 +318,9 @@ def _type_problems(settings: TrainSettings) -> list[str]:
                 problems.append(
                     f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}"
                 )
+        elif typing.get_origin(hint) is tuple:
+            if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
+                problems.append(f"{name}: expected a list of names, got {value!r}")
         elif value in _words(hint):
             continue
         elif not isinstance(value, _plain_kinds(hint)) or (

@@ -521,6 +521,13 @@ CASES = [
         "Did you mean 'kind'?",
         text("bad.csv", "text,label,kind\ngood,LABEL_0,a\nbad,LABEL_1,b\n"),
     ),
+    Case(
+        "a column of slices that the test file lacks",
+        "train good.csv --test bad.csv --slice kindd --model tiny --output run",
+        3,
+        "bad.csv: no slice column 'kindd'",
+        both(good, text("bad.csv", "text,label,kind\ngood,pos,a\nbad,neg,b\n")),
+    ),
     Case("suspects by one fold", "suspects good.csv --folds 1", 2, "at least 2 folds", good),
     Case(
         "suspects by a run and by folds",

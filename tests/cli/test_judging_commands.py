@@ -22,7 +22,7 @@ def folder(tmp_path_factory, tiny_model_dir, make_reviews, write_csv):
     write_csv(folder / "train.csv", rows)
     tested = [{**row, "kind": "ab"[at % 3 == 0]} for at, row in enumerate(make_reviews(40, seed=7))]
     write_csv(folder / "test.csv", tested)
-    for name, options in (("a", "--seeds 2"), ("b", "--seed 4 --no-baseline")):
+    for name, options in (("a", "--seeds 2 --slice kind"), ("b", "--seed 4 --no-baseline")):
         command = ["train", str(folder / "train.csv"), "--test", str(folder / "test.csv")]
         command += ["--model", str(tiny_model_dir), "--output", str(folder / name)]
         command += f"--epochs 2 --batch-size 8 --dtype float32 {options}".split()
@@ -46,11 +46,26 @@ def check_width(output: str, folder) -> None:
 def test_training_with_seeds_shows_each_and_the_best(folder):
     output = (folder / "a.txt").read_text(encoding="utf-8")
     assert "By seed" in output
-    assert "the test chose nothing" in output
+    flat = " ".join(output.split())
+    assert "before calibration. It chose the seed" in flat
+    assert "as saved, calibrated; it chose nothing." in flat
     assert "NB-SVM" in output
     check_width(output, folder)
     record = json.loads((folder / "a" / "bertfit.json").read_text(encoding="utf-8"))
     assert len(record["seeds"]["runs"]) == 2
+
+
+def test_training_shows_slices_by_a_column_that_was_asked_for(folder):
+    shown, other = (
+        " ".join((folder / name).read_text(encoding="utf-8").split()) for name in ("a.txt", "b.txt")
+    )
+    assert "kind: a" in shown
+    assert "kind: b" in shown
+    assert "The worst slices" not in other
+    record = json.loads((folder / "a" / "bertfit.json").read_text(encoding="utf-8"))
+    slices = record["scores"]["test"]["slices"]["slices"]
+    counts = {one["value"]: one["num_rows"] for one in slices if one["by"] == "kind"}
+    assert counts == {"a": 26, "b": 14}
 
 
 def test_compare_shows_differences_and_a_verdict(folder):

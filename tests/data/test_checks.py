@@ -183,3 +183,33 @@ def test_shared_texts_are_counted_by_the_rows_of_the_second():
     first, _ = read_dataset(GOOD, Columns())
     second, _ = read_dataset([GOOD[0], GOOD[0], ODD], Columns())
     assert count_shared_texts(first, second) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [((), "train"), (("validation",), "validation"), (("validation", "test"),) * 2],
+)
+def test_only_the_rows_that_judge_need_the_columns_of_slices(given, where):
+    where = "test" if "test" in given else where
+    parts = {name: [{**row, "kind": row["label"][0]} for row in GOOD] for name in (where,)}
+    sources = {name: parts.get(name, GOOD) for name in ("train", *given)}
+    checked = check(**sources, columns=Columns(slices=("kind",)))
+    assert dict(getattr(checked, where).slices) == {"kind": ["p", "n"]}
+    assert all(not getattr(checked, name).slices for name in sources if name != where)
+    sources[where] = [{**row, "kinds": "x"} for row in GOOD]
+    message = refuse(**sources, columns=Columns(slices=("kind",)))
+    assert (
+        "no slice column 'kind': columns are text, label, kinds. Did you mean 'kinds'?" in message
+    )
+
+
+def test_columns_of_slices_go_with_their_rows():
+    rows = [{**row, "year": year} for row, year in zip(GOOD * 2, (1990, None, "x", 3), strict=True)]
+    dataset, faults = read_dataset([*rows[:1], BAD, *rows[1:]], Columns(slices=("year", "year")))
+    assert len(faults) == 1
+    assert dataset.slices == {"year": [1990, None, "x", 3]}
+    assert dataset.select([3, 0]).slices == {"year": [3, 1990]}
+
+
+def test_the_text_cuts_no_slices():
+    assert "column 'text' is the text" in refuse(GOOD, columns=Columns(slices=("text",)))

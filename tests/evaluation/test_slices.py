@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation.slices import bin_numbers, name_values, score_slices
+from bertfit.evaluation.slices import bin_numbers, list_slices, name_values, score_slices
 
 
 def test_a_weak_slice_is_found_and_stands_first() -> None:
@@ -110,3 +110,20 @@ def test_a_report_can_be_written_as_json() -> None:
     value = json.loads(json.dumps(report.to_json()))
     assert value["adjustment"] == "Benjamini-Hochberg"
     assert value["slices"][0]["interval"]["low"] >= 0
+
+
+def test_a_column_may_bear_the_name_of_a_slice_and_is_not_tested_twice() -> None:
+    found = list_slices(
+        [3, 4],
+        [True, False],
+        ["a", "b"],
+        groups=["g", "h"],
+        further={"tokens": ["x", "y"], "film": ["g", "h"], "label": ["a", "b"]},
+    )
+    assert found == {
+        "tokens": ["3", "4"],
+        "truncated": ["yes", "no"],
+        "label": ["a", "b"],
+        "group": ["g", "h"],
+        "column tokens": ["x", "y"],
+    }

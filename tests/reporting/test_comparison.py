@@ -125,8 +125,13 @@ def test_seeds_are_shown_with_mean_and_deviation(with_test: bool) -> None:
     part = {"mean": scores, "standard_deviation": scores}
     nothing = {"mean": None, "standard_deviation": None}
     seeds = {"runs": runs, "best_seed": 4294967289, "validation": part}
+    seeds["chosen_by"] = "validation macro_f1"
     shown = render(seed_table({**seeds, "test": part if with_test else nothing}))
     assert width_of(shown) <= 80
     assert ("–" in shown) is not with_test
     for word in ("kept", "interrupted", "mean", "sd", "90.00 %"):
         assert word in shown
+    flat = " ".join(shown.split())
+    assert "as trained, before calibration. It chose the seed, that of the highest macro f1" in flat
+    assert ("as saved, calibrated; it chose nothing" in flat) is with_test
+    assert "leave out the seed that was interrupted" in flat

@@ -166,7 +166,9 @@ def test_slices_can_be_cut_by_any_column(run, rows, write_csv, tmp_path, as_file
 
 
 def test_a_column_of_slices_that_is_not_there_is_named(run, rows):
-    with pytest.raises(DataError, match=r"no column 'moovie': columns are .*Did you mean 'movie'"):
+    with pytest.raises(
+        DataError, match=r"no slice column 'moovie': columns are .*Did you mean 'movie'"
+    ):
         bertfit.evaluate(run, rows, slice_columns=["moovie"])
 
 

@@ -239,6 +239,29 @@ def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
     assert "There was no test set" in text
 
 
+@pytest.mark.parametrize("judged_by", ["test", "validation"])
+def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_reviews, judged_by):
+    rows, test = make_reviews(120), make_reviews(40, seed=7)
+    for part in (rows, test):
+        for at, row in enumerate(part):
+            row["source"] = "press" if at % 4 < 2 else "web"
+    given = {"test": test} if judged_by == "test" else {}
+    run = train(tmp_path / "run", rows, **given, slice_columns=["source"], validation_fraction=0.4)
+    found = gather_facts(run, read_record(run), name="run")["judged"]
+    by_source = {
+        one["value"]: one["num_rows"] for one in found["slices"]["slices"] if one["by"] == "source"
+    }
+    assert found["part"] == judged_by
+    assert set(by_source) == {"press", "web"}
+    assert sum(by_source.values()) == found["num_rows"]
+    again = tmp_path / "again.html"
+    bertfit.report(run, output=again)
+    for page in (run / "report.html", again):
+        words = Page(page.read_text(encoding="utf-8")).words
+        assert "source: press" in words
+        assert "source: web" in words
+
+
 def test_77_classes_stay_readable(train, tmp_path):
     generator = np.random.default_rng(0)
     words = ["good", "bad", "film", "plot", "fine", "poor", "the", "was", "acting"]
@@ -330,6 +353,7 @@ def test_several_seeds_stand_side_by_side(copy):
             for seed in (4, 5)
         ],
         "best_seed": 5,
+        "chosen_by": "validation accuracy",
         "validation": part,
         "test": {"mean": None, "standard_deviation": None},
     }
@@ -339,6 +363,7 @@ def test_several_seeds_stand_side_by_side(copy):
     assert "5 (kept) 75.00 % 70.00 % – –" in words
     assert "num_seeds=2" in words
     assert "seed=4" in words
+    assert "It chose the seed, that of the highest accuracy" in words
 
 
 def test_a_record_that_lacks_what_is_needed_is_named(copy):

@@ -163,9 +163,42 @@ def test_the_first_seed_gives_what_one_training_gives(train, tmp_path, finished)
 
 
 def test_the_spread_is_noted(finished):
-    told = next(note for note in finished[1] if note.startswith("Seeds: "))
+    told = next(note for note in finished[1] if note.startswith("Seeds, mean ±"))
     assert "validation accuracy" in told
-    assert "± " in told
+    assert "(before calibration), test accuracy" in told
+    assert told.endswith("(as saved).")
+    assert finished[1][-1].endswith("the best by validation accuracy.")
+
+
+def test_the_scores_of_seeds_say_of_which_model_they_are(finished):
+    """Validation: what chose, before calibration. Test: what the run answers."""
+    result, seeds = finished[0], finished[0].seeds
+    record = read_record(result.run)
+    best = next(run for run in seeds["runs"] if run["seed"] == seeds["best_seed"])
+    assert seeds["chosen_by"] == f"validation {result.outcome.selection_metric}"
+    losses = result.outcome.history.val_losses
+    assert best["validation"]["loss"] == losses[best["best_epoch"] - 1]
+    assert best["test"]["log_loss"] == record["scores"]["test"]["log_loss"]
+    page = " ".join((result.run / "report.html").read_text(encoding="utf-8").split())
+    assert "Validation: the model as trained, before calibration." in page
+
+
+def test_ctrl_c_after_the_training_of_a_seed_starts_no_other(train, tmp_path, make_reviews):
+    """It leaves the test unscored, and the next seed untrained."""
+    listener = Recorder(lambda task, _done: interrupt_once(task))
+    heard = []
+
+    def interrupt_once(task):
+        if task == "scoring" and not heard:
+            heard.append(task)
+            raise KeyboardInterrupt
+
+    result = train(
+        tmp_path / "run", test=make_reviews(30, seed=7), baseline=False, listener=listener
+    )
+    assert [run["seed"] for run in result.seeds["runs"]] == [0]
+    assert result.seeds["test"]["mean"] is None
+    assert "Interrupted: 1 of 3 seeds were trained." in listener.notes
 
 
 def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):

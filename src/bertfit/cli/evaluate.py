@@ -16,6 +16,7 @@ from bertfit.cli.options import (
     LabelColumn,
     OnBadRow,
     Run,
+    SliceColumns,
     TextColumn,
 )
 
@@ -23,12 +24,7 @@ from bertfit.cli.options import (
 def evaluate(
     run: Run,
     data: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled rows.")],
-    slices: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--slice", metavar="COLUMN", help="Also judge slices by this column; repeatable."
-        ),
-    ] = None,
+    slices: SliceColumns = None,
     errors: Annotated[
         int, typer.Option(min=0, help="Show this many wrong rows with their texts.")
     ] = 0,

@@ -18,6 +18,10 @@ LabelColumn = Annotated[
 GroupColumn = Annotated[
     str | None, typer.Option(help="Rows equal in this column are not split apart.")
 ]
+SliceColumns = Annotated[
+    list[str] | None,
+    typer.Option("--slice", metavar="COLUMN", help="Also judge slices by this column; repeatable."),
+]
 IntervalGroupColumn = Annotated[
     str | None,
     typer.Option("--group-column", help="Rows equal in this column are resampled together."),

@@ -57,6 +57,8 @@ def show_training(console: Console, result: TrainResult) -> None:
     if result.test is not None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")
+        if result.test.evaluation.dataset.slices:  # asked for: otherwise the report shows slices
+            console.print(slice_table(result.test.evaluation.slices))
         if result.test.without_leaks is not None:
             _show_without(console, result.test.without_leaks, "leaked")
         if result.test.without_groups is not None:

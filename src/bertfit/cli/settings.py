@@ -16,5 +16,6 @@ def settings() -> None:
     for name, (_kind, default, text) in describe_settings().items():
         # As --set and TOML want them.
         shown = default.lower() if default in {"None", "True", "False"} else default
+        shown = "none" if shown == "()" else shown
         table.add_row(name, shown, text)
     console.print(table)

@@ -32,6 +32,7 @@ def train(
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     group_column: options.GroupColumn = None,
+    slice_columns: options.SliceColumns = None,
     on_bad_row: options.OnBadRow = None,
     drop_duplicates: options.DropDuplicates = None,
     strict: options.StrictSetting = None,

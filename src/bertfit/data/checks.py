@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,14 +55,21 @@ def check_training_data(
 ) -> CheckedData:
     """Read and check everything that a training needs.
 
+    Slices are cut of the rows that judge the model, so that only their source needs the columns:
+    the test, else the validation, else the rows that the validation is split off.
+
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
         ConfigError: `on_bad_row` is neither "error" nor "skip".
         MissingDependencyError: A Parquet file is given and pyarrow is not installed.
     """
     _check_choice(on_bad_row)
+    unsliced = replace(columns, slices=())
+    sources = (train, validation, test)
+    sliced = max(place for place, source in enumerate(sources) if source is not None)
     parts = [
-        None if source is None else _read(source, columns) for source in (train, validation, test)
+        None if source is None else _read(source, columns if place == sliced else unsliced)
+        for place, source in enumerate(sources)
     ]
     train_part = parts[0]
     assert train_part is not None  # `train` is not optional

@@ -1,4 +1,4 @@
-"""Which columns of a source hold the text, the label and the group."""
+"""Which columns of a source hold the text, the label and the group, and which cut slices."""
 
 from __future__ import annotations
 
@@ -30,11 +30,13 @@ class ChosenColumns:
     label: str | None
     """None where the source has no labels and needs none."""
     group: str | None
+    slices: tuple[str, ...]
     need_label: bool
 
     def names(self) -> list[str]:
-        """Return the names of the columns that must be read."""
-        return [name for name in (self.text, self.label, self.group) if name is not None]
+        """Return the names of the columns that must be read, each once."""
+        names = (self.text, self.label, self.group, *self.slices)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) -> ChosenColumns:
@@ -54,7 +56,18 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
     if label == text:
         message = f"column {text!r} cannot be both text and label"
         raise SourceError(stream.source, message)
-    return ChosenColumns(text=text, label=label, group=columns.group, need_label=need_label)
+    for name in columns.slices:
+        _find(stream, "slice", name, taken=())
+    if text in columns.slices:
+        message = f"column {text!r} is the text; slices are cut by a column of few different values"
+        raise SourceError(stream.source, message)
+    return ChosenColumns(
+        text=text,
+        label=label,
+        group=columns.group,
+        slices=tuple(dict.fromkeys(columns.slices)),
+        need_label=need_label,
+    )
 
 
 def _prefer_trained(columns: Columns, names: Collection[str]) -> Columns:

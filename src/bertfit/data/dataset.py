@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Row:
     text: str
     label: str | None
     group: str | None
+    slices: tuple[object, ...] = ()
+    """Values of the columns that cut slices, as they stand in the source; None where missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,8 @@ class Columns:
     label: str | None = None
     group: str | None = None
     """None means no grouping: a group column is never guessed."""
+    slices: tuple[str, ...] = ()
+    """Further columns, whose values cut the rows into slices."""
     trained_text: str | None = None
     """The text column of the training, which goes before the usual names where it is present."""
     trained_label: str | None = None
@@ -43,6 +47,8 @@ class TextDataset:
     groups: Sequence[str]
     """Group names; empty where there is no group column."""
     lines: Sequence[int]
+    slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    """By column that cuts slices, n values as they stand in the source."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -56,6 +62,9 @@ class TextDataset:
             labels=[self.labels[index] for index in indices] if self.labels else (),
             groups=[self.groups[index] for index in indices] if self.groups else (),
             lines=[self.lines[index] for index in indices],
+            slices={
+                name: [values[index] for index in indices] for name, values in self.slices.items()
+            },
         )
 
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from bertfit.data.columns import USUAL_NAMES, choose_columns, list_names
+from bertfit.data.columns import USUAL_NAMES, choose_columns
 from bertfit.data.dataset import Columns, Row, TextDataset
 from bertfit.data.delimited import open_csv, open_tsv
 from bertfit.data.json_lines import open_json_lines
@@ -31,7 +31,6 @@ __all__ = [
     "SourceError",
     "iter_rows",
     "name_source",
-    "read_columns",
     "read_dataset",
 ]
 
@@ -98,40 +97,7 @@ def read_dataset(
     except SourceError as error:
         error.faults = tuple(faults)
         raise
-    return _make_dataset(rows, name_source(source)), faults
-
-
-def read_columns(
-    source: Source, names: Sequence[str], lines: Sequence[int]
-) -> dict[str, list[object]]:
-    """Read further columns of rows that were read before, as their values stand in the source.
-
-    Args:
-        source: The same source as before.
-        names: Columns.
-        lines: The rows that are wanted, by their lines.
-
-    Returns:
-        By name, a value for each line; None where the row has none.
-
-    Raises:
-        SourceError: A column is not there.
-        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
-    """
-    stream = _open(source)
-    for name in names:
-        if name not in stream.names:
-            present = list_names(stream.names)
-            guess = did_you_mean(name, stream.names)
-            raise SourceError(stream.source, f"no column {name!r}: columns are {present}.{guess}")
-    place_of_line = {line: place for place, line in enumerate(lines)}
-    columns: dict[str, list[object]] = {name: [None] * len(lines) for name in names}
-    for record in stream.read(names):
-        if isinstance(record, Fault) or record.line not in place_of_line:
-            continue
-        for name in names:
-            columns[name][place_of_line[record.line]] = record.values.get(name)
-    return columns
+    return _make_dataset(rows, name_source(source), columns.slices), faults
 
 
 def name_source(source: Source) -> str:
@@ -166,7 +132,7 @@ def _open_file(path: Path, source: str) -> RecordStream:
     return _OPENERS[extension](path, source)
 
 
-def _make_dataset(rows: Sequence[Row], source: str) -> TextDataset:
+def _make_dataset(rows: Sequence[Row], source: str, slice_names: Sequence[str]) -> TextDataset:
     labels = [row.label for row in rows if row.label is not None]
     return TextDataset(
         source=source,
@@ -174,4 +140,8 @@ def _make_dataset(rows: Sequence[Row], source: str) -> TextDataset:
         labels=labels if len(labels) == len(rows) else (),
         groups=[row.group for row in rows if row.group is not None],
         lines=[row.line for row in rows],
+        slices={
+            name: [row.slices[place] for row in rows]
+            for place, name in enumerate(dict.fromkeys(slice_names))
+        },
     )

@@ -26,7 +26,8 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
         group = None if chosen.group is None else _read_group(record.values, chosen.group)
     except _RowError as error:
         return Fault(source, record.line, str(error))
-    return Row(line=record.line, text=text, label=label, group=group)
+    slices = tuple(record.values.get(name) for name in chosen.slices)
+    return Row(line=record.line, text=text, label=label, group=group, slices=slices)
 
 
 def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:

@@ -125,6 +125,43 @@ def score_slices(
     return SliceReport(tuple(slices), num_too_small)
 
 
+def list_slices(
+    num_tokens: ArrayLike,
+    is_truncated: ArrayLike,
+    labels: Sequence[str],
+    *,
+    groups: Sequence[str | None] | None = None,
+    further: Mapping[str, Sequence[str | None]] | None = None,
+) -> dict[str, Sequence[str | None]]:
+    """Return what `score_slices` cuts the rows of an evaluation by.
+
+    A further column that holds the labels or the groups once more is left out.
+
+    Args:
+        num_tokens: (n,) full length of each text.
+        is_truncated: (n,) whether it lost tokens.
+        labels: n names of the true classes.
+        groups: n groups, or None.
+        further: By column, n values, as `name_values` returns them.
+
+    Example:
+        >>> list(list_slices([5, 9], [False, True], ["a", "b"], further={"label": ["x", "y"]}))
+        ['tokens', 'truncated', 'label', 'column label']
+    """
+    values: dict[str, Sequence[str | None]] = {
+        "tokens": bin_numbers(np.asarray(num_tokens).tolist()),
+        "truncated": ["yes" if cut else "no" for cut in np.asarray(is_truncated).tolist()],
+        "label": labels,
+    }
+    if groups is not None:
+        values["group"] = groups
+    own = dict(values)
+    for name, column in (further or {}).items():
+        if list(column) not in map(list, own.values()):  # else each slice would be tested twice
+            values[f"column {name}" if name in own else name] = column
+    return values
+
+
 def name_values(values: Sequence[object]) -> list[str | None]:
     """Return what each row's value is called: numbers of many kinds are cut into bins.
 

@@ -6,6 +6,7 @@ are, never as markup, cut to fit.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from rich.text import Text
 
 from bertfit.evaluation.comparison import Difference, PairedComparison
 from bertfit.evaluation.slices import SMALL_ROWS, SliceReport
+from bertfit.reporting.summary import describe_seeds
 from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
 
 _TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
@@ -138,8 +140,9 @@ def seed_table(seeds: Mapping[str, Any]) -> RenderableType:
         table.add_row(str(entry["seed"]), *cells, note, style="bold" if is_best else None)
     for title, key in (("mean", "mean"), ("sd", "standard_deviation")):
         table.add_row(title, *_seed_cells(seeds["validation"][key], seeds["test"][key]), "")
-    told = f"Kept: seed {seeds['best_seed']}, the best on validation; the test chose nothing."
-    return Group(Text("By seed", style="bold"), table, Text(told))
+    return Group(
+        Text("By seed", style="bold"), table, Text(textwrap.fill(describe_seeds(seeds), WIDTH))
+    )
 
 
 def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:

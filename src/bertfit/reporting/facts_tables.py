@@ -236,4 +236,6 @@ def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:
 
 
 def _show_value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -15,6 +15,7 @@ from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
+    describe_seeds,
     describe_verdict,
     list_findings,
     list_leaks,
@@ -77,6 +78,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "versions": record.get("versions") or {},
         "kept_reason": (record.get("training") or {}).get("reason"),
         "seeds": tables.list_seeds(facts),
+        "seeds_note": describe_seeds(record["seeds"]) if record.get("seeds") else None,
         "score_rows": tables.list_scores(facts),
         "environment": tables.list_environment(facts),
         "changed_settings": tables.list_settings(facts, changed=True),

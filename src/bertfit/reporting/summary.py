@@ -32,7 +32,27 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     answer = f"The model answers {share} of {number}{judged['part']} rows rightly{sure}"
     if judged["part"] == "test":
         return f"{answer}."
-    return f"{answer}; these rows also chose the epoch, and no test rows were scored."
+    chosen = "the epoch and the seed" if facts["record"].get("seeds") else "the epoch"
+    return f"{answer}; these rows also chose {chosen}, and no test rows were scored."
+
+
+def describe_seeds(seeds: Mapping[str, Any]) -> str:
+    """Return which scores of the seeds are of which model, and what they chose.
+
+    Args:
+        seeds: The entry "seeds" of bertfit.json.
+    """
+    chosen_by = seeds["chosen_by"].removeprefix("validation").strip() or "score"
+    best = "lowest" if chosen_by == "loss" else "highest"
+    told = (
+        "Validation: the model as trained, before calibration. It chose the seed, that of the "
+        f"{best} {chosen_by.replace('_', ' ')}, so what it says of this one is too good."
+    )
+    if seeds["test"]["mean"] is not None:
+        told += " Test: the model as saved, calibrated; it chose nothing."
+    if any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1:
+        told += " Mean and deviation leave out the seed that was interrupted."
+    return told
 
 
 def describe_verdict(facts: Mapping[str, Any]) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,12 @@ import numpy as np
 from bertfit.data.checks import check_evaluation_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.encoding import EncodedTexts
-from bertfit.data.readers import read_columns
 from bertfit.errors import Fault
 from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
 from bertfit.evaluation.intervals import Interval, bootstrap_intervals
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.predictions import KeptPredictions
-from bertfit.evaluation.slices import SliceReport, bin_numbers, name_values, score_slices
+from bertfit.evaluation.slices import SliceReport, list_slices, name_values, score_slices
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
@@ -167,12 +166,12 @@ def evaluate(
         tell=listener.note,
     )
     dataset, skipped = check_evaluation_data(
-        data, classifier.known_columns(columns), classifier.label_names, on_bad_row
+        data,
+        replace(classifier.known_columns(columns), slices=tuple(slice_columns)),
+        classifier.label_names,
+        on_bad_row,
     )
-    further = read_columns(data, slice_columns, dataset.lines) if slice_columns else {}
-    return evaluate_classifier(
-        classifier, dataset, skipped=skipped, further_columns=further, listener=listener
-    )
+    return evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
 
 
 def evaluate_classifier(
@@ -180,7 +179,6 @@ def evaluate_classifier(
     dataset: TextDataset,
     *,
     skipped: tuple[Fault, ...] = (),
-    further_columns: Mapping[str, Sequence[object]] | None = None,
     listener: Listener,
 ) -> Evaluation:
     """Evaluate a loaded classifier on checked rows."""
@@ -224,25 +222,16 @@ def evaluate_classifier(
         dataset=dataset,
         num_tokens=encoded.full_lengths,
         is_truncated=encoded.full_lengths > encoded.lengths,
-        slices=_cut_slices(
-            dataset, encoded, answers["predicted_ids"] == label_ids, further_columns or {}
-        ),
+        slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids),
     )
 
 
-def _cut_slices(
-    dataset: TextDataset,
-    encoded: EncodedTexts,
-    is_right: np.ndarray,
-    further_columns: Mapping[str, Sequence[object]],
-) -> SliceReport:
-    is_truncated = encoded.full_lengths > encoded.lengths
-    values: dict[str, Sequence[str | None]] = {
-        "tokens": bin_numbers(encoded.full_lengths.tolist()),
-        "truncated": ["yes" if cut else "no" for cut in is_truncated.tolist()],
-        "label": dataset.labels,
-    }
-    if dataset.groups:
-        values["group"] = dataset.groups
-    values |= {name: name_values(column) for name, column in further_columns.items()}
+def _cut_slices(dataset: TextDataset, encoded: EncodedTexts, is_right: np.ndarray) -> SliceReport:
+    values = list_slices(
+        encoded.full_lengths,
+        encoded.full_lengths > encoded.lengths,
+        dataset.labels,
+        groups=dataset.groups or None,
+        further={name: name_values(column) for name, column in dataset.slices.items()},
+    )
     return score_slices(is_right, values)

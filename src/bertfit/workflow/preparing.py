@@ -87,7 +87,10 @@ def prepare_rows(
         LeakError: Strictness was asked for, and the test set leaks.
     """
     columns = Columns(
-        text=settings.text_column, label=settings.label_column, group=settings.group_column
+        text=settings.text_column,
+        label=settings.label_column,
+        group=settings.group_column,
+        slices=settings.slice_columns,
     )
     checked = check_training_data(
         data,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from bertfit.evaluation.predictions import (
     read_predictions,
 )
 from bertfit.evaluation.scaling import Scaling
-from bertfit.evaluation.slices import bin_numbers, score_slices
+from bertfit.evaluation.slices import list_slices, score_slices
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.confidence import read_confidence
@@ -89,7 +89,7 @@ def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str
     """
     kept = read_kept(run)
     parts = read_parts(run, record)
-    judged = _judge(record, parts)
+    judged = _judge(record, parts, kept)
     part = parts.get(judged["part"]) if judged else None
     label_names = list(record["label_names"])
     return {
@@ -178,7 +178,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _judge(record: Mapping[str, Any], parts: Mapping[str, KeptPart]) -> dict[str, Any] | None:
+def _judge(
+    record: Mapping[str, Any], parts: Mapping[str, KeptPart], kept: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """Return the scores of the rows that tell how good the model is, as `Evaluation.to_json`.
 
     These are the test rows; without them the validation rows, as far as they are known.
@@ -187,7 +189,7 @@ def _judge(record: Mapping[str, Any], parts: Mapping[str, KeptPart]) -> dict[str
     if scores.get("test"):
         return {"part": "test", **scores["test"]}
     if "validation" in parts:
-        return {"part": "validation", **_score_part(parts["validation"], record)}
+        return {"part": "validation", **_score_part(parts["validation"], record, kept)}
     if scores.get("validation"):
         return {"part": "validation", "intervals": {}, **scores["validation"]}
     return None
@@ -198,7 +200,9 @@ def _find_accuracy(part: KeptPart | None) -> float | None:
     return None if part is None else float(part.is_right.mean())
 
 
-def _score_part(part: KeptPart, record: Mapping[str, Any]) -> dict[str, Any]:
+def _score_part(
+    part: KeptPart, record: Mapping[str, Any], kept: Mapping[str, Any]
+) -> dict[str, Any]:
     rows, names = part.rows, list(record["label_names"])
     groups = rows.known_groups
     answers: dict[str, Any] = {"predicted_ids": part.predicted_ids}
@@ -206,12 +210,13 @@ def _score_part(part: KeptPart, record: Mapping[str, Any]) -> dict[str, Any]:
     confidence = score_confidence(rows.probabilities, rows.label_ids, groups=groups, **answers)
     calibration = (record.get("calibration") or {}).get("validation") or {}
     is_calibrated = (record.get("calibration") or {}).get("kind", "none") != "none"
-    slices: dict[str, Sequence[str | None]] = {
-        "tokens": bin_numbers(rows.num_tokens.tolist()),
-        "truncated": ["yes" if cut else "no" for cut in rows.is_truncated.tolist()],
-        "label": [names[label_id] for label_id in rows.label_ids.tolist()],
-        **({"group": rows.groups} if groups is not None else {}),
-    }
+    slices = list_slices(
+        rows.num_tokens,
+        rows.is_truncated,
+        [names[label_id] for label_id in rows.label_ids.tolist()],
+        groups=rows.groups if groups is not None else None,
+        further=kept.get("slices"),
+    )
     encoding = record.get("encoding") or {}
     return {
         **score(rows.probabilities, rows.label_ids, names, **answers).to_json(),

@@ -13,6 +13,7 @@ import numpy as np
 from jinja2 import TemplateError
 
 from bertfit.errors import ConfigError, RunError
+from bertfit.evaluation.slices import name_values
 from bertfit.files import open_atomically, write_json
 from bertfit.reporting.html import render_report
 from bertfit.reporting.model_card import render_card
@@ -185,6 +186,7 @@ def _keep(
             "format_version": KEPT_VERSION,
             "texts": texts,
             "lengths": sorted(lengths.items()),
+            "slices": {name: name_values(one) for name, one in rows.validation.slices.items()},
             "model": _inspect_model(staging.folder),
             "base_model": _find_base_model(record),
             "validation": "split off" if rows.checked.validation is None else "given",

@@ -43,6 +43,8 @@ def describe_command(
     words += ["--recipe", recipe] if recipe else []
     words += ["--seeds", str(num_seeds)] if num_seeds else []
     words += [] if with_baseline else ["--no-baseline"]
+    for column in changed.pop("slice_columns", ()):  # a name may hold a comma
+        words += ["--slice", column]
     for setting, value in changed.items():
         words += ["--set", f"{setting}={_show_value(value)}"]
     return shlex.join(words)

@@ -1,7 +1,8 @@
 """Train with several seeds on the same split, and keep the best of them as one run.
 
-The rows are read, split and encoded once. Validation chooses the best seed; the test rows are
-scored with every seed, and choose nothing.
+The rows are read, split and encoded once. The score that chose each seed's epoch chooses the seed
+too: that of the validation rows, before calibration, which is fitted on the same rows. The test
+rows are scored with every seed as it would be saved, calibrated, and choose nothing.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ class _Best:
     def record(self) -> dict[str, Any]:
         """Return what bertfit.json shall say."""
         assert self.finished is not None
-        return self.finished.record | {"seeds": _summarize(self.runs, self.seed)}
+        return self.finished.record | {
+            "seeds": _summarize(self.runs, self.seed, self.finished.outcome.selection_metric)
+        }
 
 
 def train_seeds(
@@ -158,7 +161,7 @@ def _train_each(
                 resolved, rows, model=model, staging=staging, fit_baselines=fit_baselines, log=log
             )
         yield seed, staging, finished
-        if finished.outcome.interrupted:
+        if finished.was_interrupted:
             return
 
 
@@ -207,12 +210,15 @@ def _pick(scores: dict[str, Any] | None, names: Sequence[str]) -> dict[str, floa
     return None if scores is None else {name: scores[name] for name in names}
 
 
-def _summarize(runs: Sequence[dict[str, Any]], best_seed: int | None) -> dict[str, Any]:
+def _summarize(
+    runs: Sequence[dict[str, Any]], best_seed: int | None, metric: str
+) -> dict[str, Any]:
     whole = [run for run in runs if not run["interrupted"]] or runs
     return {
         "runs": list(runs),
         "best_seed": best_seed,
-        "chosen_by": "validation",
+        "chosen_by": f"validation {metric}",
+        "calibrated": {"validation": False, "test": True},
         **{part: _summarize_part([run[part] for run in whole]) for part in ("validation", "test")},
     }
 
@@ -232,10 +238,12 @@ def _note_seeds(seeds: dict[str, Any], num_seeds: int, log: LogKeeper) -> None:
     if len(seeds["runs"]) < num_seeds:
         log.note(f"Interrupted: {len(seeds['runs'])} of {num_seeds} seeds were trained.")
     told = []
-    for part in ("validation", "test"):
+    for part, state in (("validation", "before calibration"), ("test", "as saved")):
         mean, spread = seeds[part]["mean"], seeds[part]["standard_deviation"]
         if mean is not None and spread is not None:
-            told.append(f"{part} accuracy {mean['accuracy']:.4f} ± {spread['accuracy']:.4f}")
+            told.append(
+                f"{part} accuracy {mean['accuracy']:.4f} ± {spread['accuracy']:.4f} ({state})"
+            )
     if told:
-        log.note(f"Seeds: {', '.join(told)} (mean ± standard deviation).")
-    log.note(f"Kept: seed {seeds['best_seed']}, the best on validation.")
+        log.note(f"Seeds, mean ± standard deviation: {', '.join(told)}.")
+    log.note(f"Kept: seed {seeds['best_seed']}, the best by {seeds['chosen_by']}.")

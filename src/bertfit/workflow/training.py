@@ -148,6 +148,8 @@ class FinishedRun:
     outcome: TrainingOutcome
     test: ScoredTest | None
     baselines: BaselineResults | None
+    was_interrupted: bool
+    """Whether Ctrl-C came, in the training or in what follows it."""
 
     def result(self, run: Path, rows: PreparedRows) -> TrainResult:
         """Return what `train` returns, once the run stands at its place."""
@@ -200,7 +202,8 @@ def make_run(
     add_report(
         staging, record, rows=rows, model=model, learned=learned, evaluation=evaluation, log=log
     )
-    return FinishedRun(record, model.classifier, outcome, test, baselines)
+    was_interrupted = outcome.interrupted or learned is None or judged.was_interrupted
+    return FinishedRun(record, model.classifier, outcome, test, baselines, was_interrupted)
 
 
 @contextlib.contextmanager
@@ -295,6 +298,7 @@ class _Judged:
     validation_probabilities: np.ndarray | None = None
     evaluation: Evaluation | None = None
     baselines: BaselineResults | None = None
+    was_interrupted: bool = False
 
 
 def _judge(
@@ -318,7 +322,7 @@ def _judge(
                 _note_baselines(judged.baselines, listener)
             return
     except KeyboardInterrupt:
-        pass
+        judged.was_interrupted = True
     if fit_baselines is not None:
         listener.note("Interrupted: the baselines were not fitted.")
     if rows.test is not None and judged.evaluation is None:
