@@ -9,6 +9,7 @@ import pytest
 
 from bertfit import Columns, TextClassifier
 from bertfit.data.encoding import EncodingRule
+from bertfit.data.readers import read_dataset
 from bertfit.errors import ConfigError, DataError
 from bertfit.inference import predictor
 from bertfit.modeling.classifier import load_classifier
@@ -44,9 +45,9 @@ def predict_file(classifier, rows, path):
     return count
 
 
-def read_table(path, delimiter):
+def read_table(path):
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file, delimiter=delimiter))
+        return list(csv.DictReader(file))
 
 
 def test_json_lines_hold_the_whole_prediction(classifier, tmp_path):
@@ -58,19 +59,33 @@ def test_json_lines_hold_the_whole_prediction(classifier, tmp_path):
         assert line == {"line": number, **prediction_to_json(text, prediction)}
 
 
-@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
-def test_tables_hold_texts_with_any_character(classifier, tmp_path, suffix, delimiter):
-    path = tmp_path / f"out.{suffix}"
+def test_a_csv_file_holds_texts_with_any_character(classifier, tmp_path):
+    path = tmp_path / "out.csv"
     predict_file(classifier, ROWS, path)
-    rows = read_table(path, delimiter)
+    rows = read_table(path)
     assert [row["text"] for row in rows] == TEXTS
     assert list(rows[0]) == ["line", "text", "label", "confidence", "p_neg", "p_pos"]
+
+
+def test_a_tsv_file_is_read_back_by_the_reader_of_tsv(classifier, tmp_path):
+    """Quotes stand in it as they are; tabs and ends of lines are spaces."""
+    texts = [*TEXTS, '"', 'says "no", and', "one\r\ntwo\rthree\tfour\n", "two\u2028lines"]
+    path = tmp_path / "out.tsv"
+    predict_file(classifier, [{"text": text} for text in texts], path)
+    dataset, faults = read_dataset(path, Columns())
+    assert faults == []
+    assert dataset.texts[:2] == ["good", "the plot, of the film was bad"]
+    assert dataset.texts[2] == 'a "fine" movie'
+    assert dataset.texts[5:] == ['"', 'says "no", and', "one two three four ", "two\u2028lines"]
+    assert dataset.labels == [one.label for one in classifier.predict(texts)]
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    assert header.split("\t") == ["line", "text", "label", "confidence", "p_neg", "p_pos"]
 
 
 def test_a_table_rounds_to_six_places(classifier, tmp_path):
     predict_file(classifier, ROWS, tmp_path / "out.csv")
     (prediction,) = classifier.predict(TEXTS[0])
-    row = read_table(tmp_path / "out.csv", ",")[0]
+    row = read_table(tmp_path / "out.csv")[0]
     assert row["label"] == prediction.label
     assert row["confidence"] == f"{prediction.confidence:.6f}"
     assert row["p_neg"] == f"{prediction.probabilities['neg']:.6f}"
@@ -159,7 +174,7 @@ def test_abstentions_are_null_or_empty_and_counted(classifier, tmp_path):
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
     labels = [json.loads(line)["label"] for line in lines]
     assert labels.count(None) == 4
-    table = [row["label"] for row in read_table(tmp_path / "out.csv", ",")]
+    table = [row["label"] for row in read_table(tmp_path / "out.csv")]
     assert table == [label or "" for label in labels]
 
 

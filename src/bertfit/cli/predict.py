@@ -28,7 +28,10 @@ def predict(
         Path | None, typer.Option(help="Predict the rows of a CSV, TSV, JSONL or Parquet file.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write to this .jsonl, .csv or .tsv file.")
+        Path | None,
+        typer.Option(
+            help="Write to this .jsonl, .csv or .tsv file (tabs, line ends: spaces in .tsv)."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     abstain_below: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,9 @@ def write_predictions(
 ) -> None:
     """Write predictions into a file that appears only when it is whole.
 
-    Where the model abstained, the label is null in JSON and empty in tables.
+    Where the model abstained, the label is null in JSON and empty in tables. A TSV file is written
+    as bertfit reads it: quotes are ordinary characters, and a tab or an end of a line inside a text
+    or a name becomes a space.
 
     Args:
         predictions: Lines, texts and predictions.
@@ -187,12 +190,22 @@ def _open_writer(
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
 
         return write_json_line
-    writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
+    write_fields = _write_tsv_row if suffix == ".tsv" else _write_csv_row
     names = list(label_names)
-    writer.writerow(["line", "text", "label", "confidence", *(f"p_{name}" for name in names)])
+    write_fields(file, ["line", "text", "label", "confidence", *(f"p_{name}" for name in names)])
 
     def write_row(line: int, text: str, prediction: Prediction) -> None:
         shares = [f"{prediction.probabilities[name]:.6f}" for name in names]
-        writer.writerow([line, text, prediction.label, f"{prediction.confidence:.6f}", *shares])
+        label = prediction.label or ""
+        write_fields(file, [str(line), text, label, f"{prediction.confidence:.6f}", *shares])
 
     return write_row
+
+
+def _write_csv_row(file: IO[str], fields: Sequence[str]) -> None:
+    csv.writer(file).writerow(fields)
+
+
+def _write_tsv_row(file: IO[str], fields: Sequence[str]) -> None:
+    """Write fields that nothing quotes: what would end one of them becomes a space."""
+    file.write("\t".join(re.sub(r"\r\n|[\t\r\n]", " ", field) for field in fields) + "\n")
