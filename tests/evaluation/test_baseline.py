@@ -162,9 +162,59 @@ def test_the_best_on_validation_stands_first(results) -> None:
 
 def test_what_was_tuned_is_told(results) -> None:
     by_name = {one.name: one for one in results.results}
-    assert by_name[NAIVE_BAYES_NAME].settings["C"] in lexical.INVERSE_REGULARIZATIONS
+    chosen = by_name[NAIVE_BAYES_NAME].settings["C"]
+    assert lexical.LEAST_INVERSE <= chosen <= lexical.MOST_INVERSE
     assert set(by_name[BASELINE_NAME].settings) == {"C", "character_weight"}
     assert by_name[MAJORITY_NAME].settings == {}
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (10.0, [1.0, 10.0, 100.0]),
+        (1.0, [1.0, 10.0, 100.0, 0.1]),
+        (0.1, [1.0, 10.0, 100.0, 0.1, 0.01]),
+        (1e-9, [1.0, 10.0, 100.0, 0.1, 0.01]),
+        (1000.0, [1.0, 10.0, 100.0, 1000.0, 10_000.0]),
+        (1e9, [1.0, 10.0, 100.0, 1000.0, 10_000.0]),
+    ],
+)
+def test_the_search_goes_on_where_the_best_stands_at_an_end(best: float, tried) -> None:
+    seen: list[float] = []
+
+    def try_out(inverses):
+        seen.extend(inverses)
+        return [(abs(np.log(inverse / best)), inverse) for inverse in inverses]
+
+    _, found = lexical._tune(try_out)
+    assert seen == pytest.approx(tried)
+    assert found == pytest.approx(min(tried, key=lambda one: abs(np.log(one / best))))
+
+
+@pytest.mark.parametrize(("num_noisy", "is_strong"), [(0, True), (45, False)])
+def test_each_baseline_is_tuned_beyond_its_first_choices(num_noisy: int, is_strong: bool) -> None:
+    """Clean labels want a C above 100; labels that are mostly noise want one below 1."""
+    rng = np.random.default_rng(0)
+    label_ids = rng.integers(0, 2, 400)
+    texts = [
+        f"{('bad', 'good')[label_id]} {' '.join(rng.choice(list('abcdefgh'), 4))}"
+        for label_id in label_ids
+    ]
+    noisy = label_ids ^ (rng.random(400) < num_noisy / 100)
+    results = run_baselines(
+        (texts[:300], noisy[:300]),
+        (texts[300:], noisy[300:]),
+        test=None,
+        label_names=["n", "p"],
+        seed=0,
+    )
+    tuned = [one.settings["C"] for one in results.results if one.settings]
+    assert len(tuned) == 2
+    assert (
+        all(inverse > 100 for inverse in tuned)
+        if is_strong
+        else all(inverse < 1 for inverse in tuned)
+    )
 
 
 def test_results_can_be_written_as_json(results) -> None:

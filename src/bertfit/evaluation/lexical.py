@@ -6,10 +6,11 @@ use them, and what for, is in baseline.py; the counting is in ngrams.py.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,12 +26,19 @@ if TYPE_CHECKING:
 MAX_ITERATIONS = 300
 """Steps of L-BFGS; IMDB needs about 30."""
 INVERSE_REGULARIZATIONS = (1.0, 10.0, 100.0)
-"""C of the logistic regression, tried in turn where there are validation rows."""
+"""C of the logistic regression, all tried where there are validation rows; where the best of them
+stands at an end, further ones beyond that end are tried, each ten times the last or a tenth of it.
+"""
+LEAST_INVERSE, MOST_INVERSE = 0.01, 10_000.0
+"""No C beyond these is tried: what it costs to fit grows with C, and the loss hardly changes."""
 USUAL_REGULARIZATION = 10.0
 """C where nothing can be tuned."""
 CHARACTER_WEIGHTS = (0.0, 0.5)
 """How much n-grams of characters count beside those of words; 0 leaves them out."""
 
+Fitted = TypeVar("Fitted")
+_Weighting: TypeAlias = "tuple[TfidfTransformer, TfidfTransformer | None, float]"
+"""Of words, of characters, and how much the latter count."""
 LabelledCounts = tuple[Counts, "NDArray[np.int64]"]
 """Counts of n texts, and (n,) label ids."""
 
@@ -83,23 +91,33 @@ def fit_tfidf(
     Source:
         Manning, Raghavan & Schütze 2008, section 6.4.1 (sublinear term frequency).
     """
-    has_characters = train[0].characters is not None and validation is not None
-    best: tuple[float, TfidfClassifier] | None = None
-    for character_weight in CHARACTER_WEIGHTS if has_characters else (0.0,):
-        weighting = _learn_weights(train[0], character_weight)
-        features = _weigh(train[0], weighting)
-        seen = None if validation is None else _weigh(validation[0], weighting)
-        for inverse in _choices(validation):
-            regression, converged = _fit_regression(features, train[1], inverse)
-            found = TfidfClassifier(*weighting, regression, num_labels, converged)
-            if validation is None or seen is None:
-                return found
-            probabilities = _predict_classes(regression, seen, num_labels)
-            loss = float(row_log_losses(probabilities, validation[1]).mean())
-            if best is None or loss < best[0]:
-                best = (loss, found)
-    assert best is not None  # there is at least one choice
-    return best[1]
+    counts, label_ids = train
+    if validation is None:
+        weighting = _learn_weights(counts, 0.0)
+        fitted = _fit_regression(_weigh(counts, weighting), label_ids, USUAL_REGULARIZATION)
+        return TfidfClassifier(*weighting, fitted[0], num_labels, fitted[1])
+    best: list[tuple[float, TfidfClassifier]] = []
+    for character_weight in CHARACTER_WEIGHTS if counts.characters is not None else (0.0,):
+        weighting = _learn_weights(counts, character_weight)
+        fitting, judging = ((_weigh(part, weighting), ids) for part, ids in (train, validation))
+        try_out = functools.partial(_try_tfidf, weighting, fitting, judging, num_labels)
+        best.append(_tune(try_out))
+    return min(best, key=lambda one: one[0])[1]
+
+
+def _try_tfidf(
+    weighting: _Weighting,
+    train: tuple[csr_matrix, NDArray[np.int64]],
+    validation: tuple[csr_matrix, NDArray[np.int64]],
+    num_labels: int,
+    inverses: Sequence[float],
+) -> Iterator[tuple[float, TfidfClassifier]]:
+    """Yield the validation loss of each C, and what was fitted with it."""
+    for inverse in inverses:
+        regression, converged = _fit_regression(*train, inverse)
+        probabilities = _predict_classes(regression, validation[0], num_labels)
+        loss = float(row_log_losses(probabilities, validation[1]).mean())
+        yield loss, TfidfClassifier(*weighting, regression, num_labels, converged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,38 +170,72 @@ def fit_naive_bayes(
     targets = [label_ids == class_id for class_id in class_ids]
     targets = targets[1:] if len(targets) == 2 else targets
     ratios = np.stack([_log_count_ratio(present, target) for target in targets])
-    choices = _choices(validation)
-    fits: list[list[tuple[Any, bool]]] = [[] for _ in choices]
-    for ratio, target in zip(ratios, targets, strict=True):
-        features = _weigh_by_ratio(present, ratio)
-        for place, inverse in enumerate(choices):
-            fits[place].append(_fit_regression(features, target, inverse))
-    found = [
-        NaiveBayesClassifier(
-            class_ids,
-            ratios,
-            np.concatenate([regression.coef_ for regression, _ in fit]).astype(np.float32),
-            np.concatenate([regression.intercept_ for regression, _ in fit]).astype(np.float32),
-            inverse,
-            num_labels,
-            all(converged for _, converged in fit),
-        )
-        for inverse, fit in zip(choices, fits, strict=True)
-    ]
-    return found[0] if validation is None else min(found, key=lambda one: _loss(one, validation))
+
+    def fit(inverses: Sequence[float]) -> list[NaiveBayesClassifier]:
+        fits: list[list[tuple[Any, bool]]] = [[] for _ in inverses]
+        for ratio, target in zip(ratios, targets, strict=True):
+            features = _weigh_by_ratio(present, ratio)
+            for place, inverse in enumerate(inverses):
+                fits[place].append(_fit_regression(features, target, inverse))
+        return [
+            NaiveBayesClassifier(
+                class_ids,
+                ratios,
+                np.concatenate([regression.coef_ for regression, _ in fit]).astype(np.float32),
+                np.concatenate([regression.intercept_ for regression, _ in fit]).astype(np.float32),
+                inverse,
+                num_labels,
+                all(converged for _, converged in fit),
+            )
+            for inverse, fit in zip(inverses, fits, strict=True)
+        ]
+
+    if validation is None:
+        return fit([USUAL_REGULARIZATION])[0]
+    return _tune(lambda inverses: [(_loss(one, validation), one) for one in fit(inverses)])[1]
 
 
-def _choices(validation: LabelledCounts | None) -> Sequence[float]:
-    return INVERSE_REGULARIZATIONS if validation is not None else (USUAL_REGULARIZATION,)
+def _tune(
+    try_out: Callable[[Sequence[float]], Iterable[tuple[float, Fitted]]],
+) -> tuple[float, Fitted]:
+    """Return the lowest loss, and what was fitted with the C that gave it.
+
+    Args:
+        try_out: Takes values of C; gives for each its validation loss and what was fitted.
+    """
+    losses: dict[float, float] = {}
+    best: tuple[float, Fitted] | None = None
+    waiting: Sequence[float] = INVERSE_REGULARIZATIONS
+    while waiting:
+        for inverse, (loss, fitted) in zip(waiting, try_out(waiting), strict=True):
+            losses[inverse] = loss
+            if best is None or loss < best[0]:
+                best = (loss, fitted)
+        waiting = _look_beyond(losses)
+    assert best is not None  # there is at least one choice
+    return best
+
+
+def _look_beyond(losses: Mapping[float, float]) -> list[float]:
+    """Return the next C to try: none where the best so far stands between two others.
+
+    Example:
+        >>> _look_beyond({1.0: 0.3, 10.0: 0.2, 100.0: 0.1})
+        [1000.0]
+        >>> _look_beyond({1.0: 0.3, 10.0: 0.2, 100.0: 0.4})
+        []
+    """
+    best = min(losses, key=losses.__getitem__)
+    beyond = {min(losses): best / 10, max(losses): best * 10}.get(best)
+    is_tried = beyond is not None and LEAST_INVERSE <= beyond <= MOST_INVERSE
+    return [beyond] if beyond is not None and is_tried else []
 
 
 def _loss(classifier: Lexical, rows: LabelledCounts) -> float:
     return float(row_log_losses(classifier.predict_probabilities(rows[0]), rows[1]).mean())
 
 
-def _learn_weights(
-    counts: Counts, character_weight: float
-) -> tuple[TfidfTransformer, TfidfTransformer | None, float]:
+def _learn_weights(counts: Counts, character_weight: float) -> _Weighting:
     from sklearn.feature_extraction.text import TfidfTransformer
 
     words = TfidfTransformer(sublinear_tf=True).fit(counts.words[:, : counts.num_short])
@@ -192,9 +244,7 @@ def _learn_weights(
     return words, TfidfTransformer(sublinear_tf=True).fit(counts.characters), character_weight
 
 
-def _weigh(
-    counts: Counts, weighting: tuple[TfidfTransformer, TfidfTransformer | None, float]
-) -> csr_matrix:
+def _weigh(counts: Counts, weighting: _Weighting) -> csr_matrix:
     from scipy.sparse import hstack
 
     words, characters, character_weight = weighting
