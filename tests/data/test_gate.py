@@ -263,3 +263,23 @@ def test_progress_counts_the_rows_of_all_parts():
         on_progress=lambda done, total: heard.append((done, total)),
     )
     assert heard == [(200, 240), (240, 240)]
+
+
+@pytest.mark.parametrize(
+    ("num_words", "short", "told"),
+    [
+        (4, [1, 2], None),  # search terms
+        (12, [1], "1 word or none, where the median is 12"),  # tweets
+        (60, [3, 2, 1], "at most 3 words, where the median is 60"),
+        (60, [4], None),
+    ],
+)
+def test_what_is_very_short_depends_on_the_other_texts(num_words, short, told):
+    texts = make_texts(60, seed=3, num_words=num_words)
+    texts += [
+        " ".join(f"odd{at}x{word}" for word in range(count)) for at, count in enumerate(short)
+    ]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    found = [one for one in report.findings if one.kind == "short_texts"]
+    assert [one.count for one in found] == ([len(short)] if told else [])
+    assert all(told in one.message for one in found)

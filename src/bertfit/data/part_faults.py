@@ -29,6 +29,9 @@ IMBALANCE_RATIO = 10
 LENGTH_RATIO = 20
 """A text is called short, or long, if the median has this many times its words, or it the
 median's."""
+ONE_WORD_MEDIAN = 10
+"""From this median on a text of one word is short too: among tweets of 12 words no other would be.
+Where texts are shorter than that, as search terms and phrases are, one word is nothing odd."""
 _LEAST_LONG_WORDS = 500
 _MOST_LABELS_NAMED = 5
 
@@ -139,13 +142,13 @@ def describe_labels(
 def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
     """Yield findings on texts that are far shorter or longer than the others."""
     median = float(np.median(profile.num_words))
-    is_short = (profile.num_words == 0) | (profile.num_words * LENGTH_RATIO <= median)
+    shortest = max(int(median / LENGTH_RATIO), int(median >= ONE_WORD_MEDIAN))
     longest = max(median * LENGTH_RATIO, _LEAST_LONG_WORDS)
     for kind, rows, what, advice in (
         (
             "short_texts",
-            np.flatnonzero(is_short),
-            f"very short: 1 word for {LENGTH_RATIO} of the median ({median:g}), or none",
+            np.flatnonzero(profile.num_words <= shortest),
+            f"very short: {_count_words(shortest)}, where the median is {median:g}",
             "Look whether they can be labelled at all; empty texts are refused in any case.",
         ),
         (
@@ -298,6 +301,12 @@ def _show_label_rows(profile: PartProfile, names: Sequence[str]) -> tuple[Exampl
     rows = [row for row, label in enumerate(profile.rows.labels) if label in wanted]
     notes = [f"label {profile.rows.labels[row]}" for row in rows[:NUM_EXAMPLES]]
     return show_rows(profile.rows, rows, notes=notes)
+
+
+def _count_words(most: int) -> str:
+    if most == 0:
+        return "no word at all"
+    return "1 word or none" if most == 1 else f"at most {most:,} words"
 
 
 def _count_labels(names: Sequence[str]) -> str:
