@@ -152,6 +152,26 @@ def test_every_baseline_is_scored_on_validation_and_test(results) -> None:
         assert one.test_probabilities.sum(axis=1) == pytest.approx(np.ones(12))
 
 
+def test_the_test_scores_have_intervals_over_groups() -> None:
+    texts, label_ids = TEXTS * 10, LABEL_IDS * 10
+    wrong = [1 - label_id if at % 5 == 0 else label_id for at, label_id in enumerate(label_ids)]
+    rows = (texts, label_ids)
+    by_row, by_group = (
+        run_baselines(
+            rows, rows, test=(texts, wrong), label_names=["neg", "pos"], seed=0, test_groups=groups
+        ).best
+        for groups in (None, [f"g{at // 20}" for at in range(60)])
+    )
+    accuracy = by_row.test.accuracy
+    low, high = by_row.test_intervals["accuracy"].low, by_row.test_intervals["accuracy"].high
+    assert low < accuracy < high
+    told = by_row.to_json()["test"]["intervals"]
+    assert told["accuracy"] == {"low": low, "high": high, "level": 0.95}
+    assert set(told) == {"accuracy", "macro_f1"}
+    assert by_group.test.accuracy == accuracy
+    assert by_group.test_intervals["accuracy"] != by_row.test_intervals["accuracy"]
+
+
 def test_the_best_on_validation_stands_first(results) -> None:
     accuracies = [one.validation.accuracy for one in results.results]
     assert accuracies == sorted(accuracies, reverse=True)

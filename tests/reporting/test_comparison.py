@@ -111,6 +111,8 @@ def test_slices_that_were_left_out_are_counted() -> None:
     values = ["a"] * 60 + ["b"] * 57 + ["c"] * 3
     report = score_slices([True] * 120, {"by": values})
     assert "1 were too small to judge" in render(slice_table(report))
+    assert "taken as independent" in render(slice_table(report, grouped=True))
+    assert "taken as independent" not in render(slice_table(report))
     assert "No slices" in render(slice_table(score_slices([True], {})))
 
 

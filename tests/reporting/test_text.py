@@ -183,6 +183,17 @@ def test_a_comparison_ends_with_its_verdict() -> None:
     assert "majority class" not in render(comparison_table(comparison))
 
 
+def test_accuracies_beside_baselines_have_their_intervals() -> None:
+    probabilities = np.tile([0.2, 0.8], (10, 1))
+    comparison = compare_with_baseline(
+        probabilities, probabilities, [1] * 9 + [0], baseline_name="NB-SVM", num_resamples=10
+    )
+    intervals = {"this model": Interval(0.7, 0.99), "NB-SVM": Interval(0.71, 0.98)}
+    text = render(comparison_table(comparison, intervals=intervals))
+    assert "90.0 % (70.0 to 99.0)" in text
+    assert "90.0 % (71.0 to 98.0)" in text
+
+
 @pytest.mark.parametrize(
     ("name", "width", "expected"),
     [

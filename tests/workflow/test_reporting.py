@@ -155,6 +155,19 @@ def test_the_score_in_the_page_is_that_of_the_metrics(run):
     assert told in read_page(run).words
 
 
+def test_the_test_scores_of_baselines_stand_with_their_intervals(run):
+    found = json.loads((run / BASELINES_NAME).read_text(encoding="utf-8"))["baselines"]
+    record = read_record(run)
+    ours, *others = list_baselines(gather_facts(run, record, name="run"))
+    for row, test in zip(
+        (ours, *others), (record["scores"]["test"], *(one["test"] for one in found)), strict=True
+    ):
+        ends = test["intervals"]["accuracy"]
+        shown = f"{100 * test['accuracy']:.1f} % ({100 * ends['low']:.1f} to"
+        assert row["cells"][1].startswith(shown)
+        assert row["cells"][1] in read_page(run).words
+
+
 def test_texts_are_shown_as_they_are_and_never_as_markup(run):
     page = read_page(run)
     assert HOSTILE[:25] in page.words

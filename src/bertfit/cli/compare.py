@@ -61,6 +61,7 @@ def compare(
     console.print(f"Compared on {result.rows}.", markup=False, soft_wrap=True)
     console.print(paired_table(result.comparison, result.name_a, result.name_b))
     console.print(result.verdict, style="bold", markup=False)
+    console.print("This speaks of these two models. What a seed makes, train --seeds 5 tells.")
     if top and result.disagreements:
         console.print()
         console.print(disagreement_table(value["disagreements"][:top]))

@@ -58,7 +58,8 @@ def show_training(console: Console, result: TrainResult) -> None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")
         if result.test.evaluation.dataset.slices:  # asked for: otherwise the report shows slices
-            console.print(slice_table(result.test.evaluation.slices))
+            found = result.test.evaluation
+            console.print(slice_table(found.slices, grouped=found.grouped))
         if result.test.without_leaks is not None:
             _show_without(console, result.test.without_leaks, "leaked")
         if result.test.without_groups is not None:
@@ -66,7 +67,15 @@ def show_training(console: Console, result: TrainResult) -> None:
         if result.test.comparison is not None and result.baselines is not None:
             others = {one.name: one.test.accuracy for one in result.baselines.results if one.test}
             others.pop(result.test.comparison.baseline_name)
-            console.print(comparison_table(result.test.comparison, other_accuracies=others))
+            intervals = {
+                one.name: one.test_intervals["accuracy"] for one in result.baselines.results
+            }
+            intervals["this model"] = result.test.evaluation.intervals["accuracy"]
+            console.print(
+                comparison_table(
+                    result.test.comparison, other_accuracies=others, intervals=intervals
+                )
+            )
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"
@@ -111,7 +120,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
 def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int) -> None:
     """Show the worst slices, and errors with their texts."""
     console.print()
-    console.print(slice_table(evaluation.slices))
+    console.print(slice_table(evaluation.slices, grouped=evaluation.grouped))
     if num_errors:
         errors = [dataclasses.asdict(row) for row in evaluation.worst_errors(num_errors)]
         console.print()

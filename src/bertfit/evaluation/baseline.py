@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.intervals import Interval, bootstrap_intervals, intervals_to_json
 from bertfit.evaluation.lexical import (
     MAX_ITERATIONS,
     LabelledCounts,
@@ -77,6 +78,8 @@ class BaselineResult:
     """None where there are no test rows."""
     test_probabilities: NDArray[np.float64] | None = field(repr=False)
     """(n_test, C), rows in the order of the texts, columns in the order of label ids."""
+    test_intervals: Mapping[str, Interval] = field(default_factory=dict)
+    """95 % bootstrap intervals of accuracy and macro F1 on the test rows."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the name, settings and headline scores as plain values."""
@@ -86,7 +89,9 @@ class BaselineResult:
             "note": self.note,
             "seconds": round(self.seconds, 1),
             "validation": _headline(self.validation),
-            "test": None if self.test is None else _headline(self.test),
+            "test": None
+            if self.test is None
+            else {**_headline(self.test), "intervals": intervals_to_json(self.test_intervals)},
         }
 
 
@@ -156,6 +161,7 @@ def run_baselines(
     test: tuple[Sequence[str], ArrayLike] | None,
     label_names: Sequence[str],
     seed: int,
+    test_groups: ArrayLike | None = None,
     max_rows: int | None = MAX_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BaselineResults:
@@ -171,6 +177,7 @@ def run_baselines(
         test: Texts and label ids, or None.
         label_names: The C names, in order of their ids.
         seed: Picks the rows where `max_rows` cuts.
+        test_groups: (n_test,) group of each test row, resampled whole for the intervals; or None.
         max_rows: Fit on this many rows at most, each class in proportion.
         on_progress: Called with (done, total) after each piece of the work.
 
@@ -196,9 +203,13 @@ def run_baselines(
             score(probabilities[place], ids, label_names)
             for probabilities, (_, ids) in zip(scored, checked[1:], strict=True)
         ]
-        of_test = (scores[1], scored[1][place]) if test is not None else (None, None)
         told = (baseline.name, baseline.settings(), baseline.note, baseline.seconds)
-        results.append(BaselineResult(*told, scores[0], *of_test))
+        if test is None:
+            results.append(BaselineResult(*told, scores[0], None, None))
+            continue
+        found = bootstrap_intervals(scored[1][place], checked[2][1], groups=test_groups)
+        intervals = {name: found[name] for name in ("accuracy", "macro_f1")}
+        results.append(BaselineResult(*told, scores[0], scores[1], scored[1][place], intervals))
     results.sort(key=lambda one: (-one.validation.accuracy, one.validation.log_loss))
     tell(1, 1)
     return BaselineResults(tuple(results), time.perf_counter() - start)

@@ -5,7 +5,7 @@ Owns resampling. Does not define any score (metrics.py) and never touches a mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,14 @@ class Interval:
 
     low: float
     high: float
+
+
+def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Return 95 % intervals, by the name of their score, as plain values."""
+    return {
+        name: {"low": interval.low, "high": interval.high, "level": 0.95}
+        for name, interval in intervals.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

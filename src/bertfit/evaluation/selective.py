@@ -35,7 +35,7 @@ class Expectation:
     accuracy: float | None
     """Among these, in [0, 1]; None where no row was answered."""
     interval: Interval | None
-    """95 % interval of the accuracy."""
+    """95 % interval of the accuracy, rows taken as independent."""
     num_rows: int
     """Validation rows, answered or not."""
 

@@ -85,8 +85,16 @@ def error_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(*parts)
 
 
-def slice_table(report: SliceReport, *, num_shown: int = 10) -> RenderableType:
-    """Return the worst slices, and what to think of them."""
+def slice_table(
+    report: SliceReport, *, num_shown: int = 10, grouped: bool = False
+) -> RenderableType:
+    """Return the worst slices, and what to think of them.
+
+    Args:
+        report: All slices.
+        num_shown: How many are shown.
+        grouped: Whether rows belong to groups, which the tests do not know.
+    """
     if not report.slices:
         return Text("No slices: the rows are too few, or all alike.")
     table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
@@ -103,6 +111,9 @@ def slice_table(report: SliceReport, *, num_shown: int = 10) -> RenderableType:
     if report.num_too_small:
         told += f"; {report.num_too_small:,} were too small to judge"
     notes = [f"{told}.", "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."]
+    notes.append("The intervals are not adjusted: the worst of many looks worse than it is.")
+    if grouped:
+        notes.append("Rows of one group are taken as independent here, which makes p too small.")
     if any(one.is_small for one in report.slices[:num_shown]):
         notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
     return Group(Text("The worst slices", style="bold"), table, Text("\n".join(notes)))

@@ -52,7 +52,7 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     low, high = expectation.interval.low, expectation.interval.high
     return (
         f"{told}, of which {expectation.accuracy:.1%} were right (95 % interval {low:.1%} to "
-        f"{high:.1%})."
+        f"{high:.1%}). The same rows chose the epoch and the calibration: expect a little less."
     )
 
 

@@ -222,9 +222,14 @@ def _show_number(value: float, ends: Mapping[str, float] | None) -> str:
 
 
 def _score_cells(one: Mapping[str, Any]) -> list[str]:
-    """Return accuracy on validation, and accuracy and macro F1 on the test."""
+    """Return accuracy on validation, and accuracy and macro F1 on the test with intervals."""
     places = (("validation", "accuracy"), ("test", "accuracy"), ("test", "macro_f1"))
-    return [f"{100 * one[part][name]:.1f} %" if one.get(part) else "–" for part, name in places]
+    return [
+        format_share_with_interval(one[part], name).replace("95 % interval ", "")
+        if one.get(part)
+        else "–"
+        for part, name in places
+    ]
 
 
 def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:

@@ -155,7 +155,8 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
     num_worse = sum(one["is_worse"] for one in every)
     note = (
         f"{num_worse:,} of {len(every):,} slices are worse than the rest of the rows (in bold). "
-        "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."
+        "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg). "
+        "The 95 % intervals are not adjusted: the worst of many looks worse than it is."
     )
     if found["num_too_small"]:
         note += f" {found['num_too_small']:,} more were too small to judge."

@@ -118,6 +118,7 @@ def comparison_table(
     *,
     model_name: str = "this model",
     other_accuracies: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Interval] | None = None,
 ) -> RenderableType:
     """Return the accuracies side by side, and the verdict below them.
 
@@ -125,17 +126,20 @@ def comparison_table(
         comparison: Of the model and the baseline.
         model_name: What the model is called.
         other_accuracies: Of further baselines on the same rows, by name.
+        intervals: Of the accuracies, by name, where they are known.
     """
+    intervals = intervals or {}
     table = _make_table()
     table.add_column("Model", no_wrap=True)
-    table.add_column("Accuracy", justify="right", no_wrap=True)
+    table.add_column("Accuracy (95 %)" if intervals else "Accuracy", justify="right", no_wrap=True)
     rows = [
         (model_name, comparison.model_accuracy),
         (comparison.baseline_name, comparison.baseline_accuracy),
         *(other_accuracies or {}).items(),
     ]
     for name, accuracy in rows:
-        table.add_row(Text(shorten(name, 50)), format_percent_with_interval(accuracy))
+        shown = format_percent_with_interval(accuracy, intervals.get(name))
+        table.add_row(Text(shorten(name, 50)), shown)
     title = "Accuracy on the same rows"
     return Group(_put_title(title, table), Text(comparison.verdict))
 

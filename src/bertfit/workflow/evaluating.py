@@ -14,7 +14,7 @@ from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.encoding import EncodedTexts
 from bertfit.errors import Fault
 from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
-from bertfit.evaluation.intervals import Interval, bootstrap_intervals
+from bertfit.evaluation.intervals import Interval, bootstrap_intervals, intervals_to_json
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.predictions import KeptPredictions
 from bertfit.evaluation.slices import SliceReport, list_slices, name_values, score_slices
@@ -111,10 +111,7 @@ class Evaluation:
         """Return everything but the rows as plain values."""
         return {
             **self.scores.to_json(),
-            "intervals": {
-                name: {"low": interval.low, "high": interval.high, "level": 0.95}
-                for name, interval in self.intervals.items()
-            },
+            "intervals": intervals_to_json(self.intervals),
             "interval_unit": "group" if self.grouped else "row",
             "confidence": self.confidence.to_json(),
             "threshold": self.threshold,

@@ -25,7 +25,7 @@ from bertfit.evaluation.curves import (
     risk_coverage_points,
     roc_points,
 )
-from bertfit.evaluation.intervals import bootstrap_intervals
+from bertfit.evaluation.intervals import bootstrap_intervals, intervals_to_json
 from bertfit.evaluation.metrics import score
 from bertfit.evaluation.predictions import (
     TEST_NAME,
@@ -220,10 +220,7 @@ def _score_part(
     encoding = record.get("encoding") or {}
     return {
         **score(rows.probabilities, rows.label_ids, names, **answers).to_json(),
-        "intervals": {
-            name: {"low": one.low, "high": one.high, "level": 0.95}
-            for name, one in intervals.items()
-        },
+        "intervals": intervals_to_json(intervals),
         "interval_unit": "row" if groups is None else "group",
         "confidence": {
             **confidence.to_json(),

@@ -14,6 +14,7 @@ from bertfit.config import ResolvedSettings, TrainSettings, choose_epochs, resol
 from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import BaselineResults, run_baselines
 from bertfit.evaluation.comparison import compare_with_baseline
+from bertfit.evaluation.intervals import intervals_to_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent, format_seconds
@@ -344,6 +345,7 @@ def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
             test=labelled[2] if rows.test is not None else None,
             label_names=rows.label_names,
             seed=seed,
+            test_groups=(rows.test.groups or None) if rows.test is not None else None,
             on_progress=lambda done, total: listener.progress("baselines", done, total),
         )
         found.append(results)
@@ -383,4 +385,5 @@ def _compare(
         groups=np.asarray(groups) if groups else None,
         baseline_name=best.name,
     )
-    return ScoredTest(evaluation, comparison, best.test.to_json(), *clean)
+    scores = {**best.test.to_json(), "intervals": intervals_to_json(best.test_intervals)}
+    return ScoredTest(evaluation, comparison, scores, *clean)
