@@ -6,8 +6,9 @@ padded ones give. Then are timed, at 128 and at 512 tokens: (a) the notebook's l
 rows, all padded to the full length), (b) transformers.Trainer at its best (bfloat16, compiled, rows
 grouped by length, fused AdamW), (c) bertfit, its layers as written and compiled, with the first
 step's time apart; then scoring at 512 tokens, and `bertfit train` with the notebook's recipe on
-22,500 reviews, as a command: as written, compiled with an empty cache, and compiled again. MFU is of the products that useful tokens need, against the rate of a product measured in the
-same run. At the end stands each target beside what was seen.
+22,500 reviews, as a command: as written, compiled with an empty cache, and compiled again. MFU is
+of the products that useful tokens need, against the rate of a product measured in the same run. At
+the end stands each target beside what was seen.
 
 Needs BERTFIT_DATA and a CUDA GPU. --smoke goes the same way on any device with a tiny encoder and
 made-up reviews: it shows that the script runs and that packs are right. Its times mean nothing.
