@@ -42,11 +42,11 @@ class TrainSettings:
     model: str = "embedded"
     """Hub name, local folder, or "embedded" (MiniLM-L6, 22.7 M parameters, needs no network)."""
     epochs: int | None = None
-    """Passes over the rows, at least 1; none takes 3, up to 20 for few rows or many classes."""
+    """Passes over the rows, at least 1; none takes 3: 2 for many rows, up to 20 for few."""
     batch_size: int = 32
     """Rows per optimizer step, at least 1."""
-    learning_rate: float = 5e-5
-    """Peak learning rate of AdamW, above 0."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW, above 0; none takes 5e-5, for small encoders 1e-4."""
     warmup_fraction: float = 0.06
     """Share of all steps in which the learning rate rises from 0, in [0, 1)."""
     weight_decay: float = 0.01
@@ -135,28 +135,6 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "calibration": "none",
     },
 }
-
-_LEAST_STEPS, _STEPS_PER_CLASS = 600, 40
-
-
-def choose_epochs(settings: TrainSettings, num_rows: int, *, num_labels: int) -> int:
-    """Return the epochs asked for, else 3, or as many up to 20 as make enough steps.
-
-    Enough are 600, and 40 for each class: a head of many classes learns slowly, for most rows of a
-    step tell a class nothing (docs/decisions/0005-epochs-for-few-rows.md).
-
-    Source: Mosbach et al. 2021, arXiv 2006.04884, section 6: on small data sets three epochs are
-    too few steps, runs fail, and training for 20 epochs makes them stable.
-
-    Example:
-        >>> sizes = ((400, 2), (4_000, 2), (25_000, 2), (10_000, 77))
-        >>> [choose_epochs(TrainSettings(), rows, num_labels=labels) for rows, labels in sizes]
-        [20, 5, 3, 10]
-    """
-    if settings.epochs is not None:
-        return settings.epochs
-    num_steps = max(_LEAST_STEPS, _STEPS_PER_CLASS * num_labels)
-    return min(20, max(3, math.ceil(num_steps * settings.batch_size / num_rows)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,8 @@ def model(tiny_model_dir):
 
 
 def rates(num_steps, **changes) -> list[float]:
-    settings = TrainSettings(**{"learning_rate": 0.5, "warmup_fraction": 0.0, **changes})
-    return [
-        learning_rate_at(step, num_steps=num_steps, settings=settings) for step in range(num_steps)
-    ]
+    schedule = {"num_steps": num_steps, "peak": 0.5, "warmup_fraction": 0.0, **changes}
+    return [learning_rate_at(step, **schedule) for step in range(num_steps)]
 
 
 def test_biases_and_norms_are_not_decayed(model):
@@ -57,9 +55,11 @@ def test_a_step_is_that_of_plain_adamw():
     plain = torch.nn.Linear(3, 2, bias=False)
     plain.load_state_dict(weight.state_dict())
     optimizers = (
-        build_optimizer(weight, TrainSettings(learning_rate=0.1, weight_decay=0.2)),
+        build_optimizer(weight, TrainSettings(weight_decay=0.2)),
         torch.optim.AdamW(plain.parameters(), lr=0.1, weight_decay=0.2),
     )
+    for group in optimizers[0].param_groups:
+        group["lr"] = 0.1
     for layer, optimizer in zip((weight, plain), optimizers, strict=True):
         for _ in range(3):
             layer(torch.ones(1, 3)).square().sum().backward()

@@ -18,9 +18,10 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import trainer
+from bertfit.training.choices import choose_selection_metric
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
-from bertfit.training.trainer import choose_selection_metric, fit
+from bertfit.training.trainer import fit
 
 PRECISION = choose_precision("cpu", "float32")
 LISTS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")

@@ -207,6 +207,14 @@ def test_the_record_has_every_setting_with_its_origin(record):
     assert set(record["settings"]) == set(resolve_settings().to_json())
 
 
+def test_the_learning_rate_is_settled_by_the_size_of_the_encoder(train, tmp_path):
+    result = train(tmp_path / "run", epochs=1, learning_rate=None, baseline=False)
+    assert read_record(result.run)["settings"]["learning_rate"] == {
+        "value": 1e-4,
+        "origin": "default for a hidden size of 8",
+    }
+
+
 def test_a_setting_that_was_left_open_is_recorded_as_it_was_settled(record):
     settled = {
         name: record["settings"][name] for name in ("max_length", "selection_metric", "device")

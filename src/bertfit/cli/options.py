@@ -70,7 +70,7 @@ Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to sta
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the rows (3, or more of few rows).")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows per step (32).")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (5e-5).")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (1e-4, 5e-5).")]
 MaxLength = Annotated[
     int | None, typer.Option(help="Tokens per text (the model's limit, or the longest text's).")
 ]

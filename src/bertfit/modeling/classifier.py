@@ -149,6 +149,12 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return int(min(positions - max(offsets, default=0), tokenizer.model_max_length))
 
 
+def find_hidden_size(model: PreTrainedModel) -> int:
+    """Return the numbers that stand for a token between the encoder's layers."""
+    size = getattr(model.config, "hidden_size", None)
+    return int(size or model.get_input_embeddings().weight.shape[1])
+
+
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
     """Set every dropout rate that the configuration has to `rate`, in [0, 1).
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bertfit.config import TrainSettings, choose_epochs
+from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.transfer import wait_for
+from bertfit.training.choices import choose_epochs
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
 from bertfit.training.token_budget import find_fastest_budget, starting_budget
 from bertfit.training.weights import TrainedWeights

@@ -25,23 +25,22 @@ def build_optimizer(
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # each step brings its own
 
 
-def learning_rate_at(step: int, *, num_steps: int, settings: TrainSettings) -> float:
-    """Return the learning rate of 0-based `step`: up from 0 in the warm-up, then down to 0.
+def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction: float) -> float:
+    """Return the learning rate of 0-based `step`: up from 0 to the peak, then down to 0.
 
     Both legs are straight lines, as in BERT's reference implementation. Without warm-up the first
     step has the full rate.
 
     Example:
-        >>> from bertfit.config import TrainSettings
-        >>> settings = TrainSettings(learning_rate=0.5, warmup_fraction=0.0)
-        >>> [learning_rate_at(step, num_steps=4, settings=settings) for step in range(4)]
+        >>> schedule = {"num_steps": 4, "peak": 0.5, "warmup_fraction": 0.0}
+        >>> [learning_rate_at(step, **schedule) for step in range(4)]
         [0.5, 0.375, 0.25, 0.125]
     """
-    num_warmup_steps = round(num_steps * settings.warmup_fraction)
+    num_warmup_steps = round(num_steps * warmup_fraction)
     if step < num_warmup_steps:
-        return settings.learning_rate * (step + 1) / (num_warmup_steps + 1)
+        return peak * (step + 1) / (num_warmup_steps + 1)
     remaining = (num_steps - step) / max(1, num_steps - num_warmup_steps)
-    return settings.learning_rate * remaining
+    return peak * remaining

@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bertfit.config import TrainSettings, choose_epochs
+from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.allocation import keep_freed_memory, return_freed_memory
-from bertfit.modeling.classifier import restore_model, save_model
+from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.transfer import stay_ahead
 from bertfit.progress import format_seconds
+from bertfit.training.choices import (
+    choose_epochs,
+    choose_learning_rate,
+    choose_selection_metric,
+)
 from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
@@ -34,8 +39,6 @@ if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
     from bertfit.progress import Listener
 
-_BALANCED_SHARE = 0.8
-"""Classes count as balanced when the rarest has at least this share of the commonest one's rows."""
 
 _STEPS_PER_RETURN = 32
 """Steps after which freed memory is returned to the system. Without that, fragments took a small
@@ -126,14 +129,6 @@ def fit(
     return run.outcome(interrupted=interruption.requested or late.requested)
 
 
-def choose_selection_metric(settings: TrainSettings, label_ids: np.ndarray) -> str:
-    """Return the metric that chooses the epoch: accuracy for balanced classes, else macro F1."""
-    if settings.selection_metric != "auto":
-        return settings.selection_metric
-    counts = np.bincount(label_ids)
-    return "accuracy" if counts.min() >= _BALANCED_SHARE * counts.max() else "macro_f1"
-
-
 @dataclass(slots=True)
 class _Run:
     """The state of one call of `fit`."""
@@ -161,12 +156,16 @@ class _Run:
     def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
         """Return the training loop over all epochs."""
         total = sum(len(epoch) for epoch in epochs)
+        peak = choose_learning_rate(self.settings, find_hidden_size(self.weights.masters))
         return train_steps(
             self.weights,
             self.train,
             epochs,
             learning_rate=lambda step: learning_rate_at(
-                step, num_steps=total, settings=self.settings
+                step,
+                num_steps=total,
+                peak=peak,
+                warmup_fraction=self.settings.warmup_fraction,
             ),
             precision=self.precision,
             max_tokens=self.max_tokens,

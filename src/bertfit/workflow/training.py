@@ -10,15 +10,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings, TrainSettings, choose_epochs, resolve_settings
+from bertfit.config import ResolvedSettings, TrainSettings, resolve_settings
 from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import BaselineResults, run_baselines
 from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.intervals import intervals_to_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
+from bertfit.modeling.classifier import find_hidden_size
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
+from bertfit.training.choices import choose_epochs, choose_learning_rate
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
@@ -136,6 +138,7 @@ def prepare_training(
     refuse_impossible_aim(resolved.settings, rows.label_names)
     resolved = _settle_epochs(resolved, rows, log)
     model = prepare_model(rows, resolved.settings, listener=log)
+    resolved = _settle_learning_rate(resolved, model)
     return settle_token_budget(resolved, model, listener=log), rows, model
 
 
@@ -252,6 +255,14 @@ def _settle_epochs(
     chosen_for = f"{num_rows:,} training rows of {num_labels} classes"
     log.note(f"Epochs: {epochs}, chosen for {chosen_for}.")
     return resolved.settle("epochs", epochs, origin=f"default for {chosen_for}")
+
+
+def _settle_learning_rate(resolved: ResolvedSettings, model: PreparedModel) -> ResolvedSettings:
+    if resolved.settings.learning_rate is not None:
+        return resolved
+    size = find_hidden_size(model.classifier.model)
+    rate = choose_learning_rate(resolved.settings, size)
+    return resolved.settle("learning_rate", rate, origin=f"default for a hidden size of {size}")
 
 
 def _fit(
