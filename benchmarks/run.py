@@ -19,6 +19,7 @@ NEED_DATA = {
     "startup": False,
     "step_floor": False,
     "evaluation": False,
+    "baselines": True,
     "against_notebook": True,
     "against_peers": True,
     "scoring": True,

@@ -107,10 +107,21 @@ def test_slices_fit_and_say_what_is_small(name: str) -> None:
     assert "1 of 3 slices are worse" in shown
 
 
+def test_slices_by_a_column_that_was_asked_for_are_shown_though_others_are_worse() -> None:
+    is_right = [True] * 110 + [False] * 10
+    values = {"label": [f"l{at // 10}" for at in range(120)], "source": ["press", "web"] * 60}
+    shown = render(slice_table(score_slices(is_right, values), num_shown=1))
+    worst, _, by_source = shown.partition("By the column source, the worst first")
+    assert "source: " not in worst
+    assert by_source.count("source: ") == 1
+    assert "By the column" not in render(slice_table(score_slices(is_right, values)))
+    assert width_of(shown) <= 80
+
+
 def test_slices_that_were_left_out_are_counted() -> None:
     values = ["a"] * 60 + ["b"] * 57 + ["c"] * 3
     report = score_slices([True] * 120, {"by": values})
-    assert "1 were too small to judge" in render(slice_table(report))
+    assert "1 was too small to judge" in render(slice_table(report))
     assert "taken as independent" in render(slice_table(report, grouped=True))
     assert "taken as independent" not in render(slice_table(report))
     assert "No slices" in render(slice_table(score_slices([True], {})))

@@ -52,8 +52,8 @@ def test_without_calibration_there_is_no_column_for_it():
 def test_what_to_expect_has_its_interval_and_number_of_rows():
     curve = keep_curve([0.95] * 80 + [0.6] * 20, [True] * 76 + [False] * 24)
     assert describe_expectation(0.9, expect(curve, 0.9)) == (
-        "Texts with a confidence below 0.9 get no label. On 100 validation rows that left 80.0% "
-        "with a label, of which 95.0% were right (95 % interval 87.7% to 98.6%). "
+        "Texts with a confidence below 0.9 get no label. On 100 validation rows that left 80.0 % "
+        "with a label, of which 95.0 % were right (95 % interval 87.7 to 98.6). "
         "The same rows chose the epoch and the calibration: expect a little less."
     )
 
@@ -62,7 +62,7 @@ def test_what_to_expect_has_its_interval_and_number_of_rows():
     ("asked", "told"),
     [
         (0.87, "On 100 validation rows that, at 0.85, left"),
-        (0.99, "left 0.0% with a label: expect no answers."),
+        (0.99, "left 0.0 % with a label: expect no answers."),
     ],
 )
 def test_what_is_not_known_exactly_is_said(asked, told):

@@ -27,7 +27,7 @@ from bertfit.workflow.report_facts import gather_facts
 
 HOSTILE = '<script>alert(1)</script></svg></style><img src="http://evil.test/x" onerror=x> & "q"'
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
-VOID = {"meta", "br", "img", "link", "hr", "input"}
+VOID = {"meta", "br", "img", "link", "hr", "input", "wbr"}
 SELF_CLOSING_IN_SVG = {"path", "use", "image", "rect", "circle", "line"}
 LOADING = {"src", "srcset", "data", "poster", "action", "background"}
 
@@ -287,6 +287,8 @@ def test_77_classes_stay_readable(train, tmp_path):
     page = read_page(run)
     check_page(page)
     assert "All 77 classes" in page.words
+    assert "and 65 more: all of them" in page.words
+    assert "#all-classes" in page.references
     assert "<b>$x$</b> | 日本�" in page.words
     assert page.tags["b"] == 0
     assert "The 15 classes of lowest F1, of 77" in page.words

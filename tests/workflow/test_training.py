@@ -23,7 +23,7 @@ from bertfit.modeling import compilation
 from bertfit.modeling.packing import takes_packs
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
-from bertfit.workflow import training
+from bertfit.workflow import preparing, training
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
@@ -382,6 +382,14 @@ def test_of_very_many_skipped_rows_the_first_are_noted(train, tmp_path, make_rev
     )
     assert "  … and 3 more, which bertfit.json lists" in listener.notes
     assert len(read_record(result.run)["data"]["skipped"]) == 23
+
+
+def test_many_labels_are_told_in_a_line():
+    names = tuple(f"c{number}" for number in range(77))
+    assert preparing._list_labels(names[:3]) == "c0 → 0, c1 → 1, c2 → 2"
+    told = preparing._list_labels(names)
+    assert told.endswith("c9 → 9 and 67 more, which bertfit.json lists")
+    assert "c10" not in told
 
 
 def test_truncated_training_rows_are_counted(train, tmp_path):

@@ -174,7 +174,9 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         error_console.print(f"{told} in {output}.", soft_wrap=True)
     if count.num_abstained:
         share = count.num_abstained / count.num_rows
-        told = f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({share:.1%})."
+        told = (
+            f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({100 * share:.1f} %)."
+        )
         error_console.print(told, highlight=False)
     if count.num_truncated:
         share, rule = count.num_truncated / count.num_rows, classifier.rule

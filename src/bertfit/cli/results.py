@@ -154,8 +154,8 @@ def _describe_intervals(evaluation: Evaluation) -> str:
     if num_cut:
         share = num_cut / max(1, evaluation.scores.num_rows)
         cut = (
-            f"Truncated: {num_cut:,} rows ({share:.1%}) kept the {evaluation.truncation} of their "
-            f"text, {limit} tokens."
+            f"Truncated: {num_cut:,} rows ({100 * share:.1f} %) kept the "
+            f"{evaluation.truncation} of their text, {limit} tokens."
         )
     return f"Intervals: 95 %, bootstrap over {unit}. {cut} Arithmetic: {evaluation.dtype}."
 

@@ -157,6 +157,7 @@ def compare_predictions(
         num_resamples=num_resamples,
         seed=seed,
         level=level,
+        biased=[SCORE_NAMES.index("macro_f1")],
     )
     once = np.ones(len(label_ids), dtype=np.int64)
     values = [scorer(once).tolist() for scorer in scorers]

@@ -5,7 +5,7 @@ Owns resampling. Does not define any score (metrics.py) and never touches a mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from bertfit.evaluation.metrics import check_predictions, macro_scores, row_log_
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+MACRO_NAMES = ("macro_precision", "macro_recall", "macro_f1")
 _CHUNK_NUMBERS = 2_000_000
 """Numbers held at once in a chunk of resamples: 16 MB each for weights and for confusions."""
 
@@ -67,8 +68,11 @@ def bootstrap_intervals(
     independent, and drawing rows would give intervals that are too narrow. Where there is a
     single group, rows are drawn, as there is nothing else to draw.
 
+    Resamples lack some rows of every class, which pulls macro averages of classes with few rows
+    down: those intervals are moved by that bias, the mean of the resamples less the score.
     Intervals of fewer than about 30 rows (or groups) are too narrow. Where every row is right,
-    or every row wrong, no resample can differ: accuracy then has the exact binomial interval.
+    or every row wrong, no resample can differ: accuracy then has the exact binomial interval, and
+    a macro average the mean of those of its classes.
 
     Args:
         probabilities: (n, C), each row summing to 1.
@@ -88,7 +92,8 @@ def bootstrap_intervals(
         DataError: The rows are not as above.
 
     Source:
-        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13 (percentile);
+        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10 (bias) and 13
+        (percentile);
         Davison & Hinkley 1997, section 3.8 (whole groups); Clopper & Pearson 1934 (exact).
     """
     _check_settings(num_resamples, level=level)
@@ -100,15 +105,14 @@ def bootstrap_intervals(
     numbers = max(len(label_ids), rows.num_labels**2)
     draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
-    intervals = {
-        name: _percentile_interval(np.concatenate([chunk[name] for chunk in chunks]), level=level)
-        for name in chunks[0]
-    }
+    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    intervals = {name: _percentile_interval(one, level=level) for name, one in values.items()}
     num_right = int((rows.predicted_ids == rows.label_ids).sum())
     if num_right in {0, len(label_ids)}:
-        intervals["accuracy"] = exact_interval(
-            num_units if num_right else 0, num_units, level=level
-        )
+        return intervals | _exact_intervals(rows, all_right=num_right > 0, level=level)
+    scores = _score_resamples(rows, np.ones((1, len(label_ids))))
+    for name in MACRO_NAMES:
+        intervals[name] = _move(intervals[name], float(scores[name][0] - values[name].mean()))
     return intervals
 
 
@@ -184,6 +188,7 @@ def resample_intervals(
     num_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    biased: Collection[int] = (),
 ) -> list[Interval]:
     """Return percentile bootstrap intervals of any scores of the same rows.
 
@@ -194,6 +199,8 @@ def resample_intervals(
         num_resamples: Draws.
         seed: Of the draws.
         level: Confidence, in (0, 1).
+        biased: Places of scores whose intervals are moved by the bias of the resamples, as those
+            of macro averages are in `bootstrap_intervals`.
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -203,7 +210,13 @@ def resample_intervals(
     units = number_units(groups, num_rows)
     draws = _draw_counts(int(units.max()) + 1, num_resamples, seed=seed, num_numbers=num_rows)
     scores = [score_resample(counts[units].astype(np.int64)) for chunk in draws for counts in chunk]
-    return [_percentile_interval(column, level=level) for column in np.asarray(scores).T]
+    columns = np.asarray(scores).T
+    intervals = [_percentile_interval(column, level=level) for column in columns]
+    whole = score_resample(np.ones(num_rows, dtype=np.int64)) if biased else ()
+    for place in biased:
+        by = float(whole[place] - columns[place].mean())
+        intervals[place] = Interval(intervals[place].low + by, intervals[place].high + by)
+    return intervals
 
 
 def exact_interval(num_right: int, num_trials: int, *, level: float = 0.95) -> Interval:
@@ -296,6 +309,25 @@ def _weighted_aurocs(
     aurocs = np.full(len(weights), np.nan)
     np.divide(num_ordered, num_pairs, out=aurocs, where=num_pairs > 0)
     return aurocs
+
+
+def _exact_intervals(rows: _Rows, *, all_right: bool, level: float) -> dict[str, Interval]:
+    """Return intervals of accuracy and macro averages where all rows are right, or all wrong."""
+    sizes = [len(np.unique(rows.units))]
+    sizes += [
+        len(np.unique(rows.units[rows.label_ids == label_id]))
+        for label_id in np.unique(rows.label_ids)
+    ]
+    overall, *classes = (
+        exact_interval(size if all_right else 0, size, level=level) for size in sizes
+    )
+    low, high = (float(np.mean([getattr(one, end) for one in classes])) for end in ("low", "high"))
+    return {"accuracy": overall, **dict.fromkeys(MACRO_NAMES, Interval(low, high))}
+
+
+def _move(interval: Interval, by: float) -> Interval:
+    """Return an interval of a share, moved and cut to [0, 1]."""
+    return Interval(max(0.0, interval.low + by), min(1.0, interval.high + by))
 
 
 def _percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:

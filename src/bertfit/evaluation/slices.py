@@ -27,6 +27,8 @@ MIN_ROWS = 10
 """Smaller slices are not judged."""
 SMALL_ROWS = 50
 """A slice of fewer rows is flagged: its accuracy says little."""
+OWN_SLICES = ("tokens", "truncated", "label", "group")
+"""What rows are always cut by; other slices are of columns that were asked for."""
 MISSING = "(none)"
 """The slice of rows that have no value."""
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.evaluation.comparison import Difference, PairedComparison
-from bertfit.evaluation.slices import SMALL_ROWS, SliceReport
+from bertfit.evaluation.slices import OWN_SLICES, SMALL_ROWS, Slice, SliceReport
 from bertfit.reporting.summary import describe_seeds
 from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
 
@@ -97,8 +97,31 @@ def slice_table(
     """
     if not report.slices:
         return Text("No slices: the rows are too few, or all alike.")
+    shown = list(report.slices[:num_shown])
+    parts: list[RenderableType] = [Text("The worst slices", style="bold"), _list_slices(shown)]
+    for name in dict.fromkeys(one.by for one in report.slices if one.by not in OWN_SLICES):
+        of_column = [one for one in report.slices if one.by == name]
+        if any(one not in shown for one in of_column):  # asked for, and not among the worst
+            title = Text(f"By the column {shorten(name, 50)}, the worst first", style="bold")
+            parts += [title, _list_slices(of_column[:num_shown])]
+            shown += of_column[:num_shown]
+    num_worse = sum(one.is_worse for one in report.slices)
+    told = f"{num_worse} of {len(report.slices)} slices are worse than the rest of the rows"
+    if report.num_too_small:
+        were = "was" if report.num_too_small == 1 else "were"
+        told += f"; {report.num_too_small:,} {were} too small to judge"
+    notes = [f"{told}.", "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."]
+    notes.append("The intervals are not adjusted: the worst of many looks worse than it is.")
+    if grouped:
+        notes.append("Rows of one group are taken as independent here, which makes p too small.")
+    if any(one.is_small for one in shown):
+        notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
+    return Group(*parts, Text("\n".join(notes)))
+
+
+def _list_slices(slices: Sequence[Slice]) -> Table:
     table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
-    for one in report.slices[:num_shown]:
+    for one in slices:
         accuracy = format_percent_with_interval(one.accuracy, one.interval)
         rest = f"{100 * one.rest_accuracy:.1f} %"
         name = Text(shorten(f"{one.by}: {one.value}", _SLICE_WIDTH))
@@ -106,17 +129,7 @@ def slice_table(
         num_rows = f"{one.num_rows:,}{'*' if one.is_small else ' '}"
         style = "bold" if one.is_worse else None
         table.add_row(name, num_rows, accuracy, rest, p_value, style=style)
-    num_worse = sum(one.is_worse for one in report.slices)
-    told = f"{num_worse} of {len(report.slices)} slices are worse than the rest of the rows"
-    if report.num_too_small:
-        told += f"; {report.num_too_small:,} were too small to judge"
-    notes = [f"{told}.", "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."]
-    notes.append("The intervals are not adjusted: the worst of many looks worse than it is.")
-    if grouped:
-        notes.append("Rows of one group are taken as independent here, which makes p too small.")
-    if any(one.is_small for one in report.slices[:num_shown]):
-        notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
-    return Group(Text("The worst slices", style="bold"), table, Text("\n".join(notes)))
+    return table
 
 
 def suspect_table(suspects: Sequence[Mapping[str, Any]], *, num_rows: int) -> RenderableType:

@@ -45,14 +45,15 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     at = "" if expectation.confidence == abstain_below else f", at {expectation.confidence:g},"
     told = (
         f"{start} On {expectation.num_rows:,} validation rows that{at} left "
-        f"{expectation.coverage:.1%} with a label"
+        f"{100 * expectation.coverage:.1f} % with a label"
     )
     if expectation.accuracy is None or expectation.interval is None:
         return f"{told}: expect no answers."
     low, high = expectation.interval.low, expectation.interval.high
     return (
-        f"{told}, of which {expectation.accuracy:.1%} were right (95 % interval {low:.1%} to "
-        f"{high:.1%}). The same rows chose the epoch and the calibration: expect a little less."
+        f"{told}, of which {100 * expectation.accuracy:.1f} % were right (95 % interval "
+        f"{100 * low:.1f} to {100 * high:.1f}). The same rows chose the epoch and the "
+        "calibration: expect a little less."
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_threshold
 from bertfit.reporting.figures import draw_figures
@@ -44,6 +45,8 @@ _FEW_CLASSES = 4
 _WORST_CLASSES = 15
 _NUM_PAIRS = 15
 _NUM_SLICES = 20
+_MOST_NAMED = 12
+"""Classes that are named at the head of the page; of more, the table of classes has them all."""
 
 
 def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
@@ -67,6 +70,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "asked": tables.describe_task(facts),
         "parts": tables.list_parts(facts),
         "few_classes": len(names) <= _FEW_CLASSES,
+        "named_classes": names if len(names) <= _MOST_NAMED else names[:_MOST_NAMED],
         "figures": draw_figures(facts),
         "judged": facts["judged"],
         "errors": facts["errors"],
@@ -147,11 +151,17 @@ def _view_confidence(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = (facts["judged"] or {}).get("slices")
     if found is None:
-        return {"slices": None, "slices_title": "", "slices_note": ""}
+        return {"slices": None, "slices_note": ""}
     every = found["slices"]
+    shown = every[:_NUM_SLICES]
     title = "The worst first"
     if len(every) > _NUM_SLICES:
         title = f"The worst {_NUM_SLICES} of {len(every):,} slices"
+    listed = [(title, shown)] if shown else []
+    for name in dict.fromkeys(one["by"] for one in every if one["by"] not in OWN_SLICES):
+        of_column = [one for one in every if one["by"] == name]
+        if any(one not in shown for one in of_column):
+            listed.append((f"By the column {name}, the worst first", of_column[:_NUM_SLICES]))
     num_worse = sum(one["is_worse"] for one in every)
     note = (
         f"{num_worse:,} of {len(every):,} slices are worse than the rest of the rows (in bold). "
@@ -159,12 +169,13 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
         "The 95 % intervals are not adjusted: the worst of many looks worse than it is."
     )
     if found["num_too_small"]:
-        note += f" {found['num_too_small']:,} more were too small to judge."
+        were = "was" if found["num_too_small"] == 1 else "were"
+        note += f" {found['num_too_small']:,} more {were} too small to judge."
     if (facts["judged"] or {}).get("interval_unit") == "group":
         note += " Rows of one group are taken as independent here, which makes p too small."
-    if any(one["is_small"] for one in every[:_NUM_SLICES]):
+    if any(one["is_small"] for _, chosen in listed for one in chosen):
         note += " *: so few rows say little."
-    return {"slices": every[:_NUM_SLICES], "slices_title": title, "slices_note": note}
+    return {"slices": listed, "slices_note": note}
 
 
 def _view_baselines(facts: Mapping[str, Any]) -> dict[str, Any]:

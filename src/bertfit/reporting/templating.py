@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
@@ -56,6 +56,17 @@ def escape_markdown(text: str) -> str:
     return escaped.replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
+def allow_breaks(text: object) -> Markup:
+    """Return escaped text that may break after an underscore.
+
+    Example:
+        >>> allow_breaks("top_up & more")
+        Markup('top_<wbr>up &amp; more')
+    """
+    broken = re.sub(r"(?<=_)(?=\w)", "<wbr>", str(escape(str(text))))
+    return Markup(broken)  # noqa: S704 (escaped before; the breaks are our own)
+
+
 def _make_environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=FunctionLoader(read_template),
@@ -66,6 +77,7 @@ def _make_environment(*, autoescape: bool) -> Environment:
         keep_trailing_newline=True,
     )
     filters: dict[str, Callable[..., object]] = {
+        "breaks": allow_breaks,
         "confidence": lambda value: f"p\u00a0=\u00a0{value:.3f}",
         "count": lambda value: f"{value:,.0f}",
         "md": escape_markdown,

@@ -38,6 +38,7 @@ from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
 _MOST_SKIPPED_TOLD = 20
+_MOST_LABELS_TOLD = 20
 _DEFAULT_LENGTH_CAP = 8192
 """Where neither model nor tokenizer states a limit, no text is read beyond this many tokens."""
 
@@ -256,8 +257,7 @@ def _join(encoded: EncodedTexts, rows: TextDataset, classifier: TextClassifier) 
 
 
 def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
-    names = ", ".join(f"{name} → {index}" for index, name in enumerate(rows.label_names))
-    listener.note(f"Labels: {names}.")
+    listener.note(f"Labels: {_list_labels(rows.label_names)}.")
     if rows.checked.validation is not None:
         how = "given"
     elif rows.train.groups:
@@ -278,13 +278,20 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
             listener.note(f"  … and {num_more:,} more, which bertfit.json lists")
 
 
+def _list_labels(names: tuple[str, ...]) -> str:
+    shown = names if len(names) <= _MOST_LABELS_TOLD else names[: _MOST_LABELS_TOLD // 2]
+    told = ", ".join(f"{name} → {index}" for index, name in enumerate(shown))
+    num_more = len(names) - len(shown)
+    return f"{told} and {num_more} more, which bertfit.json lists" if num_more else told
+
+
 def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) -> None:
     median = int(np.median(encoded.full_lengths))
     text = f"Text: at most {rule.max_length} tokens are read; the median is {median}"
     if encoded.num_truncated:
         share = encoded.num_truncated / len(encoded)
         text += (
-            f". {encoded.num_truncated:,} training rows ({share:.0%}) are longer and keep their "
-            f"{rule.truncation}"
+            f". {encoded.num_truncated:,} training rows ({100 * share:.0f} %) are longer and keep "
+            f"their {rule.truncation}"
         )
     listener.note(f"{text}.")
