@@ -68,9 +68,13 @@ TokenBudget = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the rows (2 to 20, by their number).")]
+Epochs = Annotated[
+    int | None, typer.Option(help="Passes over the rows (2 to 20, by their number).")
+]
 BatchSize = Annotated[int | None, typer.Option(help="Rows per step (32).")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak learning rate (1e-4 if small, 5e-5).")]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Peak learning rate (1e-4 if small, 5e-5).")
+]
 MaxLength = Annotated[
     int | None, typer.Option(help="Tokens per text (the model's limit, or the longest text's).")
 ]
