@@ -159,8 +159,7 @@ def compare_predictions(
         level=level,
         biased=[SCORE_NAMES.index("macro_f1")],
     )
-    once = np.ones(len(label_ids), dtype=np.int64)
-    values = [scorer(once).tolist() for scorer in scorers]
+    values = [scorer(np.ones(len(label_ids), dtype=np.int64)).tolist() for scorer in scorers]
     scores = {
         name: Difference(a, b, a - b, interval)
         for name, a, b, interval in zip(SCORE_NAMES, *values, intervals, strict=True)

@@ -92,18 +92,16 @@ def bootstrap_intervals(
         DataError: The rows are not as above.
 
     Source:
-        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10 (bias) and 13
-        (percentile);
-        Davison & Hinkley 1997, section 3.8 (whole groups); Clopper & Pearson 1934 (exact).
+        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10 and 13 (bias,
+        percentile); Davison & Hinkley 1997, section 3.8 (groups); Clopper & Pearson 1934 (exact).
     """
     _check_settings(num_resamples, level=level)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     if predicted_ids is None:
         predicted_ids = probabilities.argmax(axis=1)
     rows = _prepare_rows(probabilities, label_ids, np.asarray(predicted_ids), groups)
-    num_units = int(rows.units.max()) + 1
     numbers = max(len(label_ids), rows.num_labels**2)
-    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
+    draws = _draw_counts(int(rows.units.max()) + 1, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     intervals = {name: _percentile_interval(one, level=level) for name, one in values.items()}
