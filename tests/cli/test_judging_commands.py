@@ -47,8 +47,8 @@ def test_training_with_seeds_shows_each_and_the_best(folder):
     output = (folder / "a.txt").read_text(encoding="utf-8")
     assert "By seed" in output
     flat = " ".join(output.split())
-    assert "before calibration. It chose the seed" in flat
-    assert "as saved, calibrated; it chose nothing." in flat
+    assert "before calibration and threshold. It chose the seed" in flat
+    assert "as they would be saved, after both; it chose nothing." in flat
     assert "NB-SVM" in output
     check_width(output, folder)
     record = json.loads((folder / "a" / "bertfit.json").read_text(encoding="utf-8"))

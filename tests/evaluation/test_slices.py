@@ -99,6 +99,13 @@ def test_a_column_of_many_numbers_is_binned_and_of_few_is_not() -> None:
     assert name_values([0.5, float("nan"), "", None]) == ["0.5", None, None, None]
 
 
+def test_years_are_named_as_years_and_large_numbers_in_full() -> None:
+    names = bin_numbers([*range(1980, 2020)] * 5)
+    assert names[0] == "1980 to 1987"
+    assert set(bin_numbers([2_000_000.0] * 5)) == {"2,000,000"}
+    assert bin_numbers([10_000, *range(20_000, 20_004)] * 2)[0] == "10,000"
+
+
 def test_missing_numbers_stay_missing() -> None:
     names = name_values([None, *range(100)])
     assert names[0] is None

@@ -28,10 +28,7 @@ def predict(
         Path | None, typer.Option(help="Predict the rows of a CSV, TSV, JSONL or Parquet file.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write to this .jsonl, .csv or .tsv file (tabs, line ends: spaces in .tsv)."
-        ),
+        Path | None, typer.Option(help="Write a .jsonl, .csv or .tsv (tabs as spaces) file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     abstain_below: Annotated[

@@ -208,11 +208,14 @@ def bin_numbers(numbers: Sequence[float | None]) -> list[str | None]:
 
 def _name_span(members: NDArray[np.float64]) -> str:
     low, high = members.min(), members.max()
-    return f"{low:g}" if low == high else f"{_show(low)} to {_show(high)}"
+    return _show(low) if low == high else f"{_show(low)} to {_show(high)}"
 
 
 def _show(number: float) -> str:
-    return f"{number:,.0f}" if float(number).is_integer() else f"{number:.4g}"
+    """Return a number in few characters; one of four digits, which may be a year, has no comma."""
+    if not float(number).is_integer():
+        return f"{number:.4g}"
+    return f"{number:.0f}" if abs(number) < 10_000 else f"{number:,.0f}"
 
 
 def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:

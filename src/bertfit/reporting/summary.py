@@ -45,11 +45,12 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
     chosen_by = seeds["chosen_by"].removeprefix("validation").strip() or "score"
     best = "lowest" if chosen_by == "loss" else "highest"
     told = (
-        "Validation: the model as trained, before calibration. It chose the seed, that of the "
-        f"{best} {chosen_by.replace('_', ' ')}, so what it says of this one is too good."
+        "Validation: the models as trained, before calibration and threshold. It chose the seed, "
+        f"that of the {best} {chosen_by.replace('_', ' ')}, so what it says of this one is too "
+        "good."
     )
     if seeds["test"]["mean"] is not None:
-        told += " Test: the model as saved, calibrated; it chose nothing."
+        told += " Test: the models as they would be saved, after both; it chose nothing."
     if any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1:
         told += " Mean and deviation leave out the seed that was interrupted."
     return told
