@@ -528,6 +528,7 @@ CASES = [
         "bad.csv: no slice column 'kindd'",
         both(good, text("bad.csv", "text,label,kind\ngood,pos,a\nbad,neg,b\n")),
     ),
+    setting_case("a column of slices in --set", "--set slice_columns=label,kind", "'kind'", 3),
     Case("suspects by one fold", "suspects good.csv --folds 1", 2, "at least 2 folds", good),
     Case(
         "suspects by a run and by folds",
