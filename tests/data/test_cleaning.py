@@ -7,7 +7,7 @@ import shutil
 import pytest
 import transformers
 
-from bertfit.data.cleaning import choose_cleaning, clean_text, fold_cleaning, measure_html_breaks
+from bertfit.data.cleaning import choose_cleaning, clean_text, find_html_break, fold_cleaning
 
 TAGS = ("<br>", "<br/>", "<br />", "<BR>", "</br>", "< br >")
 
@@ -30,9 +30,9 @@ def test_without_cleaning_text_stays_as_it_is():
     assert clean_text("Great.<br />", "none") == "Great.<br />"
 
 
-def test_the_share_of_texts_with_breaks_is_measured():
-    assert measure_html_breaks(["a<br />b<br />", "a < b", "<brief>", "a"]) == 0.25
-    assert measure_html_breaks([]) == 0
+def test_the_first_break_of_a_text_is_found():
+    texts = ("a<br />b<br />", "a < b", "<brief>", "a", "")
+    assert [find_html_break(text) for text in texts] == [1, None, None, None, None]
 
 
 def test_breaks_are_cleaned_from_one_text_in_a_hundred_on():

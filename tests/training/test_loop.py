@@ -11,13 +11,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bertfit.config import TrainSettings
-from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.errors import TrainingError
 from bertfit.inference import micro_batches
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
-from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.loop import accumulate_gradients, train_steps
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.weights import TrainedWeights
 
@@ -45,11 +44,8 @@ def reviews(make_reviews):
 
 
 @pytest.fixture(scope="module")
-def data(loaded, reviews):
-    texts = [row["text"] for row in reviews]
-    encoded = encode_texts(texts, fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64))
-    label_ids = np.array([int(row["label"] == "pos") for row in reviews])
-    return TrainingData(encoded, label_ids, pad_id=loaded.tokenizer.pad_token_id)
+def data(loaded, reviews, encode_reviews):
+    return encode_reviews(loaded, reviews)
 
 
 def gradients(model, data, *, max_tokens, indices=INDICES):

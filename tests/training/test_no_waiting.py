@@ -18,12 +18,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertfit.config import TrainSettings
-from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import stay_ahead
-from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.loop import accumulate_gradients, train_steps
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.weights import TrainedWeights
 
@@ -83,13 +82,8 @@ def loaded(tiny_model_dir):
 
 
 @pytest.fixture(scope="module")
-def data(loaded, make_reviews):
-    rows = make_reviews(12)
-    encoded = encode_texts(
-        [row["text"] for row in rows], fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64)
-    )
-    label_ids = np.array([int(row["label"] == "pos") for row in rows])
-    return TrainingData(encoded, label_ids, pad_id=loaded.tokenizer.pad_token_id)
+def data(loaded, make_reviews, encode_reviews):
+    return encode_reviews(loaded, make_reviews(12))
 
 
 def take(model, data, *, fast_path="off", precision=FLOAT32, num_steps=3):

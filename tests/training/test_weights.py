@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from bertfit.config import TrainSettings
-from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.inference.scoring import score_texts
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
-from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.loop import accumulate_gradients, train_steps
 from bertfit.training.weights import TrainedWeights
 
 FLOAT32, BFLOAT16 = (choose_precision("cpu", dtype) for dtype in ("float32", "bfloat16"))
@@ -32,13 +31,8 @@ def loaded(tiny_model_dir):
 
 
 @pytest.fixture(scope="module")
-def data(loaded, make_reviews):
-    rows = make_reviews(24)
-    encoded = encode_texts(
-        [row["text"] for row in rows], fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64)
-    )
-    label_ids = np.array([int(row["label"] == "pos") for row in rows])
-    return TrainingData(encoded, label_ids, pad_id=loaded.tokenizer.pad_token_id)
+def data(loaded, make_reviews, encode_reviews):
+    return encode_reviews(loaded, make_reviews(24))
 
 
 def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=100, rate=1e-2):

@@ -21,6 +21,7 @@ from bertfit.errors import ConfigError, DataError, ModelError, RunError, Trainin
 from bertfit.evaluation.predictions import read_predictions
 from bertfit.modeling import compilation
 from bertfit.modeling.packing import takes_packs
+from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
 from bertfit.workflow import preparing, training
@@ -155,7 +156,7 @@ def test_html_breaks_are_cleaned_by_default_and_named(cleaned):
         "value": "html_breaks",
         "origin": "default, chosen for the texts",
     }
-    assert any(note.startswith("HTML line breaks (<br />), which 100% of") for note in notes)
+    assert any(note.startswith("HTML line breaks (<br />), which 100 % of") for note in notes)
 
 
 def test_whoever_loads_the_run_reads_html_breaks_as_it_does(cleaned):
@@ -767,7 +768,7 @@ def test_a_compiler_that_fails_is_named_where_it_was_asked_for(train, tmp_path, 
 def test_a_compiler_that_fails_is_left_where_bertfit_chose_it(train, tmp_path, monkeypatch):
     """As on a GPU, for a long training."""
     fail_to_compile(monkeypatch)
-    plan = compilation.CompilationPlan(is_on=True, reason="a test")
+    plan = Plan(is_on=True, reason="a test")
     monkeypatch.setattr("bertfit.workflow.speeding.plan_compilation", lambda *_, **__: plan)
     result = train(tmp_path / "run", baseline=False)
     record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))

@@ -178,8 +178,8 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
     if count.num_truncated:
         share, rule = count.num_truncated / count.num_rows, classifier.rule
         told = (
-            f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share:.1%}) are "
-            f"longer than {rule.max_length} tokens; their {rule.truncation} was read."
+            f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({100 * share:.1f} %) "
+            f"are longer than {rule.max_length} tokens; their {rule.truncation} was read."
         )
         error_console.print(told, highlight=False)
     if count.num_blank:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bertfit.config import OnBadRow
+from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
@@ -132,7 +133,7 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
         "num_per_label": {name: counts[name] for name in label_names},
         "num_groups": len(set(dataset.groups)),
         "num_duplicates": len(dataset) - len(set(dataset.texts)),
-        "num_with_html_breaks": sum("<br" in text.lower() for text in dataset.texts),
+        "num_with_html_breaks": sum(find_html_break(text) is not None for text in dataset.texts),
         "words_median": round(float(np.median(num_words)), 1),
         "words_p95": round(float(np.percentile(num_words, 95)), 1),
         "words_max": int(num_words.max()),

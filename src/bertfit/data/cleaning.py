@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +33,10 @@ def clean_text(text: str, cleaning: TextCleaning) -> str:
     return _HTML_BREAK.sub(" ", text) if cleaning == "html_breaks" else text
 
 
-def measure_html_breaks(texts: Sequence[str]) -> float:
-    """Return the share of the texts, in [0, 1], that have HTML line breaks."""
-    has_break = sum("<" in text and _HTML_BREAK.search(text) is not None for text in texts)
-    return has_break / max(len(texts), 1)
+def find_html_break(text: str) -> int | None:
+    """Return where the first HTML line break of a text begins, or None."""
+    found = _HTML_BREAK.search(text) if "<" in text else None
+    return None if found is None else found.start()
 
 
 def choose_cleaning(break_share: float) -> TextCleaning:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from bertfit.data.cleaning import clean_text
+from bertfit.data.cleaning import find_html_break
 
 _HTML_TAG = re.compile(
     r"</?(?:a|abbr|b|big|blockquote|body|center|code|dd|div|dl|dt|em|font|form|h[1-6]|head|hr|html"
@@ -26,13 +26,6 @@ _C1_CONTROL = re.compile("[\x80-\x9f]")
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
 """With the letter before and after it, which the judgement needs."""
 _MOST_RUNS_REMEMBERED = 1 << 17
-
-
-def _find_html_break(text: str) -> int | None:
-    # What a break is, the cleaning step says: this counts what it would change.
-    if "<" not in text or clean_text(text, "html_breaks") == text:
-        return None
-    return max(text.lower().find("<br"), 0)
 
 
 def _find_html_tag(text: str) -> int | None:
@@ -79,7 +72,7 @@ _FINDERS: Mapping[str, Callable[[str], int | None]] = MappingProxyType(
         "replacement_characters": _find_replacement_character,
         "c1_characters": _find_c1_character,
         "control_characters": _find_control_character,
-        "html_breaks": _find_html_break,
+        "html_breaks": find_html_break,
         "html_tags": _find_html_tag,
     }
 )

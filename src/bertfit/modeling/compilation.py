@@ -14,12 +14,12 @@ import os
 import shutil
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from bertfit.errors import ConfigError
+from bertfit.modeling.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -34,21 +34,9 @@ tenth of these seconds saved pays for it."""
 _Function = TypeVar("_Function")
 
 
-@dataclass(frozen=True, slots=True)
-class CompilationPlan:
-    """Whether the layers are compiled for a training, and why, in words for people."""
-
-    is_on: bool
-    reason: str
-
-    def __str__(self) -> str:
-        """Return, say, `off (asked for)`."""
-        return f"{'on' if self.is_on else 'off'} ({self.reason})"
-
-
 def plan_compilation(
     device: torch.device, asked: Compile = "auto", *, packs: bool, train_seconds: float
-) -> CompilationPlan:
+) -> Plan:
     """Decide about compiling.
 
     Args:
@@ -61,22 +49,22 @@ def plan_compilation(
         ConfigError: Compiling was asked for, and cannot be done here.
     """
     if asked == "off":
-        return CompilationPlan(is_on=False, reason="asked for")
+        return Plan(is_on=False, reason="asked for")
     obstacle = find_compile_obstacle(device)
     if asked == "on":
         if obstacle is not None:
             raise cannot_compile(obstacle)
-        return CompilationPlan(is_on=True, reason="asked for")
+        return Plan(is_on=True, reason="asked for")
     if device.type == "cpu":
-        return CompilationPlan(is_on=False, reason="compiled, training was slower on a CPU")
+        return Plan(is_on=False, reason="compiled, training was slower on a CPU")
     if obstacle is not None:
-        return CompilationPlan(is_on=False, reason=obstacle)
+        return Plan(is_on=False, reason=obstacle)
     if not packs:
-        return CompilationPlan(is_on=False, reason="texts are not packed")
+        return Plan(is_on=False, reason="texts are not packed")
     minutes = f"{LEAST_SECONDS / 60:.0f} minutes"
     if train_seconds < LEAST_SECONDS:
-        return CompilationPlan(is_on=False, reason=f"a training of less than {minutes}")
-    return CompilationPlan(is_on=True, reason=f"a training of at least {minutes}")
+        return Plan(is_on=False, reason=f"a training of less than {minutes}")
+    return Plan(is_on=True, reason=f"a training of at least {minutes}")
 
 
 def find_compile_obstacle(device: torch.device) -> str | None:

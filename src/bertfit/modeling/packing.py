@@ -11,7 +11,6 @@ Shapes: S texts, N tokens of all texts, B rows, H heads, T tokens of a row, D nu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from bertfit.modeling import attention
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.pack import current_pack, first_tokens, mean_tokens
 from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
+from bertfit.modeling.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -46,28 +46,14 @@ _LAST_BEFORE_HEAD = {
 head reads. Other families bring attention of their own, or none that sees both ways."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackingPlan:
-    """Whether texts are packed, and why, in words for people."""
-
-    is_on: bool
-    reason: str
-
-    def __str__(self) -> str:
-        """Return, say, `off (asked for)`."""
-        return f"{'on' if self.is_on else 'off'} ({self.reason})"
-
-
-def plan_packing(
-    config: PretrainedConfig, precision: Precision, asked: Packing = "auto"
-) -> PackingPlan:
+def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing = "auto") -> Plan:
     """Decide about packing for a model, a device and a type of arithmetic.
 
     Raises:
         ConfigError: Packing was asked for, and the model cannot be packed.
     """
     if asked == "off":
-        return PackingPlan(is_on=False, reason="asked for")
+        return Plan(is_on=False, reason="asked for")
     family = config.model_type
     if family not in _LAST_BEFORE_HEAD or getattr(config, "is_decoder", False):
         if asked == "on":
@@ -76,25 +62,23 @@ def plan_packing(
                 "cannot be kept within a text",
                 hint="auto packs where it can be done, and pads texts of like length elsewhere.",
             )
-        return PackingPlan(
+        return Plan(
             is_on=False,
             reason=f"{family} brings attention of its own; texts of like length are padded",
         )
     if asked == "on":
-        return PackingPlan(is_on=True, reason=f"asked for; {_name_kernel(config, precision)}")
+        return Plan(is_on=True, reason=f"asked for; {_name_kernel(config, precision)}")
     if precision.device.type != "cuda":
-        return PackingPlan(
+        return Plan(
             is_on=False, reason=f"not measured to be faster on {precision.device.type} than padding"
         )
     obstacle = find_gpu_obstacle(precision.device, precision.dtype, _head_size(config))
     if obstacle is not None:
-        return PackingPlan(is_on=False, reason=obstacle)
-    return PackingPlan(is_on=True, reason=_name_kernel(config, precision))
+        return Plan(is_on=False, reason=obstacle)
+    return Plan(is_on=True, reason=_name_kernel(config, precision))
 
 
-def set_up_packing(
-    model: PreTrainedModel, precision: Precision, asked: Packing = "auto"
-) -> PackingPlan:
+def set_up_packing(model: PreTrainedModel, precision: Precision, asked: Packing = "auto") -> Plan:
     """Let `model` take packs where the plan says so; it still takes padded batches.
 
     What is saved of the model does not change.

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings, TextCleaning, TrainSettings
+from bertfit.config import TextCleaning, TrainSettings
 from bertfit.data.checks import CheckedData, check_training_data
-from bertfit.data.cleaning import choose_cleaning, measure_html_breaks
+from bertfit.data.cleaning import choose_cleaning
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.duplicates import Dropped
 from bertfit.data.encoded_store import encode_or_reuse, find_store
@@ -29,12 +29,11 @@ from bertfit.modeling.classifier import (
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, plug_in
-from bertfit.modeling.packing import PackingPlan, set_up_packing
+from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
-from bertfit.training.measuring import measure_token_budget
-from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
 _MOST_SKIPPED_TOLD = 20
@@ -131,7 +130,7 @@ def prepare_model(
     )
     for text in loaded.notes:
         listener.note(text)
-    rule = _choose_rule(settings, loaded, rows.train, listener)
+    rule = _choose_rule(settings, loaded, rows.report, listener)
     tokenizer = fast_tokenizer(loaded.tokenizer)
     store = find_store() if settings.keep_encoded == "auto" else None
     train, validation = (
@@ -169,7 +168,9 @@ def prepare_model(
     )
 
 
-def renew_model(prepared: PreparedModel, settings: TrainSettings) -> PreparedModel:
+def renew_model(
+    prepared: PreparedModel, settings: TrainSettings, *, listener: Listener
+) -> PreparedModel:
     """Load the model anew, with new weights by the seed, for rows that are encoded already."""
     old = prepared.classifier
     loaded = load_classifier(
@@ -177,36 +178,18 @@ def renew_model(prepared: PreparedModel, settings: TrainSettings) -> PreparedMod
     )
     _make_fast(loaded, settings, old.precision)
     classifier = TextClassifier(
-        loaded.model, loaded.tokenizer, rule=old.rule, precision=old.precision
+        loaded.model,
+        loaded.tokenizer,
+        rule=old.rule,
+        precision=old.precision,
+        tell=listener.note,
     )
     return dataclasses.replace(prepared, classifier=classifier)
 
 
-def settle_token_budget(
-    resolved: ResolvedSettings, prepared: PreparedModel, *, listener: Listener
-) -> ResolvedSettings:
-    """Return settings with a token budget: the one given, else a measured one, or 2,048.
-
-    It is measured where that was asked for ("auto"), and on a GPU where nothing was.
-    """
-    asked = resolved.settings.micro_batch_tokens
-    if isinstance(asked, int):
-        return resolved
-    precision = prepared.classifier.precision
-    if asked is None and precision.device.type != "cuda":
-        origin = f"default on {precision.device.type}"
-        return resolved.settle("micro_batch_tokens", DEFAULT_TOKENS, origin=origin)
-    tokens = measure_token_budget(
-        prepared.classifier.model, prepared.train, settings=resolved.settings, precision=precision
-    )
-    listener.note(f"Micro-batches: at most {tokens:,} tokens, the quickest that was measured.")
-    origin = "default" if asked is None else resolved.origins["micro_batch_tokens"]
-    return resolved.settle("micro_batch_tokens", tokens, origin=f"{origin}, measured")
-
-
 def _make_fast(
     loaded: LoadedClassifier, settings: TrainSettings, precision: Precision
-) -> tuple[FastPath | None, PackingPlan]:
+) -> tuple[FastPath | None, Plan]:
     """Plug in what the settings allow; packing that was asked for does without the fast path."""
     is_fast = settings.fast_path == "auto"
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
@@ -220,7 +203,7 @@ def _note_fast_path(fast_path: FastPath | None, listener: Listener) -> None:
 
 
 def _choose_rule(
-    settings: TrainSettings, loaded: LoadedClassifier, train: TextDataset, listener: Listener
+    settings: TrainSettings, loaded: LoadedClassifier, report: GateReport, listener: Listener
 ) -> EncodingRule:
     limit = find_length_limit(loaded.model, loaded.tokenizer)
     asked = settings.max_length
@@ -232,21 +215,22 @@ def _choose_rule(
         max_length=asked or min(limit, _DEFAULT_LENGTH_CAP),
         truncation=settings.truncation,
         head_fraction=settings.head_fraction,
-        text_cleaning=_settle_cleaning(settings, train, listener),
+        text_cleaning=_choose_cleaning(settings, report, listener),
     )
 
 
-def _settle_cleaning(
-    settings: TrainSettings, train: TextDataset, listener: Listener
+def _choose_cleaning(
+    settings: TrainSettings, report: GateReport, listener: Listener
 ) -> TextCleaning:
     if settings.text_cleaning != "auto":
         return settings.text_cleaning
-    share = measure_html_breaks(train.texts)
+    found = (one for one in report.findings if (one.kind, one.part) == ("html_breaks", "train"))
+    share = next((one.share for one in found), 0.0)
     cleaning = choose_cleaning(share)
     if cleaning != "none":
         listener.note(
-            f"HTML line breaks (<br />), which {share:.0%} of the training rows have, are read as "
-            "spaces, here and by the tokenizer that the run keeps."
+            f"HTML line breaks (<br />), which {100 * share:.0f} % of the training rows have, are "
+            "read as spaces, here and by the tokenizer that the run keeps."
         )
     return cleaning
 

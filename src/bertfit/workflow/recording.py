@@ -81,7 +81,7 @@ def make_record(
     return {
         "label_names": list(rows.label_names),
         "encoding": model.classifier.encoding_record(),
-        "settings": _settle_choices(resolved, model, outcome).to_json(),
+        "settings": resolved.to_json(),
         "training": {
             "best_epoch": outcome.best_epoch + 1,
             "selection_metric": outcome.selection_metric,
@@ -149,28 +149,6 @@ def keep_predictions(
 def write_baselines(staging: Staging, baselines: BaselineResults) -> None:
     """Write the scores of the baselines, so that nobody must fit them again."""
     write_json(staging.folder / BASELINES_NAME, baselines.to_json())
-
-
-def _settle_choices(
-    resolved: ResolvedSettings, model: PreparedModel, outcome: TrainingOutcome
-) -> ResolvedSettings:
-    """Return the settings with what was left open replaced by what was used."""
-    classifier, settings = model.classifier, resolved.settings
-    used: dict[str, tuple[Any, str]] = {}
-    if settings.max_length is None:
-        used["max_length"] = classifier.rule.max_length, "for the texts and the model"
-    if settings.text_cleaning == "auto":
-        used["text_cleaning"] = classifier.rule.text_cleaning, "for the texts"
-    if settings.selection_metric == "auto":
-        used["selection_metric"] = outcome.selection_metric, "for the classes"
-    if settings.device == "auto":
-        used["device"] = str(classifier.precision.device), "on this machine"
-    if settings.dtype == "auto":
-        used["dtype"] = classifier.precision.dtype_name, "on this machine"
-    for name, (value, chosen) in used.items():
-        origin = f"{resolved.origins[name]}, chosen {chosen}"
-        resolved = resolved.settle(name, value, origin=origin)
-    return resolved
 
 
 def _describe_data(

@@ -154,7 +154,7 @@ def _train_each(
         if number > 1:
             origin = f"seed {number} of {len(seeds)} from {seeds[0]}"
             resolved = resolved.settle("seed", seed, origin=origin)
-            model = renew_model(model, resolved.settings)
+            model = renew_model(model, resolved.settings, listener=log)
         staging = stage()
         with keeping_the_model(staging, model.classifier, log):
             finished = make_run(

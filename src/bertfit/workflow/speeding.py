@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from bertfit.config import ResolvedSettings
-from bertfit.modeling.compilation import CompilationPlan, cannot_compile, plan_compilation
+from bertfit.modeling.compilation import cannot_compile, plan_compilation
 from bertfit.modeling.packing import takes_packs
+from bertfit.modeling.plan import Plan
 from bertfit.progress import Listener, format_seconds
 from bertfit.training.measuring import SpeedEstimate, measure_speed
 from bertfit.workflow.preparing import PreparedModel
@@ -22,7 +23,7 @@ class MeasuredSpeed:
 
     speed: SpeedEstimate
     """As the training will run."""
-    compilation: CompilationPlan
+    compilation: Plan
     as_written: SpeedEstimate
     """Without compiling."""
 
@@ -88,9 +89,9 @@ def _measure_compiled(
     resolved: ResolvedSettings,
     model: PreparedModel,
     *,
-    plan: CompilationPlan,
+    plan: Plan,
     as_written: SpeedEstimate,
-) -> tuple[CompilationPlan, SpeedEstimate]:
+) -> tuple[Plan, SpeedEstimate]:
     """Measure with compiled layers; where torch fails to compile them, leave that, or say so."""
     from torch._dynamo.exc import TorchDynamoException
 
@@ -103,4 +104,4 @@ def _measure_compiled(
         if resolved.settings.compile == "on":
             raise cannot_compile(why) from error
         torch._dynamo.reset()  # noqa: SLF001 (torch has no other way to forget a failure)
-        return CompilationPlan(is_on=False, reason=why), as_written
+        return Plan(is_on=False, reason=why), as_written

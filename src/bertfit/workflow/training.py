@@ -17,10 +17,8 @@ from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.intervals import intervals_to_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
-from bertfit.modeling.classifier import find_hidden_size
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
-from bertfit.training.choices import choose_epochs, choose_learning_rate
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
@@ -32,7 +30,6 @@ from bertfit.workflow.preparing import (
     PreparedRows,
     prepare_model,
     prepare_rows,
-    settle_token_budget,
 )
 from bertfit.workflow.recording import (
     LogKeeper,
@@ -43,6 +40,7 @@ from bertfit.workflow.recording import (
     write_side_files,
 )
 from bertfit.workflow.reporting import add_report
+from bertfit.workflow.settling import settle_epochs, settle_model
 from bertfit.workflow.speeding import settle_speed
 
 BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
@@ -136,10 +134,9 @@ def prepare_training(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
     refuse_impossible_aim(resolved.settings, rows.label_names)
-    resolved = _settle_epochs(resolved, rows, log)
+    resolved = settle_epochs(resolved, rows, listener=log)
     model = prepare_model(rows, resolved.settings, listener=log)
-    resolved = _settle_learning_rate(resolved, model)
-    return settle_token_budget(resolved, model, listener=log), rows, model
+    return settle_model(resolved, model, listener=log), rows, model
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,26 +240,6 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
-
-
-def _settle_epochs(
-    resolved: ResolvedSettings, rows: PreparedRows, log: Listener
-) -> ResolvedSettings:
-    if resolved.settings.epochs is not None:
-        return resolved
-    num_rows, num_labels = len(rows.train), len(rows.label_names)
-    epochs = choose_epochs(resolved.settings, num_rows, num_labels=num_labels)
-    chosen_for = f"{num_rows:,} training rows of {num_labels} classes"
-    log.note(f"Epochs: {epochs}, chosen for {chosen_for}.")
-    return resolved.settle("epochs", epochs, origin=f"default for {chosen_for}")
-
-
-def _settle_learning_rate(resolved: ResolvedSettings, model: PreparedModel) -> ResolvedSettings:
-    if resolved.settings.learning_rate is not None:
-        return resolved
-    size = find_hidden_size(model.classifier.model)
-    rate = choose_learning_rate(resolved.settings, size)
-    return resolved.settle("learning_rate", rate, origin=f"default for a hidden size of {size}")
 
 
 def _fit(

@@ -1,0 +1,77 @@
+"""Settings that were left open, settled by the rows, the model and the machine.
+
+What is settled here is what the training does, and what bertfit.json records with its reason.
+Whether layers are compiled is settled in `speeding`, which measures first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bertfit.config import ResolvedSettings
+from bertfit.modeling.classifier import find_hidden_size
+from bertfit.progress import Listener
+from bertfit.training.choices import choose_epochs, choose_learning_rate, choose_selection_metric
+from bertfit.training.measuring import measure_token_budget
+from bertfit.training.token_budget import DEFAULT_TOKENS
+from bertfit.workflow.preparing import PreparedModel, PreparedRows
+
+
+def settle_epochs(
+    resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener
+) -> ResolvedSettings:
+    """Return settings with a number of epochs: the one given, else one for the rows."""
+    if resolved.settings.epochs is not None:
+        return resolved
+    num_rows, num_labels = len(rows.train), len(rows.label_names)
+    epochs = choose_epochs(resolved.settings, num_rows, num_labels=num_labels)
+    chosen_for = f"{num_rows:,} training rows of {num_labels} classes"
+    listener.note(f"Epochs: {epochs}, chosen for {chosen_for}.")
+    return resolved.settle("epochs", epochs, origin=f"default for {chosen_for}")
+
+
+def settle_model(
+    resolved: ResolvedSettings, model: PreparedModel, *, listener: Listener
+) -> ResolvedSettings:
+    """Return settings with all that the prepared model, its rows and the machine decide."""
+    settings, classifier = resolved.settings, model.classifier
+    if settings.learning_rate is None:
+        size = find_hidden_size(classifier.model)
+        rate = choose_learning_rate(settings, size)
+        origin = f"default for a hidden size of {size}"
+        resolved = resolved.settle("learning_rate", rate, origin=origin)
+    metric = choose_selection_metric(settings, model.train.label_ids)
+    used: dict[str, tuple[object, Any, str]] = {
+        "max_length": (None, classifier.rule.max_length, "for the texts and the model"),
+        "text_cleaning": ("auto", classifier.rule.text_cleaning, "for the texts"),
+        "selection_metric": ("auto", metric, "for the classes"),
+        "device": ("auto", str(classifier.precision.device), "on this machine"),
+        "dtype": ("auto", classifier.precision.dtype_name, "on this machine"),
+    }
+    for name, (left_open, value, chosen) in used.items():
+        if getattr(settings, name) == left_open:
+            origin = f"{resolved.origins[name]}, chosen {chosen}"
+            resolved = resolved.settle(name, value, origin=origin)
+    return _settle_token_budget(resolved, model, listener)
+
+
+def _settle_token_budget(
+    resolved: ResolvedSettings, model: PreparedModel, listener: Listener
+) -> ResolvedSettings:
+    """Return settings with a token budget: the one given, else a measured one, or 2,048.
+
+    It is measured where that was asked for ("auto"), and on a GPU where nothing was.
+    """
+    asked = resolved.settings.micro_batch_tokens
+    if isinstance(asked, int):
+        return resolved
+    precision = model.classifier.precision
+    if asked is None and precision.device.type != "cuda":
+        origin = f"default on {precision.device.type}"
+        return resolved.settle("micro_batch_tokens", DEFAULT_TOKENS, origin=origin)
+    tokens = measure_token_budget(
+        model.classifier.model, model.train, settings=resolved.settings, precision=precision
+    )
+    listener.note(f"Micro-batches: at most {tokens:,} tokens, the quickest that was measured.")
+    origin = "default" if asked is None else resolved.origins["micro_batch_tokens"]
+    return resolved.settle("micro_batch_tokens", tokens, origin=f"{origin}, measured")
