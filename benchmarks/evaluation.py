@@ -26,7 +26,7 @@ from bertfit.evaluation.curves import (
 )
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import score
-from bertfit.evaluation.scaling import choose_scaling
+from bertfit.evaluation.scaling_choice import choose_scaling
 from bertfit.evaluation.selective import keep_curve
 from bertfit.evaluation.slices import bin_numbers, score_slices
 from bertfit.evaluation.suspicious import rank_suspicious_labels

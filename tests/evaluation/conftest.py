@@ -27,3 +27,26 @@ def _draw_logits(
     steps = softmax(logits, axis=1).cumsum(axis=1)
     label_ids = (rng.random((num_rows, 1)) > steps[:, :-1]).sum(axis=1)
     return logits * temperature, label_ids
+
+
+@pytest.fixture(scope="session")
+def draw_crowded() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Give a function that draws rows of two classes whose sure logits are too near to each other.
+
+    `draw_crowded(num_rows, cube=0.1, seed=0)` returns logits (n, 2), label ids (n,) and features
+    (n, 8), of which the logits are a linear function, and so are their cubes. The true log odds of
+    logits that lie d apart are d / 2 + cube · d³ / 4.
+    """
+    return _draw_crowded
+
+
+def _draw_crowded(
+    num_rows: int, *, cube: float = 0.1, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    apart = np.clip(rng.normal(size=num_rows) * 3, -5, 5)
+    log_odds = apart / 2 + cube * apart**3 / 4
+    label_ids = (rng.random(num_rows) < 1 / (1 + np.exp(-log_odds))).astype(np.int64)
+    along = np.column_stack([apart, apart**3 / 10, rng.normal(size=(num_rows, 6)) / 10])
+    turned = along @ np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0]
+    return np.column_stack([-apart / 2, apart / 2]), label_ids, turned + 0.3

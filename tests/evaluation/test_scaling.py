@@ -1,4 +1,4 @@
-"""Scaling of logits: mends what is wrong, leaves alone what is right, and knows when not to try."""
+"""The fits of scalings: each finds what was put in."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from bertfit.evaluation import scaling
-from bertfit.evaluation.calibration import score_calibration
-from bertfit.evaluation.scaling import (
-    MIN_MISTAKES,
-    MIN_ROWS,
-    Scaling,
-    choose_scaling,
-    fit_temperature,
-    fit_vector,
-    no_scaling,
-)
+from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic, fit_temperature, fit_vector
 
 
 @settings(max_examples=20)
@@ -29,27 +19,6 @@ def test_the_temperature_that_was_put_in_is_found(draw_logits, seed, num_labels,
     logits, label_ids = draw_logits(4000, num_labels, temperature=temperature, seed=seed)
     found = fit_temperature(logits, label_ids).temperature
     assert found == pytest.approx(temperature, rel=0.15)
-
-
-@settings(max_examples=10)
-@given(st.integers(0, 10_000))
-def test_over_confident_data_are_mended(draw_logits, seed):
-    logits, label_ids = draw_logits(3000, 3, temperature=3, seed=seed)
-    choice = choose_scaling(logits[:1500], label_ids[:1500])
-    before, after = (
-        score_calibration(softmax(values, axis=1), label_ids[1500:])
-        for values in (logits[1500:], choice.scaling.apply(logits[1500:]))
-    )
-    assert after.ece < before.ece / 2
-    assert after.log_loss < before.log_loss
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_calibrated_data_stay_calibrated(draw_logits, seed):
-    logits, label_ids = draw_logits(2000, 2, seed=seed)
-    choice = choose_scaling(logits, label_ids)
-    assert choice.scaling.kind in {"none", "temperature"}
-    assert choice.scaling.temperature == pytest.approx(1, abs=0.12)
 
 
 def test_the_fit_minimises_the_log_loss(draw_logits):
@@ -77,92 +46,15 @@ def test_the_gradient_of_the_vector_fit_is_right(draw_logits):
             assert best < log_loss(label_ids, softmax(other.apply(logits), axis=1))
 
 
-def test_classes_that_are_wrong_apart_are_scaled_apart(draw_logits):
-    logits, label_ids = draw_logits(3000, 3)
-    logits = logits * [1.0, 1.0, 3.0] + [0.0, 0.0, 2.0]
-    choice = choose_scaling(logits, label_ids)
-    assert choice.scaling.kind == "vector"
-    assert choice.reason == "scaling each class is clearly better on held-out validation rows"
-    assert choice.held_out_log_losses["vector"] < choice.held_out_log_losses["temperature"]
-    after = score_calibration(softmax(choice.scaling.apply(logits), axis=1), label_ids)
-    assert after.ece < 2 * after.ece_noise
-
-
-def test_without_biases_none_is_fitted(draw_logits):
-    logits, label_ids = draw_logits(3000, 3)
-    choice = choose_scaling(logits * [1, 1, 4], label_ids, with_bias=False)
-    assert choice.scaling.kind == "vector"
-    assert choice.scaling.biases == (0, 0, 0)
-
-
-def test_classes_are_scaled_apart_only_where_asked_and_with_rows_enough(draw_logits):
-    logits, label_ids = draw_logits(3000, 3)
-    logits[:, 2] += 2
-    assert "vector" not in choose_scaling(logits, label_ids, allow_vector=False).held_out_log_losses
-    few = np.flatnonzero(label_ids == 2)[49:]
-    kept = np.setdiff1d(np.arange(3000), few)
-    assert "vector" not in choose_scaling(logits[kept], label_ids[kept]).held_out_log_losses
-
-
 def test_a_temperature_never_changes_what_is_predicted(draw_logits):
     logits, label_ids = draw_logits(500, 5, temperature=2)
     scaled = fit_temperature(logits, label_ids).apply(logits)
     np.testing.assert_array_equal(scaled.argmax(axis=1), logits.argmax(axis=1))
 
 
-def test_too_few_rows_teach_nothing(draw_logits):
-    logits, label_ids = draw_logits(MIN_ROWS - 1, 2, temperature=5)
-    choice = choose_scaling(logits, label_ids)
-    assert choice.scaling == no_scaling(2)
-    assert choice.reason == "99 validation rows are too few, 100 are needed"
-
-
-def test_rows_that_are_all_right_teach_nothing():
-    """The best temperature for them is 0: certainty, learned from rows that chose the model."""
-    label_ids = np.arange(400) % 2
-    logits = np.eye(2)[label_ids] * 2
-    label_ids[: MIN_MISTAKES - 1] ^= 1
-    choice = choose_scaling(logits, label_ids)
-    assert choice.scaling.kind == "none"
-    assert choice.reason == "4 wrong validation rows are too few, 5 are needed"
-
-
 def test_a_temperature_of_separable_rows_stays_in_bounds():
     """Without its prior the fit would run to the bound."""
     assert fit_temperature(np.eye(2)[[0, 1] * 10], [0, 1] * 10).temperature > 0.2
-
-
-def test_what_does_not_help_is_not_taken(draw_logits, monkeypatch):
-    logits, label_ids = draw_logits(400, 2)
-    harmful = Scaling("temperature", (5.0, 5.0), (0.0, 0.0))
-    monkeypatch.setattr(scaling, "fit_temperature", lambda *_: harmful)
-    choice = choose_scaling(logits, label_ids, allow_vector=False)
-    assert choice.scaling.kind == "none"
-    assert choice.reason == "no scaling lowers the log loss of held-out validation rows"
-
-
-def test_a_group_is_never_on_both_sides_of_a_fold(monkeypatch):
-    """Each group's logits hold its number: a fit must not see those that it is judged on."""
-    groups = np.repeat(np.arange(40), 5)
-    logits = np.column_stack([np.zeros(200), groups + 1.0])
-    label_ids = np.arange(200) % 2
-    seen = []
-
-    def fit(rows, _label_ids):
-        seen.append(set(rows[:, 1]))
-        return no_scaling(2)
-
-    monkeypatch.setattr(scaling, "fit_temperature", fit)
-    choose_scaling(logits, label_ids, allow_vector=False, groups=groups)
-    *folds, everything = seen if len(seen) > 5 else [*seen, set(groups + 1.0)]
-    held_out = [everything - fold for fold in folds]
-    assert sum(map(len, held_out)) == 40
-
-
-def test_of_many_logits_rows_are_drawn(draw_logits, monkeypatch):
-    monkeypatch.setattr(scaling, "MAX_LOGITS", 1000)
-    logits, label_ids = draw_logits(3000, 2, temperature=2)
-    assert choose_scaling(logits, label_ids).num_rows == 500
 
 
 @settings(max_examples=20)
@@ -174,3 +66,49 @@ def test_undoing_gives_back_what_was_scaled(seed, num_labels):
     chosen = Scaling("vector", weights, tuple(rng.normal(size=num_labels).tolist()))
     np.testing.assert_allclose(chosen.undo(chosen.apply(logits)), logits, atol=1e-9)
     assert chosen.temperature is None
+
+
+def test_the_cubic_that_was_put_in_is_found(draw_crowded):
+    """Log odds of d / 2 + 0.1 d³ / 4 are logits times 0.5 and their cubes times 0.1."""
+    logits, label_ids, features = draw_crowded(20_000)
+    found = fit_cubic(logits, label_ids, features)
+    assert found.weights == pytest.approx([0.5, 0.5], abs=0.05)
+    assert found.cube == pytest.approx(0.1, rel=0.15)
+    assert found.temperature is None
+
+
+def test_the_readout_stands_for_the_cubes(draw_crowded):
+    logits, label_ids, features = draw_crowded(3000)
+    found = fit_cubic(logits, label_ids, features)
+    exact = found.weights * logits + found.cube * logits**3
+    scaled = found.apply(logits, features)
+    np.testing.assert_allclose(scaled, exact, atol=0.02 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_cubic_minimises_the_log_loss(draw_crowded, with_bias):
+    logits, label_ids, features = draw_crowded(5000)
+    found = fit_cubic(logits, label_ids, features, with_bias=with_bias)
+    best = log_loss(label_ids, softmax(found.apply(logits, features), axis=1))
+    for factor, share in ((0.9, 1.0), (1.1, 1.0), (1.0, 0.9), (1.0, 1.1)):
+        readout = Readout(share * found.readout.weight, share * found.readout.bias)
+        weights = tuple(factor * weight for weight in found.weights)
+        other = Scaling("cubic", weights, found.biases, readout=readout)
+        assert best < log_loss(label_ids, softmax(other.apply(logits, features), axis=1))
+
+
+def test_a_layer_without_a_bias_gets_none(draw_crowded):
+    found = fit_cubic(*draw_crowded(1000), with_bias=False)
+    assert found.readout.bias.tolist() == [0, 0]
+
+
+def test_confidence_never_falls_where_logits_grow(draw_crowded):
+    found = fit_cubic(*draw_crowded(5000, cube=-0.02))
+    assert found.cube == 0
+    assert not found.readout.weight.any()
+
+
+def test_features_that_are_all_alike_teach_no_cubes(draw_crowded):
+    logits, label_ids, _ = draw_crowded(500)
+    found = fit_cubic(logits, label_ids, np.ones((500, 3)))
+    np.testing.assert_allclose(found.readout.weight, 0, atol=1e-6)

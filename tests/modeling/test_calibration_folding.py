@@ -23,7 +23,13 @@ from transformers import (
     RobertaConfig,
 )
 
-from bertfit.modeling.calibration_folding import find_logit_layer, fold_scaling, has_bias
+from bertfit.modeling.calibration_folding import (
+    find_logit_layer,
+    fold_scaling,
+    has_bias,
+    read_layer,
+    widened,
+)
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.fast_path import plug_in
 
@@ -118,6 +124,36 @@ def test_logits_after_folding_are_the_scaled_logits_from_before(family, kind, tm
     save_model(model, tmp_path)
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     np.testing.assert_allclose(logits_of(loaded), before * weights + biases, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_a_widened_layer_gives_its_inputs_behind_the_logits(family):
+    """And folding what a linear function makes of them gives the logits that it was added to."""
+    model = build(_FAMILIES[family][0])
+    layer = find_logit_layer(model, TOKEN_IDS)
+    before, (weight, bias) = logits_of(model), read_layer(model, layer)
+    width = weight.shape[1]
+    with widened(model, layer, np.eye(width), np.zeros(width)):
+        outputs = logits_of(model)
+    np.testing.assert_allclose(outputs[:, :NUM_LABELS], before, rtol=1e-5, atol=1e-6)
+    features = outputs[:, NUM_LABELS:]
+    np.testing.assert_allclose(features @ weight.T + bias, before, rtol=1e-5, atol=1e-5)
+    assert torch.equal(torch.as_tensor(logits_of(model)), torch.as_tensor(before))
+    rng = np.random.default_rng(0)
+    added = (rng.normal(size=weight.shape), rng.normal(size=NUM_LABELS) * has_bias(model, layer))
+    fold_scaling(model, layer, weights=[0.5] * 3, biases=[0.0] * 3, added=added)
+    expected = before * 0.5 + features @ added[0].T + added[1]
+    np.testing.assert_allclose(logits_of(model), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_is_itself_again_after_an_error():
+    model = build(_FAMILIES["roberta"][0])
+    layer = model.classifier.out_proj
+    wide = widened(model, "classifier.out_proj", np.ones((2, 16)), np.zeros(2))
+    wide.__enter__()
+    assert logits_of(model).shape == (2, NUM_LABELS + 2)
+    assert not wide.__exit__(KeyboardInterrupt, None, None)
+    assert model.classifier.out_proj is layer
 
 
 @pytest.mark.parametrize("family", _FAMILIES)

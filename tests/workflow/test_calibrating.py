@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -11,8 +13,10 @@ from scipy.special import log_softmax
 
 import bertfit
 from bertfit import TextClassifier
-from bertfit.errors import ConfigError
-from bertfit.evaluation.scaling import Scaling, ScalingChoice
+from bertfit.errors import ConfigError, RunError
+from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic
+from bertfit.evaluation.scaling_choice import ScalingChoice
+from bertfit.inference.confidence import UNCALIBRATED_NAME
 from bertfit.workflow import calibrating
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "a film"]
@@ -224,6 +228,70 @@ def test_changed_predictions_are_told_with_the_accuracy(train, tmp_path, monkeyp
     )
     loaded = TextClassifier.load(result.run)
     assert {prediction.label for prediction in loaded.predict(TEXTS)} == {"pos"}
+
+
+@pytest.fixture(scope="module")
+def bent(train, tmp_path_factory):
+    """Give a run of the same training whose logits were bent, though a temperature would do."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def bend(logits, label_ids, *, features, with_bias, **_):
+            found = fit_cubic(logits, label_ids, features, with_bias=with_bias)
+            # The labels ask for no bend: it is set.
+            readout = Readout(np.ones_like(found.readout.weight) * [[-1], [1]], np.array([0, 0.5]))
+            scaling = dataclasses.replace(found, cube=0.25, readout=readout)
+            return ScalingChoice(scaling, "made up", 200, {"none": 0.7, "cubic": 0.6})
+
+        patch.setattr(calibrating, "choose_scaling", bend)
+        listener = Recorder()
+        path = tmp_path_factory.mktemp("runs") / "bent"
+        return train(path, listener=listener), listener.notes
+
+
+def test_a_bend_is_in_the_weights(bent):
+    from transformers import pipeline
+
+    result, notes = bent
+    classify = pipeline("text-classification", model=str(result.run), top_k=None, device=-1)
+    loaded = TextClassifier.load(result.run)
+    for theirs, prediction in zip(classify(TEXTS), loaded.predict(TEXTS), strict=True):
+        by_name = {entry["label"]: entry["score"] for entry in theirs}
+        assert by_name == pytest.approx(prediction.probabilities, abs=1e-5)
+    np.testing.assert_array_equal(
+        loaded.predict_probabilities(TEXTS), result.classifier.predict_probabilities(TEXTS)
+    )
+    entry = read(result)["calibration"]
+    assert (entry["kind"], entry["temperature"], entry["cube"]) == ("cubic", None, 0.25)
+    told = f"Calibration: logits times {entry['weights'][0]:.3f}, and bent by their cubes, fitted"
+    assert any(note.startswith(told) for note in notes)
+    assert "bent by their cubes" in (result.run / "report.html").read_text(encoding="utf-8")
+
+
+def test_scores_before_a_bend_are_those_of_the_uncalibrated_run(bent, runs, noisy_reviews):
+    plain = read(runs[1])["scores"]["test"]["confidence"]
+    recorded = read(bent[0])["scores"]["test"]["confidence"]
+    assert recorded["uncalibrated"]["log_loss"] == pytest.approx(plain["log_loss"], rel=1e-4)
+    assert recorded["log_loss"] != pytest.approx(plain["log_loss"], rel=0.01)
+    evaluation = bertfit.evaluate(bent[0].run, noisy_reviews(60, seed=4))
+    later = evaluation.confidence.to_json()["uncalibrated"]
+    assert later == pytest.approx(recorded["uncalibrated"])
+
+
+def test_validation_scores_of_a_bend_are_those_of_the_saved_model(bent, noisy_reviews):
+    """What was learned from the features is what the folded weights give."""
+    after = read(bent[0])["calibration"]["validation"]["after"]
+    evaluation = bertfit.evaluate(bent[0].run, noisy_reviews(200, seed=3))
+    assert evaluation.confidence.calibration.log_loss == pytest.approx(after["log_loss"], rel=1e-3)
+
+
+def test_a_bend_whose_old_layer_is_gone_has_no_scores_before(bent, tmp_path, noisy_reviews):
+    run = shutil.copytree(bent[0].run, tmp_path / "run")
+    (run / UNCALIBRATED_NAME).unlink()
+    evaluation = bertfit.evaluate(run, noisy_reviews(60, seed=4))
+    assert evaluation.confidence.uncalibrated is None
+    (run / UNCALIBRATED_NAME).write_bytes(b"half")
+    with pytest.raises(RunError, match="damaged: its calibration"):
+        TextClassifier.load(run)
 
 
 def test_the_threshold_decides_and_leaves_probabilities_alone(decided, noisy_reviews):

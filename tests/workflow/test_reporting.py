@@ -18,7 +18,8 @@ import yaml
 import bertfit
 from bertfit.errors import ConfigError, RunError
 from bertfit.evaluation.curves import reliability_points
-from bertfit.evaluation.scaling import Scaling, ScalingChoice
+from bertfit.evaluation.scaling import Scaling
+from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.reporting.facts_tables import list_baselines
 from bertfit.reporting.html import SECTIONS
 from bertfit.run_directory import BASELINES_NAME, read_record

@@ -6,14 +6,38 @@ Owns reading these from bertfit.json. How they are found is in evaluation and wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from bertfit.errors import RunError
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.selective import SelectiveCurve
 from bertfit.run_directory import RECORD_NAME
+
+UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
+"""In a run whose logits were bent: the last layer as it was before, for scores beside."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UncalibratedLayer:
+    """The layer that gave the logits, before the calibration was folded into it."""
+
+    name: str
+    """Where it is in the model."""
+    weight: np.ndarray
+    """(C, D)."""
+    bias: np.ndarray
+    """(C,)."""
+
+    def save(self, folder: Path) -> None:
+        """Write it into the folder of a run."""
+        tensors = {"weight": self.weight, "bias": self.bias}
+        save_file(tensors, folder / UNCALIBRATED_NAME, metadata={"layer": self.name})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +51,8 @@ class ConfidenceRules:
     probable class."""
     curve: SelectiveCurve | None = None
     """Coverage and accuracy on the validation rows; None for a model that bertfit did not train."""
+    uncalibrated: UncalibratedLayer | None = field(default=None, compare=False)
+    """Of a cubic alone, which cannot be undone; None where the run does not have it."""
 
 
 def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) -> ConfidenceRules:
@@ -40,8 +66,9 @@ def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) ->
             scaling=_read_scaling(record.get("calibration"), num_labels),
             threshold=_read_threshold(record.get("threshold"), num_labels),
             curve=_read_curve(record.get("selective")),
+            uncalibrated=_read_uncalibrated(record.get("calibration"), num_labels, run),
         )
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(
             f"{run / RECORD_NAME} is damaged: its calibration, threshold or selective curve "
@@ -54,11 +81,22 @@ def _read_scaling(entry: Any, num_labels: int) -> Scaling | None:  # noqa: ANN40
     if entry is None or entry["kind"] == "none":
         return None
     weights, biases = (tuple(map(float, entry[name])) for name in ("weights", "biases"))
-    if entry["kind"] not in {"temperature", "vector"} or min(weights) <= 0:
+    if entry["kind"] not in {"temperature", "vector", "cubic"} or min(weights) <= 0:
         raise ValueError(f"kind {entry['kind']!r}, weights {weights}")
     if not len(weights) == len(biases) == num_labels:
         raise ValueError(f"{len(weights)} weights for {num_labels} classes")
-    return Scaling(entry["kind"], weights, biases)
+    return Scaling(entry["kind"], weights, biases, cube=float(entry.get("cube") or 0))
+
+
+def _read_uncalibrated(entry: Any, num_labels: int, run: Path) -> UncalibratedLayer | None:  # noqa: ANN401 (JSON)
+    path = run / UNCALIBRATED_NAME
+    if entry is None or entry["kind"] != "cubic" or not path.is_file():
+        return None
+    tensors = load_file(path)
+    weight, bias = tensors["weight"], tensors["bias"]
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != num_labels:
+        raise ValueError(f"{path.name} holds {weight.shape} and {bias.shape}")
+    return UncalibratedLayer(str(entry["layer"]), weight, bias)
 
 
 def _read_threshold(entry: Any, num_labels: int) -> float | None:  # noqa: ANN401 (JSON)

@@ -183,7 +183,8 @@ class TextClassifier:
             texts: n texts.
             on_progress: Called with (rows scored, n).
         """
-        pieces, logits = [], [np.empty((0, len(self.label_names)), dtype=np.float32)]
+        pieces: list[EncodedTexts] = []
+        logits: list[np.ndarray] = []
         num_done = 0
         for piece in make_ahead(self.encode(chunk) for chunk in _chunks(texts)):
 
@@ -194,7 +195,8 @@ class TextClassifier:
             pieces.append(piece)
             logits.append(self.score_logits(piece, on_progress=report))
             num_done += len(piece)
-        return join_encoded(pieces), np.concatenate(logits)
+        none = np.empty((0, len(self.label_names)), dtype=np.float32)
+        return join_encoded(pieces), np.concatenate(logits or [none])
 
     def predict_probabilities(self, texts: Iterable[str]) -> np.ndarray:
         """Return probabilities (n, C) in the order of the texts."""

@@ -41,7 +41,7 @@ def score_texts(
     on_progress: Callable[[int, int], None] | None = None,
     on_halved: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Return logits (n, C) in float32, row i for text i.
+    """Return logits (n, C) in float32, row i for text i; more where the model gives more.
 
     A micro-batch for which a GPU's memory does not suffice is taken again in smaller pieces.
 
@@ -79,7 +79,10 @@ def score_texts(
             )
             queued = ((rows, LateValues.send(of_rows)) for rows, of_rows in scored)
             for rows, late in stay_ahead(queued, precision.device):
-                (logits[rows],) = late.wait()
+                (of_rows,) = late.wait()
+                if of_rows.shape[1] != logits.shape[1]:  # as `calibration_folding.widened` does
+                    logits = np.empty((len(encoded), of_rows.shape[1]), dtype=np.float32)
+                logits[rows] = of_rows
                 num_done += len(rows)
                 if on_progress is not None:
                     on_progress(num_done, len(encoded))

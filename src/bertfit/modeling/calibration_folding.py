@@ -1,10 +1,10 @@
-"""Calibration folded into a model: the layer that gives the logits is found and rescaled.
+"""Calibration folded into a model: the layer that gives the logits is found, read and changed.
 
 A model that was folded gives calibrated logits to whoever loads it. Which layer that is depends on
 the family; instead of names, behaviour decides: rescaling the layer must rescale the logits, and
 the model is asked whether it does.
 
-Shapes: T tokens, C classes.
+Shapes: T tokens, C classes, D numbers that the layer reads, E further outputs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel
 
 _TOLERANCE = 1e-3
@@ -34,9 +34,7 @@ def find_logit_layer(model: PreTrainedModel, token_ids_T: np.ndarray) -> str | N
         called = _find_called_layers(model, token_ids_T)
         plain_C = _give_logits(model, token_ids_T)
         for name in reversed(called):
-            layer = model.get_submodule(name)
-            assert isinstance(layer, torch.nn.Linear)
-            if _decides_logits(model, layer, token_ids_T, plain_C):
+            if _decides_logits(model, _find_linear(model, name), token_ids_T, plain_C):
                 return name
     return None
 
@@ -46,8 +44,22 @@ def has_bias(model: PreTrainedModel, layer_name: str) -> bool:
     return model.get_submodule(layer_name).bias is not None
 
 
+def read_layer(model: PreTrainedModel, layer_name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a copy of the layer's weight (C, D) and bias (C,) in float32; no bias is zeros."""
+    layer = _find_linear(model, layer_name)
+    weight_CD = layer.weight.detach().float().cpu().numpy().copy()
+    if layer.bias is None:
+        return weight_CD, np.zeros(len(weight_CD), dtype=np.float32)
+    return weight_CD, layer.bias.detach().float().cpu().numpy().copy()
+
+
 def fold_scaling(
-    model: PreTrainedModel, layer_name: str, *, weights: Sequence[float], biases: Sequence[float]
+    model: PreTrainedModel,
+    layer_name: str,
+    *,
+    weights: Sequence[float],
+    biases: Sequence[float],
+    added: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Change the layer so that each logit becomes weights[c] · logit + biases[c].
 
@@ -56,11 +68,48 @@ def fold_scaling(
         layer_name: As `find_logit_layer` returns it.
         weights: C factors.
         biases: C summands; all 0 for a layer without a bias.
+        added: A weight (C, D) and a bias (C,) that are added to the layer's own thereafter.
     """
-    layer = model.get_submodule(layer_name)
-    assert isinstance(layer, torch.nn.Linear)
+    layer = _find_linear(model, layer_name)
     with torch.no_grad():
         _rescale(layer, torch.tensor(weights), torch.tensor(biases))
+        if added is not None:
+            _add(layer, *map(torch.from_numpy, added))
+
+
+@contextlib.contextmanager
+def widened(
+    model: PreTrainedModel, layer_name: str, weight_ED: np.ndarray, bias_E: np.ndarray
+) -> Iterator[None]:
+    """Let the model give E further numbers behind its C logits: a linear function of what they are.
+
+    One scoring pass so gives what else the layer's inputs tell: the inputs themselves, or the
+    logits of another such layer.
+    """
+    layer = _find_linear(model, layer_name)
+    old = layer.weight
+    wide = torch.nn.Linear(
+        layer.in_features, len(old) + len(weight_ED), device=old.device, dtype=old.dtype
+    )
+    with torch.no_grad():
+        wide.weight[: len(old)], wide.bias[: len(old)] = old, 0.0
+        wide.weight[len(old) :] = torch.as_tensor(weight_ED, device=old.device)
+        wide.bias[len(old) :] = torch.as_tensor(bias_E, device=old.device)
+        if layer.bias is not None:
+            wide.bias[: len(old)] = layer.bias
+    parent_name, _, name = layer_name.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    setattr(parent, name, wide)
+    try:
+        yield
+    finally:
+        setattr(parent, name, layer)
+
+
+def _find_linear(model: PreTrainedModel, layer_name: str) -> torch.nn.Linear:
+    layer = model.get_submodule(layer_name)
+    assert isinstance(layer, torch.nn.Linear)
+    return layer
 
 
 def _find_called_layers(model: PreTrainedModel, token_ids_T: np.ndarray) -> list[str]:
@@ -108,6 +157,12 @@ def _rescale(layer: torch.nn.Linear, weights_C: torch.Tensor, biases_C: torch.Te
     layer.weight.copy_(layer.weight.cpu().double() * weights_C[:, None])
     if layer.bias is not None:
         layer.bias.copy_(layer.bias.cpu().double() * weights_C + biases_C)
+
+
+def _add(layer: torch.nn.Linear, weight_CD: torch.Tensor, bias_C: torch.Tensor) -> None:
+    layer.weight.copy_(layer.weight.cpu().double() + weight_CD)
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.cpu().double() + bias_C)
 
 
 def _give_logits(model: PreTrainedModel, token_ids_T: np.ndarray) -> torch.Tensor:

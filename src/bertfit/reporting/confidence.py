@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -62,14 +62,20 @@ def describe_calibration(entry: Mapping[str, Any]) -> str:
     if entry["kind"] == "none":
         return f"Calibration: none ({entry['reason']})"
     losses = entry["held_out_log_losses"]
-    what = {
-        "temperature": f"temperature {entry['weights'][0] ** -1:.3f}",
-        "vector": "a weight and a bias for each class",
-    }[entry["kind"]]
+    what = name_scaling(entry["kind"], entry["weights"])
     return (
         f"Calibration: {what}, in the weights; {entry['num_rows']:,} validation rows, held-out "
         f"log loss {losses['none']:.4f} → {losses[entry['kind']]:.4f}"
     )
+
+
+def name_scaling(kind: str, weights: Sequence[float]) -> str:
+    """Say what is done to the logits, in a few words."""
+    return {
+        "temperature": f"temperature {1 / weights[0]:.3f}",
+        "vector": "a weight and a bias for each class",
+        "cubic": f"logits times {weights[0]:.3f}, and bent by their cubes",
+    }[kind]
 
 
 def describe_threshold(value: float, positive: str, aim: str | None = None) -> str:

@@ -16,18 +16,28 @@ import numpy as np
 from bertfit.config import TrainSettings
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.calibration import score_calibration
-from bertfit.evaluation.scaling import ScalingChoice, choose_scaling, no_scaling
+from bertfit.evaluation.scaling import no_scaling
+from bertfit.evaluation.scaling_choice import ScalingChoice, choose_scaling
 from bertfit.evaluation.selective import SelectiveCurve, keep_curve
 from bertfit.evaluation.thresholds import Threshold, choose_threshold, decide
-from bertfit.inference.confidence import ConfidenceRules
+from bertfit.inference.confidence import ConfidenceRules, UncalibratedLayer
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
-from bertfit.modeling.calibration_folding import find_logit_layer, fold_scaling, has_bias
+from bertfit.modeling.calibration_folding import (
+    find_logit_layer,
+    fold_scaling,
+    has_bias,
+    read_layer,
+    widened,
+)
 from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
+from bertfit.reporting.confidence import name_scaling
 from bertfit.training.interruption import catch_interrupts
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
+_MAX_FEATURES = 2**25
+"""Of more numbers (rows times inputs of the last layer) none are kept, and no cubic is tried."""
 _ASKED_FOR = "asked for"
 _NO_LAYER = "no linear layer gives this model's logits, so none can carry a calibration"
 
@@ -92,21 +102,41 @@ def calibrate(
         listener.note("Interrupted: the model's confidence was not calibrated.")
         return None
     scaling = learned.choice.scaling
-    if learned.layer is not None and scaling.kind != "none":
-        with catch_interrupts():  # weights half folded or half written would be lost weights
-            fold_scaling(
-                classifier.model, learned.layer, weights=scaling.weights, biases=scaling.biases
-            )
-            _save_anew(classifier, folder)
+    with catch_interrupts():  # weights half folded or half written would be lost weights
+        uncalibrated = _fold(learned, classifier, folder)
     classifier.confidence = ConfidenceRules(
         scaling=None if scaling.kind == "none" else scaling,
         threshold=learned.threshold.value if learned.threshold else None,
+        uncalibrated=uncalibrated,
         curve=learned.curve,
     )
     _note_calibration(learned, listener)
     if learned.threshold is not None:
         _note_threshold(learned.threshold, rows.label_names[1], listener)
     return learned
+
+
+def _fold(
+    learned: LearnedConfidence, classifier: TextClassifier, folder: Path
+) -> UncalibratedLayer | None:
+    """Fold the scaling into model and folder; return the layer as it was, of a cubic."""
+    scaling, model = learned.choice.scaling, classifier.model
+    if learned.layer is None or scaling.kind == "none":
+        return None
+    before, added = None, None
+    if scaling.readout is not None:
+        before = UncalibratedLayer(learned.layer, *read_layer(model, learned.layer))
+        before.save(folder)
+        added = (scaling.readout.weight, scaling.readout.bias)
+    fold_scaling(
+        model,
+        learned.layer,
+        weights=scaling.weights,
+        biases=scaling.biases,
+        added=added,
+    )
+    _save_anew(classifier, folder)
+    return before
 
 
 def record_confidence(learned: LearnedConfidence | None) -> dict[str, Any]:
@@ -123,21 +153,21 @@ def record_confidence(learned: LearnedConfidence | None) -> dict[str, Any]:
 def _learn(
     rows: PreparedRows, model: PreparedModel, *, settings: TrainSettings, listener: Listener
 ) -> LearnedConfidence:
-    validation = model.validation
     groups = np.asarray(rows.validation.groups) if rows.validation.groups else None
-    logits = model.classifier.score_logits(
-        validation.encoded,
-        on_progress=lambda done, total: listener.progress("calibrating", done, total),
-    )
-    label_ids = validation.label_ids
-    layer, choice = _choose(model, logits, groups, settings=settings)
-    probabilities = softmax(choice.scaling.apply(logits))
+    layer = None
+    if settings.calibration != "none":
+        first_text = model.validation.encoded.gather(np.arange(1))
+        layer = find_logit_layer(model.classifier.model, first_text)
+    logits, features = _score(model, layer, settings=settings, listener=listener)
+    label_ids = model.validation.label_ids
+    choice = _choose(model, (logits, features), layer, groups, settings=settings)
+    probabilities = softmax(choice.scaling.apply(logits, features))
     threshold = _choose_threshold(probabilities, label_ids, settings.threshold_aim, listener)
     answered = decide(probabilities, threshold.value if threshold else None)
     confidences = probabilities[np.arange(len(answered)), answered]
     return LearnedConfidence(
         choice=choice,
-        layer=layer,
+        layer=layer if choice.scaling.kind != "none" else None,
         logits=logits,
         label_ids=label_ids,
         probabilities=probabilities,
@@ -146,30 +176,48 @@ def _learn(
     )
 
 
+def _score(
+    model: PreparedModel, layer: str | None, *, settings: TrainSettings, listener: Listener
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return logits (n, C) of the validation rows, and what the layer reads (n, D) where wanted."""
+    classifier, encoded = model.classifier, model.validation.encoded
+
+    def score() -> np.ndarray:
+        return classifier.score_logits(
+            encoded, on_progress=lambda done, total: listener.progress("calibrating", done, total)
+        )
+
+    if layer is None or settings.calibration != "auto":
+        return score(), None
+    num_labels, num_features = read_layer(classifier.model, layer)[0].shape
+    if len(encoded) * num_features > _MAX_FEATURES:
+        return score(), None
+    with widened(classifier.model, layer, np.eye(num_features), np.zeros(num_features)):
+        outputs = score()
+    return outputs[:, :num_labels], outputs[:, num_labels:]
+
+
 def _choose(
     model: PreparedModel,
-    logits: np.ndarray,
+    scored: tuple[np.ndarray, np.ndarray | None],
+    layer: str | None,
     groups: np.ndarray | None,
     *,
     settings: TrainSettings,
-) -> tuple[str | None, ScalingChoice]:
-    """Return the layer and its scaling; no layer where nothing is to be scaled."""
-    none = no_scaling(logits.shape[1])
-    if settings.calibration == "none":
-        return None, ScalingChoice(none, _ASKED_FOR, len(logits), {})
-    classifier, validation = model.classifier.model, model.validation
-    layer = find_logit_layer(classifier, validation.encoded.gather(np.arange(1)))
+) -> ScalingChoice:
+    logits, features = scored
     if layer is None:
-        return None, ScalingChoice(none, _NO_LAYER, len(logits), {})
-    choice = choose_scaling(
+        reason = _ASKED_FOR if settings.calibration == "none" else _NO_LAYER
+        return ScalingChoice(no_scaling(logits.shape[1]), reason, len(logits), {})
+    return choose_scaling(
         logits,
-        validation.label_ids,
+        model.validation.label_ids,
+        features=features,
         allow_vector=settings.calibration == "auto",
-        with_bias=has_bias(classifier, layer),
+        with_bias=has_bias(model.classifier.model, layer),
         groups=groups,
         seed=settings.seed,
     )
-    return (layer if choice.scaling.kind != "none" else None), choice
 
 
 def _choose_threshold(
@@ -204,6 +252,7 @@ def _describe_calibration(learned: LearnedConfidence) -> dict[str, Any]:
         "temperature": scaling.temperature,
         "weights": list(scaling.weights),
         "biases": list(scaling.biases),
+        "cube": scaling.cube,
         "layer": learned.layer,
         "num_rows": choice.num_rows,
         "num_changed": int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
@@ -225,11 +274,7 @@ def _note_calibration(learned: LearnedConfidence, listener: Listener) -> None:
         if choice.reason != _ASKED_FOR:
             listener.note(f"Calibration: none; {choice.reason}.")
         return
-    what = (
-        f"temperature {scaling.temperature:.3f}"
-        if scaling.kind == "temperature"
-        else "a weight and a bias for each class"
-    )
+    what = name_scaling(scaling.kind, scaling.weights)
     listener.note(
         f"Calibration: {what}, fitted on {choice.num_rows:,} validation rows and kept in the "
         f"model's weights; held-out log loss {losses['none']:.4f} → {losses[scaling.kind]:.4f}."

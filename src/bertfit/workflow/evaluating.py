@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
+from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import is_run, read_record
 
@@ -179,14 +181,11 @@ def evaluate_classifier(
     listener: Listener,
 ) -> Evaluation:
     """Evaluate a loaded classifier on checked rows."""
-    encoded, logits = classifier.encode_and_score(
-        dataset.texts,
-        on_progress=lambda done, total: listener.progress("scoring", done, total),
-    )
+    encoded, logits, raw_logits = _score(classifier, dataset.texts, listener)
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
     groups = np.asarray(dataset.groups) if dataset.groups else None
     probabilities, rules = softmax(logits), classifier.confidence
-    uncalibrated = softmax(rules.scaling.undo(logits)) if rules.scaling else None
+    uncalibrated = None if raw_logits is None else softmax(raw_logits)
     answers: dict[str, Any] = {
         "predicted_ids": decide(probabilities, rules.threshold),
         "groups": groups,
@@ -221,6 +220,25 @@ def evaluate_classifier(
         is_truncated=encoded.full_lengths > encoded.lengths,
         slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids),
     )
+
+
+def _score(
+    classifier: TextClassifier, texts: Sequence[str], listener: Listener
+) -> tuple[EncodedTexts, np.ndarray, np.ndarray | None]:
+    """Return texts encoded, their logits (n, C), and those before calibration where known."""
+    scaling, before = classifier.confidence.scaling, classifier.confidence.uncalibrated
+    with contextlib.ExitStack() as stack:
+        if before is not None:
+            stack.enter_context(widened(classifier.model, before.name, before.weight, before.bias))
+        encoded, outputs = classifier.encode_and_score(
+            texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
+        )
+    logits, further = np.hsplit(outputs, [len(classifier.label_names)])
+    if before is not None:
+        return encoded, logits, further
+    if scaling is None or scaling.kind == "cubic":
+        return encoded, logits, None
+    return encoded, logits, scaling.undo(logits)
 
 
 def _cut_slices(dataset: TextDataset, encoded: EncodedTexts, is_right: np.ndarray) -> SliceReport:
