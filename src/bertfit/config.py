@@ -72,7 +72,7 @@ class TrainSettings:
     patience: int | None = None
     """Stop after this many epochs without a better one, at least 1; none trains all epochs."""
     calibration: Calibration = "auto"
-    """Mends over-confidence by validation: a temperature; auto scales classes if clearly better."""
+    """Mends over-confidence by validation: a temperature; auto does more where clearly better."""
     threshold_aim: str | None = None
     """Two classes: f1, precision>=0.95, recall>=0.9 or cost:FP,FN of the second; none is p≥0.5."""
     device: str = "auto"
