@@ -27,7 +27,7 @@ def test_words_are_counted_as_scikit_learn_does(texts: list[str], others: list[s
         theirs.fit(texts)
     except ValueError:  # no words at all
         return
-    counter = learn_ngrams(texts)
+    counter, _ = learn_ngrams(texts)
     for rows in (texts, others):
         assert sorted_columns(counter.count(rows).words) == sorted_columns(theirs.transform(rows))
 
@@ -40,7 +40,7 @@ def test_characters_are_counted_as_scikit_learn_does(texts: list[str], others: l
         theirs.fit(as_words)
     except ValueError:
         return
-    counter = learn_ngrams(texts)
+    counter, _ = learn_ngrams(texts)
     for rows in (texts, others):
         expected = theirs.transform([row.replace(".", " ") for row in rows])
         assert sorted_columns(counter.count(rows).characters) == sorted_columns(expected)
@@ -52,29 +52,41 @@ def test_from_a_thousand_rows_on_ngrams_of_one_row_are_dropped(
     monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 3)
     texts = ["a b c a b", "a b d", "e e e"]
     theirs = CountVectorizer(ngram_range=(1, 3), token_pattern=LETTERS, min_df=2)
-    ours = learn_ngrams(texts).count(texts)
+    _, ours = learn_ngrams(texts)
     assert sorted_columns(ours.words) == sorted_columns(theirs.fit_transform(texts))
 
 
+@given(texts=TEXTS)
+def test_the_counts_of_the_learned_texts_are_those_of_counting_them(texts: list[str]) -> None:
+    counter, counts = learn_ngrams(texts)
+    again = counter.count(texts)
+    assert (counts.words != again.words).nnz == 0
+    assert counts.num_short == again.num_short
+    if counts.characters is None or again.characters is None:
+        assert counts.characters is again.characters
+    else:
+        assert (counts.characters != again.characters).nnz == 0
+
+
 def test_short_ngrams_stand_first() -> None:
-    counts = learn_ngrams(["a b c"]).count(["a b", "c"])
+    counts = learn_ngrams(["a b c"])[0].count(["a b", "c"])
     assert counts.words.shape == (2, 6)
     assert counts.num_short == 5
     assert counts.words[:, :3].sum() == 3
 
 
 def test_an_ngram_never_reaches_into_the_next_text() -> None:
-    counter = learn_ngrams(["a b", "b a"], characters=False)
+    counter, _ = learn_ngrams(["a b", "b a"], characters=False)
     assert counter.count(["a", "b"]).words.sum() == 2
 
 
 def test_rows_can_be_selected() -> None:
-    counts = learn_ngrams(["aaa b", "b", "c"]).count(["aaa b", "b", "c"])
+    _, counts = learn_ngrams(["aaa b", "b", "c"])
     chosen = counts.select(np.array([2, 0]))
     assert (chosen.words != counts.words[[2, 0]]).nnz == 0
     assert (chosen.characters != counts.characters[[2, 0]]).nnz == 0
 
 
 def test_no_text_is_counted_as_no_row() -> None:
-    counts = learn_ngrams(["a b"]).count([])
+    counts = learn_ngrams(["a b"])[0].count([])
     assert counts.words.shape == (0, 3)

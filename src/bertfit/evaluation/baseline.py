@@ -146,12 +146,12 @@ def fit_baseline(
     rows = _check_rows(texts, label_ids, num_labels=num_labels)
     texts, label_ids, note = _cut_rows(*rows, max_rows=max_rows, seed=seed)
     shares = _share_classes(label_ids, num_labels)
-    counter = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
+    counter, counts = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
     obstacle = _find_obstacle(counter, shares)
     if obstacle is not None:
         return LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
-    train = (counter.count(texts), label_ids)
-    return _fit(BASELINE_NAME, fit_tfidf, counter, (train, None), shares, note)
+    pair = ((counts, label_ids), None)
+    return _fit(BASELINE_NAME, fit_tfidf, counter, pair, shares, note)
 
 
 def run_baselines(
@@ -242,13 +242,13 @@ def _fit_all(
     texts, label_ids, note = train
     shares = _share_classes(label_ids, num_labels)
     tell(0, 4)
-    counter = learn_ngrams(texts)
+    counter, counts = learn_ngrams(texts)
     tell(1, 4)
     obstacle = _find_obstacle(counter, shares)
     majority = LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
     if obstacle is not None:
         return [majority]
-    pair = ((counter.count(texts), label_ids), (counter.count(validation[0]), validation[1]))
+    pair = ((counts, label_ids), (counter.count(validation[0]), validation[1]))
     tell(2, 4)
     fitted = [majority, _fit(BASELINE_NAME, fit_tfidf, counter, pair, shares, note)]
     tell(3, 4)

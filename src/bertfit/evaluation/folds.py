@@ -64,10 +64,9 @@ def predict_by_folds(
     tell = on_progress or (lambda _done, _total: None)
     folds = _cut_folds(texts, label_ids, groups, num_folds=num_folds, seed=seed)
     tell(0, num_folds + 1)
-    counter = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
+    counter, counts = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
     if not counter.num_ngrams:
         raise DataError("the texts hold nothing to learn from: no words and no characters")
-    counts = counter.count(texts)
     probabilities = np.zeros((len(texts), num_labels))
     is_judged = np.zeros(len(texts), dtype=bool)
     for number, fold in enumerate(folds, start=1):

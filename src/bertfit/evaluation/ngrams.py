@@ -8,7 +8,9 @@ gives the counts of the texts. What is learned from counts is in lexical.py.
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,6 +69,18 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class InsideWords:
+    """The n-grams of characters that were learned."""
+
+    vectorizer: CountVectorizer
+    columns: NDArray[np.int64]
+    """Those of the vectorizer that are kept."""
+    of_learned: csr_matrix
+    """(number of learned words, W) counts in each word that has a column, so that only words never
+    seen before are taken to pieces."""
+
+
+@dataclass(frozen=True, slots=True)
 class NgramCounter:
     """The n-grams of the training texts, ready to be counted in any texts."""
 
@@ -75,9 +89,8 @@ class NgramCounter:
     """Column of each word."""
     keys: tuple[NDArray[np.int64], ...]
     """For each longer order, the sorted keys (beginning × number of words + last word)."""
-    vectorizer: CountVectorizer | None
-    character_columns: NDArray[np.int64] | None
-    """The columns of the vectorizer that are kept."""
+    inside_words: InsideWords | None
+    """None where n-grams of characters were not learned."""
     note: str | None
     """What was not done as usual, in words; None where all was."""
 
@@ -88,8 +101,6 @@ class NgramCounter:
 
     def count(self, texts: Sequence[str]) -> Counts:
         """Count the n-grams in texts; those that were not learned are left out."""
-        from scipy.sparse import hstack
-
         tokens = _split(texts, self.pattern)
         word_columns = _find_columns(tokens, self.columns)
         places, blocks = word_columns, [_count_matrix(tokens, word_columns, len(self.columns))]
@@ -97,21 +108,27 @@ class NgramCounter:
             candidates = _extend(tokens, places, word_columns, (order, len(self.columns)))
             places = _look_up(keys, candidates)
             blocks.append(_count_matrix(tokens, places, len(keys)))
-        num_short = sum(block.shape[1] for block in blocks[:SHORT_ORDER])
-        return Counts(hstack(blocks, format="csr"), num_short, self._count_characters(tokens))
+        return _join(blocks, self._count_characters(tokens))
 
     def _count_characters(self, tokens: Tokens) -> csr_matrix | None:
-        if self.vectorizer is None or self.character_columns is None:
+        from scipy.sparse import vstack
+
+        if self.inside_words is None:
             return None
-        ngrams_of_word = self.vectorizer.transform(tokens.words)[:, self.character_columns]
-        counts: csr_matrix = _count_words(tokens) @ ngrams_of_word
+        inside, places = self.inside_words, _find_words(tokens, self.columns)
+        new_places = np.flatnonzero(places < 0)
+        new_words = [tokens.words[place] for place in new_places.tolist()]
+        of_new = inside.vectorizer.transform(new_words)[:, inside.columns]
+        places[new_places] = len(self.columns) + np.arange(len(new_places))
+        of_words = vstack([inside.of_learned, of_new], format="csr")[places]
+        counts: csr_matrix = _count_words(tokens) @ of_words
         return counts
 
 
 def learn_ngrams(
     texts: Sequence[str], *, characters: bool = True, max_order: int = MAX_ORDER
-) -> NgramCounter:
-    """Find the n-grams of the texts: all of them, or from 1,000 rows those of two rows or more.
+) -> tuple[NgramCounter, Counts]:
+    """Find the n-grams of the texts, all of them or from 1,000 rows those of two rows or more.
 
     Where no text holds a word, single characters take the place of words. An n-gram is kept only
     if its beginning is, which loses nothing, as that is at least as frequent.
@@ -120,6 +137,9 @@ def learn_ngrams(
         texts: n training texts.
         characters: Also learn n-grams of characters inside words.
         max_order: Words in the longest n-gram, at least 1.
+
+    Returns:
+        What counts them in other texts, and their counts in these.
     """
     tokens, note = _split(texts, _WORDS), None
     pattern = _WORDS
@@ -131,25 +151,21 @@ def learn_ngrams(
     if not len(kept):  # no word stands in two rows
         min_rows, kept = 1, np.arange(len(tokens.words))
     columns = {tokens.words[word_id]: column for column, word_id in enumerate(kept.tolist())}
-    keys = _learn_longer(tokens, columns, min_rows=min_rows, max_order=max_order)
-    vectorizer, character_columns = None, None
+    keys, blocks = _learn_words(tokens, columns, min_rows=min_rows, max_order=max_order)
+    inside_words, of_characters = None, None
     if characters and pattern is _WORDS:
-        vectorizer, character_columns = _learn_characters(tokens, min_rows=min_rows)
+        inside_words, of_characters = _learn_characters(tokens, kept, min_rows=min_rows)
     if not len(tokens.words):
         note = "the texts are empty"
-    return NgramCounter(pattern, columns, keys, vectorizer, character_columns, note)
+    counter = NgramCounter(pattern, columns, keys, inside_words, note)
+    return counter, _join(blocks, of_characters)
 
 
 def _split(texts: Sequence[str], pattern: re.Pattern[str]) -> Tokens:
-    id_of_word: dict[str, int] = {}
+    # A word's first look-up gives it the next number.
+    id_of_word: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     pieces = [
-        np.array(
-            [
-                id_of_word.setdefault(word, len(id_of_word))
-                for word in pattern.findall(text.lower())
-            ],
-            dtype=np.int64,
-        )
+        np.fromiter(map(id_of_word.__getitem__, pattern.findall(text.lower())), dtype=np.int64)
         for text in texts
     ]
     word_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
@@ -157,21 +173,28 @@ def _split(texts: Sequence[str], pattern: re.Pattern[str]) -> Tokens:
     return Tokens(list(id_of_word), word_ids, rows, len(pieces))
 
 
-def _learn_longer(
+def _learn_words(
     tokens: Tokens, columns: dict[str, int], *, min_rows: int, max_order: int
-) -> tuple[NDArray[np.int64], ...]:
+) -> tuple[tuple[NDArray[np.int64], ...], list[csr_matrix]]:
+    """Return the keys of each order from 2 on, and the counts of each order from 1 on."""
     word_columns = _find_columns(tokens, columns)
     places, learned = word_columns, []
+    blocks = [_count_matrix(tokens, word_columns, len(columns))]
     for order in range(2, max_order + 1):
         candidates = _extend(tokens, places, word_columns, (order, len(columns)))
         learned.append(_find_frequent(tokens, candidates, min_rows=min_rows))
         places = _look_up(learned[-1], candidates)
-    return tuple(learned)
+        blocks.append(_count_matrix(tokens, places, len(learned[-1])))
+    return tuple(learned), blocks
 
 
 def _learn_characters(
-    tokens: Tokens, *, min_rows: int
-) -> tuple[CountVectorizer, NDArray[np.int64]]:
+    tokens: Tokens, learned_words: NDArray[np.int64], *, min_rows: int
+) -> tuple[InsideWords, csr_matrix]:
+    """Return the n-grams of characters, and their counts in the texts.
+
+    `learned_words` are the numbers of the words that have a column, in its order.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
 
     vectorizer = CountVectorizer(
@@ -180,14 +203,19 @@ def _learn_characters(
     ngrams_of_word = vectorizer.fit_transform(tokens.words)
     counts = _count_words(tokens) @ ngrams_of_word
     num_rows = np.bincount(counts.indices, minlength=counts.shape[1])
-    return vectorizer, np.flatnonzero(num_rows >= min_rows)
+    kept = np.flatnonzero(num_rows >= min_rows)
+    return InsideWords(vectorizer, kept, ngrams_of_word[learned_words][:, kept]), counts[:, kept]
 
 
 def _find_columns(tokens: Tokens, columns: dict[str, int]) -> NDArray[np.int64]:
     """Return (total,) the column of each word, -1 where it was not learned."""
-    of_word = np.array([columns.get(word, -1) for word in tokens.words], dtype=np.int64)
-    found: NDArray[np.int64] = of_word[tokens.word_ids]
+    found: NDArray[np.int64] = _find_words(tokens, columns)[tokens.word_ids]
     return found
+
+
+def _find_words(tokens: Tokens, columns: dict[str, int]) -> NDArray[np.int64]:
+    """Return the column of each distinct word, -1 where it was not learned."""
+    return np.array([columns.get(word, -1) for word in tokens.words], dtype=np.int64)
 
 
 def _extend(
@@ -242,6 +270,13 @@ def _count_matrix(tokens: Tokens, columns: NDArray[np.int64], num_columns: int) 
     ones = np.ones(int(is_known.sum()), dtype=np.float32)
     cells = (tokens.rows[is_known], columns[is_known])
     return csr_matrix((ones, cells), shape=(tokens.num_rows, num_columns))
+
+
+def _join(blocks: Sequence[csr_matrix], characters: csr_matrix | None) -> Counts:
+    from scipy.sparse import hstack
+
+    num_short = sum(block.shape[1] for block in blocks[:SHORT_ORDER])
+    return Counts(hstack(blocks, format="csr"), num_short, characters)
 
 
 def _count_words(tokens: Tokens) -> csr_matrix:
