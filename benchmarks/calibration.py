@@ -1,0 +1,130 @@
+"""What each form of calibration gives a finished run on its test rows (docs/decisions/0010).
+
+The run's validation rows, found again by their lines, and the test rows are scored once, without
+the calibration that is in the weights. Each form is fitted on the former as `train` does, and
+judged on the latter, beside the one that `train` would choose. It needs a run, so that `make bench`
+leaves it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import RESULTS, write_result
+
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.readers import read_dataset
+from bertfit.evaluation.calibration import score_calibration
+from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
+from bertfit.evaluation.scaling import Scaling, fit_cubic, fit_temperature, fit_vector, no_scaling
+from bertfit.evaluation.scaling_choice import choose_scaling
+from bertfit.inference.predictor import TextClassifier
+from bertfit.inference.scoring import softmax
+from bertfit.labels import encode_labels
+from bertfit.modeling.calibration_folding import find_logit_layer, has_bias, read_layer, widened
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    classifier = TextClassifier.load(arguments.run, dtype=arguments.dtype)
+    settings = {name: entry["value"] for name, entry in classifier.record["settings"].items()}
+    columns = Columns(
+        text=settings["text_column"],
+        label=settings["label_column"],
+        group=settings["group_column"],
+    )
+    kept = read_predictions(arguments.run / VALIDATION_NAME, classifier.label_names)
+    train, test = (read(path, columns) for path in (arguments.train, arguments.test))
+    place_of_line = {line: place for place, line in enumerate(train.lines)}
+    validation = train.select([place_of_line[line] for line in kept.lines])
+    measured = compare(classifier, validation, test)
+    chosen = {name: settings[name] for name in ("max_length", "truncation", "epochs", "seed")}
+    write_result(
+        f"calibration-{arguments.run.name}",
+        {"dtype": arguments.dtype, "run": chosen, **measured},
+        output=arguments.output,
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="A run of bertfit.")
+    parser.add_argument("train", type=Path, help="The file that it was trained on.")
+    parser.add_argument("test", type=Path, help="Rows to judge by.")
+    parser.add_argument("--dtype", default="bfloat16", help="Type of the arithmetic (bfloat16).")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    return parser.parse_args()
+
+
+def read(path: Path, columns: Columns) -> TextDataset:
+    dataset, _ = read_dataset(path, columns)
+    return dataset
+
+
+def compare(
+    classifier: TextClassifier, validation: TextDataset, test: TextDataset
+) -> dict[str, Any]:
+    """Fit each form on the validation rows, and return what it gives on the test rows."""
+    layer = find_logit_layer(classifier.model, classifier.encode(["a"]).gather(np.arange(1)))
+    if layer is None:
+        raise SystemExit("no linear layer gives this model's logits")
+    logits, features = score(classifier, layer, validation)
+    test_logits, test_features = score(classifier, layer, test)
+    ids, test_ids = (
+        np.asarray(encode_labels(part.labels, classifier.label_names))
+        for part in (validation, test)
+    )
+    with_bias = has_bias(classifier.model, layer)
+    groups = np.asarray(validation.groups) if validation.groups else None
+    choice = choose_scaling(
+        logits, ids, features=features, with_bias=with_bias, groups=groups, seed=0
+    )
+    forms: dict[str, Scaling] = {
+        "none": no_scaling(logits.shape[1]),
+        "temperature": fit_temperature(logits, ids),
+        "vector": fit_vector(logits, ids, with_bias=with_bias),
+        "cubic": fit_cubic(logits, ids, features, with_bias=with_bias),
+    }
+    judged = {}
+    for name, form in forms.items():
+        scaled = form.apply(test_logits, test_features)
+        judged[name] = {
+            "accuracy": float((scaled.argmax(axis=1) == test_ids).mean()),
+            "num_changed": int((scaled.argmax(axis=1) != test_logits.argmax(axis=1)).sum()),
+            **asdict(score_calibration(softmax(scaled), test_ids)),
+        }
+        told = "  chosen" if name == choice.scaling.kind else ""
+        one = judged[name]
+        print(
+            f"{name:12} ECE {one['ece']:.4f}, log loss {one['log_loss']:.4f}, accuracy "
+            f"{one['accuracy']:.4f}, {one['num_changed']:,} predictions changed{told}"
+        )
+    return {
+        "num_validation": len(validation),
+        "num_test": len(test),
+        "chosen": choice.scaling.kind,
+        "held_out_log_losses": choice.held_out_log_losses,
+        "test": judged,
+    }
+
+
+def score(
+    classifier: TextClassifier, layer: str, rows: TextDataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits (n, C) before calibration, and what their layer reads (n, D)."""
+    num_labels, width = read_layer(classifier.model, layer)[0].shape
+    with widened(classifier.model, layer, np.eye(width), np.zeros(width)):
+        _, outputs = classifier.encode_and_score(rows.texts)
+    logits, features = outputs[:, :num_labels], outputs[:, num_labels:]
+    scaling, before = classifier.confidence.scaling, classifier.confidence.uncalibrated
+    if before is not None:
+        return features @ before.weight.T + before.bias, features
+    return (logits if scaling is None else scaling.undo(logits)), features
+
+
+if __name__ == "__main__":
+    main()
