@@ -38,7 +38,7 @@ def write_result(name: str, measured: Mapping[str, Any], *, output: Path = RESUL
     widest = hardware["instructions"][-1:]
     processor = _slug(" ".join([hardware["processor"] or hardware["machine"], *widest]))
     path = output / f"{now:%Y-%m-%d}_{name}_{processor}.json"
-    arguments = [Path(sys.argv[0]).name, *_without_output(sys.argv[1:])]
+    arguments = [Path(sys.argv[0]).name, *map(_without_folder, _without_output(sys.argv[1:]))]
     write_json(
         path,
         {
@@ -61,6 +61,11 @@ def _without_output(arguments: Sequence[str]) -> list[str]:
         at = kept.index("--output")
         del kept[at : at + 2]
     return kept
+
+
+def _without_folder(argument: str) -> str:
+    """Return the name alone of an absolute path: where it lies is nobody's business."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _slug(processor: str) -> str:
