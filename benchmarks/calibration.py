@@ -41,7 +41,7 @@ def main() -> None:
     train, test = (read(path, columns) for path in (arguments.train, arguments.test))
     place_of_line = {line: place for place, line in enumerate(train.lines)}
     validation = train.select([place_of_line[line] for line in kept.lines])
-    measured = compare(classifier, validation, test)
+    measured = compare(classifier, validation, test, seed=settings["seed"])
     chosen = {name: settings[name] for name in ("max_length", "truncation", "epochs", "seed")}
     write_result(
         f"calibration-{arguments.run.name}",
@@ -66,7 +66,7 @@ def read(path: Path, columns: Columns) -> TextDataset:
 
 
 def compare(
-    classifier: TextClassifier, validation: TextDataset, test: TextDataset
+    classifier: TextClassifier, validation: TextDataset, test: TextDataset, *, seed: int
 ) -> dict[str, Any]:
     """Fit each form on the validation rows, and return what it gives on the test rows."""
     layer = find_logit_layer(classifier.model, classifier.encode(["a"]).gather(np.arange(1)))
@@ -81,7 +81,7 @@ def compare(
     with_bias = has_bias(classifier.model, layer)
     groups = np.asarray(validation.groups) if validation.groups else None
     choice = choose_scaling(
-        logits, ids, features=features, with_bias=with_bias, groups=groups, seed=0
+        logits, ids, features=features, with_bias=with_bias, groups=groups, seed=seed
     )
     forms: dict[str, Scaling] = {
         "none": no_scaling(logits.shape[1]),

@@ -294,6 +294,15 @@ def test_a_bend_whose_old_layer_is_gone_has_no_scores_before(bent, tmp_path, noi
         TextClassifier.load(run)
 
 
+def test_an_old_layer_that_does_not_fit_the_model_is_told(bent, tmp_path):
+    run = shutil.copytree(bent[0].run, tmp_path / "run")
+    record = read(bent[0])
+    record["calibration"]["layer"] = "nowhere"
+    (run / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(RunError, match=r"does not fit the model: a linear layer 'nowhere'"):
+        TextClassifier.load(run)
+
+
 def test_the_threshold_decides_and_leaves_probabilities_alone(decided, noisy_reviews):
     entry = read(decided[0])["threshold"]
     assert entry["aim"] == "recall>=0.95"

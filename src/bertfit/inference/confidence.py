@@ -36,8 +36,7 @@ class UncalibratedLayer:
 
     def save(self, folder: Path) -> None:
         """Write it into the folder of a run."""
-        tensors = {"weight": self.weight, "bias": self.bias}
-        save_file(tensors, folder / UNCALIBRATED_NAME, metadata={"layer": self.name})
+        save_file({"weight": self.weight, "bias": self.bias}, folder / UNCALIBRATED_NAME)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,10 @@ from bertfit.errors import DataError, Fault, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.ahead import make_ahead
-from bertfit.inference.confidence import ConfidenceRules, read_confidence
+from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
+from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
@@ -129,6 +130,13 @@ class TextClassifier:
         classifier.confidence = read_confidence(
             record, num_labels=len(classifier.label_names), run=path
         )
+        before = classifier.confidence.uncalibrated
+        if before is not None and not has_layer(loaded.model, before.name, before.weight.shape):
+            raise RunError(
+                f"{path / UNCALIBRATED_NAME} does not fit the model: a linear layer "
+                f"{before.name!r} of shape {before.weight.shape} was expected in it",
+                hint="Remove that file; the scores before calibration are then left out.",
+            )
         return classifier
 
     @property

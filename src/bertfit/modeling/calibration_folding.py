@@ -44,6 +44,12 @@ def has_bias(model: PreTrainedModel, layer_name: str) -> bool:
     return model.get_submodule(layer_name).bias is not None
 
 
+def has_layer(model: PreTrainedModel, layer_name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether the model has a linear layer of that name whose weight has that shape."""
+    layer = dict(model.named_modules()).get(layer_name)
+    return isinstance(layer, torch.nn.Linear) and tuple(layer.weight.shape) == shape
+
+
 def read_layer(model: PreTrainedModel, layer_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a copy of the layer's weight (C, D) and bias (C,) in float32; no bias is zeros."""
     layer = _find_linear(model, layer_name)
