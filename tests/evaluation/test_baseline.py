@@ -14,8 +14,9 @@ from bertfit.evaluation.baseline import (
     BASELINE_NAME,
     MAJORITY_NAME,
     NAIVE_BAYES_NAME,
+    LexicalBaseline,
     _choose_rows,
-    fit_baseline,
+    fit_baselines,
     predict_with_baselines,
     run_baselines,
 )
@@ -24,8 +25,14 @@ TEXTS = ["a good film", "a bad film", "good plot and good acting", "bad plot", "
 LABEL_IDS = [1, 0, 1, 0, 1, 0]
 
 
+def fit_baseline(texts, label_ids, *, num_labels: int = 2, **settings) -> LexicalBaseline:
+    """TF-IDF tuned on the very rows it learned from; the majority class where there is no other."""
+    rows = (texts, label_ids)
+    return fit_baselines(rows, rows, num_labels=num_labels, seed=0, **settings)[:2][-1]
+
+
 def test_baseline_learns_the_words_that_tell() -> None:
-    baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
+    baseline = fit_baseline(TEXTS, LABEL_IDS)
     probabilities = baseline.predict_probabilities(["bad, BAD!", "Good one"])
     assert baseline.name == BASELINE_NAME
     assert baseline.note is None
@@ -36,12 +43,12 @@ def test_baseline_learns_the_words_that_tell() -> None:
 def test_bigrams_tell_what_words_alone_do_not() -> None:
     texts = ["not good", "not bad really bad", "good not", "bad bad not really"] * 10
     label_ids = [0, 0, 1, 1] * 10
-    baseline = fit_baseline(texts, label_ids, num_labels=2, seed=0)
+    baseline = fit_baseline(texts, label_ids)
     assert (baseline.predict_probabilities(texts).argmax(axis=1) == label_ids).all()
 
 
 def test_classes_without_rows_keep_their_column_and_get_zero() -> None:
-    baseline = fit_baseline(TEXTS, [3, 1, 3, 1, 3, 1], num_labels=5, seed=0)
+    baseline = fit_baseline(TEXTS, [3, 1, 3, 1, 3, 1], num_labels=5)
     probabilities = baseline.predict_probabilities(["good", "bad"])
     assert probabilities.argmax(axis=1).tolist() == [3, 1]
     assert probabilities[:, [0, 2, 4]].tolist() == [[0.0] * 3] * 2
@@ -50,42 +57,42 @@ def test_classes_without_rows_keep_their_column_and_get_zero() -> None:
 def test_77_classes_are_learned() -> None:
     label_ids = np.arange(77).repeat(3)
     texts = [f"intent{label_id} please" for label_id in label_ids]
-    baseline = fit_baseline(texts, label_ids, num_labels=77, seed=0)
+    baseline = fit_baseline(texts, label_ids, num_labels=77)
     assert (baseline.predict_probabilities(texts).argmax(axis=1) == label_ids).all()
 
 
 def test_words_of_one_letter_count() -> None:
-    baseline = fit_baseline(["a a", "b", "a", "b b"], [0, 1, 0, 1], num_labels=2, seed=0)
+    baseline = fit_baseline(["a a", "b", "a", "b b"], [0, 1, 0, 1])
     assert baseline.note is None
     assert baseline.predict_probabilities(["a", "b"]).argmax(axis=1).tolist() == [0, 1]
 
 
 def test_chinese_is_read_by_character() -> None:
     texts = ["这部电影很好看", "这部电影很难看", "好看极了", "真是难看"]
-    baseline = fit_baseline(texts, [1, 0, 1, 0], num_labels=2, seed=0)
+    baseline = fit_baseline(texts, [1, 0, 1, 0])
     assert baseline.predict_probabilities(["很好", "太难"]).argmax(axis=1).tolist() == [1, 0]
 
 
 def test_texts_without_words_are_read_by_character() -> None:
-    baseline = fit_baseline([":-)", ":-(", ":)", ":("], [1, 0, 1, 0], num_labels=2, seed=0)
+    baseline = fit_baseline([":-)", ":-(", ":)", ":("], [1, 0, 1, 0])
     assert baseline.note == "no words in the texts: n-grams of characters were counted instead"
     assert baseline.predict_probabilities(["=)", "=("]).argmax(axis=1).tolist() == [1, 0]
 
 
 def test_empty_texts_leave_the_class_shares() -> None:
-    baseline = fit_baseline(["", "", "", ""], [1, 0, 1, 1], num_labels=2, seed=0)
+    baseline = fit_baseline(["", "", "", ""], [1, 0, 1, 1])
     assert (baseline.name, baseline.note) == (MAJORITY_NAME, "the texts are empty")
     assert baseline.predict_probabilities(["anything"]).tolist() == [[0.25, 0.75]]
 
 
 def test_one_class_is_answered_with_itself() -> None:
-    baseline = fit_baseline(["a", "b"], [2, 2], num_labels=3, seed=0)
+    baseline = fit_baseline(["a", "b"], [2, 2], num_labels=3)
     assert baseline.note == "the training rows hold one class"
     assert baseline.predict_probabilities(["c"]).tolist() == [[0.0, 0.0, 1.0]]
 
 
 def test_no_texts_get_no_rows() -> None:
-    baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
+    baseline = fit_baseline(TEXTS, LABEL_IDS)
     assert baseline.predict_probabilities([]).shape == (0, 2)
 
 
@@ -93,21 +100,21 @@ def test_a_fit_that_stops_early_is_noted_and_not_warned_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lexical, "MAX_ITERATIONS", 1)
-    baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
+    baseline = fit_baseline(TEXTS, LABEL_IDS)
     assert baseline.note is not None
     assert baseline.note.startswith("the fit was stopped after")
 
 
 def test_rare_ngrams_are_dropped_from_many_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 6)
-    baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
+    baseline = fit_baseline(TEXTS, LABEL_IDS)
     assert baseline.counter is not None
     assert "acting" not in baseline.counter.columns
 
 
 def test_pruning_that_leaves_nothing_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 1)
-    baseline = fit_baseline(["one", "two"], [0, 1], num_labels=2, seed=0)
+    baseline = fit_baseline(["one", "two"], [0, 1])
     assert baseline.name == BASELINE_NAME
     assert baseline.note is None
 
@@ -202,13 +209,13 @@ def test_what_was_tuned_is_told(results) -> None:
 def test_the_search_goes_on_where_the_best_stands_at_an_end(best: float, tried) -> None:
     seen: list[float] = []
 
-    def try_out(inverses):
-        seen.extend(inverses)
-        return [(abs(np.log(inverse / best)), inverse) for inverse in inverses]
+    def try_out(inverse: float) -> lexical.Trial:
+        seen.append(inverse)
+        return lexical.Trial(None, loss=abs(np.log(inverse / best)), seconds=0.0)
 
-    _, found = lexical._tune(try_out)
-    assert seen == pytest.approx(tried)
-    assert found == pytest.approx(min(tried, key=lambda one: abs(np.log(one / best))))
+    (trials,) = lexical.tune([try_out])
+    assert sorted(seen) == pytest.approx(sorted(tried))
+    assert len(trials) == len(tried)
 
 
 @pytest.mark.parametrize(("num_noisy", "is_strong"), [(0, True), (45, False)])
@@ -235,6 +242,22 @@ def test_each_baseline_is_tuned_beyond_its_first_choices(num_noisy: int, is_stro
         if is_strong
         else all(inverse < 1 for inverse in tuned)
     )
+
+
+def test_progress_rises_to_its_end() -> None:
+    rows, told = (TEXTS, LABEL_IDS), []
+    run_baselines(
+        rows,
+        rows,
+        test=rows,
+        label_names=["neg", "pos"],
+        seed=0,
+        on_progress=lambda done, total: told.append(done / total),
+    )
+    assert told[0] == 0
+    assert told[-1] == 1
+    assert told == sorted(told)
+    assert len(set(told)) > 10
 
 
 def test_results_can_be_written_as_json(results) -> None:
@@ -304,7 +327,7 @@ def test_many_rows_are_cut_and_the_cut_is_noted() -> None:
 
 
 def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    baseline = fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0)
+    baseline = fit_baseline(TEXTS, LABEL_IDS)
     (whole,) = predict_with_baselines([baseline], TEXTS)
     monkeypatch.setattr("bertfit.evaluation.baseline._CHUNK_SIZE", 2)
     (pieces,) = predict_with_baselines([baseline], TEXTS)
@@ -348,9 +371,9 @@ def test_wrong_training_rows_are_refused(
     texts: list[str], label_ids: list[int], message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        fit_baseline(texts, label_ids, num_labels=2, seed=0)
+        fit_baseline(texts, label_ids)
 
 
 def test_a_cut_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected max_rows of at least 1, got 0"):
-        fit_baseline(TEXTS, LABEL_IDS, num_labels=2, seed=0, max_rows=0)
+        fit_baseline(TEXTS, LABEL_IDS, max_rows=0)

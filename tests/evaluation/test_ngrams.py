@@ -68,6 +68,28 @@ def test_the_counts_of_the_learned_texts_are_those_of_counting_them(texts: list[
         assert (counts.characters != again.characters).nnz == 0
 
 
+def test_from_a_thousand_rows_on_characters_of_most_rows_are_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 40)
+    texts = ["here"] * 36 + ["there"] * 2 + ["where"] * 2
+    counter, counts = learn_ngrams(texts)
+    assert counts.words.shape[1] == 3  # of words, those of most rows are kept
+    assert counts.characters.sum(axis=0).tolist() == [[2.0] * counts.characters.shape[1]]
+    for word, is_known in (("here", False), ("there", True), ("where", True)):
+        assert (counter.count([word]).characters.sum() > 0) == is_known
+
+
+def test_where_every_ngram_of_characters_is_in_most_rows_none_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 2)
+    counter, counts = learn_ngrams(["on or off"] * 4)
+    assert counts.characters is None
+    assert counter.count(["on"]).characters is None
+    assert counts.words.shape == (4, 6)
+
+
 def test_short_ngrams_stand_first() -> None:
     counts = learn_ngrams(["a b c"])[0].count(["a b", "c"])
     assert counts.words.shape == (2, 6)

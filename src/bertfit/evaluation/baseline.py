@@ -6,6 +6,8 @@ choice of the best one by validation. The verdict on a model beside it is in com
 
 from __future__ import annotations
 
+import functools
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +18,20 @@ import numpy as np
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.intervals import Interval, bootstrap_intervals, intervals_to_json
 from bertfit.evaluation.lexical import (
+    CHARACTER_WEIGHTS,
+    INVERSE_REGULARIZATIONS,
     MAX_ITERATIONS,
     LabelledCounts,
     Lexical,
-    fit_naive_bayes,
-    fit_tfidf,
+    Trial,
+    TryOut,
+    prepare_naive_bayes,
+    prepare_tfidf,
+    tune,
 )
 from bertfit.evaluation.metrics import Scores, score
-from bertfit.evaluation.ngrams import SHORT_ORDER, Counts, NgramCounter, learn_ngrams
+from bertfit.evaluation.ngrams import Counts, NgramCounter, learn_ngrams
+from bertfit.evaluation.threads import run_in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -36,8 +44,8 @@ MAX_ROWS = 100_000
 MAX_CLASSES_OF_NAIVE_BAYES = 200
 """NB-SVM fits a classifier for each class; with more classes it is left out."""
 
-_CHUNK_SIZE = 8192
-"""Texts counted at once while scoring; bounds the memory."""
+_CHUNK_SIZE = 2048
+"""Texts that a thread counts at once while scoring; bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ class LexicalBaseline:
     note: str | None = None
     """What was not done as usual, in words for the reader; None where all was."""
     seconds: float = 0.0
-    """Wall-clock time of the fit, counting of n-grams left out."""
+    """Of all fits that chose the settings, as if one after another; counting is left out."""
 
     def predict_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return (n, C) probabilities; a class that no training row had gets zero."""
@@ -72,7 +80,7 @@ class BaselineResult:
     settings: Mapping[str, float]
     note: str | None
     seconds: float
-    """Of the fit."""
+    """Of all fits that chose the settings, as if one after another."""
     validation: Scores
     test: Scores | None
     """None where there are no test rows."""
@@ -119,41 +127,6 @@ class BaselineResults:
         }
 
 
-def fit_baseline(
-    texts: Sequence[str],
-    label_ids: ArrayLike,
-    *,
-    num_labels: int,
-    seed: int,
-    max_rows: int | None = MAX_ROWS,
-) -> LexicalBaseline:
-    """Fit TF-IDF of word 1- and 2-grams with logistic regression, untuned, on one core.
-
-    Where the texts hold no words, character n-grams take their place; where they hold no
-    characters either, or only one class has rows, the class shares do. `note` then says so.
-
-    Args:
-        texts: n training texts.
-        label_ids: (n,) integers in [0, num_labels).
-        num_labels: C, classes of the model; not all of them need a row.
-        seed: Picks the rows where `max_rows` cuts.
-        max_rows: Fit on this many rows at most, each class in proportion.
-
-    Raises:
-        ConfigError: `max_rows` is below 1.
-        DataError: There are no rows, or not one label per text, or an id is out of range.
-    """
-    rows = _check_rows(texts, label_ids, num_labels=num_labels)
-    texts, label_ids, note = _cut_rows(*rows, max_rows=max_rows, seed=seed)
-    shares = _share_classes(label_ids, num_labels)
-    counter, counts = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
-    obstacle = _find_obstacle(counter, shares)
-    if obstacle is not None:
-        return LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
-    pair = ((counts, label_ids), None)
-    return _fit(BASELINE_NAME, fit_tfidf, counter, pair, shares, note)
-
-
 def run_baselines(
     train: tuple[Sequence[str], ArrayLike],
     validation: tuple[Sequence[str], ArrayLike],
@@ -192,27 +165,62 @@ def run_baselines(
     num_labels = len(label_names)
     parts = [train, validation] if test is None else [train, validation, test]
     checked = [_check_rows(*part, num_labels=num_labels) for part in parts]
-    tell = on_progress or (lambda _done, _total: None)
-    baselines = _fit_all(
-        _cut_rows(*checked[0], max_rows=max_rows, seed=seed), checked[1], num_labels, tell
+    baselines = fit_baselines(
+        *checked[:2], num_labels=num_labels, seed=seed, max_rows=max_rows, on_progress=on_progress
     )
     scored = [predict_with_baselines(baselines, texts) for texts, _ in checked[1:]]
-    results = []
-    for place, baseline in enumerate(baselines):
-        scores = [
-            score(probabilities[place], ids, label_names)
-            for probabilities, (_, ids) in zip(scored, checked[1:], strict=True)
-        ]
-        told = (baseline.name, baseline.settings(), baseline.note, baseline.seconds)
-        if test is None:
-            results.append(BaselineResult(*told, scores[0], None, None))
-            continue
-        found = bootstrap_intervals(scored[1][place], checked[2][1], groups=test_groups)
-        intervals = {name: found[name] for name in ("accuracy", "macro_f1")}
-        results.append(BaselineResult(*told, scores[0], scores[1], scored[1][place], intervals))
+    ids_of_parts = [label_ids for _, label_ids in checked[1:]]
+    results = [
+        _judge(baseline, [part[place] for part in scored], ids_of_parts, label_names, test_groups)
+        for place, baseline in enumerate(baselines)
+    ]
     results.sort(key=lambda one: (-one.validation.accuracy, one.validation.log_loss))
-    tell(1, 1)
+    if on_progress is not None:
+        on_progress(1, 1)
     return BaselineResults(tuple(results), time.perf_counter() - start)
+
+
+def fit_baselines(
+    train: tuple[Sequence[str], ArrayLike],
+    validation: tuple[Sequence[str], ArrayLike],
+    *,
+    num_labels: int,
+    seed: int,
+    max_rows: int | None = MAX_ROWS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[LexicalBaseline]:
+    """Fit all baselines, each tuned on the validation rows; the majority class comes first.
+
+    Where the texts hold no words, n-grams of characters take their place; where they hold no
+    characters either, or only one class has rows, there is the majority class alone. A `note` says
+    so. Fits run side by side, one per core.
+
+    Args, errors and sources are those of `run_baselines`.
+    """
+    tell = _count_progress(on_progress)
+    rows = _check_rows(*train, num_labels=num_labels)
+    texts, label_ids, cut = _cut_rows(*rows, max_rows=max_rows, seed=seed)
+    judging = _check_rows(*validation, num_labels=num_labels)
+    shares: NDArray[np.float64] = np.bincount(label_ids, minlength=num_labels) / len(label_ids)
+    tell()
+    counter, counts = learn_ngrams(texts)
+    tell()
+    obstacle = _find_obstacle(counter, shares)
+    majority = LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
+    if obstacle is not None:
+        return [majority]
+    labelled = ((counts, label_ids), (counter.count(judging[0]), judging[1]))
+    tell()
+    searches = _list_searches(*labelled, num_labels=num_labels)
+    found = tune(list(run_in_threads(prepare for _, prepare in searches)), on_trial=tell)
+    trials: dict[str, list[Trial]] = {}
+    for (name, _), tried in zip(searches, found, strict=True):
+        trials.setdefault(name, []).extend(tried)
+    notes = [note for note in (counter.note, cut) if note]
+    return [
+        majority,
+        *(_choose(name, tried, counter, shares, notes) for name, tried in trials.items()),
+    ]
 
 
 def predict_with_baselines(
@@ -223,55 +231,83 @@ def predict_with_baselines(
     The baselines must have learned from the same rows.
     """
     counter = next((one.counter for one in baselines if one.counter is not None), None)
-    pieces: list[list[NDArray[np.float64]]] = [[] for _ in baselines]
-    for start in range(0, max(1, len(texts)), _CHUNK_SIZE):
-        chunk = texts[start : start + _CHUNK_SIZE]
+
+    def predict(chunk: Sequence[str]) -> list[NDArray[np.float64]]:
         counts = counter.count(chunk) if counter is not None and len(chunk) else None
-        for piece, baseline in zip(pieces, baselines, strict=True):
-            piece.append(_predict(baseline, counts, len(chunk)))
-    return [np.concatenate(piece) for piece in pieces]
+        return [_predict(baseline, counts, len(chunk)) for baseline in baselines]
+
+    starts = range(0, max(1, len(texts)), _CHUNK_SIZE)
+    chunks = (texts[start : start + _CHUNK_SIZE] for start in starts)
+    pieces = run_in_threads(functools.partial(predict, chunk) for chunk in chunks)
+    return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
 
 
-def _fit_all(
-    train: tuple[Sequence[str], NDArray[np.int64], str | None],
-    validation: tuple[Sequence[str], NDArray[np.int64]],
-    num_labels: int,
-    tell: Callable[[int, int], None],
-) -> list[LexicalBaseline]:
-    """Return the fitted baselines; the majority class alone where nothing can be learned."""
-    texts, label_ids, note = train
-    shares = _share_classes(label_ids, num_labels)
-    tell(0, 4)
-    counter, counts = learn_ngrams(texts)
-    tell(1, 4)
-    obstacle = _find_obstacle(counter, shares)
-    majority = LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
-    if obstacle is not None:
-        return [majority]
-    pair = ((counts, label_ids), (counter.count(validation[0]), validation[1]))
-    tell(2, 4)
-    fitted = [majority, _fit(BASELINE_NAME, fit_tfidf, counter, pair, shares, note)]
-    tell(3, 4)
-    if np.count_nonzero(shares) <= MAX_CLASSES_OF_NAIVE_BAYES:
-        fitted.append(_fit(NAIVE_BAYES_NAME, fit_naive_bayes, counter, pair, shares, note))
-    return fitted
+def _count_progress(on_progress: Callable[[int, int], None] | None) -> Callable[[], None]:
+    """Return what tells of one more piece of the work: counting twice, fits, and the scoring."""
+    total = 3 + len(INVERSE_REGULARIZATIONS) * (len(CHARACTER_WEIGHTS) + 1)
+    pieces = itertools.count()
+
+    def tell() -> None:
+        if on_progress is not None:
+            on_progress(min(next(pieces), total - 1), total)
+
+    return tell
 
 
-def _fit(
+def _list_searches(
+    train: LabelledCounts, validation: LabelledCounts, *, num_labels: int
+) -> list[tuple[str, Callable[[], TryOut]]]:
+    """Return what prepares each search for settings, under the name of its baseline.
+
+    The longest fits come first, so that no thread waits long for another at the end.
+    """
+    rows = (train, validation)
+    weights = sorted(CHARACTER_WEIGHTS if train[0].characters is not None else (0.0,), reverse=True)
+    searches: list[tuple[str, Callable[[], TryOut]]] = [
+        (
+            BASELINE_NAME,
+            functools.partial(prepare_tfidf, *rows, num_labels=num_labels, character_weight=weight),
+        )
+        for weight in weights
+    ]
+    if len(np.unique(train[1])) <= MAX_CLASSES_OF_NAIVE_BAYES:
+        prepare = functools.partial(prepare_naive_bayes, *rows, num_labels=num_labels)
+        searches.insert(1, (NAIVE_BAYES_NAME, prepare))
+    return searches
+
+
+def _choose(
     name: str,
-    fit: Callable[..., Lexical],
+    trials: Sequence[Trial],
     counter: NgramCounter,
-    rows: tuple[LabelledCounts, LabelledCounts | None],
     shares: NDArray[np.float64],
-    note: str | None,
+    notes: Sequence[str],
 ) -> LexicalBaseline:
-    start = time.perf_counter()
-    classifier = fit(*rows, num_labels=len(shares))
-    seconds = time.perf_counter() - start
-    stopped = f"the fit was stopped after {MAX_ITERATIONS} iterations"
-    notes = (counter.note, note, None if classifier.converged else stopped)
-    said = "; ".join(part for part in notes if part) or None
-    return LexicalBaseline(name, shares, counter, classifier, said, seconds)
+    """Return the baseline of the lowest validation loss."""
+    classifier = min(trials, key=lambda trial: trial.loss).classifier
+    if not classifier.converged:
+        notes = [*notes, f"the fit was stopped after {MAX_ITERATIONS} iterations"]
+    seconds = sum(trial.seconds for trial in trials)
+    return LexicalBaseline(name, shares, counter, classifier, "; ".join(notes) or None, seconds)
+
+
+def _judge(
+    baseline: LexicalBaseline,
+    probabilities: Sequence[NDArray[np.float64]],
+    label_ids: Sequence[NDArray[np.int64]],
+    label_names: Sequence[str],
+    test_groups: ArrayLike | None,
+) -> BaselineResult:
+    """Return how a baseline did on the validation rows, and on the test rows if there are any."""
+    told = (baseline.name, baseline.settings(), baseline.note, baseline.seconds)
+    scores = [score(*part, label_names) for part in zip(probabilities, label_ids, strict=True)]
+    if len(scores) == 1:
+        return BaselineResult(*told, scores[0], None, None)
+    found = bootstrap_intervals(
+        probabilities[1], label_ids[1], groups=test_groups, with_auroc=False
+    )
+    intervals = {name: found[name] for name in ("accuracy", "macro_f1")}
+    return BaselineResult(*told, scores[0], scores[1], probabilities[1], intervals)
 
 
 def _predict(
@@ -280,11 +316,6 @@ def _predict(
     if baseline.classifier is None or counts is None:
         return np.tile(baseline.class_shares, (num_rows, 1))
     return baseline.classifier.predict_probabilities(counts)
-
-
-def _share_classes(label_ids: NDArray[np.int64], num_labels: int) -> NDArray[np.float64]:
-    shares: NDArray[np.float64] = np.bincount(label_ids, minlength=num_labels) / len(label_ids)
-    return shares
 
 
 def _find_obstacle(counter: NgramCounter, shares: NDArray[np.float64]) -> str | None:

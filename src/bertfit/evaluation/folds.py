@@ -5,6 +5,7 @@ Owns the folds, and the lexical classifier that is fitted for each.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation.lexical import fit_tfidf
-from bertfit.evaluation.ngrams import SHORT_ORDER, learn_ngrams
+from bertfit.evaluation.lexical import fit_tfidf, without_warnings
+from bertfit.evaluation.ngrams import SHORT_ORDER, Counts, learn_ngrams
+from bertfit.evaluation.threads import run_in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,19 +71,31 @@ def predict_by_folds(
         raise DataError("the texts hold nothing to learn from: no words and no characters")
     probabilities = np.zeros((len(texts), num_labels))
     is_judged = np.zeros(len(texts), dtype=bool)
-    for number, fold in enumerate(folds, start=1):
-        tell(number, num_folds + 1)
-        others = np.setdiff1d(np.arange(len(texts)), fold)
-        known_ids = np.unique(label_ids[others])
-        is_judged[fold] = np.isin(label_ids[fold], known_ids)
-        if len(known_ids) == 1:
-            probabilities[fold, known_ids[0]] = 1.0
-            continue
-        train = (counts.select(others), label_ids[others])
-        classifier = fit_tfidf(train, None, num_labels=num_labels)
-        probabilities[fold] = classifier.predict_probabilities(counts.select(fold))
-    tell(num_folds + 1, num_folds + 1)
+    tasks = [
+        functools.partial(_judge_fold, counts, label_ids, fold, num_labels=num_labels)
+        for fold in folds
+    ]
+    tell(1, num_folds + 1)
+    with without_warnings():
+        for number, (fold, judged) in enumerate(zip(folds, run_in_threads(tasks), strict=True)):
+            probabilities[fold], is_judged[fold] = judged
+            tell(number + 2, num_folds + 1)
     return FoldPredictions(probabilities, is_judged)
+
+
+def _judge_fold(
+    counts: Counts, label_ids: NDArray[np.int64], fold: NDArray[np.int64], *, num_labels: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return (n, C) what the other folds teach about the rows of one, and which rows they know."""
+    others = np.setdiff1d(np.arange(len(label_ids)), fold)
+    known_ids = np.unique(label_ids[others])
+    is_judged = np.isin(label_ids[fold], known_ids)
+    if len(known_ids) == 1:
+        certain = np.zeros((len(fold), num_labels))
+        certain[:, known_ids[0]] = 1.0
+        return certain, is_judged
+    classifier = fit_tfidf((counts.select(others), label_ids[others]), num_labels=num_labels)
+    return classifier.predict_probabilities(counts.select(fold)), is_judged
 
 
 def _cut_folds(

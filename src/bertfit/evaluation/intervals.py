@@ -49,7 +49,7 @@ class _Rows:
     """(n,) the resampling unit of each row: its group, or itself."""
     num_labels: int
     tie_starts: NDArray[np.int64] | None
-    """Where each run of equal scores begins; None where there is no AUROC."""
+    """Where each run of equal scores begins; None where AUROC is not wanted or there is none."""
 
 
 def bootstrap_intervals(
@@ -58,6 +58,7 @@ def bootstrap_intervals(
     *,
     predicted_ids: ArrayLike | None = None,
     groups: ArrayLike | None = None,
+    with_auroc: bool = True,
     num_resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -65,52 +66,51 @@ def bootstrap_intervals(
     """Return percentile bootstrap intervals of the scores of `metrics.score`.
 
     With groups, whole groups are drawn (a cluster bootstrap): reviews of one movie are not
-    independent, and drawing rows would give intervals that are too narrow. Where there is a
-    single group, rows are drawn, as there is nothing else to draw.
+    independent, and drawing rows would be too sure. A single group leaves rows alone to draw.
 
     Resamples lack some rows of every class, which pulls macro averages of classes with few rows
     down: those intervals are moved by that bias, the mean of the resamples less the score.
-    Intervals of fewer than about 30 rows (or groups) are too narrow. Where every row is right,
-    or every row wrong, no resample can differ: accuracy then has the exact binomial interval, and
-    a macro average the mean of those of its classes.
+    Intervals of fewer than about 30 rows (or groups) are too narrow. Where all rows are right, or
+    all wrong, no resample can differ: accuracy has the exact binomial interval then, a macro
+    average the mean of those of its classes.
 
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
         predicted_ids: (n,) what is answered; None takes the most probable class.
-        groups: (n,) group of each row; a row whose group is None or empty stands alone.
+        groups: (n,) group of each row; a row of group None or "" stands alone.
+        with_auroc: Whether AUROC is wanted, most of the work.
         num_resamples: Draws; 1,000 or more give stable ends.
         seed: Of the draws; the same seed gives the same intervals.
         level: Confidence, in (0, 1).
 
     Returns:
-        By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc where
-        there are two classes, both with rows (resamples of one class only are left out of it).
+        By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc where wanted
+        and possible: two classes with rows (resamples of one class only are left out of it).
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
         DataError: The rows are not as above.
 
     Source:
-        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10 and 13 (bias,
-        percentile); Davison & Hinkley 1997, section 3.8 (groups); Clopper & Pearson 1934 (exact).
+        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10, 13 (bias, ends);
+        Davison & Hinkley 1997, section 3.8 (groups); Clopper & Pearson 1934 (exact).
     """
     _check_settings(num_resamples, level=level)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
-    if predicted_ids is None:
-        predicted_ids = probabilities.argmax(axis=1)
-    rows = _prepare_rows(probabilities, label_ids, np.asarray(predicted_ids), groups)
+    answers = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
+    rows = _prepare_rows(probabilities, label_ids, answers, groups, with_auroc=with_auroc)
     numbers = max(len(label_ids), rows.num_labels**2)
     draws = _draw_counts(int(rows.units.max()) + 1, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    intervals = {name: _percentile_interval(one, level=level) for name, one in values.items()}
-    num_right = int((rows.predicted_ids == rows.label_ids).sum())
-    if num_right in {0, len(label_ids)}:
-        return intervals | _exact_intervals(rows, all_right=num_right > 0, level=level)
-    scores = _score_resamples(rows, np.ones((1, len(label_ids))))
+    intervals = {name: _percentile_interval(each, level=level) for name, each in values.items()}
+    is_right = rows.predicted_ids == rows.label_ids
+    if is_right.all() or not is_right.any():
+        return intervals | _exact_intervals(rows, all_right=bool(is_right[0]), level=level)
+    whole = _score_resamples(rows, np.ones((1, len(label_ids))))
     for name in MACRO_NAMES:
-        intervals[name] = _move(intervals[name], float(scores[name][0] - values[name].mean()))
+        intervals[name] = _move(intervals[name], float(whole[name][0] - values[name].mean()))
     return intervals
 
 
@@ -232,13 +232,16 @@ def exact_interval(num_right: int, num_trials: int, *, level: float = 0.95) -> I
 def _prepare_rows(
     probabilities: NDArray[np.float64],
     label_ids: NDArray[np.int64],
-    predicted_ids: NDArray[np.int64],
+    predicted_ids: ArrayLike,
     groups: ArrayLike | None,
+    *,
+    with_auroc: bool,
 ) -> _Rows:
+    predicted_ids = np.asarray(predicted_ids)
     units = number_units(groups, len(label_ids))
     log_losses = row_log_losses(probabilities, label_ids)
     tie_starts = None
-    if probabilities.shape[1] == 2 and np.unique(label_ids).size == 2:
+    if with_auroc and probabilities.shape[1] == 2 and np.unique(label_ids).size == 2:
         order = np.argsort(probabilities[:, 1], kind="stable")
         scores = probabilities[order, 1]
         tie_starts = np.flatnonzero(np.diff(scores, prepend=-1.0))

@@ -8,14 +8,17 @@ gives the counts of the texts. What is learned from counts is in lexical.py.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from bertfit.evaluation.threads import run_in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +32,9 @@ SHORT_ORDER = 2
 CHARACTER_ORDERS = (3, 4)
 """Characters in the shortest and the longest n-gram inside a word, its edges counted as blanks."""
 MIN_ROWS_FOR_PRUNING = 1_000
-"""Below this many rows an n-gram seen in one row only is kept."""
+"""Below this many rows every n-gram is kept: those seen in one row only, and those of most rows."""
+MAX_CHARACTER_SHARE = 0.1
+"""N-grams of characters that stand in more of the rows tell little, and are half of all counts."""
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
@@ -69,6 +74,18 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class _LearnedKeys:
+    """N-grams of one order: those that are kept, and where they stand."""
+
+    keys: NDArray[np.int64]
+    """(K,) sorted"""
+    places: NDArray[np.int64]
+    """(total,) the place among the keys of the n-gram that starts at each word, -1 where none."""
+    counts: csr_matrix
+    """(n, K)"""
+
+
+@dataclass(frozen=True, slots=True)
 class InsideWords:
     """The n-grams of characters that were learned."""
 
@@ -103,11 +120,11 @@ class NgramCounter:
         """Count the n-grams in texts; those that were not learned are left out."""
         tokens = _split(texts, self.pattern)
         word_columns = _find_columns(tokens, self.columns)
-        places, blocks = word_columns, [_count_matrix(tokens, word_columns, len(self.columns))]
+        places, blocks = word_columns, [_count_known(tokens, word_columns, len(self.columns))]
         for order, keys in enumerate(self.keys, start=2):
             candidates = _extend(tokens, places, word_columns, (order, len(self.columns)))
             places = _look_up(keys, candidates)
-            blocks.append(_count_matrix(tokens, places, len(keys)))
+            blocks.append(_count_known(tokens, places, len(keys)))
         return _join(blocks, self._count_characters(tokens))
 
     def _count_characters(self, tokens: Tokens) -> csr_matrix | None:
@@ -128,10 +145,12 @@ class NgramCounter:
 def learn_ngrams(
     texts: Sequence[str], *, characters: bool = True, max_order: int = MAX_ORDER
 ) -> tuple[NgramCounter, Counts]:
-    """Find the n-grams of the texts, all of them or from 1,000 rows those of two rows or more.
+    """Find the n-grams of the texts.
 
-    Where no text holds a word, single characters take the place of words. An n-gram is kept only
-    if its beginning is, which loses nothing, as that is at least as frequent.
+    From 1,000 rows on, those of one row are left out, and n-grams of characters that stand in more
+    than a tenth of the rows. An n-gram is kept only if its beginning is, which loses nothing, as
+    that is at least as frequent. Where no text holds a word, single characters take the place of
+    words.
 
     Args:
         texts: n training texts.
@@ -147,17 +166,22 @@ def learn_ngrams(
         pattern, note = _CHARACTERS, _NO_WORDS
         tokens = _split(texts, pattern)
     min_rows = 2 if len(texts) >= MIN_ROWS_FOR_PRUNING else 1
-    kept = _find_frequent(tokens, tokens.word_ids, min_rows=min_rows)
-    if not len(kept):  # no word stands in two rows
-        min_rows, kept = 1, np.arange(len(tokens.words))
-    columns = {tokens.words[word_id]: column for column, word_id in enumerate(kept.tolist())}
-    keys, blocks = _learn_words(tokens, columns, min_rows=min_rows, max_order=max_order)
-    inside_words, of_characters = None, None
+    learned = _learn_words(tokens, min_rows=min_rows)
+    if not len(learned.keys):  # no word stands in two rows
+        min_rows = 1
+        learned = _learn_words(tokens, min_rows=min_rows)
+    columns = {tokens.words[word_id]: place for place, word_id in enumerate(learned.keys.tolist())}
+    tasks: list[Callable[[], Any]] = [
+        functools.partial(_learn_longer, tokens, learned, min_rows=min_rows, max_order=max_order)
+    ]
     if characters and pattern is _WORDS:
-        inside_words, of_characters = _learn_characters(tokens, kept, min_rows=min_rows)
+        tasks.append(functools.partial(_learn_characters, tokens, learned.keys, min_rows=min_rows))
+    longer, *beside = run_in_threads(tasks)
+    inside_words, of_characters = beside[0] if beside else (None, None)
     if not len(tokens.words):
         note = "the texts are empty"
-    counter = NgramCounter(pattern, columns, keys, inside_words, note)
+    counter = NgramCounter(pattern, columns, tuple(one.keys for one in longer), inside_words, note)
+    blocks = [learned.counts, *(one.counts for one in longer)]
     return counter, _join(blocks, of_characters)
 
 
@@ -173,25 +197,44 @@ def _split(texts: Sequence[str], pattern: re.Pattern[str]) -> Tokens:
     return Tokens(list(id_of_word), word_ids, rows, len(pieces))
 
 
-def _learn_words(
-    tokens: Tokens, columns: dict[str, int], *, min_rows: int, max_order: int
-) -> tuple[tuple[NDArray[np.int64], ...], list[csr_matrix]]:
-    """Return the keys of each order from 2 on, and the counts of each order from 1 on."""
-    word_columns = _find_columns(tokens, columns)
-    places, learned = word_columns, []
-    blocks = [_count_matrix(tokens, word_columns, len(columns))]
+def _learn_words(tokens: Tokens, *, min_rows: int) -> _LearnedKeys:
+    """Return the words that stand in at least `min_rows` rows; their keys are their numbers."""
+    return _keep_frequent(tokens, np.arange(len(tokens.words)), tokens.word_ids, min_rows=min_rows)
+
+
+def _learn_longer(
+    tokens: Tokens, words: _LearnedKeys, *, min_rows: int, max_order: int
+) -> list[_LearnedKeys]:
+    """Return the n-grams of each order from 2 on."""
+    orders = [words]
     for order in range(2, max_order + 1):
-        candidates = _extend(tokens, places, word_columns, (order, len(columns)))
-        learned.append(_find_frequent(tokens, candidates, min_rows=min_rows))
-        places = _look_up(learned[-1], candidates)
-        blocks.append(_count_matrix(tokens, places, len(learned[-1])))
-    return tuple(learned), blocks
+        shape = (order, len(words.keys))
+        starts = _extend(tokens, orders[-1].places, words.places, shape)
+        keys, places = np.unique(starts, return_inverse=True)
+        if len(keys) and keys[0] < 0:
+            keys, places = keys[1:], places - 1
+        orders.append(_keep_frequent(tokens, keys, places, min_rows=min_rows))
+    return orders[1:]
+
+
+def _keep_frequent(
+    tokens: Tokens, keys: NDArray[np.int64], places: NDArray[np.int64], *, min_rows: int
+) -> _LearnedKeys:
+    """Return those of the sorted keys that stand in at least `min_rows` rows.
+
+    `places` (total,) holds the place of the key that starts at each word, -1 where there is none.
+    """
+    counts = _count_known(tokens, places, len(keys))
+    kept = np.flatnonzero(np.bincount(counts.indices, minlength=len(keys)) >= min_rows)
+    new_places = np.full(len(keys) + 1, -1, dtype=np.int64)  # the last one answers for -1
+    new_places[kept] = np.arange(len(kept))
+    return _LearnedKeys(keys[kept], new_places[places], counts[:, kept])
 
 
 def _learn_characters(
     tokens: Tokens, learned_words: NDArray[np.int64], *, min_rows: int
-) -> tuple[InsideWords, csr_matrix]:
-    """Return the n-grams of characters, and their counts in the texts.
+) -> tuple[InsideWords | None, csr_matrix | None]:
+    """Return the n-grams of characters, and their counts in the texts; None where none is kept.
 
     `learned_words` are the numbers of the words that have a column, in its order.
     """
@@ -203,7 +246,12 @@ def _learn_characters(
     ngrams_of_word = vectorizer.fit_transform(tokens.words)
     counts = _count_words(tokens) @ ngrams_of_word
     num_rows = np.bincount(counts.indices, minlength=counts.shape[1])
-    kept = np.flatnonzero(num_rows >= min_rows)
+    is_kept = num_rows >= min_rows
+    if tokens.num_rows >= MIN_ROWS_FOR_PRUNING:
+        is_kept &= num_rows <= MAX_CHARACTER_SHARE * tokens.num_rows
+    if not is_kept.any():
+        return None, None
+    kept = np.flatnonzero(is_kept)
     return InsideWords(vectorizer, kept, ngrams_of_word[learned_words][:, kept]), counts[:, kept]
 
 
@@ -239,31 +287,19 @@ def _extend(
     return keys
 
 
-def _find_frequent(
-    tokens: Tokens, candidates: NDArray[np.int64], *, min_rows: int
-) -> NDArray[np.int64]:
-    """Return the sorted keys that stand in at least `min_rows` rows."""
-    is_key = candidates >= 0
-    keys, rows = candidates[is_key], tokens.rows[is_key]
-    order = np.argsort(keys, kind="stable")  # rows stay in order inside a key
-    keys, rows = keys[order], rows[order]
-    is_new_key = np.diff(keys, prepend=-1) != 0
-    is_new_row = is_new_key | (np.diff(rows, prepend=-1) != 0)
-    num_rows = np.bincount(np.cumsum(is_new_key)[is_new_row] - 1) if len(keys) else keys
-    frequent: NDArray[np.int64] = keys[is_new_key][num_rows >= min_rows]
-    return frequent
-
-
 def _look_up(keys: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the place of each candidate in the sorted keys, -1 where it is not among them."""
     if not len(keys):
         return np.full(len(candidates), -1, dtype=np.int64)
-    places = np.minimum(np.searchsorted(keys, candidates), len(keys) - 1)
-    found: NDArray[np.int64] = np.where(keys[places] == candidates, places, -1)
+    # Sorted, the candidates find their places four times as fast: neighbours share the way.
+    distinct, inverse = np.unique(candidates, return_inverse=True)
+    places = np.minimum(np.searchsorted(keys, distinct), len(keys) - 1)
+    found: NDArray[np.int64] = np.where(keys[places] == distinct, places, -1)[inverse]
     return found
 
 
-def _count_matrix(tokens: Tokens, columns: NDArray[np.int64], num_columns: int) -> csr_matrix:
+def _count_known(tokens: Tokens, columns: NDArray[np.int64], num_columns: int) -> csr_matrix:
+    """Return (n, num_columns) how often each column stands in each text; -1 is none."""
     from scipy.sparse import csr_matrix
 
     is_known = columns >= 0
@@ -280,4 +316,4 @@ def _join(blocks: Sequence[csr_matrix], characters: csr_matrix | None) -> Counts
 
 
 def _count_words(tokens: Tokens) -> csr_matrix:
-    return _count_matrix(tokens, tokens.word_ids, len(tokens.words))
+    return _count_known(tokens, tokens.word_ids, len(tokens.words))

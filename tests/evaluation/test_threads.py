@@ -1,0 +1,48 @@
+"""Work in threads gives what work one after another gives, in order."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import pytest
+from threadpoolctl import threadpool_info
+
+from bertfit.evaluation import threads
+from bertfit.evaluation.threads import count_threads, run_in_threads
+
+
+def test_results_come_in_the_order_of_the_tasks() -> None:
+    assert list(run_in_threads(functools.partial(pow, base, 2) for base in range(50))) == [
+        base**2 for base in range(50)
+    ]
+
+
+def test_as_many_tasks_run_at_once_as_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "count_threads", lambda: 3)
+    together = threading.Barrier(3)  # passed only by three tasks that run at once
+    tasks = [functools.partial(together.wait, timeout=60)] * 3
+    assert sorted(run_in_threads(tasks)) == [0, 1, 2]
+
+
+def test_an_error_of_a_task_is_raised_where_its_result_is_taken() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(run_in_threads([functools.partial(divmod, 1, 0)]))
+
+
+def test_blas_keeps_to_one_thread_meanwhile_and_takes_back_its_own_after() -> None:
+    def ask() -> list[int]:
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    before = ask()
+    (inside,) = run_in_threads([ask])
+    assert set(inside) == {1}
+    assert ask() == before
+
+
+def test_no_more_threads_than_blas_was_given() -> None:
+    assert (
+        1
+        <= count_threads()
+        <= min(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
+    )
