@@ -9,6 +9,7 @@ import csv
 import ipaddress
 import os
 import random
+import signal
 import socket
 import string
 import tempfile
@@ -36,6 +37,11 @@ POSITIVE = ("good", "great", "fine")
 NEGATIVE = ("bad", "awful", "poor")
 NEUTRAL = ("a", "the", "is", "was", "of", "and", "very", "film", "movie", "plot", "acting")
 WORDS = (*NEUTRAL, *POSITIVE, *NEGATIVE, "not")
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, which some tests send: a shell's background job is started deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:

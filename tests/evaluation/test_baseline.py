@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation import lexical, ngrams
+from bertfit.evaluation import lexical, ngrams, threads
 from bertfit.evaluation.baseline import (
     BASELINE_NAME,
     MAJORITY_NAME,
@@ -242,6 +242,20 @@ def test_each_baseline_is_tuned_beyond_its_first_choices(num_noisy: int, is_stro
         if is_strong
         else all(inverse < 1 for inverse in tuned)
     )
+
+
+def test_threads_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "count_threads", lambda: 3)
+    side_by_side = run_baselines(
+        (TEXTS * 20, LABEL_IDS * 20), (TEXTS, LABEL_IDS), test=None, label_names=["n", "p"], seed=0
+    )
+    monkeypatch.setattr(threads, "count_threads", lambda: 1)
+    in_turn = run_baselines(
+        (TEXTS * 20, LABEL_IDS * 20), (TEXTS, LABEL_IDS), test=None, label_names=["n", "p"], seed=0
+    )
+    assert [one.validation for one in side_by_side.results] == [
+        one.validation for one in in_turn.results
+    ]
 
 
 def test_progress_rises_to_its_end() -> None:
