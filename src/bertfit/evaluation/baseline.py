@@ -163,13 +163,18 @@ def run_baselines(
     """
     start = time.perf_counter()
     num_labels = len(label_names)
-    parts = [train, validation] if test is None else [train, validation, test]
-    checked = [_check_rows(*part, num_labels=num_labels) for part in parts]
+    parts = [validation] if test is None else [validation, test]
+    judging = [_check_rows(*part, num_labels=num_labels) for part in parts]
     baselines = fit_baselines(
-        *checked[:2], num_labels=num_labels, seed=seed, max_rows=max_rows, on_progress=on_progress
+        train,
+        judging[0],
+        num_labels=num_labels,
+        seed=seed,
+        max_rows=max_rows,
+        on_progress=on_progress,
     )
-    scored = [predict_with_baselines(baselines, texts) for texts, _ in checked[1:]]
-    ids_of_parts = [label_ids for _, label_ids in checked[1:]]
+    scored = [predict_with_baselines(baselines, texts) for texts, _ in judging]
+    ids_of_parts = [label_ids for _, label_ids in judging]
     results = [
         _judge(baseline, [part[place] for part in scored], ids_of_parts, label_names, test_groups)
         for place, baseline in enumerate(baselines)
