@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where bertfit keeps its own."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any 
     with open_atomically(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
+
+
+def find_cache(kind: str) -> Path:
+    """Return the folder of what is kept for later: in $BERTFIT_CACHE, else in the user's cache."""
+    chosen = os.environ.get("BERTFIT_CACHE")
+    if chosen:
+        return Path(chosen) / kind
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "bertfit" / kind
 
 
 def make_readable(folder: Path) -> None:

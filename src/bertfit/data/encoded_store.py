@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.files import find_cache
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,11 +34,7 @@ _ARRAYS = ("token_ids", "offsets", "full_lengths")
 
 def find_store() -> Path:
     """Return the folder of the entries: $BERTFIT_CACHE, else bertfit in the user's cache folder."""
-    chosen = os.environ.get("BERTFIT_CACHE")
-    if chosen:
-        return Path(chosen) / "encoded"
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "bertfit" / "encoded"
+    return find_cache("encoded")
 
 
 def encode_or_reuse(

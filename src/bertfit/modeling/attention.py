@@ -18,6 +18,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.dropout import draw_mask
+from bertfit.modeling.operators import calls
+from bertfit.modeling.operators.exchange import takes
 
 NAME = "bertfit"
 """What the registry, and `config._attn_implementation` in memory, call this attention."""
@@ -49,6 +51,10 @@ def attend(
     """
     if scaling is None:
         scaling = query_BHTD.shape[-1] ** -0.5
+    rate = dropout if module.training else 0.0
+    if takes(query_BHTD) and (attention_mask is None or attention_mask.shape[1] == 1):
+        states = (query_BHTD, key_BHTD, value_BHTD)
+        return calls.attend(*states, attention_mask, scaling=scaling, dropout=rate), None
     if not torch.is_grad_enabled() and query_BHTD.dtype == torch.float32:
         out = scaled_dot_product_attention(
             query_BHTD, key_BHTD, value_BHTD, attn_mask=attention_mask, scale=scaling
@@ -59,10 +65,10 @@ def attend(
         # Under autocast the scores are bfloat16 and the mask is not.
         scores = scores + attention_mask.to(scores.dtype)
     weights = torch.softmax(scores, dim=-1)
-    if dropout > 0.0 and module.training:
+    if rate > 0.0:
         # The scale of what is kept goes to the output, which is smaller than the weights.
-        weights = weights * draw_mask(weights, dropout)
-        value_BHTD = value_BHTD * (1.0 / (1.0 - dropout))
+        weights = weights * draw_mask(weights, rate)
+        value_BHTD = value_BHTD * (1.0 / (1.0 - rate))
     return torch.matmul(weights, value_BHTD).transpose(1, 2).contiguous(), None
 
 

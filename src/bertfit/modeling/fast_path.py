@@ -15,6 +15,8 @@ import torch
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
+from bertfit.modeling.operators.exchange import exchange_modules
+from bertfit.modeling.operators.library import load_operators
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -77,6 +79,8 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
         model.set_attn_implementation(attention.NAME)
     if device.type == "cpu":
         exchange_dropout(model)
+        load_operators(build=True)
+        exchange_modules(model)
     if device.type in {"cpu", "cuda"}:
         shorten_last_layer(model)
     return plan

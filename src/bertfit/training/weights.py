@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.operators.calls import keep_master
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.optimization import build_optimizer
 
@@ -53,6 +54,8 @@ class TrainedWeights:
         self._hooks = []
         if self.working is not model:
             self._hooks = [_add_gradients_to(master, work) for master, work in self._dense]
+            for master, work in self._dense:
+                keep_master(work, master)
 
     def prepare(self, token_ids: np.ndarray) -> None:
         """Bring the embeddings of these token ids, any shape, up to date before they are read."""
@@ -110,6 +113,8 @@ class TrainedWeights:
         undo_compiling(self.working)
         for hook in self._hooks:
             hook.remove()
+        for _, work in self._dense:
+            keep_master(work, None)
         if self._rows is not None:
             self._rows.release()
 
@@ -120,7 +125,8 @@ def _add_gradients_to(
     """Add each gradient of `work` to that of `master` in float32, as soon as it is there."""
 
     def move(parameter: torch.Tensor) -> None:
-        assert parameter.grad is not None  # the hook runs when it has just been set
+        if parameter.grad is None:  # a compiled operator has added it to the master's already
+            return
         if master.grad is None:
             master.grad = parameter.grad.to(master.dtype)
         else:

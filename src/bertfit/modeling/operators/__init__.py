@@ -1,0 +1,1 @@
+"""Operators of our own in C++, for bfloat16 on a CPU: built by torch, used where they were built."""

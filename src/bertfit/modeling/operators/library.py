@@ -1,0 +1,165 @@
+"""The compiled operators: built by torch's extension mechanism when first asked for, and kept.
+
+The C++ of `source/` is built in a few seconds for this processor and this torch, and the library
+stays in the user's cache. Where it cannot be built, because there is no compiler, say, everything
+works without: `attend` and the modules of `exchange` then do what they do in Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bertfit.files import find_cache
+from bertfit.modeling.plan import Plan
+
+SWITCH = "BERTFIT_OPERATORS"
+"""Environment variable: off does without the operators."""
+
+_SOURCE = Path(__file__).parent / "source"
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-fno-math-errno",  # square roots and floors become instructions
+    "-fno-trapping-math",
+    "-fopenmp",  # its calls are those of torch's own OpenMP, which is loaded already
+    "-Wno-uninitialized",  # a false alarm in the compiler's own header for AVX-512
+    "-Wno-maybe-uninitialized",
+)
+_NEEDED = ("avx512_f", "avx512_bf16")
+
+_lock = threading.Lock()
+
+
+@dataclass(slots=True)
+class _State:
+    """What this process has found out so far."""
+
+    library: ctypes.CDLL | None = None
+    failure: str | None = None
+
+
+_state = _State()
+
+
+def get_operators() -> ctypes.CDLL | None:
+    """Return the library where it is loaded; never loads it."""
+    return _state.library
+
+
+def load_operators(*, build: bool) -> Plan:
+    """Load the operators for this process, and say whether they are there.
+
+    Args:
+        build: Build them where they were not built yet: seconds of work, once on a machine. Without,
+            operators that were not built yet stay away.
+    """
+    with _lock:
+        if _state.library is None and (obstacle := find_obstacle()) is not None:
+            return Plan(is_on=False, reason=obstacle)
+        if _state.library is None:
+            path = _find_library()
+            if not path.exists() and not build:
+                return Plan(is_on=False, reason="not built yet; a training builds them")
+            _load(path)
+        if _state.library is None:
+            return Plan(is_on=False, reason=_state.failure or "they could not be loaded")
+        return Plan(is_on=True, reason=f"built for {_name_instructions()}")
+
+
+def plan_operators() -> Plan:
+    """Say what `load_operators(build=True)` would find, and build nothing."""
+    if _state.library is None and (obstacle := find_obstacle()) is not None:
+        return Plan(is_on=False, reason=obstacle)
+    if _state.library is None and not _find_library().exists():
+        reason = f"the next training builds them for {_name_instructions()}, in seconds, once"
+        return Plan(is_on=True, reason=reason)
+    return Plan(is_on=True, reason=f"built for {_name_instructions()}")
+
+
+def find_obstacle() -> str | None:
+    """Say why the operators cannot be had here; None where nothing speaks against it."""
+    if os.environ.get(SWITCH, "").lower() in {"off", "0"}:
+        return f"${SWITCH} is off"
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return "they are for Linux on x86-64"
+    capabilities = torch.cpu.get_capabilities()
+    if not all(capabilities.get(name) for name in _NEEDED):
+        return "this processor has no AVX512-BF16"
+    if _state.failure is not None:
+        return _state.failure
+    if _find_library().exists():
+        return None
+    for program in (os.environ.get("CXX", "c++"), "ninja"):
+        if shutil.which(program) is None:
+            return f"{program!r} is needed to build them, and was not found"
+    return None
+
+
+def _name_instructions() -> str:
+    return "AMX" if torch.cpu.get_capabilities().get("amx_bf16") else "AVX512-BF16"
+
+
+def _find_library() -> Path:
+    """Return where the library of this source, this torch and this processor is, once built."""
+    digest = hashlib.blake2b(digest_size=10)
+    for file in sorted(_SOURCE.iterdir()):
+        digest.update(file.read_bytes())
+    capabilities = sorted(torch.cpu.get_capabilities().items())
+    digest.update(repr((torch.__version__, _FLAGS, capabilities)).encode())
+    return find_cache("operators") / f"bertfit_{digest.hexdigest()}.so"
+
+
+def _load(path: Path) -> None:
+    try:
+        if not path.exists():
+            _build(path)
+        library = ctypes.CDLL(str(path))
+        library.prepare.restype = ctypes.c_bool
+    except (OSError, RuntimeError) as error:
+        _state.failure = f"they could not be built: {_shorten(error)}"
+        return
+    if library.prepare():
+        _state.library = library
+    else:
+        _state.failure = "the system does not let this process use AMX"
+
+
+def _build(path: Path) -> None:
+    """Build the library beside its place, then put it there whole.
+
+    Raises:
+        RuntimeError: The compiler failed.
+        OSError: The cache cannot be written to.
+    """
+    from torch.utils.cpp_extension import load
+
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # A folder of its own: what is built elsewhere at the same time, or was broken off, is no matter.
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder:
+        load(
+            path.stem,
+            [str(file) for file in sorted(_SOURCE.glob("*.cpp"))],
+            extra_cflags=list(_FLAGS),
+            build_directory=folder,
+            is_python_module=False,
+        )
+        (Path(folder) / path.name).replace(path)
+
+
+def _shorten(error: Exception) -> str:
+    """Return the first line that names an error, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "error:" in line.lower()]
+    return (named or lines or [type(error).__name__])[0]

@@ -1,0 +1,377 @@
+// Attention, softmax(Q · Kᵀ · scale + mask) · V with dropout of the weights, and its gradients.
+//
+// One head of one text is done by one thread, 32 queries at a time, and no weight ever leaves its
+// cache: forward keeps the logarithm of each softmax's sum, from which backward makes the weights
+// anew; what dropout keeps is drawn anew as well, from the seed.
+//
+// Sources: Dao et al. 2022, arXiv 2205.14135, algorithm 4 (the gradients without the weights);
+// Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
+#include <ATen/Parallel.h>
+
+#include "buffer.h"
+#include "dropout.h"
+#include "tiles.h"
+
+namespace bertfit {
+namespace {
+
+constexpr std::int64_t kBlock = kSide * kSide;
+constexpr std::int64_t kPanels = 4;  // panels of 32 queries whose products with keys are summed at once
+
+// Where a head of queries, keys or values lies: numbers from one text, head and token to the next.
+struct Strides {
+  std::int64_t text;
+  std::int64_t head;
+  std::int64_t token;
+};
+
+struct Sizes {
+  std::int64_t texts;
+  std::int64_t heads;
+  std::int64_t queries;
+  std::int64_t keys;
+  std::int64_t width;
+
+  std::int64_t query_panels() const { return round_up(queries, kSide) / kSide; }
+  std::int64_t key_blocks() const { return round_up(keys, kSide) / kSide; }
+  std::int64_t width_blocks() const { return round_up(width, kSide) / kSide; }
+};
+
+// (1 or texts, 1 or queries, keys) numbers that are added to the scores; a stride of 0 repeats. The
+// keys go on to a multiple of 32, with the lowest numbers; without a mask they are that many.
+struct Mask {
+  const float* from;
+  std::int64_t text;
+  std::int64_t query;
+
+  const float* row(std::int64_t at_text, std::int64_t at_query) const {
+    return from == nullptr ? nullptr : from + at_text * text + at_query * query;
+  }
+};
+
+bf16* head_of(bf16* from, const Strides& strides, std::int64_t text, std::int64_t head) {
+  return from + text * strides.text + head * strides.head;
+}
+
+Part part_of(const bf16* from, const Strides& strides, std::int64_t text, std::int64_t head,
+             std::int64_t tokens, std::int64_t width) {
+  return {from + text * strides.text + head * strides.head, strides.token, tokens, width};
+}
+
+// A right operand for products over the width: a block of columns for 32 tokens.
+void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::int64_t steps, bf16* to) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    for (std::int64_t step = 0; step < steps; ++step, to += kStepSize) {
+      pack_right_transposed(part.at(block * kSide, step * kSide), to);
+    }
+  }
+}
+
+// A right operand for products over the tokens: a block of columns for 32 of the width.
+void pack_tokens_as_rows(const Part& part, std::int64_t blocks, std::int64_t steps, bf16* to) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    for (std::int64_t step = 0; step < steps; ++step, to += kStepSize) {
+      pack_right(part.at(step * kSide, block * kSide), to);
+    }
+  }
+}
+
+void pack_panel(const Part& part, std::int64_t panel, std::int64_t steps, bf16* to) {
+  for (std::int64_t step = 0; step < steps; ++step) {
+    pack_left(part.at(panel * kSide, step * kSide), to + step * kStepSize);
+  }
+}
+
+// Multiplies 32 rows by every block of columns; `to` gets one 32 x 32 block after the other.
+void multiply_panel(const bf16* left, const bf16* right, std::int64_t blocks, std::int64_t steps,
+                    float* to) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    multiply_block<false>(left, right + block * steps * kStepSize, steps, to + block * kBlock,
+                          kSide);
+  }
+}
+
+// Writes a panel of sums, times a factor, to `rows` rows of `width` numbers.
+void store_panel(const float* sums, float factor, std::int64_t rows, std::int64_t width, bf16* to,
+                 std::int64_t stride) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t j = 0; j < width; j += kLanes) {
+      const float* from = sums + j / kSide * kBlock + row * kSide + j % kSide;
+      store(to + row * stride + j, load(from) * spread(factor), width - j);
+    }
+  }
+}
+
+// Writes sums (width x tokens, in blocks [width block][token block]), times a factor, transposed.
+void store_transposed(const float* sums, float factor, const Sizes& sizes, bf16* to,
+                      std::int64_t stride) {
+  for (std::int64_t token = 0; token < sizes.keys; token += kTileRows) {
+    for (std::int64_t column = 0; column < sizes.width; column += kTileRows) {
+      const float* from = sums + (column / kSide * sizes.key_blocks() + token / kSide) * kBlock +
+                          column % kSide * kSide + token % kSide;
+      Words words[16];
+      for (int i = 0; i < 16; ++i) {
+        words[i] = _mm512_loadu_si512(from + i * kSide);
+      }
+      transpose_words(words);
+      const std::int64_t tokens = std::min(kTileRows, sizes.keys - token);
+      for (std::int64_t i = 0; i < tokens; ++i) {
+        store(to + (token + i) * stride + column, _mm512_castsi512_ps(words[i]) * spread(factor),
+              sizes.width - column);
+      }
+    }
+  }
+}
+
+// Scales and masks 16 scores; `mask` may be null.
+Floats finish_scores(const float* scores, Floats scale, const float* mask) {
+  const Floats scaled = load(scores) * scale;
+  return mask == nullptr ? scaled : scaled + load(mask);
+}
+
+// Takes the exponentials of a row of scores in place; returns the logarithm of their sum, with the
+// factor that makes the sum 1 in `inverse`.
+float exponentiate(float* row, const float* mask, float scale, std::int64_t key_blocks,
+                   float* inverse) {
+  const Floats scales = spread(scale);
+  Floats highest = spread(-3.4e38f), total = _mm512_setzero_ps();
+  for (std::int64_t block = 0; block < key_blocks; ++block) {
+    for (std::int64_t j = 0; j < kSide; j += kLanes) {
+      float* at = row + block * kBlock + j;
+      const Floats score =
+          finish_scores(at, scales, mask == nullptr ? nullptr : mask + block * kSide + j);
+      store(at, score);
+      highest = _mm512_max_ps(highest, score);
+    }
+  }
+  const float largest = _mm512_reduce_max_ps(highest);
+  for (std::int64_t block = 0; block < key_blocks; ++block) {
+    for (std::int64_t j = 0; j < kSide; j += kLanes) {
+      float* at = row + block * kBlock + j;
+      const Floats weight = exponential(load(at) - spread(largest));
+      store(at, weight);
+      total += weight;
+    }
+  }
+  const float sum = _mm512_reduce_add_ps(total);
+  *inverse = 1.0f / sum;
+  return largest + std::log(sum);
+}
+
+float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
+  Floats sum = _mm512_setzero_ps();
+  for (std::int64_t j = 0; j < width; j += kLanes) {
+    sum += load(a + j, width - j) * load(b + j, width - j);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+// What backward knows of one query.
+struct Row {
+  const float* mask;
+  float log_sum;
+  float along;  // the output times its gradient
+  std::int64_t token;
+};
+
+thread_local Buffer<bf16> numbers_buffer;
+thread_local Buffer<float> sums_buffer;
+
+}  // namespace
+
+struct Attention {
+  Sizes sizes;
+  Strides query, key, value, output;
+  Mask mask;
+  float scale;
+  float rate;
+  std::uint64_t seed;
+
+  void forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* log_sums,
+                    std::int64_t text, std::int64_t head) const;
+  void weigh_row(const Row& row, const Dropout& dropout, float* scores, float* slopes) const;
+  void backward_head(const bf16* const states[5], const float* log_sums, bf16* const gradients[3],
+                     std::int64_t text, std::int64_t head) const;
+};
+
+void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out,
+                             float* log_sums, std::int64_t text, std::int64_t head) const {
+  const std::int64_t blocks = sizes.key_blocks(), steps = sizes.width_blocks();
+  const std::int64_t side = blocks * steps * kStepSize;
+  bf16* keys = numbers_buffer.reserve(2 * side + (steps + blocks) * kStepSize);
+  bf16* values = keys + side;
+  bf16* panel_queries = values + side;
+  bf16* weights = panel_queries + steps * kStepSize;
+  float* scores = sums_buffer.reserve((blocks + steps) * kBlock);
+  float* attended = scores + blocks * kBlock;
+  const Part queries = part_of(q, query, text, head, sizes.queries, sizes.width);
+  pack_tokens_as_columns(part_of(k, key, text, head, sizes.keys, sizes.width), blocks, steps, keys);
+  pack_tokens_as_rows(part_of(v, value, text, head, sizes.keys, sizes.width), steps, blocks,
+                      values);
+  const std::int64_t number = text * sizes.heads + head;
+  const Dropout dropout(seed, number, rate, blocks);
+  bf16* to = head_of(out, output, text, head);
+  for (std::int64_t panel = 0; panel < sizes.query_panels(); ++panel) {
+    const std::int64_t first = panel * kSide;
+    const std::int64_t rows = std::min(kSide, sizes.queries - first);
+    pack_panel(queries, panel, steps, panel_queries);
+    multiply_panel(panel_queries, keys, blocks, steps, scores);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      float* row = scores + i * kSide;
+      float inverse;
+      log_sums[number * sizes.queries + first + i] =
+          exponentiate(row, mask.row(text, first + i), scale, blocks, &inverse);
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        const float* at = row + block * kBlock;
+        bf16* weight = weights + block * kStepSize + i * kSide;
+        const Kept kept = dropout.draw_kept(first + i, block);
+        store(weight, keep(load(at), kept.low) * spread(inverse));
+        store(weight + kLanes, keep(load(at + kLanes), kept.high) * spread(inverse));
+      }
+    }
+    multiply_panel(weights, values, steps, blocks, attended);
+    store_panel(attended, dropout.scale(), rows, sizes.width, to + first * output.token,
+                output.token);
+  }
+}
+
+// Turns a query's scores into weights, as dropout leaves them, and the gradients of the dropped
+// weights into those of the scores, both in place.
+void Attention::weigh_row(const Row& row, const Dropout& dropout, float* scores,
+                          float* slopes) const {
+  const Floats scales = spread(scale), log_sum = spread(row.log_sum), along = spread(row.along);
+  const Floats factor = spread(dropout.scale());
+  for (std::int64_t block = 0; block < sizes.key_blocks(); ++block) {
+    const Kept kept = dropout.draw_kept(row.token, block);
+    for (std::int64_t j = 0; j < kSide; j += kLanes) {
+      const __mmask16 here = j == 0 ? kept.low : kept.high;
+      const float* mask_here = row.mask == nullptr ? nullptr : row.mask + block * kSide + j;
+      float* score = scores + block * kBlock + j;
+      float* slope = slopes + block * kBlock + j;
+      const Floats weight = exponential(finish_scores(score, scales, mask_here) - log_sum);
+      store(score, keep(weight, here));
+      store(slope, weight * (keep(load(slope), here) * factor - along));
+    }
+  }
+}
+
+// States: query, key, value, output, gradient of the output (laid out like the output). Gradients:
+// of query, key and value, laid out like query, key and value.
+void Attention::backward_head(const bf16* const states[5], const float* log_sums,
+                              bf16* const gradients[3], std::int64_t text,
+                              std::int64_t head) const {
+  const std::int64_t blocks = sizes.key_blocks(), steps = sizes.width_blocks();
+  const std::int64_t side = blocks * steps * kStepSize;
+  const std::int64_t group = kPanels * kStepSize;
+  bf16* keys = numbers_buffer.reserve(3 * side + (2 * steps + blocks) * kStepSize +
+                                      2 * (steps + blocks) * group);  // columns: tokens
+  bf16* values = keys + side;           // columns: tokens
+  bf16* keys_by_token = values + side;  // rows: tokens
+  bf16* panel_queries = keys_by_token + side;
+  bf16* panel_outs = panel_queries + steps * kStepSize;
+  bf16* panel_slopes = panel_outs + steps * kStepSize;  // of the scores, as a left operand
+  bf16* turned_queries = panel_slopes + blocks * kStepSize;
+  bf16* turned_outs = turned_queries + steps * group;
+  bf16* weights = turned_outs + steps * group;  // right operands, [key block][panel]
+  bf16* slopes = weights + blocks * group;
+  float* scores = sums_buffer.reserve((2 * blocks + steps + 2 * steps * blocks) * kBlock);
+  float* weight_slopes = scores + blocks * kBlock;
+  float* query_slopes = weight_slopes + blocks * kBlock;
+  float* key_sums = query_slopes + steps * kBlock;
+  float* value_sums = key_sums + steps * blocks * kBlock;
+
+  const Part queries = part_of(states[0], query, text, head, sizes.queries, sizes.width);
+  const Part key_part = part_of(states[1], key, text, head, sizes.keys, sizes.width);
+  const Part value_part = part_of(states[2], value, text, head, sizes.keys, sizes.width);
+  const Part outs = part_of(states[3], output, text, head, sizes.queries, sizes.width);
+  const Part out_slopes = part_of(states[4], output, text, head, sizes.queries, sizes.width);
+  pack_tokens_as_columns(key_part, blocks, steps, keys);
+  pack_tokens_as_columns(value_part, blocks, steps, values);
+  pack_tokens_as_rows(key_part, steps, blocks, keys_by_token);
+  std::fill_n(key_sums, 2 * steps * blocks * kBlock, 0.0f);
+  const std::int64_t number = text * sizes.heads + head;
+  const Dropout dropout(seed, number, rate, blocks);
+
+  for (std::int64_t start = 0; start < sizes.query_panels(); start += kPanels) {
+    const std::int64_t panels = std::min(kPanels, sizes.query_panels() - start);
+    for (std::int64_t place = 0; place < panels; ++place) {
+      const std::int64_t first = (start + place) * kSide;
+      const std::int64_t rows = std::min(kSide, sizes.queries - first);
+      pack_panel(queries, start + place, steps, panel_queries);
+      pack_panel(out_slopes, start + place, steps, panel_outs);
+      for (std::int64_t step = 0; step < steps; ++step) {
+        const std::int64_t at = (step * panels + place) * kStepSize;
+        pack_left_transposed(queries.at(first, step * kSide), turned_queries + at);
+        pack_left_transposed(out_slopes.at(first, step * kSide), turned_outs + at);
+      }
+      multiply_panel(panel_queries, keys, blocks, steps, scores);
+      multiply_panel(panel_outs, values, blocks, steps, weight_slopes);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const std::int64_t token = first + i;
+        const float along = multiply_rows(outs.from + token * outs.stride,
+                                          out_slopes.from + token * out_slopes.stride, sizes.width);
+        const float log_sum = log_sums[number * sizes.queries + token];
+        const Row row{mask.row(text, token), log_sum, along, token};
+        weigh_row(row, dropout, scores + i * kSide, weight_slopes + i * kSide);
+      }
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        float* weight = scores + block * kBlock;
+        float* slope = weight_slopes + block * kBlock;
+        std::fill(weight + rows * kSide, weight + kBlock, 0.0f);  // no queries
+        std::fill(slope + rows * kSide, slope + kBlock, 0.0f);
+        pack_left_sums(slope, panel_slopes + block * kStepSize);
+        pack_right_sums(weight, weights + (block * panels + place) * kStepSize);
+        pack_right_sums(slope, slopes + (block * panels + place) * kStepSize);
+      }
+      multiply_panel(panel_slopes, keys_by_token, steps, blocks, query_slopes);
+      store_panel(query_slopes, scale, rows, sizes.width,
+                  head_of(gradients[0], query, text, head) + first * query.token, query.token);
+    }
+    for (std::int64_t step = 0; step < steps; ++step) {
+      for (std::int64_t block = 0; block < blocks; ++block) {
+        const std::int64_t left = step * panels * kStepSize, right = block * panels * kStepSize;
+        const std::int64_t sum = (step * blocks + block) * kBlock;
+        multiply_block<true>(turned_outs + left, weights + right, panels, value_sums + sum, kSide);
+        multiply_block<true>(turned_queries + left, slopes + right, panels, key_sums + sum, kSide);
+      }
+    }
+  }
+  store_transposed(key_sums, scale, sizes, head_of(gradients[1], key, text, head), key.token);
+  store_transposed(value_sums, dropout.scale(), sizes, head_of(gradients[2], value, text, head),
+                   value.token);
+}
+
+}  // namespace bertfit
+
+using namespace bertfit;
+
+extern "C" {
+
+// output (texts, queries, heads, width) and log_sums (texts, heads, queries).
+void attention_forward(const Attention* attention, const bf16* query, const bf16* key,
+                       const bf16* value, bf16* output, float* log_sums) {
+  const std::int64_t heads = attention->sizes.heads;
+  at::parallel_for(0, attention->sizes.texts * heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    const TileScope tiles;
+    for (std::int64_t i = begin; i < end; ++i) {
+      attention->forward_head(query, key, value, output, log_sums, i / heads, i % heads);
+    }
+  });
+}
+
+void attention_backward(const Attention* attention, const bf16* query, const bf16* key,
+                        const bf16* value, const bf16* output, const bf16* output_gradient,
+                        const float* log_sums, bf16* query_gradient, bf16* key_gradient,
+                        bf16* value_gradient) {
+  const bf16* const states[] = {query, key, value, output, output_gradient};
+  bf16* const gradients[] = {query_gradient, key_gradient, value_gradient};
+  const std::int64_t heads = attention->sizes.heads;
+  at::parallel_for(0, attention->sizes.texts * heads, 1, [&](std::int64_t begin, std::int64_t end) {
+    const TileScope tiles;
+    for (std::int64_t i = begin; i < end; ++i) {
+      attention->backward_head(states, log_sums, gradients, i / heads, i % heads);
+    }
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,195 @@
+// What stands between the products of a layer: GELU, and LayerNorm of a residual sum with dropout.
+#include <ATen/Parallel.h>
+
+#include <vector>
+
+#include "buffer.h"
+#include "dropout.h"
+
+namespace bertfit {
+namespace {
+
+constexpr std::int64_t kBlock = 32;       // numbers whose dropout is drawn at once
+constexpr std::int64_t kChunk = 64;       // rows whose gradients of weight and bias are summed at once
+constexpr std::int64_t kGrain = 1 << 14;  // numbers that are worth a thread
+
+// Calls work(begin, end) for parts of `count` numbers that are multiples of 32.
+template <typename Work>
+void split(std::int64_t count, Work work) {
+  at::parallel_for(0, count / kBlock, kGrain / kBlock, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * kBlock; i < end * kBlock; i += kLanes) {
+      work(i);
+    }
+  });
+}
+
+}  // namespace
+
+// y = (s - mean(s)) / √(variance(s) + epsilon) · weight + bias, with s = dropout(x) + residual.
+struct Norm {
+  std::int64_t rows;
+  std::int64_t width;  // a multiple of 32
+  float epsilon;
+  float rate;
+  std::uint64_t seed;
+
+  Dropout dropout() const { return {seed, 0, rate, width / kBlock}; }
+
+  // Writes s of a row in float32; returns its sum. `residual` may be null.
+  float add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const;
+  void forward_row(const float* values, float mean, float inverse, const bf16* weight,
+                   const bf16* bias, bf16* y) const;
+  void backward_row(const bf16* y_gradient, const bf16* sums, const float statistics[2],
+                    const bf16* weight, float* weight_gradient, float* bias_gradient,
+                    float* slopes) const;
+};
+
+float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const {
+  const Dropout drop = dropout();
+  const Floats scale = spread(drop.scale());
+  Floats total = _mm512_setzero_ps();
+  for (std::int64_t j = 0; j < width; j += kBlock) {
+    const Kept kept = drop.draw_kept(row, j / kBlock);
+    Floats low = keep(load(x + j), kept.low) * scale;
+    Floats high = keep(load(x + j + kLanes), kept.high) * scale;
+    if (residual != nullptr) {
+      low += load(residual + j);
+      high += load(residual + j + kLanes);
+    }
+    store(to + j, low);
+    store(to + j + kLanes, high);
+    total += low + high;
+  }
+  return _mm512_reduce_add_ps(total);
+}
+
+void Norm::forward_row(const float* values, float mean, float inverse, const bf16* weight,
+                       const bf16* bias, bf16* y) const {
+  for (std::int64_t j = 0; j < width; j += kLanes) {
+    const Floats standard = (load(values + j) - spread(mean)) * spread(inverse);
+    store(y + j, standard * load(weight + j) + load(bias + j));
+  }
+}
+
+// Writes the gradient of s in float32, and adds to those of weight and bias.
+void Norm::backward_row(const bf16* y_gradient, const bf16* sums, const float statistics[2],
+                        const bf16* weight, float* weight_gradient, float* bias_gradient,
+                        float* slopes) const {
+  const Floats mean = spread(statistics[0]), inverse = spread(statistics[1]);
+  Floats total = _mm512_setzero_ps(), along = _mm512_setzero_ps();
+  for (std::int64_t j = 0; j < width; j += kLanes) {
+    const Floats of_y = load(y_gradient + j);
+    const Floats standard = (load(sums + j) - mean) * inverse;
+    const Floats slope = of_y * load(weight + j);
+    store(weight_gradient + j, load(weight_gradient + j) + of_y * standard);
+    store(bias_gradient + j, load(bias_gradient + j) + of_y);
+    store(slopes + j, slope);
+    total += slope;
+    along += slope * standard;
+  }
+  const Floats mean_slope = spread(_mm512_reduce_add_ps(total) / static_cast<float>(width));
+  const Floats mean_along = spread(_mm512_reduce_add_ps(along) / static_cast<float>(width));
+  for (std::int64_t j = 0; j < width; j += kLanes) {
+    const Floats standard = (load(sums + j) - mean) * inverse;
+    store(slopes + j, (load(slopes + j) - mean_slope - standard * mean_along) * inverse);
+  }
+}
+
+}  // namespace bertfit
+
+using namespace bertfit;
+
+extern "C" {
+
+// `sums` (rows x width; may be null) gets s, `statistics` (rows x 2) mean and reciprocal deviation.
+// Without a residual it counts as 0.
+void norm_forward(const Norm* norm, const bf16* x, const bf16* residual, const bf16* weight,
+                  const bf16* bias, bf16* sums, float* statistics, bf16* y) {
+  const std::int64_t width = norm->width;
+  at::parallel_for(0, norm->rows, kGrain / width + 1, [=](std::int64_t begin, std::int64_t end) {
+    static thread_local Buffer<float> buffer;
+    float* values = buffer.reserve(width);
+    for (std::int64_t row = begin; row < end; ++row) {
+      const std::int64_t at = row * width;
+      const bf16* other = residual == nullptr ? nullptr : residual + at;
+      const float mean = norm->add_residual(x + at, other, row, values) / static_cast<float>(width);
+      Floats squares = _mm512_setzero_ps();
+      for (std::int64_t j = 0; j < width; j += kLanes) {
+        const Floats away = load(values + j) - spread(mean);
+        squares += away * away;
+        if (sums != nullptr) {
+          store(sums + at + j, load(values + j));
+        }
+      }
+      const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
+      const float inverse = 1.0f / std::sqrt(variance + norm->epsilon);
+      statistics[2 * row] = mean;
+      statistics[2 * row + 1] = inverse;
+      norm->forward_row(values, mean, inverse, weight, bias, y + at);
+    }
+  });
+}
+
+// Of x and of the residual (null where it is that of x, or of no use); the gradients of weight and
+// bias (width) are float32, and set or added to. Summed in chunks of rows, they are the same for any
+// number of threads.
+void norm_backward(const Norm* norm, const bf16* y_gradient, const bf16* sums,
+                   const float* statistics, const bf16* weight, bf16* x_gradient,
+                   bf16* residual_gradient, float* weight_gradient, float* bias_gradient,
+                   bool add) {
+  const std::int64_t width = norm->width, rows = norm->rows;
+  const std::int64_t chunks = (rows + kChunk - 1) / kChunk;
+  const Dropout dropout = norm->dropout();
+  const Floats scale = spread(dropout.scale());
+  std::vector<float> partial(chunks * 2 * width);
+  float* of_chunks = partial.data();
+  at::parallel_for(0, chunks, 1, [=](std::int64_t begin, std::int64_t end) {
+    static thread_local Buffer<float> buffer;
+    float* slopes = buffer.reserve(width);
+    for (std::int64_t row = begin * kChunk; row < std::min(end * kChunk, rows); ++row) {
+      const std::int64_t at = row * width;
+      float* of_weight = of_chunks + row / kChunk * 2 * width;
+      norm->backward_row(y_gradient + at, sums + at, statistics + 2 * row, weight, of_weight,
+                         of_weight + width, slopes);
+      for (std::int64_t j = 0; j < width; j += kBlock) {
+        const Floats low = load(slopes + j), high = load(slopes + j + kLanes);
+        const Kept kept = dropout.draw_kept(row, j / kBlock);
+        store(x_gradient + at + j, keep(low, kept.low) * scale);
+        store(x_gradient + at + j + kLanes, keep(high, kept.high) * scale);
+        if (residual_gradient != nullptr) {
+          store(residual_gradient + at + j, low);
+          store(residual_gradient + at + j + kLanes, high);
+        }
+      }
+    }
+  });
+  if (!add) {
+    std::fill_n(weight_gradient, width, 0.0f);
+    std::fill_n(bias_gradient, width, 0.0f);
+  }
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const float* of_weight = of_chunks + chunk * 2 * width;
+    for (std::int64_t j = 0; j < width; j += kLanes) {
+      store(weight_gradient + j, load(weight_gradient + j) + load(of_weight + j));
+      store(bias_gradient + j, load(bias_gradient + j) + load(of_weight + width + j));
+    }
+  }
+}
+
+// y = x · Φ(x), for `count` numbers, a multiple of 32; `slopes` (may be null) gets the derivative.
+void gelu_forward(const bf16* x, bf16* y, bf16* slopes, std::int64_t count) {
+  split(count, [=](std::int64_t i) {
+    const Gelu of_x = gelu(load(x + i));
+    store(y + i, of_x.value);
+    if (slopes != nullptr) {
+      store(slopes + i, of_x.slope);
+    }
+  });
+}
+
+// z = x · y, number by number.
+void multiply_numbers(const bf16* x, const bf16* y, bf16* z, std::int64_t count) {
+  split(count, [=](std::int64_t i) { store(z + i, load(x + i) * load(y + i)); });
+}
+
+}  // extern "C"

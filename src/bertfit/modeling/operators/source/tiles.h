@@ -1,0 +1,287 @@
+// Products of bfloat16 matrices in blocks of 32 x 32, summed in float32.
+//
+// An operand is cut into tiles of 1 KiB. A tile of the left operand has 16 rows of 32 numbers, as a
+// row-major matrix has them. A tile of the right operand has 16 rows of 16 pairs: row p holds the
+// numbers (2p, 2p + 1) of the inner dimension for 16 columns. Tiles are multiplied by AMX, or, where
+// the compiler was not told of it, by AVX512-BF16 in the same layout.
+//
+// Source: Intel Architecture Instruction Set Extensions Programming Reference, chapter 3 (TDPBF16PS).
+#pragma once
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "vectors.h"
+
+namespace bertfit {
+
+constexpr std::int64_t kSide = 32;         // rows and columns of a block
+constexpr std::int64_t kTileRows = 16;     // rows of a tile
+constexpr std::int64_t kTileSize = 512;    // numbers of a tile
+constexpr std::int64_t kStepSize = 1024;   // numbers of the two tiles of one step of an operand
+
+inline std::int64_t round_up(std::int64_t value, std::int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
+#if defined(__AMX_BF16__)
+
+// Asks the kernel to let this process use the tile registers; false where it does not.
+inline bool ask_for_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(2), asm/prctl.h
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Sets the tile registers of this thread up, and leaves them as they were found: other libraries
+// (oneDNN) use them too and may remember what they have set.
+class TileScope {
+ public:
+  TileScope() {
+    _tile_storeconfig(&before_);
+    Config config;
+    for (int tile = 0; tile < 8; ++tile) {
+      config.bytes_per_row[tile] = 64;
+      config.rows[tile] = 16;
+    }
+    _tile_loadconfig(&config);
+  }
+  ~TileScope() {
+    if (before_.palette == 0) {
+      _tile_release();
+    } else {
+      _tile_loadconfig(&before_);
+    }
+  }
+  TileScope(const TileScope&) = delete;
+  TileScope& operator=(const TileScope&) = delete;
+
+ private:
+  struct alignas(64) Config {
+    std::uint8_t palette = 1;
+    std::uint8_t start_row = 0;
+    std::uint8_t reserved[14] = {};
+    std::uint16_t bytes_per_row[16] = {};
+    std::uint8_t rows[16] = {};
+  };
+  Config before_;
+};
+
+// c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `a` holds the tile of the
+// upper rows and that of the lower ones, `b` those of the left columns and of the right ones.
+template <bool kAdd>
+inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
+                           std::int64_t c_stride) {
+  float* below = c + kTileRows * c_stride;
+  const std::int64_t bytes = c_stride * 4;
+  if constexpr (kAdd) {
+    _tile_loadd(0, c, bytes);
+    _tile_loadd(1, c + kTileRows, bytes);
+    _tile_loadd(2, below, bytes);
+    _tile_loadd(3, below + kTileRows, bytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (std::int64_t step = 0; step < steps; ++step) {
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, 64);
+    _tile_loadd(7, b + kTileSize, 64);
+    _tile_loadd(5, a + kTileSize, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+    a += kStepSize;
+    b += kStepSize;
+  }
+  _tile_stored(0, c, bytes);
+  _tile_stored(1, c + kTileRows, bytes);
+  _tile_stored(2, below, bytes);
+  _tile_stored(3, below + kTileRows, bytes);
+}
+
+#else
+
+inline bool ask_for_tiles() { return true; }
+
+class TileScope {
+ public:
+  TileScope() {}
+};
+
+template <bool kAdd>
+inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
+                           std::int64_t c_stride) {
+  constexpr int kRows = 8;
+  for (int row = 0; row < kSide; row += kRows) {
+    __m512 sums[kRows][2];
+    for (int i = 0; i < kRows; ++i) {
+      for (int half = 0; half < 2; ++half) {
+        sums[i][half] = kAdd ? _mm512_loadu_ps(c + (row + i) * c_stride + half * kTileRows)
+                             : _mm512_setzero_ps();
+      }
+    }
+    for (std::int64_t step = 0; step < steps; ++step) {
+      const bf16* left = a + step * kStepSize + row * kSide;
+      const bf16* right = b + step * kStepSize;
+      for (int pair = 0; pair < kTileRows; ++pair) {
+        const auto first = (__m512bh)_mm512_loadu_si512(right + pair * kSide);
+        const auto second = (__m512bh)_mm512_loadu_si512(right + kTileSize + pair * kSide);
+        for (int i = 0; i < kRows; ++i) {
+          std::int32_t two;
+          std::memcpy(&two, left + i * kSide + pair * 2, 4);
+          const auto both = (__m512bh)_mm512_set1_epi32(two);
+          sums[i][0] = _mm512_dpbf16_ps(sums[i][0], both, first);
+          sums[i][1] = _mm512_dpbf16_ps(sums[i][1], both, second);
+        }
+      }
+    }
+    for (int i = 0; i < kRows; ++i) {
+      for (int half = 0; half < 2; ++half) {
+        _mm512_storeu_ps(c + (row + i) * c_stride + half * kTileRows, sums[i][half]);
+      }
+    }
+  }
+}
+
+#endif
+
+// Transposes 16 x 16 words of 32 bits in registers.
+inline void transpose_words(__m512i rows[16]) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    rows[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    rows[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+// Loads up to 16 rows of up to 32 numbers each; what is missing is 0.
+inline void load_words(const bf16* from, std::int64_t stride, std::int64_t num_rows,
+                       std::int64_t num_numbers, __m512i rows[16]) {
+  const auto mask =
+      static_cast<__mmask32>(num_numbers >= 32 ? ~0u : (1u << num_numbers) - 1u);
+  for (std::int64_t i = 0; i < 16; ++i) {
+    rows[i] = i < num_rows ? _mm512_maskz_loadu_epi16(mask, from + i * stride)
+                           : _mm512_setzero_si512();
+  }
+}
+
+// Interleaves up to 32 rows of 16 columns by twos: words[p][n] = (from[2p][n], from[2p + 1][n]).
+inline void interleave(const bf16* from, std::int64_t stride, std::int64_t num_inner,
+                       std::int64_t num_columns, __m512i words[16]) {
+  const auto mask = static_cast<__mmask16>(num_columns >= 16 ? 0xffffu : (1u << num_columns) - 1u);
+  for (std::int64_t pair = 0; pair < 16; ++pair) {
+    const __m256i zero = _mm256_setzero_si256();
+    const bf16* at = from + 2 * pair * stride;
+    const __m256i even = 2 * pair < num_inner ? _mm256_maskz_loadu_epi16(mask, at) : zero;
+    const __m256i odd = 2 * pair + 1 < num_inner ? _mm256_maskz_loadu_epi16(mask, at + stride) : zero;
+    words[pair] = _mm512_or_si512(_mm512_cvtepu16_epi32(even),
+                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
+  }
+}
+
+inline void store_words(const __m512i words[16], bf16* tile) {
+  for (int i = 0; i < 16; ++i) {
+    _mm512_storeu_si512(tile + 32 * i, words[i]);
+  }
+}
+
+// What of a matrix an operand is made of: `num_rows` x `num_columns` numbers from `from` on. Where
+// they do not fill the tiles, zeros do.
+struct Part {
+  const bf16* from;
+  std::int64_t stride;
+  std::int64_t num_rows;
+  std::int64_t num_columns;
+
+  Part at(std::int64_t row, std::int64_t column) const {
+    return {from + row * stride + column, stride, std::max<std::int64_t>(num_rows - row, 0),
+            std::max<std::int64_t>(num_columns - column, 0)};
+  }
+};
+
+// One step of a left operand, 32 rows: from 32 rows and 32 columns as they stand.
+inline void pack_left(const Part& part, bf16* step) {
+  for (int half = 0; half < 2; ++half) {
+    const Part rows = part.at(half * kTileRows, 0);
+    __m512i words[16];
+    load_words(rows.from, rows.stride, rows.num_rows, rows.num_columns, words);
+    store_words(words, step + half * kTileSize);
+  }
+}
+
+// The same of the transpose: 32 columns of the part become the rows.
+inline void pack_left_transposed(const Part& part, bf16* step) {
+  for (int half = 0; half < 2; ++half) {
+    const Part columns = part.at(0, half * kTileRows);
+    __m512i words[16];
+    interleave(columns.from, columns.stride, columns.num_rows, columns.num_columns, words);
+    transpose_words(words);
+    store_words(words, step + half * kTileSize);
+  }
+}
+
+// One step of a right operand, 32 columns: 32 rows of the part are those of the inner dimension.
+inline void pack_right(const Part& part, bf16* step) {
+  for (int half = 0; half < 2; ++half) {
+    const Part columns = part.at(0, half * kTileRows);
+    __m512i words[16];
+    interleave(columns.from, columns.stride, columns.num_rows, columns.num_columns, words);
+    store_words(words, step + half * kTileSize);
+  }
+}
+
+// The same of the transpose: 32 columns of the part are those of the inner dimension.
+inline void pack_right_transposed(const Part& part, bf16* step) {
+  for (int half = 0; half < 2; ++half) {
+    const Part rows = part.at(half * kTileRows, 0);
+    __m512i words[16];
+    load_words(rows.from, rows.stride, rows.num_rows, rows.num_columns, words);
+    transpose_words(words);
+    store_words(words, step + half * kTileSize);
+  }
+}
+
+// The same of a 32 x 32 block of sums, whose rows are those of the inner dimension.
+inline void pack_right_sums(const float* block, bf16* step) {
+  for (std::int64_t pair = 0; pair < kTileRows; ++pair) {
+    const float* even = block + 2 * pair * kSide;
+    for (std::int64_t half = 0; half < 2; ++half) {
+      const Words low = _mm512_cvtepu16_epi32(narrow(load(even + half * kLanes)));
+      const Words high = _mm512_cvtepu16_epi32(narrow(load(even + kSide + half * kLanes)));
+      _mm512_storeu_si512(step + half * kTileSize + pair * kSide,
+                          _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+  }
+}
+
+// One step of a left operand out of a 32 x 32 block of sums.
+inline void pack_left_sums(const float* block, bf16* step) {
+  for (std::int64_t i = 0; i < kStepSize; i += kLanes) {
+    store(step + i, load(block + i));
+  }
+}
+
+}  // namespace bertfit

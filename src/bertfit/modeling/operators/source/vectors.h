@@ -1,0 +1,109 @@
+// Sixteen numbers at a time: bfloat16 in memory, float32 in registers.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+namespace bertfit {
+
+using bf16 = std::uint16_t;
+using Floats = __m512;  // 16 numbers; +, - and * work element by element
+using Words = __m512i;  // 16 words of 32 bits
+
+constexpr std::int64_t kLanes = 16;
+
+inline Floats spread(float value) { return _mm512_set1_ps(value); }
+inline Words spread_word(std::uint32_t word) {
+  return _mm512_set1_epi32(static_cast<std::int32_t>(word));
+}
+
+inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
+inline void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
+
+inline Floats widen(__m256i numbers) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(numbers), 16));
+}
+
+// Rounds to nearest, ties to even.
+inline __m256i narrow(Floats values) { return (__m256i)_mm512_cvtneps_pbh(values); }
+
+inline Floats load(const bf16* from) { return widen(_mm256_loadu_si256((const __m256i*)from)); }
+inline void store(bf16* to, Floats values) { _mm256_storeu_si256((__m256i*)to, narrow(values)); }
+
+inline __mmask16 first(std::int64_t count) {
+  return static_cast<__mmask16>(count >= kLanes ? 0xffff : (1u << count) - 1u);
+}
+inline Floats load(const bf16* from, std::int64_t count) {
+  return widen(_mm256_maskz_loadu_epi16(first(count), from));
+}
+inline void store(bf16* to, Floats values, std::int64_t count) {
+  _mm256_mask_storeu_epi16(to, first(count), narrow(values));
+}
+
+// e^x to about one unit in the last place, for x up to 88; 0 below -104, where float32 ends.
+// Source: Cephes, expf (range reduction by ln 2 in two parts, polynomial of degree 7).
+inline Floats exponential(Floats x) {
+  const Floats inside = _mm512_max_ps(x, spread(-110.0f));
+  const Floats power = _mm512_roundscale_ps(inside * spread(1.44269504f), _MM_FROUND_TO_NEAREST_INT);
+  const Floats rest =
+      (inside - power * spread(0.693359375f)) + power * spread(2.12194440e-4f);
+  Floats sum = spread(1.9875691500e-4f);
+  sum = sum * rest + spread(1.3981999507e-3f);
+  sum = sum * rest + spread(8.3334519073e-3f);
+  sum = sum * rest + spread(4.1665795894e-2f);
+  sum = sum * rest + spread(1.6666665459e-1f);
+  sum = sum * rest + spread(5.0000001201e-1f);
+  sum = sum * (rest * rest) + (rest + spread(1.0f));
+  return _mm512_scalef_ps(sum, power);
+}
+
+// 1 / x to about one unit in the last place.
+inline Floats reciprocal(Floats x) {
+  const Floats about = _mm512_rcp14_ps(x);
+  return about * (spread(2.0f) - x * about);
+}
+
+// GELU, x · Φ(x), and its slope, Φ(x) + x · φ(x), to 1.5e-7 times x.
+// Source: Abramowitz & Stegun 1964, formula 7.1.26, whose exponential φ needs as well.
+struct Gelu {
+  Floats value;
+  Floats slope;
+};
+
+inline Gelu gelu(Floats x) {
+  const Floats bell = exponential(x * x * spread(-0.5f));
+  const Floats t =
+      reciprocal(_mm512_abs_ps(x) * spread(0.3275911f * 0.70710678f) + spread(1.0f));
+  Floats sum = spread(1.061405429f);
+  sum = sum * t - spread(1.453152027f);
+  sum = sum * t + spread(1.421413741f);
+  sum = sum * t - spread(0.284496736f);
+  sum = sum * t + spread(0.254829592f);
+  const Floats tail = sum * t * bell * spread(0.5f);  // Φ(-|x|)
+  const __mmask16 is_positive = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ);
+  const Floats cumulative = _mm512_mask_sub_ps(tail, is_positive, spread(1.0f), tail);
+  return {x * cumulative, cumulative + x * bell * spread(0.39894228f)};
+}
+
+// Random words, one for each (seed, place): two rounds of a mixing function of 32 bits, each begun
+// with one half of the seed. No state, so any thread may draw any word, once or again.
+// Source of the constants: Wellons 2018, hash-prospector ("lowbias32").
+inline Words mix(Words word) {
+  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
+  word = _mm512_mullo_epi32(word, spread_word(0x7feb352du));
+  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 15));
+  word = _mm512_mullo_epi32(word, spread_word(0x846ca68bu));
+  return _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
+}
+
+// The words of 16 places in a row.
+inline Words draw(std::uint64_t seed, std::uint32_t place) {
+  const Words lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Words places = _mm512_add_epi32(spread_word(place + static_cast<std::uint32_t>(seed)), lanes);
+  return mix(_mm512_xor_si512(mix(places), spread_word(static_cast<std::uint32_t>(seed >> 32))));
+}
+
+}  // namespace bertfit
