@@ -18,7 +18,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.dropout import draw_mask
-from bertfit.modeling.operators import calls
+from bertfit.modeling.operators.attention import attend as attend_compiled
 from bertfit.modeling.operators.exchange import takes
 
 NAME = "bertfit"
@@ -54,7 +54,7 @@ def attend(
     rate = dropout if module.training else 0.0
     if takes(query_BHTD) and (attention_mask is None or attention_mask.shape[1] == 1):
         states = (query_BHTD, key_BHTD, value_BHTD)
-        return calls.attend(*states, attention_mask, scaling=scaling, dropout=rate), None
+        return attend_compiled(*states, attention_mask, scaling=scaling, dropout=rate), None
     if not torch.is_grad_enabled() and query_BHTD.dtype == torch.float32:
         out = scaled_dot_product_attention(
             query_BHTD, key_BHTD, value_BHTD, attn_mask=attention_mask, scale=scaling

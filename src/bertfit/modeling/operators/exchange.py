@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from bertfit.modeling.compilation import leave_out
-from bertfit.modeling.operators import calls
-from bertfit.modeling.operators.library import get_operators
+from bertfit.modeling.operators.layers import gelu, multiply, normalize
+from bertfit.modeling.operators.library import BLOCK, get_operators
 
 _MIN_ROWS = 64
 """Of fewer tokens the products are left to torch: packing a weight pays by being used often."""
 
-_gelu = leave_out(calls.gelu)
-_multiply = leave_out(calls.multiply)
-_normalize = leave_out(calls.normalize)
+_gelu = leave_out(gelu)
+_multiply = leave_out(multiply)
+_normalize = leave_out(normalize)
 
 
 def exchange_modules(model: torch.nn.Module) -> None:
@@ -38,7 +38,7 @@ def takes(values: torch.Tensor) -> bool:
         get_operators() is not None
         and values.dtype == torch.bfloat16
         and values.device.type == "cpu"
-        and values.shape[-1] % calls.BLOCK == 0
+        and values.shape[-1] % BLOCK == 0
     )
 
 
@@ -51,7 +51,7 @@ def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None
         return _add_and_norm
     if _activates(module):
         return _multiply_and_activate
-    if type(module) is torch.nn.Linear and all(size % calls.BLOCK == 0 for size in module.weight.shape):
+    if type(module) is torch.nn.Linear and all(size % BLOCK == 0 for size in module.weight.shape):
         return _apply_layer
     return None
 
@@ -87,12 +87,16 @@ def _activates(module: torch.nn.Module) -> bool:
     )
 
 
+def _is_worth_it(values: torch.Tensor) -> bool:
+    return takes(values) and values.numel() >= _MIN_ROWS * values.shape[-1]
+
+
 def _activate(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
     return _gelu(values) if takes(values) else torch.nn.functional.gelu(values)
 
 
 def _apply_layer(module: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
-    if takes(values) and values.numel() >= _MIN_ROWS * values.shape[-1]:
+    if _is_worth_it(values):
         return _multiply(values, module)
     return torch.nn.Linear.forward(module, values)
 
@@ -101,7 +105,7 @@ def _multiply_and_activate(
     module: Any,  # noqa: ANN401 (BertIntermediate or its like)
     hidden: torch.Tensor,
 ) -> torch.Tensor:
-    if takes(hidden) and hidden.numel() >= _MIN_ROWS * hidden.shape[-1]:
+    if _is_worth_it(hidden):
         return _multiply(hidden, module.dense, activate=True)
     return type(module).forward(module, hidden)
 

@@ -17,11 +17,15 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from bertfit.files import find_cache
 from bertfit.modeling.plan import Plan
+
+BLOCK = 32
+"""Numbers that the operators take at once; widths are multiples of it."""
 
 SWITCH = "BERTFIT_OPERATORS"
 """Environment variable: off does without the operators."""
@@ -56,6 +60,18 @@ _state = _State()
 def get_operators() -> ctypes.CDLL | None:
     """Return the library where it is loaded; never loads it."""
     return _state.library
+
+
+def call(name: str, *arguments: object) -> Any:  # noqa: ANN401 (what an operator returns)
+    """Call an operator of the library, which must be loaded; a tensor stands for its numbers."""
+    operators = get_operators()
+    assert operators is not None  # who calls has looked
+    return getattr(operators, name)(
+        *(
+            ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
+            for argument in arguments
+        )
+    )
 
 
 def load_operators(*, build: bool) -> Plan:
@@ -127,6 +143,7 @@ def _load(path: Path) -> None:
             _build(path)
         library = ctypes.CDLL(str(path))
         library.prepare.restype = ctypes.c_bool
+        library.sum_squares.restype = ctypes.c_double
     except (OSError, RuntimeError) as error:
         _state.failure = f"they could not be built: {_shorten(error)}"
         return

@@ -91,13 +91,13 @@ void multiply_panel(const bf16* left, const bf16* right, std::int64_t blocks, st
   }
 }
 
-// Writes a panel of sums, times a factor, to `rows` rows of `width` numbers.
-void store_panel(const float* sums, float factor, std::int64_t rows, std::int64_t width, bf16* to,
-                 std::int64_t stride) {
+// Writes a panel of sums, each row times a factor of its own, to `rows` rows of `width` numbers.
+void store_panel(const float* sums, const float factors[kSide], std::int64_t rows,
+                 std::int64_t width, bf16* to, std::int64_t stride) {
   for (std::int64_t row = 0; row < rows; ++row) {
     for (std::int64_t j = 0; j < width; j += kLanes) {
       const float* from = sums + j / kSide * kBlock + row * kSide + j % kSide;
-      store(to + row * stride + j, load(from) * spread(factor), width - j);
+      store(to + row * stride + j, load(from) * spread(factors[row]), width - j);
     }
   }
 }
@@ -129,33 +129,41 @@ Floats finish_scores(const float* scores, Floats scale, const float* mask) {
   return mask == nullptr ? scaled : scaled + load(mask);
 }
 
-// Takes the exponentials of a row of scores in place; returns the logarithm of their sum, with the
-// factor that makes the sum 1 in `inverse`.
-float exponentiate(float* row, const float* mask, float scale, std::int64_t key_blocks,
-                   float* inverse) {
+const float* move(const float* mask, std::int64_t by) { return mask == nullptr ? mask : mask + by; }
+
+// A query's softmax: the logarithm of its sum, and the factor that makes the sum 1.
+struct Softmax {
+  float log_sum;
+  float inverse;
+};
+
+// Writes the exponentials of a row of scores, less the largest score, as dropout leaves them, to a
+// row of a left operand.
+Softmax exponentiate(const float* row, const float* mask, float scale, std::int64_t key_blocks,
+                     const DropoutRow& dropout, bf16* weights) {
   const Floats scales = spread(scale);
   Floats highest = spread(-3.4e38f), total = _mm512_setzero_ps();
   for (std::int64_t block = 0; block < key_blocks; ++block) {
-    for (std::int64_t j = 0; j < kSide; j += kLanes) {
-      float* at = row + block * kBlock + j;
-      const Floats score =
-          finish_scores(at, scales, mask == nullptr ? nullptr : mask + block * kSide + j);
-      store(at, score);
-      highest = _mm512_max_ps(highest, score);
-    }
+    const float* at = row + block * kBlock;
+    const float* added = move(mask, block * kSide);
+    const Floats low = finish_scores(at, scales, added);
+    const Floats high = finish_scores(at + kLanes, scales, move(added, kLanes));
+    highest = _mm512_max_ps(highest, _mm512_max_ps(low, high));
   }
   const float largest = _mm512_reduce_max_ps(highest);
   for (std::int64_t block = 0; block < key_blocks; ++block) {
-    for (std::int64_t j = 0; j < kSide; j += kLanes) {
-      float* at = row + block * kBlock + j;
-      const Floats weight = exponential(load(at) - spread(largest));
-      store(at, weight);
-      total += weight;
-    }
+    const float* at = row + block * kBlock;
+    const float* added = move(mask, block * kSide);
+    const Floats low = exponential(finish_scores(at, scales, added) - spread(largest));
+    const Floats high =
+        exponential(finish_scores(at + kLanes, scales, move(added, kLanes)) - spread(largest));
+    const Kept kept = dropout.draw(block);
+    store(weights + block * kStepSize, keep(low, kept.low));
+    store(weights + block * kStepSize + kLanes, keep(high, kept.high));
+    total += low + high;
   }
   const float sum = _mm512_reduce_add_ps(total);
-  *inverse = 1.0f / sum;
-  return largest + std::log(sum);
+  return {largest + std::log(sum), 1.0f / sum};
 }
 
 float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
@@ -171,7 +179,7 @@ struct Row {
   const float* mask;
   float log_sum;
   float along;  // the output times its gradient
-  std::int64_t token;
+  DropoutRow dropout;
 };
 
 thread_local Buffer<bf16> numbers_buffer;
@@ -189,7 +197,7 @@ struct Attention {
 
   void forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* log_sums,
                     std::int64_t text, std::int64_t head) const;
-  void weigh_row(const Row& row, const Dropout& dropout, float* scores, float* slopes) const;
+  void weigh(const Row& row, std::int64_t block, float* scores, float* slopes) const;
   void backward_head(const bf16* const states[5], const float* log_sums, bf16* const gradients[3],
                      std::int64_t text, std::int64_t head) const;
 };
@@ -209,49 +217,39 @@ void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* 
   pack_tokens_as_rows(part_of(v, value, text, head, sizes.keys, sizes.width), steps, blocks,
                       values);
   const std::int64_t number = text * sizes.heads + head;
-  const Dropout dropout(seed, number, rate, blocks);
+  const Dropout dropout(seed, rate);
   bf16* to = head_of(out, output, text, head);
   for (std::int64_t panel = 0; panel < sizes.query_panels(); ++panel) {
     const std::int64_t first = panel * kSide;
     const std::int64_t rows = std::min(kSide, sizes.queries - first);
+    float factors[kSide];
     pack_panel(queries, panel, steps, panel_queries);
     multiply_panel(panel_queries, keys, blocks, steps, scores);
     for (std::int64_t i = 0; i < rows; ++i) {
-      float* row = scores + i * kSide;
-      float inverse;
-      log_sums[number * sizes.queries + first + i] =
-          exponentiate(row, mask.row(text, first + i), scale, blocks, &inverse);
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        const float* at = row + block * kBlock;
-        bf16* weight = weights + block * kStepSize + i * kSide;
-        const Kept kept = dropout.draw_kept(first + i, block);
-        store(weight, keep(load(at), kept.low) * spread(inverse));
-        store(weight + kLanes, keep(load(at + kLanes), kept.high) * spread(inverse));
-      }
+      const std::int64_t token = number * sizes.queries + first + i;
+      const Softmax softmax =
+          exponentiate(scores + i * kSide, mask.row(text, first + i), scale, blocks,
+                       dropout.row(token), weights + i * kSide);
+      log_sums[token] = softmax.log_sum;
+      factors[i] = softmax.inverse * dropout.scale();
     }
     multiply_panel(weights, values, steps, blocks, attended);
-    store_panel(attended, dropout.scale(), rows, sizes.width, to + first * output.token,
-                output.token);
+    store_panel(attended, factors, rows, sizes.width, to + first * output.token, output.token);
   }
 }
 
-// Turns a query's scores into weights, as dropout leaves them, and the gradients of the dropped
-// weights into those of the scores, both in place.
-void Attention::weigh_row(const Row& row, const Dropout& dropout, float* scores,
-                          float* slopes) const {
-  const Floats scales = spread(scale), log_sum = spread(row.log_sum), along = spread(row.along);
-  const Floats factor = spread(dropout.scale());
-  for (std::int64_t block = 0; block < sizes.key_blocks(); ++block) {
-    const Kept kept = dropout.draw_kept(row.token, block);
-    for (std::int64_t j = 0; j < kSide; j += kLanes) {
-      const __mmask16 here = j == 0 ? kept.low : kept.high;
-      const float* mask_here = row.mask == nullptr ? nullptr : row.mask + block * kSide + j;
-      float* score = scores + block * kBlock + j;
-      float* slope = slopes + block * kBlock + j;
-      const Floats weight = exponential(finish_scores(score, scales, mask_here) - log_sum);
-      store(score, keep(weight, here));
-      store(slope, weight * (keep(load(slope), here) * factor - along));
-    }
+// Turns a query's scores for 32 keys into weights, as dropout leaves them, and the gradients of the
+// dropped weights into those of the scores, both in place.
+void Attention::weigh(const Row& row, std::int64_t block, float* scores, float* slopes) const {
+  const Kept kept = row.dropout.draw(block);
+  const float* added = move(row.mask, block * kSide);
+  for (std::int64_t j = 0; j < kSide; j += kLanes) {
+    const __mmask16 here = j == 0 ? kept.low : kept.high;
+    const Floats score = finish_scores(scores + j, spread(scale), move(added, j));
+    const Floats weight = exponential(score - spread(row.log_sum));
+    const Floats slope = keep(load(slopes + j), here) * spread(1.0f / (1.0f - rate));
+    store(scores + j, keep(weight, here));
+    store(slopes + j, weight * (slope - spread(row.along)));
   }
 }
 
@@ -274,11 +272,13 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
   bf16* turned_outs = turned_queries + steps * group;
   bf16* weights = turned_outs + steps * group;  // right operands, [key block][panel]
   bf16* slopes = weights + blocks * group;
-  float* scores = sums_buffer.reserve((2 * blocks + steps + 2 * steps * blocks) * kBlock);
-  float* weight_slopes = scores + blocks * kBlock;
-  float* query_slopes = weight_slopes + blocks * kBlock;
+  float* query_slopes = sums_buffer.reserve((steps + 2 * steps * blocks) * kBlock);
   float* key_sums = query_slopes + steps * kBlock;
   float* value_sums = key_sums + steps * blocks * kBlock;
+  alignas(64) float scores[kBlock], score_slopes[kBlock];
+  Row known[kSide];
+  float scales[kSide];
+  std::fill_n(scales, kSide, scale);
 
   const Part queries = part_of(states[0], query, text, head, sizes.queries, sizes.width);
   const Part key_part = part_of(states[1], key, text, head, sizes.keys, sizes.width);
@@ -290,7 +290,7 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
   pack_tokens_as_rows(key_part, steps, blocks, keys_by_token);
   std::fill_n(key_sums, 2 * steps * blocks * kBlock, 0.0f);
   const std::int64_t number = text * sizes.heads + head;
-  const Dropout dropout(seed, number, rate, blocks);
+  const Dropout dropout(seed, rate);
 
   for (std::int64_t start = 0; start < sizes.query_panels(); start += kPanels) {
     const std::int64_t panels = std::min(kPanels, sizes.query_panels() - start);
@@ -304,27 +304,28 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
         pack_left_transposed(queries.at(first, step * kSide), turned_queries + at);
         pack_left_transposed(out_slopes.at(first, step * kSide), turned_outs + at);
       }
-      multiply_panel(panel_queries, keys, blocks, steps, scores);
-      multiply_panel(panel_outs, values, blocks, steps, weight_slopes);
       for (std::int64_t i = 0; i < rows; ++i) {
-        const std::int64_t token = first + i;
+        const std::int64_t token = first + i, number_of_row = number * sizes.queries + token;
         const float along = multiply_rows(outs.from + token * outs.stride,
                                           out_slopes.from + token * out_slopes.stride, sizes.width);
-        const float log_sum = log_sums[number * sizes.queries + token];
-        const Row row{mask.row(text, token), log_sum, along, token};
-        weigh_row(row, dropout, scores + i * kSide, weight_slopes + i * kSide);
+        known[i] = {mask.row(text, token), log_sums[number_of_row], along,
+                    dropout.row(number_of_row)};
       }
       for (std::int64_t block = 0; block < blocks; ++block) {
-        float* weight = scores + block * kBlock;
-        float* slope = weight_slopes + block * kBlock;
-        std::fill(weight + rows * kSide, weight + kBlock, 0.0f);  // no queries
-        std::fill(slope + rows * kSide, slope + kBlock, 0.0f);
-        pack_left_sums(slope, panel_slopes + block * kStepSize);
-        pack_right_sums(weight, weights + (block * panels + place) * kStepSize);
-        pack_right_sums(slope, slopes + (block * panels + place) * kStepSize);
+        const std::int64_t at = block * steps * kStepSize;
+        multiply_block<false>(panel_queries, keys + at, steps, scores, kSide);
+        multiply_block<false>(panel_outs, values + at, steps, score_slopes, kSide);
+        for (std::int64_t i = 0; i < rows; ++i) {
+          weigh(known[i], block, scores + i * kSide, score_slopes + i * kSide);
+        }
+        std::fill(scores + rows * kSide, scores + kBlock, 0.0f);  // no queries
+        std::fill(score_slopes + rows * kSide, score_slopes + kBlock, 0.0f);
+        pack_left_sums(score_slopes, panel_slopes + block * kStepSize);
+        pack_right_sums(scores, weights + (block * panels + place) * kStepSize);
+        pack_right_sums(score_slopes, slopes + (block * panels + place) * kStepSize);
       }
       multiply_panel(panel_slopes, keys_by_token, steps, blocks, query_slopes);
-      store_panel(query_slopes, scale, rows, sizes.width,
+      store_panel(query_slopes, scales, rows, sizes.width,
                   head_of(gradients[0], query, text, head) + first * query.token, query.token);
     }
     for (std::int64_t step = 0; step < steps; ++step) {

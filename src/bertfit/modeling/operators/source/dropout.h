@@ -13,37 +13,54 @@ struct Kept {
 
 inline Floats keep(Floats values, __mmask16 kept) { return _mm512_maskz_mov_ps(kept, values); }
 
-// Of rows of numbers in blocks of 32; each set of rows has a sequence of its own.
-class Dropout {
+// One row of numbers in blocks of 32: a sequence of words of its own, of which any block can be had.
+class DropoutRow {
  public:
-  Dropout(std::uint64_t seed, std::int64_t sequence, float rate, std::int64_t blocks_per_row)
-      : seed_(seed + static_cast<std::uint64_t>(sequence) * 0x9e3779b97f4a7c15u),
-        threshold_(static_cast<std::uint32_t>(std::lround(rate * kLevels))),
-        scale_(1.0f / (1.0f - rate)),
-        words_per_row_(blocks_per_row * kLanes) {}
+  DropoutRow() = default;
+  DropoutRow(std::uint64_t key, std::uint32_t threshold)
+      : start_(static_cast<std::uint32_t>(key)),
+        stride_(static_cast<std::uint32_t>(key >> 32) | 1),
+        threshold_(threshold) {}
 
-  // What is kept is multiplied by this.
-  float scale() const { return scale_; }
-
-  Kept draw_kept(std::int64_t row, std::int64_t block) const {
+  Kept draw(std::int64_t block) const {
     if (threshold_ == 0) {
       return {0xffff, 0xffff};
     }
-    const auto place = static_cast<std::uint32_t>(row * words_per_row_ + block * kLanes);
-    const Words words = draw(seed_, place);
+    const auto place = static_cast<std::uint32_t>(block * kLanes);
+    const Words words = draw_words(start_, stride_, place);
     const Words threshold = spread_word(threshold_);
-    const Words low = _mm512_and_si512(words, spread_word(kLevels - 1));
+    const Words low = _mm512_and_si512(words, spread_word(0xffff));
     const Words high = _mm512_srli_epi32(words, 16);
     return {_mm512_cmpge_epu32_mask(low, threshold), _mm512_cmpge_epu32_mask(high, threshold)};
   }
 
  private:
-  static constexpr std::uint32_t kLevels = 1 << 16;
+  std::uint32_t start_;
+  std::uint32_t stride_;
+  std::uint32_t threshold_;
+};
+
+class Dropout {
+ public:
+  Dropout(std::uint64_t seed, float rate)
+      : seed_(seed),
+        threshold_(static_cast<std::uint32_t>(std::lround(rate * kLevels))),
+        scale_(1.0f / (1.0f - rate)) {}
+
+  // What is kept is multiplied by this.
+  float scale() const { return scale_; }
+
+  // Rows are numbered through all that one seed is for.
+  DropoutRow row(std::int64_t number) const {
+    return {scatter(seed_ + static_cast<std::uint64_t>(number) * 0x9e3779b97f4a7c15u), threshold_};
+  }
+
+ private:
+  static constexpr float kLevels = 1 << 16;
 
   std::uint64_t seed_;
   std::uint32_t threshold_;
   float scale_;
-  std::int64_t words_per_row_;
 };
 
 }  // namespace bertfit

@@ -33,7 +33,7 @@ struct Norm {
   float rate;
   std::uint64_t seed;
 
-  Dropout dropout() const { return {seed, 0, rate, width / kBlock}; }
+  Dropout dropout() const { return {seed, rate}; }
 
   // Writes s of a row in float32; returns its sum. `residual` may be null.
   float add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const;
@@ -46,10 +46,11 @@ struct Norm {
 
 float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const {
   const Dropout drop = dropout();
+  const DropoutRow drawn = drop.row(row);
   const Floats scale = spread(drop.scale());
   Floats total = _mm512_setzero_ps();
   for (std::int64_t j = 0; j < width; j += kBlock) {
-    const Kept kept = drop.draw_kept(row, j / kBlock);
+    const Kept kept = drawn.draw(j / kBlock);
     Floats low = keep(load(x + j), kept.low) * scale;
     Floats high = keep(load(x + j + kLanes), kept.high) * scale;
     if (residual != nullptr) {
@@ -151,9 +152,10 @@ void norm_backward(const Norm* norm, const bf16* y_gradient, const bf16* sums,
       float* of_weight = of_chunks + row / kChunk * 2 * width;
       norm->backward_row(y_gradient + at, sums + at, statistics + 2 * row, weight, of_weight,
                          of_weight + width, slopes);
+      const DropoutRow drawn = dropout.row(row);
       for (std::int64_t j = 0; j < width; j += kBlock) {
         const Floats low = load(slopes + j), high = load(slopes + j + kLanes);
-        const Kept kept = dropout.draw_kept(row, j / kBlock);
+        const Kept kept = drawn.draw(j / kBlock);
         store(x_gradient + at + j, keep(low, kept.low) * scale);
         store(x_gradient + at + j + kLanes, keep(high, kept.high) * scale);
         if (residual_gradient != nullptr) {

@@ -43,10 +43,12 @@ inline void store(bf16* to, Floats values, std::int64_t count) {
   _mm256_mask_storeu_epi16(to, first(count), narrow(values));
 }
 
-// e^x to about one unit in the last place, for x up to 88; 0 below -104, where float32 ends.
+// e^x to about one unit in the last place, for x up to 88; 0 below -87, where numbers begin that the
+// processor is slow with.
 // Source: Cephes, expf (range reduction by ln 2 in two parts, polynomial of degree 7).
 inline Floats exponential(Floats x) {
-  const Floats inside = _mm512_max_ps(x, spread(-110.0f));
+  const Floats lowest = spread(-87.0f);
+  const Floats inside = _mm512_max_ps(x, lowest);
   const Floats power = _mm512_roundscale_ps(inside * spread(1.44269504f), _MM_FROUND_TO_NEAREST_INT);
   const Floats rest =
       (inside - power * spread(0.693359375f)) + power * spread(2.12194440e-4f);
@@ -57,7 +59,7 @@ inline Floats exponential(Floats x) {
   sum = sum * rest + spread(1.6666665459e-1f);
   sum = sum * rest + spread(5.0000001201e-1f);
   sum = sum * (rest * rest) + (rest + spread(1.0f));
-  return _mm512_scalef_ps(sum, power);
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ), sum, power);
 }
 
 // 1 / x to about one unit in the last place.
@@ -88,22 +90,26 @@ inline Gelu gelu(Floats x) {
   return {x * cumulative, cumulative + x * bell * spread(0.39894228f)};
 }
 
-// Random words, one for each (seed, place): two rounds of a mixing function of 32 bits, each begun
-// with one half of the seed. No state, so any thread may draw any word, once or again.
+// 64 bits of which each depends on all 64 of the word.
+// Source: Steele, Lea & Flood 2014, Fast Splittable Pseudorandom Number Generators (SplitMix64).
+inline std::uint64_t scatter(std::uint64_t word) {
+  word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9u;
+  word = (word ^ (word >> 27)) * 0x94d049bb133111ebu;
+  return word ^ (word >> 31);
+}
+
+// Random words of 16 places in a row, out of a sequence that begins at `start` and goes on by the
+// odd `stride`. No state, so any thread may draw any word, once or again.
 // Source of the constants: Wellons 2018, hash-prospector ("lowbias32").
-inline Words mix(Words word) {
+inline Words draw_words(std::uint32_t start, std::uint32_t stride, std::uint32_t place) {
+  const Words lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Words first = spread_word(start + place * stride);
+  Words word = _mm512_add_epi32(first, _mm512_mullo_epi32(lanes, spread_word(stride)));
   word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
   word = _mm512_mullo_epi32(word, spread_word(0x7feb352du));
   word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 15));
   word = _mm512_mullo_epi32(word, spread_word(0x846ca68bu));
   return _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
-}
-
-// The words of 16 places in a row.
-inline Words draw(std::uint64_t seed, std::uint32_t place) {
-  const Words lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const Words places = _mm512_add_epi32(spread_word(place + static_cast<std::uint32_t>(seed)), lanes);
-  return mix(_mm512_xor_si512(mix(places), spread_word(static_cast<std::uint32_t>(seed >> 32))));
 }
 
 }  // namespace bertfit

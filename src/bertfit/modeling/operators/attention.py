@@ -1,0 +1,159 @@
+"""Attention by the compiled operators, as functions of tensors that autograd knows.
+
+All tensors are bfloat16 on the CPU. The library must be loaded before.
+
+Shapes: B texts, H heads, Q queries, T keys, D numbers per head.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bertfit.modeling.operators.gradients import draw_seed
+from bertfit.modeling.operators.library import BLOCK, call
+
+_LOWEST = -1e38
+
+_Long = ctypes.c_int64
+
+
+class _Strides(ctypes.Structure):
+    _fields_ = (("text", _Long), ("head", _Long), ("token", _Long))
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = tuple((name, _Long) for name in ("texts", "heads", "queries", "keys", "width"))
+
+
+class _Mask(ctypes.Structure):
+    _fields_ = (("numbers", ctypes.c_void_p), ("text", _Long), ("query", _Long))
+
+
+class _Attention(ctypes.Structure):
+    """As `struct Attention` of attention.cpp."""
+
+    _fields_ = (
+        ("sizes", _Sizes),
+        ("query", _Strides),
+        ("key", _Strides),
+        ("value", _Strides),
+        ("output", _Strides),
+        ("mask", _Mask),
+        ("scale", ctypes.c_float),
+        ("rate", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+    )
+
+
+def attend(
+    query_BHQD: torch.Tensor,
+    key_BHTD: torch.Tensor,
+    value_BHTD: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    dropout: float,
+) -> torch.Tensor:
+    """Return softmax(Q K' · scaling + mask) V as (B, Q, H, D), with dropout of the weights.
+
+    Args:
+        query_BHQD: Queries.
+        key_BHTD: Keys.
+        value_BHTD: Values.
+        mask: Added to the scores; (1 or B, 1, 1 or Q, T).
+        scaling: Factor of the scores.
+        dropout: Share of the weights that is dropped, in [0, 1).
+    """
+    states = (states.transpose(1, 2) for states in (query_BHQD, key_BHTD, value_BHTD))
+    padded = _pad_mask(mask, num_keys=key_BHTD.shape[2])
+    attended: torch.Tensor = _Attend.apply(*states, padded, scaling, dropout)
+    return attended
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's context has no public type)
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        sizes, output, log_sums = _attend((query, key, value), mask, scaling, dropout)
+        ctx.save_for_backward(query, key, value, output, log_sums, mask)
+        ctx.sizes = sizes
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        *states, output, log_sums, _mask = ctx.saved_tensors
+        gradients = [torch.empty_like(of) for of in states]
+        _backpropagate(ctx.sizes, (*states, output, gradient.contiguous()), log_sums, gradients)
+        return (*gradients, None, None, None)
+
+
+def _attend(
+    states: Sequence[torch.Tensor], mask: torch.Tensor | None, scaling: float, dropout: float
+) -> tuple[_Attention, torch.Tensor, torch.Tensor]:
+    """Return what the operator was called with, its output (B, Q, H, D) and log sums (B, H, Q)."""
+    query, key, _value = states
+    num_texts, num_queries, num_heads, width = query.shape
+    output = query.new_empty(query.shape)
+    log_sums = torch.empty(num_texts, num_heads, num_queries)
+    sizes = _Attention(
+        _Sizes(num_texts, num_heads, num_queries, key.shape[1], width),
+        *(_strides(of) for of in (*states, output)),
+        _describe_mask(mask),
+        scaling,
+        dropout,
+        draw_seed() if dropout else 0,
+    )
+    call("attention_forward", ctypes.byref(sizes), *states, output, log_sums)
+    return sizes, output, log_sums
+
+
+def _backpropagate(
+    sizes: _Attention,
+    states: Sequence[torch.Tensor],
+    log_sums: torch.Tensor,
+    gradients: Sequence[torch.Tensor],
+) -> None:
+    """Fill the gradients of query, key and value, laid out as these are.
+
+    Args:
+        sizes: What the operator was called with.
+        states: Query, key, value, output and its gradient.
+        log_sums: From the forward pass.
+        gradients: To be filled.
+    """
+    call("attention_backward", ctypes.byref(sizes), *states, log_sums, *gradients)
+
+
+def _pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | None:
+    """Return the mask in float32 as (1 or B, 1 or Q, T rounded up to 32), or None for no mask."""
+    num_missing = -num_keys % BLOCK
+    if mask is None:
+        if not num_missing:
+            return None
+        mask = torch.zeros(1, 1, 1, num_keys)
+    rows = mask.float().squeeze(1)
+    return torch.nn.functional.pad(rows, (0, num_missing), value=_LOWEST).contiguous()
+
+
+def _describe_mask(mask: torch.Tensor | None) -> _Mask:
+    if mask is None:
+        return _Mask(None, 0, 0)
+    text, query = (stride if size > 1 else 0 for size, stride in zip(mask.shape, mask.stride()[:2]))
+    return _Mask(mask.data_ptr(), text, query)
+
+
+def _strides(states_BTHD: torch.Tensor) -> _Strides:
+    text, token, head, _ = states_BTHD.stride()
+    return _Strides(text, head, token)

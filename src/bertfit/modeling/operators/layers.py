@@ -1,0 +1,190 @@
+"""The layers between attention by the compiled operators, as functions that autograd knows.
+
+All tensors are bfloat16 on the CPU. The library must be loaded before.
+
+Shapes: N tokens of width W.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+
+from bertfit.modeling.operators.gradients import draw_seed, find_gradient, has_master
+from bertfit.modeling.operators.library import BLOCK, call
+
+_Long = ctypes.c_int64
+
+
+class _Norm(ctypes.Structure):
+    """As `struct Norm` of norm.cpp."""
+
+    _fields_ = (
+        ("rows", _Long),
+        ("width", _Long),
+        ("epsilon", ctypes.c_float),
+        ("rate", ctypes.c_float),
+        ("seed", ctypes.c_uint64),
+    )
+
+
+def normalize(
+    values_NW: torch.Tensor,
+    residual_NW: torch.Tensor | None,
+    norm: torch.nn.LayerNorm,
+    *,
+    dropout: float,
+) -> torch.Tensor:
+    """Return norm(dropout(values) + residual), of any shape (..., W) with W a multiple of 32."""
+    out: torch.Tensor = _Normalize.apply(
+        values_NW, residual_NW, norm.weight, norm.bias, norm.eps, dropout
+    )
+    return out
+
+
+def multiply(
+    values: torch.Tensor, layer: torch.nn.Linear, *, activate: bool = False
+) -> torch.Tensor:
+    """Return layer(values), or the GELU of it, for values (..., W); all widths multiples of 32."""
+    out: torch.Tensor = _Multiply.apply(values, layer.weight, layer.bias, activate)
+    return out
+
+
+def gelu(values: torch.Tensor) -> torch.Tensor:
+    """Return x Φ(x) of each number."""
+    out: torch.Tensor = _Gelu.apply(values)
+    return out
+
+
+class _Normalize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's context has no public type)
+        values: torch.Tensor,
+        residual: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        epsilon: float,
+        dropout: float,
+    ) -> torch.Tensor:
+        values = values.contiguous()
+        residual = None if residual is None else residual.expand_as(values).contiguous()
+        width = values.shape[-1]
+        sizes = _Norm(
+            values.numel() // width, width, epsilon, dropout, draw_seed() if dropout else 0
+        )
+        statistics = torch.empty(sizes.rows, 2)
+        output = torch.empty_like(values)
+        needs_gradient = any(ctx.needs_input_grad)
+        sums = torch.empty_like(values) if needs_gradient else None
+        call(
+            "norm_forward", ctypes.byref(sizes), values, residual, weight, bias, sums, statistics,
+            output,
+        )  # fmt: skip
+        ctx.save_for_backward(sums, statistics)
+        ctx.weight, ctx.bias = weight, bias
+        ctx.sizes, ctx.has_residual = sizes, residual is not None
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        sums, statistics = ctx.saved_tensors
+        of_values = torch.empty_like(sums)
+        of_residual = torch.empty_like(sums) if ctx.sizes.rate else None
+        (of_weight, adds), (of_bias, _) = map(find_gradient, (ctx.weight, ctx.bias))
+        call(
+            "norm_backward", ctypes.byref(ctx.sizes), gradient.contiguous(), sums, statistics,
+            ctx.weight, of_values, of_residual, of_weight, of_bias, ctypes.c_bool(adds),
+        )  # fmt: skip
+        if ctx.has_residual and of_residual is None:
+            of_residual = of_values
+        if not ctx.has_residual:
+            of_residual = None
+        if has_master(ctx.weight):
+            return of_values, of_residual, None, None, None, None
+        return of_values, of_residual, of_weight, of_bias, None, None
+
+
+class _Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's context has no public type)
+        values: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        activate: bool,  # noqa: FBT001 (autograd passes by position)
+    ) -> torch.Tensor:
+        values = values.contiguous()
+        num_outputs, num_inputs = weight.shape
+        output = values.new_empty(*values.shape[:-1], num_outputs)
+        slopes = torch.empty_like(output) if activate and any(ctx.needs_input_grad) else None
+        num_rows = values.numel() // num_inputs
+        call(
+            "linear_forward", values, weight, bias, ctypes.c_bool(activate), output, slopes,
+            torch.empty_like(weight), *map(_Long, (num_rows, num_outputs, num_inputs)),
+        )  # fmt: skip
+        ctx.save_for_backward(values, slopes)
+        ctx.weight, ctx.bias = weight, bias
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        values, slopes = ctx.saved_tensors
+        weight, bias = ctx.weight, ctx.bias
+        gradient = gradient.contiguous() if slopes is None else _times(gradient, slopes)
+        num_outputs, num_inputs = weight.shape
+        num_rows = values.numel() // num_inputs
+        of_values = None
+        if ctx.needs_input_grad[0]:
+            of_values = gradient.view(num_rows, num_outputs).mm(weight).view(values.shape)
+        rows = gradient.view(num_rows, num_outputs)
+        of_parameters = backpropagate_layer(rows, values.view(num_rows, num_inputs), weight, bias)
+        return (of_values, *of_parameters, None)
+
+
+def backpropagate_layer(
+    gradient: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return the gradients of a layer's weight and bias, or None where their masters have them.
+
+    Args:
+        gradient: (n, outputs) of the layer's output; its rows may lie apart.
+        values: (n, inputs), what the layer was given.
+        weight: (outputs, inputs).
+        bias: (outputs,), or None.
+    """
+    if not weight.requires_grad:
+        return None, None
+    num_rows, num_inputs = values.shape
+    of_weight, adds = find_gradient(weight)
+    of_bias = None if bias is None else find_gradient(bias)[0]
+    call(
+        "linear_backward_weight", gradient, _Long(gradient.stride(0)), values, of_weight, of_bias,
+        ctypes.c_bool(adds), values.new_empty(num_rows + -num_rows % BLOCK, num_inputs),
+        *map(_Long, (num_rows, len(weight), num_inputs)),
+    )  # fmt: skip
+    return (None, None) if has_master(weight) else (of_weight, of_bias)
+
+
+class _Gelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 (as above)
+        values = values.contiguous()
+        output = torch.empty_like(values)
+        slopes = torch.empty_like(values) if ctx.needs_input_grad[0] else None
+        call("gelu_forward", values, output, slopes, _Long(values.numel()))
+        ctx.save_for_backward(slopes)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 (as above)
+        (slopes,) = ctx.saved_tensors
+        return _times(gradient, slopes)
+
+
+def _times(gradient: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+    product = torch.empty_like(slopes)
+    call("multiply_numbers", gradient.contiguous(), slopes, product, _Long(slopes.numel()))
+    return product

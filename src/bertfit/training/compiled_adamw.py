@@ -1,0 +1,120 @@
+"""The step of torch's AdamW by a compiled operator: one pass over weights, moments and gradients.
+
+It clips, moves the float32 masters and rounds them to the bfloat16 copies on the way, where torch
+takes a pass over the memory for each.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+
+import torch
+
+from bertfit.modeling.operators.library import call, get_operators
+
+_Pair = tuple[torch.nn.Parameter, torch.nn.Parameter]
+
+
+class _Weight(ctypes.Structure):
+    """As `struct Weight` of optimizer.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("master", "gradient", "first", "second", "work")),
+        ("size", ctypes.c_int64),
+        ("weight_decay", ctypes.c_float),
+    )
+
+
+class _Step(ctypes.Structure):
+    """As `struct Step` of optimizer.cpp."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_float)
+        for name in (
+            "learning_rate",
+            "clip",
+            "beta1",
+            "beta2",
+            "epsilon",
+            "correction1",
+            "correction2",
+        )
+    )
+
+
+class CompiledAdamW:
+    """Steps of AdamW for float32 masters and their bfloat16 copies."""
+
+    def __init__(self, pairs: Sequence[_Pair], optimizer: torch.optim.AdamW) -> None:
+        """Take the settings of `optimizer`, which takes no step itself from now on.
+
+        Args:
+            pairs: Each master with its copy.
+            optimizer: Holds every master; its groups differ in weight decay alone.
+        """
+        self.clip = 1.0
+        """Factor of every gradient in the next step."""
+        group = optimizer.param_groups[0]
+        self._betas, self._epsilon = group["betas"], group["eps"]
+        decays = {
+            id(master): float(group["weight_decay"])
+            for group in optimizer.param_groups
+            for master in group["params"]
+        }
+        self._weights = [
+            (master, work, torch.zeros_like(master), torch.zeros_like(master), decays[id(master)])
+            for master, work in pairs
+        ]
+        self._num_steps = 0
+
+    def measure_norm(self) -> float:
+        """Return the norm of all gradients together."""
+        weights = self._list_weights()
+        return math.sqrt(call("sum_squares", weights, ctypes.c_int64(len(weights))))
+
+    def step(self, learning_rate: float) -> None:
+        """Move every weight that has a gradient."""
+        self._num_steps += 1
+        beta1, beta2 = self._betas
+        step = _Step(
+            learning_rate,
+            self.clip,
+            beta1,
+            beta2,
+            self._epsilon,
+            1.0 - beta1**self._num_steps,
+            1.0 - beta2**self._num_steps,
+        )
+        weights = self._list_weights()
+        call("adamw_step", ctypes.byref(step), weights, ctypes.c_int64(len(weights)))
+
+    def _list_weights(self) -> ctypes.Array[_Weight]:
+        listed = [
+            _Weight(
+                master.data_ptr(),
+                master.grad.data_ptr(),
+                first.data_ptr(),
+                second.data_ptr(),
+                work.data_ptr(),
+                master.numel(),
+                decay,
+            )
+            for master, work, first, second, decay in self._weights
+            if master.grad is not None
+        ]
+        return (_Weight * len(listed))(*listed)
+
+
+def compile_step(pairs: Sequence[_Pair], optimizer: torch.optim.AdamW) -> CompiledAdamW | None:
+    """Return the compiled step where the operators are loaded and take these masters and copies."""
+    fits = get_operators() is not None and all(
+        master.dtype == torch.float32
+        and work.dtype == torch.bfloat16
+        and master.device.type == "cpu"
+        and master.is_contiguous()
+        and work.is_contiguous()
+        for master, work in pairs
+    )
+    return CompiledAdamW(pairs, optimizer) if fits else None
