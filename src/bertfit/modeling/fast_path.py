@@ -16,7 +16,8 @@ from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 from bertfit.modeling.operators.exchange import exchange_modules
-from bertfit.modeling.operators.library import load_operators
+from bertfit.modeling.operators.library import get_operators, load_operators, plan_operators
+from bertfit.modeling.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -48,6 +49,8 @@ class FastPath:
     attention: str
     dropout: str
     last_layer: str
+    operators: Plan
+    """Whether operators of our own are used for bfloat16, and why."""
     is_whole: bool
     """False where a part was left as transformers has it."""
 
@@ -57,13 +60,15 @@ def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
     is_short = device.type in {"cpu", "cuda"} and can_shorten(config)
     last_layer = "the first token, which the head reads" if is_short else "every token"
     if device.type != "cpu":
-        return FastPath("transformers' own", "torch's own", last_layer, is_whole=False)
+        operators = Plan(is_on=False, reason="they are for a CPU")
+        return FastPath("transformers' own", "torch's own", last_layer, operators, is_whole=False)
     takes_attention = config.model_type in ATTENTION_FAMILIES
     own = f"transformers' own ({config.model_type} does not take another)"
     return FastPath(
         "bertfit's" if takes_attention else own,
         "16 random bits per element",
         last_layer,
+        plan_operators(),
         is_whole=takes_attention,
     )
 
@@ -79,11 +84,27 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
         model.set_attn_implementation(attention.NAME)
     if device.type == "cpu":
         exchange_dropout(model)
-        load_operators(build=True)
         exchange_modules(model)
     if device.type in {"cpu", "cuda"}:
         shorten_last_layer(model)
     return plan
+
+
+def load_operators_for(precision: Precision, *, build: bool) -> Plan:
+    """Load the compiled operators where the arithmetic is theirs; see `load_operators`."""
+    if not _is_for_operators(precision):
+        return Plan(is_on=False, reason="they are for bfloat16 on a CPU")
+    return load_operators(build=build)
+
+
+def is_compiled(config: PretrainedConfig, precision: Precision) -> bool:
+    """Tell whether attention, and so most of a layer, is done by compiled operators."""
+    has_attention = config.model_type in ATTENTION_FAMILIES
+    return has_attention and _is_for_operators(precision) and get_operators() is not None
+
+
+def _is_for_operators(precision: Precision) -> bool:
+    return precision.device.type == "cpu" and precision.weight_dtype == torch.bfloat16
 
 
 def copy_for_work(model: _Module, precision: Precision) -> _Module:

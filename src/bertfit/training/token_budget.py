@@ -11,6 +11,9 @@ import torch
 
 DEFAULT_TOKENS = 2048
 """On a CPU as quick as 4,096 or quicker (docs/performance.md); a GPU's measuring starts here."""
+_COMPILED_NUMBERS = 3 * 2**20
+"""Numbers of a micro-batch's hidden state where operators are compiled and keep no attention
+weights: 8,192 tokens of MiniLM, 4,096 of BERT-base were the quickest (docs/performance.md)."""
 _MOST_TOKENS = 2**18
 _CLEARLY_FASTER = 1.03
 """A doubled budget is taken for a gain of at least 3 %: below, it costs memory for nothing."""
@@ -19,6 +22,18 @@ _CLEARLY_FASTER = 1.03
 def starting_budget(asked: int | str | None) -> int:
     """Return the tokens per micro-batch that a setting means before anything was measured."""
     return asked if isinstance(asked, int) else DEFAULT_TOKENS
+
+
+def default_tokens(hidden_size: int, *, is_compiled: bool) -> int:
+    """Return the tokens per micro-batch on a CPU where none were asked for.
+
+    Args:
+        hidden_size: Numbers per token.
+        is_compiled: Whether compiled operators do the arithmetic.
+    """
+    if not is_compiled:
+        return DEFAULT_TOKENS
+    return max(DEFAULT_TOKENS, _COMPILED_NUMBERS // hidden_size)
 
 
 def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:

@@ -28,7 +28,7 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
-from bertfit.modeling.fast_path import FastPath, plug_in
+from bertfit.modeling.fast_path import FastPath, load_operators_for, plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
@@ -192,6 +192,8 @@ def _make_fast(
 ) -> tuple[FastPath | None, Plan]:
     """Plug in what the settings allow; packing that was asked for does without the fast path."""
     is_fast = settings.fast_path == "auto"
+    if is_fast:
+        load_operators_for(precision, build=True)
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
     asked = settings.packing if is_fast or settings.packing == "on" else "off"
     return fast_path, set_up_packing(loaded.model, precision, asked)

@@ -10,10 +10,11 @@ from typing import Any
 
 from bertfit.config import ResolvedSettings
 from bertfit.modeling.classifier import find_hidden_size
+from bertfit.modeling.fast_path import is_compiled
 from bertfit.progress import Listener
 from bertfit.training.choices import choose_epochs, choose_learning_rate, choose_selection_metric
 from bertfit.training.measuring import measure_token_budget
-from bertfit.training.token_budget import DEFAULT_TOKENS
+from bertfit.training.token_budget import default_tokens
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 
@@ -58,7 +59,7 @@ def settle_model(
 def _settle_token_budget(
     resolved: ResolvedSettings, model: PreparedModel, listener: Listener
 ) -> ResolvedSettings:
-    """Return settings with a token budget: the one given, else a measured one, or 2,048.
+    """Return settings with a token budget: the one given, else a measured one, or the default.
 
     It is measured where that was asked for ("auto"), and on a GPU where nothing was.
     """
@@ -68,7 +69,13 @@ def _settle_token_budget(
     precision = model.classifier.precision
     if asked is None and precision.device.type != "cuda":
         origin = f"default on {precision.device.type}"
-        return resolved.settle("micro_batch_tokens", DEFAULT_TOKENS, origin=origin)
+        classifier = model.classifier.model
+        is_fast = resolved.settings.fast_path == "auto"
+        tokens = default_tokens(
+            find_hidden_size(classifier),
+            is_compiled=is_fast and is_compiled(classifier.config, precision),
+        )
+        return resolved.settle("micro_batch_tokens", tokens, origin=origin)
     tokens = measure_token_budget(
         model.classifier.model, model.train, settings=resolved.settings, precision=precision
     )
