@@ -8,6 +8,7 @@ Shapes: B texts, H heads, Q queries, T keys, D numbers per head.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from bertfit.modeling.operators.gradients import draw_seed
 from bertfit.modeling.operators.library import BLOCK, call
 
 _LOWEST = -1e38
+_LOG2_E = math.log2(math.e)
 
 _Long = ctypes.c_int64
 
@@ -143,7 +145,7 @@ def _pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | Non
         if not num_missing:
             return None
         mask = torch.zeros(1, 1, 1, num_keys)
-    rows = mask.float().squeeze(1)
+    rows = mask.float().squeeze(1) * _LOG2_E  # the operator takes powers of 2
     return torch.nn.functional.pad(rows, (0, num_missing), value=_LOWEST).contiguous()
 
 

@@ -37,8 +37,8 @@ struct Sizes {
   std::int64_t width_blocks() const { return round_up(width, kSide) / kSide; }
 };
 
-// (1 or texts, 1 or queries, keys) numbers that are added to the scores; a stride of 0 repeats. The
-// keys go on to a multiple of 32, with the lowest numbers; without a mask they are that many.
+// (1 or texts, 1 or queries, keys) numbers that are added to the scores, times log2(e); a stride of 0
+// repeats. The keys go on to a multiple of 32, with the lowest numbers; without a mask they are that many.
 struct Mask {
   const float* from;
   std::int64_t text;
@@ -123,7 +123,7 @@ void store_transposed(const float* sums, float factor, const Sizes& sizes, bf16*
   }
 }
 
-// Scales and masks 16 scores; `mask` may be null.
+// Scales and masks 16 scores, as powers of 2; `mask` may be null.
 Floats finish_scores(const float* scores, Floats scale, const float* mask) {
   const Floats scaled = load(scores) * scale;
   return mask == nullptr ? scaled : scaled + load(mask);
@@ -131,7 +131,7 @@ Floats finish_scores(const float* scores, Floats scale, const float* mask) {
 
 const float* move(const float* mask, std::int64_t by) { return mask == nullptr ? mask : mask + by; }
 
-// A query's softmax: the logarithm of its sum, and the factor that makes the sum 1.
+// A query's softmax: the logarithm of its sum, to base 2, and the factor that makes the sum 1.
 struct Softmax {
   float log_sum;
   float inverse;
@@ -141,7 +141,7 @@ struct Softmax {
 // row of a left operand.
 Softmax exponentiate(const float* row, const float* mask, float scale, std::int64_t key_blocks,
                      const DropoutRow& dropout, bf16* weights) {
-  const Floats scales = spread(scale);
+  const Floats scales = spread(scale * kLog2E);
   Floats highest = spread(-3.4e38f), total = _mm512_setzero_ps();
   for (std::int64_t block = 0; block < key_blocks; ++block) {
     const float* at = row + block * kBlock;
@@ -154,16 +154,16 @@ Softmax exponentiate(const float* row, const float* mask, float scale, std::int6
   for (std::int64_t block = 0; block < key_blocks; ++block) {
     const float* at = row + block * kBlock;
     const float* added = move(mask, block * kSide);
-    const Floats low = exponential(finish_scores(at, scales, added) - spread(largest));
+    const Floats low = power_of_two(finish_scores(at, scales, added) - spread(largest));
     const Floats high =
-        exponential(finish_scores(at + kLanes, scales, move(added, kLanes)) - spread(largest));
+        power_of_two(finish_scores(at + kLanes, scales, move(added, kLanes)) - spread(largest));
     const Kept kept = dropout.draw(block);
     store(weights + block * kStepSize, keep(low, kept.low));
     store(weights + block * kStepSize + kLanes, keep(high, kept.high));
     total += low + high;
   }
   const float sum = _mm512_reduce_add_ps(total);
-  return {largest + std::log(sum), 1.0f / sum};
+  return {largest + std::log2(sum), 1.0f / sum};
 }
 
 float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
@@ -245,8 +245,8 @@ void Attention::weigh(const Row& row, std::int64_t block, float* scores, float* 
   const float* added = move(row.mask, block * kSide);
   for (std::int64_t j = 0; j < kSide; j += kLanes) {
     const __mmask16 here = j == 0 ? kept.low : kept.high;
-    const Floats score = finish_scores(scores + j, spread(scale), move(added, j));
-    const Floats weight = exponential(score - spread(row.log_sum));
+    const Floats score = finish_scores(scores + j, spread(scale * kLog2E), move(added, j));
+    const Floats weight = power_of_two(score - spread(row.log_sum));
     const Floats slope = keep(load(slopes + j), here) * spread(1.0f / (1.0f - rate));
     store(scores + j, keep(weight, here));
     store(slopes + j, weight * (slope - spread(row.along)));

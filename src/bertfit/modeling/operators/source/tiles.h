@@ -264,23 +264,29 @@ inline void pack_right_transposed(const Part& part, bf16* step) {
   }
 }
 
+// 32 numbers of a row of sums.
+inline Words narrow_row(const float* row) {
+  return (Words)_mm512_cvtne2ps_pbh(load(row + kLanes), load(row));
+}
+
 // The same of a 32 x 32 block of sums, whose rows are those of the inner dimension.
 inline void pack_right_sums(const float* block, bf16* step) {
+  const Words order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
+                                       39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const Words next_half = _mm512_add_epi16(order, _mm512_set1_epi16(16));
   for (std::int64_t pair = 0; pair < kTileRows; ++pair) {
-    const float* even = block + 2 * pair * kSide;
-    for (std::int64_t half = 0; half < 2; ++half) {
-      const Words low = _mm512_cvtepu16_epi32(narrow(load(even + half * kLanes)));
-      const Words high = _mm512_cvtepu16_epi32(narrow(load(even + kSide + half * kLanes)));
-      _mm512_storeu_si512(step + half * kTileSize + pair * kSide,
-                          _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-    }
+    const Words even = narrow_row(block + 2 * pair * kSide);
+    const Words odd = narrow_row(block + (2 * pair + 1) * kSide);
+    bf16* to = step + pair * kSide;
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, order, odd));
+    _mm512_storeu_si512(to + kTileSize, _mm512_permutex2var_epi16(even, next_half, odd));
   }
 }
 
 // One step of a left operand out of a 32 x 32 block of sums.
 inline void pack_left_sums(const float* block, bf16* step) {
-  for (std::int64_t i = 0; i < kStepSize; i += kLanes) {
-    store(step + i, load(block + i));
+  for (std::int64_t row = 0; row < kSide; ++row) {
+    _mm512_storeu_si512(step + row * kSide, narrow_row(block + row * kSide));
   }
 }
 

@@ -43,23 +43,22 @@ inline void store(bf16* to, Floats values, std::int64_t count) {
   _mm256_mask_storeu_epi16(to, first(count), narrow(values));
 }
 
-// e^x to about one unit in the last place, for x up to 88; 0 below -87, where numbers begin that the
-// processor is slow with.
-// Source: Cephes, expf (range reduction by ln 2 in two parts, polynomial of degree 7).
-inline Floats exponential(Floats x) {
-  const Floats lowest = spread(-87.0f);
+constexpr float kLog2E = 1.44269504f;
+
+// 2^x to 2e-7 of it, for x below 128; 0 below -126, where numbers begin that the processor is slow
+// with. The polynomial of degree 5 is the minimax one of 2^r for r from 0 to 1.
+inline Floats power_of_two(Floats x) {
+  const Floats lowest = spread(-126.0f);
   const Floats inside = _mm512_max_ps(x, lowest);
-  const Floats power = _mm512_roundscale_ps(inside * spread(1.44269504f), _MM_FROUND_TO_NEAREST_INT);
-  const Floats rest =
-      (inside - power * spread(0.693359375f)) + power * spread(2.12194440e-4f);
-  Floats sum = spread(1.9875691500e-4f);
-  sum = sum * rest + spread(1.3981999507e-3f);
-  sum = sum * rest + spread(8.3334519073e-3f);
-  sum = sum * rest + spread(4.1665795894e-2f);
-  sum = sum * rest + spread(1.6666665459e-1f);
-  sum = sum * rest + spread(5.0000001201e-1f);
-  sum = sum * (rest * rest) + (rest + spread(1.0f));
-  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ), sum, power);
+  const Floats rest = _mm512_reduce_ps(inside, _MM_FROUND_TO_NEG_INF);
+  Floats sum = spread(1.877571269e-3f);
+  sum = sum * rest + spread(8.989353176e-3f);
+  sum = sum * rest + spread(5.582630707e-2f);
+  sum = sum * rest + spread(2.401536208e-1f);
+  sum = sum * rest + spread(6.931530728e-1f);
+  sum = sum * rest + spread(9.999999251e-1f);
+  // Scales by 2 to the floor of `inside`.
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ), sum, inside);
 }
 
 // 1 / x to about one unit in the last place.
@@ -76,7 +75,7 @@ struct Gelu {
 };
 
 inline Gelu gelu(Floats x) {
-  const Floats bell = exponential(x * x * spread(-0.5f));
+  const Floats bell = power_of_two(x * x * spread(-0.5f * kLog2E));
   const Floats t =
       reciprocal(_mm512_abs_ps(x) * spread(0.3275911f * 0.70710678f) + spread(1.0f));
   Floats sum = spread(1.061405429f);
