@@ -25,11 +25,12 @@ from transformers.utils import logging
 
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts
-from bertfit.modeling.classifier import load_classifier
-from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.classifier import find_hidden_size, load_classifier
+from bertfit.modeling.fast_path import is_compiled, load_operators_for, plug_in
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.training.loop import TrainingData, train_steps
-from bertfit.training.token_budget import DEFAULT_TOKENS
+from bertfit.training.token_budget import default_tokens
 from bertfit.training.weights import TrainedWeights
 
 
@@ -46,7 +47,8 @@ def main() -> None:
                 f"{precision.dtype_name}",
                 flush=True,
             )
-            measured.append({"model": name, **compare(folder, precision, arguments)})
+            with keep_freed_memory():  # as in a training
+                measured.append({"model": name, **compare(folder, precision, arguments)})
     write_result(
         "step-floor",
         {
@@ -105,6 +107,7 @@ def iterate_steps(
 ) -> Iterator[float]:
     """Yield the seconds of one training step after another."""
     if fast_path == "auto":
+        load_operators_for(precision, build=True)
         plug_in(model, precision.device)
     generator = np.random.default_rng(0)
     token_ids = generator.integers(1000, 30_000, batch_size * length).astype(np.int32)
@@ -119,7 +122,10 @@ def iterate_steps(
         [[np.arange(batch_size)] * 1000],
         learning_rate=lambda _: 1e-5,
         precision=precision,
-        max_tokens=DEFAULT_TOKENS,
+        max_tokens=default_tokens(
+            find_hidden_size(model),
+            is_compiled=fast_path == "auto" and is_compiled(model.config, precision),
+        ),
     ):
         yield step.read().seconds
 
