@@ -123,8 +123,7 @@ def iterate_steps(
         learning_rate=lambda _: 1e-5,
         precision=precision,
         max_tokens=default_tokens(
-            find_hidden_size(model),
-            is_compiled=fast_path == "auto" and is_compiled(model.config, precision),
+            find_hidden_size(model), is_compiled=is_compiled(model, precision)
         ),
     ):
         yield step.read().seconds

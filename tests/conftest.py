@@ -13,7 +13,7 @@ import signal
 import socket
 import string
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ EMPTY_HUB_CACHE = tempfile.TemporaryDirectory(prefix="bertfit-hub-cache-")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests marked network are run with 0
 os.environ["HF_HUB_CACHE"] = EMPTY_HUB_CACHE.name  # the same cache on every machine: an empty one
 os.environ["BERTFIT_CACHE"] = EMPTY_HUB_CACHE.name  # not the user's own
+os.environ["BERTFIT_OPERATORS"] = "off"  # tests that mean them ask for the fixture `operators`
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_COLOR"] = "1"
@@ -47,6 +48,19 @@ def pytest_configure() -> None:
 def pytest_unconfigure() -> None:
     """Remove the empty cache of the hub."""
     EMPTY_HUB_CACHE.cleanup()
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the compiled operators be used, built once for all tests; skip where they cannot be."""
+    from bertfit.modeling.operators import library
+
+    monkeypatch.delenv(library.SWITCH)
+    plan = library.load_operators(build=True)
+    if not plan.is_on:
+        pytest.skip(f"no compiled operators here: {plan.reason}")
+    yield
+    library.forget_operators()
 
 
 @pytest.fixture(autouse=True)

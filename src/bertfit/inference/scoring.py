@@ -13,7 +13,8 @@ import torch
 
 from bertfit.inference.micro_batches import TokenBudget, iter_logits_within_memory
 from bertfit.modeling.allocation import keep_freed_memory
-from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.fast_path import copy_for_work, is_compiled, takes_operators
+from bertfit.modeling.operators.library import load_operators
 from bertfit.modeling.transfer import LateValues, stay_ahead
 
 if TYPE_CHECKING:
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
     from bertfit.data.encoding import EncodedTexts
     from bertfit.modeling.precision import Precision
 
-_BYTES_PER_MICRO_BATCH = 8192
+_BYTES_PER_MICRO_BATCH = 4096
 """Micro-batches of 1,024 tokens in float32 and 2,048 in bfloat16 were the quickest or equal to it;
 4,096 in float32 took a quarter longer (docs/performance.md)."""
+
+_COMPILED_TOKENS = 4096
+"""Where operators are compiled: as quick as 8,192, quicker than 2,048 (docs/performance.md)."""
+
+_ROWS_WORTH_BUILDING = 256
+"""Of fewer texts the operators are used where they are there, and not built in seconds."""
 
 _TOKENS_ON_GPU = 2**14
 """A GPU is idle with as few as a processor's cache holds. Not measured."""
@@ -58,10 +65,10 @@ def score_texts(
     Raises:
         torch.OutOfMemoryError: Not even the longest text fits into memory alone.
     """
+    if takes_operators(model, precision):
+        load_operators(build=len(encoded) >= _ROWS_WORTH_BUILDING)
     if max_tokens is None:
-        on_gpu = precision.device.type == "cuda"
-        in_cache = _BYTES_PER_MICRO_BATCH // precision.weight_dtype.itemsize
-        max_tokens = _TOKENS_ON_GPU if on_gpu else in_cache
+        max_tokens = _choose_tokens(model, precision)
     model = copy_for_work(model, precision)
     was_training = model.training
     model.eval()
@@ -89,6 +96,14 @@ def score_texts(
     finally:
         model.train(was_training)
     return logits
+
+
+def _choose_tokens(model: PreTrainedModel, precision: Precision) -> int:
+    if precision.device.type == "cuda":
+        return _TOKENS_ON_GPU
+    if is_compiled(model, precision):
+        return _COMPILED_TOKENS
+    return _BYTES_PER_MICRO_BATCH // precision.weight_dtype.itemsize
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -39,6 +39,8 @@ ATTENTION_FAMILIES = frozenset(
 """Values of `config.model_type` whose attention goes through transformers' registry and sees every
 token; a decoder's goes through it too, and would need a causal mask."""
 
+_OTHER_ARITHMETIC = Plan(is_on=False, reason="they are for bfloat16 on a CPU")
+
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
@@ -49,8 +51,6 @@ class FastPath:
     attention: str
     dropout: str
     last_layer: str
-    operators: Plan
-    """Whether operators of our own are used for bfloat16, and why."""
     is_whole: bool
     """False where a part was left as transformers has it."""
 
@@ -60,15 +60,13 @@ def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
     is_short = device.type in {"cpu", "cuda"} and can_shorten(config)
     last_layer = "the first token, which the head reads" if is_short else "every token"
     if device.type != "cpu":
-        operators = Plan(is_on=False, reason="they are for a CPU")
-        return FastPath("transformers' own", "torch's own", last_layer, operators, is_whole=False)
+        return FastPath("transformers' own", "torch's own", last_layer, is_whole=False)
     takes_attention = config.model_type in ATTENTION_FAMILIES
     own = f"transformers' own ({config.model_type} does not take another)"
     return FastPath(
         "bertfit's" if takes_attention else own,
         "16 random bits per element",
         last_layer,
-        plan_operators(),
         is_whole=takes_attention,
     )
 
@@ -93,14 +91,24 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
 def load_operators_for(precision: Precision, *, build: bool) -> Plan:
     """Load the compiled operators where the arithmetic is theirs; see `load_operators`."""
     if not _is_for_operators(precision):
-        return Plan(is_on=False, reason="they are for bfloat16 on a CPU")
+        return _OTHER_ARITHMETIC
     return load_operators(build=build)
 
 
-def is_compiled(config: PretrainedConfig, precision: Precision) -> bool:
-    """Tell whether attention, and so most of a layer, is done by compiled operators."""
-    has_attention = config.model_type in ATTENTION_FAMILIES
-    return has_attention and _is_for_operators(precision) and get_operators() is not None
+def plan_operators_for(precision: Precision) -> Plan:
+    """Say what `load_operators_for` would do for a training, and build nothing."""
+    return plan_operators() if _is_for_operators(precision) else _OTHER_ARITHMETIC
+
+
+def takes_operators(model: PreTrainedModel, precision: Precision) -> bool:
+    """Tell whether attention, and so most of a layer, would be done by compiled operators."""
+    is_plugged_in = getattr(model.config, "_attn_implementation", None) == attention.NAME
+    return is_plugged_in and _is_for_operators(precision)
+
+
+def is_compiled(model: PreTrainedModel, precision: Precision) -> bool:
+    """Tell whether it is: the operators are loaded as well."""
+    return takes_operators(model, precision) and get_operators() is not None
 
 
 def _is_for_operators(precision: Precision) -> bool:

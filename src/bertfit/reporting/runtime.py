@@ -35,6 +35,7 @@ def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Attention", runtime["attention"]),
         ("Dropout", runtime["dropout"]),
         ("Last layer", runtime["last_layer"]),
+        ("Operators", runtime["operators"]),
         ("Embeddings", runtime["embeddings"]),
         ("Freed memory", runtime["memory"]),
         ("Packing", runtime["packing"]),

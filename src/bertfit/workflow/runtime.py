@@ -15,14 +15,14 @@ import torch
 
 from bertfit.data.encoded_store import find_store
 from bertfit.modeling.allocation import can_keep_freed_memory
-from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.classifier import find_hidden_size, load_architecture
 from bertfit.modeling.compilation import plan_compilation
-from bertfit.modeling.fast_path import plan_fast_path
+from bertfit.modeling.fast_path import plan_fast_path, plan_operators_for
 from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.transfer import wait_for
 from bertfit.run_directory import describe_environment
-from bertfit.training.token_budget import DEFAULT_TOKENS
+from bertfit.training.token_budget import default_tokens
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype
@@ -57,6 +57,8 @@ class Runtime:
     dropout: str
     last_layer: str
     """Which tokens the last layer is computed for."""
+    operators: str
+    """Whether compiled operators do the arithmetic, and why."""
     embeddings: str
     memory: str
     """What happens to memory that is freed between two layers."""
@@ -94,10 +96,15 @@ def describe_runtime(
         ConfigError: The device is unknown or not present.
     """
     precision = choose_precision(device, dtype)
-    config = load_architecture(model).config
+    architecture = load_architecture(model)
+    config = architecture.config
     fast_path = plan_fast_path(config, precision.device)
+    operators = plan_operators_for(precision)
     packing = plan_packing(config, precision)
     on_cpu = precision.device.type == "cpu"
+    tokens = default_tokens(
+        find_hidden_size(architecture), is_compiled=operators.is_on and fast_path.is_whole
+    )
     num_cores = _count_cores()
     gflops = {
         name: measure_products(getattr(torch, name), precision.device)
@@ -116,13 +123,14 @@ def describe_runtime(
         attention=fast_path.attention,
         dropout=fast_path.dropout,
         last_layer=fast_path.last_layer,
+        operators=str(operators),
         embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
         memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
         packing=str(packing),
         compilation=str(
             plan_compilation(precision.device, packs=packing.is_on, train_seconds=math.inf)
         ),
-        micro_batch_tokens=None if precision.device.type == "cuda" else DEFAULT_TOKENS,
+        micro_batch_tokens=None if precision.device.type == "cuda" else tokens,
         gflops=gflops,
         store=str(store),
         store_bytes=_sum_sizes(store),

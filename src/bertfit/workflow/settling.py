@@ -70,10 +70,8 @@ def _settle_token_budget(
     if asked is None and precision.device.type != "cuda":
         origin = f"default on {precision.device.type}"
         classifier = model.classifier.model
-        is_fast = resolved.settings.fast_path == "auto"
         tokens = default_tokens(
-            find_hidden_size(classifier),
-            is_compiled=is_fast and is_compiled(classifier.config, precision),
+            find_hidden_size(classifier), is_compiled=is_compiled(classifier, precision)
         )
         return resolved.settle("micro_batch_tokens", tokens, origin=origin)
     tokens = measure_token_budget(

@@ -1,1 +1,1 @@
-"""Operators of our own in C++, for bfloat16 on a CPU: built by torch, used where they were built."""
+"""Operators of our own in C++, for bfloat16 on a CPU: built by torch where they can be."""

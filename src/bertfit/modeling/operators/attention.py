@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +72,7 @@ def attend(
     """
     states = (states.transpose(1, 2) for states in (query_BHQD, key_BHTD, value_BHTD))
     padded = _pad_mask(mask, num_keys=key_BHTD.shape[2])
-    attended: torch.Tensor = _Attend.apply(*states, padded, scaling, dropout)
+    attended: torch.Tensor = _apply_attend(*states, padded, scaling, dropout)
     return attended
 
 
@@ -152,10 +152,16 @@ def _pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | Non
 def _describe_mask(mask: torch.Tensor | None) -> _Mask:
     if mask is None:
         return _Mask(None, 0, 0)
-    text, query = (stride if size > 1 else 0 for size, stride in zip(mask.shape, mask.stride()[:2]))
+    text, query = (
+        stride if size > 1 else 0
+        for size, stride in zip(mask.shape[:2], mask.stride()[:2], strict=True)
+    )
     return _Mask(mask.data_ptr(), text, query)
 
 
 def _strides(states_BTHD: torch.Tensor) -> _Strides:
     text, token, head, _ = states_BTHD.stride()
     return _Strides(text, head, token)
+
+
+_apply_attend: Callable[..., torch.Tensor] = _Attend.apply

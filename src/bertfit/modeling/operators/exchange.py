@@ -45,13 +45,13 @@ def takes(values: torch.Tensor) -> bool:
 def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
     if _is_exact_gelu(module):
         return _activate
-    if type(module) is torch.nn.LayerNorm and module.bias is not None and module.weight.dim() == 1:
+    if type(module) is torch.nn.LayerNorm and _is_plain_norm(module):
         return _norm
     if _adds_residual(module):
         return _add_and_norm
     if _activates(module):
         return _multiply_and_activate
-    if type(module) is torch.nn.Linear and all(size % BLOCK == 0 for size in module.weight.shape):
+    if type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape):
         return _apply_layer
     return None
 
@@ -64,6 +64,15 @@ def _is_exact_gelu(module: torch.nn.Module) -> bool:
     )
 
 
+def _is_plain_norm(module: torch.nn.LayerNorm) -> bool:
+    """Tell whether it has weights, over one dimension."""
+    return module.elementwise_affine and len(module.normalized_shape) == 1
+
+
+def _is_of_transformers(module: torch.nn.Module) -> bool:
+    return type(module).__module__.startswith("transformers.models.")
+
+
 def _adds_residual(module: torch.nn.Module) -> bool:
     """Tell whether this is the output of attention or of the feed-forward, as BERT's family has it.
 
@@ -71,7 +80,7 @@ def _adds_residual(module: torch.nn.Module) -> bool:
     """
     return (
         type(module).__name__.endswith("Output")
-        and type(module).__module__.startswith("transformers.models.")
+        and _is_of_transformers(module)
         and set(dict(module.named_children())) == {"dense", "dropout", "LayerNorm"}
     )
 
@@ -81,7 +90,7 @@ def _activates(module: torch.nn.Module) -> bool:
     parts = dict(module.named_children())
     return (
         type(module).__name__.endswith("Intermediate")
-        and type(module).__module__.startswith("transformers.models.")
+        and _is_of_transformers(module)
         and set(parts) == {"dense", "intermediate_act_fn"}
         and _is_exact_gelu(parts["intermediate_act_fn"])
     )
@@ -92,7 +101,10 @@ def _is_worth_it(values: torch.Tensor) -> bool:
 
 
 def _activate(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
-    return _gelu(values) if takes(values) else torch.nn.functional.gelu(values)
+    if takes(values):
+        return _gelu(values)
+    output: torch.Tensor = type(module).forward(module, values)
+    return output
 
 
 def _apply_layer(module: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
@@ -107,7 +119,8 @@ def _multiply_and_activate(
 ) -> torch.Tensor:
     if _is_worth_it(hidden):
         return _multiply(hidden, module.dense, activate=True)
-    return type(module).forward(module, hidden)
+    output: torch.Tensor = type(module).forward(module, hidden)
+    return output
 
 
 def _norm(module: torch.nn.LayerNorm, values: torch.Tensor) -> torch.Tensor:
@@ -122,6 +135,7 @@ def _add_and_norm(
     residual: torch.Tensor,
 ) -> torch.Tensor:
     if not takes(residual):
-        return type(module).forward(module, hidden, residual)
+        output: torch.Tensor = type(module).forward(module, hidden, residual)
+        return output
     rate = module.dropout.p if module.training else 0.0
     return _normalize(module.dense(hidden), residual, module.LayerNorm, dropout=rate)

@@ -19,7 +19,7 @@ def has_master(weight: torch.Tensor) -> bool:
 
 
 def find_gradient(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Return where the gradient of `weight` goes, float32, and whether it is added to what is there."""
+    """Return where the gradient of `weight` goes, float32, and whether to add to what is there."""
     master = getattr(weight, "bertfit_master", None)
     if master is None:
         return torch.empty(weight.shape), False

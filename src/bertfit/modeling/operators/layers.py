@@ -8,6 +8,7 @@ Shapes: N tokens of width W.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ def normalize(
     dropout: float,
 ) -> torch.Tensor:
     """Return norm(dropout(values) + residual), of any shape (..., W) with W a multiple of 32."""
-    out: torch.Tensor = _Normalize.apply(
-        values_NW, residual_NW, norm.weight, norm.bias, norm.eps, dropout
+    out: torch.Tensor = _apply_normalize(
+        values_NW, residual_NW, norm.weight, norm.bias, norm.eps, dropout, torch.is_grad_enabled()
     )
     return out
 
@@ -48,13 +49,15 @@ def multiply(
     values: torch.Tensor, layer: torch.nn.Linear, *, activate: bool = False
 ) -> torch.Tensor:
     """Return layer(values), or the GELU of it, for values (..., W); all widths multiples of 32."""
-    out: torch.Tensor = _Multiply.apply(values, layer.weight, layer.bias, activate)
+    out: torch.Tensor = _apply_multiply(
+        values, layer.weight, layer.bias, activate, torch.is_grad_enabled()
+    )
     return out
 
 
 def gelu(values: torch.Tensor) -> torch.Tensor:
     """Return x Φ(x) of each number."""
-    out: torch.Tensor = _Gelu.apply(values)
+    out: torch.Tensor = _apply_gelu(values, torch.is_grad_enabled())
     return out
 
 
@@ -65,9 +68,10 @@ class _Normalize(torch.autograd.Function):
         values: torch.Tensor,
         residual: torch.Tensor | None,
         weight: torch.Tensor,
-        bias: torch.Tensor,
+        bias: torch.Tensor | None,
         epsilon: float,
         dropout: float,
+        has_backward: bool,  # noqa: FBT001 (autograd passes by position)
     ) -> torch.Tensor:
         values = values.contiguous()
         residual = None if residual is None else residual.expand_as(values).contiguous()
@@ -77,8 +81,7 @@ class _Normalize(torch.autograd.Function):
         )
         statistics = torch.empty(sizes.rows, 2)
         output = torch.empty_like(values)
-        needs_gradient = any(ctx.needs_input_grad)
-        sums = torch.empty_like(values) if needs_gradient else None
+        sums = torch.empty_like(values) if has_backward else None
         call(
             "norm_forward", ctypes.byref(sizes), values, residual, weight, bias, sums, statistics,
             output,
@@ -93,7 +96,8 @@ class _Normalize(torch.autograd.Function):
         sums, statistics = ctx.saved_tensors
         of_values = torch.empty_like(sums)
         of_residual = torch.empty_like(sums) if ctx.sizes.rate else None
-        (of_weight, adds), (of_bias, _) = map(find_gradient, (ctx.weight, ctx.bias))
+        of_weight, adds = find_gradient(ctx.weight)
+        of_bias = None if ctx.bias is None else find_gradient(ctx.bias)[0]
         call(
             "norm_backward", ctypes.byref(ctx.sizes), gradient.contiguous(), sums, statistics,
             ctx.weight, of_values, of_residual, of_weight, of_bias, ctypes.c_bool(adds),
@@ -103,8 +107,8 @@ class _Normalize(torch.autograd.Function):
         if not ctx.has_residual:
             of_residual = None
         if has_master(ctx.weight):
-            return of_values, of_residual, None, None, None, None
-        return of_values, of_residual, of_weight, of_bias, None, None
+            return of_values, of_residual, None, None, None, None, None
+        return of_values, of_residual, of_weight, of_bias, None, None, None
 
 
 class _Multiply(torch.autograd.Function):
@@ -115,11 +119,12 @@ class _Multiply(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         activate: bool,  # noqa: FBT001 (autograd passes by position)
+        has_backward: bool,  # noqa: FBT001 (as above)
     ) -> torch.Tensor:
         values = values.contiguous()
         num_outputs, num_inputs = weight.shape
         output = values.new_empty(*values.shape[:-1], num_outputs)
-        slopes = torch.empty_like(output) if activate and any(ctx.needs_input_grad) else None
+        slopes = torch.empty_like(output) if activate and has_backward else None
         num_rows = values.numel() // num_inputs
         call(
             "linear_forward", values, weight, bias, ctypes.c_bool(activate), output, slopes,
@@ -141,7 +146,7 @@ class _Multiply(torch.autograd.Function):
             of_values = gradient.view(num_rows, num_outputs).mm(weight).view(values.shape)
         rows = gradient.view(num_rows, num_outputs)
         of_parameters = backpropagate_layer(rows, values.view(num_rows, num_inputs), weight, bias)
-        return (of_values, *of_parameters, None)
+        return (of_values, *of_parameters, None, None)
 
 
 def backpropagate_layer(
@@ -170,21 +175,30 @@ def backpropagate_layer(
 
 class _Gelu(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 (as above)
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's context has no public type)
+        values: torch.Tensor,
+        has_backward: bool,  # noqa: FBT001 (autograd passes by position)
+    ) -> torch.Tensor:
         values = values.contiguous()
         output = torch.empty_like(values)
-        slopes = torch.empty_like(values) if ctx.needs_input_grad[0] else None
+        slopes = torch.empty_like(values) if has_backward else None
         call("gelu_forward", values, output, slopes, _Long(values.numel()))
         ctx.save_for_backward(slopes)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 (as above)
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401 (as above)
         (slopes,) = ctx.saved_tensors
-        return _times(gradient, slopes)
+        return _times(gradient, slopes), None
 
 
 def _times(gradient: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
     product = torch.empty_like(slopes)
     call("multiply_numbers", gradient.contiguous(), slopes, product, _Long(slopes.numel()))
     return product
+
+
+_apply_normalize: Callable[..., torch.Tensor] = _Normalize.apply
+_apply_multiply: Callable[..., torch.Tensor] = _Multiply.apply
+_apply_gelu: Callable[..., torch.Tensor] = _Gelu.apply

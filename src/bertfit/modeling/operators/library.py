@@ -7,14 +7,17 @@ works without: `attend` and the modules of `exchange` then do what they do in Py
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,8 +81,8 @@ def load_operators(*, build: bool) -> Plan:
     """Load the operators for this process, and say whether they are there.
 
     Args:
-        build: Build them where they were not built yet: seconds of work, once on a machine. Without,
-            operators that were not built yet stay away.
+        build: Build them where they were not built yet: seconds of work, once on a machine.
+            Without, operators that were not built yet stay away.
     """
     with _lock:
         if _state.library is None and (obstacle := find_obstacle()) is not None:
@@ -92,6 +95,11 @@ def load_operators(*, build: bool) -> Plan:
         if _state.library is None:
             return Plan(is_on=False, reason=_state.failure or "they could not be loaded")
         return Plan(is_on=True, reason=f"built for {_name_instructions()}")
+
+
+def forget_operators() -> None:
+    """Let this process do without the operators, until they are loaded again."""
+    _state.library = _state.failure = None
 
 
 def plan_operators() -> Plan:
@@ -117,9 +125,9 @@ def find_obstacle() -> str | None:
         return _state.failure
     if _find_library().exists():
         return None
-    for program in (os.environ.get("CXX", "c++"), "ninja"):
-        if shutil.which(program) is None:
-            return f"{program!r} is needed to build them, and was not found"
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        return f"a C++ compiler is needed to build them, and there is no {compiler!r}"
     return None
 
 
@@ -141,11 +149,12 @@ def _load(path: Path) -> None:
     try:
         if not path.exists():
             _build(path)
+        _check_owner(path)
         library = ctypes.CDLL(str(path))
         library.prepare.restype = ctypes.c_bool
         library.sum_squares.restype = ctypes.c_double
     except (OSError, RuntimeError) as error:
-        _state.failure = f"they could not be built: {_shorten(error)}"
+        _state.failure = f"they could not be had: {_shorten(error)}"
         return
     if library.prepare():
         _state.library = library
@@ -160,11 +169,15 @@ def _build(path: Path) -> None:
         RuntimeError: The compiler failed.
         OSError: The cache cannot be written to.
     """
+    import ninja
     from torch.utils.cpp_extension import load
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # A folder of its own: what is built elsewhere at the same time, or was broken off, is no matter.
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder:
+    # A folder of its own: what is built elsewhere at once, or was broken off, is no matter.
+    with (
+        tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder,
+        _found_first(ninja.BIN_DIR),
+    ):
         load(
             path.stem,
             [str(file) for file in sorted(_SOURCE.glob("*.cpp"))],
@@ -173,6 +186,25 @@ def _build(path: Path) -> None:
             is_python_module=False,
         )
         (Path(folder) / path.name).replace(path)
+
+
+def _check_owner(path: Path) -> None:
+    """Raise PermissionError where another user could have put the library there."""
+    for part in (path, path.parent):
+        known = part.stat()
+        if known.st_uid not in {os.getuid(), 0} or known.st_mode & stat.S_IWOTH:
+            raise PermissionError(f"{part} belongs to another user, or any user may write to it")
+
+
+@contextlib.contextmanager
+def _found_first(folder: str) -> Iterator[None]:
+    """Let programs be looked for in `folder` first: an environment need not be activated."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join(filter(None, (folder, before)))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _shorten(error: Exception) -> str:

@@ -23,6 +23,18 @@ void split(std::int64_t count, Work work) {
   });
 }
 
+// Sums a row of `width` numbers of each chunk; `to` gets the sums, or has them added.
+void add_chunks(const float* from, std::int64_t chunks, std::int64_t width, bool add, float* to) {
+  if (!add) {
+    std::fill_n(to, width, 0.0f);
+  }
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk, from += 2 * width) {
+    for (std::int64_t j = 0; j < width; j += kLanes) {
+      store(to + j, load(to + j) + load(from + j));
+    }
+  }
+}
+
 }  // namespace
 
 // y = (s - mean(s)) / √(variance(s) + epsilon) · weight + bias, with s = dropout(x) + residual.
@@ -68,7 +80,8 @@ void Norm::forward_row(const float* values, float mean, float inverse, const bf1
                        const bf16* bias, bf16* y) const {
   for (std::int64_t j = 0; j < width; j += kLanes) {
     const Floats standard = (load(values + j) - spread(mean)) * spread(inverse);
-    store(y + j, standard * load(weight + j) + load(bias + j));
+    const Floats shift = bias == nullptr ? _mm512_setzero_ps() : load(bias + j);
+    store(y + j, standard * load(weight + j) + shift);
   }
 }
 
@@ -103,7 +116,7 @@ using namespace bertfit;
 extern "C" {
 
 // `sums` (rows x width; may be null) gets s, `statistics` (rows x 2) mean and reciprocal deviation.
-// Without a residual it counts as 0.
+// Without a residual, or without a bias, it counts as 0.
 void norm_forward(const Norm* norm, const bf16* x, const bf16* residual, const bf16* weight,
                   const bf16* bias, bf16* sums, float* statistics, bf16* y) {
   const std::int64_t width = norm->width;
@@ -132,7 +145,7 @@ void norm_forward(const Norm* norm, const bf16* x, const bf16* residual, const b
 }
 
 // Of x and of the residual (null where it is that of x, or of no use); the gradients of weight and
-// bias (width) are float32, and set or added to. Summed in chunks of rows, they are the same for any
+// bias (width; that of the bias may be null) are float32, and set or added to. Summed in chunks of rows, they are the same for any
 // number of threads.
 void norm_backward(const Norm* norm, const bf16* y_gradient, const bf16* sums,
                    const float* statistics, const bf16* weight, bf16* x_gradient,
@@ -165,16 +178,9 @@ void norm_backward(const Norm* norm, const bf16* y_gradient, const bf16* sums,
       }
     }
   });
-  if (!add) {
-    std::fill_n(weight_gradient, width, 0.0f);
-    std::fill_n(bias_gradient, width, 0.0f);
-  }
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const float* of_weight = of_chunks + chunk * 2 * width;
-    for (std::int64_t j = 0; j < width; j += kLanes) {
-      store(weight_gradient + j, load(weight_gradient + j) + load(of_weight + j));
-      store(bias_gradient + j, load(bias_gradient + j) + load(of_weight + width + j));
-    }
+  add_chunks(of_chunks, chunks, width, add, weight_gradient);
+  if (bias_gradient != nullptr) {
+    add_chunks(of_chunks + width, chunks, width, add, bias_gradient);
   }
 }
 

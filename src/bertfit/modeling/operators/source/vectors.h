@@ -46,10 +46,10 @@ inline void store(bf16* to, Floats values, std::int64_t count) {
 constexpr float kLog2E = 1.44269504f;
 
 // 2^x to 2e-7 of it, for x below 128; 0 below -126, where numbers begin that the processor is slow
-// with. The polynomial of degree 5 is the minimax one of 2^r for r from 0 to 1.
+// with; NaN of NaN. The polynomial of degree 5 is the minimax one of 2^r for r from 0 to 1.
 inline Floats power_of_two(Floats x) {
   const Floats lowest = spread(-126.0f);
-  const Floats inside = _mm512_max_ps(x, lowest);
+  const Floats inside = _mm512_max_ps(lowest, x);  // gives the second where one is NaN
   const Floats rest = _mm512_reduce_ps(inside, _MM_FROUND_TO_NEG_INF);
   Floats sum = spread(1.877571269e-3f);
   sum = sum * rest + spread(8.989353176e-3f);
@@ -58,7 +58,7 @@ inline Floats power_of_two(Floats x) {
   sum = sum * rest + spread(6.931530728e-1f);
   sum = sum * rest + spread(9.999999251e-1f);
   // Scales by 2 to the floor of `inside`.
-  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_GE_OQ), sum, inside);
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ), sum, inside);
 }
 
 // 1 / x to about one unit in the last place.

@@ -1,0 +1,135 @@
+"""The operators are built once, and whatever is in their way is said, and stops nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bertfit.modeling.attention import attend
+from bertfit.modeling.operators import library
+from bertfit.modeling.operators.library import find_obstacle, load_operators, plan_operators
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """A machine where they may be built and were not, with its empty cache."""
+    capabilities = dict.fromkeys(("avx512_f", "avx512_bf16"), True)
+    monkeypatch.delenv(library.SWITCH)
+    monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(library.sys, "platform", "linux")
+    monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(library.torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(library.shutil, "which", lambda program: f"/bin/{program}")
+    yield tmp_path / "cache" / "operators"
+    library.forget_operators()
+
+
+def assert_attention_works():
+    states = [torch.randn(1, 1, 4, 32, dtype=torch.bfloat16) for _ in range(3)]
+    output, _ = attend(torch.nn.Identity(), *states, None)
+    assert output.shape == (1, 4, 1, 32)
+
+
+def test_the_switch_turns_them_off():
+    assert find_obstacle() == "$BERTFIT_OPERATORS is off"
+    plan = load_operators(build=True)
+    assert str(plan) == "off ($BERTFIT_OPERATORS is off)"
+    assert plan_operators() == plan
+    assert library.get_operators() is None
+    assert_attention_works()
+
+
+def test_without_a_compiler_the_reason_is_said(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(library.shutil, "which", lambda _program: None)
+    plan = load_operators(build=True)
+    assert not plan.is_on
+    expected = "a C++ compiler is needed to build them, and there is no 'no-such-compiler'"
+    assert plan.reason == expected
+    assert plan_operators() == plan
+    assert not fresh.exists()
+    assert_attention_works()
+
+
+def test_a_processor_without_bfloat16_has_none(fresh, monkeypatch):
+    monkeypatch.setattr(library.torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert find_obstacle() == "this processor has no AVX512-BF16"
+    monkeypatch.setattr(library.platform, "machine", lambda: "arm64")
+    assert find_obstacle() == "they are for Linux on x86-64"
+
+
+def test_what_was_not_built_stays_away_unless_it_may_be(fresh):
+    plan = load_operators(build=False)
+    assert str(plan) == "off (not built yet; a training builds them)"
+    assert plan_operators().is_on
+    assert "the next training builds them" in plan_operators().reason
+    assert not fresh.exists()
+
+
+def test_a_compiler_that_fails_is_named_once_and_leaves_nothing(fresh, monkeypatch):
+    calls = []
+
+    def fail(*_args, **_kwargs):
+        calls.append(1)
+        raise RuntimeError("Error building extension\nattention.cpp:7: error: no such thing\nmore")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
+    for _ in range(2):
+        plan = load_operators(build=True)
+        assert not plan.is_on
+        assert plan.reason == "they could not be had: attention.cpp:7: error: no such thing"
+    assert calls == [1]
+    assert list(fresh.iterdir()) == []
+    assert_attention_works()
+
+
+def test_a_cache_that_cannot_be_written_is_said(fresh):
+    fresh.parent.write_text("a file where the folder should be")
+    plan = load_operators(build=True)
+    assert not plan.is_on
+    assert plan.reason.startswith("they could not be had: ")
+    assert_attention_works()
+
+
+def test_what_is_in_the_cache_and_is_no_library_is_said(fresh):
+    path = library._find_library()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a library")
+    plan = load_operators(build=True)
+    assert not plan.is_on
+    assert plan.reason.startswith("they could not be had: ")
+
+
+def test_what_any_user_could_have_written_is_not_loaded(fresh):
+    path = library._find_library()
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a library")
+    path.chmod(0o666)
+    plan = load_operators(build=True)
+    assert plan.reason == (
+        f"they could not be had: {path} belongs to another user, or any user may write to it"
+    )
+
+
+@pytest.mark.usefixtures("operators")
+def test_they_are_built_once(monkeypatch):
+    path = library._find_library()
+    assert path.exists()
+    assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
+
+    def fail(_path):
+        pytest.fail("built again")
+
+    library.forget_operators()
+    monkeypatch.setattr(library, "_build", fail)
+    assert load_operators(build=True).is_on
+    assert plan_operators().reason in {"built for AMX", "built for AVX512-BF16"}
+
+
+def test_another_source_is_another_library(fresh, monkeypatch, tmp_path):
+    before = library._find_library()
+    other = tmp_path / "source"
+    other.mkdir()
+    (other / "attention.cpp").write_text("// another\n")
+    monkeypatch.setattr(library, "_SOURCE", other)
+    assert library._find_library() != before

@@ -1,0 +1,79 @@
+"""The compiled step of AdamW is torch's: the same norm, the same weights after many steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from bertfit.training.compiled_adamw import CompiledAdamW, compile_step
+
+SIZES = ((3, 50), (1,), (33, 17), (70, 401))
+
+
+def make_pairs(*, dtype=torch.bfloat16):
+    generator = torch.Generator().manual_seed(0)
+    masters = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in SIZES]
+    return [(master, torch.nn.Parameter(master.detach().to(dtype))) for master in masters]
+
+
+def make_optimizer(pairs):
+    masters = [master for master, _ in pairs]
+    groups = [
+        {"params": [m for m in masters if m.ndim > 1], "weight_decay": 0.1},
+        {"params": [m for m in masters if m.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def set_gradients(pairs, step):
+    generator = torch.Generator().manual_seed(step)
+    for place, (master, _) in enumerate(pairs):
+        master.grad = torch.randn(master.shape, generator=generator) * 10.0 ** (place - 2)
+
+
+@pytest.mark.usefixtures("operators")
+def test_the_weights_are_those_of_torch_after_many_steps():
+    expected, found = make_pairs(), make_pairs()
+    optimizer = make_optimizer(expected)
+    compiled = compile_step(found, make_optimizer(found))
+    assert isinstance(compiled, CompiledAdamW)
+    for step in range(40):
+        rate = 1e-2 * (1 + step % 3)
+        for pairs in (expected, found):
+            set_gradients(pairs, step)
+        masters = [master for master, _ in expected]
+        norm = get_total_norm([master.grad for master in masters])
+        assert compiled.measure_norm() == pytest.approx(float(norm), rel=1e-6)
+        clip_grads_with_norm_(masters, 1.0, norm)
+        compiled.clip = min(1.0, 1.0 / (float(norm) + 1e-6))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        compiled.step(rate)
+    for (wanted, _), (master, work) in zip(expected, found, strict=True):
+        torch.testing.assert_close(master, wanted, rtol=1e-5, atol=1e-5)
+        assert torch.equal(work, master.detach().to(torch.bfloat16))
+
+
+@pytest.mark.usefixtures("operators")
+def test_weights_without_a_gradient_stay():
+    pairs = make_pairs()
+    compiled = compile_step(pairs, make_optimizer(pairs))
+    set_gradients(pairs, 0)
+    pairs[2][0].grad = None
+    before = [master.detach().clone() for master, _ in pairs]
+    compiled.step(0.1)
+    moved = [not torch.equal(old, master) for old, (master, _) in zip(before, pairs, strict=True)]
+    assert moved == [True, True, False, True]
+
+
+@pytest.mark.usefixtures("operators")
+def test_other_types_are_left_to_torch():
+    pairs = make_pairs(dtype=torch.float32)
+    assert compile_step(pairs, make_optimizer(pairs)) is None
+
+
+def test_without_operators_there_is_none():
+    pairs = make_pairs()
+    assert compile_step(pairs, make_optimizer(pairs)) is None
