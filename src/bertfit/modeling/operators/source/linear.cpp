@@ -27,21 +27,40 @@ void pack_all(std::int64_t num_columns, std::int64_t inner, bf16* packed, PackSt
   });
 }
 
-// Multiplies x (rows x inner) by a packed right operand; `finish(block, row, rows, column)` takes
-// each 32 x 32 block of sums.
-template <typename Finish>
-void multiply_panels(const Part& x, const bf16* packed, std::int64_t num_columns, Finish finish) {
+// 32 columns of up to 32 rows of sums that wait to be finished.
+struct Waiting {
+  const float* sums = nullptr;
+  std::int64_t row = 0;
+  std::int64_t rows = 0;
+  std::int64_t column = 0;
+
+  template <typename FinishRow>
+  void finish(std::int64_t begin, std::int64_t end, FinishRow finish_row) const {
+    for (std::int64_t i = begin; i < std::min(end, rows); ++i) {
+      finish_row(sums + i * kSide, row + i, column);
+    }
+  }
+};
+
+// Multiplies x (rows x inner) by a packed right operand; `finish_row(sums, row, column)` takes each
+// 32 sums. Rows of one block are finished while the next one is multiplied.
+template <typename FinishRow>
+void multiply_panels(const Part& x, const bf16* packed, std::int64_t num_columns,
+                     FinishRow finish_row) {
   const std::int64_t steps = round_up(x.num_columns, kSide) / kSide;
   const std::int64_t panels = round_up(x.num_rows, kSide) / kSide;
   const std::int64_t block_size = steps * kStepSize;
   const std::int64_t group =
       std::max<std::int64_t>(1, kRightBytes / (block_size * static_cast<std::int64_t>(sizeof(bf16))));
   const std::int64_t blocks = num_columns / kSide;
+  const std::int64_t each = (kSide + steps - 1) / steps;  // rows finished in a step
   at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
     static thread_local Buffer<bf16> buffer;
     bf16* left = buffer.reserve(block_size);
-    alignas(64) float sums[kSide * kSide];
+    alignas(64) float sums[2][kSide * kSide];
+    int turn = 0;
+    Waiting waiting;
     for (std::int64_t first = 0; first < blocks; first += group) {
       const std::int64_t last = std::min(first + group, blocks);
       for (std::int64_t panel = begin; panel < end; ++panel) {
@@ -49,12 +68,16 @@ void multiply_panels(const Part& x, const bf16* packed, std::int64_t num_columns
         for (std::int64_t step = 0; step < steps; ++step) {
           pack_left(rows.at(0, step * kSide), left + step * kStepSize);
         }
-        for (std::int64_t block = first; block < last; ++block) {
-          multiply_block<false>(left, packed + block * block_size, steps, sums, kSide);
-          finish(sums, panel * kSide, std::min(rows.num_rows, kSide), block * kSide);
+        for (std::int64_t block = first; block < last; ++block, turn ^= 1) {
+          multiply_block<false>(left, packed + block * block_size, steps, sums[turn], kSide,
+                                [&](std::int64_t step) {
+                                  waiting.finish(step * each, (step + 1) * each, finish_row);
+                                });
+          waiting = {sums[turn], panel * kSide, std::min(rows.num_rows, kSide), block * kSide};
         }
       }
     }
+    waiting.finish(0, kSide, finish_row);
   });
 }
 
@@ -91,28 +114,29 @@ void linear_forward(const bf16* x, const bf16* w, const bf16* bias, bool activat
   pack_all(n, k, packed, [&](std::int64_t column, std::int64_t inner, bf16* step) {
     pack_right_transposed(weight.at(column, inner), step);
   });
-  multiply_panels({x, k, m, k}, packed, n,
-                  [=](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column) {
-                    Floats added[2] = {};
-                    for (int half = 0; bias != nullptr && half < 2; ++half) {
-                      added[half] = load(bias + column + half * kLanes);
-                    }
-                    for (std::int64_t i = 0; i < rows; ++i) {
-                      for (int half = 0; half < 2; ++half) {
-                        const std::int64_t at = (row + i) * n + column + half * kLanes;
-                        const Floats sum = load(sums + i * kSide + half * kLanes) + added[half];
-                        if (!activate) {
-                          store(y + at, sum);
-                          continue;
-                        }
-                        const Gelu active = gelu(sum);
-                        store(y + at, active.value);
-                        if (slopes != nullptr) {
-                          store(slopes + at, active.slope);
-                        }
-                      }
-                    }
-                  });
+  const Part rows{x, k, m, k};
+  const auto add_bias = [=](const float* sums, std::int64_t column, int half) {
+    const Floats sum = load(sums + half * kLanes);
+    return bias == nullptr ? sum : sum + load(bias + column + half * kLanes);
+  };
+  if (!activate) {
+    multiply_panels(rows, packed, n,
+                    [=](const float* sums, std::int64_t row, std::int64_t column) {
+                      const Words numbers = narrow_row(add_bias(sums, column, 0),
+                                                       add_bias(sums, column, 1));
+                      _mm512_storeu_si512(y + row * n + column, numbers);
+                    });
+    return;
+  }
+  multiply_panels(rows, packed, n, [=](const float* sums, std::int64_t row, std::int64_t column) {
+    const Gelu low = gelu(add_bias(sums, column, 0));
+    const Gelu high = gelu(add_bias(sums, column, 1));
+    const std::int64_t at = row * n + column;
+    _mm512_storeu_si512(y + at, narrow_row(low.value, high.value));
+    if (slopes != nullptr) {
+      _mm512_storeu_si512(slopes + at, narrow_row(low.slope, high.slope));
+    }
+  });
 }
 
 // dw (n x k) = or += dyᵀ (n x m) · x (m x k), and dbias (n) = or += the sums of dy's columns.

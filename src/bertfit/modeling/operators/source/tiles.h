@@ -72,9 +72,10 @@ class TileScope {
 
 // c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `a` holds the tile of the
 // upper rows and that of the lower ones, `b` those of the left columns and of the right ones.
-template <bool kAdd>
+// `meanwhile(step)` is called in each step: products and other arithmetic run side by side.
+template <bool kAdd, typename Meanwhile>
 inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
-                           std::int64_t c_stride) {
+                           std::int64_t c_stride, Meanwhile meanwhile) {
   float* below = c + kTileRows * c_stride;
   const std::int64_t bytes = c_stride * 4;
   if constexpr (kAdd) {
@@ -99,6 +100,7 @@ inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, flo
     _tile_dpbf16ps(3, 5, 7);
     a += kStepSize;
     b += kStepSize;
+    meanwhile(step);
   }
   _tile_stored(0, c, bytes);
   _tile_stored(1, c + kTileRows, bytes);
@@ -115,9 +117,9 @@ class TileScope {
   TileScope() {}
 };
 
-template <bool kAdd>
+template <bool kAdd, typename Meanwhile>
 inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
-                           std::int64_t c_stride) {
+                           std::int64_t c_stride, Meanwhile meanwhile) {
   constexpr int kRows = 8;
   for (int row = 0; row < kSide; row += kRows) {
     __m512 sums[kRows][2];
@@ -148,9 +150,18 @@ inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, flo
       }
     }
   }
+  for (std::int64_t step = 0; step < steps; ++step) {
+    meanwhile(step);
+  }
 }
 
 #endif
+
+template <bool kAdd>
+inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
+                           std::int64_t c_stride) {
+  multiply_block<kAdd>(a, b, steps, c, c_stride, [](std::int64_t) {});
+}
 
 // Transposes 16 x 16 words of 32 bits in registers.
 inline void transpose_words(__m512i rows[16]) {
@@ -264,10 +275,9 @@ inline void pack_right_transposed(const Part& part, bf16* step) {
   }
 }
 
-// 32 numbers of a row of sums.
-inline Words narrow_row(const float* row) {
-  return (Words)_mm512_cvtne2ps_pbh(load(row + kLanes), load(row));
-}
+// 32 numbers of a row.
+inline Words narrow_row(Floats low, Floats high) { return (Words)_mm512_cvtne2ps_pbh(high, low); }
+inline Words narrow_row(const float* row) { return narrow_row(load(row), load(row + kLanes)); }
 
 // The same of a 32 x 32 block of sums, whose rows are those of the inner dimension.
 inline void pack_right_sums(const float* block, bf16* step) {
