@@ -14,7 +14,15 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.training import measuring
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_token_budget
-from bertfit.training.token_budget import find_fastest_budget
+from bertfit.training.token_budget import DEFAULT_TOKENS, default_tokens, find_fastest_budget
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "tokens"), [(8, 8192), (384, 8192), (768, 4096), (1024, 3072), (4096, 2048)]
+)
+def test_operators_take_more_tokens_of_narrow_models(hidden_size, tokens):
+    assert default_tokens(hidden_size, is_compiled=True) == tokens
+    assert default_tokens(hidden_size, is_compiled=False) == DEFAULT_TOKENS
 
 
 @pytest.mark.parametrize(

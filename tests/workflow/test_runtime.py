@@ -37,6 +37,21 @@ def test_an_asked_type_is_shown_as_asked_for(tiny_model_dir):
     assert (described.dtype, described.reason) == ("bfloat16", "asked for")
 
 
+def test_operators_are_shown_with_what_decides_about_them(tiny_model_dir):
+    asked = {"device": "cpu", "dtype": "float32"}
+    described = describe_runtime(str(tiny_model_dir), **asked)
+    assert described.operators == "off (they are for bfloat16 on a CPU)"
+    described = describe_runtime(str(tiny_model_dir), **{**asked, "dtype": "bfloat16"})
+    assert described.operators == "off ($BERTFIT_OPERATORS is off)"
+
+
+@pytest.mark.usefixtures("operators")
+def test_with_operators_a_micro_batch_is_larger(tiny_model_dir):
+    described = describe_runtime(str(tiny_model_dir), device="cpu", dtype="bfloat16")
+    assert described.operators.startswith("on (built for A")
+    assert described.micro_batch_tokens == 8192
+
+
 def test_everything_is_json(described):
     assert json.loads(json.dumps(described.to_json()))["device"] == "cpu"
 

@@ -11,8 +11,8 @@ import torch
 
 DEFAULT_TOKENS = 2048
 """On a CPU as quick as 4,096 or quicker (docs/performance.md); a GPU's measuring starts here."""
-_COMPILED_NUMBERS = 3 * 2**20
-"""Numbers of a micro-batch's hidden state where operators are compiled and keep no attention
+_COMPILED_TOKENS, _COMPILED_NUMBERS = 8192, 3 * 2**20
+"""The most tokens, and numbers of a hidden state, where operators are compiled and keep no attention
 weights: 8,192 tokens of MiniLM, 4,096 of BERT-base were the quickest (docs/performance.md)."""
 _MOST_TOKENS = 2**18
 _CLEARLY_FASTER = 1.03
@@ -33,7 +33,7 @@ def default_tokens(hidden_size: int, *, is_compiled: bool) -> int:
     """
     if not is_compiled:
         return DEFAULT_TOKENS
-    return max(DEFAULT_TOKENS, _COMPILED_NUMBERS // hidden_size)
+    return max(DEFAULT_TOKENS, min(_COMPILED_TOKENS, _COMPILED_NUMBERS // hidden_size))
 
 
 def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:
