@@ -27,7 +27,8 @@ from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, load_classifier
-from bertfit.modeling.fast_path import is_compiled, load_operators_for, plug_in
+from bertfit.modeling.fast_path import is_compiled, plug_in
+from bertfit.modeling.operators.library import load_operators
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.token_budget import default_tokens
@@ -107,7 +108,7 @@ def iterate_steps(
 ) -> Iterator[float]:
     """Yield the seconds of one training step after another."""
     if fast_path == "auto":
-        load_operators_for(precision, build=True)
+        load_operators(build=True)
         plug_in(model, precision.device)
     generator = np.random.default_rng(0)
     token_ids = generator.integers(1000, 30_000, batch_size * length).astype(np.int32)

@@ -106,11 +106,9 @@ def test_a_step_that_is_not_finite_changes_no_weight(loaded, data):
     model = copy.deepcopy(loaded.model)
     plug_in(model, BFLOAT16.device)
     weights = TrainedWeights(model, TrainSettings(), BFLOAT16)
-    accumulate_gradients(
-        weights.working, data, np.arange(16), precision=BFLOAT16, max_tokens=10**6
-    )
+    accumulate_gradients(weights.working, data, np.arange(16), precision=BFLOAT16, max_tokens=10**6)
     weights.collect()
     before = copy.deepcopy(model.state_dict())
-    weights.update(0.1, is_finite=torch.tensor(False))  # noqa: FBT003 (a tensor takes its value by position)
+    weights.update(0.1, is_finite=torch.tensor(False))
     weights.settle()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

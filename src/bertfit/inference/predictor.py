@@ -25,7 +25,7 @@ from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
-from bertfit.modeling.fast_path import load_operators_for, plug_in
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.run_directory import RECORD_NAME, is_run, read_record
@@ -123,7 +123,6 @@ class TextClassifier:
         limit = find_length_limit(loaded.model, loaded.tokenizer)
         rule = _read_rule(path, record) if record else EncodingRule(max_length=min(limit, 512))
         precision = choose_precision(device, dtype)
-        load_operators_for(precision, build=False)
         plug_in(loaded.model, precision.device)
         set_up_packing(loaded.model, precision)
         classifier = cls(loaded.model, loaded.tokenizer, rule=rule, precision=precision, tell=tell)

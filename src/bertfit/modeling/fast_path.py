@@ -16,7 +16,7 @@ from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 from bertfit.modeling.operators.exchange import exchange_modules
-from bertfit.modeling.operators.library import get_operators, load_operators, plan_operators
+from bertfit.modeling.operators.library import get_operators, plan_operators
 from bertfit.modeling.plan import Plan
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ ATTENTION_FAMILIES = frozenset(
 )
 """Values of `config.model_type` whose attention goes through transformers' registry and sees every
 token; a decoder's goes through it too, and would need a causal mask."""
-
-_OTHER_ARITHMETIC = Plan(is_on=False, reason="they are for bfloat16 on a CPU")
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
@@ -88,22 +86,17 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     return plan
 
 
-def load_operators_for(precision: Precision, *, build: bool) -> Plan:
-    """Load the compiled operators where the arithmetic is theirs; see `load_operators`."""
-    if not _is_for_operators(precision):
-        return _OTHER_ARITHMETIC
-    return load_operators(build=build)
-
-
 def plan_operators_for(precision: Precision) -> Plan:
-    """Say what `load_operators_for` would do for a training, and build nothing."""
-    return plan_operators() if _is_for_operators(precision) else _OTHER_ARITHMETIC
+    """Say whether a training would have compiled operators, and why; build nothing."""
+    if is_for_operators(precision):
+        return plan_operators()
+    return Plan(is_on=False, reason="they are for bfloat16 on a CPU")
 
 
 def takes_operators(model: PreTrainedModel, precision: Precision) -> bool:
     """Tell whether attention, and so most of a layer, would be done by compiled operators."""
     is_plugged_in = getattr(model.config, "_attn_implementation", None) == attention.NAME
-    return is_plugged_in and _is_for_operators(precision)
+    return is_plugged_in and is_for_operators(precision)
 
 
 def is_compiled(model: PreTrainedModel, precision: Precision) -> bool:
@@ -111,7 +104,8 @@ def is_compiled(model: PreTrainedModel, precision: Precision) -> bool:
     return takes_operators(model, precision) and get_operators() is not None
 
 
-def _is_for_operators(precision: Precision) -> bool:
+def is_for_operators(precision: Precision) -> bool:
+    """Tell whether the arithmetic is that of the compiled operators."""
     return precision.device.type == "cpu" and precision.weight_dtype == torch.bfloat16
 
 

@@ -12,8 +12,8 @@ import torch
 DEFAULT_TOKENS = 2048
 """On a CPU as quick as 4,096 or quicker (docs/performance.md); a GPU's measuring starts here."""
 _COMPILED_TOKENS, _COMPILED_NUMBERS = 8192, 3 * 2**20
-"""The most tokens, and numbers of a hidden state, where operators are compiled and keep no attention
-weights: 8,192 tokens of MiniLM, 4,096 of BERT-base were the quickest (docs/performance.md)."""
+"""The most tokens, and numbers of a hidden state, where operators are compiled and keep no weights
+of attention: 8,192 tokens of MiniLM, 4,096 of BERT-base were the quickest (docs/performance.md)."""
 _MOST_TOKENS = 2**18
 _CLEARLY_FASTER = 1.03
 """A doubled budget is taken for a gain of at least 3 %: below, it costs memory for nothing."""

@@ -28,7 +28,8 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
-from bertfit.modeling.fast_path import FastPath, load_operators_for, plug_in
+from bertfit.modeling.fast_path import FastPath, is_for_operators, plug_in
+from bertfit.modeling.operators.library import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
@@ -149,6 +150,7 @@ def prepare_model(
         rule = dataclasses.replace(rule, max_length=longest)
     _note_text(train, rule, listener)
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
+    _load_operators(settings, precision, listener)
     fast_path, packing = _make_fast(loaded, settings, precision)
     _note_fast_path(fast_path, listener)
     if precision.device.type != "cpu" or settings.packing != "auto":
@@ -192,11 +194,18 @@ def _make_fast(
 ) -> tuple[FastPath | None, Plan]:
     """Plug in what the settings allow; packing that was asked for does without the fast path."""
     is_fast = settings.fast_path == "auto"
-    if is_fast:
-        load_operators_for(precision, build=True)
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
     asked = settings.packing if is_fast or settings.packing == "on" else "off"
     return fast_path, set_up_packing(loaded.model, precision, asked)
+
+
+def _load_operators(settings: TrainSettings, precision: Precision, listener: Listener) -> None:
+    """Load the compiled operators, building them the first time, and say what became of it."""
+    if settings.fast_path != "auto" or not is_for_operators(precision):
+        return
+    if needs_building():
+        listener.note("Operators are built for this processor, in seconds, once.")
+    listener.note(f"Operators: {load_operators(build=True)}.")
 
 
 def _note_fast_path(fast_path: FastPath | None, listener: Listener) -> None:

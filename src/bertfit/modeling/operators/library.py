@@ -106,10 +106,15 @@ def plan_operators() -> Plan:
     """Say what `load_operators(build=True)` would find, and build nothing."""
     if _state.library is None and (obstacle := find_obstacle()) is not None:
         return Plan(is_on=False, reason=obstacle)
-    if _state.library is None and not _find_library().exists():
+    if needs_building():
         reason = f"the next training builds them for {_name_instructions()}, in seconds, once"
         return Plan(is_on=True, reason=reason)
     return Plan(is_on=True, reason=f"built for {_name_instructions()}")
+
+
+def needs_building() -> bool:
+    """Tell whether the operators can be had here, and were not built yet."""
+    return _state.library is None and find_obstacle() is None and not _find_library().exists()
 
 
 def find_obstacle() -> str | None:
