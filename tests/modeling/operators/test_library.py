@@ -7,6 +7,8 @@ import torch
 
 from bertfit.modeling.attention import attend
 from bertfit.modeling.operators import library
+from bertfit.modeling.operators.attention import attend as attend_compiled
+from bertfit.modeling.operators.layers import multiply
 from bertfit.modeling.operators.library import find_obstacle, load_operators, plan_operators
 
 
@@ -133,3 +135,29 @@ def test_another_source_is_another_library(fresh, monkeypatch, tmp_path):
     (other / "attention.cpp").write_text("// another\n")
     monkeypatch.setattr(library, "_SOURCE", other)
     assert library._find_library() != before
+
+
+@pytest.mark.usefixtures("operators")
+def test_without_amx_the_same_comes_out(monkeypatch, tmp_path):
+    """AVX512-BF16 in the place of AMX: what a processor without it builds."""
+    flags = ("-mno-amx-bf16", "-mno-amx-int8", "-mno-amx-tile")
+    states = [torch.randn(2, 3, 70, 32).to(torch.bfloat16) for _ in range(3)]
+    layer = torch.nn.Linear(96, 64).to(torch.bfloat16)
+    values = torch.randn(100, 96).to(torch.bfloat16)
+
+    def compute():
+        attended = attend_compiled(*states, None, scaling=0.2, dropout=0.0)
+        output = multiply(values, layer, activate=True)
+        layer.zero_grad()
+        output.sum().backward()
+        return attended, output.detach(), layer.weight.grad
+
+    expected = compute()
+    library.forget_operators()
+    monkeypatch.setattr(library, "_FLAGS", (*library._FLAGS, *flags))
+    monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path))
+    assert load_operators(build=True).is_on
+    assert library._find_library().is_relative_to(tmp_path)
+    for found, wanted in zip(compute(), expected, strict=True):
+        error = (found.float() - wanted.float()).abs().max()
+        assert float(error) <= 2**-7 * float(wanted.abs().max())
