@@ -2,8 +2,9 @@
 
 The floor is what no program on this processor can go below with these products: for each linear
 layer of the encoder the product forward and the two backward, on tensors of the step's shapes, in
-the type that training uses. A step is all of it: forward, backward, clipping, AdamW. Both are
-measured in turn, in this one process, on rows of equal length.
+the type that training uses. A step is all of it: forward, backward, clipping, AdamW. All are
+measured in turn, in this one process, on rows of equal length: with the plain modules of
+transformers, with the fast path as it is without compiled operators, and as it is with them.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from bertfit.data.encoding import EncodedTexts
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, load_classifier
 from bertfit.modeling.fast_path import is_compiled, plug_in
-from bertfit.modeling.operators.library import load_operators
+from bertfit.modeling.operators.library import forget_operators, load_operators
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.token_budget import default_tokens
 from bertfit.training.weights import TrainedWeights
+
+STEPS = ("plain step", "fast step in Python", "fast step")
 
 
 def main() -> None:
@@ -79,24 +82,29 @@ def compare(folder: Path, precision: Precision, arguments: argparse.Namespace) -
     """Time plain steps, fast steps and the products, in turn."""
     model = load_classifier(str(folder), ["neg", "pos"]).model
     size = {"batch_size": arguments.batch_size, "length": arguments.length}
-    plain = iterate_steps(copy.deepcopy(model), precision, fast_path="off", **size)
-    fast = iterate_steps(copy.deepcopy(model), precision, fast_path="auto", **size)
+    plain, python, fast = (
+        iterate_steps(copy.deepcopy(model), precision, fast_path=way, **size)
+        for way in ("off", "auto", "auto")
+    )
     shapes = [tuple(m.weight.shape) for m in model.modules() if isinstance(m, torch.nn.Linear)]
     shapes = [shape for shape in shapes if min(shape) > 2]
     num_tokens = arguments.batch_size * arguments.length
-    seconds: dict[str, list[float]] = {"plain step": [], "fast step": [], "floor": []}
+    seconds: dict[str, list[float]] = {name: [] for name in (*STEPS, "floor")}
     for attempt in range(arguments.rounds + 1):
-        times = (next(plain), next(fast), time_products(shapes, num_tokens, precision.dtype))
+        forget_operators()
+        times = [next(plain), next(python)]
+        load_operators(build=True)
+        times += [next(fast), time_products(shapes, num_tokens, precision.dtype)]
         if attempt:
             for values, value in zip(seconds.values(), times, strict=True):
                 values.append(value)
     ratios = {
         name: summarize([float(r) for r in np.divide(seconds[name], seconds["floor"])])
-        for name in ("plain step", "fast step")
+        for name in STEPS
     }
     for name, values in seconds.items():
         ratio = f", {ratios[name]['median']:.2f} times the floor" if name in ratios else ""
-        print(f"  {name:11}{summarize(values)['median'] * 1000:7.0f} ms{ratio}", flush=True)
+        print(f"  {name:20}{summarize(values)['median'] * 1000:7.0f} ms{ratio}", flush=True)
     return {
         "seconds": {name: summarize(values) for name, values in seconds.items()},
         "ratio_to_floor": ratios,
@@ -108,7 +116,6 @@ def iterate_steps(
 ) -> Iterator[float]:
     """Yield the seconds of one training step after another."""
     if fast_path == "auto":
-        load_operators(build=True)
         plug_in(model, precision.device)
     generator = np.random.default_rng(0)
     token_ids = generator.integers(1000, 30_000, batch_size * length).astype(np.int32)
