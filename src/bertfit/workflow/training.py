@@ -17,6 +17,7 @@ from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.intervals import intervals_to_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
+from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.progress import Listener, Silent, format_seconds
 from bertfit.run_directory import Staging, refuse_existing, stage_run
 from bertfit.training.interruption import catch_interrupts
@@ -166,6 +167,7 @@ class FinishedRun:
         )
 
 
+@keep_freed_memory()  # from the measured steps to the scored test set: a page costs once
 def make_run(
     resolved: ResolvedSettings,
     rows: PreparedRows,
