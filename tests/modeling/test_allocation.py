@@ -6,6 +6,7 @@ import pytest
 
 from bertfit.modeling import allocation
 from bertfit.modeling.allocation import (
+    Fragments,
     can_keep_freed_memory,
     keep_freed_memory,
     return_freed_memory,
@@ -53,6 +54,30 @@ def test_what_is_free_can_be_returned_in_between(libc):
     with keep_freed_memory():
         return_freed_memory()
         assert libc.asked == [(-4, 0), (-1, 2**31 - 1), "trim"]
+
+
+def test_memory_is_returned_when_it_has_grown_by_half(libc, monkeypatch):
+    sizes = iter([100, 149, 151, 200, 299, 301])
+    monkeypatch.setattr(allocation, "measure_resident", lambda: next(sizes))
+    fragments = Fragments()
+    trims = []
+    for _ in range(6):
+        fragments.look()
+        trims.append(libc.asked.count("trim"))
+    assert trims == [0, 0, 1, 1, 1, 2]
+
+
+def test_memory_in_use_is_measured_where_the_system_tells(monkeypatch, tmp_path):
+    measured = allocation.measure_resident()
+    assert measured is None or 2**20 < measured < 2**40
+    monkeypatch.setattr(allocation, "_STATM", tmp_path / "none")
+    assert allocation.measure_resident() is None
+
+
+def test_where_it_is_not_told_memory_is_returned_at_each_look(libc, monkeypatch):
+    monkeypatch.setattr(allocation, "measure_resident", lambda: None)
+    Fragments().look()
+    assert libc.asked == ["trim"]
 
 
 def test_without_glibc_nothing_happens(monkeypatch):

@@ -16,7 +16,7 @@ from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
-from bertfit.modeling.allocation import keep_freed_memory, return_freed_memory
+from bertfit.modeling.allocation import Fragments, keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.transfer import stay_ahead
@@ -40,10 +40,9 @@ if TYPE_CHECKING:
     from bertfit.progress import Listener
 
 
-_STEPS_PER_RETURN = 32
-"""Steps after which freed memory is returned to the system. Without that, fragments took a small
-training of texts of many lengths from 1.2 to 2.5 GB in 150 steps, and on from there; returning it
-at each step would cost what keeping it saves."""
+_STEPS_PER_LOOK = 32
+"""Steps after which fragments are looked at. They took a small training of texts of many lengths
+from 1.2 to 2.5 GB in 150 steps, and on from there."""
 
 
 @dataclass(slots=True)
@@ -152,6 +151,7 @@ class _Run:
     best_collapse: int | None = None
     train_seconds: float = 0.0
     num_steps: int = 0
+    fragments: Fragments = field(default_factory=Fragments)
 
     def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
         """Return the training loop over all epochs."""
@@ -191,8 +191,8 @@ class _Run:
             loss_sum += report.loss * len(report.indices)
             self.train_seconds += report.seconds
             self.num_steps += 1
-            if self.num_steps % _STEPS_PER_RETURN == 0:
-                return_freed_memory()
+            if self.num_steps % _STEPS_PER_LOOK == 0:
+                self.fragments.look()
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
         if interruption.requested:
             self.listener.note(

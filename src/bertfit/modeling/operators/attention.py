@@ -16,6 +16,7 @@ import torch
 
 from bertfit.modeling.operators.gradients import draw_seed
 from bertfit.modeling.operators.library import BLOCK, call
+from bertfit.modeling.operators.rooms import make_room, make_room_like
 
 _LOWEST = -1e38
 _LOG2_E = math.log2(math.e)
@@ -96,7 +97,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
         *states, output, log_sums, _mask = ctx.saved_tensors
-        gradients = [torch.empty_like(of) for of in states]
+        gradients = [make_room_like(of) for of in states]
         _backpropagate(ctx.sizes, (*states, output, gradient.contiguous()), log_sums, gradients)
         return (*gradients, None, None, None)
 
@@ -107,8 +108,8 @@ def _attend(
     """Return what the operator was called with, its output (B, Q, H, D) and log sums (B, H, Q)."""
     query, key, _value = states
     num_texts, num_queries, num_heads, width = query.shape
-    output = query.new_empty(query.shape)
-    log_sums = torch.empty(num_texts, num_heads, num_queries)
+    output = make_room_like(query)
+    log_sums = make_room(num_texts, num_heads, num_queries, dtype=torch.float32)
     sizes = _Attention(
         _Sizes(num_texts, num_heads, num_queries, key.shape[1], width),
         *(_strides(of) for of in (*states, output)),

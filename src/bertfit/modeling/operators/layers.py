@@ -15,6 +15,7 @@ import torch
 
 from bertfit.modeling.operators.gradients import draw_seed, find_gradient, has_master
 from bertfit.modeling.operators.library import BLOCK, call
+from bertfit.modeling.operators.rooms import make_room, make_room_like
 
 _Long = ctypes.c_int64
 
@@ -79,9 +80,9 @@ class _Normalize(torch.autograd.Function):
         sizes = _Norm(
             values.numel() // width, width, epsilon, dropout, draw_seed() if dropout else 0
         )
-        statistics = torch.empty(sizes.rows, 2)
-        output = torch.empty_like(values)
-        sums = torch.empty_like(values) if has_backward else None
+        statistics = make_room(sizes.rows, 2, dtype=torch.float32)
+        output = make_room_like(values)
+        sums = make_room_like(values) if has_backward else None
         call(
             "norm_forward", ctypes.byref(sizes), values, residual, weight, bias, sums, statistics,
             output,
@@ -94,8 +95,8 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
         sums, statistics = ctx.saved_tensors
-        of_values = torch.empty_like(sums)
-        of_residual = torch.empty_like(sums) if ctx.sizes.rate else None
+        of_values = make_room_like(sums)
+        of_residual = make_room_like(sums) if ctx.sizes.rate else None
         of_weight, adds = find_gradient(ctx.weight)
         of_bias = None if ctx.bias is None else find_gradient(ctx.bias)[0]
         call(
@@ -123,12 +124,12 @@ class _Multiply(torch.autograd.Function):
     ) -> torch.Tensor:
         values = values.contiguous()
         num_outputs, num_inputs = weight.shape
-        output = values.new_empty(*values.shape[:-1], num_outputs)
-        slopes = torch.empty_like(output) if activate and has_backward else None
+        output = make_room(*values.shape[:-1], num_outputs)
+        slopes = make_room_like(output) if activate and has_backward else None
         num_rows = values.numel() // num_inputs
         call(
             "linear_forward", values, weight, bias, ctypes.c_bool(activate), output, slopes,
-            torch.empty_like(weight), *map(_Long, (num_rows, num_outputs, num_inputs)),
+            make_room_like(weight), *map(_Long, (num_rows, num_outputs, num_inputs)),
         )  # fmt: skip
         ctx.save_for_backward(values, slopes)
         ctx.weight, ctx.bias = weight, bias
@@ -143,7 +144,9 @@ class _Multiply(torch.autograd.Function):
         num_rows = values.numel() // num_inputs
         of_values = None
         if ctx.needs_input_grad[0]:
-            of_values = gradient.view(num_rows, num_outputs).mm(weight).view(values.shape)
+            of_values = make_room_like(values)
+            rows = of_values.view(num_rows, num_inputs)
+            torch.mm(gradient.view(num_rows, num_outputs), weight, out=rows)
         rows = gradient.view(num_rows, num_outputs)
         of_parameters = backpropagate_layer(rows, values.view(num_rows, num_inputs), weight, bias)
         return (of_values, *of_parameters, None, None)
@@ -167,7 +170,7 @@ def backpropagate_layer(
     of_bias = None if bias is None else find_gradient(bias)[0]
     call(
         "linear_backward_weight", gradient, _Long(gradient.stride(0)), values, of_weight, of_bias,
-        ctypes.c_bool(adds), values.new_empty(num_rows + -num_rows % BLOCK, num_inputs),
+        ctypes.c_bool(adds), make_room(num_rows + -num_rows % BLOCK, num_inputs),
         *map(_Long, (num_rows, len(weight), num_inputs)),
     )  # fmt: skip
     return (None, None) if has_master(weight) else (of_weight, of_bias)
@@ -181,8 +184,8 @@ class _Gelu(torch.autograd.Function):
         has_backward: bool,  # noqa: FBT001 (autograd passes by position)
     ) -> torch.Tensor:
         values = values.contiguous()
-        output = torch.empty_like(values)
-        slopes = torch.empty_like(values) if has_backward else None
+        output = make_room_like(values)
+        slopes = make_room_like(values) if has_backward else None
         call("gelu_forward", values, output, slopes, _Long(values.numel()))
         ctx.save_for_backward(slopes)
         return output
@@ -194,7 +197,7 @@ class _Gelu(torch.autograd.Function):
 
 
 def _times(gradient: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
-    product = torch.empty_like(slopes)
+    product = make_room_like(slopes)
     call("multiply_numbers", gradient.contiguous(), slopes, product, _Long(slopes.numel()))
     return product
 
