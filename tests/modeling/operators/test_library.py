@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 import torch
 
@@ -68,18 +70,37 @@ def test_what_was_not_built_stays_away_unless_it_may_be(fresh):
     assert not fresh.exists()
 
 
-def test_a_compiler_that_fails_is_named_once_and_leaves_nothing(fresh, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            RuntimeError("Error building extension\nattention.cpp:7: error: no such thing\nmore"),
+            "attention.cpp:7: error: no such thing",
+        ),
+        (
+            RuntimeError("collect2: error: ld returned 1\nfatal: No space left on device"),
+            "fatal: No space left on device",
+        ),
+        (
+            subprocess.CalledProcessError(1, ["c++", "--version"]),
+            "Command '['c++', '--version']' returned non-zero exit status 1.",
+        ),
+        (ImportError("No module named 'setuptools'"), "No module named 'setuptools'"),
+    ],
+    ids=["compiler", "disk", "version", "setuptools"],
+)
+def test_a_build_that_fails_is_named_once_and_leaves_nothing(fresh, monkeypatch, error, reason):
     calls = []
 
     def fail(*_args, **_kwargs):
         calls.append(1)
-        raise RuntimeError("Error building extension\nattention.cpp:7: error: no such thing\nmore")
+        raise error
 
     monkeypatch.setattr("torch.utils.cpp_extension.load", fail)
     for _ in range(2):
         plan = load_operators(build=True)
         assert not plan.is_on
-        assert plan.reason == "they could not be had: attention.cpp:7: error: no such thing"
+        assert plan.reason == f"they could not be had: {reason}"
     assert calls == [1]
     assert list(fresh.iterdir()) == []
     assert_attention_works()

@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -158,7 +159,7 @@ def _load(path: Path) -> None:
         library = ctypes.CDLL(str(path))
         library.prepare.restype = ctypes.c_bool
         library.sum_squares.restype = ctypes.c_double
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
         _state.failure = f"they could not be had: {_shorten(error)}"
         return
     if library.prepare():
@@ -172,7 +173,9 @@ def _build(path: Path) -> None:
 
     Raises:
         RuntimeError: The compiler failed.
+        SubprocessError: It does not even tell its version.
         OSError: The cache cannot be written to.
+        ImportError: What torch builds with is not there.
     """
     import ninja
     from torch.utils.cpp_extension import load
@@ -213,7 +216,10 @@ def _found_first(folder: str) -> Iterator[None]:
 
 
 def _shorten(error: Exception) -> str:
-    """Return the first line that names an error, else the first."""
+    """Return the line that says most: a full disk, else the first error, else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "error:" in line.lower()]
-    return (named or lines or [type(error).__name__])[0]
+    for sign in ("no space left", "error:", ""):
+        named = [line for line in lines if sign in line.lower()]
+        if named:
+            return named[0]
+    return type(error).__name__
