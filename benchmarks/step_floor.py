@@ -29,7 +29,7 @@ from bertfit.data.encoding import EncodedTexts
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, load_classifier
 from bertfit.modeling.fast_path import is_compiled, plug_in
-from bertfit.modeling.operators.library import forget_operators, load_operators
+from bertfit.modeling.operators.loading import forget_operators, load_operators
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.token_budget import default_tokens

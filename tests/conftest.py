@@ -53,14 +53,14 @@ def pytest_unconfigure() -> None:
 @pytest.fixture
 def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the compiled operators be used, built once for all tests; skip where they cannot be."""
-    from bertfit.modeling.operators import library
+    from bertfit.modeling.operators import loading
 
-    monkeypatch.delenv(library.SWITCH)
-    plan = library.load_operators(build=True)
+    monkeypatch.delenv(loading.SWITCH)
+    plan = loading.load_operators(build=True)
     if not plan.is_on:
         pytest.skip(f"no compiled operators here: {plan.reason}")
     yield
-    library.forget_operators()
+    loading.forget_operators()
 
 
 @pytest.fixture(autouse=True)

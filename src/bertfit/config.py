@@ -86,7 +86,7 @@ class TrainSettings:
     compile: Compile = "auto"
     """on compiles the encoder's layers for training; auto does on a GPU from 5 minutes on."""
     micro_batch_tokens: int | Literal["auto"] | None = None
-    """Tokens of a step’s pieces; auto measures; none: measured on a GPU, else 2,048 to 8,192."""
+    """Tokens of a step's pieces; auto measures; none: measured on a GPU, else 2,048 to 8,192."""
     keep_encoded: KeepEncoded = "auto"
     """auto keeps the token ids of long data in the user's cache for the next run; off does not."""
     text_column: str | None = None

@@ -14,7 +14,7 @@ import torch
 from bertfit.inference.micro_batches import TokenBudget, iter_logits_within_memory
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.fast_path import copy_for_work, is_compiled, takes_operators
-from bertfit.modeling.operators.library import load_operators
+from bertfit.modeling.operators.loading import load_operators
 from bertfit.modeling.transfer import LateValues, stay_ahead
 
 if TYPE_CHECKING:

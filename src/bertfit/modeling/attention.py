@@ -19,7 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.dropout import draw_mask
 from bertfit.modeling.operators.attention import attend as attend_compiled
-from bertfit.modeling.operators.exchange import takes
+from bertfit.modeling.operators.loading import takes
 
 NAME = "bertfit"
 """What the registry, and `config._attn_implementation` in memory, call this attention."""

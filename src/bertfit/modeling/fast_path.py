@@ -16,7 +16,7 @@ from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 from bertfit.modeling.operators.exchange import exchange_modules
-from bertfit.modeling.operators.library import get_operators, plan_operators
+from bertfit.modeling.operators.loading import get_operators, plan_operators
 from bertfit.modeling.plan import Plan
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bertfit.modeling.operators.library import call, get_operators
+from bertfit.modeling.operators.loading import call, get_operators
 
 _Pair = tuple[torch.nn.Parameter, torch.nn.Parameter]
 

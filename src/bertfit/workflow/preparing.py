@@ -29,7 +29,7 @@ from bertfit.modeling.classifier import (
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, is_for_operators, plug_in
-from bertfit.modeling.operators.library import load_operators, needs_building
+from bertfit.modeling.operators.loading import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision

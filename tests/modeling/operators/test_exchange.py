@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
-from bertfit.modeling.operators import attention, layers, library
+from bertfit.modeling.operators import attention, layers, loading
 from bertfit.modeling.precision import choose_precision
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def called(monkeypatch):
 
     def call(name, *arguments):
         names.add(name)
-        return library.call(name, *arguments)
+        return loading.call(name, *arguments)
 
     monkeypatch.setattr(attention, "call", call)
     monkeypatch.setattr(layers, "call", call)

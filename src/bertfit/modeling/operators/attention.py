@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from bertfit.modeling.operators.gradients import draw_seed
-from bertfit.modeling.operators.library import BLOCK, call
+from bertfit.modeling.operators.loading import BLOCK, call
 from bertfit.modeling.operators.rooms import make_room, make_room_like
 
 _LOWEST = -1e38
 _LOG2_E = math.log2(math.e)
 
 _Long = ctypes.c_int64
-
-
-class _Strides(ctypes.Structure):
-    _fields_ = (("text", _Long), ("head", _Long), ("token", _Long))
 
 
 class _Sizes(ctypes.Structure):
@@ -41,10 +37,6 @@ class _Attention(ctypes.Structure):
 
     _fields_ = (
         ("sizes", _Sizes),
-        ("query", _Strides),
-        ("key", _Strides),
-        ("value", _Strides),
-        ("output", _Strides),
         ("mask", _Mask),
         ("scale", ctypes.c_float),
         ("rate", ctypes.c_float),
@@ -89,54 +81,30 @@ class _Attend(torch.autograd.Function):
         dropout: float,
     ) -> torch.Tensor:
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        sizes, output, log_sums = _attend((query, key, value), mask, scaling, dropout)
+        num_texts, num_queries, num_heads, width = query.shape
+        output = make_room_like(query)
+        log_sums = make_room(num_texts, num_heads, num_queries, dtype=torch.float32)
+        asked = _Attention(
+            _Sizes(num_texts, num_heads, num_queries, key.shape[1], width),
+            _describe_mask(mask),
+            scaling,
+            dropout,
+            draw_seed() if dropout else 0,
+        )
+        call("attention_forward", ctypes.byref(asked), query, key, value, output, log_sums)
         ctx.save_for_backward(query, key, value, output, log_sums, mask)
-        ctx.sizes = sizes
+        ctx.asked = asked
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
-        *states, output, log_sums, _mask = ctx.saved_tensors
-        gradients = [make_room_like(of) for of in states]
-        _backpropagate(ctx.sizes, (*states, output, gradient.contiguous()), log_sums, gradients)
+        *states, log_sums, _mask = ctx.saved_tensors  # the mask is kept for the pointer to it
+        gradients = [make_room_like(of) for of in states[:3]]
+        call(
+            "attention_backward", ctypes.byref(ctx.asked), *states, gradient.contiguous(),
+            log_sums, *gradients,
+        )  # fmt: skip
         return (*gradients, None, None, None)
-
-
-def _attend(
-    states: Sequence[torch.Tensor], mask: torch.Tensor | None, scaling: float, dropout: float
-) -> tuple[_Attention, torch.Tensor, torch.Tensor]:
-    """Return what the operator was called with, its output (B, Q, H, D) and log sums (B, H, Q)."""
-    query, key, _value = states
-    num_texts, num_queries, num_heads, width = query.shape
-    output = make_room_like(query)
-    log_sums = make_room(num_texts, num_heads, num_queries, dtype=torch.float32)
-    sizes = _Attention(
-        _Sizes(num_texts, num_heads, num_queries, key.shape[1], width),
-        *(_strides(of) for of in (*states, output)),
-        _describe_mask(mask),
-        scaling,
-        dropout,
-        draw_seed() if dropout else 0,
-    )
-    call("attention_forward", ctypes.byref(sizes), *states, output, log_sums)
-    return sizes, output, log_sums
-
-
-def _backpropagate(
-    sizes: _Attention,
-    states: Sequence[torch.Tensor],
-    log_sums: torch.Tensor,
-    gradients: Sequence[torch.Tensor],
-) -> None:
-    """Fill the gradients of query, key and value, laid out as these are.
-
-    Args:
-        sizes: What the operator was called with.
-        states: Query, key, value, output and its gradient.
-        log_sums: From the forward pass.
-        gradients: To be filled.
-    """
-    call("attention_backward", ctypes.byref(sizes), *states, log_sums, *gradients)
 
 
 def _pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | None:
@@ -158,11 +126,6 @@ def _describe_mask(mask: torch.Tensor | None) -> _Mask:
         for size, stride in zip(mask.shape[:2], mask.stride()[:2], strict=True)
     )
     return _Mask(mask.data_ptr(), text, query)
-
-
-def _strides(states_BTHD: torch.Tensor) -> _Strides:
-    text, token, head, _ = states_BTHD.stride()
-    return _Strides(text, head, token)
 
 
 _apply_attend: Callable[..., torch.Tensor] = _Attend.apply

@@ -14,7 +14,7 @@ import torch
 
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.operators.layers import gelu, multiply, normalize
-from bertfit.modeling.operators.library import BLOCK, get_operators
+from bertfit.modeling.operators.loading import BLOCK, takes
 
 _MIN_ROWS = 64
 """Of fewer tokens the products are left to torch: packing a weight pays by being used often."""
@@ -30,16 +30,6 @@ def exchange_modules(model: torch.nn.Module) -> None:
         forward = _find_forward(module)
         if forward is not None:
             module.forward = types.MethodType(forward, module)
-
-
-def takes(values: torch.Tensor) -> bool:
-    """Tell whether the operators are loaded and take these values."""
-    return (
-        get_operators() is not None
-        and values.dtype == torch.bfloat16
-        and values.device.type == "cpu"
-        and values.shape[-1] % BLOCK == 0
-    )
 
 
 def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
@@ -96,12 +86,16 @@ def _activates(module: torch.nn.Module) -> bool:
     )
 
 
+def _fits(values: torch.Tensor) -> bool:
+    return takes(values) and values.shape[-1] % BLOCK == 0
+
+
 def _is_worth_it(values: torch.Tensor) -> bool:
-    return takes(values) and values.numel() >= _MIN_ROWS * values.shape[-1]
+    return _fits(values) and values.numel() >= _MIN_ROWS * values.shape[-1]
 
 
 def _activate(module: torch.nn.Module, values: torch.Tensor) -> torch.Tensor:
-    if takes(values):
+    if _fits(values):
         return _gelu(values)
     output: torch.Tensor = type(module).forward(module, values)
     return output
@@ -124,7 +118,7 @@ def _multiply_and_activate(
 
 
 def _norm(module: torch.nn.LayerNorm, values: torch.Tensor) -> torch.Tensor:
-    if takes(values):
+    if _fits(values):
         return _normalize(values, None, module, dropout=0.0)
     return torch.nn.LayerNorm.forward(module, values)
 
@@ -134,7 +128,7 @@ def _add_and_norm(
     hidden: torch.Tensor,
     residual: torch.Tensor,
 ) -> torch.Tensor:
-    if not takes(residual):
+    if not _fits(residual):
         output: torch.Tensor = type(module).forward(module, hidden, residual)
         return output
     rate = module.dropout.p if module.training else 0.0

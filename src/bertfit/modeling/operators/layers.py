@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bertfit.modeling.operators.gradients import draw_seed, find_gradient, has_master
-from bertfit.modeling.operators.library import BLOCK, call
+from bertfit.modeling.operators.loading import BLOCK, call
 from bertfit.modeling.operators.rooms import make_room, make_room_like
 
 _Long = ctypes.c_int64
@@ -158,7 +158,7 @@ def backpropagate_layer(
     """Return the gradients of a layer's weight and bias, or None where their masters have them.
 
     Args:
-        gradient: (n, outputs) of the layer's output; its rows may lie apart.
+        gradient: (n, outputs) of the layer's output.
         values: (n, inputs), what the layer was given.
         weight: (outputs, inputs).
         bias: (outputs,), or None.
@@ -169,7 +169,7 @@ def backpropagate_layer(
     of_weight, adds = find_gradient(weight)
     of_bias = None if bias is None else find_gradient(bias)[0]
     call(
-        "linear_backward_weight", gradient, _Long(gradient.stride(0)), values, of_weight, of_bias,
+        "linear_backward_weight", gradient, values, of_weight, of_bias,
         ctypes.c_bool(adds), make_room(num_rows + -num_rows % BLOCK, num_inputs),
         *map(_Long, (num_rows, len(weight), num_inputs)),
     )  # fmt: skip

@@ -18,13 +18,7 @@ namespace {
 constexpr std::int64_t kBlock = kSide * kSide;
 constexpr std::int64_t kPanels = 4;  // panels of 32 queries whose products with keys are summed at once
 
-// Where a head of queries, keys or values lies: numbers from one text, head and token to the next.
-struct Strides {
-  std::int64_t text;
-  std::int64_t head;
-  std::int64_t token;
-};
-
+// Queries, keys, values and outputs lie as (texts, tokens, heads, width).
 struct Sizes {
   std::int64_t texts;
   std::int64_t heads;
@@ -35,10 +29,21 @@ struct Sizes {
   std::int64_t query_panels() const { return round_up(queries, kSide) / kSide; }
   std::int64_t key_blocks() const { return round_up(keys, kSide) / kSide; }
   std::int64_t width_blocks() const { return round_up(width, kSide) / kSide; }
+
+  // Numbers from one token to the next.
+  std::int64_t stride() const { return heads * width; }
+  // Numbers before a head of a text of so many tokens.
+  std::int64_t before(std::int64_t tokens, std::int64_t text, std::int64_t head) const {
+    return text * tokens * stride() + head * width;
+  }
+  Part part(const bf16* from, std::int64_t tokens, std::int64_t text, std::int64_t head) const {
+    return {from + before(tokens, text, head), stride(), tokens, width};
+  }
 };
 
 // (1 or texts, 1 or queries, keys) numbers that are added to the scores, times log2(e); a stride of 0
-// repeats. The keys go on to a multiple of 32, with the lowest numbers; without a mask they are that many.
+// repeats. The keys go on to a multiple of 32, with the lowest numbers; without a mask there are as
+// many.
 struct Mask {
   const float* from;
   std::int64_t text;
@@ -48,15 +53,6 @@ struct Mask {
     return from == nullptr ? nullptr : from + at_text * text + at_query * query;
   }
 };
-
-bf16* head_of(bf16* from, const Strides& strides, std::int64_t text, std::int64_t head) {
-  return from + text * strides.text + head * strides.head;
-}
-
-Part part_of(const bf16* from, const Strides& strides, std::int64_t text, std::int64_t head,
-             std::int64_t tokens, std::int64_t width) {
-  return {from + text * strides.text + head * strides.head, strides.token, tokens, width};
-}
 
 // A right operand for products over the width: a block of columns for 32 tokens.
 void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::int64_t steps, bf16* to) {
@@ -103,8 +99,7 @@ void store_panel(const float* sums, const float factors[kSide], std::int64_t row
 }
 
 // Writes sums (width x tokens, in blocks [width block][token block]), times a factor, transposed.
-void store_transposed(const float* sums, float factor, const Sizes& sizes, bf16* to,
-                      std::int64_t stride) {
+void store_transposed(const float* sums, float factor, const Sizes& sizes, bf16* to) {
   for (std::int64_t token = 0; token < sizes.keys; token += kTileRows) {
     for (std::int64_t column = 0; column < sizes.width; column += kTileRows) {
       const float* from = sums + (column / kSide * sizes.key_blocks() + token / kSide) * kBlock +
@@ -116,7 +111,7 @@ void store_transposed(const float* sums, float factor, const Sizes& sizes, bf16*
       transpose_words(words);
       const std::int64_t tokens = std::min(kTileRows, sizes.keys - token);
       for (std::int64_t i = 0; i < tokens; ++i) {
-        store(to + (token + i) * stride + column, _mm512_castsi512_ps(words[i]) * spread(factor),
+        store(to + (token + i) * sizes.stride() + column, _mm512_castsi512_ps(words[i]) * spread(factor),
               sizes.width - column);
       }
     }
@@ -189,7 +184,6 @@ thread_local Buffer<float> sums_buffer;
 
 struct Attention {
   Sizes sizes;
-  Strides query, key, value, output;
   Mask mask;
   float scale;
   float rate;
@@ -212,13 +206,12 @@ void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* 
   bf16* weights = panel_queries + steps * kStepSize;
   float* scores = sums_buffer.reserve((blocks + steps) * kBlock);
   float* attended = scores + blocks * kBlock;
-  const Part queries = part_of(q, query, text, head, sizes.queries, sizes.width);
-  pack_tokens_as_columns(part_of(k, key, text, head, sizes.keys, sizes.width), blocks, steps, keys);
-  pack_tokens_as_rows(part_of(v, value, text, head, sizes.keys, sizes.width), steps, blocks,
-                      values);
+  const Part queries = sizes.part(q, sizes.queries, text, head);
+  pack_tokens_as_columns(sizes.part(k, sizes.keys, text, head), blocks, steps, keys);
+  pack_tokens_as_rows(sizes.part(v, sizes.keys, text, head), steps, blocks, values);
   const std::int64_t number = text * sizes.heads + head;
   const Dropout dropout(seed, rate);
-  bf16* to = head_of(out, output, text, head);
+  bf16* to = out + sizes.before(sizes.queries, text, head);
   for (std::int64_t panel = 0; panel < sizes.query_panels(); ++panel) {
     const std::int64_t first = panel * kSide;
     const std::int64_t rows = std::min(kSide, sizes.queries - first);
@@ -234,7 +227,7 @@ void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* 
       factors[i] = softmax.inverse * dropout.scale();
     }
     multiply_panel(weights, values, steps, blocks, attended);
-    store_panel(attended, factors, rows, sizes.width, to + first * output.token, output.token);
+    store_panel(attended, factors, rows, sizes.width, to + first * sizes.stride(), sizes.stride());
   }
 }
 
@@ -253,8 +246,7 @@ void Attention::weigh(const Row& row, std::int64_t block, float* scores, float* 
   }
 }
 
-// States: query, key, value, output, gradient of the output (laid out like the output). Gradients:
-// of query, key and value, laid out like query, key and value.
+// States: query, key, value, output, gradient of the output. Gradients: of query, key and value.
 void Attention::backward_head(const bf16* const states[5], const float* log_sums,
                               bf16* const gradients[3], std::int64_t text,
                               std::int64_t head) const {
@@ -280,17 +272,18 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
   float scales[kSide];
   std::fill_n(scales, kSide, scale);
 
-  const Part queries = part_of(states[0], query, text, head, sizes.queries, sizes.width);
-  const Part key_part = part_of(states[1], key, text, head, sizes.keys, sizes.width);
-  const Part value_part = part_of(states[2], value, text, head, sizes.keys, sizes.width);
-  const Part outs = part_of(states[3], output, text, head, sizes.queries, sizes.width);
-  const Part out_slopes = part_of(states[4], output, text, head, sizes.queries, sizes.width);
+  const Part queries = sizes.part(states[0], sizes.queries, text, head);
+  const Part key_part = sizes.part(states[1], sizes.keys, text, head);
+  const Part value_part = sizes.part(states[2], sizes.keys, text, head);
+  const Part outs = sizes.part(states[3], sizes.queries, text, head);
+  const Part out_slopes = sizes.part(states[4], sizes.queries, text, head);
   pack_tokens_as_columns(key_part, blocks, steps, keys);
   pack_tokens_as_columns(value_part, blocks, steps, values);
   pack_tokens_as_rows(key_part, steps, blocks, keys_by_token);
   std::fill_n(key_sums, 2 * steps * blocks * kBlock, 0.0f);
   const std::int64_t number = text * sizes.heads + head;
   const Dropout dropout(seed, rate);
+  const std::int64_t of_queries = sizes.before(sizes.queries, text, head);
 
   for (std::int64_t start = 0; start < sizes.query_panels(); start += kPanels) {
     const std::int64_t panels = std::min(kPanels, sizes.query_panels() - start);
@@ -326,7 +319,7 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
       }
       multiply_panel(panel_slopes, keys_by_token, steps, blocks, query_slopes);
       store_panel(query_slopes, scales, rows, sizes.width,
-                  head_of(gradients[0], query, text, head) + first * query.token, query.token);
+                  gradients[0] + of_queries + first * sizes.stride(), sizes.stride());
     }
     for (std::int64_t step = 0; step < steps; ++step) {
       for (std::int64_t block = 0; block < blocks; ++block) {
@@ -337,9 +330,9 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
       }
     }
   }
-  store_transposed(key_sums, scale, sizes, head_of(gradients[1], key, text, head), key.token);
-  store_transposed(value_sums, dropout.scale(), sizes, head_of(gradients[2], value, text, head),
-                   value.token);
+  const std::int64_t of_keys = sizes.before(sizes.keys, text, head);
+  store_transposed(key_sums, scale, sizes, gradients[1] + of_keys);
+  store_transposed(value_sums, dropout.scale(), sizes, gradients[2] + of_keys);
 }
 
 }  // namespace bertfit

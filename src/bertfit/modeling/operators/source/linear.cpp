@@ -103,9 +103,6 @@ using namespace bertfit;
 
 extern "C" {
 
-// To be called before anything else; false where the operators cannot run.
-bool prepare() { return ask_for_tiles(); }
-
 // y (m x n) = x (m x k) · wᵀ + bias, w (n x k), or the GELU of it; `slopes` (m x n; may be null)
 // gets the derivative of that. n and k are multiples of 32. `packed` has room for n · k numbers.
 void linear_forward(const bf16* x, const bf16* w, const bf16* bias, bool activate, bf16* y,
@@ -140,13 +137,11 @@ void linear_forward(const bf16* x, const bf16* w, const bf16* bias, bool activat
 }
 
 // dw (n x k) = or += dyᵀ (n x m) · x (m x k), and dbias (n) = or += the sums of dy's columns.
-// A row of dy begins `dy_stride` numbers after the one before. `packed` has room for
-// round_up(m, 32) · k numbers.
-void linear_backward_weight(const bf16* dy, std::int64_t dy_stride, const bf16* x, float* dw,
-                            float* dbias, bool add, bf16* packed, std::int64_t m, std::int64_t n,
-                            std::int64_t k) {
+// `packed` has room for round_up(m, 32) · k numbers.
+void linear_backward_weight(const bf16* dy, const bf16* x, float* dw, float* dbias, bool add,
+                            bf16* packed, std::int64_t m, std::int64_t n, std::int64_t k) {
   const Part input{x, k, m, k};
-  const Part gradient{dy, dy_stride, m, n};
+  const Part gradient{dy, n, m, n};
   const std::int64_t steps = round_up(m, kSide) / kSide;
   const std::int64_t block_size = steps * kStepSize;
   pack_all(k, m, packed, [&](std::int64_t column, std::int64_t inner, bf16* step) {

@@ -13,7 +13,7 @@ constexpr std::int64_t kBlock = 32;       // numbers whose dropout is drawn at o
 constexpr std::int64_t kChunk = 64;       // rows whose gradients of weight and bias are summed at once
 constexpr std::int64_t kGrain = 1 << 14;  // numbers that are worth a thread
 
-// Calls work(begin, end) for parts of `count` numbers that are multiples of 32.
+// Calls work(i) for every sixteenth of `count` numbers, a multiple of 32.
 template <typename Work>
 void split(std::int64_t count, Work work) {
   at::parallel_for(0, count / kBlock, kGrain / kBlock, [&](std::int64_t begin, std::int64_t end) {

@@ -164,8 +164,8 @@ inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, flo
 }
 
 // Transposes 16 x 16 words of 32 bits in registers.
-inline void transpose_words(__m512i rows[16]) {
-  __m512i t[16];
+inline void transpose_words(Words rows[16]) {
+  Words t[16];
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
     t[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
@@ -190,7 +190,7 @@ inline void transpose_words(__m512i rows[16]) {
 
 // Loads up to 16 rows of up to 32 numbers each; what is missing is 0.
 inline void load_words(const bf16* from, std::int64_t stride, std::int64_t num_rows,
-                       std::int64_t num_numbers, __m512i rows[16]) {
+                       std::int64_t num_numbers, Words rows[16]) {
   const auto mask =
       static_cast<__mmask32>(num_numbers >= 32 ? ~0u : (1u << num_numbers) - 1u);
   for (std::int64_t i = 0; i < 16; ++i) {
@@ -201,7 +201,7 @@ inline void load_words(const bf16* from, std::int64_t stride, std::int64_t num_r
 
 // Interleaves up to 32 rows of 16 columns by twos: words[p][n] = (from[2p][n], from[2p + 1][n]).
 inline void interleave(const bf16* from, std::int64_t stride, std::int64_t num_inner,
-                       std::int64_t num_columns, __m512i words[16]) {
+                       std::int64_t num_columns, Words words[16]) {
   const auto mask = static_cast<__mmask16>(num_columns >= 16 ? 0xffffu : (1u << num_columns) - 1u);
   for (std::int64_t pair = 0; pair < 16; ++pair) {
     const __m256i zero = _mm256_setzero_si256();
@@ -213,7 +213,7 @@ inline void interleave(const bf16* from, std::int64_t stride, std::int64_t num_i
   }
 }
 
-inline void store_words(const __m512i words[16], bf16* tile) {
+inline void store_words(const Words words[16], bf16* tile) {
   for (int i = 0; i < 16; ++i) {
     _mm512_storeu_si512(tile + 32 * i, words[i]);
   }
@@ -233,53 +233,47 @@ struct Part {
   }
 };
 
-// One step of a left operand, 32 rows: from 32 rows and 32 columns as they stand.
-inline void pack_left(const Part& part, bf16* step) {
+// Packs one step, each tile out of 16 rows of 32 numbers, whose words are transposed if asked.
+template <bool kTransposed>
+inline void pack_rows(const Part& part, bf16* step) {
   for (int half = 0; half < 2; ++half) {
     const Part rows = part.at(half * kTileRows, 0);
-    __m512i words[16];
+    Words words[16];
     load_words(rows.from, rows.stride, rows.num_rows, rows.num_columns, words);
+    if constexpr (kTransposed) {
+      transpose_words(words);
+    }
     store_words(words, step + half * kTileSize);
   }
 }
 
-// The same of the transpose: 32 columns of the part become the rows.
-inline void pack_left_transposed(const Part& part, bf16* step) {
+// The same, each tile out of 32 rows of 16 numbers, interleaved by twos.
+template <bool kTransposed>
+inline void pack_pairs(const Part& part, bf16* step) {
   for (int half = 0; half < 2; ++half) {
     const Part columns = part.at(0, half * kTileRows);
-    __m512i words[16];
+    Words words[16];
     interleave(columns.from, columns.stride, columns.num_rows, columns.num_columns, words);
-    transpose_words(words);
+    if constexpr (kTransposed) {
+      transpose_words(words);
+    }
     store_words(words, step + half * kTileSize);
   }
 }
 
-// One step of a right operand, 32 columns: 32 rows of the part are those of the inner dimension.
-inline void pack_right(const Part& part, bf16* step) {
-  for (int half = 0; half < 2; ++half) {
-    const Part columns = part.at(0, half * kTileRows);
-    __m512i words[16];
-    interleave(columns.from, columns.stride, columns.num_rows, columns.num_columns, words);
-    store_words(words, step + half * kTileSize);
-  }
-}
+// A step of a left operand, 32 rows: those of the part, or its columns.
+inline void pack_left(const Part& part, bf16* step) { pack_rows<false>(part, step); }
+inline void pack_left_transposed(const Part& part, bf16* step) { pack_pairs<true>(part, step); }
 
-// The same of the transpose: 32 columns of the part are those of the inner dimension.
-inline void pack_right_transposed(const Part& part, bf16* step) {
-  for (int half = 0; half < 2; ++half) {
-    const Part rows = part.at(half * kTileRows, 0);
-    __m512i words[16];
-    load_words(rows.from, rows.stride, rows.num_rows, rows.num_columns, words);
-    transpose_words(words);
-    store_words(words, step + half * kTileSize);
-  }
-}
+// A step of a right operand, whose inner dimension is the rows of the part, or its columns.
+inline void pack_right(const Part& part, bf16* step) { pack_pairs<false>(part, step); }
+inline void pack_right_transposed(const Part& part, bf16* step) { pack_rows<true>(part, step); }
 
 // 32 numbers of a row.
 inline Words narrow_row(Floats low, Floats high) { return (Words)_mm512_cvtne2ps_pbh(high, low); }
 inline Words narrow_row(const float* row) { return narrow_row(load(row), load(row + kLanes)); }
 
-// The same of a 32 x 32 block of sums, whose rows are those of the inner dimension.
+// A step of a right operand out of a 32 x 32 block of sums, whose rows are the inner dimension.
 inline void pack_right_sums(const float* block, bf16* step) {
   const Words order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
                                        39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);

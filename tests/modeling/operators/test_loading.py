@@ -8,24 +8,24 @@ import pytest
 import torch
 
 from bertfit.modeling.attention import attend
-from bertfit.modeling.operators import library
+from bertfit.modeling.operators import loading
 from bertfit.modeling.operators.attention import attend as attend_compiled
 from bertfit.modeling.operators.layers import multiply
-from bertfit.modeling.operators.library import find_obstacle, load_operators, plan_operators
+from bertfit.modeling.operators.loading import find_obstacle, load_operators, plan_operators
 
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
     """A machine where they may be built and were not, with its empty cache."""
     capabilities = dict.fromkeys(("avx512_f", "avx512_bf16"), True)
-    monkeypatch.delenv(library.SWITCH)
+    monkeypatch.delenv(loading.SWITCH)
     monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library.sys, "platform", "linux")
-    monkeypatch.setattr(library.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(library.torch.cpu, "get_capabilities", lambda: capabilities)
-    monkeypatch.setattr(library.shutil, "which", lambda program: f"/bin/{program}")
+    monkeypatch.setattr(loading.sys, "platform", "linux")
+    monkeypatch.setattr(loading.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(loading.torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(loading.shutil, "which", lambda program: f"/bin/{program}")
     yield tmp_path / "cache" / "operators"
-    library.forget_operators()
+    loading.forget_operators()
 
 
 def assert_attention_works():
@@ -39,13 +39,13 @@ def test_the_switch_turns_them_off():
     plan = load_operators(build=True)
     assert str(plan) == "off ($BERTFIT_OPERATORS is off)"
     assert plan_operators() == plan
-    assert library.get_operators() is None
+    assert loading.get_operators() is None
     assert_attention_works()
 
 
 def test_without_a_compiler_the_reason_is_said(fresh, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(library.shutil, "which", lambda _program: None)
+    monkeypatch.setattr(loading.shutil, "which", lambda _program: None)
     plan = load_operators(build=True)
     assert not plan.is_on
     expected = "a C++ compiler is needed to build them, and there is no 'no-such-compiler'"
@@ -56,9 +56,9 @@ def test_without_a_compiler_the_reason_is_said(fresh, monkeypatch):
 
 
 def test_a_processor_without_bfloat16_has_none(fresh, monkeypatch):
-    monkeypatch.setattr(library.torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    monkeypatch.setattr(loading.torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
     assert find_obstacle() == "this processor has no AVX512-BF16"
-    monkeypatch.setattr(library.platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(loading.platform, "machine", lambda: "arm64")
     assert find_obstacle() == "they are for Linux on x86-64"
 
 
@@ -115,7 +115,7 @@ def test_a_cache_that_cannot_be_written_is_said(fresh):
 
 
 def test_what_is_in_the_cache_and_is_no_library_is_said(fresh):
-    path = library._find_library()
+    path = loading._find_library()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a library")
     plan = load_operators(build=True)
@@ -124,7 +124,7 @@ def test_what_is_in_the_cache_and_is_no_library_is_said(fresh):
 
 
 def test_what_any_user_could_have_written_is_not_loaded(fresh):
-    path = library._find_library()
+    path = loading._find_library()
     path.parent.mkdir(parents=True)
     path.write_bytes(b"not a library")
     path.chmod(0o666)
@@ -136,26 +136,26 @@ def test_what_any_user_could_have_written_is_not_loaded(fresh):
 
 @pytest.mark.usefixtures("operators")
 def test_they_are_built_once(monkeypatch):
-    path = library._find_library()
+    path = loading._find_library()
     assert path.exists()
     assert [file.name for file in path.parent.iterdir() if file.name.startswith(".")] == []
 
     def fail(_path):
         pytest.fail("built again")
 
-    library.forget_operators()
-    monkeypatch.setattr(library, "_build", fail)
+    loading.forget_operators()
+    monkeypatch.setattr(loading, "_build", fail)
     assert load_operators(build=True).is_on
     assert plan_operators().reason in {"built for AMX", "built for AVX512-BF16"}
 
 
 def test_another_source_is_another_library(fresh, monkeypatch, tmp_path):
-    before = library._find_library()
+    before = loading._find_library()
     other = tmp_path / "source"
     other.mkdir()
     (other / "attention.cpp").write_text("// another\n")
-    monkeypatch.setattr(library, "_SOURCE", other)
-    assert library._find_library() != before
+    monkeypatch.setattr(loading, "_SOURCE", other)
+    assert loading._find_library() != before
 
 
 @pytest.mark.usefixtures("operators")
@@ -174,11 +174,11 @@ def test_without_amx_the_same_comes_out(monkeypatch, tmp_path):
         return attended, output.detach(), layer.weight.grad
 
     expected = compute()
-    library.forget_operators()
-    monkeypatch.setattr(library, "_FLAGS", (*library._FLAGS, *flags))
+    loading.forget_operators()
+    monkeypatch.setattr(loading, "_FLAGS", (*loading._FLAGS, *flags))
     monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path))
     assert load_operators(build=True).is_on
-    assert library._find_library().is_relative_to(tmp_path)
+    assert loading._find_library().is_relative_to(tmp_path)
     for found, wanted in zip(compute(), expected, strict=True):
         error = (found.float() - wanted.float()).abs().max()
         assert float(error) <= 2**-7 * float(wanted.abs().max())

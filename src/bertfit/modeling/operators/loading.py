@@ -54,7 +54,7 @@ _lock = threading.Lock()
 class _State:
     """What this process has found out so far."""
 
-    library: ctypes.CDLL | None = None
+    loaded: ctypes.CDLL | None = None
     failure: str | None = None
 
 
@@ -63,7 +63,13 @@ _state = _State()
 
 def get_operators() -> ctypes.CDLL | None:
     """Return the library where it is loaded; never loads it."""
-    return _state.library
+    return _state.loaded
+
+
+def takes(values: torch.Tensor) -> bool:
+    """Tell whether the operators are loaded and are for these values."""
+    is_for_them = values.dtype == torch.bfloat16 and values.device.type == "cpu"
+    return is_for_them and get_operators() is not None
 
 
 def call(name: str, *arguments: object) -> Any:  # noqa: ANN401 (what an operator returns)
@@ -86,26 +92,26 @@ def load_operators(*, build: bool) -> Plan:
             Without, operators that were not built yet stay away.
     """
     with _lock:
-        if _state.library is None and (obstacle := find_obstacle()) is not None:
+        if _state.loaded is None and (obstacle := find_obstacle()) is not None:
             return Plan(is_on=False, reason=obstacle)
-        if _state.library is None:
+        if _state.loaded is None:
             path = _find_library()
             if not path.exists() and not build:
                 return Plan(is_on=False, reason="not built yet; a training builds them")
             _load(path)
-        if _state.library is None:
+        if _state.loaded is None:
             return Plan(is_on=False, reason=_state.failure or "they could not be loaded")
         return Plan(is_on=True, reason=f"built for {_name_instructions()}")
 
 
 def forget_operators() -> None:
     """Let this process do without the operators, until they are loaded again."""
-    _state.library = _state.failure = None
+    _state.loaded = _state.failure = None
 
 
 def plan_operators() -> Plan:
     """Say what `load_operators(build=True)` would find, and build nothing."""
-    if _state.library is None and (obstacle := find_obstacle()) is not None:
+    if _state.loaded is None and (obstacle := find_obstacle()) is not None:
         return Plan(is_on=False, reason=obstacle)
     if needs_building():
         reason = f"the next training builds them for {_name_instructions()}, in seconds, once"
@@ -115,7 +121,7 @@ def plan_operators() -> Plan:
 
 def needs_building() -> bool:
     """Tell whether the operators can be had here, and were not built yet."""
-    return _state.library is None and find_obstacle() is None and not _find_library().exists()
+    return _state.loaded is None and find_obstacle() is None and not _find_library().exists()
 
 
 def find_obstacle() -> str | None:
@@ -163,7 +169,7 @@ def _load(path: Path) -> None:
         _state.failure = f"they could not be had: {_shorten(error)}"
         return
     if library.prepare():
-        _state.library = library
+        _state.loaded = library
     else:
         _state.failure = "the system does not let this process use AMX"
 
