@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from bertfit.modeling.operators.loading import call, get_operators
-
-_Pair = tuple[torch.nn.Parameter, torch.nn.Parameter]
+from bertfit.training.optimization import Pair
 
 
 class _Weight(ctypes.Structure):
@@ -45,17 +44,16 @@ class _Step(ctypes.Structure):
 
 
 class CompiledAdamW:
-    """Steps of AdamW for float32 masters and their bfloat16 copies."""
+    """Steps of AdamW for float32 masters and their bfloat16 copies, as `TorchAdamW` takes them."""
 
-    def __init__(self, pairs: Sequence[_Pair], optimizer: torch.optim.AdamW) -> None:
+    def __init__(self, pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> None:
         """Take the settings of `optimizer`, which takes no step itself from now on.
 
         Args:
             pairs: Each master with its copy.
             optimizer: Holds every master; its groups differ in weight decay alone.
         """
-        self.clip = 1.0
-        """Factor of every gradient in the next step."""
+        self._factor = 1.0  # of every gradient in the next step
         group = optimizer.param_groups[0]
         self._betas, self._epsilon = group["betas"], group["eps"]
         decays = {
@@ -69,18 +67,25 @@ class CompiledAdamW:
         ]
         self._num_steps = 0
 
-    def measure_norm(self) -> float:
-        """Return the norm of all gradients together."""
+    def measure_norm(self) -> torch.Tensor:
+        """Return the norm () of all gradients together."""
         weights = self._list_weights()
-        return math.sqrt(call("sum_squares", weights, ctypes.c_int64(len(weights))))
+        squares = call("sum_squares", weights, ctypes.c_int64(len(weights)))
+        return torch.tensor(math.sqrt(squares), dtype=torch.float64)
 
-    def step(self, learning_rate: float) -> None:
-        """Move every weight that has a gradient."""
+    def clip(self, max_norm: float, norm: torch.Tensor) -> None:
+        """Scale the gradients of the next step, of that norm (), down to `max_norm`."""
+        self._factor = min(1.0, max_norm / (float(norm) + 1e-6))
+
+    def step(self, learning_rate: float, *, halted: torch.Tensor) -> None:
+        """Move every master that has a gradient, unless `halted` () is 1."""
+        if halted:
+            return
         self._num_steps += 1
         beta1, beta2 = self._betas
         step = _Step(
             learning_rate,
-            self.clip,
+            self._factor,
             beta1,
             beta2,
             self._epsilon,
@@ -107,7 +112,7 @@ class CompiledAdamW:
         return (_Weight * len(listed))(*listed)
 
 
-def compile_step(pairs: Sequence[_Pair], optimizer: torch.optim.AdamW) -> CompiledAdamW | None:
+def compile_step(pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> CompiledAdamW | None:
     """Return the compiled step where the operators are loaded and take these masters and copies."""
     fits = get_operators() is not None and all(
         master.dtype == torch.float32

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 if TYPE_CHECKING:
     from bertfit.config import TrainSettings
+
+Pair: TypeAlias = tuple[torch.nn.Parameter, torch.nn.Parameter]
+"""A float32 master, and the copy of another type that does the arithmetic, or the master again."""
 
 
 def build_optimizer(
@@ -26,6 +30,34 @@ def build_optimizer(
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)  # each step brings its own
+
+
+class TorchAdamW:
+    """Steps of torch's AdamW for masters, whose copies it brings up to date."""
+
+    def __init__(self, pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> None:
+        """Take each master with its copy, or with itself, and the optimizer of the masters."""
+        self._pairs, self._optimizer = pairs, optimizer
+
+    def measure_norm(self) -> torch.Tensor:
+        """Return the norm () of all gradients together."""
+        return get_total_norm([m.grad for m, _ in self._pairs if m.grad is not None])
+
+    def clip(self, max_norm: float, norm: torch.Tensor) -> None:
+        """Scale the gradients of the next step, of that norm (), down to `max_norm`."""
+        masters = [master for master, _ in self._pairs if master.grad is not None]
+        clip_grads_with_norm_(masters, max_norm, norm.float())
+
+    def step(self, learning_rate: float, *, halted: torch.Tensor) -> None:
+        """Move every master that has a gradient, unless `halted` (), a float, is 1."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.found_inf = halted  # type: ignore[attr-defined]  # the fused step reads it
+        self._optimizer.step()
+        with torch.no_grad():
+            for master, work in self._pairs:
+                if work is not master:
+                    work.copy_(master)
 
 
 def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction: float) -> float:

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.operators.gradients import keep_master
 from bertfit.training.compiled_adamw import compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
-from bertfit.training.optimization import build_optimizer
+from bertfit.training.optimization import TorchAdamW, build_optimizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,17 +48,14 @@ class TrainedWeights:
             for master, work in zip(model.parameters(), self.working.parameters(), strict=True)
             if master.requires_grad and id(master) not in row_weights
         ]
-        self._optimizer = build_optimizer(model, settings, leave_out=row_weights)
-        self._compiled = None
-        if settings.fast_path == "auto" and self.working is not model:
-            self._compiled = compile_step(self._dense, self._optimizer)
+        optimizer = build_optimizer(model, settings, leave_out=row_weights)
+        compiled = compile_step(self._dense, optimizer) if settings.fast_path == "auto" else None
+        self._optimizer = compiled or TorchAdamW(self._dense, optimizer)
         # A float, as the fused step of AdamW takes it: 1 where it shall do nothing.
         self._halted = torch.zeros((), device=precision.device)
         self._hooks = []
         if self.working is not model:
             self._hooks = [_add_gradients_to(master, work) for master, work in self._dense]
-            for master, work in self._dense:
-                keep_master(work, master)
 
     def prepare(self, token_ids: np.ndarray) -> None:
         """Bring the embeddings of these token ids, any shape, up to date before they are read."""
@@ -68,19 +64,12 @@ class TrainedWeights:
 
     def collect(self) -> torch.Tensor:
         """Clip the gradients collected so far to `max_grad_norm`; return their norm () before."""
-        masters = [master for master, _ in self._dense if master.grad is not None]
-        if self._compiled is not None:
-            norm = torch.tensor(self._compiled.measure_norm(), dtype=torch.float64)
-        else:
-            norm = get_total_norm([m.grad for m in masters if m.grad is not None])
+        norm = self._optimizer.measure_norm()
         if self._rows is not None:  # on a CPU, where a number costs nothing to look at
             both = math.hypot(float(norm), self._rows.gather_gradient())
             self._rows.scale_gradient(min(1.0, self._max_grad_norm / (both + 1e-6)))
             norm = torch.tensor(both, dtype=torch.float64)
-        if self._compiled is not None:
-            self._compiled.clip = min(1.0, self._max_grad_norm / (float(norm) + 1e-6))
-        else:
-            clip_grads_with_norm_(masters, self._max_grad_norm, norm.float())
+        self._optimizer.clip(self._max_grad_norm, norm)
         return norm
 
     def update(self, learning_rate: float, *, is_finite: torch.Tensor) -> None:
@@ -92,25 +81,10 @@ class TrainedWeights:
                 no step changes a weight any more; the device decides that by itself.
         """
         self._halted.logical_or_(is_finite.logical_not())
-        if self._compiled is not None:
-            if not self._halted:
-                self._compiled.step(learning_rate)
-        else:
-            self._step(learning_rate)
+        self._optimizer.step(learning_rate, halted=self._halted)
         if self._rows is not None and not self._halted:
             self._rows.update(learning_rate)
         self.drop_gradients()
-
-    def _step(self, learning_rate: float) -> None:
-        """Take torch's step, and bring the working weights up to date."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.found_inf = self._halted  # type: ignore[attr-defined]  # the fused step reads it
-        self._optimizer.step()
-        if self.working is not self.masters:
-            with torch.no_grad():
-                for master, work in self._dense:
-                    work.copy_(master)
 
     def drop_gradients(self) -> None:
         """Forget the gradients; the weights stay."""
@@ -151,6 +125,7 @@ def _add_gradients_to(
             master.grad += parameter.grad
         parameter.grad = None
 
+    keep_master(work, master)  # for those that make no gradient of `work`
     handle: torch.utils.hooks.RemovableHandle = work.register_post_accumulate_grad_hook(move)
     return handle
 
