@@ -70,9 +70,14 @@ CPU = torch.device("cpu")
 LABELS = torch.tensor([0, 2, 1, 1])
 
 
-def make_classifier(family: str, *, dropout: float = 0.0) -> PreTrainedModel:
+def make_classifier(family: str, *, dropout: float = 0.0, width: int = 16) -> PreTrainedModel:
     """Return a random classifier of 3 classes, in train mode, with one rate for every dropout."""
     config = _OF_FAMILY[family].__class__.from_dict(_OF_FAMILY[family].to_dict())
+    sizes = dict.fromkeys(("hidden_size", "pooler_hidden_size"), width)
+    sizes |= dict.fromkeys(("intermediate_size", "hidden_dim"), width * 3 // 2)
+    for name, size in {**sizes, "embedding_size": width // 2}.items():
+        if hasattr(config, name):
+            setattr(config, name, size)
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, float):
             setattr(config, name, dropout)

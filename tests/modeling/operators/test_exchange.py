@@ -7,73 +7,23 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AlbertConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
-    MPNetConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
-)
 
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
 from bertfit.modeling.operators import attention, layers, loading
 from bertfit.modeling.precision import choose_precision
+from tests.modeling import test_fast_path
+from tests.modeling.test_fast_path import CPU, FAMILIES, VOCABULARY
 
-CPU = torch.device("cpu")
-VOCABULARY = 60
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
-_COMMON = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 96,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "num_labels": 3,
-}
-CONFIGS = {
-    "bert": BertConfig(**_COMMON),
-    "distilbert": DistilBertConfig(
-        vocab_size=VOCABULARY, dim=64, n_layers=3, n_heads=2, hidden_dim=96, num_labels=3
-    ),
-    "roberta": RobertaConfig(**_COMMON),
-    "electra": ElectraConfig(**_COMMON, embedding_size=32),
-    "albert": AlbertConfig(**_COMMON, embedding_size=32),
-    "mpnet": MPNetConfig(**_COMMON),
-    "deberta-v2": DebertaV2Config(**_COMMON),
-    "modernbert": ModernBertConfig(
-        **_COMMON,
-        local_attention=8,
-        global_attn_every_n_layers=2,
-        bos_token_id=1,
-        eos_token_id=2,
-        cls_token_id=1,
-        sep_token_id=2,
-    ),
-    "xlm-roberta": XLMRobertaConfig(**_COMMON),
-}
-FAMILIES = tuple(CONFIGS)
 
 
 def make_classifier(family):
-    """Return a random classifier whose weights are whole in bfloat16, without dropout."""
-    config = copy.deepcopy(CONFIGS[family])
-    for name, value in config.to_dict().items():
-        if "dropout" in name and isinstance(value, float):
-            setattr(config, name, 0.0)
-    torch.manual_seed(5)
-    model = AutoModelForSequenceClassification.from_config(config).float()
+    """Return a random classifier wide enough for the operators, with weights whole in bfloat16."""
+    model = test_fast_path.make_classifier(family, width=64)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
             parameter.copy_(parameter.to(torch.bfloat16))
-    return model.train()
+    return model
 
 
 def make_batch():
