@@ -19,6 +19,7 @@ from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
+from bertfit.workflow.preparing import make_fast
 
 DEMO_SENTENCES = (
     ("clearly positive", "A warm, funny and beautifully acted film that I will watch again."),
@@ -96,12 +97,14 @@ def plan_demo(data: DemoData, settings: TrainSettings, *, max_train_seconds: flo
         fast_tokenizer(loaded.tokenizer),
         EncodingRule(max_length=settings.max_length or 128),
     )
+    precision = choose_precision(settings.device, settings.dtype)
+    make_fast(loaded, settings, precision)  # as the training to come
     label_ids = np.asarray(encode_labels(data.train.labels, label_names), dtype=np.int64)
     speed = measure_speed(
         loaded.model,
         TrainingData(encoded, label_ids, loaded.tokenizer.pad_token_id),
         settings=settings,
-        precision=choose_precision(settings.device, settings.dtype),
+        precision=precision,
     )
     share = max(max_train_seconds / speed.train_seconds, _MIN_ROWS / len(data.train))
     chosen = data.train if share >= 1.0 else _take_movies(data.train, share, seed=settings.seed)

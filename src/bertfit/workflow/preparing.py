@@ -29,7 +29,7 @@ from bertfit.modeling.classifier import (
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, is_for_operators, plug_in
-from bertfit.modeling.operators.loading import load_operators, needs_building
+from bertfit.modeling.operators.loading import load_operators, needs_building, plan_operators
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
@@ -150,8 +150,12 @@ def prepare_model(
         rule = dataclasses.replace(rule, max_length=longest)
     _note_text(train, rule, listener)
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
-    _load_operators(settings, precision, listener)
-    fast_path, packing = _make_fast(loaded, settings, precision)
+    has_operators = settings.fast_path == "auto" and is_for_operators(precision)
+    if has_operators and needs_building():
+        listener.note("Operators are built for this processor, in seconds, once.")
+    fast_path, packing = make_fast(loaded, settings, precision)
+    if has_operators:
+        listener.note(f"Operators: {plan_operators()}.")
     _note_fast_path(fast_path, listener)
     if precision.device.type != "cpu" or settings.packing != "auto":
         listener.note(f"Packing: {packing}.")
@@ -178,7 +182,7 @@ def renew_model(
     loaded = load_classifier(
         settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
     )
-    _make_fast(loaded, settings, old.precision)
+    make_fast(loaded, settings, old.precision)
     classifier = TextClassifier(
         loaded.model,
         loaded.tokenizer,
@@ -189,23 +193,19 @@ def renew_model(
     return dataclasses.replace(prepared, classifier=classifier)
 
 
-def _make_fast(
+def make_fast(
     loaded: LoadedClassifier, settings: TrainSettings, precision: Precision
 ) -> tuple[FastPath | None, Plan]:
-    """Plug in what the settings allow; packing that was asked for does without the fast path."""
+    """Plug in what the settings allow; packing that was asked for does without the fast path.
+
+    Operators are built where they have not been.
+    """
     is_fast = settings.fast_path == "auto"
+    if is_fast and is_for_operators(precision):
+        load_operators(build=True)
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
     asked = settings.packing if is_fast or settings.packing == "on" else "off"
     return fast_path, set_up_packing(loaded.model, precision, asked)
-
-
-def _load_operators(settings: TrainSettings, precision: Precision, listener: Listener) -> None:
-    """Load the compiled operators, building them the first time, and say what became of it."""
-    if settings.fast_path != "auto" or not is_for_operators(precision):
-        return
-    if needs_building():
-        listener.note("Operators are built for this processor, in seconds, once.")
-    listener.note(f"Operators: {load_operators(build=True)}.")
 
 
 def _note_fast_path(fast_path: FastPath | None, listener: Listener) -> None:
