@@ -11,17 +11,28 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from bertfit.modeling.compilation import leave_out
-from bertfit.modeling.operators.layers import gelu, multiply, normalize
+from bertfit.modeling.operators.layers import (
+    feed_forward,
+    gelu,
+    multiply,
+    multiply_each,
+    normalize,
+)
 from bertfit.modeling.operators.loading import BLOCK, takes
 
 _MIN_ROWS = 64
 """Of fewer tokens the products are left to torch: packing a weight pays by being used often."""
 
+_feed_forward = leave_out(feed_forward)
 _gelu = leave_out(gelu)
 _multiply = leave_out(multiply)
+_multiply_each = leave_out(multiply_each)
 _normalize = leave_out(normalize)
+
+_LAYERS_OF_STATES = ("query", "key", "value")
 
 
 def exchange_modules(model: torch.nn.Module) -> None:
@@ -30,6 +41,8 @@ def exchange_modules(model: torch.nn.Module) -> None:
         forward = _find_forward(module)
         if forward is not None:
             module.forward = types.MethodType(forward, module)
+        if _feeds_forward(module):
+            module.feed_forward_chunk = types.MethodType(_feed_forward_and_norm, module)
 
 
 def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
@@ -41,6 +54,8 @@ def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None
         return _add_and_norm
     if _activates(module):
         return _multiply_and_activate
+    if _attends(module):
+        return _multiply_and_attend
     if type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape):
         return _apply_layer
     return None
@@ -84,6 +99,34 @@ def _activates(module: torch.nn.Module) -> bool:
         and set(parts) == {"dense", "intermediate_act_fn"}
         and _is_exact_gelu(parts["intermediate_act_fn"])
     )
+
+
+def _feeds_forward(module: torch.nn.Module) -> bool:
+    """Tell whether this is a layer whose feed-forward is the two halves and nothing else."""
+    parts = dict(module.named_children())
+    return (
+        type(module).__name__.endswith("Layer")
+        and _is_of_transformers(module)
+        and hasattr(type(module), "feed_forward_chunk")
+        and all(part in parts for part in ("intermediate", "output"))
+        and _activates(parts["intermediate"])
+        and _adds_residual(parts["output"])
+    )
+
+
+def _attends(module: torch.nn.Module) -> bool:
+    """Tell whether this is attention within a text as BERT's family has it."""
+    return (
+        type(module).__name__.endswith("SelfAttention")
+        and _is_of_transformers(module)
+        and set(dict(module.named_children())) == {*_LAYERS_OF_STATES, "dropout"}
+        and {"scaling", "attention_head_size"} <= set(vars(module))
+    )
+
+
+def _are_exchanged(*layers: torch.nn.Module) -> bool:
+    """Tell whether these are still the plain layers that operators can do."""
+    return all(_find_forward(layer) is _apply_layer for layer in layers)
 
 
 def _fits(values: torch.Tensor) -> bool:
@@ -133,3 +176,46 @@ def _add_and_norm(
         return output
     rate = module.dropout.p if module.training else 0.0
     return _normalize(module.dense(hidden), residual, module.LayerNorm, dropout=rate)
+
+
+def _feed_forward_and_norm(
+    layer: Any,  # noqa: ANN401 (BertLayer or its like)
+    hidden: torch.Tensor,
+) -> torch.Tensor:
+    first, second = layer.intermediate.dense, layer.output.dense
+    if not _is_worth_it(hidden) or not _are_exchanged(first, second):
+        output: torch.Tensor = type(layer).feed_forward_chunk(layer, hidden)
+        return output
+    rate = layer.output.dropout.p if layer.training else 0.0
+    fed = _feed_forward(hidden, first, second)
+    return _normalize(fed, hidden, layer.output.LayerNorm, dropout=rate)
+
+
+def _multiply_and_attend(
+    module: Any,  # noqa: ANN401 (BertSelfAttention or its like)
+    hidden: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    past_key_values: object = None,
+    **others: Any,  # noqa: ANN401 (what transformers passes on to attention)
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    layers = [getattr(module, name) for name in _LAYERS_OF_STATES]
+    attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
+    if (
+        attend is None
+        or past_key_values is not None
+        or not _is_worth_it(hidden)
+        or not _are_exchanged(*layers)
+    ):
+        output: tuple[torch.Tensor, torch.Tensor | None] = type(module).forward(
+            module, hidden, attention_mask, past_key_values, **others
+        )
+        return output
+    states = (
+        of_layer.unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
+        for of_layer in _multiply_each(hidden, layers)
+    )
+    rate = module.dropout.p if module.training else 0.0
+    attended, weights = attend(
+        module, *states, attention_mask, dropout=rate, scaling=module.scaling, **others
+    )
+    return attended.flatten(2), weights

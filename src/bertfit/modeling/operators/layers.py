@@ -8,13 +8,13 @@ Shapes: N tokens of width W.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from bertfit.modeling.operators.gradients import draw_seed, find_gradient, has_master
-from bertfit.modeling.operators.loading import BLOCK, call
+from bertfit.modeling.operators.loading import call
 from bertfit.modeling.operators.rooms import make_room, make_room_like
 
 _Long = ctypes.c_int64
@@ -50,8 +50,26 @@ def multiply(
     values: torch.Tensor, layer: torch.nn.Linear, *, activate: bool = False
 ) -> torch.Tensor:
     """Return layer(values), or the GELU of it, for values (..., W); all widths multiples of 32."""
-    out: torch.Tensor = _apply_multiply(
-        values, layer.weight, layer.bias, activate, torch.is_grad_enabled()
+    (out,) = _apply_multiply(
+        values, activate, torch.is_grad_enabled(), layer.weight, layer.bias
+    )
+    return out
+
+
+def multiply_each(
+    values: torch.Tensor, layers: Sequence[torch.nn.Linear]
+) -> tuple[torch.Tensor, ...]:
+    """Return layer(values) of each of up to 4 layers of one shape, as `multiply` would."""
+    parameters = (parameter for layer in layers for parameter in (layer.weight, layer.bias))
+    return _apply_multiply(values, False, torch.is_grad_enabled(), *parameters)  # noqa: FBT003 (autograd passes by position)
+
+
+def feed_forward(
+    values: torch.Tensor, first: torch.nn.Linear, second: torch.nn.Linear
+) -> torch.Tensor:
+    """Return second(GELU(first(values))), for values (..., W); all widths multiples of 32."""
+    out: torch.Tensor = _apply_feed_forward(
+        values, torch.is_grad_enabled(), first.weight, first.bias, second.weight, second.bias
     )
     return out
 
@@ -117,39 +135,105 @@ class _Multiply(torch.autograd.Function):
     def forward(
         ctx: Any,  # noqa: ANN401 (torch's context has no public type)
         values: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
         activate: bool,  # noqa: FBT001 (autograd passes by position)
         has_backward: bool,  # noqa: FBT001 (as above)
+        *parameters: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, ...]:
+        values = values.contiguous()
+        weights, biases = list(parameters[::2]), list(parameters[1::2])
+        outputs, slopes = _multiply(
+            values, weights, biases, activate=activate, has_backward=has_backward
+        )
+        ctx.save_for_backward(values, slopes)
+        ctx.weights, ctx.biases = weights, biases
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        values, slopes = ctx.saved_tensors
+        if slopes is None:
+            of_outputs = [gradient.contiguous() for gradient in gradients]
+        else:
+            of_outputs = [_times(gradients[0], slopes)]
+        of_values = None
+        if ctx.needs_input_grad[0]:
+            of_values = _backpropagate_input(of_outputs, ctx.weights)
+        of_parameters = [
+            of
+            for gradient, weight, bias in zip(of_outputs, ctx.weights, ctx.biases, strict=True)
+            for of in backpropagate_layer(gradient, values, weight, bias)
+        ]
+        return (of_values, None, None, *of_parameters)
+
+
+class _FeedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's context has no public type)
+        values: torch.Tensor,
+        has_backward: bool,  # noqa: FBT001 (autograd passes by position)
+        *parameters: torch.Tensor,
     ) -> torch.Tensor:
         values = values.contiguous()
-        num_outputs, num_inputs = weight.shape
-        output = make_room(*values.shape[:-1], num_outputs)
-        slopes = make_room_like(output) if activate and has_backward else None
-        num_rows = values.numel() // num_inputs
-        call(
-            "linear_forward", values, weight, bias, ctypes.c_bool(activate), output, slopes,
-            make_room_like(weight), *map(_Long, (num_rows, num_outputs, num_inputs)),
-        )  # fmt: skip
-        ctx.save_for_backward(values, slopes)
-        ctx.weight, ctx.bias = weight, bias
+        weight, bias, next_weight, next_bias = parameters
+        (hidden,), slopes = _multiply(
+            values, [weight], [bias], activate=True, has_backward=has_backward
+        )
+        (output,), _ = _multiply(hidden, [next_weight], [next_bias])
+        ctx.save_for_backward(values, hidden, slopes)
+        ctx.parameters = parameters
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
-        values, slopes = ctx.saved_tensors
-        weight, bias = ctx.weight, ctx.bias
-        gradient = gradient.contiguous() if slopes is None else _times(gradient, slopes)
-        num_outputs, num_inputs = weight.shape
-        num_rows = values.numel() // num_inputs
+        values, hidden, slopes = ctx.saved_tensors
+        weight, bias, next_weight, next_bias = ctx.parameters
+        gradient = gradient.contiguous()
+        of_hidden = _backpropagate_input([gradient], [next_weight], slopes)
+        of_next = backpropagate_layer(gradient, hidden, next_weight, next_bias)
         of_values = None
         if ctx.needs_input_grad[0]:
-            of_values = make_room_like(values)
-            rows = of_values.view(num_rows, num_inputs)
-            torch.mm(gradient.view(num_rows, num_outputs), weight, out=rows)
-        rows = gradient.view(num_rows, num_outputs)
-        of_parameters = backpropagate_layer(rows, values.view(num_rows, num_inputs), weight, bias)
-        return (of_values, *of_parameters, None, None)
+            of_values = _backpropagate_input([of_hidden], [weight])
+        of_first = backpropagate_layer(of_hidden, values, weight, bias)
+        return (of_values, None, *of_first, *of_next)
+
+
+def _multiply(
+    values: torch.Tensor,
+    weights: list[torch.Tensor],
+    biases: list[torch.Tensor | None],
+    *,
+    activate: bool = False,
+    has_backward: bool = False,
+) -> tuple[list[torch.Tensor], torch.Tensor | None]:
+    """Return what each layer gives, and the slopes of one that is activated for the way back."""
+    num_outputs, num_inputs = weights[0].shape
+    outputs = [make_room(*values.shape[:-1], num_outputs) for _ in weights]
+    slopes = make_room_like(outputs[0]) if activate and has_backward else None
+    num_rows = values.numel() // num_inputs
+    call(
+        "linear_forward", values, weights, biases, ctypes.c_bool(activate), outputs, slopes,
+        make_room(len(weights), *weights[0].shape),
+        *map(_Long, (len(weights), num_rows, num_outputs, num_inputs)),
+    )  # fmt: skip
+    return outputs, slopes
+
+
+def _backpropagate_input(
+    gradients: list[torch.Tensor],
+    weights: list[torch.Tensor],
+    factors: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the gradient of what layers were given, times `factors` number by number."""
+    num_outputs, num_inputs = weights[0].shape
+    of_values = make_room(*gradients[0].shape[:-1], num_inputs)
+    num_rows = of_values.numel() // num_inputs
+    call(
+        "linear_backward_input", gradients, weights, factors, of_values,
+        make_room(len(weights), *weights[0].shape),
+        *map(_Long, (len(weights), num_rows, num_outputs, num_inputs)),
+    )  # fmt: skip
+    return of_values
 
 
 def backpropagate_layer(
@@ -158,20 +242,20 @@ def backpropagate_layer(
     """Return the gradients of a layer's weight and bias, or None where their masters have them.
 
     Args:
-        gradient: (n, outputs) of the layer's output.
-        values: (n, inputs), what the layer was given.
+        gradient: (..., outputs) of the layer's output.
+        values: (..., inputs), what the layer was given.
         weight: (outputs, inputs).
         bias: (outputs,), or None.
     """
     if not weight.requires_grad:
         return None, None
-    num_rows, num_inputs = values.shape
+    num_inputs = values.shape[-1]
+    num_rows = values.numel() // num_inputs
     of_weight, adds = find_gradient(weight)
     of_bias = None if bias is None else find_gradient(bias)[0]
     call(
         "linear_backward_weight", gradient, values, of_weight, of_bias,
-        ctypes.c_bool(adds), make_room(num_rows + -num_rows % BLOCK, num_inputs),
-        *map(_Long, (num_rows, len(weight), num_inputs)),
+        ctypes.c_bool(adds), *map(_Long, (num_rows, len(weight), num_inputs)),
     )  # fmt: skip
     return (None, None) if has_master(weight) else (of_weight, of_bias)
 
@@ -203,5 +287,6 @@ def _times(gradient: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
 
 
 _apply_normalize: Callable[..., torch.Tensor] = _Normalize.apply
-_apply_multiply: Callable[..., torch.Tensor] = _Multiply.apply
+_apply_multiply: Callable[..., tuple[torch.Tensor, ...]] = _Multiply.apply
+_apply_feed_forward: Callable[..., torch.Tensor] = _FeedForward.apply
 _apply_gelu: Callable[..., torch.Tensor] = _Gelu.apply

@@ -73,15 +73,22 @@ def takes(values: torch.Tensor) -> bool:
 
 
 def call(name: str, *arguments: object) -> Any:  # noqa: ANN401 (what an operator returns)
-    """Call an operator of the library, which must be loaded; a tensor stands for its numbers."""
+    """Call an operator of the library, which must be loaded.
+
+    A tensor stands for its numbers, a list of tensors, of which some may be None, for as many.
+    """
     operators = get_operators()
     assert operators is not None  # who calls has looked
-    return getattr(operators, name)(
-        *(
-            ctypes.c_void_p(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
-            for argument in arguments
-        )
-    )
+    return getattr(operators, name)(*map(_point_at, arguments))
+
+
+def _point_at(argument: object) -> object:
+    if isinstance(argument, torch.Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, list):
+        pointers = (None if tensor is None else tensor.data_ptr() for tensor in argument)
+        return (ctypes.c_void_p * len(argument))(*pointers)
+    return argument
 
 
 def load_operators(*, build: bool) -> Plan:

@@ -82,7 +82,7 @@ void pack_panel(const Part& part, std::int64_t panel, std::int64_t steps, bf16* 
 void multiply_panel(const bf16* left, const bf16* right, std::int64_t blocks, std::int64_t steps,
                     float* to) {
   for (std::int64_t block = 0; block < blocks; ++block) {
-    multiply_block<false>(left, right + block * steps * kStepSize, steps, to + block * kBlock,
+    multiply_block<false>({left}, right + block * steps * kStepSize, steps, to + block * kBlock,
                           kSide);
   }
 }
@@ -306,8 +306,8 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
       }
       for (std::int64_t block = 0; block < blocks; ++block) {
         const std::int64_t at = block * steps * kStepSize;
-        multiply_block<false>(panel_queries, keys + at, steps, scores, kSide);
-        multiply_block<false>(panel_outs, values + at, steps, score_slopes, kSide);
+        multiply_block<false>({panel_queries}, keys + at, steps, scores, kSide);
+        multiply_block<false>({panel_outs}, values + at, steps, score_slopes, kSide);
         for (std::int64_t i = 0; i < rows; ++i) {
           weigh(known[i], block, scores + i * kSide, score_slopes + i * kSide);
         }
@@ -325,8 +325,8 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
       for (std::int64_t block = 0; block < blocks; ++block) {
         const std::int64_t left = step * panels * kStepSize, right = block * panels * kStepSize;
         const std::int64_t sum = (step * blocks + block) * kBlock;
-        multiply_block<true>(turned_outs + left, weights + right, panels, value_sums + sum, kSide);
-        multiply_block<true>(turned_queries + left, slopes + right, panels, key_sums + sum, kSide);
+        multiply_block<true>({turned_outs + left}, weights + right, panels, value_sums + sum, kSide);
+        multiply_block<true>({turned_queries + left}, slopes + right, panels, key_sums + sum, kSide);
       }
     }
   }

@@ -1,8 +1,9 @@
-// Linear layers: y = x · wᵀ + b, with GELU where it follows, and the gradients of w and b.
+// Linear layers: y = x · wᵀ + b, with GELU where it follows, and the gradient of x. Layers of one
+// input, such as those of queries, keys and values, are done together.
 //
 // The right operand is packed into tiles first, by all threads. Then every thread takes panels of 32
-// rows, packs each once, and multiplies it with all columns; sums never leave the first cache
-// before they are rounded, biased and activated.
+// rows and multiplies each with all columns; sums never leave the first cache before they are
+// rounded, biased and activated.
 #include <ATen/Parallel.h>
 
 #include "buffer.h"
@@ -11,18 +12,16 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kRightBytes = 1 << 20;  // of a right operand that is used again and again
-constexpr std::int64_t kChunk = 8;   // steps of a weight's gradient that are taken at once,
-constexpr std::int64_t kGroup = 24;  // with so many blocks of columns: what a second cache holds
+constexpr std::int64_t kRightBytes = 5 << 18;  // of a right operand that is used again and again
 
-// Packs a right operand of `num_columns` by `inner` numbers, [column block][step].
+constexpr std::int64_t kMaxLayers = 4;         // of one input
+
+// Packs a right operand of so many blocks of columns and steps, [column block][step].
 template <typename PackStep>
-void pack_all(std::int64_t num_columns, std::int64_t inner, bf16* packed, PackStep pack_step) {
-  const std::int64_t steps = round_up(inner, kSide) / kSide;
-  const std::int64_t blocks = round_up(num_columns, kSide) / kSide;
+void pack_all(std::int64_t blocks, std::int64_t steps, bf16* packed, PackStep pack_step) {
   at::parallel_for(0, blocks * steps, 16, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      pack_step(i / steps * kSide, i % steps * kSide, packed + i * kStepSize);
+      pack_step(i / steps, i % steps, packed + i * kStepSize);
     }
   });
 }
@@ -32,24 +31,38 @@ struct Waiting {
   const float* sums = nullptr;
   std::int64_t row = 0;
   std::int64_t rows = 0;
-  std::int64_t column = 0;
+  std::int64_t block = 0;
 
-  template <typename FinishRow>
-  void finish(std::int64_t begin, std::int64_t end, FinishRow finish_row) const {
-    for (std::int64_t i = begin; i < std::min(end, rows); ++i) {
-      finish_row(sums + i * kSide, row + i, column);
+  template <typename FinishRows>
+  void finish(std::int64_t begin, std::int64_t end, FinishRows finish_rows) const {
+    if (begin < std::min(end, rows)) {
+      finish_rows(sums + begin * kSide, row + begin, std::min(end, rows) - begin, block);
     }
   }
 };
 
-// Multiplies x (rows x inner) by a packed right operand; `finish_row(sums, row, column)` takes each
-// 32 sums. Rows of one block are finished while the next one is multiplied.
-template <typename FinishRow>
-void multiply_panels(const Part& x, const bf16* packed, std::int64_t num_columns,
-                     FinishRow finish_row) {
-  const std::int64_t steps = round_up(x.num_columns, kSide) / kSide;
+// A panel of x as a left operand: where it lies, or with zeros for rows that are missing.
+Left take_panel(const Part& rows, std::int64_t steps, bf16* padded) {
+  if (rows.num_rows >= kSide) {
+    return {rows.from, rows.stride, kSide};
+  }
+  for (std::int64_t step = 0; step < steps; ++step) {
+    pack_left(rows.at(0, step * kSide), padded + step * kStepSize);
+  }
+  return {padded};
+}
+
+// Multiplies each x (rows x inner) by its part of a packed right operand, [column block][x][step],
+// and sums. `finish_rows(sums, row, count, block)` takes rows of 32 sums. Rows of one block are
+// finished while the next one is multiplied, and the rows of the next panel fetched.
+template <typename FinishRows>
+void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
+                     std::int64_t num_columns, FinishRows finish_rows) {
+  const Part& x = xs[0];  // all are of one shape
+  const std::int64_t steps = x.num_columns / kSide;
   const std::int64_t panels = round_up(x.num_rows, kSide) / kSide;
-  const std::int64_t block_size = steps * kStepSize;
+  const std::int64_t part_size = steps * kStepSize;
+  const std::int64_t block_size = count * part_size;
   const std::int64_t group =
       std::max<std::int64_t>(1, kRightBytes / (block_size * static_cast<std::int64_t>(sizeof(bf16))));
   const std::int64_t blocks = num_columns / kSide;
@@ -57,43 +70,44 @@ void multiply_panels(const Part& x, const bf16* packed, std::int64_t num_columns
   at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
     static thread_local Buffer<bf16> buffer;
-    bf16* left = buffer.reserve(block_size);
+    bf16* padded = buffer.reserve(block_size);
     alignas(64) float sums[2][kSide * kSide];
+    Left left[kMaxLayers];
     int turn = 0;
     Waiting waiting;
     for (std::int64_t first = 0; first < blocks; first += group) {
       const std::int64_t last = std::min(first + group, blocks);
+      const std::int64_t ahead = (kSide + last - first - 1) / (last - first);  // rows in a block
       for (std::int64_t panel = begin; panel < end; ++panel) {
-        const Part rows = x.at(panel * kSide, 0);
-        for (std::int64_t step = 0; step < steps; ++step) {
-          pack_left(rows.at(0, step * kSide), left + step * kStepSize);
+        const std::int64_t row = panel * kSide, next_row = std::min(panel + 1, end) * kSide;
+        for (std::int64_t i = 0; i < count; ++i) {
+          left[i] = take_panel(xs[i].at(row, 0), steps, padded + i * part_size);
         }
         for (std::int64_t block = first; block < last; ++block, turn ^= 1) {
-          multiply_block<false>(left, packed + block * block_size, steps, sums[turn], kSide,
-                                [&](std::int64_t step) {
-                                  waiting.finish(step * each, (step + 1) * each, finish_row);
-                                });
-          waiting = {sums[turn], panel * kSide, std::min(rows.num_rows, kSide), block * kSide};
+          for (std::int64_t i = 0; i < count; ++i) {
+            const Part next = xs[i].at(next_row, 0);
+            const auto meanwhile = [&](std::int64_t step) {
+              if (i == 0) {
+                waiting.finish(step * each, (step + 1) * each, finish_rows);
+              }
+              for (std::int64_t j = 0; j < ahead; ++j) {
+                fetch_ahead(next, (block - first) * ahead + j, step * kSide);
+              }
+            };
+            const bf16* right = packed + block * block_size + i * part_size;
+            if (i == 0) {
+              multiply_block<false>(left[i], right, steps, sums[turn], kSide, meanwhile);
+            } else {
+              multiply_block<true>(left[i], right, steps, sums[turn], kSide, meanwhile);
+            }
+          }
+          waiting = {sums[turn], row, std::min(x.num_rows - row, kSide), block};
         }
       }
     }
-    waiting.finish(0, kSide, finish_row);
+    waiting.finish(0, kSide, finish_rows);
+    Output::finish();
   });
-}
-
-// Sums up to `rows` rows of 32 columns; `to` gets the sums, or has them added.
-void add_columns(const Part& part, std::int64_t rows, bool add, float* to) {
-  Floats sums[2] = {};
-  for (int half = 0; add && half < 2; ++half) {
-    sums[half] = load(to + half * kLanes);
-  }
-  for (std::int64_t row = 0; row < std::min(rows, part.num_rows); ++row) {
-    const bf16* from = part.from + row * part.stride;
-    sums[0] += load(from);
-    sums[1] += load(from + kLanes);
-  }
-  store(to, sums[0]);
-  store(to + kLanes, sums[1]);
 }
 
 }  // namespace
@@ -103,79 +117,72 @@ using namespace bertfit;
 
 extern "C" {
 
-// y (m x n) = x (m x k) · wᵀ + bias, w (n x k), or the GELU of it; `slopes` (m x n; may be null)
-// gets the derivative of that. n and k are multiples of 32. `packed` has room for n · k numbers.
-void linear_forward(const bf16* x, const bf16* w, const bf16* bias, bool activate, bf16* y,
-                    bf16* slopes, bf16* packed, std::int64_t m, std::int64_t n, std::int64_t k) {
-  const Part weight{w, k, n, k};
-  pack_all(n, k, packed, [&](std::int64_t column, std::int64_t inner, bf16* step) {
-    pack_right_transposed(weight.at(column, inner), step);
+// Each y (m x n) = x (m x k) · wᵀ + bias, of `count` layers with weights w (n x k) and biases (n; each
+// may be null), or the GELU of it; `slopes` (m x n; may be null), for one layer, gets the derivative of that. n and k are multiples of 32.
+// `packed` has room for count · n · k numbers.
+void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const* biases,
+                    bool activate, bf16* const* outputs, bf16* slopes, bf16* packed,
+                    std::int64_t count, std::int64_t m, std::int64_t n, std::int64_t k) {
+  const std::int64_t blocks = n / kSide;
+  pack_all(count * blocks, k / kSide, packed, [=](std::int64_t block, std::int64_t step, bf16* to) {
+    const Part weight{weights[block / blocks], k, n, k};
+    pack_right_transposed(weight.at(block % blocks * kSide, step * kSide), to);
   });
   const Part rows{x, k, m, k};
-  const auto add_bias = [=](const float* sums, std::int64_t column, int half) {
-    const Floats sum = load(sums + half * kLanes);
-    return bias == nullptr ? sum : sum + load(bias + column + half * kLanes);
+  const auto finish = [=](auto write) {
+    multiply_panels(&rows, 1, packed, count * n,
+                    [=](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t block) {
+      const bf16* bias = biases[block / blocks];
+      const std::int64_t column = block % blocks * kSide;
+      const Floats low = bias == nullptr ? _mm512_setzero_ps() : load(bias + column);
+      const Floats high = bias == nullptr ? _mm512_setzero_ps() : load(bias + column + kLanes);
+      const Output output(outputs[block / blocks], m * n);
+      for (std::int64_t i = 0; i < rows; ++i, sums += kSide) {
+        write(load(sums) + low, load(sums + kLanes) + high, output, (row + i) * n + column);
+      }
+    });
   };
   if (!activate) {
-    multiply_panels(rows, packed, n,
-                    [=](const float* sums, std::int64_t row, std::int64_t column) {
-                      const Words numbers = narrow_row(add_bias(sums, column, 0),
-                                                       add_bias(sums, column, 1));
-                      _mm512_storeu_si512(y + row * n + column, numbers);
-                    });
+    finish([](Floats low, Floats high, const Output& output, std::int64_t at) {
+      output.write(at, narrow_row(low, high));
+    });
     return;
   }
-  multiply_panels(rows, packed, n, [=](const float* sums, std::int64_t row, std::int64_t column) {
-    const Gelu low = gelu(add_bias(sums, column, 0));
-    const Gelu high = gelu(add_bias(sums, column, 1));
-    const std::int64_t at = row * n + column;
-    _mm512_storeu_si512(y + at, narrow_row(low.value, high.value));
+  const Output output_slopes(slopes, m * n);
+  finish([=](Floats low, Floats high, const Output& output, std::int64_t at) {
+    const Gelu of_low = gelu(low), of_high = gelu(high);
+    output.write(at, narrow_row(of_low.value, of_high.value));
     if (slopes != nullptr) {
-      _mm512_storeu_si512(slopes + at, narrow_row(low.slope, high.slope));
+      output_slopes.write(at, narrow_row(of_low.slope, of_high.slope));
     }
   });
 }
 
-// dw (n x k) = or += dyᵀ (n x m) · x (m x k), and dbias (n) = or += the sums of dy's columns.
-// `packed` has room for round_up(m, 32) · k numbers.
-void linear_backward_weight(const bf16* dy, const bf16* x, float* dw, float* dbias, bool add,
-                            bf16* packed, std::int64_t m, std::int64_t n, std::int64_t k) {
-  const Part input{x, k, m, k};
-  const Part gradient{dy, n, m, n};
-  const std::int64_t steps = round_up(m, kSide) / kSide;
-  const std::int64_t block_size = steps * kStepSize;
-  pack_all(k, m, packed, [&](std::int64_t column, std::int64_t inner, bf16* step) {
-    pack_right(input.at(inner, column), step);
+// dx (m x k) = the sum of each dy (m x n) · w (n x k) of `count` layers, times `factors` (m x k; may
+// be null) number by number. `packed` has room for count · n · k numbers.
+void linear_backward_input(const bf16* const* gradients, const bf16* const* weights,
+                           const bf16* factors, bf16* dx, bf16* packed, std::int64_t count,
+                           std::int64_t m, std::int64_t n, std::int64_t k) {
+  const std::int64_t steps = n / kSide;
+  pack_all(k / kSide, count * steps, packed, [=](std::int64_t block, std::int64_t step, bf16* to) {
+    const Part weight{weights[step / steps], k, n, k};
+    pack_right(weight.at(step % steps * kSide, block * kSide), to);
   });
-  const std::int64_t blocks = k / kSide;
-  at::parallel_for(0, n / kSide, 1, [=](std::int64_t begin, std::int64_t end) {
-    const TileScope tiles;
-    static thread_local Buffer<bf16> buffer;
-    bf16* left = buffer.reserve(kChunk * kStepSize);
-    for (std::int64_t first = 0; first < blocks; first += kGroup) {
-      const std::int64_t last = std::min(first + kGroup, blocks);
-      for (std::int64_t chunk = 0; chunk < steps; chunk += kChunk) {
-        const std::int64_t size = std::min(kChunk, steps - chunk);
-        const bool adds = add || chunk > 0;
-        for (std::int64_t panel = begin; panel < end; ++panel) {
-          const Part columns = gradient.at(chunk * kSide, panel * kSide);
-          for (std::int64_t step = 0; step < size; ++step) {
-            pack_left_transposed(columns.at(step * kSide, 0), left + step * kStepSize);
-          }
-          if (dbias != nullptr && first == 0) {
-            add_columns(columns, size * kSide, adds, dbias + panel * kSide);
-          }
-          for (std::int64_t block = first; block < last; ++block) {
-            const bf16* right = packed + block * block_size + chunk * kStepSize;
-            float* to = dw + panel * kSide * k + block * kSide;
-            if (adds) {
-              multiply_block<true>(left, right, size, to, k);
-            } else {
-              multiply_block<false>(left, right, size, to, k);
-            }
-          }
-        }
+  Part parts[kMaxLayers];
+  for (std::int64_t i = 0; i < count; ++i) {
+    parts[i] = {gradients[i], n, m, n};
+  }
+  const Output output(dx, m * k);
+  multiply_panels(parts, count, packed, k,
+                  [=](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t block) {
+    for (std::int64_t i = 0; i < rows; ++i, sums += kSide) {
+      const std::int64_t at = (row + i) * k + block * kSide;
+      Floats low = load(sums), high = load(sums + kLanes);
+      if (factors != nullptr) {
+        low *= load(factors + at);
+        high *= load(factors + at + kLanes);
       }
+      output.write(at, narrow_row(low, high));
     }
   });
 }

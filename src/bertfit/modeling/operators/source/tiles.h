@@ -28,6 +28,13 @@ inline std::int64_t round_up(std::int64_t value, std::int64_t step) {
   return (value + step - 1) / step * step;
 }
 
+// 32 rows of a left operand: in a matrix as it lies in memory, or packed, one step after the other.
+struct Left {
+  const bf16* from;
+  std::int64_t stride = kSide;    // numbers from one row to the next,
+  std::int64_t step = kStepSize;  // and from one step to the next
+};
+
 #if defined(__AMX_BF16__)
 
 // Asks the kernel to let this process use the tile registers; false where it does not.
@@ -70,12 +77,15 @@ class TileScope {
   Config before_;
 };
 
-// c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `a` holds the tile of the
-// upper rows and that of the lower ones, `b` those of the left columns and of the right ones.
-// `meanwhile(step)` is called in each step: products and other arithmetic run side by side.
+// c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `b` holds the tile of the
+// left columns and that of the right ones. `meanwhile(step)` is called in each step: products and
+// other arithmetic run side by side.
 template <bool kAdd, typename Meanwhile>
-inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
+inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
+  const bf16* upper = a.from;
+  const bf16* lower = a.from + kTileRows * a.stride;
+  const std::int64_t row_bytes = a.stride * 2;
   float* below = c + kTileRows * c_stride;
   const std::int64_t bytes = c_stride * 4;
   if constexpr (kAdd) {
@@ -90,15 +100,16 @@ inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, flo
     _tile_zero(3);
   }
   for (std::int64_t step = 0; step < steps; ++step) {
-    _tile_loadd(4, a, 64);
+    _tile_loadd(4, upper, row_bytes);
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTileSize, 64);
-    _tile_loadd(5, a + kTileSize, 64);
+    _tile_loadd(5, lower, row_bytes);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    a += kStepSize;
+    upper += a.step;
+    lower += a.step;
     b += kStepSize;
     meanwhile(step);
   }
@@ -118,7 +129,7 @@ class TileScope {
 };
 
 template <bool kAdd, typename Meanwhile>
-inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
+inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
   constexpr int kRows = 8;
   for (int row = 0; row < kSide; row += kRows) {
@@ -130,14 +141,14 @@ inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, flo
       }
     }
     for (std::int64_t step = 0; step < steps; ++step) {
-      const bf16* left = a + step * kStepSize + row * kSide;
+      const bf16* left = a.from + step * a.step + row * a.stride;
       const bf16* right = b + step * kStepSize;
       for (int pair = 0; pair < kTileRows; ++pair) {
         const auto first = (__m512bh)_mm512_loadu_si512(right + pair * kSide);
         const auto second = (__m512bh)_mm512_loadu_si512(right + kTileSize + pair * kSide);
         for (int i = 0; i < kRows; ++i) {
           std::int32_t two;
-          std::memcpy(&two, left + i * kSide + pair * 2, 4);
+          std::memcpy(&two, left + i * a.stride + pair * 2, 4);
           const auto both = (__m512bh)_mm512_set1_epi32(two);
           sums[i][0] = _mm512_dpbf16_ps(sums[i][0], both, first);
           sums[i][1] = _mm512_dpbf16_ps(sums[i][1], both, second);
@@ -158,7 +169,7 @@ inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, flo
 #endif
 
 template <bool kAdd>
-inline void multiply_block(const bf16* a, const bf16* b, std::int64_t steps, float* c,
+inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride) {
   multiply_block<kAdd>(a, b, steps, c, c_stride, [](std::int64_t) {});
 }
@@ -199,20 +210,6 @@ inline void load_words(const bf16* from, std::int64_t stride, std::int64_t num_r
   }
 }
 
-// Interleaves up to 32 rows of 16 columns by twos: words[p][n] = (from[2p][n], from[2p + 1][n]).
-inline void interleave(const bf16* from, std::int64_t stride, std::int64_t num_inner,
-                       std::int64_t num_columns, Words words[16]) {
-  const auto mask = static_cast<__mmask16>(num_columns >= 16 ? 0xffffu : (1u << num_columns) - 1u);
-  for (std::int64_t pair = 0; pair < 16; ++pair) {
-    const __m256i zero = _mm256_setzero_si256();
-    const bf16* at = from + 2 * pair * stride;
-    const __m256i even = 2 * pair < num_inner ? _mm256_maskz_loadu_epi16(mask, at) : zero;
-    const __m256i odd = 2 * pair + 1 < num_inner ? _mm256_maskz_loadu_epi16(mask, at + stride) : zero;
-    words[pair] = _mm512_or_si512(_mm512_cvtepu16_epi32(even),
-                                  _mm512_slli_epi32(_mm512_cvtepu16_epi32(odd), 16));
-  }
-}
-
 inline void store_words(const Words words[16], bf16* tile) {
   for (int i = 0; i < 16; ++i) {
     _mm512_storeu_si512(tile + 32 * i, words[i]);
@@ -233,6 +230,13 @@ struct Part {
   }
 };
 
+// Fetches 32 numbers of a row, where there is one, into the second cache.
+inline void fetch_ahead(const Part& part, std::int64_t row, std::int64_t column) {
+  if (row < part.num_rows) {
+    _mm_prefetch(reinterpret_cast<const char*>(part.from + row * part.stride + column), _MM_HINT_T1);
+  }
+}
+
 // Packs one step, each tile out of 16 rows of 32 numbers, whose words are transposed if asked.
 template <bool kTransposed>
 inline void pack_rows(const Part& part, bf16* step) {
@@ -247,13 +251,27 @@ inline void pack_rows(const Part& part, bf16* step) {
   }
 }
 
+// Interleaves two rows of 32 numbers: the words of the first 16 columns, or of the others.
+inline Words interleave(Words even, Words odd, int half) {
+  const Words order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
+                                       39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const Words next = _mm512_add_epi16(order, _mm512_set1_epi16(16));
+  return _mm512_permutex2var_epi16(even, half == 0 ? order : next, odd);
+}
+
 // The same, each tile out of 32 rows of 16 numbers, interleaved by twos.
 template <bool kTransposed>
 inline void pack_pairs(const Part& part, bf16* step) {
+  const Part below = part.at(kTileRows, 0);
+  Words upper[16], lower[16];
+  load_words(part.from, part.stride, part.num_rows, part.num_columns, upper);
+  load_words(below.from, below.stride, below.num_rows, below.num_columns, lower);
   for (int half = 0; half < 2; ++half) {
-    const Part columns = part.at(0, half * kTileRows);
     Words words[16];
-    interleave(columns.from, columns.stride, columns.num_rows, columns.num_columns, words);
+    for (int pair = 0; pair < 8; ++pair) {
+      words[pair] = interleave(upper[2 * pair], upper[2 * pair + 1], half);
+      words[pair + 8] = interleave(lower[2 * pair], lower[2 * pair + 1], half);
+    }
     if constexpr (kTransposed) {
       transpose_words(words);
     }
@@ -275,15 +293,12 @@ inline Words narrow_row(const float* row) { return narrow_row(load(row), load(ro
 
 // A step of a right operand out of a 32 x 32 block of sums, whose rows are the inner dimension.
 inline void pack_right_sums(const float* block, bf16* step) {
-  const Words order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
-                                       39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-  const Words next_half = _mm512_add_epi16(order, _mm512_set1_epi16(16));
   for (std::int64_t pair = 0; pair < kTileRows; ++pair) {
     const Words even = narrow_row(block + 2 * pair * kSide);
     const Words odd = narrow_row(block + (2 * pair + 1) * kSide);
     bf16* to = step + pair * kSide;
-    _mm512_storeu_si512(to, _mm512_permutex2var_epi16(even, order, odd));
-    _mm512_storeu_si512(to + kTileSize, _mm512_permutex2var_epi16(even, next_half, odd));
+    _mm512_storeu_si512(to, interleave(even, odd, 0));
+    _mm512_storeu_si512(to + kTileSize, interleave(even, odd, 1));
   }
 }
 

@@ -43,6 +43,33 @@ inline void store(bf16* to, Floats values, std::int64_t count) {
   _mm256_mask_storeu_epi16(to, first(count), narrow(values));
 }
 
+// Numbers that are written 32 at a time, past the caches where there are more than stay there until
+// they are read: a cache would first read each line that it is to hold.
+class Output {
+ public:
+  Output(bf16* to, std::int64_t count)
+      : to_(to),
+        is_past_caches_(count * static_cast<std::int64_t>(sizeof(bf16)) >= kKept &&
+                        reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {}
+
+  // `at` is a multiple of 32.
+  void write(std::int64_t at, Words numbers) const {
+    if (is_past_caches_) {
+      _mm512_stream_si512(reinterpret_cast<Words*>(to_ + at), numbers);
+    } else {
+      _mm512_storeu_si512(to_ + at, numbers);
+    }
+  }
+  // Lets other threads see what this one has written.
+  static void finish() { _mm_sfence(); }
+
+ private:
+  static constexpr std::int64_t kKept = 4 << 20;  // bytes
+
+  bf16* to_;
+  bool is_past_caches_;
+};
+
 constexpr float kLog2E = 1.44269504f;
 
 // 2^x to 2e-7 of it, for x below 128; 0 below -126, where numbers begin that the processor is slow
