@@ -8,13 +8,21 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from bertfit.modeling.attention import NAME, register
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
-from bertfit.modeling.operators import attention, layers, loading
+from bertfit.modeling.operators import attention, encoder, exchange, layers, loading
 from bertfit.modeling.precision import choose_precision
 from tests.modeling import test_fast_path
 from tests.modeling.test_fast_path import CPU, FAMILIES, VOCABULARY
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
+OF_BERT = ("bert", "roberta", "electra", "xlm-roberta")
+
+
+@pytest.fixture(autouse=True)
+def _worth_it(monkeypatch):
+    """Let the operators be used for as few tokens as tests have."""
+    monkeypatch.setattr(exchange, "_MIN_ROWS", 1)
 
 
 def make_classifier(family):
@@ -56,9 +64,19 @@ def called(monkeypatch):
         names.add(name)
         return loading.call(name, *arguments)
 
-    monkeypatch.setattr(attention, "call", call)
-    monkeypatch.setattr(layers, "call", call)
+    for module in (attention, encoder, layers):
+        monkeypatch.setattr(module, "call", call)
     return names
+
+
+def register_attention():
+    register()
+    return NAME
+
+
+def score(model, **options):
+    with torch.inference_mode():
+        return model.eval()(**make_batch(), **options)
 
 
 @pytest.mark.usefixtures("operators")
@@ -82,14 +100,57 @@ def test_outputs_and_every_gradient_are_as_near_as_the_plain_ones_in_bfloat16(fa
 
 @pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scoring_and_training_give_the_same_logits(family):
+def test_scoring_and_training_give_the_same_logits(family, called):
     model = make_classifier(family)
     plug_in(model, CPU)
     model = model.to(torch.bfloat16)
     in_training = model(**make_batch()).logits
-    model.eval()
+    called.clear()
+    assert torch.equal(score(model).logits, in_training)
+    assert ("encoder_forward" in called) == (family in OF_BERT)
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("num_tokens", [3, 32, 40, 300])
+def test_any_number_of_texts_goes_through_all_layers_at_once(num_tokens, called):
+    """One text or several are taken at a time; the last layer, kept whole here, is among them."""
+    model = make_classifier("bert").to(torch.bfloat16).eval().base_model
+    exchange.exchange_modules(model)
+    model.set_attn_implementation(register_attention())
+    hidden = torch.randn(7, num_tokens, 64).to(torch.bfloat16)
+    mask = torch.zeros(7, 1, 1, num_tokens)
+    mask[:, :, :, num_tokens // 2 :] = -1e30
+    mask[2] = 0.0
+    expected = model.encoder(hidden, mask).last_hidden_state
+    assert "encoder_forward" not in called
+    before = hidden.clone()
     with torch.inference_mode():
-        assert torch.equal(model(**make_batch()).logits, in_training)
+        assert torch.equal(model.encoder(hidden, mask).last_hidden_state, expected)
+        whole = model.encoder(hidden, None).last_hidden_state
+    assert "encoder_forward" in called
+    assert torch.equal(whole[2], expected[2])
+    assert torch.equal(hidden, before)
+
+
+@pytest.mark.usefixtures("operators")
+def test_layers_are_left_alone_where_more_is_asked_than_the_last_one_gives(called):
+    model = make_classifier("bert")
+    plug_in(model, CPU)
+    model = model.to(torch.bfloat16)
+    plain = score(model)
+    called.clear()
+    model.config.output_hidden_states = True
+    seen = score(model)
+    assert "encoder_forward" not in called
+    assert len(seen.hidden_states) > len(model.base_model.encoder.layer)
+    assert torch.equal(seen.logits, plain.logits)
+    model.config.output_hidden_states = False
+    model.base_model.encoder.layer[0].output.dense = torch.nn.Sequential(
+        model.base_model.encoder.layer[0].output.dense
+    )
+    called.clear()
+    assert torch.allclose(score(model).logits, plain.logits, atol=0.05)
+    assert "encoder_forward" not in called
 
 
 def test_without_operators_the_exchanged_modules_are_the_plain_ones():

@@ -32,7 +32,7 @@ class _Mask(ctypes.Structure):
     _fields_ = (("numbers", ctypes.c_void_p), ("text", _Long), ("query", _Long))
 
 
-class _Attention(ctypes.Structure):
+class Attention(ctypes.Structure):
     """As `struct Attention` of attention.cpp."""
 
     _fields_ = (
@@ -64,7 +64,7 @@ def attend(
         dropout: Share of the weights that is dropped, in [0, 1).
     """
     states = (states.transpose(1, 2) for states in (query_BHQD, key_BHTD, value_BHTD))
-    padded = _pad_mask(mask, num_keys=key_BHTD.shape[2])
+    padded = pad_mask(mask, num_keys=key_BHTD.shape[2])
     attended: torch.Tensor = _apply_attend(*states, padded, scaling, dropout)
     return attended
 
@@ -84,13 +84,8 @@ class _Attend(torch.autograd.Function):
         num_texts, num_queries, num_heads, width = query.shape
         output = make_room_like(query)
         log_sums = make_room(num_texts, num_heads, num_queries, dtype=torch.float32)
-        asked = _Attention(
-            _Sizes(num_texts, num_heads, num_queries, key.shape[1], width),
-            _describe_mask(mask),
-            scaling,
-            dropout,
-            draw_seed() if dropout else 0,
-        )
+        sizes = (num_texts, num_heads, num_queries, key.shape[1], width)
+        asked = describe_attention(sizes, mask, scaling=scaling, dropout=dropout)
         call("attention_forward", ctypes.byref(asked), query, key, value, output, log_sums)
         ctx.save_for_backward(query, key, value, output, log_sums, mask)
         ctx.asked = asked
@@ -107,7 +102,26 @@ class _Attend(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def _pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | None:
+def describe_attention(
+    sizes: tuple[int, int, int, int, int],
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Attention:
+    """Return what the operators are asked for; the mask must be kept for the pointer to it.
+
+    Args:
+        sizes: B, H, Q, T and D.
+        mask: As `pad_mask` gives it.
+        scaling: Factor of the scores.
+        dropout: Share of the weights that is dropped, in [0, 1).
+    """
+    seed = draw_seed() if dropout else 0
+    return Attention(_Sizes(*sizes), _describe_mask(mask), scaling, dropout, seed)
+
+
+def pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | None:
     """Return the mask in float32 as (1 or B, 1 or Q, T rounded up to 32), or None for no mask."""
     num_missing = -num_keys % BLOCK
     if mask is None:

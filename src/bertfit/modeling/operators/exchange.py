@@ -6,14 +6,16 @@ loaded and the numbers bfloat16, and otherwise does what it did before.
 
 from __future__ import annotations
 
+import itertools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from bertfit.modeling.attention import NAME, attend
 from bertfit.modeling.compilation import leave_out
+from bertfit.modeling.operators.encoder import encode
 from bertfit.modeling.operators.layers import (
     feed_forward,
     gelu,
@@ -23,9 +25,11 @@ from bertfit.modeling.operators.layers import (
 )
 from bertfit.modeling.operators.loading import BLOCK, takes
 
-_MIN_ROWS = 64
-"""Of fewer tokens the products are left to torch: packing a weight pays by being used often."""
+_MIN_ROWS = 512
+"""Of fewer tokens the products are left to torch, which is as quick up to there, and quicker below
+256 (docs/performance.md): packing a weight pays by being used often."""
 
+_encode = leave_out(encode)
 _feed_forward = leave_out(feed_forward)
 _gelu = leave_out(gelu)
 _multiply = leave_out(multiply)
@@ -42,10 +46,11 @@ def exchange_modules(model: torch.nn.Module) -> None:
         if forward is not None:
             module.forward = types.MethodType(forward, module)
         if _feeds_forward(module):
-            module.feed_forward_chunk = types.MethodType(_feed_forward_and_norm, module)
+            chunk = types.MethodType(_feed_forward_and_norm, module)
+            module.feed_forward_chunk = chunk  # type: ignore[assignment]  # a method, like forward
 
 
-def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
+def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
     if _is_exact_gelu(module):
         return _activate
     if type(module) is torch.nn.LayerNorm and _is_plain_norm(module):
@@ -56,6 +61,8 @@ def _find_forward(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None
         return _multiply_and_activate
     if _attends(module):
         return _multiply_and_attend
+    if _encodes(module):
+        return _pass_layers
     if type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape):
         return _apply_layer
     return None
@@ -122,6 +129,33 @@ def _attends(module: torch.nn.Module) -> bool:
         and set(dict(module.named_children())) == {*_LAYERS_OF_STATES, "dropout"}
         and {"scaling", "attention_head_size"} <= set(vars(module))
     )
+
+
+def _encodes(module: torch.nn.Module) -> bool:
+    """Tell whether this is layers one after the other as BERT's family has them."""
+    return (
+        type(module).__name__.endswith("Encoder")
+        and _is_of_transformers(module)
+        and set(dict(module.named_children())) == {"layer"}
+        and all(_is_whole(layer) for layer in module.get_submodule("layer").children())
+    )
+
+
+def _is_whole(layer: torch.nn.Module) -> bool:
+    """Tell whether all of a layer is as BERT's family has it."""
+    attention = dict(layer.named_children()).get("attention", layer)
+    parts = dict(attention.named_children())
+    return (
+        _feeds_forward(layer)
+        and set(parts) == {"self", "output"}
+        and _attends(parts["self"])
+        and _adds_residual(parts["output"])
+    )
+
+
+def _attends_here(module: torch.nn.Module) -> bool:
+    """Tell whether attention is bertfit's, for padded rows."""
+    return getattr(module.config, "_attn_implementation", None) == NAME
 
 
 def _are_exchanged(*layers: torch.nn.Module) -> bool:
@@ -191,6 +225,56 @@ def _feed_forward_and_norm(
     return _normalize(fed, hidden, layer.output.LayerNorm, dropout=rate)
 
 
+def _pass_layers(
+    encoder: Any,  # noqa: ANN401 (BertEncoder or its like)
+    hidden: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *others: Any,  # noqa: ANN401 (what only decoders get)
+    **named: Any,  # noqa: ANN401 (what transformers passes on to the layers)
+) -> Any:  # noqa: ANN401 (an output of transformers)
+    layers = list(encoder.layer)
+    num_together = 0
+    if _only_scores(encoder, hidden, attention_mask, (*others, *named.values())):
+        num_together = sum(1 for _ in itertools.takewhile(_is_as_exchanged, layers))
+    if not num_together:
+        return type(encoder).forward(encoder, hidden, attention_mask, *others, **named)
+    hidden = _encode(hidden, attention_mask, layers[:num_together])
+    rest = types.SimpleNamespace(layer=layers[num_together:], config=encoder.config)
+    return type(encoder).forward(rest, hidden, attention_mask, *others, **named)
+
+
+def _only_scores(
+    encoder: torch.nn.Module,
+    hidden: torch.Tensor,
+    mask: torch.Tensor | None,
+    others: Sequence[object],
+) -> bool:
+    """Tell whether what the last layer gives is all that is asked for, of whole rows."""
+    config: Any = encoder.config
+    return (
+        not torch.is_grad_enabled()
+        and not encoder.training
+        and _is_worth_it(hidden)
+        and (mask is None or mask.shape[1] == 1)
+        and _attends_here(encoder)
+        and not (config.output_attentions or config.output_hidden_states)
+        and not any(other is not None and other is not False for other in others)
+    )
+
+
+def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like)
+    """Tell whether a layer is still what it was when it was found whole."""
+    own, output = layer.attention.self, layer.attention.output
+    dense = (output.dense, layer.intermediate.dense, layer.output.dense)
+    norms = (output.LayerNorm, layer.output.LayerNorm)
+    return (
+        "forward" not in vars(layer)
+        and own.query.weight.shape[0] == own.query.weight.shape[1]
+        and _are_exchanged(own.query, own.key, own.value, *dense)
+        and all(_find_forward(norm) is _norm for norm in norms)
+    )
+
+
 def _multiply_and_attend(
     module: Any,  # noqa: ANN401 (BertSelfAttention or its like)
     hidden: torch.Tensor,
@@ -199,9 +283,8 @@ def _multiply_and_attend(
     **others: Any,  # noqa: ANN401 (what transformers passes on to attention)
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     layers = [getattr(module, name) for name in _LAYERS_OF_STATES]
-    attend = ALL_ATTENTION_FUNCTIONS.get(module.config._attn_implementation)
     if (
-        attend is None
+        not _attends_here(module)
         or past_key_values is not None
         or not _is_worth_it(hidden)
         or not _are_exchanged(*layers)
@@ -210,12 +293,12 @@ def _multiply_and_attend(
             module, hidden, attention_mask, past_key_values, **others
         )
         return output
-    states = (
+    query, key, value = (
         of_layer.unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
         for of_layer in _multiply_each(hidden, layers)
     )
     rate = module.dropout.p if module.training else 0.0
     attended, weights = attend(
-        module, *states, attention_mask, dropout=rate, scaling=module.scaling, **others
+        module, query, key, value, attention_mask, scaling=module.scaling, dropout=rate
     )
     return attended.flatten(2), weights

@@ -50,9 +50,7 @@ def multiply(
     values: torch.Tensor, layer: torch.nn.Linear, *, activate: bool = False
 ) -> torch.Tensor:
     """Return layer(values), or the GELU of it, for values (..., W); all widths multiples of 32."""
-    (out,) = _apply_multiply(
-        values, activate, torch.is_grad_enabled(), layer.weight, layer.bias
-    )
+    (out,) = _apply_multiply(values, activate, torch.is_grad_enabled(), layer.weight, layer.bias)
     return out
 
 
@@ -140,7 +138,8 @@ class _Multiply(torch.autograd.Function):
         *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
         values = values.contiguous()
-        weights, biases = list(parameters[::2]), list(parameters[1::2])
+        weights = [weight for weight in parameters[::2] if weight is not None]  # none is
+        biases = list(parameters[1::2])
         outputs, slopes = _multiply(
             values, weights, biases, activate=activate, has_backward=has_backward
         )

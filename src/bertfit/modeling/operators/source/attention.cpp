@@ -8,51 +8,14 @@
 // Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
 #include <ATen/Parallel.h>
 
+#include "attention.h"
 #include "buffer.h"
-#include "dropout.h"
-#include "tiles.h"
 
 namespace bertfit {
 namespace {
 
 constexpr std::int64_t kBlock = kSide * kSide;
 constexpr std::int64_t kPanels = 4;  // panels of 32 queries whose products with keys are summed at once
-
-// Queries, keys, values and outputs lie as (texts, tokens, heads, width).
-struct Sizes {
-  std::int64_t texts;
-  std::int64_t heads;
-  std::int64_t queries;
-  std::int64_t keys;
-  std::int64_t width;
-
-  std::int64_t query_panels() const { return round_up(queries, kSide) / kSide; }
-  std::int64_t key_blocks() const { return round_up(keys, kSide) / kSide; }
-  std::int64_t width_blocks() const { return round_up(width, kSide) / kSide; }
-
-  // Numbers from one token to the next.
-  std::int64_t stride() const { return heads * width; }
-  // Numbers before a head of a text of so many tokens.
-  std::int64_t before(std::int64_t tokens, std::int64_t text, std::int64_t head) const {
-    return text * tokens * stride() + head * width;
-  }
-  Part part(const bf16* from, std::int64_t tokens, std::int64_t text, std::int64_t head) const {
-    return {from + before(tokens, text, head), stride(), tokens, width};
-  }
-};
-
-// (1 or texts, 1 or queries, keys) numbers that are added to the scores, times log2(e); a stride of 0
-// repeats. The keys go on to a multiple of 32, with the lowest numbers; without a mask there are as
-// many.
-struct Mask {
-  const float* from;
-  std::int64_t text;
-  std::int64_t query;
-
-  const float* row(std::int64_t at_text, std::int64_t at_query) const {
-    return from == nullptr ? nullptr : from + at_text * text + at_query * query;
-  }
-};
 
 // A right operand for products over the width: a block of columns for 32 tokens.
 void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::int64_t steps, bf16* to) {
@@ -169,32 +132,10 @@ float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
   return _mm512_reduce_add_ps(sum);
 }
 
-// What backward knows of one query.
-struct Row {
-  const float* mask;
-  float log_sum;
-  float along;  // the output times its gradient
-  DropoutRow dropout;
-};
-
 thread_local Buffer<bf16> numbers_buffer;
 thread_local Buffer<float> sums_buffer;
 
 }  // namespace
-
-struct Attention {
-  Sizes sizes;
-  Mask mask;
-  float scale;
-  float rate;
-  std::uint64_t seed;
-
-  void forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* log_sums,
-                    std::int64_t text, std::int64_t head) const;
-  void weigh(const Row& row, std::int64_t block, float* scores, float* slopes) const;
-  void backward_head(const bf16* const states[5], const float* log_sums, bf16* const gradients[3],
-                     std::int64_t text, std::int64_t head) const;
-};
 
 void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out,
                              float* log_sums, std::int64_t text, std::int64_t head) const {
@@ -233,7 +174,7 @@ void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* 
 
 // Turns a query's scores for 32 keys into weights, as dropout leaves them, and the gradients of the
 // dropped weights into those of the scores, both in place.
-void Attention::weigh(const Row& row, std::int64_t block, float* scores, float* slopes) const {
+void Attention::weigh(const AttentionRow& row, std::int64_t block, float* scores, float* slopes) const {
   const Kept kept = row.dropout.draw(block);
   const float* added = move(row.mask, block * kSide);
   for (std::int64_t j = 0; j < kSide; j += kLanes) {
@@ -268,7 +209,7 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
   float* key_sums = query_slopes + steps * kBlock;
   float* value_sums = key_sums + steps * blocks * kBlock;
   alignas(64) float scores[kBlock], score_slopes[kBlock];
-  Row known[kSide];
+  AttentionRow known[kSide];
   float scales[kSide];
   std::fill_n(scales, kSide, scale);
 

@@ -7,7 +7,7 @@
 #include <ATen/Parallel.h>
 
 #include "buffer.h"
-#include "tiles.h"
+#include "panels.h"
 
 namespace bertfit {
 namespace {
@@ -16,48 +16,12 @@ constexpr std::int64_t kRightBytes = 5 << 18;  // of a right operand that is use
 
 constexpr std::int64_t kMaxLayers = 4;         // of one input
 
-// Packs a right operand of so many blocks of columns and steps, [column block][step].
-template <typename PackStep>
-void pack_all(std::int64_t blocks, std::int64_t steps, bf16* packed, PackStep pack_step) {
-  at::parallel_for(0, blocks * steps, 16, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      pack_step(i / steps, i % steps, packed + i * kStepSize);
-    }
-  });
-}
-
-// 32 columns of up to 32 rows of sums that wait to be finished.
-struct Waiting {
-  const float* sums = nullptr;
-  std::int64_t row = 0;
-  std::int64_t rows = 0;
-  std::int64_t block = 0;
-
-  template <typename FinishRows>
-  void finish(std::int64_t begin, std::int64_t end, FinishRows finish_rows) const {
-    if (begin < std::min(end, rows)) {
-      finish_rows(sums + begin * kSide, row + begin, std::min(end, rows) - begin, block);
-    }
-  }
-};
-
-// A panel of x as a left operand: where it lies, or with zeros for rows that are missing.
-Left take_panel(const Part& rows, std::int64_t steps, bf16* padded) {
-  if (rows.num_rows >= kSide) {
-    return {rows.from, rows.stride, kSide};
-  }
-  for (std::int64_t step = 0; step < steps; ++step) {
-    pack_left(rows.at(0, step * kSide), padded + step * kStepSize);
-  }
-  return {padded};
-}
-
 // Multiplies each x (rows x inner) by its part of a packed right operand, [column block][x][step],
-// and sums. `finish_rows(sums, row, count, block)` takes rows of 32 sums. Rows of one block are
-// finished while the next one is multiplied, and the rows of the next panel fetched.
-template <typename FinishRows>
+// and sums. `write.at(block)` takes the sums of its columns. Rows of one block are finished while the
+// next one is multiplied, and the rows of the next panel fetched.
+template <typename Write>
 void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
-                     std::int64_t num_columns, FinishRows finish_rows) {
+                     std::int64_t num_columns, const Write& write) {
   const Part& x = xs[0];  // all are of one shape
   const std::int64_t steps = x.num_columns / kSide;
   const std::int64_t panels = round_up(x.num_rows, kSide) / kSide;
@@ -74,7 +38,7 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
     alignas(64) float sums[2][kSide * kSide];
     Left left[kMaxLayers];
     int turn = 0;
-    Waiting waiting;
+    Waiting<typename Write::Columns> waiting;
     for (std::int64_t first = 0; first < blocks; first += group) {
       const std::int64_t last = std::min(first + group, blocks);
       const std::int64_t ahead = (kSide + last - first - 1) / (last - first);  // rows in a block
@@ -88,7 +52,7 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
             const Part next = xs[i].at(next_row, 0);
             const auto meanwhile = [&](std::int64_t step) {
               if (i == 0) {
-                waiting.finish(step * each, (step + 1) * each, finish_rows);
+                waiting.finish(each);
               }
               for (std::int64_t j = 0; j < ahead; ++j) {
                 fetch_ahead(next, (block - first) * ahead + j, step * kSide);
@@ -101,11 +65,11 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
               multiply_block<true>(left[i], right, steps, sums[turn], kSide, meanwhile);
             }
           }
-          waiting = {sums[turn], row, std::min(x.num_rows - row, kSide), block};
+          waiting.take(sums[turn], row, std::min(x.num_rows - row, kSide), write.at(block));
         }
       }
     }
-    waiting.finish(0, kSide, finish_rows);
+    waiting.finish(kSide);
     Output::finish();
   });
 }
@@ -123,39 +87,14 @@ extern "C" {
 void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const* biases,
                     bool activate, bf16* const* outputs, bf16* slopes, bf16* packed,
                     std::int64_t count, std::int64_t m, std::int64_t n, std::int64_t k) {
-  const std::int64_t blocks = n / kSide;
-  pack_all(count * blocks, k / kSide, packed, [=](std::int64_t block, std::int64_t step, bf16* to) {
-    const Part weight{weights[block / blocks], k, n, k};
-    pack_right_transposed(weight.at(block % blocks * kSide, step * kSide), to);
-  });
+  pack_weights(weights, count, n, k, packed);
   const Part rows{x, k, m, k};
-  const auto finish = [=](auto write) {
-    multiply_panels(&rows, 1, packed, count * n,
-                    [=](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t block) {
-      const bf16* bias = biases[block / blocks];
-      const std::int64_t column = block % blocks * kSide;
-      const Floats low = bias == nullptr ? _mm512_setzero_ps() : load(bias + column);
-      const Floats high = bias == nullptr ? _mm512_setzero_ps() : load(bias + column + kLanes);
-      const Output output(outputs[block / blocks], m * n);
-      for (std::int64_t i = 0; i < rows; ++i, sums += kSide) {
-        write(load(sums) + low, load(sums + kLanes) + high, output, (row + i) * n + column);
-      }
-    });
-  };
-  if (!activate) {
-    finish([](Floats low, Floats high, const Output& output, std::int64_t at) {
-      output.write(at, narrow_row(low, high));
-    });
-    return;
+  const Layers layers{biases, outputs, m, n};
+  if (activate) {
+    multiply_panels(&rows, 1, packed, count * n, WriteGelu{layers, Output(slopes, m * n)});
+  } else {
+    multiply_panels(&rows, 1, packed, count * n, WriteLinear{layers});
   }
-  const Output output_slopes(slopes, m * n);
-  finish([=](Floats low, Floats high, const Output& output, std::int64_t at) {
-    const Gelu of_low = gelu(low), of_high = gelu(high);
-    output.write(at, narrow_row(of_low.value, of_high.value));
-    if (slopes != nullptr) {
-      output_slopes.write(at, narrow_row(of_low.slope, of_high.slope));
-    }
-  });
 }
 
 // dx (m x k) = the sum of each dy (m x n) · w (n x k) of `count` layers, times `factors` (m x k; may
@@ -172,19 +111,7 @@ void linear_backward_input(const bf16* const* gradients, const bf16* const* weig
   for (std::int64_t i = 0; i < count; ++i) {
     parts[i] = {gradients[i], n, m, n};
   }
-  const Output output(dx, m * k);
-  multiply_panels(parts, count, packed, k,
-                  [=](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t block) {
-    for (std::int64_t i = 0; i < rows; ++i, sums += kSide) {
-      const std::int64_t at = (row + i) * k + block * kSide;
-      Floats low = load(sums), high = load(sums + kLanes);
-      if (factors != nullptr) {
-        low *= load(factors + at);
-        high *= load(factors + at + kLanes);
-      }
-      output.write(at, narrow_row(low, high));
-    }
-  });
+  multiply_panels(parts, count, packed, k, WriteProduct{factors, k, Output(dx, m * k)});
 }
 
 }  // extern "C"

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "buffer.h"
-#include "dropout.h"
+#include "norm.h"
 
 namespace bertfit {
 namespace {
@@ -37,25 +37,6 @@ void add_chunks(const float* from, std::int64_t chunks, std::int64_t width, bool
 
 }  // namespace
 
-// y = (s - mean(s)) / √(variance(s) + epsilon) · weight + bias, with s = dropout(x) + residual.
-struct Norm {
-  std::int64_t rows;
-  std::int64_t width;  // a multiple of 32
-  float epsilon;
-  float rate;
-  std::uint64_t seed;
-
-  Dropout dropout() const { return {seed, rate}; }
-
-  // Writes s of a row in float32; returns its sum. `residual` may be null.
-  float add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const;
-  void forward_row(const float* values, float mean, float inverse, const bf16* weight,
-                   const bf16* bias, bf16* y) const;
-  void backward_row(const bf16* y_gradient, const bf16* sums, const float statistics[2],
-                    const bf16* weight, float* weight_gradient, float* bias_gradient,
-                    float* slopes) const;
-};
-
 float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const {
   const Dropout drop = dropout();
   const DropoutRow drawn = drop.row(row);
@@ -76,13 +57,33 @@ float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, 
   return _mm512_reduce_add_ps(total);
 }
 
-void Norm::forward_row(const float* values, float mean, float inverse, const bf16* weight,
-                       const bf16* bias, bf16* y) const {
+void Norm::scale_row(const float* values, float mean, float inverse, const bf16* weight,
+                     const bf16* bias, bf16* y) const {
   for (std::int64_t j = 0; j < width; j += kLanes) {
     const Floats standard = (load(values + j) - spread(mean)) * spread(inverse);
     const Floats shift = bias == nullptr ? _mm512_setzero_ps() : load(bias + j);
     store(y + j, standard * load(weight + j) + shift);
   }
+}
+
+void Norm::forward_row(std::int64_t row, const bf16* x, const bf16* residual, const bf16* weight,
+                       const bf16* bias, bf16* sums, float statistics[2], bf16* y) const {
+  static thread_local Buffer<float> buffer;
+  float* values = buffer.reserve(width);
+  const float mean = add_residual(x, residual, row, values) / static_cast<float>(width);
+  Floats squares = _mm512_setzero_ps();
+  for (std::int64_t j = 0; j < width; j += kLanes) {
+    const Floats away = load(values + j) - spread(mean);
+    squares += away * away;
+    if (sums != nullptr) {
+      store(sums + j, load(values + j));
+    }
+  }
+  const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
+  const float inverse = 1.0f / std::sqrt(variance + epsilon);
+  statistics[0] = mean;
+  statistics[1] = inverse;
+  scale_row(values, mean, inverse, weight, bias, y);
 }
 
 // Writes the gradient of s in float32, and adds to those of weight and bias.
@@ -121,25 +122,10 @@ void norm_forward(const Norm* norm, const bf16* x, const bf16* residual, const b
                   const bf16* bias, bf16* sums, float* statistics, bf16* y) {
   const std::int64_t width = norm->width;
   at::parallel_for(0, norm->rows, kGrain / width + 1, [=](std::int64_t begin, std::int64_t end) {
-    static thread_local Buffer<float> buffer;
-    float* values = buffer.reserve(width);
     for (std::int64_t row = begin; row < end; ++row) {
       const std::int64_t at = row * width;
-      const bf16* other = residual == nullptr ? nullptr : residual + at;
-      const float mean = norm->add_residual(x + at, other, row, values) / static_cast<float>(width);
-      Floats squares = _mm512_setzero_ps();
-      for (std::int64_t j = 0; j < width; j += kLanes) {
-        const Floats away = load(values + j) - spread(mean);
-        squares += away * away;
-        if (sums != nullptr) {
-          store(sums + at + j, load(values + j));
-        }
-      }
-      const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
-      const float inverse = 1.0f / std::sqrt(variance + norm->epsilon);
-      statistics[2 * row] = mean;
-      statistics[2 * row + 1] = inverse;
-      norm->forward_row(values, mean, inverse, weight, bias, y + at);
+      norm->forward_row(row, x + at, residual == nullptr ? nullptr : residual + at, weight, bias,
+                        sums == nullptr ? nullptr : sums + at, statistics + 2 * row, y + at);
     }
   });
 }

@@ -20,6 +20,10 @@ inline Words spread_word(std::uint32_t word) {
   return _mm512_set1_epi32(static_cast<std::int32_t>(word));
 }
 
+// x · y + z, rounded once: where the compiler is left the choice, it may choose one way here and the
+// other there.
+inline Floats multiply_add(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
+
 inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
 inline void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
 
@@ -47,11 +51,13 @@ inline void store(bf16* to, Floats values, std::int64_t count) {
 // they are read: a cache would first read each line that it is to hold.
 class Output {
  public:
+  Output() = default;
   Output(bf16* to, std::int64_t count)
       : to_(to),
         is_past_caches_(count * static_cast<std::int64_t>(sizeof(bf16)) >= kKept &&
                         reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {}
 
+  bool is_wanted() const { return to_ != nullptr; }
   // `at` is a multiple of 32.
   void write(std::int64_t at, Words numbers) const {
     if (is_past_caches_) {
@@ -66,8 +72,8 @@ class Output {
  private:
   static constexpr std::int64_t kKept = 4 << 20;  // bytes
 
-  bf16* to_;
-  bool is_past_caches_;
+  bf16* to_ = nullptr;
+  bool is_past_caches_ = false;
 };
 
 constexpr float kLog2E = 1.44269504f;
@@ -88,32 +94,79 @@ inline Floats power_of_two(Floats x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ), sum, inside);
 }
 
-// 1 / x to about one unit in the last place.
-inline Floats reciprocal(Floats x) {
-  const Floats about = _mm512_rcp14_ps(x);
-  return about * (spread(2.0f) - x * about);
-}
+// A function of 0 to 7.75 in 32 cubics, each good for an eighth to both sides of a multiple of 1/4.
+class Cubics {
+ public:
+  // Goes through four Chebyshev nodes of each piece.
+  explicit Cubics(double (*function)(double)) {
+    for (int piece = 0; piece < kPieces; ++piece) {
+      double nodes[4], divided[4];
+      for (int i = 0; i < 4; ++i) {
+        nodes[i] = piece / 4.0 + std::cos((2 * i + 1) * 3.14159265358979 / 8.0) / 8.0;
+        divided[i] = function(nodes[i]);
+      }
+      for (int order = 1; order < 4; ++order) {
+        for (int i = 3; i >= order; --i) {
+          divided[i] = (divided[i] - divided[i - 1]) / (nodes[i] - nodes[i - order]);
+        }
+      }
+      double sum[4] = {divided[3], 0.0, 0.0, 0.0};  // Newton's form, multiplied out
+      for (int i = 2; i >= 0; --i) {
+        for (int power = 3; power > 0; --power) {
+          sum[power] = sum[power - 1] - nodes[i] * sum[power];
+        }
+        sum[0] = divided[i] - nodes[i] * sum[0];
+      }
+      for (int power = 0; power < 4; ++power) {
+        factors_[power][piece] = static_cast<float>(sum[power]);
+      }
+    }
+  }
 
-// GELU, x · Φ(x), and its slope, Φ(x) + x · φ(x), to 1.5e-7 times x.
-// Source: Abramowitz & Stegun 1964, formula 7.1.26, whose exponential φ needs as well.
+  // Which piece each number, within the range, belongs to: the low bits of a sum so large that a
+  // quarter of the number is rounded to a whole.
+  static Words find_pieces(Floats x) {
+    return _mm512_castps_si512(x * spread(4.0f) + spread(8388608.0f));
+  }
+  Floats at(Floats x, Words pieces) const {
+    Floats sum = factor(3, pieces);
+    for (int power = 2; power >= 0; --power) {
+      sum = multiply_add(sum, x, factor(power, pieces));
+    }
+    return sum;
+  }
+
+ private:
+  static constexpr int kPieces = 32;
+
+  Floats factor(int power, Words pieces) const {
+    const float* from = factors_[power];
+    return _mm512_permutex2var_ps(_mm512_load_ps(from), pieces, _mm512_load_ps(from + kLanes));
+  }
+
+  alignas(64) float factors_[4][kPieces];
+};
+
+// Φ(-x), and φ(x), to 2e-6, and where they are small to a thousandth of themselves.
+inline const Cubics kTail([](double x) { return 0.5 * std::erfc(x * 0.70710678118654752); });
+inline const Cubics kBell([](double x) { return 0.39894228040143268 * std::exp(-0.5 * x * x); });
+
+// GELU, x · Φ(x), and its slope, Φ(x) + x · φ(x).
 struct Gelu {
   Floats value;
   Floats slope;
 };
 
 inline Gelu gelu(Floats x) {
-  const Floats bell = power_of_two(x * x * spread(-0.5f * kLog2E));
-  const Floats t =
-      reciprocal(_mm512_abs_ps(x) * spread(0.3275911f * 0.70710678f) + spread(1.0f));
-  Floats sum = spread(1.061405429f);
-  sum = sum * t - spread(1.453152027f);
-  sum = sum * t + spread(1.421413741f);
-  sum = sum * t - spread(0.284496736f);
-  sum = sum * t + spread(0.254829592f);
-  const Floats tail = sum * t * bell * spread(0.5f);  // Φ(-|x|)
-  const __mmask16 is_positive = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ);
-  const Floats cumulative = _mm512_mask_sub_ps(tail, is_positive, spread(1.0f), tail);
-  return {x * cumulative, cumulative + x * bell * spread(0.39894228f)};
+  const Floats zero = _mm512_setzero_ps();
+  const Floats inside = _mm512_min_ps(_mm512_abs_ps(x), spread(7.75f));
+  const Words pieces = Cubics::find_pieces(inside);
+  const Floats tail = kTail.at(inside, pieces);
+  const Floats below = multiply_add(-inside, kBell.at(inside, pieces), tail);  // slope at -|x|
+  const __mmask16 is_positive = _mm512_cmp_ps_mask(x, zero, _CMP_GE_OQ);
+  // The second of the two where one is NaN.
+  return {multiply_add(-inside, tail, _mm512_max_ps(zero, x)),
+          _mm512_mask_sub_ps(below, is_positive, spread(1.0f), below)};
 }
 
 // 64 bits of which each depends on all 64 of the word.

@@ -1,0 +1,81 @@
+"""Layers of an encoder in one call, for scoring: no way back, no dropout.
+
+What a layer needs is taken from the modules of BERT's family. The library must be loaded before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bertfit.modeling.operators.attention import Attention, describe_attention, pad_mask
+from bertfit.modeling.operators.loading import call
+from bertfit.modeling.operators.rooms import make_room
+
+_Affine = ctypes.c_void_p * 2
+
+
+class _Layer(ctypes.Structure):
+    """As `struct Layer` of encoder.cpp."""
+
+    _fields_ = (
+        ("states", _Affine * 3),
+        *((name, _Affine) for name in ("output", "norm", "first", "second", "last_norm")),
+    )
+
+
+class _Encoder(ctypes.Structure):
+    """As `struct Encoder` of encoder.cpp."""
+
+    _fields_ = (
+        ("attention", Attention),
+        ("inner", ctypes.c_int64),
+        ("layers", ctypes.c_int64),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+def encode(
+    hidden_BTD: torch.Tensor, attention_mask: torch.Tensor | None, layers: Sequence[Any]
+) -> torch.Tensor:
+    """Return what the layers make of (B, T, D), as their own forward would in eval mode.
+
+    Args:
+        hidden_BTD: bfloat16 on the CPU, D a multiple of 32.
+        attention_mask: Added to the scores; (1 or B, 1, 1 or T, T), or None.
+        layers: Layers of BERT's family, all alike.
+    """
+    own, norm = layers[0].attention.self, layers[0].output.LayerNorm
+    num_texts, num_tokens, width = hidden_BTD.shape
+    num_inner = len(layers[0].intermediate.dense.weight)
+    mask = pad_mask(attention_mask, num_keys=num_tokens)
+    heads = (num_texts, width // own.attention_head_size, num_tokens, num_tokens)
+    asked = _Encoder(
+        describe_attention((*heads, own.attention_head_size), mask, scaling=own.scaling),
+        num_inner,
+        len(layers),
+        norm.eps,
+    )
+    output = hidden_BTD.clone(memory_format=torch.contiguous_format)
+    packed = make_room(len(layers), 4 * width + 2 * num_inner, width)
+    described = (_Layer * len(layers))(*map(_describe, layers))
+    call("encoder_forward", ctypes.byref(asked), described, packed, output)
+    return output
+
+
+def _describe(layer: Any) -> _Layer:  # noqa: ANN401 (BertLayer or its like)
+    own, output = layer.attention.self, layer.attention.output
+    states = (_Affine * 3)(*map(_point_at, (own.query, own.key, own.value)))
+    others = (output.dense, output.LayerNorm, layer.intermediate.dense)
+    last = (layer.output.dense, layer.output.LayerNorm)
+    return _Layer(states, *map(_point_at, (*others, *last)))
+
+
+def _point_at(
+    module: torch.nn.Linear | torch.nn.LayerNorm,
+) -> ctypes.Array[ctypes.c_void_p]:
+    bias: torch.Tensor | None = module.bias  # torch's stub says it is always there
+    return _Affine(module.weight.data_ptr(), None if bias is None else bias.data_ptr())

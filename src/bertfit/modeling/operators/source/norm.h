@@ -1,0 +1,32 @@
+// LayerNorm of a residual sum with dropout.
+#pragma once
+
+#include "dropout.h"
+
+namespace bertfit {
+
+// y = (s - mean(s)) / √(variance(s) + epsilon) · weight + bias, with s = dropout(x) + residual.
+struct Norm {
+  std::int64_t rows;
+  std::int64_t width;  // a multiple of 32
+  float epsilon;
+  float rate;
+  std::uint64_t seed;
+
+  Dropout dropout() const { return {seed, rate}; }
+
+  // Takes row number `row` from x to y, which may lie where the residual does. `residual` and `bias`
+  // may be null; `sums` (may be null) gets s, `statistics` its mean and reciprocal deviation.
+  void forward_row(std::int64_t row, const bf16* x, const bf16* residual, const bf16* weight,
+                   const bf16* bias, bf16* sums, float statistics[2], bf16* y) const;
+  void backward_row(const bf16* y_gradient, const bf16* sums, const float statistics[2],
+                    const bf16* weight, float* weight_gradient, float* bias_gradient,
+                    float* slopes) const;
+
+ private:
+  float add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const;
+  void scale_row(const float* values, float mean, float inverse, const bf16* weight,
+                 const bf16* bias, bf16* y) const;
+};
+
+}  // namespace bertfit

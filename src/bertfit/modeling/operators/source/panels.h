@@ -1,0 +1,153 @@
+// What the products of a layer are made of: packed weights, panels of 32 rows, and what becomes of
+// their sums.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include "tiles.h"
+
+namespace bertfit {
+
+// Packs a right operand of so many blocks of columns and steps, [column block][step].
+template <typename PackStep>
+inline void pack_all(std::int64_t blocks, std::int64_t steps, bf16* packed, PackStep pack_step) {
+  at::parallel_for(0, blocks * steps, 16, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      pack_step(i / steps, i % steps, packed + i * kStepSize);
+    }
+  });
+}
+
+// Sums of 32 columns and up to 32 rows that wait to be finished, a few rows at a time.
+template <typename Columns>
+class Waiting {
+ public:
+  void take(const float* sums, std::int64_t row, std::int64_t count, const Columns& columns) {
+    sums_ = sums;
+    row_ = row;
+    count_ = count;
+    columns_ = columns;
+  }
+  void finish(std::int64_t count) {
+    count = std::min(count, count_);
+    for (std::int64_t i = 0; i < count; ++i, sums_ += kSide) {
+      columns_.write(load(sums_), load(sums_ + kLanes), row_ + i);
+    }
+    row_ += count;
+    count_ -= count;
+  }
+
+ private:
+  const float* sums_ = nullptr;
+  std::int64_t row_ = 0;
+  std::int64_t count_ = 0;
+  Columns columns_;
+};
+
+// A panel of x as a left operand: where it lies, or with zeros for rows that are missing.
+inline Left take_panel(const Part& rows, std::int64_t steps, bf16* padded) {
+  if (rows.num_rows >= kSide) {
+    return {rows.from, rows.stride, kSide};
+  }
+  for (std::int64_t step = 0; step < steps; ++step) {
+    pack_left(rows.at(0, step * kSide), padded + step * kStepSize);
+  }
+  return {padded};
+}
+
+// Packs the weights (n x k) of `count` layers of one input as right operands of x · wᵀ.
+inline void pack_weights(const bf16* const* weights, std::int64_t count, std::int64_t n,
+                         std::int64_t k, bf16* packed) {
+  const std::int64_t blocks = n / kSide;
+  pack_all(count * blocks, k / kSide, packed, [=](std::int64_t block, std::int64_t step, bf16* to) {
+    const Part weight{weights[block / blocks], k, n, k};
+    pack_right_transposed(weight.at(block % blocks * kSide, step * kSide), to);
+  });
+}
+
+// Where the sums of layers go, whose blocks of columns are counted through: outputs of so many rows
+// and columns, and biases that are added before, each of which may be null.
+struct Layers {
+  const bf16* const* biases;
+  bf16* const* outputs;
+  std::int64_t rows;
+  std::int64_t columns;
+
+  struct Place {
+    Floats low, high;  // the bias
+    std::int64_t column;
+    std::int64_t stride;
+    Output output;
+  };
+
+  Place place(std::int64_t block) const {
+    const std::int64_t layer = block * kSide / columns;
+    const std::int64_t column = block * kSide - layer * columns;
+    const bf16* bias = biases[layer];
+    const Floats zero = _mm512_setzero_ps();
+    return {bias == nullptr ? zero : load(bias + column),
+            bias == nullptr ? zero : load(bias + column + kLanes), column, columns,
+            Output(outputs[layer], rows * columns)};
+  }
+};
+
+struct WriteLinear {
+  struct Columns {
+    Layers::Place place;
+
+    void write(Floats low, Floats high, std::int64_t row) const {
+      place.output.write(row * place.stride + place.column,
+                         narrow_row(low + place.low, high + place.high));
+    }
+  };
+  Layers layers;
+
+  Columns at(std::int64_t block) const { return {layers.place(block)}; }
+};
+
+// Writes GELU, and its slopes where they are asked for.
+struct WriteGelu {
+  struct Columns {
+    Layers::Place place;
+    Output slopes;
+
+    void write(Floats low, Floats high, std::int64_t row) const {
+      const Gelu of_low = gelu(low + place.low), of_high = gelu(high + place.high);
+      const std::int64_t at = row * place.stride + place.column;
+      place.output.write(at, narrow_row(of_low.value, of_high.value));
+      if (slopes.is_wanted()) {
+        slopes.write(at, narrow_row(of_low.slope, of_high.slope));
+      }
+    }
+  };
+  Layers layers;
+  Output slopes;
+
+  Columns at(std::int64_t block) const { return {layers.place(block), slopes}; }
+};
+
+// Writes sums times a factor each; `factors` may be null.
+struct WriteProduct {
+  struct Columns {
+    const bf16* factors;
+    std::int64_t column;
+    std::int64_t stride;
+    Output output;
+
+    void write(Floats low, Floats high, std::int64_t row) const {
+      const std::int64_t at = row * stride + column;
+      if (factors != nullptr) {
+        low *= load(factors + at);
+        high *= load(factors + at + kLanes);
+      }
+      output.write(at, narrow_row(low, high));
+    }
+  };
+  const bf16* factors;
+  std::int64_t stride;
+  Output output;
+
+  Columns at(std::int64_t block) const { return {factors, block * kSide, stride, output}; }
+};
+
+}  // namespace bertfit
