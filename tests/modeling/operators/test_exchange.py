@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from bertfit.modeling.attention import NAME, register
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
 from bertfit.modeling.operators import attention, encoder, exchange, layers, loading
+from bertfit.modeling.operators.layer import pass_layer
 from bertfit.modeling.precision import choose_precision
 from tests.modeling import test_fast_path
 from tests.modeling.test_fast_path import CPU, FAMILIES, VOCABULARY
@@ -130,6 +131,42 @@ def test_any_number_of_texts_goes_through_all_layers_at_once(num_tokens, called)
     assert "encoder_forward" in called
     assert torch.equal(whole[2], expected[2])
     assert torch.equal(hidden, before)
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("needs_input", [True, False])
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_a_layer_as_one_function_is_its_modules_one_by_one(monkeypatch, with_mask, needs_input):
+    """The same seeds drop the same numbers; residual gradients alone are rounded once less."""
+    model = test_fast_path.make_classifier("bert", dropout=0.2, width=64).to(torch.bfloat16)
+    plug_in(model, CPU)
+    layer = model.base_model.encoder.layer[0]
+    mask = torch.zeros(6, 1, 1, 40).masked_fill(torch.arange(40) > 30, -1e30) if with_mask else None
+    values, slopes = (torch.randn(6, 40, 64).to(torch.bfloat16) for _ in range(2))
+    passed = []
+    monkeypatch.setattr(exchange, "_pass", lambda *a: passed.append(a) or pass_layer(*a))
+
+    def run_layer():
+        torch.manual_seed(7)
+        layer.zero_grad()
+        hidden = values.clone().requires_grad_(needs_input)
+        output = layer(hidden, mask)
+        output.backward(slopes, retain_graph=True)
+        gradients = [p.grad.float() for p in layer.parameters()]
+        layer.zero_grad()
+        output.backward(slopes)  # once more, out of what was kept
+        for of, once_more in zip(gradients, layer.parameters(), strict=True):
+            assert torch.equal(of, once_more.grad.float())
+        return output, gradients + ([hidden.grad.float() / 2] if needs_input else [])
+
+    together, gradients = run_layer()
+    assert len(passed) == 1
+    monkeypatch.setattr(exchange, "_asks_for_no_more", lambda *_: False)
+    apart, of_apart = run_layer()
+    assert len(passed) == 1
+    assert torch.equal(together, apart)
+    found, expected = (torch.cat([of.flatten() for of in way]) for way in (gradients, of_apart))
+    assert float((found - expected).norm()) <= 0.005 * float(expected.norm())
 
 
 @pytest.mark.usefixtures("operators")

@@ -69,7 +69,9 @@ def attend(
     return attended
 
 
-class _Attend(torch.autograd.Function):
+class Attend(torch.autograd.Function):
+    """Attention of all heads, with dropout of the weights."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (torch's context has no public type)
@@ -80,6 +82,7 @@ class _Attend(torch.autograd.Function):
         scaling: float,
         dropout: float,
     ) -> torch.Tensor:
+        """As autograd calls it."""
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         num_texts, num_queries, num_heads, width = query.shape
         output = make_room_like(query)
@@ -93,6 +96,7 @@ class _Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        """As autograd calls it."""
         *states, log_sums, _mask = ctx.saved_tensors  # the mask is kept for the pointer to it
         gradients = [make_room_like(of) for of in states[:3]]
         call(
@@ -142,4 +146,4 @@ def _describe_mask(mask: torch.Tensor | None) -> _Mask:
     return _Mask(mask.data_ptr(), text, query)
 
 
-_apply_attend: Callable[..., torch.Tensor] = _Attend.apply
+_apply_attend: Callable[..., torch.Tensor] = Attend.apply

@@ -16,6 +16,7 @@ import torch
 from bertfit.modeling.attention import NAME, attend
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.operators.encoder import encode
+from bertfit.modeling.operators.layer import pass_layer
 from bertfit.modeling.operators.layers import (
     feed_forward,
     gelu,
@@ -35,6 +36,7 @@ _gelu = leave_out(gelu)
 _multiply = leave_out(multiply)
 _multiply_each = leave_out(multiply_each)
 _normalize = leave_out(normalize)
+_pass = leave_out(pass_layer)
 
 _LAYERS_OF_STATES = ("query", "key", "value")
 
@@ -51,21 +53,17 @@ def exchange_modules(model: torch.nn.Module) -> None:
 
 
 def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
-    if _is_exact_gelu(module):
-        return _activate
-    if type(module) is torch.nn.LayerNorm and _is_plain_norm(module):
-        return _norm
-    if _adds_residual(module):
-        return _add_and_norm
-    if _activates(module):
-        return _multiply_and_activate
-    if _attends(module):
-        return _multiply_and_attend
-    if _encodes(module):
-        return _pass_layers
-    if type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape):
-        return _apply_layer
-    return None
+    exchanges = (
+        (_is_exact_gelu, _activate),
+        (_is_plain_norm, _norm),
+        (_adds_residual, _add_and_norm),
+        (_activates, _multiply_and_activate),
+        (_attends, _multiply_and_attend),
+        (_is_whole, _pass_layer),
+        (_encodes, _pass_layers),
+        (_is_wide_linear, _apply_layer),
+    )
+    return next((forward for fits, forward in exchanges if fits(module)), None)
 
 
 def _is_exact_gelu(module: torch.nn.Module) -> bool:
@@ -76,9 +74,18 @@ def _is_exact_gelu(module: torch.nn.Module) -> bool:
     )
 
 
-def _is_plain_norm(module: torch.nn.LayerNorm) -> bool:
-    """Tell whether it has weights, over one dimension."""
-    return module.elementwise_affine and len(module.normalized_shape) == 1
+def _is_plain_norm(module: torch.nn.Module) -> bool:
+    """Tell whether this is a LayerNorm with weights, over one dimension."""
+    return (
+        type(module) is torch.nn.LayerNorm
+        and module.elementwise_affine
+        and len(module.normalized_shape) == 1
+    )
+
+
+def _is_wide_linear(module: torch.nn.Module) -> bool:
+    """Tell whether this is a linear layer whose widths are whole blocks."""
+    return type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape)
 
 
 def _is_of_transformers(module: torch.nn.Module) -> bool:
@@ -234,7 +241,9 @@ def _pass_layers(
 ) -> Any:  # noqa: ANN401 (an output of transformers)
     layers = list(encoder.layer)
     num_together = 0
-    if _only_scores(encoder, hidden, attention_mask, (*others, *named.values())):
+    asked = (*others, *named.values())
+    is_scoring = not torch.is_grad_enabled() and not encoder.training
+    if is_scoring and _asks_for_no_more(encoder, hidden, attention_mask, asked):
         num_together = sum(1 for _ in itertools.takewhile(_is_as_exchanged, layers))
     if not num_together:
         return type(encoder).forward(encoder, hidden, attention_mask, *others, **named)
@@ -243,20 +252,37 @@ def _pass_layers(
     return type(encoder).forward(rest, hidden, attention_mask, *others, **named)
 
 
-def _only_scores(
-    encoder: torch.nn.Module,
+def _pass_layer(
+    layer: Any,  # noqa: ANN401 (BertLayer or its like)
+    hidden: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    *others: Any,  # noqa: ANN401 (what only decoders get)
+    **named: Any,  # noqa: ANN401 (what transformers passes on to attention)
+) -> torch.Tensor:
+    asked = (*others, *named.values())
+    own = layer.attention.self
+    if (
+        torch.is_grad_enabled()
+        and _asks_for_no_more(own, hidden, attention_mask, asked)
+        and _is_as_exchanged(layer)
+    ):
+        return _pass(hidden, attention_mask, layer)
+    output: torch.Tensor = type(layer).forward(layer, hidden, attention_mask, *others, **named)
+    return output
+
+
+def _asks_for_no_more(
+    module: torch.nn.Module,
     hidden: torch.Tensor,
     mask: torch.Tensor | None,
     others: Sequence[object],
 ) -> bool:
-    """Tell whether what the last layer gives is all that is asked for, of whole rows."""
-    config: Any = encoder.config
+    """Tell whether what a layer gives is all that is asked for, of whole rows."""
+    config: Any = module.config
     return (
-        not torch.is_grad_enabled()
-        and not encoder.training
-        and _is_worth_it(hidden)
+        _is_worth_it(hidden)
         and (mask is None or mask.shape[1] == 1)
-        and _attends_here(encoder)
+        and _attends_here(module)
         and not (config.output_attentions or config.output_hidden_states)
         and not any(other is not None and other is not False for other in others)
     )
@@ -268,7 +294,7 @@ def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like
     dense = (output.dense, layer.intermediate.dense, layer.output.dense)
     norms = (output.LayerNorm, layer.output.LayerNorm)
     return (
-        "forward" not in vars(layer)
+        getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
         and own.query.weight.shape[0] == own.query.weight.shape[1]
         and _are_exchanged(own.query, own.key, own.value, *dense)
         and all(_find_forward(norm) is _norm for norm in norms)

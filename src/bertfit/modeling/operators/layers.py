@@ -78,7 +78,9 @@ def gelu(values: torch.Tensor) -> torch.Tensor:
     return out
 
 
-class _Normalize(torch.autograd.Function):
+class Normalize(torch.autograd.Function):
+    """LayerNorm of a residual sum with dropout."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (torch's context has no public type)
@@ -90,6 +92,7 @@ class _Normalize(torch.autograd.Function):
         dropout: float,
         has_backward: bool,  # noqa: FBT001 (autograd passes by position)
     ) -> torch.Tensor:
+        """As autograd calls it."""
         values = values.contiguous()
         residual = None if residual is None else residual.expand_as(values).contiguous()
         width = values.shape[-1]
@@ -110,6 +113,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        """As autograd calls it."""
         sums, statistics = ctx.saved_tensors
         of_values = make_room_like(sums)
         of_residual = make_room_like(sums) if ctx.sizes.rate else None
@@ -128,7 +132,9 @@ class _Normalize(torch.autograd.Function):
         return of_values, of_residual, of_weight, of_bias, None, None, None
 
 
-class _Multiply(torch.autograd.Function):
+class Multiply(torch.autograd.Function):
+    """Linear layers of one input, with the GELU of one."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (torch's context has no public type)
@@ -137,6 +143,7 @@ class _Multiply(torch.autograd.Function):
         has_backward: bool,  # noqa: FBT001 (as above)
         *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
+        """As autograd calls it."""
         values = values.contiguous()
         weights = [weight for weight in parameters[::2] if weight is not None]  # none is
         biases = list(parameters[1::2])
@@ -148,7 +155,12 @@ class _Multiply(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+    def backward(
+        ctx: Any,  # noqa: ANN401 (as above)
+        *gradients: torch.Tensor,
+        addend: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """As autograd calls it; `addend` is added to the gradient of the values."""
         values, slopes = ctx.saved_tensors
         if slopes is None:
             of_outputs = [gradient.contiguous() for gradient in gradients]
@@ -156,7 +168,7 @@ class _Multiply(torch.autograd.Function):
             of_outputs = [_times(gradients[0], slopes)]
         of_values = None
         if ctx.needs_input_grad[0]:
-            of_values = _backpropagate_input(of_outputs, ctx.weights)
+            of_values = _backpropagate_input(of_outputs, ctx.weights, addend=addend)
         of_parameters = [
             of
             for gradient, weight, bias in zip(of_outputs, ctx.weights, ctx.biases, strict=True)
@@ -165,7 +177,9 @@ class _Multiply(torch.autograd.Function):
         return (of_values, None, None, *of_parameters)
 
 
-class _FeedForward(torch.autograd.Function):
+class FeedForward(torch.autograd.Function):
+    """A linear layer, GELU and another linear layer."""
+
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (torch's context has no public type)
@@ -173,6 +187,7 @@ class _FeedForward(torch.autograd.Function):
         has_backward: bool,  # noqa: FBT001 (autograd passes by position)
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
+        """As autograd calls it."""
         values = values.contiguous()
         weight, bias, next_weight, next_bias = parameters
         (hidden,), slopes = _multiply(
@@ -184,15 +199,20 @@ class _FeedForward(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+    def backward(
+        ctx: Any,  # noqa: ANN401 (as above)
+        gradient: torch.Tensor,
+        addend: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """As autograd calls it; `addend` is added to the gradient of the values."""
         values, hidden, slopes = ctx.saved_tensors
         weight, bias, next_weight, next_bias = ctx.parameters
         gradient = gradient.contiguous()
-        of_hidden = _backpropagate_input([gradient], [next_weight], slopes)
+        of_hidden = _backpropagate_input([gradient], [next_weight], factors=slopes)
         of_next = backpropagate_layer(gradient, hidden, next_weight, next_bias)
         of_values = None
         if ctx.needs_input_grad[0]:
-            of_values = _backpropagate_input([of_hidden], [weight])
+            of_values = _backpropagate_input([of_hidden], [weight], addend=addend)
         of_first = backpropagate_layer(of_hidden, values, weight, bias)
         return (of_values, None, *of_first, *of_next)
 
@@ -221,14 +241,16 @@ def _multiply(
 def _backpropagate_input(
     gradients: list[torch.Tensor],
     weights: list[torch.Tensor],
+    *,
     factors: torch.Tensor | None = None,
+    addend: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the gradient of what layers were given, times `factors` number by number."""
+    """Return the gradient of what layers were given, times `factors`, plus `addend`."""
     num_outputs, num_inputs = weights[0].shape
     of_values = make_room(*gradients[0].shape[:-1], num_inputs)
     num_rows = of_values.numel() // num_inputs
     call(
-        "linear_backward_input", gradients, weights, factors, of_values,
+        "linear_backward_input", gradients, weights, factors, addend, of_values,
         make_room(len(weights), *weights[0].shape),
         *map(_Long, (len(weights), num_rows, num_outputs, num_inputs)),
     )  # fmt: skip
@@ -285,7 +307,7 @@ def _times(gradient: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
     return product
 
 
-_apply_normalize: Callable[..., torch.Tensor] = _Normalize.apply
-_apply_multiply: Callable[..., tuple[torch.Tensor, ...]] = _Multiply.apply
-_apply_feed_forward: Callable[..., torch.Tensor] = _FeedForward.apply
+_apply_normalize: Callable[..., torch.Tensor] = Normalize.apply
+_apply_multiply: Callable[..., tuple[torch.Tensor, ...]] = Multiply.apply
+_apply_feed_forward: Callable[..., torch.Tensor] = FeedForward.apply
 _apply_gelu: Callable[..., torch.Tensor] = _Gelu.apply

@@ -41,6 +41,7 @@ _FLAGS = (
     "-mprefer-vector-width=512",
     "-fno-math-errno",  # square roots and floors become instructions
     "-fno-trapping-math",
+    "-fno-semantic-interposition",  # functions may be inlined although a library shows them
     "-fopenmp",  # its calls are those of torch's own OpenMP, which is loaded already
     "-Wno-uninitialized",  # a false alarm in the compiler's own header for AVX-512
     "-Wno-maybe-uninitialized",

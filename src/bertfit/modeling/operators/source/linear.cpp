@@ -98,10 +98,11 @@ void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const
 }
 
 // dx (m x k) = the sum of each dy (m x n) · w (n x k) of `count` layers, times `factors` (m x k; may
-// be null) number by number. `packed` has room for count · n · k numbers.
+// be null) number by number, plus `addend` (m x k; may be null). `packed` has room for count · n · k
+// numbers.
 void linear_backward_input(const bf16* const* gradients, const bf16* const* weights,
-                           const bf16* factors, bf16* dx, bf16* packed, std::int64_t count,
-                           std::int64_t m, std::int64_t n, std::int64_t k) {
+                           const bf16* factors, const bf16* addend, bf16* dx, bf16* packed,
+                           std::int64_t count, std::int64_t m, std::int64_t n, std::int64_t k) {
   const std::int64_t steps = n / kSide;
   pack_all(k / kSide, count * steps, packed, [=](std::int64_t block, std::int64_t step, bf16* to) {
     const Part weight{weights[step / steps], k, n, k};
@@ -111,7 +112,7 @@ void linear_backward_input(const bf16* const* gradients, const bf16* const* weig
   for (std::int64_t i = 0; i < count; ++i) {
     parts[i] = {gradients[i], n, m, n};
   }
-  multiply_panels(parts, count, packed, k, WriteProduct{factors, k, Output(dx, m * k)});
+  multiply_panels(parts, count, packed, k, WriteInput{factors, addend, k, Output(dx, m * k)});
 }
 
 }  // extern "C"

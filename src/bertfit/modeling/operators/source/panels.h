@@ -126,10 +126,11 @@ struct WriteGelu {
   Columns at(std::int64_t block) const { return {layers.place(block), slopes}; }
 };
 
-// Writes sums times a factor each; `factors` may be null.
-struct WriteProduct {
+// Writes sums times a factor each, plus an addend each; both may be null.
+struct WriteInput {
   struct Columns {
     const bf16* factors;
+    const bf16* addend;
     std::int64_t column;
     std::int64_t stride;
     Output output;
@@ -140,14 +141,19 @@ struct WriteProduct {
         low *= load(factors + at);
         high *= load(factors + at + kLanes);
       }
+      if (addend != nullptr) {
+        low += load(addend + at);
+        high += load(addend + at + kLanes);
+      }
       output.write(at, narrow_row(low, high));
     }
   };
   const bf16* factors;
+  const bf16* addend;
   std::int64_t stride;
   Output output;
 
-  Columns at(std::int64_t block) const { return {factors, block * kSide, stride, output}; }
+  Columns at(std::int64_t block) const { return {factors, addend, block * kSide, stride, output}; }
 };
 
 }  // namespace bertfit

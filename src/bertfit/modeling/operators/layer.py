@@ -1,0 +1,136 @@
+"""A whole layer of BERT's family in training, as one function that autograd knows.
+
+It is made of the functions of `layers` and `attention`, one after the other, with less between
+them: no gradient goes through autograd's engine within a layer, and residual gradients are added
+where a product writes its sums. All tensors are bfloat16 on the CPU. The library must be loaded
+before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from bertfit.modeling.operators.attention import Attend, pad_mask
+from bertfit.modeling.operators.layers import FeedForward, Multiply, Normalize
+
+
+def pass_layer(
+    hidden_BTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    layer: Any,  # noqa: ANN401 (BertLayer or its like)
+) -> torch.Tensor:
+    """Return what the layer makes of (B, T, D), with dropout where it trains.
+
+    Args:
+        hidden_BTD: Widths are multiples of 32.
+        attention_mask: Added to the scores; (1 or B, 1, 1 or T, T), or None.
+        layer: A layer of BERT's family, in the mode that the caller wants.
+    """
+    mask = pad_mask(attention_mask, num_keys=hidden_BTD.shape[1])
+    parameters = [of for module in _list_modules(layer) for of in (module.weight, module.bias)]
+    out: torch.Tensor = _apply_layer(hidden_BTD, mask, _Settings(layer), *parameters)
+    return out
+
+
+class _Settings:
+    """What a layer has beside weights."""
+
+    def __init__(self, layer: Any) -> None:  # noqa: ANN401 (as above)
+        own, output = layer.attention.self, layer.attention.output
+        self.head_width, self.scaling = own.attention_head_size, own.scaling
+        self.epsilons = (output.LayerNorm.eps, layer.output.LayerNorm.eps)
+        self.rates = tuple(
+            module.dropout.p if layer.training else 0.0 for module in (own, output, layer.output)
+        )
+
+
+class _Tape:
+    """What one function keeps for its way back, as autograd's context does."""
+
+    def __init__(self, *, needs_input: bool = True) -> None:
+        self.needs_input_grad = (needs_input,)
+        self.saved_tensors: tuple[torch.Tensor | None, ...] = ()
+
+    def save_for_backward(self, *tensors: torch.Tensor | None) -> None:
+        self.saved_tensors = tensors
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 (torch's context has no public type)
+        hidden: torch.Tensor,
+        mask: torch.Tensor | None,
+        settings: _Settings,
+        *parameters: torch.Tensor,
+    ) -> torch.Tensor:
+        needs_input = ctx.needs_input_grad[0]
+        ctx.tapes = tapes = [_Tape(needs_input=needs_input), *(_Tape() for _ in range(5))]
+        of_states, of_output, of_norm, of_feeding, of_last = (
+            parameters[begin:end] for begin, end in ((0, 6), (6, 8), (8, 10), (10, 14), (14, 16))
+        )
+        in_attention, in_output, in_feeding = settings.rates
+        states = (
+            state.unflatten(-1, (-1, settings.head_width))
+            for state in Multiply.forward(tapes[0], hidden, False, True, *of_states)  # noqa: FBT003 (as autograd passes them)
+        )
+        attended = Attend.forward(tapes[1], *states, mask, settings.scaling, in_attention)
+        (dense,) = Multiply.forward(tapes[2], attended.flatten(2), False, True, *of_output)  # noqa: FBT003 (as above)
+        normed = Normalize.forward(
+            tapes[3],
+            dense,
+            hidden,
+            *of_norm,
+            settings.epsilons[0],
+            in_output,
+            True,  # noqa: FBT003 (as above)
+        )
+        fed = FeedForward.forward(tapes[4], normed, True, *of_feeding)  # noqa: FBT003 (as above)
+        output = Normalize.forward(
+            tapes[5],
+            fed,
+            normed,
+            *of_last,
+            settings.epsilons[1],
+            in_feeding,
+            True,  # noqa: FBT003 (as above)
+        )
+        ctx.save_for_backward(*(tensor for tape in tapes for tensor in tape.saved_tensors))
+        ctx.sizes = [len(tape.saved_tensors) for tape in tapes]
+        for tape in tapes:
+            tape.saved_tensors = ()  # autograd keeps them, and lets them go after the way back
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
+        of_states, of_attention, of_dense, of_norm, of_feeding, of_last = _restore(ctx)
+        of_fed, of_normed, *last = Normalize.backward(of_last, gradient)[:4]
+        of_normed, _, *feeding = FeedForward.backward(of_feeding, of_fed, addend=of_normed)
+        of_output, of_hidden, *norm = Normalize.backward(of_norm, of_normed)[:4]
+        of_attended, _, _, *output = Multiply.backward(of_dense, of_output)
+        heads = of_attended.view(of_attention.saved_tensors[3].shape)
+        of_projected = (of.flatten(2) for of in Attend.backward(of_attention, heads)[:3])
+        of_hidden, _, _, *states = Multiply.backward(of_states, *of_projected, addend=of_hidden)
+        return (of_hidden, None, None, *states, *output, *norm, *feeding, *last)
+
+
+def _restore(ctx: Any) -> Iterator[_Tape]:  # noqa: ANN401 (as above)
+    """Yield each tape with its tensors."""
+    saved = iter(ctx.saved_tensors)
+    for tape, size in zip(ctx.tapes, ctx.sizes, strict=True):
+        tape.saved_tensors = tuple(next(saved) for _ in range(size))
+        yield tape
+
+
+def _list_modules(layer: Any) -> tuple[torch.nn.Linear | torch.nn.LayerNorm, ...]:  # noqa: ANN401 (as above)
+    own, output = layer.attention.self, layer.attention.output
+    return (
+        *(own.query, own.key, own.value, output.dense, output.LayerNorm),
+        *(layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm),
+    )
+
+
+_apply_layer: Callable[..., torch.Tensor] = _Layer.apply
