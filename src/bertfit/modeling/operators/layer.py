@@ -52,10 +52,14 @@ class _Tape:
 
     def __init__(self, *, needs_input: bool = True) -> None:
         self.needs_input_grad = (needs_input,)
-        self.saved_tensors: tuple[torch.Tensor | None, ...] = ()
+        self.saved_tensors: tuple[Any, ...] = ()  # tensors, or None
 
     def save_for_backward(self, *tensors: torch.Tensor | None) -> None:
         self.saved_tensors = tensors
+
+
+_HAS_BACKWARD = True
+_ACTIVATES = False  # the states of attention, and what is made of them, pass no GELU
 
 
 class _Layer(torch.autograd.Function):
@@ -75,28 +79,32 @@ class _Layer(torch.autograd.Function):
         in_attention, in_output, in_feeding = settings.rates
         states = (
             state.unflatten(-1, (-1, settings.head_width))
-            for state in Multiply.forward(tapes[0], hidden, False, True, *of_states)  # noqa: FBT003 (as autograd passes them)
+            for state in _forward(Multiply, tapes[0], hidden, _ACTIVATES, _HAS_BACKWARD, *of_states)
         )
-        attended = Attend.forward(tapes[1], *states, mask, settings.scaling, in_attention)
-        (dense,) = Multiply.forward(tapes[2], attended.flatten(2), False, True, *of_output)  # noqa: FBT003 (as above)
-        normed = Normalize.forward(
+        attended = _forward(Attend, tapes[1], *states, mask, settings.scaling, in_attention)
+        (dense,) = _forward(
+            Multiply, tapes[2], attended.flatten(2), _ACTIVATES, _HAS_BACKWARD, *of_output
+        )
+        normed = _forward(
+            Normalize,
             tapes[3],
             dense,
             hidden,
             *of_norm,
             settings.epsilons[0],
             in_output,
-            True,  # noqa: FBT003 (as above)
+            _HAS_BACKWARD,
         )
-        fed = FeedForward.forward(tapes[4], normed, True, *of_feeding)  # noqa: FBT003 (as above)
-        output = Normalize.forward(
+        fed = _forward(FeedForward, tapes[4], normed, _HAS_BACKWARD, *of_feeding)
+        output: torch.Tensor = _forward(
+            Normalize,
             tapes[5],
             fed,
             normed,
             *of_last,
             settings.epsilons[1],
             in_feeding,
-            True,  # noqa: FBT003 (as above)
+            _HAS_BACKWARD,
         )
         ctx.save_for_backward(*(tensor for tape in tapes for tensor in tape.saved_tensors))
         ctx.sizes = [len(tape.saved_tensors) for tape in tapes]
@@ -107,14 +115,27 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
         of_states, of_attention, of_dense, of_norm, of_feeding, of_last = _restore(ctx)
-        of_fed, of_normed, *last = Normalize.backward(of_last, gradient)[:4]
-        of_normed, _, *feeding = FeedForward.backward(of_feeding, of_fed, addend=of_normed)
-        of_output, of_hidden, *norm = Normalize.backward(of_norm, of_normed)[:4]
-        of_attended, _, _, *output = Multiply.backward(of_dense, of_output)
+        of_fed, of_normed, *last = _backward(Normalize, of_last, gradient)[:4]
+        of_normed, _, *feeding = _backward(FeedForward, of_feeding, of_fed, addend=of_normed)
+        of_output, of_hidden, *norm = _backward(Normalize, of_norm, of_normed)[:4]
+        of_attended, _, _, *output = _backward(Multiply, of_dense, of_output)
         heads = of_attended.view(of_attention.saved_tensors[3].shape)
-        of_projected = (of.flatten(2) for of in Attend.backward(of_attention, heads)[:3])
-        of_hidden, _, _, *states = Multiply.backward(of_states, *of_projected, addend=of_hidden)
+        of_projected = (of.flatten(2) for of in _backward(Attend, of_attention, heads)[:3])
+        of_hidden, _, _, *states = _backward(Multiply, of_states, *of_projected, addend=of_hidden)
         return (of_hidden, None, None, *states, *output, *norm, *feeding, *last)
+
+
+def _forward(function: type[torch.autograd.Function], tape: _Tape, *arguments: Any) -> Any:  # noqa: ANN401 (as the function takes and gives them)
+    return function.forward(tape, *arguments)
+
+
+def _backward(
+    function: type[torch.autograd.Function],
+    tape: _Tape,
+    *gradients: torch.Tensor,
+    **more: torch.Tensor,
+) -> Any:  # noqa: ANN401 (as above)
+    return function.backward(tape, *gradients, **more)
 
 
 def _restore(ctx: Any) -> Iterator[_Tape]:  # noqa: ANN401 (as above)
