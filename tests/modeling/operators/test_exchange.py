@@ -170,7 +170,7 @@ def test_a_layer_as_one_function_is_its_modules_one_by_one(monkeypatch, with_mas
 
 
 @pytest.mark.usefixtures("operators")
-def test_layers_are_left_alone_where_more_is_asked_than_the_last_one_gives(called):
+def test_layers_are_left_to_their_parts_where_more_is_asked_than_the_last_one_gives(called):
     model = make_classifier("bert")
     plug_in(model, CPU)
     model = model.to(torch.bfloat16)
@@ -182,11 +182,24 @@ def test_layers_are_left_alone_where_more_is_asked_than_the_last_one_gives(calle
     assert len(seen.hidden_states) > len(model.base_model.encoder.layer)
     assert torch.equal(seen.logits, plain.logits)
     model.config.output_hidden_states = False
-    model.base_model.encoder.layer[0].output.dense = torch.nn.Sequential(
-        model.base_model.encoder.layer[0].output.dense
-    )
+
+
+@pytest.mark.usefixtures("operators")
+def test_layers_that_were_changed_or_are_watched_are_left_to_their_parts(called):
+    model = make_classifier("bert")
+    plug_in(model, CPU)
+    model = model.to(torch.bfloat16)
+    plain = score(model)
+    output = model.base_model.encoder.layer[0].output
+    watched = []
+    handle = output.dense.register_forward_hook(lambda *_: watched.append(1))
     called.clear()
-    assert torch.allclose(score(model).logits, plain.logits, atol=0.05)
+    assert torch.equal(score(model).logits, plain.logits)
+    assert watched
+    assert "encoder_forward" not in called
+    handle.remove()
+    output.dense = torch.nn.Sequential(output.dense)
+    assert torch.equal(score(model).logits, plain.logits)
     assert "encoder_forward" not in called
 
 

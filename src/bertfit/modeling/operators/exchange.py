@@ -1,7 +1,9 @@
 """The compiled operators plugged into an encoder of transformers, module by module.
 
 A module keeps its class, its weights and their names; its forward asks whether the operators are
-loaded and the numbers bfloat16, and otherwise does what it did before.
+loaded and the numbers bfloat16, and otherwise does what it did before. The larger module goes
+first: all layers of an encoder in scoring, a whole layer in training, then the parts of a layer.
+What somebody has changed or watches within a larger one is left to the parts.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ _LAYERS_OF_STATES = ("query", "key", "value")
 
 
 def exchange_modules(model: torch.nn.Module) -> None:
-    """Let every LayerNorm, GELU and residual sum of `model` use the operators where it can."""
+    """Let every module of `model` use the operators where it can."""
     for module in model.modules():
         forward = _find_forward(module)
         if forward is not None:
@@ -298,6 +300,14 @@ def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like
         and own.query.weight.shape[0] == own.query.weight.shape[1]
         and _are_exchanged(own.query, own.key, own.value, *dense)
         and all(_find_forward(norm) is _norm for norm in norms)
+        and not any(map(_is_watched, layer.modules()))
+    )
+
+
+def _is_watched(module: torch.nn.Module) -> bool:
+    """Tell whether somebody has hooked himself in, who would not be called."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks  # noqa: SLF001 (torch tells them nowhere else)
     )
 
 

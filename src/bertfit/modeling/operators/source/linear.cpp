@@ -13,7 +13,6 @@ namespace bertfit {
 namespace {
 
 constexpr std::int64_t kRightBytes = 5 << 18;  // of a right operand that is used again and again
-
 constexpr std::int64_t kMaxLayers = 4;         // of one input
 
 // Multiplies each x (rows x inner) by its part of a packed right operand, [column block][x][step],
@@ -82,8 +81,8 @@ using namespace bertfit;
 extern "C" {
 
 // Each y (m x n) = x (m x k) · wᵀ + bias, of `count` layers with weights w (n x k) and biases (n; each
-// may be null), or the GELU of it; `slopes` (m x n; may be null), for one layer, gets the derivative of that. n and k are multiples of 32.
-// `packed` has room for count · n · k numbers.
+// may be null), or, of one layer, the GELU of it, whose derivative `slopes` (m x n; may be null) gets.
+// n and k are multiples of 32. `packed` has room for count · n · k numbers.
 void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const* biases,
                     bool activate, bf16* const* outputs, bf16* slopes, bf16* packed,
                     std::int64_t count, std::int64_t m, std::int64_t n, std::int64_t k) {
