@@ -172,6 +172,15 @@ def _are_exchanged(*layers: torch.nn.Module) -> bool:
     return all(_find_forward(layer) is _apply_layer for layer in layers)
 
 
+def _are_unwatched(*modules: torch.nn.Module) -> bool:
+    """Tell whether nobody has hooked himself in, to these or within, who would not be called."""
+    return not any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks  # noqa: SLF001 (torch tells them nowhere else)
+        for module in modules
+        for part in module.modules()
+    )
+
+
 def _fits(values: torch.Tensor) -> bool:
     return takes(values) and values.shape[-1] % BLOCK == 0
 
@@ -197,7 +206,7 @@ def _multiply_and_activate(
     module: Any,  # noqa: ANN401 (BertIntermediate or its like)
     hidden: torch.Tensor,
 ) -> torch.Tensor:
-    if _is_worth_it(hidden):
+    if _is_worth_it(hidden) and _are_unwatched(*module.children()):
         return _multiply(hidden, module.dense, activate=True)
     output: torch.Tensor = type(module).forward(module, hidden)
     return output
@@ -214,7 +223,7 @@ def _add_and_norm(
     hidden: torch.Tensor,
     residual: torch.Tensor,
 ) -> torch.Tensor:
-    if not _fits(residual):
+    if not _fits(residual) or not _are_unwatched(module.dropout, module.LayerNorm):
         output: torch.Tensor = type(module).forward(module, hidden, residual)
         return output
     rate = module.dropout.p if module.training else 0.0
@@ -226,7 +235,8 @@ def _feed_forward_and_norm(
     hidden: torch.Tensor,
 ) -> torch.Tensor:
     first, second = layer.intermediate.dense, layer.output.dense
-    if not _is_worth_it(hidden) or not _are_exchanged(first, second):
+    is_plain = _are_exchanged(first, second) and _are_unwatched(layer.intermediate, layer.output)
+    if not _is_worth_it(hidden) or not is_plain:
         output: torch.Tensor = type(layer).feed_forward_chunk(layer, hidden)
         return output
     rate = layer.output.dropout.p if layer.training else 0.0
@@ -300,14 +310,7 @@ def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like
         and own.query.weight.shape[0] == own.query.weight.shape[1]
         and _are_exchanged(own.query, own.key, own.value, *dense)
         and all(_find_forward(norm) is _norm for norm in norms)
-        and not any(map(_is_watched, layer.modules()))
-    )
-
-
-def _is_watched(module: torch.nn.Module) -> bool:
-    """Tell whether somebody has hooked himself in, who would not be called."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks  # noqa: SLF001 (torch tells them nowhere else)
+        and _are_unwatched(layer)
     )
 
 
@@ -323,7 +326,7 @@ def _multiply_and_attend(
         not _attends_here(module)
         or past_key_values is not None
         or not _is_worth_it(hidden)
-        or not _are_exchanged(*layers)
+        or not (_are_exchanged(*layers) and _are_unwatched(*layers))
     ):
         output: tuple[torch.Tensor, torch.Tensor | None] = type(module).forward(
             module, hidden, attention_mask, past_key_values, **others
