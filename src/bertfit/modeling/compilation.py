@@ -93,7 +93,9 @@ def compile_layers(model: PreTrainedModel) -> int:
 
     A last layer that computes the first tokens alone is left as it is.
     """
-    layers = [layer for layer in _find_layers(model) if "forward" not in vars(layer)]
+    from bertfit.modeling.first_token import is_short  # which imports this module
+
+    layers = [layer for layer in _find_layers(model) if not is_short(layer)]
     for layer in layers:
         layer.compile(dynamic=True, backend=BACKEND)
     return len(layers)

@@ -48,6 +48,12 @@ def shorten_last_layer(model: PreTrainedModel) -> bool:
     return True
 
 
+def is_short(layer: torch.nn.Module) -> bool:
+    """Tell whether a layer computes the first tokens alone."""
+    forward = getattr(vars(layer).get("forward"), "__func__", None)
+    return forward in {_forward_bert, _forward_distilbert}
+
+
 def can_shorten(config: PretrainedConfig) -> bool:
     """Tell whether the last layer of a classifier of this kind can be shortened."""
     return config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
