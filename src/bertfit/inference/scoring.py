@@ -28,7 +28,7 @@ _BYTES_PER_MICRO_BATCH = 4096
 4,096 in float32 took a quarter longer (docs/performance.md)."""
 
 _COMPILED_TOKENS = 8192
-"""Where operators are compiled: 3 to 10 % quicker than 4,096 (docs/performance.md)."""
+"""Where operators are compiled: up to a tenth quicker than 4,096 (docs/performance.md)."""
 
 _ROWS_WORTH_BUILDING = 256
 """Of fewer texts the operators are used where they are there, and not built in seconds."""

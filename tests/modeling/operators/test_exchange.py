@@ -35,6 +35,13 @@ def make_classifier(family):
     return model
 
 
+def make_fast(family):
+    """Return such a classifier in bfloat16, with the fast path."""
+    model = make_classifier(family)
+    plug_in(model, CPU)
+    return model.to(torch.bfloat16)
+
+
 def make_batch():
     generator = torch.Generator().manual_seed(3)
     token_ids = torch.randint(5, VOCABULARY, (6, 40), generator=generator)
@@ -102,9 +109,7 @@ def test_outputs_and_every_gradient_are_as_near_as_the_plain_ones_in_bfloat16(fa
 @pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scoring_and_training_give_the_same_logits(family, called):
-    model = make_classifier(family)
-    plug_in(model, CPU)
-    model = model.to(torch.bfloat16)
+    model = make_fast(family)
     in_training = model(**make_batch()).logits
     called.clear()
     assert torch.equal(score(model).logits, in_training)
@@ -131,6 +136,24 @@ def test_any_number_of_texts_goes_through_all_layers_at_once(num_tokens, called)
     assert "encoder_forward" in called
     assert torch.equal(whole[2], expected[2])
     assert torch.equal(hidden, before)
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("place", [0, 1])
+def test_layers_that_differ_are_not_taken_for_one_another(place, called):
+    model = make_classifier("bert").to(torch.bfloat16).eval().base_model
+    exchange.exchange_modules(model)
+    model.set_attn_implementation(register_attention())
+    model.encoder.layer[place].attention.output.LayerNorm.eps = 0.5
+    inner = model.encoder.layer[place].intermediate.dense = torch.nn.Linear(64, 32)
+    outer = model.encoder.layer[place].output.dense = torch.nn.Linear(32, 64)
+    for module in (inner.to(torch.bfloat16), outer.to(torch.bfloat16)):
+        exchange.exchange_modules(module)
+    hidden = torch.randn(3, 50, 64).to(torch.bfloat16)
+    expected = model.encoder(hidden).last_hidden_state
+    with torch.inference_mode():
+        assert torch.equal(model.encoder(hidden).last_hidden_state, expected)
+    assert "encoder_forward" in called
 
 
 @pytest.mark.usefixtures("operators")
@@ -171,9 +194,7 @@ def test_a_layer_as_one_function_is_its_modules_one_by_one(monkeypatch, with_mas
 
 @pytest.mark.usefixtures("operators")
 def test_layers_are_left_to_their_parts_where_more_is_asked_than_the_last_one_gives(called):
-    model = make_classifier("bert")
-    plug_in(model, CPU)
-    model = model.to(torch.bfloat16)
+    model = make_fast("bert")
     plain = score(model)
     called.clear()
     model.config.output_hidden_states = True
@@ -186,9 +207,7 @@ def test_layers_are_left_to_their_parts_where_more_is_asked_than_the_last_one_gi
 
 @pytest.mark.usefixtures("operators")
 def test_layers_that_were_changed_or_are_watched_are_left_to_their_parts(called):
-    model = make_classifier("bert")
-    plug_in(model, CPU)
-    model = model.to(torch.bfloat16)
+    model = make_fast("bert")
     plain = score(model)
     output = model.base_model.encoder.layer[0].output
     watched = []
@@ -198,6 +217,9 @@ def test_layers_that_were_changed_or_are_watched_are_left_to_their_parts(called)
     assert watched
     assert "encoder_forward" not in called
     handle.remove()
+    score(model)
+    assert "encoder_forward" in called
+    called.clear()
     output.dense = torch.nn.Sequential(output.dense)
     assert torch.equal(score(model).logits, plain.logits)
     assert "encoder_forward" not in called

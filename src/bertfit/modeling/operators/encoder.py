@@ -12,19 +12,13 @@ from typing import Any
 import torch
 
 from bertfit.modeling.operators.attention import Attention, describe_attention, pad_mask
+from bertfit.modeling.operators.layer import list_modules
 from bertfit.modeling.operators.loading import call
 from bertfit.modeling.operators.rooms import make_room
 
 _Affine = ctypes.c_void_p * 2
-
-
-class _Layer(ctypes.Structure):
-    """As `struct Layer` of encoder.cpp."""
-
-    _fields_ = (
-        ("states", _Affine * 3),
-        *((name, _Affine) for name in ("output", "norm", "first", "second", "last_norm")),
-    )
+_Layer = _Affine * 8
+"""As `struct Layer` of encoder.cpp, which has them in the order of `list_modules`."""
 
 
 class _Encoder(ctypes.Structure):
@@ -34,7 +28,7 @@ class _Encoder(ctypes.Structure):
         ("attention", Attention),
         ("inner", ctypes.c_int64),
         ("layers", ctypes.c_int64),
-        ("epsilon", ctypes.c_float),
+        ("epsilons", ctypes.c_float * 2),
     )
 
 
@@ -48,7 +42,8 @@ def encode(
         attention_mask: Added to the scores; (1 or B, 1, 1 or T, T), or None.
         layers: Layers of BERT's family, all alike.
     """
-    own, norm = layers[0].attention.self, layers[0].output.LayerNorm
+    own = layers[0].attention.self
+    norms = (layers[0].attention.output.LayerNorm, layers[0].output.LayerNorm)
     num_texts, num_tokens, width = hidden_BTD.shape
     num_inner = len(layers[0].intermediate.dense.weight)
     mask = pad_mask(attention_mask, num_keys=num_tokens)
@@ -57,21 +52,15 @@ def encode(
         describe_attention((*heads, own.attention_head_size), mask, scaling=own.scaling),
         num_inner,
         len(layers),
-        norm.eps,
+        (ctypes.c_float * 2)(*(norm.eps for norm in norms)),
     )
     output = hidden_BTD.clone(memory_format=torch.contiguous_format)
     packed = make_room(len(layers), 4 * width + 2 * num_inner, width)
-    described = (_Layer * len(layers))(*map(_describe, layers))
+    described = (_Layer * len(layers))(
+        *(_Layer(*map(_point_at, list_modules(layer))) for layer in layers)
+    )
     call("encoder_forward", ctypes.byref(asked), described, packed, output)
     return output
-
-
-def _describe(layer: Any) -> _Layer:  # noqa: ANN401 (BertLayer or its like)
-    own, output = layer.attention.self, layer.attention.output
-    states = (_Affine * 3)(*map(_point_at, (own.query, own.key, own.value)))
-    others = (output.dense, output.LayerNorm, layer.intermediate.dense)
-    last = (layer.output.dense, layer.output.LayerNorm)
-    return _Layer(states, *map(_point_at, (*others, *last)))
 
 
 def _point_at(

@@ -15,17 +15,11 @@ from typing import Any
 
 import torch
 
-from bertfit.modeling.attention import NAME, attend
+from bertfit.modeling.attention import NAME
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.operators.encoder import encode
-from bertfit.modeling.operators.layer import pass_layer
-from bertfit.modeling.operators.layers import (
-    feed_forward,
-    gelu,
-    multiply,
-    multiply_each,
-    normalize,
-)
+from bertfit.modeling.operators.layer import list_modules, pass_layer
+from bertfit.modeling.operators.layers import gelu, multiply, normalize
 from bertfit.modeling.operators.loading import BLOCK, takes
 
 _MIN_ROWS = 512
@@ -33,14 +27,10 @@ _MIN_ROWS = 512
 256 (docs/performance.md): packing a weight pays by being used often."""
 
 _encode = leave_out(encode)
-_feed_forward = leave_out(feed_forward)
 _gelu = leave_out(gelu)
 _multiply = leave_out(multiply)
-_multiply_each = leave_out(multiply_each)
 _normalize = leave_out(normalize)
 _pass = leave_out(pass_layer)
-
-_LAYERS_OF_STATES = ("query", "key", "value")
 
 
 def exchange_modules(model: torch.nn.Module) -> None:
@@ -49,9 +39,6 @@ def exchange_modules(model: torch.nn.Module) -> None:
         forward = _find_forward(module)
         if forward is not None:
             module.forward = types.MethodType(forward, module)
-        if _feeds_forward(module):
-            chunk = types.MethodType(_feed_forward_and_norm, module)
-            module.feed_forward_chunk = chunk  # type: ignore[assignment]  # a method, like forward
 
 
 def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
@@ -60,7 +47,6 @@ def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
         (_is_plain_norm, _norm),
         (_adds_residual, _add_and_norm),
         (_activates, _multiply_and_activate),
-        (_attends, _multiply_and_attend),
         (_is_whole, _pass_layer),
         (_encodes, _pass_layers),
         (_is_wide_linear, _apply_layer),
@@ -117,26 +103,28 @@ def _activates(module: torch.nn.Module) -> bool:
     )
 
 
-def _feeds_forward(module: torch.nn.Module) -> bool:
-    """Tell whether this is a layer whose feed-forward is the two halves and nothing else."""
-    parts = dict(module.named_children())
-    return (
-        type(module).__name__.endswith("Layer")
-        and _is_of_transformers(module)
-        and hasattr(type(module), "feed_forward_chunk")
-        and all(part in parts for part in ("intermediate", "output"))
-        and _activates(parts["intermediate"])
-        and _adds_residual(parts["output"])
-    )
-
-
 def _attends(module: torch.nn.Module) -> bool:
     """Tell whether this is attention within a text as BERT's family has it."""
     return (
         type(module).__name__.endswith("SelfAttention")
         and _is_of_transformers(module)
-        and set(dict(module.named_children())) == {*_LAYERS_OF_STATES, "dropout"}
+        and set(dict(module.named_children())) == {"query", "key", "value", "dropout"}
         and {"scaling", "attention_head_size"} <= set(vars(module))
+    )
+
+
+def _is_whole(layer: torch.nn.Module) -> bool:
+    """Tell whether this is a layer of attention and feed-forward as BERT's family has it."""
+    parts = dict(layer.named_children())
+    if not _is_of_transformers(layer) or set(parts) != {"attention", "intermediate", "output"}:
+        return False
+    of_attention = dict(parts["attention"].named_children())
+    return (
+        set(of_attention) == {"self", "output"}
+        and _attends(of_attention["self"])
+        and _adds_residual(of_attention["output"])
+        and _activates(parts["intermediate"])
+        and _adds_residual(parts["output"])
     )
 
 
@@ -148,28 +136,6 @@ def _encodes(module: torch.nn.Module) -> bool:
         and set(dict(module.named_children())) == {"layer"}
         and all(_is_whole(layer) for layer in module.get_submodule("layer").children())
     )
-
-
-def _is_whole(layer: torch.nn.Module) -> bool:
-    """Tell whether all of a layer is as BERT's family has it."""
-    attention = dict(layer.named_children()).get("attention", layer)
-    parts = dict(attention.named_children())
-    return (
-        _feeds_forward(layer)
-        and set(parts) == {"self", "output"}
-        and _attends(parts["self"])
-        and _adds_residual(parts["output"])
-    )
-
-
-def _attends_here(module: torch.nn.Module) -> bool:
-    """Tell whether attention is bertfit's, for padded rows."""
-    return getattr(module.config, "_attn_implementation", None) == NAME
-
-
-def _are_exchanged(*layers: torch.nn.Module) -> bool:
-    """Tell whether these are still the plain layers that operators can do."""
-    return all(_find_forward(layer) is _apply_layer for layer in layers)
 
 
 def _are_unwatched(*modules: torch.nn.Module) -> bool:
@@ -230,20 +196,6 @@ def _add_and_norm(
     return _normalize(module.dense(hidden), residual, module.LayerNorm, dropout=rate)
 
 
-def _feed_forward_and_norm(
-    layer: Any,  # noqa: ANN401 (BertLayer or its like)
-    hidden: torch.Tensor,
-) -> torch.Tensor:
-    first, second = layer.intermediate.dense, layer.output.dense
-    is_plain = _are_exchanged(first, second) and _are_unwatched(layer.intermediate, layer.output)
-    if not _is_worth_it(hidden) or not is_plain:
-        output: torch.Tensor = type(layer).feed_forward_chunk(layer, hidden)
-        return output
-    rate = layer.output.dropout.p if layer.training else 0.0
-    fed = _feed_forward(hidden, first, second)
-    return _normalize(fed, hidden, layer.output.LayerNorm, dropout=rate)
-
-
 def _pass_layers(
     encoder: Any,  # noqa: ANN401 (BertEncoder or its like)
     hidden: torch.Tensor,
@@ -256,7 +208,11 @@ def _pass_layers(
     asked = (*others, *named.values())
     is_scoring = not torch.is_grad_enabled() and not encoder.training
     if is_scoring and _asks_for_no_more(encoder, hidden, attention_mask, asked):
-        num_together = sum(1 for _ in itertools.takewhile(_is_as_exchanged, layers))
+        first = _measure(layers[0])
+        together = itertools.takewhile(
+            lambda layer: _is_as_exchanged(layer) and _measure(layer) == first, layers
+        )
+        num_together = sum(1 for _ in together)
     if not num_together:
         return type(encoder).forward(encoder, hidden, attention_mask, *others, **named)
     hidden = _encode(hidden, attention_mask, layers[:num_together])
@@ -294,7 +250,7 @@ def _asks_for_no_more(
     return (
         _is_worth_it(hidden)
         and (mask is None or mask.shape[1] == 1)
-        and _attends_here(module)
+        and getattr(config, "_attn_implementation", None) == NAME
         and not (config.output_attentions or config.output_hidden_states)
         and not any(other is not None and other is not False for other in others)
     )
@@ -302,42 +258,20 @@ def _asks_for_no_more(
 
 def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like)
     """Tell whether a layer is still what it was when it was found whole."""
-    own, output = layer.attention.self, layer.attention.output
-    dense = (output.dense, layer.intermediate.dense, layer.output.dense)
-    norms = (output.LayerNorm, layer.output.LayerNorm)
+    modules = list_modules(layer)
+    width = modules[0].weight.shape[-1]
     return (
         getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
-        and own.query.weight.shape[0] == own.query.weight.shape[1]
-        and _are_exchanged(own.query, own.key, own.value, *dense)
-        and all(_find_forward(norm) is _norm for norm in norms)
+        and all(module.weight.shape == (width, width) for module in modules[:4])
+        and all(_find_forward(module) in {_apply_layer, _norm} for module in modules)
+        and all(takes(weight) for weight in layer.parameters())
         and _are_unwatched(layer)
     )
 
 
-def _multiply_and_attend(
-    module: Any,  # noqa: ANN401 (BertSelfAttention or its like)
-    hidden: torch.Tensor,
-    attention_mask: torch.Tensor | None = None,
-    past_key_values: object = None,
-    **others: Any,  # noqa: ANN401 (what transformers passes on to attention)
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    layers = [getattr(module, name) for name in _LAYERS_OF_STATES]
-    if (
-        not _attends_here(module)
-        or past_key_values is not None
-        or not _is_worth_it(hidden)
-        or not (_are_exchanged(*layers) and _are_unwatched(*layers))
-    ):
-        output: tuple[torch.Tensor, torch.Tensor | None] = type(module).forward(
-            module, hidden, attention_mask, past_key_values, **others
-        )
-        return output
-    query, key, value = (
-        of_layer.unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
-        for of_layer in _multiply_each(hidden, layers)
-    )
-    rate = module.dropout.p if module.training else 0.0
-    attended, weights = attend(
-        module, query, key, value, attention_mask, scaling=module.scaling, dropout=rate
-    )
-    return attended.flatten(2), weights
+def _measure(layer: Any) -> tuple[object, ...]:  # noqa: ANN401 (as above)
+    """Return what layers must have in common to be done in one call."""
+    own = layer.attention.self
+    norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
+    inner = layer.intermediate.dense.weight.shape
+    return (inner, own.attention_head_size, own.scaling, *(norm.eps for norm in norms))

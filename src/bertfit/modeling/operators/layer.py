@@ -30,9 +30,18 @@ def pass_layer(
         layer: A layer of BERT's family, in the mode that the caller wants.
     """
     mask = pad_mask(attention_mask, num_keys=hidden_BTD.shape[1])
-    parameters = [of for module in _list_modules(layer) for of in (module.weight, module.bias)]
+    parameters = [of for module in list_modules(layer) for of in (module.weight, module.bias)]
     out: torch.Tensor = _apply_layer(hidden_BTD, mask, _Settings(layer), *parameters)
     return out
+
+
+def list_modules(layer: Any) -> tuple[torch.nn.Linear | torch.nn.LayerNorm, ...]:  # noqa: ANN401 (as above)
+    """Return what has weights in a layer, in the order in which it is used."""
+    own, output = layer.attention.self, layer.attention.output
+    return (
+        *(own.query, own.key, own.value, output.dense, output.LayerNorm),
+        *(layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm),
+    )
 
 
 class _Settings:
@@ -95,7 +104,7 @@ class _Layer(torch.autograd.Function):
             in_output,
             _HAS_BACKWARD,
         )
-        fed = _forward(FeedForward, tapes[4], normed, _HAS_BACKWARD, *of_feeding)
+        fed = _forward(FeedForward, tapes[4], normed, *of_feeding)
         output: torch.Tensor = _forward(
             Normalize,
             tapes[5],
@@ -116,7 +125,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
         of_states, of_attention, of_dense, of_norm, of_feeding, of_last = _restore(ctx)
         of_fed, of_normed, *last = _backward(Normalize, of_last, gradient)[:4]
-        of_normed, _, *feeding = _backward(FeedForward, of_feeding, of_fed, addend=of_normed)
+        of_normed, *feeding = _backward(FeedForward, of_feeding, of_fed, addend=of_normed)
         of_output, of_hidden, *norm = _backward(Normalize, of_norm, of_normed)[:4]
         of_attended, _, _, *output = _backward(Multiply, of_dense, of_output)
         heads = of_attended.view(of_attention.saved_tensors[3].shape)
@@ -144,14 +153,6 @@ def _restore(ctx: Any) -> Iterator[_Tape]:  # noqa: ANN401 (as above)
     for tape, size in zip(ctx.tapes, ctx.sizes, strict=True):
         tape.saved_tensors = tuple(next(saved) for _ in range(size))
         yield tape
-
-
-def _list_modules(layer: Any) -> tuple[torch.nn.Linear | torch.nn.LayerNorm, ...]:  # noqa: ANN401 (as above)
-    own, output = layer.attention.self, layer.attention.output
-    return (
-        *(own.query, own.key, own.value, output.dense, output.LayerNorm),
-        *(layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm),
-    )
 
 
 _apply_layer: Callable[..., torch.Tensor] = _Layer.apply

@@ -8,7 +8,7 @@ Shapes: N tokens of width W.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -51,24 +51,6 @@ def multiply(
 ) -> torch.Tensor:
     """Return layer(values), or the GELU of it, for values (..., W); all widths multiples of 32."""
     (out,) = _apply_multiply(values, activate, torch.is_grad_enabled(), layer.weight, layer.bias)
-    return out
-
-
-def multiply_each(
-    values: torch.Tensor, layers: Sequence[torch.nn.Linear]
-) -> tuple[torch.Tensor, ...]:
-    """Return layer(values) of each of up to 4 layers of one shape, as `multiply` would."""
-    parameters = (parameter for layer in layers for parameter in (layer.weight, layer.bias))
-    return _apply_multiply(values, False, torch.is_grad_enabled(), *parameters)  # noqa: FBT003 (autograd passes by position)
-
-
-def feed_forward(
-    values: torch.Tensor, first: torch.nn.Linear, second: torch.nn.Linear
-) -> torch.Tensor:
-    """Return second(GELU(first(values))), for values (..., W); all widths multiples of 32."""
-    out: torch.Tensor = _apply_feed_forward(
-        values, torch.is_grad_enabled(), first.weight, first.bias, second.weight, second.bias
-    )
     return out
 
 
@@ -133,7 +115,7 @@ class Normalize(torch.autograd.Function):
 
 
 class Multiply(torch.autograd.Function):
-    """Linear layers of one input, with the GELU of one."""
+    """Up to 4 linear layers of one shape and input, or one with its GELU."""
 
     @staticmethod
     def forward(
@@ -178,21 +160,17 @@ class Multiply(torch.autograd.Function):
 
 
 class FeedForward(torch.autograd.Function):
-    """A linear layer, GELU and another linear layer."""
+    """A linear layer, GELU and another linear layer, in training."""
 
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401 (torch's context has no public type)
         values: torch.Tensor,
-        has_backward: bool,  # noqa: FBT001 (autograd passes by position)
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
         """As autograd calls it."""
-        values = values.contiguous()
         weight, bias, next_weight, next_bias = parameters
-        (hidden,), slopes = _multiply(
-            values, [weight], [bias], activate=True, has_backward=has_backward
-        )
+        (hidden,), slopes = _multiply(values, [weight], [bias], activate=True, has_backward=True)
         (output,), _ = _multiply(hidden, [next_weight], [next_bias])
         ctx.save_for_backward(values, hidden, slopes)
         ctx.parameters = parameters
@@ -214,7 +192,7 @@ class FeedForward(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_values = _backpropagate_input([of_hidden], [weight], addend=addend)
         of_first = backpropagate_layer(of_hidden, values, weight, bias)
-        return (of_values, None, *of_first, *of_next)
+        return (of_values, *of_first, *of_next)
 
 
 def _multiply(
@@ -309,5 +287,4 @@ def _times(gradient: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
 
 _apply_normalize: Callable[..., torch.Tensor] = Normalize.apply
 _apply_multiply: Callable[..., tuple[torch.Tensor, ...]] = Multiply.apply
-_apply_feed_forward: Callable[..., torch.Tensor] = FeedForward.apply
 _apply_gelu: Callable[..., torch.Tensor] = _Gelu.apply

@@ -14,7 +14,6 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kBlock = kSide * kSide;
 constexpr std::int64_t kPanels = 4;  // panels of 32 queries whose products with keys are summed at once
 
 // A right operand for products over the width: a block of columns for 32 tokens.

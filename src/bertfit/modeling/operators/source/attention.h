@@ -14,9 +14,9 @@ struct Sizes {
   std::int64_t keys;
   std::int64_t width;
 
-  std::int64_t query_panels() const { return round_up(queries, kSide) / kSide; }
-  std::int64_t key_blocks() const { return round_up(keys, kSide) / kSide; }
-  std::int64_t width_blocks() const { return round_up(width, kSide) / kSide; }
+  std::int64_t query_panels() const { return divide_up(queries, kSide); }
+  std::int64_t key_blocks() const { return divide_up(keys, kSide); }
+  std::int64_t width_blocks() const { return divide_up(width, kSide); }
 
   // Numbers from one token to the next.
   std::int64_t stride() const { return heads * width; }

@@ -31,7 +31,7 @@ struct Encoder {
   Attention attention;  // of all texts, without dropout
   std::int64_t inner;   // numbers of a token within the feed-forward
   std::int64_t layers;
-  float epsilon;
+  float epsilons[2];    // of the norm after attention, and of the last one
 
   std::int64_t width() const { return attention.sizes.stride(); }
   // Numbers of the packed weights of a layer: states and output, first, second.
@@ -48,12 +48,12 @@ template <typename Write>
 void multiply_group(const bf16* x, std::int64_t rows, std::int64_t k, const bf16* packed,
                     std::int64_t blocks, const Write& write) {
   static thread_local Buffer<bf16> buffer;
-  const std::int64_t steps = k / kSide, panels = round_up(rows, kSide) / kSide;
-  const std::int64_t each = (kSide + steps - 1) / steps;  // rows finished in a step
+  const std::int64_t steps = k / kSide, panels = divide_up(rows, kSide);
+  const std::int64_t each = divide_up(kSide, steps);  // rows finished in a step
   const Part all{x, k, rows, k};
   bf16* padded = buffer.reserve(steps * kStepSize);
   const Left last = take_panel(all.at((panels - 1) * kSide, 0), steps, padded);
-  alignas(64) float sums[2][kSide * kSide];
+  alignas(64) float sums[2][kBlock];
   int turn = 0;
   Waiting<typename Write::Columns> waiting;
   for (std::int64_t block = 0; block < blocks; ++block) {
@@ -93,14 +93,14 @@ class Group {
     attend(layer, packed);
     packed += 3 * width_ * width_;
     multiply(inner_, width_, layer.output, packed, width_, aside_);
-    add_and_norm(layer.norm);
+    add_and_norm(layer.norm, encoder_.epsilons[0]);
     packed += width_ * width_;
     bf16* const outputs[] = {inner_};
     const WriteGelu write{{&layer.first.bias, outputs, rows_, encoder_.inner}, Output(nullptr, 0)};
     multiply_group(x_, rows_, width_, packed, encoder_.inner / kSide, write);
     packed += encoder_.inner * width_;
     multiply(inner_, encoder_.inner, layer.second, packed, width_, aside_);
-    add_and_norm(layer.last_norm);
+    add_and_norm(layer.last_norm, encoder_.epsilons[1]);
   }
 
  private:
@@ -124,8 +124,8 @@ class Group {
                    WriteLinear{{&layer.bias, outputs, rows_, n}});
   }
 
-  void add_and_norm(const Affine& layer) const {
-    const Norm norm{rows_, width_, encoder_.epsilon, 0.0f, 0};
+  void add_and_norm(const Affine& layer, float epsilon) const {
+    const Norm norm{rows_, width_, epsilon, 0.0f, 0};
     float statistics[2];
     for (std::int64_t row = 0; row < rows_; ++row) {
       bf16* x = x_ + row * width_;
@@ -170,7 +170,7 @@ void encoder_forward(const Encoder* encoder, const Layer* layers, bf16* packed, 
   }
   const std::int64_t texts = encoder->attention.sizes.texts;
   const std::int64_t together = std::max<std::int64_t>(1, kRows / encoder->attention.sizes.keys);
-  at::parallel_for(0, (texts + together - 1) / together, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, divide_up(texts, together), 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
     for (std::int64_t group = begin; group < end; ++group) {
       const std::int64_t first = group * together;

@@ -23,24 +23,24 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
                      std::int64_t num_columns, const Write& write) {
   const Part& x = xs[0];  // all are of one shape
   const std::int64_t steps = x.num_columns / kSide;
-  const std::int64_t panels = round_up(x.num_rows, kSide) / kSide;
+  const std::int64_t panels = divide_up(x.num_rows, kSide);
   const std::int64_t part_size = steps * kStepSize;
   const std::int64_t block_size = count * part_size;
   const std::int64_t group =
       std::max<std::int64_t>(1, kRightBytes / (block_size * static_cast<std::int64_t>(sizeof(bf16))));
   const std::int64_t blocks = num_columns / kSide;
-  const std::int64_t each = (kSide + steps - 1) / steps;  // rows finished in a step
+  const std::int64_t each = divide_up(kSide, steps);  // rows finished in a step
   at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
     static thread_local Buffer<bf16> buffer;
     bf16* padded = buffer.reserve(block_size);
-    alignas(64) float sums[2][kSide * kSide];
+    alignas(64) float sums[2][kBlock];
     Left left[kMaxLayers];
     int turn = 0;
     Waiting<typename Write::Columns> waiting;
     for (std::int64_t first = 0; first < blocks; first += group) {
       const std::int64_t last = std::min(first + group, blocks);
-      const std::int64_t ahead = (kSide + last - first - 1) / (last - first);  // rows in a block
+      const std::int64_t ahead = divide_up(kSide, last - first);  // rows in a block
       for (std::int64_t panel = begin; panel < end; ++panel) {
         const std::int64_t row = panel * kSide, next_row = std::min(panel + 1, end) * kSide;
         for (std::int64_t i = 0; i < count; ++i) {

@@ -20,12 +20,14 @@
 namespace bertfit {
 
 constexpr std::int64_t kSide = 32;         // rows and columns of a block
+constexpr std::int64_t kBlock = kSide * kSide;
 constexpr std::int64_t kTileRows = 16;     // rows of a tile
 constexpr std::int64_t kTileSize = 512;    // numbers of a tile
 constexpr std::int64_t kStepSize = 1024;   // numbers of the two tiles of one step of an operand
 
+inline std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 inline std::int64_t round_up(std::int64_t value, std::int64_t step) {
-  return (value + step - 1) / step * step;
+  return divide_up(value, step) * step;
 }
 
 // 32 rows of a left operand: in a matrix as it lies in memory, or packed, one step after the other.

@@ -11,11 +11,8 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kBlock = kSide * kSide;
 constexpr std::int64_t kMaxBlocks = 288;  // blocks of 32 x 32 sums of a region
 constexpr std::int64_t kSteps = 8;        // steps of its operands that are packed at once
-
-std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 
 // How a gradient of so many blocks is cut into regions of about the same size.
 struct Regions {
