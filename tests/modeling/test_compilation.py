@@ -135,6 +135,7 @@ def test_as_written_nothing_is_compiled_and_it_can_be_undone(monkeypatch):
     assert counter.frame_count > 0
 
 
+@pytest.mark.slow  # the compiler takes most of it
 def test_the_same_seed_gives_the_same_losses_compiled(monkeypatch):
     """Dropout is on; masters and working weights are apart, as in a training."""
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")

@@ -711,6 +711,7 @@ def compile_quickly(monkeypatch):
 
 
 @quiet_tracing
+@pytest.mark.slow  # the compiler takes most of it
 def test_compiling_that_is_asked_for_trains_the_same_model(train, tmp_path, compile_quickly):
     listener = Recorder()
     names, histories = [], []
