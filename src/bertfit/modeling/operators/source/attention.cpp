@@ -80,47 +80,81 @@ void store_transposed(const float* sums, float factor, const Sizes& sizes, bf16*
   }
 }
 
-// Scales and masks 16 scores, as powers of 2; `mask` may be null.
-Floats finish_scores(const float* scores, Floats scale, const float* mask) {
-  const Floats scaled = load(scores) * scale;
-  return mask == nullptr ? scaled : scaled + load(mask);
+// Two to the power of 16 scores, scaled and masked (`mask` may be null) and less a number.
+Floats raise(const float* scores, Floats scale, const float* mask, Floats less) {
+  const Floats added = mask == nullptr ? -less : load(mask) - less;
+  return power_of_two(multiply_add(load(scores), scale, added));
 }
 
 const float* move(const float* mask, std::int64_t by) { return mask == nullptr ? mask : mask + by; }
 
-// A query's softmax: the logarithm of its sum, to base 2, and the factor that makes the sum 1.
+// How many blocks of 32 keys a query's mask (may be null) begins with that it adds nothing to.
+std::int64_t count_unmasked(const float* mask, std::int64_t key_blocks) {
+  if (mask == nullptr) {
+    return key_blocks;
+  }
+  std::int64_t block = 0;
+  while (block < key_blocks &&
+         _mm512_cmpneq_ps_mask(load(mask + block * kSide), _mm512_setzero_ps()) == 0 &&
+         _mm512_cmpneq_ps_mask(load(mask + block * kSide + kLanes), _mm512_setzero_ps()) == 0) {
+    ++block;
+  }
+  return block;
+}
+
+// A query's softmax: its largest score, as a power of 2, and the sum of the exponentials of all less
+// the largest.
 struct Softmax {
-  float log_sum;
-  float inverse;
+  float largest;
+  float sum;
 };
 
-// Writes the exponentials of a row of scores, less the largest score, as dropout leaves them, to a
-// row of a left operand.
-Softmax exponentiate(const float* row, const float* mask, float scale, std::int64_t key_blocks,
-                     const DropoutRow& dropout, bf16* weights) {
+// The largest of a row of scores, scaled and masked.
+float find_largest(const float* row, const float* mask, Floats scale, std::int64_t unmasked,
+                   std::int64_t key_blocks) {
+  Floats low = spread(-3.4e38f), high = low;
+  for (std::int64_t block = 0; block < unmasked; ++block) {
+    low = _mm512_max_ps(low, load(row + block * kBlock));
+    high = _mm512_max_ps(high, load(row + block * kBlock + kLanes));
+  }
+  Floats largest = _mm512_max_ps(low, high) * scale;
+  for (std::int64_t block = unmasked; block < key_blocks; ++block) {
+    for (std::int64_t j = 0; j < kSide; j += kLanes) {
+      const Floats score = multiply_add(load(row + block * kBlock + j), scale,
+                                        load(mask + block * kSide + j));
+      largest = _mm512_max_ps(largest, score);
+    }
+  }
+  return _mm512_reduce_max_ps(largest);
+}
+
+// Writes the exponentials of a row of scores, less the largest, as dropout leaves them, to a row of a
+// left operand. The scale is not negative.
+template <bool kDrops>
+Softmax exponentiate(const float* row, const float* mask, float scale, std::int64_t unmasked,
+                     std::int64_t key_blocks, const DropoutRow& dropout, bf16* weights) {
   const Floats scales = spread(scale * kLog2E);
-  Floats highest = spread(-3.4e38f), total = _mm512_setzero_ps();
-  for (std::int64_t block = 0; block < key_blocks; ++block) {
+  const float largest = find_largest(row, mask, scales, unmasked, key_blocks);
+  Floats total = _mm512_setzero_ps();
+  const auto finish = [&](std::int64_t block, const float* added) {
     const float* at = row + block * kBlock;
-    const float* added = move(mask, block * kSide);
-    const Floats low = finish_scores(at, scales, added);
-    const Floats high = finish_scores(at + kLanes, scales, move(added, kLanes));
-    highest = _mm512_max_ps(highest, _mm512_max_ps(low, high));
-  }
-  const float largest = _mm512_reduce_max_ps(highest);
-  for (std::int64_t block = 0; block < key_blocks; ++block) {
-    const float* at = row + block * kBlock;
-    const float* added = move(mask, block * kSide);
-    const Floats low = power_of_two(finish_scores(at, scales, added) - spread(largest));
-    const Floats high =
-        power_of_two(finish_scores(at + kLanes, scales, move(added, kLanes)) - spread(largest));
-    const Kept kept = dropout.draw(block);
-    store(weights + block * kStepSize, keep(low, kept.low));
-    store(weights + block * kStepSize + kLanes, keep(high, kept.high));
+    Floats low = raise(at, scales, added, spread(largest));
+    Floats high = raise(at + kLanes, scales, move(added, kLanes), spread(largest));
     total += low + high;
+    if constexpr (kDrops) {
+      const Kept kept = dropout.draw(block);
+      low = keep(low, kept.low);
+      high = keep(high, kept.high);
+    }
+    _mm512_storeu_si512(weights + block * kStepSize, narrow_row(low, high));
+  };
+  for (std::int64_t block = 0; block < unmasked; ++block) {
+    finish(block, nullptr);
   }
-  const float sum = _mm512_reduce_add_ps(total);
-  return {largest + std::log2(sum), 1.0f / sum};
+  for (std::int64_t block = unmasked; block < key_blocks; ++block) {
+    finish(block, mask + block * kSide);
+  }
+  return {largest, _mm512_reduce_add_ps(total)};
 }
 
 float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
@@ -152,6 +186,7 @@ void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* 
   const std::int64_t number = text * sizes.heads + head;
   const Dropout dropout(seed, rate);
   bf16* to = out + sizes.before(sizes.queries, text, head);
+  std::int64_t unmasked = count_unmasked(mask.row(text, 0), blocks);
   for (std::int64_t panel = 0; panel < sizes.query_panels(); ++panel) {
     const std::int64_t first = panel * kSide;
     const std::int64_t rows = std::min(kSide, sizes.queries - first);
@@ -160,29 +195,41 @@ void Attention::forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* 
     multiply_panel(panel_queries, keys, blocks, steps, scores);
     for (std::int64_t i = 0; i < rows; ++i) {
       const std::int64_t token = number * sizes.queries + first + i;
+      const float* added = mask.row(text, first + i);
+      if (mask.query != 0) {
+        unmasked = count_unmasked(added, blocks);
+      }
       const Softmax softmax =
-          exponentiate(scores + i * kSide, mask.row(text, first + i), scale, blocks,
-                       dropout.row(token), weights + i * kSide);
-      log_sums[token] = softmax.log_sum;
-      factors[i] = softmax.inverse * dropout.scale();
+          rate == 0.0f ? exponentiate<false>(scores + i * kSide, added, scale, unmasked, blocks,
+                                             dropout.row(token), weights + i * kSide)
+                       : exponentiate<true>(scores + i * kSide, added, scale, unmasked, blocks,
+                                            dropout.row(token), weights + i * kSide);
+      if (log_sums != nullptr) {
+        log_sums[token] = softmax.largest + std::log2(softmax.sum);
+      }
+      factors[i] = dropout.scale() / softmax.sum;
     }
     multiply_panel(weights, values, steps, blocks, attended);
     store_panel(attended, factors, rows, sizes.width, to + first * sizes.stride(), sizes.stride());
   }
 }
 
-// Turns a query's scores for 32 keys into weights, as dropout leaves them, and the gradients of the
-// dropped weights into those of the scores, both in place.
-void Attention::weigh(const AttentionRow& row, std::int64_t block, float* scores, float* slopes) const {
-  const Kept kept = row.dropout.draw(block);
-  const float* added = move(row.mask, block * kSide);
-  for (std::int64_t j = 0; j < kSide; j += kLanes) {
-    const __mmask16 here = j == 0 ? kept.low : kept.high;
-    const Floats score = finish_scores(scores + j, spread(scale * kLog2E), move(added, j));
-    const Floats weight = power_of_two(score - spread(row.log_sum));
-    const Floats slope = keep(load(slopes + j), here) * spread(1.0f / (1.0f - rate));
-    store(scores + j, keep(weight, here));
-    store(slopes + j, weight * (slope - spread(row.along)));
+// Turns the scores of so many queries for 32 keys into weights, as dropout leaves them, and the
+// gradients of the dropped weights into those of the scores, both in place.
+void Attention::weigh(const AttentionRow* known, std::int64_t rows, std::int64_t block, float* scores,
+                      float* slopes) const {
+  const Floats scales = spread(scale * kLog2E), kept_scale = spread(1.0f / (1.0f - rate));
+  for (std::int64_t i = 0; i < rows; ++i, scores += kSide, slopes += kSide) {
+    const AttentionRow& row = known[i];
+    const Kept kept = row.dropout.draw(block);
+    const float* added = move(row.mask, block * kSide);
+    for (std::int64_t j = 0; j < kSide; j += kLanes) {
+      const __mmask16 here = j == 0 ? kept.low : kept.high;
+      const Floats weight = raise(scores + j, scales, move(added, j), spread(row.log_sum));
+      const Floats slope = keep(load(slopes + j), here) * kept_scale;
+      store(scores + j, keep(weight, here));
+      store(slopes + j, weight * (slope - spread(row.along)));
+    }
   }
 }
 
@@ -248,9 +295,7 @@ void Attention::backward_head(const bf16* const states[5], const float* log_sums
         const std::int64_t at = block * steps * kStepSize;
         multiply_block<false>({panel_queries}, keys + at, steps, scores, kSide);
         multiply_block<false>({panel_outs}, values + at, steps, score_slopes, kSide);
-        for (std::int64_t i = 0; i < rows; ++i) {
-          weigh(known[i], block, scores + i * kSide, score_slopes + i * kSide);
-        }
+        weigh(known, rows, block, scores, score_slopes);
         std::fill(scores + rows * kSide, scores + kBlock, 0.0f);  // no queries
         std::fill(score_slopes + rows * kSide, score_slopes + kBlock, 0.0f);
         pack_left_sums(score_slopes, panel_slopes + block * kStepSize);

@@ -59,7 +59,8 @@ struct Attention {
 
   void forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* log_sums,
                     std::int64_t text, std::int64_t head) const;
-  void weigh(const AttentionRow& row, std::int64_t block, float* scores, float* slopes) const;
+  void weigh(const AttentionRow* known, std::int64_t rows, std::int64_t block, float* scores,
+             float* slopes) const;
   void backward_head(const bf16* const states[5], const float* log_sums, bf16* const gradients[3],
                      std::int64_t text, std::int64_t head) const;
 };

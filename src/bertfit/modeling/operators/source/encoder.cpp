@@ -40,97 +40,148 @@ struct Encoder {
 
 namespace {
 
-constexpr std::int64_t kRows = 256;  // tokens that a thread takes at once, or one text
+constexpr std::int64_t kRows = 256;  // tokens that a thread takes at once
 
-// Multiplies `rows` rows of x (k numbers each) by packed weights, block by block, each with all rows,
-// so that weights, which no cache holds, are read once for a group.
+// Rows of a left operand: as a matrix has them, or in panels.
+struct Rows {
+  const bf16* from;
+  std::int64_t width;
+  Order order;
+
+  Left panel(std::int64_t number) const {
+    const bf16* at = from + number * kSide * width;
+    return order == Order::kPanels ? Left{at} : Left{at, width, kSide};
+  }
+};
+
+// Multiplies `count` rows of x by packed weights, block by block, each with all rows, so that weights,
+// which no cache holds, are read once for all; the next block of them is fetched meanwhile. Where
+// rows are missing in the last panel there must be memory; what it holds goes nowhere.
 template <typename Write>
-void multiply_group(const bf16* x, std::int64_t rows, std::int64_t k, const bf16* packed,
-                    std::int64_t blocks, const Write& write) {
-  static thread_local Buffer<bf16> buffer;
-  const std::int64_t steps = k / kSide, panels = divide_up(rows, kSide);
-  const std::int64_t each = divide_up(kSide, steps);  // rows finished in a step
-  const Part all{x, k, rows, k};
-  bf16* padded = buffer.reserve(steps * kStepSize);
-  const Left last = take_panel(all.at((panels - 1) * kSide, 0), steps, padded);
+void multiply_group(const Rows& x, std::int64_t count, const bf16* packed, std::int64_t blocks,
+                    const Write& write) {
+  const std::int64_t steps = x.width / kSide, panels = divide_up(count, kSide);
+  const std::int64_t each = divide_up(kSide, steps);                // rows finished in a step
+  const std::int64_t lines = divide_up(kStepSize / kSide, panels);  // fetched in a step
   alignas(64) float sums[2][kBlock];
   int turn = 0;
   Waiting<typename Write::Columns> waiting;
   for (std::int64_t block = 0; block < blocks; ++block) {
     const bf16* right = packed + block * steps * kStepSize;
+    const bf16* next = right + steps * kStepSize;
     const auto columns = write.at(block);
+    const auto meanwhile = [&](std::int64_t) {
+      waiting.finish(each);
+      for (std::int64_t line = 0; line < lines; ++line, next += kSide) {
+        fetch_ahead(next);
+      }
+    };
     for (std::int64_t panel = 0; panel < panels; ++panel, turn ^= 1) {
-      const Left left = panel + 1 < panels ? Left{x + panel * kSide * k, k, kSide} : last;
-      multiply_block<false>(left, right, steps, sums[turn], kSide,
-                            [&](std::int64_t) { waiting.finish(each); });
-      waiting.take(sums[turn], panel * kSide, std::min(rows - panel * kSide, kSide), columns);
+      multiply_block<false, LeftUse::kOnce>(x.panel(panel), right, steps, sums[turn], kSide,
+                                            meanwhile);
+      waiting.take(sums[turn], panel * kSide, std::min(count - panel * kSide, kSide), columns);
     }
   }
   waiting.finish(kSide);
 }
 
-// Some texts on their way through the layers.
+// Some texts on their way through the layers. Their tokens' numbers are kept in panels.
 class Group {
  public:
-  Group(const Encoder& encoder, std::int64_t first, std::int64_t count, bf16* x)
+  Group(const Encoder& encoder, std::int64_t first, std::int64_t count)
       : encoder_(encoder),
         attention_(encoder.attention),
         rows_(count * encoder.attention.sizes.keys),
-        width_(encoder.width()),
-        x_(x + first * encoder.attention.sizes.keys * encoder.width()) {
+        width_(encoder.width()) {
     static thread_local Buffer<bf16> numbers;
-    static thread_local Buffer<float> logarithms;
     attention_.sizes.texts = count;
     if (attention_.mask.from != nullptr) {
       attention_.mask.from += first * attention_.mask.text;
     }
-    aside_ = numbers.reserve(rows_ * (width_ + std::max(encoder.inner, 3 * width_)));
-    inner_ = aside_ + rows_ * width_;
-    log_sums_ = logarithms.reserve(rows_ * attention_.sizes.heads);
+    const std::int64_t room = round_up(rows_, kSide) * width_;
+    const std::int64_t inner_room = std::min(round_up(rows_, kSide), kRows) * encoder.inner;
+    x_ = numbers.reserve(2 * room + std::max(inner_room, 3 * room));
+    aside_ = x_ + room;
+    inner_ = aside_ + room;
+  }
+
+  void take(const bf16* x) {
+    for_each_block([&](std::int64_t in_rows, std::int64_t in_panels) {
+      _mm512_storeu_si512(x_ + in_panels, _mm512_loadu_si512(x + in_rows));
+    });
+  }
+
+  void give(bf16* x) const {
+    for_each_block([&](std::int64_t in_rows, std::int64_t in_panels) {
+      _mm512_storeu_si512(x + in_rows, _mm512_loadu_si512(x_ + in_panels));
+    });
   }
 
   void pass(const Layer& layer, const bf16* packed) {
+    const bf16* output = packed + 3 * width_ * width_;
+    const bf16* first = output + width_ * width_;
     attend(layer, packed);
-    packed += 3 * width_ * width_;
-    multiply(inner_, width_, layer.output, packed, width_, aside_);
+    multiply({inner_, width_, Order::kRows}, rows_, layer.output, output, aside_);
     add_and_norm(layer.norm, encoder_.epsilons[0]);
-    packed += width_ * width_;
-    bf16* const outputs[] = {inner_};
-    const WriteGelu write{{&layer.first.bias, outputs, rows_, encoder_.inner}, Output(nullptr, 0)};
-    multiply_group(x_, rows_, width_, packed, encoder_.inner / kSide, write);
-    packed += encoder_.inner * width_;
-    multiply(inner_, encoder_.inner, layer.second, packed, width_, aside_);
+    for (std::int64_t row = 0; row < rows_; row += kRows) {
+      feed_forward(layer, first, row, std::min(kRows, rows_ - row));
+    }
     add_and_norm(layer.last_norm, encoder_.epsilons[1]);
   }
 
  private:
+  // Calls work with where 32 numbers lie in rows, and where in panels.
+  template <typename Work>
+  void for_each_block(Work work) const {
+    for (std::int64_t row = 0; row < rows_; ++row) {
+      for (std::int64_t j = 0; j < width_; j += kSide) {
+        work(row * width_ + j, at(row) + j * kSide);
+      }
+    }
+  }
+  // Numbers before those of a row in panels.
+  std::int64_t at(std::int64_t row) const {
+    return row / kSide * kSide * width_ + row % kSide * kSide;
+  }
+
   // Leaves what was attended to where the queries were: a head reads those of its own rows before.
   void attend(const Layer& layer, const bf16* packed) {
-    bf16* const states[] = {inner_, inner_ + rows_ * width_, inner_ + 2 * rows_ * width_};
+    const std::int64_t room = round_up(rows_, kSide) * width_;
+    bf16* const states[] = {inner_, inner_ + room, inner_ + 2 * room};
     const bf16* const biases[] = {layer.states[0].bias, layer.states[1].bias, layer.states[2].bias};
-    multiply_group(x_, rows_, width_, packed, 3 * width_ / kSide,
+    multiply_group({x_, width_, Order::kPanels}, rows_, packed, 3 * width_ / kSide,
                    WriteLinear{{biases, states, rows_, width_}});
     for (std::int64_t text = 0; text < attention_.sizes.texts; ++text) {
       for (std::int64_t head = 0; head < attention_.sizes.heads; ++head) {
-        attention_.forward_head(states[0], states[1], states[2], states[0], log_sums_, text, head);
+        attention_.forward_head(states[0], states[1], states[2], states[0], nullptr, text, head);
       }
     }
   }
 
-  void multiply(const bf16* from, std::int64_t k, const Affine& layer, const bf16* packed,
-                std::int64_t n, bf16* to) const {
+  // Of so few rows at once that what stands between the two products stays in the second cache.
+  void feed_forward(const Layer& layer, const bf16* packed, std::int64_t row, std::int64_t count) {
+    bf16* const outputs[] = {inner_};
+    const Layers places{&layer.first.bias, outputs, count, encoder_.inner, Order::kPanels};
+    multiply_group({x_ + row * width_, width_, Order::kPanels}, count, packed,
+                   encoder_.inner / kSide, WriteGelu<false>{places, {}});
+    multiply({inner_, encoder_.inner, Order::kPanels}, count, layer.second,
+             packed + encoder_.inner * width_, aside_ + row * width_);
+  }
+
+  void multiply(const Rows& x, std::int64_t count, const Affine& layer, const bf16* packed,
+                bf16* to) const {
     bf16* const outputs[] = {to};
-    multiply_group(from, rows_, k, packed, n / kSide,
-                   WriteLinear{{&layer.bias, outputs, rows_, n}});
+    multiply_group(x, count, packed, width_ / kSide,
+                   WriteLinear{{&layer.bias, outputs, count, width_}});
   }
 
   void add_and_norm(const Affine& layer, float epsilon) const {
     const Norm norm{rows_, width_, epsilon, 0.0f, 0};
     float statistics[2];
     for (std::int64_t row = 0; row < rows_; ++row) {
-      bf16* x = x_ + row * width_;
+      bf16* x = x_ + at(row);
       norm.forward_row(row, aside_ + row * width_, x, layer.weight, layer.bias, nullptr, statistics,
-                       x);
+                       x, kStepSize);
     }
   }
 
@@ -138,10 +189,9 @@ class Group {
   Attention attention_;
   std::int64_t rows_;
   std::int64_t width_;
-  bf16* x_;
+  bf16* x_;      // rows x width
   bf16* aside_;  // rows x width
-  bf16* inner_;  // rows x inner, or queries, keys and values
-  float* log_sums_;
+  bf16* inner_;  // up to kRows rows x inner, or queries, keys and values of all rows
 };
 
 void pack_layer(const Encoder& encoder, const Layer& layer, bf16* packed) {
@@ -172,12 +222,15 @@ void encoder_forward(const Encoder* encoder, const Layer* layers, bf16* packed, 
   const std::int64_t together = std::max<std::int64_t>(1, kRows / encoder->attention.sizes.keys);
   at::parallel_for(0, divide_up(texts, together), 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
-    for (std::int64_t group = begin; group < end; ++group) {
-      const std::int64_t first = group * together;
-      Group texts_of_it(*encoder, first, std::min(together, texts - first), x);
+    for (std::int64_t number = begin; number < end; ++number) {
+      const std::int64_t first = number * together;
+      bf16* of_texts = x + first * encoder->attention.sizes.keys * encoder->width();
+      Group group(*encoder, first, std::min(together, texts - first));
+      group.take(of_texts);
       for (std::int64_t i = 0; i < encoder->layers; ++i) {
-        texts_of_it.pass(layers[i], packed + i * size);
+        group.pass(layers[i], packed + i * size);
       }
+      group.give(of_texts);
     }
   });
 }

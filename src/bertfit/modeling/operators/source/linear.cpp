@@ -59,9 +59,9 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
             };
             const bf16* right = packed + block * block_size + i * part_size;
             if (i == 0) {
-              multiply_block<false>(left[i], right, steps, sums[turn], kSide, meanwhile);
+              multiply_block<false, LeftUse::kAgain>(left[i], right, steps, sums[turn], kSide, meanwhile);
             } else {
-              multiply_block<true>(left[i], right, steps, sums[turn], kSide, meanwhile);
+              multiply_block<true, LeftUse::kAgain>(left[i], right, steps, sums[turn], kSide, meanwhile);
             }
           }
           waiting.take(sums[turn], row, std::min(x.num_rows - row, kSide), write.at(block));
@@ -89,8 +89,10 @@ void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const
   pack_weights(weights, count, n, k, packed);
   const Part rows{x, k, m, k};
   const Layers layers{biases, outputs, m, n};
-  if (activate) {
-    multiply_panels(&rows, 1, packed, count * n, WriteGelu{layers, Output(slopes, m * n)});
+  if (activate && slopes != nullptr) {
+    multiply_panels(&rows, 1, packed, count * n, WriteGelu<true>{layers, Output(slopes, m * n)});
+  } else if (activate) {
+    multiply_panels(&rows, 1, packed, count * n, WriteGelu<false>{layers, {}});
   } else {
     multiply_panels(&rows, 1, packed, count * n, WriteLinear{layers});
   }

@@ -37,7 +37,8 @@ void add_chunks(const float* from, std::int64_t chunks, std::int64_t width, bool
 
 }  // namespace
 
-float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const {
+float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t step, std::int64_t row,
+                         float* to) const {
   const Dropout drop = dropout();
   const DropoutRow drawn = drop.row(row);
   const Floats scale = spread(drop.scale());
@@ -47,8 +48,9 @@ float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, 
     Floats low = keep(load(x + j), kept.low) * scale;
     Floats high = keep(load(x + j + kLanes), kept.high) * scale;
     if (residual != nullptr) {
-      low += load(residual + j);
-      high += load(residual + j + kLanes);
+      const bf16* beside = residual + j / kBlock * step;
+      low += load(beside);
+      high += load(beside + kLanes);
     }
     store(to + j, low);
     store(to + j + kLanes, high);
@@ -58,19 +60,20 @@ float Norm::add_residual(const bf16* x, const bf16* residual, std::int64_t row, 
 }
 
 void Norm::scale_row(const float* values, float mean, float inverse, const bf16* weight,
-                     const bf16* bias, bf16* y) const {
+                     const bf16* bias, bf16* y, std::int64_t step) const {
   for (std::int64_t j = 0; j < width; j += kLanes) {
     const Floats standard = (load(values + j) - spread(mean)) * spread(inverse);
     const Floats shift = bias == nullptr ? _mm512_setzero_ps() : load(bias + j);
-    store(y + j, standard * load(weight + j) + shift);
+    store(y + j / kBlock * step + j % kBlock, standard * load(weight + j) + shift);
   }
 }
 
 void Norm::forward_row(std::int64_t row, const bf16* x, const bf16* residual, const bf16* weight,
-                       const bf16* bias, bf16* sums, float statistics[2], bf16* y) const {
+                       const bf16* bias, bf16* sums, float statistics[2], bf16* y,
+                       std::int64_t step) const {
   static thread_local Buffer<float> buffer;
   float* values = buffer.reserve(width);
-  const float mean = add_residual(x, residual, row, values) / static_cast<float>(width);
+  const float mean = add_residual(x, residual, step, row, values) / static_cast<float>(width);
   Floats squares = _mm512_setzero_ps();
   for (std::int64_t j = 0; j < width; j += kLanes) {
     const Floats away = load(values + j) - spread(mean);
@@ -83,7 +86,7 @@ void Norm::forward_row(std::int64_t row, const bf16* x, const bf16* residual, co
   const float inverse = 1.0f / std::sqrt(variance + epsilon);
   statistics[0] = mean;
   statistics[1] = inverse;
-  scale_row(values, mean, inverse, weight, bias, y);
+  scale_row(values, mean, inverse, weight, bias, y, step);
 }
 
 // Writes the gradient of s in float32, and adds to those of weight and bias.

@@ -16,17 +16,20 @@ struct Norm {
   Dropout dropout() const { return {seed, rate}; }
 
   // Takes row number `row` from x to y, which may lie where the residual does. `residual` and `bias`
-  // may be null; `sums` (may be null) gets s, `statistics` its mean and reciprocal deviation.
+  // may be null; `sums` (may be null) gets s, `statistics` its mean and reciprocal deviation. In y and
+  // in the residual `step` numbers lie between one block of 32 numbers of the row and the next.
   void forward_row(std::int64_t row, const bf16* x, const bf16* residual, const bf16* weight,
-                   const bf16* bias, bf16* sums, float statistics[2], bf16* y) const;
+                   const bf16* bias, bf16* sums, float statistics[2], bf16* y,
+                   std::int64_t step = 32) const;
   void backward_row(const bf16* y_gradient, const bf16* sums, const float statistics[2],
                     const bf16* weight, float* weight_gradient, float* bias_gradient,
                     float* slopes) const;
 
  private:
-  float add_residual(const bf16* x, const bf16* residual, std::int64_t row, float* to) const;
+  float add_residual(const bf16* x, const bf16* residual, std::int64_t step, std::int64_t row,
+                     float* to) const;
   void scale_row(const float* values, float mean, float inverse, const bf16* weight,
-                 const bf16* bias, bf16* y) const;
+                 const bf16* bias, bf16* y, std::int64_t step) const;
 };
 
 }  // namespace bertfit

@@ -65,6 +65,9 @@ inline void pack_weights(const bf16* const* weights, std::int64_t count, std::in
   });
 }
 
+// How rows lie in memory: one after the other, or 32 by 32 as left operands, one step after the other.
+enum class Order { kRows, kPanels };
+
 // Where the sums of layers go, whose blocks of columns are counted through: outputs of so many rows
 // and columns, and biases that are added before, each of which may be null.
 struct Layers {
@@ -72,12 +75,18 @@ struct Layers {
   bf16* const* outputs;
   std::int64_t rows;
   std::int64_t columns;
+  Order order = Order::kRows;
 
   struct Place {
-    Floats low, high;  // the bias
-    std::int64_t column;
-    std::int64_t stride;
+    Floats low, high;    // the bias
+    std::int64_t first;  // numbers before those of row 0,
+    std::int64_t panel;  // from 32 rows to the next 32,
+    std::int64_t stride; // and from a row to the next
     Output output;
+
+    std::int64_t at(std::int64_t row) const {
+      return first + row / kSide * panel + row % kSide * stride;
+    }
   };
 
   Place place(std::int64_t block) const {
@@ -85,8 +94,10 @@ struct Layers {
     const std::int64_t column = block * kSide - layer * columns;
     const bf16* bias = biases[layer];
     const Floats zero = _mm512_setzero_ps();
+    const bool in_panels = order == Order::kPanels;
     return {bias == nullptr ? zero : load(bias + column),
-            bias == nullptr ? zero : load(bias + column + kLanes), column, columns,
+            bias == nullptr ? zero : load(bias + column + kLanes),
+            in_panels ? column * kSide : column, kSide * columns, in_panels ? kSide : columns,
             Output(outputs[layer], rows * columns)};
   }
 };
@@ -96,8 +107,7 @@ struct WriteLinear {
     Layers::Place place;
 
     void write(Floats low, Floats high, std::int64_t row) const {
-      place.output.write(row * place.stride + place.column,
-                         narrow_row(low + place.low, high + place.high));
+      place.output.write(place.at(row), narrow_row(low + place.low, high + place.high));
     }
   };
   Layers layers;
@@ -105,7 +115,8 @@ struct WriteLinear {
   Columns at(std::int64_t block) const { return {layers.place(block)}; }
 };
 
-// Writes GELU, and its slopes where they are asked for.
+// Writes GELU, and, where they are asked for, its slopes.
+template <bool kWithSlopes>
 struct WriteGelu {
   struct Columns {
     Layers::Place place;
@@ -113,10 +124,9 @@ struct WriteGelu {
 
     void write(Floats low, Floats high, std::int64_t row) const {
       const Gelu of_low = gelu(low + place.low), of_high = gelu(high + place.high);
-      const std::int64_t at = row * place.stride + place.column;
-      place.output.write(at, narrow_row(of_low.value, of_high.value));
-      if (slopes.is_wanted()) {
-        slopes.write(at, narrow_row(of_low.slope, of_high.slope));
+      place.output.write(place.at(row), narrow_row(of_low.value, of_high.value));
+      if constexpr (kWithSlopes) {
+        slopes.write(place.at(row), narrow_row(of_low.slope, of_high.slope));
       }
     }
   };

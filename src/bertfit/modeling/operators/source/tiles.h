@@ -37,6 +37,10 @@ struct Left {
   std::int64_t step = kStepSize;  // and from one step to the next
 };
 
+// Whether the left operand of a product is read once, so that it had better leave the first cache to
+// the right one, which is read again.
+enum class LeftUse { kAgain, kOnce };
+
 #if defined(__AMX_BF16__)
 
 // Asks the kernel to let this process use the tile registers; false where it does not.
@@ -82,7 +86,7 @@ class TileScope {
 // c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `b` holds the tile of the
 // left columns and that of the right ones. `meanwhile(step)` is called in each step: products and
 // other arithmetic run side by side.
-template <bool kAdd, typename Meanwhile>
+template <bool kAdd, LeftUse kUse, typename Meanwhile>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
   const bf16* upper = a.from;
@@ -102,10 +106,15 @@ inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, flo
     _tile_zero(3);
   }
   for (std::int64_t step = 0; step < steps; ++step) {
-    _tile_loadd(4, upper, row_bytes);
+    if constexpr (kUse == LeftUse::kOnce) {
+      _tile_stream_loadd(4, upper, row_bytes);
+      _tile_stream_loadd(5, lower, row_bytes);
+    } else {
+      _tile_loadd(4, upper, row_bytes);
+      _tile_loadd(5, lower, row_bytes);
+    }
     _tile_loadd(6, b, 64);
     _tile_loadd(7, b + kTileSize, 64);
-    _tile_loadd(5, lower, row_bytes);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
@@ -130,7 +139,7 @@ class TileScope {
   TileScope() {}
 };
 
-template <bool kAdd, typename Meanwhile>
+template <bool kAdd, LeftUse kUse, typename Meanwhile>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
   constexpr int kRows = 8;
@@ -173,7 +182,7 @@ inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, flo
 template <bool kAdd>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride) {
-  multiply_block<kAdd>(a, b, steps, c, c_stride, [](std::int64_t) {});
+  multiply_block<kAdd, LeftUse::kAgain>(a, b, steps, c, c_stride, [](std::int64_t) {});
 }
 
 // Transposes 16 x 16 words of 32 bits in registers.
@@ -232,10 +241,15 @@ struct Part {
   }
 };
 
-// Fetches 32 numbers of a row, where there is one, into the second cache.
+// Fetches the 32 numbers, a line of a cache, that lie there into the second cache.
+inline void fetch_ahead(const bf16* line) {
+  _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+}
+
+// The same, of a row, where there is one.
 inline void fetch_ahead(const Part& part, std::int64_t row, std::int64_t column) {
   if (row < part.num_rows) {
-    _mm_prefetch(reinterpret_cast<const char*>(part.from + row * part.stride + column), _MM_HINT_T1);
+    fetch_ahead(part.from + row * part.stride + column);
   }
 }
 

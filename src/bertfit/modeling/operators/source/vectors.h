@@ -57,7 +57,6 @@ class Output {
         is_past_caches_(count * static_cast<std::int64_t>(sizeof(bf16)) >= kKept &&
                         reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {}
 
-  bool is_wanted() const { return to_ != nullptr; }
   // `at` is a multiple of 32.
   void write(std::int64_t at, Words numbers) const {
     if (is_past_caches_) {
@@ -78,20 +77,24 @@ class Output {
 
 constexpr float kLog2E = 1.44269504f;
 
-// 2^x to 2e-7 of it, for x below 128; 0 below -126, where numbers begin that the processor is slow
-// with; NaN of NaN. The polynomial of degree 5 is the minimax one of 2^r for r from 0 to 1.
+// 2^x to 3e-6 of it, for x below 128; 0 below -125, beyond which numbers lie that the processor is
+// slow with; NaN of NaN. The polynomial is the minimax one of 2^r for r from -1/2 to 1/2.
 inline Floats power_of_two(Floats x) {
-  const Floats lowest = spread(-126.0f);
+  const Floats lowest = spread(-125.0f);
+  const Floats large = spread(12582912.0f);  // a number and this one are rounded to a whole sum
   const Floats inside = _mm512_max_ps(lowest, x);  // gives the second where one is NaN
-  const Floats rest = _mm512_reduce_ps(inside, _MM_FROUND_TO_NEG_INF);
-  Floats sum = spread(1.877571269e-3f);
-  sum = sum * rest + spread(8.989353176e-3f);
-  sum = sum * rest + spread(5.582630707e-2f);
-  sum = sum * rest + spread(2.401536208e-1f);
-  sum = sum * rest + spread(6.931530728e-1f);
-  sum = sum * rest + spread(9.999999251e-1f);
-  // Scales by 2 to the floor of `inside`.
-  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ), sum, inside);
+  const Floats shifted = inside + large;
+  const Floats rest = inside - (shifted - large);
+  Floats sum = spread(9.570101911e-3f);
+  sum = multiply_add(sum, rest, spread(5.591786032e-2f));
+  sum = multiply_add(sum, rest, spread(2.402474483e-1f));
+  sum = multiply_add(sum, rest, spread(6.931218147e-1f));
+  sum = multiply_add(sum, rest, spread(9.999992614e-1f));
+  // Adds the whole, the low bits of the shifted number, to the exponent.
+  const Words power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
+  const __mmask16 is_inside = _mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ);
+  return _mm512_castsi512_ps(
+      _mm512_maskz_add_epi32(is_inside, _mm512_castps_si512(sum), power));
 }
 
 // A function of 0 to 7.75 in 32 cubics, each good for an eighth to both sides of a multiple of 1/4.
