@@ -107,12 +107,50 @@ def test_what_a_gpu_runs_gives_the_same_first_tokens_and_gradients(family, is_pa
         return real(own, states, arguments[3]), None
 
     monkeypatch.setattr(first_token, "attend", attend)
+    monkeypatch.setattr(first_token, "_are_linear", lambda *_modules: False)
     shorten_last_layer(model)
     found, found_gradients = run()
     assert calls
     torch.testing.assert_close(found, expected)
     for name, gradient in expected_gradients.items():
         torch.testing.assert_close(found_gradients[name], gradient, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("has_biases", [True, False])
+def test_no_key_and_no_value_is_made_and_nothing_else_changes(family, has_biases):
+    """With dropout, whose mask is the same where the same weights are drawn for."""
+    model = make_classifier(family).train()
+    shorten_last_layer(model)
+    layer = model.base_model.get_submodule(_last_layer_name(family))
+    of_tokens = [
+        m for name, m in layer.named_modules() if name.endswith(("key", "value", "k_lin", "v_lin"))
+    ]
+    for module in of_tokens:
+        torch.nn.init.normal_(module.bias)
+        if not has_biases:
+            module.bias = None
+    ids = torch.arange(24).view(2, 12) + 5
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+
+    def run():
+        model.zero_grad()
+        torch.manual_seed(3)
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        logits.square().sum().backward()
+        return logits, [parameter.grad.clone() for parameter in model.parameters()]
+
+    plug_in(model, torch.device("cpu"))
+    found, found_gradients = run()
+    calls = []
+    for module in of_tokens:
+        module.register_forward_hook(lambda *_: calls.append(1))
+    expected, expected_gradients = run()
+    assert len(calls) == 2, "whoever watches keys and values sees them"
+    torch.testing.assert_close(found, expected)
+    for gradient, other in zip(found_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, other, atol=1e-5, rtol=1e-5)
 
 
 def test_on_a_gpu_the_last_layer_is_short_and_nothing_else_is_exchanged():

@@ -1,14 +1,18 @@
 """The last layer, computed only for the token that the classification head reads.
 
 The heads of BERT's family read the first token and nothing else. So of the last layer's queries,
-attention, feed-forward and norms, all but the first token's are computed for nothing; keys and
-values alone are needed of every token. Leaving the rest out changes neither a logit nor a gradient
-and saves most of a layer: a seventh of the products of a model of 6 layers, a fourteenth of 12.
+attention, feed-forward and norms, all but the first token's are computed for nothing. Nor are keys
+and values needed: a query's products with the keys of all tokens, q · (W x + b), are those of one
+vector Wᵀq with the tokens themselves, and the mean of values is the value of a mean. Leaving the
+rest out changes neither a logit nor a gradient and saves a layer but for two passes over its input.
 
 Of a pack (`modeling.pack`) the first token of each text is left, as S rows of one token.
 
 Shapes: B rows, T tokens, D numbers per token, H heads, K numbers per head (H · K = D); of a pack, S
 texts and N tokens, and B is 1 before the layer and S after it.
+
+Source: DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.2 (a projection of keys absorbed into that
+of queries).
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bertfit.modeling.attention import attend
+from bertfit.modeling.dropout import draw_mask
+from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.pack import current_pack, first_tokens
 from bertfit.modeling.packed_attention import attend_within_texts
 
@@ -68,9 +74,8 @@ def _forward_bert(
 ) -> torch.Tensor:
     own = layer.attention.self
     first_B1D = first_tokens(hidden_BTD)
-    attended_B1D = _attend_from_first(
-        own, (own.query(first_B1D), own.key(hidden_BTD), own.value(hidden_BTD)), attention_mask
-    )
+    query_B1D = own.query(first_B1D)
+    attended_B1D = _attend_from(query_B1D, hidden_BTD, own, (own.key, own.value), attention_mask)
     output: torch.Tensor = layer.feed_forward_chunk(layer.attention.output(attended_B1D, first_B1D))
     return output
 
@@ -83,21 +88,36 @@ def _forward_distilbert(
 ) -> torch.Tensor:
     own = layer.attention
     first_B1D = first_tokens(hidden_BTD)
-    attended_B1D = _attend_from_first(
-        own, (own.q_lin(first_B1D), own.k_lin(hidden_BTD), own.v_lin(hidden_BTD)), attention_mask
-    )
+    query_B1D = own.q_lin(first_B1D)
+    attended_B1D = _attend_from(query_B1D, hidden_BTD, own, (own.k_lin, own.v_lin), attention_mask)
     normed_B1D = layer.sa_layer_norm(own.out_lin(attended_B1D) + first_B1D)
     output: torch.Tensor = layer.output_layer_norm(layer.ffn(normed_B1D) + normed_B1D)
     return output
 
 
-def _attend_from_first(
+def _attend_from(
+    query_B1D: torch.Tensor,
+    hidden_BTD: torch.Tensor,
     own: Any,  # noqa: ANN401 (the attention module of a family)
-    projected: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    of_tokens: tuple[Any, Any],  # (modules, linear layers as a rule)
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return what the first token attends to, (B, 1, D), of query (B, 1, D), keys and values."""
-    if (pack := current_pack()) is not None:
+    """Return what the first token attends to, (B, 1, D).
+
+    Args:
+        query_B1D: Of the first token; of a pack, (S, 1, D).
+        hidden_BTD: All tokens; of a pack, (1, N, D).
+        own: The attention module, for its size of a head, its scale and its dropout.
+        of_tokens: The modules that make keys and values.
+        attention_mask: Added to the scores; (B, 1, 1 or T, T) or None.
+    """
+    key, value = of_tokens
+    is_on_cpu = hidden_BTD.device.type == "cpu"
+    pack = current_pack()
+    if pack is None and is_on_cpu and _are_linear(key, value):
+        return _attend_to_tokens(query_B1D, hidden_BTD, own, (key, value), attention_mask)
+    projected = (query_B1D, key(hidden_BTD), value(hidden_BTD))
+    if pack is not None:
         query_SHK, key_NHK, value_NHK = (
             states.flatten(0, 1).unflatten(-1, (-1, own.attention_head_size))
             for states in projected
@@ -113,7 +133,7 @@ def _attend_from_first(
     query_BH1K, key_BHTK, value_BHTK = (
         states.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for states in projected
     )
-    if query_BH1K.device.type != "cpu":
+    if not is_on_cpu:
         states = (query_BH1K, key_BHTK, value_BHTK)
         return _attend_by_torch(own, states, attention_mask).flatten(2)
     attended_B1HK, _ = attend(
@@ -126,6 +146,44 @@ def _attend_from_first(
         dropout=own.dropout.p,
     )
     return attended_B1HK.flatten(2)
+
+
+def _are_linear(*modules: Any) -> bool:  # noqa: ANN401 (modules, of which torch knows no more)
+    """Tell whether these are weights and biases and nothing else."""
+    return all(type(module) is torch.nn.Linear for module in modules) and are_unwatched(*modules)
+
+
+def _attend_to_tokens(
+    query_B1D: torch.Tensor,
+    hidden_BTD: torch.Tensor,
+    own: Any,  # noqa: ANN401 (as above)
+    of_tokens: tuple[torch.nn.Linear, torch.nn.Linear],
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the same without a key or a value of any token."""
+    key, value = of_tokens
+    heads = (-1, own.attention_head_size)
+    key_HKD, value_HKD = key.weight.unflatten(0, heads), value.weight.unflatten(0, heads)
+    query_HBK = query_B1D.squeeze(1).unflatten(-1, heads).transpose(0, 1)
+    asked_BHD = torch.bmm(query_HBK, key_HKD).transpose(0, 1)
+    scores_BHT = torch.bmm(asked_BHD, hidden_BTD.transpose(1, 2))
+    if key.bias is not None:
+        of_bias_HB1 = torch.bmm(query_HBK, key.bias.view(*heads, 1))
+        scores_BHT = scores_BHT + of_bias_HB1.transpose(0, 1)
+    scores_BHT = scores_BHT * own.scaling
+    if attention_mask is not None:
+        scores_BHT = scores_BHT + attention_mask[:, 0, :1].to(scores_BHT.dtype)
+    weights_BHT = torch.softmax(scores_BHT, dim=-1)
+    rate = own.dropout.p if own.training else 0.0
+    if rate > 0.0:
+        weights_BHT = weights_BHT * draw_mask(weights_BHT, rate) * (1.0 / (1.0 - rate))
+    mean_HBD = torch.bmm(weights_BHT, hidden_BTD).transpose(0, 1)
+    attended_HBK = torch.bmm(mean_HBD, value_HKD.transpose(1, 2))
+    if value.bias is not None:
+        total_HB1 = weights_BHT.sum(dim=-1, keepdim=True).transpose(0, 1)  # not 1 under dropout
+        attended_HBK = attended_HBK + total_HB1 * value.bias.unflatten(0, heads).unsqueeze(1)
+    attended_BHK: torch.Tensor = attended_HBK.transpose(0, 1)
+    return attended_BHK.flatten(1).unsqueeze(1)
 
 
 def _attend_by_torch(

@@ -17,6 +17,7 @@ import torch
 
 from bertfit.modeling.attention import NAME
 from bertfit.modeling.compilation import leave_out
+from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.operators.encoder import encode
 from bertfit.modeling.operators.layer import list_modules, pass_layer
 from bertfit.modeling.operators.layers import gelu, multiply, normalize
@@ -138,15 +139,6 @@ def _encodes(module: torch.nn.Module) -> bool:
     )
 
 
-def _are_unwatched(*modules: torch.nn.Module) -> bool:
-    """Tell whether nobody has hooked himself in, to these or within, who would not be called."""
-    return not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks  # noqa: SLF001 (torch tells them nowhere else)
-        for module in modules
-        for part in module.modules()
-    )
-
-
 def _fits(values: torch.Tensor) -> bool:
     return takes(values) and values.shape[-1] % BLOCK == 0
 
@@ -172,7 +164,7 @@ def _multiply_and_activate(
     module: Any,  # noqa: ANN401 (BertIntermediate or its like)
     hidden: torch.Tensor,
 ) -> torch.Tensor:
-    if _is_worth_it(hidden) and _are_unwatched(*module.children()):
+    if _is_worth_it(hidden) and are_unwatched(*module.children()):
         return _multiply(hidden, module.dense, activate=True)
     output: torch.Tensor = type(module).forward(module, hidden)
     return output
@@ -189,7 +181,7 @@ def _add_and_norm(
     hidden: torch.Tensor,
     residual: torch.Tensor,
 ) -> torch.Tensor:
-    if not _fits(residual) or not _are_unwatched(module.dropout, module.LayerNorm):
+    if not _fits(residual) or not are_unwatched(module.dropout, module.LayerNorm):
         output: torch.Tensor = type(module).forward(module, hidden, residual)
         return output
     rate = module.dropout.p if module.training else 0.0
@@ -265,7 +257,7 @@ def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like
         and all(module.weight.shape == (width, width) for module in modules[:4])
         and all(_find_forward(module) in {_apply_layer, _norm} for module in modules)
         and all(takes(weight) for weight in layer.parameters())
-        and _are_unwatched(layer)
+        and are_unwatched(layer)
     )
 
 
