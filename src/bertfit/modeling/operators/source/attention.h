@@ -1,6 +1,8 @@
 // Attention of one head of one text, forward and backward.
 #pragma once
 
+#include <array>
+
 #include "dropout.h"
 #include "tiles.h"
 
@@ -27,6 +29,9 @@ struct Sizes {
   Part part(const bf16* from, std::int64_t tokens, std::int64_t text, std::int64_t head) const {
     return {from + before(tokens, text, head), stride(), tokens, width};
   }
+  Output output(bf16* to, std::int64_t tokens) const {
+    return {to, texts * tokens * stride()};
+  }
 };
 
 // (1 or texts, 1 or queries, keys) numbers that are added to the scores, times log2(e); a stride of 0
@@ -42,27 +47,92 @@ struct Mask {
   }
 };
 
-// What backward knows of one query.
-struct AttentionRow {
-  const float* mask;
-  float log_sum;
-  float along;  // the output times its gradient
-  DropoutRow dropout;
-};
-
 struct Attention {
   Sizes sizes;
   Mask mask;
-  float scale;
+  float scale;  // not negative
   float rate;
   std::uint64_t seed;
 
-  void forward_head(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* log_sums,
-                    std::int64_t text, std::int64_t head) const;
-  void weigh(const AttentionRow* known, std::int64_t rows, std::int64_t block, float* scores,
-             float* slopes) const;
-  void backward_head(const bf16* const states[5], const float* log_sums, bf16* const gradients[3],
-                     std::int64_t text, std::int64_t head) const;
+  // A head of a text by its number: the heads of one text follow each other.
+  Part part(const bf16* from, std::int64_t tokens, std::int64_t head) const {
+    return sizes.part(from, tokens, head / sizes.heads, head % sizes.heads);
+  }
+  std::int64_t before(std::int64_t tokens, std::int64_t head) const {
+    return sizes.before(tokens, head / sizes.heads, head % sizes.heads);
+  }
+  const float* mask_row(std::int64_t head, std::int64_t query) const {
+    return mask.row(head / sizes.heads, query);
+  }
 };
+
+// Does one head by its number. Of each query `log_sums` (may be null) gets the logarithm of the sum of
+// its softmax. The output may lie where the queries do. Where `goes_on`, this thread will do the next
+// head after this one, and what that is made of is fetched meanwhile.
+void attend_forward(const Attention& attention, const bf16* query, const bf16* key,
+                    const bf16* value, bf16* output, float* log_sums, std::int64_t head,
+                    bool goes_on);
+
+// Packs a head's tokens as a right operand for products over the width: a block of columns for 32
+// tokens.
+inline void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::int64_t steps,
+                                   bf16* to) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    for (std::int64_t step = 0; step < steps; ++step, to += kStepSize) {
+      pack_right_transposed(part.at(block * kSide, step * kSide), to);
+    }
+  }
+}
+
+// The same for products over the tokens: a block of columns for 32 of the width.
+inline void pack_tokens_as_rows(const Part& part, std::int64_t blocks, std::int64_t steps, bf16* to) {
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    for (std::int64_t step = 0; step < steps; ++step, to += kStepSize) {
+      pack_right(part.at(step * kSide, block * kSide), to);
+    }
+  }
+}
+
+// Packs 32 tokens as a left operand.
+inline void pack_panel(const Part& part, std::int64_t panel, std::int64_t steps, bf16* to) {
+  for (std::int64_t step = 0; step < steps; ++step) {
+    pack_left(part.at(panel * kSide, step * kSide), to + step * kStepSize);
+  }
+}
+
+// Fetches 32 rows of each part, where they are, into the second cache.
+template <std::size_t kParts>
+inline void fetch_rows(const std::array<Part, kParts>& parts, std::int64_t first) {
+  for (const Part& part : parts) {
+    for (std::int64_t row = first; row < first + kSide; ++row) {
+      for (std::int64_t column = 0; column < part.num_columns; column += kSide) {
+        fetch_ahead(part, row, column);
+      }
+    }
+  }
+}
+
+// Writes a panel of sums, each row times a factor of its own, to `rows` rows of a head from `at` on.
+inline void store_panel(const float* sums, const float factors[kSide], std::int64_t rows,
+                        const Sizes& sizes, const Output& to, std::int64_t at) {
+  for (std::int64_t row = 0; row < rows; ++row, at += sizes.stride()) {
+    const Floats factor = spread(factors[row]);
+    for (std::int64_t j = 0; j < sizes.width; j += kSide) {
+      const float* from = sums + j * kSide + row * kSide;
+      to.write(at + j, narrow_row(load(from) * factor, load(from + kLanes) * factor),
+               sizes.width - j);
+    }
+  }
+}
+
+inline const float* move(const float* mask, std::int64_t by) {
+  return mask == nullptr ? mask : mask + by;
+}
+
+// Two to the power of 16 scores, scaled and masked (`mask` may be null) and less a number.
+inline Floats raise(const float* scores, Floats scale, const float* mask, Floats less) {
+  const Floats added = mask == nullptr ? -less : load(mask) - less;
+  return power_of_two(multiply_add(load(scores), scale, added));
+}
 
 }  // namespace bertfit

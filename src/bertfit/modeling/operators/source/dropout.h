@@ -1,11 +1,15 @@
-// Which numbers dropout keeps: 16 random bits each, drawn anew wherever they are needed.
+// What dropout keeps: drawn from a seed and a place, so that the way back can draw it again.
 #pragma once
 
 #include "vectors.h"
 
+#if !defined(__VAES__)
+#error "the processor has no VAES, which dropout is drawn with"
+#endif
+
 namespace bertfit {
 
-// 32 numbers of which some are kept: the first 16 and the others.
+// Which of 32 numbers are kept: the first 16, and the others.
 struct Kept {
   __mmask16 low;
   __mmask16 high;
@@ -13,38 +17,49 @@ struct Kept {
 
 inline Floats keep(Floats values, __mmask16 kept) { return _mm512_maskz_mov_ps(kept, values); }
 
-// One row of numbers in blocks of 32: a sequence of words of its own, of which any block can be had.
+// What is kept of a row of numbers, drawn 32 at a time, in any order, once or again: three rounds of
+// AES scramble the row's key and the number of the draw, and 16 bits are for each number.
+// Source: Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3 (ARS, of more rounds, for
+// more demanding users).
 class DropoutRow {
  public:
   DropoutRow() = default;
-  DropoutRow(std::uint64_t key, std::uint32_t threshold)
-      : start_(static_cast<std::uint32_t>(key)),
-        stride_(static_cast<std::uint32_t>(key >> 32) | 1),
+  // Of 65,536 numbers as many are dropped as the threshold says.
+  DropoutRow(std::uint64_t key, std::uint16_t threshold)
+      : start_(_mm512_set_epi64(3, number(key), 2, number(key), 1, number(key), 0, number(key))),
         threshold_(threshold) {}
 
   Kept draw(std::int64_t block) const {
     if (threshold_ == 0) {
       return {0xffff, 0xffff};
     }
-    const auto place = static_cast<std::uint32_t>(block * kLanes);
-    const Words words = draw_words(start_, stride_, place);
-    const Words threshold = spread_word(threshold_);
-    const Words low = _mm512_and_si512(words, spread_word(0xffff));
-    const Words high = _mm512_srli_epi32(words, 16);
-    return {_mm512_cmpge_epu32_mask(low, threshold), _mm512_cmpge_epu32_mask(high, threshold)};
+    // The first 32 bits of the 64 that the key leaves in each 128.
+    Words words = _mm512_add_epi32(
+        start_, _mm512_maskz_set1_epi32(0x4444, static_cast<std::int32_t>(4 * block)));
+    words = _mm512_aesenc_epi128(words, repeat(0x243f6a8885a308d3, 0x13198a2e03707344));
+    words = _mm512_aesenc_epi128(words, repeat(0xa4093822299f31d0, 0x082efa98ec4e6c89));
+    words = _mm512_aesenc_epi128(words, repeat(0x452821e638d01377, 0xbe5466cf34e90c6c));
+    const __mmask32 kept = _mm512_cmpge_epu16_mask(
+        words, _mm512_set1_epi16(static_cast<std::int16_t>(threshold_)));
+    return {static_cast<__mmask16>(kept), static_cast<__mmask16>(kept >> 16)};
   }
 
  private:
-  std::uint32_t start_;
-  std::uint32_t stride_;
-  std::uint32_t threshold_;
+  static long long number(std::uint64_t bits) { return static_cast<long long>(bits); }
+  // Keys of the rounds: digits of pi.
+  static Words repeat(std::uint64_t low, std::uint64_t high) {
+    return _mm512_set4_epi64(number(high), number(low), number(high), number(low));
+  }
+
+  Words start_;
+  std::uint16_t threshold_;
 };
 
 class Dropout {
  public:
   Dropout(std::uint64_t seed, float rate)
       : seed_(seed),
-        threshold_(static_cast<std::uint32_t>(std::lround(rate * kLevels))),
+        threshold_(static_cast<std::uint16_t>(std::min(std::lround(rate * 65536.0f), 65535l))),
         scale_(1.0f / (1.0f - rate)) {}
 
   // What is kept is multiplied by this.
@@ -56,10 +71,8 @@ class Dropout {
   }
 
  private:
-  static constexpr float kLevels = 1 << 16;
-
   std::uint64_t seed_;
-  std::uint32_t threshold_;
+  std::uint16_t threshold_;
   float scale_;
 };
 

@@ -151,10 +151,9 @@ class Group {
     const bf16* const biases[] = {layer.states[0].bias, layer.states[1].bias, layer.states[2].bias};
     multiply_group({x_, width_, Order::kPanels}, rows_, packed, 3 * width_ / kSide,
                    WriteLinear{{biases, states, rows_, width_}});
-    for (std::int64_t text = 0; text < attention_.sizes.texts; ++text) {
-      for (std::int64_t head = 0; head < attention_.sizes.heads; ++head) {
-        attention_.forward_head(states[0], states[1], states[2], states[0], nullptr, text, head);
-      }
+    const std::int64_t heads = attention_.sizes.texts * attention_.sizes.heads;
+    for (std::int64_t head = 0; head < heads; ++head) {
+      attend_forward(attention_, states[0], states[1], states[2], states[0], nullptr, head, false);
     }
   }
 

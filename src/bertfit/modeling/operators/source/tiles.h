@@ -307,22 +307,4 @@ inline void pack_right_transposed(const Part& part, bf16* step) { pack_rows<true
 inline Words narrow_row(Floats low, Floats high) { return (Words)_mm512_cvtne2ps_pbh(high, low); }
 inline Words narrow_row(const float* row) { return narrow_row(load(row), load(row + kLanes)); }
 
-// A step of a right operand out of a 32 x 32 block of sums, whose rows are the inner dimension.
-inline void pack_right_sums(const float* block, bf16* step) {
-  for (std::int64_t pair = 0; pair < kTileRows; ++pair) {
-    const Words even = narrow_row(block + 2 * pair * kSide);
-    const Words odd = narrow_row(block + (2 * pair + 1) * kSide);
-    bf16* to = step + pair * kSide;
-    _mm512_storeu_si512(to, interleave(even, odd, 0));
-    _mm512_storeu_si512(to + kTileSize, interleave(even, odd, 1));
-  }
-}
-
-// One step of a left operand out of a 32 x 32 block of sums.
-inline void pack_left_sums(const float* block, bf16* step) {
-  for (std::int64_t row = 0; row < kSide; ++row) {
-    _mm512_storeu_si512(step + row * kSide, narrow_row(block + row * kSide));
-  }
-}
-
 }  // namespace bertfit

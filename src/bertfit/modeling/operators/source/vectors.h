@@ -57,12 +57,21 @@ class Output {
         is_past_caches_(count * static_cast<std::int64_t>(sizeof(bf16)) >= kKept &&
                         reinterpret_cast<std::uintptr_t>(to) % 64 == 0) {}
 
-  // `at` is a multiple of 32.
+  // Writes 32 numbers; `at` is a multiple of 32.
   void write(std::int64_t at, Words numbers) const {
     if (is_past_caches_) {
       _mm512_stream_si512(reinterpret_cast<Words*>(to_ + at), numbers);
     } else {
       _mm512_storeu_si512(to_ + at, numbers);
+    }
+  }
+  // Writes the first `count` of them anywhere.
+  void write(std::int64_t at, Words numbers, std::int64_t count) const {
+    if (count >= 2 * kLanes && at % (2 * kLanes) == 0) {
+      write(at, numbers);
+    } else {
+      const __mmask32 wanted = count >= 2 * kLanes ? ~0u : (1u << count) - 1u;
+      _mm512_mask_storeu_epi16(to_ + at, wanted, numbers);
     }
   }
   // Lets other threads see what this one has written.
@@ -178,20 +187,6 @@ inline std::uint64_t scatter(std::uint64_t word) {
   word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9u;
   word = (word ^ (word >> 27)) * 0x94d049bb133111ebu;
   return word ^ (word >> 31);
-}
-
-// Random words of 16 places in a row, out of a sequence that begins at `start` and goes on by the
-// odd `stride`. No state, so any thread may draw any word, once or again.
-// Source of the constants: Wellons 2018, hash-prospector ("lowbias32").
-inline Words draw_words(std::uint32_t start, std::uint32_t stride, std::uint32_t place) {
-  const Words lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const Words first = spread_word(start + place * stride);
-  Words word = _mm512_add_epi32(first, _mm512_mullo_epi32(lanes, spread_word(stride)));
-  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
-  word = _mm512_mullo_epi32(word, spread_word(0x7feb352du));
-  word = _mm512_xor_si512(word, _mm512_srli_epi32(word, 15));
-  word = _mm512_mullo_epi32(word, spread_word(0x846ca68bu));
-  return _mm512_xor_si512(word, _mm512_srli_epi32(word, 16));
 }
 
 }  // namespace bertfit
