@@ -161,6 +161,17 @@ def test_weights_do_not_depend_on_their_neighbours(shift):
     assert stats.chi2_contingency(table).pvalue > BELIEVABLE
 
 
+@pytest.mark.parametrize("along", ["keys", "queries"])
+def test_how_many_are_dropped_of_a_row_varies_as_by_chance(along):
+    """Numbers drawn without putting them back would vary less."""
+    torch.manual_seed(10)
+    dropped = read_mask(num_texts=2, num_heads=3, num_tokens=256, rate=0.5)[0] == 0
+    counts = dropped.sum(dim=3 if along == "keys" else 2).double().flatten()
+    spread = float(((counts - 128) ** 2).sum() / (256 * 0.25))
+    tail = stats.chi2.cdf(spread, df=len(counts))
+    assert min(tail, 1 - tail) > BELIEVABLE
+
+
 def test_masks_follow_the_seed_and_differ_from_call_to_call():
     torch.manual_seed(7)
     first, second = (read_mask()[0] == 0 for _ in range(2))

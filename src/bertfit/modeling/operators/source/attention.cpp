@@ -4,7 +4,7 @@
 // cache. What is kept for the way back is the logarithm of each softmax's sum, from which
 // attention_backward.cpp makes the weights anew.
 //
-// Sources: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
+// Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
 #include <ATen/Parallel.h>
 
 #include "attention.h"
@@ -21,12 +21,13 @@ std::int64_t count_unmasked(const float* mask, std::int64_t key_blocks) {
   if (mask == nullptr) {
     return key_blocks;
   }
+  const auto adds = [](const float* numbers) {
+    return _mm512_cmpneq_ps_mask(load(numbers), _mm512_setzero_ps()) != 0;
+  };
   std::int64_t block = 0;
-  for (; block < key_blocks; ++block, mask += kSide) {
-    const Floats zero = _mm512_setzero_ps();
-    if (_mm512_cmpneq_ps_mask(load(mask), zero) | _mm512_cmpneq_ps_mask(load(mask + kLanes), zero)) {
-      break;
-    }
+  while (block < key_blocks && !adds(mask) && !adds(mask + kLanes)) {
+    ++block;
+    mask += kSide;
   }
   return block;
 }
@@ -39,9 +40,10 @@ class Forward {
         head_(head),
         blocks_(sizes_.key_blocks()),
         steps_(sizes_.width_blocks()),
-        score_stride_(blocks_ * kSide + kLanes),   // a line more, so that the rows of a column
-        weight_stride_(blocks_ * kSide + kSide),   // do not want the same places in a cache
-        unmasked_(attention.mask.query != 0 ? 0 : count_unmasked(attention.mask_row(head, 0), blocks_)),
+        score_stride_(blocks_ * kSide + kLanes),  // a line more, so that the rows of a column do
+        weight_stride_(blocks_ * kSide + kSide),  // not want the same places of a cache
+        unmasked_(attention.mask.query == 0 ? count_unmasked(attention.mask_row(head, 0), blocks_)
+                                            : 0),
         scale_(spread(attention.scale * kLog2E)),
         dropout_(attention.seed, attention.rate) {
     const std::int64_t side = blocks_ * steps_ * kStepSize;
@@ -56,6 +58,7 @@ class Forward {
 
   void run(const bf16* query, const bf16* key, const bf16* value, bf16* output, float* log_sums,
            bool goes_on) {
+    // The weights of one panel are made while those of the one before are used.
     const Part queries = attention_.part(query, sizes_.queries, head_);
     const Output to = sizes_.output(output, sizes_.queries);
     pack_tokens_as_columns(attention_.part(key, sizes_.keys, head_), blocks_, steps_, keys_);
@@ -79,7 +82,7 @@ class Forward {
         multiply_queries(queries, panel);
         fetch_rows(next, panel * kSide);
       }
-      if (panel > 0) {  // the weights of one panel are made while those of the one before are used
+      if (panel > 0) {
         multiply_values(panel - 1, to, [&](std::int64_t) { weigh(each); });
       }
       weigh(kSide);
@@ -140,8 +143,8 @@ class Forward {
     factors_[panel % 2][row] = dropout_.scale() / sum;
   }
 
-  // Writes the exponentials of a row of scores, less the largest, as dropout leaves them, and returns
-  // their sum before dropout.
+  // Writes the exponentials of a row of scores, less the largest, as dropout leaves them, and
+  // returns their sum before dropout.
   template <bool kDrops>
   float exponentiate(const float* scores, const float* mask, float largest,
                      const DropoutRow& dropout, bf16* to) const {
@@ -180,7 +183,8 @@ class Forward {
 
   const Attention& attention_;
   const Sizes& sizes_;
-  const std::int64_t head_, blocks_, steps_, score_stride_, weight_stride_, unmasked_;
+  const std::int64_t head_, blocks_, steps_, score_stride_, weight_stride_;
+  const std::int64_t unmasked_;  // blocks of keys, the first ones, that no mask adds to
   const Floats scale_;
   const Dropout dropout_;
   bf16 *keys_, *values_, *queries_, *weights_;  // operands; the weights of two panels

@@ -66,9 +66,9 @@ struct Attention {
   }
 };
 
-// Does one head by its number. Of each query `log_sums` (may be null) gets the logarithm of the sum of
-// its softmax. The output may lie where the queries do. Where `goes_on`, this thread will do the next
-// head after this one, and what that is made of is fetched meanwhile.
+// Does one head by its number. Of each query `log_sums` (may be null) gets the logarithm of the sum
+// of its softmax. The output may lie where the queries do. Where `goes_on`, this thread will do the
+// next head after this one, and what that is made of is fetched meanwhile.
 void attend_forward(const Attention& attention, const bf16* query, const bf16* key,
                     const bf16* value, bf16* output, float* log_sums, std::int64_t head,
                     bool goes_on);
@@ -85,7 +85,8 @@ inline void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::i
 }
 
 // The same for products over the tokens: a block of columns for 32 of the width.
-inline void pack_tokens_as_rows(const Part& part, std::int64_t blocks, std::int64_t steps, bf16* to) {
+inline void pack_tokens_as_rows(const Part& part, std::int64_t blocks, std::int64_t steps,
+                                bf16* to) {
   for (std::int64_t block = 0; block < blocks; ++block) {
     for (std::int64_t step = 0; step < steps; ++step, to += kStepSize) {
       pack_right(part.at(step * kSide, block * kSide), to);
@@ -112,7 +113,8 @@ inline void fetch_rows(const std::array<Part, kParts>& parts, std::int64_t first
   }
 }
 
-// Writes a panel of sums, each row times a factor of its own, to `rows` rows of a head from `at` on.
+// Writes a panel of sums, each row times a factor of its own, to `rows` rows of a head from `at`
+// on.
 inline void store_panel(const float* sums, const float factors[kSide], std::int64_t rows,
                         const Sizes& sizes, const Output& to, std::int64_t at) {
   for (std::int64_t row = 0; row < rows; ++row, at += sizes.stride()) {

@@ -1,7 +1,7 @@
 // The gradients of attention, of one head of one text by one thread, 32 queries at a time.
 //
-// The weights are made anew from the scores and the logarithms of their sums, and what dropout kept is
-// drawn anew, so that no weight ever leaves a core's cache.
+// The weights are made anew from the scores and the logarithms of their sums, and what dropout kept
+// is drawn anew, so that no weight ever leaves a core's cache.
 //
 // Source: Dao et al. 2022, arXiv 2205.14135, algorithm 4 (the gradients without the weights).
 #include <ATen/Parallel.h>
@@ -12,7 +12,7 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kPanels = 4;  // panels of 32 queries whose products with keys are summed at once
+constexpr std::int64_t kPanels = 4;  // of 32 queries whose products with keys are summed at once
 
 thread_local Buffer<bf16> numbers_buffer;
 thread_local Buffer<float> sums_buffer;
@@ -40,7 +40,7 @@ float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
   return _mm512_reduce_add_ps(sum);
 }
 
-// A row of 32 numbers as a left operand and, with the row beside it, as a right one.
+// Writes two rows of 32 numbers as a pair of rows of a right operand.
 void store_pair(Words even, Words odd, std::int64_t pair, bf16* right) {
   bf16* to = right + pair * kSide;
   _mm512_storeu_si512(to, interleave(even, odd, 0));
@@ -99,8 +99,8 @@ class Backward {
   }
 
  private:
-  // Takes a panel, in its place of a group of so many, to the gradients of its queries, and leaves what
-  // those of keys and values are made of.
+  // Takes a panel, in its place of a group of so many, to the gradients of its queries, and leaves
+  // what those of keys and values are made of.
   void pass_panel(std::int64_t panel, std::int64_t place, std::int64_t count,
                   const Output& to) {
     alignas(64) float scores[kBlock], slopes[kBlock];
@@ -148,8 +148,8 @@ class Backward {
             dropout_.row(head_ * sizes_.queries + query)};
   }
 
-  // Turns the scores of 32 queries for 32 keys into weights, as dropout leaves them, and the gradients
-  // of the dropped weights into those of the scores, as operands of the products that follow.
+  // Turns the scores of 32 queries for 32 keys into weights, as dropout leaves them, and the
+  // gradients of the dropped weights into those of the scores, as operands of what follows.
   void weigh(const QueryRow known[kSide], std::int64_t block, const float* scores,
              const float* slopes, bf16* weight_column, bf16* slope_column) const {
     const Floats scale = spread(attention_.scale * kLog2E), kept_scale = spread(dropout_.scale());

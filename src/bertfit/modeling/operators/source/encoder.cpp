@@ -54,9 +54,9 @@ struct Rows {
   }
 };
 
-// Multiplies `count` rows of x by packed weights, block by block, each with all rows, so that weights,
-// which no cache holds, are read once for all; the next block of them is fetched meanwhile. Where
-// rows are missing in the last panel there must be memory; what it holds goes nowhere.
+// Multiplies `count` rows of x by packed weights, block by block, each with all rows, so that
+// weights, which no cache holds, are read once for all; the next block of them is fetched meanwhile.
+// Where rows are missing in the last panel there must be memory; what it holds goes nowhere.
 template <typename Write>
 void multiply_group(const Rows& x, std::int64_t count, const bf16* packed, std::int64_t blocks,
                     const Write& write) {

@@ -65,7 +65,8 @@ inline void pack_weights(const bf16* const* weights, std::int64_t count, std::in
   });
 }
 
-// How rows lie in memory: one after the other, or 32 by 32 as left operands, one step after the other.
+// How rows lie in memory: one after the other, or in panels, 32 by 32 as left operands, one step
+// after the other.
 enum class Order { kRows, kPanels };
 
 // Where the sums of layers go, whose blocks of columns are counted through: outputs of so many rows
@@ -81,7 +82,7 @@ struct Layers {
     Floats low, high;    // the bias
     std::int64_t first;  // numbers before those of row 0,
     std::int64_t panel;  // from 32 rows to the next 32,
-    std::int64_t stride; // and from a row to the next
+    std::int64_t stride;  // and from a row to the next
     Output output;
 
     std::int64_t at(std::int64_t row) const {
