@@ -71,10 +71,8 @@ def compare(family, backend, monkeypatch):
     return num_graphs
 
 
-@pytest.mark.parametrize(
-    "family",
-    [pytest.param(name, marks=() if name == "bert" else pytest.mark.slow) for name in PACKED],
-)
+@pytest.mark.slow  # the compiler takes most of it
+@pytest.mark.parametrize("family", PACKED)
 def test_traced_layers_give_the_logits_and_gradients_of_those_as_written(family, monkeypatch):
     num_graphs = compare(family, "aot_eager", monkeypatch)
     assert num_graphs[0] > 0
@@ -90,6 +88,7 @@ def test_compiled_layers_give_the_logits_and_gradients_of_those_as_written(monke
     assert num_graphs[2] == num_graphs[0] > 0
 
 
+@pytest.mark.slow  # the compiler takes most of it
 def test_padded_rows_are_compiled_too(monkeypatch):
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     written = make_classifier("bert")
@@ -101,6 +100,7 @@ def test_padded_rows_are_compiled_too(monkeypatch):
     )
 
 
+@pytest.mark.slow  # the compiler takes most of it
 def test_code_for_one_layer_serves_them_all(monkeypatch):
     counts = []
     for num_layers in (3, 5):

@@ -159,6 +159,7 @@ def test_another_source_is_another_library(fresh, monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("operators")
+@pytest.mark.slow  # the compiler takes most of it
 def test_without_amx_the_same_comes_out(monkeypatch, tmp_path):
     """AVX512-BF16 in the place of AMX: what a processor without it builds."""
     flags = ("-mno-amx-bf16", "-mno-amx-int8", "-mno-amx-tile")
