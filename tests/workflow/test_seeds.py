@@ -119,7 +119,7 @@ def test_the_test_rows_choose_nothing(train, tmp_path, make_reviews):
     ]
     chosen = {
         train(tmp_path / name, test=test, baseline=False).seeds["best_seed"]
-        for name, test in (("a", make_reviews(30, seed=7)), ("b", wrong))
+        for name, test in (("a", make_reviews(30, seed=7)), ("b", wrong), ("c", None))
     }
     assert len(chosen) == 1
 

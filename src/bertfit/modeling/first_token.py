@@ -160,7 +160,11 @@ def _attend_to_tokens(
     of_tokens: tuple[torch.nn.Linear, torch.nn.Linear],
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return the same without a key or a value of any token."""
+    """Return the same without a key or a value of any token.
+
+    `attend` would do, with a head of D numbers and H queries, but does not tell what dropout leaves
+    of the weights' sum, by which the bias of the values counts.
+    """
     key, value = of_tokens
     heads = (-1, own.attention_head_size)
     key_HKD, value_HKD = key.weight.unflatten(0, heads), value.weight.unflatten(0, heads)

@@ -59,16 +59,15 @@ class Forward {
   void run(const bf16* query, const bf16* key, const bf16* value, bf16* output, float* log_sums,
            bool goes_on) {
     // The weights of one panel are made while those of the one before are used.
-    const Part queries = attention_.part(query, sizes_.queries, head_);
+    const auto take_parts = [&](std::int64_t head) -> std::array<Part, 3> {
+      return {sizes_.part(query, sizes_.queries, head), sizes_.part(key, sizes_.keys, head),
+              sizes_.part(value, sizes_.keys, head)};
+    };
+    const auto [queries, keys, values] = take_parts(head_);
+    const auto next = goes_on ? take_parts(head_ + 1) : std::array<Part, 3>{};
     const Output to = sizes_.output(output, sizes_.queries);
-    pack_tokens_as_columns(attention_.part(key, sizes_.keys, head_), blocks_, steps_, keys_);
-    pack_tokens_as_rows(attention_.part(value, sizes_.keys, head_), steps_, blocks_, values_);
-    std::array<Part, 3> next{};
-    if (goes_on) {
-      next = {attention_.part(query, sizes_.queries, head_ + 1),
-              attention_.part(key, sizes_.keys, head_ + 1),
-              attention_.part(value, sizes_.keys, head_ + 1)};
-    }
+    pack_tokens_as_columns(keys, blocks_, steps_, keys_);
+    pack_tokens_as_rows(values, steps_, blocks_, values_);
     const std::int64_t panels = sizes_.query_panels(), each = divide_up(kSide, blocks_ * steps_);
     for (std::int64_t panel = 0; panel <= panels; ++panel) {
       std::int64_t row = 0;
@@ -79,7 +78,8 @@ class Forward {
         }
       };
       if (panel < panels) {
-        multiply_queries(queries, panel);
+        pack_panel(queries, panel, steps_, queries_);
+        multiply_queries(panel);
         fetch_rows(next, panel * kSide);
       }
       if (panel > 0) {
@@ -98,8 +98,7 @@ class Forward {
   }
 
   // Makes the scores of a panel, and finds the largest of each query's while the next are made.
-  void multiply_queries(const Part& queries, std::int64_t panel) {
-    pack_panel(queries, panel, steps_, queries_);
+  void multiply_queries(std::int64_t panel) {
     std::fill_n(largest_, kSide * kLanes, -3.4e38f);
     const std::int64_t each = divide_up(kSide, steps_);
     for (std::int64_t block = 0; block < blocks_; ++block) {
@@ -108,8 +107,8 @@ class Forward {
           compare_rows(panel, block - 1, step * each, std::min((step + 1) * each, kSide));
         }
       };
-      multiply_block<false, LeftUse::kAgain>({queries_}, keys_ + block * steps_ * kStepSize, steps_,
-                                             scores_ + block * kSide, score_stride_, compare);
+      multiply_block<false>({queries_}, keys_ + block * steps_ * kStepSize, steps_,
+                            scores_ + block * kSide, score_stride_, compare);
     }
     compare_rows(panel, blocks_ - 1, 0, kSide);
   }
@@ -173,12 +172,12 @@ class Forward {
   template <typename Meanwhile>
   void multiply_values(std::int64_t panel, const Output& to, Meanwhile meanwhile) {
     for (std::int64_t block = 0; block < steps_; ++block) {
-      multiply_block<false, LeftUse::kAgain>({weights(panel), weight_stride_, kSide},
-                                             values_ + block * blocks_ * kStepSize, blocks_,
-                                             attended_ + block * kBlock, kSide, meanwhile);
+      multiply_block<false>({weights(panel), weight_stride_, kSide},
+                            values_ + block * blocks_ * kStepSize, blocks_,
+                            attended_ + block * kBlock, kSide, meanwhile);
     }
     store_panel(attended_, factors_[panel % 2], rows(panel), sizes_, to,
-                attention_.before(sizes_.queries, head_) + panel * kSide * sizes_.stride());
+                sizes_.before(sizes_.queries, head_) + panel * kSide * sizes_.stride());
   }
 
   const Attention& attention_;

@@ -22,12 +22,12 @@ struct Sizes {
 
   // Numbers from one token to the next.
   std::int64_t stride() const { return heads * width; }
-  // Numbers before a head of a text of so many tokens.
-  std::int64_t before(std::int64_t tokens, std::int64_t text, std::int64_t head) const {
-    return text * tokens * stride() + head * width;
+  // Heads are numbered through all texts. Numbers before one, in texts of so many tokens:
+  std::int64_t before(std::int64_t tokens, std::int64_t head) const {
+    return head / heads * tokens * stride() + head % heads * width;
   }
-  Part part(const bf16* from, std::int64_t tokens, std::int64_t text, std::int64_t head) const {
-    return {from + before(tokens, text, head), stride(), tokens, width};
+  Part part(const bf16* from, std::int64_t tokens, std::int64_t head) const {
+    return {from + before(tokens, head), stride(), tokens, width};
   }
   Output output(bf16* to, std::int64_t tokens) const {
     return {to, texts * tokens * stride()};
@@ -54,13 +54,6 @@ struct Attention {
   float rate;
   std::uint64_t seed;
 
-  // A head of a text by its number: the heads of one text follow each other.
-  Part part(const bf16* from, std::int64_t tokens, std::int64_t head) const {
-    return sizes.part(from, tokens, head / sizes.heads, head % sizes.heads);
-  }
-  std::int64_t before(std::int64_t tokens, std::int64_t head) const {
-    return sizes.before(tokens, head / sizes.heads, head % sizes.heads);
-  }
   const float* mask_row(std::int64_t head, std::int64_t query) const {
     return mask.row(head / sizes.heads, query);
   }

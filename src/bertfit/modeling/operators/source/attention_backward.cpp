@@ -25,12 +25,21 @@ struct QueryRow {
   DropoutRow dropout;
 };
 
-// What a head's gradients are made of, and where they go: query, key, value.
+// What gradients are made of, and where they go: query, key, value.
 struct Tensors {
   const bf16 *query, *key, *value, *output, *output_gradient;
   const float* log_sums;
   bf16* gradients[3];
 };
+
+// Of one head: query, key, value, output, gradient of the output.
+using Parts = std::array<Part, 5>;
+
+Parts take_parts(const Sizes& sizes, const Tensors& of, std::int64_t head) {
+  return {sizes.part(of.query, sizes.queries, head), sizes.part(of.key, sizes.keys, head),
+          sizes.part(of.value, sizes.keys, head), sizes.part(of.output, sizes.queries, head),
+          sizes.part(of.output_gradient, sizes.queries, head)};
+}
 
 float multiply_rows(const bf16* a, const bf16* b, std::int64_t width) {
   Floats sum = _mm512_setzero_ps();
@@ -55,10 +64,8 @@ class Backward {
         head_(head),
         blocks_(sizes_.key_blocks()),
         steps_(sizes_.width_blocks()),
-        log_sums_(tensors.log_sums + head * sizes_.queries),
-        query_part_(attention.part(tensors.query, sizes_.queries, head)),
-        output_part_(attention.part(tensors.output, sizes_.queries, head)),
-        slope_part_(attention.part(tensors.output_gradient, sizes_.queries, head)),
+        tensors_(tensors),
+        parts_(take_parts(sizes_, tensors, head)),
         dropout_(attention.seed, attention.rate) {
     const std::int64_t side = blocks_ * steps_ * kStepSize, group = kPanels * kStepSize;
     keys_ = numbers_buffer.reserve(3 * side + (2 * steps_ + blocks_) * kStepSize +
@@ -75,15 +82,17 @@ class Backward {
     query_sums_ = sums_buffer.reserve((steps_ + 2 * steps_ * blocks_) * kBlock);
     key_sums_ = query_sums_ + steps_ * kBlock;
     value_sums_ = key_sums_ + steps_ * blocks_ * kBlock;
-    const Part key = attention.part(tensors.key, sizes_.keys, head);
-    const Part value = attention.part(tensors.value, sizes_.keys, head);
+    const auto& [query, key, value, output, output_gradient] = parts_;
     pack_tokens_as_columns(key, blocks_, steps_, keys_);
     pack_tokens_as_columns(value, blocks_, steps_, values_);
     pack_tokens_as_rows(key, steps_, blocks_, keys_by_token_);
     std::fill_n(key_sums_, 2 * steps_ * blocks_ * kBlock, 0.0f);
   }
 
-  void run(const std::array<Part, 5>& next, bf16* const gradients[3]) {
+  // Where it `goes_on`, what the next head is made of is fetched meanwhile.
+  void run(bool goes_on) {
+    const Parts next = goes_on ? take_parts(sizes_, tensors_, head_ + 1) : Parts{};
+    bf16* const* gradients = tensors_.gradients;
     const Output of_queries = sizes_.output(gradients[0], sizes_.queries);
     const std::int64_t panels = sizes_.query_panels();
     for (std::int64_t start = 0; start < panels; start += kPanels) {
@@ -107,11 +116,12 @@ class Backward {
     QueryRow known[kSide];
     const std::int64_t first = panel * kSide, rows = std::min(kSide, sizes_.queries - first);
     pack_queries(panel, place, count);
-    for (std::int64_t i = 0; i < kSide; ++i) {
-      known[i] = find_row(first + std::min(i, rows - 1));
-      if (i >= rows) {
-        known[i].log_sum = 3e38f;  // there is no query, so no weight
-      }
+    for (std::int64_t i = 0; i < rows; ++i) {
+      known[i] = find_row(first + i);
+    }
+    for (std::int64_t i = rows; i < kSide; ++i) {
+      known[i] = known[0];
+      known[i].log_sum = 3e38f;  // there is no query, so no weight
     }
     for (std::int64_t block = 0; block < blocks_; ++block) {
       const std::int64_t at = block * steps_ * kStepSize;
@@ -127,25 +137,25 @@ class Backward {
     float scales[kSide];
     std::fill_n(scales, kSide, attention_.scale);
     store_panel(query_sums_, scales, rows, sizes_, to,
-                attention_.before(sizes_.queries, head_) + first * sizes_.stride());
+                sizes_.before(sizes_.queries, head_) + first * sizes_.stride());
   }
 
   void pack_queries(std::int64_t panel, std::int64_t place, std::int64_t count) {
-    pack_panel(query_part_, panel, steps_, queries_);
-    pack_panel(slope_part_, panel, steps_, output_slopes_);
+    const Part &query = parts_[0], &slope = parts_[4];
+    pack_panel(query, panel, steps_, queries_);
+    pack_panel(slope, panel, steps_, output_slopes_);
     for (std::int64_t step = 0; step < steps_; ++step) {
       const std::int64_t at = (step * count + place) * kStepSize;
-      pack_left_transposed(query_part_.at(panel * kSide, step * kSide), turned_queries_ + at);
-      pack_left_transposed(slope_part_.at(panel * kSide, step * kSide), turned_slopes_ + at);
+      pack_left_transposed(query.at(panel * kSide, step * kSide), turned_queries_ + at);
+      pack_left_transposed(slope.at(panel * kSide, step * kSide), turned_slopes_ + at);
     }
   }
 
   QueryRow find_row(std::int64_t query) const {
-    const bf16* output = output_part_.from + query * output_part_.stride;
-    const bf16* slope = slope_part_.from + query * slope_part_.stride;
-    return {attention_.mask_row(head_, query), log_sums_[query],
-            multiply_rows(output, slope, sizes_.width),
-            dropout_.row(head_ * sizes_.queries + query)};
+    const std::int64_t number = head_ * sizes_.queries + query;
+    const Part output = parts_[3].at(query, 0), slope = parts_[4].at(query, 0);
+    return {attention_.mask_row(head_, query), tensors_.log_sums[number],
+            multiply_rows(output.from, slope.from, sizes_.width), dropout_.row(number)};
   }
 
   // Turns the scores of 32 queries for 32 keys into weights, as dropout leaves them, and the
@@ -200,7 +210,7 @@ class Backward {
         }
         transpose_words(words[0]);
         transpose_words(words[1]);
-        const std::int64_t at = attention_.before(sizes_.keys, head_) + column;
+        const std::int64_t at = sizes_.before(sizes_.keys, head_) + column;
         for (std::int64_t i = 0; i < std::min(kTileRows, sizes_.keys - token); ++i) {
           to.write(at + (token + i) * sizes_.stride(),
                    narrow_row(_mm512_castsi512_ps(words[0][i]) * factors,
@@ -214,8 +224,8 @@ class Backward {
   const Attention& attention_;
   const Sizes& sizes_;
   const std::int64_t head_, blocks_, steps_;
-  const float* log_sums_;
-  const Part query_part_, output_part_, slope_part_;
+  const Tensors& tensors_;
+  const Parts parts_;
   const Dropout dropout_;
   bf16 *keys_, *values_;                      // right operands, whose columns are tokens
   bf16* keys_by_token_;                       // the same, whose rows are
@@ -237,22 +247,13 @@ void attention_backward(const Attention* attention, const bf16* query, const bf1
                         const bf16* value, const bf16* output, const bf16* output_gradient,
                         const float* log_sums, bf16* query_gradient, bf16* key_gradient,
                         bf16* value_gradient) {
-  const Tensors tensors{query,  key,      value, output, output_gradient,
-                        log_sums, {query_gradient, key_gradient, value_gradient}};
-  const Sizes& sizes = attention->sizes;
-  const std::int64_t heads = sizes.texts * sizes.heads;
+  const Tensors tensors{query, key, value, output, output_gradient, log_sums,
+                        {query_gradient, key_gradient, value_gradient}};
+  const std::int64_t heads = attention->sizes.texts * attention->sizes.heads;
   at::parallel_for(0, heads, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
     for (std::int64_t head = begin; head < end; ++head) {
-      std::array<Part, 5> next{};
-      if (head + 1 < end) {
-        next = {attention->part(query, sizes.queries, head + 1),
-                attention->part(key, sizes.keys, head + 1),
-                attention->part(value, sizes.keys, head + 1),
-                attention->part(output, sizes.queries, head + 1),
-                attention->part(output_gradient, sizes.queries, head + 1)};
-      }
-      Backward(*attention, tensors, head).run(next, tensors.gradients);
+      Backward(*attention, tensors, head).run(head + 1 < end);
     }
     Output::finish();
   });

@@ -14,7 +14,6 @@ namespace {
 
 constexpr std::int64_t kRightBytes = 5 << 18;  // of a right operand that is used again and again
 constexpr std::int64_t kMaxLayers = 4;         // of one input
-constexpr LeftUse kUse = LeftUse::kAgain;      // a panel is multiplied with all columns
 
 // Multiplies each x (rows x inner) by its part of a packed right operand, [column block][x][step],
 // and sums. `write.at(block)` takes the sums of its columns. Rows of one block are finished while the
@@ -61,9 +60,9 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
             const bf16* right = packed + block * block_size + i * part_size;
             float* to = sums[turn];
             if (i == 0) {
-              multiply_block<false, kUse>(left[i], right, steps, to, kSide, meanwhile);
+              multiply_block<false>(left[i], right, steps, to, kSide, meanwhile);
             } else {
-              multiply_block<true, kUse>(left[i], right, steps, to, kSide, meanwhile);
+              multiply_block<true>(left[i], right, steps, to, kSide, meanwhile);
             }
           }
           waiting.take(sums[turn], row, std::min(x.num_rows - row, kSide), write.at(block));

@@ -86,7 +86,7 @@ class TileScope {
 // c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `b` holds the tile of the
 // left columns and that of the right ones. `meanwhile(step)` is called in each step: products and
 // other arithmetic run side by side.
-template <bool kAdd, LeftUse kUse, typename Meanwhile>
+template <bool kAdd, LeftUse kUse = LeftUse::kAgain, typename Meanwhile>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
   const bf16* upper = a.from;
@@ -139,7 +139,7 @@ class TileScope {
   TileScope() {}
 };
 
-template <bool kAdd, LeftUse kUse, typename Meanwhile>
+template <bool kAdd, LeftUse kUse = LeftUse::kAgain, typename Meanwhile>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
   constexpr int kRows = 8;
@@ -182,7 +182,7 @@ inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, flo
 template <bool kAdd>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride) {
-  multiply_block<kAdd, LeftUse::kAgain>(a, b, steps, c, c_stride, [](std::int64_t) {});
+  multiply_block<kAdd>(a, b, steps, c, c_stride, [](std::int64_t) {});
 }
 
 // Transposes 16 x 16 words of 32 bits in registers.
