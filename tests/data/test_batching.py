@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as arrays
 from bertfit.data.batching import (
     cut_by_tokens,
     cut_into_packs,
+    fill_pack,
     iter_batches,
     iter_packs,
     pack_rows,
@@ -192,3 +193,35 @@ def test_packs_hold_the_ids_of_the_rows_that_they_name(lengths, max_tokens):
             assert places.tolist() == list(range(lengths[row]))
             seen.append(int(row))
     assert sorted(seen) == list(range(len(lengths)))
+
+
+@given(
+    lengths=lengths_of_rows.filter(lambda lengths: lengths.sum() < 4000),
+    tokens_step=st.sampled_from([64, 128]),
+    rows_step=st.integers(1, 9),
+)
+def test_a_filled_pack_has_a_rounded_size_and_its_own_rows_first(lengths, tokens_step, rows_step):
+    pack = pack_rows(make_encoded(lengths), np.arange(len(lengths)))
+    filled = fill_pack(pack, pad_id=7, tokens_step=tokens_step, rows_step=rows_step)
+    num_tokens, num_rows = pack.num_tokens, len(lengths)
+    assert filled.num_tokens % tokens_step == 0
+    assert 0 <= filled.num_tokens - num_tokens < tokens_step + rows_step
+    assert len(filled.token_ids) == len(filled.positions) == filled.cu_seqlens[-1]
+    assert filled.cu_seqlens.dtype == np.int32
+    of_rows = np.diff(filled.cu_seqlens)
+    np.testing.assert_array_equal(of_rows[:num_rows], lengths)
+    if len(of_rows) > num_rows:  # else there was nothing to fill
+        assert len(of_rows) % rows_step == 0
+        assert 1 <= of_rows[num_rows:].min() <= of_rows.max() <= max(lengths.max(), tokens_step)
+    np.testing.assert_array_equal(filled.token_ids[:num_tokens], pack.token_ids)
+    assert set(filled.token_ids[num_tokens:].tolist()) <= {7}
+    np.testing.assert_array_equal(filled.positions[:num_tokens], pack.positions)
+    assert not filled.positions[num_tokens:].any()
+    np.testing.assert_array_equal(filled.indices, pack.indices)
+
+
+@given(lengths=lengths_of_rows.filter(lambda lengths: lengths.sum() < 4000))
+def test_a_filled_pack_needs_no_more_filling(lengths):
+    pack = pack_rows(make_encoded(lengths), np.arange(len(lengths)))
+    once = fill_pack(pack, pad_id=0, tokens_step=128, rows_step=8)
+    assert fill_pack(once, pad_id=0, tokens_step=128, rows_step=8) is once

@@ -21,6 +21,7 @@ from bertfit.modeling.pack import Pack, computing, current_pack, mean_tokens
 from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
 from bertfit.modeling.packing import NAME, plan_packing, set_up_packing, takes_packs
 from bertfit.modeling.precision import Precision, choose_precision
+from tests.modeling.flash_on_cpu import flash_on_cpu
 from tests.modeling.test_fast_path import _COMMON, _OF_FAMILY, VOCABULARY, make_classifier
 
 PACKED = ("albert", "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
@@ -272,8 +273,7 @@ def test_a_gpu_packs_where_torch_has_the_kernel_for_it(monkeypatch):
 
 @pytest.mark.parametrize("scaling", [None, 0.25, 0.3])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("only_firsts", [False, True])
+@pytest.mark.parametrize(("only_firsts", "window"), [(True, None), (False, None), (False, 4)])
 def test_the_calls_for_a_gpu_fit_torchs_own_signatures(scaling, dropout, window, only_firsts):
     """Run on tensors without data: shapes and arguments are checked, numbers are not."""
     pack = Pack.build(np.array([0, 5, 8], dtype=np.int32), torch.device("meta"))
@@ -307,6 +307,44 @@ def test_a_pack_is_current_only_while_it_is_computed():
         fail()
     assert seen == [pack]
     assert current_pack() is None
+
+
+@pytest.mark.parametrize(("only_firsts", "window"), [(True, None), (False, None), (False, 2)])
+@pytest.mark.parametrize("scaling", [None, 0.3])
+def test_torchs_operator_for_packs_is_asked_for_what_the_fallback_computes(
+    scaling, only_firsts, window
+):
+    """The operator itself, called as on a GPU, with a dense kernel in the place of a GPU's."""
+    pack = Pack.build(np.array([0, 4, 9, 12, 13], dtype=np.int32), CPU)
+    unknown = Pack(pack.cu_seqlens, 128, None)
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(13, 2, 8, generator=generator).requires_grad_() for _ in range(3)]
+    asked = (states[0][pack.firsts] if only_firsts else states[0], *states[1:])
+    module = torch.nn.Identity().train()
+    found = []
+    with flash_on_cpu():
+        for each in (pack, unknown):
+            attended = attend_within_texts(
+                module, asked, each, scaling=scaling, dropout=0.0, window=window
+            )
+            direction = torch.arange(1.0, 1 + attended.numel()).view_as(attended)
+            gradients = torch.autograd.grad((attended * direction).sum(), states, retain_graph=True)
+            found.append((attended, *gradients))
+    for expected, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_torchs_operator_drops_as_many_weights_as_it_is_asked_to():
+    pack = Pack(torch.tensor([0, 200, 400], dtype=torch.int32), 256, None)
+    ones = torch.ones(400, 4, 8)
+    states = (torch.zeros(400, 4, 8), torch.zeros(400, 4, 8), ones)
+    options = {"scaling": None, "dropout": 0.25}
+    with flash_on_cpu():
+        attended = attend_within_texts(torch.nn.Identity().train(), states, pack, **options)
+        assert float(attended.mean()) == pytest.approx(1.0, abs=0.01)
+        assert 0.01 < float(attended.std()) < 0.1
+        kept = attend_within_texts(torch.nn.Identity().eval(), states, pack, **options)
+    torch.testing.assert_close(kept, ones)
 
 
 def test_runs_are_neighbours_of_one_length():

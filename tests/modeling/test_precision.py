@@ -96,8 +96,9 @@ def test_mps_that_is_not_there_is_refused(processor):
     assert caught.value.message == "device: 'mps' was asked for, but torch finds none here"
 
 
-def test_on_a_cpu_the_weights_have_the_type_of_the_products():
-    precision = choose_precision("cpu", "bfloat16")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_weights_have_the_type_of_the_products(device):
+    precision = Precision(torch.device(device), torch.bfloat16, "a test")
     assert precision.weight_dtype == torch.bfloat16
     with precision.autocast():
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -105,7 +106,7 @@ def test_on_a_cpu_the_weights_have_the_type_of_the_products():
 
 
 def test_elsewhere_weights_stay_float32():
-    precision = Precision(torch.device("cuda"), torch.bfloat16, "a test")
+    precision = Precision(torch.device("mps"), torch.bfloat16, "a test")
     assert precision.weight_dtype == torch.float32
 
 

@@ -15,6 +15,7 @@ from bertfit.modeling.transfer import (
     stay_ahead,
     to_device,
     wait_for,
+    write_to,
 )
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -85,3 +86,11 @@ def test_a_gpu_gives_back_what_it_was_sent_without_being_waited_for():
     np.testing.assert_array_equal(doubled, values * 2)
     wait_for(GPU)
     assert seconds_between(start, end) > 0
+
+
+def test_an_array_is_written_into_a_tensor_that_stays():
+    tensor = torch.zeros(3, dtype=torch.int32)
+    place = tensor.data_ptr()
+    write_to(tensor, np.array([1, 2, 3], dtype=np.int32))
+    assert tensor.tolist() == [1, 2, 3]
+    assert tensor.data_ptr() == place

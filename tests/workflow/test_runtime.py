@@ -27,6 +27,7 @@ def test_the_choice_is_that_of_training(described):
     assert described.last_layer == "the first token, which the head reads"
     assert described.packing == "off (not measured to be faster on cpu than padding)"
     assert described.compilation == "off (compiled, training was slower on a CPU)"
+    assert described.recording == "off (this is for a CUDA GPU)"
     assert described.micro_batch_tokens == DEFAULT_TOKENS
     assert set(described.gflops) == {"float32", "bfloat16"}
     assert all(rate > 0 for rate in described.gflops.values())

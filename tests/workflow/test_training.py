@@ -739,12 +739,13 @@ def test_compiling_that_is_asked_for_trains_the_same_model(train, tmp_path, comp
     assert compiled["tokens_per_second"] > 0
 
 
-def test_on_a_cpu_nothing_is_compiled_unless_asked(finished):
+def test_on_a_cpu_nothing_is_compiled_unless_asked_or_recorded(finished):
     record = json.loads((finished[0].run / "bertfit.json").read_text(encoding="utf-8"))
     assert record["settings"]["compile"] == {
         "value": "off",
         "origin": "default: compiled, training was slower on a CPU",
     }
+    assert record["training"]["recording"] == "off (this is for a CUDA GPU)"
 
 
 def fail_to_compile(monkeypatch):

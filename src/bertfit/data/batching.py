@@ -160,6 +160,34 @@ def pack_rows(encoded: EncodedTexts, indices: np.ndarray) -> Pack:
     return Pack(token_ids, cu_seqlens.astype(np.int32), positions, indices)
 
 
+def fill_pack(pack: Pack, *, pad_id: int, tokens_step: int, rows_step: int) -> Pack:
+    """Return a pack with rows of padding behind its own, so that few different sizes are left.
+
+    A pack whose tokens are a multiple of `tokens_step` already stays as it is. Else its rows come
+    to a multiple of `rows_step`, and its tokens to one of `tokens_step`: the rows that were added
+    share the padding, at least one token each, all of it at position 0, which every model has.
+    `indices` names the pack's own rows alone.
+
+    Args:
+        pack: S rows.
+        pad_id: The token that fills.
+        tokens_step: Tokens of the sizes that are left are multiples of it.
+        rows_step: So are the rows.
+    """
+    if pack.num_tokens % tokens_step == 0:
+        return pack
+    num_rows = len(pack.indices)
+    num_added = rows_step - num_rows % rows_step
+    num_fillers = num_added + -(pack.num_tokens + num_added) % tokens_step
+    ends = pack.num_tokens + np.arange(1, num_added + 1) * num_fillers // num_added
+    return Pack(
+        np.append(pack.token_ids, np.full(num_fillers, pad_id)),
+        np.append(pack.cu_seqlens, ends).astype(np.int32),
+        np.append(pack.positions, np.zeros(num_fillers, dtype=np.int64)),
+        pack.indices,
+    )
+
+
 def iter_batches(
     encoded: EncodedTexts, indices: Sequence[int] | np.ndarray, *, max_tokens: int, pad_id: int
 ) -> Iterator[Batch]:

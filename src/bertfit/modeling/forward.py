@@ -1,4 +1,6 @@
-"""The one forward pass, of rows padded or packed: `inference.micro_batches` alone calls it.
+"""The one forward pass, of rows padded or packed.
+
+`inference.micro_batches` calls it, and `training.recorded_passes` for what it records.
 
 Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 """
@@ -61,10 +63,32 @@ def compute_packed_logits(
         precision: Device and type of the arithmetic.
     """
     device = precision.device
-    numbered = number_positions(model, token_ids_N, positions_N)
     token_ids, positions = (
-        to_device(values, device).unsqueeze(0) for values in (token_ids_N, numbered)
+        to_device(values, device)
+        for values in (token_ids_N, number_positions(model, token_ids_N, positions_N))
     )
-    with precision.autocast(), computing(Pack.build(cu_seqlens, device)):
-        logits: torch.Tensor = model(input_ids=token_ids, position_ids=positions).logits
+    pack = Pack.build(cu_seqlens, device)
+    return compute_logits_of_pack(model, token_ids, positions, pack, precision=precision)
+
+
+def compute_logits_of_pack(
+    model: PreTrainedModel,
+    token_ids_N: torch.Tensor,
+    positions_N: torch.Tensor,
+    pack: Pack,
+    *,
+    precision: Precision,
+) -> torch.Tensor:
+    """As `compute_packed_logits`, of what is on the device already.
+
+    Args:
+        model: As there.
+        token_ids_N: int64 token ids.
+        positions_N: int64 positions as the model's family counts them.
+        pack: Where the texts lie.
+        precision: Device and type of the arithmetic.
+    """
+    inputs = {"input_ids": token_ids_N.unsqueeze(0), "position_ids": positions_N.unsqueeze(0)}
+    with precision.autocast(), computing(pack):
+        logits: torch.Tensor = model(**inputs).logits
     return logits.float()

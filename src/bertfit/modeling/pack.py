@@ -29,8 +29,13 @@ class Pack:
 
     The name is that of torch's variable-length attention.
     """
-    runs: tuple[tuple[int, int], ...]
-    """(texts, tokens of each) of every run of neighbours of one length, in their order."""
+    longest: int
+    """Tokens of the longest text, or more."""
+    runs: tuple[tuple[int, int], ...] | None
+    """(texts, tokens of each) of every run of neighbours of one length, in their order.
+
+    None where only the device knows: what is recorded for packs to come reads `cu_seqlens` alone.
+    """
 
     @classmethod
     def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:
@@ -39,17 +44,12 @@ class Pack:
         ends = np.append(np.flatnonzero(np.diff(lengths)), len(lengths) - 1)
         counts = np.diff(ends, prepend=-1)
         runs = tuple(zip(counts.tolist(), lengths[ends].tolist(), strict=True))
-        return cls(to_device(cu_seqlens, device), runs)
+        return cls(to_device(cu_seqlens, device), int(lengths.max()), runs)
 
     @property
     def num_texts(self) -> int:
         """S."""
         return len(self.cu_seqlens) - 1
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest text."""
-        return max(length for _, length in self.runs)
 
     @property
     def firsts(self) -> torch.Tensor:

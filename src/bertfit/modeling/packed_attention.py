@@ -51,9 +51,13 @@ def attend_within_texts(
     """
     query = states[0]
     rate = dropout if module.training else 0.0
-    if query.is_cuda and find_gpu_obstacle(query.device, query.dtype, query.shape[-1]) is None:
+    if pack.runs is None or (
+        query.is_cuda and find_gpu_obstacle(query.device, query.dtype, query.shape[-1]) is None
+    ):
         return _attend_by_flash(states, pack, scaling=scaling, dropout=rate, window=window)
-    return _attend_by_length(module, states, pack, scaling=scaling, dropout=rate, window=window)
+    return _attend_by_length(
+        module, states, pack.runs, scaling=scaling, dropout=rate, window=window
+    )
 
 
 @functools.lru_cache
@@ -93,6 +97,8 @@ def _attend_by_flash(
 ) -> torch.Tensor:
     query, key, value = states
     only_firsts = len(query) != len(key)
+    # Of fewer queries than keys the last ones would be taken to meet at the end, not at the start.
+    assert window is None or not only_firsts
     query_starts, longest_query = pack.cu_seqlens, pack.longest
     if only_firsts:
         query_starts = torch.arange(len(query) + 1, dtype=torch.int32, device=query.device)
@@ -123,19 +129,19 @@ def _attend_by_flash(
 def _attend_by_length(
     module: torch.nn.Module,
     states: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    pack: Pack,
+    runs: tuple[tuple[int, int], ...],
     *,
     scaling: float | None,
     dropout: float,
     window: int | None,
 ) -> torch.Tensor:
     query, key, value = states
-    sizes = [count * length for count, length in pack.runs]
-    query_sizes = [count for count, _ in pack.runs] if len(query) != len(key) else sizes
+    sizes = [count * length for count, length in runs]
+    query_sizes = [count for count, _ in runs] if len(query) != len(key) else sizes
     # Split, not sliced: the derivative of a slice is a tensor of the whole pack's size.
     pieces = zip(query.split(query_sizes), key.split(sizes), value.split(sizes), strict=True)
     attended = []
-    for (count, length), run in zip(pack.runs, pieces, strict=True):
+    for (count, length), run in zip(runs, pieces, strict=True):
         query_RHTD, key_RHTD, value_RHTD = (
             part.unflatten(0, (count, -1)).transpose(1, 2) for part in run
         )

@@ -105,6 +105,15 @@ def takes_packs(model: PreTrainedModel) -> bool:
     return bool(model.config._attn_implementation == NAME)  # noqa: SLF001 (has no public name)
 
 
+def has_kernel(model: PreTrainedModel, precision: Precision) -> bool:
+    """Tell whether torch itself has attention for this model's packs, which are in one piece then.
+
+    Elsewhere neighbours of one length are attended to by themselves.
+    """
+    head_size = _head_size(model.config)
+    return find_gpu_obstacle(precision.device, precision.dtype, head_size) is None
+
+
 def number_positions(
     model: PreTrainedModel, token_ids_N: np.ndarray, positions_N: np.ndarray
 ) -> np.ndarray:

@@ -38,6 +38,14 @@ def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def write_to(tensor: torch.Tensor, values: np.ndarray) -> None:
+    """Write an array of the same shape into a tensor that stays; a GPU reads it in its turn."""
+    source = torch.from_numpy(values)
+    if tensor.is_cuda:
+        source = source.pin_memory()
+    tensor.copy_(source, non_blocking=True)
+
+
 @dataclass(frozen=True, slots=True)
 class LateValues:
     """Tensors on their way to the CPU."""

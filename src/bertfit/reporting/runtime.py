@@ -40,6 +40,7 @@ def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Freed memory", runtime["memory"]),
         ("Packing", runtime["packing"]),
         ("Compiling", runtime["compilation"]),
+        ("Recording", runtime["recording"]),
         ("Micro-batch", "measured before training" if budget is None else f"{budget:,} tokens"),
         ("Encoded text", f"{runtime['store']} ({runtime['store_bytes'] / _MIB:,.0f} MiB)"),
     ]

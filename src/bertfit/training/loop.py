@@ -14,12 +14,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from bertfit.data.batching import iter_packs
 from bertfit.inference.micro_batches import TokenBudget, iter_logits
 from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.transfer import LateValues, mark_moment, to_device
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from bertfit.data.batching import Batch, Pack
     from bertfit.data.encoding import EncodedTexts
     from bertfit.modeling.precision import Precision
+    from bertfit.training.recorded_passes import RecordedPasses
     from bertfit.training.weights import TrainedWeights
 
 
@@ -106,10 +109,45 @@ def accumulate_gradients(
     *,
     precision: Precision,
     max_tokens: int,
+    recorded: RecordedPasses | None = None,
 ) -> Accumulated:
-    """Add the gradient of the rows' mean loss to the parameters' `.grad`."""
+    """Add the gradient of the rows' mean loss to the parameters' `.grad`.
+
+    Where there are recorded passes they do it, of packs, for the masters of the parameters.
+    """
     losses, rows, predicted = [], [], []
     num_tokens = num_cells = 0
+    if recorded is None:
+        passes = _iter_passes(model, data, indices, precision=precision, max_tokens=max_tokens)
+    else:
+        passes = _iter_recorded(recorded, data, indices, max_tokens=max_tokens)
+    for batch, loss, predicted_ids, cells in passes:
+        losses.append(loss)
+        rows.append(batch.indices)
+        predicted.append(predicted_ids)
+        num_tokens += batch.num_tokens
+        num_cells += cells
+    return Accumulated(
+        torch.stack(losses).sum(),
+        np.concatenate(rows),
+        torch.cat(predicted),
+        num_tokens,
+        num_cells - num_tokens,
+    )
+
+
+_Passed: TypeAlias = tuple["Batch | Pack", torch.Tensor, torch.Tensor, int]
+"""A micro-batch, its part of the loss (), its predicted classes, its tokens and padding."""
+
+
+def _iter_passes(
+    model: PreTrainedModel,
+    data: TrainingData,
+    indices: np.ndarray,
+    *,
+    precision: Precision,
+    max_tokens: int,
+) -> Iterator[_Passed]:
     for batch, logits in iter_logits(
         model,
         data.encoded,
@@ -121,18 +159,18 @@ def accumulate_gradients(
         targets = to_device(data.label_ids[batch.indices], logits.device)
         loss = cross_entropy(logits, targets, reduction="sum") / len(indices)
         loss.backward()
-        losses.append(loss.detach())
-        rows.append(batch.indices)
-        predicted.append(logits.detach().argmax(dim=1))
-        num_tokens += batch.num_tokens
-        num_cells += batch.num_cells
-    return Accumulated(
-        torch.stack(losses).sum(),
-        np.concatenate(rows),
-        torch.cat(predicted),
-        num_tokens,
-        num_cells - num_tokens,
-    )
+        yield batch, loss.detach(), logits.detach().argmax(dim=1), batch.num_cells
+
+
+def _iter_recorded(
+    recorded: RecordedPasses, data: TrainingData, indices: np.ndarray, *, max_tokens: int
+) -> Iterator[_Passed]:
+    for pack in iter_packs(data.encoded, indices, max_tokens=max_tokens):
+        label_ids = data.label_ids[pack.indices]
+        yield (
+            pack,
+            *recorded.take(pack, label_ids, num_rows=len(indices), pad_id=data.pad_id),
+        )
 
 
 def accumulate_within_memory(
@@ -145,7 +183,8 @@ def accumulate_within_memory(
 ) -> Accumulated:
     """As `accumulate_gradients`; where a GPU's memory runs out, halve the budget and begin anew.
 
-    The random numbers are set back as well, so the step is the one that the smaller budget gives.
+    What was recorded holds memory, and is given up before that. The random numbers are set back as
+    well, so the step is the one that the smaller budget gives.
 
     Raises:
         torch.OutOfMemoryError: Not even the longest row fits alone.
@@ -156,10 +195,15 @@ def accumulate_within_memory(
         try:
             with quick_float32(precision.device):
                 return accumulate_gradients(
-                    weights.working, data, indices, precision=precision, max_tokens=budget.tokens
+                    weights.working,
+                    data,
+                    indices,
+                    precision=precision,
+                    max_tokens=budget.tokens,
+                    recorded=weights.recorded,
                 )
         except torch.OutOfMemoryError:
-            if not budget.halve(longest):
+            if not (weights.forget_recorded("memory ran out") or budget.halve(longest)):
                 raise
         # Out of the except clause: the error held on to the tensors of the failed micro-batch.
         weights.drop_gradients()

@@ -46,13 +46,15 @@ def measure_speed(
     The model, and the random numbers of the training to come, are left as they were.
     """
     lengths = train.encoded.lengths
-    steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
+    steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)[:4]
     weights = TrainedWeights(model, settings, precision)
+    if weights.recorded is not None:  # when a step comes again it is recorded, and then played
+        steps = steps[:1] * 4
     weights.working.train()
     budget = TokenBudget(starting_budget(settings.micro_batch_tokens))
     timed: list[tuple[int, float]] = []
     try:
-        for indices in steps[:4]:
+        for indices in steps:
             started = time.perf_counter()
             accumulate_within_memory(weights, train, indices, precision=precision, budget=budget)
             wait_for(precision.device)
@@ -60,7 +62,8 @@ def measure_speed(
             weights.drop_gradients()
     finally:
         weights.release()
-    counted = timed[1:] or timed  # the first step pays for starting up
+    num_starting = 2 if weights.recording.is_on else 1
+    counted = timed[num_starting:] or timed  # the first steps pay for starting up
     rate = sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted)
     num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
     num_tokens_in_all = int(lengths.sum()) * num_epochs

@@ -54,10 +54,11 @@ class TorchAdamW:
             group["lr"] = learning_rate
         self._optimizer.found_inf = halted  # type: ignore[attr-defined]  # the fused step reads it
         self._optimizer.step()
-        with torch.no_grad():
-            for master, work in self._pairs:
-                if work is not master:
-                    work.copy_(master)
+        copied = [(master, work) for master, work in self._pairs if work is not master]
+        if copied:
+            with torch.no_grad():
+                # On a GPU a few pieces of work, where a loop would queue one for each weight.
+                torch._foreach_copy_([work for _, work in copied], [master for master, _ in copied])
 
 
 def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction: float) -> float:

@@ -19,6 +19,7 @@ from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.allocation import Fragments, keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.compilation import run_as_written
+from bertfit.modeling.plan import Plan
 from bertfit.modeling.transfer import stay_ahead
 from bertfit.progress import format_seconds
 from bertfit.training.choices import (
@@ -73,6 +74,8 @@ class TrainingOutcome:
     train_seconds: float
     """Time in optimizer steps, validation left out."""
     num_steps: int
+    recording: Plan
+    """Whether the passes were recorded to the end, and why."""
 
 
 @keep_freed_memory()
@@ -110,6 +113,7 @@ def fit(
         best_folder,
         listener,
         metric,
+        weights.recording,
         num_epochs=len(epochs),
         max_tokens=starting_budget(settings.micro_batch_tokens),
     )
@@ -140,6 +144,7 @@ class _Run:
     best_folder: Path
     listener: Listener
     metric: str
+    recording: Plan
     num_epochs: int
     max_tokens: int
     """Tokens per micro-batch; less once memory has run out."""
@@ -194,6 +199,7 @@ class _Run:
             if self.num_steps % _STEPS_PER_LOOK == 0:
                 self.fragments.look()
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
+        self._heed_recording()
         if interruption.requested:
             self.listener.note(
                 f"Interrupted after step {self.num_steps}: validating and keeping the best "
@@ -241,6 +247,13 @@ class _Run:
                 f"Out of memory at step {report.step + 1}: it was taken again in pieces of at most "
                 f"{report.max_tokens:,} tokens, with the same result, and so is the rest."
             )
+
+    def _heed_recording(self) -> None:
+        """Say it where passes could not be recorded any more."""
+        plan = self.weights.recording
+        if plan != self.recording:
+            self.recording = plan
+            self.listener.note(f"Recording: {plan}; the rest is computed as it is written.")
 
     def _heed_memory_in_scoring(self, tokens: int) -> None:
         if self.scoring_tokens is None:
@@ -291,6 +304,7 @@ class _Run:
             collapsed_to=self.best_collapse,
             train_seconds=self.train_seconds,
             num_steps=self.num_steps,
+            recording=self.recording,
         )
 
 

@@ -14,15 +14,19 @@ import torch
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.graphs import make_recorder, plan_recording
 from bertfit.modeling.operators.gradients import keep_master
+from bertfit.modeling.packing import has_kernel, takes_packs
 from bertfit.training.compiled_adamw import compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.optimization import TorchAdamW, build_optimizer
+from bertfit.training.recorded_passes import RecordedPasses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bertfit.config import TrainSettings
+    from bertfit.modeling.plan import Plan
     from bertfit.modeling.precision import Precision
 
 
@@ -56,6 +60,25 @@ class TrainedWeights:
         self._hooks = []
         if self.working is not model:
             self._hooks = [_add_gradients_to(master, work) for master, work in self._dense]
+        self._recording = plan_recording(
+            precision.device,
+            packs=takes_packs(self.working) and has_kernel(self.working, precision),
+            fast_path=settings.fast_path == "auto",
+        )
+        self.recorded: RecordedPasses | None = None
+        if self._recording.is_on:
+            self.recorded = RecordedPasses(
+                self.working,
+                self._dense,
+                precision=precision,
+                plan=self._recording,
+                record=make_recorder(),
+            )
+
+    @property
+    def recording(self) -> Plan:
+        """Whether passes are recorded, and why."""
+        return self._recording if self.recorded is None else self.recorded.plan
 
     def prepare(self, token_ids: np.ndarray) -> None:
         """Bring the embeddings of these token ids, any shape, up to date before they are read."""
@@ -93,6 +116,10 @@ class TrainedWeights:
         if self._rows is not None:
             self._rows.drop_gradient()
 
+    def forget_recorded(self, reason: str) -> bool:
+        """Record no more; return whether that leaves memory which was held."""
+        return self.recorded is not None and self.recorded.forget(reason)
+
     def settle(self) -> None:
         """Bring every weight up to date, for whoever reads them all: validation, saving."""
         if self._rows is not None:
@@ -102,6 +129,7 @@ class TrainedWeights:
         """Settle, and leave the model as an ordinary one."""
         self.settle()
         self.drop_gradients()
+        self._recording, self.recorded = self.recording, None
         undo_compiling(self.working)
         for hook in self._hooks:
             hook.remove()

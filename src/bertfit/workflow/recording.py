@@ -92,6 +92,7 @@ def make_record(
             "train_seconds": round(outcome.train_seconds, 1),
             "total_seconds": round(time.perf_counter() - log.started, 1),
             **speed.to_json(),
+            "recording": str(outcome.recording),
             "dtype": precision.dtype_name,
             "device": str(precision.device),
         },

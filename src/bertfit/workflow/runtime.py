@@ -18,6 +18,7 @@ from bertfit.modeling.allocation import can_keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, load_architecture
 from bertfit.modeling.compilation import plan_compilation
 from bertfit.modeling.fast_path import plan_fast_path, plan_operators_for
+from bertfit.modeling.graphs import plan_recording
 from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.transfer import wait_for
@@ -66,6 +67,8 @@ class Runtime:
     """Whether texts are packed, and why."""
     compilation: str
     """Whether a training's layers are compiled, and why."""
+    recording: str
+    """Whether a training's passes are recorded as CUDA graphs, and why."""
     micro_batch_tokens: int | None
     """None where the training measures it."""
     gflops: dict[str, float]
@@ -130,6 +133,7 @@ def describe_runtime(
         compilation=str(
             plan_compilation(precision.device, packs=packing.is_on, train_seconds=math.inf)
         ),
+        recording=str(plan_recording(precision.device, packs=packing.is_on)),
         micro_batch_tokens=None if precision.device.type == "cuda" else tokens,
         gflops=gflops,
         store=str(store),

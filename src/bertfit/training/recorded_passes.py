@@ -1,0 +1,229 @@
+"""Both passes of a pack, recorded for each size of packs, and done again with other texts.
+
+Packs are filled up with rows of padding until few sizes are left (`batching.fill_pack`); the share
+of such a row in the loss is 0. The first pack of a size goes through the passes as they are
+written, from tensors that stay; when a second one comes the passes are recorded, and from then on
+texts are written into those tensors and the record is played. Gradients go to float32 tensors that
+stay as well: the first pack of a step overwrites what they hold, and later ones add to it.
+
+Shapes: S rows of a pack and N tokens, those of padding among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from bertfit.data.batching import fill_pack
+from bertfit.modeling import pack as packs
+from bertfit.modeling.forward import compute_logits_of_pack
+from bertfit.modeling.packing import number_positions
+from bertfit.modeling.plan import Plan
+from bertfit.modeling.transfer import write_to
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bertfit.data.batching import Pack
+    from bertfit.modeling.graphs import Record, Work
+    from bertfit.modeling.precision import Precision
+    from bertfit.training.optimization import Pair
+
+_TOKENS_STEP, _ROWS_STEP = 128, 8
+"""Sizes of packs are multiples of these: a GPU's products and attention take 128 tokens at once,
+and rows cost only in the head. Beyond 8,192 tokens they are of 256: there would be many more."""
+_MOST_TOKENS, _MOST_SIZES = 16_384, 128
+"""Larger packs, and those of further sizes, are computed as written. A GPU is busy with so many
+tokens for longer than a CPU is with queueing them."""
+
+
+class _Size(NamedTuple):
+    num_tokens: int
+    num_rows: int
+    longest: int
+    """Tokens of the longest row, rounded up."""
+    is_first: bool
+    """Whether the pack is the first of its step, whose gradients are not added to others."""
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """The tensors of one size, which packs are written into and results are read from."""
+
+    token_ids: torch.Tensor
+    """(N,) int64."""
+    positions: torch.Tensor
+    """(N,) int64."""
+    cu_seqlens: torch.Tensor
+    """(S + 1,) int32."""
+    label_ids: torch.Tensor
+    """(S,) int64."""
+    shares: torch.Tensor
+    """(S,) float32: of each row in the loss."""
+    loss: torch.Tensor
+    """()."""
+    predicted_ids: torch.Tensor
+    """(S,) int64."""
+    replay: Work | None = None
+    """Does it again; None before it was recorded."""
+
+    @classmethod
+    def make(cls, size: _Size, device: torch.device) -> _Place:
+        def room(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(
+            room(size.num_tokens, dtype=torch.int64),
+            room(size.num_tokens, dtype=torch.int64),
+            room(size.num_rows + 1, dtype=torch.int32),
+            room(size.num_rows, dtype=torch.int64),
+            room(size.num_rows, dtype=torch.float32),
+            room(dtype=torch.float32),
+            room(size.num_rows, dtype=torch.int64),
+        )
+
+
+class RecordedPasses:
+    """Forward and backward of the packs of a training."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pairs: Sequence[Pair],
+        *,
+        precision: Precision,
+        plan: Plan,
+        record: Record,
+    ) -> None:
+        """Take what is trained.
+
+        Args:
+            model: Takes packs, by attention that reads `cu_seqlens` on the device.
+            pairs: Each trained float32 master with its copy in `model`, or with itself.
+            precision: Device and type of the arithmetic.
+            plan: Why passes are recorded.
+            record: Records passes that have run once (`modeling.graphs`).
+        """
+        self._model, self._pairs, self._precision = model, pairs, precision
+        self._record, self.plan = record, plan
+        self._gradients: list[torch.Tensor | None] = [None] * len(pairs)
+        self._places: dict[_Size, _Place] = {}
+
+    def take(
+        self, pack: Pack, label_ids: np.ndarray, *, num_rows: int, pad_id: int
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Leave the gradient of a pack's part of a step's mean loss in the masters' `.grad`.
+
+        Args:
+            pack: Some rows of a step.
+            label_ids: (rows of the pack,).
+            num_rows: Rows of the whole step.
+            pad_id: The token of rows that fill the pack up.
+
+        Returns:
+            The part of the loss (), the predicted classes (rows of the pack,), and the tokens that
+            were computed, padding included.
+        """
+        is_small = pack.num_tokens <= _MOST_TOKENS
+        filled = _fill(pack, pad_id=pad_id) if is_small else pack
+        size = self._size_of(filled)
+        place = self._places.get(size)
+        is_known = place is not None
+        if place is None:
+            place = _Place.make(size, self._precision.device)
+            if is_small and len(self._places) < _MOST_SIZES:
+                self._places[size] = place
+        self._write(filled, label_ids, num_rows, place)
+        if is_known and place.replay is None and self.plan.is_on:
+            self._record_passes(size, place)
+        if place.replay is None:
+            self._run(size, place)
+        else:
+            place.replay()
+        for (master, _), gradient in zip(self._pairs, self._gradients, strict=True):
+            master.grad = gradient
+        return place.loss.clone(), place.predicted_ids[: len(label_ids)].clone(), size.num_tokens
+
+    def forget(self, reason: str) -> bool:
+        """Give up recording, and the memory of what was; return whether there was any."""
+        had_any = any(place.replay is not None for place in self._places.values())
+        self._places.clear()
+        self.plan = Plan(is_on=False, reason=reason)
+        return had_any
+
+    def _size_of(self, filled: Pack) -> _Size:
+        longest = int(np.diff(filled.cu_seqlens).max())
+        is_first = all(master.grad is None for master, _ in self._pairs)
+        return _Size(
+            filled.num_tokens,
+            len(filled.cu_seqlens) - 1,
+            -(-longest // _TOKENS_STEP) * _TOKENS_STEP,
+            is_first,
+        )
+
+    def _write(self, filled: Pack, label_ids: np.ndarray, num_rows: int, place: _Place) -> None:
+        """Bring a pack to where the passes read it."""
+        num_fillers = len(place.label_ids) - len(label_ids)
+        shares = np.full(len(label_ids), 1.0 / num_rows, dtype=np.float32)
+        arrays = (
+            (place.token_ids, filled.token_ids),
+            (place.positions, number_positions(self._model, filled.token_ids, filled.positions)),
+            (place.cu_seqlens, filled.cu_seqlens),
+            (place.label_ids, np.pad(label_ids.astype(np.int64), (0, num_fillers))),
+            (place.shares, np.pad(shares, (0, num_fillers))),
+        )
+        for tensor, values in arrays:
+            write_to(tensor, values)
+
+    def _run(self, size: _Size, place: _Place) -> None:
+        """Compute both passes from a place's tensors, and write what comes of them."""
+        logits = compute_logits_of_pack(
+            self._model,
+            place.token_ids,
+            place.positions,
+            packs.Pack(place.cu_seqlens, size.longest, None),
+            precision=self._precision,
+        )
+        losses = cross_entropy(logits, place.label_ids, reduction="none")
+        loss = (losses * place.shares).sum()
+        working = [work for _, work in self._pairs]
+        found = torch.autograd.grad(loss, working, allow_unused=True)
+        with torch.no_grad():
+            place.loss.copy_(loss)
+            place.predicted_ids.copy_(logits.argmax(dim=1))
+            self._keep(found, is_first=size.is_first)
+
+    def _keep(self, found: Sequence[torch.Tensor | None], *, is_first: bool) -> None:
+        """Write gradients over those that are kept, or add them; a weight may have none."""
+        for index, ((master, _), gradient) in enumerate(zip(self._pairs, found, strict=True)):
+            if gradient is not None and self._gradients[index] is None:
+                self._gradients[index] = torch.zeros_like(master)
+        used = [
+            (kept, gradient)
+            for kept, gradient in zip(self._gradients, found, strict=True)
+            if kept is not None and gradient is not None
+        ]
+        kept_ones, new_ones = ([pair[side] for pair in used] for side in (0, 1))
+        if is_first:
+            torch._foreach_copy_(kept_ones, new_ones)
+        else:
+            torch._foreach_add_(kept_ones, new_ones)
+
+    def _record_passes(self, size: _Size, place: _Place) -> None:
+        """Record the passes of a size; where that fails, compute as written from here on."""
+        try:
+            place.replay = self._record(lambda: self._run(size, place))
+        except RuntimeError as error:  # memory that runs out is one
+            first_line = str(error).strip().partition("\n")[0]
+            self.forget(f"it failed: {first_line}")
+
+
+def _fill(pack: Pack, *, pad_id: int) -> Pack:
+    """Fill a pack up to one of few sizes."""
+    tokens_step = _TOKENS_STEP if pack.num_tokens <= _MOST_TOKENS // 2 else 2 * _TOKENS_STEP
+    return fill_pack(pack, pad_id=pad_id, tokens_step=tokens_step, rows_step=_ROWS_STEP)

@@ -1,0 +1,455 @@
+"""Passes that were recorded give what passes as written give, of other texts, without Python.
+
+A CPU has no CUDA graphs. What takes their place here traces every operation of both passes and
+plays the trace: as a graph, it knows nothing but the tensors that stand in it. Attention is torch's
+own operator with a dense kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from bertfit.config import TrainSettings
+from bertfit.data.batching import iter_packs
+from bertfit.inference.micro_batches import TokenBudget
+from bertfit.modeling.fast_path import copy_for_work, plug_in
+from bertfit.modeling.graphs import make_recorder, plan_recording
+from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.plan import Plan
+from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.training import recorded_passes
+from bertfit.training.loop import (
+    TrainingData,
+    accumulate_gradients,
+    accumulate_within_memory,
+    train_steps,
+)
+from bertfit.training.measuring import measure_speed
+from bertfit.training.recorded_passes import RecordedPasses
+from bertfit.training.trainer import fit
+from bertfit.training.weights import TrainedWeights
+from tests.modeling.flash_on_cpu import flash_on_cpu
+from tests.modeling.test_fast_path import make_classifier
+from tests.modeling.test_packing import PACKED, make_encoded
+from tests.training.test_no_waiting import LOOKS, aten
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+FLOAT32, BFLOAT16 = (choose_precision("cpu", dtype) for dtype in ("float32", "bfloat16"))
+ON = Plan(is_on=True, reason="a test")
+LENGTHS = (24, 17, 9, 3, 3)
+ROWS = np.arange(len(LENGTHS))
+MAX_TOKENS = 45
+"""Two packs a step: of the first one's gradients, and of such as are added to them."""
+
+
+class Tracer:
+    """Records as a CUDA graph does: what is recorded is not done, and Python does not see it."""
+
+    def __init__(self):
+        self.traces = []
+        self.passes = None
+
+    def __call__(self, work):
+        # Tracing does the work, too, and only what it adds to anything must be taken back. Without
+        # the passes at hand nothing is, which is right where a step is one pack.
+        kept_by_passes = [] if self.passes is None else self.passes._gradients
+        gradients = [kept for kept in kept_by_passes if kept is not None]
+        before = [kept.clone() for kept in gradients]
+        trace = make_fx(lambda: (work(), torch.zeros(()))[1])()
+        for kept, value in zip(gradients, before, strict=True):
+            kept.copy_(value)
+        self.traces.append(trace)
+        return torch.no_grad()(trace)
+
+    def operations(self):
+        return {node.target for trace in self.traces for node in trace.graph.nodes}
+
+
+@pytest.fixture(autouse=True)
+def _flash():
+    with flash_on_cpu():
+        yield
+
+
+def make_model(family="bert", *, dropout=0.0):
+    """Return a classifier as it is on a GPU."""
+    model = make_classifier(family, dropout=dropout)
+    plug_in(model, GPU)
+    assert set_up_packing(model, FLOAT32, "on").is_on
+    return model
+
+
+def record_passes(model, pairs, *, precision=FLOAT32):
+    tracer = Tracer()
+    tracer.passes = RecordedPasses(model, pairs, precision=precision, plan=ON, record=tracer)
+    return tracer.passes, tracer
+
+
+def count_calls(model):
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def make_data(seed):
+    return TrainingData(make_encoded(LENGTHS, seed=seed), ROWS % 3, pad_id=0)
+
+
+def gradients_of(model):
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_texts_that_come_later_get_the_gradients_of_passes_as_written(family):
+    written = make_model(family)
+    model = copy.deepcopy(written)
+    recorded, tracer = record_passes(model, [(p, p) for p in model.parameters()])
+    calls, found = count_calls(model), []
+    for seed in range(4):
+        num_before = len(calls)
+        for each in (model, written):
+            each.zero_grad()
+        options = {"precision": FLOAT32, "max_tokens": MAX_TOKENS}
+        made = accumulate_gradients(model, make_data(seed), ROWS, recorded=recorded, **options)
+        expected = accumulate_gradients(written, make_data(seed), ROWS, **options)
+        torch.testing.assert_close(made.loss, expected.loss, atol=1e-6, rtol=1e-5)
+        np.testing.assert_array_equal(made.indices, expected.indices)
+        assert torch.equal(made.predicted_ids, expected.predicted_ids)
+        assert made.num_tokens == expected.num_tokens
+        wanted = gradients_of(written)
+        assert gradients_of(model).keys() == wanted.keys()
+        for name, gradient in gradients_of(model).items():
+            torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-5, msg=name)
+        found.append(len(calls) - num_before)
+    assert found == [2, 2, 0, 0]  # written, recorded, and from then on played
+    assert len(tracer.traces) == 2
+    assert sum(float(gradient.abs().max()) > 1e-4 for gradient in wanted.values()) > 10
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("family", PACKED)
+def test_what_is_recorded_asks_a_gpu_for_nothing(family, dropout):
+    """A graph cannot wait for a number: recording would fail."""
+    model = make_model(family, dropout=dropout)
+    recorded, tracer = record_passes(model, [(p, p) for p in model.parameters()])
+    for seed in range(2):
+        model.zero_grad()
+        accumulate_gradients(
+            model,
+            make_data(seed),
+            ROWS,
+            precision=FLOAT32,
+            max_tokens=MAX_TOKENS,
+            recorded=recorded,
+        )
+    operations = {getattr(each, "overloadpacket", None) for each in tracer.operations()}
+    attention = aten._flash_attention_forward if dropout else torch.ops.torch_attn._varlen_attn
+    assert attention in operations
+    assert aten._foreach_copy_ in operations
+    assert aten._foreach_add_ in operations
+    assert not operations & LOOKS
+
+
+def test_dropout_is_drawn_anew_whenever_a_record_is_played():
+    def play():
+        torch.manual_seed(0)
+        model = make_model(dropout=0.1)
+        recorded, _ = record_passes(model, [(p, p) for p in model.parameters()])
+        losses = []
+        for _ in range(5):
+            model.zero_grad()
+            made = accumulate_gradients(
+                model,
+                make_data(0),
+                ROWS,
+                precision=FLOAT32,
+                max_tokens=MAX_TOKENS,
+                recorded=recorded,
+            )
+            losses.append(float(made.loss))
+        return losses
+
+    losses = play()
+    assert len(set(losses)) == 5
+    assert play() == losses  # and the same seed draws the same
+
+
+def test_gradients_of_bfloat16_reach_the_float32_masters():
+    written = make_model()
+    encoded = make_data(0)
+
+    def collect(*, is_recorded):
+        masters = copy.deepcopy(written)
+        weights = TrainedWeights(masters, TrainSettings(fast_path="off"), BFLOAT16)
+        weights.working.train()
+        recorded = None
+        if is_recorded:
+            recorded, _ = record_passes(weights.working, weights._dense, precision=BFLOAT16)
+        for _ in range(3):
+            weights.drop_gradients()
+            accumulate_gradients(
+                weights.working,
+                encoded,
+                ROWS,
+                precision=BFLOAT16,
+                max_tokens=MAX_TOKENS,
+                recorded=recorded,
+            )
+        assert all(work.grad is None for work in weights.working.parameters())
+        return {name: p.grad.clone() for name, p in masters.named_parameters()}
+
+    found, expected = collect(is_recorded=True), collect(is_recorded=False)
+    for name, gradient in found.items():
+        assert gradient.dtype == torch.float32
+        size = expected[name].norm()
+        if size > 1e-4:  # the key's bias has none but for rounding
+            assert (gradient - expected[name]).norm() / size < 0.05, name
+
+
+@pytest.fixture
+def trained():
+    """Give a function that takes steps of different rows, and what it trains."""
+
+    def train(*, record, num_steps=8):
+        model = make_model()
+        weights = TrainedWeights(model, TrainSettings(fast_path="off"), FLOAT32)
+        tracer = None
+        if record:
+            weights.recorded, tracer = record_passes(weights.working, weights._dense)
+        generator = np.random.default_rng(0)
+        lengths = generator.integers(2, 24, 24)
+        data = TrainingData(make_encoded(lengths), np.arange(24) % 3, pad_id=0)
+        steps = [generator.permutation(24)[:6] for _ in range(num_steps)]
+        taken = train_steps(
+            weights,
+            data,
+            [steps],
+            learning_rate=lambda _: 1e-3,
+            precision=FLOAT32,
+            max_tokens=MAX_TOKENS,
+        )
+        return weights, taken, tracer
+
+    return train
+
+
+def test_a_training_comes_to_the_same_weights(trained):
+    (weights, taken, tracer), (plain, as_written, _) = trained(record=True), trained(record=False)
+    for ours, theirs in zip(taken, as_written, strict=True):
+        found, expected = ours.read(), theirs.read()
+        assert found.loss == pytest.approx(expected.loss, abs=1e-5)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-4)
+        assert found.num_pad_tokens > expected.num_pad_tokens == 0
+    assert len(tracer.traces) > 1
+    for (name, found), expected in zip(
+        weights.masters.named_parameters(), plain.masters.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_a_weight_that_nothing_reads_gets_no_gradient(trained):
+    weights, *_ = trained(record=False)
+    model = weights.masters
+    unused = torch.nn.Parameter(torch.ones(2))
+    pairs = [*((p, p) for p in model.parameters()), (unused, unused)]
+    recorded, tracer = record_passes(model, pairs)
+    for _ in range(3):
+        model.zero_grad()
+        (pack,) = iter_packs(make_encoded((5, 4)), [0, 1], max_tokens=64)
+        recorded.take(pack, np.array([0, 1]), num_rows=2, pad_id=0)
+    assert len(tracer.traces) == 1
+    assert unused.grad is None
+    assert model.classifier.weight.grad is not None
+
+
+def test_where_recording_fails_the_training_goes_on(trained):
+    weights, taken, _ = trained(record=True)
+    plain, as_written, _ = trained(record=False)
+
+    def fail(_work):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    weights.recorded._record = fail
+    assert [s.read().loss for s in taken] == pytest.approx(
+        [s.read().loss for s in as_written], abs=1e-5
+    )
+    assert str(weights.recording) == (
+        "off (it failed: operation not permitted when stream is capturing)"
+    )
+    weights.release()
+    assert weights.recorded is None
+    assert not weights.recording.is_on  # still known when the training is over
+    plain.release()
+
+
+def test_records_are_given_up_before_a_step_is_cut_smaller(trained):
+    weights, _, _ = trained(record=True)
+    data, budget = make_data(0), TokenBudget(64)
+    options = {"precision": FLOAT32, "budget": budget}
+    for _ in range(3):
+        weights.drop_gradients()
+        accumulate_within_memory(weights, data, ROWS, **options)
+    expected = gradients_of(weights.masters)
+    expected = {name: gradient.clone() for name, gradient in expected.items()}
+    failures = []
+
+    def run_out():
+        failures.append(1)
+        raise torch.OutOfMemoryError
+
+    for place in weights.recorded._places.values():
+        assert place.replay is not None
+        place.replay = run_out
+    weights.drop_gradients()
+    accumulate_within_memory(weights, data, ROWS, **options)
+    assert (len(failures), budget.tokens) == (1, 64)
+    assert str(weights.recording) == "off (memory ran out)"
+    for name, gradient in gradients_of(weights.masters).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+    def run_out_once(*_):
+        if not failures.pop():
+            return
+        failures[:] = [0] * 20
+        raise torch.OutOfMemoryError
+
+    weights.working.register_forward_pre_hook(run_out_once)
+    weights.drop_gradients()
+    accumulate_within_memory(weights, data, ROWS, **options)
+    assert budget.tokens == 32
+    for name, gradient in gradients_of(weights.masters).items():
+        torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_MOST_SIZES", 1), ("_MOST_TOKENS", 128)])
+def test_sizes_too_many_and_too_large_are_computed_as_written(monkeypatch, limit, value):
+    monkeypatch.setattr(recorded_passes, limit, value)
+    model = make_model()
+    recorded, tracer = record_passes(model, [(p, p) for p in model.parameters()])
+    calls, num_cells = count_calls(model), []
+    for _ in range(3):
+        for lengths in ((4, 5), (60, 60, 60)):
+            model.zero_grad()
+            num_rows = len(lengths)
+            (pack,) = iter_packs(make_encoded(lengths), np.arange(num_rows), max_tokens=256)
+            num_cells.append(
+                recorded.take(pack, np.arange(num_rows), num_rows=num_rows, pad_id=0)[2]
+            )
+    assert len(tracer.traces) == 1
+    assert len(calls) == 2 + 3  # of the size that is kept, and of the other one
+    assert num_cells == [128, 180 if limit == "_MOST_TOKENS" else 256] * 3
+
+
+def test_large_packs_have_fewer_sizes():
+    sizes = set()
+    for num_tokens in range(2_000, 16_000, 50):
+        (pack,) = iter_packs(make_encoded((num_tokens,)), [0], max_tokens=num_tokens)
+        filled = recorded_passes._fill(pack, pad_id=0)
+        assert filled.num_tokens < 1.08 * num_tokens
+        sizes.add(filled.num_tokens)
+    assert len(sizes) < 90
+
+
+@pytest.fixture
+def fit_recorded(monkeypatch, tmp_path):
+    """Give a function that fits a model with this recorder, or none, as on a GPU."""
+
+    def fit_with(record):
+        if record is not None:
+            monkeypatch.setattr("bertfit.training.weights.plan_recording", lambda *_, **__: ON)
+            monkeypatch.setattr("bertfit.training.weights.make_recorder", lambda: record)
+        lengths = np.random.default_rng(0).integers(2, 24, 40)
+        data = TrainingData(make_encoded(lengths), np.arange(40) % 3, pad_id=0)
+        settings = TrainSettings(
+            epochs=2, batch_size=4, learning_rate=1e-3, dropout=0.0, fast_path="off"
+        )
+        model, listener = make_model(), Listener()
+        options = {"settings": settings, "precision": FLOAT32}
+        speed = measure_speed(model, data, **options)
+        assert speed.tokens_per_second > 0
+        outcome = fit(
+            model, data, data, best_folder=tmp_path / "best", listener=listener, **options
+        )
+        return outcome, listener.notes
+
+    return fit_with
+
+
+class Listener:
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, *_):
+        pass
+
+
+def test_a_whole_training_is_the_same_and_says_that_it_was_recorded(fit_recorded):
+    as_written, _ = fit_recorded(None)
+    assert str(as_written.recording) == "off (asked for)"
+    tracer = Tracer()
+    outcome, notes = fit_recorded(tracer)
+    assert outcome.recording == ON
+    assert len(tracer.traces) > 1  # of measuring the speed, and of the training
+    assert not any("Recording" in note for note in notes)
+    for losses in ("train_losses", "val_losses"):
+        found, expected = (getattr(each.history, losses) for each in (outcome, as_written))
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_training_says_once_that_nothing_is_recorded_any_more(fit_recorded):
+    def fail(_work):
+        raise RuntimeError("no such thing here")
+
+    outcome, notes = fit_recorded(fail)
+    assert str(outcome.recording) == "off (it failed: no such thing here)"
+    assert [note for note in notes if note.startswith("Recording")] == [
+        "Recording: off (it failed: no such thing here); the rest is computed as it is written."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "packs", "fast_path", "expected"),
+    [
+        (GPU, True, True, "on (packs of few sizes, each recorded when it comes again)"),
+        (GPU, True, False, "off (asked for)"),
+        (GPU, False, True, "off (texts are not packed, or torch has no kernel for it)"),
+        (CPU, True, True, "off (this is for a CUDA GPU)"),
+    ],
+)
+def test_the_plan_says_why(device, packs, fast_path, expected):
+    assert str(plan_recording(device, packs=packs, fast_path=fast_path)) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("family", PACKED)
+def test_cuda_graphs_give_the_gradients_of_passes_as_written(family):
+    precision = Precision(GPU, torch.bfloat16, "a test")
+    model = make_classifier(family).to(GPU)
+    plug_in(model, GPU)
+    assert set_up_packing(model, precision, "on").is_on
+    working = copy_for_work(model, precision)
+    pairs = list(zip(model.parameters(), working.parameters(), strict=True))
+    recorded = RecordedPasses(working, pairs, precision=precision, plan=ON, record=make_recorder())
+    for seed in range(4):
+        data = make_data(seed)
+        model.zero_grad()
+        working.zero_grad()
+        options = {"precision": precision, "max_tokens": MAX_TOKENS}
+        made = accumulate_gradients(working, data, ROWS, recorded=recorded, **options)
+        expected = accumulate_gradients(working, data, ROWS, **options)
+        assert recorded.plan.is_on
+        assert float(made.loss) == pytest.approx(float(expected.loss), abs=0.02)
+        for master, work in pairs:
+            if work.grad is not None and work.grad.float().norm() > 1e-3:
+                apart = (master.grad - work.grad.float()).norm() / work.grad.float().norm()
+                assert float(apart) < 0.05
+    assert all(place.replay is not None for place in recorded._places.values())
