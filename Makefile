@@ -9,7 +9,7 @@ REQUIREMENTS := pyproject.toml constraints.txt assets.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow test-gpu lint bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test: .venv/.installed-dev ## Run the tests that need no accelerator, no network
 
 test-slow: .venv/.installed-dev ## Run the slow tests
 	@$(BIN)/python -m pytest -m "slow and not gpu and not network and not bench" --timeout 1800
+
+test-gpu: .venv/.installed-dev ## Run the tests that need a CUDA GPU
+	@$(BIN)/python -m pytest -m gpu
 
 lint: .venv/.installed-dev ## Check style, format, types and spelling
 	$(BIN)/ruff check

@@ -193,6 +193,30 @@ def test_working_weights_in_bfloat16_are_near(family):
         torch.testing.assert_close(rounded, run_packed(model, encoded), atol=0.15, rtol=0.1)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("family", PACKED)
+def test_on_a_gpu_packs_are_the_plain_model_but_for_bfloat16(family, lengths):
+    plain = make_classifier(family, width=32)  # heads of 8 numbers, which the kernel takes
+    encoded = make_encoded(lengths)
+    expected = run_one_by_one(plain, encoded)
+    expected_gradients = gradients(plain, expected)
+    on_gpu = Precision(torch.device("cuda"), torch.bfloat16, "a test")
+    packed = copy.deepcopy(plain).to("cuda", torch.bfloat16)
+    plug_in(packed, on_gpu.device)
+    assert "flash" in set_up_packing(packed, on_gpu).reason
+    found = run_packed(packed, encoded, precision=on_gpu)
+    torch.testing.assert_close(found.cpu(), expected, atol=0.05, rtol=0.05)
+    packed.zero_grad()
+    cross_entropy(found, torch.arange(len(found), device="cuda") % 3).backward()
+    for name, parameter in packed.named_parameters():
+        size = expected_gradients[name].norm()
+        if size > 1e-2:  # smaller ones are of rounding's size
+            apart = parameter.grad.cpu().float() - expected_gradients[name]
+            assert apart.norm() / size < 0.1, name
+
+
 @pytest.mark.parametrize("family", PACKED)
 def test_dropout_acts_in_training_alone(family):
     model = make_packed(make_classifier(family, dropout=0.3), fast=True)
