@@ -431,6 +431,7 @@ CASES = [
     Case("a column of texts without a file", "predict tiny hi --text-column x", 2, "--file"),
     Case("JSON to a CSV file", "predict tiny hi --json --output o.csv", 2, "--json writes"),
     Case("texts and a file", "predict tiny hello --file good.csv", 2, "not both", good),
+    Case("a file in the place of a text", "predict tiny good.csv", 2, "--file good.csv", good),
     Case("a confidence out of range", "predict tiny hi --abstain-below 90", 2, "at most 1"),
     Case(
         "a confidence that is no number", "predict tiny hi --abstain-below high", 2, "valid number"

@@ -100,6 +100,14 @@ def test_predict_prints_label_and_confidence_for_each_text(trained):
     assert lines[1].startswith("neg (0.")
 
 
+@pytest.mark.parametrize("text", ["good film " * 500, "good \0 film", "no-such-file.csv"])
+def test_predict_takes_a_text_that_is_no_files_name(trained, text):
+    """A name may not be so long, nor hold a NUL, and asking for such a file must not fail."""
+    result = runner.invoke(app, ["predict", str(trained[0]), text])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith(("neg (0.", "pos (0."))
+
+
 def test_predict_reads_standard_input_line_by_line(trained):
     result = runner.invoke(
         app, ["predict", str(trained[0])], input="good fine film\nbad awful plot\n"

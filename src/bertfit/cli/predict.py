@@ -98,12 +98,24 @@ def _check_arguments(
         check_abstain_below(abstain_below)
     if file is not None and texts:
         raise ConfigError("give texts or --file, but not both")
+    if texts is not None and len(texts) == 1 and _is_file(texts[0]):
+        raise ConfigError(
+            f"expected TEXT, got {texts[0]!r}, which is a file here",
+            hint=f"--file {texts[0]} predicts its rows; its name is predicted from standard input.",
+        )
     if file is None and not texts and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
     if file is not None and not file.is_file():
         raise ConfigError(f"--file: {file} does not exist")
     if output is not None:
         check_output(output)
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name, or holds what no name can
+        return False
 
 
 def _check_combination(
