@@ -93,6 +93,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="Tiny, on any device; no result.")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="After them no further job is begun (8)."
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
+    )
     arguments = parser.parse_args()
     if not arguments.smoke and not torch.cuda.is_available():
         sys.exit(
@@ -102,22 +108,31 @@ def main() -> None:
         compilation.BACKEND = "aot_eager"
     size = TINY if arguments.smoke else REAL
     precision = choose_precision()
+    ends = time.monotonic() + 60.0 * arguments.minutes
+    measured: dict[str, Any] = {}
+
+    def keep() -> None:
+        """Write what was measured so far: a machine on loan may be gone before the end."""
+        if not arguments.smoke:
+            device = torch.cuda.get_device_name()
+            write_result("gpu", {"gpu": device, **measured}, output=arguments.output)
+
     texts = read_texts(size, smoke=arguments.smoke)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = make_folder(size, Path(scratch))
+        folder = make_folder(size, Path(scratch), tokenizer=arguments.tokenizer)
         encoded = {length: encode(texts, folder, length) for length in size.lengths}
-        measured: dict[str, Any] = {"packed_against_padded": check_packing(size, encoded)}
+        measured["packed_against_padded"] = check_packing(size, encoded)
         rate = measured["operations_per_second"] = measure_product(size, precision)
         for length in size.lengths:
             measured[f"training_{length}"] = time_training(size, encoded[length], length, rate)
+            keep()
         measured["scoring"] = time_scoring(size, encoded[size.lengths[-1]], precision)
-        measured["whole_job"] = time_jobs(texts, folder, Path(scratch), length=size.lengths[0])
+        job = functools.partial(time_job, write_reviews(texts, Path(scratch)), folder)
+        measured["whole_job"] = time_jobs(job, Path(scratch), length=size.lengths[0], ends=ends)
     measured["targets"] = compare_with_targets(measured, size.lengths)
+    keep()
     if arguments.smoke:
         print("The script runs, and packs are right. These times mean nothing.")
-        return
-    device = torch.cuda.get_device_name()
-    write_result("gpu", {"gpu": device, **measured}, output=arguments.output)
 
 
 def read_texts(size: Size, *, smoke: bool) -> list[str]:
@@ -129,12 +144,12 @@ def read_texts(size: Size, *, smoke: bool) -> list[str]:
     return [" ".join(generator.choice(words, generator.integers(1, 40))) for _ in range(160)]
 
 
-def make_folder(size: Size, scratch: Path) -> Path:
-    """Return a model folder of this size with random weights and MiniLM's tokenizer."""
+def make_folder(size: Size, scratch: Path, *, tokenizer: Path | None) -> Path:
+    """Return a model folder of this size with random weights and MiniLM's tokenizer, or this."""
     folder = scratch / "model"
     torch.manual_seed(0)
     BertModel(size.config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(find_embedded_model()).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer or find_embedded_model()).save_pretrained(folder)
     return folder
 
 
@@ -412,38 +427,58 @@ def time_scoring(size: Size, texts: EncodedTexts, precision: Precision) -> dict[
     return {"num_texts": len(texts), "seconds": seconds[1], "first_seconds": seconds[0]}
 
 
-def time_jobs(
-    texts: list[str], folder: Path, scratch: Path, *, length: int
-) -> dict[str, dict[str, Any]]:
-    """Return the seconds of `bertfit train` as a command: as written, compiled cold and warm."""
+def write_reviews(texts: list[str], scratch: Path) -> Path:
+    """Return a file of the texts with labels."""
     file = scratch / "reviews.jsonl"
     with file.open("w", encoding="utf-8") as stream:
         for row, text in enumerate(texts):  # a number makes the made-up ones distinct
             record = {"text": f"{text} {row}", "label": LABEL_NAMES[row % 2]}
             stream.write(json.dumps(record) + "\n")
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
-    run = functools.partial(time_job, file, folder, scratch, length=length, environment=cache)
-    jobs = {"as_written": run("written", "--compile", "off", "--set", "fast_path=off")}
+    return file
+
+
+def time_jobs(
+    job: Callable[..., dict[str, Any]], scratch: Path, *, length: int, ends: float
+) -> dict[str, dict[str, Any]]:
+    """Return the seconds of `bertfit train` as a command, in several ways.
+
+    Args:
+        job: `time_job` of a file and a model.
+        scratch: Where runs and compiled code go.
+        length: Tokens that are kept of a text.
+        ends: Moment of the monotonic clock after which no job is begun.
+    """
+    written = ("--compile", "off", "--set", "fast_path=off")
+    ways: dict[str, tuple[str, ...]] = {"as_written": written}
     if torch.cuda.is_available():  # a CPU takes long to compile, and records nothing
-        jobs["recorded"] = run("recorded", "--compile", "off")
-        jobs["compiled_cold"] = run("cold", "--compile", "on")
-        jobs["compiled_warm"] = run("warm", "--compile", "on")
-        jobs["of_64_rows"] = run("rows", "--compile", "on", "--set", f"batch_size={BERTFIT_ROWS}")
+        ways = {
+            "recorded": ("--compile", "off"),
+            "compiled_cold": ("--compile", "on"),
+            "compiled_warm": ("--compile", "on"),
+            "of_64_rows": ("--compile", "on", "--set", f"batch_size={BERTFIT_ROWS}"),
+            **ways,
+        }
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
+    jobs = {}
+    for name, options in ways.items():
+        if jobs and time.monotonic() > ends:
+            print(f"whole job, {name}: not measured, for the time is over", flush=True)
+            continue
+        jobs[name] = job(scratch / name, *options, length=length, environment=cache)
     return jobs
 
 
 def time_job(
     file: Path,
     folder: Path,
-    scratch: Path,
-    name: str,
+    run: Path,
     *options: str,
     length: int,
     environment: dict[str, str],
 ) -> dict[str, Any]:
     """Return the seconds of one command, of its steps alone, and of a first compiled step."""
     command = [sys.executable, "-m", "bertfit.cli.main", "train", str(file)]
-    command += ["--output", str(scratch / name), "--model", str(folder), "--recipe", "notebook"]
+    command += ["--output", str(run), "--model", str(folder), "--recipe", "notebook"]
     command += ["--max-length", str(length), "--no-baseline", "--json"]
     command += ["--set", "keep_encoded=off", *options]
     started = time.perf_counter()
@@ -456,7 +491,7 @@ def time_job(
     training = json.loads(done.stdout)["training"]
     steps, cold = training["train_seconds"], training["cold_start_seconds"]
     print(
-        f"whole job, {name}: {seconds:.1f} s, its steps {steps:.1f} s, "
+        f"whole job, {run.name}: {seconds:.1f} s, its steps {steps:.1f} s, "
         f"first compiled step {cold} s, recording {training['recording']}",
         flush=True,
     )

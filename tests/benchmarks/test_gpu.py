@@ -45,6 +45,6 @@ def test_the_whole_script_runs_on_a_tiny_encoder(run, tmp_path, capsys):
         for length in (16, 32)
         for way in ("notebook", "trainer", "bertfit_as_written", "bertfit", "bertfit_compiled")
     ]
-    assert any(line.startswith("whole job, written") for line in lines)
+    assert any(line.startswith("whole job, as_written") for line in lines)
     assert sum(line.startswith("target: ") for line in lines) == 8
     assert not list(tmp_path.iterdir())  # times of a tiny encoder are no result

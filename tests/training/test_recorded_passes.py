@@ -397,6 +397,7 @@ def test_a_whole_training_is_the_same_and_says_that_it_was_recorded(fit_recorded
     tracer = Tracer()
     outcome, notes = fit_recorded(tracer)
     assert outcome.recording == ON
+    assert outcome.recording_seconds > as_written.recording_seconds == 0
     assert len(tracer.traces) > 1  # of measuring the speed, and of the training
     assert not any("Recording" in note for note in notes)
     for losses in ("train_losses", "val_losses"):

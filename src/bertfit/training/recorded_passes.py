@@ -11,6 +11,7 @@ Shapes: S rows of a pack and N tokens, those of padding among them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -113,6 +114,8 @@ class RecordedPasses:
         self._record, self.plan = record, plan
         self._gradients: list[torch.Tensor | None] = [None] * len(pairs)
         self._places: dict[_Size, _Place] = {}
+        self.seconds = 0.0
+        """What recording took so far, playing left out."""
 
     def take(
         self, pack: Pack, label_ids: np.ndarray, *, num_rows: int, pad_id: int
@@ -216,11 +219,13 @@ class RecordedPasses:
 
     def _record_passes(self, size: _Size, place: _Place) -> None:
         """Record the passes of a size; where that fails, compute as written from here on."""
+        started = time.perf_counter()
         try:
             place.replay = self._record(lambda: self._run(size, place))
         except RuntimeError as error:  # memory that runs out is one
             first_line = str(error).strip().partition("\n")[0]
             self.forget(f"it failed: {first_line}")
+        self.seconds += time.perf_counter() - started
 
 
 def _fill(pack: Pack, *, pad_id: int) -> Pack:

@@ -76,6 +76,8 @@ class TrainingOutcome:
     num_steps: int
     recording: Plan
     """Whether the passes were recorded to the end, and why."""
+    recording_seconds: float
+    """What recording took, a part of `train_seconds`."""
 
 
 @keep_freed_memory()
@@ -156,6 +158,7 @@ class _Run:
     best_collapse: int | None = None
     train_seconds: float = 0.0
     num_steps: int = 0
+    recording_seconds: float = 0.0
     fragments: Fragments = field(default_factory=Fragments)
 
     def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
@@ -250,6 +253,8 @@ class _Run:
 
     def _heed_recording(self) -> None:
         """Say it where passes could not be recorded any more."""
+        if self.weights.recorded is not None:
+            self.recording_seconds = self.weights.recorded.seconds
         plan = self.weights.recording
         if plan != self.recording:
             self.recording = plan
@@ -305,6 +310,7 @@ class _Run:
             train_seconds=self.train_seconds,
             num_steps=self.num_steps,
             recording=self.recording,
+            recording_seconds=self.recording_seconds,
         )
 
 

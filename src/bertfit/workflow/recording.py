@@ -93,6 +93,7 @@ def make_record(
             "total_seconds": round(time.perf_counter() - log.started, 1),
             **speed.to_json(),
             "recording": str(outcome.recording),
+            "recording_seconds": round(outcome.recording_seconds, 1),
             "dtype": precision.dtype_name,
             "device": str(precision.device),
         },
