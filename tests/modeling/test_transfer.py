@@ -88,6 +88,28 @@ def test_a_gpu_gives_back_what_it_was_sent_without_being_waited_for():
     assert seconds_between(start, end) > 0
 
 
+def test_what_is_waited_for_is_of_the_device_in_question(monkeypatch):
+    """The current GPU may be another one: what it has done says nothing."""
+
+    class Event:
+        def __init__(self, **_options):
+            self.stream = None
+
+        def record(self, stream):
+            self.stream = stream
+
+    class OnSecondGpu:
+        is_cuda, device = True, torch.device("cuda:1")
+
+        def to(self, *_arguments, **_options):
+            return torch.zeros(())
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    assert mark_moment(torch.device("cuda:1")).stream == "stream of cuda:1"
+    assert LateValues.send(OnSecondGpu()).arrived.stream == "stream of cuda:1"
+
+
 def test_an_array_is_written_into_a_tensor_that_stays():
     tensor = torch.zeros(3, dtype=torch.int32)
     place = tensor.data_ptr()

@@ -362,7 +362,7 @@ def fit_recorded(monkeypatch, tmp_path):
     def fit_with(record):
         if record is not None:
             monkeypatch.setattr("bertfit.training.weights.plan_recording", lambda *_, **__: ON)
-            monkeypatch.setattr("bertfit.training.weights.make_recorder", lambda: record)
+            monkeypatch.setattr("bertfit.training.weights.make_recorder", lambda _device: record)
         lengths = np.random.default_rng(0).integers(2, 24, 40)
         data = TrainingData(make_encoded(lengths), np.arange(40) % 3, pad_id=0)
         settings = TrainSettings(

@@ -39,17 +39,18 @@ def plan_recording(device: torch.device, *, packs: bool, fast_path: bool = True)
     return Plan(is_on=True, reason="packs of few sizes, each recorded when it comes again")
 
 
-def make_recorder() -> Record:
-    """Return what records work of this process's GPU, all of it in one pool of memory.
+def make_recorder(device: torch.device) -> Record:
+    """Return what records work of a GPU, all of it in one pool of memory.
 
     So no two pieces of work may run at once, and nothing that one leaves behind may be read after
     another one has run, but what lies in tensors made outside.
     """
-    pool = torch.cuda.graph_pool_handle()
+    # torch's own stream for this is of the device that was current when it was first needed.
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def record(work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=stream):
             work()
         replay: Work = graph.replay
         return replay

@@ -60,7 +60,8 @@ class LateValues:
             return cls(tuple(tensor.to("cpu") for tensor in tensors), None)
         copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
         arrived = torch.cuda.Event()
-        arrived.record()
+        # Of their device, which need not be the current one.
+        arrived.record(torch.cuda.current_stream(tensors[0].device))
         return cls(copies, arrived)
 
     def wait(self) -> tuple[np.ndarray, ...]:
@@ -100,7 +101,7 @@ def mark_moment(device: torch.device) -> Moment:
     if device.type != "cuda":
         return time.perf_counter()
     moment = torch.cuda.Event(enable_timing=True)
-    moment.record()
+    moment.record(torch.cuda.current_stream(device))
     return moment
 
 

@@ -72,7 +72,7 @@ class TrainedWeights:
                 self._dense,
                 precision=precision,
                 plan=self._recording,
-                record=make_recorder(),
+                record=make_recorder(precision.device),
             )
 
     @property
