@@ -46,7 +46,6 @@ from bertfit.assets import find_embedded_model
 from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
-from bertfit.inference.micro_batches import TokenBudget
 from bertfit.inference.scoring import score_texts
 from bertfit.modeling import compilation
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
@@ -54,7 +53,7 @@ from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import stay_ahead
-from bertfit.training.loop import TrainingData, accumulate_within_memory, train_steps
+from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
 from bertfit.training.measuring import measure_token_budget
 from bertfit.training.weights import TrainedWeights
 
@@ -208,8 +207,13 @@ def collect_gradient(
     for _ in range(3):
         weights.drop_gradients()
         weights.prepare(data.encoded.token_ids)
-        made = accumulate_within_memory(
-            weights, data, np.arange(24), precision=precision, budget=TokenBudget(4096)
+        made = accumulate_gradients(  # not in TF32, as a training does: it would round float32
+            weights.working,
+            data,
+            np.arange(24),
+            precision=precision,
+            max_tokens=4096,
+            recorded=weights.recorded,
         )
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     weights.release()
@@ -242,6 +246,9 @@ def time_training(size: Size, texts: EncodedTexts, length: int, rate: float) -> 
             "tokens_per_second": float(lengths.sum()) / seconds,
             "mfu": work / seconds / rate,
             "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+            "peak_reserved_bytes": torch.cuda.max_memory_reserved()
+            if torch.cuda.is_available()
+            else None,
         }
         print(f"training at {length}, {name}: {found[name]}", flush=True)
     return found

@@ -215,6 +215,16 @@ def test_bfloat16_copies_are_near_and_leave_the_weights_alone(family):
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+def test_frequencies_of_rotary_positions_are_not_rounded():
+    model = make_classifier("modernbert")
+    working = copy_for_work(model, choose_precision("cpu", "bfloat16"))
+    frequencies = dict(model.named_buffers())
+    assert any("inv_freq" in name for name in frequencies)
+    for name, kept in working.named_buffers():
+        assert kept.dtype == frequencies[name].dtype, name
+        assert torch.equal(kept, frequencies[name]), name
+
+
 def test_a_model_of_the_right_type_is_not_copied():
     model = make_classifier("bert")
     assert copy_for_work(model, choose_precision("cpu", "float32")) is model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +21,18 @@ from bertfit.modeling.transfer import (
 )
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@contextlib.contextmanager
+def no_waiting():
+    """Have torch raise wherever a GPU would be waited for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def draw(drawn, count=6):
@@ -76,11 +90,8 @@ def test_seconds_are_those_that_passed():
 def test_a_gpu_gives_back_what_it_was_sent_without_being_waited_for():
     values = np.arange(1000).reshape(10, 100)
     start = mark_moment(GPU)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         late = LateValues.send(to_device(values, GPU) * 2)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     end = mark_moment(GPU)
     (doubled,) = late.wait()
     np.testing.assert_array_equal(doubled, values * 2)

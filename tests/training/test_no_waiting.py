@@ -25,6 +25,7 @@ from bertfit.modeling.transfer import stay_ahead
 from bertfit.training.loop import accumulate_gradients, train_steps
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.weights import TrainedWeights
+from tests.modeling.test_transfer import no_waiting
 
 FLOAT32 = choose_precision("cpu", "float32")
 GPU = torch.device("cuda")
@@ -142,11 +143,8 @@ def test_a_step_on_a_gpu_waits_for_nothing(loaded, data):
     set_up_packing(model, precision, "on")
     steps = take(model, data, precision=precision)
     next(steps).read()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         second = next(steps)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert math.isfinite(second.read().loss)
 
 

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from bertfit.config import TrainSettings
 from bertfit.data.batching import iter_packs
+from bertfit.errors import TrainingError
 from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.graphs import plan_recording
@@ -36,6 +37,7 @@ from bertfit.training.weights import TrainedWeights
 from tests.modeling.flash_on_cpu import flash_on_cpu
 from tests.modeling.test_fast_path import make_classifier
 from tests.modeling.test_packing import PACKED, make_encoded
+from tests.modeling.test_transfer import no_waiting
 from tests.training.test_no_waiting import LOOKS, aten
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -54,7 +56,10 @@ class Tracer:
         self.traces = []
         self.passes = None
 
-    def __call__(self, work):
+    def run(self, work):
+        work()
+
+    def record(self, work):
         # Tracing does the work, too, and only what it adds to anything must be taken back. Without
         # the passes at hand nothing is, which is right where a step is one pack.
         kept_by_passes = [] if self.passes is None else self.passes._gradients
@@ -68,6 +73,15 @@ class Tracer:
 
     def operations(self):
         return {node.target for trace in self.traces for node in trace.graph.nodes}
+
+
+class Failing(Tracer):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def record(self, work):
+        raise self.error
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +100,7 @@ def make_model(family="bert", *, dropout=0.0):
 
 def record_passes(model, pairs, *, precision=FLOAT32):
     tracer = Tracer()
-    tracer.passes = RecordedPasses(model, pairs, precision=precision, plan=ON, record=tracer)
+    tracer.passes = RecordedPasses(model, pairs, precision=precision, plan=ON, recorder=tracer)
     return tracer.passes, tracer
 
 
@@ -271,16 +285,11 @@ def test_where_recording_fails_the_training_goes_on(trained):
     weights, taken, _ = trained(record=True)
     plain, as_written, _ = trained(record=False)
 
-    def fail(_work):
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
-
-    weights.recorded._record = fail
+    weights.recorded._recorder = Failing(RuntimeError("out of memory here\nand more"))
     assert [s.read().loss for s in taken] == pytest.approx(
         [s.read().loss for s in as_written], abs=1e-5
     )
-    assert str(weights.recording) == (
-        "off (it failed: operation not permitted when stream is capturing)"
-    )
+    assert str(weights.recording) == ("off (it failed: out of memory here)")
     weights.release()
     assert weights.recorded is None
     assert not weights.recording.is_on  # still known when the training is over
@@ -359,10 +368,10 @@ def test_large_packs_have_fewer_sizes():
 def fit_recorded(monkeypatch, tmp_path):
     """Give a function that fits a model with this recorder, or none, as on a GPU."""
 
-    def fit_with(record):
-        if record is not None:
+    def fit_with(recorder):
+        if recorder is not None:
             monkeypatch.setattr("bertfit.training.weights.plan_recording", lambda *_, **__: ON)
-            monkeypatch.setattr("bertfit.training.weights.make_recorder", lambda _device: record)
+            monkeypatch.setattr("bertfit.training.weights.GraphRecorder", lambda _device: recorder)
         lengths = np.random.default_rng(0).integers(2, 24, 40)
         data = TrainingData(make_encoded(lengths), np.arange(40) % 3, pad_id=0)
         settings = TrainSettings(
@@ -406,14 +415,22 @@ def test_a_whole_training_is_the_same_and_says_that_it_was_recorded(fit_recorded
 
 
 def test_a_training_says_once_that_nothing_is_recorded_any_more(fit_recorded):
-    def fail(_work):
-        raise RuntimeError("no such thing here")
-
-    outcome, notes = fit_recorded(fail)
+    outcome, notes = fit_recorded(Failing(RuntimeError("no such thing here")))
     assert str(outcome.recording) == "off (it failed: no such thing here)"
     assert [note for note in notes if note.startswith("Recording")] == [
         "Recording: off (it failed: no such thing here); the rest is computed as it is written."
     ]
+
+
+def test_a_training_ends_where_torch_cannot_go_on(fit_recorded):
+    with pytest.raises(TrainingError, match="recording a CUDA graph failed"):
+        fit_recorded(Failing(TrainingError("recording a CUDA graph failed: a test")))
+
+
+def test_memory_that_runs_out_before_anything_was_recorded_leaves_recording_on(trained):
+    weights, *_ = trained(record=True)
+    assert weights.forget_recorded("memory ran out") is False
+    assert weights.recording.is_on
 
 
 @pytest.mark.parametrize(
@@ -483,11 +500,8 @@ def test_a_recorded_step_on_a_gpu_waits_for_nothing_and_drops_anew():
         max_tokens=64,
     )
     losses = [next(steps).read().loss for _ in range(2)]  # the second one is recorded
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         played = [next(steps) for _ in range(3)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     losses += [step.read().loss for step in played]
     assert weights.recording.is_on, weights.recording
     assert np.isfinite(losses).all()

@@ -112,9 +112,14 @@ def is_for_operators(precision: Precision) -> bool:
 def copy_for_work(model: _Module, precision: Precision) -> _Module:
     """Return the model whose weights have the type of the arithmetic: itself, or a copy of it.
 
-    Casting the weights once is cheaper than casting them at every product, as autocast does.
+    Casting the weights once is cheaper than casting them at every product, as autocast does. What
+    is no weight keeps its type: frequencies of rotary positions, say, must not be rounded.
     """
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if dtypes == {precision.weight_dtype}:
         return model
-    return copy.deepcopy(model).to(precision.weight_dtype)
+    working = copy.deepcopy(model)
+    for parameter in working.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(precision.weight_dtype)
+    return working

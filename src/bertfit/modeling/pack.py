@@ -83,7 +83,9 @@ def current_pack() -> Pack | None:
 def first_tokens(hidden_BTD: torch.Tensor) -> torch.Tensor:
     """Return the states of each text's first token: (B, 1, D), of a pack (S, 1, D)."""
     pack = _current.get()
-    return hidden_BTD[:, :1] if pack is None else hidden_BTD[0, pack.firsts].unsqueeze(1)
+    if pack is None:
+        return hidden_BTD[:, :1]
+    return hidden_BTD.squeeze(0)[pack.firsts].unsqueeze(1)
 
 
 def mean_tokens(hidden_1ND: torch.Tensor, pack: Pack) -> torch.Tensor:
@@ -93,7 +95,7 @@ def mean_tokens(hidden_1ND: torch.Tensor, pack: Pack) -> torch.Tensor:
     # The size is given, or a GPU would be waited for to learn it.
     text_of_token = texts.repeat_interleave(pack.lengths, output_size=num_tokens)
     # In float32: a sum of some hundred tokens kept in bfloat16 stops growing.
-    hidden_ND = hidden_1ND[0].float()
+    hidden_ND = hidden_1ND.squeeze(0).float()
     sums_SD = hidden_ND.new_zeros(pack.num_texts, hidden_ND.shape[-1])
     means_SD = sums_SD.index_add(0, text_of_token, hidden_ND) / pack.lengths.unsqueeze(1)
     return means_SD.unsqueeze(1).to(hidden_1ND.dtype)

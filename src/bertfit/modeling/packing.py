@@ -166,7 +166,12 @@ def _attend(
         )
     attended_NHD = attend_within_texts(
         module,
-        (query_BHTD[0].transpose(0, 1), key_BHTD[0].transpose(0, 1), value_BHTD[0].transpose(0, 1)),
+        # Squeezed: the derivative of an index is a tensor filled with zeros first.
+        (
+            query_BHTD.squeeze(0).transpose(0, 1),
+            key_BHTD.squeeze(0).transpose(0, 1),
+            value_BHTD.squeeze(0).transpose(0, 1),
+        ),
         pack,
         scaling=scaling,
         dropout=dropout,

@@ -183,7 +183,7 @@ def accumulate_within_memory(
 ) -> Accumulated:
     """As `accumulate_gradients`; where a GPU's memory runs out, halve the budget and begin anew.
 
-    What was recorded holds memory, and is given up before that. The random numbers are set back as
+    Records of passes hold memory, and are given up before that. The random numbers are set back as
     well, so the step is the one that the smaller budget gives.
 
     Raises:

@@ -11,6 +11,7 @@ Shapes: S rows of a pack and N tokens, those of padding among them.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bertfit.data.batching import fill_pack
+from bertfit.errors import TrainingError
 from bertfit.modeling import pack as packs
 from bertfit.modeling.forward import compute_logits_of_pack
 from bertfit.modeling.packing import number_positions
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bertfit.data.batching import Pack
-    from bertfit.modeling.graphs import Record, Work
+    from bertfit.modeling.graphs import Recorder, Work
     from bertfit.modeling.precision import Precision
     from bertfit.training.optimization import Pair
 
@@ -99,7 +101,7 @@ class RecordedPasses:
         *,
         precision: Precision,
         plan: Plan,
-        record: Record,
+        recorder: Recorder,
     ) -> None:
         """Take what is trained.
 
@@ -108,10 +110,10 @@ class RecordedPasses:
             pairs: Each trained float32 master with its copy in `model`, or with itself.
             precision: Device and type of the arithmetic.
             plan: Why passes are recorded.
-            record: Records passes that have run once (`modeling.graphs`).
+            recorder: Runs passes, and records them (`modeling.graphs`).
         """
         self._model, self._pairs, self._precision = model, pairs, precision
-        self._record, self.plan = record, plan
+        self._recorder, self.plan = recorder, plan
         self._gradients: list[torch.Tensor | None] = [None] * len(pairs)
         self._places: dict[_Size, _Place] = {}
         self.seconds = 0.0
@@ -142,10 +144,11 @@ class RecordedPasses:
             if is_small and len(self._places) < _MOST_SIZES:
                 self._places[size] = place
         self._write(filled, label_ids, num_rows, place)
+        work = functools.partial(self._run, size, place)
         if is_known and place.replay is None and self.plan.is_on:
-            self._record_passes(size, place)
+            self._record(work, place)
         if place.replay is None:
-            self._run(size, place)
+            self._recorder.run(work)
         else:
             place.replay()
         for (master, _), gradient in zip(self._pairs, self._gradients, strict=True):
@@ -153,10 +156,13 @@ class RecordedPasses:
         return place.loss.clone(), place.predicted_ids[: len(label_ids)].clone(), size.num_tokens
 
     def forget(self, reason: str) -> bool:
-        """Give up recording, and the memory of what was; return whether there was any."""
+        """Give up recording, and the memory of what was; return whether there was any.
+
+        Where nothing was recorded yet, it is not given up.
+        """
         had_any = any(place.replay is not None for place in self._places.values())
-        self._places.clear()
-        self.plan = Plan(is_on=False, reason=reason)
+        if had_any:
+            self._give_up(reason)
         return had_any
 
     def _size_of(self, filled: Pack) -> _Size:
@@ -214,17 +220,27 @@ class RecordedPasses:
         kept_ones, new_ones = ([pair[side] for pair in used] for side in (0, 1))
         if is_first:
             torch._foreach_copy_(kept_ones, new_ones)
-        else:
-            torch._foreach_add_(kept_ones, new_ones)
+            return
+        if any(kept.dtype != new.dtype for kept, new in used):
+            # Only what has one type is added up by a few kernels.
+            rounded, new_ones = new_ones, [torch.empty_like(kept) for kept in kept_ones]
+            torch._foreach_copy_(new_ones, rounded)
+        torch._foreach_add_(kept_ones, new_ones)
 
-    def _record_passes(self, size: _Size, place: _Place) -> None:
+    def _give_up(self, reason: str) -> None:
+        self._places.clear()
+        self.plan = Plan(is_on=False, reason=reason)
+
+    def _record(self, work: Work, place: _Place) -> None:
         """Record the passes of a size; where that fails, compute as written from here on."""
         started = time.perf_counter()
         try:
-            place.replay = self._record(lambda: self._run(size, place))
+            place.replay = self._recorder.record(work)
+        except TrainingError:
+            raise
         except RuntimeError as error:  # memory that runs out is one
             first_line = str(error).strip().partition("\n")[0]
-            self.forget(f"it failed: {first_line}")
+            self._give_up(f"it failed: {first_line}")
         self.seconds += time.perf_counter() - started
 
 

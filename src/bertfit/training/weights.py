@@ -14,7 +14,7 @@ import torch
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
-from bertfit.modeling.graphs import make_recorder, plan_recording
+from bertfit.modeling.graphs import GraphRecorder, plan_recording
 from bertfit.modeling.operators.gradients import keep_master
 from bertfit.modeling.packing import has_kernel, takes_packs
 from bertfit.training.compiled_adamw import compile_step
@@ -72,7 +72,7 @@ class TrainedWeights:
                 self._dense,
                 precision=precision,
                 plan=self._recording,
-                record=make_recorder(precision.device),
+                recorder=GraphRecorder(precision.device),
             )
 
     @property
