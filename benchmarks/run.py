@@ -23,6 +23,7 @@ NEED_DATA = {
     "against_notebook": True,
     "against_peers": True,
     "scoring": True,
+    "packing": True,
     "fast_path_accuracy": True,
     "gpu": True,
 }

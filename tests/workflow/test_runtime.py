@@ -25,7 +25,7 @@ def test_the_choice_is_that_of_training(described):
     assert described.num_threads == torch.get_num_threads()
     assert described.attention == "bertfit's"
     assert described.last_layer == "the first token, which the head reads"
-    assert described.packing == "off (not measured to be faster on cpu than padding)"
+    assert described.packing == "off (packs were slower than padding on a CPU)"
     assert described.compilation == "off (compiled, training was slower on a CPU)"
     assert described.recording == "off (this is for a CUDA GPU)"
     assert described.micro_batch_tokens == DEFAULT_TOKENS

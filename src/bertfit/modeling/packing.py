@@ -68,10 +68,10 @@ def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing 
         )
     if asked == "on":
         return Plan(is_on=True, reason=f"asked for; {_name_kernel(config, precision)}")
+    if precision.device.type == "cpu":
+        return Plan(is_on=False, reason="packs were slower than padding on a CPU")
     if precision.device.type != "cuda":
-        return Plan(
-            is_on=False, reason=f"not measured to be faster on {precision.device.type} than padding"
-        )
+        return Plan(is_on=False, reason=f"not measured on {precision.device.type}")
     obstacle = find_gpu_obstacle(precision.device, precision.dtype, _head_size(config))
     if obstacle is not None:
         return Plan(is_on=False, reason=obstacle)
