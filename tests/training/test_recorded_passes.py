@@ -402,7 +402,7 @@ class Listener:
 
 def test_a_whole_training_is_the_same_and_says_that_it_was_recorded(fit_recorded):
     as_written, _ = fit_recorded(None)
-    assert str(as_written.recording) == "off (asked for)"
+    assert str(as_written.recording) == "off (this is for a CUDA GPU)"
     tracer = Tracer()
     outcome, notes = fit_recorded(tracer)
     assert outcome.recording == ON
@@ -439,6 +439,7 @@ def test_memory_that_runs_out_before_anything_was_recorded_leaves_recording_on(t
         (GPU, True, True, "on (packs of few sizes, each recorded when it comes again)"),
         (GPU, True, False, "off (asked for)"),
         (GPU, False, True, "off (texts are not packed, or torch has no kernel for it)"),
+        (CPU, True, False, "off (this is for a CUDA GPU)"),
         (CPU, True, True, "off (this is for a CUDA GPU)"),
     ],
 )

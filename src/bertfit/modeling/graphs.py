@@ -40,10 +40,10 @@ def plan_recording(device: torch.device, *, packs: bool, fast_path: bool = True)
         packs: Whether the model takes packs, by torch's own attention for them.
         fast_path: Whether the setting `fast_path` leaves it open.
     """
-    if not fast_path:
-        return Plan(is_on=False, reason="asked for")
     if device.type != "cuda":
         return Plan(is_on=False, reason="this is for a CUDA GPU")
+    if not fast_path:
+        return Plan(is_on=False, reason="asked for")
     if not packs:
         return Plan(is_on=False, reason="texts are not packed, or torch has no kernel for it")
     return Plan(is_on=True, reason="packs of few sizes, each recorded when it comes again")
