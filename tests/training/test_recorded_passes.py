@@ -370,7 +370,7 @@ def fit_recorded(monkeypatch, tmp_path):
 
     def fit_with(recorder):
         if recorder is not None:
-            monkeypatch.setattr("bertfit.training.weights.plan_recording", lambda *_, **__: ON)
+            monkeypatch.setattr("bertfit.training.weights.plan_passes", lambda *_: ON)
             monkeypatch.setattr("bertfit.training.weights.GraphRecorder", lambda _device: recorder)
         lengths = np.random.default_rng(0).integers(2, 24, 40)
         data = TrainingData(make_encoded(lengths), np.arange(40) % 3, pad_id=0)

@@ -748,6 +748,27 @@ def test_on_a_cpu_nothing_is_compiled_unless_asked_or_recorded(finished):
     assert record["training"]["recording"] == "off (this is for a CUDA GPU)"
 
 
+def test_where_passes_are_recorded_the_speed_without_is_told_beside_it(
+    train, tmp_path, monkeypatch
+):
+    """As on a GPU."""
+
+    def measure(*_, settings, **__):
+        assert settings.compile == "off"
+        return measuring.SpeedEstimate(2400.0 if settings.fast_path == "auto" else 800.0, 1.0, 0.5)
+
+    plan = Plan(is_on=True, reason="a test")
+    monkeypatch.setattr("bertfit.workflow.speeding.plan_passes", lambda *_: plan)
+    monkeypatch.setattr("bertfit.workflow.speeding.measure_speed", measure)
+    listener = Recorder()
+    result = train(tmp_path / "run", baseline=False, listener=listener)
+    assert "Recording: on (a test). 2,400 tokens a second; without, 800." in listener.notes
+    assert any("2,400 tokens a second)" in note for note in listener.notes)
+    record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))["training"]
+    assert record["tokens_per_second"] == 2400.0
+    assert record["tokens_per_second_as_written"] == 800.0
+
+
 def fail_to_compile(monkeypatch):
     def backend(graph, inputs):
         raise RuntimeError("this compiler is broken")

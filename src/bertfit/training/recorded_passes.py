@@ -25,13 +25,15 @@ from bertfit.data.batching import fill_pack
 from bertfit.errors import TrainingError
 from bertfit.modeling import pack as packs
 from bertfit.modeling.forward import compute_logits_of_pack
-from bertfit.modeling.packing import number_positions
+from bertfit.modeling.graphs import plan_recording
+from bertfit.modeling.packing import has_kernel, number_positions, takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.transfer import write_to
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from bertfit.config import TrainSettings
     from bertfit.data.batching import Pack
     from bertfit.modeling.graphs import Recorder, Work
     from bertfit.modeling.precision import Precision
@@ -43,6 +45,15 @@ and rows cost only in the head. Beyond 8,192 tokens they are of 256: there would
 _MOST_TOKENS, _MOST_SIZES = 16_384, 128
 """Larger packs, and those of further sizes, are computed as written. A GPU is busy with so many
 tokens for longer than a CPU is with queueing them."""
+
+
+def plan_passes(model: PreTrainedModel, settings: TrainSettings, precision: Precision) -> Plan:
+    """Decide about recording the passes of a model."""
+    return plan_recording(
+        precision.device,
+        packs=takes_packs(model) and has_kernel(model, precision),
+        fast_path=settings.fast_path == "auto",
+    )
 
 
 class _Size(NamedTuple):

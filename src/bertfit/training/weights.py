@@ -14,13 +14,12 @@ import torch
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
-from bertfit.modeling.graphs import GraphRecorder, plan_recording
+from bertfit.modeling.graphs import GraphRecorder
 from bertfit.modeling.operators.gradients import keep_master
-from bertfit.modeling.packing import has_kernel, takes_packs
 from bertfit.training.compiled_adamw import compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.optimization import TorchAdamW, build_optimizer
-from bertfit.training.recorded_passes import RecordedPasses
+from bertfit.training.recorded_passes import RecordedPasses, plan_passes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,11 +59,7 @@ class TrainedWeights:
         self._hooks = []
         if self.working is not model:
             self._hooks = [_add_gradients_to(master, work) for master, work in self._dense]
-        self._recording = plan_recording(
-            precision.device,
-            packs=takes_packs(self.working) and has_kernel(self.working, precision),
-            fast_path=settings.fast_path == "auto",
-        )
+        self._recording = plan_passes(self.working, settings, precision)
         self.recorded: RecordedPasses | None = None
         if self._recording.is_on:
             self.recorded = RecordedPasses(

@@ -1,4 +1,7 @@
-"""The speed of a training measured before it begins, and whether its layers are compiled."""
+"""The speed of a training measured before it begins, and whether its layers are compiled.
+
+Where passes are recorded, or layers compiled, the speed without is measured as well.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.progress import Listener, format_seconds
 from bertfit.training.measuring import SpeedEstimate, measure_speed
+from bertfit.training.recorded_passes import plan_passes
 from bertfit.workflow.preparing import PreparedModel
 
 
@@ -25,7 +29,7 @@ class MeasuredSpeed:
     """As the training will run."""
     compilation: Plan
     as_written: SpeedEstimate
-    """Without compiling."""
+    """Neither compiled nor recorded."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what bertfit.json says of it."""
@@ -47,21 +51,28 @@ def settle_speed(
         ConfigError: Compiling was asked for, and failed.
     """
     asked, precision = resolved.settings.compile, model.classifier.precision
-    as_written = _measure(resolved, model, compiled=False)
+    as_written = uncompiled = _measure(resolved, model, compiled=False)
+    recording = plan_passes(model.classifier.model, resolved.settings, precision)
+    if recording.is_on:
+        as_written = _measure(resolved, model, compiled=False, recorded=False)
+        listener.note(
+            f"Recording: {recording}. {uncompiled.tokens_per_second:,.0f} tokens a second; "
+            f"without, {as_written.tokens_per_second:,.0f}."
+        )
     plan = plan_compilation(
         precision.device,
         asked,
         packs=takes_packs(model.classifier.model),
-        train_seconds=as_written.train_seconds,
+        train_seconds=uncompiled.train_seconds,
     )
-    speed = as_written
+    speed = uncompiled
     if plan.is_on:
-        plan, speed = _measure_compiled(resolved, model, plan=plan, as_written=as_written)
+        plan, speed = _measure_compiled(resolved, model, plan=plan, uncompiled=uncompiled)
     if plan.is_on:
         listener.note(
             f"Compiling: {plan}. The first step took {format_seconds(speed.first_step_seconds)}, "
             f"then {speed.tokens_per_second:,.0f} tokens a second; without, "
-            f"{as_written.tokens_per_second:,.0f}."
+            f"{uncompiled.tokens_per_second:,.0f}."
         )
     elif precision.device.type != "cpu" or asked != "auto":
         listener.note(f"Compiling: {plan}.")
@@ -77,8 +88,12 @@ def settle_speed(
     return resolved, MeasuredSpeed(speed, plan, as_written)
 
 
-def _measure(resolved: ResolvedSettings, model: PreparedModel, *, compiled: bool) -> SpeedEstimate:
+def _measure(
+    resolved: ResolvedSettings, model: PreparedModel, *, compiled: bool, recorded: bool = True
+) -> SpeedEstimate:
     settings = dataclasses.replace(resolved.settings, compile="on" if compiled else "off")
+    if not recorded:  # all that the setting decides where passes can be recorded
+        settings = dataclasses.replace(settings, fast_path="off")
     classifier = model.classifier
     return measure_speed(
         classifier.model, model.train, settings=settings, precision=classifier.precision
@@ -90,7 +105,7 @@ def _measure_compiled(
     model: PreparedModel,
     *,
     plan: Plan,
-    as_written: SpeedEstimate,
+    uncompiled: SpeedEstimate,
 ) -> tuple[Plan, SpeedEstimate]:
     """Measure with compiled layers; where torch fails to compile them, leave that, or say so."""
     from torch._dynamo.exc import TorchDynamoException
@@ -104,4 +119,4 @@ def _measure_compiled(
         if resolved.settings.compile == "on":
             raise cannot_compile(why) from error
         torch._dynamo.reset()  # noqa: SLF001 (torch has no other way to forget a failure)
-        return Plan(is_on=False, reason=why), as_written
+        return Plan(is_on=False, reason=why), uncompiled
