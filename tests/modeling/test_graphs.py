@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from bertfit.errors import TrainingError
-from bertfit.modeling import graphs
 from bertfit.modeling.graphs import GraphRecorder
 
 SECOND_GPU = torch.device("cuda:1")
@@ -22,7 +21,7 @@ class StandIn:
 
     def __init__(self):
         self.told = []
-        self.end_fails = False
+        self.begin_fails = self.end_fails = False
 
     def stream(self, name):
         gpu = self
@@ -50,6 +49,8 @@ class StandIn:
         class Graph:
             def capture_begin(self, pool):
                 gpu.told.append(f"begin in {pool}")
+                if gpu.begin_fails:
+                    raise RuntimeError("another recording is on")
 
             def capture_end(self):
                 gpu.told.append("end")
@@ -65,59 +66,90 @@ class StandIn:
 @pytest.fixture
 def gpu(monkeypatch):
     gpu = StandIn()
-    side = gpu.stream("side")
-    monkeypatch.setattr(graphs, "_side_stream", lambda _device: side)
     for name, stand_in in {
         "CUDAGraph": gpu.graph,
         "current_stream": lambda device: gpu.stream(f"stream of {device}"),
         "device": gpu.inside,
         "empty_cache": lambda: gpu.told.append("give memory back"),
         "graph_pool_handle": lambda: "the pool",
+        "Stream": lambda _device: gpu.stream("side"),
         "stream": gpu.inside,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     return gpu
 
 
-def test_work_as_written_is_done_in_order_with_the_current_stream(gpu):
-    GraphRecorder(SECOND_GPU).run(lambda: gpu.told.append("work"))
-    assert gpu.told == [
+def in_order(*told):
+    """Return what is told where this is done on the side, in order with the current stream."""
+    return [
         "side waits for stream of cuda:1",
-        ("side", ["work"]),
+        ("cuda:1", [("side", list(told))]),
         "stream of cuda:1 waits for side",
     ]
+
+
+RECORDING = ("begin in the pool", "work", "end")
+
+
+def test_work_as_written_is_done_in_order_with_the_current_stream(gpu):
+    GraphRecorder(SECOND_GPU).run(lambda: gpu.told.append("work"))
+    assert gpu.told == in_order("work")
+
+
+def test_streams_are_in_order_after_work_that_failed_as_well(gpu):
+    with pytest.raises(torch.OutOfMemoryError):
+        GraphRecorder(SECOND_GPU).run(fail)
+    assert gpu.told == in_order()
 
 
 def test_what_is_recorded_is_played_as_often_as_asked(gpu):
     recorder = GraphRecorder(SECOND_GPU)
     play = recorder.record(lambda: gpu.told.append("work"))
-    recording = ["begin in the pool", "work", "end"]
-    assert gpu.told == [("cuda:1", [("side", ["give memory back", *recording])])]
+    assert gpu.told == in_order("give memory back", *RECORDING)
     gpu.told.clear()
     play()
     play()
     assert gpu.told == ["play", "play"]
     gpu.told.clear()
     recorder.record(lambda: gpu.told.append("work"))  # memory is given back once
-    assert gpu.told == [("cuda:1", [("side", recording)])]
+    assert gpu.told == in_order(*RECORDING)
 
 
 def fail():
     raise torch.OutOfMemoryError("the memory is full\nand more")
 
 
+def test_where_memory_runs_out_what_is_cached_is_given_back_and_it_is_tried_again(gpu):
+    failures = [1]
+
+    def work():
+        gpu.told.append("work")
+        if failures:
+            failures.pop()
+            fail()
+
+    GraphRecorder(SECOND_GPU).record(work)
+    assert gpu.told == in_order("give memory back", *RECORDING, "give memory back", *RECORDING)
+
+
 def test_a_recording_that_fails_is_ended_and_its_own_error_comes_out(gpu):
     with pytest.raises(torch.OutOfMemoryError, match="the memory is full"):
         GraphRecorder(SECOND_GPU).record(fail)
-    assert gpu.told[0][1] == [("side", ["give memory back", "begin in the pool", "end"])]
+    assert gpu.told == in_order(*["give memory back", "begin in the pool", "end"] * 2)
 
 
 @pytest.mark.parametrize(
-    ("work", "why"),
-    [(fail, "the memory is full"), (lambda: None, "operation failed due to a previous error")],
+    ("fails", "work", "why"),
+    [
+        ("begin_fails", lambda: None, "another recording is on"),
+        ("end_fails", fail, "the memory is full"),
+        ("end_fails", lambda: None, "operation failed due to a previous error"),
+    ],
 )
-def test_one_that_cannot_be_ended_ends_the_training_and_says_the_first_cause(gpu, work, why):
-    gpu.end_fails = True
+def test_one_that_cannot_be_begun_or_ended_ends_the_training_and_says_the_first_cause(
+    gpu, fails, work, why
+):
+    setattr(gpu, fails, True)
     with pytest.raises(TrainingError) as caught:
         GraphRecorder(SECOND_GPU).record(work)
     assert str(caught.value) == (

@@ -124,3 +124,17 @@ def test_tf32_is_for_training_on_a_gpu_and_is_given_back():
     with quick_float32(torch.device("cuda")):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == before
+
+
+def test_a_choice_by_torchs_newer_setting_is_left_alone(monkeypatch):
+    """transformers.Trainer makes it when it compiles, and torch will not tell it the older way."""
+
+    def refuse():
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    told = []
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", told.append)
+    with quick_float32(torch.device("cuda")):
+        pass
+    assert told == []

@@ -88,7 +88,7 @@ def fail_at_step(monkeypatch, failing_step):
 
     monkeypatch.setattr(
         "bertfit.workflow.speeding.measure_speed",
-        lambda *_, **__: measuring.SpeedEstimate(1.0, 1.0, 1.0),
+        lambda *_, **__: measuring.SpeedEstimate(1.0, 1.0, 1.0, Plan(is_on=False, reason="-")),
     )
     monkeypatch.setattr(loop, "cross_entropy", cross_entropy)
 
@@ -755,10 +755,10 @@ def test_where_passes_are_recorded_the_speed_without_is_told_beside_it(
 
     def measure(*_, settings, **__):
         assert settings.compile == "off"
-        return measuring.SpeedEstimate(2400.0 if settings.fast_path == "auto" else 800.0, 1.0, 0.5)
+        is_on = settings.fast_path == "auto"
+        plan = Plan(is_on=is_on, reason="a test")
+        return measuring.SpeedEstimate(2400.0 if is_on else 800.0, 1.0, 0.5, plan)
 
-    plan = Plan(is_on=True, reason="a test")
-    monkeypatch.setattr("bertfit.workflow.speeding.plan_passes", lambda *_: plan)
     monkeypatch.setattr("bertfit.workflow.speeding.measure_speed", measure)
     listener = Recorder()
     result = train(tmp_path / "run", baseline=False, listener=listener)

@@ -9,8 +9,8 @@ Source: torch's notes on CUDA graphs (semantics, "whole-network capture").
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
 import torch
@@ -58,7 +58,8 @@ class GraphRecorder:
 
     def __init__(self, device: torch.device) -> None:
         """Record work of `device`, which need not be the current one."""
-        self._device, self._stream = device, _side_stream(device)
+        # A stream of its own: torch may free what libraries keep for one when a graph of it goes.
+        self._device, self._stream = device, torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._is_first = True
 
@@ -68,11 +69,8 @@ class GraphRecorder:
         Autograd's nodes remember the stream of their pass. One that outlived its pass would have a
         recording wait for another stream, which CUDA refuses.
         """
-        current = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+        with self._in_order():
             work()
-        current.wait_stream(self._stream)
 
     def record(self, work: Work) -> Work:
         """Return what does work again that was run before.
@@ -81,20 +79,44 @@ class GraphRecorder:
             TrainingError: It failed, and CUDA cannot go on from where it did.
             RuntimeError: It failed, as `work` did; all is as it was.
         """
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        # In order, though nothing is computed: torch 2.11 writes where graphs find how far random
+        # numbers were drawn, and those that are queued must have read it.
+        with self._in_order():
             if self._is_first:  # of what passes as written have left, the pool needs as much
                 torch.cuda.empty_cache()
                 self._is_first = False
-            graph.capture_begin(pool=self._pool)
             try:
-                work()
-            except BaseException as error:
-                _end(graph, because=error)
-                raise
-            _end(graph)
+                return self._capture(work)
+            except torch.OutOfMemoryError:
+                pass
+            torch.cuda.empty_cache()  # which torch does not do by itself inside a recording
+            return self._capture(work)
+
+    def _capture(self, work: Work) -> Work:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            graph.capture_begin(pool=self._pool)
+        except RuntimeError as error:
+            raise _cannot_go_on(error) from error
+        try:
+            work()
+        except BaseException as error:
+            _end(graph, because=error)
+            raise
+        _end(graph)
         replay: Work = graph.replay
         return replay
+
+    @contextlib.contextmanager
+    def _in_order(self) -> Iterator[None]:
+        """Go to the own stream, after what the current one was given and before what it will be."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
 
 
 def _end(graph: torch.cuda.CUDAGraph, *, because: BaseException | None = None) -> None:
@@ -102,14 +124,12 @@ def _end(graph: torch.cuda.CUDAGraph, *, because: BaseException | None = None) -
     try:
         graph.capture_end()
     except RuntimeError as error:
-        first_line = str(because or error).strip().partition("\n")[0]
-        raise TrainingError(
-            f"recording a CUDA graph failed: {first_line}",
-            hint="--set fast_path=off trains without.",
-        ) from (because or error)
+        raise _cannot_go_on(because or error) from (because or error)
 
 
-@functools.lru_cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return one stream for all recorders: libraries keep memory for each that they have seen."""
-    return torch.cuda.Stream(device)
+def _cannot_go_on(error: BaseException) -> TrainingError:
+    first_line = str(error).strip().partition("\n")[0]
+    return TrainingError(
+        f"recording a CUDA graph failed: {first_line}",
+        hint="--set fast_path=off trains without.",
+    )

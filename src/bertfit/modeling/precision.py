@@ -52,17 +52,25 @@ def quick_float32(device: torch.device) -> Iterator[None]:
     """Let a GPU's products of float32 be in TF32, which has its range and ten bits of mantissa.
 
     For training: what stays in float32 beside bfloat16, or all of it. Scoring in float32 stays
-    exact, and other devices are not touched.
+    exact, and other devices are not touched. Where the process has chosen by torch's newer setting,
+    as transformers does, torch refuses to tell by the older one, and the choice is left alone.
     """
-    if device.type != "cuda":
+    before = _float32_precision() if device.type == "cuda" else None
+    if before is None:
         yield
         return
-    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _float32_precision() -> str | None:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:

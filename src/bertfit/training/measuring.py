@@ -24,6 +24,7 @@ from bertfit.training.weights import TrainedWeights
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from bertfit.modeling.plan import Plan
     from bertfit.modeling.precision import Precision
 
 
@@ -35,6 +36,8 @@ class SpeedEstimate:
     train_seconds: float
     first_step_seconds: float
     """What the first step took, which pays for starting up, and for compiling where that is on."""
+    recording: Plan
+    """Whether passes were recorded, and why."""
 
 
 @keep_freed_memory()
@@ -48,8 +51,9 @@ def measure_speed(
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
     weights = TrainedWeights(model, settings, precision)
-    if weights.recorded is not None:
-        # When a step comes again it is recorded, and then played: one of middling length.
+    on_gpu = precision.device.type == "cuda"
+    if on_gpu:
+        # One of middling length: the first time it sets up, the second time it may be recorded.
         steps = [sorted(steps, key=lambda rows: int(lengths[rows].sum()))[len(steps) // 2]] * 4
     steps = steps[:4]
     weights.working.train()
@@ -58,18 +62,22 @@ def measure_speed(
     try:
         for indices in steps:
             started = time.perf_counter()
-            accumulate_within_memory(weights, train, indices, precision=precision, budget=budget)
+            made = accumulate_within_memory(
+                weights, train, indices, precision=precision, budget=budget
+            )
+            if on_gpu:  # there a third of a small step; a rate of 0 moves nothing
+                norm = weights.collect()
+                weights.update(0.0, is_finite=made.loss.isfinite() & norm.isfinite())
             wait_for(precision.device)
             timed.append((int(lengths[indices].sum()), time.perf_counter() - started))
             weights.drop_gradients()
     finally:
         weights.release()
-    num_starting = 2 if weights.recording.is_on else 1
-    counted = timed[num_starting:] or timed  # the first steps pay for starting up
+    counted = timed[2 if on_gpu else 1 :] or timed  # the first steps pay for starting up
     rate = sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted)
     num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
     num_tokens_in_all = int(lengths.sum()) * num_epochs
-    return SpeedEstimate(rate, num_tokens_in_all / rate, timed[0][1])
+    return SpeedEstimate(rate, num_tokens_in_all / rate, timed[0][1], weights.recording)
 
 
 def measure_token_budget(

@@ -17,7 +17,6 @@ from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.progress import Listener, format_seconds
 from bertfit.training.measuring import SpeedEstimate, measure_speed
-from bertfit.training.recorded_passes import plan_passes
 from bertfit.workflow.preparing import PreparedModel
 
 
@@ -52,13 +51,14 @@ def settle_speed(
     """
     asked, precision = resolved.settings.compile, model.classifier.precision
     as_written = uncompiled = _measure(resolved, model, compiled=False)
-    recording = plan_passes(model.classifier.model, resolved.settings, precision)
-    if recording.is_on:
+    if uncompiled.recording.is_on:
         as_written = _measure(resolved, model, compiled=False, recorded=False)
         listener.note(
-            f"Recording: {recording}. {uncompiled.tokens_per_second:,.0f} tokens a second; "
-            f"without, {as_written.tokens_per_second:,.0f}."
+            f"Recording: {uncompiled.recording}. {uncompiled.tokens_per_second:,.0f} tokens a "
+            f"second; without, {as_written.tokens_per_second:,.0f}."
         )
+    elif precision.device.type == "cuda":
+        listener.note(f"Recording: {uncompiled.recording}.")
     plan = plan_compilation(
         precision.device,
         asked,

@@ -1,0 +1,101 @@
+"""The notebook's whole job, which `gpu.py` times as the command `bertfit train`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_training import BERTFIT_ROWS
+from reviews import LABEL_NAMES
+
+GRACE_SECONDS = 75.0
+"""How much longer than `--minutes` the last job may take."""
+
+
+def write_reviews(texts: list[str], scratch: Path) -> Path:
+    """Return a file of the texts with labels."""
+    file = scratch / "reviews.jsonl"
+    with file.open("w", encoding="utf-8") as stream:
+        for row, text in enumerate(texts):  # a number makes the made-up ones distinct
+            record = {"text": f"{text} {row}", "label": LABEL_NAMES[row % 2]}
+            stream.write(json.dumps(record) + "\n")
+    return file
+
+
+def time_jobs(
+    job: Callable[..., dict[str, Any]], scratch: Path, *, length: int, ends: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the seconds of `bertfit train` as a command, in several ways.
+
+    Args:
+        job: `time_job` of a file and a model.
+        scratch: Where runs and compiled code go.
+        length: Tokens that are kept of a text.
+        ends: Moment of the monotonic clock after which no job is begun.
+    """
+    ways = {"unrecorded": ("--compile", "off", "--set", "fast_path=off")}
+    if torch.cuda.is_available():  # a CPU takes long to compile, and records nothing
+        ways = {
+            "recorded": ("--compile", "off"),
+            "compiled_cold": ("--compile", "on"),
+            "compiled_warm": ("--compile", "on"),
+            "of_64_rows": ("--compile", "on", "--set", f"batch_size={BERTFIT_ROWS}"),
+            "unrecorded": (*ways["unrecorded"], "--packing", "on"),
+        }
+    cache = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled")}
+    for number, (name, options) in enumerate(ways.items()):
+        left = ends - time.monotonic()
+        if number and left < 0:
+            yield name, {"failed": "not begun, for the time was over"}
+            continue
+        seconds = max(left, 0.0) + GRACE_SECONDS
+        yield name, job(scratch / name, *options, length=length, environment=cache, seconds=seconds)
+
+
+def time_job(
+    file: Path,
+    folder: Path,
+    run: Path,
+    *options: str,
+    length: int,
+    environment: dict[str, str],
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the seconds of one command, of its steps alone, and of a first compiled step.
+
+    Where it fails, or takes longer than `seconds`, say that.
+    """
+    command = [sys.executable, "-m", "bertfit.cli.main", "train", str(file)]
+    command += ["--output", str(run), "--model", str(folder), "--recipe", "notebook"]
+    command += ["--max-length", str(length), "--no-baseline", "--json"]
+    command += ["--set", "keep_encoded=off", *options]
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=seconds,
+            env={**os.environ, **environment},
+        )
+    except subprocess.SubprocessError as error:
+        why = getattr(error, "stderr", None) or str(error)
+        print(f"whole job, {run.name}: failed: {why}", flush=True)
+        return {"failed": str(why)[-1000:]}
+    took = time.perf_counter() - started
+    training = json.loads(done.stdout)["training"]
+    steps, cold = training["train_seconds"], training["cold_start_seconds"]
+    print(
+        f"whole job, {run.name}: {took:.1f} s, its steps {steps:.1f} s, "
+        f"first compiled step {cold} s, recording {training['recording']}",
+        flush=True,
+    )
+    return {"seconds_with_start": took, "seconds_of_steps": steps, "first_compiled_step": cold}

@@ -1,0 +1,364 @@
+"""What `gpu.py` checks and times in its own process: packs, training in three ways, scoring."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import gc
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertForSequenceClassification
+
+from bertfit.config import TrainSettings
+from bertfit.data.batching import plan_epoch
+from bertfit.data.encoding import EncodedTexts
+from bertfit.inference.scoring import score_texts
+from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.transfer import stay_ahead
+from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.measuring import measure_token_budget
+from bertfit.training.weights import TrainedWeights
+
+NOTEBOOK_ROWS, BERTFIT_ROWS = 16, 64
+PAD_ID = 0
+NEAR = 1e-4
+"""How far gradients in float32 may be apart, relative to their norm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured."""
+
+    config: BertConfig
+    num_texts: int
+    num_steps: int
+    """Steps of 64 rows that are timed for bertfit; the others take as many rows."""
+    lengths: tuple[int, int]
+    product: int
+    """Rows and columns of the factors whose product is the yardstick of MFU."""
+
+
+def build(size: Size, precision: Precision, *, packing: str, dropout: float = 0.1) -> Any:  # noqa: ANN401 (a model of transformers)
+    config = BertConfig.from_dict(size.config.to_dict())
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).to(precision.device)
+    plug_in(model, precision.device)
+    plan = set_up_packing(model, precision, packing)  # type: ignore[arg-type]  # one of its values
+    print(f"  packing {plan}", flush=True)
+    return model
+
+
+def check_packing(size: Size, texts: EncodedTexts) -> dict[str, Any]:
+    """Compare gradients with those of padded rows in float32; end where they are too far apart.
+
+    In bfloat16 padded rows are some way off themselves, and packs may be at most twice as far.
+    """
+    data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
+    ways = {"padded": ("off", "off"), "packed": ("on", "off"), "recorded": ("on", "auto")}
+    asked = [("float32", "padded"), ("float32", "packed")]
+    if torch.cuda.is_available():
+        asked += [("bfloat16", way) for way in ways]
+    found: dict[str, Any] = {}
+    exact, limit = None, 0.0
+    for dtype, way in asked:
+        precision = choose_precision("auto", dtype)  # type: ignore[arg-type]  # one of its values
+        packing, fast_path = ways[way]
+        loss, gradient = collect_gradient(
+            size, data, precision, packing=packing, fast_path=fast_path
+        )
+        if exact is None:
+            exact = gradient
+        apart = float((gradient - exact).norm() / exact.norm())
+        found[f"{way}, {dtype}"] = {"loss": loss, "gradients_apart": apart}
+        print(f"{way}, {dtype}: loss {loss:.6f}, gradients {apart:.1e} apart", flush=True)
+        if way == "padded":
+            limit = max(2.0 * apart, NEAR)
+        elif not apart <= limit:
+            sys.exit(f"What {way} texts give is not what padded ones give: not measured on.")
+    return found
+
+
+def collect_gradient(
+    size: Size, data: TrainingData, precision: Precision, *, packing: str, fast_path: str
+) -> tuple[float, torch.Tensor]:
+    """Return the loss of 24 rows and all gradients in one row, of passes taken for the third time.
+
+    On a GPU, in bfloat16 and with the fast path, they have been recorded by then.
+    """
+    model = build(size, precision, packing=packing, dropout=0.0)
+    settings = TrainSettings(fast_path=fast_path)  # type: ignore[arg-type]  # one of its values
+    weights = TrainedWeights(model, settings, precision)
+    weights.working.train()
+    for _ in range(3):
+        weights.drop_gradients()
+        weights.prepare(data.encoded.token_ids)
+        made = accumulate_gradients(  # not in TF32, as a training does: it would round float32
+            weights.working,
+            data,
+            np.arange(24),
+            precision=precision,
+            max_tokens=4096,
+            recorded=weights.recorded,
+        )
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    weights.release()
+    return float(made.loss), gradient
+
+
+def time_training(size: Size, texts: EncodedTexts, length: int, rate: float) -> dict[str, Any]:
+    """Return tokens a second, MFU and peak memory of the three ways.
+
+    `first_seconds` is what starting up took: of the notebook its first step, of Trainer and bertfit
+    what the epochs before the timed one took more. Building the model counts for Trainer alone, and
+    at the second length compiled code is there already.
+    """
+    ways: dict[str, Callable[..., tuple[float, float]]] = {
+        "notebook": train_notebook,
+        "trainer": train_trainer,
+        "bertfit_as_written": functools.partial(train_bertfit, fast_path="off"),
+        "bertfit": train_bertfit,
+        "bertfit_compiled": functools.partial(train_bertfit, compiled=True),
+    }
+    generator = np.random.default_rng(1)
+    num_rows = min(size.num_steps * BERTFIT_ROWS, len(texts))
+    rows = generator.choice(len(texts), num_rows, replace=False)
+    lengths = texts.lengths[rows]
+    found = {}
+    for name, way in ways.items():
+        work = count_operations(size.config, lengths, is_short="bertfit" in name)
+        gc.collect()  # a Trainer holds on to itself
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        seconds, first_seconds = way(size, texts, rows, length)
+        found[name] = {
+            "first_seconds": first_seconds,
+            "rows_per_second": len(rows) / seconds,
+            "tokens_per_second": float(lengths.sum()) / seconds,
+            "mfu": work / seconds / rate,
+            "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+            "peak_reserved_bytes": torch.cuda.max_memory_reserved()
+            if torch.cuda.is_available()
+            else None,
+        }
+        print(f"training at {length}, {name}: {found[name]}", flush=True)
+    return found
+
+
+def count_operations(config: BertConfig, lengths: np.ndarray, *, is_short: bool) -> float:
+    """Return the operations of all products in a training step over texts of these lengths.
+
+    Two for each weight and token forward, and twice as many backward; attention's two products
+    grow with the square of a text's length. Embeddings and the head are left out.
+
+    Args:
+        config: Of the encoder.
+        lengths: (n,) tokens of each text.
+        is_short: Whether the last layer has only keys and values of all tokens, and all else of
+            the first ones, which is what the head needs.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    num_tokens, num_texts = float(lengths.sum()), len(lengths)
+    squares = float(np.square(lengths, dtype=np.float64).sum())
+    layer = 6.0 * (4 * width**2 + 2 * width * inner) * num_tokens + 12.0 * width * squares
+    if not is_short:
+        return config.num_hidden_layers * layer
+    last = 6.0 * (2 * width**2 * num_tokens + (2 * width**2 + 2 * width * inner) * num_texts)
+    return (config.num_hidden_layers - 1) * layer + last + 12.0 * width * num_tokens
+
+
+def measure_product(size: Size, precision: Precision) -> float:
+    """Return the operations a second of large products, a median of ten."""
+    # Random numbers: a GPU multiplies equal ones faster.
+    factor = torch.randn(size.product, size.product, device=precision.device).to(precision.dtype)
+    seconds = []
+    for _ in range(11):  # the first pays for starting up
+        wait()
+        started = time.perf_counter()
+        factor @ factor
+        wait()
+        seconds.append(time.perf_counter() - started)
+    rate = 2.0 * size.product**3 / statistics.median(seconds[1:])
+    print(f"products: {rate / 1e12:.2f} TFLOP/s in {precision.dtype_name}", flush=True)
+    return rate
+
+
+def wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def train_notebook(
+    size: Size, texts: EncodedTexts, rows: np.ndarray, length: int
+) -> tuple[float, float]:
+    """Return the seconds of the notebook's loop over encoded rows, and those of its first step."""
+    device = choose_precision().device
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(size.config).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    token_ids = np.full((len(rows), length), PAD_ID, dtype=np.int64)
+    for place, row in enumerate(rows):
+        ids = texts.gather(np.array([row]))
+        token_ids[place, : len(ids)] = ids
+    ids, labels = torch.from_numpy(token_ids), torch.from_numpy(rows % 2)
+
+    def step(start: int) -> None:
+        batch = ids[start : start + NOTEBOOK_ROWS].to(device)
+        optimizer.zero_grad()
+        logits = model(input_ids=batch, attention_mask=(batch != PAD_ID).long()).logits
+        loss = cross_entropy(logits, labels[start : start + NOTEBOOK_ROWS].to(device))
+        loss.item()  # as the notebook does
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    begun = time.perf_counter()
+    step(0)  # starting up is not counted
+    wait()
+    started = time.perf_counter()
+    for start in range(0, len(rows), NOTEBOOK_ROWS):
+        step(start)
+    wait()
+    return time.perf_counter() - started, started - begun
+
+
+def train_trainer(
+    size: Size, texts: EncodedTexts, rows: np.ndarray, _length: int
+) -> tuple[float, float]:
+    """Return the seconds of transformers.Trainer's second epoch, and what its first took more."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    marks: list[float] = []
+
+    class Marks(TrainerCallback):
+        def on_epoch_end(self, *_: object, **__: object) -> None:
+            wait()
+            marks.append(time.perf_counter())
+
+    def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        ids = [torch.tensor(feature["input_ids"]) for feature in features]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=PAD_ID)
+        labels = torch.tensor([feature["labels"] for feature in features])
+        mask = (padded != PAD_ID).long()
+        return {"input_ids": padded, "attention_mask": mask, "labels": labels}
+
+    features = []
+    for row in rows:
+        ids = texts.gather(np.array([row])).tolist()
+        features.append({"input_ids": ids, "labels": int(row % 2), "length": len(ids)})
+    on_gpu = torch.cuda.is_available()
+    torch.manual_seed(0)
+    # Trainer turns TF32 on where it compiles; the others shall have what they choose themselves.
+    with tempfile.TemporaryDirectory() as output, float32_precision("high"):
+        settings = TrainingArguments(
+            output_dir=output,
+            num_train_epochs=2,
+            per_device_train_batch_size=BERTFIT_ROWS,
+            bf16=on_gpu,
+            torch_compile=on_gpu,
+            train_sampling_strategy="group_by_length",
+            optim="adamw_torch_fused",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+        )
+        started = time.perf_counter()
+        Trainer(
+            model=BertForSequenceClassification(size.config),
+            args=settings,
+            train_dataset=features,
+            data_collator=collate,
+            callbacks=[Marks()],
+        ).train()
+    warm = marks[1] - marks[0]
+    return warm, max(0.0, marks[0] - started - warm)
+
+
+@contextlib.contextmanager
+def float32_precision(name: str) -> Iterator[None]:
+    """Multiply float32 so, and exactly again afterwards."""
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def train_bertfit(
+    size: Size,
+    texts: EncodedTexts,
+    rows: np.ndarray,
+    _length: int,
+    *,
+    compiled: bool = False,
+    fast_path: str = "auto",
+) -> tuple[float, float]:
+    """Return the seconds of bertfit's third epoch, and what the first two took more.
+
+    A pack of a size that the first has seen once is recorded in the second.
+    """
+    precision = choose_precision()
+    model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
+    settings = TrainSettings(
+        batch_size=BERTFIT_ROWS,
+        compile="on" if compiled else "off",
+        fast_path=fast_path,  # type: ignore[arg-type]  # one of its values
+    )
+    data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
+    plan = plan_epoch(texts.lengths[rows], BERTFIT_ROWS, seed=0, epoch=0)
+    steps = [rows[places] for places in plan]
+    as_written = dataclasses.replace(settings, compile="off")
+    budget = measure_token_budget(model, data, settings=as_written, precision=precision)
+    weights = TrainedWeights(model, settings, precision)
+    print(f"  token budget {budget:,}; recording {weights.recording}", flush=True)
+    taken = stay_ahead(
+        train_steps(
+            weights,
+            data,
+            [steps] * 3,
+            learning_rate=lambda _: 2e-5,
+            precision=precision,
+            max_tokens=budget,
+        ),
+        precision.device,
+    )
+    marks = [time.perf_counter()]
+    for _ in range(3):
+        for step in itertools.islice(taken, len(steps)):
+            step.read()
+        marks.append(time.perf_counter())
+    if weights.recorded is not None and not weights.recording.is_on:
+        print(f"  recording {weights.recording}", flush=True)
+    weights.release()
+    third = marks[3] - marks[2]
+    return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
+
+
+def time_scoring(size: Size, texts: EncodedTexts, precision: Precision) -> dict[str, float]:
+    """Return the seconds in which all texts are scored."""
+    model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
+    max_tokens = 2**15
+    seconds = []
+    for _ in range(2):  # the first pays for starting up
+        started = time.perf_counter()
+        score_texts(model, texts, precision=precision, pad_id=PAD_ID, max_tokens=max_tokens)
+        seconds.append(time.perf_counter() - started)
+    print(f"scoring {len(texts):,} texts: {seconds[1]:.2f} s", flush=True)
+    return {"num_texts": len(texts), "seconds": seconds[1], "first_seconds": seconds[0]}
