@@ -507,3 +507,29 @@ def test_a_recorded_step_on_a_gpu_waits_for_nothing_and_drops_anew():
     assert weights.recording.is_on, weights.recording
     assert np.isfinite(losses).all()
     assert len(set(losses)) == 5
+
+
+@pytest.mark.gpu
+@on_a_gpu
+def test_recording_while_records_are_played_draws_the_same_numbers():
+    """What is recorded must not touch the random numbers of what is queued."""
+
+    def lose(*, ahead):
+        torch.manual_seed(0)
+        weights = TrainedWeights(make_model_on_gpu(dropout=0.1), TrainSettings(), ON_GPU)
+        steps = train_steps(
+            weights,
+            make_data(0),
+            [[ROWS, ROWS, ROWS, ROWS[:2], ROWS, ROWS[:2], ROWS, ROWS[:2]] * 2],
+            learning_rate=lambda _: 0.0,
+            precision=ON_GPU,
+            max_tokens=64,
+        )
+        taken = list(steps) if ahead else steps
+        losses = [step.read().loss for step in taken]
+        weights.release()
+        return losses
+
+    in_time = lose(ahead=False)
+    assert len(set(in_time)) > 8
+    assert lose(ahead=True) == in_time
