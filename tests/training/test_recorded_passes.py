@@ -513,20 +513,24 @@ def test_a_recorded_step_on_a_gpu_waits_for_nothing_and_drops_anew():
 @on_a_gpu
 def test_recording_while_records_are_played_draws_the_same_numbers():
     """What is recorded must not touch the random numbers of what is queued."""
+    many, few = np.arange(12), np.arange(3)  # packs of two sizes
+    data = TrainingData(make_encoded([24] * 12), np.arange(12) % 3, pad_id=0)
 
     def lose(*, ahead):
         torch.manual_seed(0)
         weights = TrainedWeights(make_model_on_gpu(dropout=0.1), TrainSettings(), ON_GPU)
         steps = train_steps(
             weights,
-            make_data(0),
-            [[ROWS, ROWS, ROWS, ROWS[:2], ROWS, ROWS[:2], ROWS, ROWS[:2]] * 2],
+            data,
+            [[many, many, many, few, many, few, many, few] * 2],
             learning_rate=lambda _: 0.0,
             precision=ON_GPU,
-            max_tokens=64,
+            max_tokens=512,
         )
         taken = list(steps) if ahead else steps
         losses = [step.read().loss for step in taken]
+        assert weights.recording.is_on, weights.recording
+        assert len(weights.recorded._places) == 2
         weights.release()
         return losses
 
