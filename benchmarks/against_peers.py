@@ -25,6 +25,7 @@ import torch
 from models import MODELS, make_model_folder
 from record import RESULTS, summarize, write_result
 from reviews import LABEL_NAMES, read_reviews
+from trainer import settle_trainer
 from transformers.utils import logging
 
 from bertfit import train
@@ -128,7 +129,6 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
         AutoTokenizer,
         DataCollatorWithPadding,
         Trainer,
-        TrainingArguments,
     )
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -148,21 +148,12 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
         folder, num_labels=len(LABEL_NAMES), dtype=torch.float32
     )
     with tempfile.TemporaryDirectory() as output:
-        settings = TrainingArguments(
-            output_dir=output,
+        settings = settle_trainer(
+            output,
             num_train_epochs=1,
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=2e-5,
-            bf16=choose_precision().dtype == torch.bfloat16,
-            train_sampling_strategy="group_by_length",
-            optim="adamw_torch_fused",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
             seed=seed,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
         )
         trainer = Trainer(
             model=model,

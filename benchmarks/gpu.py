@@ -7,10 +7,10 @@ tokens: (a) the notebook's loop (float32, 16 rows, all padded to the full length
 transformers.Trainer at its best (bfloat16, compiled, rows grouped by length, fused AdamW), (c)
 bertfit: as written, with its passes recorded as CUDA graphs, and with compiled layers recorded;
 what starting up takes stands apart. Then scoring at 512 tokens, and the notebook's whole job,
-`bertfit train` with its recipe on 22,500 reviews, as a command: as written, recorded, compiled with
-an empty cache, compiled again, and that with 64 rows a step, which is another recipe. MFU is of the
-products that useful tokens need, against the rate of a product measured in the same run. At the end
-stands each target beside what was seen.
+`bertfit train` with its recipe on 22,500 reviews, as a command: recorded, compiled with an empty
+cache, compiled again, that with 64 rows a step, which is another recipe, and unrecorded. MFU is of
+the products that useful tokens need, against the rate of a product measured in the same run. At the
+end stands each target beside what was seen.
 
 Needs BERTFIT_DATA and a CUDA GPU. --smoke goes the same way on any device with a tiny encoder and
 made-up reviews: it shows that the script runs and that packs are right. Its times mean nothing.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
+from trainer import settle_trainer
 from transformers import BertConfig, BertForSequenceClassification
 
 from bertfit.config import TrainSettings
@@ -240,7 +241,7 @@ def train_trainer(
     size: Size, texts: EncodedTexts, rows: np.ndarray, _length: int
 ) -> tuple[float, float]:
     """Return the seconds of transformers.Trainer's second epoch, and what its first took more."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback
 
     marks: list[float] = []
 
@@ -260,24 +261,14 @@ def train_trainer(
     for row in rows:
         ids = texts.gather(np.array([row])).tolist()
         features.append({"input_ids": ids, "labels": int(row % 2), "length": len(ids)})
-    on_gpu = torch.cuda.is_available()
     torch.manual_seed(0)
     # Trainer turns TF32 on where it compiles; the others shall have what they choose themselves.
     with tempfile.TemporaryDirectory() as output, float32_precision("high"):
-        settings = TrainingArguments(
-            output_dir=output,
+        settings = settle_trainer(
+            output,
             num_train_epochs=2,
             per_device_train_batch_size=BERTFIT_ROWS,
-            bf16=on_gpu,
-            torch_compile=on_gpu,
-            train_sampling_strategy="group_by_length",
-            optim="adamw_torch_fused",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
+            torch_compile=torch.cuda.is_available(),
         )
         started = time.perf_counter()
         Trainer(

@@ -7,16 +7,21 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, CamembertConfig
 
 from bertfit.data.batching import pack_rows, pad_rows
 from bertfit.data.encoding import EncodedTexts
 from bertfit.errors import ConfigError
-from bertfit.modeling import packed_attention
+from bertfit.modeling import packed_attention, packing
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
-from bertfit.modeling.forward import compute_logits, compute_packed_logits
+from bertfit.modeling.forward import (
+    compute_logits,
+    compute_logits_of_pack,
+    compute_packed_logits,
+)
 from bertfit.modeling.pack import Pack, computing, current_pack, mean_tokens
 from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
 from bertfit.modeling.packing import NAME, plan_packing, set_up_packing, takes_packs
@@ -305,6 +310,30 @@ def test_the_calls_for_a_gpu_fit_torchs_own_signatures(scaling, dropout, window,
         (query, keys, keys), pack, scaling=scaling, dropout=dropout, window=window
     )
     assert attended.shape == query.shape
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a build of torch for CUDA")
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("family", PACKED)
+def test_the_forward_pass_stays_on_a_gpu_in_bfloat16(family, dropout, monkeypatch):
+    """No GPU is needed: the tensors say that they lie on one, and hold no numbers."""
+    monkeypatch.setattr(packing, "find_gpu_obstacle", lambda *_: None)
+    on_gpu = Precision(torch.device("cuda"), torch.bfloat16, "a test")
+    model = make_classifier(family, dropout=dropout, width=32)
+    plug_in(model, on_gpu.device)
+    set_up_packing(model, on_gpu, "on")
+    with FakeTensorMode(), torch.no_grad():
+        for module in model.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                moved = torch.empty(weight.shape, dtype=torch.bfloat16, device="cuda")
+                setattr(module, name, torch.nn.Parameter(moved))
+            for name, kept in module.named_buffers(recurse=False):
+                setattr(module, name, torch.empty(kept.shape, dtype=kept.dtype, device="cuda"))
+        ids = torch.zeros(256, dtype=torch.int64, device="cuda")
+        starts = torch.zeros(9, dtype=torch.int32, device="cuda")
+        logits = compute_logits_of_pack(model, ids, ids, Pack(starts, 128, None), precision=on_gpu)
+    assert (logits.shape, logits.device.type, logits.dtype) == ((8, 3), "cuda", torch.float32)
 
 
 def test_what_is_saved_knows_nothing_of_packing(tmp_path):

@@ -1,5 +1,7 @@
 """From rows to logits, a micro-batch at a time: training and scoring both go this way.
 
+But for packs of which a training on a GPU has a record (`training.recorded_passes`).
+
 Owns the choice between padding and packing, which is the model's: one that was set up for packs
 (`modeling.packing`) gets packs. Owns, too, the budget of tokens that a micro-batch may have.
 """

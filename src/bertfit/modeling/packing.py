@@ -72,7 +72,7 @@ def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing 
         return Plan(is_on=False, reason="packs were slower than padding on a CPU")
     if precision.device.type != "cuda":
         return Plan(is_on=False, reason=f"not measured on {precision.device.type}")
-    obstacle = find_gpu_obstacle(precision.device, precision.dtype, _head_size(config))
+    obstacle = _find_obstacle(config, precision)
     if obstacle is not None:
         return Plan(is_on=False, reason=obstacle)
     return Plan(is_on=True, reason=_name_kernel(config, precision))
@@ -110,8 +110,7 @@ def has_kernel(model: PreTrainedModel, precision: Precision) -> bool:
 
     Elsewhere neighbours of one length are attended to by themselves.
     """
-    head_size = _head_size(model.config)
-    return find_gpu_obstacle(precision.device, precision.dtype, head_size) is None
+    return _find_obstacle(model.config, precision) is None
 
 
 def number_positions(
@@ -226,11 +225,12 @@ def _average(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) ->
     return output if pack is None else mean_tokens(output, pack)
 
 
-def _head_size(config: PretrainedConfig) -> int:
-    return int(config.hidden_size) // int(config.num_attention_heads)
+def _find_obstacle(config: PretrainedConfig, precision: Precision) -> str | None:
+    head_size = int(config.hidden_size) // int(config.num_attention_heads)
+    return find_gpu_obstacle(precision.device, precision.dtype, head_size)
 
 
 def _name_kernel(config: PretrainedConfig, precision: Precision) -> str:
-    if find_gpu_obstacle(precision.device, precision.dtype, _head_size(config)) is None:
+    if _find_obstacle(config, precision) is None:
         return "torch's variable-length flash attention"
     return "attention runs by groups of texts of one length"

@@ -32,18 +32,18 @@ _Item = TypeVar("_Item")
 
 def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """Return an array as a tensor on a device; a GPU reads it when it gets there."""
-    tensor = torch.from_numpy(values)
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
+    return _make_readable(values, device).to(device, non_blocking=device.type == "cuda")
 
 
 def write_to(tensor: torch.Tensor, values: np.ndarray) -> None:
     """Write an array of the same shape into a tensor that stays; a GPU reads it in its turn."""
-    source = torch.from_numpy(values)
-    if tensor.is_cuda:
-        source = source.pin_memory()
-    tensor.copy_(source, non_blocking=True)
+    tensor.copy_(_make_readable(values, tensor.device), non_blocking=tensor.is_cuda)
+
+
+def _make_readable(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Return an array as a tensor of the CPU that a GPU can read by itself."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 @dataclass(frozen=True, slots=True)
