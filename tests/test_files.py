@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bertfit.files import make_readable, open_atomically, write_json
+from bertfit.errors import ConfigError
+from bertfit.files import as_path, check_output, make_readable, open_atomically, write_json
 
 
 def permissions(path: Path) -> int:
@@ -98,3 +99,40 @@ def test_nan_is_refused_because_it_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tilde_is_the_home_of_the_user(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert as_path("~/run") == Path("/home/somebody/run")
+    assert as_path("a/~b") == Path("a/~b")
+    assert as_path("~no-such-user/run") == Path("~no-such-user/run")
+
+
+def test_what_utf8_cannot_hold_is_escaped_rather_than_lost(tmp_path):
+    """A file's name may have bytes that are not UTF-8; it is no reason to lose a training."""
+    write_json(tmp_path / "a.json", {"source": "caf\udce9.csv"})
+    assert json.loads((tmp_path / "a.json").read_bytes()) == {"source": "caf\udce9.csv"}
+
+
+def test_a_file_is_replaced_only_when_asked(tmp_path):
+    old = tmp_path / "out.CSV"
+    old.write_text("mine")
+    with pytest.raises(ConfigError, match=r"out\.CSV exists\n.*add --overwrite"):
+        check_output(old, (".csv",), overwrite=False)
+    check_output(old, (".csv",), overwrite=True, source=tmp_path / "gone")
+
+
+def test_a_folder_is_no_output(tmp_path):
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"out\.csv is a folder"):
+        check_output(tmp_path / "out.csv", (".csv",), overwrite=True)
+
+
+def test_the_file_that_is_read_is_never_replaced(tmp_path):
+    """Its labels would be lost, also by another name of it."""
+    file, link = tmp_path / "labelled.csv", tmp_path / "link.csv"
+    file.write_text("text,label")
+    link.symlink_to(file)
+    for output in (file, link):
+        with pytest.raises(ConfigError, match="is the file that is read, and would be lost"):
+            check_output(output, (".csv",), overwrite=True, source=file)

@@ -64,6 +64,62 @@ def test_a_new_run_replaces_an_old_one_only_when_published(run):
     assert [path.name for path in run.parent.iterdir()] == ["run"]
 
 
+def test_what_came_to_stand_at_the_output_meanwhile_is_not_replaced(tmp_path):
+    """Another training may have ended first, or somebody may have made a folder of that name."""
+    output = tmp_path / "run"
+    first, second = (stage_run(output, overwrite=False) for _ in range(2))
+    first.publish({"label_names": ["first"]})
+    assert error_of(second.publish, {"label_names": ["second"]}) == (
+        f"a run exists in {output}; it was not there when this began\n"
+        f"The finished run is in {tmp_path / 'run.unfinished'}; move it where it shall stand."
+    )
+    assert read_record(output)["label_names"] == ["first"]
+    assert read_record(tmp_path / "run.unfinished")["label_names"] == ["second"]
+
+
+def test_a_folder_made_meanwhile_is_kept_even_where_runs_may_be_replaced(run):
+    staging = stage_run(run.parent / "other", overwrite=True)
+    (run.parent / "other").mkdir()
+    (run.parent / "other" / "thesis.txt").write_text("mine")
+    assert "is not a run of bertfit" in error_of(staging.publish, {})
+    assert (run.parent / "other" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_run_that_cannot_be_moved_leaves_the_old_one(run, monkeypatch):
+    staging = stage_run(run, overwrite=True)
+    rename = type(run).rename
+
+    def refuse_staged(path, target):
+        if path == staging.folder:
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(run), "rename", refuse_staged)
+    with pytest.raises(OSError, match="No space"):
+        staging.publish({})
+    assert (run / "weights").read_text() == "old"
+    assert {path.name for path in run.parent.iterdir()} == {"run", staging.folder.name}
+
+
+def test_a_link_to_a_run_stays_and_what_it_leads_to_is_replaced(run):
+    link = run.parent / "link"
+    link.symlink_to(run)
+    staging = stage_run(link, overwrite=True)
+    (staging.folder / "weights").write_text("new")
+    staging.publish({})
+    assert link.is_symlink()
+    assert (run / "weights").read_text() == "new"
+    assert {path.name for path in run.parent.iterdir()} == {"link", "run"}
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert error_of(stage_run, type(tmp_path)(), overwrite=True) == (
+        f"the run would take the place of the current folder, {tmp_path}\n"
+        "Name a folder in it as --output."
+    )
+
+
 def test_a_record_that_is_not_json_publishes_nothing(run):
     staging = stage_run(run, overwrite=True)
     with pytest.raises(ValueError, match="JSON"):
@@ -133,7 +189,9 @@ def test_an_output_below_a_file_is_explained(tmp_path):
 def test_what_a_killed_training_left_is_not_in_the_way(tmp_path):
     """In containers each training has the same process id as the one before it."""
     (tmp_path / f".run.incomplete-{os.getpid()}").mkdir()
+    (tmp_path / f".run.old-{os.getpid()}").mkdir()
     stage_run(tmp_path / "run", overwrite=False).publish({})
+    stage_run(tmp_path / "run", overwrite=True).publish({})
     assert is_run(tmp_path / "run")
 
 

@@ -5,32 +5,71 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from bertfit.errors import ConfigError
+
+
+def as_path(name: str | Path) -> Path:
+    """Return a path as it was given, but for a leading ~, which is the user's home."""
+    # Where there is no such user the name stays as it is, which pathlib makes an error of.
+    return Path(os.path.expanduser(name))  # noqa: PTH111 (as said above)
 
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
 
+    What UTF-8 cannot hold, such as a stray byte of a file's name, is written as a backslash escape.
+
     Raises:
         OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 (a descriptor)
+        with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.chmod(0o666 & ~_umask())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def check_output(
+    path: Path, suffixes: Sequence[str], *, overwrite: bool, source: Path | None = None
+) -> None:
+    """Check that a file of this name can be written.
+
+    Args:
+        path: What --output names.
+        suffixes: The endings that it may have.
+        overwrite: Whether a file that is there may be replaced.
+        source: The file that is read, where one is; it is never replaced.
+
+    Raises:
+        ConfigError: It has another ending, is a folder, or is there and may not be replaced.
+    """
+    if path.suffix.lower() not in suffixes:
+        expected = ", ".join(suffixes)
+        raise ConfigError(f"--output: expected a name ending in {expected}, got {path.name!r}")
+    if path.is_dir():
+        raise ConfigError(f"--output: {path} is a folder")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise ConfigError(
+            f"--output: {path} is the file that is read, and would be lost",
+            hint="Choose another --output.",
+        )
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"--output: {path} exists", hint="Choose another --output, or add --overwrite."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
@@ -46,7 +85,7 @@ def find_cache(kind: str) -> Path:
     if chosen:
         return Path(chosen) / kind
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "bertfit" / kind
+    return as_path(cache) / "bertfit" / kind
 
 
 def make_readable(folder: Path) -> None:
@@ -55,13 +94,13 @@ def make_readable(folder: Path) -> None:
     Writers that go through a temporary file leave it readable by its owner alone, and a server
     that runs under another name could then not load the model.
     """
-    folder.chmod(0o777 & ~_umask())
+    probe = (
+        folder / f".{secrets.token_hex(4)}.probe"
+    )  # the process has no way to ask but to make one
+    probe.touch(exist_ok=False)
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # who may read it may enter it
     for path in folder.iterdir():
         if path.is_file():
-            path.chmod(0o666 & ~_umask())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            path.chmod(mode)

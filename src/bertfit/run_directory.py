@@ -24,6 +24,8 @@ from bertfit.files import make_readable, write_json
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
+_ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training": dict}
+"""What the verbs read of bertfit.json, where it is there."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -33,18 +35,38 @@ class Staging:
 
     output: Path
     folder: Path
+    overwrite: bool
+    """Whether a run that stands at `output` may be replaced."""
 
     def publish(self, record: Mapping[str, Any]) -> None:
-        """Write bertfit.json and move the folder to its place, replacing a run that stood there."""
+        """Write bertfit.json and move the folder to its place, replacing a run that stood there.
+
+        Raises:
+            RunError: Something has come to stand at `output` that may not be replaced; the run is
+                set aside.
+        """
         make_readable(self.folder)
         write_json(self.folder / RECORD_NAME, {"format_version": FORMAT_VERSION, **record})
-        if self.output.exists():
-            old = self.output.with_name(f".{self.output.name}.old-{os.getpid()}")
-            self.output.rename(old)
+        try:
+            refuse_existing(self.output, overwrite=self.overwrite)
+        except RunError as error:
+            raise RunError(
+                f"{error.message}; it was not there when this began",
+                hint=f"The finished run is in {self.set_aside()}; move it where it shall stand.",
+            ) from None
+        if not self.output.exists():
             self.folder.rename(self.output)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
+            return
+        prefix = f".{self.output.name}.old-"
+        aside = Path(tempfile.mkdtemp(prefix=prefix, dir=self.output.parent))
+        old = self.output.rename(aside / self.output.name)
+        try:
             self.folder.rename(self.output)
+        except OSError:
+            old.rename(self.output)
+            aside.rmdir()
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
 
     def holds_model(self) -> bool:
         """Return whether weights have been written."""
@@ -71,25 +93,30 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
         RunError: Something stands at `output` and may not be replaced, or it cannot be written.
     """
     refuse_existing(output, overwrite=overwrite)
-    output = output.absolute()
+    output = output.resolve()  # a link stays, and what it leads to is replaced
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         name = tempfile.mkdtemp(prefix=f".{output.name}.incomplete-", dir=output.parent)
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    return Staging(output, Path(name))
+    return Staging(output, Path(name), overwrite)
 
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
-    """Check that a run may be written to `output`.
+    """Check that a run may be written to `output`, which may be an empty folder.
 
     Raises:
-        RunError: A run stands there and `overwrite` is off, or something that is not a run does.
+        RunError: A run stands there and `overwrite` is off, or something that is not a run does, or
+            it is the current folder.
     """
     if not output.exists() and not output.is_symlink():
         return
+    if output.resolve() == Path.cwd():
+        raise RunError(
+            f"the run would take the place of the current folder, {Path.cwd()}",
+            hint="Name a folder in it as --output.",
+        )
     if output.is_dir() and not any(output.iterdir()):
-        output.rmdir()
         return
     if not (output / RECORD_NAME).is_file():
         raise RunError(
@@ -126,6 +153,12 @@ def read_record(run: Path) -> dict[str, Any]:
             f"{path} has format {version!r}, expected {FORMAT_VERSION}",
             hint="It was written by another version of bertfit.",
         )
+    for name, kind in _ENTRIES.items():
+        if not isinstance(record.get(name, kind()), kind):
+            raise RunError(
+                f"{path} is damaged: its entry {name!r} is {record.get(name)!r}",
+                hint="It was changed. Restore the file, or train again.",
+            )
     checked: dict[str, Any] = record
     return checked
 

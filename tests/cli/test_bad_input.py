@@ -27,7 +27,7 @@ HEADER = """# What bad input gives
 
 Made by `tests/cli/test_bad_input.py`, which runs every command below and checks its message and
 its exit code. Exit codes: 2 a setting or an argument, 3 data, 4 a model, 5 a run, 6 training,
-8 a leak under --strict, 1 anything else (such as a full disk), 130 Ctrl-C.
+7 an optional package, 8 a leak under --strict, 1 anything else (such as a full disk), 130 Ctrl-C.
 """
 
 
@@ -443,6 +443,26 @@ CASES = [
         "threshold 1.5 for 2 classes",
         write_damaged_threshold,
     ),
+    Case(
+        "predictions onto the file that is read",
+        "predict tiny --file good.csv --output good.csv --overwrite",
+        2,
+        "is the file that is read, and would be lost",
+        good,
+    ),
+    Case(
+        "predictions to a file that is there",
+        "predict tiny --file good.csv --output mine.csv",
+        2,
+        "mine.csv exists",
+        both(good, text("mine.csv", "mine")),
+    ),
+    Case(
+        "a file of predictions replaced that is not written",
+        "predict tiny hi --overwrite",
+        2,
+        "--overwrite replaces the file of --output",
+    ),
     Case("predictions to an unknown kind of file", "predict tiny hi --output o.xlsx", 2, ".jsonl"),
     Case("a file to predict that is not there", "predict tiny --file no.csv", 2, "no.csv"),
     Case(
@@ -561,9 +581,16 @@ CASES = [
     ),
     Case(
         "suspects to a file that was perhaps edited",
-        "suspects good.csv --output good.csv",
+        "suspects good.csv --output edited.csv",
         2,
-        "may have been edited",
+        "edited.csv exists",
+        both(good, text("edited.csv", "line,label")),
+    ),
+    Case(
+        "suspects onto the file that is read",
+        "suspects good.csv --output good.csv --overwrite",
+        2,
+        "is the file that is read, and would be lost",
         good,
     ),
     Case("suspects of a file that is not there", "suspects no.csv", 3, "no such file"),
@@ -573,7 +600,7 @@ CASES = [
         "a report to an unknown kind of file",
         "report a --output page.pdf",
         2,
-        "a name ending in .html, got 'page.pdf'",
+        "a name ending in .html, .htm, got 'page.pdf'",
         write_two_runs(KEPT_ROW),
     ),
     Case(

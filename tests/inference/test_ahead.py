@@ -9,47 +9,70 @@ import pytest
 from bertfit.inference.ahead import make_ahead
 
 
-def test_items_come_in_their_order():
-    assert list(make_ahead(iter(range(100)))) == list(range(100))
-    assert list(make_ahead(iter([]))) == []
+def same(item):
+    return item
 
 
-def test_the_next_item_is_made_while_one_is_used():
-    made = threading.Event()
+def test_what_is_made_comes_in_the_order_of_the_items():
+    assert list(make_ahead(lambda number: number * 2, range(100))) == list(range(0, 200, 2))
+    assert list(make_ahead(same, [])) == []
 
-    def items():
-        yield "first"
-        made.set()
-        yield "second"
 
-    ahead = make_ahead(items())
+def test_the_next_one_is_made_while_one_is_used():
+    made = {item: threading.Event() for item in ("first", "second")}
+
+    def make(item):
+        made[item].set()
+        return item
+
+    ahead = make_ahead(make, made)
     assert next(ahead) == "first"
-    assert made.wait(timeout=20), "the second item was not begun before it was asked for"
+    assert made["second"].wait(timeout=20), "the second was not begun before it was asked for"
     assert next(ahead) == "second"
 
 
-def test_no_more_than_one_item_is_made_ahead():
+def test_no_more_than_one_is_made_ahead():
     made = []
-    ahead = make_ahead(made.append(number) or number for number in range(50))
+    ahead = make_ahead(made.append, range(50))
     next(ahead)
     next(ahead)
     assert len(made) <= 3
     ahead.close()
 
 
-def test_an_error_comes_where_its_item_would_have_come():
-    def items():
-        yield 1
-        raise ValueError("the second cannot be made")
+def test_items_are_asked_for_on_the_callers_thread():
+    """A thread that waits for a terminal would outlive Ctrl-C."""
 
-    ahead = make_ahead(items())
+    def items():
+        for _ in range(3):
+            yield threading.current_thread()
+
+    assert set(make_ahead(same, items())) == {threading.current_thread()}
+
+
+def fail_second(number):
+    if number == 2:
+        raise ValueError("the second cannot be made")
+    return number
+
+
+def without_second():
+    yield 1
+    raise ValueError("the second cannot be made")
+
+
+@pytest.mark.parametrize(("make", "items"), [(same, without_second()), (fail_second, [1, 2, 3])])
+def test_an_error_comes_where_the_result_would_have_come(make, items):
+    ahead = make_ahead(make, items)
     assert next(ahead) == 1
     with pytest.raises(ValueError, match="the second cannot be made"):
+        next(ahead)
+    with pytest.raises(StopIteration):
         next(ahead)
 
 
 def test_who_stops_early_leaves_no_thread():
-    ahead = make_ahead(iter(range(10)))
+    ahead = make_ahead(same, range(10))
     next(ahead)
     ahead.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("bertfit-ahead")]

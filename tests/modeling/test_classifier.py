@@ -182,6 +182,13 @@ def test_a_tokenizer_may_set_a_lower_length_limit(model_dir):
     assert find_length_limit(loaded.model, loaded.tokenizer) == 20
 
 
+def test_where_no_limit_is_stated_there_is_one(model_dir):
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    loaded.tokenizer.model_max_length = 10**30
+    loaded.model.config = transformers.PretrainedConfig()  # which states none
+    assert find_length_limit(loaded.model, loaded.tokenizer) == 8192
+
+
 @pytest.mark.parametrize("family", ["RobertaConfig", "XLMRobertaConfig", "MPNetConfig"])
 def test_robertas_family_reads_two_tokens_less_than_its_table_is_long(tiny_model_dir, family):
     """Its positions are counted from padding_idx + 1: a 513th token would be out of the table."""

@@ -31,7 +31,9 @@ def set_gradients(pairs, step):
     """Give gradients whose norm together is from 0.2 to 2,000."""
     generator = torch.Generator().manual_seed(step)
     for place, (master, _) in enumerate(pairs):
-        master.grad = torch.randn(master.shape, generator=generator) * 10.0 ** (place - 2 - step % 5)
+        master.grad = torch.randn(master.shape, generator=generator) * 10.0 ** (
+            place - 2 - step % 5
+        )
 
 
 @pytest.mark.parametrize("kind", ["compiled", "torch"])

@@ -16,7 +16,6 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.workflow.predicting import (
     PredictionCount,
-    check_output,
     predict_lines,
     predict_rows,
     prediction_to_json,
@@ -149,18 +148,12 @@ def test_a_column_can_be_named(classifier):
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out", "out.parquet"])
-def test_an_unknown_suffix_is_refused(tmp_path, name):
+def test_an_unknown_suffix_is_refused(classifier, tmp_path, name):
     with pytest.raises(ConfigError) as caught:
-        check_output(tmp_path / name)
+        predict_file(classifier, ROWS, tmp_path / name)
     assert str(caught.value) == (
         f"--output: expected a name ending in .jsonl, .json, .csv, .tsv, got {name!r}"
     )
-
-
-def test_a_folder_is_no_output(tmp_path):
-    (tmp_path / "out.csv").mkdir()
-    with pytest.raises(ConfigError, match=r"out\.csv is a folder"):
-        check_output(tmp_path / "out.csv")
 
 
 def test_abstentions_are_null_or_empty_and_counted(classifier, tmp_path):

@@ -58,9 +58,9 @@ def compare(
     if as_json:
         print_json(value)
         return
-    console.print(f"Compared on {result.rows}.", markup=False, soft_wrap=True)
+    console.print(f"Compared on {result.rows}.", soft_wrap=True)
     console.print(paired_table(result.comparison, result.name_a, result.name_b))
-    console.print(result.verdict, style="bold", markup=False)
+    console.print(result.verdict, style="bold")
     console.print("This speaks of these two models. What a seed makes, train --seeds 5 tells.")
     if top and result.disagreements:
         console.print()

@@ -76,9 +76,7 @@ def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:
             f"This machine is too slow for all {plan.num_available:,} training snippets within "
             f"the demo's time; whole films were left out at random."
         )
-    console.print(
-        'For example: "' + data.test.texts[0] + f'" → {data.test.labels[0]}', markup=False
-    )
+    console.print('For example: "' + data.test.texts[0] + f'" → {data.test.labels[0]}')
     console.print(
         f"Training will take about {format_seconds(plan.train_seconds)}: measured here, "
         f"{plan.tokens_per_second:,.0f} tokens a second."

@@ -74,4 +74,4 @@ def _show_runtime(
         return
     console.print(runtime_table(described))
     for sentence in described["advice"]:
-        console.print(f"Advice: {sentence}", style="yellow", highlight=False)
+        console.print(f"Advice: {sentence}", style="yellow")

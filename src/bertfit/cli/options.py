@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,4 +111,5 @@ TrainFile = Annotated[
 
 def read_number(text: str | None) -> int | str | None:
     """Return a whole number where the text is one, else the text, for the settings to judge."""
-    return int(text) if text is not None and text.lstrip("-").isdecimal() else text
+    is_number = text is not None and re.fullmatch(r"-?[0-9]+", text)
+    return int(text) if is_number and text is not None else text

@@ -30,6 +30,7 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="Write a .jsonl, .csv or .tsv (tabs as spaces) file.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     abstain_below: Annotated[
         float | None,
@@ -49,8 +50,8 @@ def predict(
         write_predictions,
     )
 
-    _check_arguments(texts, file, output, abstain_below)
-    _check_combination(file, output, text_column=text_column, as_json=as_json)
+    _check_arguments(texts, file, abstain_below)
+    _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)
     classifier = _load(run, device or "auto", dtype=dtype or "float32")
     _tell_expectation(classifier, abstain_below)
     count, policy = PredictionCount(), on_bad_row or "error"
@@ -87,12 +88,11 @@ def _load(
 
 
 def _check_arguments(
-    texts: list[str] | None, file: Path | None, output: Path | None, abstain_below: float | None
+    texts: list[str] | None, file: Path | None, abstain_below: float | None
 ) -> None:
     """Refuse what cannot work before the model is loaded."""
     from bertfit.errors import ConfigError
     from bertfit.evaluation.selective import check_abstain_below
-    from bertfit.workflow.predicting import check_output
 
     if abstain_below is not None:
         check_abstain_below(abstain_below)
@@ -101,14 +101,12 @@ def _check_arguments(
     if texts is not None and len(texts) == 1 and _is_file(texts[0]):
         raise ConfigError(
             f"expected TEXT, got {texts[0]!r}, which is a file here",
-            hint=f"--file {texts[0]} predicts its rows; its name is predicted from standard input.",
+            hint=f"--file {texts[0]} predicts its rows; to classify the name itself, pipe it in.",
         )
     if file is None and not texts and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
     if file is not None and not file.is_file():
         raise ConfigError(f"--file: {file} does not exist")
-    if output is not None:
-        check_output(output)
 
 
 def _is_file(text: str) -> bool:
@@ -119,15 +117,26 @@ def _is_file(text: str) -> bool:
 
 
 def _check_combination(
-    file: Path | None, output: Path | None, *, text_column: str | None, as_json: bool
+    file: Path | None,
+    output: Path | None,
+    *,
+    text_column: str | None,
+    as_json: bool,
+    overwrite: bool,
 ) -> None:
-    """Refuse options that would do nothing."""
+    """Refuse options that would do nothing, and an output that cannot be written."""
     from bertfit.errors import ConfigError
+    from bertfit.files import check_output
+    from bertfit.workflow.predicting import SUFFIXES
 
     if text_column is not None and file is None:
         raise ConfigError("--text-column: only the rows of a --file have columns")
-    if as_json and output is not None and output.suffix not in {".jsonl", ".json"}:
+    if overwrite and output is None:
+        raise ConfigError("--overwrite replaces the file of --output, which was not given")
+    if as_json and output is not None and output.suffix.lower() not in {".jsonl", ".json"}:
         raise ConfigError(f"--json writes JSON lines, but --output names {output.name}")
+    if output is not None:
+        check_output(output, SUFFIXES, overwrite=overwrite, source=file)
 
 
 def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -> None:
@@ -139,7 +148,7 @@ def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -
 
     expectation = classifier.expect_selective(abstain_below)
     told = describe_expectation(abstain_below, expectation)
-    error_console.print(told, markup=False, highlight=False, soft_wrap=True)
+    error_console.print(told, soft_wrap=True)
 
 
 def _watch(
@@ -186,19 +195,19 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         told = (
             f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({100 * share:.1f} %)."
         )
-        error_console.print(told, highlight=False)
+        error_console.print(told)
     if count.num_truncated:
         share, rule = count.num_truncated / count.num_rows, classifier.rule
         told = (
             f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({100 * share:.1f} %) "
             f"are longer than {rule.max_length} tokens; their {rule.truncation} was read."
         )
-        error_console.print(told, highlight=False)
+        error_console.print(told)
     if count.num_blank:
         told = (
             "1 blank line was" if count.num_blank == 1 else f"{count.num_blank:,} blank lines were"
         )
-        error_console.print(f"{told} passed over.", highlight=False)
+        error_console.print(f"{told} passed over.")
     show_skipped(error_console, count.skipped)
 
 

@@ -33,8 +33,8 @@ def report(
     if as_json:
         print_json({"page": str(written.page), "card": written.card and str(written.card)})
         return
-    console.print(f"The report is in {written.page}.", markup=False, soft_wrap=True)
+    console.print(f"The report is in {written.page}.", soft_wrap=True)
     if written.card is not None:
-        console.print(f"The model card is in {written.card}.", markup=False, soft_wrap=True)
+        console.print(f"The model card is in {written.card}.", soft_wrap=True)
     elif output is None:
         console.print("README.md may have been edited and was kept; --overwrite writes it anew.")

@@ -80,13 +80,13 @@ def show_training(console: Console, result: TrainResult) -> None:
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"
     if page.is_file():
-        console.print(f"  look at {page}", markup=False, soft_wrap=True)
+        console.print(f"  look at {page}", soft_wrap=True)
     for command in (
         f'bertfit predict {result.run} "your text"',
         f"bertfit evaluate {result.run} FILE",
         f"bertfit inspect {result.run}",
     ):
-        console.print(f"  {command}", markup=False, soft_wrap=True)
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
@@ -112,7 +112,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
     console.print(confidence_table(evaluation.confidence))
     if evaluation.threshold is not None:
         told = describe_threshold(evaluation.threshold, scores.label_names[1])
-        console.print(f"{told}.", markup=False)
+        console.print(f"{told}.")
     console.print(_describe_intervals(evaluation))
     show_skipped(console, evaluation.skipped)
 
@@ -142,9 +142,9 @@ def show_suspects(
     if report.unjudged_labels:
         labels = ", ".join(report.unjudged_labels[:10])
         told.append(f"Not judged, as no other row bears them: {labels}.")
-    console.print("\n".join(told), markup=False)
+    console.print("\n".join(told))
     if output is not None:
-        console.print(f"All suspects are in {output}.", markup=False, soft_wrap=True)
+        console.print(f"All suspects are in {output}.", soft_wrap=True)
 
 
 def _describe_intervals(evaluation: Evaluation) -> str:
@@ -162,27 +162,29 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 
 def show_record(console: Console, record: dict[str, Any]) -> None:
     """Show what a run says of itself: labels, settings that differ from the defaults, scores."""
-    names = ", ".join(f"{name} → {index}" for index, name in enumerate(record["label_names"]))
-    console.print(f"Labels: {names}", markup=False)
+    names = ", ".join(
+        f"{name} → {index}" for index, name in enumerate(record.get("label_names", []))
+    )
+    console.print(f"Labels: {names}")
     encoding, training = record.get("encoding", {}), record.get("training", {})
     told = ", ".join(f"{name}={value}" for name, value in encoding.items())
-    console.print(f"Text: {told}", markup=False)
+    console.print(f"Text: {told}")
     chosen = {
         name: entry["value"]
         for name, entry in record.get("settings", {}).items()
-        if not entry["origin"].startswith("default")
+        if not str(entry["origin"]).startswith("default")
     }
     if chosen:
         told = ", ".join(f"{name}={value}" for name, value in chosen.items())
-        console.print(f"Settings that differ from the defaults: {told}", markup=False)
+        console.print(f"Settings that differ from the defaults: {told}")
     if "reason" in training:
         console.print(f"Kept: {training['reason']}")
     if record.get("calibration"):
-        console.print(describe_calibration(record["calibration"]), markup=False)
+        console.print(describe_calibration(record["calibration"]))
     if record.get("threshold"):
         threshold, positive = record["threshold"], record["label_names"][1]
         told = describe_threshold(threshold["value"], positive, threshold["aim"])
-        console.print(told, markup=False)
+        console.print(told)
     test = record.get("scores", {}).get("test")
     if test:
         interval = test["intervals"]["accuracy"]
@@ -195,14 +197,14 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
 def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None:
     """Show what was written, and how it differs from the official counts."""
     for name, num_rows in counts.num_rows.items():
-        console.print(f"{name}: {num_rows:,} rows", markup=False)
+        console.print(f"{name}: {num_rows:,} rows")
     told = ", ".join(f"{shelf} {count:,}" for shelf, count in counts.num_per_shelf.items())
-    console.print(f"Reviews in the source: {told}.", markup=False)
+    console.print(f"Reviews in the source: {told}.")
     if counts.num_skipped:
         files = "1 file" if counts.num_skipped == 1 else f"{counts.num_skipped:,} files"
         console.print(f"Passed over {files} whose names are not those of reviews.")
     for difference in counts.differences:
-        console.print(f"Differs: {difference}", style="yellow", markup=False)
+        console.print(f"Differs: {difference}", style="yellow")
     if not counts.differences:
         console.print("The counts are the official ones.")
     console.print(f"The files are in {output}.", soft_wrap=True)

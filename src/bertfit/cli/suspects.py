@@ -45,10 +45,11 @@ def suspects(
     from bertfit.cli.results import print_json, show_suspects
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns
-    from bertfit.workflow.suspecting import check_output, find_suspects, write_suspects
+    from bertfit.files import check_output
+    from bertfit.workflow.suspecting import find_suspects, write_suspects
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, (".csv",), overwrite=overwrite, source=data)
     with Terminal(error_console) as terminal:
         report = find_suspects(
             data,

@@ -23,8 +23,9 @@ from rich.progress import (
 
 from bertfit.errors import BertfitError, Fault
 
-console = Console(highlight=False, stderr=False)
-error_console = Console(highlight=False, stderr=True)
+# A bracket in a name of a file or a class is no markup.
+console = Console(highlight=False, markup=False, stderr=False)
+error_console = Console(highlight=False, markup=False, stderr=True)
 
 _BAR_WIDTH = 16
 _QUIET_SECONDS = 10.0
@@ -74,7 +75,7 @@ class Terminal:
     def note(self, text: str) -> None:
         """Print a sentence."""
         style = "bold yellow" if text.startswith("WARNING") else None
-        self._console.print(text, style=style, markup=False)
+        self._console.print(text, style=style)
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
         """Move the bar of `task`."""
@@ -99,7 +100,7 @@ class Terminal:
         if is_epoch_end or now - self._last_line >= _QUIET_SECONDS:
             self._last_line = now
             of_total = "" if total is None else f"/{total}"
-            self._console.print(f"{task}: {done}{of_total} {detail}".rstrip(), markup=False)
+            self._console.print(f"{task}: {done}{of_total} {detail}".rstrip())
 
 
 def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
@@ -109,7 +110,7 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
     rows = "1 bad row" if len(faults) == 1 else f"{len(faults):,} bad rows"
     out.print(f"Skipped {rows}:", style="yellow")
     for fault in faults[:_MOST_SKIPPED_SHOWN]:
-        out.print(f"  {fault}", markup=False, soft_wrap=True)
+        out.print(f"  {fault}", soft_wrap=True)
     if len(faults) > _MOST_SKIPPED_SHOWN:
         out.print(f"  … and {len(faults) - _MOST_SKIPPED_SHOWN:,} more")
 
@@ -117,10 +118,10 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
 def exit_code_of(error: BaseException) -> int:
     """Print an error as a message, without a traceback, and return the exit code."""
     if isinstance(error, BertfitError):
-        error_console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
+        error_console.print(f"Error: {error}", style="red", soft_wrap=True)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        error_console.print("Interrupted; nothing half-made was left behind.", markup=False)
+        error_console.print("Interrupted; nothing half-made was left behind.")
         return 130
     if isinstance(error, BrokenPipeError):
         # The reader of a pipe (head, say) has gone: stop quietly, as other tools do.
@@ -130,11 +131,10 @@ def exit_code_of(error: BaseException) -> int:
         error_console.print(
             "Error: out of memory. Lower --set micro_batch_tokens=…, batch_size or max_length.",
             style="red",
-            markup=False,
         )
         return 1
     if isinstance(error, OSError):
-        error_console.print(f"Error: {_explain_os_error(error)}", style="red", markup=False)
+        error_console.print(f"Error: {_explain_os_error(error)}", style="red")
         return 1
     raise error
 

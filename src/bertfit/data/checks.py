@@ -190,7 +190,7 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) ->
     unknown = list(_find_unknown_labels(part.dataset, set(label_names)))
     if not unknown:
         return
-    guesses = {label: did_you_mean(label, label_names) for _, label in unknown}
+    guesses = {label: did_you_mean(label, label_names) for label in {one for _, one in unknown}}
     part.row_faults += [
         Fault(part.source, part.dataset.lines[index], f"label {label!r} {known}.{guesses[label]}")
         for index, label in unknown

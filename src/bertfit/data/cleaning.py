@@ -16,9 +16,10 @@ from bertfit.files import write_json
 if TYPE_CHECKING:
     from bertfit.config import TextCleaning
 
-_BREAK_PATTERN = r"<\s*/?\s*br\s*/?\s*>"
+_BREAK_PATTERN = r"<\s*(?:/\s*)?br\s*(?:/\s*)?>"  # no run of spaces is tried in two ways
 _HTML_BREAK = re.compile(_BREAK_PATTERN, re.IGNORECASE)
-_FOLDED_PATTERN = f"(?i){_BREAK_PATTERN}"
+_FOLDED_PATTERNS = (f"(?i){_BREAK_PATTERN}", r"(?i)<\s*/?\s*br\s*/?\s*>")
+"""What saved tokenizers have: the pattern, and that of runs before it."""
 _WORTH_CLEANING = 0.01
 """Share of the texts, in [0, 1], from which on tags of line breaks are taken for markup."""
 
@@ -60,7 +61,7 @@ def fold_cleaning(folder: Path) -> None:
     if _has_cleaning(path):
         return
     tokenizer = Tokenizer.from_file(str(path))
-    steps = [normalizers.Replace(Regex(_FOLDED_PATTERN), " ")]
+    steps = [normalizers.Replace(Regex(_FOLDED_PATTERNS[0]), " ")]
     steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.save(str(path))
@@ -75,4 +76,5 @@ def _has_cleaning(path: Path) -> bool:
     """Return whether the tokenizer comes from a run that folded the step in before."""
     normalizer = json.loads(path.read_text(encoding="utf-8")).get("normalizer") or {}
     steps = normalizer.get("normalizers", [])
-    return bool(steps) and steps[0].get("pattern") == {"Regex": _FOLDED_PATTERN}
+    pattern = steps[0].get("pattern") if steps else None
+    return pattern in [{"Regex": known} for known in _FOLDED_PATTERNS]

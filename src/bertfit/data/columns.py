@@ -83,7 +83,7 @@ def list_names(names: Collection[str]) -> str:
         >>> list_names(["a", "b"])
         'a, b'
     """
-    shown = list(names)[:NUM_NAMES_SHOWN] or ["none"]
+    shown = [str(name) for name in names][:NUM_NAMES_SHOWN] or ["none"]
     num_hidden = len(names) - len(shown)
     return ", ".join(shown) + (f" … and {num_hidden} more" if num_hidden > 0 else "")
 

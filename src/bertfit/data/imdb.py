@@ -20,7 +20,7 @@ from bertfit.data.imdb_sources import (
     read_published,
 )
 from bertfit.errors import ConfigError, DataError
-from bertfit.files import open_atomically
+from bertfit.files import as_path, open_atomically
 
 TextFormat = Literal["text", "tokens"]
 _FormatRow = Callable[[str, Review], dict[str, Any]]
@@ -86,10 +86,10 @@ def prepare_imdb(
         MissingDependencyError: The hub is asked for and `datasets` is not installed.
         OSError: The files cannot be written.
     """
-    paths = _name_files(Path(output_dir), text_format)
+    paths = _name_files(as_path(output_dir), text_format)
     _refuse_existing(paths, overwrite=overwrite)
     tell = report or _ignore
-    reviews = read_hub(tell) if source == "hub" else read_published(Path(source), tell)
+    reviews = read_hub(tell) if source == "hub" else read_published(as_path(source), tell)
     _check_complete(reviews, str(source))
     rows = {
         path: [

@@ -20,6 +20,7 @@ from bertfit.data.records import RecordStream, SourceError
 from bertfit.data.rows import make_row
 from bertfit.data.tables import open_parquet, open_table
 from bertfit.errors import DataError, Fault, did_you_mean
+from bertfit.files import as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,15 +103,15 @@ def read_dataset(
 
 def name_source(source: Source) -> str:
     """Return how messages name the source: the path as given, or the kind of table."""
-    if isinstance(source, str | Path):
-        return str(source)
+    if isinstance(source, str | Path):  # a file's name may have bytes that are not UTF-8
+        return str(source).encode("utf-8", "backslashreplace").decode("utf-8")
     kind = type(source).__name__
     return kind if kind in {"DataFrame", "Table"} else "rows"
 
 
 def _open(source: Source) -> RecordStream:
     if isinstance(source, str | Path):
-        return _open_file(Path(source), str(source))
+        return _open_file(as_path(source), name_source(source))
     stream = open_table(source, name_source(source))
     if stream is None:
         kind = type(source).__name__

@@ -55,9 +55,7 @@ def _read_text(value: object) -> str:
     if "\0" in text:
         message = f"the text has a NUL character at offset {text.index(chr(0))}"
         raise _RowError(message)
-    if not text.isascii():
-        _check_characters(text)
-    return text
+    return _check_characters(text, "text")
 
 
 def _join_tokens(value: object) -> str:
@@ -90,14 +88,16 @@ def _decode(value: bytes) -> str:
         raise _RowError(describe_undecodable(error, place="text")) from None
 
 
-def _check_characters(text: str) -> None:
+def _check_characters(value: str, role: str) -> str:
     # JSON can spell half a surrogate pair; no tokenizer and no UTF-8 file takes it.
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        message = f"the text has a lone surrogate U+{code:04X} at offset {error.start}"
-        raise _RowError(message) from None
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            code = ord(value[error.start])
+            message = f"the {role} has a lone surrogate U+{code:04X} at offset {error.start}"
+            raise _RowError(message) from None
+    return value
 
 
 def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) -> str | None:
@@ -115,7 +115,7 @@ def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) 
         raise _RowError(message) from None
     if label is None:
         raise _RowError(f"the label is missing (column {name!r})")
-    return label
+    return _check_characters(label, "label")
 
 
 def _read_group(values: Mapping[str, object], name: str) -> str:
@@ -127,7 +127,7 @@ def _read_group(values: Mapping[str, object], name: str) -> str:
         raise _RowError(message) from None
     if group is None:
         raise _RowError(f"the group is missing (column {name!r})")
-    return group
+    return _check_characters(group, "group")
 
 
 def _is_missing(value: object) -> bool:

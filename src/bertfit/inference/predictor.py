@@ -19,6 +19,7 @@ from bertfit.data.readers import iter_rows
 from bertfit.errors import DataError, Fault, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
+from bertfit.files import as_path
 from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
 from bertfit.inference.micro_batches import SMALLER_PIECES
@@ -80,7 +81,7 @@ class TextClassifier:
             precision: Device and type of the arithmetic.
             tell: Called with a sentence, once, where memory runs out in scoring.
         """
-        self.model = model.to(precision.device)
+        self.model = model.to(precision.device).eval()
         self.tokenizer = tokenizer
         self.rule = rule
         self.precision = precision
@@ -113,7 +114,7 @@ class TextClassifier:
             RunError: There is no such folder.
             ModelError: The model in it cannot be loaded.
         """
-        path = Path(run).expanduser()
+        path = as_path(run)
         if not path.is_dir():
             raise RunError(f"the run {path} does not exist", hint="bertfit train makes one.")
         if not is_run(path) and not (path / "config.json").is_file():
@@ -121,7 +122,7 @@ class TextClassifier:
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
-        rule = _read_rule(path, record) if record else EncodingRule(max_length=min(limit, 512))
+        rule = _read_rule(path, record) if record else EncodingRule(max_length=limit)
         precision = choose_precision(device, dtype)
         plug_in(loaded.model, precision.device)
         set_up_packing(loaded.model, precision)
@@ -194,7 +195,7 @@ class TextClassifier:
         pieces: list[EncodedTexts] = []
         logits: list[np.ndarray] = []
         num_done = 0
-        for piece in make_ahead(self.encode(chunk) for chunk in _chunks(texts)):
+        for piece in make_ahead(self.encode, _chunks(texts)):
 
             def report(done: int, _total: int, before: int = num_done) -> None:
                 if on_progress is not None:
@@ -208,8 +209,7 @@ class TextClassifier:
 
     def predict_probabilities(self, texts: Iterable[str]) -> np.ndarray:
         """Return probabilities (n, C) in the order of the texts."""
-        encoded = make_ahead(self.encode(chunk) for chunk in _chunks(texts))
-        chunks = [self.score(piece) for piece in encoded]
+        chunks = [self.score(piece) for piece in make_ahead(self.encode, _chunks(texts))]
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.label_names)))
 
     def predict(
@@ -279,7 +279,7 @@ class TextClassifier:
 
     def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
         names = self.label_names
-        for encoded in make_ahead(self.encode(chunk) for chunk in chunks):
+        for encoded in make_ahead(self.encode, chunks):
             probabilities = self.score(encoded)
             decided_ids = decide(probabilities, self.confidence.threshold).tolist()
             is_cut = (encoded.full_lengths > encoded.lengths).tolist()

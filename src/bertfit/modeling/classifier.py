@@ -20,6 +20,7 @@ import torch
 
 from bertfit.assets import find_embedded_model
 from bertfit.errors import ModelError
+from bertfit.files import as_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
+_NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
+"""As many tokens as no model reads, which is what is said where there is no limit; taken then."""
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
@@ -135,8 +138,11 @@ def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the most tokens that the model reads, special tokens included."""
-    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+    """Return the most tokens that the model reads, special tokens included.
+
+    Where neither it nor its tokenizer states a limit, that is 8,192.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT
     # RoBERTa's family counts positions from padding_idx + 1; its table is longer by that much.
     offsets = [
         module.padding_idx + 1
@@ -146,7 +152,8 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         and module.padding_idx is not None
         and model.config.model_type != "bert"
     ]
-    return int(min(positions - max(offsets, default=0), tokenizer.model_max_length))
+    limit = min(positions - max(offsets, default=0), tokenizer.model_max_length)
+    return int(limit) if limit < _NO_LIMIT // 2 else _DEFAULT_LIMIT
 
 
 def find_hidden_size(model: PreTrainedModel) -> int:
@@ -170,7 +177,7 @@ def _locate(name: str) -> tuple[str, bool]:
     if name == "embedded":
         return str(find_embedded_model()), True
     with _explaining(name):
-        path = Path(name).expanduser()
+        path = as_path(name)
         is_folder, is_file = path.is_dir(), path.is_file()
     if is_folder:
         if not (path / "config.json").is_file():
@@ -307,7 +314,7 @@ def _explaining(name: str) -> Iterator[None]:
 def _loading_hint(name: str, text: str) -> str:
     if "safetensors" in text or "pytorch_model.bin" in text:
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
-    if len(name) < _LONGEST_NAME and Path(name).expanduser().is_dir():
+    if len(name) < _LONGEST_NAME and as_path(name).is_dir():
         return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
     return (
         "It is neither a folder here nor in the local cache, and the hub did not give it. Check "

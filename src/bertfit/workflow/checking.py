@@ -23,6 +23,7 @@ from bertfit.data.token_faults import (
     shows_more,
 )
 from bertfit.errors import ModelError
+from bertfit.files import as_path
 from bertfit.modeling.classifier import (
     LoadedClassifier,
     fast_tokenizer,
@@ -111,8 +112,8 @@ def check(
     """
     listener = listener or Silent()
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
-    if run is not None and not (Path(run) / "config.json").is_file():
-        read_record(Path(run))  # says what is missing, before the long work
+    if run is not None and not (as_path(run) / "config.json").is_file():
+        read_record(as_path(run))  # says what is missing, before the long work
     checked = check_training_data(
         data, validation=validation, test=test, columns=columns or Columns(), on_bad_row=on_bad_row
     )

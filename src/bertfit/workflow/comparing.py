@@ -18,6 +18,7 @@ from bertfit.evaluation.comparison import (
 )
 from bertfit.evaluation.predictions import TEST_NAME, KeptPredictions, read_predictions
 from bertfit.evaluation.thresholds import decide
+from bertfit.files import as_path
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import read_record
 from bertfit.workflow.evaluating import evaluate
@@ -105,7 +106,7 @@ def compare(
             other labels.
         DataError: The rows have faults, or a label that a model does not know.
     """
-    runs = (Path(run_a), Path(run_b))
+    runs = (as_path(run_a), as_path(run_b))
     if data is None:
         rows, sides = _read_kept(runs)
     else:
@@ -133,10 +134,10 @@ def compare(
 def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
     """Return which rows the runs kept test predictions of, and these predictions."""
     records = [read_record(run) for run in runs]
-    _check_labels(*(tuple(record["label_names"]) for record in records), runs=runs)
+    _check_labels(*(tuple(record.get("label_names", ())) for record in records), runs=runs)
     sides = []
     for run, record in zip(runs, records, strict=True):
-        names = tuple(record["label_names"])
+        names = tuple(record.get("label_names", ()))
         kept = read_predictions(run / TEST_NAME, names)
         threshold = (record.get("threshold") or {}).get("value")
         sides.append(_Side(names, kept, decide(kept.probabilities, threshold), None))

@@ -20,6 +20,7 @@ from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.predictions import KeptPredictions
 from bertfit.evaluation.slices import SliceReport, list_slices, name_values, score_slices
 from bertfit.evaluation.thresholds import decide
+from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
@@ -156,8 +157,8 @@ def evaluate(
     """
     listener = listener or Silent()
     trained_with = ""
-    if is_run(Path(run)):
-        trained_with = read_record(Path(run)).get("training", {}).get("dtype", "")
+    if is_run(as_path(run)):
+        trained_with = read_record(as_path(run)).get("training", {}).get("dtype", "")
     classifier = TextClassifier.load(
         run,
         device=device,

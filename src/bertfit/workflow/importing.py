@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, ModelError, RunError
-from bertfit.files import write_json
+from bertfit.files import as_path, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
@@ -56,11 +56,11 @@ def import_notebook(
         RunError: `output` is taken.
     """
     _check_label_names(label_names)
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     state = _read_state(folder)
     config = _infer_config(state, label_names, num_heads)
     history = _read_history(folder)
-    staging = stage_run(Path(output), overwrite=overwrite)
+    staging = stage_run(as_path(output), overwrite=overwrite)
     try:
         classifier = _build_classifier(folder, state, config, max_length)
         save_model(classifier.model, staging.folder)
@@ -79,7 +79,7 @@ def import_notebook(
     except BaseException:
         staging.discard()
         raise
-    return Path(output)
+    return as_path(output)
 
 
 def _check_label_names(label_names: Sequence[str]) -> None:
@@ -103,17 +103,24 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
             # It warns of a pickle protocol that it may not know; a failure is explained below.
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"{path} is not a plain state dict: reading it would run code from the file",
-            hint="In the notebook, save it with torch.save(model.state_dict(), 'model.pth').",
-        ) from None
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"{path} cannot be read: {reason}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 (what is no pickle fails in any way)
+        raise _explain_unread(path, error) from None
     if not isinstance(state, Mapping) or not all(hasattr(v, "shape") for v in state.values()):
         raise ModelError(f"{path} holds {type(state).__name__}, expected a state dict of tensors")
     return _rename_weights({str(key): value for key, value in state.items()}, path)
+
+
+def _explain_unread(path: Path, error: Exception) -> ModelError:
+    hint = "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
+    if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
+        told = f"{path} is not a plain state dict: reading it would run code from the file"
+        return ModelError(told, hint=hint)
+    reason = "torch did not write it"
+    if isinstance(error, OSError | RuntimeError | EOFError | zipfile.BadZipFile):
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return ModelError(f"{path} cannot be read: {reason}", hint=hint)
 
 
 def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
@@ -233,6 +240,18 @@ def _read_history(folder: Path) -> dict[str, Any] | None:
         history = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
-    if not isinstance(history, dict) or not set(_HISTORY_FIELDS) <= set(history):
-        raise RunError(f"{path}: expected the lists {', '.join(_HISTORY_FIELDS)}")
-    return {name: history[name] for name in _HISTORY_FIELDS}
+    columns = [history.get(name) for name in _HISTORY_FIELDS] if isinstance(history, dict) else []
+    if not columns or not all(_is_column(one, like=columns[0]) for one in columns):
+        raise RunError(
+            f"{path}: expected the lists {', '.join(_HISTORY_FIELDS)}, a number for each epoch"
+        )
+    return dict(zip(_HISTORY_FIELDS, columns, strict=True))
+
+
+def _is_column(value: object, *, like: object) -> bool:
+    return (
+        isinstance(value, list)
+        and isinstance(like, list)
+        and len(value) == len(like) > 0
+        and all(isinstance(one, int | float) for one in value)
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertfit.files import as_path
 from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.tree import (
     MemoryEstimate,
@@ -62,7 +63,7 @@ def inspect(
         ModelError: The model cannot be found or is of an unknown kind.
         RunError: The run's bertfit.json is damaged.
     """
-    path = Path(name)
+    path = as_path(name)
     record = read_record(path) if is_run(path) else {}
     model = load_architecture(str(name), num_labels=num_labels)
     has_shape = all(

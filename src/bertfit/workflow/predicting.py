@@ -13,8 +13,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from bertfit.data.dataset import Columns
 from bertfit.data.readers import iter_rows
-from bertfit.errors import ConfigError, DataError, Fault
-from bertfit.files import open_atomically
+from bertfit.errors import DataError, Fault
+from bertfit.files import check_output, open_atomically
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 NumberedPrediction: TypeAlias = "tuple[int, str, Prediction]"
 """1-based line or number, the text, and what the model says of it."""
-_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+"""Of a file of predictions."""
 
 
 @dataclass(slots=True)
@@ -37,20 +38,6 @@ class PredictionCount:
     num_blank: int = 0
     """Blank lines, which are passed over."""
     skipped: list[Fault] = field(default_factory=list)
-
-
-def check_output(output: Path) -> None:
-    """Check that predictions can be written to a file of this name.
-
-    Raises:
-        ConfigError: The suffix is unknown, or the path is a folder.
-    """
-    if output.suffix not in _SUFFIXES:
-        raise ConfigError(
-            f"--output: expected a name ending in {', '.join(_SUFFIXES)}, got {output.name!r}"
-        )
-    if output.is_dir():
-        raise ConfigError(f"--output: {output} is a folder")
 
 
 def predict_rows(
@@ -141,9 +128,9 @@ def write_predictions(
     Raises:
         ConfigError: The output's suffix is unknown.
     """
-    check_output(output)
+    check_output(output, SUFFIXES, overwrite=True)  # whoever asked has looked before
     with open_atomically(output) as file:
-        write = _open_writer(file, output.suffix, label_names)
+        write = _open_writer(file, output.suffix.lower(), label_names)
         for line, text, prediction in predictions:
             write(line, text, prediction)
 
@@ -164,7 +151,7 @@ def _predict_numbered(
     count: PredictionCount,
     abstain_below: float | None,
 ) -> Iterator[NumberedPrediction]:
-    # The classifier takes texts a chunk at a time, so no more than a chunk is waiting.
+    # The classifier takes texts a chunk at a time, and no more than two chunks are waiting.
     waiting: collections.deque[tuple[int, str]] = collections.deque()
 
     def texts() -> Iterator[str]:

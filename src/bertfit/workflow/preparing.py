@@ -39,8 +39,6 @@ from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
 _MOST_SKIPPED_TOLD = 20
 _MOST_LABELS_TOLD = 20
-_DEFAULT_LENGTH_CAP = 8192
-"""Where neither model nor tokenizer states a limit, no text is read beyond this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +221,7 @@ def _choose_rule(
             f"max_length {asked} was asked for, but {settings.model} reads at most {limit} tokens"
         )
     return EncodingRule(
-        max_length=asked or min(limit, _DEFAULT_LENGTH_CAP),
+        max_length=asked or limit,
         truncation=settings.truncation,
         head_fraction=settings.head_fraction,
         text_cleaning=_choose_cleaning(settings, report, listener),

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jinja2 import TemplateError
 
-from bertfit.errors import ConfigError, RunError
+from bertfit.errors import RunError
 from bertfit.evaluation.slices import name_values
-from bertfit.files import open_atomically, write_json
+from bertfit.files import as_path, check_output, open_atomically, write_json
 from bertfit.reporting.html import render_report
 from bertfit.reporting.model_card import render_card
 from bertfit.run_directory import RECORD_NAME, Staging, read_record
@@ -74,11 +74,11 @@ def report(
         OSError: A file cannot be written.
         RunError: There is no such run, or a file of it is damaged.
     """
-    run = Path(run).expanduser()
+    run = as_path(run)
     record = read_record(run)
-    page = run / REPORT_NAME if output is None else Path(output).expanduser()
+    page = run / REPORT_NAME if output is None else as_path(output)
     if output is not None:
-        _check_output(page, overwrite=overwrite)
+        check_output(page, (".html", ".htm"), overwrite=overwrite)
     rendered_page, rendered_card = _render(run, record, with_texts=with_texts)
     _write_text(page, rendered_page)
     card = run / CARD_NAME
@@ -231,7 +231,7 @@ def _draw_before(
 def _find_base_model(record: Mapping[str, Any]) -> str | None:
     """Return the model's name on the hub; None for the embedded one and for a local folder."""
     name = str(record["settings"]["model"]["value"])
-    return None if name == "embedded" or Path(name).expanduser().exists() else name
+    return None if name == "embedded" or as_path(name).exists() else name
 
 
 def _inspect_model(folder: Path) -> dict[str, Any]:
@@ -240,17 +240,6 @@ def _inspect_model(folder: Path) -> dict[str, Any]:
 
     found = inspect(folder).to_json()
     return {name: found[name] for name in ("tree", "num_parameters", "num_trainable")}
-
-
-def _check_output(path: Path, *, overwrite: bool) -> None:
-    if path.suffix.lower() not in {".html", ".htm"}:
-        raise ConfigError(f"--output: expected a name ending in .html, got {path.name!r}")
-    if path.is_dir():
-        raise ConfigError(f"--output: {path} is a folder")
-    if path.exists() and not overwrite:
-        raise ConfigError(
-            f"--output: {path} exists", hint="Choose another --output, or add --overwrite."
-        )
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from bertfit.config import ResolvedSettings
 from bertfit.errors import ConfigError
-from bertfit.files import write_json
+from bertfit.files import as_path, write_json
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, refuse_existing, stage_run
 from bertfit.training.interruption import catch_interrupts
@@ -120,7 +120,7 @@ def train_seeds(
     resolved = settle_settings(settings, options)
     first = resolved.settings.seed
     resolved.settle("seed", first + num_seeds - 1, origin="")  # the last one must be in range too
-    refuse_existing(Path(output), overwrite=overwrite)
+    refuse_existing(as_path(output), overwrite=overwrite)
     log = LogKeeper(listener or Silent())
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     rows, best = prepared[1], _Best()
@@ -128,14 +128,14 @@ def train_seeds(
         for seed, staging, finished in _train_each(
             prepared,
             range(first, first + num_seeds),
-            stage=functools.partial(stage_run, Path(output), overwrite=overwrite),
+            stage=functools.partial(stage_run, as_path(output), overwrite=overwrite),
             fit_baselines=baseline_fitter(rows, first) if baseline else None,
             log=log,
         ):
             best.offer(seed, staging, finished)
         record = best.publish(num_seeds, log)
     assert best.finished is not None
-    result = best.finished.result(Path(output), rows)
+    result = best.finished.result(as_path(output), rows)
     return dataclasses.replace(result, seeds=record["seeds"])
 
 

@@ -15,7 +15,7 @@ from bertfit.data.splits import split_off
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
-from bertfit.files import open_atomically
+from bertfit.files import as_path, check_output, open_atomically
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent
@@ -107,9 +107,9 @@ def find_suspects(
         classifier = TextClassifier.load(run, device=device)
         known = classifier.known_columns(columns)
         dataset, _ = check_evaluation_data(data, known, classifier.label_names, on_bad_row)
-        learned = _find_learned(Path(run), dataset)
+        learned = _find_learned(as_path(run), dataset)
         if not (learned and folds_if_learned):
-            return _judge_with_run(dataset, Path(run), classifier, learned, listener)
+            return _judge_with_run(dataset, as_path(run), classifier, learned, listener)
         listener.note(
             f"The run was trained {learned}: it has learned their labels, wrong ones too. Models "
             "that see other rows judge them."
@@ -123,11 +123,10 @@ def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False
     """Write the suspects as a CSV file to edit, whole or not at all.
 
     Raises:
-        ConfigError: The name does not end in .csv, is a folder's, or is taken: somebody may have
-            edited that file.
+        ConfigError: The name does not end in .csv, is a folder's, or is taken.
         OSError: The file cannot be written.
     """
-    check_output(path, overwrite=overwrite)
+    check_output(path, (".csv",), overwrite=overwrite)
     with open_atomically(path) as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
@@ -136,24 +135,6 @@ def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False
             verdict = "yes" if one.looks_wrong else "no"
             labels = (one.label, one.suggested_label)
             writer.writerow([one.line, *labels, verdict, *numbers, one.text])
-
-
-def check_output(path: Path, *, overwrite: bool = False) -> None:
-    """Check that suspects can be written to a file of this name.
-
-    Raises:
-        ConfigError: The name does not end in .csv, is a folder's, or is taken: somebody may have
-            edited that file.
-    """
-    if path.suffix.lower() != ".csv":
-        raise ConfigError(f"--output: expected a name ending in .csv, got {path.name!r}")
-    if path.is_dir():
-        raise ConfigError(f"--output: {path} is a folder")
-    if path.exists() and not overwrite:
-        raise ConfigError(
-            f"--output: {path} exists, and may have been edited",
-            hint="Choose another --output, or add --overwrite.",
-        )
 
 
 def _judge_with_run(

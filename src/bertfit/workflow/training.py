@@ -15,6 +15,7 @@ from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import BaselineResults, run_baselines
 from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.intervals import intervals_to_json
+from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.allocation import keep_freed_memory
@@ -102,12 +103,12 @@ def train(
         TrainingError: A loss became infinite or not a number.
     """
     resolved = settle_settings(settings, options)
-    refuse_existing(Path(output), overwrite=overwrite)
+    refuse_existing(as_path(output), overwrite=overwrite)
     log = LogKeeper(listener or Silent())
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
     )
-    staging = stage_run(Path(output), overwrite=overwrite)
+    staging = stage_run(as_path(output), overwrite=overwrite)
     with keeping_the_model(staging, model.classifier, log):
         finished = make_run(
             resolved,
@@ -119,7 +120,7 @@ def train(
         )
         with catch_interrupts():  # between two renames, neither the old run nor the new one stands
             staging.publish(finished.record)
-    return finished.result(Path(output), rows)
+    return finished.result(as_path(output), rows)
 
 
 def prepare_training(
