@@ -111,3 +111,16 @@ def test_what_is_answered_decides_the_risk():
 def test_logits_are_not_taken_for_probabilities():
     with pytest.raises(DataError, match="expected probabilities"):
         score_confidence([[2.0, -1.0]], [0])
+
+
+def test_rows_of_equal_confidence_keep_their_doubt() -> None:
+    """Which of them are wrong differs from draw to draw, though their order does not."""
+    rng = np.random.default_rng(0)
+    probabilities, num_hits, truth = np.tile([0.2, 0.8], (200, 1)), 0, 0.2
+    for trial in range(100):
+        label_ids = (rng.random(200) > truth).astype(int)
+        interval = score_confidence(
+            probabilities, label_ids, num_resamples=100, seed=trial
+        ).intervals["aurc"]
+        num_hits += interval.low <= truth <= interval.high
+    assert num_hits >= 88

@@ -15,7 +15,7 @@ from bertfit.evaluation.curves import (
     roc_points,
     thin_curve,
 )
-from bertfit.evaluation.selective import area_under_risk_coverage
+from bertfit.evaluation.selective import risk_coverage_curve
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_reliability_of_few_rows_of_one_kind(is_right):
 def test_risk_coverage_ends_at_the_error_rate(rows):
     points = np.array(risk_coverage_points(*rows))
     assert points[-1].tolist() == pytest.approx([1, 1 - rows[1].mean()], abs=1e-4)
-    area = area_under_risk_coverage(*rows)
+    area = risk_coverage_curve(*rows)[1].mean()
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(area, abs=0.01)
 
 

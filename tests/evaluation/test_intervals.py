@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,8 @@ from scipy import stats
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import intervals as intervals_module
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import (
-    Interval,
     bootstrap_intervals,
     mcnemar_p_value,
     paired_difference_interval,
@@ -45,16 +47,21 @@ def resample_by_hand(
         value = getattr(score(probabilities[drawn], label_ids[drawn], names), name)
         if value is not None:
             values.append(value)
+    whole = getattr(score(probabilities, label_ids, names), name)
     low, high = np.quantile(values, [0.025, 0.975])
-    if not name.startswith("macro"):
-        return Interval(float(low), float(high))
-    bias = np.mean(values) - getattr(score(probabilities, label_ids, names), name)
-    return Interval(max(0.0, float(low - bias)), min(1.0, float(high - bias)))
+    if name.startswith("macro"):
+        low, high = np.array([low, high]) - (np.mean(values) - whole)
+    num_rows = len(label_ids)
+    stretch = stats.t.ppf(0.975, num_rows - 1) / stats.norm.ppf(0.975)
+    stretch *= np.sqrt(num_rows / (num_rows - 1))
+    ends = whole + stretch * (np.array([low, high]) - whole)
+    ends = ends.clip(0, None if name == "log_loss" else 1)
+    return Interval(float(ends[0]), float(ends[1]))
 
 
 @pytest.mark.parametrize("num_labels", [2, 5])
 def test_intervals_equal_those_of_resamples_scored_one_by_one(num_labels: int) -> None:
-    probabilities, label_ids = draw_rows(40, num_labels)
+    probabilities, label_ids = draw_rows(80, num_labels)
     found = bootstrap_intervals(probabilities, label_ids, num_resamples=100, seed=3)
     names = (*SCORE_NAMES, "auroc") if num_labels == 2 else SCORE_NAMES
     assert tuple(sorted(found)) == tuple(sorted(names))
@@ -140,11 +147,64 @@ def test_what_is_always_right_is_not_certain() -> None:
     found = bootstrap_intervals(np.eye(2)[label_ids], label_ids, num_resamples=50)
     low = (stats.binomtest(97, 97).proportion_ci(0.95).low, 0.025 ** (1 / 3))
     for name in ("macro_precision", "macro_recall", "macro_f1"):
-        assert found[name].low == pytest.approx(np.mean(low))
+        assert found[name].low == pytest.approx(1 - np.linalg.norm(1 - np.array(low)) / 2)
         assert found[name].high == 1.0
     wrong = bootstrap_intervals(np.eye(2)[1 - label_ids], label_ids, num_resamples=50)
-    assert wrong["macro_f1"].low == 0.0
-    assert wrong["macro_f1"].high > 0.3
+    assert wrong["macro_recall"].low == 0.0
+    assert wrong["macro_recall"].high > 0.3
+
+
+@pytest.mark.parametrize("num_rows", [50, 200, 1000])
+def test_a_few_mistakes_are_no_surer_than_none(num_rows: int) -> None:
+    label_ids = np.arange(num_rows) % 2
+    lows = []
+    for num_wrong in range(10):
+        answers = label_ids.copy()
+        answers[:num_wrong] = 1 - answers[:num_wrong]
+        found = bootstrap_intervals(np.eye(2)[answers], label_ids, num_resamples=500)
+        lows.append((found["accuracy"].low, found["macro_f1"].low))
+    for earlier, later in itertools.pairwise(lows):
+        assert later[0] < earlier[0]
+        assert later[1] < earlier[1]
+
+
+def test_intervals_of_a_sure_model_cover_the_truth() -> None:
+    rng = np.random.default_rng(2)
+    num_hits, label_ids = 0, np.ones(200, dtype=int)
+    for trial in range(200):
+        answers = (rng.random(200) < 0.98).astype(int)
+        found = bootstrap_intervals(
+            np.eye(2)[answers], label_ids, num_resamples=100, seed=trial, with_auroc=False
+        )
+        num_hits += found["accuracy"].low <= 0.98 <= found["accuracy"].high
+    assert num_hits >= 186
+
+
+@pytest.mark.parametrize("num_groups", [3, 5, 12])
+def test_intervals_over_few_groups_cover_the_truth(num_groups: int) -> None:
+    """Groups whose rates differ, as many rows in each: with 3 of them, a bootstrap covers 70 %."""
+    rng = np.random.default_rng(num_groups)
+    groups, label_ids = np.repeat(np.arange(num_groups), 60), np.ones(60 * num_groups, dtype=int)
+    num_hits, num_trials = 0, 200
+    for trial in range(num_trials):
+        rates = rng.beta(9.6, 2.4, num_groups)  # 0.8 on average
+        answers = (rng.random(len(groups)) < np.repeat(rates, 60)).astype(int)
+        options = {"groups": groups, "num_resamples": 200, "seed": trial, "with_auroc": False}
+        found = bootstrap_intervals(np.eye(2)[answers], label_ids, **options)["accuracy"]
+        num_hits += found.low <= 0.8 <= found.high
+    assert num_hits / num_trials >= 0.9
+
+
+@pytest.mark.parametrize("num_groups", [3, 8])
+def test_equally_good_models_seldom_differ_over_few_groups(num_groups: int) -> None:
+    rng = np.random.default_rng(num_groups)
+    groups, num_certain, num_trials = np.repeat(np.arange(num_groups), 60), 0, 200
+    for trial in range(num_trials):
+        rates = rng.beta(9.6, 2.4, (2, num_groups))
+        right = rng.random((2, len(groups))) < np.repeat(rates, 60, axis=1)
+        found = paired_difference_interval(*right, groups=groups, num_resamples=200, seed=trial)
+        num_certain += not found.low <= 0 <= found.high
+    assert num_certain / num_trials <= 0.1
 
 
 def test_intervals_over_groups_cover_the_truth_where_those_over_rows_do_not() -> None:
@@ -212,8 +272,18 @@ def test_one_row_has_intervals() -> None:
 
 
 def test_resamples_of_one_class_are_left_out_of_the_auroc() -> None:
+    """What is left is always in order, and one row of each class tells nothing."""
     found = bootstrap_intervals([[0.9, 0.1], [0.2, 0.8]], [0, 1], num_resamples=200)
-    assert found["auroc"] == Interval(1.0, 1.0)
+    assert (found["auroc"].low, found["auroc"].high) == pytest.approx((0.025, 1.0))
+
+
+def test_a_perfect_order_is_as_doubtful_as_the_smaller_class() -> None:
+    scores = np.linspace(0, 1, 50)
+    rows = (np.stack([1 - scores, scores], axis=1), (scores > 0.6).astype(int))
+    found = bootstrap_intervals(*rows, num_resamples=100)["auroc"]
+    assert (found.low, found.high) == pytest.approx((0.025 ** (1 / 20), 1.0))
+    found = bootstrap_intervals(rows[0][:, ::-1], rows[1], num_resamples=100)["auroc"]
+    assert (found.low, found.high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 20)))
 
 
 def test_a_wrong_number_of_groups_is_refused() -> None:
@@ -249,9 +319,11 @@ def test_paired_interval_of_grouped_copies_is_that_of_the_rows() -> None:
     assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=0.03)
 
 
-def test_a_model_beside_itself_differs_by_nothing() -> None:
+def test_two_models_that_agree_on_few_rows_may_differ_on_others() -> None:
     correct = np.arange(50) % 3 == 0
-    assert paired_difference_interval(correct, correct) == Interval(0.0, 0.0)
+    found = paired_difference_interval(correct, correct)
+    most = stats.binomtest(0, 50).proportion_ci(0.95).high
+    assert (found.low, found.high) == pytest.approx((-most, most))
     assert mcnemar_p_value(correct, correct) == 1.0
 
 

@@ -52,7 +52,7 @@ def test_a_comparison_fits(name: str) -> None:
 
 def test_a_comparison_says_what_was_resampled() -> None:
     groups = np.arange(300) // 5
-    assert "bootstrap over groups" in render(paired_table(compare(groups=groups), "a", "b"))
+    assert "bootstrap over 60 groups." in render(paired_table(compare(groups=groups), "a", "b"))
 
 
 @pytest.mark.parametrize("text", [LONG, WIDE, "two\nlines"])

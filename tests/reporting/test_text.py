@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from bertfit.evaluation.comparison import compare_with_baseline
-from bertfit.evaluation.intervals import Interval, bootstrap_intervals
+from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.reporting.text import (
     comparison_table,

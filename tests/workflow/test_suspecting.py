@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 
 import bertfit
@@ -77,20 +78,59 @@ def test_a_run_of_the_same_rows_is_warned_of(tiny_model_dir, make_reviews, tmp_p
     bertfit.train(trained, tmp_path / "run", **options)
     heard = Notes()
     columns = bertfit.Columns(group=group)
-    report = bertfit.find_suspects(trained, run=tmp_path / "run", columns=columns, listener=heard)
-    assert report.warning.startswith("the run was trained on these very rows")
+    report = bertfit.find_suspects(
+        trained[::-1], run=tmp_path / "run", columns=columns, listener=heard
+    )
+    assert report.warning.startswith("the run was trained on 3")
+    assert " of these 40 texts" in report.warning
     assert heard.notes == [f"WARNING: {report.warning}"]
 
 
-def test_a_run_of_the_same_file_is_warned_of(
+def test_a_run_of_some_of_the_rows_is_warned_of(tiny_model_dir, make_reviews, tmp_path):
+    """Also where the split knew a group, copies were dropped, and the rows come otherwise."""
+    trained = make_reviews(40)
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1, "group_column": "movie"}
+    bertfit.train(trained + trained[:6], tmp_path / "run", drop_duplicates=True, **options)
+    new = [{**row, "text": f"{row['text']} again"} for row in trained[:30]]
+    report = bertfit.find_suspects(new + trained[::-1], run=tmp_path / "run")
+    assert " of these 70 texts" in report.warning
+    assert bertfit.find_suspects(new, run=tmp_path / "run").warning is None
+
+
+def test_a_run_that_keeps_no_texts_knows_its_file_by_any_path(
     tiny_model_dir, make_reviews, write_csv, tmp_path, monkeypatch
 ):
     path = write_csv(tmp_path / "train.csv", make_reviews(40))
-    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1}
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1, "keep_texts": False}
     bertfit.train(path, tmp_path / "run", **options)
-    write_csv(path, make_reviews(50))
-    report = bertfit.find_suspects(path, run=tmp_path / "run")
+    assert not (tmp_path / "run" / "trained_texts.npy").exists()
+    monkeypatch.chdir(tmp_path)
+    report = bertfit.find_suspects("train.csv", run=tmp_path / "run")
     assert report.warning.startswith(f"the run was trained on rows of {path}")
+
+
+def test_damaged_digests_are_named(tiny_model_dir, make_reviews, tmp_path):
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1}
+    bertfit.train(make_reviews(40), tmp_path / "run", **options)
+    path = tmp_path / "run" / "trained_texts.npy"
+    for content in (b"", b"\x93NUMPY", np.lib.format.magic(1, 0)):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match=r"trained_texts\.npy cannot be read"):
+            bertfit.find_suspects(make_reviews(40), run=tmp_path / "run")
+    np.save(path, np.zeros((2, 2)))
+    with pytest.raises(RunError, match="expected a row of 64-bit digests, got shape"):
+        bertfit.evaluate(tmp_path / "run", make_reviews(40))
+
+
+def test_scores_on_rows_of_the_training_are_warned_of(tiny_model_dir, make_reviews, tmp_path):
+    options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1}
+    bertfit.train(make_reviews(40), tmp_path / "run", **options)
+    heard = Notes()
+    found = bertfit.evaluate(tmp_path / "run", make_reviews(40), listener=heard)
+    assert found.learned.endswith("of these 40 texts")
+    assert heard.notes[0].startswith(f"WARNING: the run was trained {found.learned}: the scores")
+    other = [{**row, "text": f"{row['text']} again"} for row in make_reviews(40)]
+    assert bertfit.evaluate(tmp_path / "run", other).learned is None
 
 
 def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
@@ -102,7 +142,7 @@ def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
     )
     assert report == bertfit.find_suspects(rows)
     assert report.judged_by == "TF-IDF + logistic regression, 5 folds"
-    assert heard.notes[0].startswith("The run was trained on these very rows")
+    assert heard.notes[0].startswith("The run was trained on 144 of these 160 texts")
 
 
 def test_a_check_lists_suspects_by_a_run_of_other_rows(tiny_model_dir, rows, run):

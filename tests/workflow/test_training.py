@@ -107,6 +107,7 @@ def test_a_run_is_a_model_folder_with_its_records(finished):
         "tokenizer.json",
         "tokenizer_config.json",
         "train.log",
+        "trained_texts.npy",
         "training_history.json",
         "validation_predictions.jsonl",
     }

@@ -19,6 +19,7 @@ from bertfit.reporting.confidence import (
     describe_calibration,
     describe_threshold,
 )
+from bertfit.reporting.summary import describe_units
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
@@ -148,7 +149,7 @@ def show_suspects(
 
 
 def _describe_intervals(evaluation: Evaluation) -> str:
-    unit = "groups" if evaluation.grouped else "rows"
+    drawn = describe_units(evaluation.num_units, grouped=evaluation.grouped)
     num_cut, limit = evaluation.num_truncated, evaluation.max_length
     cut = f"No row was truncated (limit {limit} tokens)."
     if num_cut:
@@ -157,7 +158,7 @@ def _describe_intervals(evaluation: Evaluation) -> str:
             f"Truncated: {num_cut:,} rows ({100 * share:.1f} %) kept the "
             f"{evaluation.truncation} of their text, {limit} tokens."
         )
-    return f"Intervals: 95 %, bootstrap over {unit}. {cut} Arithmetic: {evaluation.dtype}."
+    return f"Intervals: 95 %, bootstrap over {drawn}. {cut} Arithmetic: {evaluation.dtype}."
 
 
 def show_record(console: Console, record: dict[str, Any]) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation.intervals import Interval, bootstrap_intervals, intervals_to_json
+from bertfit.evaluation.interval import Interval, intervals_to_json
+from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.lexical import (
     CHARACTER_WEIGHTS,
     INVERSE_REGULARIZATIONS,

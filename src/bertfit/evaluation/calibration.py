@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.evaluation.intervals import Interval, resample_intervals
+from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.intervals import resample_intervals
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
-from bertfit.evaluation.selective import rank_mistakes, risk_area
+from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -114,21 +115,26 @@ def score_confidence(
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     answered = probabilities.argmax(axis=1) if predicted_ids is None else np.asarray(predicted_ids)
     confidences = probabilities[np.arange(len(label_ids)), answered]
-    order, mistakes = rank_mistakes(confidences, answered == label_ids)
     brier_scores = row_brier_scores(probabilities, label_ids)
+    ranked = rank_rows(confidences, answered == label_ids)
 
     def score_resample(counts: NDArray[np.int64]) -> tuple[float, float]:
         brier = float(counts @ brier_scores) / int(counts.sum())
-        return brier, risk_area(np.repeat(mistakes, counts[order]))
+        return brier, risk_area(share_mistakes(ranked, counts))
 
     brier, aurc = resample_intervals(
-        score_resample, len(label_ids), groups=groups, num_resamples=num_resamples, seed=seed
+        score_resample,
+        len(label_ids),
+        groups=groups,
+        num_resamples=num_resamples,
+        seed=seed,
+        within=(0.0, 2.0),
     )
     before = None if uncalibrated is None else score_calibration(uncalibrated, label_ids, seed=seed)
     return ConfidenceScores(
         calibration=score_calibration(probabilities, label_ids, seed=seed),
         uncalibrated=before,
-        aurc=risk_area(mistakes),
+        aurc=risk_area(share_mistakes(ranked)),
         error_rate=float((answered != label_ids).mean()),
         intervals={"brier": brier, "aurc": aurc},
     )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import (
-    Interval,
     mcnemar_p_value,
     paired_difference_interval,
     resample_intervals,
@@ -23,6 +23,7 @@ from bertfit.evaluation.metrics import (
     macro_scores,
     row_log_losses,
 )
+from bertfit.evaluation.units import count_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ class Comparison:
 
     baseline_name: str
     model_accuracy: float
+    """Of the most probable class."""
     baseline_accuracy: float
     difference: float
     """Accuracy of the model less that of the baseline, in [-1, 1]."""
@@ -88,8 +90,13 @@ class PairedComparison:
     num_both_wrong: int
     num_disagreeing: int
     """Rows where the predicted classes differ."""
-    grouped: bool
-    """Whether whole groups were resampled."""
+    num_units: int
+    """How many rows or groups were resampled."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether whole groups were resampled."""
+        return self.num_units < self.num_rows
 
     @property
     def could_be_chance(self) -> bool:
@@ -102,7 +109,8 @@ class PairedComparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and dicts."""
-        return {**asdict(self), "could_be_chance": self.could_be_chance}
+        further = {"could_be_chance": self.could_be_chance, "grouped": self.grouped}
+        return {**asdict(self), **further}
 
 
 def compare_predictions(
@@ -164,7 +172,7 @@ def compare_predictions(
         name: Difference(a, b, a - b, interval)
         for name, a, b, interval in zip(SCORE_NAMES, *values, intervals, strict=True)
     }
-    return _count_agreement(predicted_a, predicted_b, label_ids, scores, level, groups is not None)
+    return _count_agreement((predicted_a, predicted_b), label_ids, scores, level, groups)
 
 
 def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
@@ -199,6 +207,9 @@ def compare_with_baseline(
     level: float = 0.95,
 ) -> Comparison:
     """Say in words whether the model is better than the baseline on the same rows.
+
+    Both answer the most probable class: a threshold that was chosen for recall, say, gives up
+    accuracy on purpose.
 
     It is called better or worse only where both the bootstrap interval of the difference (which
     knows the groups) excludes zero and McNemar's exact test (which holds for few rows) rejects.
@@ -295,13 +306,13 @@ def _make_scorer(
 
 
 def _count_agreement(
-    predicted_a: NDArray[np.int64],
-    predicted_b: NDArray[np.int64],
+    predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]],
     label_ids: NDArray[np.int64],
     scores: dict[str, Difference],
     level: float,
-    grouped: bool,  # noqa: FBT001 (one of six columns of the result, passed on)
+    groups: ArrayLike | None,
 ) -> PairedComparison:
+    predicted_a, predicted_b = predicted_ids
     right_a, right_b = predicted_a == label_ids, predicted_b == label_ids
     return PairedComparison(
         num_rows=len(label_ids),
@@ -313,5 +324,5 @@ def _count_agreement(
         num_only_b_right=int((~right_a & right_b).sum()),
         num_both_wrong=int((~right_a & ~right_b).sum()),
         num_disagreeing=int((predicted_a != predicted_b).sum()),
-        grouped=grouped,
+        num_units=count_units(groups, len(label_ids)),
     )

@@ -12,30 +12,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.interval import (
+    Interval,
+    average_exact,
+    cut,
+    exact_interval,
+    move,
+    stretch,
+)
 from bertfit.evaluation.metrics import check_predictions, macro_scores, row_log_losses
+from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MACRO_NAMES = ("macro_precision", "macro_recall", "macro_f1")
+_FEW = 10
+"""Of fewer mistakes, or hits, resamples tell too little."""
 _CHUNK_NUMBERS = 2_000_000
 """Numbers held at once in a chunk of resamples: 16 MB each for weights and for confusions."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Both ends of a confidence interval, in the unit of the score."""
-
-    low: float
-    high: float
-
-
-def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Return 95 % intervals, by the name of their score, as plain values."""
-    return {
-        name: {"low": interval.low, "high": interval.high, "level": 0.95}
-        for name, interval in intervals.items()
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +64,14 @@ def bootstrap_intervals(
     independent, and drawing rows would be too sure. A single group leaves rows alone to draw.
 
     Resamples lack some rows of every class, which pulls macro averages of classes with few rows
-    down: those intervals are moved by that bias, the mean of the resamples less the score.
-    Intervals of fewer than about 30 rows (or groups) are too narrow. Where all rows are right, or
-    all wrong, no resample can differ: accuracy has the exact binomial interval then, a macro
-    average the mean of those of its classes.
+    down: those intervals are moved by that bias, the mean of the resamples less the score. Few
+    groups (or rows) tell little of how much groups differ: both ends are moved away from the score,
+    as Student's quantile is further out than the normal one.
+
+    Where all rows are right, or all wrong, no resample can differ, and where there are fewer than
+    10 mistakes (or hits) in single rows the resamples differ too little: accuracy is given at least
+    the exact binomial interval then, a macro average that of the mean of its classes. An AUROC of 1
+    or 0 is given what could be if the rows of the smaller class alone were to blame.
 
     Args:
         probabilities: (n, C), each row summing to 1.
@@ -94,24 +93,19 @@ def bootstrap_intervals(
 
     Source:
         Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10, 13 (bias, ends);
-        Davison & Hinkley 1997, section 3.8 (groups); Clopper & Pearson 1934 (exact).
+        Davison & Hinkley 1997, section 3.8 (groups); Obuchowski & Lieber 2002, Academic Radiology 9
+        (an AUROC of 1).
     """
     _check_settings(num_resamples, level=level)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     answers = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
     rows = _prepare_rows(probabilities, label_ids, answers, groups, with_auroc=with_auroc)
-    numbers = max(len(label_ids), rows.num_labels**2)
-    draws = _draw_counts(int(rows.units.max()) + 1, num_resamples, seed=seed, num_numbers=numbers)
+    numbers, num_units = max(len(label_ids), rows.num_labels**2), int(rows.units.max()) + 1
+    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    intervals = {name: _percentile_interval(each, level=level) for name, each in values.items()}
-    is_right = rows.predicted_ids == rows.label_ids
-    if is_right.all() or not is_right.any():
-        return intervals | _exact_intervals(rows, all_right=bool(is_right[0]), level=level)
-    whole = _score_resamples(rows, np.ones((1, len(label_ids))))
-    for name in MACRO_NAMES:
-        intervals[name] = _move(intervals[name], float(whole[name][0] - values[name].mean()))
-    return intervals
+    intervals = _take_intervals(rows, values, num_units=num_units, level=level)
+    return intervals | _widen_where_few(rows, intervals, level=level)
 
 
 def paired_difference_interval(
@@ -125,7 +119,8 @@ def paired_difference_interval(
 ) -> Interval:
     """Return the percentile bootstrap interval of accuracy of A less accuracy of B.
 
-    Both models are scored on the same resamples, so what makes rows easy for both cancels.
+    Both models are scored on the same resamples, so what makes rows easy for both cancels. Where
+    both are right in the same rows, the interval has the largest share of rows that could differ.
 
     Args:
         correct_a: (n,) whether A is right in each row.
@@ -148,7 +143,12 @@ def paired_difference_interval(
     num_units = len(unit_sizes)
     draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_units)
     values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
-    return _percentile_interval(np.concatenate(values), level=level)
+    interval = _percentile_interval(np.concatenate(values), level=level)
+    interval = stretch(interval, float(differences.mean()), num_units=num_units, level=level)
+    if not differences.any():  # the resamples are alike, but other rows might differ
+        most = exact_interval(0, num_units, level=level).high
+        interval = Interval(-most, most)
+    return cut(interval, low=-1.0, high=1.0)
 
 
 def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
@@ -187,8 +187,9 @@ def resample_intervals(
     seed: int = 0,
     level: float = 0.95,
     biased: Collection[int] = (),
+    within: tuple[float, float] = (-np.inf, np.inf),
 ) -> list[Interval]:
-    """Return percentile bootstrap intervals of any scores of the same rows.
+    """Return bootstrap intervals of any scores of the same rows, wider where units are few.
 
     Args:
         score_resample: Gets how often each row was drawn, (n,), and returns the scores.
@@ -199,6 +200,7 @@ def resample_intervals(
         level: Confidence, in (0, 1).
         biased: Places of scores whose intervals are moved by the bias of the resamples, as those
             of macro averages are in `bootstrap_intervals`.
+        within: What the scores can be.
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -206,27 +208,33 @@ def resample_intervals(
     """
     _check_settings(num_resamples, level=level)
     units = number_units(groups, num_rows)
-    draws = _draw_counts(int(units.max()) + 1, num_resamples, seed=seed, num_numbers=num_rows)
+    num_units = int(units.max()) + 1
+    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_rows)
     scores = [score_resample(counts[units].astype(np.int64)) for chunk in draws for counts in chunk]
-    columns = np.asarray(scores).T
-    intervals = [_percentile_interval(column, level=level) for column in columns]
-    whole = score_resample(np.ones(num_rows, dtype=np.int64)) if biased else ()
-    for place in biased:
-        by = float(whole[place] - columns[place].mean())
-        intervals[place] = Interval(intervals[place].low + by, intervals[place].high + by)
+    whole = score_resample(np.ones(num_rows, dtype=np.int64))
+    intervals = []
+    for place, column in enumerate(np.asarray(scores).T):
+        interval = _percentile_interval(column, level=level)
+        if place in biased:
+            interval = move(interval, float(whole[place] - column.mean()))
+        interval = stretch(interval, float(whole[place]), num_units=num_units, level=level)
+        intervals.append(cut(interval, *within))
     return intervals
 
 
-def exact_interval(num_right: int, num_trials: int, *, level: float = 0.95) -> Interval:
-    """Return the exact binomial interval of a share.
-
-    Source:
-        Clopper & Pearson 1934.
-    """
-    from scipy.stats import binomtest
-
-    exact = binomtest(num_right, num_trials).proportion_ci(level, method="exact")
-    return Interval(float(exact.low), float(exact.high))
+def _take_intervals(
+    rows: _Rows, values: Mapping[str, NDArray[np.float64]], *, num_units: int, level: float
+) -> dict[str, Interval]:
+    """Return the interval of each score from its values in the resamples."""
+    whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
+    intervals = {}
+    for name, each in values.items():
+        interval, score = _percentile_interval(each, level=level), float(whole[name][0])
+        if name in MACRO_NAMES:
+            interval = move(interval, score - float(each.mean()))
+        interval = stretch(interval, score, num_units=num_units, level=level)
+        intervals[name] = cut(interval, high=np.inf if name == "log_loss" else 1.0)
+    return intervals
 
 
 def _prepare_rows(
@@ -312,49 +320,50 @@ def _weighted_aurocs(
     return aurocs
 
 
-def _exact_intervals(rows: _Rows, *, all_right: bool, level: float) -> dict[str, Interval]:
-    """Return intervals of accuracy and macro averages where all rows are right, or all wrong."""
-    sizes = [len(np.unique(rows.units))]
-    sizes += [
-        len(np.unique(rows.units[rows.label_ids == label_id]))
-        for label_id in np.unique(rows.label_ids)
-    ]
-    overall, *classes = (
-        exact_interval(size if all_right else 0, size, level=level) for size in sizes
-    )
-    low, high = (float(np.mean([getattr(one, end) for one in classes])) for end in ("low", "high"))
-    return {"accuracy": overall, **dict.fromkeys(MACRO_NAMES, Interval(low, high))}
+def _widen_where_few(
+    rows: _Rows, intervals: Mapping[str, Interval], *, level: float
+) -> dict[str, Interval]:
+    """Return wider intervals of scores whose resamples are alike, or nearly, for few mistakes."""
+    wider = {}
+    is_right = rows.predicted_ids == rows.label_ids
+    is_single = len(np.unique(rows.units)) == len(rows.units)
+    fewest = min(int(is_right.sum()), int((~is_right).sum()))
+    if fewest == 0 or (is_single and fewest < _FEW):
+        for name, exact in _exact_intervals(rows, level=level).items():
+            found = intervals[name]
+            wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
+    auroc = intervals.get("auroc")
+    if auroc is not None and auroc.low == auroc.high:
+        smaller = min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))
+        bound = exact_interval(smaller, smaller, level=level).low
+        wider["auroc"] = Interval(bound, 1.0) if auroc.low == 1 else Interval(0.0, 1 - bound)
+    return wider
 
 
-def _move(interval: Interval, by: float) -> Interval:
-    """Return an interval of a share, moved and cut to [0, 1]."""
-    return Interval(max(0.0, interval.low + by), min(1.0, interval.high + by))
+def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
+    """Return the exact interval of accuracy, and for macro averages those of a mean of exact ones.
+
+    Where groups are drawn, and so all rows are right, or all wrong, a group counts once.
+    """
+    num_units = len(np.unique(rows.units))
+    share = float((rows.predicted_ids == rows.label_ids).mean())
+    trials: dict[str, list[tuple[float, float]]] = {name: [] for name in MACRO_NAMES}
+    for label in np.unique(rows.label_ids):
+        is_label, is_answer = rows.label_ids == label, rows.predicted_ids == label
+        weight = len(np.unique(rows.units[is_label])) / int(is_label.sum())
+        hits = weight * int((is_label & is_answer).sum())
+        num_true, num_answered = weight * int(is_label.sum()), weight * int(is_answer.sum())
+        of_f1 = (num_true + num_answered) / 2
+        for name, num in zip(MACRO_NAMES, (num_answered, num_true, of_f1), strict=True):
+            trials[name].append((hits, num or num_true))
+    found = {"accuracy": exact_interval(share * num_units, num_units, level=level)}
+    return found | {name: average_exact(each, level=level) for name, each in trials.items()}
 
 
 def _percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
-
-
-def number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
-    """Return (n,) the number of each row's group, or of the row where it has none."""
-    if groups is None:
-        return np.arange(num_rows)
-    names = [
-        f"row {row}" if _is_missing(group) else f"group {group}"
-        for row, group in enumerate(np.asarray(groups, dtype=object))
-    ]
-    if len(names) != num_rows:
-        message = f"expected a group for each of {num_rows} rows, got {len(names)}"
-        raise DataError(message)
-    distinct, units = np.unique(names, return_inverse=True)
-    return units if distinct.size > 1 else np.arange(num_rows)
-
-
-def _is_missing(group: object) -> bool:
-    """Tell None, an empty string, and NaN, which alone does not equal itself."""
-    return group is None or group == "" or group != group  # noqa: PLR0124 (the test for NaN)
 
 
 def _check_pair(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertfit.evaluation.intervals import number_units
 from bertfit.evaluation.scaling import (
     Scaling,
     ScalingKind,
@@ -22,6 +21,7 @@ from bertfit.evaluation.scaling import (
     log_losses,
     no_scaling,
 )
+from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

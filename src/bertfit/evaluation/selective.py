@@ -6,12 +6,12 @@ Owns the risk-coverage curve, its area, and the short form of the curve that a r
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation.intervals import Interval, exact_interval
+from bertfit.evaluation.interval import Interval, exact_interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -125,35 +125,52 @@ def risk_coverage_curve(
         ([0.5, 1.0], [0.0, 0.5])
     """
     confidences, is_right = _check_rows(confidences, is_right)
-    _, mistakes = rank_mistakes(confidences, is_right)
+    mistakes = share_mistakes(rank_rows(confidences, is_right))
     num_answered = np.arange(1, len(mistakes) + 1)
     return num_answered / len(mistakes), np.cumsum(mistakes) / num_answered
 
 
-def area_under_risk_coverage(confidences: ArrayLike, is_right: ArrayLike) -> float:
-    """Return AURC, the mean of the risk-coverage curve, in [0, 1]; lower is better.
+class RankedRows(NamedTuple):
+    """Rows in the order of their confidence, the surest first."""
+
+    order: NDArray[np.int64]
+    """(n,) the rows."""
+    ties: NDArray[np.int64]
+    """(n,) which rows are equal in confidence: the number of each one's confidence, from 0."""
+    is_wrong: NDArray[np.bool_]
+    """(n,)."""
+
+
+def rank_rows(confidences: NDArray[np.float64], is_right: NDArray[np.bool_]) -> RankedRows:
+    """Return the rows, most confident first."""
+    order = np.argsort(-confidences, kind="stable")
+    _, ties = np.unique(-confidences[order], return_inverse=True)
+    return RankedRows(order, ties, ~is_right[order])
+
+
+def share_mistakes(
+    ranked: RankedRows, counts: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Return each ranked row's share in a mistake: among equals in confidence, their mean.
+
+    Args:
+        ranked: n rows.
+        counts: (n,) how often each row stands there, by its number; once where None.
+    """
+    if counts is None:
+        counts = np.ones(len(ranked.order), dtype=np.int64)
+    weights = counts[ranked.order]
+    totals = np.bincount(ranked.ties, weights=weights)
+    shares = np.bincount(ranked.ties, weights=weights * ranked.is_wrong) / np.maximum(totals, 1)
+    return np.repeat(shares, totals.astype(np.int64))
+
+
+def risk_area(mistakes: NDArray[np.float64]) -> float:
+    """Return AURC: the mean, over all coverages, of the error rate of ranked rows, in [0, 1].
 
     Source:
         Geifman, Uziel & El-Yaniv 2019, arXiv 1805.08206, section 3, on the curve of 2017.
     """
-    return float(risk_coverage_curve(confidences, is_right)[1].mean())
-
-
-def rank_mistakes(
-    confidences: NDArray[np.float64], is_right: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the rows, most confident first, and in that order each one's share in a mistake.
-
-    A row among equals in confidence has the mean of their mistakes.
-    """
-    order = np.argsort(-confidences, kind="stable")
-    _, group = np.unique(-confidences[order], return_inverse=True)
-    means = np.bincount(group, weights=~is_right[order]) / np.bincount(group)
-    return order, means[group]
-
-
-def risk_area(mistakes: NDArray[np.float64]) -> float:
-    """Return the mean, over all coverages, of the error rate of ranked rows."""
     return float((np.cumsum(mistakes) / np.arange(1, len(mistakes) + 1)).mean())
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation.intervals import Interval
+from bertfit.evaluation.interval import Interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.intervals import Interval, exact_interval
+from bertfit.evaluation.interval import Interval, exact_interval
 from bertfit.evaluation.metrics import check_predictions
 from bertfit.threshold_aim import ThresholdAim, parse_threshold_aim
 

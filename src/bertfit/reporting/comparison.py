@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bertfit.evaluation.comparison import Difference, PairedComparison
 from bertfit.evaluation.slices import OWN_SLICES, SMALL_ROWS, Slice, SliceReport
-from bertfit.reporting.summary import describe_seeds
+from bertfit.reporting.summary import describe_seeds, describe_units
 from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
 
 _TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
@@ -34,7 +34,7 @@ def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> Rend
     table = _make_table("Score", right=("A", "B", "A less B"))
     for name, difference in comparison.scores.items():
         table.add_row(_TITLES[name], *_format_difference(name, difference))
-    unit = "groups" if comparison.grouped else "rows"
+    drawn = describe_units(comparison.num_units, grouped=comparison.grouped)
     level = f"{100 * comparison.level:g} %"
     agreement = _make_table("Rows", right=("B right", "B wrong"))
     counts = [
@@ -46,7 +46,7 @@ def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> Rend
     return Group(
         Text(f"A: {short_a}\nB: {short_b}"),
         table,
-        Text(f"Intervals: {level}, paired bootstrap over {unit}. Lower log loss is better."),
+        Text(f"Intervals: {level}, paired bootstrap over {drawn}. Lower log loss is better."),
         agreement,
         Text(f"Different answers: {comparison.num_disagreeing:,} of {comparison.num_rows:,} rows."),
     )

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.evaluation.calibration import ConfidenceScores
-from bertfit.evaluation.intervals import Interval
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.selective import Expectation
 
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from bertfit.evaluation.intervals import Interval
+from bertfit.evaluation.interval import Interval
 from bertfit.reporting.confidence import describe_threshold
 from bertfit.reporting.text import format_percent_with_interval
 
+_FEW_GROUPS = 10
+"""Fewer groups than this tell little of how much groups differ."""
 _RULES = {
     "head": "only their beginning",
     "tail": "only their end",
@@ -131,13 +133,23 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         )
         return [told]
     source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
-    unit = judged.get("interval_unit", "row")
-    how = "rows are taken as independent" if unit == "row" else "whole groups were resampled"
+    how = "rows are taken as independent"
+    if judged.get("interval_unit", "row") == "group":
+        drawn = describe_units(judged.get("num_interval_units"), grouped=True)
+        how = f"whole groups were resampled, {drawn}"
     told = (
         f"The test set is {source}, {judged['num_rows']:,} rows, scored after training; it chose "
         f"nothing. The scores hold for text like it. Intervals: {how}."
     )
     return [told]
+
+
+def describe_units(num_units: int | None, *, grouped: bool) -> str:
+    """Say what intervals resample: rows, or how many groups where that is known."""
+    if not grouped or num_units is None:
+        return "groups" if grouped else "rows"
+    few = ", too few to be sure of much" if num_units < _FEW_GROUPS else ""
+    return f"{num_units:,} groups{few}"
 
 
 def _limit_data(facts: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.evaluation.comparison import Comparison
-from bertfit.evaluation.intervals import Interval
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores
 
 WIDTH = 80

@@ -15,11 +15,13 @@ from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.encoding import EncodedTexts
 from bertfit.errors import Fault
 from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
-from bertfit.evaluation.intervals import Interval, bootstrap_intervals, intervals_to_json
+from bertfit.evaluation.interval import Interval, intervals_to_json
+from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.predictions import KeptPredictions
 from bertfit.evaluation.slices import SliceReport, list_slices, name_values, score_slices
 from bertfit.evaluation.thresholds import decide
+from bertfit.evaluation.units import count_units
 from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
@@ -27,6 +29,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import is_run, read_record
+from bertfit.workflow.learned import describe_learned
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -62,8 +65,8 @@ class Evaluation:
     """Tokens that a row may have."""
     truncation: str
     dtype: str
-    grouped: bool
-    """Whether the intervals resample groups instead of rows."""
+    num_units: int
+    """How many rows or groups the intervals resample."""
     skipped: tuple[Fault, ...]
     probabilities: np.ndarray
     """(n, C), row by row."""
@@ -82,6 +85,13 @@ class Evaluation:
 
     slices: SliceReport
     """Where the model is weak: by length, truncation, label, group and columns asked for."""
+    learned: str | None = None
+    """On which of the rows the run was trained, in words; None where it is known of none."""
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the intervals resample groups instead of rows."""
+        return self.num_units < len(self.label_ids)
 
     def worst_errors(self, count: int) -> tuple[WrongRow, ...]:
         """Return the wrong rows of which the model is surest, at most `count`."""
@@ -116,12 +126,14 @@ class Evaluation:
             **self.scores.to_json(),
             "intervals": intervals_to_json(self.intervals),
             "interval_unit": "group" if self.grouped else "row",
+            "num_interval_units": self.num_units,
             "confidence": self.confidence.to_json(),
             "threshold": self.threshold,
             "num_truncated": self.num_truncated,
             "max_length": self.max_length,
             "truncation": self.truncation,
             "dtype": self.dtype,
+            "learned": self.learned,
             "num_skipped": len(self.skipped),
             "skipped": [str(fault) for fault in self.skipped],
             "slices": self.slices.to_json(),
@@ -171,7 +183,14 @@ def evaluate(
         classifier.label_names,
         on_bad_row,
     )
-    return evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
+    learned = describe_learned(as_path(run), dataset)
+    if learned is not None:
+        listener.note(
+            f"WARNING: the run was trained {learned[0]}: the scores flatter it. Give rows that it "
+            "has not seen."
+        )
+    found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
+    return replace(found, learned=learned[0] if learned is not None else None)
 
 
 def evaluate_classifier(
@@ -210,7 +229,7 @@ def evaluate_classifier(
         max_length=classifier.rule.max_length,
         truncation=classifier.rule.truncation,
         dtype=classifier.precision.dtype_name,
-        grouped=groups is not None,
+        num_units=count_units(groups, len(label_ids)),
         skipped=skipped,
         probabilities=probabilities,
         uncalibrated=uncalibrated,

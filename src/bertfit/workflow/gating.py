@@ -17,7 +17,8 @@ from bertfit.data.encoding import EncodedTexts, find_special_tokens
 from bertfit.data.findings import Finding
 from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
 from bertfit.data.token_faults import count_encoded, describe_tokens
-from bertfit.evaluation.intervals import Interval, bootstrap_intervals
+from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import score
 from bertfit.modeling.classifier import LoadedClassifier, fast_tokenizer
 from bertfit.progress import Listener

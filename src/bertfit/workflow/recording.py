@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from bertfit.run_directory import BASELINES_NAME, Staging, describe_environment
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores
+from bertfit.workflow.learned import write_digests
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 from bertfit.workflow.speeding import MeasuredSpeed
 
@@ -109,10 +111,16 @@ def write_side_files(
     *,
     model: PreparedModel,
     outcome: TrainingOutcome,
+    texts: Sequence[str] | None,
     log: LogKeeper,
 ) -> None:
-    """Write the tokenizer, the history, the metrics and the log into the staging folder."""
+    """Write the tokenizer, the history, the metrics and the log into the staging folder.
+
+    And digests of the training texts, where these are given.
+    """
     model.classifier.save_tokenizer(staging.folder)
+    if texts is not None:
+        write_digests(staging.folder, texts)
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
     write_json(staging.folder / "metrics.json", record["scores"])
     write_log(staging, log)

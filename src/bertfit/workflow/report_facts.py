@@ -25,7 +25,8 @@ from bertfit.evaluation.curves import (
     risk_coverage_points,
     roc_points,
 )
-from bertfit.evaluation.intervals import bootstrap_intervals, intervals_to_json
+from bertfit.evaluation.interval import intervals_to_json
+from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import score
 from bertfit.evaluation.predictions import (
     TEST_NAME,
@@ -37,6 +38,7 @@ from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.slices import list_slices, score_slices
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.evaluation.thresholds import decide
+from bertfit.evaluation.units import count_units
 from bertfit.inference.confidence import read_confidence
 from bertfit.run_directory import BASELINES_NAME
 from bertfit.workflow.reproducing import describe_command
@@ -205,6 +207,7 @@ def _score_part(
 ) -> dict[str, Any]:
     rows, names = part.rows, list(record["label_names"])
     groups = rows.known_groups
+    num_units = count_units(groups, len(rows))
     answers: dict[str, Any] = {"predicted_ids": part.predicted_ids}
     intervals = bootstrap_intervals(rows.probabilities, rows.label_ids, groups=groups, **answers)
     confidence = score_confidence(rows.probabilities, rows.label_ids, groups=groups, **answers)
@@ -221,7 +224,8 @@ def _score_part(
     return {
         **score(rows.probabilities, rows.label_ids, names, **answers).to_json(),
         "intervals": intervals_to_json(intervals),
-        "interval_unit": "row" if groups is None else "group",
+        "interval_unit": "group" if num_units < len(rows) else "row",
+        "num_interval_units": num_units,
         "confidence": {
             **confidence.to_json(),
             "uncalibrated": calibration.get("before") if is_calibrated else None,

@@ -11,7 +11,6 @@ import numpy as np
 
 from bertfit.data.checks import check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
-from bertfit.data.splits import split_off
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
@@ -19,13 +18,13 @@ from bertfit.files import as_path, check_output, open_atomically
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import is_run, read_record
+from bertfit.workflow.learned import describe_learned
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
 
-_TABLES = {"rows", "DataFrame", "Table"}
-"""What tables in memory are called: the name does not tell one from another."""
+_MOST_LEARNED = 0.01
+"""Share of rows, in [0, 1], which a run may have learned and still judge all."""
 CSV_COLUMNS = ("line", "label", "suggested_label", "looks_wrong", "confidence", "margin", "text")
 
 
@@ -87,8 +86,8 @@ def find_suspects(
         run: A run that was trained on other rows, whose probabilities judge; None fits lexical
             models, each judging a fold of the rows that it has not seen.
         num_folds: Folds without a run, 5 where None.
-        folds_if_learned: Where the run was trained on these rows, judge by folds after all; else
-            the run judges them, with a warning.
+        folds_if_learned: Where the run was trained on more than a hundredth of these rows, judge
+            by folds after all; else the run judges them, with a warning.
         columns: Which columns hold what; rows of one group are in one fold.
         on_bad_row: "skip" leaves bad rows out.
         seed: Of the folds.
@@ -107,8 +106,8 @@ def find_suspects(
         classifier = TextClassifier.load(run, device=device)
         known = classifier.known_columns(columns)
         dataset, _ = check_evaluation_data(data, known, classifier.label_names, on_bad_row)
-        learned = _find_learned(as_path(run), dataset)
-        if not (learned and folds_if_learned):
+        learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
+        if not folds_if_learned or share <= _MOST_LEARNED:
             return _judge_with_run(dataset, as_path(run), classifier, learned, listener)
         listener.note(
             f"The run was trained {learned}: it has learned their labels, wrong ones too. Models "
@@ -232,29 +231,3 @@ def _rank(
         unjudged_labels=tuple(unjudged),
         warning=warning,
     )
-
-
-def _find_learned(run: Path, dataset: TextDataset) -> str | None:
-    """Return in words which of these rows the run was trained on; None where on none of them."""
-    if not is_run(run):
-        return None
-    record = read_record(run)
-    trained = record.get("data", {}).get("train") or {}
-    fingerprint, source = trained.get("fingerprint"), trained.get("source")
-    if fingerprint is None:
-        return None
-    if fingerprint in {dataset.fingerprint(), _fingerprint_of_split(dataset, record)}:
-        return "on these very rows"
-    is_same_file = source == dataset.source and source not in _TABLES
-    return f"on rows of {source}" if is_same_file else None
-
-
-def _fingerprint_of_split(dataset: TextDataset, record: dict[str, Any]) -> str | None:
-    """Return the fingerprint of what the run would have trained on, had it had these rows."""
-    settings = record.get("settings", {})
-    fraction, seed = (settings.get(name, {}) for name in ("validation_fraction", "seed"))
-    try:
-        train, _ = split_off(dataset, fraction.get("value", 0.1), seed=seed.get("value", 0))
-    except (ConfigError, DataError):
-        return None
-    return train.fingerprint()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from bertfit.config import ResolvedSettings, TrainSettings, resolve_settings
 from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import BaselineResults, run_baselines
 from bertfit.evaluation.comparison import compare_with_baseline
-from bertfit.evaluation.intervals import intervals_to_json
+from bertfit.evaluation.interval import intervals_to_json
 from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
@@ -202,7 +203,8 @@ def make_run(
         )
         if baselines is not None:
             write_baselines(staging, baselines)
-        write_side_files(staging, record, model=model, outcome=outcome, log=log)
+        texts = rows.train.texts if resolved.settings.keep_texts else None
+        write_side_files(staging, record, model=model, outcome=outcome, texts=texts, log=log)
     add_report(
         staging, record, rows=rows, model=model, learned=learned, evaluation=evaluation, log=log
     )
@@ -370,11 +372,14 @@ def _compare(
         return ScoredTest(evaluation, None, None, *clean)
     groups = evaluation.dataset.groups
     comparison = compare_with_baseline(
-        np.eye(len(evaluation.scores.label_names))[evaluation.predicted_ids],  # what is answered
+        evaluation.probabilities,
         best.test_probabilities,
         evaluation.label_ids,
         groups=np.asarray(groups) if groups else None,
         baseline_name=best.name,
     )
+    if evaluation.threshold is not None:
+        told = "Both answer the more probable class here; the model's threshold is left out."
+        comparison = dataclasses.replace(comparison, verdict=f"{comparison.verdict} {told}")
     scores = {**best.test.to_json(), "intervals": intervals_to_json(best.test_intervals)}
     return ScoredTest(evaluation, comparison, scores, *clean)

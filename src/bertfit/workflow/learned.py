@@ -1,0 +1,77 @@
+"""Which rows a run has learned: who judges them by it, or scores it on them, is told.
+
+A run keeps a digest of each text that it was trained on, from which no text can be read. Of two
+texts that differ in white space and case alone the digests are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bertfit.data.dataset import TextDataset
+from bertfit.data.duplicates import fingerprint_texts
+from bertfit.errors import RunError
+from bertfit.run_directory import is_run, read_record
+
+DIGESTS_NAME = "trained_texts.npy"
+_TABLES = {"rows", "DataFrame", "Table"}
+"""What tables in memory are called: the name does not tell one from another."""
+
+
+def write_digests(folder: Path, texts: Sequence[str]) -> None:
+    """Keep the digests of the texts that a run was trained on."""
+    np.save(folder / DIGESTS_NAME, np.unique(_digest(texts)), allow_pickle=False)
+
+
+def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
+    """Return (n,) whether the run was trained on each row's text; None where it does not tell.
+
+    Raises:
+        RunError: The digests are damaged.
+    """
+    path = run / DIGESTS_NAME
+    if not path.is_file():
+        return None
+    try:
+        known = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}", hint="Remove it; trained rows are not found then."
+        ) from None
+    if known.dtype != np.uint64 or known.ndim != 1:
+        raise RunError(
+            f"{path}: expected a row of 64-bit digests, got shape {known.shape} of {known.dtype}",
+            hint="Remove it; trained rows are not found then.",
+        )
+    return np.isin(_digest(dataset.texts), known)
+
+
+def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | None:
+    """Return in words on which of these rows a run was trained, and their share; None if on none.
+
+    Where a run kept no digests, the same file is taken to hold the same rows.
+
+    Raises:
+        RunError: The run is damaged.
+    """
+    if not is_run(run):
+        return None
+    learned = find_learned(run, dataset)
+    if learned is not None:
+        num, of = int(learned.sum()), len(learned)
+        return (f"on {num:,} of these {of:,} texts", num / of) if num else None
+    trained = read_record(run).get("data", {}).get("train") or {}
+    source = trained.get("source")
+    if source is None or source in _TABLES or dataset.source in _TABLES:
+        return None
+    is_same = Path(source).resolve() == Path(dataset.source).resolve()
+    return (f"on rows of {source}", 1.0) if is_same else None
+
+
+def _digest(texts: Sequence[str]) -> np.ndarray:
+    """Return (n,) the first 64 bits of each text's digest."""
+    joined = b"".join(digest[:8] for digest in fingerprint_texts(texts))
+    return np.frombuffer(joined, dtype="<u8").astype(np.uint64)
