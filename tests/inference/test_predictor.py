@@ -6,16 +6,18 @@ import copy
 import dataclasses
 import itertools
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, DataError, ModelError, RunError
-from bertfit.inference import predictor
+from bertfit.inference import predictor, working_copy
 from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
@@ -297,3 +299,82 @@ def test_encoding_beside_scoring_changes_neither(classifier, monkeypatch, make_r
 def test_no_texts_are_encoded_and_scored_to_nothing(classifier):
     encoded, logits = classifier.encode_and_score([])
     assert (len(encoded), logits.shape) == (0, (0, len(classifier.label_names)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_worker_gets_a_classifier_by_pickle(model_folder, dtype):
+    classifier = TextClassifier.load(model_folder, dtype=dtype)
+    again = pickle.loads(pickle.dumps(classifier))  # noqa: S301 (our own, as multiprocessing does)
+    np.testing.assert_array_equal(
+        again.predict_probabilities(TEXTS), classifier.predict_probabilities(TEXTS)
+    )
+    assert again.rule == classifier.rule
+    assert again.label_names == classifier.label_names
+
+
+def test_a_model_is_copied_once_and_anew_where_a_weight_changed(model_folder, monkeypatch):
+    made, plain = [], working_copy.copy_for_work
+
+    def copy_for_work(model, precision):
+        made.append(model)
+        return plain(model, precision)
+
+    monkeypatch.setattr(working_copy, "copy_for_work", copy_for_work)
+    classifier = TextClassifier.load(model_folder, dtype="bfloat16")
+    before = classifier.predict_probabilities(TEXTS)
+    np.testing.assert_array_equal(classifier.predict_probabilities(TEXTS), before)
+    assert len(made) == 1
+    with torch.no_grad():
+        classifier.model.classifier.bias[0] += 1
+    after = classifier.predict_probabilities(TEXTS)
+    assert len(made) == 2
+    assert (after[:, 0] > before[:, 0]).all()
+    classifier.model.classifier.bias = torch.nn.Parameter(torch.zeros(3))
+    classifier.predict(TEXTS)
+    assert len(made) == 3
+
+
+def test_a_classifier_is_in_eval_mode_whatever_its_model_was(model_folder):
+    loaded = load_classifier(str(model_folder), dropout=0.5)
+    loaded.model.train()
+    classifier = TextClassifier(
+        loaded.model,
+        loaded.tokenizer,
+        rule=EncodingRule(max_length=16),
+        precision=choose_precision("cpu", "float32"),
+    )
+    assert not classifier.model.training
+
+
+def test_probabilities_take_what_predictions_take(model_folder):
+    classifier = TextClassifier.load(model_folder)
+    expected = classifier.predict_probabilities(["good film"])
+    for texts in (
+        "good film",
+        [["good", "film"]],
+        [{"text": "good film"}],
+        pa.array(["good film"]),
+    ):
+        np.testing.assert_array_equal(classifier.predict_probabilities(texts), expected)
+        assert len(classifier.predict(texts)) == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"text": "good"}, "expected a string, strings or a table"),
+        ([None], r"texts\[0\] is None"),
+        (["good", "bad \ud800"], r"texts\[1\] has a lone surrogate U\+D800 at offset 4"),
+        ([{"text": "good"}, "bad"], r"texts\[0\] is \{"),
+    ],
+)
+def test_what_is_no_text_is_refused(model_folder, texts, message):
+    classifier = TextClassifier.load(model_folder)
+    for method in (classifier.predict, classifier.predict_probabilities):
+        with pytest.raises(DataError, match=message):
+            method(texts)
+
+
+def test_a_stream_is_no_string(model_folder):
+    with pytest.raises(DataError, match="expected an iterable of texts, got the string 'good'"):
+        TextClassifier.load(model_folder).predict_stream("good")

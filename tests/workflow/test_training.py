@@ -140,6 +140,21 @@ def test_the_pipeline_of_transformers_gives_the_same_probabilities(finished):
         assert by_name == pytest.approx(prediction.probabilities, abs=1e-5)
 
 
+@pytest.mark.parametrize("truncation", ["head", "tail"])
+def test_a_pipeline_that_is_told_to_cut_cuts_as_the_run_does(train, tmp_path, truncation):
+    from transformers import pipeline
+
+    result = train(tmp_path / "run", truncation=truncation, max_length=6, baseline=False)
+    classify = pipeline("text-classification", model=str(result.run), top_k=None, truncation=True)
+    texts = ["good " * 20 + "bad " * 20, "bad " * 20 + "good " * 20]
+    ours = TextClassifier.load(result.run).predict(texts)
+    assert ours[0].probabilities != pytest.approx(ours[1].probabilities, abs=1e-3)
+    for theirs, prediction in zip(classify(texts), ours, strict=True):
+        assert prediction.is_truncated
+        by_name = {entry["label"]: entry["score"] for entry in theirs}
+        assert by_name == pytest.approx(prediction.probabilities, abs=1e-5)
+
+
 @pytest.fixture(scope="module")
 def cleaned(train, tmp_path_factory, make_reviews):
     """Give a run on texts with HTML line breaks, and what was noted."""

@@ -5,6 +5,7 @@ Owns the risk-coverage curve, its area, and the short form of the curve that a r
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,16 +90,17 @@ def expect(curve: SelectiveCurve, abstain_below: float) -> Expectation:
     )
 
 
-def check_abstain_below(value: float) -> float:
+def check_abstain_below(value: Any) -> float:  # noqa: ANN401 (whatever a caller passes)
     """Return the confidence below which no answer is given.
 
     Raises:
         ConfigError: It is not in (0, 1].
     """
-    if not 0 < value <= 1:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= 1:
         message = f"abstain_below: expected a confidence above 0 and at most 1, got {value!r}"
         raise ConfigError(message, hint="0.9 leaves texts without a label where p < 0.9.")
-    return value
+    return float(value)
 
 
 def risk_coverage_curve(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +25,7 @@ from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
+from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
@@ -90,6 +92,31 @@ class TextClassifier:
         self._tell = tell
         self._max_tokens: int | None = None  # of a micro-batch, once memory has run out
         self._fast_tokenizer = fast_tokenizer(tokenizer)
+        self._working = WorkingCopy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker needs: the weights as they are, and nothing that was plugged in."""
+        config = copy.deepcopy(self.model.config)
+        config._attn_implementation = None  # noqa: SLF001 (has no public name)
+        weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
+        kept = {"rule", "precision", "record", "confidence", "tokenizer", "_max_tokens"}
+        return {
+            "model": (type(self.model), config, weights),
+            **{name: value for name, value in vars(self).items() if name in kept},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the model, and plug in what is fast here."""
+        (kind, config, weights), precision = state.pop("model"), state["precision"]
+        model = kind(config)
+        model.load_state_dict(weights)
+        plug_in(model, precision.device)
+        set_up_packing(model, precision)
+        vars(self).update(state)
+        self.model = model.to(precision.device).eval()
+        self._tell = warnings.warn
+        self._fast_tokenizer = fast_tokenizer(self.tokenizer)
+        self._working = WorkingCopy()
 
     @classmethod
     def load(
@@ -169,7 +196,7 @@ class TextClassifier:
     ) -> np.ndarray:
         """Return logits (n, C) of encoded texts, in their order."""
         return score_texts(
-            self.model,
+            self._working.take(self.model, self.precision),
             encoded,
             precision=self.precision,
             pad_id=self.pad_id,
@@ -207,9 +234,14 @@ class TextClassifier:
         none = np.empty((0, len(self.label_names)), dtype=np.float32)
         return join_encoded(pieces), np.concatenate(logits or [none])
 
-    def predict_probabilities(self, texts: Iterable[str]) -> np.ndarray:
-        """Return probabilities (n, C) in the order of the texts."""
-        chunks = [self.score(piece) for piece in make_ahead(self.encode, _chunks(texts))]
+    def predict_probabilities(self, texts: Any) -> np.ndarray:  # noqa: ANN401 (as `predict` takes)
+        """Return probabilities (n, C) in the order of the texts, which are as `predict` takes them.
+
+        Raises:
+            DataError: As `predict` does.
+        """
+        pieces = make_ahead(self.encode, _chunks(self._list_texts(texts)))
+        chunks = [self.score(piece) for piece in pieces]
         return np.concatenate(chunks) if chunks else np.empty((0, len(self.label_names)))
 
     def predict(
@@ -221,8 +253,9 @@ class TextClassifier:
         """Predict texts.
 
         Args:
-            texts: A string, texts (a list, a pandas Series, any iterable) that are strings or
-                lists of tokens, or a DataFrame or Arrow table with a text column.
+            texts: A string, texts (a list, a pandas Series, an Arrow array, any iterable) that are
+                strings or lists of tokens, or a table with a text column: a DataFrame, an Arrow
+                table or a list of dicts.
             abstain_below: Give no label to texts whose confidence is below, in (0, 1]; None
                 labels all. `expect_selective` tells what it does.
 
@@ -231,16 +264,20 @@ class TextClassifier:
             DataError: A table has no text column, a row of it has no text, or a text is neither
                 a string nor a list of strings.
         """
+        return list(self.predict_stream(self._list_texts(texts), abstain_below=abstain_below))
+
+    def _list_texts(self, texts: Any) -> list[str]:  # noqa: ANN401 (as `predict` takes)
         if isinstance(texts, str):
-            texts = [texts]
-        elif hasattr(texts, "columns"):
-            texts = list(self._texts_of_table(texts))
-        elif isinstance(texts, Iterable):
-            texts = [_join_tokens(text, place) for place, text in enumerate(texts)]
-        else:
+            return [_join_tokens(texts, 0)]
+        if hasattr(texts, "columns"):
+            return list(self._texts_of_table(texts))
+        if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
             message = f"texts: expected a string, strings or a table, got {texts!r}"
             raise DataError(message)
-        return list(self.predict_stream(texts, abstain_below=abstain_below))
+        listed = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
+        if listed and all(isinstance(one, Mapping) for one in listed):
+            return list(self._texts_of_table(listed))
+        return [_join_tokens(text, place) for place, text in enumerate(listed)]
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
         """Return coverage and accuracy of abstaining on the run's validation rows, if it has them.
@@ -273,7 +310,10 @@ class TextClassifier:
 
         Raises:
             ConfigError: `abstain_below` is out of range.
+            DataError: A string stands where an iterable of texts was expected.
         """
+        if isinstance(texts, str):
+            raise DataError(f"texts: expected an iterable of texts, got the string {texts!r}")
         least = 0.0 if abstain_below is None else check_abstain_below(abstain_below)
         return self._predict_chunks(_chunks(texts), least)
 
@@ -289,8 +329,12 @@ class TextClassifier:
                 yield Prediction(label, row[decided], by_name, is_truncated=cut)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer; whoever loads it without bertfit cuts and cleans texts the same."""
+        """Write the tokenizer; whoever loads it without bertfit cleans texts the same.
+
+        And cuts them the same, if told to cut and the rule is not head+tail, which is ours alone.
+        """
         self.tokenizer.model_max_length = self.rule.max_length
+        self.tokenizer.truncation_side = "left" if self.rule.truncation == "tail" else "right"
         self.tokenizer.save_pretrained(folder)
         if self.rule.text_cleaning == "html_breaks":
             fold_cleaning(folder)
@@ -302,12 +346,19 @@ class TextClassifier:
 
 def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)
     """Return a text as a string; a tokenizer would read a list of two as a pair of texts."""
-    if isinstance(text, str):
-        return text
     tokens = text.tolist() if isinstance(text, np.ndarray) else text
     if isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens):
-        return " ".join(tokens)
-    raise DataError(f"texts[{place}] is {text!r}; a string or a list of strings was expected")
+        text = " ".join(tokens)
+    if not isinstance(text, str):
+        raise DataError(f"texts[{place}] is {text!r}; a string or a list of strings was expected")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"texts[{place}] has a lone surrogate U+{ord(text[error.start]):04X} at offset "
+            f"{error.start}, which no tokenizer takes"
+        ) from None
+    return text
 
 
 def _read_rule(run: Path, record: dict[str, Any]) -> EncodingRule:

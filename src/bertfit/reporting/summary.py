@@ -177,11 +177,17 @@ def _limit_length(facts: Mapping[str, Any]) -> list[str]:
         return []
     rule = _RULES.get(encoding.get("truncation", ""), "only a part of them")
     told = f"Of texts longer than {limit:,} tokens the model reads {rule}"
-    if judged.get("num_truncated") is None:
-        return [f"{told}."]
-    num_cut, num_rows, part = judged["num_truncated"], judged["num_rows"], judged["part"]
-    share = format_percent_with_interval(num_cut / num_rows)
-    return [f"{told}: {num_cut:,} of {num_rows:,} {part} rows ({share})."]
+    if judged.get("num_truncated") is not None:
+        num_cut, num_rows, part = judged["num_truncated"], judged["num_rows"], judged["part"]
+        share = format_percent_with_interval(num_cut / num_rows)
+        told += f": {num_cut:,} of {num_rows:,} {part} rows ({share})"
+    told += "."
+    if encoding.get("truncation") == "head+tail":
+        told += (
+            " Only bertfit cuts them so. transformers.pipeline, with truncation=True, reads their "
+            "beginning alone, and its answers to such texts differ from those scored here."
+        )
+    return [told]
 
 
 def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
