@@ -40,7 +40,12 @@ def test_training_without_texts_records_that(run):
 def test_report_says_what_it_wrote_and_what_it_kept(run):
     told = call("report", run)
     assert "The report is in" in told
-    assert "README.md may have been edited and was kept" in told
+    assert "The model card is in" in told  # it says what is there already
+    card = run / "README.md"
+    card.write_text("mine", encoding="utf-8")
+    told = " ".join(call("report", run).split())
+    assert "README.md has other words, perhaps of yours, and was kept" in told
+    assert card.read_text(encoding="utf-8") == "mine"
     assert "The model card is in" in call("report", run, "--overwrite")
 
 

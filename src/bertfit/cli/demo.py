@@ -18,16 +18,20 @@ _MAX_TRAIN_SECONDS = 140.0
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
     max_train_seconds: Annotated[
-        float, typer.Option(min=1, help="Time that training may take.")
+        float,
+        typer.Option(min=1, help="Seconds for training; 2,000 rows are taken in any case (140)."),
     ] = _MAX_TRAIN_SECONDS,
 ) -> None:
     """Train a real classifier here, without a network, in minutes."""
     from bertfit.cli.results import show_training
     from bertfit.cli.terminal import Terminal, console
     from bertfit.config import resolve_settings
+    from bertfit.run_directory import refuse_existing
     from bertfit.workflow.demo import load_demo_data, plan_demo, to_rows
     from bertfit.workflow.training import train
 
+    overwrite = _is_demo(output)
+    refuse_existing(output, overwrite=overwrite)
     settings = resolve_settings(
         {"epochs": 2, "batch_size": 32, "group_column": "movie", "max_length": 128},
         options_origin="demo",
@@ -36,7 +40,7 @@ def demo(
     console.print(
         "Fine-tune MiniLM (6 layers, 22.7 M parameters) to tell fresh from rotten film\n"
         "reviews, on real snippets from Rotten Tomatoes; keep the best epoch; score it on\n"
-        "films it has never seen, beside a TF-IDF baseline."
+        "films it has never seen, beside baselines that count words."
     )
     data = load_demo_data()
     with console.status("Measuring this machine…"):
@@ -51,13 +55,21 @@ def demo(
             output,
             test=to_rows(data.test),
             settings=settings,
-            overwrite=True,
+            overwrite=overwrite,
             listener=terminal,
         )
     console.rule("Result")
     show_training(console, result)
     console.rule("Five sentences of our own")
     _show_sentences(console, output)
+
+
+def _is_demo(run: Path) -> bool:
+    """Tell whether a run of an earlier demo stands there, which this one replaces."""
+    from bertfit.run_directory import is_run, read_record
+
+    settings = read_record(run).get("settings", {}) if is_run(run) else {}
+    return any(entry.get("origin") == "demo" for entry in settings.values())
 
 
 def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:

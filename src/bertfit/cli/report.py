@@ -37,4 +37,6 @@ def report(
     if written.card is not None:
         console.print(f"The model card is in {written.card}.", soft_wrap=True)
     elif output is None:
-        console.print("README.md may have been edited and was kept; --overwrite writes it anew.")
+        console.print(
+            "README.md has other words, perhaps of yours, and was kept; --overwrite replaces it."
+        )

@@ -334,7 +334,8 @@ class TextClassifier:
         And cuts them the same, if told to cut and the rule is not head+tail, which is ours alone.
         """
         self.tokenizer.model_max_length = self.rule.max_length
-        self.tokenizer.truncation_side = "left" if self.rule.truncation == "tail" else "right"
+        side = "left" if self.rule.truncation == "tail" else "right"
+        self.tokenizer.truncation_side = self.tokenizer.init_kwargs["truncation_side"] = side
         self.tokenizer.save_pretrained(folder)
         if self.rule.text_cleaning == "html_breaks":
             fold_cleaning(folder)

@@ -60,8 +60,8 @@ def report(
 ) -> ReportFiles:
     """Write the report of a run anew, from what the run holds.
 
-    The page in the run is replaced. Its README.md is written where there is none; one that is
-    there may have been edited, and is replaced only with `overwrite`.
+    The page in the run is replaced. A README.md that is there and says something else may have
+    been edited, and is replaced only with `overwrite`.
 
     Args:
         run: Folder of the run.
@@ -82,7 +82,10 @@ def report(
     rendered_page, rendered_card = _render(run, record, with_texts=with_texts)
     _write_text(page, rendered_page)
     card = run / CARD_NAME
-    if output is not None or (card.exists() and not overwrite):
+    if output is not None:
+        return ReportFiles(page, None)
+    is_other = card.exists() and card.read_bytes() != rendered_card.encode()
+    if is_other and not overwrite:
         return ReportFiles(page, None)
     _write_text(card, rendered_card)
     return ReportFiles(page, card)
