@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertfit.labels import encode_labels, normalize_label, sort_label_names
+from bertfit.labels import encode_labels, match_spelling, normalize_label, sort_label_names
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,22 @@ def test_what_cannot_be_a_class_is_refused(value):
         normalize_label(value)
     expected = "a label is a string, an integer or a boolean, not "
     assert str(caught.value) == f"{expected}{type(value).__name__} {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [
+        (["True", "False"], ["false", "true"], ["true", "false"]),
+        (["true", "false"], ["False", "True"], ["True", "False"]),
+        (["0.0", "1.0", "1"], ["0", "1"], ["0", "1", "1"]),
+        (["1", "-2"], ["-2.0", "1.0"], ["1.0", "-2.0"]),
+        (["True", "maybe"], ["false", "true"], ["true", "maybe"]),
+        (["1.5", "1.00", "POS"], ["1", "pos"], ["1.5", "1.00", "POS"]),
+        (["TRUE"], ["True", "true"], ["TRUE"]),  # which of them is meant, nobody knows
+    ],
+)
+def test_the_same_value_may_be_spelt_otherwise(labels, names, expected):
+    assert match_spelling(labels, names) == expected
 
 
 @pytest.mark.parametrize(

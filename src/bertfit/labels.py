@@ -61,6 +61,33 @@ def sort_label_names(label_names: Iterable[str]) -> list[str]:
     return sorted(distinct)
 
 
+def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
+    """Return the labels, true, false and whole numbers spelt as among `label_names`.
+
+    One table in two kinds of file has two spellings: pandas writes True and 1.0 into a CSV file.
+
+    Example:
+        >>> match_spelling(["False", "true", "neg"], ["false", "true"])
+        ['false', 'true', 'neg']
+        >>> match_spelling(["1.0", "2"], ["0", "1"])
+        ['1', '2']
+    """
+    known = set(label_names)
+    names = {_find_value(name): name for name in label_names}
+    if known.issuperset(labels) or len(names) < len(known):
+        return labels
+    spelt = {label: names.get(_find_value(label), label) for label in set(labels) - known}
+    return [spelt.get(label, label) for label in labels]
+
+
+def _find_value(label: str) -> str:
+    """Return one spelling of true, false or a whole number, and any other label as it is."""
+    if label.lower() in {"true", "false"}:
+        return label.lower()
+    whole = label.removesuffix(".0")
+    return whole if _is_whole_number(whole) else label
+
+
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:
     """Return the id of each label, which is its place in `label_names`.
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,21 @@ def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
         main()
     assert stop.value.code == 130
     assert capsys.readouterr().err == "Interrupted; nothing half-made was left behind.\n"
+
+
+def test_sigterm_ends_predict_that_waits_for_a_line(trained):
+    """As Ctrl-C does; a thread that waited for standard input would not let it end."""
+    command = [sys.executable, "-m", "bertfit.cli.main", "predict", str(trained[0])]
+    with subprocess.Popen(
+        [*command, "--abstain-below", "0.9"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            told = process.stderr.readline()  # before the first line is read
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 130
+            assert b"Interrupted" in told + process.stderr.read()
+        finally:
+            process.kill()

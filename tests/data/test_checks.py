@@ -7,7 +7,6 @@ import pytest
 from bertfit.data.checks import (
     check_evaluation_data,
     check_training_data,
-    count_shared_texts,
     describe,
 )
 from bertfit.data.dataset import Columns
@@ -177,12 +176,6 @@ def test_a_dataset_is_described():
         "words_p95": 3.0,
         "words_max": 3,
     }
-
-
-def test_shared_texts_are_counted_by_the_rows_of_the_second():
-    first, _ = read_dataset(GOOD, Columns())
-    second, _ = read_dataset([GOOD[0], GOOD[0], ODD], Columns())
-    assert count_shared_texts(first, second) == 2
 
 
 @pytest.mark.parametrize(

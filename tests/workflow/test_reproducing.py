@@ -57,6 +57,9 @@ def test_seeds_are_counted_from_the_first():
     record = make_record()
     record["seeds"] = {"runs": [{"seed": 7}, {"seed": 8}]}
     assert describe(record).endswith("--seeds 2 --set seed=7")
+    record["seeds"] = {"runs": [{"seed": 7}]}  # Ctrl-C came then
+    assert describe(record).endswith("--set seed=7")
+    assert "--seeds" not in describe(record)
 
 
 def test_rows_from_memory_give_a_call_that_parses():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -61,10 +64,20 @@ def _find_hidden_cause(end: SystemExit) -> BaseException | None:
     return cause
 
 
+def _prepare_process() -> None:
+    """Let SIGTERM end a command as Ctrl-C does, and no character be too odd to print."""
+    with contextlib.suppress(ValueError):  # outside the main thread there are no signals
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; every error becomes a message and an exit code."""
     # The bars of transformers and the hub would tear ours apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    _prepare_process()
     try:
         app(prog_name="bertfit")
     except SystemExit as end:

@@ -18,7 +18,7 @@ from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
 from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
-from bertfit.labels import sort_label_names
+from bertfit.labels import match_spelling, sort_label_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +140,6 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
     }
 
 
-def count_shared_texts(a: TextDataset, b: TextDataset) -> int:
-    """Return how many rows of `b` have a text that also stands in `a`: what leaked."""
-    texts = set(a.texts)
-    return sum(text in texts for text in b.texts)
-
-
 def _check_choice(on_bad_row: str) -> None:
     if on_bad_row not in {"error", "skip"}:
         message = f"on_bad_row is {on_bad_row!r}; 'error' or 'skip' was expected"
@@ -187,6 +181,7 @@ def _check_labels_differ(part: _Part, dataset: TextDataset | None) -> None:
 def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) -> None:
     if part.dataset is None:
         return
+    part.dataset = replace(part.dataset, labels=match_spelling(part.dataset.labels, label_names))
     unknown = list(_find_unknown_labels(part.dataset, set(label_names)))
     if not unknown:
         return

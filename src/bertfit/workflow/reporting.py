@@ -129,11 +129,12 @@ def _costing_nothing(staging: Staging, log: LogKeeper) -> Iterator[None]:
     """Note what keeps a report from being made, and let the training stand."""
     try:
         yield
-    except OSError:
-        raise  # a full disk ends the run as it does everywhere
     except KeyboardInterrupt:
         _note(staging, log, "Interrupted: the report was not made; bertfit report does that.")
-    except Exception as error:  # noqa: BLE001 (hours of training outweigh a page about them)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a full disk ends the run as it does everywhere
+        # Hours of training outweigh a page about them.
         reason = f"{type(error).__name__}: {error}"
         _note(
             staging,

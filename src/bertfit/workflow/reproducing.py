@@ -33,7 +33,8 @@ def describe_command(
     num_seeds = None
     if record.get("seeds"):
         runs = record["seeds"]["runs"]
-        num_seeds, changed["seed"] = len(runs), runs[0]["seed"]
+        changed["seed"] = runs[0]["seed"]
+        num_seeds = len(runs) if len(runs) > 1 else None
     if _TABLES & set(sources.values()):
         return _write_call(sources, name, recipe, changed, num_seeds, with_baseline=with_baseline)
     words = ["bertfit", "train", sources.pop("train")]
