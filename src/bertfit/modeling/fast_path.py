@@ -1,4 +1,4 @@
-"""What makes an encoder of transformers fast, plugged into it: on a GPU the short last layer alone.
+"""What makes an encoder of transformers fast, plugged into it.
 
 Owns which families get which part, and the copy of the model that does the arithmetic. Each part
 is shown equal to the plain module by tests/modeling/test_fast_path.py.
@@ -18,6 +18,7 @@ from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 from bertfit.modeling.operators.exchange import exchange_modules
 from bertfit.modeling.operators.loading import get_operators, plan_operators
 from bertfit.modeling.plan import Plan
+from bertfit.modeling.small_embeddings import exchange_small_embeddings
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -81,6 +82,8 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     if device.type == "cpu":
         exchange_dropout(model)
         exchange_modules(model)
+    if device.type == "cuda":
+        exchange_small_embeddings(model)
     if device.type in {"cpu", "cuda"}:
         shorten_last_layer(model)
     return plan

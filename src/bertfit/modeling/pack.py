@@ -85,7 +85,7 @@ def first_tokens(hidden_BTD: torch.Tensor) -> torch.Tensor:
     pack = _current.get()
     if pack is None:
         return hidden_BTD[:, :1]
-    return hidden_BTD.squeeze(0)[pack.firsts].unsqueeze(1)
+    return hidden_BTD.squeeze(0).index_select(0, pack.firsts).unsqueeze(1)
 
 
 def mean_tokens(hidden_1ND: torch.Tensor, pack: Pack) -> torch.Tensor:

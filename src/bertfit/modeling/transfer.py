@@ -66,9 +66,11 @@ class LateValues:
 
     def wait(self) -> tuple[np.ndarray, ...]:
         """Return the values as soon as they are there."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return tuple(tensor.numpy() for tensor in self.tensors)
+        if self.arrived is None:
+            return tuple(tensor.numpy() for tensor in self.tensors)
+        self.arrived.synchronize()
+        # Copied, or whoever keeps them would keep page-locked memory, which is dear to get anew.
+        return tuple(tensor.numpy().copy() for tensor in self.tensors)
 
 
 def stay_ahead(

@@ -62,7 +62,7 @@ def train_steps(
     reading the step raises.
 
     Args:
-        weights: The model, which is put into train mode before each step, and its optimizer.
+        weights: The model, which is put into train mode where it is not, and its optimizer.
         data: What the rows of `epochs` index.
         epochs: For each epoch, the rows of each of its steps.
         learning_rate: Learning rate of a 0-based step.
@@ -76,7 +76,8 @@ def train_steps(
     step, budget = 0, TokenBudget(max_tokens)
     for epoch, steps in enumerate(epochs):
         for indices in steps:
-            weights.working.train()
+            if not weights.working.training:  # it goes through every module, which takes a while
+                weights.working.train()
             yield _take_step(
                 weights,
                 data,

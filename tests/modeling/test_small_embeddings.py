@@ -1,0 +1,81 @@
+"""Tables of positions and token types: the same rows, the same gradients, by a product."""
+
+from __future__ import annotations
+
+import copy
+import types
+
+import pytest
+import torch
+
+from bertfit.modeling.small_embeddings import exchange_small_embeddings
+from tests.modeling.test_fast_path import FAMILIES, make_batch, make_classifier, run
+
+
+def find_exchanged(model):
+    return {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if isinstance(vars(module).get("forward"), types.MethodType)
+    }
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_are_the_same_to_the_bit_and_gradients_to_rounding(family, padded):
+    plain = make_classifier(family)
+    other = copy.deepcopy(plain)
+    exchange_small_embeddings(other)
+    batch = make_batch(padded=padded)
+    expected, expected_gradients = run(plain, batch)
+    found, gradients = run(other, batch)
+    assert torch.equal(found, expected)
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("family", "tables"),
+    [
+        ("bert", {"position_embeddings", "token_type_embeddings"}),
+        ("distilbert", {"position_embeddings"}),
+        ("modernbert", set()),
+    ],
+)
+def test_the_tables_of_a_family_are_exchanged(family, tables):
+    model = make_classifier(family)
+    exchange_small_embeddings(model)
+    assert find_exchanged(model) == tables
+
+
+def test_both_token_types_are_learned():
+    """bertfit gives no types, but whoever calls the model may."""
+    plain = make_classifier("bert")
+    other = copy.deepcopy(plain)
+    exchange_small_embeddings(other)
+    batch = make_batch(padded=False)
+    batch["token_type_ids"] = (torch.arange(24) > 11).long().expand(4, 24)
+    name = "bert.embeddings.token_type_embeddings.weight"
+    expected, gradients = (run(model, batch)[1][name] for model in (plain, other))
+    assert (expected.abs().max(dim=1).values > 1e-4).all()
+    torch.testing.assert_close(gradients, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_row_of_padding_is_not_trained():
+    model = torch.nn.ModuleDict({"position_embeddings": torch.nn.Embedding(4, 3, padding_idx=1)})
+    exchange_small_embeddings(model)
+    table = model["position_embeddings"]
+    table(torch.tensor([[1, 2], [1, 2]])).sum().backward()
+    assert table.weight.grad.tolist() == [[0.0] * 3, [0.0] * 3, [2.0] * 3, [0.0] * 3]
+
+
+def test_large_tables_and_other_kinds_stay():
+    model = torch.nn.ModuleDict(
+        {
+            "position_embeddings": torch.nn.Embedding(8192, 3),
+            "token_type_embeddings": torch.nn.Embedding(4, 3, max_norm=1.0),
+            "word_embeddings": torch.nn.Embedding(4, 3),
+        }
+    )
+    exchange_small_embeddings(model)
+    assert find_exchanged(model) == set()
