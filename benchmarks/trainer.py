@@ -30,6 +30,7 @@ def settle_trainer(output: str, **others: Any) -> TrainingArguments:  # noqa: AN
         report_to="none",
         disable_tqdm=True,
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # it would wait for the GPU at every step
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         **others,

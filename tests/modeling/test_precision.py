@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
 from bertfit.errors import ConfigError
-from bertfit.modeling.precision import Precision, choose_precision, quick_float32
+from bertfit.modeling import forward
+from bertfit.modeling.precision import (
+    Precision,
+    choose_precision,
+    quick_float32,
+    safe_attention,
+)
 
 
 @pytest.fixture
@@ -138,3 +148,29 @@ def test_a_choice_by_torchs_newer_setting_is_left_alone(monkeypatch):
     with quick_float32(torch.device("cuda")):
         pass
     assert told == []
+
+
+def test_attention_keeps_from_cudnn_on_a_gpu_alone():
+    """The setting can be read without a GPU; what it does needs one."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with safe_attention(torch.device("cpu")):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    with safe_attention(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        with safe_attention(torch.device("cuda")):
+            pass
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+def test_the_forward_pass_keeps_from_cudnn(monkeypatch):
+    seen = []
+
+    def call(**_):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return SimpleNamespace(logits=torch.zeros(1, 2))
+
+    on_gpu = dataclasses.replace(choose_precision("cpu", "float32"), device=torch.device("cuda"))
+    monkeypatch.setattr(forward, "to_device", lambda values, _device: torch.from_numpy(values))
+    forward.compute_logits(call, np.zeros((1, 3), dtype=np.int64), None, precision=on_gpu)
+    assert seen == [False]

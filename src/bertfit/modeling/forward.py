@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import number_positions
+from bertfit.modeling.precision import safe_attention
 from bertfit.modeling.transfer import to_device
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def compute_logits(
     device = precision.device
     token_ids = to_device(token_ids_BT, device)
     mask = None if attention_mask_BT is None else to_device(attention_mask_BT, device)
-    with precision.autocast():
+    with precision.autocast(), safe_attention(device):
         logits: torch.Tensor = model(input_ids=token_ids, attention_mask=mask).logits
     return logits.float()
 
@@ -89,6 +90,6 @@ def compute_logits_of_pack(
         precision: Device and type of the arithmetic.
     """
     inputs = {"input_ids": token_ids_N.unsqueeze(0), "position_ids": positions_N.unsqueeze(0)}
-    with precision.autocast(), computing(pack):
+    with precision.autocast(), safe_attention(precision.device), computing(pack):
         logits: torch.Tensor = model(**inputs).logits
     return logits.float()

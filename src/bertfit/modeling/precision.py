@@ -48,6 +48,24 @@ class Precision:
 
 
 @contextlib.contextmanager
+def safe_attention(device: torch.device) -> Iterator[None]:
+    """Keep torch's attention from cuDNN on a GPU.
+
+    From torch 2.11 on it is the first choice on an H100. Its gradients were seen to be NaN, with a
+    mask and with a single query, which the short last layer has.
+    Source: github.com/pytorch/pytorch issue 196678, github.com/NVIDIA/cudnn-frontend issue 1072.
+    """
+    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
+        yield
+        return
+    torch.backends.cuda.enable_cudnn_sdp(False)  # noqa: FBT003 (torch's own)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(True)  # noqa: FBT003 (torch's own)
+
+
+@contextlib.contextmanager
 def quick_float32(device: torch.device) -> Iterator[None]:
     """Let a GPU's products of float32 be in TF32, which has its range and ten bits of mantissa.
 

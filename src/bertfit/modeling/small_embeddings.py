@@ -10,6 +10,7 @@ How much that gains on a GPU was not measured.
 from __future__ import annotations
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ def exchange_small_embeddings(model: torch.nn.Module) -> None:
 
 
 def _look_up(table: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = _LookUp.apply(table.weight, ids, table.padding_idx)  # type: ignore[no-untyped-call]
-    return found
+    apply: Callable[..., torch.Tensor] = _LookUp.apply
+    return apply(table.weight, ids, table.padding_idx)
 
 
 class _LookUp(torch.autograd.Function):
