@@ -192,6 +192,25 @@ def test_float32_is_the_default(run):
     assert TextClassifier.load(run).precision.dtype_name == "float32"
 
 
+@pytest.mark.parametrize(
+    ("trained_with", "features", "dtype"),
+    [
+        ("bfloat16", {"avx512_bf16": True}, "bfloat16"),
+        ("bfloat16", {}, "float32"),
+        ("float32", {"avx512_bf16": True}, "float32"),
+    ],
+)
+def test_the_type_of_the_training_is_taken_where_it_is_quick(
+    run, monkeypatch, trained_with, features, dtype
+):
+    record = json.loads((run / "bertfit.json").read_text())
+    record["training"] = {"dtype": trained_with}
+    (run / "bertfit.json").write_text(json.dumps(record))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    loaded = TextClassifier.load(run, device="cpu", dtype=None)
+    assert loaded.precision.dtype_name == dtype
+
+
 def test_bfloat16_is_near_to_float32(run):
     fast = TextClassifier.load(run, device="cpu", dtype="bfloat16").predict_probabilities(TEXTS)
     exact = TextClassifier.load(run, device="cpu").predict_probabilities(TEXTS)

@@ -9,11 +9,11 @@ import typer
 
 from bertfit.cli.options import (
     Device,
-    Dtype,
     GroupColumn,
     Json,
     LabelColumn,
     OnBadRow,
+    RunDtype,
     TextColumn,
 )
 
@@ -34,7 +34,7 @@ def compare(
     group_column: GroupColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
-    dtype: Dtype = None,
+    dtype: RunDtype = None,
 ) -> None:
     """Say by how much two runs differ, and whether that could be chance."""
     from bertfit.cli.results import print_json

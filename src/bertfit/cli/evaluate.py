@@ -10,12 +10,12 @@ import typer
 
 from bertfit.cli.options import (
     Device,
-    Dtype,
     IntervalGroupColumn,
     Json,
     LabelColumn,
     OnBadRow,
     Run,
+    RunDtype,
     SliceColumns,
     TextColumn,
 )
@@ -34,7 +34,7 @@ def evaluate(
     group_column: IntervalGroupColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
-    dtype: Dtype = None,
+    dtype: RunDtype = None,
 ) -> None:
     """Say how good a run is on labelled rows, with 95 % intervals."""
     from bertfit.cli.results import print_json, show_evaluation, show_weaknesses

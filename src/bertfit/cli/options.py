@@ -50,7 +50,12 @@ KeepTexts = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
-    Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Type of the arithmetic.")
+    Literal["auto", "float32", "bfloat16"] | None,
+    typer.Option(help="Type of the arithmetic (auto: bfloat16 where it is quick)."),
+]
+RunDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"] | None,
+    typer.Option(help="Type of the arithmetic (that of the training, where it is quick)."),
 ]
 Packing = Annotated[
     Literal["auto", "on", "off"] | None,

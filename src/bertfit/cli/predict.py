@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bertfit.cli.options import Device, Dtype, OnBadRow, Run, TextColumn
+from bertfit.cli.options import Device, OnBadRow, Run, RunDtype, TextColumn
 
 if TYPE_CHECKING:
     from bertfit.errors import Fault
@@ -39,7 +39,7 @@ def predict(
     text_column: TextColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
-    dtype: Dtype = None,
+    dtype: RunDtype = None,
 ) -> None:
     """Predict texts, a file or standard input, in input order."""
     from bertfit.data.dataset import Columns
@@ -52,7 +52,7 @@ def predict(
 
     _check_arguments(texts, file, abstain_below)
     _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)
-    classifier = _load(run, device or "auto", dtype=dtype or "float32")
+    classifier = _load(run, device or "auto", dtype=dtype)
     _tell_expectation(classifier, abstain_below)
     count, policy = PredictionCount(), on_bad_row or "error"
     if file is not None:
@@ -78,7 +78,7 @@ def predict(
 
 
 def _load(
-    run: Path, device: str, *, dtype: Literal["auto", "float32", "bfloat16"]
+    run: Path, device: str, *, dtype: Literal["auto", "float32", "bfloat16"] | None
 ) -> TextClassifier:
     from bertfit.inference.predictor import TextClassifier
 

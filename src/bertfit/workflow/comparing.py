@@ -98,7 +98,7 @@ def compare(
         columns: Which columns of `data` hold what.
         on_bad_row: "skip" leaves bad rows of `data` out.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Type of the arithmetic; None takes that of each training.
+        dtype: Type of the arithmetic; None takes that of each training, where it is quick.
         listener: Hears the progress.
 
     Raises:

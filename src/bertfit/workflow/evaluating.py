@@ -28,7 +28,6 @@ from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import is_run, read_record
 from bertfit.workflow.learned import describe_learned
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def evaluate(
         slice_columns: Further columns whose values cut the rows into slices.
         on_bad_row: "skip" leaves bad rows out and counts them.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Type of the arithmetic; None takes that of the training.
+        dtype: Type of the arithmetic; None takes that of the training, where it is quick here.
         listener: Hears the progress.
 
     Raises:
@@ -168,15 +167,7 @@ def evaluate(
         DataError: The rows have faults, or a label that the model does not know.
     """
     listener = listener or Silent()
-    trained_with = ""
-    if is_run(as_path(run)):
-        trained_with = read_record(as_path(run)).get("training", {}).get("dtype", "")
-    classifier = TextClassifier.load(
-        run,
-        device=device,
-        dtype=dtype or ("bfloat16" if trained_with == "bfloat16" else "float32"),
-        tell=listener.note,
-    )
+    classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=listener.note)
     dataset, skipped = check_evaluation_data(
         data,
         replace(classifier.known_columns(columns), slices=tuple(slice_columns)),
