@@ -319,8 +319,8 @@ def train_bertfit(
 ) -> tuple[float, float]:
     """Return the seconds of bertfit's third epoch, and what the first two took more.
 
-    A pack of a size that the first has seen once is recorded in the second. All have the same packs,
-    as in a whole training of these lengths 99 of 100 are of a size that came twice before.
+    A pack of a size that the first has seen once is recorded in the second. All have the same
+    packs, as in a whole training of these lengths 99 of 100 are of a size that came twice before.
     """
     precision = choose_precision()
     model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")

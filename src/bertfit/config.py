@@ -42,11 +42,11 @@ class TrainSettings:
     model: str = "embedded"
     """Hub name, local folder, or "embedded" (MiniLM-L6, 22.7 M parameters, needs no network)."""
     epochs: int | None = None
-    """Passes over the rows, at least 1; none takes 3: 2 for many rows, up to 20 for few."""
+    """Passes over the rows; none: 3, or 2 for many rows, up to 20 for few or many classes."""
     batch_size: int = 32
     """Rows per optimizer step, at least 1."""
     learning_rate: float | None = None
-    """Peak learning rate of AdamW, above 0; none takes 5e-5, for small encoders 1e-4."""
+    """Peak of AdamW, above 0 and below 1; none: 1e-4 for small encoders, else 5e-5."""
     warmup_fraction: float = 0.06
     """Share of all steps in which the learning rate rises from 0, in [0, 1)."""
     weight_decay: float = 0.01
@@ -56,7 +56,7 @@ class TrainSettings:
     dropout: float | None = None
     """Dropout of the hidden states and of attention, in [0, 1); none keeps the model's own."""
     max_length: int | None = None
-    """Tokens per text; none takes the model's limit, or less where no text is longer."""
+    """Tokens per text, at least 4; none: the model's limit, less where no text is longer."""
     truncation: Truncation = "head"
     """Which part of a longer text is kept: its head, its tail, or head+tail."""
     head_fraction: float = 0.25
@@ -64,21 +64,21 @@ class TrainSettings:
     text_cleaning: TextCleaningChoice = "auto"
     """html_breaks reads <br> tags as spaces, none as they are; auto: if 1 % of texts have them."""
     seed: int = 0
-    """Seed of the split, the new weights, the order of rows and dropout, at least 0."""
+    """Seed of split, new weights, order of rows and dropout, at least 0, below 2**32."""
     validation_fraction: float = 0.1
     """Share of the training rows held out when no validation file is given, in (0, 0.5]."""
     selection_metric: SelectionMetric = "auto"
-    """What chooses the epoch; auto is macro_f1 for unbalanced classes, else accuracy."""
+    """What chooses the epoch: accuracy, macro_f1 (auto for unbalanced classes), or loss."""
     patience: int | None = None
     """Stop after this many epochs without a better one, at least 1; none trains all epochs."""
     calibration: Calibration = "auto"
-    """Mends over-confidence by validation: a temperature; auto does more where clearly better."""
+    """Makes confidence honest by validation rows: a temperature; auto: more if clearly better."""
     threshold_aim: str | None = None
-    """Two classes: f1, precision>=0.95, recall>=0.9 or cost:FP,FN of the second; none is p≥0.5."""
+    """Two classes: f1, precision>=0.95, recall>=0.9 or cost:FP,FN of the second; none: p≥0.5."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Dtype = "auto"
-    """Type of the matrix products; auto is bfloat16 where the hardware is fast at it."""
+    """float32 or bfloat16 products; auto is bfloat16 where the hardware is fast at it."""
     fast_path: FastPath = "auto"
     """auto plugs bertfit's attention, dropout and embedding update in; off trains without them."""
     packing: Packing = "auto"
@@ -86,7 +86,7 @@ class TrainSettings:
     compile: Compile = "auto"
     """on compiles the encoder's layers for training; auto does on a GPU from 5 minutes on."""
     micro_batch_tokens: int | Literal["auto"] | None = None
-    """Tokens of a step's pieces; auto measures; none: measured on a GPU, else 2,048 to 8,192."""
+    """Most tokens at once; auto measures; none: measured on a GPU, 2,048 to 8,192 on a CPU."""
     keep_encoded: KeepEncoded = "auto"
     """auto keeps the token ids of long data in the user's cache for the next run; off does not."""
     text_column: str | None = None
@@ -115,7 +115,7 @@ class TrainSettings:
         problems = [*_type_problems(self), *_range_problems(self), *_aim_problems(self)]
         if problems:
             raise ConfigError(
-                "\n".join(problems), hint="bertfit settings lists every setting with its range."
+                "\n".join(problems), hint="bertfit settings says what each one takes."
             )
 
 

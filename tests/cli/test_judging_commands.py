@@ -145,5 +145,5 @@ def test_suspects_of_the_training_rows_by_their_own_run_are_warned_of(folder):
         app, ["suspects", str(folder / "train.csv"), "--with", str(folder / "b"), "--json"]
     )
     value = json.loads(result.stdout)
-    assert "very rows" in value["warning"]
+    assert "the run was trained on" in value["warning"]
     assert "WARNING" in result.stderr

@@ -104,7 +104,7 @@ def test_slices_fit_and_say_what_is_small(name: str) -> None:
     assert width_of(shown) <= 80
     assert "40*" in shown
     assert "* fewer than 50 rows" in shown
-    assert "1 of 3 slices are worse" in shown
+    assert "1 of 3 slices is worse" in shown
 
 
 def test_slices_by_a_column_that_was_asked_for_are_shown_though_others_are_worse() -> None:

@@ -25,11 +25,11 @@ def check(
     ] = None,
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
-    group_column: options.GroupColumn = None,
+    group_column: options.PartGroupColumn = None,
     on_bad_row: options.OnBadRow = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find leaks, duplicates and damage in labelled text before training."""
+    """Find leaks, duplicates and damage in text before training."""
     from bertfit.cli.results import print_json, show_suspects
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns

@@ -9,7 +9,7 @@ import typer
 
 from bertfit.cli.options import (
     Device,
-    GroupColumn,
+    IntervalGroupColumn,
     Json,
     LabelColumn,
     OnBadRow,
@@ -31,12 +31,12 @@ def compare(
     as_json: Json = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
+    group_column: IntervalGroupColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
-    """Say by how much two runs differ, and whether that could be chance."""
+    """Say by how much two runs differ, beyond chance or not."""
     from bertfit.cli.results import print_json
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns
@@ -61,7 +61,9 @@ def compare(
     console.print(f"Compared on {result.rows}.", soft_wrap=True)
     console.print(paired_table(result.comparison, result.name_a, result.name_b))
     console.print(result.verdict, style="bold")
-    console.print("This speaks of these two models. What a seed makes, train --seeds 5 tells.")
+    console.print(
+        "This speaks of these two models. bertfit train --seeds 5 tells what a seed alone changes."
+    )
     if top and result.disagreements:
         console.print()
         console.print(disagreement_table(value["disagreements"][:top]))

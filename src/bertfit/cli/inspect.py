@@ -25,7 +25,7 @@ def inspect(
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a model, or the model of a run, as a tree; or describe this machine (--runtime)."""
+    """Draw a model or a run as a tree, or describe this machine."""
     if runtime:
         _show_runtime(model or "embedded", device=device, dtype=dtype, as_json=as_json)
         return

@@ -23,6 +23,10 @@ SliceColumns = Annotated[
     list[str] | None,
     typer.Option("--slice", metavar="COLUMN", help="Also judge slices by this column; repeatable."),
 ]
+PartGroupColumn = Annotated[
+    str | None,
+    typer.Option("--group-column", help="Rows equal in this column must not stand in two parts."),
+]
 IntervalGroupColumn = Annotated[
     str | None,
     typer.Option("--group-column", help="Rows equal in this column are resampled together."),
@@ -32,11 +36,16 @@ OnBadRow = Annotated[
     typer.Option(help="Stop at bad rows (default), or leave them out and list them."),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse data of which the test set leaks (exit code 8).")
+    bool,
+    typer.Option(
+        "--strict", help="Stop where test rows stand in the other rows too (exit code 8)."
+    ),
 ]
 StrictSetting = Annotated[
     bool | None,
-    typer.Option("--strict", help="Refuse data of which the test set leaks (exit code 8)."),
+    typer.Option(
+        "--strict", help="Stop where test rows stand in the other rows too (exit code 8)."
+    ),
 ]
 DropDuplicates = Annotated[
     bool | None,

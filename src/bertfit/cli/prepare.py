@@ -11,7 +11,7 @@ from bertfit.cli.options import Overwrite
 
 
 def prepare(
-    dataset: Annotated[Literal["imdb"], typer.Argument(help="imdb.")],
+    dataset: Annotated[Literal["imdb"], typer.Argument(help="The data set: imdb.")],
     source: Annotated[
         str, typer.Option(help="aclImdb_v1.tar.gz, the extracted aclImdb folder, or hub.")
     ],

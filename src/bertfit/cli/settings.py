@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def settings() -> None:
-    """List every setting of training: its type, default and meaning."""
+    """List every setting of training, with default and meaning."""
     from rich.table import Table
 
     from bertfit.cli.terminal import console

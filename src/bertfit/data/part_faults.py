@@ -198,7 +198,7 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
             f"The {'word' if is_word else 'sign'} {giveaway.word!r} tells the label "
             f"{giveaway.label!r}: it stands in {giveaway.coverage:.0%} of its rows, "
             f"and {giveaway.purity:.0%} of the rows with it have this label (it takes "
-            f"{giveaway.told:.0%} of the doubt)."
+            f"{giveaway.told:.0%} of the uncertainty about the label)."
         ).replace("%", " %"),
         examples=(show_row(profile.rows, first, note=note, offset=offset),),
         advice=(

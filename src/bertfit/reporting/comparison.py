@@ -106,7 +106,8 @@ def slice_table(
             parts += [title, _list_slices(of_column[:num_shown])]
             shown += of_column[:num_shown]
     num_worse = sum(one.is_worse for one in report.slices)
-    told = f"{num_worse} of {len(report.slices)} slices are worse than the rest of the rows"
+    are = "is" if num_worse == 1 else "are"
+    told = f"{num_worse} of {len(report.slices)} slices {are} worse than the rest of the rows"
     if report.num_too_small:
         were = "was" if report.num_too_small == 1 else "were"
         told += f"; {report.num_too_small:,} {were} too small to judge"

@@ -163,8 +163,9 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
         if any(one not in shown for one in of_column):
             listed.append((f"By the column {name}, the worst first", of_column[:_NUM_SLICES]))
     num_worse = sum(one["is_worse"] for one in every)
+    are = "is" if num_worse == 1 else "are"
     note = (
-        f"{num_worse:,} of {len(every):,} slices are worse than the rest of the rows (in bold). "
+        f"{num_worse:,} of {len(every):,} slices {are} worse than the rest of the rows (in bold). "
         "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg). "
         "The 95 % intervals are not adjusted: the worst of many looks worse than it is."
     )
