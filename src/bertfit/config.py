@@ -50,7 +50,7 @@ class TrainSettings:
     warmup_fraction: float = 0.06
     """Share of all steps in which the learning rate rises from 0, in [0, 1)."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay, not applied to biases and norms, at least 0."""
+    """AdamW's decoupled weight decay, not applied to biases and norms, in [0, 1)."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm, above 0."""
     dropout: float | None = None
@@ -339,7 +339,7 @@ def _range_problems(settings: TrainSettings) -> list[str]:
         ("batch_size", "at least 1", lambda v: v >= 1),
         ("learning_rate", "above 0 and below 1", lambda v: 0 < v < 1),
         ("warmup_fraction", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("weight_decay", "at least 0", lambda v: 0 <= v < float("inf")),
+        ("weight_decay", "in [0, 1)", lambda v: 0 <= v < 1),
         ("max_grad_norm", "above 0", lambda v: 0 < v < math.inf),
         ("dropout", "in [0, 1)", lambda v: 0 <= v < 1),
         ("max_length", "at least 4", lambda v: v >= 4),

@@ -15,8 +15,13 @@ A message says what was expected, what came and where; the hint says what to do.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[.*\]|\{.*\}""")
+"""What `repr` makes of a value: a string in either kind of quotes, a list, a dict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,16 @@ class Fault:
         """Return `source:line: message`."""
         place = self.source if self.line is None else f"{self.source}:{self.line}"
         return f"{place}: {self.message}"
+
+    def without_values(self) -> Fault:
+        """Return it without what it quotes of the data, which may be a text in a wrong column.
+
+        Example:
+            >>> fault = Fault("a.csv", 3, "label 'so sad' is not known. Did you mean 'sad'?")
+            >>> print(fault.without_values())
+            a.csv:3: label '…' is not known. Did you mean '…'?
+        """
+        return replace(self, message=_QUOTED.sub("'…'", self.message))
 
 
 class BertfitError(Exception):

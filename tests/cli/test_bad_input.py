@@ -593,6 +593,8 @@ CASES = [
         "is the file that is read, and would be lost",
         good,
     ),
+    Case("suspects with a seed below 0", "suspects good.csv --seed=-1", 2, "seed: expected", good),
+    setting_case("tokens below 0", "--token-budget=--5", "micro_batch_tokens: expected"),
     Case("suspects of a file that is not there", "suspects no.csv", 3, "no such file"),
     Case("a report of a run that is not there", "report nothing", 5, "does not exist"),
     Case("a report of a folder that is no run", "report tiny", 5, "not a complete run"),

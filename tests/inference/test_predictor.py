@@ -246,7 +246,18 @@ def test_a_run_without_weights_is_refused(run):
         TextClassifier.load(run)
 
 
-@pytest.mark.parametrize("encoding", [None, {}, {"max_length": 8, "nonesuch": 1}])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        None,
+        {},
+        {"max_length": 8, "nonesuch": 1},
+        {"max_length": "8"},
+        {"max_length": 8, "truncation": "middle"},
+        {"max_length": 8, "head_fraction": 2},
+        {"max_length": 8, "text_cleaning": "auto"},
+    ],
+)
 def test_a_record_without_a_rule_is_explained(run, encoding):
     path = run / "bertfit.json"
     record = json.loads(path.read_text())

@@ -836,3 +836,20 @@ def test_a_budget_that_shall_be_measured_is_measured_on_a_cpu_too(train, tmp_pat
     expected = {"value": 2048, "origin": "argument, measured"}
     assert record["settings"]["micro_batch_tokens"] == expected
     assert "Micro-batches: at most 2,048 tokens, the quickest that was measured." in listener.notes
+
+
+def test_without_texts_a_text_in_a_wrong_column_is_not_kept_either(train, tmp_path, make_reviews):
+    rows = [*make_reviews(40), {"text": "fine", "label": "it's \"my\" secret"}]
+    test = [*make_reviews(20, seed=3), {"text": "good", "label": "another secret"}]
+    listener = Recorder()
+    result = train(
+        tmp_path / "run",
+        [row for row in rows if "secret" not in row["label"]],
+        test=[*test, rows[-1]],
+        on_bad_row="skip",
+        keep_texts=False,
+        listener=listener,
+    )
+    kept = [path for path in result.run.iterdir() if path.suffix not in {".safetensors", ".npy"}]
+    assert not [path.name for path in kept if "secret" in path.read_text(encoding="utf-8")]
+    assert "  rows:21: label '…' does not occur" in "\n".join(listener.notes)

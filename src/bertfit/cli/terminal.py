@@ -127,9 +127,10 @@ def exit_code_of(error: BaseException) -> int:
         # The reader of a pipe (head, say) has gone: stop quietly, as other tools do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if _is_out_of_memory(error):
         error_console.print(
-            "Error: out of memory. Lower --set micro_batch_tokens=…, batch_size or max_length.",
+            "Error: out of memory. In training, lower --set micro_batch_tokens=…, batch_size or "
+            "max_length; else close other programs, or split the file.",
             style="red",
         )
         return 1
@@ -137,6 +138,14 @@ def exit_code_of(error: BaseException) -> int:
         error_console.print(f"Error: {_explain_os_error(error)}", style="red")
         return 1
     raise error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in told
+        for words in ("out of memory", "can't allocate memory")  # a GPU's, a CPU's
+    )
 
 
 def _explain_os_error(error: OSError) -> str:

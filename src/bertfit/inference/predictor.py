@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -9,10 +10,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 
+from bertfit.config import TextCleaning, Truncation
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
@@ -369,14 +371,26 @@ def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a call
 
 def _read_rule(run: Path, record: dict[str, Any]) -> EncodingRule:
     rule = record.get("encoding")
-    try:
-        if isinstance(rule, dict):
+    with contextlib.suppress(TypeError):
+        if isinstance(rule, dict) and _is_sound(EncodingRule(**rule)):
             return EncodingRule(**rule)
-    except TypeError:
-        pass
     raise RunError(
         f"{run / RECORD_NAME} is damaged: its encoding is {rule!r}",
         hint="Expected max_length, truncation, head_fraction and text_cleaning.",
+    )
+
+
+def _is_sound(rule: EncodingRule) -> bool:
+    """Tell whether a rule that a file gave has values that a rule can have."""
+    values: dict[str, Any] = dataclasses.asdict(rule)
+    length, share = values["max_length"], values["head_fraction"]
+    return (
+        isinstance(length, int)
+        and length > 0
+        and isinstance(share, int | float)
+        and 0 < share < 1
+        and rule.truncation in get_args(Truncation)
+        and rule.text_cleaning in get_args(TextCleaning)
     )
 
 

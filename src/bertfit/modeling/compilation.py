@@ -11,6 +11,7 @@ rule for `auto` is an assumption until then.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from contextlib import AbstractContextManager
@@ -71,7 +72,7 @@ def find_compile_obstacle(device: torch.device) -> str | None:
     """Say why torch cannot compile for a device; None where nothing speaks against it."""
     if device.type == "cpu":
         usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-        compiler = os.environ.get("CXX", usual)
+        compiler = (shlex.split(os.environ.get("CXX", "")) or [usual])[0]  # as in "ccache g++"
         return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
     if device.type != "cuda":
         return f"this is for a CPU or a CUDA GPU, and the device is {device.type}"

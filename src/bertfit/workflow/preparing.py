@@ -265,7 +265,7 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
     if rows.checked.skipped:
         listener.note(f"Skipped {len(rows.checked.skipped):,} bad rows:")
         for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
-            listener.note(f"  {fault}")
+            listener.note(f"  {fault if settings.keep_texts else fault.without_values()}")
         num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD
         if num_more > 0:
             listener.note(f"  … and {num_more:,} more, which bertfit.json lists")

@@ -176,7 +176,10 @@ def _describe_data(
     }
     findings = order_findings([*rows.report.findings, *model.findings])
     return described | {
-        "skipped": [str(fault) for fault in rows.checked.skipped],
+        "skipped": [
+            str(fault if settings.keep_texts else fault.without_values())
+            for fault in rows.checked.skipped
+        ],
         "dropped": dataclasses.asdict(rows.dropped),
         "findings": [_describe_finding(finding, settings) for finding in findings],
     }

@@ -95,12 +95,14 @@ def find_suspects(
         listener: Hears the progress.
 
     Raises:
-        ConfigError: Both a run and folds are asked for, or fewer than 2 folds.
+        ConfigError: Both a run and folds are asked for, fewer than 2 folds, or no such seed.
         DataError: The rows have faults, or are too few for the folds.
         RunError: There is no such run.
     """
     if run is not None and num_folds is not None:
         raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed: expected a number at least 0 and below 2**32, got {seed!r}")
     listener = listener or Silent()
     if run is not None:
         classifier = TextClassifier.load(run, device=device)

@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -145,7 +146,7 @@ def find_obstacle() -> str | None:
         return _state.failure
     if _find_library().exists():
         return None
-    compiler = os.environ.get("CXX", "c++")
+    compiler = (shlex.split(os.environ.get("CXX", "")) or ["c++"])[0]  # as in "ccache g++"
     if shutil.which(compiler) is None:
         return f"a C++ compiler is needed to build them, and there is no {compiler!r}"
     return None
