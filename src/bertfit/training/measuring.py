@@ -53,31 +53,33 @@ def measure_speed(
     weights = TrainedWeights(model, settings, precision)
     on_gpu = precision.device.type == "cuda"
     if on_gpu:
-        # One of middling length: the first time it sets up, the second time it may be recorded.
-        steps = [sorted(steps, key=lambda rows: int(lengths[rows].sum()))[len(steps) // 2]] * 4
-    steps = steps[:4]
+        # One of middling length: the first time it sets up, the second time it may be recorded, and
+        # the others are queued while it computes, as those of a training are.
+        steps = [sorted(steps, key=lambda rows: int(lengths[rows].sum()))[len(steps) // 2]] * 8
+    steps = steps[: 8 if on_gpu else 4]
+    num_first = min(2 if on_gpu else 1, len(steps) - 1)  # they pay for starting up
     weights.working.train()
     budget = TokenBudget(starting_budget(settings.micro_batch_tokens))
-    timed: list[tuple[int, float]] = []
+    moments = [time.perf_counter()]
     try:
-        for indices in steps:
-            started = time.perf_counter()
+        for place, indices in enumerate(steps):
             made = accumulate_within_memory(
                 weights, train, indices, precision=precision, budget=budget
             )
             if on_gpu:  # there a third of a small step; a rate of 0 moves nothing
                 norm = weights.collect()
                 weights.update(0.0, is_finite=made.loss.isfinite() & norm.isfinite())
-            wait_for(precision.device)
-            timed.append((int(lengths[indices].sum()), time.perf_counter() - started))
             weights.drop_gradients()
+            if place < num_first or place == len(steps) - 1:
+                wait_for(precision.device)
+            moments.append(time.perf_counter())
     finally:
         weights.release()
-    counted = timed[2 if on_gpu else 1 :] or timed  # the first steps pay for starting up
-    rate = sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted)
+    num_tokens = sum(int(lengths[indices].sum()) for indices in steps[num_first:])
+    rate = num_tokens / (moments[-1] - moments[num_first])
     num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
     num_tokens_in_all = int(lengths.sum()) * num_epochs
-    return SpeedEstimate(rate, num_tokens_in_all / rate, timed[0][1], weights.recording)
+    return SpeedEstimate(rate, num_tokens_in_all / rate, moments[1] - moments[0], weights.recording)
 
 
 def measure_token_budget(
