@@ -6,6 +6,7 @@ import ast
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bertfit
@@ -352,3 +353,9 @@ def test_what_is_no_list_of_columns_is_refused(value):
 
 def adapted(value):
     return tuple(value) if isinstance(value, list) else value
+
+
+def test_numbers_of_numpy_are_numbers():
+    settings = resolve_settings({"epochs": np.int64(2), "dropout": np.float32(0.5)}).settings
+    assert (settings.epochs, settings.dropout) == (2, 0.5)
+    assert type(settings.epochs) is int

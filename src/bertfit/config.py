@@ -273,10 +273,12 @@ def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
 
 
 def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Let TOML's `dropout = 0` and Python's `learning_rate=1` be floats, and lists tuples."""
+    """Let `dropout = 0` in TOML or Python be a float, lists tuples, and numpy's numbers plain."""
     hints = typing.get_type_hints(TrainSettings)
 
     def adapt(name: str, value: Any) -> Any:  # noqa: ANN401 (a setting is of any type)
+        if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+            value = value.item()
         if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],)):
             return float(value)
         is_list = isinstance(value, list) and typing.get_origin(hints[name]) is tuple

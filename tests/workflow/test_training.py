@@ -839,7 +839,7 @@ def test_a_budget_that_shall_be_measured_is_measured_on_a_cpu_too(train, tmp_pat
 
 
 def test_without_texts_a_text_in_a_wrong_column_is_not_kept_either(train, tmp_path, make_reviews):
-    rows = [*make_reviews(40), {"text": "fine", "label": "it's \"my\" secret"}]
+    rows = [*make_reviews(40), {"text": "fine", "label": 'it\'s "my" secret'}]
     test = [*make_reviews(20, seed=3), {"text": "good", "label": "another secret"}]
     listener = Recorder()
     result = train(

@@ -68,7 +68,7 @@ def prepare_imdb(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> ImdbCounts:
-    """Write the dataset as JSON lines; all files appear, or none.
+    """Write the dataset as JSON lines; no file appears before all are written.
 
     Args:
         source: Path of aclImdb_v1.tar.gz, of the extracted folder, or of the folder around it; or

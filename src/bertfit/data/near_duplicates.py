@@ -2,7 +2,9 @@
 
 Two texts are as similar as the Jaccard index of their sets of three words in a row. Signatures and
 bands only keep the search from comparing every text with every other: each pair that is returned
-was compared in full, so its similarity is exact, and a pair is missed only by the bands' chance.
+was compared in full, so its similarity is exact. A pair is missed by the bands' chance, and in a
+tenth of draws where it hides among a thousand other texts of one template, of which each text is
+compared with few.
 
 Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman &
 Ullman 2014, "Mining of Massive Datasets", section 3.4 (bands).
