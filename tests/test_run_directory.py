@@ -35,7 +35,11 @@ def error_of(function, *args, **kwargs) -> str:
 
 def test_a_published_run_holds_its_files_and_its_record(run):
     assert sorted(path.name for path in run.iterdir()) == [RECORD_NAME, "weights"]
-    assert read_record(run) == {"format_version": 1, "label_names": ["neg", "pos"]}
+    assert read_record(run) == {
+        "format_version": 1,
+        "label_names": ["neg", "pos"],
+        "files": [RECORD_NAME, "weights"],
+    }
 
 
 def test_nothing_stands_at_the_output_before_publishing(tmp_path):
@@ -99,6 +103,16 @@ def test_a_run_that_cannot_be_moved_leaves_the_old_one(run, monkeypatch):
         staging.publish({})
     assert (run / "weights").read_text() == "old"
     assert {path.name for path in run.parent.iterdir()} == {"run", staging.folder.name}
+
+
+def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
+    (run / "notes").mkdir()
+    (run / "data.csv").write_text("mine")
+    assert error_of(stage_run, run, overwrite=True) == (
+        f"{run} holds what bertfit did not write, and would lose it: data.csv, notes\n"
+        "Move it away, or choose another --output."
+    )
+    assert (run / "data.csv").read_text() == "mine"
 
 
 def test_a_link_to_a_run_stays_and_what_it_leads_to_is_replaced(run):

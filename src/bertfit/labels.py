@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -80,12 +81,31 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     return [spelt.get(label, label) for label in labels]
 
 
+def _fold_first(names: Sequence[str]) -> str:
+    return names[0].casefold()
+
+
 def _find_value(label: str) -> str:
     """Return one spelling of true, false or a whole number, and any other label as it is."""
     if label.lower() in {"true", "false"}:
         return label.lower()
     whole = label.removesuffix(".0")
     return whole if _is_whole_number(whole) else label
+
+
+def find_alike(label_names: Iterable[str]) -> list[list[str]]:
+    r"""Return names that differ only in case, spaces, form, or characters that nobody sees.
+
+    Example:
+        >>> find_alike(["yes", "Yes", "no", "1", "1.0", "pos", "pos\u200b"])
+        [['1', '1.0'], ['pos', 'pos\u200b'], ['Yes', 'yes']]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(label_names)):
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        seen = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")
+        groups.setdefault(_find_value(" ".join(seen.split())), []).append(name)
+    return sorted((names for names in groups.values() if len(names) > 1), key=_fold_first)
 
 
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:

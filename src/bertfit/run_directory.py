@@ -26,6 +26,7 @@ BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
 _ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training": dict}
 """What the verbs read of bertfit.json, where it is there."""
+_MOST_SHOWN = 3
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -46,7 +47,9 @@ class Staging:
                 set aside.
         """
         make_readable(self.folder)
-        write_json(self.folder / RECORD_NAME, {"format_version": FORMAT_VERSION, **record})
+        files = sorted({RECORD_NAME, *(path.name for path in self.folder.iterdir())})
+        whole = {"format_version": FORMAT_VERSION, **record, "files": files}
+        write_json(self.folder / RECORD_NAME, whole)
         try:
             refuse_existing(self.output, overwrite=self.overwrite)
         except RunError as error:
@@ -107,7 +110,7 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
 
     Raises:
         RunError: A run stands there and `overwrite` is off, or something that is not a run does, or
-            it is the current folder.
+            it is the current folder, or holds files of somebody else.
     """
     if not output.exists() and not output.is_symlink():
         return
@@ -127,6 +130,24 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
         raise RunError(
             f"a run exists in {output}", hint="Choose another --output, or add --overwrite."
         )
+    foreign = _find_foreign(output)
+    if foreign:
+        shown = ", ".join(foreign[:_MOST_SHOWN]) + (" …" if len(foreign) > _MOST_SHOWN else "")
+        raise RunError(
+            f"{output} holds what bertfit did not write, and would lose it: {shown}",
+            hint="Move it away, or choose another --output.",
+        )
+
+
+def _find_foreign(run: Path) -> list[str]:
+    """Return the names in a run that its record does not have, where that has any."""
+    try:
+        known = json.loads((run / RECORD_NAME).read_text(encoding="utf-8")).get("files")
+    except (OSError, ValueError, AttributeError):
+        return []
+    if not isinstance(known, list):
+        return []
+    return sorted({path.name for path in run.iterdir()} - {*map(str, known), ".DS_Store"})
 
 
 def read_record(run: Path) -> dict[str, Any]:

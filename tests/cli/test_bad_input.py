@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from bertfit.cli.main import main
+from bertfit.modeling.classifier import load_classifier, save_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "bad-input.md"
 HEADER = """# What bad input gives
@@ -593,6 +594,19 @@ CASES = [
         "is the file that is read, and would be lost",
         good,
     ),
+    data_case(
+        "columns between semicolons",
+        "text;label\n" + "good film;pos\nbad film;neg\n" * 10,
+        "The columns seem to be separated by semicolons",
+    ),
+    Case(
+        "a label with half a surrogate pair",
+        "train bad.jsonl --model tiny --output run",
+        3,
+        "the label has a lone surrogate U+D800 at offset 1",
+        text("bad.jsonl", '{"text": "good", "label": "p\\ud800"}\n{"text": "bad", "label": "n"}\n'),
+    ),
+    Case("a folder as the file to predict", "predict tiny --file tiny", 2, "tiny is a folder"),
     Case("suspects with a seed below 0", "suspects good.csv --seed=-1", 2, "seed: expected", good),
     setting_case("tokens below 0", "--token-budget=--5", "micro_batch_tokens: expected"),
     Case("suspects of a file that is not there", "suspects no.csv", 3, "no such file"),
@@ -642,9 +656,19 @@ class Outcome:
     output: str
 
 
+@pytest.fixture(scope="module")
+def tiny_classifier_dir(tiny_model_dir, tmp_path_factory):
+    """Give a folder of a whole classifier: its head has weights, if only random ones."""
+    folder = tmp_path_factory.mktemp("classifier")
+    loaded = load_classifier(str(tiny_model_dir), ["LABEL_0", "LABEL_1"])
+    save_model(loaded.model, folder)
+    loaded.tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
-def run_in_folder(tmp_path, tiny_model_dir, monkeypatch, capfd):
-    shutil.copytree(tiny_model_dir, tmp_path / "tiny")
+def run_in_folder(tmp_path, tiny_classifier_dir, monkeypatch, capfd):
+    shutil.copytree(tiny_classifier_dir, tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
     # Two of these would be set by a terminal: the width, and whether there are colours.
     monkeypatch.setenv("COLUMNS", "80")

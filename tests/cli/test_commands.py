@@ -224,6 +224,17 @@ def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
     assert done.returncode == 0
 
 
+def test_a_training_whose_reader_has_gone_makes_its_run(tiny_model_dir, trained, tmp_path):
+    bertfit, run = Path(sys.executable).with_name("bertfit"), tmp_path / "run"
+    options = "--epochs 1 --batch-size 8 --dtype float32 --no-baseline"
+    command = f"{bertfit} train {trained[1]} --model {tiny_model_dir} --output {run} {options}"
+    command = f"{command} 2>&1 | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 1
+    assert (run / "bertfit.json").is_file()
+
+
 def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt

@@ -91,6 +91,10 @@ PLANTED = {
         {"train": [row(text, "mixed") for text in make_texts(40, seed=8)]},
         ("test", 0),
     ),
+    "alike_labels": (
+        {"train": [row(text, "Pos") for text in make_texts(40, seed=8)]},
+        ("train", 140),
+    ),
     "mojibake": ({"train": [row("the cafÃ© was donâ€™t know what")]}, ("train", 1)),
     "replacement_characters": ({"train": [row("it\ufffds a good thing to see")]}, ("train", 1)),
     "duplicates": ({"train": [row(CLEAN["train"][4]["text"], "neg")]}, ("train", 1)),

@@ -408,3 +408,59 @@ def test_what_is_no_text_is_refused(model_folder, texts, message):
 def test_a_stream_is_no_string(model_folder):
     with pytest.raises(DataError, match="expected an iterable of texts, got the string 'good'"):
         TextClassifier.load(model_folder).predict_stream("good")
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": 32},
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 4},
+        {"model_type": "gpt2"},
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_refused(run, changes):
+    """transformers would make up what is missing, and answer at random."""
+    change_json(run / "config.json", **changes)
+    with pytest.raises(ModelError, match=r"do not fit its config|cannot be loaded"):
+        TextClassifier.load(run)
+
+
+def test_a_head_that_is_missing_is_refused_in_a_plain_folder_too(model_folder):
+    save_model(load_classifier(str(model_folder)).model.base_model, model_folder)
+    with pytest.raises(ModelError, match="New weights, to be learned: classifier"):
+        TextClassifier.load(model_folder)
+
+
+def test_other_labels_than_the_record_has_are_refused(run):
+    names = json.loads((run / "config.json").read_text())["id2label"]
+    change_json(run / "bertfit.json", label_names=list(names.values()))
+    assert TextClassifier.load(run).label_names == tuple(names.values())
+    change_json(run / "bertfit.json", label_names=[*names.values()][::-1])
+    with pytest.raises(RunError, match=r"names the labels .* and bertfit\.json"):
+        TextClassifier.load(run)
+
+
+@pytest.mark.parametrize("names", [{"0": "a", "1": "a", "2": "b"}])
+def test_labels_must_differ(run, names):
+    change_json(run / "config.json", id2label=names)
+    with pytest.raises(ModelError, match="expected names that differ"):
+        TextClassifier.load(run)
+
+
+def test_a_limit_beyond_the_models_is_refused(run):
+    change_json(run / "bertfit.json", encoding={"max_length": 100_000})
+    with pytest.raises(RunError, match="encoding"):
+        TextClassifier.load(run)
+
+
+def test_numbers_that_are_none_are_no_answer(model_folder):
+    classifier = TextClassifier.load(model_folder)
+    with torch.no_grad():
+        classifier.model.classifier.bias[0] = float("nan")
+    with pytest.raises(ModelError, match="numbers that are not finite"):
+        classifier.predict(TEXTS)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -68,6 +69,9 @@ def _prepare_process() -> None:
     """Let SIGTERM end a command as Ctrl-C does, and no character be too odd to print."""
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 (for good)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -105,7 +105,9 @@ def _check_arguments(
         )
     if file is None and not texts and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
-    if file is not None and not file.is_file():
+    if file is not None and file.is_dir():
+        raise ConfigError(f"--file: {file} is a folder")
+    if file is not None and not file.exists():
         raise ConfigError(f"--file: {file} does not exist")
 
 
@@ -216,7 +218,8 @@ def _decode_stdin() -> Iterator[str | Fault]:
 
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            yield line.decode("utf-8").rstrip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield text.rstrip("\r\n")
         except UnicodeDecodeError as error:
             message = f"the line is not UTF-8 (byte {error.start + 1})"
             yield Fault("standard input", number, message)

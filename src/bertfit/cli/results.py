@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +83,11 @@ def show_training(console: Console, result: TrainResult) -> None:
     page = result.run / "report.html"
     if page.is_file():
         console.print(f"  look at {page}", soft_wrap=True)
+    quoted = shlex.quote(str(result.run))
     for command in (
-        f'bertfit predict {result.run} "your text"',
-        f"bertfit evaluate {result.run} FILE",
-        f"bertfit inspect {result.run}",
+        f'bertfit predict {quoted} "your text"',
+        f"bertfit evaluate {quoted} FILE",
+        f"bertfit inspect {quoted}",
     ):
         console.print(f"  {command}", soft_wrap=True)
 

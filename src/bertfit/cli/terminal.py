@@ -23,9 +23,19 @@ from rich.progress import (
 
 from bertfit.errors import BertfitError, Fault
 
+
+class _LastingConsole(Console):
+    """Says nothing more where the reader of a pipe has gone, and lets the work go on."""
+
+    def on_broken_pipe(self) -> None:
+        """Write to nowhere from here on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 # A bracket in a name of a file or a class is no markup.
-console = Console(highlight=False, markup=False, stderr=False)
-error_console = Console(highlight=False, markup=False, stderr=True)
+console: Console = _LastingConsole(highlight=False, markup=False, stderr=False)
+error_console: Console = _LastingConsole(highlight=False, markup=False, stderr=True)
 
 _BAR_WIDTH = 16
 _QUIET_SECONDS = 10.0

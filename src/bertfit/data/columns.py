@@ -113,6 +113,13 @@ def _usual(names: Sequence[str], role: str, taken: Collection[str]) -> str | Non
 
 
 def _no_usual_column(stream: RecordStream, role: str, free: Sequence[str]) -> SourceError:
+    separator = _find_separator(stream.names)
+    if separator is not None:
+        return SourceError(
+            stream.source,
+            f"no {role} column: the only column is {stream.names[0]!r}. The columns seem to be "
+            f"separated by {separator}; save the file with commas, or with tabs as .tsv",
+        )
     guesses = (did_you_mean(name, free) for name in USUAL_NAMES[role])
     guess = next((guess for guess in guesses if guess), "")
     return SourceError(
@@ -121,6 +128,14 @@ def _no_usual_column(stream: RecordStream, role: str, free: Sequence[str]) -> So
         f"{', '.join(USUAL_NAMES[role])} was expected.{guess}{_header_note(stream)} "
         f"Name it with --{role}-column",
     )
+
+
+def _find_separator(names: Sequence[str]) -> str | None:
+    """Return in words what separates the columns of a file that seems to have one; None else."""
+    if len(names) != 1:
+        return None
+    known = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    return next((told for sign, told in known.items() if sign in names[0]), None)
 
 
 def _header_note(stream: RecordStream) -> str:

@@ -19,6 +19,7 @@ KINDS = (
     "giveaway",
     "conflicting_labels",
     "missing_labels",
+    "alike_labels",
     "unknown_tokens",
     "no_tokens",
     "mojibake",

@@ -21,6 +21,7 @@ from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_text_faults
 from bertfit.data.words import find_signs, find_words
+from bertfit.labels import find_alike
 
 FEWEST_ROWS = 10
 """A label with fewer rows to train on is called rare."""
@@ -117,6 +118,7 @@ def describe_labels(
             advice=f"Add such rows: {profile.name} says nothing of how well they are recognised.",
         )
     if profile.name == "train":
+        yield from _describe_alike(profile)
         rare = sorted(
             (name for name in counts if counts[name] < FEWEST_ROWS), key=counts.__getitem__
         )
@@ -208,6 +210,22 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
     )
 
 
+def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
+    groups = find_alike(profile.rows.labels)
+    if groups:
+        names = [name for group in groups for name in group]
+        told = "; ".join(" and ".join(map(ascii, group)) for group in groups[:_MOST_LABELS_NAMED])
+        more = " …" if len(groups) > _MOST_LABELS_NAMED else ""
+        yield _make_label_finding(
+            profile,
+            "alike_labels",
+            names,
+            examples=_show_label_rows(profile, names),
+            message=f"Labels that are spelt alike are classes of their own: {told}{more}.",
+            advice="Spell each label in one way, or the model learns to tell spellings apart.",
+        )
+
+
 def _describe_imbalance(profile: PartProfile, counts: Counter[str]) -> Iterator[Finding]:
     ordered = counts.most_common()
     (most, num_most), (least, num_least) = ordered[0], ordered[-1]
@@ -285,7 +303,7 @@ def _make_label_finding(
     wanted = set(names)
     return Finding(
         kind=kind,
-        severity="serious" if kind == "missing_labels" else "minor",
+        severity="minor" if kind == "rare_labels" else "serious",
         part=profile.name,
         count=sum(label in wanted for label in profile.rows.labels),
         num_rows=len(profile.rows),

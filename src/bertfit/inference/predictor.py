@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import itertools
@@ -10,30 +9,34 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from bertfit.config import TextCleaning, Truncation
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
-from bertfit.errors import DataError, Fault, RunError
+from bertfit.errors import DataError, Fault, ModelError, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
+from bertfit.inference.loading import check_whole, read_rule
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
-from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_classifier
+from bertfit.modeling.classifier import (
+    fast_tokenizer,
+    find_length_limit,
+    load_classifier,
+)
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.run_directory import RECORD_NAME, is_run, read_record
+from bertfit.run_directory import is_run, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -152,8 +155,11 @@ class TextClassifier:
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
+        check_whole(loaded, path, record)
         limit = find_length_limit(loaded.model, loaded.tokenizer)
-        rule = _read_rule(path, record) if record else EncodingRule(max_length=limit)
+        rule = EncodingRule(max_length=limit)
+        if record:
+            rule = read_rule(path, record, limit=limit)
         if dtype is None:
             trained_with = record.get("training", {}).get("dtype")
             dtype = "auto" if trained_with == "bfloat16" else "float32"
@@ -201,8 +207,12 @@ class TextClassifier:
     def score_logits(
         self, encoded: EncodedTexts, *, on_progress: Callable[[int, int], None] | None = None
     ) -> np.ndarray:
-        """Return logits (n, C) of encoded texts, in their order."""
-        return score_texts(
+        """Return logits (n, C) of encoded texts, in their order.
+
+        Raises:
+            ModelError: They are not finite.
+        """
+        logits = score_texts(
             self._working.take(self.model, self.precision),
             encoded,
             precision=self.precision,
@@ -211,6 +221,13 @@ class TextClassifier:
             on_progress=on_progress,
             on_halved=self._heed_memory,
         )
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                "the model gives numbers that are not finite: its weights are damaged, or too "
+                f"large for {self.precision.dtype_name}",
+                hint="Try --dtype float32; else restore the weights, or train again.",
+            )
+        return logits
 
     def _heed_memory(self, tokens: int) -> None:
         if self._max_tokens is None:
@@ -367,31 +384,6 @@ def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a call
             f"{error.start}, which no tokenizer takes"
         ) from None
     return text
-
-
-def _read_rule(run: Path, record: dict[str, Any]) -> EncodingRule:
-    rule = record.get("encoding")
-    with contextlib.suppress(TypeError):
-        if isinstance(rule, dict) and _is_sound(EncodingRule(**rule)):
-            return EncodingRule(**rule)
-    raise RunError(
-        f"{run / RECORD_NAME} is damaged: its encoding is {rule!r}",
-        hint="Expected max_length, truncation, head_fraction and text_cleaning.",
-    )
-
-
-def _is_sound(rule: EncodingRule) -> bool:
-    """Tell whether a rule that a file gave has values that a rule can have."""
-    values: dict[str, Any] = dataclasses.asdict(rule)
-    length, share = values["max_length"], values["head_fraction"]
-    return (
-        isinstance(length, int)
-        and length > 0
-        and isinstance(share, int | float)
-        and 0 < share < 1
-        and rule.truncation in get_args(Truncation)
-        and rule.text_cleaning in get_args(TextCleaning)
-    )
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -41,6 +41,8 @@ class LoadedClassifier:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...]
+    is_whole: bool
+    """Whether the checkpoint had every weight, and none of another size."""
 
 
 def load_classifier(
@@ -72,7 +74,9 @@ def load_classifier(
         torch.manual_seed(seed)
         model, loading = _load_model(name, source, config, local_only=local_only)
     tokenizer = _load_tokenizer(name, source, local_only=local_only)
-    return LoadedClassifier(model, tokenizer, tuple(_describe_loading(loading)))
+    is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
+    notes = tuple(_describe_loading(loading))
+    return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole)
 
 
 def load_architecture(name: str, *, num_labels: int | None = None) -> PreTrainedModel:

@@ -93,12 +93,20 @@ def predict_lines(
         for number, line in enumerate(lines, 1):
             if isinstance(line, Fault):
                 _skip_or_raise(line, count, on_bad_row)
+            elif not _is_encodable(line):
+                message = "the text has bytes that are not UTF-8"
+                _skip_or_raise(Fault("TEXT", number, message), count, on_bad_row)
             elif line.strip():
                 yield number, line
             else:
                 count.num_blank += 1
 
     return _predict_numbered(classifier, good_lines(), count, abstain_below)
+
+
+def _is_encodable(text: str) -> bool:
+    """Tell whether it has no byte of an argument that was no UTF-8."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -> None:

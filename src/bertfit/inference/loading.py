@@ -1,0 +1,72 @@
+"""What is checked of a model's folder before it predicts: files that do not belong together."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from bertfit.config import TextCleaning, Truncation
+from bertfit.data.encoding import EncodingRule
+from bertfit.errors import ModelError, RunError
+from bertfit.run_directory import RECORD_NAME
+
+if TYPE_CHECKING:
+    from bertfit.modeling.classifier import LoadedClassifier
+
+
+def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) -> None:
+    """Refuse a model of which a part would be made up, or that is not the one of the record.
+
+    Raises:
+        ModelError: Weights and config.json do not fit, or the labels are not 0, 1, 2, ….
+        RunError: config.json and bertfit.json name other labels.
+    """
+    if not loaded.is_whole or (record and loaded.notes):
+        raise ModelError(
+            f"the weights in {folder} do not fit its config.json. {' '.join(loaded.notes)}",
+            hint="One of the two files was changed. Restore it, or train again.",
+        )
+    names, known = loaded.model.config.id2label, record.get("label_names")
+    if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+        raise ModelError(
+            f"{folder / 'config.json'}: expected names that differ for the labels 0, 1, 2, …, got "
+            f"id2label {names}"
+        )
+    if known and [str(names[index]) for index in range(len(names))] != known:
+        raise RunError(
+            f"{folder / 'config.json'} names the labels {', '.join(map(str, names.values()))}, and "
+            f"{RECORD_NAME} {', '.join(map(str, known))}",
+            hint="One of the two was changed. Restore it, or train again.",
+        )
+
+
+def read_rule(run: Path, record: dict[str, Any], *, limit: int) -> EncodingRule:
+    """Return the rule by which a run cuts texts; `limit` is the most tokens that its model reads.
+
+    Raises:
+        RunError: There is none, or none that could be.
+    """
+    rule = record.get("encoding")
+    with contextlib.suppress(TypeError):
+        if isinstance(rule, dict) and _is_sound(EncodingRule(**rule), limit=limit):
+            return EncodingRule(**rule)
+    raise RunError(
+        f"{run / RECORD_NAME} is damaged: its encoding is {rule!r}",
+        hint="Expected max_length, truncation, head_fraction and text_cleaning.",
+    )
+
+
+def _is_sound(rule: EncodingRule, *, limit: int) -> bool:
+    """Tell whether a rule that a file gave has values that a rule of this model can have."""
+    values: dict[str, Any] = dataclasses.asdict(rule)
+    length, share = values["max_length"], values["head_fraction"]
+    return (
+        isinstance(length, int)
+        and 0 < length <= limit
+        and isinstance(share, int | float)
+        and 0 < share < 1
+        and rule.truncation in get_args(Truncation)
+        and rule.text_cleaning in get_args(TextCleaning)
+    )
