@@ -94,10 +94,8 @@ def make_readable(folder: Path) -> None:
     Writers that go through a temporary file leave it readable by its owner alone, and a server
     that runs under another name could then not load the model.
     """
-    probe = (
-        folder / f".{secrets.token_hex(4)}.probe"
-    )  # the process has no way to ask but to make one
-    probe.touch(exist_ok=False)
+    probe = folder / f".{secrets.token_hex(4)}.probe"
+    probe.touch(exist_ok=False)  # to ask for the umask a process would have to change it
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
     folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # who may read it may enter it

@@ -286,6 +286,11 @@ def test_a_perfect_order_is_as_doubtful_as_the_smaller_class() -> None:
     assert (found.low, found.high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 20)))
 
 
+def test_scores_that_are_all_equal_order_nothing() -> None:
+    rows = (np.tile([0.4, 0.6], (20, 1)), np.arange(20) % 2)
+    assert bootstrap_intervals(*rows, num_resamples=50)["auroc"] == Interval(0.5, 0.5)
+
+
 def test_a_wrong_number_of_groups_is_refused() -> None:
     with pytest.raises(DataError, match="expected a group for each of 5 rows, got 3"):
         bootstrap_intervals(*draw_rows(5), groups=["a", "b", "c"])

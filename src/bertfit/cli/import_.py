@@ -34,4 +34,9 @@ def import_(
         num_heads=num_heads,
         overwrite=overwrite,
     )
+    if num_heads is None:
+        console.print(
+            "The weights do not tell the number of attention heads; one for each 64 of the width was "
+            "taken. Where that is wrong so is every prediction: --num-heads."
+        )
     console.print(f"The run is in {run}.", soft_wrap=True)

@@ -333,7 +333,7 @@ def _widen_where_few(
             found = intervals[name]
             wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
     auroc = intervals.get("auroc")
-    if auroc is not None and auroc.low == auroc.high:
+    if auroc is not None and auroc.low == auroc.high and auroc.low in {0.0, 1.0}:
         smaller = min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))
         bound = exact_interval(smaller, smaller, level=level).low
         wider["auroc"] = Interval(bound, 1.0) if auroc.low == 1 else Interval(0.0, 1 - bound)

@@ -161,6 +161,8 @@ def _render(run: Path, record: Mapping[str, Any], *, with_texts: bool) -> tuple[
         facts = gather_facts(run, record, name=run.resolve().name)
         facts["model"] = facts["model"] or _inspect_model(run)
         return render_report(facts, with_texts=with_texts), render_card(facts)
+    except RunError:
+        raise
     except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(
