@@ -36,7 +36,7 @@ def import_(
     )
     if num_heads is None:
         console.print(
-            "The weights do not tell the number of attention heads; one for each 64 of the width was "
-            "taken. Where that is wrong so is every prediction: --num-heads."
+            "The weights do not tell the number of attention heads: one for each 64 of the width "
+            "was taken. If that is wrong, so is every prediction; --num-heads gives another."
         )
     console.print(f"The run is in {run}.", soft_wrap=True)
