@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bertfit.cli.main import app, main
+from bertfit.cli.terminal import console
 from bertfit.errors import ConfigError
 
 runner = CliRunner()
@@ -224,6 +226,18 @@ def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
     assert done.returncode == 0
 
 
+def test_a_console_whose_reader_has_gone_ends_nothing():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file:
+        told = type(console)(file=file)
+        told.print("a sentence")
+        file.flush()
+        told.print("another one")
+        assert told.quiet
+
+
+@pytest.mark.slow
 def test_a_training_whose_reader_has_gone_makes_its_run(tiny_model_dir, trained, tmp_path):
     bertfit, run = Path(sys.executable).with_name("bertfit"), tmp_path / "run"
     options = "--epochs 1 --batch-size 8 --dtype float32 --no-baseline"

@@ -145,8 +145,11 @@ def test_texts_that_come_later_get_the_gradients_of_passes_as_written(family):
     assert sum(float(gradient.abs().max()) > 1e-4 for gradient in wanted.values()) > 10
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize(
+    ("family", "dropout"),
+    # Without dropout it is another operator of attention, the same for all but ModernBERT's window.
+    [*((family, 0.1) for family in PACKED), ("bert", 0.0), ("modernbert", 0.0)],
+)
 def test_what_is_recorded_asks_a_gpu_for_nothing(family, dropout):
     """A graph cannot wait for a number: recording would fail."""
     model = make_model(family, dropout=dropout)
