@@ -115,6 +115,13 @@ def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
     assert (run / "data.csv").read_text() == "mine"
 
 
+def test_a_report_that_was_made_later_is_not_of_somebody_else(run):
+    for name in ("report.html", "README.md"):
+        (run / name).write_text("made by bertfit report")
+    stage_run(run, overwrite=True).publish({})
+    assert [path.name for path in run.iterdir()] == [RECORD_NAME]
+
+
 def test_a_link_to_a_run_stays_and_what_it_leads_to_is_replaced(run):
     link = run.parent / "link"
     link.symlink_to(run)

@@ -81,18 +81,6 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     return [spelt.get(label, label) for label in labels]
 
 
-def _fold_first(names: Sequence[str]) -> str:
-    return names[0].casefold()
-
-
-def _find_value(label: str) -> str:
-    """Return one spelling of true, false or a whole number, and any other label as it is."""
-    if label.lower() in {"true", "false"}:
-        return label.lower()
-    whole = label.removesuffix(".0")
-    return whole if _is_whole_number(whole) else label
-
-
 def find_alike(label_names: Iterable[str]) -> list[list[str]]:
     r"""Return names that differ only in case, spaces, form, or characters that nobody sees.
 
@@ -105,7 +93,8 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
         folded = unicodedata.normalize("NFKC", name).casefold()
         seen = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")
         groups.setdefault(_find_value(" ".join(seen.split())), []).append(name)
-    return sorted((names for names in groups.values() if len(names) > 1), key=_fold_first)
+    alike = (names for names in groups.values() if len(names) > 1)
+    return sorted(alike, key=lambda names: names[0].casefold())
 
 
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:
@@ -116,6 +105,14 @@ def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int
     """
     id_of_name = {name: label_id for label_id, name in enumerate(label_names)}
     return [id_of_name[label] for label in labels]
+
+
+def _find_value(label: str) -> str:
+    """Return one spelling of true, false or a whole number, and any other label as it is."""
+    if label.lower() in {"true", "false"}:
+        return label.lower()
+    whole = label.removesuffix(".0")
+    return whole if _is_whole_number(whole) else label
 
 
 def _is_whole_number(name: str) -> bool:

@@ -27,6 +27,8 @@ FORMAT_VERSION = 1
 _ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training": dict}
 """What the verbs read of bertfit.json, where it is there."""
 _MOST_SHOWN = 3
+_WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
+"""What `bertfit report` adds to a run that had none, and what a file manager does."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -147,7 +149,7 @@ def _find_foreign(run: Path) -> list[str]:
         return []
     if not isinstance(known, list):
         return []
-    return sorted({path.name for path in run.iterdir()} - {*map(str, known), ".DS_Store"})
+    return sorted({path.name for path in run.iterdir()} - {*map(str, known)} - _WRITTEN_LATER)
 
 
 def read_record(run: Path) -> dict[str, Any]:

@@ -176,3 +176,9 @@ def test_lines_abstain_too(classifier):
     found = list(predict_lines(classifier, TEXTS[:1], count, abstain_below=1.0))
     assert found[0][2].label is None
     assert count.num_abstained == 1
+
+
+def test_an_argument_that_is_no_utf8_is_refused(classifier):
+    """Python reads such a byte as half a surrogate pair."""
+    with pytest.raises(DataError, match=r"TEXT:2: the text is not UTF-8: it has a lone surrogate"):
+        list(predict_lines(classifier, ["good", "caf\udce9"], PredictionCount()))

@@ -39,6 +39,21 @@ def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:
     )
 
 
+def describe_surrogate(text: str) -> str | None:
+    """Return which half of a surrogate pair stands alone in a text, and where; None as a rule.
+
+    JSON can spell one, and Python reads a byte that is not UTF-8 as one. No tokenizer and no UTF-8
+    file takes it.
+    """
+    if text.isascii():
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"a lone surrogate U+{ord(text[error.start]):04X} at offset {error.start}"
+    return None
+
+
 def _value_of(values: Mapping[str, object], name: str) -> object:
     try:
         return values[name]
@@ -89,14 +104,9 @@ def _decode(value: bytes) -> str:
 
 
 def _check_characters(value: str, role: str) -> str:
-    # JSON can spell half a surrogate pair; no tokenizer and no UTF-8 file takes it.
-    if not value.isascii():
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            code = ord(value[error.start])
-            message = f"the {role} has a lone surrogate U+{code:04X} at offset {error.start}"
-            raise _RowError(message) from None
+    surrogate = describe_surrogate(value)
+    if surrogate is not None:
+        raise _RowError(f"the {role} has {surrogate}")
     return value
 
 

@@ -17,6 +17,7 @@ from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
+from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault, ModelError, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
@@ -39,7 +40,8 @@ from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.run_directory import is_run, read_record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from bertfit.config import Dtype
 
@@ -99,29 +101,14 @@ class TextClassifier:
         self._fast_tokenizer = fast_tokenizer(tokenizer)
         self._working = WorkingCopy()
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what a worker needs: the weights as they are, and nothing that was plugged in."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to a worker with the weights as they are, and nothing that was plugged in."""
         config = copy.deepcopy(self.model.config)
         config._attn_implementation = None  # noqa: SLF001 (has no public name)
         weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        kept = {"rule", "precision", "record", "confidence", "tokenizer", "_max_tokens"}
-        return {
-            "model": (type(self.model), config, weights),
-            **{name: value for name, value in vars(self).items() if name in kept},
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Build the model, and plug in what is fast here."""
-        (kind, config, weights), precision = state.pop("model"), state["precision"]
-        model = kind(config)
-        model.load_state_dict(weights)
-        plug_in(model, precision.device)
-        set_up_packing(model, precision)
-        vars(self).update(state)
-        self.model = model.to(precision.device).eval()
-        self._tell = warnings.warn
-        self._fast_tokenizer = fast_tokenizer(self.tokenizer)
-        self._working = WorkingCopy()
+        model = (type(self.model), config, weights)
+        parts = (self.tokenizer, self.rule, self.precision, self.record, self.confidence)
+        return _rebuild, (type(self), model, *parts)
 
     @classmethod
     def load(
@@ -369,6 +356,25 @@ class TextClassifier:
         return dataclasses.asdict(self.rule)
 
 
+def _rebuild(
+    kind: type[TextClassifier],
+    model: tuple[type[PreTrainedModel], PretrainedConfig, dict[str, torch.Tensor]],
+    tokenizer: PreTrainedTokenizerBase,
+    rule: EncodingRule,
+    precision: Precision,
+    *told: Any,  # noqa: ANN401 (what the run says)
+) -> TextClassifier:
+    """Build what was taken apart for another process, and plug in what is fast there."""
+    model_kind, config, weights = model
+    built = model_kind(config)
+    built.load_state_dict(weights)
+    plug_in(built, precision.device)
+    set_up_packing(built, precision)
+    classifier = kind(built, tokenizer, rule=rule, precision=precision)
+    classifier.record, classifier.confidence = told
+    return classifier
+
+
 def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)
     """Return a text as a string; a tokenizer would read a list of two as a pair of texts."""
     tokens = text.tolist() if isinstance(text, np.ndarray) else text
@@ -376,13 +382,9 @@ def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a call
         text = " ".join(tokens)
     if not isinstance(text, str):
         raise DataError(f"texts[{place}] is {text!r}; a string or a list of strings was expected")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"texts[{place}] has a lone surrogate U+{ord(text[error.start]):04X} at offset "
-            f"{error.start}, which no tokenizer takes"
-        ) from None
+    surrogate = describe_surrogate(text)
+    if surrogate is not None:
+        raise DataError(f"texts[{place}] has {surrogate}, which no tokenizer takes")
     return text
 
 

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from bertfit.data.dataset import Columns
 from bertfit.data.readers import iter_rows
+from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault
 from bertfit.files import check_output, open_atomically
 
@@ -93,8 +94,8 @@ def predict_lines(
         for number, line in enumerate(lines, 1):
             if isinstance(line, Fault):
                 _skip_or_raise(line, count, on_bad_row)
-            elif not _is_encodable(line):
-                message = "the text has bytes that are not UTF-8"
+            elif (surrogate := describe_surrogate(line)) is not None:  # of an argument's byte
+                message = f"the text is not UTF-8: it has {surrogate}"
                 _skip_or_raise(Fault("TEXT", number, message), count, on_bad_row)
             elif line.strip():
                 yield number, line
@@ -102,11 +103,6 @@ def predict_lines(
                 count.num_blank += 1
 
     return _predict_numbered(classifier, good_lines(), count, abstain_below)
-
-
-def _is_encodable(text: str) -> bool:
-    """Tell whether it has no byte of an argument that was no UTF-8."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -> None:
