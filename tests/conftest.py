@@ -30,6 +30,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_COLOR"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not Path("/dev/nvidiactl").exists():  # kernels for a GPU are interpreted on the CPU, slowly
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a shared machine stalls at times
 hypothesis.settings.load_profile("unhurried")

@@ -94,10 +94,14 @@ def compile_layers(model: PreTrainedModel) -> int:
 
     A last layer that computes the first tokens alone is left as it is.
     """
-    from bertfit.modeling.first_token import is_short  # which imports this module
+    # Both import this module.
+    from bertfit.modeling.first_token import is_short
+    from bertfit.modeling.kernels.exchange import is_exchanged
 
     layers = [layer for layer in _find_layers(model) if not is_short(layer)]
     for layer in layers:
+        if is_exchanged(layer):
+            del layer.forward  # back to what transformers wrote, which is to be compiled
         layer.compile(dynamic=True, backend=BACKEND)
     return len(layers)
 

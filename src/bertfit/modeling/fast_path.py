@@ -15,6 +15,7 @@ import torch
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
+from bertfit.modeling.kernels.exchange import exchange_layers, join_projections
 from bertfit.modeling.operators.exchange import exchange_modules
 from bertfit.modeling.operators.loading import get_operators, plan_operators
 from bertfit.modeling.plan import Plan
@@ -84,6 +85,7 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
         exchange_modules(model)
     if device.type == "cuda":
         exchange_small_embeddings(model)
+        exchange_layers(model)
     if device.type in {"cpu", "cuda"}:
         shorten_last_layer(model)
     return plan
@@ -125,4 +127,6 @@ def copy_for_work(model: _Module, precision: Precision) -> _Module:
     for parameter in working.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(precision.weight_dtype)
+    if precision.device.type == "cuda":
+        join_projections(working)
     return working

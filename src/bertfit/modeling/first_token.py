@@ -26,6 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from bertfit.modeling.attention import attend
 from bertfit.modeling.dropout import draw_mask
 from bertfit.modeling.hooks import are_unwatched
+from bertfit.modeling.kernels.exchange import compute_by_kernels
 from bertfit.modeling.pack import current_pack, first_tokens
 from bertfit.modeling.packed_attention import attend_within_texts
 
@@ -72,6 +73,9 @@ def _forward_bert(
     *_unused: Any,  # noqa: ANN401 (what only decoders get)
     **_unused_too: Any,  # noqa: ANN401 (as above)
 ) -> torch.Tensor:
+    found = compute_by_kernels(layer, hidden_BTD, only_firsts=True)
+    if found is not None:
+        return found
     own = layer.attention.self
     first_B1D = first_tokens(hidden_BTD)
     query_B1D = own.query(first_B1D)
@@ -86,6 +90,9 @@ def _forward_distilbert(
     attention_mask: torch.Tensor | None = None,
     **_unused: Any,  # noqa: ANN401 (output flags)
 ) -> torch.Tensor:
+    found = compute_by_kernels(layer, hidden_BTD, only_firsts=True)
+    if found is not None:
+        return found
     own = layer.attention
     first_B1D = first_tokens(hidden_BTD)
     query_B1D = own.q_lin(first_B1D)

@@ -159,6 +159,9 @@ class RecordedPasses:
         if is_known and place.replay is None and self.plan.is_on:
             self._record(work, place)
         if place.replay is None:
+            if size.is_first:  # a recording that failed may have handed some out
+                for master, _ in self._pairs:
+                    master.grad = None
             self._recorder.run(work)
         else:
             place.replay()
@@ -219,9 +222,14 @@ class RecordedPasses:
             self._keep(found, is_first=size.is_first)
 
     def _keep(self, found: Sequence[torch.Tensor | None], *, is_first: bool) -> None:
-        """Write gradients over those that are kept, or add them; a weight may have none."""
+        """Write gradients over those that are kept, or add them; a weight may have none.
+
+        Layers of our own have given theirs to the masters already, into memory that stays.
+        """
         for index, ((master, _), gradient) in enumerate(zip(self._pairs, found, strict=True)):
-            if gradient is not None and self._gradients[index] is None:
+            if gradient is None:
+                self._gradients[index] = master.grad
+            elif self._gradients[index] is None:
                 self._gradients[index] = torch.zeros_like(master)
         used = [
             (kept, gradient)

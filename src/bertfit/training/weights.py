@@ -14,12 +14,13 @@ import torch
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.graphs import GraphRecorder
-from bertfit.modeling.operators.gradients import keep_master
 from bertfit.training.compiled_adamw import compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.optimization import TorchAdamW, build_optimizer
 from bertfit.training.recorded_passes import RecordedPasses, plan_passes
+from bertfit.training.triton_adamw import launch_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,8 +53,10 @@ class TrainedWeights:
             if master.requires_grad and id(master) not in row_weights
         ]
         optimizer = build_optimizer(model, settings, leave_out=row_weights)
-        compiled = compile_step(self._dense, optimizer) if settings.fast_path == "auto" else None
-        self._optimizer = compiled or TorchAdamW(self._dense, optimizer)
+        quick = None
+        if settings.fast_path == "auto":
+            quick = compile_step(self._dense, optimizer) or launch_step(self._dense, optimizer)
+        self._optimizer = quick or TorchAdamW(self._dense, optimizer)
         # A float, as the fused step of AdamW takes it: 1 where it shall do nothing.
         self._halted = torch.zeros((), device=precision.device)
         self._hooks = []
@@ -148,7 +151,8 @@ def _add_gradients_to(
             master.grad += parameter.grad
         parameter.grad = None
 
-    keep_master(work, master)  # for those that make no gradient of `work`
+    # For those that make no gradient of `work`. What is recorded on a GPU writes to one place.
+    keep_master(work, master, stays=master.is_cuda)
     handle: torch.utils.hooks.RemovableHandle = work.register_post_accumulate_grad_hook(move)
     return handle
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch.nn.functional import gelu as plain_gelu
 
-from bertfit.modeling.operators.gradients import keep_master
+from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.operators.layers import gelu, multiply, normalize
 
 ROUNDING = 2**-8

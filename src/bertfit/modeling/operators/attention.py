@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bertfit.modeling.operators.gradients import draw_seed
+from bertfit.modeling.gradients import draw_seed
 from bertfit.modeling.operators.loading import BLOCK, call
 from bertfit.modeling.operators.rooms import make_room, make_room_like
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bertfit.modeling.operators.gradients import draw_seed, find_gradient, has_master
+from bertfit.modeling.gradients import draw_seed, find_gradient, has_master
 from bertfit.modeling.operators.loading import call
 from bertfit.modeling.operators.rooms import make_room, make_room_like
 

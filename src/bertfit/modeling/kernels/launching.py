@@ -1,0 +1,37 @@
+"""Whether Triton's kernels can be had on a device, and how many programs fill it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+
+import torch
+
+_LEAST_CAPABILITY = (8, 0)
+_PROGRAMS_PER_PROCESSOR = 4
+_PROGRAMS_ON_A_CPU = 3
+"""In Triton's interpreter, for tests: more than one, and no divisor of their sizes."""
+
+
+@functools.lru_cache
+def find_kernel_obstacle(device: torch.device) -> str | None:
+    """Say why Triton's kernels cannot be had on a device; None where they can."""
+    if device.type != "cuda":
+        return "they are for a CUDA GPU"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        return "this GPU is older than bfloat16 (Ampere)"
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        return "Triton needs a C compiler (gcc or clang), and there is none"
+    return None
+
+
+@functools.lru_cache
+def count_programs(device: torch.device) -> int:
+    """Return how many programs share the rows of a tensor where each adds up its own."""
+    if device.type != "cuda":
+        return _PROGRAMS_ON_A_CPU
+    processors: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return _PROGRAMS_PER_PROCESSOR * processors

@@ -1,0 +1,165 @@
+"""Triton kernels of AdamW: the sum of squares of all gradients, and the step.
+
+One launch serves all tensors: a program takes one chunk of one tensor, which it finds through
+tables of addresses. All of it waits for memory alone, so full chunks of aligned tensors are read
+and written 16 bytes at a time, without masks.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sum_squares(gradients, tensors, chunks, partials, BLOCK: tl.constexpr):
+    """Write the sum of squares of each chunk of the gradients.
+
+    Args:
+        gradients: (T,) int64, addresses of float32 gradients; 0 where a tensor has none.
+        tensors: (T, 5) int64: addresses of master, working copy, first and second moment; size.
+        chunks: (C, 2) int64: the chunk's tensor, and its first element there.
+        partials: (C,) float32, written.
+        BLOCK: Elements of a chunk.
+    """
+    chunk = tl.program_id(0)
+    tensor = tl.load(chunks + 2 * chunk)
+    start = tl.load(chunks + 2 * chunk + 1)
+    address = tl.load(gradients + tensor)
+    total = 0.0
+    if address != 0:
+        size = tl.load(tensors + 5 * tensor + 4)
+        here = address + 4 * start
+        if (start + BLOCK <= size) & (address % 16 == 0):
+            total = _sum_chunk(here, size - start, IS_FULL=True, BLOCK=BLOCK)
+        else:
+            total = _sum_chunk(here, size - start, IS_FULL=False, BLOCK=BLOCK)
+    tl.store(partials + chunk, total)
+
+
+@triton.jit
+def _sum_chunk(address, num_left, IS_FULL: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the sum of squares of `num_left` float32 numbers, of at most BLOCK."""
+    places = tl.arange(0, BLOCK)
+    pointer = address.to(tl.pointer_type(tl.float32))
+    if IS_FULL:
+        values = tl.load(tl.multiple_of(pointer, 16) + places)
+    else:
+        values = tl.load(pointer + places, mask=places < num_left, other=0.0)
+    return tl.sum(values * values, axis=0)
+
+
+@triton.jit
+def step_adamw(
+    gradients,
+    tensors,
+    decays,
+    chunks,
+    norm,
+    halted,
+    max_norm,
+    learning_rate,
+    step_size,
+    root_correction2,
+    complement1,
+    beta2,
+    complement2,
+    epsilon,
+    BLOCK: tl.constexpr,
+):
+    """Move every master that has a gradient, with its moments and its working copy.
+
+    Args:
+        gradients: As for `sum_squares`.
+        tensors: As for `sum_squares`; a working copy at 0 is the master itself.
+        decays: (T,) float32, weight decay.
+        chunks: As for `sum_squares`.
+        norm: () float32, of all gradients, which are scaled down to `max_norm`.
+        halted: () float32: 1 where nothing shall be written.
+        max_norm: See `norm`.
+        learning_rate: Of this step, for the decay.
+        step_size: Learning rate over the correction of the first moment.
+        root_correction2: Root of the correction of the second moment.
+        complement1: 1 less beta1.
+        beta2: Of the second moment.
+        complement2: 1 less beta2.
+        epsilon: Added to the root of the second moment.
+        BLOCK: Elements of a chunk.
+    """
+    chunk = tl.program_id(0)
+    tensor = tl.load(chunks + 2 * chunk)
+    start = tl.load(chunks + 2 * chunk + 1)
+    gradient = tl.load(gradients + tensor)
+    if (gradient != 0) & (tl.load(halted) == 0.0):
+        row = tensors + 5 * tensor
+        master, work = tl.load(row), tl.load(row + 1)
+        first, second, size = tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
+        decay = learning_rate * tl.load(decays + tensor)
+        factor = max_norm / (tl.load(norm) + 1e-6)
+        factor = tl.where(factor > 1.0, 1.0, factor)  # unlike a minimum, this keeps a NaN
+        if (start + BLOCK <= size) & (gradient % 16 == 0):
+            _step_chunk(
+                master, work, first, second, gradient, start, size, factor, decay, step_size,
+                root_correction2, complement1, beta2, complement2, epsilon,
+                IS_FULL=True, BLOCK=BLOCK,
+            )  # fmt: skip
+        else:
+            _step_chunk(
+                master, work, first, second, gradient, start, size, factor, decay, step_size,
+                root_correction2, complement1, beta2, complement2, epsilon,
+                IS_FULL=False, BLOCK=BLOCK,
+            )  # fmt: skip
+
+
+@triton.jit
+def _step_chunk(
+    master,
+    work,
+    first,
+    second,
+    gradient,
+    start,
+    size,
+    factor,
+    decay,
+    step_size,
+    root_correction2,
+    complement1,
+    beta2,
+    complement2,
+    epsilon,
+    IS_FULL: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Move one chunk; the first five are addresses of whole tensors."""
+    places = tl.arange(0, BLOCK)
+    mask = None if IS_FULL else places < size - start
+    masters = _point(master + 4 * start, IS_FULL) + places
+    firsts = _point(first + 4 * start, IS_FULL) + places
+    seconds = _point(second + 4 * start, IS_FULL) + places
+    g = tl.load(_point(gradient + 4 * start, IS_FULL) + places, mask=mask) * factor
+    p = tl.load(masters, mask=mask)
+    m = tl.load(firsts, mask=mask)
+    v = tl.load(seconds, mask=mask)
+    p -= decay * p
+    m += complement1 * (g - m)
+    v = beta2 * v + complement2 * g * g
+    p -= step_size * (m / (tl.sqrt(v) / root_correction2 + epsilon))
+    tl.store(masters, p, mask=mask)
+    tl.store(firsts, m, mask=mask)
+    tl.store(seconds, v, mask=mask)
+    if work != 0:
+        copies = (work + 2 * start).to(tl.pointer_type(tl.bfloat16))
+        if IS_FULL:
+            # 4 elements a thread, as of float32: 8 would be dealt out anew among the threads.
+            copies = tl.multiple_of(copies, 8)
+        tl.store(copies + places, p.to(tl.bfloat16), mask=mask)
+
+
+@triton.jit
+def _point(address, IS_FULL: tl.constexpr):
+    """Return a pointer to float32, one that is known to be aligned where the chunk is full."""
+    pointer = address.to(tl.pointer_type(tl.float32))
+    if IS_FULL:
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer

@@ -1,0 +1,18 @@
+"""Where Triton's kernels are tested: on a GPU, or in Triton's interpreter on a CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":  # read once, as Triton is imported; nothing else here does that
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}

@@ -1,0 +1,211 @@
+"""A layer of our own over a pack: what transformers' layer gives, and every gradient of it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.gradients import keep_master
+from bertfit.modeling.kernels import exchange
+from bertfit.modeling.kernels.exchange import (
+    exchange_layers,
+    find_parts,
+    is_exchanged,
+    join_projections,
+)
+from bertfit.modeling.kernels.layer import join, pass_layer
+from bertfit.modeling.pack import Pack, computing
+from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.precision import Precision, choose_precision
+from tests.modeling.flash_on_cpu import flash_on_cpu
+from tests.modeling.kernels.on_device import DEVICE, needs_triton
+from tests.modeling.test_fast_path import make_classifier
+
+pytestmark = needs_triton
+FAMILIES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+OTHERS = ("albert", "modernbert", "mpnet", "deberta-v2")
+STARTS = np.array([0, 5, 6, 14], dtype=np.int32)
+# On a GPU attention takes half precision alone.
+DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
+TOLERANCE = {"atol": 0.03, "rtol": 0.03} if DEVICE.type == "cuda" else {"atol": 1e-5, "rtol": 1e-5}
+
+
+def attention():
+    return flash_on_cpu() if DEVICE.type == "cpu" else contextlib.nullcontext()
+
+
+def make_model(family, *, dropout=0.0):
+    model = make_classifier(family, dropout=dropout, width=32).to(DEVICE, DTYPE)
+    set_up_packing(model, Precision(DEVICE, DTYPE, "a test"), "on")
+    return model
+
+
+def first_layer(model):
+    return next(module for module in model.modules() if find_parts(module) is not None)
+
+
+def draw(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(DEVICE, DTYPE)
+
+
+def run_plain(layer, hidden, pack, *, only_firsts, gradient):
+    """Return output and gradients of transformers' layer in float32 where there is a CPU for it."""
+    layer.zero_grad()
+    hidden = hidden.detach().clone().requires_grad_()
+    with computing(pack):
+        output = layer(hidden[None])[0]
+    output = output[pack.firsts] if only_firsts else output
+    output.backward(gradient)
+    return output.detach(), [hidden.grad, *(weight.grad for weight in layer.parameters())]
+
+
+@pytest.mark.parametrize("only_firsts", [False, True], ids=["all tokens", "first tokens"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_and_all_gradients_are_those_of_transformers_layer(family, only_firsts):
+    layer = first_layer(make_model(family).train())
+    parts, pack = find_parts(layer), Pack.build(STARTS, DEVICE)
+    hidden = draw(14, 32, seed=1).requires_grad_()
+    gradient = draw(3 if only_firsts else 14, 32, seed=2)
+    expected, expected_gradients = run_plain(
+        layer, hidden, pack, only_firsts=only_firsts, gradient=gradient
+    )
+    layer.zero_grad()
+    with attention():
+        found = pass_layer(hidden, parts, pack, trains=True, only_firsts=only_firsts)
+        found.backward(gradient)
+        with torch.no_grad():
+            scored = pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+    torch.testing.assert_close(scored, expected, **TOLERANCE)
+    gradients = [hidden.grad, *(weight.grad for weight in layer.parameters())]
+    for got, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(got, wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("only_firsts", [False, True], ids=["all tokens", "first tokens"])
+def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firsts):
+    layer = first_layer(make_model("bert"))
+    pack = Pack.build(STARTS, DEVICE)
+    hidden = draw(14, 32, seed=1).requires_grad_()
+    gradient = draw(3 if only_firsts else 14, 32, seed=2)
+    _, (_, *expected) = run_plain(layer, hidden, pack, only_firsts=only_firsts, gradient=gradient)
+    masters = [torch.nn.Parameter(weight.detach().float()) for weight in layer.parameters()]
+    for master, work in zip(masters, layer.parameters(), strict=True):
+        keep_master(work, master, stays=True)
+    parts = find_parts(layer)
+    layer.zero_grad()
+    places = []
+    for _ in range(2):  # two steps of two packs each
+        for master in masters:
+            master.grad = None
+        with attention():
+            for _ in range(2):
+                found = pass_layer(hidden, parts, pack, trains=True, only_firsts=only_firsts)
+                found.backward(gradient)
+        places.append([master.grad.data_ptr() for master in masters])
+    assert places[0] == places[1]
+    for master, work, wanted in zip(masters, layer.parameters(), expected, strict=True):
+        assert work.grad is None
+        torch.testing.assert_close(master.grad / 2, wanted.float(), **TOLERANCE)
+        keep_master(work, None)
+
+
+def test_dropout_is_drawn_by_torchs_generator_and_has_its_gradient():
+    layer = first_layer(make_model("bert", dropout=0.2).train())
+    parts, pack = find_parts(layer), Pack.build(STARTS, DEVICE)
+
+    def run(hidden, seed):
+        torch.manual_seed(seed)
+        with attention():
+            return pass_layer(hidden, parts, pack, trains=True)
+
+    hidden = draw(14, 32, seed=1).requires_grad_()
+    first, again, other = run(hidden, 0), run(hidden, 0), run(hidden, 1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    if DEVICE.type == "cuda":  # numbers of bfloat16 are too coarse for what follows
+        return
+    gradient = draw(14, 32, seed=2)
+    with attention():
+        first.backward(gradient)
+    step = 1e-3 * draw(14, 32, seed=3)
+    with torch.no_grad():
+        slope = ((run(hidden + step, 0) - run(hidden - step, 0)) * gradient).sum() / 2
+    assert float((hidden.grad * step).sum()) == pytest.approx(float(slope), rel=2e-2)
+
+
+def test_joined_projections_are_the_same_weights_and_one_product():
+    model = make_model("bert")
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    parts = find_parts(first_layer(model))
+    assert join([parts.query.weight, parts.key.weight, parts.value.weight]) is None
+    join_projections(model)
+    joined = join([parts.query.weight, parts.key.weight, parts.value.weight])
+    assert torch.equal(joined[32:64], parts.key.weight)
+    assert joined.data_ptr() == parts.query.weight.data_ptr()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_layers_of_other_kinds_are_left_alone(family):
+    assert exchange_layers(make_classifier(family)) == 0
+
+
+def test_a_layer_that_is_changed_or_watched_is_computed_as_it_is_written(monkeypatch):
+    model = make_model("bert")
+    assert exchange_layers(model) == len(model.bert.encoder.layer)
+    layer = first_layer(model)
+    assert is_exchanged(layer)
+    calls = []
+    monkeypatch.setattr(exchange, "_takes", lambda *_: True)
+    monkeypatch.setattr(exchange, "_pass", lambda hidden, *_, **__: calls.append(1) or hidden)
+    pack = Pack.build(STARTS, DEVICE)
+    hidden = draw(1, 14, 32)
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    on_gpu = hidden.as_subclass(OnGpu)
+    with computing(pack):
+        layer(on_gpu)
+        assert len(calls) == 1
+        handle = layer.attention.register_forward_hook(lambda *_: None)
+        layer(on_gpu)
+        assert len(calls) == 1
+        handle.remove()
+        layer.intermediate.intermediate_act_fn = torch.nn.ReLU()
+        layer(on_gpu)
+        assert len(calls) == 1
+    layer(hidden)  # no pack
+    assert len(calls) == 1
+
+
+def test_on_a_cpu_nothing_is_exchanged():
+    model = make_classifier("bert")
+    plug_in(model, torch.device("cpu"))
+    assert not any(is_exchanged(module) for module in model.modules())
+    assert choose_precision("cpu").device.type == "cpu"
+
+
+def test_a_layer_goes_back_once():
+    layer = first_layer(make_model("bert"))
+    hidden = draw(14, 32).requires_grad_()
+    with attention():
+        output = pass_layer(hidden, find_parts(layer), Pack.build(STARTS, DEVICE), trains=False)
+        output.sum().backward(retain_graph=True)
+        with pytest.raises(RuntimeError, match="goes back once"):
+            output.sum().backward()
+
+
+def test_a_copy_of_a_model_has_its_own_layers():
+    model = make_model("bert")
+    exchange_layers(model)
+    copied = copy.deepcopy(model)
+    assert first_layer(copied).forward.__self__ is first_layer(copied)
