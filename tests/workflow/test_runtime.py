@@ -41,7 +41,7 @@ def test_an_asked_type_is_shown_as_asked_for(tiny_model_dir):
 def test_operators_are_shown_with_what_decides_about_them(tiny_model_dir):
     asked = {"device": "cpu", "dtype": "float32"}
     described = describe_runtime(str(tiny_model_dir), **asked)
-    assert described.operators == "off (they are for bfloat16 on a CPU)"
+    assert described.operators == "off (they are for bfloat16 on a CPU or a CUDA GPU)"
     described = describe_runtime(str(tiny_model_dir), **{**asked, "dtype": "bfloat16"})
     assert described.operators == "off ($BERTFIT_OPERATORS is off)"
 

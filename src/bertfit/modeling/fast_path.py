@@ -15,7 +15,8 @@ import torch
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
-from bertfit.modeling.kernels.exchange import exchange_layers, join_projections
+from bertfit.modeling.kernels.exchange import KERNEL_FAMILIES, exchange_layers, join_projections
+from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.operators.exchange import exchange_modules
 from bertfit.modeling.operators.loading import get_operators, plan_operators
 from bertfit.modeling.plan import Plan
@@ -60,7 +61,9 @@ def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
     is_short = device.type in {"cpu", "cuda"} and can_shorten(config)
     last_layer = "the first token, which the head reads" if is_short else "every token"
     if device.type != "cpu":
-        return FastPath("transformers' own", "torch's own", last_layer, is_whole=False)
+        of_packs = "; of packs see Packing" if device.type == "cuda" else ""
+        own = f"transformers' own{of_packs}"
+        return FastPath(own, "torch's own", last_layer, is_whole=False)
     takes_attention = config.model_type in ATTENTION_FAMILIES
     own = f"transformers' own ({config.model_type} does not take another)"
     return FastPath(
@@ -91,11 +94,21 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     return plan
 
 
-def plan_operators_for(precision: Precision) -> Plan:
-    """Say whether a training would have compiled operators, and why; build nothing."""
+def plan_operators_for(config: PretrainedConfig, precision: Precision) -> Plan:
+    """Say whether a training would have compiled operators, and why; build nothing.
+
+    On a CPU they are in C++, on a CUDA GPU in Triton.
+    """
     if is_for_operators(precision):
         return plan_operators()
-    return Plan(is_on=False, reason="they are for bfloat16 on a CPU")
+    if precision.device.type != "cuda" or precision.weight_dtype != torch.bfloat16:
+        return Plan(is_on=False, reason="they are for bfloat16 on a CPU or a CUDA GPU")
+    obstacle = find_kernel_obstacle(precision.device)
+    if obstacle is not None:
+        return Plan(is_on=False, reason=obstacle)
+    if config.model_type not in KERNEL_FAMILIES:
+        return Plan(is_on=False, reason=f"there are none for a layer of {config.model_type}")
+    return Plan(is_on=True, reason="a layer of a pack as one function, by Triton's kernels")
 
 
 def takes_operators(model: PreTrainedModel, precision: Precision) -> bool:

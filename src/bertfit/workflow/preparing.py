@@ -28,8 +28,8 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
-from bertfit.modeling.fast_path import FastPath, is_for_operators, plug_in
-from bertfit.modeling.operators.loading import load_operators, needs_building, plan_operators
+from bertfit.modeling.fast_path import FastPath, is_for_operators, plan_operators_for, plug_in
+from bertfit.modeling.operators.loading import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
@@ -148,13 +148,13 @@ def prepare_model(
         rule = dataclasses.replace(rule, max_length=longest)
     _note_text(train, rule, listener)
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
-    has_operators = settings.fast_path == "auto" and is_for_operators(precision)
-    if has_operators and needs_building():
+    is_fast = settings.fast_path == "auto"
+    if is_fast and is_for_operators(precision) and needs_building():
         listener.note("Operators are built for this processor, in seconds, once.")
     fast_path, packing = make_fast(loaded, settings, precision)
-    if has_operators:
-        listener.note(f"Operators: {plan_operators()}.")
-    _note_fast_path(fast_path, listener)
+    if is_fast and (is_for_operators(precision) or precision.device.type == "cuda"):
+        listener.note(f"Operators: {plan_operators_for(loaded.model.config, precision)}.")
+    _note_fast_path(fast_path, precision, listener)
     if precision.device.type != "cpu" or settings.packing != "auto":
         listener.note(f"Packing: {packing}.")
     classifier = TextClassifier(
@@ -206,8 +206,9 @@ def make_fast(
     return fast_path, set_up_packing(loaded.model, precision, asked)
 
 
-def _note_fast_path(fast_path: FastPath | None, listener: Listener) -> None:
-    if fast_path is not None and not fast_path.is_whole:
+def _note_fast_path(fast_path: FastPath | None, precision: Precision, listener: Listener) -> None:
+    on_gpu = precision.device.type == "cuda"  # whose operators have been told of
+    if fast_path is not None and not fast_path.is_whole and not on_gpu:
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 
 

@@ -102,7 +102,7 @@ def describe_runtime(
     architecture = load_architecture(model)
     config = architecture.config
     fast_path = plan_fast_path(config, precision.device)
-    operators = plan_operators_for(precision)
+    operators = plan_operators_for(config, precision)
     packing = plan_packing(config, precision)
     on_cpu = precision.device.type == "cpu"
     tokens = default_tokens(

@@ -19,6 +19,10 @@ from bertfit.modeling.kernels.layer import Parts, pass_layer
 from bertfit.modeling.pack import current_pack
 from bertfit.modeling.packed_attention import find_gpu_obstacle
 
+KERNEL_FAMILIES = frozenset(
+    {"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"}
+)
+"""Values of `config.model_type` whose layers `find_parts` knows, if nobody has changed them."""
 _MOST_NUMBERS = 4096
 """Per token: a program holds some rows of them in its registers."""
 _pass = leave_out(pass_layer)
