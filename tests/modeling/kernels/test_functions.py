@@ -39,7 +39,7 @@ def poisoned(*shape):
 
 
 def make_sums(num_columns, *, poison=True):
-    sums = Sums.make(num_columns, DEVICE)
+    sums = Sums.make(num_columns, 7, DEVICE)
     if poison:
         sums.partials.fill_(float("nan"))
     return sums

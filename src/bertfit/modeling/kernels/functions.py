@@ -51,9 +51,9 @@ class Sums:
     """(P, C) float32: P programs."""
 
     @classmethod
-    def make(cls, num_columns: int, device: torch.device) -> Sums:
-        """Make room for the sums of C columns."""
-        programs = count_programs(device)
+    def make(cls, num_columns: int, num_rows: int, device: torch.device) -> Sums:
+        """Make room for the sums of C columns over so many rows."""
+        programs = count_programs(device, num_rows)
         return cls(torch.empty(programs, num_columns, dtype=torch.float32, device=device))
 
     def fold(self, output: torch.Tensor, *, adds: bool) -> None:

@@ -9,7 +9,8 @@ import shutil
 import torch
 
 _LEAST_CAPABILITY = (8, 0)
-_PROGRAMS_PER_PROCESSOR = 4
+_PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
+"""What few rows give to add up is soon added up, and what the programs leave costs as much."""
 _PROGRAMS_ON_A_CPU = 3
 """In Triton's interpreter, for tests: more than one, and no divisor of their sizes."""
 
@@ -28,10 +29,15 @@ def find_kernel_obstacle(device: torch.device) -> str | None:
     return None
 
 
-@functools.lru_cache
-def count_programs(device: torch.device) -> int:
+def count_programs(device: torch.device, num_rows: int) -> int:
     """Return how many programs share the rows of a tensor where each adds up its own."""
     if device.type != "cuda":
         return _PROGRAMS_ON_A_CPU
+    is_few = num_rows <= _FEW_ROWS
+    return _count_processors(device) * (_FEWER_PROGRAMS if is_few else _PROGRAMS_PER_PROCESSOR)
+
+
+@functools.lru_cache
+def _count_processors(device: torch.device) -> int:
     processors: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return _PROGRAMS_PER_PROCESSOR * processors
+    return processors

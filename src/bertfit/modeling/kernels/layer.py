@@ -169,7 +169,7 @@ def _go_back(
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """Return the gradient of all tokens (N, D), and those of weights that have no master."""
     width, inner_width = parts.output.weight.shape[0], parts.inner.weight.shape[0]
-    sums = Sums.make(9 * width + inner_width, gradient.device)
+    sums = Sums.make(9 * width + inner_width, len(tape.hidden), gradient.device)
     of_normed, of_fed = add_and_norm_backward(
         gradient.contiguous(),
         tape.of_outer,
