@@ -203,7 +203,7 @@ def test_working_weights_in_bfloat16_are_near(family):
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("family", PACKED)
 def test_on_a_gpu_packs_are_the_plain_model_but_for_bfloat16(family, lengths):
-    plain = make_classifier(family, width=32)  # heads of 8 numbers, which the kernel takes
+    plain = make_classifier(family, width=128)  # heads of 32 numbers, which the kernels take
     encoded = make_encoded(lengths)
     expected = run_one_by_one(plain, encoded)
     expected_gradients = gradients(plain, expected)

@@ -452,7 +452,7 @@ def test_the_plan_says_why(device, packs, fast_path, expected):
 
 def make_model_on_gpu(family="bert", *, dropout=0.0):
     """Return a classifier with heads of 8 numbers, the fewest that the kernel takes."""
-    model = make_classifier(family, dropout=dropout, width=32).to(GPU)
+    model = make_classifier(family, dropout=dropout, width=128).to(GPU)
     plug_in(model, GPU)
     assert set_up_packing(model, ON_GPU, "on").is_on
     return model

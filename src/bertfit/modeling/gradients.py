@@ -34,26 +34,26 @@ def find_gradient(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
     """Return where the gradient of `weight` goes, float32, and whether to add to what is there."""
     master = getattr(weight, "bertfit_master", None)
     if master is None:
-        return torch.empty(weight.shape, device=weight.device), False
+        return torch.empty(weight.shape), False
     if master.grad is None:
-        master.grad = _find_room(weight, [master])
+        master.grad = torch.empty_like(master)
         return master.grad, False
     return master.grad, True
 
 
 def find_gradients_in_a_row(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, bool]:
-    """Return one float32 row for the gradients of several vectors, one after the other.
+    """Return one float32 row for the gradients of several weights, one after the other.
 
     And whether to add to what is there, as `find_gradient` does. Where there are no masters, or
     their gradients lie elsewhere already, the row is nobody's, and `hand_out` gives its parts.
     """
-    sizes = [len(weight) for weight in weights]
+    sizes = [weight.numel() for weight in weights]
     masters = [m for m in (getattr(w, "bertfit_master", None) for w in weights) if m is not None]
     gradients = [master.grad for master in masters if master.grad is not None]
     if len(masters) == len(weights) and not gradients:
-        row = _find_room(weights[0], masters)
+        row = _find_room(weights[0], sum(sizes))
         for master, part in zip(masters, row.split(sizes), strict=True):
-            master.grad = part
+            master.grad = part.view(master.shape)
         return row, False
     if len(gradients) == len(weights) and _lie_in_a_row(gradients):
         return gradients[0].as_strided((sum(sizes),), (1,)), True
@@ -61,13 +61,13 @@ def find_gradients_in_a_row(weights: Sequence[torch.Tensor]) -> tuple[torch.Tens
 
 
 def hand_out(row: torch.Tensor, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
-    """Return a gradient for each vector whose master has not got it from the row already."""
+    """Return a gradient for each weight whose master has not got it from the row already."""
     found: list[torch.Tensor | None] = []
-    parts = row.split([len(weight) for weight in weights])
+    parts = row.split([weight.numel() for weight in weights])
     for weight, part in zip(weights, parts, strict=True):
         master = getattr(weight, "bertfit_master", None)
         is_there = master is not None and master.grad.data_ptr() == part.data_ptr()
-        found.append(None if is_there else part.to(weight.dtype))
+        found.append(None if is_there else part.view(weight.shape).to(weight.dtype))
     return tuple(found)
 
 
@@ -76,21 +76,13 @@ def draw_seed() -> int:
     return int(torch.randint(2**63 - 1, ()).item())
 
 
-def _find_room(weight: torch.Tensor, masters: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return memory for the gradients of masters, the same for the same first weight if it stays.
-
-    Shaped as the master where there is one, else a row.
-    """
+def _find_room(weight: torch.Tensor, size: int) -> torch.Tensor:
+    """Return memory for so many numbers, the same for the same first weight if it stays."""
     room: torch.Tensor | None = getattr(weight, "bertfit_room", None)
-    if room is not None:
-        return room
-    if len(masters) == 1:
-        room = torch.empty_like(masters[0])
-    else:
-        size = sum(master.numel() for master in masters)
-        room = torch.empty(size, dtype=torch.float32, device=masters[0].device)
-    if getattr(weight, "bertfit_stays", False):
-        weight.bertfit_room = room  # type: ignore[attr-defined]  # torch's tensors take any name
+    if room is None:
+        room = torch.empty(size, dtype=torch.float32, device=weight.device)
+        if getattr(weight, "bertfit_stays", False):
+            weight.bertfit_room = room  # type: ignore[attr-defined]  # as in `keep_master`
     return room
 
 

@@ -128,12 +128,11 @@ def test_gelu_its_gradient_and_the_sums_of_it(size):
     torch.testing.assert_close(fold(sums), values.grad.sum(dim=0), **TOLERANCE)
 
 
-def test_sums_of_three_tensors_of_which_the_first_has_fewer_rows():
-    queries, keys, values = draw(3, 300, seed=1), draw(17, 300, seed=2), draw(17, 300, seed=3)
-    sums = make_sums(900)
-    sum_columns(queries, keys, values, sums, at=0)
-    expected = torch.cat([part.sum(dim=0) for part in (queries, keys, values)])
-    torch.testing.assert_close(fold(sums), expected, **TOLERANCE)
+def test_sums_over_rows():
+    values = draw(17, 300, seed=1)
+    sums = make_sums(305)
+    sum_columns(values, sums, at=5)
+    torch.testing.assert_close(fold(sums)[5:], values.sum(dim=0), **TOLERANCE)
 
 
 def test_sums_are_added_to_what_is_there_where_that_is_asked_for():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 
 import numpy as np
@@ -22,25 +21,21 @@ from bertfit.modeling.kernels.layer import join, pass_layer
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from tests.modeling.flash_on_cpu import flash_on_cpu
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
 from tests.modeling.test_fast_path import make_classifier
 
 pytestmark = needs_triton
 FAMILIES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
 OTHERS = ("albert", "modernbert", "mpnet", "deberta-v2")
+WIDTH = 128  # heads of 32 numbers
 STARTS = np.array([0, 5, 6, 14], dtype=np.int32)
 # On a GPU attention takes half precision alone.
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 TOLERANCE = {"atol": 0.03, "rtol": 0.03} if DEVICE.type == "cuda" else {"atol": 1e-5, "rtol": 1e-5}
 
 
-def attention():
-    return flash_on_cpu() if DEVICE.type == "cpu" else contextlib.nullcontext()
-
-
 def make_model(family, *, dropout=0.0):
-    model = make_classifier(family, dropout=dropout, width=32).to(DEVICE, DTYPE)
+    model = make_classifier(family, dropout=dropout, width=WIDTH).to(DEVICE, DTYPE)
     set_up_packing(model, Precision(DEVICE, DTYPE, "a test"), "on")
     return model
 
@@ -70,17 +65,16 @@ def run_plain(layer, hidden, pack, *, only_firsts, gradient):
 def test_output_and_all_gradients_are_those_of_transformers_layer(family, only_firsts):
     layer = first_layer(make_model(family).train())
     parts, pack = find_parts(layer), Pack.build(STARTS, DEVICE)
-    hidden = draw(14, 32, seed=1).requires_grad_()
-    gradient = draw(3 if only_firsts else 14, 32, seed=2)
+    hidden = draw(14, WIDTH, seed=1).requires_grad_()
+    gradient = draw(3 if only_firsts else 14, WIDTH, seed=2)
     expected, expected_gradients = run_plain(
         layer, hidden, pack, only_firsts=only_firsts, gradient=gradient
     )
     layer.zero_grad()
-    with attention():
-        found = pass_layer(hidden, parts, pack, trains=True, only_firsts=only_firsts)
-        found.backward(gradient)
-        with torch.no_grad():
-            scored = pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
+    found = pass_layer(hidden, parts, pack, trains=True, only_firsts=only_firsts)
+    found.backward(gradient)
+    with torch.no_grad():
+        scored = pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
     torch.testing.assert_close(found, expected, **TOLERANCE)
     torch.testing.assert_close(scored, expected, **TOLERANCE)
     gradients = [hidden.grad, *(weight.grad for weight in layer.parameters())]
@@ -92,8 +86,8 @@ def test_output_and_all_gradients_are_those_of_transformers_layer(family, only_f
 def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firsts):
     layer = first_layer(make_model("bert"))
     pack = Pack.build(STARTS, DEVICE)
-    hidden = draw(14, 32, seed=1).requires_grad_()
-    gradient = draw(3 if only_firsts else 14, 32, seed=2)
+    hidden = draw(14, WIDTH, seed=1).requires_grad_()
+    gradient = draw(3 if only_firsts else 14, WIDTH, seed=2)
     _, (_, *expected) = run_plain(layer, hidden, pack, only_firsts=only_firsts, gradient=gradient)
     masters = [torch.nn.Parameter(weight.detach().float()) for weight in layer.parameters()]
     for master, work in zip(masters, layer.parameters(), strict=True):
@@ -104,10 +98,9 @@ def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firs
     for _ in range(2):  # two steps of two packs each
         for master in masters:
             master.grad = None
-        with attention():
-            for _ in range(2):
-                found = pass_layer(hidden, parts, pack, trains=True, only_firsts=only_firsts)
-                found.backward(gradient)
+        for _ in range(2):
+            found = pass_layer(hidden, parts, pack, trains=True, only_firsts=only_firsts)
+            found.backward(gradient)
         places.append([master.grad.data_ptr() for master in masters])
     assert places[0] == places[1]
     for master, work, wanted in zip(masters, layer.parameters(), expected, strict=True):
@@ -122,19 +115,17 @@ def test_dropout_is_drawn_by_torchs_generator_and_has_its_gradient():
 
     def run(hidden, seed):
         torch.manual_seed(seed)
-        with attention():
-            return pass_layer(hidden, parts, pack, trains=True)
+        return pass_layer(hidden, parts, pack, trains=True)
 
-    hidden = draw(14, 32, seed=1).requires_grad_()
+    hidden = draw(14, WIDTH, seed=1).requires_grad_()
     first, again, other = run(hidden, 0), run(hidden, 0), run(hidden, 1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     if DEVICE.type == "cuda":  # numbers of bfloat16 are too coarse for what follows
         return
-    gradient = draw(14, 32, seed=2)
-    with attention():
-        first.backward(gradient)
-    step = 1e-3 * draw(14, 32, seed=3)
+    gradient = draw(14, WIDTH, seed=2)
+    first.backward(gradient)
+    step = 1e-3 * draw(14, WIDTH, seed=3)
     with torch.no_grad():
         slope = ((run(hidden + step, 0) - run(hidden - step, 0)) * gradient).sum() / 2
     assert float((hidden.grad * step).sum()) == pytest.approx(float(slope), rel=2e-2)
@@ -147,7 +138,7 @@ def test_joined_projections_are_the_same_weights_and_one_product():
     assert join([parts.query.weight, parts.key.weight, parts.value.weight]) is None
     join_projections(model)
     joined = join([parts.query.weight, parts.key.weight, parts.value.weight])
-    assert torch.equal(joined[32:64], parts.key.weight)
+    assert torch.equal(joined[WIDTH : 2 * WIDTH], parts.key.weight)
     assert joined.data_ptr() == parts.query.weight.data_ptr()
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name]), name
@@ -167,7 +158,7 @@ def test_a_layer_that_is_changed_or_watched_is_computed_as_it_is_written(monkeyp
     monkeypatch.setattr(exchange, "_takes", lambda *_: True)
     monkeypatch.setattr(exchange, "_pass", lambda hidden, *_, **__: calls.append(1) or hidden)
     pack = Pack.build(STARTS, DEVICE)
-    hidden = draw(1, 14, 32)
+    hidden = draw(1, 14, WIDTH)
 
     class OnGpu(torch.Tensor):
         is_cuda = True
@@ -196,12 +187,11 @@ def test_on_a_cpu_nothing_is_exchanged():
 
 def test_a_layer_goes_back_once():
     layer = first_layer(make_model("bert"))
-    hidden = draw(14, 32).requires_grad_()
-    with attention():
-        output = pass_layer(hidden, find_parts(layer), Pack.build(STARTS, DEVICE), trains=False)
-        output.sum().backward(retain_graph=True)
-        with pytest.raises(RuntimeError, match="goes back once"):
-            output.sum().backward()
+    hidden = draw(14, WIDTH).requires_grad_()
+    output = pass_layer(hidden, find_parts(layer), Pack.build(STARTS, DEVICE), trains=False)
+    output.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="goes back once"):
+        output.sum().backward()
 
 
 def test_a_copy_of_a_model_has_its_own_layers():

@@ -186,13 +186,10 @@ def activate_backward(
     tl.store(row, sums, mask=flat < WIDTH)
 
 
-@triton.jit(do_not_specialize=["num_queries", "num_rows"])
-def sum_columns_of_three(
-    of_queries,
-    of_keys,
-    of_values,
+@triton.jit(do_not_specialize=["num_rows"])
+def sum_columns(
+    values,
     partials,
-    num_queries,
     num_rows,
     AT: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -200,22 +197,16 @@ def sum_columns_of_three(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Write the sums over the rows of three tensors, next to each other."""
-    which = tl.program_id(2)
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    source, last = of_values, num_rows
-    if which == 0:
-        source, last = of_queries, num_queries
-    if which == 1:
-        source = of_keys
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(tl.program_id(0) * ROWS, last, tl.num_programs(0) * ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        inside = (rows < last) & (columns < WIDTH)
-        places = rows.to(tl.int64) * WIDTH + columns
-        sums += tl.sum(tl.load(source + places, mask=inside, other=0.0).to(tl.float32), axis=0)
+    """Write the sums over the rows."""
     flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    row = partials + tl.program_id(0) * COLUMNS + AT + which * WIDTH + flat
+    columns = flat[None, :]
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        inside = (rows < num_rows) & (columns < WIDTH)
+        places = rows.to(tl.int64) * WIDTH + columns
+        sums += tl.sum(tl.load(values + places, mask=inside, other=0.0).to(tl.float32), axis=0)
+    row = partials + tl.program_id(0) * COLUMNS + AT + flat
     tl.store(row, sums, mask=flat < WIDTH)
 
 

@@ -17,7 +17,6 @@ from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.kernels.layer import Parts, pass_layer
 from bertfit.modeling.pack import current_pack
-from bertfit.modeling.packed_attention import find_gpu_obstacle
 
 KERNEL_FAMILIES = frozenset(
     {"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"}
@@ -25,6 +24,8 @@ KERNEL_FAMILIES = frozenset(
 """Values of `config.model_type` whose layers `find_parts` knows, if nobody has changed them."""
 _MOST_NUMBERS = 4096
 """Per token: a program holds some rows of them in its registers."""
+_HEAD_SIZES = (32, 64, 128)
+"""Numbers of a head: with 16 Triton's attention read wrong memory on an H100."""
 _pass = leave_out(pass_layer)
 
 
@@ -139,7 +140,7 @@ def _check(parts: Parts, activation: object) -> Parts | None:
         and all(type(part) is torch.nn.LayerNorm and part.elementwise_affine for part in norms)
         and all(part.weight.shape == (width, width) for part in linears[:4])
         and width <= _MOST_NUMBERS
-        and width % 4 == 0
+        and parts.head_size in _HEAD_SIZES
         and _is_exact_gelu(activation)
     )
     return parts if fits else None
@@ -155,10 +156,9 @@ def _takes(hidden: torch.Tensor, parts: Parts) -> bool:
     """Tell whether kernels and attention can be had for these numbers."""
     return (
         type(hidden) is torch.Tensor  # one that is only said to be there has no numbers
-        and hidden.dtype == parts.query.weight.dtype
+        and hidden.dtype == parts.query.weight.dtype == torch.bfloat16
         and hidden.is_contiguous()
         and find_kernel_obstacle(hidden.device) is None
-        and find_gpu_obstacle(hidden.device, hidden.dtype, parts.head_size) is None
     )
 
 

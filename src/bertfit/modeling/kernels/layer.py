@@ -1,7 +1,7 @@
 """A whole layer of BERT's family over a pack, as one function that autograd knows.
 
-Products are torch's, attention is torch's own for packs, and what stands between them is done by
-the kernels of `elementwise`. No gradient goes through autograd's engine within a layer: residual
+Products are torch's; attention and what stands between them is done by kernels (`attention`,
+`functions`). No gradient goes through autograd's engine within a layer: residual
 gradients are added where a product writes its sums, and those of weights go to their masters in
 float32 as a product makes them.
 
@@ -15,16 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.nn.functional import linear
 
-from bertfit.modeling.gradients import (
-    find_gradient,
-    find_gradients_in_a_row,
-    hand_out,
-    has_master,
+from bertfit.modeling.gradients import find_gradients_in_a_row, hand_out, has_master
+from bertfit.modeling.kernels.attention import (
+    Attended,
+    OfStates,
+    Spans,
+    States,
+    attend,
+    attend_backward,
 )
 from bertfit.modeling.kernels.functions import (
     Dropout,
@@ -97,12 +100,9 @@ def pass_layer(
 
 
 class _Places(NamedTuple):
-    """Where the queries and the keys of each text lie, as attention takes it."""
+    """Where the texts lie."""
 
-    query_starts: torch.Tensor
-    key_starts: torch.Tensor
-    longest_query: int
-    longest_key: int
+    spans: Spans
     firsts: torch.Tensor | None
     """(S,) int64, where only first tokens ask."""
 
@@ -110,19 +110,9 @@ class _Places(NamedTuple):
     def of(cls, pack: Pack, num_tokens: int, *, only_firsts: bool) -> _Places:
         starts = pack.cu_seqlens
         if not only_firsts or num_tokens == pack.num_texts:
-            return cls(starts, starts, pack.longest, pack.longest, None)
+            return cls(Spans(starts, starts, pack.longest, pack.longest), None)
         counted = torch.arange(pack.num_texts + 1, dtype=torch.int32, device=starts.device)
-        return cls(counted, starts, 1, pack.longest, pack.firsts)
-
-
-class _Attended(NamedTuple):
-    """What attention gives, and needs on its way back."""
-
-    output: torch.Tensor
-    """(M, H, K)."""
-    log_sums: torch.Tensor
-    random_state: torch.Tensor
-    unused: torch.Tensor
+        return cls(Spans(counted, starts, 1, pack.longest), pack.firsts)
 
 
 class _Tape(NamedTuple):
@@ -131,27 +121,31 @@ class _Tape(NamedTuple):
     hidden: torch.Tensor
     asking: torch.Tensor
     """(M, D), of `hidden`."""
-    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    attended: _Attended
+    states: States
+    attended: Attended
     of_output: Normed
     normed: torch.Tensor
     """(M, D), what the feed-forward reads."""
     inner: torch.Tensor
     activated: torch.Tensor
     of_outer: Normed
-    after_output: Dropout
-    after_outer: Dropout
+    dropouts: tuple[Dropout, Dropout, Dropout]
+    """In attention, after it, and after the feed-forward."""
 
 
 def _pass(
     hidden: torch.Tensor, parts: Parts, places: _Places, *, trains: bool, keeps: bool
 ) -> tuple[torch.Tensor, _Tape]:
-    in_attention, *rates = parts.rates if trains else (0.0, 0.0, 0.0)
+    rates = parts.rates if trains else (0.0, 0.0, 0.0)
     seeds = _draw_seeds(hidden.device, anew=any(rates))
-    after_output, after_outer = (Dropout(rate, seeds, at) for at, rate in enumerate(rates))
+    dropouts = in_attention, after_output, after_outer = (
+        Dropout(rates[0], seeds, 0),
+        Dropout(rates[1], seeds, 1),
+        Dropout(rates[2], seeds, 2),
+    )
     asking = hidden if places.firsts is None else hidden.index_select(0, places.firsts)
     states = _project(asking, hidden, parts)
-    attended = _attend(states, places, in_attention)
+    attended = attend(states, places.spans, dropout=in_attention)
     dense = linear(attended.output.flatten(1), parts.output.weight, parts.output.bias)
     normed, of_output = add_and_norm(dense, asking, parts.output_norm, after_output, keeps=keeps)
     inner = linear(normed, parts.inner.weight, parts.inner.bias)
@@ -160,102 +154,135 @@ def _pass(
     output, of_outer = add_and_norm(fed, normed, parts.outer_norm, after_outer, keeps=keeps)
     return output, _Tape(
         *(hidden, asking, states, attended, of_output, normed, inner, activated, of_outer),
-        *(after_output, after_outer),
+        dropouts,
     )
 
 
 def _go_back(
-    gradient: torch.Tensor, tape: _Tape, parts: Parts, places: _Places, in_attention: float
+    gradient: torch.Tensor, tape: _Tape, parts: Parts, places: _Places
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """Return the gradient of all tokens (N, D), and those of weights that have no master."""
     width, inner_width = parts.output.weight.shape[0], parts.inner.weight.shape[0]
+    in_attention, after_output, after_outer = tape.dropouts
     sums = Sums.make(9 * width + inner_width, len(tape.hidden), gradient.device)
     of_normed, of_fed = add_and_norm_backward(
         gradient.contiguous(),
         tape.of_outer,
         parts.outer_norm.weight,
-        tape.after_outer,
+        after_outer,
         sums,
         at=6 * width + inner_width,
     )
-    outer = _give(parts.outer.weight, of_fed, tape.activated)
+    outer = _give((parts.outer.weight,), of_fed, tape.activated)
     of_inner = activate_backward(of_fed @ parts.outer.weight, tape.inner, sums, at=6 * width)
-    inner = _give(parts.inner.weight, of_inner, tape.normed)
+    inner = _give((parts.inner.weight,), of_inner, tape.normed)
     of_normed.addmm_(of_inner, parts.inner.weight)
     of_asking, of_dense = add_and_norm_backward(
-        of_normed,
-        tape.of_output,
-        parts.output_norm.weight,
-        tape.after_output,
-        sums,
-        at=3 * width,
+        of_normed, tape.of_output, parts.output_norm.weight, after_output, sums, at=3 * width
     )
-    output = _give(parts.output.weight, of_dense, tape.attended.output.flatten(1))
+    output = _give((parts.output.weight,), of_dense, tape.attended.output.flatten(1))
     of_attended = (of_dense @ parts.output.weight).view(tape.attended.output.shape)
-    of_states = _attend_backward(of_attended, tape, places, in_attention)
-    sum_columns(*of_states, sums, at=0)
-    of_hidden = _collect(of_asking, of_states, parts, places)
-    modules = (parts.query, parts.key, parts.value)
-    states = [
-        _give(module.weight, of_state, source)
-        for module, of_state, source in zip(
-            modules, of_states, (tape.asking, tape.hidden, tape.hidden), strict=True
-        )
-    ]
+    of_states = attend_backward(
+        of_attended, tape.states, tape.attended, places.spans, dropout=in_attention
+    )
+    go_on = _collect if places.firsts is None else _collect_of_firsts
+    of_hidden, states = go_on(of_asking, of_states, tape, parts, places, sums)
     row, adds = find_gradients_in_a_row(parts.vectors)
     sums.fold(row, adds=adds)
-    return of_hidden, [*states, output, inner, outer, *hand_out(row, parts.vectors)]
+    return of_hidden, [*states, *output, *inner, *outer, *hand_out(row, parts.vectors)]
+
+
+_Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
 
 
 def _collect(
     of_asking: torch.Tensor,
-    of_states: tuple[torch.Tensor, ...],
+    of_states: OfStates,
+    tape: _Tape,
+    parts: Parts,
+    _places: _Places,
+    sums: Sums,
+) -> tuple[torch.Tensor, _Gradients]:
+    """Return the gradient of all tokens (N, D), through attention and past it, and of weights."""
+    sum_columns(of_states.joint, sums, at=0)
+    weights = (parts.query.weight, parts.key.weight, parts.value.weight)
+    found = _give(weights, of_states.joint, tape.hidden)
+    return _multiply_back(of_states.joint, weights, onto=of_asking), found
+
+
+def _collect_of_firsts(
+    of_asking: torch.Tensor,
+    of_states: OfStates,
+    tape: _Tape,
     parts: Parts,
     places: _Places,
+    sums: Sums,
+) -> tuple[torch.Tensor, _Gradients]:
+    """As `_collect`, where queries are those of first tokens alone."""
+    assert places.firsts is not None
+    width = parts.query.weight.shape[0]
+    sum_columns(of_states.query, sums, at=0)
+    sum_columns(of_states.joint, sums, at=width)
+    weights = (parts.key.weight, parts.value.weight)
+    found = (
+        *_give((parts.query.weight,), of_states.query, tape.asking),
+        *_give(weights, of_states.joint, tape.hidden),
+    )
+    of_asking.addmm_(of_states.query, parts.query.weight)
+    of_hidden = _multiply_back(of_states.joint, weights)
+    return of_hidden.index_add_(0, places.firsts, of_asking), found
+
+
+def _multiply_back(
+    of_outputs: torch.Tensor,
+    weights: Sequence[torch.Tensor],
+    *,
+    onto: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the gradient of all tokens, (N, D): through attention, and past it."""
-    of_query, of_key, of_value = of_states
-    of_asking.addmm_(of_query, parts.query.weight)
-    if places.firsts is None:
-        of_hidden = of_asking.addmm_(of_key, parts.key.weight)
-    else:
-        of_hidden = of_key @ parts.key.weight
-    of_hidden.addmm_(of_value, parts.value.weight)
-    if places.firsts is not None:
-        of_hidden.index_add_(0, places.firsts, of_asking)
-    return of_hidden
+    """Return the gradient of what several products have read, added to `onto` where it is given."""
+    joined = join(weights)
+    if joined is not None:
+        return of_outputs @ joined if onto is None else onto.addmm_(of_outputs, joined)
+    for weight, part in zip(
+        weights, of_outputs.split([len(weight) for weight in weights], dim=1), strict=True
+    ):
+        onto = part @ weight if onto is None else onto.addmm_(part, weight)
+    assert onto is not None
+    return onto
 
 
 def _give(
-    weight: torch.Tensor, of_output: torch.Tensor, source: torch.Tensor
-) -> torch.Tensor | None:
-    """Give the gradient of a product's weight to its master; return it where there is none."""
-    if not has_master(weight):
-        return of_output.t() @ source
-    room, adds = find_gradient(weight)
-    if not room.is_cuda:  # torch has the sums of such a product in float32 on a GPU alone
-        product = of_output.t().float() @ source.float()
+    weights: Sequence[torch.Tensor], of_outputs: torch.Tensor, source: torch.Tensor
+) -> _Gradients:
+    """Give the gradients of products' weights to their masters; return those that have none.
+
+    Args:
+        weights: Of products of one source.
+        of_outputs: The gradients of what they gave, side by side.
+        source: What they read.
+    """
+    if not all(map(has_master, weights)):
+        product = of_outputs.t() @ source
+        return tuple(torch.split(product, [len(weight) for weight in weights]))
+    row, adds = find_gradients_in_a_row(weights)
+    matrix = row.view(-1, source.shape[1])
+    if not row.is_cuda:  # torch has the sums of such a product in float32 on a GPU alone
+        product = of_outputs.t().float() @ source.float()
+        matrix.copy_(matrix + product if adds else product)
     elif adds:
-        product = torch.mm(of_output.t(), source, out_dtype=torch.float32)
+        matrix.add_(torch.mm(of_outputs.t(), source, out_dtype=torch.float32))
     else:
-        torch.mm(of_output.t(), source, out_dtype=torch.float32, out=room)
-        return None
-    if adds:
-        room.add_(product)
-    else:
-        room.copy_(product)
-    return None
+        torch.mm(of_outputs.t(), source, out_dtype=torch.float32, out=matrix)
+    return hand_out(row, weights)
 
 
 def _draw_seeds(device: torch.device, *, anew: bool) -> torch.Tensor:
-    """Return two seeds (2,) int64 of torch's generator, which a recorded pass draws anew too."""
-    seeds = torch.empty(2, dtype=torch.int64, device=device)
+    """Return three seeds (3,) int64 of torch's generator; a recorded pass draws them anew too."""
+    seeds = torch.empty(3, dtype=torch.int64, device=device)
     return seeds.random_() if anew else seeds
 
 
-def _project(
-    asking: torch.Tensor, hidden: torch.Tensor, parts: Parts
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _project(asking: torch.Tensor, hidden: torch.Tensor, parts: Parts) -> States:
     """Return queries (M, H, K), keys and values (N, H, K); by one product where one can do it."""
     modules = (parts.query, parts.key, parts.value)
     if asking is hidden:
@@ -263,8 +290,7 @@ def _project(
     else:
         query = linear(asking, parts.query.weight, parts.query.bias)
         found = (query, *_multiply_jointly(hidden, modules[1:]))
-    query, key, value = (state.unflatten(-1, (-1, parts.head_size)) for state in found)
-    return query, key, value
+    return States(*(state.unflatten(-1, (-1, parts.head_size)) for state in found))
 
 
 def _multiply_jointly(
@@ -290,40 +316,6 @@ def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
 
-def _attend(
-    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor], places: _Places, rate: float
-) -> _Attended:
-    found = torch.ops.aten._flash_attention_forward(  # noqa: SLF001 (it alone drops weights)
-        *states,
-        *places[:4],
-        rate,
-        False,  # noqa: FBT003 (not causal; the operator takes it by place)
-        False,  # noqa: FBT003 (no mask to look at)
-        scale=states[0].shape[-1] ** -0.5,
-    )
-    return _Attended(*found[:4])
-
-
-def _attend_backward(
-    gradient: torch.Tensor, tape: _Tape, places: _Places, rate: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the gradients of queries (M, D), keys and values (N, D)."""
-    attended = tape.attended
-    of_query, of_key, of_value = torch.ops.aten._flash_attention_backward(  # noqa: SLF001 (as above)
-        gradient,
-        *tape.states,
-        attended.output,
-        attended.log_sums,
-        *places[:4],
-        rate,
-        False,  # noqa: FBT003 (as above)
-        attended.random_state,
-        attended.unused,
-        scale=gradient.shape[-1] ** -0.5,
-    )
-    return of_query.flatten(1), of_key.flatten(1), of_value.flatten(1)
-
-
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -336,7 +328,7 @@ class _Layer(torch.autograd.Function):
     ) -> torch.Tensor:
         output, tape = _pass(hidden, parts, places, trains=trains, keeps=True)
         # Nothing of it is an output of this function, so it holds on to nothing that holds it.
-        ctx.kept = tape, parts, places, parts.rates[0] if trains else 0.0
+        ctx.kept = tape, parts, places
         return output
 
     @staticmethod

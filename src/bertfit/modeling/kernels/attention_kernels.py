@@ -1,0 +1,389 @@
+"""Attention within each text of a pack, in Triton: forward, backward, dropout of the weights.
+
+Scores are never written to memory: a program takes a tile of queries of one text and one head, and
+goes over that text's keys (or the other way round). On the way back, where one tile holds all
+queries of a text, one program makes all its gradients by five products a tile (`go_back_whole`);
+longer texts take two kernels and seven, so nothing is added up by atomics and the same numbers come
+out every time.
+
+`attention` launches them. Shapes: rows are tokens; a row holds HEADS x SIZE numbers of one tensor,
+and the next row starts ROW numbers further on. Sums and the softmax are in float32.
+
+Sources: Dao 2023, arXiv 2307.08691 (FlashAttention 2: online softmax, log-sums for the way back);
+Wellons 2018, nullprogram.com/blog/2018/07/31 (`lowbias32`, the mixing of 32 bits).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+TO_BASE_2 = tl.constexpr(1.4426950408889634)
+TO_BASE_E = tl.constexpr(0.6931471805599453)
+# Odd numbers: the primes of xxHash, the two of lowbias32, and of Weyl's sequence.
+OF_QUERY = tl.constexpr(0x9E3779B1)
+OF_KEY = tl.constexpr(0x85EBCA77)
+MIXING = tl.constexpr(0x7FEB352D)
+MIXING_AGAIN = tl.constexpr(0x846CA68B)
+OF_ALL = tl.constexpr(0xC2B2AE3D)
+OF_LATER_QUERY = tl.constexpr(0x27D4EB2F)
+OF_LATER_KEY = tl.constexpr(0x165667B1)
+WEYL = tl.constexpr(0x9E3779B9)
+
+
+@triton.jit
+def _mix(number):
+    """Return 32 bits, each of which depends on all of a number's (lowbias32)."""
+    number ^= number >> 16
+    number *= MIXING
+    number ^= number >> 15
+    number *= MIXING_AGAIN
+    return number ^ (number >> 16)
+
+
+@triton.jit
+def _draw_streams(seeds, place, WHICH: tl.constexpr, THRESHOLD: tl.constexpr):
+    """Return two numbers of 32 bits for a text and head, from both halves of the seed."""
+    place = place.to(tl.uint32)
+    if THRESHOLD == 0:
+        return place, place
+    seed = tl.load(seeds + WHICH)
+    low = seed.to(tl.uint32)
+    high = (seed >> 32).to(tl.uint32)
+    first = _mix(_mix(place ^ low) + high)
+    second = _mix(_mix((place + WEYL) ^ high) + low)
+    return first, second
+
+
+@triton.jit
+def _drop(weights, streams, from_query, queries, from_key, keys, THRESHOLD: tl.constexpr):
+    """Return the weights that dropout keeps, zeros for others; 32 bits are drawn for each.
+
+    Four weights share one hash: queries q and q + 8, keys k and k + 8. In a tile of scores, and in
+    a transposed one, one thread holds all four, so the compiler computes it once for them. Each
+    weight has a multiplier of its own, and so bits of its own: any two of the four are as good as
+    independent (a lattice of 2^32 points). The second stream comes in between the two products, as
+    otherwise a text's weights could be dropped as another's are, some places on.
+
+    Args:
+        weights: (M, N), or transposed.
+        streams: The text's and head's two numbers.
+        from_query: The tile's first query, a multiple of 16.
+        queries: Counted from there, (M, 1) or (1, M).
+        from_key: As of queries.
+        keys: (1, N) or (N, 1).
+        THRESHOLD: The rate times 2^32; at 0 nothing of this is compiled.
+    """
+    if THRESHOLD == 0:
+        return weights
+    of_queries = (from_query + (queries & -9)).to(tl.uint32) * OF_QUERY + streams[0]
+    of_keys = (from_key + (keys & -9)).to(tl.uint32) * OF_KEY
+    drawn = of_queries + of_keys
+    drawn ^= drawn >> 16
+    drawn *= MIXING
+    drawn ^= (drawn >> 15) ^ streams[1]
+    by_query = tl.where((queries & 8) == 0, 1, OF_LATER_QUERY).to(tl.uint32)
+    by_key = tl.where((keys & 8) == 0, 1, OF_LATER_KEY).to(tl.uint32) * OF_ALL
+    return tl.where(drawn * (by_query * by_key) >= THRESHOLD, weights, 0.0)
+
+
+@triton.jit
+def _locate(starts, text):
+    """Return a text's first row and how many it has."""
+    first = tl.load(starts + text)
+    return first, tl.load(starts + text + 1) - first
+
+
+@triton.jit
+def _find(tensor, first, head, ROW: tl.constexpr, SIZE: tl.constexpr):
+    """Return where a text's numbers of one head start."""
+    return tensor + first.to(tl.int64) * ROW + head * SIZE
+
+
+@triton.jit
+def _find_both(one, other, first, head, ROW: tl.constexpr, SIZE: tl.constexpr):
+    """Return that of two tensors."""
+    return _find(one, first, head, ROW, SIZE), _find(other, first, head, ROW, SIZE)
+
+
+@triton.jit
+def _load(place, rows, num_rows, ROW: tl.constexpr, SIZE: tl.constexpr):
+    """Load rows of one head, (rows, SIZE), zeros behind the text's end."""
+    places = place + rows[:, None] * ROW + tl.arange(0, SIZE)[None, :]
+    return tl.load(places, mask=rows[:, None] < num_rows, other=0.0)
+
+
+@triton.jit
+def _store(place, rows, num_rows, values, ROW: tl.constexpr, SIZE: tl.constexpr):
+    """Store rows of one head, none behind the text's end."""
+    places = place + rows[:, None] * ROW + tl.arange(0, SIZE)[None, :]
+    tl.store(places, values.to(place.dtype.element_ty), mask=rows[:, None] < num_rows)
+
+
+@triton.jit
+def _hide(keys, num_keys):
+    """Return what is added to the scores of keys: minus infinity behind the text's end."""
+    return tl.where(keys < num_keys, 0.0, float("-inf"))
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_tiles"])
+def attend(
+    query,
+    key,
+    value,
+    query_starts,
+    key_starts,
+    seeds,
+    output,
+    log_sums,
+    num_queries,
+    num_tiles,
+    SCALE: tl.constexpr,
+    QUERY_ROW: tl.constexpr,
+    KEY_ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WHICH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+):
+    """Write what a tile of queries sees, and the logarithms of its sums of exponentials."""
+    place = tl.program_id(0) // num_tiles
+    head = place % HEADS
+    first_query, count = _locate(query_starts, place // HEADS)
+    start = tl.program_id(0) % num_tiles * QUERIES
+    if start >= count:
+        return
+    first_key, num_keys = _locate(key_starts, place // HEADS)
+    rows, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    key, value = _find_both(key, value, first_key, head, KEY_ROW, SIZE)
+    asked = _load(
+        _find(query, first_query, head, QUERY_ROW, SIZE), start + rows, count, QUERY_ROW, SIZE
+    )
+    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
+    highest = tl.full((QUERIES,), float("-inf"), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    seen = tl.zeros((QUERIES, SIZE), tl.float32)
+    for at in range(0, num_keys, KEYS):
+        keys = _load(key, at + columns, num_keys, KEY_ROW, SIZE)
+        scores = tl.dot(asked, tl.trans(keys)) * SCALE + _hide(at + columns, num_keys)[None, :]
+        peak = tl.maximum(highest, tl.max(scores, axis=1))
+        weights = tl.exp2(scores - peak[:, None])
+        shrunk = tl.exp2(highest - peak)
+        total = total * shrunk + tl.sum(weights, axis=1)
+        kept = _drop(weights, streams, start, rows[:, None], at, columns[None, :], THRESHOLD)
+        values = _load(value, at + columns, num_keys, KEY_ROW, SIZE)
+        seen = tl.dot(kept.to(values.dtype), values, seen * shrunk[:, None])
+        highest = peak
+    seen = seen / (total * (1.0 - THRESHOLD / 4294967296))[:, None]
+    output = _find(output, first_query, head, HEADS * SIZE, SIZE)
+    _store(output, start + rows, count, seen, HEADS * SIZE, SIZE)
+    place = log_sums + head.to(tl.int64) * num_queries + first_query + start + rows
+    tl.store(place, (highest + tl.log2(total)) * TO_BASE_E, mask=start + rows < count)
+
+
+@triton.jit(do_not_specialize=["num_queries"])
+def go_back_whole(
+    gradient,
+    query,
+    key,
+    value,
+    output,
+    log_sums,
+    query_starts,
+    key_starts,
+    seeds,
+    of_query,
+    of_key,
+    of_value,
+    num_queries,
+    SCALE: tl.constexpr,
+    QUERY_ROW: tl.constexpr,
+    KEY_ROW: tl.constexpr,
+    OF_QUERY_ROW: tl.constexpr,
+    OF_KEY_ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WHICH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+):
+    """Write all gradients of one head of a text of at most QUERIES queries."""
+    place = tl.program_id(0)
+    head = place % HEADS
+    first_query, count = _locate(query_starts, place // HEADS)
+    first_key, num_keys = _locate(key_starts, place // HEADS)
+    rows, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    key, value = _find_both(key, value, first_key, head, KEY_ROW, SIZE)
+    of_key, of_value = _find_both(of_key, of_value, first_key, head, OF_KEY_ROW, SIZE)
+    query = _find(query, first_query, head, QUERY_ROW, SIZE)
+    asked = _load(query, rows, count, QUERY_ROW, SIZE)
+    given, level = _find_level(gradient, output, first_query, head, rows, count, HEADS, SIZE)
+    log_sum = _load_log_sum(log_sums + head.to(tl.int64) * num_queries + first_query, rows, count)
+    SHARE: tl.constexpr = 1.0 - THRESHOLD / 4294967296
+    level *= SHARE  # as all gradients of scores; see where they are stored
+    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
+    found = tl.zeros((QUERIES, SIZE), tl.float32)
+    for at in range(0, num_keys, KEYS):
+        keys = _load(key, at + columns, num_keys, KEY_ROW, SIZE)
+        values = _load(value, at + columns, num_keys, KEY_ROW, SIZE)
+        offset = _hide(at + columns, num_keys)[None, :] - log_sum[:, None]
+        weights = tl.exp2(tl.dot(asked, tl.trans(keys)) * SCALE + offset)
+        kept = _drop(weights, streams, 0, rows[:, None], at, columns[None, :], THRESHOLD)
+        # Transposed, as then weights are a product's second factor, which it reads as it is.
+        back = tl.trans(tl.dot(tl.trans(given), kept.to(given.dtype)) / SHARE)
+        _store(of_value, at + columns, num_keys, back, OF_KEY_ROW, SIZE)
+        of_weights = tl.dot(given, tl.trans(values))
+        of_scores = (kept * of_weights - weights * level[:, None]).to(asked.dtype)
+        back = tl.trans(tl.dot(tl.trans(asked), of_scores) * (SCALE / TO_BASE_2 / SHARE))
+        _store(of_key, at + columns, num_keys, back, OF_KEY_ROW, SIZE)
+        found = tl.dot(of_scores, keys, found)
+    of_query = _find(of_query, first_query, head, OF_QUERY_ROW, SIZE)
+    _store(of_query, rows, count, found * (SCALE / TO_BASE_2 / SHARE), OF_QUERY_ROW, SIZE)
+
+
+@triton.jit
+def _find_level(
+    gradient, output, first_query, head, rows, count, HEADS: tl.constexpr, SIZE: tl.constexpr
+):
+    """Return the output's gradient (rows, SIZE) and each row's sum of its product with it."""
+    given = _load(
+        _find(gradient, first_query, head, HEADS * SIZE, SIZE), rows, count, HEADS * SIZE, SIZE
+    )
+    made = _load(
+        _find(output, first_query, head, HEADS * SIZE, SIZE), rows, count, HEADS * SIZE, SIZE
+    )
+    return given, tl.sum(given.to(tl.float32) * made.to(tl.float32), axis=1)
+
+
+@triton.jit
+def _load_log_sum(place, rows, count):
+    """Load logarithms to base 2; any do behind the text's end, where output's gradient is zero."""
+    return tl.load(place + rows, mask=rows < count, other=0.0) * TO_BASE_2
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_tiles"])
+def go_back_to_queries(
+    gradient,
+    query,
+    key,
+    value,
+    output,
+    log_sums,
+    query_starts,
+    key_starts,
+    seeds,
+    of_query,
+    pairs,
+    num_queries,
+    num_tiles,
+    SCALE: tl.constexpr,
+    QUERY_ROW: tl.constexpr,
+    KEY_ROW: tl.constexpr,
+    OF_QUERY_ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WHICH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+):
+    """Write the gradients of a tile of queries, and for `go_back_to_keys` two numbers of each."""
+    place = tl.program_id(0) // num_tiles
+    head = place % HEADS
+    first_query, count = _locate(query_starts, place // HEADS)
+    start = tl.program_id(0) % num_tiles * QUERIES
+    if start >= count:
+        return
+    first_key, num_keys = _locate(key_starts, place // HEADS)
+    local, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    rows = start + local
+    key, value = _find_both(key, value, first_key, head, KEY_ROW, SIZE)
+    query = _find(query, first_query, head, QUERY_ROW, SIZE)
+    asked = _load(query, rows, count, QUERY_ROW, SIZE)
+    given, level = _find_level(gradient, output, first_query, head, rows, count, HEADS, SIZE)
+    skipped = head.to(tl.int64) * num_queries + first_query
+    log_sum = _load_log_sum(log_sums + skipped, rows, count)
+    SHARE: tl.constexpr = 1.0 - THRESHOLD / 4294967296
+    level *= SHARE  # as all gradients of scores; see where they are stored
+    pairs += (skipped + rows) * 2
+    tl.store(pairs, log_sum, mask=rows < count)
+    tl.store(pairs + 1, level, mask=rows < count)
+    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
+    found = tl.zeros((QUERIES, SIZE), tl.float32)
+    for at in range(0, num_keys, KEYS):
+        keys = _load(key, at + columns, num_keys, KEY_ROW, SIZE)
+        values = _load(value, at + columns, num_keys, KEY_ROW, SIZE)
+        offset = _hide(at + columns, num_keys)[None, :] - log_sum[:, None]
+        weights = tl.exp2(tl.dot(asked, tl.trans(keys)) * SCALE + offset)
+        kept = _drop(weights, streams, start, local[:, None], at, columns[None, :], THRESHOLD)
+        of_weights = tl.dot(given, tl.trans(values))
+        of_scores = kept * of_weights - weights * level[:, None]
+        found = tl.dot(of_scores.to(keys.dtype), keys, found)
+    of_query = _find(of_query, first_query, head, OF_QUERY_ROW, SIZE)
+    _store(of_query, rows, count, found * (SCALE / TO_BASE_2 / SHARE), OF_QUERY_ROW, SIZE)
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_tiles"])
+def go_back_to_keys(
+    gradient,
+    query,
+    key,
+    value,
+    pairs,
+    query_starts,
+    key_starts,
+    seeds,
+    of_key,
+    of_value,
+    num_queries,
+    num_tiles,
+    SCALE: tl.constexpr,
+    QUERY_ROW: tl.constexpr,
+    KEY_ROW: tl.constexpr,
+    OF_KEY_ROW: tl.constexpr,
+    HEADS: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    WHICH: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+):
+    """Write the gradients of a tile of keys and values. Scores are transposed here."""
+    place = tl.program_id(0) // num_tiles
+    head = place % HEADS
+    first_key, num_keys = _locate(key_starts, place // HEADS)
+    start = tl.program_id(0) % num_tiles * KEYS
+    if start >= num_keys:
+        return
+    first_query, count = _locate(query_starts, place // HEADS)
+    local, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
+    key, value = _find_both(key, value, first_key, head, KEY_ROW, SIZE)
+    query = _find(query, first_query, head, QUERY_ROW, SIZE)
+    gradient = _find(gradient, first_query, head, HEADS * SIZE, SIZE)
+    pairs += (head.to(tl.int64) * num_queries + first_query) * 2
+    keys = _load(key, start + columns, num_keys, KEY_ROW, SIZE)
+    values = _load(value, start + columns, num_keys, KEY_ROW, SIZE)
+    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
+    to_keys = tl.zeros((KEYS, SIZE), tl.float32)
+    to_values = tl.zeros((KEYS, SIZE), tl.float32)
+    for at in range(0, count, QUERIES):
+        rows = at + local
+        asked = _load(query, rows, count, QUERY_ROW, SIZE)
+        given = _load(gradient, rows, count, HEADS * SIZE, SIZE)
+        # Side by side in memory, as one load for each row then serves all threads.
+        log_sum, level = tl.split(_load(pairs, rows, count, 2, 2))
+        # No key is hidden: those behind the end have rows of their own, which are not stored.
+        weights = tl.exp2(tl.dot(keys, tl.trans(asked)) * SCALE - log_sum[None, :])
+        kept = _drop(weights, streams, at, local[None, :], start, columns[:, None], THRESHOLD)
+        of_weights = tl.dot(values, tl.trans(given))
+        of_scores = kept * of_weights - weights * level[None, :]
+        to_values = tl.dot(kept.to(given.dtype), given, to_values)
+        to_keys = tl.dot(of_scores.to(asked.dtype), asked, to_keys)
+    SHARE: tl.constexpr = 1.0 - THRESHOLD / 4294967296
+    of_key, of_value = _find_both(of_key, of_value, first_key, head, OF_KEY_ROW, SIZE)
+    to_keys *= SCALE / TO_BASE_2 / SHARE
+    _store(of_key, start + columns, num_keys, to_keys, OF_KEY_ROW, SIZE)
+    _store(of_value, start + columns, num_keys, to_values / SHARE, OF_KEY_ROW, SIZE)
