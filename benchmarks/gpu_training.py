@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,37 +125,32 @@ def collect_gradient(
     return float(made.loss), gradient
 
 
-def time_training(size: Size, texts: EncodedTexts, length: int, rate: float) -> dict[str, Any]:
-    """Return tokens a second, MFU and peak memory of the three ways.
+def time_training(
+    size: Size, texts: EncodedTexts, length: int, rate: float, asked: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield tokens a second, MFU and peak memory of the ways that are asked for, way by way.
 
     `first_seconds` is what starting up took: of the notebook its first step, of Trainer and bertfit
     what the epochs before the timed one took more. Building the model counts for Trainer alone, and
     at the second length compiled code is there already.
     """
-    # What is ours first: where a peer fails, or takes all the time, the rest is known.
-    ways: dict[str, Callable[..., tuple[float, float]]] = {
-        "bertfit": train_bertfit,
-        "bertfit_as_written": functools.partial(train_bertfit, fast_path="off"),
-        "bertfit_compiled": functools.partial(train_bertfit, compiled=True),
-        "notebook": train_notebook,
-        "trainer": train_trainer,
-    }
     generator = np.random.default_rng(1)
     num_rows = min(size.num_steps * BERTFIT_ROWS, len(texts))
     rows = generator.choice(len(texts), num_rows, replace=False)
     lengths = texts.lengths[rows]
     found: dict[str, Any] = {}
-    for name, way in ways.items():
+    for name in (way for way in WAYS if way in asked):
         work = count_operations(size.config, lengths, is_short="bertfit" in name)
         gc.collect()  # a Trainer holds on to itself
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         try:
-            seconds, first_seconds = way(size, texts, rows, length)
+            seconds, first_seconds = WAYS[name](size, texts, rows, length)
         except Exception as error:  # noqa: BLE001 (one way that fails shall not cost the others)
             found[name] = {"failed": f"{type(error).__name__}: {error}"[-500:]}
             print(f"training at {length}, {name}: {found[name]}", flush=True)
+            yield found
             continue
         found[name] = {
             "first_seconds": first_seconds,
@@ -168,7 +163,7 @@ def time_training(size: Size, texts: EncodedTexts, length: int, rate: float) -> 
             else None,
         }
         print(f"training at {length}, {name}: {found[name]}", flush=True)
-    return found
+        yield found
 
 
 def count_operations(config: BertConfig, lengths: np.ndarray, *, is_short: bool) -> float:
@@ -252,15 +247,30 @@ def train_notebook(
 def train_trainer(
     size: Size, texts: EncodedTexts, rows: np.ndarray, _length: int
 ) -> tuple[float, float]:
-    """Return the seconds of transformers.Trainer's third epoch, and what two before took more."""
-    from transformers import Trainer, TrainerCallback
+    """Return the seconds of transformers.Trainer's third epoch, and what two before took more.
 
-    marks: list[float] = []
+    From the third epoch's first step on, when its first batch is there: an epoch's start, which a
+    longer one would have as well, is not counted.
+    """
+    from transformers import Trainer, TrainerCallback, TrainerState
+
+    marks: dict[float, float] = {}
 
     class Marks(TrainerCallback):
-        def on_epoch_end(self, *_: object, **__: object) -> None:
-            wait()
-            marks.append(time.perf_counter())
+        def on_step_begin(
+            self, _settings: object, state: TrainerState, *_: object, **__: object
+        ) -> None:
+            self._mark(state.epoch)
+
+        def on_epoch_end(
+            self, _settings: object, state: TrainerState, *_: object, **__: object
+        ) -> None:
+            self._mark(state.epoch)
+
+        def _mark(self, epoch: float) -> None:
+            if epoch in {2.0, 3.0}:
+                wait()
+                marks[epoch] = time.perf_counter()
 
     def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         ids = [torch.tensor(feature["input_ids"]) for feature in features]
@@ -294,8 +304,8 @@ def train_trainer(
             data_collator=collate,
             callbacks=[Marks()],
         ).train()
-    warm = marks[2] - marks[1]
-    return warm, max(0.0, marks[1] - started - 2.0 * warm)
+    warm = marks[3.0] - marks[2.0]
+    return warm, max(0.0, marks[2.0] - started - 2.0 * warm)
 
 
 @contextlib.contextmanager
@@ -316,6 +326,7 @@ def train_bertfit(
     *,
     compiled: bool = False,
     fast_path: str = "auto",
+    rows_a_step: int = BERTFIT_ROWS,
 ) -> tuple[float, float]:
     """Return the seconds of bertfit's third epoch, and what the first two took more.
 
@@ -325,12 +336,12 @@ def train_bertfit(
     precision = choose_precision()
     model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
     settings = TrainSettings(
-        batch_size=BERTFIT_ROWS,
+        batch_size=rows_a_step,
         compile="on" if compiled else "off",
         fast_path=fast_path,  # type: ignore[arg-type]  # one of its values
     )
     data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
-    plan = plan_epoch(texts.lengths[rows], BERTFIT_ROWS, seed=0, epoch=0)
+    plan = plan_epoch(texts.lengths[rows], rows_a_step, seed=0, epoch=0)
     steps = [rows[places] for places in plan]
     as_written = dataclasses.replace(settings, compile="off")
     budget = measure_token_budget(model, data, settings=as_written, precision=precision)
@@ -354,6 +365,18 @@ def train_bertfit(
     weights.release()
     third = marks[3] - marks[2]
     return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
+
+
+# What is ours first: where a peer fails, or takes all the time, the rest is known.
+WAYS: dict[str, Callable[..., tuple[float, float]]] = {
+    "bertfit": train_bertfit,
+    "bertfit_128_rows": functools.partial(train_bertfit, rows_a_step=128),
+    "bertfit_256_rows": functools.partial(train_bertfit, rows_a_step=256),
+    "bertfit_as_written": functools.partial(train_bertfit, fast_path="off"),
+    "bertfit_compiled": functools.partial(train_bertfit, compiled=True),
+    "notebook": train_notebook,
+    "trainer": train_trainer,
+}
 
 
 def time_scoring(size: Size, texts: EncodedTexts, precision: Precision) -> dict[str, float]:
