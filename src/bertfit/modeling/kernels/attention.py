@@ -46,18 +46,18 @@ def choose_tiles(longest_query: int, longest_key: int, head_size: int) -> Tiles:
     """Return tiles for texts of so many queries and keys at most.
 
     Those for heads of 64 numbers were the quickest of seven on an H100, with 16 and 62 texts of
-    128 tokens and with 64 of 20 to 512. The others spill no registers. Heads of 128 go back in two
-    kernels: one for a whole text read wrong memory there, as Triton 3.6 compiled it.
+    128 tokens and with 64 of 20 to 512. The others spill no registers. As Triton 3.6 compiled it
+    there, the kernel for whole texts read wrong memory where heads had 128 numbers, and gave wrong
+    numbers with tiles of 64 queries and 32 keys: neither is taken.
     """
     if longest_query <= 16:
         few = Tile(16, 64 if head_size > 64 else 128, 4, 2)
         return Tiles(few, few, few, few)
     is_wide = head_size > 64
-    side = 64 if longest_query <= 64 else 128
-    is_whole = not is_wide and longest_query <= side and longest_key <= side
+    is_whole = not is_wide and max(longest_query, longest_key) <= 128
     return Tiles(
         forward=Tile(64, 64, 4, 2),
-        whole=Tile(side, 32, 4, 1) if is_whole else None,
+        whole=Tile(128, 32, 4, 1) if is_whole else None,
         of_queries=Tile(128, 64, 8, 2) if is_wide else Tile(64, 64, 4, 3),
         of_keys=Tile(32, 64, 4, 2) if is_wide else Tile(64, 64, 4, 3),
     )
