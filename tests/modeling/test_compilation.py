@@ -21,6 +21,7 @@ from bertfit.modeling.compilation import (
     run_as_written,
     undo_compiling,
 )
+from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged
 from bertfit.modeling.precision import choose_precision
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.weights import TrainedWeights
@@ -171,8 +172,8 @@ def test_the_same_seed_gives_the_same_losses_compiled(monkeypatch):
         (CPU, "off", True, math.inf, "off (asked for)"),
         (CPU, "on", False, 0.0, "on (asked for)"),
         (CPU, "auto", True, math.inf, "off (compiled, training was slower on a CPU)"),
-        (GPU, "auto", True, LEAST_SECONDS, "on (a training of at least 5 minutes)"),
-        (GPU, "auto", True, LEAST_SECONDS - 1, "off (a training of less than 5 minutes)"),
+        (GPU, "auto", True, LEAST_SECONDS, "on (a training of at least 75 s)"),
+        (GPU, "auto", True, LEAST_SECONDS - 1, "off (a training of less than 75 s)"),
         (GPU, "auto", False, math.inf, "off (texts are not packed)"),
         (
             MPS,
@@ -186,12 +187,33 @@ def test_the_same_seed_gives_the_same_losses_compiled(monkeypatch):
 def test_what_is_compiled(monkeypatch, device, asked, packs, seconds, expected):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
-    assert str(plan_compilation(device, asked, packs=packs, train_seconds=seconds)) == expected
+    plan = plan_compilation(device, asked, packs=packs, has_operators=False, train_seconds=seconds)
+    assert str(plan) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("auto", "off (operators do the layers, and are quicker)"), ("on", "on (asked for)")],
+)
+def test_layers_that_operators_do_are_compiled_where_that_is_asked_for(
+    monkeypatch, asked, expected
+):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    plan = plan_compilation(GPU, asked, packs=True, has_operators=True, train_seconds=math.inf)
+    assert str(plan) == expected
+
+
+def test_compiled_layers_are_those_that_transformers_wrote():
+    model = make_classifier("bert", width=128)
+    num_exchanged = exchange_layers(model)
+    compile_layers(model)
+    assert num_exchanged > 1
+    assert not any(is_exchanged(module) for module in model.modules())
 
 
 def test_without_triton_a_gpu_compiles_nothing(monkeypatch):
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
-    plan = plan_compilation(GPU, packs=True, train_seconds=math.inf)
+    plan = plan_compilation(GPU, packs=True, has_operators=False, train_seconds=math.inf)
     assert str(plan) == "off (torch finds no Triton that works here)"
     with pytest.raises(ConfigError, match="compile: on was asked for, but torch finds no Triton"):
-        plan_compilation(GPU, "on", packs=True, train_seconds=math.inf)
+        plan_compilation(GPU, "on", packs=True, has_operators=False, train_seconds=math.inf)

@@ -4,8 +4,8 @@ One layer is compiled, and the others run the same code (regional compilation); 
 symbols in it, so a step of another length compiles nothing. Attention stays a call: torch has it in
 one operation already, and a pack's lengths would be compiled in. The state dict keeps its names.
 
-How long the first compiled step takes on a GPU, and what the others gain, was not measured; the
-rule for `auto` is an assumption until then.
+On an H100 it made steps of ALBERT 1.3 times as quick and of ModernBERT 1.6 to 1.9 times, after 12
+to 17 seconds; those of BERT's family, whose layers are kernels of our own, it made slower.
 """
 
 from __future__ import annotations
@@ -28,15 +28,20 @@ if TYPE_CHECKING:
     from bertfit.config import Compile
 
 BACKEND = "inductor"
-LEAST_SECONDS = 300.0
-"""`auto` compiles a training that would take this long without: if the start takes half a minute, a
-tenth of these seconds saved pays for it."""
+LEAST_SECONDS = 75.0
+"""`auto` compiles a training that would take this long without: of them a quarter saved pays for
+the start, the least and the most that were seen on an H100."""
 
 _Function = TypeVar("_Function")
 
 
 def plan_compilation(
-    device: torch.device, asked: Compile = "auto", *, packs: bool, train_seconds: float
+    device: torch.device,
+    asked: Compile = "auto",
+    *,
+    packs: bool,
+    has_operators: bool,
+    train_seconds: float,
 ) -> Plan:
     """Decide about compiling.
 
@@ -44,6 +49,7 @@ def plan_compilation(
         device: Where the model is trained.
         asked: auto compiles on a CUDA GPU alone, packed texts, and a training that is long enough.
         packs: Whether the model takes packs.
+        has_operators: Whether operators of our own do its layers.
         train_seconds: What the training would take without.
 
     Raises:
@@ -62,10 +68,11 @@ def plan_compilation(
         return Plan(is_on=False, reason=obstacle)
     if not packs:
         return Plan(is_on=False, reason="texts are not packed")
-    minutes = f"{LEAST_SECONDS / 60:.0f} minutes"
+    if has_operators:
+        return Plan(is_on=False, reason="operators do the layers, and are quicker")
     if train_seconds < LEAST_SECONDS:
-        return Plan(is_on=False, reason=f"a training of less than {minutes}")
-    return Plan(is_on=True, reason=f"a training of at least {minutes}")
+        return Plan(is_on=False, reason=f"a training of less than {LEAST_SECONDS:.0f} s")
+    return Plan(is_on=True, reason=f"a training of at least {LEAST_SECONDS:.0f} s")
 
 
 def find_compile_obstacle(device: torch.device) -> str | None:

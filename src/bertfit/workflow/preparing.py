@@ -29,8 +29,9 @@ from bertfit.modeling.classifier import (
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, is_for_operators, plan_operators_for, plug_in
+from bertfit.modeling.kernels.exchange import find_kernel_fault
 from bertfit.modeling.operators.loading import load_operators, needs_building
-from bertfit.modeling.packing import set_up_packing
+from bertfit.modeling.packing import set_up_packing, takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.progress import Listener
@@ -152,9 +153,8 @@ def prepare_model(
     if is_fast and is_for_operators(precision) and needs_building():
         listener.note("Operators are built for this processor, in seconds, once.")
     fast_path, packing = make_fast(loaded, settings, precision)
-    if is_fast and (is_for_operators(precision) or precision.device.type == "cuda"):
-        listener.note(f"Operators: {plan_operators_for(loaded.model.config, precision)}.")
-    _note_fast_path(fast_path, precision, listener)
+    if fast_path is not None:
+        _note_fast_path(fast_path, loaded, precision, listener)
     if precision.device.type != "cpu" or settings.packing != "auto":
         listener.note(f"Packing: {packing}.")
     classifier = TextClassifier(
@@ -206,9 +206,21 @@ def make_fast(
     return fast_path, set_up_packing(loaded.model, precision, asked)
 
 
-def _note_fast_path(fast_path: FastPath | None, precision: Precision, listener: Listener) -> None:
-    on_gpu = precision.device.type == "cuda"  # whose operators have been told of
-    if fast_path is not None and not fast_path.is_whole and not on_gpu:
+def _note_fast_path(
+    fast_path: FastPath, loaded: LoadedClassifier, precision: Precision, listener: Listener
+) -> None:
+    on_gpu = precision.device.type == "cuda"
+    if on_gpu or is_for_operators(precision):
+        operators = plan_operators_for(loaded.model.config, precision)
+        fault = None
+        if on_gpu and operators.is_on:
+            fault = "texts are not packed"
+            if takes_packs(loaded.model):
+                fault = find_kernel_fault(loaded.model, device=precision.device)
+        listener.note(
+            f"Operators: {operators if fault is None else Plan(is_on=False, reason=fault)}."
+        )
+    if not fast_path.is_whole and not on_gpu:  # whose operators have been told of
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 
 

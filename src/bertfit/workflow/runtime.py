@@ -131,7 +131,12 @@ def describe_runtime(
         memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
         packing=str(packing),
         compilation=str(
-            plan_compilation(precision.device, packs=packing.is_on, train_seconds=math.inf)
+            plan_compilation(
+                precision.device,
+                packs=packing.is_on,
+                has_operators=operators.is_on,
+                train_seconds=math.inf,
+            )
         ),
         recording=str(plan_recording(precision.device, packs=packing.is_on)),
         micro_batch_tokens=None if precision.device.type == "cuda" else tokens,

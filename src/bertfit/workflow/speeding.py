@@ -13,6 +13,7 @@ import torch
 
 from bertfit.config import ResolvedSettings
 from bertfit.modeling.compilation import cannot_compile, plan_compilation
+from bertfit.modeling.fast_path import plan_operators_for
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.progress import Listener, format_seconds
@@ -63,6 +64,8 @@ def settle_speed(
         precision.device,
         asked,
         packs=takes_packs(model.classifier.model),
+        has_operators=resolved.settings.fast_path == "auto"
+        and plan_operators_for(model.classifier.model.config, precision).is_on,
         train_seconds=uncompiled.train_seconds,
     )
     speed = uncompiled

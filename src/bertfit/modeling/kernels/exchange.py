@@ -16,6 +16,7 @@ from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.kernels.layer import Parts, pass_layer
+from bertfit.modeling.kernels.trial import find_fault
 from bertfit.modeling.pack import current_pack
 
 KERNEL_FAMILIES = frozenset(
@@ -59,6 +60,20 @@ def join_projections(model: torch.nn.Module) -> None:
                 tensor.data = piece
 
 
+def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | None:
+    """Say why the kernels are not to be trusted with a model's layers; None where they are.
+
+    Args:
+        model: Its layers are exchanged, and take packs.
+        device: Where it will run, in bfloat16.
+    """
+    layers = (module for module in model.modules() if is_exchanged(module))
+    first = next(layers, None)
+    if first is None:
+        return None
+    return find_fault(first, find_parts, device=device, dtype=torch.bfloat16)
+
+
 def compute_by_kernels(
     layer: torch.nn.Module, hidden: torch.Tensor, *, only_firsts: bool = False
 ) -> torch.Tensor | None:
@@ -75,6 +90,8 @@ def compute_by_kernels(
     parts = find_parts(layer)
     # Whoever watches the layer itself sees what goes in and comes out.
     if parts is None or not _takes(hidden, parts) or not are_unwatched(*layer.children()):
+        return None
+    if find_fault(layer, find_parts, device=hidden.device, dtype=hidden.dtype) is not None:
         return None
     hidden_ND = hidden.squeeze(0)
     found = _pass(hidden_ND, parts, pack, trains=layer.training, only_firsts=only_firsts)

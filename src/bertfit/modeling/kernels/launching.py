@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import shutil
 
 import torch
 
 _LEAST_CAPABILITY = (8, 0)
+_TESTED_CAPABILITY, _TESTED_TRITON = (9, 0), "3.6."
+"""An H100's, and what comes with torch 2.11."""
 _PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
 """What few rows give to add up is soon added up, and what the programs leave costs as much."""
 _PROGRAMS_ON_A_CPU = 3
@@ -27,6 +30,16 @@ def find_kernel_obstacle(device: torch.device) -> str | None:
     if not any(map(shutil.which, ("cc", "gcc", "clang"))):
         return "Triton needs a C compiler (gcc or clang), and there is none"
     return None
+
+
+@functools.lru_cache
+def is_known_good(device: torch.device) -> bool:
+    """Tell whether kernels were tested on such a GPU with this Triton (`make test-gpu`)."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) == _TESTED_CAPABILITY
+        and importlib.metadata.version("triton").startswith(_TESTED_TRITON)
+    )
 
 
 def count_programs(device: torch.device, num_rows: int) -> int:
