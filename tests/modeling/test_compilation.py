@@ -203,7 +203,8 @@ def test_layers_that_operators_do_are_compiled_where_that_is_asked_for(
     assert str(plan) == expected
 
 
-def test_compiled_layers_are_those_that_transformers_wrote():
+def test_compiled_layers_are_those_that_transformers_wrote(monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
     model = make_classifier("bert", width=128)
     num_exchanged = exchange_layers(model)
     compile_layers(model)

@@ -26,7 +26,7 @@ def untried(monkeypatch):
     monkeypatch.setattr(trial, "_found", {})
     monkeypatch.setattr(trial, "is_known_good", lambda _device: False)
     # The interpreter takes its time; texts that long are shown right by test_attention.
-    monkeypatch.setattr(trial, "_MIXES", ((12, 9, 1, 4), (140, 3)))
+    monkeypatch.setattr(trial, "_MIXES", ((12, 1, 4), (130,)))
 
 
 def make_layer(family):
@@ -40,9 +40,8 @@ def find(layer):
     return trial.find_fault(layer, find_parts, device=DEVICE, dtype=DTYPE)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up(family):
-    layer = make_layer(family)
+def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up():
+    layer = make_layer("bert")
     weights = copy.deepcopy(layer.state_dict())
     torch.manual_seed(0)
     expected = torch.rand(3)
