@@ -79,7 +79,7 @@ def main() -> None:
         if not arguments.smoke:  # at once: a machine on loan may be gone before the end
             measured["targets"] = compare_with_targets(measured, size.lengths)
             device = torch.cuda.get_device_name()
-            write_result("gpu", {"gpu": device, **measured}, output=arguments.output)
+            write_result("gpu", {"gpu": device, **measured}, output=arguments.output, gpu=device)
     print_targets(compare_with_targets(measured, size.lengths))
     if arguments.smoke:
         print("The script runs, and packs are right. These times mean nothing.")

@@ -29,14 +29,16 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def write_result(name: str, measured: Mapping[str, Any], *, output: Path = RESULTS) -> Path:
-    """Write results/<date>_<name>_<processor>-<instructions>.json and return its path."""
+def write_result(
+    name: str, measured: Mapping[str, Any], *, output: Path = RESULTS, gpu: str | None = None
+) -> Path:
+    """Write results/<date>_<name>_<processor>-<instructions>.json, or _<GPU>; return its path."""
     environment = describe_environment()
     hardware = environment["hardware"]
     hardware["instructions"] = list_instructions()
     now = dt.datetime.now(tz=dt.UTC)
     widest = hardware["instructions"][-1:]
-    processor = _slug(" ".join([hardware["processor"] or hardware["machine"], *widest]))
+    processor = _slug(gpu or " ".join([hardware["processor"] or hardware["machine"], *widest]))
     path = output / f"{now:%Y-%m-%d}_{name}_{processor}.json"
     arguments = [Path(sys.argv[0]).name, *map(_without_folder, _without_output(sys.argv[1:]))]
     write_json(

@@ -26,6 +26,7 @@ NEED_DATA = {
     "packing": True,
     "fast_path_accuracy": True,
     "gpu": True,
+    "gpu_kernels": True,
 }
 
 
@@ -61,8 +62,8 @@ def run(name: str) -> int:
     if NEED_DATA[name] and "BERTFIT_DATA" not in os.environ:
         print(f"Left out: {name}, which needs BERTFIT_DATA (see its docstring).")
         return 0
-    if name == "gpu" and not has_gpu():
-        print("Left out: gpu, which needs a CUDA GPU.")
+    if name.startswith("gpu") and not has_gpu():
+        print(f"Left out: {name}, which needs a CUDA GPU.")
         return 0
     print(f"{name}: {describe(name)}", flush=True)
     return subprocess.run([sys.executable, HERE / f"{name}.py"], check=False).returncode

@@ -1,0 +1,163 @@
+"""One CUDA GPU: the kernels of a layer timed one by one, attention beside torch's own.
+
+Microseconds of graph replays, a median of five of twenty each, so no launch is counted. The texts
+are 16 and 62 of 128 tokens, and 64 with the lengths of real IMDB reviews cut at 512.
+
+Needs BERTFIT_DATA and a CUDA GPU with Triton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import RESULTS, write_result
+from reviews import read_reviews
+from transformers import AutoTokenizer
+
+from bertfit.assets import find_embedded_model
+from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.modeling.classifier import fast_tokenizer
+from bertfit.modeling.kernels.attention import Spans, States, attend, attend_backward
+from bertfit.modeling.kernels.functions import (
+    Dropout,
+    Sums,
+    activate,
+    activate_backward,
+    add_and_norm,
+    add_and_norm_backward,
+    sum_columns,
+)
+from bertfit.modeling.kernels.launching import find_kernel_obstacle
+
+WIDTH, INNER, HEADS, RATE = 768, 3072, 12, 0.1
+REPEATS, ROUNDS = 20, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
+    )
+    arguments = parser.parse_args()
+    device = torch.device("cuda")
+    obstacle = find_kernel_obstacle(device) if torch.cuda.is_available() else "torch finds no GPU"
+    if obstacle is not None:
+        sys.exit(f"This measures a GPU's kernels: {obstacle}.")
+    mixes = {
+        "16 of 128": [128] * 16,
+        "62 of 128": [128] * 62,
+        "64 of IMDB": read_lengths(arguments.tokenizer),
+    }
+    measured = {
+        "attention": {name: time_attention(lengths, device) for name, lengths in mixes.items()},
+        "others": {str(rows): time_others(rows, device) for rows in (2048, 8192, 16384)},
+    }
+    for part in measured.values():
+        for name, times in part.items():
+            print(name, times, flush=True)
+    gpu = torch.cuda.get_device_name()
+    write_result("gpu-kernels", {"gpu": gpu, **measured}, output=arguments.output, gpu=gpu)
+
+
+def read_lengths(folder: Path | None) -> list[int]:
+    """Return the tokens of 64 reviews cut at 512, the longest first."""
+    tokenizer = fast_tokenizer(AutoTokenizer.from_pretrained(folder or find_embedded_model()))
+    texts = read_reviews("train", num_rows=64, seed=0).texts
+    encoded = encode_texts(texts, tokenizer, EncodingRule(max_length=512))
+    return sorted(map(int, encoded.lengths), reverse=True)
+
+
+def time_attention(lengths: Sequence[int], device: torch.device) -> dict[str, float]:
+    """Return the microseconds of torch's attention and ours, forward and backward."""
+    starts = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
+    longest = max(lengths)
+    joint = draw(sum(lengths), 3 * WIDTH, device=device)
+    query, key, value = (part.unflatten(-1, (HEADS, -1)) for part in joint.split(WIDTH, dim=1))
+    gradient = draw(*query.shape, device=device)
+    places = (starts, starts, longest, longest)
+    scale = query.shape[-1] ** -0.5
+
+    options = (RATE, False, False)  # dropout; neither causal nor a mask to look at
+
+    def attend_by_torch() -> Any:  # noqa: ANN401 (what the operator gives)
+        operator = torch.ops.aten._flash_attention_forward  # noqa: SLF001 (it alone drops)
+        return operator(query, key, value, *places, *options, scale=scale)
+
+    output, log_sums, state, unused, _ = attend_by_torch()
+    states, spans = States(query, key, value), Spans(*places)
+    dropout = Dropout(RATE, torch.tensor([7], device=device), 0)
+    attended = attend(states, spans, dropout=dropout)
+    return {
+        "torch_forward": replay(attend_by_torch),
+        "torch_backward": replay(
+            lambda: torch.ops.aten._flash_attention_backward(  # noqa: SLF001 (as above)
+                *(gradient, query, key, value, output, log_sums, *places),
+                *(RATE, False, state, unused),
+                scale=scale,
+            )
+        ),
+        "forward": replay(lambda: attend(states, spans, dropout=dropout)),
+        "backward": replay(
+            lambda: attend_backward(gradient, states, attended, spans, dropout=dropout)
+        ),
+    }
+
+
+def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
+    """Return the microseconds of what stands between products."""
+    hidden, residual, gradient = (draw(num_rows, WIDTH, device=device) for _ in range(3))
+    inner, of_inner = (draw(num_rows, INNER, device=device) for _ in range(2))
+    norm = torch.nn.LayerNorm(WIDTH, device=device, dtype=torch.bfloat16)
+    dropout = Dropout(RATE, torch.tensor([7], device=device), 0)
+    sums = Sums.make(9 * WIDTH + INNER, num_rows, device)
+    row = torch.empty(9 * WIDTH + INNER, device=device)
+    with torch.no_grad():
+        _, kept = add_and_norm(hidden, residual, norm, dropout, keeps=True)
+        works: dict[str, Callable[[], object]] = {
+            "norm": lambda: add_and_norm(hidden, residual, norm, dropout, keeps=True),
+            "norm_backward": lambda: add_and_norm_backward(
+                gradient, kept, norm.weight, dropout, sums, at=0
+            ),
+            "gelu": lambda: activate(inner),
+            "gelu_backward": lambda: activate_backward(of_inner, inner, sums, at=0),
+            "sums": lambda: sum_columns(hidden, sums, at=0),
+            "fold": lambda: sums.fold(row, adds=False),
+        }
+        return {name: replay(work) for name, work in works.items()}
+
+
+def draw(*shape: int, device: torch.device) -> torch.Tensor:
+    return torch.randn(*shape, device=device).to(torch.bfloat16)
+
+
+def replay(work: Callable[[], object]) -> float:
+    """Return the microseconds of one call when twenty are played as a graph."""
+    for _ in range(3):  # compiles, and sets up
+        work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(REPEATS):
+            work()
+    graph.replay()
+    times = []
+    for _ in range(ROUNDS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end) / REPEATS * 1e3)
+    return statistics.median(times)
+
+
+if __name__ == "__main__":
+    main()
