@@ -18,7 +18,7 @@ demo: .venv/.installed ## Train and judge a real classifier, offline, in minutes
 	@$(BIN)/bertfit demo
 
 test: .venv/.installed-dev ## Run the tests that need no accelerator, no network and little time
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile
 
 test-slow: .venv/.installed-dev ## Run the slow tests
 	@$(BIN)/python -m pytest -m "slow and not gpu and not network and not bench" --timeout 1800

@@ -20,6 +20,7 @@ from bertfit.modeling.compilation import plan_compilation
 from bertfit.modeling.fast_path import plan_fast_path, plan_operators_for
 from bertfit.modeling.graphs import plan_recording
 from bertfit.modeling.packing import plan_packing
+from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.transfer import wait_for
 from bertfit.run_directory import describe_environment
@@ -130,14 +131,7 @@ def describe_runtime(
         embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
         memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
         packing=str(packing),
-        compilation=str(
-            plan_compilation(
-                precision.device,
-                packs=packing.is_on,
-                has_operators=operators.is_on,
-                train_seconds=math.inf,
-            )
-        ),
+        compilation=_describe_compilation(precision.device, packing, operators),
         recording=str(plan_recording(precision.device, packs=packing.is_on)),
         micro_batch_tokens=None if precision.device.type == "cuda" else tokens,
         gflops=gflops,
@@ -145,6 +139,14 @@ def describe_runtime(
         store_bytes=_sum_sizes(store),
         advice=tuple(_advise(num_cores, torch.get_num_threads(), gflops, precision.dtype_name)),
     )
+
+
+def _describe_compilation(device: torch.device, packing: Plan, operators: Plan) -> str:
+    """Say what becomes of a training that is long enough."""
+    plan = plan_compilation(
+        device, packs=packing.is_on, has_operators=operators.is_on, train_seconds=math.inf
+    )
+    return str(plan)
 
 
 def measure_products(dtype: torch.dtype, device: torch.device, *, seconds: float = 0.2) -> float:

@@ -38,7 +38,7 @@ SHORT = Tiles(
     Tile(64, 64, 4, 2),
 )
 SIZES = [32, 64, 128] if ON_GPU else [16]
-LENGTHS = [(300, 129, 1), (128, 127, 1, 40), (64, 3), (1, 1)]
+LENGTHS = [(300, 129, 1) if ON_GPU else (150, 1), (128, 127, 1, 40), (64, 3), (1, 1)]
 
 
 def draw(*shape, seed=0):

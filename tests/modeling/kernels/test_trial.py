@@ -26,7 +26,7 @@ def untried(monkeypatch):
     monkeypatch.setattr(trial, "_found", {})
     monkeypatch.setattr(trial, "is_known_good", lambda _device: False)
     # The interpreter takes its time; texts that long are shown right by test_attention.
-    monkeypatch.setattr(trial, "_MIXES", ((12, 1, 4), (130,)))
+    monkeypatch.setattr(trial, "_MIXES", ((12, 1, 4),))
 
 
 def make_layer(family):

@@ -26,7 +26,7 @@ KERNEL_FAMILIES = frozenset(
 _MOST_NUMBERS = 4096
 """Per token: a program holds some rows of them in its registers."""
 _HEAD_SIZES = (32, 64, 128)
-"""Numbers of a head: with 16 Triton's attention read wrong memory on an H100."""
+"""Numbers of a head: with 16 a kernel of the attention read wrong memory, as it was first tiled."""
 _pass = leave_out(pass_layer)
 
 

@@ -1,9 +1,9 @@
 """A whole layer of BERT's family over a pack, as one function that autograd knows.
 
 Products are torch's; attention and what stands between them is done by kernels (`attention`,
-`functions`). No gradient goes through autograd's engine within a layer: residual
-gradients are added where a product writes its sums, and those of weights go to their masters in
-float32 as a product makes them.
+`functions`). No gradient goes through autograd's engine within a layer: residual gradients are
+added where a product writes its sums, and those of weights go to their masters in float32 as a
+product makes them.
 
 A last layer may be asked for the first token of each text alone (see `modeling.first_token`).
 
