@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
 from bertfit.modeling.transfer import to_device
 from bertfit.training.optimization import Pair
 
@@ -86,7 +86,7 @@ class TritonAdamW:
     def measure_norm(self) -> torch.Tensor:
         """Return the norm () of all gradients together, float32 on their device."""
         gradients = self._find_gradients()
-        with self._on_device():
+        with on_device(self._device):
             self._kernels.sum_squares[self._grid](
                 gradients.table,
                 self._tensors,
@@ -126,7 +126,7 @@ class TritonAdamW:
         """Take the step number `count` of these masters."""
         beta1, beta2 = self._betas
         # All numbers are floats: Triton would compile anew for an integer that is 1.
-        with self._on_device():
+        with on_device(self._device):
             self._kernels.step_adamw[self._grid](
                 gradients.table,
                 self._tensors,
@@ -187,15 +187,9 @@ class TritonAdamW:
             self._kept[key] = _Gradients(addresses, to_device(addresses, self._device))
         return self._kept[key]
 
-    def _on_device(self) -> AbstractContextManager[object]:
-        """Return a context in which kernels start on the device of the masters."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
-
 
 def launch_step(pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> TritonAdamW | None:
     """Return the step by kernels where a GPU has Triton and they take these masters and copies."""
-    from bertfit.modeling.kernels.launching import find_kernel_obstacle
-
     if not pairs:
         return None
     device = pairs[0][0].device

@@ -14,7 +14,7 @@ import torch
 
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.hooks import are_unwatched
-from bertfit.modeling.kernels.launching import find_kernel_obstacle
+from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
 from bertfit.modeling.kernels.layer import Parts, pass_layer
 from bertfit.modeling.kernels.trial import find_fault
 from bertfit.modeling.pack import current_pack
@@ -71,7 +71,8 @@ def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | 
     first = next(layers, None)
     if first is None:
         return None
-    return find_fault(first, find_parts, device=device, dtype=torch.bfloat16)
+    with on_device(device):
+        return find_fault(first, find_parts, device=device, dtype=torch.bfloat16)
 
 
 def compute_by_kernels(
@@ -91,10 +92,12 @@ def compute_by_kernels(
     # Whoever watches the layer itself sees what goes in and comes out.
     if parts is None or not _takes(hidden, parts) or not are_unwatched(*layer.children()):
         return None
-    if find_fault(layer, find_parts, device=hidden.device, dtype=hidden.dtype) is not None:
-        return None
-    hidden_ND = hidden.squeeze(0)
-    found = _pass(hidden_ND, parts, pack, trains=layer.training, only_firsts=only_firsts)
+    with on_device(hidden.device):
+        if find_fault(layer, find_parts, device=hidden.device, dtype=hidden.dtype) is not None:
+            return None
+        found = _pass(
+            hidden.squeeze(0), parts, pack, trains=layer.training, only_firsts=only_firsts
+        )
     return found.unsqueeze(1) if only_firsts else found.unsqueeze(0)
 
 
@@ -185,9 +188,7 @@ def _pass_layer(
     *others: Any,  # noqa: ANN401 (a mask, which a pack has none of, and what only decoders get)
     **named: Any,  # noqa: ANN401 (what transformers passes on to attention)
 ) -> torch.Tensor:
-    config = getattr(layer, "config", None) or getattr(layer.attention, "config", None)
-    asks_for_more = getattr(config, "output_attentions", False)
-    found = None if asks_for_more else compute_by_kernels(layer, hidden)
+    found = None if named.get("output_attentions") else compute_by_kernels(layer, hidden)
     if found is not None:
         return found
     plain: Callable[..., torch.Tensor] = type(layer).forward

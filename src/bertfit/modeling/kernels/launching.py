@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib.metadata
 import importlib.util
 import shutil
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -35,11 +36,16 @@ def find_kernel_obstacle(device: torch.device) -> str | None:
 @functools.lru_cache
 def is_known_good(device: torch.device) -> bool:
     """Tell whether kernels were tested on such a GPU with this Triton (`make test-gpu`)."""
-    return (
-        device.type == "cuda"
-        and torch.cuda.get_device_capability(device) == _TESTED_CAPABILITY
-        and importlib.metadata.version("triton").startswith(_TESTED_TRITON)
-    )
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != _TESTED_CAPABILITY:
+        return False
+    import triton  # which torch imports as well, where it compiles
+
+    return str(triton.__version__).startswith(_TESTED_TRITON)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which kernels start on a device, which need not be the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def count_programs(device: torch.device, num_rows: int) -> int:
