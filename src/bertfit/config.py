@@ -84,7 +84,7 @@ class TrainSettings:
     packing: Packing = "auto"
     """on puts texts end to end without padding; off pads; auto is on for a GPU that can do it."""
     compile: Compile = "auto"
-    """on compiles the encoder's layers for training; auto does on a GPU from 5 minutes on."""
+    """on compiles the layers for training; auto does so on a GPU where no operators do them."""
     micro_batch_tokens: int | Literal["auto"] | None = None
     """Most tokens at once; auto measures; none: measured on a GPU, 2,048 to 8,192 on a CPU."""
     keep_encoded: KeepEncoded = "auto"

@@ -338,6 +338,34 @@ def test_records_are_given_up_before_a_step_is_cut_smaller(trained):
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
+def test_a_recording_that_is_tried_again_adds_to_nothing(monkeypatch):
+    """Layers of our own ask the masters whether to add; a first try has handed gradients out."""
+
+    class TriedAgain(Tracer):
+        def record(self, work):
+            for master, _ in self.passes._pairs:
+                master.grad = torch.ones_like(master)
+            return super().record(work)
+
+    model, tracer, seen = make_model(), TriedAgain(), []
+    pairs = [(p, p) for p in model.parameters()]
+    tracer.passes = RecordedPasses(model, pairs, precision=FLOAT32, plan=ON, recorder=tracer)
+    compute = recorded_passes.compute_logits_of_pack
+
+    def compute_and_look(*arguments, **options):
+        seen.append([master.grad is None for master, _ in pairs])
+        return compute(*arguments, **options)
+
+    monkeypatch.setattr(recorded_passes, "compute_logits_of_pack", compute_and_look)
+    options = {"precision": FLOAT32, "max_tokens": 512, "recorded": tracer.passes}
+    for _ in range(3):
+        model.zero_grad()
+        accumulate_gradients(model, make_data(0), ROWS, **options)
+    assert len(tracer.traces) == 1
+    assert len(seen) == 2  # as written, and for the record; what is played looks at nothing
+    assert all(map(all, seen))
+
+
 @pytest.mark.parametrize(("limit", "value"), [("_MOST_SIZES", 1), ("_MOST_TOKENS", 128)])
 def test_sizes_too_many_and_too_large_are_computed_as_written(monkeypatch, limit, value):
     monkeypatch.setattr(recorded_passes, limit, value)

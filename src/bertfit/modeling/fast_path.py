@@ -15,7 +15,12 @@ import torch
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
-from bertfit.modeling.kernels.exchange import KERNEL_FAMILIES, exchange_layers, join_projections
+from bertfit.modeling.kernels.exchange import (
+    HEAD_SIZES,
+    KERNEL_FAMILIES,
+    exchange_layers,
+    join_projections,
+)
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.operators.exchange import exchange_modules
 from bertfit.modeling.operators.loading import get_operators, plan_operators
@@ -108,6 +113,9 @@ def plan_operators_for(config: PretrainedConfig, precision: Precision) -> Plan:
         return Plan(is_on=False, reason=obstacle)
     if config.model_type not in KERNEL_FAMILIES:
         return Plan(is_on=False, reason=f"there are none for a layer of {config.model_type}")
+    head_size = config.hidden_size // config.num_attention_heads
+    if head_size not in HEAD_SIZES:
+        return Plan(is_on=False, reason=f"there are none for heads of {head_size} numbers")
     return Plan(is_on=True, reason="a layer of a pack as one function, by Triton's kernels")
 
 

@@ -66,7 +66,8 @@ def hand_out(row: torch.Tensor, weights: Sequence[torch.Tensor]) -> tuple[torch.
     parts = row.split([weight.numel() for weight in weights])
     for weight, part in zip(weights, parts, strict=True):
         master = getattr(weight, "bertfit_master", None)
-        is_there = master is not None and master.grad.data_ptr() == part.data_ptr()
+        kept = None if master is None else master.grad
+        is_there = kept is not None and kept.data_ptr() == part.data_ptr()
         found.append(None if is_there else part.view(weight.shape).to(weight.dtype))
     return tuple(found)
 
@@ -79,7 +80,7 @@ def draw_seed() -> int:
 def _find_room(weight: torch.Tensor, size: int) -> torch.Tensor:
     """Return memory for so many numbers, the same for the same first weight if it stays."""
     room: torch.Tensor | None = getattr(weight, "bertfit_room", None)
-    if room is None:
+    if room is None or len(room) != size:
         room = torch.empty(size, dtype=torch.float32, device=weight.device)
         if getattr(weight, "bertfit_stays", False):
             weight.bertfit_room = room  # type: ignore[attr-defined]  # as in `keep_master`

@@ -159,9 +159,6 @@ class RecordedPasses:
         if is_known and place.replay is None and self.plan.is_on:
             self._record(work, place)
         if place.replay is None:
-            if size.is_first:  # a recording that failed may have handed some out
-                for master, _ in self._pairs:
-                    master.grad = None
             self._recorder.run(work)
         else:
             place.replay()
@@ -205,6 +202,9 @@ class RecordedPasses:
 
     def _run(self, size: _Size, place: _Place) -> None:
         """Compute both passes from a place's tensors, and write what comes of them."""
+        if size.is_first:  # a recording that failed, or is tried again, may have handed some out
+            for master, _ in self._pairs:
+                master.grad = None
         logits = compute_logits_of_pack(
             self._model,
             place.token_ids,

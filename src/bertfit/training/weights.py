@@ -131,8 +131,10 @@ class TrainedWeights:
         undo_compiling(self.working)
         for hook in self._hooks:
             hook.remove()
-        for _, work in self._dense:
+        for master, work in self._dense:
             keep_master(work, None)
+            # Some steps write by address, which autograd's count of changes does not see.
+            torch.autograd.graph.increment_version(master)
         if self._rows is not None:
             self._rows.release()
 

@@ -109,6 +109,33 @@ def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firs
         keep_master(work, None)
 
 
+@pytest.mark.parametrize("kind", [torch.nn.LayerNorm, torch.nn.Linear])
+def test_where_some_vectors_are_not_trained_the_others_get_their_gradients(kind):
+    layer = first_layer(make_model("bert"))
+    pack, hidden = Pack.build(STARTS, DEVICE), draw(14, WIDTH, seed=1).requires_grad_()
+    gradient = draw(14, WIDTH, seed=2)
+    _, (_, *expected) = run_plain(layer, hidden, pack, only_firsts=False, gradient=gradient)
+    layer.zero_grad()
+    for module in layer.modules():
+        if type(module) is kind:
+            module.requires_grad_(requires_grad=False)
+    pairs = [
+        (torch.nn.Parameter(work.detach().float()), work)
+        for work in layer.parameters()
+        if work.requires_grad
+    ]
+    for master, work in pairs:
+        keep_master(work, master)
+    found = pass_layer(hidden, find_parts(layer), pack, trains=True)
+    found.backward(gradient)
+    masters = {id(work): master for master, work in pairs}
+    for work, wanted in zip(layer.parameters(), expected, strict=True):
+        if work.requires_grad:
+            got = work.grad if work.grad is not None else masters[id(work)].grad
+            torch.testing.assert_close(got.float(), wanted.float(), **TOLERANCE)
+        keep_master(work, None)
+
+
 def test_dropout_is_drawn_by_torchs_generator_and_has_its_gradient():
     layer = first_layer(make_model("bert", dropout=0.2).train())
     parts, pack = find_parts(layer), Pack.build(STARTS, DEVICE)

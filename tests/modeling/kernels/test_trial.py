@@ -7,6 +7,8 @@ import copy
 import pytest
 import torch
 
+from bertfit.modeling.gradients import find_gradients_in_a_row
+from bertfit.modeling.kernels import layer as layer_module
 from bertfit.modeling.kernels import trial
 from bertfit.modeling.kernels.exchange import exchange_layers, find_parts
 from bertfit.modeling.packing import set_up_packing
@@ -26,7 +28,8 @@ def untried(monkeypatch):
     monkeypatch.setattr(trial, "_found", {})
     monkeypatch.setattr(trial, "is_known_good", lambda _device: False)
     # The interpreter takes its time; texts that long are shown right by test_attention.
-    monkeypatch.setattr(trial, "_MIXES", ((12, 1, 4),))
+    monkeypatch.setattr(trial, "_MIXES", ((9, 1),))
+    monkeypatch.setattr(trial, "_RATES", (0.0,))
 
 
 def make_layer(family):
@@ -40,7 +43,8 @@ def find(layer):
     return trial.find_fault(layer, find_parts, device=DEVICE, dtype=DTYPE)
 
 
-def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up():
+def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up(monkeypatch):
+    monkeypatch.setattr(trial, "_RATES", (1e-9, 0.0))
     layer = make_layer("bert")
     weights = copy.deepcopy(layer.state_dict())
     torch.manual_seed(0)
@@ -65,26 +69,75 @@ def test_a_wrong_gradient_is_found(monkeypatch, only_firsts):
     right = trial.pass_layer
     monkeypatch.setattr(trial, "pass_layer", pass_wrongly)
     fault = find(make_layer("bert"))
-    assert "other gradients than transformers' layer (1 of their norm apart)" in fault
+    assert "other numbers than transformers' layer (1 of their norm apart)" in fault
 
 
-def test_numbers_that_are_none_are_found(monkeypatch):
+def test_what_is_wrong_in_scoring_alone_is_found(monkeypatch):
     right = trial.pass_layer
-    monkeypatch.setattr(trial, "pass_layer", lambda *a, **o: right(*a, **o) * float("nan"))
-    assert "other gradients" in find(make_layer("bert"))
+    monkeypatch.setattr(
+        trial, "pass_layer", lambda *a, **o: right(*a, **o) * (1 + torch.is_grad_enabled())
+    )
+    assert "other numbers" in find(make_layer("bert"))
 
 
-def test_a_failure_is_told_and_met_once(monkeypatch):
+def test_gradients_that_are_not_added_up_are_found(monkeypatch):
+    monkeypatch.setattr(layer_module, "find_gradients_in_a_row", forget_what_is_there)
+    assert "other numbers" in find(make_layer("bert"))
+
+
+def forget_what_is_there(weights):
+    row, _ = find_gradients_in_a_row(weights)
+    return row, False
+
+
+def test_numbers_that_are_none_are_found_in_kernels_and_in_weights(monkeypatch):
+    right = trial.pass_layer
+    layer = make_layer("bert")
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "pass_layer", lambda *a, **o: right(*a, **o) * float("nan"))
+        assert "other numbers" in find(layer)
+    trial._found.clear()
+    with torch.no_grad():
+        layer.output.LayerNorm.weight[0] = float("nan")
+    assert "(inf of their norm apart)" in find(layer)
+
+
+class CompilationError(Exception):
+    """As Triton's, which is no RuntimeError."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, CompilationError])
+def test_a_failure_is_told_and_met_once(monkeypatch, kind):
     calls = []
 
     def fail(*_, **__):
         calls.append(1)
-        raise RuntimeError("no such instruction\nand much more")
+        raise kind("no such instruction\nand much more")
 
     monkeypatch.setattr(trial, "pass_layer", fail)
     layer = make_layer("bert")
-    assert find(layer) == find(layer) == "they fail here: no such instruction"
+    expected = f"they fail here: {kind.__name__}: no such instruction"
+    assert find(layer) == find(layer) == expected
     assert len(calls) == 1
+
+
+def test_memory_that_ran_out_says_nothing_of_the_kernels(monkeypatch):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("for now")
+
+    layer = make_layer("bert")
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "pass_layer", run_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            find(layer)
+    assert find(layer) is None
+
+
+def test_weights_that_are_not_trained_are_tried_as_others(monkeypatch):
+    layer = make_layer("bert")
+    layer.attention.requires_grad_(requires_grad=False)
+    assert find(layer) is None
+    assert not layer.attention.self.query.weight.requires_grad
 
 
 def test_what_was_tested_is_not_tried(monkeypatch):

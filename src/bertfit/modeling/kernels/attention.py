@@ -48,7 +48,8 @@ def choose_tiles(longest_query: int, longest_key: int, head_size: int) -> Tiles:
     Those for heads of 64 numbers were the quickest of seven on an H100, with 16 and 62 texts of
     128 tokens and with 64 of 20 to 512. The others spill no registers. As Triton 3.6 compiled it
     there, the kernel for whole texts read wrong memory where heads had 128 numbers, and gave wrong
-    numbers with tiles of 64 queries and 32 keys: neither is taken.
+    numbers with tiles of 64 queries and 32 keys: neither is taken. (With tiles of 16 queries, for
+    first tokens, it is right for heads of 128 too.)
     """
     if longest_query <= 16:
         few = Tile(16, 64 if head_size > 64 else 128, 4, 2)

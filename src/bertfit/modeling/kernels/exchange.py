@@ -25,7 +25,7 @@ KERNEL_FAMILIES = frozenset(
 """Values of `config.model_type` whose layers `find_parts` knows, if nobody has changed them."""
 _MOST_NUMBERS = 4096
 """Per token: a program holds some rows of them in its registers."""
-_HEAD_SIZES = (32, 64, 128)
+HEAD_SIZES = (32, 64, 128)
 """Numbers of a head: with 16 a kernel of the attention read wrong memory, as it was first tiled."""
 _pass = leave_out(pass_layer)
 
@@ -61,16 +61,16 @@ def join_projections(model: torch.nn.Module) -> None:
 
 
 def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | None:
-    """Say why the kernels are not to be trusted with a model's layers; None where they are.
+    """Say why the kernels do not do a model's layers, or must not; None where they do.
 
     Args:
-        model: Its layers are exchanged, and take packs.
+        model: Takes packs.
         device: Where it will run, in bfloat16.
     """
-    layers = (module for module in model.modules() if is_exchanged(module))
+    layers = (module for module in model.modules() if find_parts(module) is not None)
     first = next(layers, None)
     if first is None:
-        return None
+        return "its layers are not of a kind that the kernels know"
     with on_device(device):
         return find_fault(first, find_parts, device=device, dtype=torch.bfloat16)
 
@@ -160,7 +160,7 @@ def _check(parts: Parts, activation: object) -> Parts | None:
         and all(type(part) is torch.nn.LayerNorm and part.elementwise_affine for part in norms)
         and all(part.weight.shape == (width, width) for part in linears[:4])
         and width <= _MOST_NUMBERS
-        and parts.head_size in _HEAD_SIZES
+        and parts.head_size in HEAD_SIZES
         and _is_exact_gelu(activation)
     )
     return parts if fits else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import shutil
 from contextlib import AbstractContextManager
 
 import torch
@@ -28,8 +27,25 @@ def find_kernel_obstacle(device: torch.device) -> str | None:
         return "Triton is not installed"
     if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         return "this GPU is older than bfloat16 (Ampere)"
-    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        return "Triton needs a C compiler (gcc or clang), and there is none"
+    return _find_failure(device)
+
+
+def _find_failure(device: torch.device) -> str | None:
+    """Say how Triton fails to compile and start a small kernel; None where it does not.
+
+    It builds a piece of C for that, and so needs a compiler and Python's headers.
+    """
+    from bertfit.modeling.kernels.functions import activate  # which imports this module
+
+    try:
+        with on_device(device):
+            activate(torch.ones(1, 8, device=device))
+            torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 (Triton's have no kind in common)
+        first_line = str(error).strip().partition("\n")[0]
+        return f"Triton fails here: {type(error).__name__}: {first_line}"
     return None
 
 
