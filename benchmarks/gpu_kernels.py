@@ -25,7 +25,7 @@ from bertfit.assets import find_embedded_model
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.modeling.classifier import fast_tokenizer
 from bertfit.modeling.kernels.attention import Spans, States, attend, attend_backward
-from bertfit.modeling.kernels.functions import (
+from bertfit.modeling.kernels.elementwise import (
     Dropout,
     Sums,
     activate,

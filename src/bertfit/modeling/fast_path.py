@@ -15,15 +15,12 @@ import torch
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
-from bertfit.modeling.kernels.exchange import (
-    HEAD_SIZES,
-    KERNEL_FAMILIES,
-    exchange_layers,
-    join_projections,
-)
+from bertfit.modeling.kernels.exchange import exchange_layers, find_kernel_fault
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
+from bertfit.modeling.kernels.parts import HEAD_SIZES, KERNEL_FAMILIES, join_projections
 from bertfit.modeling.operators.exchange import exchange_modules
 from bertfit.modeling.operators.loading import get_operators, plan_operators
+from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.small_embeddings import exchange_small_embeddings
 
@@ -100,7 +97,7 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
 
 
 def plan_operators_for(config: PretrainedConfig, precision: Precision) -> Plan:
-    """Say whether a training would have compiled operators, and why; build nothing.
+    """Say whether a model of this kind would have operators, and why; build none of those in C++.
 
     On a CPU they are in C++, on a CUDA GPU in Triton.
     """
@@ -117,6 +114,17 @@ def plan_operators_for(config: PretrainedConfig, precision: Precision) -> Plan:
     if head_size not in HEAD_SIZES:
         return Plan(is_on=False, reason=f"there are none for heads of {head_size} numbers")
     return Plan(is_on=True, reason="a layer of a pack as one function, by Triton's kernels")
+
+
+def plan_operators_of(model: PreTrainedModel, precision: Precision) -> Plan:
+    """Say whether operators do the layers of a model that is set up, and why."""
+    plan = plan_operators_for(model.config, precision)
+    if precision.device.type != "cuda" or not plan.is_on:
+        return plan
+    if not takes_packs(model):
+        return Plan(is_on=False, reason="texts are not packed")
+    fault = find_kernel_fault(model, device=precision.device)
+    return plan if fault is None else Plan(is_on=False, reason=fault)
 
 
 def takes_operators(model: PreTrainedModel, precision: Precision) -> bool:

@@ -28,10 +28,9 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
-from bertfit.modeling.fast_path import FastPath, is_for_operators, plan_operators_for, plug_in
-from bertfit.modeling.kernels.exchange import find_kernel_fault
+from bertfit.modeling.fast_path import FastPath, is_for_operators, plan_operators_of, plug_in
 from bertfit.modeling.operators.loading import load_operators, needs_building
-from bertfit.modeling.packing import set_up_packing, takes_packs
+from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.progress import Listener
@@ -211,15 +210,7 @@ def _note_fast_path(
 ) -> None:
     on_gpu = precision.device.type == "cuda"
     if on_gpu or is_for_operators(precision):
-        operators = plan_operators_for(loaded.model.config, precision)
-        fault = None
-        if on_gpu and operators.is_on:
-            fault = "texts are not packed"
-            if takes_packs(loaded.model):
-                fault = find_kernel_fault(loaded.model, device=precision.device)
-        listener.note(
-            f"Operators: {operators if fault is None else Plan(is_on=False, reason=fault)}."
-        )
+        listener.note(f"Operators: {plan_operators_of(loaded.model, precision)}.")
     if not fast_path.is_whole and not on_gpu:  # whose operators have been told of
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 

@@ -13,8 +13,7 @@ import torch
 
 from bertfit.config import ResolvedSettings
 from bertfit.modeling.compilation import cannot_compile, plan_compilation
-from bertfit.modeling.fast_path import plan_operators_for
-from bertfit.modeling.kernels.exchange import find_kernel_fault
+from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.progress import Listener, format_seconds
@@ -65,7 +64,8 @@ def settle_speed(
         precision.device,
         asked,
         packs=takes_packs(model.classifier.model),
-        has_operators=_has_operators(resolved, model),
+        has_operators=resolved.settings.fast_path == "auto"
+        and plan_operators_of(model.classifier.model, precision).is_on,
         train_seconds=uncompiled.train_seconds,
     )
     speed = uncompiled
@@ -89,17 +89,6 @@ def settle_speed(
         state = "on" if plan.is_on else "off"
         resolved = resolved.settle("compile", state, origin=f"default: {plan.reason}")
     return resolved, MeasuredSpeed(speed, plan, as_written)
-
-
-def _has_operators(resolved: ResolvedSettings, model: PreparedModel) -> bool:
-    """Tell whether a GPU's operators do the layers."""
-    classifier = model.classifier
-    return (
-        resolved.settings.fast_path == "auto"
-        and classifier.precision.device.type == "cuda"
-        and plan_operators_for(classifier.model.config, classifier.precision).is_on
-        and find_kernel_fault(classifier.model, device=classifier.precision.device) is None
-    )
 
 
 def _measure(

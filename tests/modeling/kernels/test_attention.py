@@ -17,7 +17,7 @@ from bertfit.modeling.kernels.attention import (
     attend_backward,
     choose_tiles,
 )
-from bertfit.modeling.kernels.functions import Dropout
+from bertfit.modeling.kernels.elementwise import Dropout
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
 
 pytestmark = [

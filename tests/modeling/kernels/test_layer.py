@@ -11,13 +11,9 @@ import torch
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import exchange
-from bertfit.modeling.kernels.exchange import (
-    exchange_layers,
-    find_parts,
-    is_exchanged,
-    join_projections,
-)
-from bertfit.modeling.kernels.layer import join, pass_layer
+from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged
+from bertfit.modeling.kernels.layer import pass_layer
+from bertfit.modeling.kernels.parts import find_parts, join, join_projections
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
@@ -211,6 +207,13 @@ def test_on_a_cpu_nothing_is_exchanged():
     plug_in(model, torch.device("cpu"))
     assert not any(is_exchanged(module) for module in model.modules())
     assert choose_precision("cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["LayerNorm", "dropout", "dense"])
+def test_a_layer_with_something_else_in_a_parts_place_is_left_alone(name):
+    layer = first_layer(make_model("bert"))
+    setattr(layer.output, name, torch.nn.Identity())
+    assert find_parts(layer) is None
 
 
 def test_a_layer_goes_back_once():

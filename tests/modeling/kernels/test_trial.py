@@ -10,7 +10,8 @@ import torch
 from bertfit.modeling.gradients import find_gradients_in_a_row
 from bertfit.modeling.kernels import layer as layer_module
 from bertfit.modeling.kernels import trial
-from bertfit.modeling.kernels.exchange import exchange_layers, find_parts
+from bertfit.modeling.kernels.exchange import exchange_layers
+from bertfit.modeling.kernels.parts import find_parts
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
@@ -40,7 +41,7 @@ def make_layer(family):
 
 
 def find(layer):
-    return trial.find_fault(layer, find_parts, device=DEVICE, dtype=DTYPE)
+    return trial.find_fault(layer, device=DEVICE, dtype=DTYPE)
 
 
 def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up(monkeypatch):

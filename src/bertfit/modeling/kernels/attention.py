@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bertfit.modeling.kernels.functions import Dropout
+from bertfit.modeling.kernels.elementwise import Dropout
 
 _TO_BASE_2 = 1.4426950408889634
 

@@ -1,234 +1,221 @@
-"""What stands between a layer's products, in Triton: dropout, residual, norm, GELU, and sums.
+"""The kernels of `elementwise_kernels` as functions of tensors, and the sums that they leave.
 
-A pass over the memory each, where torch takes one for every operation. Gradients of biases and
-norms are sums over all rows: each program adds up its own rows in float32 and writes one row of
-`partials`; `fold` adds those up, in their order, so the same numbers come out every time. All
-computing is in float32, whatever the tensors hold.
-
-`functions` launches them. Shapes: rows are tokens (N), WIDTH numbers in each.
-
-Source: Ba et al. 2016, arXiv 1607.06450 (layer normalization); the finalizer of MurmurHash3 (A.
-Appleby, 2011), here with a key between its rounds.
+All tensors are contiguous; outputs have the type of their inputs. Shapes: N rows, D numbers each.
 """
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from bertfit.modeling.kernels.launching import count_programs
+
+_ROWS = 2
+_NUMBERS_OF_A_WARP = 256
+"""8 for each thread, 16 bytes of bfloat16. A tile has as many warps as its columns need, so that
+what is added up along the rows is added up within a thread. Of 1, 2, 4 and 8 rows a tile 2 were
+the quickest on an H100."""
+_ELEMENTS = 1024
+_SUMMED_ROWS = 8
+_FOLDED_COLUMNS, _FOLDED_ROWS, _FOLDING_WARPS = 64, 128, 8
 
 
-@triton.jit
-def _is_kept(seed, places, rate):
-    """Draw whether dropout keeps what stands at some places of a tensor.
+class Dropout(NamedTuple):
+    """Which elements are dropped: the same ones at every call with the same fields."""
 
-    A number of 32 bits for each by a hash of its place, keyed by both halves of the seed: ten
-    instructions where Philox, which torch's own dropout has, takes some sixty for four.
-    """
-    low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
-    bits = (places.to(tl.uint32) * 0x9E3779B1) ^ low
-    bits ^= bits >> 16
-    bits = (bits * 0x85EBCA6B) ^ high
-    bits ^= bits >> 13
-    bits *= 0xC2B2AE35
-    bits ^= bits >> 16
-    return (bits >> 8).to(tl.float32) * (1.0 / 16777216.0) >= rate
+    rate: float
+    """In [0, 1)."""
+    seeds: torch.Tensor
+    """(any,) int64 on the device."""
+    which: int
+    """The seed that is taken."""
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+class Normed(NamedTuple):
+    """What the way back through a norm needs; nothing is in it where nothing is kept."""
+
+    total: torch.Tensor
+    """(N, D), what was normed."""
+    means: torch.Tensor
+    """(N,) float32."""
+    scales: torch.Tensor
+    """(N,) float32: 1 over the standard deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over rows, of which each program has written its share."""
+
+    partials: torch.Tensor
+    """(P, C) float32: P programs."""
+
+    @classmethod
+    def make(cls, num_columns: int, num_rows: int, device: torch.device) -> Sums:
+        """Make room for the sums of C columns over so many rows."""
+        programs = count_programs(device, num_rows)
+        return cls(torch.empty(programs, num_columns, dtype=torch.float32, device=device))
+
+    def fold(self, output: torch.Tensor, *, adds: bool) -> None:
+        """Write all sums to (C,) float32, or add them to what is there."""
+        programs, columns = self.partials.shape
+        _kernels().fold[(-(-columns // _FOLDED_COLUMNS),)](
+            self.partials,
+            output,
+            programs,
+            COLUMNS=columns,
+            BLOCK=_FOLDED_COLUMNS,
+            ROWS=_FOLDED_ROWS,
+            ADDS=adds,
+            num_warps=_FOLDING_WARPS,
+        )
+
+
 def add_and_norm(
-    hidden,
-    residual,
-    weight,
-    bias,
-    seeds,
-    total,
-    output,
-    means,
-    scales,
-    num_rows,
-    epsilon,
-    rate,
-    WHICH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    DROPS: tl.constexpr,
-    KEEPS: tl.constexpr,
-):
-    """Write norm(dropout(hidden) + residual), and what the way back needs where KEEPS."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    columns = tl.arange(0, BLOCK)[None, :]
-    inside = (rows < num_rows) & (columns < WIDTH)
-    places = rows.to(tl.int64) * WIDTH + columns
-    values = tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
-    if DROPS:
-        is_kept = _is_kept(tl.load(seeds + WHICH), places, rate)
-        values = tl.where(is_kept, values / (1.0 - rate), 0.0)
-    values += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
-    # Rounded before it is normed, so the way back, which reads it again, sees the same.
-    values = values.to(output.dtype.element_ty)
-    if KEEPS:
-        tl.store(total + places, values, mask=inside)
-    values = values.to(tl.float32)
-    mean = tl.sum(values, axis=1, keep_dims=True) / WIDTH
-    centered = tl.where(inside, values - mean, 0.0)
-    variance = tl.sum(centered * centered, axis=1, keep_dims=True) / WIDTH
-    scale = tl.rsqrt(variance + epsilon)
-    if KEEPS:
-        tl.store(means + rows, mean, mask=rows < num_rows)
-        tl.store(scales + rows, scale, mask=rows < num_rows)
-    is_column = columns < WIDTH
-    factor = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
-    addend = tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)
-    normed = centered * scale * factor + addend
-    tl.store(output + places, normed.to(output.dtype.element_ty), mask=inside)
+    hidden: torch.Tensor,
+    residual: torch.Tensor,
+    norm: torch.nn.LayerNorm,
+    dropout: Dropout,
+    *,
+    keeps: bool,
+) -> tuple[torch.Tensor, Normed]:
+    """Return norm(dropout(hidden) + residual), (N, D), and for the way back what it `keeps`."""
+    num_rows, width = hidden.shape
+    block = _next_power(width)
+    output = torch.empty_like(hidden)
+    total = torch.empty_like(hidden) if keeps else output
+    of_rows = torch.empty(2, num_rows if keeps else 0, dtype=torch.float32, device=hidden.device)
+    _kernels().add_and_norm[(-(-num_rows // _ROWS),)](
+        hidden,
+        residual,
+        norm.weight,
+        norm.bias,
+        dropout.seeds,
+        total,
+        output,
+        of_rows[0],
+        of_rows[1],
+        num_rows,
+        norm.eps,
+        dropout.rate,
+        WHICH=dropout.which,
+        WIDTH=width,
+        BLOCK=block,
+        ROWS=_ROWS,
+        DROPS=dropout.rate > 0.0,
+        KEEPS=keeps,
+        num_warps=_count_warps(block),
+    )
+    return output, Normed(total, of_rows[0], of_rows[1])
 
 
-@triton.jit(do_not_specialize=["num_rows"])
 def add_and_norm_backward(
-    gradient,
-    total,
-    weight,
-    means,
-    scales,
-    seeds,
-    of_residual,
-    of_hidden,
-    partials,
-    num_rows,
-    rate,
-    WHICH: tl.constexpr,
-    AT: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    DROPS: tl.constexpr,
-):
-    """Write the gradients of both inputs, and sums for the norm's weight and bias and `hidden`'s.
+    gradient: torch.Tensor,
+    normed: Normed,
+    weight: torch.Tensor,
+    dropout: Dropout,
+    sums: Sums,
+    *,
+    at: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of `residual` and `hidden`, the same tensor where nothing is dropped.
 
-    Without dropout both inputs have one gradient, `of_residual`.
+    Args:
+        gradient: (N, D), of the output.
+        normed: Kept on the way forward.
+        weight: (D,), of the norm.
+        dropout: As on the way forward.
+        sums: Gets those of the norm's weight, its bias, and of `hidden`'s gradient, 3 D columns.
+        at: The first of them.
     """
-    columns = tl.arange(0, BLOCK)[None, :]
-    is_column = columns < WIDTH
-    factor = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
-    of_weight = tl.zeros((BLOCK,), tl.float32)
-    of_bias = tl.zeros((BLOCK,), tl.float32)
-    of_dense = tl.zeros((BLOCK,), tl.float32)
-    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        is_row = rows < num_rows
-        inside = is_row & is_column
-        places = rows.to(tl.int64) * WIDTH + columns
-        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
-        values = tl.load(total + places, mask=inside, other=0.0).to(tl.float32)
-        mean = tl.load(means + rows, mask=is_row, other=0.0)
-        scale = tl.load(scales + rows, mask=is_row, other=0.0)
-        normed = tl.where(inside, (values - mean) * scale, 0.0)
-        weighted = given * factor
-        along = tl.sum(weighted * normed, axis=1, keep_dims=True) / WIDTH
-        level = tl.sum(weighted, axis=1, keep_dims=True) / WIDTH
-        found = tl.where(inside, (weighted - normed * along - level) * scale, 0.0)
-        tl.store(of_residual + places, found.to(of_residual.dtype.element_ty), mask=inside)
-        if DROPS:
-            is_kept = _is_kept(tl.load(seeds + WHICH), places, rate)
-            found = tl.where(is_kept, found / (1.0 - rate), 0.0)
-            tl.store(of_hidden + places, found.to(of_hidden.dtype.element_ty), mask=inside)
-        of_weight += tl.sum(given * normed, axis=0)
-        of_bias += tl.sum(given, axis=0)
-        of_dense += tl.sum(found, axis=0)
-    flat = tl.arange(0, BLOCK)
-    row = partials + tl.program_id(0) * COLUMNS + AT + flat
-    tl.store(row, of_weight, mask=flat < WIDTH)
-    tl.store(row + WIDTH, of_bias, mask=flat < WIDTH)
-    tl.store(row + 2 * WIDTH, of_dense, mask=flat < WIDTH)
+    num_rows, width = gradient.shape
+    block = _next_power(width)
+    of_residual = torch.empty_like(gradient)
+    of_hidden = torch.empty_like(gradient) if dropout.rate > 0.0 else of_residual
+    _kernels().add_and_norm_backward[(len(sums.partials),)](
+        gradient,
+        normed.total,
+        weight,
+        normed.means,
+        normed.scales,
+        dropout.seeds,
+        of_residual,
+        of_hidden,
+        sums.partials,
+        num_rows,
+        dropout.rate,
+        WHICH=dropout.which,
+        AT=at,
+        COLUMNS=sums.partials.shape[1],
+        WIDTH=width,
+        BLOCK=block,
+        ROWS=_ROWS,
+        DROPS=dropout.rate > 0.0,
+        num_warps=_count_warps(block),
+    )
+    return of_residual, of_hidden
 
 
-@triton.jit(do_not_specialize=["num_rows"])
-def activate(values, output, num_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Write GELU of values, the exact one."""
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = places < num_rows.to(tl.int64) * WIDTH
-    given = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
-    found = 0.5 * given * (1.0 + tl.erf(given * 0.7071067811865476))
-    tl.store(output + places, found.to(output.dtype.element_ty), mask=inside)
+def activate(values: torch.Tensor) -> torch.Tensor:
+    """Return GELU of (N, D), the exact one."""
+    num_rows, width = values.shape
+    output = torch.empty_like(values)
+    _kernels().activate[(-(-values.numel() // _ELEMENTS),)](
+        values, output, num_rows, WIDTH=width, BLOCK=_ELEMENTS
+    )
+    return output
 
 
-@triton.jit(do_not_specialize=["num_rows"])
 def activate_backward(
-    gradient,
-    values,
-    of_values,
-    partials,
-    num_rows,
-    AT: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Write the gradient of GELU's input, and its sums over the rows."""
-    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        inside = (rows < num_rows) & (columns < WIDTH)
-        places = rows.to(tl.int64) * WIDTH + columns
-        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
-        at = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
-        share = 0.5 * (1.0 + tl.erf(at * 0.7071067811865476))
-        slope = share + at * tl.exp(-0.5 * at * at) * 0.3989422804014327
-        found = given * slope
-        tl.store(of_values + places, found.to(of_values.dtype.element_ty), mask=inside)
-        sums += tl.sum(found, axis=0)
-    flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    row = partials + tl.program_id(0) * COLUMNS + AT + flat
-    tl.store(row, sums, mask=flat < WIDTH)
+    gradient: torch.Tensor, values: torch.Tensor, sums: Sums, *, at: int
+) -> torch.Tensor:
+    """Return the gradient of GELU's input (N, D), whose sums go to D columns from `at` on."""
+    num_rows, width = values.shape
+    of_values = torch.empty_like(values)
+    _kernels().activate_backward[(len(sums.partials), -(-width // _NUMBERS_OF_A_WARP))](
+        gradient,
+        values,
+        of_values,
+        sums.partials,
+        num_rows,
+        AT=at,
+        COLUMNS=sums.partials.shape[1],
+        WIDTH=width,
+        BLOCK=_NUMBERS_OF_A_WARP,
+        ROWS=_ROWS,
+        num_warps=1,
+    )
+    return of_values
 
 
-@triton.jit(do_not_specialize=["num_rows"])
-def sum_columns(
-    values,
-    partials,
-    num_rows,
-    AT: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Write the sums over the rows."""
-    flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    columns = flat[None, :]
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        inside = (rows < num_rows) & (columns < WIDTH)
-        places = rows.to(tl.int64) * WIDTH + columns
-        sums += tl.sum(tl.load(values + places, mask=inside, other=0.0).to(tl.float32), axis=0)
-    row = partials + tl.program_id(0) * COLUMNS + AT + flat
-    tl.store(row, sums, mask=flat < WIDTH)
+def sum_columns(values: torch.Tensor, sums: Sums, *, at: int) -> None:
+    """Write the sums of (N, D) over its rows to D columns from `at` on."""
+    num_rows, width = values.shape
+    _kernels().sum_columns[(len(sums.partials), -(-width // _NUMBERS_OF_A_WARP))](
+        values,
+        sums.partials,
+        num_rows,
+        AT=at,
+        COLUMNS=sums.partials.shape[1],
+        WIDTH=width,
+        BLOCK=_NUMBERS_OF_A_WARP,
+        ROWS=_SUMMED_ROWS,
+        num_warps=1,
+    )
 
 
-@triton.jit(do_not_specialize=["num_partials"])
-def fold(
-    partials,
-    output,
-    num_partials,
-    COLUMNS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    ADDS: tl.constexpr,
-):
-    """Write the sums of all programs' rows, or add them to what is there."""
-    flat = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    columns = flat[None, :]
-    tile = tl.zeros((ROWS, BLOCK), tl.float32)  # folded once, at the end
-    for start in range(0, num_partials, ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        inside = (rows < num_partials) & (columns < COLUMNS)
-        tile += tl.load(partials + rows * COLUMNS + columns, mask=inside, other=0.0)
-    sums = tl.sum(tile, axis=0)
-    if ADDS:
-        sums += tl.load(output + flat, mask=flat < COLUMNS, other=0.0)
-    tl.store(output + flat, sums, mask=flat < COLUMNS)
+def _next_power(number: int) -> int:
+    """Return the least power of two that is not less."""
+    return 1 << (number - 1).bit_length()
+
+
+def _count_warps(block: int) -> int:
+    """Return the warps of a tile of so many columns."""
+    return max(1, block // _NUMBERS_OF_A_WARP)
+
+
+def _kernels() -> Any:  # noqa: ANN401 (a module; what it holds is Triton's)
+    from bertfit.modeling.kernels import elementwise_kernels  # which imports Triton
+
+    return elementwise_kernels

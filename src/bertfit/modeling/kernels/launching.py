@@ -35,7 +35,7 @@ def _find_failure(device: torch.device) -> str | None:
 
     It builds a piece of C for that, and so needs a compiler and Python's headers.
     """
-    from bertfit.modeling.kernels.functions import activate  # which imports this module
+    from bertfit.modeling.kernels.elementwise import activate  # which imports this module
 
     try:
         with on_device(device):

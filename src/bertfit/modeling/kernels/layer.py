@@ -1,7 +1,7 @@
 """A whole layer of BERT's family over a pack, as one function that autograd knows.
 
 Products are torch's; attention and what stands between them is done by kernels (`attention`,
-`functions`). No gradient goes through autograd's engine within a layer: residual gradients are
+`elementwise`). No gradient goes through autograd's engine within a layer: residual gradients are
 added where a product writes its sums, and those of weights go to their masters in float32 as a
 product makes them.
 
@@ -14,7 +14,6 @@ numbers per token, I of the inner width, H heads of K numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -29,7 +28,7 @@ from bertfit.modeling.kernels.attention import (
     attend,
     attend_backward,
 )
-from bertfit.modeling.kernels.functions import (
+from bertfit.modeling.kernels.elementwise import (
     Dropout,
     Normed,
     Sums,
@@ -39,45 +38,8 @@ from bertfit.modeling.kernels.functions import (
     add_and_norm_backward,
     sum_columns,
 )
+from bertfit.modeling.kernels.parts import Parts, join
 from bertfit.modeling.pack import Pack
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a layer is made of."""
-
-    query: torch.nn.Linear
-    key: torch.nn.Linear
-    value: torch.nn.Linear
-    output: torch.nn.Linear
-    output_norm: torch.nn.LayerNorm
-    inner: torch.nn.Linear
-    outer: torch.nn.Linear
-    outer_norm: torch.nn.LayerNorm
-    head_size: int
-    """K."""
-    rates: tuple[float, float, float]
-    """Of the attention weights, of attention's output and of the feed-forward's that are dropped in
-    training."""
-
-    @property
-    def matrices(self) -> tuple[torch.Tensor, ...]:
-        """The weights of all products, in the order in which they are used."""
-        return tuple(
-            of.weight
-            for of in (self.query, self.key, self.value, self.output, self.inner, self.outer)
-        )
-
-    @property
-    def vectors(self) -> tuple[torch.Tensor, ...]:
-        """Biases, and the weights and biases of norms, in the order of their sums."""
-        norms = (self.output_norm, self.outer_norm)
-        return (
-            *(of.bias for of in (self.query, self.key, self.value)),
-            *(norms[0].weight, norms[0].bias, self.output.bias),
-            self.inner.bias,
-            *(norms[1].weight, norms[1].bias, self.outer.bias),
-        )
 
 
 def pass_layer(
@@ -185,8 +147,12 @@ def _go_back(
     of_states = attend_backward(
         of_attended, tape.states, tape.attended, places.spans, dropout=in_attention
     )
-    go_on = _collect if places.firsts is None else _collect_of_firsts
-    of_hidden, states = go_on(of_asking, of_states, tape, parts, places, sums)
+    if places.firsts is None:
+        of_hidden, states = _collect(of_asking, of_states, tape, parts, sums)
+    else:
+        of_hidden, states = _collect_of_firsts(
+            of_asking, of_states, tape, parts, sums, firsts=places.firsts
+        )
     row, adds = find_gradients_in_a_row(parts.vectors)
     sums.fold(row, adds=adds)
     return of_hidden, [*states, *output, *inner, *outer, *hand_out(row, parts.vectors)]
@@ -200,7 +166,6 @@ def _collect(
     of_states: OfStates,
     tape: _Tape,
     parts: Parts,
-    _places: _Places,
     sums: Sums,
 ) -> tuple[torch.Tensor, _Gradients]:
     """Return the gradient of all tokens (N, D), through attention and past it, and of weights."""
@@ -215,11 +180,11 @@ def _collect_of_firsts(
     of_states: OfStates,
     tape: _Tape,
     parts: Parts,
-    places: _Places,
     sums: Sums,
+    *,
+    firsts: torch.Tensor,
 ) -> tuple[torch.Tensor, _Gradients]:
     """As `_collect`, where queries are those of first tokens alone."""
-    assert places.firsts is not None
     width = parts.query.weight.shape[0]
     sum_columns(of_states.query, sums, at=0)
     sum_columns(of_states.joint, sums, at=width)
@@ -230,7 +195,7 @@ def _collect_of_firsts(
     )
     of_asking.addmm_(of_states.query, parts.query.weight)
     of_hidden = _multiply_back(of_states.joint, weights)
-    return of_hidden.index_add_(0, places.firsts, of_asking), found
+    return of_hidden.index_add_(0, firsts, of_asking), found
 
 
 def _multiply_back(
@@ -301,19 +266,6 @@ def _multiply_jointly(
         return tuple(linear(hidden, of.weight, of.bias) for of in modules)
     joined = linear(hidden, weight, bias)
     return tuple(torch.split(joined, [len(of.weight) for of in modules], dim=-1))
-
-
-def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """Return tensors that follow each other in memory as one, or None where they do not."""
-    first = tensors[0]
-    place, storage = first.data_ptr(), first.untyped_storage().data_ptr()
-    for tensor in tensors:
-        is_next = tensor.data_ptr() == place and tensor.untyped_storage().data_ptr() == storage
-        if not is_next or not tensor.is_contiguous():
-            return None
-        place += tensor.numel() * tensor.element_size()
-    rows = sum(len(tensor) for tensor in tensors)
-    return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
 
 class _Layer(torch.autograd.Function):

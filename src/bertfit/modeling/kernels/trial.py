@@ -23,7 +23,8 @@ import torch
 
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.launching import is_known_good, on_device
-from bertfit.modeling.kernels.layer import Parts, pass_layer
+from bertfit.modeling.kernels.layer import pass_layer
+from bertfit.modeling.kernels.parts import Parts, find_parts
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.precision import safe_attention
 
@@ -41,27 +42,20 @@ _Key = tuple[torch.device, torch.dtype, int, int, int]
 _found: dict[_Key, str | None] = {}
 
 
-def find_fault(
-    layer: torch.nn.Module,
-    take_apart: Callable[[torch.nn.Module], Parts | None],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> str | None:
+def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dtype) -> str | None:
     """Say what is wrong with the kernels for such a layer on a device; None where nothing is.
 
     Each kind of layer is tried once.
 
     Args:
         layer: Takes packs as it is written (`modeling.packing.set_up_packing`).
-        take_apart: Returns its parts.
         device: Where it will run.
         dtype: Of its weights there.
 
     Raises:
         torch.OutOfMemoryError: The trial needs some megabytes that are not there.
     """
-    parts = take_apart(layer)
+    parts = find_parts(layer)
     if parts is None or is_known_good(device):
         return None
     if device.type == "cuda" and device.index is None:
@@ -70,7 +64,7 @@ def find_fault(
     if key not in _found:
         try:
             with on_device(device):
-                _found[key] = _try(layer, take_apart, device, dtype)
+                _found[key] = _try(layer, device, dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001 (Triton's have no kind in common)
@@ -81,14 +75,9 @@ def find_fault(
 
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
-def _try(
-    layer: torch.nn.Module,
-    take_apart: Callable[[torch.nn.Module], Parts | None],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> str | None:
+def _try(layer: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> str | None:
     work = copy.deepcopy(layer).to(device, dtype).eval().requires_grad_()
-    parts = take_apart(work)
+    parts = find_parts(work)
     assert parts is not None
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), safe_attention(device):

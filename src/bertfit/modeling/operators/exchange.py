@@ -18,6 +18,14 @@ import torch
 from bertfit.modeling.attention import NAME
 from bertfit.modeling.compilation import leave_out
 from bertfit.modeling.hooks import are_unwatched
+from bertfit.modeling.layer_kinds import (
+    activates,
+    adds_residual,
+    is_exact_gelu,
+    is_of_transformers,
+    is_plain_norm,
+    is_whole,
+)
 from bertfit.modeling.operators.encoder import encode
 from bertfit.modeling.operators.layer import list_modules, pass_layer
 from bertfit.modeling.operators.layers import gelu, multiply, normalize
@@ -44,32 +52,15 @@ def exchange_modules(model: torch.nn.Module) -> None:
 
 def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
     exchanges = (
-        (_is_exact_gelu, _activate),
-        (_is_plain_norm, _norm),
-        (_adds_residual, _add_and_norm),
-        (_activates, _multiply_and_activate),
-        (_is_whole, _pass_layer),
+        (is_exact_gelu, _activate),
+        (is_plain_norm, _norm),
+        (adds_residual, _add_and_norm),
+        (activates, _multiply_and_activate),
+        (is_whole, _pass_layer),
         (_encodes, _pass_layers),
         (_is_wide_linear, _apply_layer),
     )
     return next((forward for fits, forward in exchanges if fits(module)), None)
-
-
-def _is_exact_gelu(module: torch.nn.Module) -> bool:
-    if type(module) is torch.nn.GELU:
-        return module.approximate == "none"
-    return type(module).__name__ == "GELUActivation" and (
-        getattr(module, "act", None) is torch.nn.functional.gelu
-    )
-
-
-def _is_plain_norm(module: torch.nn.Module) -> bool:
-    """Tell whether this is a LayerNorm with weights, over one dimension."""
-    return (
-        type(module) is torch.nn.LayerNorm
-        and module.elementwise_affine
-        and len(module.normalized_shape) == 1
-    )
 
 
 def _is_wide_linear(module: torch.nn.Module) -> bool:
@@ -77,65 +68,13 @@ def _is_wide_linear(module: torch.nn.Module) -> bool:
     return type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape)
 
 
-def _is_of_transformers(module: torch.nn.Module) -> bool:
-    return type(module).__module__.startswith("transformers.models.")
-
-
-def _adds_residual(module: torch.nn.Module) -> bool:
-    """Tell whether this is the output of attention or of the feed-forward, as BERT's family has it.
-
-    LayerNorm(dropout(dense(hidden)) + input): three parts of these names and no other.
-    """
-    return (
-        type(module).__name__.endswith("Output")
-        and _is_of_transformers(module)
-        and set(dict(module.named_children())) == {"dense", "dropout", "LayerNorm"}
-    )
-
-
-def _activates(module: torch.nn.Module) -> bool:
-    """Tell whether this is the first half of the feed-forward, as BERT's family has it."""
-    parts = dict(module.named_children())
-    return (
-        type(module).__name__.endswith("Intermediate")
-        and _is_of_transformers(module)
-        and set(parts) == {"dense", "intermediate_act_fn"}
-        and _is_exact_gelu(parts["intermediate_act_fn"])
-    )
-
-
-def _attends(module: torch.nn.Module) -> bool:
-    """Tell whether this is attention within a text as BERT's family has it."""
-    return (
-        type(module).__name__.endswith("SelfAttention")
-        and _is_of_transformers(module)
-        and set(dict(module.named_children())) == {"query", "key", "value", "dropout"}
-        and {"scaling", "attention_head_size"} <= set(vars(module))
-    )
-
-
-def _is_whole(layer: torch.nn.Module) -> bool:
-    """Tell whether this is a layer of attention and feed-forward as BERT's family has it."""
-    parts = dict(layer.named_children())
-    if not _is_of_transformers(layer) or set(parts) != {"attention", "intermediate", "output"}:
-        return False
-    of_attention = dict(parts["attention"].named_children())
-    return (
-        set(of_attention) == {"self", "output"}
-        and _attends(of_attention["self"])
-        and _adds_residual(of_attention["output"])
-        and _activates(parts["intermediate"])
-        and _adds_residual(parts["output"])
-    )
-
-
 def _encodes(module: torch.nn.Module) -> bool:
     """Tell whether this is layers one after the other as BERT's family has them."""
     return (
         type(module).__name__.endswith("Encoder")
-        and _is_of_transformers(module)
+        and is_of_transformers(module)
         and set(dict(module.named_children())) == {"layer"}
-        and all(_is_whole(layer) for layer in module.get_submodule("layer").children())
+        and all(is_whole(layer) for layer in module.get_submodule("layer").children())
     )
 
 

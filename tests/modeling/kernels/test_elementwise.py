@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
-from bertfit.modeling.kernels.functions import (
+from bertfit.modeling.kernels.elementwise import (
     Dropout,
     Sums,
     activate,

@@ -1,0 +1,234 @@
+"""What stands between a layer's products, in Triton: dropout, residual, norm, GELU, and sums.
+
+A pass over the memory each, where torch takes one for every operation. Gradients of biases and
+norms are sums over all rows: each program adds up its own rows in float32 and writes one row of
+`partials`; `fold` adds those up, in their order, so the same numbers come out every time. All
+computing is in float32, whatever the tensors hold.
+
+`elementwise` launches them. Shapes: rows are tokens (N), WIDTH numbers in each.
+
+Source: Ba et al. 2016, arXiv 1607.06450 (layer normalization); the finalizer of MurmurHash3 (A.
+Appleby, 2011), here with a key between its rounds.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _is_kept(seed, places, rate):
+    """Draw whether dropout keeps what stands at some places of a tensor.
+
+    A number of 32 bits for each by a hash of its place, keyed by both halves of the seed: ten
+    instructions where Philox, which torch's own dropout has, takes some sixty for four.
+    """
+    low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    bits = (places.to(tl.uint32) * 0x9E3779B1) ^ low
+    bits ^= bits >> 16
+    bits = (bits * 0x85EBCA6B) ^ high
+    bits ^= bits >> 13
+    bits *= 0xC2B2AE35
+    bits ^= bits >> 16
+    return (bits >> 8).to(tl.float32) * (1.0 / 16777216.0) >= rate
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def add_and_norm(
+    hidden,
+    residual,
+    weight,
+    bias,
+    seeds,
+    total,
+    output,
+    means,
+    scales,
+    num_rows,
+    epsilon,
+    rate,
+    WHICH: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    DROPS: tl.constexpr,
+    KEEPS: tl.constexpr,
+):
+    """Write norm(dropout(hidden) + residual), and what the way back needs where KEEPS."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    columns = tl.arange(0, BLOCK)[None, :]
+    inside = (rows < num_rows) & (columns < WIDTH)
+    places = rows.to(tl.int64) * WIDTH + columns
+    values = tl.load(hidden + places, mask=inside, other=0.0).to(tl.float32)
+    if DROPS:
+        is_kept = _is_kept(tl.load(seeds + WHICH), places, rate)
+        values = tl.where(is_kept, values / (1.0 - rate), 0.0)
+    values += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
+    # Rounded before it is normed, so the way back, which reads it again, sees the same.
+    values = values.to(output.dtype.element_ty)
+    if KEEPS:
+        tl.store(total + places, values, mask=inside)
+    values = values.to(tl.float32)
+    mean = tl.sum(values, axis=1, keep_dims=True) / WIDTH
+    centered = tl.where(inside, values - mean, 0.0)
+    variance = tl.sum(centered * centered, axis=1, keep_dims=True) / WIDTH
+    scale = tl.rsqrt(variance + epsilon)
+    if KEEPS:
+        tl.store(means + rows, mean, mask=rows < num_rows)
+        tl.store(scales + rows, scale, mask=rows < num_rows)
+    is_column = columns < WIDTH
+    factor = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
+    addend = tl.load(bias + columns, mask=is_column, other=0.0).to(tl.float32)
+    normed = centered * scale * factor + addend
+    tl.store(output + places, normed.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def add_and_norm_backward(
+    gradient,
+    total,
+    weight,
+    means,
+    scales,
+    seeds,
+    of_residual,
+    of_hidden,
+    partials,
+    num_rows,
+    rate,
+    WHICH: tl.constexpr,
+    AT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    DROPS: tl.constexpr,
+):
+    """Write the gradients of both inputs, and sums for the norm's weight and bias and `hidden`'s.
+
+    Without dropout both inputs have one gradient, `of_residual`.
+    """
+    columns = tl.arange(0, BLOCK)[None, :]
+    is_column = columns < WIDTH
+    factor = tl.load(weight + columns, mask=is_column, other=0.0).to(tl.float32)
+    of_weight = tl.zeros((BLOCK,), tl.float32)
+    of_bias = tl.zeros((BLOCK,), tl.float32)
+    of_dense = tl.zeros((BLOCK,), tl.float32)
+    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        is_row = rows < num_rows
+        inside = is_row & is_column
+        places = rows.to(tl.int64) * WIDTH + columns
+        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(total + places, mask=inside, other=0.0).to(tl.float32)
+        mean = tl.load(means + rows, mask=is_row, other=0.0)
+        scale = tl.load(scales + rows, mask=is_row, other=0.0)
+        normed = tl.where(inside, (values - mean) * scale, 0.0)
+        weighted = given * factor
+        along = tl.sum(weighted * normed, axis=1, keep_dims=True) / WIDTH
+        level = tl.sum(weighted, axis=1, keep_dims=True) / WIDTH
+        found = tl.where(inside, (weighted - normed * along - level) * scale, 0.0)
+        tl.store(of_residual + places, found.to(of_residual.dtype.element_ty), mask=inside)
+        if DROPS:
+            is_kept = _is_kept(tl.load(seeds + WHICH), places, rate)
+            found = tl.where(is_kept, found / (1.0 - rate), 0.0)
+            tl.store(of_hidden + places, found.to(of_hidden.dtype.element_ty), mask=inside)
+        of_weight += tl.sum(given * normed, axis=0)
+        of_bias += tl.sum(given, axis=0)
+        of_dense += tl.sum(found, axis=0)
+    flat = tl.arange(0, BLOCK)
+    row = partials + tl.program_id(0) * COLUMNS + AT + flat
+    tl.store(row, of_weight, mask=flat < WIDTH)
+    tl.store(row + WIDTH, of_bias, mask=flat < WIDTH)
+    tl.store(row + 2 * WIDTH, of_dense, mask=flat < WIDTH)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def activate(values, output, num_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Write GELU of values, the exact one."""
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < num_rows.to(tl.int64) * WIDTH
+    given = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
+    found = 0.5 * given * (1.0 + tl.erf(given * 0.7071067811865476))
+    tl.store(output + places, found.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def activate_backward(
+    gradient,
+    values,
+    of_values,
+    partials,
+    num_rows,
+    AT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Write the gradient of GELU's input, and its sums over the rows."""
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        inside = (rows < num_rows) & (columns < WIDTH)
+        places = rows.to(tl.int64) * WIDTH + columns
+        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
+        at = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
+        share = 0.5 * (1.0 + tl.erf(at * 0.7071067811865476))
+        slope = share + at * tl.exp(-0.5 * at * at) * 0.3989422804014327
+        found = given * slope
+        tl.store(of_values + places, found.to(of_values.dtype.element_ty), mask=inside)
+        sums += tl.sum(found, axis=0)
+    flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    row = partials + tl.program_id(0) * COLUMNS + AT + flat
+    tl.store(row, sums, mask=flat < WIDTH)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def sum_columns(
+    values,
+    partials,
+    num_rows,
+    AT: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Write the sums over the rows."""
+    flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    columns = flat[None, :]
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        inside = (rows < num_rows) & (columns < WIDTH)
+        places = rows.to(tl.int64) * WIDTH + columns
+        sums += tl.sum(tl.load(values + places, mask=inside, other=0.0).to(tl.float32), axis=0)
+    row = partials + tl.program_id(0) * COLUMNS + AT + flat
+    tl.store(row, sums, mask=flat < WIDTH)
+
+
+@triton.jit(do_not_specialize=["num_partials"])
+def fold(
+    partials,
+    output,
+    num_partials,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    ADDS: tl.constexpr,
+):
+    """Write the sums of all programs' rows, or add them to what is there."""
+    flat = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    columns = flat[None, :]
+    tile = tl.zeros((ROWS, BLOCK), tl.float32)  # folded once, at the end
+    for start in range(0, num_partials, ROWS):
+        rows = start + tl.arange(0, ROWS)[:, None]
+        inside = (rows < num_partials) & (columns < COLUMNS)
+        tile += tl.load(partials + rows * COLUMNS + columns, mask=inside, other=0.0)
+    sums = tl.sum(tile, axis=0)
+    if ADDS:
+        sums += tl.load(output + flat, mask=flat < COLUMNS, other=0.0)
+    tl.store(output + flat, sums, mask=flat < COLUMNS)
