@@ -6,6 +6,7 @@ chance, so each is tested against the rest of the rows, and the p-values are adj
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -232,33 +233,47 @@ def _judge(
     drafts: Sequence[tuple[str, str, int, int]], *, num_rows: int, num_right: int
 ) -> list[Slice]:
     """Return the slices, worst first, from (by, value, rows, right rows)."""
-    from scipy.stats import binomtest, false_discovery_control, fisher_exact
+    from scipy.stats import false_discovery_control
 
     if not drafts:
         return []
-    p_values = []
-    for _, _, size, right in drafts:
-        table = [[right, size - right]]
-        table.append([num_right - right, num_rows - size - (num_right - right)])
-        p_values.append(float(fisher_exact(table).pvalue))
+    # Of thousands of small slices most have counts that others have as well.
+    compare = functools.cache(functools.partial(_compare_with_rest, num_rows, num_right))
+    find_interval = functools.cache(_find_interval)
+    p_values = [compare(size, right) for _, _, size, right in drafts]
     adjusted = false_discovery_control(np.clip(p_values, 0, 1), method="bh")
-    slices = []
-    for (by, value, size, right), p_value in zip(drafts, adjusted.tolist(), strict=True):
-        wilson = binomtest(right, size).proportion_ci(0.95, method="wilson")
-        slices.append(
-            Slice(
-                by=by,
-                value=value,
-                num_rows=size,
-                num_right=right,
-                accuracy=right / size,
-                interval=Interval(float(wilson.low), float(wilson.high)),
-                rest_accuracy=(num_right - right) / (num_rows - size),
-                p_value=p_value,
-                is_small=size < SMALL_ROWS,
-            )
+    slices = [
+        Slice(
+            by=by,
+            value=value,
+            num_rows=size,
+            num_right=right,
+            accuracy=right / size,
+            interval=find_interval(size, right),
+            rest_accuracy=(num_right - right) / (num_rows - size),
+            p_value=p_value,
+            is_small=size < SMALL_ROWS,
         )
+        for (by, value, size, right), p_value in zip(drafts, adjusted.tolist(), strict=True)
+    ]
     return sorted(slices, key=lambda one: (one.interval.high, one.accuracy, one.by, one.value))
+
+
+def _compare_with_rest(num_rows: int, num_right: int, size: int, right: int) -> float:
+    """Return the exact p-value (Fisher) of "a slice is right as often as the other rows"."""
+    from scipy.stats import fisher_exact
+
+    others, others_right = num_rows - size, num_right - right
+    table = [[right, size - right], [others_right, others - others_right]]
+    return float(fisher_exact(table).pvalue)
+
+
+def _find_interval(size: int, right: int) -> Interval:
+    """Return the 95 % Wilson interval of a slice's accuracy."""
+    from scipy.stats import binomtest
+
+    wilson = binomtest(right, size).proportion_ci(0.95, method="wilson")
+    return Interval(float(wilson.low), float(wilson.high))
 
 
 def _is_missing(value: object) -> bool:
