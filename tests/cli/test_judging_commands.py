@@ -109,6 +109,16 @@ def test_evaluate_shows_the_worst_slices_and_errors(folder):
     check_width(output, folder)
 
 
+def test_evaluate_says_where_classes_have_few_rows(folder, make_reviews, write_csv):
+    many = call("evaluate", folder / "a", folder / "test.csv")
+    assert "less sure" not in many
+    write_csv(folder / "few.csv", make_reviews(8, seed=9))
+    few = " ".join(call("evaluate", folder / "a", folder / "few.csv").split())
+    assert (
+        "2 of 2 classes have fewer than 5 rows: their scores, and macro averages, are less" in few
+    )
+
+
 def test_evaluate_as_json_has_slices_and_errors(folder):
     options = ("--slice", "kind", "--errors", 2, "--json")
     value = json.loads(call("evaluate", folder / "a", folder / "test.csv", *options))

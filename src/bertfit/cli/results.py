@@ -20,7 +20,7 @@ from bertfit.reporting.confidence import (
     describe_calibration,
     describe_threshold,
 )
-from bertfit.reporting.summary import describe_units
+from bertfit.reporting.summary import describe_small_classes, describe_units
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
@@ -160,7 +160,14 @@ def _describe_intervals(evaluation: Evaluation) -> str:
             f"Truncated: {num_cut:,} rows ({100 * share:.1f} %) kept the "
             f"{evaluation.truncation} of their text, {limit} tokens."
         )
-    return f"Intervals: 95 %, bootstrap over {drawn}. {cut} Arithmetic: {evaluation.dtype}."
+    supports = [of_class.support for of_class in evaluation.scores.per_class.values()]
+    told = (
+        f"Intervals: 95 %, bootstrap over {drawn}.",
+        describe_small_classes(supports),
+        cut,
+        f"Arithmetic: {evaluation.dtype}.",
+    )
+    return " ".join(filter(None, told))
 
 
 def show_record(console: Console, record: dict[str, Any]) -> None:

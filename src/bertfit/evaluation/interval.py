@@ -74,9 +74,18 @@ def stretch(interval: Interval, score: float, *, num_units: int, level: float) -
     )
 
 
-def move(interval: Interval, by: float) -> Interval:
-    """Return an interval whose ends are both moved."""
-    return Interval(interval.low + by, interval.high + by)
+def take_out_bias(interval: Interval, bias: float) -> Interval:
+    """Move both ends against the bias of the resamples, and the one in front as far again.
+
+    The score has that bias itself where rows were drawn by chance, as resamples draw them, and none
+    where so many were drawn of each class. Which it was is not known, so both are allowed for.
+
+    Example:
+        >>> take_out_bias(Interval(0.25, 0.5), bias=-0.125)
+        Interval(low=0.375, high=0.75)
+    """
+    back = -bias
+    return Interval(interval.low + back + min(0.0, back), interval.high + back + max(0.0, back))
 
 
 def cut(interval: Interval, low: float = 0.0, high: float = 1.0) -> Interval:

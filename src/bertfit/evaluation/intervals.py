@@ -17,8 +17,8 @@ from bertfit.evaluation.interval import (
     average_exact,
     cut,
     exact_interval,
-    move,
     stretch,
+    take_out_bias,
 )
 from bertfit.evaluation.metrics import check_predictions, macro_scores, row_log_losses
 from bertfit.evaluation.units import number_units
@@ -64,7 +64,8 @@ def bootstrap_intervals(
     independent, and drawing rows would be too sure. A single group leaves rows alone to draw.
 
     Resamples lack some rows of every class, which pulls macro averages of classes with few rows
-    down: those intervals are moved by that bias, the mean of the resamples less the score. Few
+    down: those intervals are moved by that bias, the mean of the resamples less the score, and
+    reach as far again, for the score is pulled down as well where rows were drawn by chance. Few
     groups (or rows) tell little of how much groups differ: both ends are moved away from the score,
     as Student's quantile is further out than the normal one.
 
@@ -198,8 +199,8 @@ def resample_intervals(
         num_resamples: Draws.
         seed: Of the draws.
         level: Confidence, in (0, 1).
-        biased: Places of scores whose intervals are moved by the bias of the resamples, as those
-            of macro averages are in `bootstrap_intervals`.
+        biased: Places of scores whose intervals allow for the bias of the resamples, as those of
+            macro averages do in `bootstrap_intervals`.
         within: What the scores can be.
 
     Raises:
@@ -216,7 +217,7 @@ def resample_intervals(
     for place, column in enumerate(np.asarray(scores).T):
         interval = _percentile_interval(column, level=level)
         if place in biased:
-            interval = move(interval, float(whole[place] - column.mean()))
+            interval = take_out_bias(interval, float(column.mean() - whole[place]))
         interval = stretch(interval, float(whole[place]), num_units=num_units, level=level)
         intervals.append(cut(interval, *within))
     return intervals
@@ -231,7 +232,7 @@ def _take_intervals(
     for name, each in values.items():
         interval, score = _percentile_interval(each, level=level), float(whole[name][0])
         if name in MACRO_NAMES:
-            interval = move(interval, score - float(each.mean()))
+            interval = take_out_bias(interval, float(each.mean()) - score)
         interval = stretch(interval, score, num_units=num_units, level=level)
         intervals[name] = cut(interval, high=np.inf if name == "log_loss" else 1.0)
     return intervals
