@@ -360,6 +360,22 @@ def test_a_given_validation_set_is_used(train, tmp_path, make_reviews):
     assert "Rows: 40 to train, 10 to validate (given), test none." in listener.notes
 
 
+def test_settings_that_change_nothing_are_noted(train, tmp_path, make_reviews):
+    given = {"validation_fraction": 0.2, "head_fraction": 0.5, "patience": 1, "strict": True}
+    listener = Recorder()
+    data = {"validation": make_reviews(10, seed=3), "baseline": False, "listener": listener}
+    train(tmp_path / "idle", **given, **data)
+    idle = {note.partition(" ")[0]: note for note in listener.notes if "changes nothing" in note}
+    assert idle.keys() == given.keys()
+    assert idle["patience"] == (
+        "patience (argument) changes nothing: with 2 epochs there is none left to save."
+    )
+    listener.notes.clear()
+    test = {"test": make_reviews(10, seed=4), "truncation": "head+tail", "epochs": 3}
+    train(tmp_path / "used", **given | test, baseline=False, listener=listener)
+    assert not any("changes nothing" in note for note in listener.notes)
+
+
 def test_a_split_by_group_is_noted(train, tmp_path):
     listener = Recorder()
     train(tmp_path / "run", group_column="movie", epochs=1, listener=listener)

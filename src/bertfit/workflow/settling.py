@@ -18,6 +18,35 @@ from bertfit.training.token_budget import default_tokens
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 
+def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener) -> None:
+    """Note each setting that was given and changes nothing beside the others and these rows.
+
+    Only what was asked for by name: a recipe's settings are meant for any rows.
+    """
+    settings = resolved.settings
+    num_epochs = settings.epochs or 0  # settled by now
+    epochs = "1 epoch" if num_epochs == 1 else f"{num_epochs} epochs"
+    cannot = {
+        "validation_fraction": (
+            rows.checked.validation is not None,
+            "the validation rows are given",
+        ),
+        "head_fraction": (
+            settings.truncation != "head+tail",
+            f"truncation is {settings.truncation}",
+        ),
+        "patience": (
+            (settings.patience or 0) >= num_epochs - 1,
+            f"with {epochs} there is none left to save",
+        ),
+        "strict": (rows.test is None, "there are no test rows, and nothing can leak into them"),
+    }
+    for name, (is_idle, why) in cannot.items():
+        origin = resolved.origins[name]
+        if is_idle and not origin.startswith(("default", "recipe")) and getattr(settings, name):
+            listener.note(f"{name} ({origin}) changes nothing: {why}.")
+
+
 def settle_epochs(
     resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener
 ) -> ResolvedSettings:
