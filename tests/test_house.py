@@ -34,7 +34,7 @@ ROWS = (
     ("modeling", "data", "evaluation"),
     ("config",),
     ("labels", "assets", "progress", "threshold_aim"),
-    ("files",),
+    ("files", "leftovers"),
     ("errors",),
 )
 ROW_OF_PART = {part: number for number, row in enumerate(ROWS) for part in row}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from bertfit.errors import RunError
 from bertfit.run_directory import (
     RECORD_NAME,
+    check_place,
     describe_environment,
     is_run,
     read_record,
@@ -214,6 +218,220 @@ def test_what_a_killed_training_left_is_not_in_the_way(tmp_path):
     stage_run(tmp_path / "run", overwrite=False).publish({})
     stage_run(tmp_path / "run", overwrite=True).publish({})
     assert is_run(tmp_path / "run")
+
+
+class Killed(BaseException):
+    """Ends the work as a kill does: nothing of ours runs after it."""
+
+
+def kill(staging) -> None:
+    """Leave a folder as a process does that was killed while it made a run there."""
+    staging.hold.close()
+
+
+def kill_while_replacing(run, monkeypatch):
+    """Leave what is left by a kill between the two renames; return the new run's folder."""
+    staging = stage_run(run, overwrite=True)
+    (staging.folder / "weights").write_text("new")
+    rename = type(run).rename
+
+    def rename_once(path, target):
+        if path == staging.folder:
+            raise Killed
+        return rename(path, target)
+
+    monkeypatch.setattr(type(run), "rename", rename_once)
+    with pytest.raises(Killed):
+        staging.publish({"label_names": ["neg", "pos"]})
+    monkeypatch.undo()
+    kill(staging)
+    return staging.folder
+
+
+def write_model(folder) -> None:
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).write_text("{}")
+
+
+class Notes(list):
+    """A listener that keeps the notes."""
+
+    note = list.append
+
+
+def notes_on(output, *, overwrite=False) -> list[str]:
+    notes = Notes()
+    check_place(output, overwrite=overwrite, listener=notes)
+    return list(notes)
+
+
+def leftover(folder, what, *commands) -> str:
+    """Return what is said of a small folder."""
+    end = "To keep it, or to remove it:" if len(commands) == 2 else "To remove it:"
+    return "\n".join(
+        [
+            f"A training that was killed left {folder} (0.1 MB): {what}. {NOBODY} {end}",
+            *(f"  {command}" for command in commands),
+        ]
+    )
+
+
+NOBODY = "Nothing on this machine works in it any more."
+BEST = "the model of its best epoch so far, which predict and evaluate read as it is"
+
+
+def test_a_killed_training_is_told_with_its_model(tmp_path):
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    write_model(staging.folder)
+    kill(staging)
+    commands = f"mv {staging.folder} {tmp_path / 'run.unfinished'}", f"rm -r {staging.folder}"
+    told = leftover(staging.folder, BEST, *commands)
+    assert notes_on(tmp_path / "run") == [told]
+    assert staging.folder.is_dir()
+    missing = f"the run {tmp_path / 'run'} does not exist\n"
+    assert error_of(read_record, tmp_path / "run") == missing + told
+    assert notes_on(tmp_path / "other") == []
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_killed_training_is_told_without_a_model_that_loads(tmp_path, missing):
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    write_model(staging.folder)
+    (staging.folder / missing).unlink()
+    kill(staging)
+    told = "it holds no model that can be loaded"
+    assert notes_on(tmp_path / "run") == [leftover(staging.folder, told, f"rm -r {staging.folder}")]
+
+
+def test_a_training_that_goes_on_is_not_told(tmp_path):
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    write_model(staging.folder)
+    assert notes_on(tmp_path / "run") == []
+    assert error_of(read_record, tmp_path / "run").endswith("\nbertfit train makes one.")
+
+
+def count_open_files() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+@pytest.mark.parametrize("end", ["publish", "set_aside", "discard"])
+def test_a_training_that_ended_is_not_told_and_holds_nothing(tmp_path, end):
+    num_open = count_open_files()
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    write_model(staging.folder)
+    assert count_open_files() == num_open + 1
+    getattr(staging, end)(*([{}] if end == "publish" else []))
+    assert count_open_files() == num_open
+    assert notes_on(tmp_path / "run", overwrite=True) == []
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_kill_while_replacing_leaves_both_runs_and_says_how_to_move_them(run, monkeypatch):
+    new = kill_while_replacing(run, monkeypatch)
+    (old,) = run.parent.glob(".run.old-*")
+    assert not run.exists()
+    assert error_of(read_record, run) == "\n".join(
+        [
+            f"the run {run} does not exist",
+            leftover(
+                old,
+                f"the run that stood in {run} before",
+                f"mv {old / 'run'} {run} && rmdir {old}",
+                f"rm -r {old}",
+            ),
+            leftover(
+                new, "a whole run, but for its place", f"mv {new} {run}.unfinished", f"rm -r {new}"
+            ),
+        ]
+    )
+    notes = notes_on(run)  # a new one will stand there
+    assert f"  mv {old / 'run'} {run}.old && rmdir {old}" in notes[0]
+    assert f"  mv {new} {run}.unfinished" in notes[1]
+
+
+@pytest.mark.parametrize(("which", "content"), [("old", "old"), ("incomplete", "new")])
+def test_the_command_moves_a_run_to_its_place(run, monkeypatch, which, content):
+    kill_while_replacing(run, monkeypatch)
+    for folder in run.parent.glob(".run.*"):
+        if f".{which}-" not in folder.name:
+            shutil.rmtree(folder)
+    command = error_of(read_record, run).splitlines()[2]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (run / "weights").read_text() == content
+    assert read_record(run)["label_names"] == ["neg", "pos"]
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_a_kill_while_the_old_run_is_removed_leaves_the_new_one_and_is_told(run, monkeypatch):
+    staging = stage_run(run, overwrite=True)
+    (staging.folder / "weights").write_text("new")
+
+    def remove_some(aside, **_options):
+        (aside / "run" / "weights").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", remove_some)
+        with pytest.raises(Killed):
+            staging.publish({})
+    kill(staging)
+    (old,) = run.parent.glob(".run.old-*")
+    assert (run / "weights").read_text() == "new"
+    told = leftover(old, "the rest of a run that was replaced", f"rm -r {old}")
+    assert notes_on(run, overwrite=True) == [told]
+
+
+def test_a_run_being_replaced_is_not_told(run, monkeypatch):
+    """Between the two renames no run stands there, for a moment."""
+    staging = stage_run(run, overwrite=True)
+    rename, told = type(run).rename, []
+
+    def look_in_between(path, target):
+        if path == staging.folder:
+            told.append(error_of(read_record, run))
+        return rename(path, target)
+
+    monkeypatch.setattr(type(run), "rename", look_in_between)
+    staging.publish({})
+    assert told == [f"the run {run} does not exist\nbertfit train makes one."]
+
+
+def test_several_leftovers_are_kept_under_names_of_their_own(tmp_path):
+    output = tmp_path / "my run"
+    (tmp_path / "my run.unfinished").mkdir()
+    for _ in range(2):
+        staging = stage_run(output, overwrite=False)
+        write_model(staging.folder)
+        kill(staging)
+    first, second = (note.splitlines()[1] for note in notes_on(output))
+    assert first.endswith(f" '{output}.unfinished-2'")
+    assert second.endswith(f" '{output}.unfinished-3'")
+
+
+def test_what_a_kill_left_of_a_run_in_an_empty_folder_is_told(tmp_path):
+    (tmp_path / "run").mkdir()
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    write_model(staging.folder)
+    kill(staging)
+    told = error_of(read_record, tmp_path / "run")
+    assert told.startswith(f"{tmp_path / 'run'} is not a complete run: it has no bertfit.json\n")
+    assert f"  mv {staging.folder} {tmp_path / 'run.unfinished'}\n" in told
+
+
+def test_leftovers_of_a_linked_run_stand_beside_what_it_leads_to(run, tmp_path):
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "run"
+    link.symlink_to(run)
+    staging = stage_run(link, overwrite=True)
+    write_model(staging.folder)
+    kill(staging)
+    assert f" left {staging.folder} " in notes_on(link, overwrite=True)[0]
+
+
+def test_a_place_that_is_taken_is_refused(run):
+    assert error_of(check_place, run, overwrite=False, listener=Notes()) == error_of(
+        refuse_existing, run, overwrite=False
+    )
 
 
 def test_a_missing_run_is_named(tmp_path):

@@ -6,13 +6,14 @@ run is either complete or not there, and an old one is replaced only by a finish
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import platform
+import shlex
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 from bertfit.errors import RunError
 from bertfit.files import make_readable, write_json
+from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
+from bertfit.progress import Listener
 
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
@@ -29,6 +32,8 @@ _ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training":
 _MOST_SHOWN = 3
 _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
 """What `bertfit report` adds to a run that had none, and what a file manager does."""
+_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""What a folder needs to be loaded as a plain model."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -40,6 +45,8 @@ class Staging:
     folder: Path
     overwrite: bool
     """Whether a run that stands at `output` may be replaced."""
+    hold: contextlib.ExitStack
+    """Tells others that somebody works in `folder`; closed when that has come to an end."""
 
     def publish(self, record: Mapping[str, Any]) -> None:
         """Write bertfit.json and move the folder to its place, replacing a run that stood there.
@@ -59,19 +66,24 @@ class Staging:
                 f"{error.message}; it was not there when this began",
                 hint=f"The finished run is in {self.set_aside()}; move it where it shall stand.",
             ) from None
-        if not self.output.exists():
+        if self.output.exists():
+            self._replace()
+        else:
             self.folder.rename(self.output)
-            return
-        prefix = f".{self.output.name}.old-"
-        aside = Path(tempfile.mkdtemp(prefix=prefix, dir=self.output.parent))
-        old = self.output.rename(aside / self.output.name)
-        try:
-            self.folder.rename(self.output)
-        except OSError:
-            old.rename(self.output)
-            aside.rmdir()
-            raise
-        shutil.rmtree(aside, ignore_errors=True)
+        self.hold.close()
+
+    def _replace(self) -> None:
+        """Move the old run away, the new one to its place, and remove the old one."""
+        aside, hold = make_held_folder(self.output.parent, f".{self.output.name}.old-")
+        with hold:
+            old = self.output.rename(aside / self.output.name)
+            try:
+                self.folder.rename(self.output)
+            except OSError:
+                old.rename(self.output)
+                aside.rmdir()
+                raise
+            shutil.rmtree(aside, ignore_errors=True)
 
     def holds_model(self) -> bool:
         """Return whether weights have been written."""
@@ -79,16 +91,15 @@ class Staging:
 
     def set_aside(self) -> Path:
         """Move the folder to a free name beside the output place, and return it."""
-        numbers = itertools.count(2)
-        target = self.output.with_name(f"{self.output.name}.unfinished")
-        while target.exists():
-            target = self.output.with_name(f"{self.output.name}.unfinished-{next(numbers)}")
         make_readable(self.folder)
-        return self.folder.rename(target)
+        target = self.folder.rename(next(_free_names(self.output, "unfinished")))
+        self.hold.close()
+        return target
 
     def discard(self) -> None:
         """Remove the folder; the output place is untouched."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.hold.close()
 
 
 def stage_run(output: Path, *, overwrite: bool) -> Staging:
@@ -101,10 +112,21 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
     output = output.resolve()  # a link stays, and what it leads to is replaced
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        name = tempfile.mkdtemp(prefix=f".{output.name}.incomplete-", dir=output.parent)
+        folder, hold = make_held_folder(output.parent, f".{output.name}.incomplete-")
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    return Staging(output, Path(name), overwrite)
+    return Staging(output, folder, overwrite, hold)
+
+
+def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
+    """Check that a run may be written to `output`, and name what killed trainings left beside it.
+
+    Raises:
+        RunError: As `refuse_existing`.
+    """
+    refuse_existing(output, overwrite=overwrite)
+    for told in _tell_leftovers(output, is_free=False):  # it will be taken
+        listener.note(told)
 
 
 def refuse_existing(output: Path, *, overwrite: bool) -> None:
@@ -143,13 +165,19 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
 
 def _find_foreign(run: Path) -> list[str]:
     """Return the names in a run that its record does not have, where that has any."""
+    known = _list_files(run)
+    if known is None:
+        return []
+    return sorted({path.name for path in run.iterdir()} - {*known} - _WRITTEN_LATER)
+
+
+def _list_files(run: Path) -> list[str] | None:
+    """Return the names of a run's files by its record, where that has them."""
     try:
         known = json.loads((run / RECORD_NAME).read_text(encoding="utf-8")).get("files")
     except (OSError, ValueError, AttributeError):
-        return []
-    if not isinstance(known, list):
-        return []
-    return sorted({path.name for path in run.iterdir()} - {*map(str, known)} - _WRITTEN_LATER)
+        return None
+    return [*map(str, known)] if isinstance(known, list) else None
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -160,13 +188,15 @@ def read_record(run: Path) -> dict[str, Any]:
     """
     path = run / RECORD_NAME
     if not run.is_dir():
-        raise RunError(f"the run {run} does not exist", hint="bertfit train makes one.")
+        hint = "\n".join(_tell_leftovers(run, is_free=not run.exists()))
+        raise RunError(f"the run {run} does not exist", hint=hint or "bertfit train makes one.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        hint = "\n".join(_tell_leftovers(run, is_free=False))
         raise RunError(
             f"{run} is not a complete run: it has no {RECORD_NAME}",
-            hint="A run that was killed before its end has none; train it again.",
+            hint=hint or "A run that was killed before its end has none; train it again.",
         ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
@@ -189,6 +219,85 @@ def read_record(run: Path) -> dict[str, Any]:
 def is_run(path: Path) -> bool:
     """Return whether `path` is a folder with a bertfit.json."""
     return (path / RECORD_NAME).is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class _Leftover:
+    """What a killed training left beside the place of its run."""
+
+    folder: Path
+    """Hidden, and held by nobody."""
+    what: str
+    content: Path | None
+    """What is worth keeping: a whole run, or a model that can be loaded."""
+    is_run: bool
+
+    def tell(self, keep_as: Path) -> str:
+        """Say what it is, and which commands keep or remove it."""
+        size = max(measure_folder(self.folder) / 1e6, 0.1)
+        folder = shlex.quote(str(self.folder))
+        lines = [
+            f"A training that was killed left {self.folder} ({size:,.1f} MB): {self.what}. "
+            "Nothing on this machine works in it any more. "
+            + ("To remove it:" if self.content is None else "To keep it, or to remove it:")
+        ]
+        if self.content is not None:
+            move = f"  mv {shlex.quote(str(self.content))} {shlex.quote(str(keep_as))}"
+            lines.append(move if self.content == self.folder else f"{move} && rmdir {folder}")
+        return "\n".join([*lines, f"  rm -r {folder}"])
+
+
+def _tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
+    """Say what killed trainings left beside `output`.
+
+    Args:
+        output: Where their runs should have come to stand.
+        is_free: Whether a run may be moved there.
+    """
+    if output.is_symlink() or output.name in {"", ".."}:
+        output = output.resolve()
+    told = []
+    for kind, look_at, name in (
+        ("old", _look_at_old, "old"),
+        ("incomplete", _look_at_incomplete, "unfinished"),
+    ):
+        free_names = _free_names(output, name)
+        for folder in find_leftovers(output.parent, f".{output.name}.{kind}-"):
+            leftover = look_at(folder, output)
+            takes_place = is_free and leftover.is_run
+            told.append(leftover.tell(output if takes_place else next(free_names)))
+            is_free = is_free and not takes_place
+    return told
+
+
+def _look_at_old(folder: Path, output: Path) -> _Leftover:
+    """Look at a folder into which an old run was moved, while the new one took its place."""
+    run = folder / output.name
+    if _is_whole(run):
+        return _Leftover(folder, f"the run that stood in {output} before", run, is_run=True)
+    return _Leftover(folder, "the rest of a run that was replaced", None, is_run=False)
+
+
+def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
+    """Look at a folder in which a run was made."""
+    if _is_whole(folder):
+        return _Leftover(folder, "a whole run, but for its place", folder, is_run=True)
+    if all((folder / name).is_file() for name in _MODEL_FILES):
+        what = "the model of its best epoch so far, which predict and evaluate read as it is"
+        return _Leftover(folder, what, folder, is_run=False)
+    return _Leftover(folder, "it holds no model that can be loaded", None, is_run=False)
+
+
+def _is_whole(run: Path) -> bool:
+    """Return whether all is there that a run's record lists."""
+    return is_run(run) and all((run / name).exists() for name in _list_files(run) or ())
+
+
+def _free_names(output: Path, end: str) -> Iterator[Path]:
+    """Yield the names beside `output` that are free, such as RUN.old, RUN.old-2, …."""
+    names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
+    places = (output.with_name(f"{output.name}.{name}") for name in names)
+    return (place for place in places if not place.exists())
 
 
 def describe_environment() -> dict[str, Any]:

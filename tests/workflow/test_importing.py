@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +100,17 @@ def test_labels_and_rule_are_those_given(run_import):
     classifier = TextClassifier.load(run_import(label_names=("minus", "plus")))
     assert classifier.label_names == ("minus", "plus")
     assert classifier.rule.max_length == 20
+
+
+def test_what_a_killed_import_left_is_told(run_import, tmp_path):
+    left = tmp_path / ".run.incomplete-abcd1234"
+    left.mkdir()
+    (left / "config.json").write_text("{}")
+    notes = []
+    run_import(listener=SimpleNamespace(note=notes.append))
+    assert [note.partition(" (")[0] for note in notes] == [
+        f"A training that was killed left {left}"
+    ]
 
 
 def test_the_history_comes_along(run_import):

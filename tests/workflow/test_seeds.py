@@ -222,6 +222,19 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     assert names_in(tmp_path) == {"run"}
 
 
+def test_what_a_killed_training_left_is_told_once_and_stays(train, tmp_path):
+    """The folders of seeds before are none: their training goes on."""
+    left = tmp_path / ".run.incomplete-abcd1234"
+    left.mkdir()
+    (left / "config.json").write_text("{}")
+    listener = Recorder()
+    train(tmp_path / "run", epochs=1, baseline=False, listener=listener)
+    told = [note for note in listener.notes if "killed" in note]
+    assert [note.partition(" (")[0] for note in told] == [f"A training that was killed left {left}"]
+    assert names_in(tmp_path) == {"run", left.name}
+    assert told[0] in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("error", [TrainingError("no"), OSError("no"), KeyboardInterrupt()])
 def test_a_failing_seed_leaves_the_best_finished_one_as_a_run(train, tmp_path, fail_at_seed, error):
     fail_at_seed(3, error)

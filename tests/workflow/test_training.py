@@ -555,6 +555,30 @@ def test_a_second_failure_does_not_overwrite_what_the_first_kept(train, tmp_path
     assert names_in(tmp_path) == {"run.unfinished", "run.unfinished-2"}
 
 
+def test_what_a_kill_would_leave_after_an_epoch_can_be_loaded_and_is_told(train, tmp_path):
+    """A killed training runs nothing of its own, so all that a model needs must be there before."""
+    (tmp_path / "killed").mkdir()
+    seen = []
+
+    def copy_as_it_is(task, done):
+        if (task, done) == ("epoch 2/2", 1):
+            (folder,) = tmp_path.glob(".run.incomplete-*")
+            seen.append(shutil.copytree(folder, tmp_path / "killed" / folder.name))
+
+    listener = Recorder(copy_as_it_is)
+    train(tmp_path / "run", epochs=2, listener=listener)
+    assert not any("killed" in note for note in listener.notes)  # it does not speak of itself
+    assert len(TextClassifier.load(seen[0]).predict(TEXTS)) == len(TEXTS)
+    again = Recorder()
+    with pytest.raises(DataError):  # the note comes before the data are read
+        train(tmp_path / "killed" / "run", [], listener=again)
+    assert again.notes[0].startswith(f"A training that was killed left {seen[0]} (")
+    assert "the model of its best epoch so far" in again.notes[0]
+    with pytest.raises(RunError) as caught:
+        TextClassifier.load(tmp_path / "killed" / "run")
+    assert caught.value.hint == again.notes[0]
+
+
 def interrupt_at(task, done, *, times=1):
     """Give a listener that raises SIGINT when it first hears of this task and count."""
     left = [times]

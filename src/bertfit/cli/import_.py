@@ -23,7 +23,7 @@ def import_(
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a notebook's model.pth into a run, without unpickling code."""
-    from bertfit.cli.terminal import console
+    from bertfit.cli.terminal import Terminal, console
     from bertfit.workflow.importing import import_notebook
 
     run = import_notebook(
@@ -33,6 +33,7 @@ def import_(
         max_length=max_length,
         num_heads=num_heads,
         overwrite=overwrite,
+        listener=Terminal(console),
     )
     if num_heads is None:
         console.print(

@@ -83,9 +83,10 @@ class Terminal:
             self._progress.stop()
 
     def note(self, text: str) -> None:
-        """Print a sentence."""
+        """Print a sentence; lines set in are commands, which are not wrapped: people copy them."""
         style = "bold yellow" if text.startswith("WARNING") else None
-        self._console.print(text, style=style)
+        for line in text.split("\n"):
+            self._console.print(line, style=style, soft_wrap=line.startswith("  "))
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
         """Move the bar of `task`."""

@@ -136,8 +136,6 @@ class TextClassifier:
             ModelError: The model in it cannot be loaded.
         """
         path = as_path(run)
-        if not path.is_dir():
-            raise RunError(f"the run {path} does not exist", hint="bertfit train makes one.")
         if not is_run(path) and not (path / "config.json").is_file():
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}

@@ -17,7 +17,8 @@ from bertfit.files import as_path, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
-from bertfit.run_directory import describe_environment, stage_run
+from bertfit.progress import Listener, Silent
+from bertfit.run_directory import check_place, describe_environment, stage_run
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ def import_notebook(
     max_length: int = 128,
     num_heads: int | None = None,
     overwrite: bool = False,
+    listener: Listener | None = None,
 ) -> Path:
     """Turn a notebook's folder into a run.
 
@@ -49,6 +51,7 @@ def import_notebook(
         num_heads: Attention heads, which a state dict does not tell; None takes width / 64,
             which holds for every BERT published by its authors.
         overwrite: Replace a run that stands at `output`.
+        listener: Hears notes.
 
     Raises:
         ConfigError: The label names are no names, or do not fit the weights.
@@ -56,6 +59,7 @@ def import_notebook(
         RunError: `output` is taken.
     """
     _check_label_names(label_names)
+    check_place(as_path(output), overwrite=overwrite, listener=listener or Silent())
     folder = as_path(folder)
     state = _read_state(folder)
     config = _infer_config(state, label_names, num_heads)

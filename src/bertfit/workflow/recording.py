@@ -109,16 +109,11 @@ def write_side_files(
     staging: Staging,
     record: dict[str, Any],
     *,
-    model: PreparedModel,
     outcome: TrainingOutcome,
     texts: Sequence[str] | None,
     log: LogKeeper,
 ) -> None:
-    """Write the tokenizer, the history, the metrics and the log into the staging folder.
-
-    And digests of the training texts, where these are given.
-    """
-    model.classifier.save_tokenizer(staging.folder)
+    """Write history, metrics and log, and where texts are given, digests of them."""
     if texts is not None:
         write_digests(staging.folder, texts)
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))

@@ -20,7 +20,7 @@ from bertfit.config import ResolvedSettings
 from bertfit.errors import ConfigError
 from bertfit.files import as_path, write_json
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, refuse_existing, stage_run
+from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, check_place, stage_run
 from bertfit.training.interruption import catch_interrupts
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
 from bertfit.workflow.recording import LogKeeper, write_log
@@ -120,8 +120,8 @@ def train_seeds(
     resolved = settle_settings(settings, options)
     first = resolved.settings.seed
     resolved.settle("seed", first + num_seeds - 1, origin="")  # the last one must be in range too
-    refuse_existing(as_path(output), overwrite=overwrite)
     log = LogKeeper(listener or Silent())
+    check_place(as_path(output), overwrite=overwrite, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     rows, best = prepared[1], _Best()
     with _keeping_the_best(best, log):
@@ -156,7 +156,7 @@ def _train_each(
             resolved = resolved.settle("seed", seed, origin=origin)
             model = renew_model(model, resolved.settings, listener=log)
         staging = stage()
-        with keeping_the_model(staging, model.classifier, log):
+        with keeping_the_model(staging, log):
             finished = make_run(
                 resolved, rows, model=model, staging=staging, fit_baselines=fit_baselines, log=log
             )

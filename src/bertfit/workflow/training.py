@@ -21,7 +21,7 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.progress import Listener, Silent, format_seconds
-from bertfit.run_directory import Staging, refuse_existing, stage_run
+from bertfit.run_directory import Staging, check_place, stage_run
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
@@ -104,13 +104,13 @@ def train(
         TrainingError: A loss became infinite or not a number.
     """
     resolved = settle_settings(settings, options)
-    refuse_existing(as_path(output), overwrite=overwrite)
     log = LogKeeper(listener or Silent())
+    check_place(as_path(output), overwrite=overwrite, listener=log)
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
     )
     staging = stage_run(as_path(output), overwrite=overwrite)
-    with keeping_the_model(staging, model.classifier, log):
+    with keeping_the_model(staging, log):
         finished = make_run(
             resolved,
             rows,
@@ -181,6 +181,7 @@ def make_run(
     log: LogKeeper,
 ) -> FinishedRun:
     """Train and judge a prepared model, and write all of a run but its bertfit.json."""
+    model.classifier.save_tokenizer(staging.folder)  # what is kept can be loaded, whatever happens
     resolved, speed = settle_speed(resolved, model, listener=log)
     outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
     learned = calibrate(
@@ -205,7 +206,7 @@ def make_run(
         if baselines is not None:
             write_baselines(staging, baselines)
         texts = rows.train.texts if resolved.settings.keep_texts else None
-        write_side_files(staging, record, model=model, outcome=outcome, texts=texts, log=log)
+        write_side_files(staging, record, outcome=outcome, texts=texts, log=log)
     add_report(
         staging, record, rows=rows, model=model, learned=learned, evaluation=evaluation, log=log
     )
@@ -214,9 +215,7 @@ def make_run(
 
 
 @contextlib.contextmanager
-def keeping_the_model(
-    staging: Staging, classifier: TextClassifier, listener: Listener
-) -> Iterator[None]:
+def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
     """Where an error ends the run, keep the best epoch's model if there is one.
 
     A second Ctrl-C gives it up; a non-finite loss is explained with the place of the model.
@@ -225,9 +224,6 @@ def keeping_the_model(
         yield
     except Exception:
         if staging.holds_model():
-            # The error may be a full disk: the weights stay even if the tokenizer cannot be added.
-            with contextlib.suppress(OSError):
-                classifier.save_tokenizer(staging.folder)
             kept = f"The best epoch so far is kept, as a plain model, in {staging.set_aside()}."
             listener.note(kept)
         else:
