@@ -68,8 +68,8 @@ def _may_be_held(folder: Path) -> bool:
     except (ImportError, OSError):
         return True
     try:
-        # Shared, so that two who look at once do not take each other for its holder.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # As its holder did: where that cannot be had, nobody could hold it, and nothing is known.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:
