@@ -17,6 +17,7 @@ from bertfit.cli import check, compare, evaluate, inspect, predict, prepare, rep
 from bertfit.cli import demo as demo_command
 from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
+from bertfit.cli.streams import guard_streams
 
 app = typer.Typer(
     name="bertfit",
@@ -66,7 +67,7 @@ def _find_hidden_cause(end: SystemExit) -> BaseException | None:
 
 
 def _prepare_process() -> None:
-    """Let SIGTERM end a command as Ctrl-C does, and no character be too odd to print."""
+    """Let SIGTERM end a command as Ctrl-C does, and characters be printed: all, and not obeyed."""
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in ("stdin", "stdout", "stderr"):
@@ -75,12 +76,17 @@ def _prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    guard_streams()
 
 
 def main() -> None:
     """Run the command line; every error becomes a message and an exit code."""
-    # The bars of transformers and the hub would tear ours apart.
+    # The bars of transformers, datasets and the hub would tear ours apart.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # From 3.13 on a traceback has colours of Python's own, which `guard_streams` would spell out.
+    os.environ["PYTHON_COLORS"] = "0"
     _prepare_process()
     try:
         app(prog_name="bertfit")

@@ -174,13 +174,14 @@ def _refuse_nothing(count: PredictionCount) -> None:
 
 
 def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: bool) -> None:
+    from bertfit.reporting.control_characters import put_on_one_line
     from bertfit.workflow.predicting import prediction_to_json
 
     if as_json:
         value = {"line": line, **prediction_to_json(text, prediction)}
         sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
     else:
-        shown = " ".join(text.split())
+        shown = put_on_one_line(text)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
         sys.stdout.write(f"{prediction}\t{shown}\n")
 

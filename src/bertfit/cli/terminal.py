@@ -6,11 +6,11 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,22 +20,50 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+from rich.text import Text
 
+from bertfit.cli.streams import guard_streams
 from bertfit.errors import BertfitError, Fault
+from bertfit.reporting.control_characters import escape_controls
 
 
-class _LastingConsole(Console):
-    """Says nothing more where the reader of a pipe has gone, and lets the work go on."""
+class _CarefulConsole(Console):
+    """Shows control characters instead of obeying them; lasts where a pipe's reader has gone."""
+
+    @property
+    def file(self) -> IO[str]:
+        """The stream below all that stands before it: styles and bars are to be obeyed."""
+        file = super().file
+        while hasattr(file, "rich_proxied_file"):
+            file = file.rich_proxied_file
+        return file
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
+    def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 (as rich has them)
+        """Escape a string before rich drops some of the characters and measures the rest."""
+        return super().render_str(escape_controls(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Escape what was no string, but for what rich itself steers the terminal with."""
+        for segment in super().render(renderable, options):
+            shown = segment.text if segment.control else escape_controls(segment.text)
+            yield segment if shown == segment.text else segment._replace(text=shown)
 
     def on_broken_pipe(self) -> None:
-        """Write to nowhere from here on."""
+        """Write to nowhere from here on, and let the work go on."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-# A bracket in a name of a file or a class is no markup.
-console: Console = _LastingConsole(highlight=False, markup=False, stderr=False)
-error_console: Console = _LastingConsole(highlight=False, markup=False, stderr=True)
+# A bracket in a name of a file or a class is no markup, and a word between colons no emoji.
+console: Console = _CarefulConsole(highlight=False, markup=False, emoji=False, stderr=False)
+error_console: Console = _CarefulConsole(highlight=False, markup=False, emoji=False, stderr=True)
 
 _BAR_WIDTH = 16
 _QUIET_SECONDS = 10.0
@@ -68,6 +96,9 @@ class Terminal:
         """Start drawing."""
         if self._console.is_terminal:
             self._progress.start()
+            # What is written past the bars goes to rich now, which would read colours and links
+            # out of it.
+            guard_streams()
         return self
 
     def __exit__(

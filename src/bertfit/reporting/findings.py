@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.data.findings import Example, Finding
+from bertfit.reporting.control_characters import escape_controls
 from bertfit.reporting.text import WIDTH, shorten
 
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
@@ -97,10 +98,11 @@ _MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
 
 
 def _show_finding(finding: Finding) -> RenderableType:
-    lines: list[RenderableType] = [Text(finding.message, style=_STYLES[finding.severity])]
-    lines += [Text(_show_example(example), style="dim") for example in finding.examples]
-    lines.append(Text(finding.advice, style="italic"))
-    first, *rest = lines
+    told = [(finding.message, _STYLES[finding.severity])]
+    told += [(_show_example(example), "dim") for example in finding.examples]
+    told.append((finding.advice, "italic"))
+    # A Text would drop some control characters without a sign.
+    first, *rest = (Text(escape_controls(text), style=style) for text, style in told)
     return Group(Padding(first, (1, 0, 0, 0)), *(Padding(line, (0, 0, 0, 2)) for line in rest))
 
 

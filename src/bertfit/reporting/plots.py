@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bertfit.errors import DataError
+from bertfit.reporting.templating import replace_unseen
 from bertfit.reporting.text import shorten
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _mark_best_epoch(ax: Axes, best_epoch: int | None) -> None:
 
 def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
     size = 9.0 if len(label_names) <= MAX_COUNTED_CLASSES else max(4.0, 9 - len(label_names) / 12)
-    names = [shorten(name, 24) for name in label_names]
+    names = [shorten(replace_unseen(name), 24) for name in label_names]  # as in the page
     is_short = max(map(len, names)) * len(names) <= 24
     rotation = 0 if is_short else 90
     # Dollar signs in names are no formulas.

@@ -18,6 +18,7 @@ from rich.text import Text
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores
+from bertfit.reporting.control_characters import put_on_one_line
 
 WIDTH = 80
 """Columns of the terminal that every table fits into."""
@@ -147,13 +148,14 @@ def comparison_table(
 def shorten(name: str, width: int) -> str:
     """Return the name on one line; where it is wider than `width` cells, its middle is left out.
 
-    The end stays, as it is often what tells long names apart.
+    The end stays, as it is often what tells long names apart. Control characters are escaped, and
+    measured so.
 
     Example:
         >>> shorten("card payment not recognised", 12)
         'card pay…sed'
     """
-    name = " ".join(name.split())
+    name = put_on_one_line(name)
     if cell_len(name) <= width:
         return name
     end_width = (width - 1) // 3

@@ -24,6 +24,7 @@ from bertfit.evaluation.predictions import (
 )
 from bertfit.files import open_atomically, write_json
 from bertfit.progress import Listener
+from bertfit.reporting.control_characters import escape_controls
 from bertfit.run_directory import BASELINES_NAME, Staging, describe_environment
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
@@ -45,7 +46,7 @@ class LogKeeper:
     def note(self, text: str) -> None:
         """Keep the sentence and pass it on."""
         now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-        self.lines.append(f"{now} {text}")
+        self.lines.append(f"{now} {escape_controls(text)}")
         self._listener.note(text)
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
