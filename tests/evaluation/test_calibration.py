@@ -108,6 +108,14 @@ def test_what_is_answered_decides_the_risk():
     assert score_confidence(probabilities, [1, 0], num_resamples=10).error_rate == 0.5
 
 
+def test_intervals_end_where_scores_do_and_one_row_tells_nothing() -> None:
+    scores = score_confidence([[0.9, 0.1]] * 12, [1] * 11 + [0], num_resamples=200)
+    assert scores.intervals["aurc"].high <= 1
+    assert scores.intervals["brier"].high <= 1
+    alone = score_confidence([[0.6, 0.4]], [0], num_resamples=10).intervals
+    assert all((interval.low, interval.high) == (0, 1) for interval in alone.values())
+
+
 def test_logits_are_not_taken_for_probabilities():
     with pytest.raises(DataError, match="expected probabilities"):
         score_confidence([[2.0, -1.0]], [0])

@@ -14,7 +14,7 @@ from bertfit.evaluation.comparison import (
     describe_difference,
 )
 from bertfit.evaluation.intervals import bootstrap_intervals
-from bertfit.evaluation.metrics import score
+from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
 
 NAME = "TF-IDF + logistic regression"
 
@@ -159,6 +159,9 @@ def test_the_same_predictions_are_said_to_be_the_same() -> None:
     assert comparison.p_value == 1.0
     told = describe_difference(comparison, "new", "old")
     assert told == "new and old predict the same class for every row."
+    for name in ("accuracy", "macro_f1"):  # in other rows they may not
+        interval = comparison.scores[name].interval
+        assert interval.low < 0 < interval.high
 
 
 def test_two_groups_are_two_rows_worth() -> None:
@@ -173,6 +176,13 @@ def test_a_comparison_can_be_written_as_json() -> None:
     value = json.loads(json.dumps(compare_predictions(a, b, label_ids).to_json()))
     assert value["scores"]["accuracy"]["interval"]["low"] <= 1
     assert value["could_be_chance"] is False
+
+
+def test_one_row_tells_nothing_of_a_difference() -> None:
+    comparison = compare_predictions([[0.2, 0.8]], [[0.3, 0.7]], [1], num_resamples=10)
+    found = comparison.scores["log_loss"].interval
+    assert (found.low, found.high) == (-WORST_LOG_LOSS, WORST_LOG_LOSS)
+    assert comparison.scores["accuracy"].interval.high > 0.9
 
 
 def test_models_of_other_classes_cannot_be_compared() -> None:

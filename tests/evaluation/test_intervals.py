@@ -18,7 +18,7 @@ from bertfit.evaluation.intervals import (
     mcnemar_p_value,
     paired_difference_interval,
 )
-from bertfit.evaluation.metrics import score
+from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
 
 SCORE_NAMES = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "log_loss")
 
@@ -278,8 +278,26 @@ def test_no_right_row_is_the_mirror_of_a_perfect_accuracy() -> None:
 def test_one_row_has_intervals() -> None:
     found = bootstrap_intervals([[0.2, 0.8]], [1], num_resamples=10)
     assert found["accuracy"].low == pytest.approx(0.025)
-    assert found["log_loss"].low == found["log_loss"].high == pytest.approx(-np.log(0.8))
+    assert (found["log_loss"].low, found["log_loss"].high) == (0.0, WORST_LOG_LOSS)  # all of it
     assert "auroc" not in found
+
+
+def test_a_score_that_is_the_same_in_all_resamples_keeps_its_doubt() -> None:
+    """Whoever answers one class alone has a macro recall of 50 % in any 60 rows with both."""
+    label_ids = np.repeat([0, 1], 30)
+    found = bootstrap_intervals(np.tile([0.2, 0.8], (60, 1)), label_ids, num_resamples=50)
+    assert found["macro_recall"].low < 0.48
+    assert found["macro_recall"].high > 0.52
+
+
+def test_every_interval_holds_its_score() -> None:
+    """Of rows of one class alone, among three that are answered, resamples are all below it."""
+    predicted = np.array([0] * 90 + [1] * 5 + [2] * 5)
+    rows = (np.eye(3)[predicted] * 0.94 + 0.02, np.zeros(100, dtype=int))
+    found = bootstrap_intervals(*rows, num_resamples=100)
+    scores = score(*rows, ["a", "b", "c"])
+    for name in ("macro_precision", "macro_recall", "macro_f1"):
+        assert found[name].low <= getattr(scores, name) <= found[name].high
 
 
 def test_resamples_of_one_class_are_left_out_of_the_auroc() -> None:

@@ -128,6 +128,18 @@ def test_texts_without_anything_are_refused() -> None:
         predict_by_folds([" ", "\n", "\t", "  "] * 2, [0, 1] * 4, num_labels=2, num_folds=2)
 
 
+def test_a_judge_that_agrees_with_a_label_does_not_call_it_wrong() -> None:
+    """Of one that is sure of nothing, every second row reaches the mean of the other class."""
+    rng = np.random.default_rng(0)
+    second = 0.4 + 0.02 * rng.random(200)
+    probabilities = np.stack([1 - second, second], axis=1)
+    label_ids = np.arange(200) % 2
+    ranked = rank_suspicious_labels(probabilities, label_ids)
+    assert ranked.num_issues > 0
+    assert (label_ids[ranked.rows[: ranked.num_issues]] == 1).all()
+    assert (ranked.margins[: ranked.num_issues] < 0).all()
+
+
 @pytest.mark.slow
 def test_flipped_labels_of_imdb_are_found(data_dir) -> None:
     """5,000 reviews, 5 % flipped: seen were 0.86 among the first 50, 0.81 among 100."""

@@ -338,6 +338,38 @@ def test_the_threshold_is_noted_with_what_a_pipeline_does(decided):
     ) in decided[1]
 
 
+def test_a_threshold_of_few_rows_or_of_one_answer_is_warned_of(train, tmp_path, make_reviews):
+    few = [row for label in ("pos", "neg") for row in make_reviews(60) if row["label"] == label][:3]
+    few += [row for row in make_reviews(60) if row["label"] == "neg"][:2]
+    listener = Recorder()
+    train(tmp_path / "run", threshold_aim="cost:1,1000", validation=few * 2, listener=listener)
+    warnings = [note for note in listener.notes if note.startswith("WARNING: the threshold")]
+    told = "of the validation rows 4 have the label 'neg', fewer than 20."
+    assert warnings == [f"WARNING: the threshold is little more than a guess: {told}"]
+    listener.notes.clear()
+    given = {"model": "embedded", "learning_rate": 1e-9, "max_length": 8, "threshold_aim": "f1"}
+    rows = [{**row, "text": "the same"} for row in make_reviews(60)]  # which nobody tells apart
+    train(tmp_path / "alike", **given, validation=rows, listener=listener)
+    assert any(
+        note.startswith("WARNING: with this threshold 'pos' is answered for every")
+        for note in listener.notes
+    )
+
+
+def test_beside_a_baseline_the_model_answers_the_most_probable_class(train, tmp_path):
+    result = train(tmp_path / "run", threshold_aim="recall>=0.999", baseline=True)
+    comparison, judged = result.test.comparison, result.test.evaluation
+    probable = judged.probabilities.argmax(axis=1) == judged.label_ids
+    assert judged.scores.accuracy < probable.mean()  # else this shows nothing
+    assert comparison.model_accuracy == pytest.approx(probable.mean())
+    interval = comparison.model_intervals["accuracy"]
+    assert interval.low <= probable.mean() <= interval.high
+    page = (result.run / "report.html").read_text(encoding="utf-8")
+    table = page[page.index('<section id="baselines">') :].partition("</section>")[0]
+    assert f"{100 * probable.mean():.1f} %" in table
+    assert f"{100 * judged.scores.accuracy:.1f} %" not in table
+
+
 def test_a_precision_that_cannot_be_had_is_a_warning(train, tmp_path):
     listener = Recorder()
     result = train(tmp_path / "run", threshold_aim="precision>=1", listener=listener)

@@ -72,7 +72,7 @@ def show_training(console: Console, result: TrainResult) -> None:
             intervals = {
                 one.name: one.test_intervals["accuracy"] for one in result.baselines.results
             }
-            intervals["this model"] = result.test.evaluation.intervals["accuracy"]
+            intervals["this model"] = result.test.comparison.model_intervals["accuracy"]
             console.print(
                 comparison_table(
                     result.test.comparison, other_accuracies=others, intervals=intervals

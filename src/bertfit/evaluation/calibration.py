@@ -128,7 +128,7 @@ def score_confidence(
         groups=groups,
         num_resamples=num_resamples,
         seed=seed,
-        within=(0.0, 2.0),
+        within=[(0.0, 1.0 if probabilities.shape[1] == 2 else 2.0), (0.0, 1.0)],
     )
     before = None if uncalibrated is None else score_calibration(uncalibrated, label_ids, seed=seed)
     return ConfidenceScores(

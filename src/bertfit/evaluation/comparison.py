@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.interval import Interval, exact_interval, intervals_to_json
 from bertfit.evaluation.intervals import (
+    bootstrap_intervals,
     mcnemar_p_value,
     paired_difference_interval,
     resample_intervals,
 )
 from bertfit.evaluation.metrics import (
+    WORST_LOG_LOSS,
+    accuracy_and_macro_f1,
     check_predictions,
     macro_scores,
     row_log_losses,
 )
-from bertfit.evaluation.units import count_units
+from bertfit.evaluation.units import count_units, number_units
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +39,13 @@ SCORE_NAMES = ("accuracy", "macro_f1", "log_loss")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a model stands to the baseline on the same rows."""
+    """How a model stands to the baseline on the same rows; both answer the most probable class."""
 
     baseline_name: str
     model_accuracy: float
-    """Of the most probable class."""
+    model_macro_f1: float
+    model_intervals: dict[str, Interval]
+    """Bootstrap intervals of its accuracy and macro F1."""
     baseline_accuracy: float
     difference: float
     """Accuracy of the model less that of the baseline, in [-1, 1]."""
@@ -53,7 +58,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and dicts."""
-        return asdict(self)
+        return {**asdict(self), "model_intervals": intervals_to_json(self.model_intervals)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +171,14 @@ def compare_predictions(
         seed=seed,
         level=level,
         biased=[SCORE_NAMES.index("macro_f1")],
+        within=[(-1.0, 1.0), (-1.0, 1.0), (-WORST_LOG_LOSS, WORST_LOG_LOSS)],
     )
+    of_accuracy, of_macro_f1 = _find_most_unseen(label_ids, groups, level=level)
+    # Where the models are alike in these rows, no resample can differ, and other rows might.
+    if np.array_equal(predicted_a == label_ids, predicted_b == label_ids):
+        intervals[0] = Interval(-of_accuracy, of_accuracy)
+    if np.array_equal(predicted_a, predicted_b):
+        intervals[1] = Interval(-of_macro_f1, of_macro_f1)
     values = [scorer(np.ones(len(label_ids), dtype=np.int64)).tolist() for scorer in scorers]
     scores = {
         name: Difference(a, b, a - b, interval)
@@ -229,14 +241,15 @@ def compare_with_baseline(
     """
     model_correct = _find_correct(model_probabilities, label_ids)
     baseline_correct = _find_correct(baseline_probabilities, label_ids)
-    interval = paired_difference_interval(
-        model_correct,
-        baseline_correct,
-        groups=groups,
-        num_resamples=num_resamples,
-        seed=seed,
-        level=level,
-    )
+    drawn: dict[str, Any] = {
+        "groups": groups,
+        "num_resamples": num_resamples,
+        "seed": seed,
+        "level": level,
+    }
+    interval = paired_difference_interval(model_correct, baseline_correct, **drawn)
+    intervals = bootstrap_intervals(model_probabilities, label_ids, with_auroc=False, **drawn)
+    model_accuracy, model_macro_f1 = _score_most_probable(model_probabilities, label_ids)
     p_value = mcnemar_p_value(model_correct, baseline_correct)
     difference = float(model_correct.mean() - baseline_correct.mean())
     is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
@@ -245,7 +258,9 @@ def compare_with_baseline(
     )
     return Comparison(
         baseline_name=baseline_name,
-        model_accuracy=float(model_correct.mean()),
+        model_accuracy=model_accuracy,
+        model_macro_f1=model_macro_f1,
+        model_intervals={name: intervals[name] for name in ("accuracy", "macro_f1")},
         baseline_accuracy=float(baseline_correct.mean()),
         difference=difference,
         interval=interval,
@@ -266,6 +281,12 @@ def _find_correct(probabilities: ArrayLike, label_ids: ArrayLike) -> NDArray[np.
     return is_correct
 
 
+def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tuple[float, float]:
+    """Return accuracy and macro F1 of the most probable classes."""
+    probabilities = np.asarray(probabilities)
+    return accuracy_and_macro_f1(probabilities.argmax(axis=1), label_ids, probabilities.shape[1])
+
+
 def _word_verdict(
     difference: float, interval: Interval, *, baseline_name: str, is_certain: bool, level: float
 ) -> str:
@@ -284,6 +305,22 @@ def _word_verdict(
         f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
         "model more text (a longer max length), more data or more epochs."
     )
+
+
+def _find_most_unseen(
+    label_ids: NDArray[np.int64], groups: ArrayLike | None, *, level: float
+) -> tuple[float, float]:
+    """Return by how much accuracy and macro F1 could differ where no answer was seen to.
+
+    Of a class its rows, or groups, tell; the average's share is that of a mean of independent ones.
+    """
+    units = number_units(groups, len(label_ids))
+    most = [
+        exact_interval(0, len(np.unique(units[label_ids == label])), level=level).high
+        for label in np.unique(label_ids)
+    ]
+    of_all = exact_interval(0, len(np.unique(units)), level=level).high
+    return of_all, float(np.linalg.norm(most)) / len(most)
 
 
 def _make_scorer(

@@ -20,7 +20,13 @@ from bertfit.evaluation.interval import (
     stretch,
     take_out_bias,
 )
-from bertfit.evaluation.metrics import check_predictions, macro_scores, row_log_losses
+from bertfit.evaluation.metrics import (
+    WORST_LOG_LOSS,
+    check_predictions,
+    macro_scores,
+    row_log_losses,
+    weighted_aurocs,
+)
 from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
@@ -71,8 +77,9 @@ def bootstrap_intervals(
 
     Where all rows are right, or all wrong, no resample can differ, and where there are fewer than
     10 mistakes (or hits) in single rows the resamples differ too little: accuracy is given at least
-    the exact binomial interval then, a macro average that of the mean of its classes. An AUROC of 1
-    or 0 is given what could be if the rows of the smaller class alone were to blame.
+    the exact binomial interval then, a macro average that of the mean of its classes, as well where
+    it is the same in all resamples. An AUROC of 1 or 0 is given what could be if the rows of the
+    smaller class alone were to blame. Of the log loss of one row nothing is known.
 
     Args:
         probabilities: (n, C), each row summing to 1.
@@ -188,7 +195,7 @@ def resample_intervals(
     seed: int = 0,
     level: float = 0.95,
     biased: Collection[int] = (),
-    within: tuple[float, float] = (-np.inf, np.inf),
+    within: Sequence[tuple[float, float]],
 ) -> list[Interval]:
     """Return bootstrap intervals of any scores of the same rows, wider where units are few.
 
@@ -201,7 +208,7 @@ def resample_intervals(
         level: Confidence, in (0, 1).
         biased: Places of scores whose intervals allow for the bias of the resamples, as those of
             macro averages do in `bootstrap_intervals`.
-        within: What the scores can be.
+        within: The least and the most that each score can be, which is all that one unit tells.
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -219,7 +226,8 @@ def resample_intervals(
         if place in biased:
             interval = take_out_bias(interval, float(column.mean() - whole[place]))
         interval = stretch(interval, float(whole[place]), num_units=num_units, level=level)
-        intervals.append(cut(interval, *within))
+        low, high = within[place]
+        intervals.append(Interval(low, high) if num_units == 1 else cut(interval, low, high))
     return intervals
 
 
@@ -234,7 +242,10 @@ def _take_intervals(
         if name in MACRO_NAMES:
             interval = take_out_bias(interval, float(each.mean()) - score)
         interval = stretch(interval, score, num_units=num_units, level=level)
-        intervals[name] = cut(interval, high=np.inf if name == "log_loss" else 1.0)
+        if name == "log_loss" and num_units == 1:  # a row alone says nothing of others
+            interval = Interval(0.0, WORST_LOG_LOSS)
+        interval = cut(interval, high=WORST_LOG_LOSS if name == "log_loss" else 1.0)
+        intervals[name] = Interval(min(interval.low, score), max(interval.high, score))
     return intervals
 
 
@@ -288,7 +299,7 @@ def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDA
         "log_loss": (weights @ rows.log_losses) / weights.sum(axis=1),
     }
     if rows.tie_starts is not None:
-        scores["auroc"] = _weighted_aurocs(rows.label_ids == 1, weights, rows.tie_starts)
+        scores["auroc"] = weighted_aurocs(rows.label_ids == 1, weights, rows.tie_starts)
     return scores
 
 
@@ -301,26 +312,6 @@ def _weighted_confusions(rows: _Rows, weights: NDArray[np.float64]) -> NDArray[n
     return np.asarray(counts, dtype=np.float64).reshape(shape)
 
 
-def _weighted_aurocs(
-    is_positive: NDArray[np.bool_], weights: NDArray[np.float64], tie_starts: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return (R,) the share of positive-negative pairs in the right order, ties counting half.
-
-    Rows stand in order of their score; NaN where a resample has one class only.
-
-    Source:
-        Hanley & McNeil 1982 (the area is the Mann-Whitney statistic).
-    """
-    positives = np.add.reduceat(weights * is_positive, tie_starts, axis=1)
-    negatives = np.add.reduceat(weights * ~is_positive, tie_starts, axis=1)
-    num_below = np.cumsum(negatives, axis=1) - negatives / 2
-    num_ordered = np.einsum("rt,rt->r", positives, num_below)
-    num_pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    aurocs = np.full(len(weights), np.nan)
-    np.divide(num_ordered, num_pairs, out=aurocs, where=num_pairs > 0)
-    return aurocs
-
-
 def _widen_where_few(
     rows: _Rows, intervals: Mapping[str, Interval], *, level: float
 ) -> dict[str, Interval]:
@@ -329,10 +320,15 @@ def _widen_where_few(
     is_right = rows.predicted_ids == rows.label_ids
     is_single = len(np.unique(rows.units)) == len(rows.units)
     fewest = min(int(is_right.sum()), int((~is_right).sum()))
-    if fewest == 0 or (is_single and fewest < _FEW):
+    is_few = fewest == 0 or (is_single and fewest < _FEW)
+    # Less than one row more or less: the recall of a model that always answers one class, say.
+    least = 1 / (len(is_right) * rows.num_labels)
+    alike = {name for name in MACRO_NAMES if intervals[name].high - intervals[name].low < least}
+    if is_few or alike:
         for name, exact in _exact_intervals(rows, level=level).items():
             found = intervals[name]
-            wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
+            if is_few or name in alike:
+                wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
     auroc = intervals.get("auroc")
     if auroc is not None and auroc.low == auroc.high and auroc.low in {0.0, 1.0}:
         smaller = min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))

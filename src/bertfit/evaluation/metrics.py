@@ -7,6 +7,7 @@ Agreement with scikit-learn is tested.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 PROBABILITY_FLOOR = 1e-7
-"""Log loss takes no probability as smaller, so that one row costs 16.1 nats at most."""
+"""Log loss takes no probability as smaller."""
+WORST_LOG_LOSS = -math.log(PROBABILITY_FLOOR)
+"""What one row costs at most, 16.1 nats."""
 
 _SUM_TOLERANCE = 0.02
 """How far from 1 a row may sum: room for probabilities rounded to bfloat16."""
@@ -180,6 +183,26 @@ def row_log_losses(
     """Return (n,) the negative log of each label's probability, in nats."""
     of_label = probabilities[np.arange(len(label_ids)), label_ids]
     return -np.log(np.clip(of_label, PROBABILITY_FLOOR, 1.0))
+
+
+def weighted_aurocs(
+    is_positive: NDArray[np.bool_], weights: NDArray[np.float64], tie_starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return (R,) the share of positive-negative pairs in the right order, ties counting half.
+
+    Rows stand in order of their score; NaN where a resample has one class only.
+
+    Source:
+        Hanley & McNeil 1982 (the area is the Mann-Whitney statistic).
+    """
+    positives = np.add.reduceat(weights * is_positive, tie_starts, axis=1)
+    negatives = np.add.reduceat(weights * ~is_positive, tie_starts, axis=1)
+    num_below = np.cumsum(negatives, axis=1) - negatives / 2
+    num_ordered = np.einsum("rt,rt->r", positives, num_below)
+    num_pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    aurocs = np.full(len(weights), np.nan)
+    np.divide(num_ordered, num_pairs, out=aurocs, where=num_pairs > 0)
+    return aurocs
 
 
 def count_confusion(

@@ -38,9 +38,10 @@ class SuspiciousLabels:
 def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> SuspiciousLabels:
     """Rank labels by how much the probabilities speak against them.
 
-    A row counts as wrong where its probability of another class reaches the mean that this class
-    has among its own rows: a class about which the model is always unsure needs less. Such rows
-    come first; inside both parts the normalized margin decides, the lowest first.
+    A row counts as wrong where the most probable class is not its own, and its probability of
+    another class reaches the mean that this class has among its own rows: a class about which the
+    model is always unsure needs less. Such rows come first; inside both parts the normalized margin
+    decides, the lowest first.
 
     Args:
         probabilities: (n, C), out of sample: no row may have been trained on with its label.
@@ -51,7 +52,8 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
 
     Source:
         Northcutt, Jiang & Chuang 2021, arXiv 1911.00068, section 3.1 (thresholds and the
-        confident joint), section 3.2 (ranking by normalized margin).
+        confident joint), section 3.2 (ranking by normalized margin). That the probabilities must
+        speak against the label is ours: a judge that is sure of nothing would doubt all of a class.
 
     Example:
         >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8]]
@@ -66,7 +68,8 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
     # A class without rows has no threshold: comparing with NaN is false, so it is never counted.
     confident = np.where(probabilities >= thresholds - 1e-12, probabilities, -1.0)
     counted_ids = confident.argmax(axis=1)
-    is_issue = (confident.max(axis=1) >= 0) & (counted_ids != label_ids)
+    is_counted = (confident.max(axis=1) >= 0) & (counted_ids != label_ids)
+    is_issue = is_counted & (probabilities.argmax(axis=1) != label_ids)
     others = probabilities.copy()
     others[np.arange(num_rows), label_ids] = -1.0
     best_other_ids = others.argmax(axis=1)

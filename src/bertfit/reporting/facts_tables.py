@@ -146,11 +146,21 @@ def list_confidence(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the model and each baseline with their scores; nothing where none was fitted."""
+    """Return the model and each baseline with their scores; nothing where none was fitted.
+
+    All answer the most probable class, whatever threshold the model has.
+    """
     if facts["baselines"] is None:
         return []
     scores = facts["record"].get("scores") or {}
     model = {"name": "this model", "note": None, **scores}
+    compared = scores.get("comparison") or {}
+    if "model_intervals" in compared:  # runs from before it was recorded lack it
+        model["test"] = {
+            "accuracy": compared["model_accuracy"],
+            "macro_f1": compared["model_macro_f1"],
+            "intervals": compared["model_intervals"],
+        }
     if facts["validation_accuracy"] is not None:  # of what was saved, not of the epoch before
         model["validation"] = {"accuracy": facts["validation_accuracy"]}
     return [

@@ -38,6 +38,8 @@ from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 _MAX_FEATURES = 2**25
 """Of more numbers (rows times inputs of the last layer) none are kept, and no cubic is tried."""
+_FEW_ROWS = 20
+"""Of fewer rows of a class a threshold for it is a guess."""
 _ASKED_FOR = "asked for"
 _NO_LAYER = "no linear layer gives this model's logits, so none can carry a calibration"
 
@@ -113,6 +115,7 @@ def calibrate(
     _note_calibration(learned, listener)
     if learned.threshold is not None:
         _note_threshold(learned.threshold, rows.label_names[1], listener)
+        _warn_of_threshold(learned, learned.threshold.value, rows.label_names, listener)
     return learned
 
 
@@ -300,3 +303,22 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
     listener.note(
         "transformers.pipeline does not know the threshold and answers the most probable class."
     )
+
+
+def _warn_of_threshold(
+    learned: LearnedConfidence, threshold: float, label_names: tuple[str, ...], listener: Listener
+) -> None:
+    """Warn where few rows chose a threshold, or where one class alone is answered with it."""
+    counts = np.bincount(learned.label_ids, minlength=len(label_names))
+    rarest = int(counts.argmin())
+    if counts[rarest] < _FEW_ROWS:
+        listener.note(
+            f"WARNING: the threshold is little more than a guess: of the validation rows "
+            f"{counts[rarest]} have the label {label_names[rarest]!r}, fewer than {_FEW_ROWS}."
+        )
+    answers = np.unique(decide(learned.probabilities, threshold))
+    if len(answers) == 1:
+        listener.note(
+            f"WARNING: with this threshold {label_names[answers[0]]!r} is answered for every "
+            "validation row: the aim asks for more than the model can tell apart."
+        )

@@ -198,8 +198,10 @@ def _judge(
 
 
 def _find_accuracy(part: KeptPart | None) -> float | None:
-    """Return how often the saved model is right, calibration and threshold included."""
-    return None if part is None else float(part.is_right.mean())
+    """Return how often the saved model's most probable class is right, as baselines are judged."""
+    if part is None:
+        return None
+    return float((part.rows.probabilities.argmax(axis=1) == part.rows.label_ids).mean())
 
 
 def _score_part(
