@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,12 @@ from bertfit.modeling.attention import attend
 from bertfit.modeling.operators import loading
 from bertfit.modeling.operators.attention import attend as attend_compiled
 from bertfit.modeling.operators.layers import multiply
-from bertfit.modeling.operators.loading import find_obstacle, load_operators, plan_operators
+from bertfit.modeling.operators.loading import (
+    find_obstacle,
+    load_operators,
+    needs_building,
+    plan_operators,
+)
 
 
 @pytest.fixture
@@ -114,24 +120,87 @@ def test_a_cache_that_cannot_be_written_is_said(fresh):
     assert_attention_works()
 
 
-def test_what_is_in_the_cache_and_is_no_library_is_said(fresh):
+def keep(content=b"not a library", *, seal=True):
+    """Put a file where the library is looked for, as `_build` would."""
     path = loading._find_library()
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"not a library")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    if seal:
+        loading._seal(path)
+    return path
+
+
+def test_what_was_built_and_is_no_library_is_said(fresh):
+    keep()
     plan = load_operators(build=True)
     assert not plan.is_on
     assert plan.reason.startswith("they could not be had: ")
 
 
 def test_what_any_user_could_have_written_is_not_loaded(fresh):
-    path = loading._find_library()
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"not a library")
+    path = keep()
     path.chmod(0o666)
     plan = load_operators(build=True)
     assert plan.reason == (
         f"they could not be had: {path} belongs to another user, or any user may write to it"
     )
+
+
+DAMAGES = {
+    "cut in half": lambda content: content[: len(content) // 2],
+    "cut to 100 bytes": lambda content: content[:100],
+    "empty": lambda _content: b"",
+    "one byte changed": lambda content: content[:5000] + b"\xff" + content[5001:],
+    "longer": lambda content: content + b"\0",
+    "without a digest": lambda content: content[: -loading._SEAL_SIZE],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_library_counts_as_not_built(fresh, monkeypatch, damage):
+    path = keep(b"not a library" * 1000)
+    assert str(plan_operators()).startswith("on (built for")
+    assert not needs_building()
+    path.write_bytes(damage(path.read_bytes()))
+    assert needs_building()
+    assert "the next training builds them" in plan_operators().reason
+    assert load_operators(build=False).reason == "not built yet; a training builds them"
+    monkeypatch.setattr(loading.shutil, "which", lambda _program: None)
+    assert find_obstacle().startswith("a C++ compiler is needed to build them")
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_library_is_built_anew(monkeypatch, tmp_path, damage):
+    """The loader would end the process with a bus error, or fail at every command."""
+    whole = loading._find_library().read_bytes()
+    monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path))
+    loading.forget_operators()
+    path = keep(damage(whole), seal=False)
+    built = []
+
+    def build(place):
+        built.append(place)
+        place.write_bytes(whole)
+
+    monkeypatch.setattr(loading, "_build", build)
+    for _ in range(2):
+        assert load_operators(build=True).is_on
+        assert not needs_building()
+        loading.forget_operators()
+    assert built == [path]
+
+
+def test_what_is_built_comes_to_its_place_with_its_digest(fresh, monkeypatch):
+    def compile_into(name, _sources, *, build_directory, **_options):
+        (Path(build_directory) / f"{name}.so").write_bytes(b"compiled")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", compile_into)
+    path = loading._find_library()
+    loading._build(path)
+    assert loading._is_whole(path)
+    assert path.read_bytes().startswith(b"compiled")
+    assert list(fresh.iterdir()) == [path]
 
 
 @pytest.mark.usefixtures("operators")

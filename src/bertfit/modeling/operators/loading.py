@@ -2,7 +2,8 @@
 
 The C++ of `source/` is built in a few seconds for this processor and this torch, and the library
 stays in the user's cache. Where it cannot be built, because there is no compiler, say, everything
-works without: `attend` and the modules of `exchange` then do what they do in Python.
+works without: `attend` and the modules of `exchange` then do what they do in Python. A library that
+was cut off or changed since, by a full disk, say, is not loaded, but built anew.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ _FLAGS = (
     "-Wno-maybe-uninitialized",
 )
 _NEEDED = ("avx512_f", "avx512_bf16")
+_SEAL_SIZE = 16
+"""Bytes of the digest at the end of a kept library."""
 
 _lock = threading.Lock()
 
@@ -105,7 +108,7 @@ def load_operators(*, build: bool) -> Plan:
             return Plan(is_on=False, reason=obstacle)
         if _state.loaded is None:
             path = _find_library()
-            if not path.exists() and not build:
+            if not build and not _is_whole(path):
                 return Plan(is_on=False, reason="not built yet; a training builds them")
             _load(path)
         if _state.loaded is None:
@@ -130,7 +133,7 @@ def plan_operators() -> Plan:
 
 def needs_building() -> bool:
     """Tell whether the operators can be had here, and were not built yet."""
-    return _state.loaded is None and find_obstacle() is None and not _find_library().exists()
+    return _state.loaded is None and find_obstacle() is None and not _is_whole(_find_library())
 
 
 def find_obstacle() -> str | None:
@@ -144,7 +147,7 @@ def find_obstacle() -> str | None:
         return "this processor has no AVX512-BF16"
     if _state.failure is not None:
         return _state.failure
-    if _find_library().exists():
+    if _is_whole(_find_library()):
         return None
     compiler = (shlex.split(os.environ.get("CXX", "")) or ["c++"])[0]  # as in "ccache g++"
     if shutil.which(compiler) is None:
@@ -168,7 +171,7 @@ def _find_library() -> Path:
 
 def _load(path: Path) -> None:
     try:
-        if not path.exists():
+        if not _is_whole(path):
             _build(path)
         _check_owner(path)
         library = ctypes.CDLL(str(path))
@@ -208,7 +211,32 @@ def _build(path: Path) -> None:
             build_directory=folder,
             is_python_module=False,
         )
-        (Path(folder) / path.name).replace(path)
+        built = Path(folder) / path.name
+        _seal(built)
+        built.replace(path)
+
+
+def _seal(library: Path) -> None:
+    """Add the digest of a library at its end, where the system's loader does not look.
+
+    In the file itself, it comes to its place in the same moment, whoever else is building.
+    """
+    digest = _digest(library.read_bytes())
+    with library.open("ab") as file:
+        file.write(digest)
+
+
+def _is_whole(library: Path) -> bool:
+    """Tell whether a library is there, and is what was built. Half of one would end the process."""
+    try:
+        content = library.read_bytes()
+    except OSError:
+        return False
+    return content[-_SEAL_SIZE:] == _digest(content[:-_SEAL_SIZE])
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_SEAL_SIZE).digest()
 
 
 def _check_owner(path: Path) -> None:
