@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertfit.labels import encode_labels, match_spelling, normalize_label, sort_label_names
+from bertfit.labels import (
+    encode_labels,
+    find_alike,
+    match_spelling,
+    normalize_label,
+    sort_label_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +60,45 @@ def test_what_cannot_be_a_class_is_refused(value):
         (["1", "-2"], ["-2.0", "1.0"], ["1.0", "-2.0"]),
         (["True", "maybe"], ["false", "true"], ["true", "maybe"]),
         (["1.5", "1.00", "POS"], ["1", "pos"], ["1.5", "1.00", "POS"]),
+        (["01", "+2", "-03.0"], ["1", "2", "-3"], ["1", "2", "-3"]),
+        (["1", "0"], ["01", "00"], ["01", "00"]),
+        (["1"], ["01", "001"], ["1"]),
         (["TRUE"], ["True", "true"], ["TRUE"]),  # which of them is meant, nobody knows
     ],
 )
 def test_the_same_value_may_be_spelt_otherwise(labels, names, expected):
     assert match_spelling(labels, names) == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["01", "1"],
+        ["+1", "1"],
+        ["-007", "-7.0"],
+        ["+0", "-0", "0", "000"],
+        ["Yes", "yes"],
+        ["1", "\uff11"],
+        ["01" + "0" * 9000, "1" + "0" * 9000],  # more digits than `int` reads
+    ],
+)
+def test_names_of_one_value_are_alike(names):
+    assert find_alike(names) == [names]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1", "10", "100"],
+        ["1", "-1"],
+        ["1", "1.5", "1.00"],
+        ["-1", "+-1"],
+        ["01a", "1a"],
+        ["0", ".0"],
+    ],
+)
+def test_names_of_different_values_are_not_alike(names):
+    assert find_alike(names) == []
 
 
 @pytest.mark.parametrize(

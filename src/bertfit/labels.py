@@ -70,8 +70,8 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     Example:
         >>> match_spelling(["False", "true", "neg"], ["false", "true"])
         ['false', 'true', 'neg']
-        >>> match_spelling(["1.0", "2"], ["0", "1"])
-        ['1', '2']
+        >>> match_spelling(["1.0", "01", "2"], ["0", "1"])
+        ['1', '1', '2']
     """
     known = set(label_names)
     names = {_find_value(name): name for name in label_names}
@@ -84,9 +84,11 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
 def find_alike(label_names: Iterable[str]) -> list[list[str]]:
     r"""Return names that differ only in case, spaces, form, or characters that nobody sees.
 
+    Names of one whole number are alike too, with leading zeros, a plus or a fraction of zero.
+
     Example:
-        >>> find_alike(["yes", "Yes", "no", "1", "1.0", "pos", "pos\u200b"])
-        [['1', '1.0'], ['pos', 'pos\u200b'], ['Yes', 'yes']]
+        >>> find_alike(["yes", "Yes", "no", "1", "1.0", "01", "pos", "pos\u200b"])
+        [['01', '1', '1.0'], ['pos', 'pos\u200b'], ['Yes', 'yes']]
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(set(label_names)):
@@ -111,8 +113,11 @@ def _find_value(label: str) -> str:
     """Return one spelling of true, false or a whole number, and any other label as it is."""
     if label.lower() in {"true", "false"}:
         return label.lower()
-    whole = label.removesuffix(".0")
-    return whole if _is_whole_number(whole) else label
+    whole = label.removesuffix(".0").removeprefix("+")
+    if not _is_whole_number(whole) or label.startswith("+-"):
+        return label
+    digits = whole.removeprefix("-").lstrip("0") or "0"
+    return f"-{digits}" if whole.startswith("-") and digits != "0" else digits
 
 
 def _is_whole_number(name: str) -> bool:
