@@ -108,6 +108,13 @@ def test_a_tilde_is_the_home_of_the_user(monkeypatch):
     assert as_path("~no-such-user/run") == Path("~no-such-user/run")
 
 
+@pytest.mark.parametrize("value", [None, 5, b"run", ["run"]], ids=repr)
+def test_what_is_no_path_is_refused(value):
+    with pytest.raises(ConfigError) as caught:
+        as_path(value, "output")
+    assert str(caught.value) == f"output: expected a path, got {type(value).__name__}"
+
+
 def test_what_utf8_cannot_hold_is_escaped_rather_than_lost(tmp_path):
     """A file's name may have bytes that are not UTF-8; it is no reason to lose a training."""
     write_json(tmp_path / "a.json", {"source": "caf\udce9.csv"})

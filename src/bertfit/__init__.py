@@ -64,3 +64,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'bertfit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names that are loaded and those that can be: what a shell completes."""
+    return sorted({*globals(), *__all__})

@@ -214,6 +214,17 @@ def describe_settings() -> dict[str, tuple[str, str, str]]:
     return described
 
 
+def check_flags(**flags: object) -> None:
+    """Refuse what is neither true nor false: "no" would count as true.
+
+    Raises:
+        ConfigError: A flag is no bool, Python's or numpy's; it is named.
+    """
+    for name, flag in flags.items():
+        if type(flag).__name__ not in {"bool", "bool_"}:
+            raise ConfigError(f"{name}: expected true or false, got {flag!r}")
+
+
 def setting_names() -> tuple[str, ...]:
     """Return the names of all settings."""
     return tuple(field.name for field in dataclasses.fields(TrainSettings))

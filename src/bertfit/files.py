@@ -14,10 +14,21 @@ from typing import IO, Any
 from bertfit.errors import ConfigError
 
 
-def as_path(name: str | Path) -> Path:
-    """Return a path as it was given, but for a leading ~, which is the user's home."""
-    # Where there is no such user the name stays as it is, which pathlib makes an error of.
-    return Path(os.path.expanduser(name))  # noqa: PTH111 (as said above)
+def as_path(name: str | Path, argument: str = "path") -> Path:
+    """Return a path as it was given, but for a leading ~, which is the user's home.
+
+    Args:
+        name: What a caller gave.
+        argument: What an error calls it.
+
+    Raises:
+        ConfigError: It is of a type that no path has.
+    """
+    try:
+        # Where there is no such user the name stays as it is, which pathlib makes an error of.
+        return Path(os.path.expanduser(name))  # noqa: PTH111 (as said above)
+    except TypeError:
+        raise ConfigError(f"{argument}: expected a path, got {type(name).__name__}") from None
 
 
 @contextlib.contextmanager

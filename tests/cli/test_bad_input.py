@@ -647,6 +647,46 @@ CASES = [
         "does not exist",
         good,
     ),
+    data_case(
+        "a column of labels that is named as the group",
+        GOOD_ROWS,
+        "no label column: 'label' is the group column already",
+        "--group-column label",
+    ),
+    data_case(
+        "a column of labels that is named as the text",
+        GOOD_ROWS,
+        "no label column: 'label' is the text column already",
+        "--text-column label",
+    ),
+    Case(
+        "a file in UTF-16 to predict",
+        "predict tiny --file bad.csv",
+        3,
+        "the file is UTF-16; re-save it as UTF-8",
+        text("bad.csv", "text\ngood\n".encode("utf-16")),
+    ),
+    Case(
+        "UTF-16 on standard input",
+        "predict tiny --on-bad-row skip",
+        3,
+        "standard input: the file is UTF-16; re-save it as UTF-8",
+        stdin="good\n".encode("utf-16"),
+    ),
+    Case(
+        "a single row to check",
+        "check bad.csv --model tiny",
+        3,
+        "nothing was checked further",
+        text("bad.csv", "text,label\ngood,pos\n"),
+    ),
+    Case(
+        "a single row to look for suspects in",
+        "suspects bad.csv",
+        3,
+        "nothing was judged",
+        text("bad.csv", "text,label\ngood,pos\n"),
+    ),
 ]
 
 

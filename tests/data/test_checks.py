@@ -98,6 +98,18 @@ def test_one_problem_is_one_problem():
     ]
 
 
+def test_the_headline_fits_what_was_to_be_done():
+    assert "nothing was judged\n" in refuse([*GOOD, BAD], verb="judged")
+    with pytest.raises(DataError, match="1 problem in the data: nothing was judged\n"):
+        check_evaluation_data([*GOOD, BAD], Columns(), ["neg", "pos"], verb="judged")
+
+
+def test_training_rows_must_be_given():
+    for part in ({}, {"validation": GOOD}, {"test": GOOD}):
+        with pytest.raises(DataError, match="cannot read rows from NoneType; a path, a DataFrame"):
+            check(None, **part)
+
+
 def test_an_unknown_label_gets_a_guess():
     message = refuse(GOOD, test=[{"text": "hm", "label": "Pos"}])
     assert "rows:1: label 'Pos' does not occur in the training data" in message

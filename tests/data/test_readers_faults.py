@@ -218,6 +218,26 @@ def test_no_rows_are_refused():
         read([])
 
 
+@pytest.mark.parametrize(
+    ("role", "used", "columns"),
+    [
+        ("label", "group", {"group": "label"}),
+        ("label", "text", {"text": "label"}),
+        ("text", "label", {"label": "text"}),
+        ("text", "group", {"group": "text"}),
+        ("label", "text", {"trained_text": "label"}),
+        ("label", "text", {"text": "label", "group": "label"}),
+    ],
+)
+def test_a_column_that_has_a_role_already_is_told_as_that(role, used, columns):
+    usual = columns.get("group") or next(iter(columns.values()))
+    assert source_error([{"text": "good", "label": "pos", "film": "a"}], **columns) == (
+        f"rows: no {role} column: {usual!r} is the {used} column already; columns are text, label, "
+        f"film. Name another {role} column with --{role}-column, or another {used} column with "
+        f"--{used}-column"
+    )
+
+
 def test_names_that_occur_twice_are_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text,label,text,,\na,b,c,,\n")
     assert source_error(path) == ": column 'text' occurs twice; column names must differ"

@@ -119,7 +119,23 @@ def test_no_texts_have_no_predictions(classifier):
 
 
 def test_an_empty_text_is_predicted_too(classifier):
-    assert len(classifier.predict(["", "good"])) == 2
+    """One in a batch must not cost the others their answers."""
+    predictions = classifier.predict(["", "good", "  "])
+    assert [prediction.label is not None for prediction in predictions] == [True] * 3
+    assert predictions[0] == predictions[2]
+    assert predictions[1].confidence == pytest.approx(classifier.predict("good")[0].confidence)
+
+
+def test_an_empty_text_of_a_table_is_refused(classifier):
+    for method in (classifier.predict, classifier.predict_probabilities):
+        with pytest.raises(DataError, match="rows:2: the text is empty"):
+            method([{"text": "good"}, {"text": " "}])
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bogus", 5])
+def test_a_run_is_not_loaded_for_arithmetic_that_there_is_not(run, dtype):
+    with pytest.raises(ConfigError, match="dtype: expected one of auto, float32, bfloat16, got"):
+        TextClassifier.load(run, dtype=dtype)
 
 
 def test_predict_probabilities_gives_what_predict_gives(classifier):

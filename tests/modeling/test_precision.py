@@ -88,6 +88,19 @@ def test_an_unknown_device_is_refused(device):
     )
 
 
+def test_a_device_of_no_known_type_is_refused():
+    with pytest.raises(ConfigError, match="device: expected auto, cpu, cuda, cuda:N or mps, got N"):
+        choose_precision(None)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "bogus", 5, None, torch.float32])
+def test_an_unknown_type_of_arithmetic_is_refused(dtype):
+    with pytest.raises(ConfigError) as caught:
+        choose_precision("cpu", dtype)
+    expected = f"dtype: expected one of auto, float32, bfloat16, got {dtype!r}."
+    assert caught.value.message.startswith(expected)
+
+
 @pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:3", 2)])
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch, device, count):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)

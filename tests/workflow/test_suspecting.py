@@ -53,6 +53,12 @@ def test_a_run_of_other_rows_puts_wrong_labels_first(rows, run):
     assert report.warning is None
 
 
+def test_of_bad_rows_it_is_said_that_nothing_was_judged(rows, run):
+    for options in ({}, {"run": run}):
+        with pytest.raises(DataError, match="1 problem in the data: nothing was judged\n"):
+            bertfit.find_suspects([*rows, {"text": "", "label": "pos"}], **options)
+
+
 def test_every_suspect_is_predicted_otherwise(rows, run):
     suspects = bertfit.find_suspects(rows, run=run).suspects
     assert all(one.label != one.suggested_label for one in suspects)

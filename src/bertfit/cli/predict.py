@@ -215,9 +215,12 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
 
 
 def _decode_stdin() -> Iterator[str | Fault]:
+    from bertfit.data.lines import refuse_utf16
     from bertfit.errors import Fault
 
     for number, line in enumerate(sys.stdin.buffer, 1):
+        if number == 1:
+            refuse_utf16(line, "standard input")
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             yield text.rstrip("\r\n")

@@ -53,11 +53,13 @@ def check_training_data(
     test: Source | None = None,
     columns: Columns,
     on_bad_row: OnBadRow = "error",
+    verb: str = "trained",
 ) -> CheckedData:
     """Read and check everything that a training needs.
 
     Slices are cut of the rows that judge the model, so that only their source needs the columns:
-    the test, else the validation, else the rows that the validation is split off.
+    the test, else the validation, else the rows that the validation is split off. An error says
+    that nothing was done, by `verb`.
 
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
@@ -66,29 +68,28 @@ def check_training_data(
     """
     _check_choice(on_bad_row)
     unsliced = replace(columns, slices=())
-    sources = (train, validation, test)
-    sliced = max(place for place, source in enumerate(sources) if source is not None)
+    judges = [place for place, source in enumerate((validation, test), 1) if source is not None]
+    sliced = max(judges, default=0)
+    train_part = _read(train, unsliced if judges else columns)
     parts = [
         None if source is None else _read(source, columns if place == sliced else unsliced)
-        for place, source in enumerate(sources)
+        for place, source in enumerate((validation, test), 1)
     ]
-    train_part = parts[0]
-    assert train_part is not None  # `train` is not optional
     label_names = _find_label_names(train_part)
-    for part in parts[1:]:
+    for part in parts:
         if part is not None and label_names:
             known = f"does not occur in the training data, which has {list_names(label_names)}"
             as_given = part.dataset
             _drop_unknown_labels(part, label_names, known)
             # A misspelt label is a fault of its own, not a class that is missing.
             _check_labels_differ(part, part.dataset if on_bad_row == "skip" else as_given)
-    skipped = _settle([part for part in parts if part], on_bad_row, verb="trained")
-    datasets = [None if part is None else part.dataset for part in parts]
-    assert datasets[0] is not None  # else _settle had raised
+    skipped = _settle([train_part, *(part for part in parts if part)], on_bad_row, verb=verb)
+    assert train_part.dataset is not None  # else _settle had raised
+    validation_set, test_set = (None if part is None else part.dataset for part in parts)
     return CheckedData(
-        train=datasets[0],
-        validation=datasets[1],
-        test=datasets[2],
+        train=train_part.dataset,
+        validation=validation_set,
+        test=test_set,
         label_names=label_names,
         skipped=skipped,
     )
@@ -99,8 +100,12 @@ def check_evaluation_data(
     columns: Columns,
     label_names: Sequence[str],
     on_bad_row: OnBadRow = "error",
+    *,
+    verb: str = "evaluated",
 ) -> tuple[TextDataset, tuple[Fault, ...]]:
     """Read and check rows that a trained model shall be scored on.
+
+    An error says that nothing was done, by `verb`.
 
     Returns:
         The good rows, and the faults of the rows that were left out.
@@ -114,7 +119,7 @@ def check_evaluation_data(
     part = _read(source, columns)
     known = f"is not known to the model, which has {list_names(label_names)}"
     _drop_unknown_labels(part, label_names, known)
-    skipped = _settle([part], on_bad_row, verb="evaluated")
+    skipped = _settle([part], on_bad_row, verb=verb)
     assert part.dataset is not None  # else _settle had raised
     return part.dataset, skipped
 

@@ -45,19 +45,21 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
     Raises:
         SourceError: A column is not there, or one column would serve twice.
     """
-    given = [name for name in (columns.text, columns.label, columns.group) if name is not None]
+    given = {"group": columns.group, "label": columns.label, "text": columns.text}
+    taken = {name: role for role, name in given.items() if name is not None}
     columns = _prefer_trained(columns, stream.names)
-    text = _find(stream, "text", columns.text, taken=given)
+    text = _find(stream, "text", columns.text, taken=taken)
+    taken[text] = "text"
     label = None
-    if need_label or columns.label is not None or _usual(stream.names, "label", [*given, text]):
-        label = _find(stream, "label", columns.label, taken=[*given, text])
+    if need_label or columns.label is not None or _usual(stream.names, "label", taken):
+        label = _find(stream, "label", columns.label, taken=taken)
     if columns.group is not None:
-        _find(stream, "group", columns.group, taken=())
+        _find(stream, "group", columns.group, taken={})
     if label == text:
         message = f"column {text!r} cannot be both text and label"
         raise SourceError(stream.source, message)
     for name in columns.slices:
-        _find(stream, "slice", name, taken=())
+        _find(stream, "slice", name, taken={})
     if text in columns.slices:
         message = f"column {text!r} is the text; slices are cut by a column of few different values"
         raise SourceError(stream.source, message)
@@ -88,12 +90,12 @@ def list_names(names: Collection[str]) -> str:
     return ", ".join(shown) + (f" … and {num_hidden} more" if num_hidden > 0 else "")
 
 
-def _find(stream: RecordStream, role: str, given: str | None, *, taken: Collection[str]) -> str:
+def _find(stream: RecordStream, role: str, given: str | None, *, taken: Mapping[str, str]) -> str:
+    """Return the column of a role; `taken` are columns with roles that they have already."""
     if given is None:
         usual = _usual(stream.names, role, taken)
         if usual is None:
-            free = [name for name in stream.names if name not in taken]
-            raise _no_usual_column(stream, role, free)
+            raise _no_usual_column(stream, role, taken)
         return usual
     if given not in stream.names:
         present = list_names(stream.names)
@@ -112,7 +114,7 @@ def _usual(names: Sequence[str], role: str, taken: Collection[str]) -> str | Non
     return next(found, None)
 
 
-def _no_usual_column(stream: RecordStream, role: str, free: Sequence[str]) -> SourceError:
+def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) -> SourceError:
     separator = _find_separator(stream.names)
     if separator is not None:
         return SourceError(
@@ -120,6 +122,15 @@ def _no_usual_column(stream: RecordStream, role: str, free: Sequence[str]) -> So
             f"no {role} column: the only column is {stream.names[0]!r}. The columns seem to be "
             f"separated by {separator}; save the file with commas, or with tabs as .tsv",
         )
+    used = _usual(stream.names, role, ())
+    if used is not None:  # else it had been found
+        return SourceError(
+            stream.source,
+            f"no {role} column: {used!r} is the {taken[used]} column already; columns are "
+            f"{list_names(stream.names)}. Name another {role} column with --{role}-column, or "
+            f"another {taken[used]} column with --{taken[used]}-column",
+        )
+    free = [name for name in stream.names if name not in taken]
     guesses = (did_you_mean(name, free) for name in USUAL_NAMES[role])
     guess = next((guess for guess in guesses if guess), "")
     return SourceError(

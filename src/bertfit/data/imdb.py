@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Literal
 
+from bertfit.config import check_flags
 from bertfit.data.imdb_sources import (
     NUM_FILES_PER_REPORT,
     Report,
@@ -86,10 +87,11 @@ def prepare_imdb(
         MissingDependencyError: The hub is asked for and `datasets` is not installed.
         OSError: The files cannot be written.
     """
-    paths = _name_files(as_path(output_dir), text_format)
+    check_flags(overwrite=overwrite)
+    paths = _name_files(as_path(output_dir, "output_dir"), text_format)
     _refuse_existing(paths, overwrite=overwrite)
     tell = report or _ignore
-    reviews = read_hub(tell) if source == "hub" else read_published(as_path(source), tell)
+    reviews = read_hub(tell) if source == "hub" else read_published(as_path(source, "source"), tell)
     _check_complete(reviews, str(source))
     rows = {
         path: [

@@ -44,6 +44,16 @@ def check_is_file(path: Path, source: str) -> None:
         raise SourceError(source, f"no such file.{did_you_mean(path.name, names)}")
 
 
+def refuse_utf16(line: bytes, source: str) -> None:
+    """Refuse a first line that begins as UTF-16 does: no line of it could be read.
+
+    Raises:
+        SourceError: It does.
+    """
+    if line.startswith(UTF16_MARKS):
+        raise SourceError(source, "the file is UTF-16; re-save it as UTF-8")
+
+
 def iter_lines(path: Path, source: str) -> Iterator[Line]:
     """Yield the lines of a file; `.gz` is decompressed on the way.
 
@@ -54,8 +64,7 @@ def iter_lines(path: Path, source: str) -> Iterator[Line]:
         for number, content in enumerate(file, start=1):
             line = content
             if number == 1:
-                if content.startswith(UTF16_MARKS):
-                    raise SourceError(source, "the file is UTF-16; re-save it as UTF-8")
+                refuse_utf16(content, source)
                 line = content.removeprefix(UTF8_MARK)
             yield _decode_line(line, number, source)
 

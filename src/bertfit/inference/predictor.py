@@ -132,10 +132,11 @@ class TextClassifier:
                 in smaller pieces.
 
         Raises:
+            ConfigError: `run` is no path, or there is no such device or dtype.
             RunError: There is no such folder.
             ModelError: The model in it cannot be loaded.
         """
-        path = as_path(run)
+        path = as_path(run, "run")
         if not is_run(path) and not (path / "config.json").is_file():
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
@@ -260,6 +261,10 @@ class TextClassifier:
         abstain_below: float | None = None,
     ) -> list[Prediction]:
         """Predict texts.
+
+        A text that is empty, or all spaces, has an answer like any other, made of no words: one of
+        them costs a batch nothing, and answers stay beside their texts. A row of a table needs a
+        text, as in `bertfit predict --file`.
 
         Args:
             texts: A string, texts (a list, a pandas Series, an Arrow array, any iterable) that are

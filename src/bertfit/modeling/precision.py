@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 
-from bertfit.errors import ConfigError
+from bertfit.config import Dtype
+from bertfit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-    from bertfit.config import Dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +94,13 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
     """Choose the device and the arithmetic.
 
     Raises:
-        ConfigError: The device is unknown or not present.
+        ConfigError: The device is unknown or not present, or the type is none of `Dtype`.
     """
     chosen = _choose_device(device)
+    if dtype not in get_args(Dtype):
+        expected = ", ".join(get_args(Dtype))
+        guess = did_you_mean(str(dtype), get_args(Dtype))
+        raise ConfigError(f"dtype: expected one of {expected}, got {dtype!r}.{guess}")
     if dtype != "auto":
         return Precision(chosen, getattr(torch, dtype), "asked for")
     if chosen.type == "cuda":
@@ -120,7 +123,7 @@ def _choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(
             f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}"
         ) from None

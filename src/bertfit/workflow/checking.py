@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.config import TrainSettings
+from bertfit.config import TrainSettings, check_flags
 from bertfit.data.checks import CheckedData, check_training_data, describe
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.findings import Finding, order_findings
@@ -111,12 +111,11 @@ def check(
         RunError: There is no such run.
     """
     listener = listener or Silent()
+    check_flags(strict=strict)
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
-    if run is not None and not (as_path(run) / "config.json").is_file():
+    if run is not None and not (as_path(run, "run") / "config.json").is_file():
         read_record(as_path(run))  # says what is missing, before the long work
-    checked = check_training_data(
-        data, validation=validation, test=test, columns=columns or Columns(), on_bad_row=on_bad_row
-    )
+    checked = _read(data, validation, test, columns=columns, on_bad_row=on_bad_row)
     report = inspect_rows(
         **_name_parts(checked),
         label_names=checked.label_names,
@@ -133,6 +132,24 @@ def check(
     options: dict[str, Any] = {"columns": columns, "on_bad_row": on_bad_row, "listener": listener}
     suspects = find_suspects(data, run=run, folds_if_learned=True, **options)
     return CheckResult(report, parts, model, suspects)
+
+
+def _read(
+    data: Any,  # noqa: ANN401 (as in check)
+    validation: Any,  # noqa: ANN401 (as in check)
+    test: Any,  # noqa: ANN401 (as in check)
+    *,
+    columns: Columns | None,
+    on_bad_row: OnBadRow,
+) -> CheckedData:
+    return check_training_data(
+        data,
+        validation=validation,
+        test=test,
+        columns=columns or Columns(),
+        on_bad_row=on_bad_row,
+        verb="checked further",
+    )
 
 
 def _inspect_parts(

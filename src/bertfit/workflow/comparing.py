@@ -106,7 +106,7 @@ def compare(
             other labels.
         DataError: The rows have faults, or a label that a model does not know.
     """
-    runs = (as_path(run_a), as_path(run_b))
+    runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))
     if data is None:
         rows, sides = _read_kept(runs)
     else:

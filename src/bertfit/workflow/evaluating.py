@@ -163,6 +163,7 @@ def evaluate(
         listener: Hears the progress.
 
     Raises:
+        ConfigError: `run` is no path, or there is no such device or dtype.
         RunError: There is no such run.
         DataError: The rows have faults, or a label that the model does not know.
     """

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertfit.config import check_flags
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.files import as_path, write_json
@@ -59,8 +60,9 @@ def import_notebook(
         RunError: `output` is taken.
     """
     _check_label_names(label_names)
-    check_place(as_path(output), overwrite=overwrite, listener=listener or Silent())
-    folder = as_path(folder)
+    check_flags(overwrite=overwrite)
+    check_place(as_path(output, "output"), overwrite=overwrite, listener=listener or Silent())
+    folder = as_path(folder, "folder")
     state = _read_state(folder)
     config = _infer_config(state, label_names, num_heads)
     history = _read_history(folder)

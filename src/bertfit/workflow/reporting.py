@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jinja2 import TemplateError
 
+from bertfit.config import check_flags
 from bertfit.errors import RunError
 from bertfit.evaluation.slices import name_values
 from bertfit.files import as_path, check_output, open_atomically, write_json
@@ -70,13 +71,14 @@ def report(
         overwrite: Replace `output`, or the run's README.md, where it exists.
 
     Raises:
-        ConfigError: `output` does not end in .html, is a folder, or exists.
+        ConfigError: `output` does not end in .html, is a folder, or exists, or a flag is no bool.
         OSError: A file cannot be written.
         RunError: There is no such run, or a file of it is damaged.
     """
-    run = as_path(run)
+    check_flags(with_texts=with_texts, overwrite=overwrite)
+    run = as_path(run, "run")
     record = read_record(run)
-    page = run / REPORT_NAME if output is None else as_path(output)
+    page = run / REPORT_NAME if output is None else as_path(output, "output")
     if output is not None:
         check_output(page, (".html", ".htm"), overwrite=overwrite)
     rendered_page, rendered_card = _render(run, record, with_texts=with_texts)

@@ -18,9 +18,9 @@ from typing import Any
 
 from bertfit.config import ResolvedSettings
 from bertfit.errors import ConfigError
-from bertfit.files import as_path, write_json
+from bertfit.files import write_json
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, check_place, stage_run
+from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, stage_run
 from bertfit.training.interruption import catch_interrupts
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
 from bertfit.workflow.recording import LogKeeper, write_log
@@ -33,6 +33,7 @@ from bertfit.workflow.training import (
     keeping_the_model,
     make_run,
     prepare_training,
+    settle_place,
     settle_settings,
 )
 
@@ -121,21 +122,21 @@ def train_seeds(
     first = resolved.settings.seed
     resolved.settle("seed", first + num_seeds - 1, origin="")  # the last one must be in range too
     log = LogKeeper(listener or Silent())
-    check_place(as_path(output), overwrite=overwrite, listener=log)
+    output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     rows, best = prepared[1], _Best()
     with _keeping_the_best(best, log):
         for seed, staging, finished in _train_each(
             prepared,
             range(first, first + num_seeds),
-            stage=functools.partial(stage_run, as_path(output), overwrite=overwrite),
+            stage=functools.partial(stage_run, output, overwrite=overwrite),
             fit_baselines=baseline_fitter(rows, first) if baseline else None,
             log=log,
         ):
             best.offer(seed, staging, finished)
         record = best.publish(num_seeds, log)
     assert best.finished is not None
-    result = best.finished.result(as_path(output), rows)
+    result = best.finished.result(output, rows)
     return dataclasses.replace(result, seeds=record["seeds"])
 
 

@@ -107,7 +107,9 @@ def find_suspects(
     if run is not None:
         classifier = TextClassifier.load(run, device=device)
         known = classifier.known_columns(columns)
-        dataset, _ = check_evaluation_data(data, known, classifier.label_names, on_bad_row)
+        dataset, _ = check_evaluation_data(
+            data, known, classifier.label_names, on_bad_row, verb="judged"
+        )
         learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
         if not folds_if_learned or share <= _MOST_LEARNED:
             return _judge_with_run(dataset, as_path(run), classifier, learned, listener)
@@ -173,7 +175,9 @@ def _judge_by_folds(
 ) -> SuspectReport:
     if num_folds < 2:
         raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds}")
-    checked = check_training_data(data, columns=columns or Columns(), on_bad_row=on_bad_row)
+    checked = check_training_data(
+        data, columns=columns or Columns(), on_bad_row=on_bad_row, verb="judged"
+    )
     dataset, names = checked.train, checked.label_names
     predicted = predict_by_folds(
         dataset.texts,

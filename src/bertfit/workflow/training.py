@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings, TrainSettings, resolve_settings
+from bertfit.config import ResolvedSettings, TrainSettings, check_flags, resolve_settings
 from bertfit.errors import ConfigError, TrainingError
 from bertfit.evaluation.baseline import BaselineResults, run_baselines
 from bertfit.evaluation.comparison import compare_with_baseline
@@ -97,7 +97,7 @@ def train(
         **options: `recipe="notebook"`, and fields of `TrainSettings`, such as `epochs=2`.
 
     Raises:
-        ConfigError: A setting is wrong.
+        ConfigError: A setting or an argument is wrong.
         DataError: The data has faults; all are listed.
         ModelError: The model cannot be loaded.
         RunError: `output` is taken.
@@ -105,11 +105,11 @@ def train(
     """
     resolved = settle_settings(settings, options)
     log = LogKeeper(listener or Silent())
-    check_place(as_path(output), overwrite=overwrite, listener=log)
+    output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
     )
-    staging = stage_run(as_path(output), overwrite=overwrite)
+    staging = stage_run(output, overwrite=overwrite)
     with keeping_the_model(staging, log):
         finished = make_run(
             resolved,
@@ -121,7 +121,7 @@ def train(
         )
         with catch_interrupts():  # between two renames, neither the old run nor the new one stands
             staging.publish(finished.record)
-    return finished.result(as_path(output), rows)
+    return finished.result(output, rows)
 
 
 def prepare_training(
@@ -242,6 +242,16 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
+
+
+def settle_place(
+    output: str | Path, *, overwrite: bool, baseline: bool, listener: Listener
+) -> Path:
+    """Return the place of a run as a path, where it may be written there; flags must be bools."""
+    check_flags(overwrite=overwrite, baseline=baseline)
+    place = as_path(output, "output")
+    check_place(place, overwrite=overwrite, listener=listener)
+    return place
 
 
 def _fit(

@@ -1,0 +1,101 @@
+"""The public functions: what can be found, and what is said of an argument of a wrong type."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bertfit
+from bertfit.errors import ConfigError, DataError
+
+ROWS = [{"text": "good film", "label": "pos"}, {"text": "bad film", "label": "neg"}]
+
+
+def test_every_public_name_is_listed_before_it_is_loaded():
+    code = "import bertfit; print(*dir(bertfit))"
+    command = [sys.executable, "-c", code]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert set(bertfit.__all__) <= set(listed)
+    assert "__doc__" in listed
+    assert listed == sorted(listed)
+
+
+def test_every_public_name_can_be_had():
+    assert all(getattr(bertfit, name) is not None for name in bertfit.__all__)
+
+
+@pytest.mark.parametrize("data", [None, 5, {"text": ["a"], "label": ["b"]}])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda data, folder: bertfit.train(data, folder / "run"),
+        lambda data, folder: bertfit.train_seeds(data, folder / "run", num_seeds=2),
+        lambda data, _folder: bertfit.check(data),
+        lambda data, _folder: bertfit.find_suspects(data),
+    ],
+    ids=["train", "train_seeds", "check", "find_suspects"],
+)
+def test_what_holds_no_rows_is_refused(use, data, tmp_path):
+    with pytest.raises(DataError, match=f"cannot read rows from {type(data).__name__}; a path, "):
+        use(data, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [None, 5, b"run", bertfit.Columns()], ids=repr)
+@pytest.mark.parametrize(
+    ("argument", "use"),
+    [
+        ("output", lambda value: bertfit.train(ROWS, value)),
+        ("output", lambda value: bertfit.train_seeds(ROWS, value, num_seeds=2)),
+        ("output", lambda value: bertfit.import_notebook("nb", value, max_length=9)),
+        ("run", bertfit.TextClassifier.load),
+        ("run", lambda value: bertfit.evaluate(value, ROWS)),
+        ("run", bertfit.report),
+        ("run_b", lambda value: bertfit.compare("a", value)),
+        ("source", lambda value: bertfit.prepare_imdb(value, "no-such-folder")),
+        ("output_dir", lambda value: bertfit.prepare_imdb("aclImdb", value)),
+    ],
+    ids=[
+        *("train", "train_seeds", "import_notebook", "load", "evaluate", "report", "compare"),
+        *("prepare_imdb from", "prepare_imdb to"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_the_name_of_its_argument(argument, use, value):
+    with pytest.raises(ConfigError) as caught:
+        use(value)
+    assert str(caught.value) == f"{argument}: expected a path, got {type(value).__name__}"
+
+
+@pytest.mark.parametrize("value", ["yes", "no", 1, None])
+@pytest.mark.parametrize(
+    ("flag", "use"),
+    [
+        ("overwrite", lambda flag, place: bertfit.train(ROWS, place, **flag)),
+        ("baseline", lambda flag, place: bertfit.train(ROWS, place, **flag)),
+        ("overwrite", lambda flag, place: bertfit.train_seeds(ROWS, place, num_seeds=2, **flag)),
+        ("baseline", lambda flag, place: bertfit.train_seeds(ROWS, place, num_seeds=2, **flag)),
+        ("overwrite", lambda flag, place: bertfit.import_notebook("nb", place, **flag)),
+        ("overwrite", lambda flag, place: bertfit.prepare_imdb("aclImdb", place, **flag)),
+        ("overwrite", lambda flag, place: bertfit.report(place, **flag)),
+        ("with_texts", lambda flag, place: bertfit.report(place, **flag)),
+        ("strict", lambda flag, _place: bertfit.check(ROWS, **flag)),
+    ],
+    ids=[
+        *("train over", "train beside", "train_seeds over", "train_seeds beside"),
+        *("import_notebook", "prepare_imdb", "report over", "report with", "check"),
+    ],
+)
+def test_what_is_neither_true_nor_false_is_refused(flag, use, value, tmp_path):
+    """The text "no" counts as true wherever Python asks."""
+    with pytest.raises(ConfigError) as caught:
+        use({flag: value}, tmp_path / "run")
+    assert str(caught.value) == f"{flag}: expected true or false, got {value!r}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bool_of_numpy_is_a_bool(tmp_path):
+    with pytest.raises(DataError):
+        bertfit.train(None, tmp_path / "run", overwrite=np.bool_(True), baseline=np.bool_(False))
