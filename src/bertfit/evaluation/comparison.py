@@ -29,7 +29,7 @@ from bertfit.evaluation.metrics import (
 from bertfit.evaluation.units import count_units, number_units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -137,8 +137,7 @@ def compare_predictions(
         probabilities_a: (n, C).
         probabilities_b: (n, C), same rows, same order of classes.
         label_ids: (n,) integers in [0, C).
-        predicted_ids: (n,) what A and what B answers, where a threshold decides; the most
-            probable classes where None.
+        predicted_ids: (n,) what A answers, and B; the most probable classes where None.
         groups: (n,) group of each row, drawn whole; a row whose group is None stands alone.
         num_resamples: Of the bootstrap.
         seed: Of the bootstrap.
@@ -148,8 +147,7 @@ def compare_predictions(
         ConfigError: `num_resamples` or `level` is out of range.
         DataError: The rows are not as above.
 
-    Source:
-        Efron & Tibshirani 1993, chapter 13; Dietterich 1998, section 3.1 (McNemar's test).
+    Source: Efron & Tibshirani 1993, chapter 13; Dietterich 1998, section 3.1 (McNemar's test).
     """
     probabilities_a, label_ids = check_predictions(probabilities_a, label_ids)
     probabilities_b, label_ids = check_predictions(probabilities_b, label_ids)
@@ -157,11 +155,11 @@ def compare_predictions(
         shapes = f"{probabilities_a.shape} and {probabilities_b.shape}"
         raise DataError(f"expected both models on the same rows and classes, got shapes {shapes}")
     pair = (probabilities_a, probabilities_b)
-    predicted_ids = predicted_ids or tuple(one.argmax(axis=1) for one in pair)
-    predicted_a, predicted_b = (np.asarray(one, dtype=np.int64) for one in predicted_ids)
+    given_a, given_b = predicted_ids or tuple(one.argmax(axis=1) for one in pair)
+    answers = (np.asarray(given_a, dtype=np.int64), np.asarray(given_b, dtype=np.int64))
     scorers = [
         _make_scorer(probabilities, predicted, label_ids)
-        for probabilities, predicted in zip(pair, (predicted_a, predicted_b), strict=True)
+        for probabilities, predicted in zip(pair, answers, strict=True)
     ]
     intervals = resample_intervals(
         lambda weights: (scorers[0](weights) - scorers[1](weights)).tolist(),
@@ -173,18 +171,13 @@ def compare_predictions(
         biased=[SCORE_NAMES.index("macro_f1")],
         within=[(-1.0, 1.0), (-1.0, 1.0), (-WORST_LOG_LOSS, WORST_LOG_LOSS)],
     )
-    of_accuracy, of_macro_f1 = _find_most_unseen(label_ids, groups, level=level)
-    # Where the models are alike in these rows, no resample can differ, and other rows might.
-    if np.array_equal(predicted_a == label_ids, predicted_b == label_ids):
-        intervals[0] = Interval(-of_accuracy, of_accuracy)
-    if np.array_equal(predicted_a, predicted_b):
-        intervals[1] = Interval(-of_macro_f1, of_macro_f1)
+    intervals = _widen_where_alike(intervals, answers, label_ids, groups, level=level)
     values = [scorer(np.ones(len(label_ids), dtype=np.int64)).tolist() for scorer in scorers]
     scores = {
         name: Difference(a, b, a - b, interval)
         for name, a, b, interval in zip(SCORE_NAMES, *values, intervals, strict=True)
     }
-    return _count_agreement((predicted_a, predicted_b), label_ids, scores, level, groups)
+    return _count_agreement(answers, label_ids, scores, level, groups)
 
 
 def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
@@ -307,10 +300,15 @@ def _word_verdict(
     )
 
 
-def _find_most_unseen(
-    label_ids: NDArray[np.int64], groups: ArrayLike | None, *, level: float
-) -> tuple[float, float]:
-    """Return by how much accuracy and macro F1 could differ where no answer was seen to.
+def _widen_where_alike(
+    intervals: Sequence[Interval],
+    predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]],
+    label_ids: NDArray[np.int64],
+    groups: ArrayLike | None,
+    *,
+    level: float,
+) -> list[Interval]:
+    """Return the intervals of `SCORE_NAMES`, wider where no resample can differ: other rows might.
 
     Of a class its rows, or groups, tell; the average's share is that of a mean of independent ones.
     """
@@ -319,8 +317,14 @@ def _find_most_unseen(
         exact_interval(0, len(np.unique(units[label_ids == label])), level=level).high
         for label in np.unique(label_ids)
     ]
-    of_all = exact_interval(0, len(np.unique(units)), level=level).high
-    return of_all, float(np.linalg.norm(most)) / len(most)
+    of_accuracy = exact_interval(0, len(np.unique(units)), level=level).high
+    of_macro_f1 = float(np.linalg.norm(most)) / len(most)
+    (a, b), (accuracy, macro_f1, log_loss) = predicted_ids, intervals
+    if np.array_equal(a == label_ids, b == label_ids):
+        accuracy = Interval(-of_accuracy, of_accuracy)
+    if np.array_equal(a, b):
+        macro_f1 = Interval(-of_macro_f1, of_macro_f1)
+    return [accuracy, macro_f1, log_loss]
 
 
 def _make_scorer(

@@ -72,14 +72,13 @@ def bootstrap_intervals(
     Resamples lack some rows of every class, which pulls macro averages of classes with few rows
     down: those intervals are moved by that bias, the mean of the resamples less the score, and
     reach as far again, for the score is pulled down as well where rows were drawn by chance. Few
-    groups (or rows) tell little of how much groups differ: both ends are moved away from the score,
-    as Student's quantile is further out than the normal one.
+    groups (or rows) tell little of how much they differ: both ends are moved as Student's quantile
+    is further out than the normal one.
 
     Where all rows are right, or all wrong, no resample can differ, and where there are fewer than
     10 mistakes (or hits) in single rows the resamples differ too little: accuracy is given at least
-    the exact binomial interval then, a macro average that of the mean of its classes, as well where
-    it is the same in all resamples. An AUROC of 1 or 0 is given what could be if the rows of the
-    smaller class alone were to blame. Of the log loss of one row nothing is known.
+    the exact binomial interval then, a macro average that of a mean of exact ones, also where all
+    resamples give the same. An AUROC of 1 or 0 has what the rows of the smaller class allow.
 
     Args:
         probabilities: (n, C), each row summing to 1.
