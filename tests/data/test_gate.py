@@ -34,7 +34,9 @@ def row(text, label="pos", movie="other"):
     return {"text": text, "label": label, "movie": movie}
 
 
-def inspect(train, *, validation=None, test=None, group="movie", on_bad_row="error"):
+def inspect(
+    train, *, validation=None, test=None, group="movie", on_bad_row="error", is_split=False
+):
     checked = check_training_data(
         train,
         validation=validation,
@@ -46,6 +48,7 @@ def inspect(train, *, validation=None, test=None, group="movie", on_bad_row="err
         checked.train,
         validation=checked.validation,
         test=checked.test,
+        is_split=is_split,
         label_names=checked.label_names,
         skipped=checked.skipped,
     )
@@ -240,7 +243,49 @@ def test_strictness_refuses_a_leak_with_its_rows_and_its_exit_code():
         "strict, and the test set leaks. LEAK: 1 of 41 test rows (2.4 %) seen before"
     )
     assert lines[1].startswith("  rows:41: shared texts (as train line 1): ")
-    assert "--drop-duplicates" in lines[-1]
+    assert "--drop-duplicates" in lines[-2]
+    assert lines[-1].startswith("Or train without --strict: ")
+
+
+DROPS = "--drop-duplicates of bertfit train does that."
+DROPS_NOT = "--drop-duplicates of bertfit train does not: it leaves out training rows alone."
+
+
+@pytest.mark.parametrize(
+    ("part", "other", "is_split", "place", "told"),
+    [
+        ("test", "train", False, "train", DROPS),
+        ("validation", "train", False, "train", DROPS),
+        ("test", "validation", False, "validation", DROPS_NOT),
+        ("test", "validation", True, "the training rows, of which validation is a part", DROPS),
+    ],
+)
+def test_dropping_is_advised_where_it_helps(part, other, is_split, place, told):
+    copy = row(CLEAN[other][0]["text"], CLEAN[other][0]["label"])
+    parts = {**CLEAN, part: [*CLEAN[part], copy]}
+    (finding,) = inspect(**parts, is_split=is_split).findings
+    assert finding.advice.startswith(f"Take the copies out of {place}")
+    assert finding.advice.endswith(told)
+
+
+def test_dropping_keeps_a_text_of_two_labels_which_the_split_may_part():
+    copy = row(CLEAN["train"][0]["text"], "pos")  # which is neg there
+    parts = {**CLEAN, "validation": [*CLEAN["validation"], copy]}
+    (finding,) = inspect(**parts, is_split=True).findings
+    assert finding.advice.endswith("does that, but for texts with two labels.")
+
+
+def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
+    group = row("new words", "neg", "a1")
+    with pytest.raises(LeakError) as caught:
+        refuse_leaks(inspect(CLEAN["train"], test=[*CLEAN["test"], group]))
+    assert caught.value.hint == (
+        "shared groups: Take the rows of these groups out of train, or split again by group.\n"
+        "Or train without --strict: test scores are then given with and without these rows."
+    )
+    parts = {**CLEAN, "test": [*CLEAN["test"], row(CLEAN["validation"][0]["text"])]}
+    with pytest.raises(LeakError, match="out of validation; .*--drop-duplicates .* does not"):
+        refuse_leaks(inspect(**parts))
 
 
 def test_strictness_lets_clean_data_pass():

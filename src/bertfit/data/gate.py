@@ -65,6 +65,7 @@ def inspect_rows(
     *,
     validation: TextDataset | None = None,
     test: TextDataset | None = None,
+    is_split: bool = False,
     label_names: Sequence[str],
     skipped: Sequence[Fault] = (),
     on_progress: Callable[[int, int], None] | None = None,
@@ -75,6 +76,7 @@ def inspect_rows(
         train: Rows to learn from, each with a label of `label_names`; at least one.
         validation: Rows that choose the epoch.
         test: Rows that are scored at the end.
+        is_split: Whether the validation was split off the training rows.
         label_names: All labels.
         skipped: Rows that were left out as they cannot be used.
         on_progress: Called with (done, total) rows.
@@ -97,7 +99,9 @@ def inspect_rows(
             )
         )
         done += len(rows)
-    overlaps = [find_overlap(part, other) for other, part in combinations(profiles, 2)]
+    overlaps = [
+        find_overlap(part, other, is_split=is_split) for other, part in combinations(profiles, 2)
+    ]
     of_parts = [_describe_part(profile, label_names, train=profiles[0]) for profile in profiles]
     words = find_giveaways(counts, list(vocabulary), label_names)[:_MOST_GIVEAWAYS]
     findings = [
@@ -140,9 +144,13 @@ def refuse_leaks(report: GateReport) -> None:
         raise LeakError(
             f"strict, and the test set leaks. {summarize_leaks(report)}",
             faults=[_to_fault(example, leak) for leak in leaks for example in leak.examples],
-            hint="Take the copies out of the training rows (--drop-duplicates drops those that "
-            "are equal), or go on without --strict: test scores are then given with and without "
-            "the leaked texts.",
+            hint="\n".join(
+                [
+                    *dict.fromkeys(f"{_name_kind(leak)}: {leak.advice}" for leak in leaks),
+                    "Or train without --strict: test scores are then given with and without "
+                    "these rows.",
+                ]
+            ),
         )
 
 
@@ -202,5 +210,10 @@ def _report(
 
 
 def _to_fault(example: Example, leak: Finding) -> Fault:
-    kind = leak.kind.replace("_", " ")
-    return Fault(example.source, example.line, f"{kind} ({example.note}): {example.text}")
+    return Fault(
+        example.source, example.line, f"{_name_kind(leak)} ({example.note}): {example.text}"
+    )
+
+
+def _name_kind(leak: Finding) -> str:
+    return leak.kind.replace("_", " ")

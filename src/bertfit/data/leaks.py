@@ -32,6 +32,14 @@ class Overlap:
     """Rows of `part` that nearly stand in `other`."""
     grouped: tuple[int, ...]
     """Rows of `part` whose group also occurs in `other`."""
+    is_split: bool = False
+    """Whether the validation rows were split off the training rows."""
+
+    @property
+    def place(self) -> str:
+        """Where its owner can take rows out."""
+        is_split_off = self.is_split and self.other.name == "validation"
+        return "the training rows, of which validation is a part" if is_split_off else self.other.name
 
     @property
     def severity(self) -> Severity:
@@ -39,7 +47,7 @@ class Overlap:
         return "leak" if self.part.name == "test" else "serious"
 
 
-def find_overlap(part: PartProfile, other: PartProfile) -> Overlap:
+def find_overlap(part: PartProfile, other: PartProfile, *, is_split: bool = False) -> Overlap:
     """Compare two parts; a row that is shared word for word is not also called near."""
     groups = set(other.rows.groups)
     return Overlap(
@@ -48,6 +56,7 @@ def find_overlap(part: PartProfile, other: PartProfile) -> Overlap:
         shared=tuple(find_shared(part.fingerprints, other.fingerprints)),
         near=tuple(_find_near(part, other)),
         grouped=tuple(row for row, group in enumerate(part.rows.groups) if group in groups),
+        is_split=is_split,
     )
 
 
@@ -111,7 +120,7 @@ def _describe_shared(overlap: Overlap) -> Finding:
             [row for row, _ in pairs],
             notes=[f"as {other.name} line {other.rows.lines[at]}" for _, at in pairs],
         ),
-        advice=_advise_removal(overlap, "--drop-duplicates of bertfit train does that."),
+        advice=_advise_removal(overlap, _tell_dropping(overlap, num_other_label)),
     )
 
 
@@ -145,8 +154,17 @@ def _describe_near(overlap: Overlap) -> Finding:
 
 def _advise_removal(overlap: Overlap, how: str) -> str:
     if overlap.part.name == "test":
-        return f"Take the copies out of {overlap.other.name} and leave test as it is. {how}"
-    return f"Take the copies out of {overlap.other.name}: they reward memory. {how}"
+        return f"Take the copies out of {overlap.place}; leave test as it is. {how}"
+    return f"Take the copies out of {overlap.place}: they reward memory. {how}"
+
+
+def _tell_dropping(overlap: Overlap, num_other_label: int) -> str:
+    """Say whether --drop-duplicates mends it: it leaves out training rows, and before the split."""
+    if overlap.other.name == "validation" and not overlap.is_split:
+        return "--drop-duplicates of bertfit train does not: it leaves out training rows alone."
+    if overlap.is_split and overlap.part.name == "validation" and num_other_label:
+        return "--drop-duplicates of bertfit train does that, but for texts with two labels."
+    return "--drop-duplicates of bertfit train does that."
 
 
 def _describe_groups(overlap: Overlap) -> Finding:
@@ -179,5 +197,5 @@ def _describe_groups(overlap: Overlap) -> Finding:
             overlap.grouped,
             notes=[f"group {part.rows.groups[row]}" for row in overlap.grouped],
         ),
-        advice=f"Take the rows of these groups out of {other.name}, or split again by group.",
+        advice=f"Take the rows of these groups out of {overlap.place}, or split again by group.",
     )

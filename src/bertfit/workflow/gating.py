@@ -86,6 +86,7 @@ def gate_rows(
         train,
         validation=validation,
         test=test,
+        is_split=checked.validation is None,
         label_names=checked.label_names,
         skipped=checked.skipped,
         on_progress=lambda done, total: listener.progress("comparing", done, total),
