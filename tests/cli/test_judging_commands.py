@@ -92,6 +92,17 @@ def test_compare_as_json(folder):
     assert set(value["scores"]) == {"accuracy", "macro_f1", "log_loss"}
 
 
+def test_top_cuts_the_json_too_which_holds_everything_without_it(folder):
+    for command, name in (
+        (("compare", folder / "a", folder / "b"), "disagreements"),
+        (("suspects", folder / "train.csv", "--folds", 4), "suspects"),
+    ):
+        everything = json.loads(call(*command, "--json"))
+        first = json.loads(call(*command, "--json", "--top", 1))
+        assert len(everything[name]) > 1, "the runs of this test must differ in some rows"
+        assert first == everything | {name: everything[name][:1]}
+
+
 def test_compare_on_given_rows_shows_texts_where_they_disagree(folder):
     options = ("--data", folder / "test.csv", "--top", 2)
     value = json.loads(call("compare", folder / "a", folder / "b", *options, "--json"))

@@ -17,6 +17,8 @@ from bertfit.cli.options import (
     TextColumn,
 )
 
+_MOST_SHOWN = 5
+
 
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.")],
@@ -26,8 +28,11 @@ def compare(
         typer.Option(help="Labelled rows to score both on; else the test rows that both kept."),
     ] = None,
     top: Annotated[
-        int, typer.Option(min=0, help="Disagreements to show; with --data, their texts too.")
-    ] = 5,
+        int | None,
+        typer.Option(
+            min=0, help="Disagreements to show (5; with --json all); with --data, their texts too."
+        ),
+    ] = None,
     as_json: Json = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -55,6 +60,8 @@ def compare(
             listener=terminal,
         )
     value = result.to_json()
+    if top is not None or not as_json:
+        value["disagreements"] = value["disagreements"][: _MOST_SHOWN if top is None else top]
     if as_json:
         print_json(value)
         return
@@ -64,6 +71,6 @@ def compare(
     console.print(
         "This speaks of these two models. bertfit train --seeds 5 tells what a seed alone changes."
     )
-    if top and result.disagreements:
+    if value["disagreements"]:
         console.print()
-        console.print(disagreement_table(value["disagreements"][:top]))
+        console.print(disagreement_table(value["disagreements"]))

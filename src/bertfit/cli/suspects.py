@@ -18,6 +18,8 @@ from bertfit.cli.options import (
     TextColumn,
 )
 
+_MOST_SHOWN = 10
+
 
 def suspects(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows.")],
@@ -31,7 +33,9 @@ def suspects(
     output: Annotated[
         Path | None, typer.Option(help="Write all suspects to this .csv file, to be edited.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 10,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Rows to show (10; with --json all).")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     text_column: TextColumn = None,
@@ -64,6 +68,7 @@ def suspects(
     if output is not None:
         write_suspects(output, report, overwrite=overwrite)
     if as_json:
-        print_json(report.to_json())
+        value = report.to_json()
+        print_json(value | {"suspects": value["suspects"][:top]})
     else:
-        show_suspects(console, report, top=top, output=output)
+        show_suspects(console, report, top=top or _MOST_SHOWN, output=output)
