@@ -29,6 +29,7 @@ BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
 _ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training": dict}
 """What the verbs read of bertfit.json, where it is there."""
+_OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
 _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
 """What `bertfit report` adds to a run that had none, and what a file manager does."""
@@ -129,8 +130,13 @@ def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
         listener.note(told)
 
 
-def refuse_existing(output: Path, *, overwrite: bool) -> None:
+def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HINT) -> None:
     """Check that a run may be written to `output`, which may be an empty folder.
+
+    Args:
+        output: Where the run shall stand.
+        overwrite: Whether a run that stands there may be replaced.
+        hint: What to do where it may not.
 
     Raises:
         RunError: A run stands there and `overwrite` is off, or something that is not a run does, or
@@ -151,9 +157,7 @@ def refuse_existing(output: Path, *, overwrite: bool) -> None:
             hint="Choose another --output.",
         )
     if not overwrite:
-        raise RunError(
-            f"a run exists in {output}", hint="Choose another --output, or add --overwrite."
-        )
+        raise RunError(f"a run exists in {output}", hint=hint)
     foreign = _find_foreign(output)
     if foreign:
         shown = ", ".join(foreign[:_MOST_SHOWN]) + (" …" if len(foreign) > _MOST_SHOWN else "")

@@ -278,3 +278,10 @@ def test_sigterm_ends_predict_that_waits_for_a_line(trained):
             assert b"Interrupted" in told + process.stderr.read()
         finally:
             process.kill()
+
+
+def test_a_demo_in_the_place_of_a_run_gives_no_advice_that_it_cannot_take(trained):
+    result = runner.invoke(app, ["demo", "--output", str(trained[0])])
+    assert result.exception.message == f"a run exists in {trained[0]}"
+    assert "--overwrite" not in result.exception.hint
+    assert "Choose another --output" in result.exception.hint

@@ -31,7 +31,8 @@ def demo(
     from bertfit.workflow.training import train
 
     overwrite = _is_demo(output)
-    refuse_existing(output, overwrite=overwrite)
+    hint = "Choose another --output: a demo replaces the runs of earlier demos alone."
+    refuse_existing(output, overwrite=overwrite, hint=hint)
     settings = resolve_settings(
         {"epochs": 2, "batch_size": 32, "group_column": "movie", "max_length": 128},
         options_origin="demo",
