@@ -139,8 +139,10 @@ def test_a_file_that_lost_lines_is_refused(copies):
     path = copies[1] / "test_predictions.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:-1]), encoding="utf-8")
-    with pytest.raises(RunError, match="predictions of 40 and 39 rows"):
+    with pytest.raises(RunError, match="predictions of 39 rows; 40 were kept") as caught:
         bertfit.compare(*copies)
+    assert str(path) in caught.value.message
+    assert "--data" in caught.value.hint
 
 
 def test_a_missing_run_is_named(runs, tmp_path):

@@ -73,15 +73,18 @@ def write_predictions(path: Path, kept: KeptPredictions, label_names: Sequence[s
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_predictions(path: Path, label_names: Sequence[str]) -> KeptPredictions:
+def read_predictions(
+    path: Path, label_names: Sequence[str], *, num_rows: int | None = None
+) -> KeptPredictions:
     """Read predictions that `write_predictions` wrote.
 
     Args:
         path: The file.
         label_names: Of the run, in order of their ids.
+        num_rows: Rows that the run was judged on; None where that is not known.
 
     Raises:
-        RunError: The file is missing or damaged; the line is named.
+        RunError: The file is missing, damaged or not whole; a damaged line is named.
     """
     id_of_name = {name: label_id for label_id, name in enumerate(label_names)}
     records = []
@@ -98,6 +101,10 @@ def read_predictions(path: Path, label_names: Sequence[str]) -> KeptPredictions:
         raise RunError(f"{path} cannot be read: {error}") from None
     if not records:
         raise RunError(f"{path} is empty; a line for each row was expected")
+    if num_rows is not None and len(records) != num_rows:
+        raise _damaged(
+            str(path), f"it holds predictions of {len(records):,} rows; {num_rows:,} were kept"
+        )
     return KeptPredictions(
         lines=[record["line"] for record in records],
         groups=[record["group"] for record in records],

@@ -135,13 +135,13 @@ def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
     """Return which rows the runs kept test predictions of, and these predictions."""
     records = [read_record(run) for run in runs]
     _check_labels(*(tuple(record.get("label_names", ())) for record in records), runs=runs)
+    tests = [record.get("data", {}).get("test") or {} for record in records]
     sides = []
-    for run, record in zip(runs, records, strict=True):
+    for run, record, test in zip(runs, records, tests, strict=True):
         names = tuple(record.get("label_names", ()))
-        kept = read_predictions(run / TEST_NAME, names)
+        kept = read_predictions(run / TEST_NAME, names, num_rows=test.get("num_rows"))
         threshold = (record.get("threshold") or {}).get("value")
         sides.append(_Side(names, kept, decide(kept.probabilities, threshold), None))
-    tests = [record.get("data", {}).get("test") or {} for record in records]
     fingerprints = [test.get("fingerprint") for test in tests]
     if fingerprints[0] is None or fingerprints[0] != fingerprints[1]:
         sources = [
@@ -151,12 +151,6 @@ def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
         raise RunError(
             f"the runs were tested on different rows ({'; '.join(sources)})",
             hint="Give rows that both shall be scored on with --data.",
-        )
-    if len(sides[0].kept) != len(sides[1].kept):
-        raise RunError(
-            f"the runs kept predictions of {len(sides[0].kept):,} and {len(sides[1].kept):,} rows "
-            "of the same test: one of the files is damaged",
-            hint="Give the rows with --data.",
         )
     return f"the test rows that both kept, {len(sides[0].kept):,}", sides
 

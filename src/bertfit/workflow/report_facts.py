@@ -146,7 +146,8 @@ def read_parts(run: Path, record: Mapping[str, Any]) -> dict[str, KeptPart]:
     parts = {}
     for part in ("test", "validation"):
         if (run / _FILES[part]).is_file():
-            rows = read_predictions(run / _FILES[part], names)
+            num_rows = ((record.get("data") or {}).get(part) or {}).get("num_rows")
+            rows = read_predictions(run / _FILES[part], names, num_rows=num_rows)
             parts[part] = KeptPart(part, rows, decide(rows.probabilities, threshold))
     return parts
 
