@@ -200,6 +200,24 @@ def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     assert card.read_text(encoding="utf-8") == old
 
 
+def test_a_card_of_a_folder_that_was_moved_is_known_as_ours(copy):
+    moved = copy.rename(copy.with_name("other"))
+    card = moved / "README.md"
+    assert bertfit.report(moved).card == card
+    assert "\n# other\n" in card.read_text(encoding="utf-8")
+    again = moved.rename(moved.with_name("third"))
+    assert bertfit.report(again).card == again / "README.md"
+
+
+def test_a_changed_card_is_kept_in_a_folder_that_was_moved(copy):
+    moved = copy.rename(copy.with_name("other"))
+    card = moved / "README.md"
+    changed = card.read_text(encoding="utf-8").replace("\n# run\n", "\n# My model\n")
+    card.write_text(changed, encoding="utf-8")
+    assert bertfit.report(moved).card is None
+    assert card.read_text(encoding="utf-8") == changed
+
+
 def test_another_file_can_be_written_and_is_not_replaced_silently(copy, tmp_path):
     page = tmp_path / "page.html"
     (copy / "README.md").unlink()
@@ -437,6 +455,16 @@ def test_a_damaged_file_is_named(copy, name, content):
     (copy / name).write_text(content, encoding="utf-8")
     with pytest.raises(RunError, match=name):
         bertfit.report(copy)
+
+
+@pytest.mark.parametrize("name", ["test_predictions.jsonl", "validation_predictions.jsonl"])
+def test_a_file_that_lost_lines_makes_no_page(copy, name):
+    lines = (copy / name).read_text(encoding="utf-8").splitlines(keepends=True)
+    (copy / name).write_text("".join(lines[:7]), encoding="utf-8")
+    page = (copy / "report.html").read_bytes()
+    with pytest.raises(RunError, match=rf"{name}: it holds predictions of 7 rows; \d+ were kept"):
+        bertfit.report(copy)
+    assert (copy / "report.html").read_bytes() == page
 
 
 def test_a_file_of_another_version_is_refused(copy):

@@ -6,6 +6,7 @@ licence.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -23,6 +24,7 @@ from bertfit.reporting.templating import markdown_templates, replace_unseen
 
 _METRICS = {"accuracy": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
 _MOST_CLASSES = 100
+_SEAL = "\n<!-- bertfit report replaces this file while it is unchanged: "
 
 
 def render_card(facts: Mapping[str, Any]) -> str:
@@ -56,7 +58,19 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "classes": classes if len(classes) <= _MOST_CLASSES else [],
         "baseline_rows": tables.list_baselines(facts),
     }
-    return replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))
+    card = replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))
+    return card + _seal(card.encode())
+
+
+def is_unchanged(card: bytes) -> bool:
+    """Return whether a card stands as `render_card` returned it, of whatever run."""
+    written, seal, rest = card.rpartition(_SEAL.encode())
+    return (seal + rest).decode("utf-8", "replace") == _seal(written)
+
+
+def _seal(card: bytes) -> str:
+    """Return the last line of a card, by which a change in what stands before it is seen."""
+    return f"{_SEAL}{hashlib.sha256(card).hexdigest()[:16]} -->\n"
 
 
 def _describe_metadata(facts: Mapping[str, Any]) -> str:

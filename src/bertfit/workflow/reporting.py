@@ -17,7 +17,7 @@ from bertfit.errors import RunError
 from bertfit.evaluation.slices import name_values
 from bertfit.files import as_path, check_output, open_atomically, write_json
 from bertfit.reporting.html import render_report
-from bertfit.reporting.model_card import render_card
+from bertfit.reporting.model_card import is_unchanged, render_card
 from bertfit.run_directory import RECORD_NAME, Staging, read_record
 from bertfit.workflow.report_facts import (
     KEPT_NAME,
@@ -61,8 +61,8 @@ def report(
 ) -> ReportFiles:
     """Write the report of a run anew, from what the run holds.
 
-    The page in the run is replaced. A README.md that is there and says something else may have
-    been edited, and is replaced only with `overwrite`.
+    The page in the run is replaced. A README.md that is there and was edited is replaced only with
+    `overwrite`.
 
     Args:
         run: Folder of the run.
@@ -86,11 +86,16 @@ def report(
     card = run / CARD_NAME
     if output is not None:
         return ReportFiles(page, None)
-    is_other = card.exists() and card.read_bytes() != rendered_card.encode()
-    if is_other and not overwrite:
+    if card.exists() and not overwrite and not _is_ours(card, rendered_card):
         return ReportFiles(page, None)
     _write_text(card, rendered_card)
     return ReportFiles(page, card)
+
+
+def _is_ours(card: Path, rendered: str) -> bool:
+    """Return whether nobody has changed a card since it was written, maybe for another folder."""
+    content = card.read_bytes()
+    return content == rendered.encode() or is_unchanged(content)
 
 
 def add_report(
