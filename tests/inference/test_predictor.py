@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
@@ -448,7 +449,26 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(run, changes):
 
 def test_a_head_that_is_missing_is_refused_in_a_plain_folder_too(model_folder):
     save_model(load_classifier(str(model_folder)).model.base_model, model_folder)
-    with pytest.raises(ModelError, match="New weights, to be learned: classifier"):
+    with pytest.raises(ModelError, match="New weights, to be learned: classifier") as caught:
+        TextClassifier.load(model_folder)
+    assert caught.value.message.startswith(f"{model_folder} is not a classifier: it has no ")
+    assert f"bertfit train TRAIN --model {model_folder} " in caught.value.hint
+
+
+def test_a_run_whose_head_was_lost_is_damaged_and_no_encoder(run):
+    save_model(load_classifier(str(run)).model.base_model, run)
+    change_json(run / "config.json", id2label={"0": "neg", "1": "pos"})
+    with pytest.raises(ModelError, match=r"do not fit its config\.json") as caught:
+        TextClassifier.load(run)
+    assert "train again" in caught.value.hint
+
+
+def test_half_a_head_is_no_missing_head(model_folder):
+    path = model_folder / "model.safetensors"
+    weights = load_file(path)
+    del weights["classifier.bias"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"do not fit its config\.json"):
         TextClassifier.load(model_folder)
 
 

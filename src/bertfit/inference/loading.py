@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -20,9 +21,17 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
     """Refuse a model of which a part would be made up, or that is not the one of the record.
 
     Raises:
-        ModelError: Weights and config.json do not fit, or the labels are not 0, 1, 2, ….
+        ModelError: Weights and config.json do not fit, there is no head, or the labels are not
+            0, 1, 2, ….
         RunError: config.json and bertfit.json name other labels.
     """
+    if loaded.is_encoder and not record:
+        raise ModelError(
+            f"{folder} is not a classifier: it has no classification head. "
+            f"{' '.join(loaded.notes)}",
+            hint="Train a classifier from it: "
+            f"bertfit train TRAIN --model {shlex.quote(str(folder))} --output RUN",
+        )
     if not loaded.is_whole or (record and loaded.notes):
         raise ModelError(
             f"the weights in {folder} do not fit its config.json. {' '.join(loaded.notes)}",

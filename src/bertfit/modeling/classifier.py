@@ -43,6 +43,8 @@ class LoadedClassifier:
     notes: tuple[str, ...]
     is_whole: bool
     """Whether the checkpoint had every weight, and none of another size."""
+    is_encoder: bool
+    """Whether it had every weight but those of the head, and none of these."""
 
 
 def load_classifier(
@@ -76,7 +78,8 @@ def load_classifier(
     tokenizer = _load_tokenizer(name, source, local_only=local_only)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
     notes = tuple(_describe_loading(loading))
-    return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole)
+    is_encoder = _is_encoder(model, loading)
+    return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole, is_encoder=is_encoder)
 
 
 def load_architecture(name: str, *, num_labels: int | None = None) -> PreTrainedModel:
@@ -260,6 +263,19 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
             source, local_files_only=local_only, trust_remote_code=False, use_fast=True
         )
     return tokenizer
+
+
+def _is_encoder(model: PreTrainedModel, loading: dict[str, Any]) -> bool:
+    """Return whether a checkpoint lacks the head, and nothing else but perhaps a pooler."""
+    encoder = f"{model.base_model_prefix}."
+    of_head = {name for name in model.state_dict() if not name.startswith(encoder)}
+    missing = set(loading["missing_keys"])
+    return (
+        bool(of_head)
+        and not loading["mismatched_keys"]
+        and of_head <= missing
+        and all(name.startswith(f"{encoder}pooler.") for name in missing - of_head)
+    )
 
 
 def _describe_loading(loading: dict[str, Any]) -> Iterator[str]:
