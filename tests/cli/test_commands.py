@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import bertfit
 from bertfit.cli.main import app, main
 from bertfit.cli.terminal import console
 from bertfit.errors import ConfigError
@@ -285,3 +286,33 @@ def test_a_demo_in_the_place_of_a_run_gives_no_advice_that_it_cannot_take(traine
     assert result.exception.message == f"a run exists in {trained[0]}"
     assert "--overwrite" not in result.exception.hint
     assert "Choose another --output" in result.exception.hint
+
+
+@pytest.fixture(scope="module")
+def long_label():
+    return "on two\nlines, " + "and so long " * 25 + "that it is cut"
+
+
+@pytest.fixture(scope="module")
+def run_of_long_labels(tiny_model_dir, tmp_path_factory, long_label):
+    path = tmp_path_factory.mktemp("long") / "run"
+    rows = [{"text": "a good film", "label": long_label}, {"text": "a bad one", "label": "b\nc"}]
+    options = {"model": str(tiny_model_dir), "epochs": 1, "dtype": "float32", "baseline": False}
+    bertfit.train(rows * 20, path, **options)
+    return path
+
+
+def test_each_text_is_one_line_whatever_the_labels_are(run_of_long_labels, long_label, tmp_path):
+    texts = ["a good film", "a bad one", "anything else"]
+    result = runner.invoke(app, ["predict", str(run_of_long_labels), *texts])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.partition("\t")[2] for line in lines] == texts
+    shown = {"b c", "on two lines, and so long and so long a…so long that it is cut"}
+    assert {line.partition(" (")[0] for line in lines} <= shown
+    assert max(map(len, lines)) < 90
+    files = tmp_path / "p.jsonl"
+    command = ["predict", str(run_of_long_labels), *texts, "--json", "--output", str(files)]
+    assert runner.invoke(app, command).exit_code == 0
+    values = [json.loads(line) for line in files.read_text(encoding="utf-8").splitlines()]
+    assert {value["label"] for value in values} <= {"b\nc", long_label}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from bertfit.errors import Fault
     from bertfit.inference.predictor import Prediction, TextClassifier
     from bertfit.workflow.predicting import NumberedPrediction, PredictionCount
+
+_LABEL_WIDTH = 60
 
 
 def predict(
@@ -175,6 +178,7 @@ def _refuse_nothing(count: PredictionCount) -> None:
 
 def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: bool) -> None:
     from bertfit.reporting.control_characters import put_on_one_line
+    from bertfit.reporting.text import shorten
     from bertfit.workflow.predicting import prediction_to_json
 
     if as_json:
@@ -183,7 +187,9 @@ def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: 
     else:
         shown = put_on_one_line(text)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-        sys.stdout.write(f"{prediction}\t{shown}\n")
+        label = None if prediction.label is None else shorten(prediction.label, _LABEL_WIDTH)
+        answer = dataclasses.replace(prediction, label=label)
+        sys.stdout.write(f"{answer}\t{shown}\n")
 
 
 def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextClassifier) -> None:
