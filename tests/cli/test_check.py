@@ -65,6 +65,11 @@ def test_strictness_lets_clean_data_pass(check, files):
     assert check(files["train"], "--test", files["clean"], "--strict").exit_code == 0
 
 
+def test_columns_that_were_found_are_told(check, files):
+    result = check(files["train"], "--test", files["test"])
+    assert result.stderr.startswith("Columns: text and label.\n")
+
+
 def test_columns_can_be_named(check, tmp_path, write_csv, make_reviews):
     rows = [{"words": row["text"], "mood": row["label"]} for row in make_reviews(20)]
     path = str(write_csv(tmp_path / "odd.csv", rows))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertfit.data.dataset import Columns, Row
+from bertfit.data.dataset import Columns, ReadColumn, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
 from bertfit.errors import Fault
 
@@ -140,6 +140,31 @@ def test_usual_names_are_found_in_any_case():
 def test_the_first_usual_name_wins():
     row = {"content": "no", "review": "no", "sentence": "yes", "class": "no", "category": "yes"}
     assert rows_of([row]) == [(1, "yes", "yes")]
+
+
+def test_a_dataset_knows_which_columns_were_read_and_what_else_would_have_fitted():
+    row = {"review": "b", "text": "a", "Target": 1, "category": 2, "label": 3, "class": 4, "id": 5}
+    columns = Columns(group="class", slices=("category",))
+    dataset, _ = read_dataset([row], columns)
+    assert dataset.columns == {
+        "text": ReadColumn(name="text", is_given=False, others=("review",)),
+        "label": ReadColumn(name="label", is_given=False, others=("Target",)),
+    }
+    assert dataset.select([0]).columns == dataset.columns
+    named, _ = read_dataset([row], Columns(text="review", label="class"))
+    assert named.columns == {
+        "text": ReadColumn(name="review", is_given=True),
+        "label": ReadColumn(name="class", is_given=True),
+    }
+
+
+def test_columns_of_the_training_go_first_where_they_are_and_serve_nothing_else():
+    row = {"text": "a", "review": "b", "label": "x", "class": "y"}
+    trained = {"trained_text": "review", "trained_label": "class"}
+    assert rows_of([row], **trained) == [(1, "b", "y")]
+    assert rows_of([{"text": "a", "label": "x"}], **trained) == [(1, "a", "x")]
+    assert rows_of([row], **trained, group="class") == [(1, "b", "x")]
+    assert rows_of([row], **trained, label="review") == [(1, "a", "b")]
 
 
 def test_named_columns_are_used():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
+from bertfit.data.dataset import ReadColumn
 from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import bootstrap_intervals
@@ -18,6 +19,7 @@ from bertfit.evaluation.metrics import Scores, score
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
+    describe_columns,
     epoch_table,
     format_percent_with_interval,
     scores_table,
@@ -207,3 +209,22 @@ def test_accuracies_beside_baselines_have_their_intervals() -> None:
 def test_long_names_lose_their_middle(name: str, width: int, expected: str) -> None:
     assert shorten(name, width) == expected
     assert cell_len(shorten(name, width)) <= width
+
+
+def columns(text, label, *, is_given=False, others=((), ())):
+    return {
+        "text": ReadColumn(name=text, is_given=is_given, others=others[0]),
+        "label": ReadColumn(name=label, is_given=is_given, others=others[1]),
+    }
+
+
+def test_columns_that_were_found_are_told_in_a_line():
+    usual, odd = columns("text", "label"), columns("review", "label")
+    several = columns("text", "label", others=(("review", "content"), ("a\nclass",)))
+    named = columns("a", "b", is_given=True)
+    assert describe_columns({"train": named, "test": named}) is None
+    assert describe_columns({"train": usual, "test": usual}) == "Columns: text and label."
+    told = describe_columns({"train": usual, "validation": usual, "test": odd})
+    assert told == "Columns: text and label; test: review and label."
+    told = describe_columns({"rows": several})
+    assert told == "Columns: text (not review, content) and label (not a class)."

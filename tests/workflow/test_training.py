@@ -292,6 +292,32 @@ def test_the_record_says_how_the_training_went(finished, record):
     assert (training["dtype"], training["num_steps"]) == ("float32", 56)
 
 
+def test_columns_that_were_found_are_noted_and_recorded(train, tmp_path, make_reviews):
+    listener = Recorder()
+    rows = [
+        {"review": row["text"], "text": row["text"], "class": row["label"]}
+        for row in make_reviews(40)
+    ]
+    run = train(tmp_path / "run", rows, listener=listener).run
+    assert "Columns: text (not review) and class." in listener.notes
+    settings = read_record(run)["settings"]
+    origin = "default, found in the training rows"
+    assert settings["text_column"] == {"value": "text", "origin": origin}
+    assert settings["label_column"] == {"value": "class", "origin": origin}
+    other = Recorder()
+    usual = [{"sentence": row["text"], "label": row["class"]} for row in rows]
+    bertfit.evaluate(run, usual, listener=other)
+    assert "Columns: sentence and label." in other.notes
+    assert len(TextClassifier.load(run).predict(usual)) == 40
+
+
+def test_columns_that_were_named_are_not_noted(train, tmp_path):
+    listener = Recorder()
+    run = train(tmp_path / "run", text_column="text", label_column="label", listener=listener).run
+    assert not any(note.startswith("Columns") for note in listener.notes)
+    assert read_record(run)["settings"]["text_column"]["origin"] == "argument"
+
+
 @pytest.mark.parametrize(
     "note",
     [
@@ -399,7 +425,7 @@ def test_skipped_rows_are_counted_and_listed(train, tmp_path, make_reviews):
     listener = Recorder()
     rows = [*make_reviews(40), {"text": "", "label": "pos", "movie": ""}]
     train(tmp_path / "run", rows, on_bad_row="skip", epochs=1, listener=listener)
-    at = listener.notes.index("Skipped 1 bad rows:")
+    at = listener.notes.index("Skipped 1 bad row:")
     assert ":41: " in listener.notes[at + 1]
     record = json.loads((tmp_path / "run" / "bertfit.json").read_text())
     assert len(record["data"]["skipped"]) == 1

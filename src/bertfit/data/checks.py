@@ -6,7 +6,7 @@ Also describes a dataset in numbers. Does not change any text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from bertfit.config import OnBadRow
 from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
-from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.dataset import Columns, ReadColumn, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
 from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
 from bertfit.labels import match_spelling, sort_label_names
@@ -32,6 +32,12 @@ class CheckedData:
     """The labels of the training rows, in the order of `labels.sort_label_names`."""
     skipped: tuple[Fault, ...]
     """The rows that were left out; empty unless `on_bad_row` is "skip"."""
+
+    @property
+    def columns(self) -> dict[str, Mapping[str, ReadColumn]]:
+        """Which columns of each part were read."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: part.columns for name, part in parts.items() if part is not None}
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from bertfit.data.dataset import Columns
+from bertfit.data.dataset import Columns, ReadColumn
 from bertfit.data.records import RecordStream, SourceError
 from bertfit.errors import did_you_mean
 
@@ -32,6 +32,8 @@ class ChosenColumns:
     group: str | None
     slices: tuple[str, ...]
     need_label: bool
+    read: Mapping[str, ReadColumn]
+    """The columns of "text" and, where there is one, "label", and what else would have fitted."""
 
     def names(self) -> list[str]:
         """Return the names of the columns that must be read, each once."""
@@ -45,9 +47,10 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
     Raises:
         SourceError: A column is not there, or one column would serve twice.
     """
+    asked = columns
     given = {"group": columns.group, "label": columns.label, "text": columns.text}
     taken = {name: role for role, name in given.items() if name is not None}
-    columns = _prefer_trained(columns, stream.names)
+    columns = _prefer_trained(columns, [name for name in stream.names if name not in taken])
     text = _find(stream, "text", columns.text, taken=taken)
     taken[text] = "text"
     label = None
@@ -69,7 +72,21 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         group=columns.group,
         slices=tuple(dict.fromkeys(columns.slices)),
         need_label=need_label,
+        read=_describe_read(stream, asked, text=text, label=label),
     )
+
+
+def _describe_read(
+    stream: RecordStream, asked: Columns, *, text: str, label: str | None
+) -> dict[str, ReadColumn]:
+    """Return the columns that are read by their role, beside those that would have fitted."""
+    taken = {text, label, asked.group, *asked.slices}
+    read = {}
+    for role, name, given in (("text", text, asked.text), ("label", label, asked.label)):
+        if name is not None:
+            others = () if given is not None else _list_usual(stream.names, role, taken)
+            read[role] = ReadColumn(name=name, is_given=given is not None, others=tuple(others))
+    return read
 
 
 def _prefer_trained(columns: Columns, names: Collection[str]) -> Columns:
@@ -103,6 +120,13 @@ def _find(stream: RecordStream, role: str, given: str | None, *, taken: Mapping[
         message = f"no {role} column {given!r}: columns are {present}.{guess}{_header_note(stream)}"
         raise SourceError(stream.source, message)
     return given
+
+
+def _list_usual(names: Sequence[str], role: str, taken: Collection[str | None]) -> list[str]:
+    """Return the columns of usual names that serve for nothing else."""
+    return [
+        name for name in names if name not in taken and name.strip().lower() in USUAL_NAMES[role]
+    ]
 
 
 def _usual(names: Sequence[str], role: str, taken: Collection[str]) -> str | None:

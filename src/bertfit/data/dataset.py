@@ -36,6 +36,17 @@ class Columns:
     """The label column of the training, likewise."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadColumn:
+    """The column of a source that was read as its text, or as its label."""
+
+    name: str
+    is_given: bool
+    """Whether it was named, and not found."""
+    others: tuple[str, ...] = ()
+    """Where it was found: further columns that have a usual name."""
+
+
 @dataclass(frozen=True, slots=True)
 class TextDataset:
     """Labelled text: parallel columns of equal length n."""
@@ -49,6 +60,8 @@ class TextDataset:
     lines: Sequence[int]
     slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
     """By column that cuts slices, n values as they stand in the source."""
+    columns: Mapping[str, ReadColumn] = field(default_factory=dict)
+    """Which columns of the source were read, by "text" and "label"; empty where it had none."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -65,6 +78,7 @@ class TextDataset:
             slices={
                 name: [values[index] for index in indices] for name, values in self.slices.items()
             },
+            columns=self.columns,
         )
 
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from bertfit.data.columns import USUAL_NAMES, choose_columns
+from bertfit.data.columns import USUAL_NAMES, ChosenColumns, choose_columns
 from bertfit.data.dataset import Columns, Row, TextDataset
 from bertfit.data.delimited import open_csv, open_tsv
 from bertfit.data.json_lines import open_json_lines
@@ -68,12 +68,7 @@ def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator
         MissingDependencyError: A Parquet file is given and pyarrow is not installed.
     """
     stream = _open(source)
-    chosen = choose_columns(stream, columns, need_label=need_label)
-    for record in stream.read(chosen.names()):
-        if isinstance(record, Fault):
-            yield record
-        else:
-            yield make_row(record, chosen, source=stream.source)
+    yield from _iter_chosen(stream, choose_columns(stream, columns, need_label=need_label))
 
 
 def read_dataset(
@@ -90,7 +85,9 @@ def read_dataset(
     rows: list[Row] = []
     faults: list[Fault] = []
     try:
-        for row in iter_rows(source, columns, need_label=need_label):
+        stream = _open(source)
+        chosen = choose_columns(stream, columns, need_label=need_label)
+        for row in _iter_chosen(stream, chosen):
             if isinstance(row, Fault):
                 faults.append(row)
             else:
@@ -98,7 +95,15 @@ def read_dataset(
     except SourceError as error:
         error.faults = tuple(faults)
         raise
-    return _make_dataset(rows, name_source(source), columns.slices), faults
+    return _make_dataset(rows, name_source(source), chosen), faults
+
+
+def _iter_chosen(stream: RecordStream, chosen: ChosenColumns) -> Iterator[Row | Fault]:
+    for record in stream.read(chosen.names()):
+        if isinstance(record, Fault):
+            yield record
+        else:
+            yield make_row(record, chosen, source=stream.source)
 
 
 def name_source(source: Source) -> str:
@@ -133,7 +138,7 @@ def _open_file(path: Path, source: str) -> RecordStream:
     return _OPENERS[extension](path, source)
 
 
-def _make_dataset(rows: Sequence[Row], source: str, slice_names: Sequence[str]) -> TextDataset:
+def _make_dataset(rows: Sequence[Row], source: str, chosen: ChosenColumns) -> TextDataset:
     labels = [row.label for row in rows if row.label is not None]
     return TextDataset(
         source=source,
@@ -142,7 +147,7 @@ def _make_dataset(rows: Sequence[Row], source: str, slice_names: Sequence[str]) 
         groups=[row.group for row in rows if row.group is not None],
         lines=[row.line for row in rows],
         slices={
-            name: [row.slices[place] for row in rows]
-            for place, name in enumerate(dict.fromkeys(slice_names))
+            name: [row.slices[place] for row in rows] for place, name in enumerate(chosen.slices)
         },
+        columns=chosen.read,
     )

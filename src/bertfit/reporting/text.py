@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bertfit.data.dataset import ReadColumn
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores
@@ -33,6 +34,7 @@ _SCORE_NAMES = {
     "auroc": "AUROC",
     "log_loss": "Log loss",
 }
+_COLUMN_WIDTH = 24
 _PLAIN_SCORES = {"auroc", "log_loss"}
 _HISTORY_COLUMNS = {
     "train_losses": "Train loss",
@@ -162,6 +164,29 @@ def shorten(name: str, width: int) -> str:
     start = set_cell_size(name, width - 1 - end_width).rstrip()
     end = set_cell_size(name[::-1], end_width)[::-1].lstrip()
     return f"{start}…{end}"
+
+
+def describe_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]]) -> str | None:
+    """Say which columns were read where they were not named, and which others would have fitted.
+
+    Args:
+        of_parts: By the name of a part, its columns by "text" and "label".
+
+    Returns:
+        One line; None where all columns were named.
+    """
+    columns = [column for of_part in of_parts.values() for column in of_part.values()]
+    if all(column.is_given for column in columns):
+        return None
+    told = {part: " and ".join(map(_name_column, one.values())) for part, one in of_parts.items()}
+    first = next(iter(told.values()))
+    differing = [f"{part}: {one}" for part, one in told.items() if one != first]
+    return f"Columns: {'; '.join([first, *differing])}."
+
+
+def _name_column(column: ReadColumn) -> str:
+    others = ", ".join(shorten(name, _COLUMN_WIDTH) for name in column.others)
+    return shorten(column.name, _COLUMN_WIDTH) + (f" (not {others})" if others else "")
 
 
 def _make_table() -> Table:

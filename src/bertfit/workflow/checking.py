@@ -31,6 +31,7 @@ from bertfit.modeling.classifier import (
     load_classifier,
 )
 from bertfit.progress import Listener, Silent
+from bertfit.reporting.text import describe_columns
 from bertfit.run_directory import read_record
 from bertfit.workflow.suspecting import SuspectReport, find_suspects
 
@@ -116,12 +117,7 @@ def check(
     if run is not None and not (as_path(run, "run") / "config.json").is_file():
         read_record(as_path(run))  # says what is missing, before the long work
     checked = _read(data, validation, test, columns=columns, on_bad_row=on_bad_row)
-    report = inspect_rows(
-        **_name_parts(checked),
-        label_names=checked.label_names,
-        skipped=checked.skipped,
-        on_progress=lambda done, total: listener.progress("comparing", done, total),
-    )
+    report = _inspect_rows(checked, listener)
     if strict:
         refuse_leaks(report)
     parts, of_tokens = _inspect_parts(checked, model, max_length, listener)
@@ -149,6 +145,21 @@ def _read(
         columns=columns or Columns(),
         on_bad_row=on_bad_row,
         verb="checked further",
+    )
+
+
+def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
+    """Note which columns were read, and find what is wrong with the rows."""
+    told = describe_columns(checked.columns)
+    if told is not None:
+        listener.note(told)
+    return inspect_rows(
+        checked.train,
+        validation=checked.validation,
+        test=checked.test,
+        label_names=checked.label_names,
+        skipped=checked.skipped,
+        on_progress=lambda done, total: listener.progress("comparing", done, total),
     )
 
 

@@ -28,6 +28,7 @@ from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, Silent
+from bertfit.reporting.text import describe_columns
 from bertfit.workflow.learned import describe_learned
 
 if TYPE_CHECKING:
@@ -175,6 +176,9 @@ def evaluate(
         classifier.label_names,
         on_bad_row,
     )
+    told = describe_columns({"rows": dataset.columns})
+    if told is not None:
+        listener.note(told)
     learned = describe_learned(as_path(run), dataset)
     if learned is not None:
         listener.note(

@@ -47,6 +47,15 @@ def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Lis
             listener.note(f"{name} ({origin}) changes nothing: {why}.")
 
 
+def settle_columns(resolved: ResolvedSettings, rows: PreparedRows) -> ResolvedSettings:
+    """Return settings with the columns that the training rows were read from."""
+    for role, column in rows.train.columns.items():
+        if not column.is_given:
+            origin = f"{resolved.origins[f'{role}_column']}, found in the training rows"
+            resolved = resolved.settle(f"{role}_column", column.name, origin=origin)
+    return resolved
+
+
 def settle_epochs(
     resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener
 ) -> ResolvedSettings:

@@ -43,7 +43,7 @@ from bertfit.workflow.recording import (
     write_side_files,
 )
 from bertfit.workflow.reporting import add_report
-from bertfit.workflow.settling import note_unused, settle_epochs, settle_model
+from bertfit.workflow.settling import note_unused, settle_columns, settle_epochs, settle_model
 from bertfit.workflow.speeding import settle_speed
 
 BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
@@ -137,6 +137,7 @@ def prepare_training(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
     refuse_impossible_aim(resolved.settings, rows.label_names)
+    resolved = settle_columns(resolved, rows)
     resolved = settle_epochs(resolved, rows, listener=log)
     note_unused(resolved, rows, listener=log)
     model = prepare_model(rows, resolved.settings, listener=log)
