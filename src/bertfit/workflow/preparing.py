@@ -34,6 +34,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.progress import Listener
+from bertfit.reporting.text import describe_columns
 from bertfit.training.loop import TrainingData
 from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
@@ -254,6 +255,9 @@ def _join(encoded: EncodedTexts, rows: TextDataset, classifier: TextClassifier) 
 
 
 def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
+    told = describe_columns(rows.checked.columns)
+    if told is not None:
+        listener.note(told)
     listener.note(f"Labels: {_list_labels(rows.label_names)}.")
     if rows.checked.validation is not None:
         how = "given"
@@ -267,7 +271,9 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
         f"test {num_test}."
     )
     if rows.checked.skipped:
-        listener.note(f"Skipped {len(rows.checked.skipped):,} bad rows:")
+        num_skipped = len(rows.checked.skipped)
+        skipped = "1 bad row" if num_skipped == 1 else f"{num_skipped:,} bad rows"
+        listener.note(f"Skipped {skipped}:")
         for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
             listener.note(f"  {fault if settings.keep_texts else fault.without_values()}")
         num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD
@@ -285,10 +291,10 @@ def _list_labels(names: tuple[str, ...]) -> str:
 def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) -> None:
     median = int(np.median(encoded.full_lengths))
     text = f"Text: at most {rule.max_length} tokens are read; the median is {median}"
-    if encoded.num_truncated:
-        share = encoded.num_truncated / len(encoded)
-        text += (
-            f". {encoded.num_truncated:,} training rows ({100 * share:.0f} %) are longer and keep "
-            f"their {rule.truncation}"
-        )
+    num_cut = encoded.num_truncated
+    if num_cut:
+        share = f"({100 * num_cut / len(encoded):.0f} %)"
+        of_many = f"{num_cut:,} training rows {share} are longer and keep their {rule.truncation}"
+        of_one = f"1 training row {share} is longer and keeps its {rule.truncation}"
+        text += f". {of_one if num_cut == 1 else of_many}"
     listener.note(f"{text}.")
