@@ -160,5 +160,7 @@ def _are_probabilities(value: object, num_labels: int) -> bool:
 
 def _damaged(place: str, what: str) -> RunError:
     return RunError(
-        f"{place}: {what}", hint="The file was changed or is damaged; train again, or give --data."
+        f"{place}: {what}",
+        hint="The file was changed or is damaged. Restore it, or train again; bertfit compare takes "
+        "rows with --data instead.",
     )
