@@ -99,6 +99,11 @@ def test_a_column_of_many_numbers_is_binned_and_of_few_is_not() -> None:
     assert name_values([0.5, float("nan"), "", None]) == ["0.5", None, None, None]
 
 
+def test_values_are_spelt_as_labels_and_groups_are() -> None:
+    assert name_values([True, np.False_, None, " a "]) == ["true", "false", None, "a"]
+    assert name_values([1.0, 2, 2.5, ["x"]]) == ["1", "2", "2.5", "['x']"]
+
+
 def test_years_are_named_as_years_and_large_numbers_in_full() -> None:
     names = bin_numbers([*range(1980, 2020)] * 5)
     assert names[0] == "1980 to 1987"

@@ -6,6 +6,7 @@ chance, so each is tested against the rest of the rows, and the p-values are adj
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.interval import Interval
+from bertfit.labels import normalize_label
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -185,7 +187,15 @@ def name_values(values: Sequence[object]) -> list[str | None]:
     )
     if are_numbers and len(distinct) > MAX_VALUES:
         return bin_numbers(numbers)
-    return [None if value is None else str(value).strip() for value in present]
+    return [None if value is None else _name_value(value) for value in present]
+
+
+def _name_value(value: object) -> str:
+    """Return a value as it is spelt where it is a label or a group."""
+    if not isinstance(value, str):
+        with contextlib.suppress(TypeError):
+            return normalize_label(value) or str(value)
+    return str(value).strip()
 
 
 def bin_numbers(numbers: Sequence[float | None]) -> list[str | None]:
