@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 
 from bertfit.errors import DataError
 from bertfit.evaluation.comparison import (
+    Difference,
     compare_predictions,
     compare_with_baseline,
     describe_difference,
 )
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
 
@@ -188,3 +191,17 @@ def test_one_row_tells_nothing_of_a_difference() -> None:
 def test_models_of_other_classes_cannot_be_compared() -> None:
     with pytest.raises(DataError, match=r"got shapes \(2, 2\) and \(2, 3\)"):
         compare_predictions(np.eye(2), np.eye(3)[:2], [0, 1])
+
+
+def test_zero_has_no_sign() -> None:
+    """An end of an interval that rounds to zero from below was written as -0.0."""
+    none = Difference(0.9, 0.9, -1e-5, Interval(-1e-5, 0.013))
+    comparison = dataclasses.replace(
+        compare_predictions(*np.eye(2)[np.newaxis].repeat(2, axis=0), [0, 1]),
+        scores={"accuracy": none},
+        num_disagreeing=1,
+        p_value=0.5,
+    )
+    told = describe_difference(comparison, "new", "old")
+    assert "new is +0.0 points" in told
+    assert "interval 0.0 to 1.3," in told

@@ -189,14 +189,14 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
         return f"{name_a} and {name_b} predict the same class for every row."
     if comparison.could_be_chance:
         return (
-            f"The difference could be chance: {name_a} is {100 * accuracy.difference:+.1f} points "
-            f"from {name_b} in accuracy ({level} interval {low:.1f} to {high:.1f}, {test})."
+            f"The difference could be chance: {name_a} is {100 * accuracy.difference:+z.1f} points "
+            f"from {name_b} in accuracy ({level} interval {low:z.1f} to {high:z.1f}, {test})."
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
     low, high = (low, high) if accuracy.difference > 0 else (-high, -low)
     return (
         f"{better} is better than {worse} by {100 * abs(accuracy.difference):.1f} points of "
-        f"accuracy ({level} interval {low:.1f} to {high:.1f}, {test}): hardly chance."
+        f"accuracy ({level} interval {low:z.1f} to {high:z.1f}, {test}): hardly chance."
     )
 
 
@@ -288,12 +288,13 @@ def _word_verdict(
     if not is_certain:
         return (
             f"The model and {baseline_name} cannot be told apart on these rows: the difference is "
-            f"{100 * difference:+.1f} points ({100 * level:g} % interval {low:.1f} to {high:.1f})."
+            f"{100 * difference:+z.1f} points "
+            f"({100 * level:g} % interval {low:z.1f} to {high:z.1f})."
         )
     if difference > 0:
-        span = f"({100 * level:g} % interval {low:.1f} to {high:.1f})"
+        span = f"({100 * level:g} % interval {low:z.1f} to {high:z.1f})"
         return f"The model beats {baseline_name} by {points} {span}."
-    span = f"({100 * level:g} % interval {-high:.1f} to {-low:.1f})"
+    span = f"({100 * level:g} % interval {-high:z.1f} to {-low:z.1f})"
     return (
         f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
         "model more text (a longer max length), more data or more epochs."

@@ -181,9 +181,9 @@ def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:
 def _format_difference(name: str, difference: Difference) -> list[str]:
     low, high = difference.interval.low, difference.interval.high
     if name == "log_loss":
-        span = f"{difference.difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        span = f"{difference.difference:+z.4f} ({low:+z.4f} to {high:+z.4f})"
         return [f"{difference.a:.4f}", f"{difference.b:.4f}", span]
-    span = f"{100 * difference.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    span = f"{100 * difference.difference:+z.1f} points ({100 * low:+z.1f} to {100 * high:+z.1f})"
     return [f"{100 * difference.a:.1f} %", f"{100 * difference.b:.1f} %", span]
 
 
