@@ -64,7 +64,7 @@ def test_predict_tells_how_many_texts_were_cut_and_where(trained):
     result = runner.invoke(app, ["predict", str(run), "good fine film", "bad awful plot film film"])
     limit = json.loads((run / "bertfit.json").read_text())["encoding"]["max_length"]
     assert " ".join(result.stderr.split()) == (
-        f"Truncated: 1 of 2 texts (50.0 %) are longer than {limit} tokens; their head was read."
+        f"Truncated: 1 of 2 texts (50.0 %) is longer than {limit} tokens; its head was read."
     )
 
 

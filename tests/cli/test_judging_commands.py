@@ -130,6 +130,13 @@ def test_evaluate_says_where_classes_have_few_rows(folder, make_reviews, write_c
     )
 
 
+def test_evaluate_counts_a_single_truncated_row_as_one(folder, tmp_path, write_csv):
+    rows = [{"text": "a good film " * 40, "label": "pos"}, {"text": "bad", "label": "neg"}]
+    told = call("evaluate", folder / "b", write_csv(tmp_path / "long.csv", rows))
+    assert told.startswith("Columns: text and label.\n")
+    assert "Truncated: 1 row (50.0 %) kept the head of its text, " in " ".join(told.split())
+
+
 def test_evaluate_as_json_has_slices_and_errors(folder):
     options = ("--slice", "kind", "--errors", 2, "--json")
     value = json.loads(call("evaluate", folder / "a", folder / "test.csv", *options))

@@ -207,9 +207,10 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         error_console.print(told)
     if count.num_truncated:
         share, rule = count.num_truncated / count.num_rows, classifier.rule
+        are, their = ("is", "its") if count.num_truncated == 1 else ("are", "their")
         told = (
             f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({100 * share:.1f} %) "
-            f"are longer than {rule.max_length} tokens; their {rule.truncation} was read."
+            f"{are} longer than {rule.max_length} tokens; {their} {rule.truncation} was read."
         )
         error_console.print(told)
     if count.num_blank:

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bertfit.cli.terminal import show_skipped
+from bertfit.data.findings import count_rows
 from bertfit.reporting.comparison import (
     error_table,
     seed_table,
@@ -136,9 +137,12 @@ def show_suspects(
     """Show the first suspects with their texts, how many there are, and where they were written."""
     shown = [dataclasses.asdict(one) for one in report.suspects[:top]]
     console.print(suspect_table(shown, num_rows=report.num_rows))
+    num_more = len(report.suspects) - report.num_wrong
+    more = "1 more row is" if num_more == 1 else f"{num_more:,} more rows are"
+    verb = "looks" if report.num_wrong == 1 else "look"
     summary = (
-        f"{report.num_wrong:,} of {report.num_rows:,} labels look wrong; "
-        f"{len(report.suspects) - report.num_wrong:,} more rows are only predicted otherwise. "
+        f"{report.num_wrong:,} of {report.num_rows:,} labels {verb} wrong; "
+        f"{more} only predicted otherwise. "
         f"Judged by {report.judged_by}."
     )
     told = [summary]
@@ -157,8 +161,8 @@ def _describe_intervals(evaluation: Evaluation) -> str:
     if num_cut:
         share = num_cut / max(1, evaluation.scores.num_rows)
         cut = (
-            f"Truncated: {num_cut:,} rows ({100 * share:.1f} %) kept the "
-            f"{evaluation.truncation} of their text, {limit} tokens."
+            f"Truncated: {count_rows(num_cut)} ({100 * share:.1f} %) kept the "
+            f"{evaluation.truncation} of {'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )
     supports = [of_class.support for of_class in evaluation.scores.per_class.values()]
     told = (

@@ -14,7 +14,7 @@ from bertfit.data.checks import CheckedData
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import Dropped, drop_duplicates
 from bertfit.data.encoding import EncodedTexts, find_special_tokens
-from bertfit.data.findings import Finding
+from bertfit.data.findings import Finding, count_rows
 from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
 from bertfit.data.token_faults import count_encoded, describe_tokens
 from bertfit.evaluation.interval import Interval
@@ -62,10 +62,14 @@ def drop_copies(
         return checked, Dropped()
     train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
     listener.note(
-        f"Dropped from the training rows: {dropped.duplicates:,} duplicates, and "
-        f"{dropped.in_other_parts:,} rows whose text stands in validation or test."
+        f"Dropped from the training rows: {_count_duplicates(dropped.duplicates)}, and "
+        f"{count_rows(dropped.in_other_parts)} whose text stands in validation or test."
     )
     return dataclasses.replace(checked, train=train), dropped
+
+
+def _count_duplicates(count: int) -> str:
+    return "1 duplicate" if count == 1 else f"{count:,} duplicates"
 
 
 def gate_rows(
