@@ -284,7 +284,7 @@ def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
         "Or train without --strict: test scores are then given with and without these rows."
     )
     parts = {**CLEAN, "test": [*CLEAN["test"], row(CLEAN["validation"][0]["text"])]}
-    with pytest.raises(LeakError, match="out of validation; .*--drop-duplicates .* does not"):
+    with pytest.raises(LeakError, match=r"out of validation; .*--drop-duplicates .* does not"):
         refuse_leaks(inspect(**parts))
 
 

@@ -141,16 +141,14 @@ def refuse_leaks(report: GateReport) -> None:
     """
     leaks = [finding for finding in report.findings if finding.severity == "leak"]
     if leaks:
+        advice = dict.fromkeys(f"{_name_kind(leak)}: {leak.advice}" for leak in leaks)
+        without = (
+            "Or train without --strict: test scores are then given with and without these rows."
+        )
         raise LeakError(
             f"strict, and the test set leaks. {summarize_leaks(report)}",
             faults=[_to_fault(example, leak) for leak in leaks for example in leak.examples],
-            hint="\n".join(
-                [
-                    *dict.fromkeys(f"{_name_kind(leak)}: {leak.advice}" for leak in leaks),
-                    "Or train without --strict: test scores are then given with and without "
-                    "these rows.",
-                ]
-            ),
+            hint="\n".join([*advice, without]),
         )
 
 

@@ -39,7 +39,9 @@ class Overlap:
     def place(self) -> str:
         """Where its owner can take rows out."""
         is_split_off = self.is_split and self.other.name == "validation"
-        return "the training rows, of which validation is a part" if is_split_off else self.other.name
+        return (
+            "the training rows, of which validation is a part" if is_split_off else self.other.name
+        )
 
     @property
     def severity(self) -> Severity:
