@@ -161,6 +161,6 @@ def _are_probabilities(value: object, num_labels: int) -> bool:
 def _damaged(place: str, what: str) -> RunError:
     return RunError(
         f"{place}: {what}",
-        hint="The file was changed or is damaged. Restore it, or train again; bertfit compare takes "
-        "rows with --data instead.",
+        hint="The file was changed or is damaged. Restore it, or train again; bertfit compare "
+        "takes rows with --data instead.",
     )

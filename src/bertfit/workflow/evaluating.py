@@ -176,15 +176,15 @@ def evaluate(
         classifier.label_names,
         on_bad_row,
     )
-    told = describe_columns({"rows": dataset.columns})
-    if told is not None:
-        listener.note(told)
     learned = describe_learned(as_path(run), dataset)
     if learned is not None:
         listener.note(
             f"WARNING: the run was trained {learned[0]}: the scores flatter it. Give rows that it "
             "has not seen."
         )
+    told = describe_columns({"rows": dataset.columns})
+    if told is not None:
+        listener.note(told)
     found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
     return replace(found, learned=learned[0] if learned is not None else None)
 
