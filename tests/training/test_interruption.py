@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from bertfit.training.interruption import catch_interrupts
+from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -24,6 +24,48 @@ def test_the_second_signal_raises(second):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_it_may_raise_the_first_signal_sets_the_flag_and_raises(number):
+    with catch_interrupts() as interruption:
+        with pytest.raises(FirstInterrupt), interruption.raise_first():
+            signal.raise_signal(number)
+        assert interruption.requested
+
+
+def test_where_the_first_may_raise_the_second_still_ends():
+    with catch_interrupts() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt) as caught, interruption.raise_first():
+            signal.raise_signal(signal.SIGINT)
+    assert caught.type is KeyboardInterrupt
+
+
+def test_after_work_that_it_may_end_the_first_signal_sets_a_flag():
+    with catch_interrupts() as interruption:
+        with interruption.raise_first():
+            pass
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.requested
+
+
+def test_work_is_left_out_where_an_end_was_asked_for():
+    interruption = Interruption()
+    interruption.raise_if_requested()
+    interruption.requested = True
+    with pytest.raises(FirstInterrupt):
+        interruption.raise_if_requested()
+
+
+def test_a_block_within_a_block_counts_for_itself():
+    with catch_interrupts() as outer:
+        signal.raise_signal(signal.SIGINT)
+        with catch_interrupts() as inner:
+            signal.raise_signal(signal.SIGINT)
+        assert (outer.requested, inner.requested) == (True, True)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_after_the_block_the_handlers_are_those_from_before():

@@ -24,6 +24,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.training import recorded_passes
+from bertfit.training.interruption import Interruption
 from bertfit.training.loop import (
     TrainingData,
     accumulate_gradients,
@@ -413,7 +414,13 @@ def fit_recorded(monkeypatch, tmp_path):
         speed = measure_speed(model, data, **options)
         assert speed.tokens_per_second > 0
         outcome = fit(
-            model, data, data, best_folder=tmp_path / "best", listener=listener, **options
+            model,
+            data,
+            data,
+            best_folder=tmp_path / "best",
+            listener=listener,
+            interruption=Interruption(),
+            **options,
         )
         return outcome, listener.notes
 

@@ -19,6 +19,7 @@ from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import trainer
 from bertfit.training.choices import choose_selection_metric
+from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
 from bertfit.training.trainer import fit
@@ -72,15 +73,17 @@ def run_fit(tiny_model_dir, tmp_path, make_data, make_reviews):
         loaded = load_classifier(
             str(tiny_model_dir), ["neg", "pos"], dropout=settings.dropout, seed=seed
         )
-        outcome = fit(
-            loaded.model,
-            train or make_data(make_reviews(24)),
-            validation or make_data(make_reviews(12, seed=1)),
-            settings=settings,
-            precision=PRECISION,
-            best_folder=tmp_path / "best",
-            listener=listener or Recorder(),
-        )
+        with catch_interrupts() as interruption:
+            outcome = fit(
+                loaded.model,
+                train or make_data(make_reviews(24)),
+                validation or make_data(make_reviews(12, seed=1)),
+                settings=settings,
+                precision=PRECISION,
+                best_folder=tmp_path / "best",
+                listener=listener or Recorder(),
+                interruption=interruption,
+            )
         return outcome, loaded.model
 
     return run
@@ -288,6 +291,21 @@ def test_an_interruption_while_validating_ends_after_it(run_fit):
 def test_a_second_interruption_ends_at_once(run_fit):
     with pytest.raises(KeyboardInterrupt):
         run_fit(listener=interrupt_at("epoch 1/2", 1, times=2))
+
+
+def test_an_interruption_after_the_last_epoch_keeps_the_best(run_fit, fix_scores, monkeypatch):
+    """The weights are being given back to the model."""
+    release = trainer.TrainedWeights.release
+
+    def interrupted(weights):
+        signal.raise_signal(signal.SIGINT)
+        release(weights)
+
+    fix_scores(0.9, 0.5)
+    monkeypatch.setattr(trainer.TrainedWeights, "release", interrupted)
+    outcome, _ = run_fit()
+    assert outcome.interrupted
+    assert (outcome.best_epoch, len(outcome.history.val_acc)) == (0, 2)
 
 
 def test_a_model_that_gives_one_class_for_all_is_called_collapsed(run_fit):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections import Counter
 from html.parser import HTMLParser
@@ -501,7 +502,7 @@ def test_a_report_that_fails_costs_no_training(train, tmp_path, monkeypatch):
 
 def test_ctrl_c_leaves_the_report_out(train, tmp_path, monkeypatch):
     def interrupt(*_args, **_options):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(reporting, "render_report", interrupt)
     run = train(tmp_path / "run", baseline=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import bertfit
 from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError, TrainingError
-from bertfit.run_directory import read_record
+from bertfit.run_directory import Staging, read_record
 from bertfit.workflow import seeds as seeds_module
+from bertfit.workflow import training
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
@@ -191,7 +193,7 @@ def test_ctrl_c_after_the_training_of_a_seed_starts_no_other(train, tmp_path, ma
     def interrupt_once(task):
         if task == "scoring" and not heard:
             heard.append(task)
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     result = train(
         tmp_path / "run", test=make_reviews(30, seed=7), baseline=False, listener=listener
@@ -208,8 +210,6 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
         if task.startswith("epoch 1") and done == 1:
             count.append(1)
             if len(count) == 2:
-                import signal
-
                 signal.raise_signal(signal.SIGINT)
 
     listener = Recorder(interrupt)
@@ -220,6 +220,104 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     assert "Interrupted: 2 of 3 seeds were trained." in listener.notes
     assert seeds["validation"]["standard_deviation"] is None
     assert names_in(tmp_path) == {"run"}
+
+
+@pytest.fixture
+def train_on(train):
+    """Give `train`, whose KeyboardInterrupt fails the test: it would end all tests."""
+
+    def run(*args, **options):
+        try:
+            return train(*args, **options)
+        except KeyboardInterrupt:
+            pytest.fail("the first Ctrl-C gave everything up")
+
+    return run
+
+
+@pytest.fixture
+def interrupt_in(monkeypatch):
+    """Give a function that has SIGINT raised at one call of this work, or as it has ended."""
+
+    def arrange(place, name, *, call=1, after=False):
+        work, calls = getattr(place, name), []
+
+        def interrupted(*args, **options):
+            calls.append(1)
+            if len(calls) == call and not after:
+                signal.raise_signal(signal.SIGINT)
+            result = work(*args, **options)
+            if len(calls) == call and after:
+                signal.raise_signal(signal.SIGINT)
+            return result
+
+        monkeypatch.setattr(place, name, interrupted)
+
+    return arrange
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("place", "name", "call"),
+    [
+        (seeds_module._Best, "offer", 1),
+        (seeds_module, "renew_model", 1),
+        (seeds_module, "stage_run", 2),
+        (TextClassifier, "save_tokenizer", 2),
+        (training, "settle_speed", 2),
+    ],
+)
+def test_an_interruption_between_seeds_ends_with_the_finished_ones(
+    train_on, tmp_path, interrupt_in, place, name, call, after
+):
+    interrupt_in(place, name, call=call, after=after)
+    listener = Recorder()
+    result = train_on(tmp_path / "run", baseline=False, listener=listener)
+    assert [run["seed"] for run in result.seeds["runs"]] == [0]
+    assert read_record(tmp_path / "run")["seeds"] == result.seeds
+    assert "Interrupted: 1 of 3 seeds were trained." in listener.notes
+    assert names_in(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (seeds_module._Best, "record"),
+        (seeds_module, "write_log"),
+        (seeds_module, "renew_report"),
+        (Staging, "publish"),
+    ],
+)
+def test_an_interruption_after_the_last_seed_keeps_all(
+    train_on, tmp_path, interrupt_in, place, name, after
+):
+    interrupt_in(place, name, after=after)
+    result = train_on(tmp_path / "run", num_seeds=2, epochs=1, baseline=False)
+    assert [run["seed"] for run in result.seeds["runs"]] == [0, 1]
+    assert names_in(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("place", "name"), [(seeds_module, "stage_run"), (training, "settle_speed")]
+)
+def test_an_interruption_before_the_first_seed_leaves_nothing(
+    train, tmp_path, interrupt_in, place, name, after
+):
+    interrupt_in(place, name, after=after)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", baseline=False)
+    assert names_in(tmp_path) == set()
+
+
+def test_a_second_interruption_sets_the_best_finished_seed_aside(train, tmp_path, interrupt_in):
+    interrupt_in(seeds_module, "renew_model")
+    interrupt_in(seeds_module, "renew_report")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", baseline=False)
+    assert names_in(tmp_path) == {"run.unfinished"}
+    assert read_record(tmp_path / "run.unfinished")["seeds"]["best_seed"] == 0
 
 
 def test_what_a_killed_training_left_is_told_once_and_stays(train, tmp_path):

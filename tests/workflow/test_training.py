@@ -24,7 +24,7 @@ from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
-from bertfit.workflow import preparing, training
+from bertfit.workflow import calibrating, preparing, reporting, training
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
@@ -658,30 +658,149 @@ def test_an_interruption_while_judging_keeps_the_model(
     assert listener.notes[-1] == f"Interrupted: {message}"
 
 
+@pytest.fixture
+def train_on(train):
+    """Give `train`, whose KeyboardInterrupt fails the test: it would end all tests."""
+
+    def run(*args, **options):
+        try:
+            return train(*args, **options)
+        except KeyboardInterrupt:
+            pytest.fail("the first Ctrl-C gave everything up")
+
+    return run
+
+
+@pytest.fixture
+def interrupt_in(monkeypatch):
+    """Give a function that has SIGINT raised once, as this work begins or as it has ended.
+
+    It takes a listener and gives it back: none is raised before that one hears of a validation.
+    """
+
+    def arrange(place, name, *, after=False, listener=None):
+        work, state = getattr(place, name), ["waiting"]
+        listener = Recorder() if listener is None else listener
+        hear = listener.on_progress
+
+        def on_progress(task, done):
+            if task == "validating" and state == ["waiting"]:
+                state[:] = ["armed"]
+            hear(task, done)
+
+        def interrupt():
+            if state == ["armed"]:
+                state[:] = ["done"]
+                signal.raise_signal(signal.SIGINT)
+
+        def interrupted(*args, **options):
+            if not after:
+                interrupt()
+            result = work(*args, **options)
+            if after:
+                interrupt()
+            return result
+
+        listener.on_progress = on_progress
+        monkeypatch.setattr(place, name, interrupted)
+        return listener
+
+    return arrange
+
+
+WHILE_FITTING = [
+    (trainer.TrainedWeights, "release"),
+    (trainer._Run, "restore_best"),
+]
+AFTER_FITTING = [
+    (trainer._Run, "outcome"),
+    (training, "_fit"),
+    (training, "calibrate"),
+    (calibrating, "_learn"),
+    (calibrating, "_fold"),
+    (calibrating, "_note_calibration"),
+    (training, "judge"),
+]
+WHILE_FINISHING = [
+    (training, "compare_on_test"),
+    (training, "make_record"),
+    (training, "keep_predictions"),
+    (training, "write_side_files"),
+    (training, "add_report"),
+    (reporting, "_keep"),
+    (reporting, "_write_pages"),
+    (training, "make_run"),
+]
+
+
 @pytest.mark.parametrize(
-    ("place", "name"),
+    ("place", "name", "after"),
     [
-        (trainer._Run, "restore_best"),
-        (training, "make_record"),
-        (training, "write_side_files"),
-        (Staging, "publish"),
+        (*where, after)
+        for where in (*WHILE_FITTING, *AFTER_FITTING, *WHILE_FINISHING, (Staging, "publish"))
+        for after in (False, True)
+        if after or where[1] not in {"_fit", "make_run"}  # no epoch is over then
     ],
 )
-def test_an_interruption_while_finishing_keeps_the_run(train, tmp_path, monkeypatch, place, name):
-    work = getattr(place, name)
+def test_an_interruption_after_the_last_epoch_keeps_the_run(
+    train_on, tmp_path, make_reviews, interrupt_in, place, name, after
+):
+    listener = interrupt_in(place, name, after=after)
+    result = train_on(
+        tmp_path / "run", test=make_reviews(10, seed=3), baseline=False, listener=listener
+    )
+    record = read_record(tmp_path / "run")
+    assert names_in(tmp_path) == {"run"}
+    assert len(record["training"]["reason"]) > 0
+    assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
+    assert record["training"]["interrupted"] == ((place, name) in WHILE_FITTING)
+    is_scored = (place, name) not in [*WHILE_FITTING, *AFTER_FITTING] or (
+        name == "_judge" and after
+    )
+    assert (result.test is not None) == is_scored
+    told = "Interrupted: the test rows were not scored; bertfit evaluate does that."
+    assert (told in listener.notes) == (not is_scored)
+
+
+@pytest.mark.parametrize(("place", "name"), [*WHILE_FITTING, *AFTER_FITTING, *WHILE_FINISHING[1:]])
+def test_a_second_interruption_gives_everything_up(train, tmp_path, interrupt_in, place, name):
+    """The first came in the training, and was obeyed."""
+    listener = interrupt_in(place, name, after=True, listener=interrupt_at("epoch 1/2", 1))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", baseline=False, listener=listener)
+    assert names_in(tmp_path) == set()
+
+
+def test_a_second_interruption_while_the_run_is_published_waits(train_on, tmp_path, interrupt_in):
+    """Between two renames neither the old run nor the new one stands."""
+    train_on(tmp_path / "run", baseline=False)
+    listener = interrupt_in(Staging, "_replace", listener=interrupt_at("epoch 1/2", 1))
+    train_on(tmp_path / "run", baseline=False, overwrite=True, seed=5, listener=listener)
+    record = read_record(tmp_path / "run")
+    assert record["training"]["interrupted"] is True
+    assert record["settings"]["seed"]["value"] == 5
+    assert names_in(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("name", ["stage_run", "settle_speed"])
+def test_an_interruption_before_the_first_step_leaves_nothing(
+    train, tmp_path, monkeypatch, name, after
+):
+    work = getattr(training, name)
 
     def interrupted(*args, **options):
-        signal.raise_signal(signal.SIGINT)
-        return work(*args, **options)
+        if not after:
+            signal.raise_signal(signal.SIGINT)
+        result = work(*args, **options)
+        if after:
+            signal.raise_signal(signal.SIGINT)
+        return result
 
-    train(tmp_path / "run", baseline=False)
-    old = read_record(tmp_path / "run")
-    monkeypatch.setattr(place, name, interrupted)
-    result = train(tmp_path / "run", baseline=False, overwrite=True, seed=5)
-    record = read_record(tmp_path / "run")
-    assert record["settings"]["seed"]["value"] == 5 != old["settings"]["seed"]["value"]
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert result.outcome.interrupted == (name == "restore_best")
+    monkeypatch.setattr(training, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", baseline=False)
+    assert names_in(tmp_path) == set()
 
 
 def test_what_was_scored_before_an_interruption_is_kept(train, tmp_path, make_reviews):

@@ -27,7 +27,7 @@ from bertfit.training.choices import (
     choose_learning_rate,
     choose_selection_metric,
 )
-from bertfit.training.interruption import Interruption, catch_interrupts
+from bertfit.training.interruption import Interruption
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
 from bertfit.training.reports import StepReport, TakenStep
@@ -90,13 +90,16 @@ def fit(
     precision: Precision,
     best_folder: Path,
     listener: Listener,
+    interruption: Interruption,
 ) -> TrainingOutcome:
     """Train `model` and leave the weights of its best epoch in it and in `best_folder`.
+
+    Where `interruption` asks for an end, the epoch ends after the step at hand, and is the last.
 
     Raises:
         TrainingError: A loss or a gradient is not finite. What `best_folder` holds is the best
             epoch before that, if one had finished.
-        KeyboardInterrupt: A second Ctrl-C came before the first could be obeyed.
+        KeyboardInterrupt: A second Ctrl-C came.
     """
     metric = choose_selection_metric(settings, train.label_ids)
     lengths = train.encoded.lengths
@@ -121,17 +124,15 @@ def fit(
     )
     torch.manual_seed(settings.seed)
     try:
-        with catch_interrupts() as interruption:
-            for epoch_steps in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
-                seen = run.train_epoch(epoch_steps, interruption)
-                run.finish_epoch(seen)
-                if interruption.requested or run.patience_is_over():
-                    break
+        for epoch_steps in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
+            seen = run.train_epoch(epoch_steps, interruption)
+            run.finish_epoch(seen)
+            if interruption.requested or run.patience_is_over():
+                break
     finally:
         weights.release()
-    with catch_interrupts() as late:
-        run.restore_best()
-    return run.outcome(interrupted=interruption.requested or late.requested)
+    run.restore_best()
+    return run.outcome(interrupted=interruption.requested)
 
 
 @dataclass(slots=True)

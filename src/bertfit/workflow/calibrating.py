@@ -33,7 +33,7 @@ from bertfit.modeling.calibration_folding import (
 from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
-from bertfit.training.interruption import catch_interrupts
+from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 _MAX_FEATURES = 2**25
@@ -82,10 +82,11 @@ def calibrate(
     settings: TrainSettings,
     folder: Path,
     listener: Listener,
+    interruption: Interruption,
 ) -> LearnedConfidence | None:
     """Calibrate the kept model on the validation rows, and write its weights anew.
 
-    Ctrl-C leaves this out; the model stays as it was trained.
+    The first Ctrl-C leaves this out; the model stays as it was trained.
 
     Args:
         rows: Whose validation rows are scored.
@@ -93,19 +94,21 @@ def calibrate(
         settings: `calibration`, `threshold_aim` and `seed` are read.
         folder: Where the model's weights lie.
         listener: Hears what was found.
+        interruption: Where an end was asked for before, the model is calibrated all the same.
 
     Returns:
         What was learned, with the probabilities of the validation rows; None after Ctrl-C.
     """
     classifier = model.classifier
     try:
-        learned = _learn(rows, model, settings=settings, listener=listener)
-    except KeyboardInterrupt:
+        with interruption.raise_first():
+            learned = _learn(rows, model, settings=settings, listener=listener)
+    except FirstInterrupt:
         listener.note("Interrupted: the model's confidence was not calibrated.")
         return None
     scaling = learned.choice.scaling
-    with catch_interrupts():  # weights half folded or half written would be lost weights
-        uncalibrated = _fold(learned, classifier, folder)
+    # From here on the first Ctrl-C waits: weights half folded or written would be lost weights.
+    uncalibrated = _fold(learned, classifier, folder)
     classifier.confidence = ConfidenceRules(
         scaling=None if scaling.kind == "none" else scaling,
         threshold=learned.threshold.value if learned.threshold else None,

@@ -19,6 +19,7 @@ from bertfit.files import as_path, check_output, open_atomically, write_json
 from bertfit.reporting.html import render_report
 from bertfit.reporting.model_card import is_unchanged, render_card
 from bertfit.run_directory import RECORD_NAME, Staging, read_record
+from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.workflow.report_facts import (
     KEPT_NAME,
     KEPT_VERSION,
@@ -107,21 +108,24 @@ def add_report(
     learned: LearnedConfidence | None,
     evaluation: Evaluation | None,
     log: LogKeeper,
+    interruption: Interruption,
 ) -> None:
     """Write report.json, report.html and README.md into a run that is whole but for its record.
 
-    A report that cannot be made is noted and costs nothing else: the training stands. Ctrl-C leaves
-    it out.
+    A report that cannot be made is noted and costs nothing else: the training stands. The first
+    Ctrl-C leaves it out.
     """
-    with _costing_nothing(staging, log):
+    with _costing_nothing(staging, log, interruption):
         kept = _draw_before(learned, evaluation)
         _keep(staging, record, rows=rows, model=model, reliability=kept)
         _write_pages(staging, record)
 
 
-def renew_report(staging: Staging, record: Mapping[str, Any], *, log: LogKeeper) -> None:
+def renew_report(
+    staging: Staging, record: Mapping[str, Any], *, log: LogKeeper, interruption: Interruption
+) -> None:
     """Write report.html and README.md anew, for a record that tells more than it did before."""
-    with _costing_nothing(staging, log):
+    with _costing_nothing(staging, log, interruption):
         _write_pages(staging, record)
 
 
@@ -132,11 +136,14 @@ def _write_pages(staging: Staging, record: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _costing_nothing(staging: Staging, log: LogKeeper) -> Iterator[None]:
+def _costing_nothing(
+    staging: Staging, log: LogKeeper, interruption: Interruption
+) -> Iterator[None]:
     """Note what keeps a report from being made, and let the training stand."""
     try:
-        yield
-    except KeyboardInterrupt:
+        with interruption.raise_first():
+            yield
+    except FirstInterrupt:
         _note(staging, log, "Interrupted: the report was not made; bertfit report does that.")
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:

@@ -21,15 +21,14 @@ from bertfit.errors import ConfigError
 from bertfit.files import write_json
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, stage_run
-from bertfit.training.interruption import catch_interrupts
+from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
+from bertfit.workflow.judging import BaselineFitter, baseline_fitter
 from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
 from bertfit.workflow.recording import LogKeeper, write_log
 from bertfit.workflow.reporting import renew_report
 from bertfit.workflow.training import (
-    BaselineFitter,
     FinishedRun,
     TrainResult,
-    baseline_fitter,
     keeping_the_model,
     make_run,
     prepare_training,
@@ -59,14 +58,14 @@ class _Best:
         if loser is not None:
             loser.discard()
 
-    def publish(self, num_seeds: int, log: LogKeeper) -> dict[str, Any]:
+    def publish(self, num_seeds: int, log: LogKeeper, interruption: Interruption) -> dict[str, Any]:
         """Move the best run to its place, and return its record."""
         assert self.staging is not None
         record = self.record()
         _note_seeds(record["seeds"], num_seeds, log)
         write_log(self.staging, log)
-        renew_report(self.staging, record, log=log)
-        with catch_interrupts():  # between two renames, neither run stands
+        renew_report(self.staging, record, log=log, interruption=interruption)
+        with catch_interrupts():  # between two renames neither run stands: count from 0 again
             self.staging.publish(record)
         return record
 
@@ -125,19 +124,19 @@ def train_seeds(
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     rows, best = prepared[1], _Best()
-    with _keeping_the_best(best, log):
+    with catch_interrupts() as interruption, _keeping_the_best(best, log):
         for seed, staging, finished in _train_each(
             prepared,
             range(first, first + num_seeds),
             stage=functools.partial(stage_run, output, overwrite=overwrite),
             fit_baselines=baseline_fitter(rows, first) if baseline else None,
             log=log,
+            interruption=interruption,
         ):
             best.offer(seed, staging, finished)
-        record = best.publish(num_seeds, log)
+        record = best.publish(num_seeds, log, interruption)
     assert best.finished is not None
-    result = best.finished.result(output, rows)
-    return dataclasses.replace(result, seeds=record["seeds"])
+    return dataclasses.replace(best.finished.result(output, rows), seeds=record["seeds"])
 
 
 def _train_each(
@@ -147,23 +146,40 @@ def _train_each(
     stage: Callable[[], Staging],
     fit_baselines: BaselineFitter | None,
     log: LogKeeper,
+    interruption: Interruption,
 ) -> Iterator[tuple[int, Staging, FinishedRun]]:
-    """Yield each seed with its finished run; an interrupted one is the last."""
+    """Yield each seed with its finished run, until the first Ctrl-C.
+
+    Raises:
+        FirstInterrupt: It came before the first step of the first seed.
+        KeyboardInterrupt: A second Ctrl-C came.
+    """
     resolved, rows, model = prepared
     for number, seed in enumerate(seeds, start=1):
-        log.note(f"Seed {seed}, {number} of {len(seeds)}.")
-        if number > 1:
-            origin = f"seed {number} of {len(seeds)} from {seeds[0]}"
-            resolved = resolved.settle("seed", seed, origin=origin)
-            model = renew_model(model, resolved.settings, listener=log)
-        staging = stage()
-        with keeping_the_model(staging, log):
-            finished = make_run(
-                resolved, rows, model=model, staging=staging, fit_baselines=fit_baselines, log=log
-            )
-        yield seed, staging, finished
-        if finished.was_interrupted:
+        try:
+            with interruption.raise_first():
+                interruption.raise_if_requested()
+                log.note(f"Seed {seed}, {number} of {len(seeds)}.")
+                if number > 1:
+                    origin = f"seed {number} of {len(seeds)} from {seeds[0]}"
+                    resolved = resolved.settle("seed", seed, origin=origin)
+                    model = renew_model(model, resolved.settings, listener=log)
+            staging = stage()
+            with keeping_the_model(staging, log):
+                finished = make_run(
+                    resolved,
+                    rows,
+                    model=model,
+                    staging=staging,
+                    fit_baselines=fit_baselines,
+                    log=log,
+                    interruption=interruption,
+                )
+        except FirstInterrupt:
+            if number == 1:
+                raise
             return
+        yield seed, staging, finished
 
 
 @contextlib.contextmanager

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from bertfit.config import ResolvedSettings, TrainSettings, check_flags, resolve_settings
 from bertfit.errors import ConfigError, TrainingError
-from bertfit.evaluation.baseline import BaselineResults, run_baselines
-from bertfit.evaluation.comparison import compare_with_baseline
-from bertfit.evaluation.interval import intervals_to_json
+from bertfit.evaluation.baseline import BaselineResults
 from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
-from bertfit.labels import encode_labels
 from bertfit.modeling.allocation import keep_freed_memory
-from bertfit.progress import Listener, Silent, format_seconds
+from bertfit.progress import Listener, Silent
 from bertfit.run_directory import Staging, check_place, stage_run
-from bertfit.training.interruption import catch_interrupts
+from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
-from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
-from bertfit.workflow.gating import score_without_groups, score_without_leaks
+from bertfit.workflow.judging import (
+    BaselineFitter,
+    Judged,
+    baseline_fitter,
+    compare_on_test,
+    judge,
+)
 from bertfit.workflow.preparing import (
     PreparedModel,
     PreparedRows,
@@ -46,8 +45,6 @@ from bertfit.workflow.reporting import add_report
 from bertfit.workflow.settling import note_unused, settle_columns, settle_epochs, settle_model
 from bertfit.workflow.speeding import settle_speed
 
-BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
-"""Fits the baselines, or returns those that it has fitted before."""
 _MOST_LINES = 64
 """Lines of a failing step that an error names."""
 
@@ -109,18 +106,20 @@ def train(
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
     )
-    staging = stage_run(output, overwrite=overwrite)
-    with keeping_the_model(staging, log):
-        finished = make_run(
-            resolved,
-            rows,
-            model=model,
-            staging=staging,
-            fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
-            log=log,
-        )
-        with catch_interrupts():  # between two renames, neither the old run nor the new one stands
-            staging.publish(finished.record)
+    with catch_interrupts() as interruption:
+        staging = stage_run(output, overwrite=overwrite)
+        with keeping_the_model(staging, log):
+            finished = make_run(
+                resolved,
+                rows,
+                model=model,
+                staging=staging,
+                fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
+                log=log,
+                interruption=interruption,
+            )
+            with catch_interrupts():  # between two renames neither run stands: count from 0 again
+                staging.publish(finished.record)
     return finished.result(output, rows)
 
 
@@ -154,8 +153,6 @@ class FinishedRun:
     outcome: TrainingOutcome
     test: ScoredTest | None
     baselines: BaselineResults | None
-    was_interrupted: bool
-    """Whether Ctrl-C came, in the training or in what follows it."""
 
     def result(self, run: Path, rows: PreparedRows) -> TrainResult:
         """Return what `train` returns, once the run stands at its place."""
@@ -180,39 +177,54 @@ def make_run(
     staging: Staging,
     fit_baselines: BaselineFitter | None,
     log: LogKeeper,
+    interruption: Interruption,
 ) -> FinishedRun:
-    """Train and judge a prepared model, and write all of a run but its bertfit.json."""
-    model.classifier.save_tokenizer(staging.folder)  # what is kept can be loaded, whatever happens
-    resolved, speed = settle_speed(resolved, model, listener=log)
-    outcome = _fit(rows, model, settings=resolved.settings, staging=staging, listener=log)
+    """Train and judge a prepared model, and write all of a run but its bertfit.json.
+
+    Raises:
+        FirstInterrupt: An end was asked for before the first step, so there is nothing to keep.
+    """
+    with interruption.raise_first():
+        interruption.raise_if_requested()
+        model.classifier.save_tokenizer(staging.folder)  # what is kept can always be loaded
+        resolved, speed = settle_speed(resolved, model, listener=log)
+    settings, folder = resolved.settings, staging.folder
+    outcome = _fit(
+        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
+    )
     learned = calibrate(
-        rows, model, settings=resolved.settings, folder=staging.folder, listener=log
+        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
     )
-    judged = _Judged(learned.probabilities if learned is not None else None)
-    _judge(judged, rows, model, outcome=outcome, fit_baselines=fit_baselines, listener=log)
+    judged = Judged(learned.probabilities if learned is not None else None)
+    judge(judged, rows, model, fit_baselines=fit_baselines, listener=log, interruption=interruption)
     evaluation, baselines = judged.evaluation, judged.baselines
-    with catch_interrupts():  # what is left takes a moment: to give it up would lose the training
-        test = _compare(evaluation, baselines, rows) if evaluation is not None else None
-        record = make_record(
-            resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
-        )
-        record |= record_confidence(learned)
-        keep_predictions(
-            staging,
-            rows,
-            model=model,
-            validation_probabilities=judged.validation_probabilities,
-            evaluation=evaluation,
-        )
-        if baselines is not None:
-            write_baselines(staging, baselines)
-        texts = rows.train.texts if resolved.settings.keep_texts else None
-        write_side_files(staging, record, outcome=outcome, texts=texts, log=log)
-    add_report(
-        staging, record, rows=rows, model=model, learned=learned, evaluation=evaluation, log=log
+    test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
+    record = make_record(
+        resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
     )
-    was_interrupted = outcome.interrupted or learned is None or judged.was_interrupted
-    return FinishedRun(record, model.classifier, outcome, test, baselines, was_interrupted)
+    record |= record_confidence(learned)
+    keep_predictions(
+        staging,
+        rows,
+        model=model,
+        validation_probabilities=judged.validation_probabilities,
+        evaluation=evaluation,
+    )
+    if baselines is not None:
+        write_baselines(staging, baselines)
+    texts = rows.train.texts if settings.keep_texts else None
+    write_side_files(staging, record, outcome=outcome, texts=texts, log=log)
+    add_report(
+        staging,
+        record,
+        rows=rows,
+        model=model,
+        learned=learned,
+        evaluation=evaluation,
+        log=log,
+        interruption=interruption,
+    )
+    return FinishedRun(record, model.classifier, outcome, test, baselines)
 
 
 @contextlib.contextmanager
@@ -260,8 +272,9 @@ def _fit(
     model: PreparedModel,
     *,
     settings: TrainSettings,
-    staging: Staging,
+    folder: Path,
     listener: Listener,
+    interruption: Interruption,
 ) -> TrainingOutcome:
     """Train, name the lines of a step that failed, and say what was kept."""
     classifier = model.classifier
@@ -272,8 +285,9 @@ def _fit(
             model.validation,
             settings=settings,
             precision=classifier.precision,
-            best_folder=staging.folder,
+            best_folder=folder,
             listener=listener,
+            interruption=interruption,
         )
     except NonFiniteLossError as error:
         raise _name_lines(error, rows) from error
@@ -291,103 +305,3 @@ def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
     shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
     message = f"{error.message}; the step's rows are lines {shown} of {rows.train.source}"
     return TrainingError(message, hint=error.hint)
-
-
-@dataclass(slots=True)
-class _Judged:
-    """What has been found out about a kept model so far; Ctrl-C may leave it half done."""
-
-    validation_probabilities: np.ndarray | None = None
-    evaluation: Evaluation | None = None
-    baselines: BaselineResults | None = None
-    was_interrupted: bool = False
-
-
-def _judge(
-    judged: _Judged,
-    rows: PreparedRows,
-    model: PreparedModel,
-    *,
-    outcome: TrainingOutcome,
-    fit_baselines: BaselineFitter | None,
-    listener: Listener,
-) -> None:
-    """Score the test rows, and fit the baselines. Ctrl-C leaves out what is not done."""
-    try:
-        if not outcome.interrupted:
-            if rows.test is not None:
-                judged.evaluation = evaluate_classifier(
-                    model.classifier, rows.test, listener=listener
-                )
-            if fit_baselines is not None:
-                judged.baselines = fit_baselines(listener)
-                _note_baselines(judged.baselines, listener)
-            return
-    except KeyboardInterrupt:
-        judged.was_interrupted = True
-    if fit_baselines is not None:
-        listener.note("Interrupted: the baselines were not fitted.")
-    if rows.test is not None and judged.evaluation is None:
-        listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
-
-
-def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
-    """Return a function that fits the baselines when it is first called, and remembers them."""
-    found: list[BaselineResults] = []
-
-    def fit_baselines(listener: Listener) -> BaselineResults:
-        if found:
-            return found[0]
-        parts = [rows.train, rows.validation, *([rows.test] if rows.test is not None else [])]
-        labelled = [(part.texts, encode_labels(part.labels, rows.label_names)) for part in parts]
-        results = run_baselines(
-            labelled[0],
-            labelled[1],
-            test=labelled[2] if rows.test is not None else None,
-            label_names=rows.label_names,
-            seed=seed,
-            test_groups=(rows.test.groups or None) if rows.test is not None else None,
-            on_progress=lambda done, total: listener.progress("baselines", done, total),
-        )
-        found.append(results)
-        return results
-
-    return fit_baselines
-
-
-def _note_baselines(baselines: BaselineResults, listener: Listener) -> None:
-    best = baselines.best
-    listener.note(
-        f"Baselines ({format_seconds(baselines.seconds)}): the best on validation is {best.name}, "
-        f"accuracy {best.validation.accuracy:.4f}."
-    )
-    for result in baselines.results:
-        if result.note:
-            listener.note(f"The baseline {result.name}: {result.note}.")
-
-
-def _compare(
-    evaluation: Evaluation, baselines: BaselineResults | None, rows: PreparedRows
-) -> ScoredTest:
-    """Set the model beside the baseline that validation chose, and beside itself without leaks."""
-    assert rows.test is not None  # else nothing was evaluated
-    clean = (
-        score_without_leaks(evaluation, rows.report, groups=rows.test.groups),
-        score_without_groups(evaluation, rows.report, groups=rows.test.groups),
-    )
-    best = baselines.best if baselines is not None else None
-    if best is None or best.test is None or best.test_probabilities is None:
-        return ScoredTest(evaluation, None, None, *clean)
-    groups = evaluation.dataset.groups
-    comparison = compare_with_baseline(
-        evaluation.probabilities,
-        best.test_probabilities,
-        evaluation.label_ids,
-        groups=np.asarray(groups) if groups else None,
-        baseline_name=best.name,
-    )
-    if evaluation.threshold is not None:
-        told = "Both answer the more probable class here; the model's threshold is left out."
-        comparison = dataclasses.replace(comparison, verdict=f"{comparison.verdict} {told}")
-    scores = {**best.test.to_json(), "intervals": intervals_to_json(best.test_intervals)}
-    return ScoredTest(evaluation, comparison, scores, *clean)

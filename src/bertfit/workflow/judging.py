@@ -1,0 +1,122 @@
+"""A kept model judged: test rows scored, baselines fitted, and one set beside the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from bertfit.evaluation.baseline import BaselineResults, run_baselines
+from bertfit.evaluation.comparison import compare_with_baseline
+from bertfit.evaluation.interval import intervals_to_json
+from bertfit.labels import encode_labels
+from bertfit.progress import Listener, format_seconds
+from bertfit.training.interruption import FirstInterrupt, Interruption
+from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
+from bertfit.workflow.gating import score_without_groups, score_without_leaks
+from bertfit.workflow.preparing import PreparedModel, PreparedRows
+from bertfit.workflow.recording import ScoredTest
+
+BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
+"""Fits the baselines, or returns those that it has fitted before."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """What has been found out about a kept model so far; Ctrl-C may leave it half done."""
+
+    validation_probabilities: np.ndarray | None = None
+    evaluation: Evaluation | None = None
+    baselines: BaselineResults | None = None
+
+
+def judge(
+    judged: Judged,
+    rows: PreparedRows,
+    model: PreparedModel,
+    *,
+    fit_baselines: BaselineFitter | None,
+    listener: Listener,
+    interruption: Interruption,
+) -> None:
+    """Score the test rows, and fit the baselines. The first Ctrl-C leaves out what is not done."""
+    try:
+        with interruption.raise_first():
+            interruption.raise_if_requested()
+            if rows.test is not None:
+                judged.evaluation = evaluate_classifier(
+                    model.classifier, rows.test, listener=listener
+                )
+            if fit_baselines is not None:
+                judged.baselines = fit_baselines(listener)
+                _note_baselines(judged.baselines, listener)
+    except FirstInterrupt:
+        if fit_baselines is not None and judged.baselines is None:
+            listener.note("Interrupted: the baselines were not fitted.")
+        if rows.test is not None and judged.evaluation is None:
+            listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
+
+
+def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
+    """Return a function that fits the baselines when it is first called, and remembers them."""
+    found: list[BaselineResults] = []
+
+    def fit_baselines(listener: Listener) -> BaselineResults:
+        if found:
+            return found[0]
+        parts = [rows.train, rows.validation, *([rows.test] if rows.test is not None else [])]
+        labelled = [(part.texts, encode_labels(part.labels, rows.label_names)) for part in parts]
+        results = run_baselines(
+            labelled[0],
+            labelled[1],
+            test=labelled[2] if rows.test is not None else None,
+            label_names=rows.label_names,
+            seed=seed,
+            test_groups=(rows.test.groups or None) if rows.test is not None else None,
+            on_progress=lambda done, total: listener.progress("baselines", done, total),
+        )
+        found.append(results)
+        return results
+
+    return fit_baselines
+
+
+def _note_baselines(baselines: BaselineResults, listener: Listener) -> None:
+    best = baselines.best
+    listener.note(
+        f"Baselines ({format_seconds(baselines.seconds)}): the best on validation is {best.name}, "
+        f"accuracy {best.validation.accuracy:.4f}."
+    )
+    for result in baselines.results:
+        if result.note:
+            listener.note(f"The baseline {result.name}: {result.note}.")
+
+
+def compare_on_test(
+    evaluation: Evaluation, baselines: BaselineResults | None, rows: PreparedRows
+) -> ScoredTest:
+    """Set the model beside the baseline that validation chose, and beside itself without leaks."""
+    assert rows.test is not None  # else nothing was evaluated
+    clean = (
+        score_without_leaks(evaluation, rows.report, groups=rows.test.groups),
+        score_without_groups(evaluation, rows.report, groups=rows.test.groups),
+    )
+    best = baselines.best if baselines is not None else None
+    if best is None or best.test is None or best.test_probabilities is None:
+        return ScoredTest(evaluation, None, None, *clean)
+    groups = evaluation.dataset.groups
+    comparison = compare_with_baseline(
+        evaluation.probabilities,
+        best.test_probabilities,
+        evaluation.label_ids,
+        groups=np.asarray(groups) if groups else None,
+        baseline_name=best.name,
+    )
+    if evaluation.threshold is not None:
+        told = "Both answer the more probable class here; the model's threshold is left out."
+        comparison = dataclasses.replace(comparison, verdict=f"{comparison.verdict} {told}")
+    scores = {**best.test.to_json(), "intervals": intervals_to_json(best.test_intervals)}
+    return ScoredTest(evaluation, comparison, scores, *clean)
