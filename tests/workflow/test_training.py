@@ -754,9 +754,7 @@ def test_an_interruption_after_the_last_epoch_keeps_the_run(
     assert len(record["training"]["reason"]) > 0
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
     assert record["training"]["interrupted"] == ((place, name) in WHILE_FITTING)
-    is_scored = (place, name) not in [*WHILE_FITTING, *AFTER_FITTING] or (
-        name == "_judge" and after
-    )
+    is_scored = (place, name) not in [*WHILE_FITTING, *AFTER_FITTING] or (name == "judge" and after)
     assert (result.test is not None) == is_scored
     told = "Interrupted: the test rows were not scored; bertfit evaluate does that."
     assert (told in listener.notes) == (not is_scored)
