@@ -26,23 +26,22 @@ BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
 
 @dataclass(slots=True)
 class Judged:
-    """What has been found out about a kept model so far; Ctrl-C may leave it half done."""
+    """What was found out about a kept model; Ctrl-C may have left out some of it."""
 
-    validation_probabilities: np.ndarray | None = None
     evaluation: Evaluation | None = None
     baselines: BaselineResults | None = None
 
 
 def judge(
-    judged: Judged,
     rows: PreparedRows,
     model: PreparedModel,
     *,
     fit_baselines: BaselineFitter | None,
     listener: Listener,
     interruption: Interruption,
-) -> None:
+) -> Judged:
     """Score the test rows, and fit the baselines. The first Ctrl-C leaves out what is not done."""
+    judged = Judged()
     try:
         with interruption.raise_first():
             interruption.raise_if_requested()
@@ -58,6 +57,7 @@ def judge(
             listener.note("Interrupted: the baselines were not fitted.")
         if rows.test is not None and judged.evaluation is None:
             listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
+    return judged
 
 
 def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:

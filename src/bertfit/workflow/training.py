@@ -22,7 +22,6 @@ from bertfit.training.trainer import TrainingOutcome, fit
 from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
 from bertfit.workflow.judging import (
     BaselineFitter,
-    Judged,
     baseline_fitter,
     compare_on_test,
     judge,
@@ -195,8 +194,9 @@ def make_run(
     learned = calibrate(
         rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
     )
-    judged = Judged(learned.probabilities if learned is not None else None)
-    judge(judged, rows, model, fit_baselines=fit_baselines, listener=log, interruption=interruption)
+    judged = judge(
+        rows, model, fit_baselines=fit_baselines, listener=log, interruption=interruption
+    )
     evaluation, baselines = judged.evaluation, judged.baselines
     test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
     record = make_record(
@@ -207,7 +207,7 @@ def make_run(
         staging,
         rows,
         model=model,
-        validation_probabilities=judged.validation_probabilities,
+        validation_probabilities=learned.probabilities if learned is not None else None,
         evaluation=evaluation,
     )
     if baselines is not None:
