@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,20 @@ def test_logits_are_float32_in_any_arithmetic(rows, dtype):
     logits = compute_logits(model, rows[0][None], None, precision=choose_precision("cpu", dtype))
     assert logits.dtype == torch.float32
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_logits_of_scoring_are_not_rounded_to_the_type_of_the_arithmetic(model):
+    """Of eight bits many would be equal, and the order of the labels would decide."""
+    rounded_model = copy.deepcopy(model).eval().to(torch.bfloat16)
+    token_ids = torch.randint(5, 40, (64, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = compute_logits(
+            rounded_model,
+            token_ids.numpy(),
+            None,
+            precision=choose_precision("cpu", "bfloat16"),
+        )
+        rounded = rounded_model(input_ids=token_ids).logits
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    torch.testing.assert_close(logits, rounded.float(), rtol=2**-7, atol=2**-8)

@@ -2,12 +2,18 @@
 
 `inference.micro_batches` calls it, and `training.recorded_passes` for what it records.
 
+In scoring the last layer is computed in float32 whatever the rest is in: logits of bfloat16 have
+eight bits, two of them are often equal, and then the order of the labels would decide.
+
 Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+from torch.nn.functional import linear
 
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import number_positions
@@ -16,7 +22,6 @@ from bertfit.modeling.transfer import to_device
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from transformers import PreTrainedModel
 
     from bertfit.modeling.precision import Precision
@@ -41,8 +46,8 @@ def compute_logits(
     token_ids = to_device(token_ids_BT, device)
     mask = None if attention_mask_BT is None else to_device(attention_mask_BT, device)
     with precision.autocast(), safe_attention(device):
-        logits: torch.Tensor = model(input_ids=token_ids, attention_mask=mask).logits
-    return logits.float()
+        outputs = _call(model, input_ids=token_ids, attention_mask=mask)
+    return _finish(*outputs)
 
 
 def compute_packed_logits(
@@ -91,5 +96,46 @@ def compute_logits_of_pack(
     """
     inputs = {"input_ids": token_ids_N.unsqueeze(0), "position_ids": positions_N.unsqueeze(0)}
     with precision.autocast(), safe_attention(precision.device), computing(pack):
-        logits: torch.Tensor = model(**inputs).logits
+        outputs = _call(model, **inputs)
+    return _finish(*outputs)
+
+
+_Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
+"""A layer with what it read and what it gave."""
+
+
+def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, _Called]:
+    """Return the logits in the type of the arithmetic, and in scoring what the last layer did."""
+    called: _Called = []
+    layer = None if torch.is_grad_enabled() else _find_last_linear(model)
+    if layer is None:
+        return model(**inputs).logits, called
+
+    def keep(layer: torch.nn.Module, read: tuple[torch.Tensor, ...], gave: torch.Tensor) -> None:
+        assert isinstance(layer, torch.nn.Linear)
+        called.append((layer, read[0], gave))
+
+    hook = layer.register_forward_hook(keep)
+    try:
+        return model(**inputs).logits, called
+    finally:
+        hook.remove()
+
+
+def _finish(logits: torch.Tensor, called: _Called) -> torch.Tensor:
+    """Return the logits in float32, computed anew where they are what a layer gave."""
+    for layer, read, gave in called:  # other threads' calls may be among them
+        if gave is logits and logits.dtype != torch.float32:
+            exact = linear(read.float(), layer.weight.float())
+            if layer.bias is not None:
+                exact += layer.bias.float()
+            return exact
     return logits.float()
+
+
+def _find_last_linear(model: PreTrainedModel) -> torch.nn.Linear | None:
+    """Return the last linear layer of a classifier's head, which gives the logits."""
+    of_encoder = set(model.base_model.modules())
+    of_head = [module for module in model.modules() if module not in of_encoder]
+    layers = [module for module in of_head if isinstance(module, torch.nn.Linear)]
+    return layers[-1] if layers else None
