@@ -345,7 +345,7 @@ def test_a_list_of_columns_is_taken_from_every_layer(tmp_path):
         assert settings.slice_columns == names
 
 
-@pytest.mark.parametrize("value", ["film", ["a", 1], {"a"}])
+@pytest.mark.parametrize("value", [5, ["a", 1], {"a"}])
 def test_what_is_no_list_of_columns_is_refused(value):
     message = error_of({"slice_columns": value})
     assert message == f"slice_columns: expected a list of names, got {adapted(value)!r}"
@@ -359,3 +359,8 @@ def test_numbers_of_numpy_are_numbers():
     settings = resolve_settings({"epochs": np.int64(2), "dropout": np.float32(0.5)}).settings
     assert (settings.epochs, settings.dropout) == (2, 0.5)
     assert type(settings.epochs) is int
+
+
+@pytest.mark.parametrize("given", ["kind, year", ["kind", "year"], ("kind", "year")])
+def test_names_of_columns_are_a_list_or_stand_between_commas(given):
+    assert resolve_settings({"slice_columns": given}).settings.slice_columns == ("kind", "year")

@@ -469,3 +469,15 @@ def test_the_environment_names_versions_and_hardware():
     assert {"bertfit", "python", "torch", "transformers"} <= set(environment["versions"])
     assert environment["hardware"]["num_cores"] >= 1
     assert environment["hardware"]["processor"]
+
+
+def test_commands_of_leftovers_take_names_that_begin_with_a_dash(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        path = tmp_path / "-run" / ".x.incomplete-abc" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (told,) = notes_on(Path("-run/x"))
+    command = next(line for line in told.splitlines() if line.startswith("  mv "))
+    subprocess.run(command, shell=True, check=True)  # noqa: S602 (the line that people copy)
+    assert (tmp_path / "-run" / "x.unfinished" / "config.json").is_file()

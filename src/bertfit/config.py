@@ -100,7 +100,7 @@ class TrainSettings:
     on_bad_row: OnBadRow = "error"
     """error refuses data with faults; skip leaves the bad rows out and lists them."""
     drop_duplicates: bool = False
-    """true leaves out training rows whose text is repeated, or stands in validation or test."""
+    """true leaves out training rows that are repeated, or whose text is in validation or test."""
     strict: bool = False
     """true refuses to train where texts or groups of the test rows stand in the other rows."""
     keep_texts: bool = True
@@ -257,8 +257,7 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is of any type)
     hint = typing.get_type_hints(TrainSettings).get(name)
     if typing.get_origin(hint) is tuple:
-        names = [] if text.lower() == "none" else text.split(",")
-        return tuple(one.strip() for one in names if one.strip())
+        return split_names(text)
     kinds = typing.get_args(hint) or (hint,)
     if text.lower() == "none" and types.NoneType in kinds:
         return None
@@ -271,6 +270,18 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
             except ValueError:
                 continue
     return text
+
+
+def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names that are given as a list, or as a string with commas between them.
+
+    Example:
+        >>> split_names("kind, year"), split_names(["a,b"]), split_names("none")
+        (('kind', 'year'), ('a,b',), ())
+    """
+    if not isinstance(names, str):
+        return tuple(names)
+    return tuple(one.strip() for one in names.split(",") if one.strip().lower() not in {"", "none"})
 
 
 def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
@@ -292,8 +303,9 @@ def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
             value = value.item()
         if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],)):
             return float(value)
-        is_list = isinstance(value, list) and typing.get_origin(hints[name]) is tuple
-        return tuple(value) if is_list else value
+        if typing.get_origin(hints[name]) is tuple and isinstance(value, list | str):
+            return split_names(value)
+        return value
 
     return {name: adapt(name, value) for name, value in values.items()}
 

@@ -239,16 +239,26 @@ class _Leftover:
     def tell(self, keep_as: Path) -> str:
         """Say what it is, and which commands keep or remove it."""
         size = max(measure_folder(self.folder) / 1e6, 0.1)
-        folder = shlex.quote(str(self.folder))
+        folder = _quote(self.folder)
         lines = [
             f"A training that was killed left {self.folder} ({size:,.1f} MB): {self.what}. "
             "Nothing on this machine works in it any more. "
             + ("To remove it:" if self.content is None else "To keep it, or to remove it:")
         ]
         if self.content is not None:
-            move = f"  mv {shlex.quote(str(self.content))} {shlex.quote(str(keep_as))}"
+            move = f"  mv {_quote(self.content)} {_quote(keep_as)}"
             lines.append(move if self.content == self.folder else f"{move} && rmdir {folder}")
         return "\n".join([*lines, f"  rm -r {folder}"])
+
+
+def _quote(path: Path) -> str:
+    """Return a path as a shell takes it; one that begins with a dash would be an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
+def has_leftovers(run: Path) -> bool:
+    """Return whether killed trainings left something beside the place of a run."""
+    return bool(_tell_leftovers(run, is_free=False))
 
 
 def _tell_leftovers(output: Path, *, is_free: bool) -> list[str]:

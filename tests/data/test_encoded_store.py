@@ -160,3 +160,13 @@ def test_the_store_is_found_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert find_store() == tmp_path / "home" / ".cache" / "bertfit" / "encoded"
+
+
+def test_what_a_killed_writer_left_is_removed(encode, tmp_path, texts):
+    encode()
+    draft = tmp_path / "store" / ".draft-abc"
+    draft.mkdir()
+    (draft / "token_ids.npy").write_bytes(b"half of it")
+    encode([*texts, "more"])
+    assert not draft.exists()
+    assert len(list((tmp_path / "store").iterdir())) == 2

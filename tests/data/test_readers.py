@@ -289,3 +289,13 @@ def test_the_first_real_reviews_are_read():
     first = [row for row, _ in zip(rows, range(1000), strict=False)]
     assert {row.label for row in first} == {"neg"}
     assert all(row.group.startswith("tt") for row in first)
+
+
+def test_keys_of_dicts_are_read_as_names():
+    rows = [{0: "good", 1: "pos"}, {0: "bad", 1: "neg"}]
+    dataset, faults = read_dataset(rows, Columns(text="0", label="1"))
+    assert (list(dataset.texts), list(dataset.labels), faults) == (
+        ["good", "bad"],
+        ["pos", "neg"],
+        [],
+    )

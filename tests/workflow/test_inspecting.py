@@ -62,3 +62,11 @@ def test_a_damaged_record_is_explained(model_dir):
     (model_dir / "bertfit.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):
         inspect(model_dir)
+
+
+def test_what_a_killed_training_left_is_told_instead_of_asking_the_hub(tmp_path):
+    left = tmp_path / ".run.incomplete-abc"
+    left.mkdir()
+    (left / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RunError, match=r"A training that was killed left .*\.run\.incomplete-abc"):
+        inspect(tmp_path / "run")

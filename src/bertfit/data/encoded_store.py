@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
 from bertfit.files import find_cache
+from bertfit.leftovers import find_leftovers, make_held_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,6 +29,7 @@ MIN_CHARACTERS = 2_000_000
 MAX_BYTES = 2 * 1024**3
 """What all entries may take together; the longest unused ones go first."""
 _FORMAT = "bertfit encoded text 1"
+_DRAFT = ".draft-"
 _ARRAYS = ("token_ids", "offsets", "full_lengths")
 
 
@@ -104,18 +105,21 @@ def _open_entry(entry: Path) -> EncodedTexts | None:
 
 def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=entry.parent))
-    try:
-        for name in _ARRAYS:
-            np.save(draft / f"{name}.npy", getattr(encoded, name), allow_pickle=False)
-        shutil.rmtree(entry, ignore_errors=True)
-        draft.rename(entry)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    draft, hold = make_held_folder(entry.parent, _DRAFT)
+    with hold:
+        try:
+            for name in _ARRAYS:
+                np.save(draft / f"{name}.npy", getattr(encoded, name), allow_pickle=False)
+            shutil.rmtree(entry, ignore_errors=True)
+            draft.rename(entry)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _make_room(store: Path, *, keep: Path) -> None:
-    """Remove the longest unused entries until the rest fits into `MAX_BYTES`."""
+    """Remove what killed writers left, and the longest unused entries beyond `MAX_BYTES`."""
+    for draft in find_leftovers(store, _DRAFT):
+        shutil.rmtree(draft, ignore_errors=True)
     entries = sorted(
         (path for path in store.iterdir() if path.is_dir() and not path.name.startswith(".")),
         key=lambda path: path.stat().st_mtime,

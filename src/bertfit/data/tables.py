@@ -96,7 +96,7 @@ def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
     def read(_wanted: Sequence[str]) -> Iterator[Record | Fault]:
         for line, row in enumerate(rows, start=1):
             if isinstance(row, Mapping):
-                yield Record(line, row)
+                yield Record(line, {str(name): value for name, value in row.items()})
             else:
                 message = f"the row is a {type(row).__name__}; a dict was expected"
                 yield Fault(source, line, message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertfit.config import split_names
 from bertfit.data.checks import check_evaluation_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.encoding import EncodedTexts
@@ -145,7 +146,7 @@ def evaluate(
     data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
     *,
     columns: Columns | None = None,
-    slice_columns: Sequence[str] = (),
+    slice_columns: str | Sequence[str] = (),
     on_bad_row: OnBadRow = "error",
     device: str = "auto",
     dtype: Dtype | None = None,
@@ -156,7 +157,8 @@ def evaluate(
     Args:
         run: Folder of the run, or of any Hugging Face classifier.
         data: Path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow table, or dicts.
-        columns: Which columns hold what; those that the run was trained with by default.
+        columns: Which columns hold what; by default text and label are those of the training.
+            A group column must be named: intervals are over rows otherwise.
         slice_columns: Further columns whose values cut the rows into slices.
         on_bad_row: "skip" leaves bad rows out and counts them.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -172,7 +174,7 @@ def evaluate(
     classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=listener.note)
     dataset, skipped = check_evaluation_data(
         data,
-        replace(classifier.known_columns(columns), slices=tuple(slice_columns)),
+        replace(classifier.known_columns(columns), slices=split_names(slice_columns)),
         classifier.label_names,
         on_bad_row,
     )

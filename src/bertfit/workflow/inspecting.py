@@ -16,7 +16,7 @@ from bertfit.modeling.tree import (
     count_parameters,
     estimate_memory,
 )
-from bertfit.run_directory import is_run, read_record
+from bertfit.run_directory import has_leftovers, is_run, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,11 @@ def inspect(
 
     Raises:
         ModelError: The model cannot be found or is of an unknown kind.
-        RunError: The run's bertfit.json is damaged.
+        RunError: The run's bertfit.json is damaged, or a killed training left it unfinished.
     """
     path = as_path(name)
-    record = read_record(path) if is_run(path) else {}
+    was_killed = not path.exists() and has_leftovers(path)
+    record = read_record(path) if is_run(path) or was_killed else {}
     model = load_architecture(str(name), num_labels=num_labels)
     has_shape = all(
         hasattr(model.config, field)
