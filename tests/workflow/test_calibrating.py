@@ -347,7 +347,7 @@ def test_a_threshold_of_few_rows_or_of_one_answer_is_warned_of(train, tmp_path, 
     told = "of the validation rows 4 have the label 'neg', fewer than 20."
     assert warnings == [f"WARNING: the threshold is little more than a guess: {told}"]
     listener.notes.clear()
-    given = {"model": "embedded", "learning_rate": 1e-9, "max_length": 8, "threshold_aim": "f1"}
+    given = {"learning_rate": 1e-9, "threshold_aim": "f1"}
     rows = [{**row, "text": "the same"} for row in make_reviews(60)]  # which nobody tells apart
     train(tmp_path / "alike", **given, validation=rows, listener=listener)
     assert any(
