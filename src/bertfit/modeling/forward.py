@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
 
 
+_Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
+"""A layer with what it read and what it gave."""
+
+
 def compute_logits(
     model: PreTrainedModel,
     token_ids_BT: np.ndarray,
@@ -100,10 +104,6 @@ def compute_logits_of_pack(
     return _finish(*outputs)
 
 
-_Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
-"""A layer with what it read and what it gave."""
-
-
 def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, _Called]:
     """Return the logits in the type of the arithmetic, and in scoring what the last layer did."""
     called: _Called = []
@@ -135,7 +135,7 @@ def _finish(logits: torch.Tensor, called: _Called) -> torch.Tensor:
 
 def _find_last_linear(model: PreTrainedModel) -> torch.nn.Linear | None:
     """Return the last linear layer of a classifier's head, which gives the logits."""
-    of_encoder = set(model.base_model.modules())
-    of_head = [module for module in model.modules() if module not in of_encoder]
-    layers = [module for module in of_head if isinstance(module, torch.nn.Linear)]
+    of_head = [child for child in model.children() if child is not model.base_model]
+    modules = [module for child in of_head for module in child.modules()]
+    layers = [module for module in modules if isinstance(module, torch.nn.Linear)]
     return layers[-1] if layers else None
