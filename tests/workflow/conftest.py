@@ -1,4 +1,4 @@
-"""What the tests of whole trainings share: reports whose figures are made, but not drawn.
+"""What the tests of whole trainings share: figures not drawn, and a Ctrl-C that must not end all.
 
 matplotlib's drawing takes half of a training of a tiny encoder. What figures look like, and that a
 training's report has them, is for test_reporting, the command line's tests and tests/reporting.
@@ -6,7 +6,8 @@ training's report has them, is for test_reporting, the command line's tests and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -21,3 +22,16 @@ def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
         if not request.module.__name__.endswith("test_reporting"):
             patch.setattr(svg, "_draw", lambda _figure: UNDRAWN)
         yield
+
+
+@pytest.fixture
+def train_on(train: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a module's `train`, whose KeyboardInterrupt fails the test: it would end all tests."""
+
+    def run(*args: Any, **options: Any) -> Any:
+        try:
+            return train(*args, **options)
+        except KeyboardInterrupt:
+            pytest.fail("the first Ctrl-C gave everything up")
+
+    return run

@@ -223,19 +223,6 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
 
 
 @pytest.fixture
-def train_on(train):
-    """Give `train`, whose KeyboardInterrupt fails the test: it would end all tests."""
-
-    def run(*args, **options):
-        try:
-            return train(*args, **options)
-        except KeyboardInterrupt:
-            pytest.fail("the first Ctrl-C gave everything up")
-
-    return run
-
-
-@pytest.fixture
 def interrupt_in(monkeypatch):
     """Give a function that has SIGINT raised at one call of this work, or as it has ended."""
 

@@ -659,19 +659,6 @@ def test_an_interruption_while_judging_keeps_the_model(
 
 
 @pytest.fixture
-def train_on(train):
-    """Give `train`, whose KeyboardInterrupt fails the test: it would end all tests."""
-
-    def run(*args, **options):
-        try:
-            return train(*args, **options)
-        except KeyboardInterrupt:
-            pytest.fail("the first Ctrl-C gave everything up")
-
-    return run
-
-
-@pytest.fixture
 def interrupt_in(monkeypatch):
     """Give a function that has SIGINT raised once, as this work begins or as it has ended.
 

@@ -87,16 +87,10 @@ def report(
     card = run / CARD_NAME
     if output is not None:
         return ReportFiles(page, None)
-    if card.exists() and not overwrite and not _is_ours(card, rendered_card):
+    if card.exists() and not overwrite and not is_unchanged(card.read_bytes()):
         return ReportFiles(page, None)
     _write_text(card, rendered_card)
     return ReportFiles(page, card)
-
-
-def _is_ours(card: Path, rendered: str) -> bool:
-    """Return whether nobody has changed a card since it was written, maybe for another folder."""
-    content = card.read_bytes()
-    return content == rendered.encode() or is_unchanged(content)
 
 
 def add_report(
