@@ -22,7 +22,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns hold what; None finds the usual names (see `readers.USUAL_NAMES`)."""
+    """Which columns hold what; None finds the usual names (see `columns.USUAL_NAMES`)."""
 
     text: str | None = None
     label: str | None = None

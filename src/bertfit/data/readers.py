@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from bertfit.data.columns import USUAL_NAMES, ChosenColumns, choose_columns
+from bertfit.data.columns import ChosenColumns, choose_columns
 from bertfit.data.dataset import Columns, Row, TextDataset
 from bertfit.data.delimited import open_csv, open_tsv
 from bertfit.data.json_lines import open_json_lines
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "USUAL_NAMES",
+    "TABLE_NAMES",
     "Source",
     "SourceError",
     "iter_rows",
@@ -37,6 +37,9 @@ __all__ = [
 
 Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table | Sequence[Mapping[str, object]]"
 """A file by its path, or a table in memory."""
+
+TABLE_NAMES = frozenset({"rows", "DataFrame", "Table"})
+"""What `name_source` calls tables in memory; the name does not tell one from another."""
 
 _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
     {
@@ -111,7 +114,7 @@ def name_source(source: Source) -> str:
     if isinstance(source, str | Path):  # a file's name may have bytes that are not UTF-8
         return str(source).encode("utf-8", "backslashreplace").decode("utf-8")
     kind = type(source).__name__
-    return kind if kind in {"DataFrame", "Table"} else "rows"
+    return kind if kind in TABLE_NAMES else "rows"
 
 
 def _open(source: Source) -> RecordStream:

@@ -13,12 +13,11 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
+from bertfit.data.readers import TABLE_NAMES
 from bertfit.errors import RunError
 from bertfit.run_directory import is_run, read_record
 
 DIGESTS_NAME = "trained_texts.npy"
-_TABLES = {"rows", "DataFrame", "Table"}
-"""What tables in memory are called: the name does not tell one from another."""
 
 
 def write_digests(folder: Path, texts: Sequence[str]) -> None:
@@ -65,7 +64,7 @@ def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | Non
         return (f"on {num:,} of these {of:,} texts", num / of) if num else None
     trained = read_record(run).get("data", {}).get("train") or {}
     source = trained.get("source")
-    if source is None or source in _TABLES or dataset.source in _TABLES:
+    if source is None or source in TABLE_NAMES or dataset.source in TABLE_NAMES:
         return None
     is_same = Path(source).resolve() == Path(dataset.source).resolve()
     return (f"on rows of {source}", 1.0) if is_same else None

@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_TABLES = {"rows", "DataFrame", "Table"}
-"""What tables in memory are called in a record; no command line can name them."""
+from bertfit.data.readers import TABLE_NAMES
 
 
 def describe_command(
@@ -35,7 +34,7 @@ def describe_command(
         runs = record["seeds"]["runs"]
         changed["seed"] = runs[0]["seed"]
         num_seeds = len(runs) if len(runs) > 1 else None
-    if _TABLES & set(sources.values()):
+    if not TABLE_NAMES.isdisjoint(sources.values()):  # no command line can name them
         return _write_call(sources, name, recipe, changed, num_seeds, with_baseline=with_baseline)
     words = ["bertfit", "train", sources.pop("train")]
     for part, source in sources.items():
@@ -86,7 +85,9 @@ def _write_call(
     with_baseline: bool,
 ) -> str:
     """Return Python source; a table in memory is called by the part that it was."""
-    shown = {part: part if source in _TABLES else repr(source) for part, source in sources.items()}
+    shown = {
+        part: part if source in TABLE_NAMES else repr(source) for part, source in sources.items()
+    }
     lines = [f"    {shown.pop('train')},", f"    {name!r},"]
     lines += [f"    {part}={source}," for part, source in shown.items()]
     lines += [f"    num_seeds={num_seeds},"] if num_seeds else []
