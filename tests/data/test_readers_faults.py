@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ import pytest
 
 from bertfit.data.dataset import Columns, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
-from bertfit.errors import DataError, Fault, MissingDependencyError
+from bertfit.errors import DataError, Fault
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -290,14 +289,6 @@ def test_damaged_parquet_is_refused(tmp_path):
 
 def test_a_missing_parquet_file_is_refused(tmp_path):
     assert source_error(tmp_path / "a.parquet") == ": no such file."
-
-
-def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
-    path = write(tmp_path, "a.parquet", "")
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingDependencyError) as caught:
-        read(path)
-    assert str(caught.value) == "a Parquet file cannot be read without pyarrow\npip install pyarrow"
 
 
 def test_an_object_of_another_kind_is_refused():

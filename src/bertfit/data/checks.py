@@ -70,7 +70,6 @@ def check_training_data(
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
         ConfigError: `on_bad_row` is neither "error" nor "skip".
-        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
     """
     _check_choice(on_bad_row)
     unsliced = replace(columns, slices=())
@@ -119,7 +118,6 @@ def check_evaluation_data(
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
         ConfigError: `on_bad_row` is neither "error" nor "skip".
-        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
     """
     _check_choice(on_bad_row)
     part = _read(source, columns)

@@ -68,7 +68,6 @@ def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator
     Raises:
         SourceError: (at the first row, or where a file turns out to be damaged) The whole source
             is at fault: no such file, an unknown extension, no such column, …
-        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
     """
     stream = _open(source)
     yield from _iter_chosen(stream, choose_columns(stream, columns, need_label=need_label))
@@ -83,7 +82,6 @@ def read_dataset(
 
     Raises:
         SourceError: The whole source is at fault; its `faults` are those of the rows before.
-        MissingDependencyError: A Parquet file is given and pyarrow is not installed.
     """
     rows: list[Row] = []
     faults: list[Fault] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from bertfit.data.lines import check_is_file
 from bertfit.data.records import Record, RecordStream, SourceError, check_names_differ
-from bertfit.errors import Fault, MissingDependencyError
+from bertfit.errors import Fault
 
 BATCH_SIZE = 1024
 """Rows of a Parquet file in memory at a time."""
@@ -23,12 +23,12 @@ def open_parquet(path: Path, source: str) -> RecordStream:
 
     Raises:
         SourceError: The file cannot be read as Parquet, or two columns have one name.
-        MissingDependencyError: pyarrow is not installed.
     """
+    import pyarrow.parquet
+
     check_is_file(path, source)
-    parquet = _import_parquet()
     try:
-        file = parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise _unreadable(source, error) from error
     names = list(file.schema_arrow.names)
@@ -120,15 +120,6 @@ def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types
         # Parquet does not check its strings: as bytes, the bad ones are found row by row.
         values = column.cast("binary").to_pylist()
     return values
-
-
-def _import_parquet() -> Any:  # noqa: ANN401 (a module)
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        message = "a Parquet file cannot be read without pyarrow"
-        raise MissingDependencyError(message, hint="pip install pyarrow") from error
-    return pyarrow.parquet
 
 
 def _unreadable(source: str, error: Exception) -> SourceError:
