@@ -127,6 +127,7 @@ def fit_vector(logits: ArrayLike, label_ids: ArrayLike, *, with_bias: bool = Tru
         Guo et al. 2017, arXiv 1706.04599, section 4.2 (vector scaling).
     """
     from scipy.optimize import minimize
+    from scipy.special import log_softmax
 
     logits, label_ids = np.asarray(logits, dtype=np.float64), np.asarray(label_ids)
     num_rows, num_labels = logits.shape
@@ -137,7 +138,7 @@ def fit_vector(logits: ArrayLike, label_ids: ArrayLike, *, with_bias: bool = Tru
     def weigh(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return the log posterior's negative and its gradient; convex."""
         biases = parameters[num_labels:] if with_bias else 0.0
-        log_shares = log_softmax(logits * parameters[:num_labels] + biases)
+        log_shares = log_softmax(logits * parameters[:num_labels] + biases, axis=1)
         errors = np.exp(log_shares)
         errors[row_numbers, label_ids] -= 1
         gradient = np.einsum("nc,nc->c", errors, logits)
@@ -176,6 +177,7 @@ def fit_cubic(
         with_bias: False for a layer that has none.
     """
     from scipy.optimize import minimize
+    from scipy.special import log_softmax
 
     logits, label_ids = np.asarray(logits, dtype=np.float64), np.asarray(label_ids)
     features = np.asarray(features, dtype=np.float64)
@@ -187,7 +189,7 @@ def fit_cubic(
 
     def weigh(factors: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Return the log posterior's negative and its gradient; convex."""
-        log_shares = log_softmax(factors[0] * tempered + factors[1] * cubes)
+        log_shares = log_softmax(factors[0] * tempered + factors[1] * cubes, axis=1)
         errors = np.exp(log_shares)
         errors[row_numbers, label_ids] -= 1
         away = factors - [1, 0]
@@ -228,12 +230,8 @@ def _regress(
 
 def log_losses(logits: NDArray[np.float64], label_ids: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (n,) log losses in nats, without the floor that metrics put under probabilities."""
-    losses: NDArray[np.float64] = -log_softmax(logits)[np.arange(len(label_ids)), label_ids]
+    from scipy.special import log_softmax
+
+    log_shares = log_softmax(logits, axis=1)
+    losses: NDArray[np.float64] = -log_shares[np.arange(len(label_ids)), label_ids]
     return losses
-
-
-def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logs of probabilities (n, C)."""
-    shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return shifted

@@ -108,7 +108,7 @@ def _choose_tokens(model: PreTrainedModel, precision: Precision) -> int:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities (n, C) in float64, each row summing to 1."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    from scipy import special
+
+    probabilities: np.ndarray = special.softmax(logits.astype(np.float64), axis=1)
     return probabilities
