@@ -5,7 +5,6 @@ Owns the normalisation of label values and the order of label names. Does not re
 
 from __future__ import annotations
 
-import math
 import numbers
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -27,24 +26,31 @@ def normalize_label(value: object) -> str | None:
         >>> [normalize_label(value) for value in (" pos ", True, 3, 3.0, float("nan"))]
         ['pos', 'true', '3', '3', None]
     """
-    if value is None:
-        return None
     if isinstance(value, str):
         return value.strip() or None
+    if is_missing(value):
+        return None
     if isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}:
         return "true" if value else "false"
     if isinstance(value, numbers.Integral):
         return str(int(value))
     if isinstance(value, numbers.Real):
         number = float(value)
-        if math.isnan(number):
-            return None
         if number.is_integer():
             return str(int(number))
-    if type(value).__name__ in {"NAType", "NaTType"}:
-        return None
     message = f"a label is a string, an integer or a boolean, not {type(value).__name__} {value!r}"
     raise TypeError(message)
+
+
+def is_missing(value: object) -> bool:
+    """Tell whether a cell of a table is empty: None, NaN, or what pandas puts there.
+
+    Example:
+        >>> is_missing(None), is_missing(float("nan")), is_missing("")
+        (True, True, False)
+    """
+    is_nan = isinstance(value, numbers.Real) and value != value  # noqa: PLR0124 (NaN differs from itself)
+    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
 
 
 def sort_label_names(label_names: Iterable[str]) -> list[str]:

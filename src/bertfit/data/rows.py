@@ -8,7 +8,7 @@ from bertfit.data.columns import ChosenColumns, list_names
 from bertfit.data.dataset import Row
 from bertfit.data.records import Record
 from bertfit.errors import Fault, did_you_mean
-from bertfit.labels import normalize_label
+from bertfit.labels import is_missing, normalize_label
 
 NUM_CHARACTERS_SHOWN = 60
 """Of a value in a message: enough to recognise it."""
@@ -76,7 +76,7 @@ def _read_text(value: object) -> str:
 def _join_tokens(value: object) -> str:
     if isinstance(value, str):
         return value
-    if _is_missing(value):
+    if is_missing(value):
         raise _RowError("the text is missing")
     if isinstance(value, bytes):
         return _decode(value)
@@ -138,11 +138,6 @@ def _read_group(values: Mapping[str, object], name: str) -> str:
     if group is None:
         raise _RowError(f"the group is missing (column {name!r})")
     return _check_characters(group, "group")
-
-
-def _is_missing(value: object) -> bool:
-    is_nan = isinstance(value, float) and value != value  # noqa: PLR0124 (NaN differs from itself)
-    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
 
 
 def _show(value: object) -> str:

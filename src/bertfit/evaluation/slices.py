@@ -17,7 +17,7 @@ import numpy as np
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.interval import Interval
-from bertfit.labels import normalize_label
+from bertfit.labels import is_missing, normalize_label
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -287,10 +287,7 @@ def _find_interval(size: int, right: int) -> Interval:
 
 
 def _is_missing(value: object) -> bool:
-    if isinstance(value, str):
-        return not value.strip()
-    is_nan = isinstance(value, float) and value != value  # noqa: PLR0124 (NaN differs from itself)
-    return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
+    return not value.strip() if isinstance(value, str) else is_missing(value)
 
 
 def _read_number(value: object) -> float | None:
