@@ -16,7 +16,7 @@ def check(
     test: options.Test = None,
     model: options.Model = None,
     max_length: options.MaxLength = None,
-    strict: options.Strict = False,
+    strict: options.Strict = None,
     run: Annotated[
         Path | None,
         typer.Option(

@@ -1,4 +1,4 @@
-"""Options that several verbs share, written once."""
+"""The options of `train`, and those that several verbs share, each written once."""
 
 from __future__ import annotations
 
@@ -36,12 +36,6 @@ OnBadRow = Annotated[
     typer.Option(help="Stop at bad rows (default), or leave them out and list them."),
 ]
 Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict", help="Stop where test rows stand in the other rows too (exit code 8)."
-    ),
-]
-StrictSetting = Annotated[
     bool | None,
     typer.Option(
         "--strict", help="Stop where test rows stand in the other rows too (exit code 8)."

@@ -35,7 +35,7 @@ def train(
     slice_columns: options.SliceColumns = None,
     on_bad_row: options.OnBadRow = None,
     drop_duplicates: options.DropDuplicates = None,
-    strict: options.StrictSetting = None,
+    strict: options.Strict = None,
     keep_texts: options.KeepTexts = None,
     device: options.Device = None,
     dtype: options.Dtype = None,

@@ -26,11 +26,6 @@ class Dropped:
     in_other_parts: int = 0
     """Rows whose text stands in the validation or the test file."""
 
-    @property
-    def total(self) -> int:
-        """Rows left out."""
-        return self.duplicates + self.in_other_parts
-
 
 def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
     """Return a digest of each text, the same for texts that are equal.

@@ -30,6 +30,10 @@ NUM_FILES_PER_REPORT = 1_000
 NUM_NAMES_SHOWN = 5
 HUB_NAME = "stanfordnlp/imdb"
 
+_HUB_SPLITS = (("train", "train"), ("test", "test"), ("train", "unsupervised"))
+"""Our split, and the hub's name of it."""
+_HUB_KINDS = {0: "neg", 1: "pos", -1: "unsup"}
+
 _WANTED = re.compile(
     r"(?:^|/)(?P<split>train|test)/"
     r"(?:urls_(?P<urls>pos|neg|unsup)\.txt|(?P<kind>pos|neg|unsup)/(?P<file>[^/]+))$"
@@ -116,10 +120,6 @@ def read_hub(report: Report) -> Reviews:
             shelf.append(Review(name, len(shelf), row["text"], rating=None, movie=None))
     report(f"reading {HUB_NAME}", len(parts), len(parts))
     return reviews
-
-
-_HUB_SPLITS = (("train", "train"), ("test", "test"), ("train", "unsupervised"))
-_HUB_KINDS = {0: "neg", 1: "pos", -1: "unsup"}
 
 
 def _iter_folder(path: Path, report: Report) -> Iterator[_File]:

@@ -18,7 +18,7 @@ from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-MAX_BINS = 15
+_MAX_BINS = 15
 """Bins of the calibration error where there are rows enough."""
 _MIN_BIN_ROWS = 10
 _NOISE_QUANTILE = 0.95
@@ -143,7 +143,7 @@ def score_confidence(
 def expected_calibration_error(confidences: ArrayLike, is_right: ArrayLike) -> float:
     """Return the mean distance of confidence and accuracy over bins of equally many rows.
 
-    There are up to `MAX_BINS` bins of at least 10 rows. Rows of equal confidence share a bin, so
+    There are up to 15 bins of at least 10 rows. Rows of equal confidence share a bin, so
     that the order of rows does not matter.
 
     Args:
@@ -190,9 +190,14 @@ def _take_best(
     return confidences, is_right
 
 
+def count_bins(num_rows: int) -> int:
+    """Return into how many bins of equally many rows so many are cut."""
+    return max(1, min(_MAX_BINS, num_rows // _MIN_BIN_ROWS))
+
+
 def _assign_bins(confidences: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return (n,) the bin of each row, from 0."""
-    num_bins = max(1, min(MAX_BINS, len(confidences) // _MIN_BIN_ROWS))
+    num_bins = count_bins(len(confidences))
     edges = np.quantile(confidences, np.arange(1, num_bins) / num_bins)
     bins: NDArray[np.int64] = np.searchsorted(np.unique(edges), confidences, side="left")
     return bins

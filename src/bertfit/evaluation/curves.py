@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from bertfit.evaluation.calibration import MAX_BINS
+from bertfit.evaluation.calibration import count_bins
 from bertfit.evaluation.selective import risk_coverage_curve
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ Points: TypeAlias = list[tuple[float, float]]
 
 MAX_POINTS = 200
 """Points that a curve keeps: more would not be seen."""
-_MIN_BIN_ROWS = 10
 _NUM_DIGITS = 5
 
 
@@ -66,9 +65,11 @@ def reliability_points(confidences: ArrayLike, is_right: ArrayLike) -> Points:
     from sklearn.calibration import calibration_curve
 
     confidences = np.clip(np.asarray(confidences, dtype=np.float64), 0, 1)
-    num_bins = max(1, min(MAX_BINS, len(confidences) // _MIN_BIN_ROWS))
     accuracies, means = calibration_curve(
-        np.asarray(is_right, dtype=bool), confidences, n_bins=num_bins, strategy="quantile"
+        np.asarray(is_right, dtype=bool),
+        confidences,
+        n_bins=count_bins(len(confidences)),
+        strategy="quantile",
     )
     return _to_points(means, accuracies)
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from bertfit.evaluation.comparison import Difference, PairedComparison
 from bertfit.evaluation.slices import OWN_SLICES, SMALL_ROWS, Slice, SliceReport
-from bertfit.reporting.summary import describe_seeds, describe_units
+from bertfit.reporting.summary import describe_seeds, describe_units, format_seed_scores
 from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
 
 _TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
@@ -159,23 +159,15 @@ def seed_table(seeds: Mapping[str, Any]) -> RenderableType:
     table = _make_table("Seed", right=("Validation acc.", "Macro F1", "Test acc.", "Macro F1"))
     table.add_column("", no_wrap=True)
     for entry in seeds["runs"]:
-        cells = _seed_cells(entry["validation"], entry["test"])
+        cells = format_seed_scores(entry["validation"], entry["test"])
         is_best = entry["seed"] == seeds["best_seed"]
         note = "kept" if is_best else ("interrupted" if entry["interrupted"] else "")
         table.add_row(str(entry["seed"]), *cells, note, style="bold" if is_best else None)
     for title, key in (("mean", "mean"), ("sd", "standard_deviation")):
-        table.add_row(title, *_seed_cells(seeds["validation"][key], seeds["test"][key]), "")
+        table.add_row(title, *format_seed_scores(seeds["validation"][key], seeds["test"][key]), "")
     return Group(
         Text("By seed", style="bold"), table, Text(textwrap.fill(describe_seeds(seeds), WIDTH))
     )
-
-
-def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:
-    return [
-        "–" if part is None else f"{100 * part[name]:.2f} %"
-        for part in parts
-        for name in ("accuracy", "macro_f1")
-    ]
 
 
 def _format_difference(name: str, difference: Difference) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bertfit.config import describe_settings
 from bertfit.progress import format_seconds
-from bertfit.reporting.summary import format_share_with_interval
+from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
 
 _SHARES = {
     "accuracy": "Accuracy",
@@ -178,12 +178,12 @@ def list_seeds(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": f"{run['seed']}{' (kept)' if run['seed'] == seeds['best_seed'] else ''}",
             "is_kept": run["seed"] == seeds["best_seed"],
-            "cells": _seed_cells(run["validation"], run["test"]),
+            "cells": format_seed_scores(run["validation"], run["test"]),
         }
         for run in seeds["runs"]
     ]
     for title, key in (("mean", "mean"), ("standard deviation", "standard_deviation")):
-        cells = _seed_cells(seeds["validation"][key], seeds["test"][key])
+        cells = format_seed_scores(seeds["validation"][key], seeds["test"][key])
         rows.append({"name": title, "is_kept": False, "cells": cells})
     return rows
 
@@ -239,14 +239,6 @@ def _score_cells(one: Mapping[str, Any]) -> list[str]:
         if one.get(part)
         else "–"
         for part, name in places
-    ]
-
-
-def _seed_cells(*parts: Mapping[str, float] | None) -> list[str]:
-    return [
-        "–" if part is None else f"{100 * part[name]:.2f} %"
-        for part in parts
-        for name in ("accuracy", "macro_f1")
     ]
 
 

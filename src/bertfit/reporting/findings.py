@@ -26,6 +26,7 @@ _HEADINGS = {
     "serious": "Serious: labels, or the choice of the epoch, cannot be trusted",
     "minor": "Minor: worth mending",
 }
+_MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
 _SOURCE_WIDTH = 30
 
 
@@ -92,9 +93,6 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     ]
     note = [Text(f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}.")]
     return Group(Text(title, style="bold"), table, *(note if sampled else []))
-
-
-_MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
 
 
 def _show_finding(finding: Finding) -> RenderableType:

@@ -60,6 +60,15 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
     return told
 
 
+def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
+    """Return accuracy and macro F1 of a seed in each part; a dash where the part has none."""
+    return [
+        "–" if part is None else f"{100 * part[name]:.2f} %"
+        for part in parts
+        for name in ("accuracy", "macro_f1")
+    ]
+
+
 def describe_verdict(facts: Mapping[str, Any]) -> str | None:
     """Return how the model stands to the baseline, where both were scored on test rows."""
     comparison = _scores(facts).get("comparison")

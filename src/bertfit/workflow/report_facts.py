@@ -353,7 +353,7 @@ def _describe_row(part: KeptPart, row: int, kept: Mapping[str, Any]) -> dict[str
     }
 
 
-def default_keep_texts(record: Mapping[str, Any]) -> bool:
-    """Return whether a run's settings let it keep texts of rows; older runs did not ask."""
+def keeps_texts(record: Mapping[str, Any]) -> bool:
+    """Tell whether a run may keep texts of rows; runs of before the setting may."""
     entry = (record.get("settings") or {}).get("keep_texts") or {}
     return bool(entry.get("value", TrainSettings().keep_texts))

@@ -24,8 +24,8 @@ from bertfit.workflow.report_facts import (
     KEPT_NAME,
     KEPT_VERSION,
     choose_shown_rows,
-    default_keep_texts,
     gather_facts,
+    keeps_texts,
     read_parts,
 )
 
@@ -190,7 +190,7 @@ def _keep(
     """Write report.json: what the report needs and no other file of the run has."""
     parts = {"test": rows.test, "validation": rows.validation}
     texts = None
-    if default_keep_texts(record):
+    if keeps_texts(record):
         shown = choose_shown_rows(read_parts(staging.folder, record))
         texts = {name: _pick_texts(parts[name], chosen) for name, chosen in shown.items()}
     lengths = Counter(model.train.encoded.full_lengths.tolist())
