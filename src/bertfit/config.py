@@ -197,20 +197,16 @@ def resolve_settings(
     return ResolvedSettings(TrainSettings(**_adapt_values(values)), origins)
 
 
-def describe_settings() -> dict[str, tuple[str, str, str]]:
-    """Return {field: (type, default, help text)}, read from the source of `TrainSettings`."""
+def describe_settings() -> dict[str, tuple[str, str]]:
+    """Return {field: (default, help text)}, read from the source of `TrainSettings`."""
     body = ast.parse(inspect.getsource(TrainSettings)).body[0]
     assert isinstance(body, ast.ClassDef)
     described = {}
     for field, docstring in zip(body.body, body.body[1:], strict=False):
         if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr):
-            name, default = (
-                ast.unparse(field.target),
-                ast.unparse(field.value or ast.Constant(None)),
-            )
+            default = ast.unparse(field.value or ast.Constant(None))
             text = typing.cast("ast.Constant", docstring.value).value
-            kind = " | ".join(_choices(name)) or ast.unparse(field.annotation)
-            described[name] = (kind, default.strip("'"), str(text))
+            described[ast.unparse(field.target)] = (default.strip("'"), str(text))
     return described
 
 
@@ -228,11 +224,6 @@ def check_flags(**flags: object) -> None:
 def setting_names() -> tuple[str, ...]:
     """Return the names of all settings."""
     return tuple(field.name for field in dataclasses.fields(TrainSettings))
-
-
-def _choices(name: str) -> tuple[str, ...]:
-    hint = typing.get_type_hints(TrainSettings)[name]
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

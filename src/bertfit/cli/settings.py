@@ -13,7 +13,7 @@ def settings() -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading, no_wrap=heading != "meaning")
-    for name, (_kind, default, text) in describe_settings().items():
+    for name, (default, text) in describe_settings().items():
         # As --set and TOML want them.
         shown = default.lower() if default in {"None", "True", "False"} else default
         shown = "none" if shown == "()" else shown

@@ -197,7 +197,7 @@ def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, 
             "name": name,
             "value": _show_value(entry["value"]),
             "origin": entry["origin"],
-            "meaning": known[name][2] if name in known else "",
+            "meaning": known[name][1] if name in known else "",
         }
         for name, entry in entries.items()
         if entry["origin"].startswith("default") != changed
