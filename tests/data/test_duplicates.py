@@ -31,7 +31,6 @@ def test_repeats_and_leaks_are_dropped_and_counted_apart():
     assert rest.texts == ["a", "b", "d"]
     assert rest.lines == [1, 2, 5]
     assert dropped == Dropped(duplicates=1, in_other_parts=2)
-    assert dropped.total == 3
 
 
 def test_other_parts_stay_as_they_are():
