@@ -1,4 +1,4 @@
-"""bertfit: labelled text in, a text classifier that people can trust out.
+"""bertfit: labelled text in, a text classifier that you can trust out.
 
 Importing this package loads neither torch nor transformers: each name is loaded when it is used.
 """

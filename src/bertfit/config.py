@@ -42,69 +42,69 @@ class TrainSettings:
     model: str = "embedded"
     """Hub name, local folder, or "embedded" (MiniLM-L6, 22.7 M parameters, needs no network)."""
     epochs: int | None = None
-    """Passes over the rows; none: 3, or 2 for many rows, up to 20 for few or many classes."""
+    """Passes over the rows; none: 3, but 2 for many rows, up to 20 for few rows or many classes."""
     batch_size: int = 32
     """Rows per optimizer step, at least 1."""
     learning_rate: float | None = None
-    """Peak of AdamW, above 0 and below 1; none: 1e-4 for small encoders, else 5e-5."""
+    """AdamW's peak rate, above 0 and below 1; none: 1e-4 for small encoders, else 5e-5."""
     warmup_fraction: float = 0.06
-    """Share of all steps in which the learning rate rises from 0, in [0, 1)."""
+    """Share of the steps in which the learning rate rises from 0, in [0, 1)."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay, not applied to biases and norms, in [0, 1)."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm, above 0."""
     dropout: float | None = None
-    """Dropout of the hidden states and of attention, in [0, 1); none keeps the model's own."""
+    """Dropout rate of hidden states and attention, in [0, 1); none keeps the model's own."""
     max_length: int | None = None
-    """Tokens per text, at least 4; none: the model's limit, less where no text is longer."""
+    """Tokens per text, at least 4; none: the model's limit, or less if no text is that long."""
     truncation: Truncation = "head"
-    """Which part of a longer text is kept: its head, its tail, or head+tail."""
+    """Which part of a longer text is kept: head, tail or head+tail."""
     head_fraction: float = 0.25
-    """Share of the kept tokens taken from the head under head+tail, in (0, 1)."""
+    """With head+tail, the share of the kept tokens that comes from the head, in (0, 1)."""
     text_cleaning: TextCleaningChoice = "auto"
-    """html_breaks reads <br> tags as spaces, none as they are; auto: if 1 % of texts have them."""
+    """html_breaks reads <br> tags as spaces, none keeps them; auto: if 1 % of texts have them."""
     seed: int = 0
-    """Seed of split, new weights, order of rows and dropout, at least 0, below 2**32."""
+    """Seed of the split, new weights, row order and dropout, at least 0 and below 2**32."""
     validation_fraction: float = 0.1
-    """Share of the training rows held out when no validation file is given, in (0, 0.5]."""
+    """Share of the training rows held out if no validation file is given, in (0, 0.5]."""
     selection_metric: SelectionMetric = "auto"
-    """What chooses the epoch: accuracy, macro_f1 (auto for unbalanced classes), or loss."""
+    """What chooses the epoch: accuracy, macro_f1 (auto: if classes are unbalanced) or loss."""
     patience: int | None = None
-    """Stop after this many epochs without a better one, at least 1; none trains all epochs."""
+    """Stop after this many epochs without improvement, at least 1; none trains all epochs."""
     calibration: Calibration = "auto"
-    """Makes confidence honest by validation rows: a temperature; auto: more if clearly better."""
+    """none, temperature, or auto: a temperature, or a richer scaling where it is clearly better."""
     threshold_aim: str | None = None
-    """Two classes: f1, precision>=0.95, recall>=0.9 or cost:FP,FN of the second; none: p≥0.5."""
+    """For two classes: f1, precision>=P, recall>=R or cost:FP,FN of the second; none: p≥0.5."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Dtype = "auto"
-    """float32 or bfloat16 products; auto is bfloat16 where the hardware is fast at it."""
+    """Type of matrix products: float32 or bfloat16; auto: bfloat16 where the hardware is fast."""
     fast_path: FastPath = "auto"
-    """auto plugs bertfit's attention, dropout and embedding update in; off trains without them."""
+    """auto trains with bertfit's own faster parts, where they fit; off trains without them."""
     packing: Packing = "auto"
-    """on puts texts end to end without padding; off pads; auto is on for a GPU that can do it."""
+    """on lays texts end to end without padding; off pads; auto: on for a GPU that supports it."""
     compile: Compile = "auto"
-    """on compiles the layers for training; auto does so on a GPU where no operators do them."""
+    """on uses torch.compile for the layers; auto: in long trainings on a GPU without kernels."""
     micro_batch_tokens: int | Literal["auto"] | None = None
-    """Most tokens at once; auto measures; none: measured on a GPU, 2,048 to 8,192 on a CPU."""
+    """Most tokens computed at once; auto measures; none: 2,048 to 8,192, on a GPU measured."""
     keep_encoded: KeepEncoded = "auto"
-    """auto keeps the token ids of long data in the user's cache for the next run; off does not."""
+    """auto caches the token ids of long data for the next run; off does not."""
     text_column: str | None = None
-    """Column of the text; none finds text, sentence, review or content."""
+    """Column of the text; none looks for text, sentence, review or content."""
     label_column: str | None = None
-    """Column of the label; none finds label, sentiment, category, target or class."""
+    """Column of the label; none looks for label, sentiment, category, target or class."""
     group_column: str | None = None
-    """Column whose equal values must not be split between training and validation."""
+    """Column whose groups are never split between training and validation."""
     slice_columns: tuple[str, ...] = ()
-    """Columns, as a,b or a list, that cut the test (else the validation) rows into slices."""
+    """Columns, as a,b or a list, by which the test (else validation) rows are cut into slices."""
     on_bad_row: OnBadRow = "error"
-    """error refuses data with faults; skip leaves the bad rows out and lists them."""
+    """error refuses data with bad rows; skip leaves them out and lists them."""
     drop_duplicates: bool = False
-    """true leaves out training rows that are repeated, or whose text is in validation or test."""
+    """true drops training rows that are repeated, or whose text is in validation or test."""
     strict: bool = False
-    """true refuses to train where texts or groups of the test rows stand in the other rows."""
+    """true refuses to train if texts or groups of the test rows also occur in the other rows."""
     keep_texts: bool = True
-    """false keeps no text of a row in the run: none in its report, none among its findings."""
+    """false keeps no text of any row in the run, neither in its report nor in its findings."""
 
     def __post_init__(self) -> None:
         """Check every range; report all that is wrong in one error.

@@ -14,8 +14,12 @@ def check(
     data: options.TrainFile,
     validation: options.Validation = None,
     test: options.Test = None,
-    model: options.Model = None,
-    max_length: options.MaxLength = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose tokenizer counts tokens (default: embedded).")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Also show the share of texts longer than this many tokens.")
+    ] = None,
     strict: options.Strict = None,
     run: Annotated[
         Path | None,
@@ -29,7 +33,7 @@ def check(
     on_bad_row: options.OnBadRow = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find leaks, duplicates and damage in text before training."""
+    """Find leaks, duplicates and damaged text before training."""
     from bertfit.cli.results import print_json, show_suspects
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns
@@ -57,5 +61,5 @@ def check(
         console.print(lengths_table(result.parts))
         if result.suspects is not None:
             show_suspects(console, result.suspects)
-    if strict:  # refused after the findings are shown, for they say what to mend
+    if strict:  # refused after the findings are shown, for they say what to fix
         refuse_leaks(result.report)

@@ -25,13 +25,11 @@ def compare(
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another run.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Labelled rows to score both on; else the test rows that both kept."),
+        typer.Option(help="Labelled rows to score both on (default: the test rows both kept)."),
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Disagreements to show (5; with --json all); with --data, their texts too."
-        ),
+        typer.Option(min=0, help="Disagreements to show (default: 5; all with --json)."),
     ] = None,
     as_json: Json = False,
     text_column: TextColumn = None,
@@ -41,7 +39,7 @@ def compare(
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
-    """Say by how much two runs differ, beyond chance or not."""
+    """Say whether two runs differ by more than chance."""
     from bertfit.cli.results import print_json
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns
@@ -69,7 +67,7 @@ def compare(
     console.print(paired_table(result.comparison, result.name_a, result.name_b))
     console.print(result.verdict, style="bold")
     console.print(
-        "This speaks of these two models. bertfit train --seeds 5 tells what a seed alone changes."
+        "This compares these two models. bertfit train --seeds 5 shows how much the seed matters."
     )
     if value["disagreements"]:
         console.print()

@@ -16,13 +16,13 @@ _MAX_TRAIN_SECONDS = 140.0
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option(help="Folder to save the run in.")] = Path("runs/demo"),
     max_train_seconds: Annotated[
         float,
-        typer.Option(min=1, help="Seconds for training; 2,000 rows are taken in any case (140)."),
+        typer.Option(min=1, help="Training time in seconds; at least 2,000 rows are used."),
     ] = _MAX_TRAIN_SECONDS,
 ) -> None:
-    """Train a real classifier here, without a network, in minutes."""
+    """Train a real classifier in minutes, without a network."""
     from bertfit.cli.results import show_training
     from bertfit.cli.terminal import Terminal, console
     from bertfit.config import resolve_settings

@@ -23,10 +23,10 @@ from bertfit.cli.options import (
 
 def evaluate(
     run: Run,
-    data: Annotated[Path, typer.Argument(metavar="FILE", help="Labelled rows.")],
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="File of labelled rows.")],
     slices: SliceColumns = None,
     errors: Annotated[
-        int, typer.Option(min=0, help="Show this many wrong rows with their texts.")
+        int, typer.Option(min=0, help="Show this many wrong rows, with their texts.")
     ] = 0,
     as_json: Json = False,
     text_column: TextColumn = None,
@@ -36,7 +36,7 @@ def evaluate(
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
-    """Say how good a run is on labelled rows, with 95 % intervals."""
+    """Score a run on labelled rows, with 95 % intervals."""
     from bertfit.cli.results import print_json, show_evaluation, show_weaknesses
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns

@@ -11,18 +11,20 @@ from bertfit.cli.options import Overwrite
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds model.pth and tokenizer/.")],
-    output: Annotated[Path, typer.Option(help="Folder of the run to make.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with model.pth and tokenizer/.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder to save the run in.")],
     label_names: Annotated[
-        str, typer.Option(help="Classes in order of their ids, comma-separated.")
+        str, typer.Option(help="Classes in the order of their ids, comma-separated.")
     ] = "neg,pos",
-    max_length: Annotated[int, typer.Option(min=4, help="Tokens per text of the notebook.")] = 128,
+    max_length: Annotated[int, typer.Option(min=4, help="Tokens per text in the notebook.")] = 128,
     num_heads: Annotated[
         int | None, typer.Option(min=1, help="Attention heads (default: width / 64).")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a notebook's model.pth into a run, without unpickling code."""
+    """Convert a notebook's model.pth to a run, without running its code."""
     from bertfit.cli.terminal import Terminal, console
     from bertfit.workflow.importing import import_notebook
 
@@ -37,7 +39,7 @@ def import_(
     )
     if num_heads is None:
         console.print(
-            "The weights do not tell the number of attention heads: one for each 64 of the width "
-            "was taken. If that is wrong, so is every prediction; --num-heads gives another."
+            "The weights do not say how many attention heads there are; one per 64 of the width "
+            "was assumed. If that is wrong, every prediction is wrong: set --num-heads."
         )
     console.print(f"The run is in {run}.", soft_wrap=True)

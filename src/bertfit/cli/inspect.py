@@ -15,17 +15,23 @@ def inspect(
     ] = None,
     runtime: Annotated[
         bool,
-        typer.Option("--runtime", help="Show what this machine trains with, and why, instead."),
+        typer.Option("--runtime", help="Describe how this machine would train, and why."),
     ] = False,
-    depth: Annotated[int | None, typer.Option(min=0, help="Levels to show.")] = None,
-    num_labels: Annotated[int | None, typer.Option(min=2, help="Classes of the head.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows for the memory estimate.")] = 32,
-    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens for the estimate.")] = 128,
+    depth: Annotated[int | None, typer.Option(min=0, help="Levels to show (default: all).")] = None,
+    num_labels: Annotated[
+        int | None, typer.Option(min=2, help="Number of classes (default: the model's own).")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Batch size for the memory estimate.")
+    ] = 32,
+    num_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens per text for the memory estimate.")
+    ] = 128,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a model or a run as a tree, or describe this machine."""
+    """Show a model or a run as a tree, or describe this machine."""
     if runtime:
         _show_runtime(model or "embedded", device=device, dtype=dtype, as_json=as_json)
         return

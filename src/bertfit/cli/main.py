@@ -21,7 +21,7 @@ from bertfit.cli.streams import guard_streams
 
 app = typer.Typer(
     name="bertfit",
-    help="Turns labelled text into a BERT classifier that people can trust.",
+    help="Turn labelled text into a BERT classifier that you can trust.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -55,7 +55,7 @@ def _root(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Turns labelled text into a BERT classifier that people can trust."""
+    """Turn labelled text into a BERT classifier that you can trust."""
 
 
 def _find_hidden_cause(end: SystemExit) -> BaseException | None:

@@ -10,110 +10,120 @@ import typer
 
 TextColumn = Annotated[
     str | None,
-    typer.Option(help="Column of the text; found by itself if named text, sentence, review…"),
+    typer.Option(help="Text column (default: text, sentence, review or content)."),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option(help="Column of the label; found by itself if named label, sentiment, class…"),
+    typer.Option(help="Label column (default: label, sentiment, category, target or class)."),
 ]
 GroupColumn = Annotated[
-    str | None, typer.Option(help="Rows equal in this column are not split apart.")
+    str | None, typer.Option(help="Keep rows with the same value in this column together.")
 ]
 SliceColumns = Annotated[
     list[str] | None,
-    typer.Option("--slice", metavar="COLUMN", help="Also judge slices by this column; repeatable."),
+    typer.Option("--slice", metavar="COLUMN", help="Also score slices by this column; repeatable."),
 ]
 PartGroupColumn = Annotated[
     str | None,
-    typer.Option("--group-column", help="Rows equal in this column must not stand in two parts."),
+    typer.Option("--group-column", help="Report values of this column that occur in two parts."),
 ]
 IntervalGroupColumn = Annotated[
     str | None,
-    typer.Option("--group-column", help="Rows equal in this column are resampled together."),
+    typer.Option(
+        "--group-column", help="Resample rows with the same value in this column together."
+    ),
 ]
 OnBadRow = Annotated[
     Literal["error", "skip"] | None,
-    typer.Option(help="Stop at bad rows (default), or leave them out and list them."),
+    typer.Option(help="Stop at bad rows (default), or skip and list them."),
 ]
 Strict = Annotated[
     bool | None,
-    typer.Option(
-        "--strict", help="Stop where test rows stand in the other rows too (exit code 8)."
-    ),
+    typer.Option("--strict", help="Stop if test rows also occur in the other rows (exit code 8)."),
 ]
 DropDuplicates = Annotated[
     bool | None,
     typer.Option(
-        "--drop-duplicates", help="Leave repeated and leaked texts out of the training rows."
+        "--drop-duplicates", help="Drop repeated and leaked texts from the training rows."
     ),
 ]
 KeepTexts = Annotated[
     bool | None,
-    typer.Option("--keep-texts/--no-texts", help="Keep texts of errors for the report (default)."),
+    typer.Option(
+        "--keep-texts/--no-texts", help="Keep the texts of errors for the report (default)."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None,
-    typer.Option(help="Type of the arithmetic (auto: bfloat16 where it is quick)."),
+    typer.Option(help="Type of the arithmetic (auto: bfloat16 where it is fast)."),
 ]
 RunDtype = Annotated[
     Literal["auto", "float32", "bfloat16"] | None,
-    typer.Option(help="Type of the arithmetic (that of the training, where it is quick)."),
+    typer.Option(help="Type of the arithmetic (default: as in training, where it is fast)."),
 ]
 Packing = Annotated[
     Literal["auto", "on", "off"] | None,
-    typer.Option(help="Texts end to end instead of padded; auto (default) packs on a GPU."),
+    typer.Option(help="Lay texts end to end instead of padding; auto (default): on a GPU."),
 ]
 Compile = Annotated[
     Literal["auto", "on", "off"] | None,
-    typer.Option(help="torch.compile the layers; auto (default): long trainings on a GPU."),
+    typer.Option(help="Use torch.compile; auto (default): in long trainings on a GPU."),
 ]
 TokenBudget = Annotated[
     str | None,
     typer.Option(
-        "--token-budget", metavar="N|auto", help="Tokens per piece of a step; auto measures."
+        "--token-budget", metavar="N|auto", help="Most tokens computed at once; auto measures."
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Epochs = Annotated[
-    int | None, typer.Option(help="Passes over the rows (2 to 20, by their number).")
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a Hugging Face classifier.")
 ]
-BatchSize = Annotated[int | None, typer.Option(help="Rows per step (32).")]
+Epochs = Annotated[
+    int | None, typer.Option(help="Passes over the rows (default: 2 to 20, depending on the data).")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Rows per step (default: 32).")]
 LearningRate = Annotated[
-    float | None, typer.Option(help="Peak learning rate (1e-4 if small, 5e-5).")
+    float | None,
+    typer.Option(help="Peak learning rate (default: 1e-4 for small encoders, else 5e-5)."),
 ]
 MaxLength = Annotated[
-    int | None, typer.Option(help="Tokens per text (the model's limit, or the longest text's).")
+    int | None,
+    typer.Option(help="Tokens per text (default: the model's limit, or the longest text)."),
 ]
 TruncationOption = Annotated[
     str | None,
-    typer.Option("--truncation", help="head (default), tail or head+tail of longer texts."),
+    typer.Option(
+        "--truncation", help="Part of longer texts to keep: head (default), tail or head+tail."
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random (0).")]
+Seed = Annotated[int | None, typer.Option(help="Random seed (default: 0).")]
 Seeds = Annotated[
     int | None,
-    typer.Option(help="Train this many times, seed by seed, and keep the best on validation."),
+    typer.Option(help="Train with this many seeds and keep the best on validation."),
 ]
 Model = Annotated[str | None, typer.Option(help="Hub name, local folder, or embedded (default).")]
-Recipe = Annotated[str, typer.Option(help="default or notebook.")]
-Validation = Annotated[Path | None, typer.Option(help="Rows that choose the epoch to keep.")]
+Recipe = Annotated[str, typer.Option(help="Preset of settings: default or notebook.")]
+Validation = Annotated[
+    Path | None, typer.Option(help="File of rows that choose the epoch to keep.")
+]
 ValidationFraction = Annotated[
-    float | None, typer.Option(help="Share split off TRAIN without a file (0.1).")
+    float | None, typer.Option(help="Share of TRAIN held out if no file is given (default: 0.1).")
 ]
 Test = Annotated[
-    Path | None, typer.Option(help="Rows scored once at the end; they choose nothing.")
+    Path | None, typer.Option(help="File of rows scored once at the end; they choose nothing.")
 ]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting; see bertfit settings."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting; bertfit settings lists them."),
 ]
-Baseline = Annotated[bool, typer.Option(help="Fit lexical baselines on the same rows.")]
-Output = Annotated[Path, typer.Option(help="Folder of the run to make.")]
+Baseline = Annotated[bool, typer.Option(help="Fit word-count baselines on the same rows.")]
+Output = Annotated[Path, typer.Option(help="Folder to save the run in.")]
 TrainFile = Annotated[
-    Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSONL (each also .gz) or Parquet.")
+    Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSONL (each also .gz) or Parquet file.")
 ]
 
 

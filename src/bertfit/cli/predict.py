@@ -25,26 +25,33 @@ def predict(
     run: Run,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT", help="Texts; none reads lines from standard input."),
+        typer.Argument(
+            metavar="TEXT", help="Texts to classify (default: the lines of standard input)."
+        ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(help="Predict the rows of a CSV, TSV, JSONL or Parquet file.")
+        Path | None, typer.Option(help="Classify the rows of a CSV, TSV, JSONL or Parquet file.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write a .jsonl, .csv or .tsv (tabs as spaces) file.")
+        Path | None,
+        typer.Option(help="Write a .jsonl, .csv or .tsv file (.tsv: tabs become spaces)."),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the --output file.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write one JSON object per line.")
+    ] = False,
     abstain_below: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Give no label where the confidence is below P."),
+        typer.Option(metavar="P", help="Give no label if the confidence is below P."),
     ] = None,
     text_column: TextColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
-    """Predict texts, a file or standard input, in input order."""
+    """Classify texts, a file or standard input, in input order."""
     from bertfit.data.dataset import Columns
     from bertfit.workflow.predicting import (
         PredictionCount,

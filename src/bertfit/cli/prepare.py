@@ -11,18 +11,18 @@ from bertfit.cli.options import Overwrite
 
 
 def prepare(
-    dataset: Annotated[Literal["imdb"], typer.Argument(help="The data set: imdb.")],
+    dataset: Annotated[Literal["imdb"], typer.Argument(help="Name of the data set: imdb.")],
     source: Annotated[
         str, typer.Option(help="aclImdb_v1.tar.gz, the extracted aclImdb folder, or hub.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the files.")],
     text_format: Annotated[
         Literal["text", "tokens"],
-        typer.Option("--format", help="text, or the notebook's lower-cased tokens."),
+        typer.Option("--format", help="text, or tokens: the notebook's lower-cased words."),
     ] = "text",
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a public data set into files that bertfit train reads."""
+    """Convert a public data set to files that bertfit train reads."""
     from bertfit.cli.terminal import Terminal, console
     from bertfit.data.imdb import prepare_imdb
 

@@ -7,24 +7,26 @@ from typing import Annotated
 
 import typer
 
-from bertfit.cli.options import Json, Run
+from bertfit.cli.options import Json
 
 
 def report(
-    run: Run,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     output: Annotated[
-        Path | None, typer.Option(help="HTML file to write instead of RUN/report.html.")
+        Path | None, typer.Option(help="Write this HTML file instead of RUN/report.html.")
     ] = None,
     no_texts: Annotated[
-        bool, typer.Option("--no-texts", help="Leave every text of a row out of the page.")
+        bool, typer.Option("--no-texts", help="Leave all texts out of the page.")
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace --output, or RUN/README.md, where it exists."),
+        typer.Option(
+            "--overwrite", help="Replace an existing --output, or an edited RUN/README.md."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run's report.html and its model card anew."""
+    """Rewrite a run's report.html and its model card."""
     from bertfit.cli.results import print_json
     from bertfit.cli.terminal import console
     from bertfit.workflow.reporting import report as run_report
@@ -37,6 +39,4 @@ def report(
     if written.card is not None:
         console.print(f"The model card is in {written.card}.", soft_wrap=True)
     elif output is None:
-        console.print(
-            "README.md has other words, perhaps of yours, and was kept; --overwrite replaces it."
-        )
+        console.print("README.md was edited, so it was kept; --overwrite replaces it.")

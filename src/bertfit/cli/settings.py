@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def settings() -> None:
-    """List every setting of training, with default and meaning."""
+    """List every training setting with its default and meaning."""
     from rich.table import Table
 
     from bertfit.cli.terminal import console

@@ -22,19 +22,22 @@ _MOST_SHOWN = 10
 
 
 def suspects(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Labelled rows.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="File of labelled rows.")],
     run: Annotated[
         Path | None,
-        typer.Option("--with", metavar="RUN", help="A run of other rows, which judges these."),
+        typer.Option(
+            "--with", metavar="RUN", help="Run trained on other rows, which judges these."
+        ),
     ] = None,
     folds: Annotated[
-        int | None, typer.Option(help="Without a run: folds of the lexical models (5).")
+        int | None,
+        typer.Option(help="Folds of the word-count models, without --with (default: 5)."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write all suspects to this .csv file, to be edited.")
+        Path | None, typer.Option(help="Write all suspects to this .csv file, for editing.")
     ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Rows to show (10; with --json all).")
+        int | None, typer.Option(min=1, help="Rows to show (default: 10; all with --json).")
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -45,7 +48,7 @@ def suspects(
     seed: Seed = None,
     device: Device = None,
 ) -> None:
-    """Find labels that are probably wrong, to look at and mend."""
+    """Find labels that are probably wrong, for you to review."""
     from bertfit.cli.results import print_json, show_suspects
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.dataset import Columns

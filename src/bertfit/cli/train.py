@@ -48,7 +48,7 @@ def train(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fine-tune a model on labelled text and leave a run."""
+    """Fine-tune a model on labelled text and save it as a run."""
     from bertfit.config import resolve_settings, setting_names
 
     # An option that bears the name of a setting is that setting.
