@@ -1,8 +1,8 @@
-"""The settings of a training run: written once here, read by the CLI, TOML files and Python alike.
+"""The settings of a training, defined once here for the CLI, TOML files and Python alike.
 
 The docstring under a field is its help text. A setting comes from, in rising order of precedence:
-the default, the recipe, a TOML file, `--set key=value` and the command's own options; where each
-value came from travels with it into the run.
+the default, the recipe, a TOML file, `--set key=value` and the command's own options. Where each
+value came from is recorded in the run.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
     ├── ModelError (ValueError)             4   a model cannot be found, loaded or used
     ├── RunError (ValueError)               5   a run folder is missing, damaged or in the way
     ├── TrainingError (RuntimeError)        6   training cannot go on
-    └── MissingDependencyError (ImportError) 7  an optional package is not installed
+    └── MissingDependencyError (ImportError) 7  the extra hub, or the embedded wheels, are missing
 
 A message says what was expected, what came and where; the hint says what to do.
 """

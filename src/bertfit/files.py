@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and where bertfit keeps its own."""
+"""Files that are written completely or not at all, and where bertfit keeps its own."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Folders in the making: held by who works in them, and found when nobody does any more.
+"""Work folders: locked while in use, and found when they were abandoned.
 
-A folder is held by a lock on the folder itself, which the system frees when its holder ends, in
-whatever way. So nothing is written that could be left behind, the lock goes with a folder that is
-renamed, and no process is taken for another one that has its number.
+The lock is on the folder itself, and the system releases it when the process ends, however it ends.
+So there is no lock file that could be left behind, the lock moves along when the folder is renamed,
+and no process is mistaken for another one with the same id.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long work tells of itself: two methods, implemented by the CLI or by you."""
+"""How long-running work reports progress: two methods, implemented by the CLI or by you."""
 
 from __future__ import annotations
 

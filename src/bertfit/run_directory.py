@@ -1,7 +1,7 @@
 """The folder of a run: a Hugging Face model folder with bertfit.json, which is written last.
 
-A run is made in a folder of its own beside its place and moved there when it is whole, so that a
-run is either complete or not there, and an old one is replaced only by a finished new one.
+A run is built in a separate folder next to its final place and moved there when it is complete. So
+a run is either complete or absent, and an old one is replaced only by a finished new one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the threshold of a binary classifier is chosen for: the grammar of `threshold_aim`, once."""
+"""The grammar of `threshold_aim`: what the threshold of a binary classifier is chosen for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Standard output and error for whatever writes past the consoles: data shown, never obeyed."""
+"""Standard output and error for output that does not go through the consoles.
+
+Control characters in data are shown escaped, so that a terminal does not obey them.
+"""
 
 from __future__ import annotations
 

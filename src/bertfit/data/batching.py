@@ -1,8 +1,8 @@
-"""Which rows form a step, and how a step is cut, and padded or packed.
+"""Which rows form a step, and how a step is cut into micro-batches, padded or packed.
 
 A step always has the same number of rows, so what is learned does not depend on the token budget,
-which only decides how a step is cut into micro-batches. Rows of like length stand together, so
-that little padding is needed; a pack, in which the rows stand end to end, needs none.
+which only decides how a step is cut. Rows of similar length are put together, so that little
+padding is needed; a pack, in which the rows are laid end to end, needs none.
 """
 
 from __future__ import annotations

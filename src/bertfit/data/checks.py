@@ -1,6 +1,6 @@
-"""The gate before training and evaluation: every problem of every file, found and said at once.
+"""Checks before training and evaluation: every problem of every file, found and reported at once.
 
-Also describes a dataset in numbers. Does not change any text.
+Also computes statistics of a dataset. Does not change any text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Text cleaning: named steps that a run records, and that its own tokenizer carries.
+"""Text cleaning: named steps, recorded in a run and applied by its own tokenizer.
 
-A step is applied to the text before it is tokenized. The tokenizer that a run keeps applies it
-too, so that whoever loads the folder without bertfit reads texts as the model was trained to.
+A step is applied to the text before it is tokenized. The tokenizer that is saved in a run applies
+it too, so that whoever loads the folder without bertfit reads texts as the model was trained to.
 """
 
 from __future__ import annotations

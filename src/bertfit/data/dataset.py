@@ -1,4 +1,4 @@
-"""Labelled text in memory, column by column, each row knowing the line that it came from."""
+"""Labelled text in memory, column by column; each row knows its line number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV and TSV: one row per record, a header in the first line, line numbers that are true."""
+"""CSV and TSV: one row per record, a header in the first line, correct line numbers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Encoded text kept on disk: built once, mapped into memory whenever it is needed again.
+"""A cache of encoded text on disk: computed once, mapped into memory whenever it is needed again.
 
-An entry is found by a hash of all that decides its content: the texts, the tokenizer and the rule.
-So it is never stale; what is not used for long makes room. Entries hold token ids, from which the
-texts can be read: the folder is the user's own cache, readable by them alone.
+An entry is found by a hash of everything that determines its content: the texts, the tokenizer and
+the rule. So it is never stale; entries that have not been used for long make room for new ones.
+Entries hold token ids, from which the texts can be read: the folder is in the user's own cache,
+readable only by them.
 """
 
 from __future__ import annotations

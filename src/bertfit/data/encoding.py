@@ -1,8 +1,8 @@
-"""Text to token ids: cleaned, encoded once, truncated by a stated rule, kept in flat arrays.
+"""Text to token ids: cleaned, encoded once, truncated by a rule, stored in flat arrays.
 
 Owns truncation: everything that trains, evaluates or predicts calls `encode_texts` with the same
-`EncodingRule`, which the run carries. Special tokens are placed where the tokenizer's own
-post-processor places them, so a text that fits gives the ids that transformers gives.
+`EncodingRule`, which is saved in the run. Special tokens are placed where the tokenizer's own
+post-processor puts them, so a text that fits gives the same ids as transformers.
 """
 
 from __future__ import annotations

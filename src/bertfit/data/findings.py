@@ -1,4 +1,4 @@
-"""What the gate finds: one dataclass for every kind, and their order by harm."""
+"""What the data checks report: one dataclass for every kind of finding, ordered by harm."""
 
 from __future__ import annotations
 

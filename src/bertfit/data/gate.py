@@ -1,7 +1,7 @@
-"""The gate: everything about labelled rows that their owner should know before training.
+"""The gate: everything questionable about labelled rows, found before training.
 
-Joins what the modules beside it find, and says what leaks into the test set. Faults that stop a
-training altogether are found before, in `checks`; nothing here changes a row.
+Combines what the modules next to it find, and says what leaks into the test set. Faults that
+prevent a training altogether are found earlier, in `checks`; nothing here changes a row.
 """
 
 from __future__ import annotations

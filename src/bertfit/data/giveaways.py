@@ -1,8 +1,8 @@
-"""Words and signs that give the label away: an id, a source, stars or the label, left in the text.
+"""Words and signs that give the label away: an id, a source, stars, or the label itself.
 
-A model that finds such a word learns nothing else, and its score says nothing of new text. Counts
-in how many texts of each label a word stands; a word is judged by the share of the doubt about one
-label that its presence takes away: mutual information over entropy, from 0 to 1.
+A model that finds such a word learns nothing else, and its score says nothing about new text. For
+each word, the texts of each label that contain it are counted. A word is judged by how much of the
+uncertainty about one label its presence removes: mutual information over entropy, from 0 to 1.
 """
 
 from __future__ import annotations

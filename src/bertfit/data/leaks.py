@@ -1,4 +1,4 @@
-"""Findings between two parts: texts, near-duplicates and groups that stand in both."""
+"""Findings between two parts: texts, near-duplicates and groups that are in both."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Texts that are nearly another's: MinHash proposes pairs, the shared words themselves decide.
+"""Near-duplicates: MinHash proposes pairs, the texts' own words decide.
 
-Two texts are as similar as the Jaccard index of their sets of three words in a row. Signatures and
-bands only keep the search from comparing every text with every other: each pair that is returned
-was compared in full, so its similarity is exact. A pair is missed by the bands' chance, and in a
-tenth of draws where it hides among a thousand other texts of one template, of which each text is
-compared with few.
+The similarity of two texts is the Jaccard index of their sets of three-word sequences. Signatures
+and bands only keep the search from comparing every text with every other: each pair that is
+returned was compared in full, so its similarity is exact. A pair can be missed by chance in the
+bands, and in a tenth of draws if it hides among a thousand other texts of one template, each of
+which is compared with only a few.
 
-Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman &
-Ullman 2014, "Mining of Massive Datasets", section 3.4 (bands).
+Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman & Ullman
+2014, "Mining of Massive Datasets", section 3.4 (bands).
 """
 
 from __future__ import annotations

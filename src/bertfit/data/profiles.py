@@ -1,4 +1,4 @@
-"""What the gate computes of a part once, and asks many times."""
+"""What is computed once for each part, and used by many checks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reads labelled text from files and tables of every kind that is known.
+"""Reads labelled text from all supported files and tables.
 
-Owns which kind of source is which. The formats are in `delimited`, `json_lines` and `tables`,
-what makes a row good is in `rows`, and which column is which in `columns`.
+Picks the reader for a source. The formats are in `delimited`, `json_lines` and `tables`, what makes
+a row usable is in `rows`, and which column is which in `columns`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What every format is read into: records (a line number and named values), and their stream.
+"""Records, into which every format is read (a line number and named values), and their stream.
 
-Owns the error of a whole source. Does not know which columns matter, nor any file format.
+Owns the error for a source that cannot be read at all. Does not know which columns matter, nor any
+file format.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Splits a dataset in two: each label in both parts in proportion, no group divided.
+"""Splits a dataset in two: each label in proportion in both parts, no group divided.
 
-Depends on nothing but the labels and groups in their order, the fraction and the seed.
+Depends only on the labels and groups in their order, the fraction and the seed.
 """
 
 from __future__ import annotations

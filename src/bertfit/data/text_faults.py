@@ -1,4 +1,4 @@
-"""What damages a text: HTML that was left, control characters, letters decoded wrongly.
+"""Damaged text: left-over HTML, control characters, wrongly decoded letters.
 
 Finds and counts; changes nothing. `cleaning.clean_text` is the one step that does.
 """

@@ -1,4 +1,4 @@
-"""Texts as a tokenizer reads them: how long they are, what is cut, and what it does not know."""
+"""Texts as a tokenizer reads them: how long they are, what is cut, and what is unknown."""
 
 from __future__ import annotations
 

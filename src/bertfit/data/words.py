@@ -1,6 +1,6 @@
-"""Texts as numbers of words, a chunk at a time: what counting and comparing of texts start from.
+"""Texts as word ids, a chunk at a time: the starting point for counting and comparing texts.
 
-Owns what a word is. Numbers mean nothing beyond the vocabulary that gave them.
+Defines what a word is. The ids mean nothing outside the vocabulary that assigned them.
 """
 
 from __future__ import annotations

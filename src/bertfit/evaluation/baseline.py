@@ -1,7 +1,7 @@
-"""The lexical baselines: what word counts alone reach, so that an encoder must earn its cost.
+"""The lexical baselines: what word counts alone achieve, so that an encoder must earn its cost.
 
 Owns which baselines there are (the majority class, TF-IDF with logistic regression, NB-SVM) and the
-choice of the best one by validation. The verdict on a model beside it is in comparison.py.
+choice of the best one on validation. The verdict on a model compared with it is in comparison.py.
 """
 
 from __future__ import annotations

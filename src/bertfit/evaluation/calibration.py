@@ -1,6 +1,7 @@
 """How far probabilities can be believed: calibration error and Brier score.
 
-Owns what is measured. What mends it is in scaling.py, what order confidences give in selective.py.
+Only measures. Scaling, which improves them, is in scaling.py, ranking by confidence in
+selective.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Two models on the same rows: by how much they differ, and whether chance alone could do it.
+"""Two models on the same rows: how much they differ, and whether it could be chance.
 
-Owns the comparison of a model with a baseline, and of two models, with the verdicts in words. The
-tests and the resampling are in intervals.py. A model comes as an array of probabilities.
+Compares a model with a baseline, or two models, and words the verdict. The tests and the resampling
+are in intervals.py. A model is given as an array of probabilities.
 """
 
 from __future__ import annotations

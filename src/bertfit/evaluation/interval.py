@@ -1,4 +1,4 @@
-"""An interval: exact ones of shares, and how one of the bootstrap is moved, stretched and cut."""
+"""An interval: exact ones for proportions, and corrections of bootstrap intervals."""
 
 from __future__ import annotations
 

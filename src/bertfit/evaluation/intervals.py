@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap intervals, and tests of two models on the same rows.
+"""How certain a score is: bootstrap intervals, and tests of two models on the same rows.
 
 Owns resampling. Does not define any score (metrics.py) and never touches a model.
 """

@@ -1,7 +1,7 @@
-"""The machinery of the lexical baselines: counts of n-grams to fitted classifiers.
+"""The machinery of the lexical baselines: from counts of n-grams to fitted classifiers.
 
-Owns TF-IDF with logistic regression and NB-SVM, their settings, and how these are tuned. When to
-use them, and what for, is in baseline.py; the counting is in ngrams.py.
+Owns TF-IDF with logistic regression and NB-SVM, their settings, and how these are tuned. When and
+for what they are used is in baseline.py; counting is in ngrams.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Predictions that are kept in a run: one JSON line for each row, without its text.
+"""Predictions that are kept in a run: one JSON line per row, without its text.
 
-Owns writing and reading them. What was predicted, and by what, is not its business.
+Owns writing and reading them. Does not know what made them.
 """
 
 from __future__ import annotations

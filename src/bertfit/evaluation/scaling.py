@@ -1,7 +1,7 @@
-"""Calibration by scaling logits: a temperature, a weight for each class, or a bend.
+"""Calibration by scaling logits: by a temperature, a weight for each class, or a cubic.
 
-Owns the scalings and their fits. Which one a model gets is decided in scaling_choice.py; folding
-it into a model is modeling's. Every fit is pulled towards doing nothing.
+Owns the scalings and their fits. scaling_choice.py decides which one a model gets; folding it into
+a model is up to modeling. Every fit is regularised towards no change.
 """
 
 from __future__ import annotations

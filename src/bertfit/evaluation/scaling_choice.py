@@ -1,7 +1,7 @@
-"""Which scaling a model's logits get: the one that is better on rows that its fit has not seen.
+"""Which scaling a model's logits get: the one that does better on held-out rows.
 
-The rows that a fit sees have chosen the epoch too, so they flatter the model a little; that is why
-every fit needs enough rows, and has to show its gain on rows held out from it.
+The rows that a fit sees have also chosen the epoch, so they make the model look a little too good.
+That is why every fit needs enough rows, and must show its gain on rows held out from it.
 """
 
 from __future__ import annotations

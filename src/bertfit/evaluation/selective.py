@@ -1,6 +1,6 @@
-"""Selective prediction: what is gained in accuracy by not answering where confidence is low.
+"""Selective prediction: how much accuracy is gained by not answering at low confidence.
 
-Owns the risk-coverage curve, its area, and the short form of the curve that a run keeps.
+Owns the risk-coverage curve, its area, and the short form of the curve that is kept in a run.
 """
 
 from __future__ import annotations

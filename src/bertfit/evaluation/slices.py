@@ -1,4 +1,4 @@
-"""Where a model is weak: accuracy in slices of the rows, with the care that many slices need.
+"""Where a model is weak: accuracy in slices of the rows, corrected for their number.
 
 Owns how rows are cut into slices and how a slice is judged. With many slices some look bad by
 chance, so each is tested against the rest of the rows, and the p-values are adjusted together.

@@ -1,7 +1,7 @@
 """Labels that are probably wrong, ranked from out-of-sample probabilities.
 
-Owns the ranking alone: where the probabilities come from is the caller's choice, and they must not
-come from a model that was trained on these very labels, or it will defend them.
+Owns only the ranking. The caller chooses where the probabilities come from; they must not come from
+a model that was trained on these very labels, because it would defend them.
 """
 
 from __future__ import annotations

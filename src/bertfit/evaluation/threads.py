@@ -1,7 +1,7 @@
-"""Independent pieces of work, side by side on the cores at hand.
+"""Independent pieces of work, run in parallel on the available cores.
 
-Owns how many run at once. NumPy and SciPy let go of the interpreter in their long loops, so threads
-are enough, and nothing has to be copied from one process to another.
+Owns how many run at once. NumPy and SciPy release the interpreter's lock in their long loops, so
+threads are enough, and nothing has to be copied from one process to another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The threshold of a binary classifier: chosen for a stated aim, with what it gives.
+"""The threshold of a binary classifier: chosen for a stated aim, and what it achieves.
 
-The second class is the positive one: it is answered where its probability is not below the
-threshold. Probabilities stay as they are.
+The second class is the positive one: it is answered if its probability is not below the threshold.
+The probabilities themselves do not change.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is drawn when rows are resampled: each row, or the group that it belongs to."""
+"""What is resampled: each row, or the group that it belongs to."""
 
 from __future__ import annotations
 

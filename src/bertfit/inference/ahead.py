@@ -1,4 +1,4 @@
-"""The next piece of work made ready while the present one is worked on."""
+"""The next piece of work, prepared on another thread while the current one is processed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a run knows of its confidence: the scaling in its weights, a threshold, and what to expect.
+"""A run's confidence rules: the scaling in its weights, a threshold, and what to expect.
 
-Owns reading these from bertfit.json. How they are found is in evaluation and workflow.
+Reads them from bertfit.json. How they are found is in evaluation and workflow.
 """
 
 from __future__ import annotations

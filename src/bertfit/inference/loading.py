@@ -1,4 +1,4 @@
-"""What is checked of a model's folder before it predicts: files that do not belong together."""
+"""Checks of a model folder before it is used: whether its files belong together."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""From rows to logits, a micro-batch at a time: training and scoring both go this way.
+"""From rows to logits, one micro-batch at a time, for both training and scoring.
 
-But for packs of which a training on a GPU has a record (`training.recorded_passes`).
+The exception are packs that a training on a GPU has recorded (`training.recorded_passes`).
 
-Owns the choice between padding and packing, which is the model's: one that was set up for packs
-(`modeling.packing`) gets packs. Owns, too, the budget of tokens that a micro-batch may have.
+Chooses between padding and packing, which depends on the model: one that was set up for packs
+(`modeling.packing`) gets packs. Also owns the token budget of a micro-batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trained model as Python users meet it: load it once, predict as often as you like."""
+"""A trained model for Python users: load it once, predict as often as you like."""
 
 from __future__ import annotations
 

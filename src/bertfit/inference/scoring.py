@@ -1,4 +1,4 @@
-"""Logits for encoded text: by length, in micro-batches, results in input order.
+"""Logits of encoded text: computed in micro-batches by length, returned in input order.
 
 Validation, evaluation and prediction all score through here.
 """

@@ -1,9 +1,9 @@
-"""Memory that is freed between two layers, kept for the next one.
+"""Keeps memory that is freed between two layers for the next one.
 
-A training step asks for and gives back a few hundred megabytes in pieces of some megabytes each.
-glibc takes pieces of that size from the kernel and returns them at once, and the kernel fills each
-page with zeros when it is next touched: 36,000 page faults and a tenth of a step (MiniLM, 16 rows
-of 128 tokens). Here glibc is asked to keep them. Other allocators and systems are left alone.
+A training step allocates and frees a few hundred megabytes in pieces of some megabytes each. glibc
+takes pieces of that size from the kernel and returns them at once, and the kernel fills each page
+with zeros when it is next touched: 36,000 page faults and a tenth of a step (MiniLM, 16 rows of 128
+tokens). Here glibc is told to keep them. Other allocators and systems are left alone.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Attention for encoders on a CPU, plugged into transformers by its own registry.
+"""Attention for encoders on a CPU, plugged into transformers through its own registry.
 
-torch's fused attention is quick forward and slow backward on a CPU, and with dropout it leaves its
-quick path altogether. Here training takes three plain steps (product, softmax, product) with a
-dropout that costs little. Scoring, which has no backward, keeps torch's fused form in float32; in
-bfloat16 the plain steps are quicker there too. A padding mask stays (B, 1, 1, T) and is broadcast;
-transformers would write it out as (B, 1, T, T).
+torch's fused attention is fast forward and slow backward on a CPU, and with dropout it falls off
+its fast path altogether. Here, training takes three plain steps (product, softmax, product) with a
+cheap dropout. Scoring, which has no backward pass, keeps torch's fused form in float32; in bfloat16
+the plain steps are faster there too. A padding mask stays (B, 1, 1, T) and is broadcast;
+transformers would expand it to (B, 1, T, T).
 
 Shapes: B rows, H heads, T tokens, D numbers per head.
 """

@@ -1,8 +1,8 @@
-"""Calibration folded into a model: the layer that gives the logits is found, read and changed.
+"""Folds calibration into a model: finds, reads and changes the layer that gives the logits.
 
-A model that was folded gives calibrated logits to whoever loads it. Which layer that is depends on
-the family; instead of names, behaviour decides: rescaling the layer must rescale the logits, and
-the model is asked whether it does.
+A folded model gives calibrated logits to everybody who loads it. Which layer that is depends on the
+family, so it is found by behaviour, not by name: rescaling the layer must rescale the logits, and
+that is tried out on the model.
 
 Shapes: T tokens, C classes, D numbers that the layer reads, E further outputs.
 """

@@ -1,7 +1,7 @@
 """The one place that loads models and tokenizers.
 
-Owns: finding a model by name, float32 weights, the head's size and label names, and saying in a
-line which weights are new. Never runs code from a checkpoint and never unpickles one.
+Owns finding a model by name, float32 weights, the size and label names of the head, and the
+one-line note on weights that are new. Never runs code from a checkpoint and never unpickles one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Dropout whose random numbers cost little on a CPU.
+"""Dropout with cheap random numbers, for a CPU.
 
-torch draws a floating-point number for every element, one core at a time. Here four elements share
-one 64-bit word: each compares 16 bits of its own with a threshold, so a rate is met to 1/65,536.
-Of the words torch's generator draws a first block alone; each further block is made of the one
-before, lane by lane, by three shifts that all cores take at once and that stay in the cache.
+torch draws a floating-point number for every element, on one core. Here, four elements share one
+64-bit word: each compares its own 16 bits with a threshold, so a rate is met to within 1/65,536.
+torch's generator draws only a first block of words; each further block is derived from the one
+before, lane by lane, by three shifts that run on all cores at once and stay in the cache.
 
 Sources: Srivastava et al. 2014, JMLR 15, section 4 (dropout itself, scaled while training);
 Marsaglia 2003, Journal of Statistical Software 8(14), section 3 (the shifts 13, 7 and 17).

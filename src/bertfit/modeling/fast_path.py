@@ -1,7 +1,7 @@
-"""What makes an encoder of transformers fast, plugged into it.
+"""Plugs what makes an encoder fast into transformers' modules.
 
-Owns which families get which part, and the copy of the model that does the arithmetic. Each part
-is shown equal to the plain module by tests/modeling/test_fast_path.py.
+Decides which families get which part, and makes the copy of the model that does the arithmetic.
+Each part is shown to equal the plain module by tests/modeling/test_fast_path.py.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The one forward pass, of rows padded or packed.
+"""The one forward pass, for padded and for packed rows.
 
-`inference.micro_batches` calls it, and `training.recorded_passes` for what it records.
+`inference.micro_batches` calls it, and `training.recorded_passes` to record it.
 
-In scoring the last layer is computed in float32 whatever the rest is in: logits of bfloat16 have
-eight bits, two of them are often equal, and then the order of the labels would decide.
+In scoring, the last layer is computed in float32 whatever type the rest has: logits in bfloat16
+have eight bits, so two of them are often equal, and the order of the labels would then decide.
 
 Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 """

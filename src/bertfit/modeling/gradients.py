@@ -1,4 +1,4 @@
-"""Where the gradients go that layers of our own make, and the seeds that they draw from."""
+"""Where gradients of our own layers are stored, and the seeds that these draw from."""
 
 from __future__ import annotations
 

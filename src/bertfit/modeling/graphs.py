@@ -1,8 +1,8 @@
-"""Work recorded once as a CUDA graph, and done again without the CPU naming every kernel.
+"""Work recorded as a CUDA graph and replayed, without the CPU launching every kernel.
 
-A step of a few thousand tokens is over on a fast GPU before the CPU has queued its thousand small
-pieces of work. A graph holds them all, and one call does them again, on the numbers that the same
-tensors hold by then.
+On a fast GPU, a step of a few thousand tokens is finished before the CPU has queued its thousand
+small kernels. A graph holds them all, and one call runs them again, on whatever the same tensors
+hold by then.
 
 Source: torch's notes on CUDA graphs (semantics, "whole-network capture").
 """

@@ -1,4 +1,4 @@
-"""Whether somebody has hooked himself into a module and would miss it if it were passed by."""
+"""Whether anybody has put hooks on a module, which would be lost if it were bypassed."""
 
 from __future__ import annotations
 

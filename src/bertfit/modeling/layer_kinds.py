@@ -1,4 +1,4 @@
-"""Which modules of transformers are of a kind that code of our own can do instead.
+"""Which modules of transformers our own code can replace.
 
 `operators` asks for a CPU and `kernels` for a GPU.
 """

@@ -1,8 +1,8 @@
-"""What a pack is: one row of tokens in which several texts stand end to end.
+"""What a pack is: one row of tokens in which several texts are laid end to end.
 
-Owns the pack that is being computed, too. transformers does not pass such a thing to all the
+Also holds the pack that is currently being computed. transformers does not pass such a thing to all
 places that need it (a mask is made before the layers, a norm gets a tensor and nothing else), so it
-stands in a context variable while a model runs.
+is in a context variable while a model runs.
 
 Shapes: S texts, N tokens of all texts, B rows, T tokens of a row, D numbers per token.
 """

@@ -1,4 +1,4 @@
-"""Whether something is done to a model, and why."""
+"""Whether an optimisation is on, and why."""
 
 from __future__ import annotations
 

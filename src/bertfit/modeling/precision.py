@@ -1,4 +1,4 @@
-"""Where the arithmetic runs and in which type, each choice with its reason."""
+"""Where the arithmetic runs and in which type, with the reason for each choice."""
 
 from __future__ import annotations
 

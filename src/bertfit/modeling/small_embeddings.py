@@ -1,10 +1,10 @@
-"""Embeddings of positions and token types on a GPU: their gradient by a product.
+"""Gradients of position and token-type embeddings on a GPU, as a matrix product.
 
-torch adds up the gradients of a small table one token after another, all that have one row; there
-are few rows, and 2,048 tokens of one type. A product with ones where a token has a row does the
-same at once. What is looked up is the same to the bit.
+torch adds up the gradients of one row of a small table one token after another; there are few rows,
+and 2,048 tokens of one type. Multiplying by a one-hot matrix does the same at once. The looked-up
+values are the same to the bit.
 
-How much that gains on a GPU was not measured.
+How much this gains on a GPU was not measured.
 """
 
 from __future__ import annotations

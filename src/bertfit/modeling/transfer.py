@@ -1,13 +1,13 @@
-"""What goes to a device and comes back, without the CPU waiting for it.
+"""Moves data to a device and back without making the CPU wait.
 
 A GPU works through a queue. A CPU that asks it for a number in the middle of a step waits until the
-queue is empty, and then the GPU waits for the CPU. So arrays are sent from page-locked memory, in
-which torch keeps them until they have been read; numbers are fetched into such memory, and looked
-at when some more work has been queued; and moments are taken by the GPU itself. Ids that live on
-the GPU would save the copy, a few hundred kilobytes a step that overlap with the step before; but
-they need memory for all texts, a second way of making packs, and do not serve texts that stream.
+queue is empty, and then the GPU waits for the CPU. So arrays are sent from page-locked memory,
+which torch keeps until they have been read; numbers are fetched into such memory and read only when
+some more work has been queued; and the GPU itself takes the times. Keeping the ids on the GPU would
+save the copy, a few hundred kilobytes per step that overlap with the step before; but it would need
+memory for all texts and a second way of making packs, and would not work for texts that stream.
 
-On other devices nothing is late: all of this is what it would be without.
+On other devices nothing is deferred, and all of this does what it would do without.
 """
 
 from __future__ import annotations

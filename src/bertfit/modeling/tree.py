@@ -1,4 +1,4 @@
-"""The model as a tree: names, classes, shapes, counts, shares; repeated layers folded.
+"""The model as a tree: names, classes, shapes, counts, shares, with repeated layers folded.
 
 Owns the counting, not the drawing (`reporting.tree` draws).
 """

@@ -1,4 +1,4 @@
-"""Characters that a terminal obeys instead of showing them, made visible."""
+"""Makes characters visible that a terminal would obey instead of showing."""
 
 from __future__ import annotations
 

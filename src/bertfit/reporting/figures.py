@@ -1,4 +1,4 @@
-"""The figures of a report: which plots a run's facts give, and what each says in words."""
+"""The figures of a report: which ones a run has, and their captions."""
 
 from __future__ import annotations
 

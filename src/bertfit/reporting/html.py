@@ -1,7 +1,7 @@
-"""The report of a run: one page that needs nothing but itself.
+"""The report of a run: one self-contained page.
 
-Owns what the template is given. The facts come ready from `workflow.report_facts`; everything in
-them is escaped by the template, as texts and names are their authors'.
+Owns the data for the template. The facts come from `workflow.report_facts`; the template escapes
+everything in them, since texts and names come from users.
 """
 
 from __future__ import annotations

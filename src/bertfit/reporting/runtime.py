@@ -1,4 +1,4 @@
-"""What a machine trains with, as a table of 80 columns."""
+"""How a machine trains, as a table of 80 columns."""
 
 from __future__ import annotations
 

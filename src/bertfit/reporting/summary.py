@@ -1,7 +1,7 @@
-"""What a report and a model card say in sentences: the answer, what leaks, and the limits.
+"""What a report and a model card say in sentences: the score, leaks, and limits.
 
 Owns the words; computes no score. Names come from users and are returned as they are: whoever
-writes a page escapes them.
+writes a page must escape them.
 """
 
 from __future__ import annotations

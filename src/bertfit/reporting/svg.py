@@ -1,6 +1,7 @@
-"""A figure as inline SVG: text that can be selected, the page's colours, ids of its own.
+"""A figure as inline SVG: selectable text, the page's colours, ids of its own.
 
-Owns what matplotlib's SVG needs before it can stand in a page beside others. Draws nothing.
+Owns what must be done to matplotlib's SVG before it can be placed in a page next to others. Draws
+nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Templates of pages: where they lie, and how numbers are written in them."""
+"""Templates of pages: where they are, and how numbers are written in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training does where the settings leave it open: epochs, learning rate, metric."""
+"""Defaults that depend on the data or the model: epochs, learning rate, metric."""
 
 from __future__ import annotations
 

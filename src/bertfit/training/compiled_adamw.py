@@ -1,7 +1,7 @@
-"""The step of torch's AdamW by a compiled operator: one pass over weights, moments and gradients.
+"""The step of torch's AdamW as a compiled operator: one pass over weights, moments and gradients.
 
-It clips, moves the float32 masters and rounds them to the bfloat16 copies on the way, where torch
-takes a pass over the memory for each.
+It clips, updates the float32 masters and rounds them to the bfloat16 copies along the way; torch
+takes a separate pass over memory for each.
 """
 
 from __future__ import annotations

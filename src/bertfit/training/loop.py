@@ -1,12 +1,13 @@
-"""The training loop: a generator that takes a step, says what happened, and does no I/O.
+"""The training loop: a generator that takes a step, reports on it, and does no I/O.
 
-Inside a step the CPU asks the device for nothing: whether loss and gradient are finite is decided
-where they are, by `weights.TrainedWeights.update`, and what is reported is fetched as it is read.
+Within a step the CPU never asks the device for a number: whether loss and gradient are finite is
+decided on the device, by `weights.TrainedWeights.update`, and results are fetched when they are
+read.
 
-A step is a fixed set of rows. It is cut into micro-batches by a token budget; the loss of each is
+A step is a fixed set of rows. It is cut into micro-batches by a token budget. The loss of each is
 the sum over its rows divided by the number of rows of the whole step, so the gradient is that of
-the mean over the step however it was cut (dropout draws other masks, of the same distribution).
-So where memory runs out, the step is taken again in smaller pieces, and comes to the same.
+the step's mean loss however it was cut (dropout draws other masks, of the same distribution). So if
+memory runs out, the step is taken again in smaller pieces, with the same result.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is measured before the first step: the speed, and the token budget of a GPU.
+"""Measurements before the first step: the speed, and the token budget of a GPU.
 
-Both take real steps whose gradients are thrown away; the model stays as it was.
+Both take real steps whose gradients are discarded; the model stays as it was.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a step came to: on its way from the device, and as a report."""
+"""The result of a step: while still on the device, and as a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens a micro-batch may have where nobody said it: measured where that is worth it.
+"""How many tokens a micro-batch may have if nobody set it; measured where that pays.
 
 What is learned does not depend on the budget (see `training.loop`); time and memory do.
 """

@@ -1,7 +1,8 @@
-"""The weights in training: float32 masters, the copies that do the arithmetic, and one update.
+"""The weights in training: float32 masters, working copies that do the arithmetic, and the update.
 
-Owns the way from gradients to new weights: gradients of all micro-batches are added up in float32,
-clipped by their global norm and given to AdamW; what it changed is copied to the working weights.
+Owns the path from gradients to new weights: the gradients of all micro-batches are summed in
+float32, clipped by their global norm and given to AdamW; what it changed is copied to the working
+weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Make a trained model's confidence honest: calibration, threshold, and what abstaining gives.
+"""Calibrates a trained model's confidence: scaling, threshold, and the effect of abstaining.
 
-All of it is learned from the validation rows, never from the test rows. One scoring pass serves
-it; the calibration is folded into the weights, which are written anew.
+All of it is learned from the validation rows, never from the test rows, in one scoring pass. The
+scaling is folded into the weights, which are then written again.
 """
 
 from __future__ import annotations

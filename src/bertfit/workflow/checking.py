@@ -1,4 +1,4 @@
-"""Check labelled rows before any training: what is wrong with them, leaks into the test first."""
+"""Checks labelled rows before any training: what is wrong with them, leaks into the test first."""
 
 from __future__ import annotations
 

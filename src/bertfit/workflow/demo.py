@@ -1,4 +1,4 @@
-"""The demo's data and plan: real snippets, split by movie, as many as fit into the time."""
+"""The demo's data and plan: real snippets, split by movie, as many as fit into its time."""
 
 from __future__ import annotations
 

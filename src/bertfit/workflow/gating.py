@@ -1,4 +1,4 @@
-"""The gate inside a training: what is dropped, noted and refused, and the score without leaks."""
+"""The data checks of a training: what is dropped, noted or refused, and scores without leaks."""
 
 from __future__ import annotations
 

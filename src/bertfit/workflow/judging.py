@@ -1,4 +1,4 @@
-"""A kept model judged: test rows scored, baselines fitted, and one set beside the other."""
+"""Judges a kept model: scores the test rows, fits the baselines, and compares the two."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which rows a run has learned: who judges them by it, or scores it on them, is told.
+"""Which rows a run was trained on, so that judging or scoring it on them gives a warning.
 
-A run keeps a digest of each text that it was trained on, from which no text can be read. Of two
-texts that differ in white space and case alone the digests are the same.
+A run keeps a digest of each training text, from which the text cannot be recovered. Two texts that
+differ only in white space and case have the same digest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What stands ready before the first step: checked rows, a loaded model, encoded text."""
+"""Prepares what the first step needs: checked rows, a loaded model, encoded text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training leaves beside the weights: bertfit.json, history, metrics and a log."""
+"""What a training writes besides the weights: bertfit.json, history, metrics and a log."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The facts that a run's report and model card are made of: plain values, gathered from its folder.
+"""The facts behind a run's report and model card: plain values, gathered from its folder.
 
-Owns what is gathered, and which rows are shown. How it looks is in reporting. Scores are those of
-the run; where no test set was scored, those of the validation rows are computed by the same
+Owns what is gathered, and which rows are shown; how it looks is up to reporting. The scores are
+those of the run. If no test set was scored, those of the validation rows are computed by the same
 functions.
 """
 

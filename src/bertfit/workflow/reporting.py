@@ -1,4 +1,4 @@
-"""Write a run's report (report.html) and its model card (README.md), at its end or later."""
+"""Writes a run's report (report.html) and its model card (README.md), at its end or later."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Settings that were left open, settled by the rows, the model and the machine.
+"""Decides settings that were left open, from the rows, the model and the machine.
 
-What is settled here is what the training does, and what bertfit.json records with its reason.
-Whether layers are compiled is settled in `speeding`, which measures first.
+What is decided here is what the training does, and what bertfit.json records, with the reason.
+Whether layers are compiled is decided in `speeding`, which measures first.
 """
 
 from __future__ import annotations

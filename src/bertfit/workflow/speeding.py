@@ -1,6 +1,6 @@
-"""The speed of a training measured before it begins, and whether its layers are compiled.
+"""Measures the speed of a training before it begins, and decides whether its layers are compiled.
 
-Where passes are recorded, or layers compiled, the speed without is measured as well.
+If passes are recorded or layers compiled, the speed without that is measured too.
 """
 
 from __future__ import annotations

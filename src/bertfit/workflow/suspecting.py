@@ -1,4 +1,4 @@
-"""Find labels that are probably wrong, by a run or by lexical models that saw other rows."""
+"""Find labels that are probably wrong, by a run or by word-count models that saw other rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a classifier from labelled rows and leave a run."""
+"""Train a classifier from labelled rows and save it as a run."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Operators of our own in C++, for bfloat16 on a CPU: built by torch where they can be."""
+"""Our own C++ operators, for bfloat16 on a CPU: built by torch where that is possible."""

@@ -1,6 +1,6 @@
-"""Attention by the compiled operators, as functions of tensors that autograd knows.
+"""Attention by the compiled operators, as autograd functions.
 
-All tensors are bfloat16 on the CPU. The library must be loaded before.
+All tensors are bfloat16 on the CPU. The library must be loaded first.
 
 Shapes: B texts, H heads, Q queries, T keys, D numbers per head.
 """

@@ -1,6 +1,6 @@
-"""Layers of an encoder in one call, for scoring: no way back, no dropout.
+"""All layers of an encoder in one call, for scoring: no backward pass and no dropout.
 
-What a layer needs is taken from the modules of BERT's family. The library must be loaded before.
+The weights are taken from the modules of BERT's family. The library must be loaded first.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The compiled operators plugged into an encoder of transformers, module by module.
+"""Plugs the compiled operators into an encoder of transformers, module by module.
 
-A module keeps its class, its weights and their names; its forward asks whether the operators are
-loaded and the numbers bfloat16, and otherwise does what it did before. The larger module goes
-first: all layers of an encoder in scoring, a whole layer in training, then the parts of a layer.
-What somebody has changed or watches within a larger one is left to the parts.
+A module keeps its class, its weights and their names. Its forward checks whether the operators are
+loaded and the numbers are bfloat16, and otherwise does what it did before. Larger modules come
+first: all layers of an encoder in scoring, a whole layer in training, then the parts of a layer. If
+somebody has changed or hooked something inside a larger module, it is left to the parts.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""A whole layer of BERT's family in training, as one function that autograd knows.
+"""A whole layer of BERT's family in training, as one autograd function.
 
-It is made of the functions of `layers` and `attention`, one after the other, with less between
-them: no gradient goes through autograd's engine within a layer, and residual gradients are added
-where a product writes its sums. All tensors are bfloat16 on the CPU. The library must be loaded
-before.
+It chains the functions of `layers` and `attention`, with less between them: inside a layer no
+gradient passes through autograd's engine, and residual gradients are added where a product writes
+its sums. All tensors are bfloat16 on the CPU. The library must be loaded first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The layers between attention by the compiled operators, as functions that autograd knows.
+"""The layers around attention by the compiled operators, as autograd functions.
 
-All tensors are bfloat16 on the CPU. The library must be loaded before.
+All tensors are bfloat16 on the CPU. The library must be loaded first.
 
 Shapes: N tokens of width W.
 """

@@ -1,9 +1,9 @@
-"""The compiled operators: built by torch's extension mechanism when first asked for, and kept.
+"""Builds the compiled operators with torch's extension mechanism when needed, and loads them.
 
-The C++ of `source/` is built in a few seconds for this processor and this torch, and the library
-stays in the user's cache. Where it cannot be built, because there is no compiler, say, everything
-works without: `attend` and the modules of `exchange` then do what they do in Python. A library that
-was cut off or changed since, by a full disk, say, is not loaded, but built anew.
+The C++ in `source/` is built in a few seconds for this processor and this torch, and the library is
+kept in the user's cache. Where it cannot be built, for example without a compiler, everything works
+without it: `attend` and the modules of `exchange` then do their work in Python. A library that was
+truncated or changed since, for example by a full disk, is not loaded but rebuilt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tensors for what operators write, in rooms of few sizes.
+"""Output tensors for operators, in a few sizes.
 
-Texts of many lengths make activations of as many sizes, and memory that one leaves rarely fits the
-next: it is cut into fragments. Sizes with three leading bits are used again, for at most a seventh
-more.
+Texts of many lengths make activations of as many sizes, and memory freed by one rarely fits the
+next, so it fragments. Sizes are rounded up to three leading bits, so that they recur, at the cost
+of at most a seventh more memory.
 """
 
 from __future__ import annotations
