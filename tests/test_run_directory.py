@@ -79,7 +79,7 @@ def test_what_came_to_stand_at_the_output_meanwhile_is_not_replaced(tmp_path):
     first.publish({"label_names": ["first"]})
     assert error_of(second.publish, {"label_names": ["second"]}) == (
         f"a run exists in {output}; it was not there when this began\n"
-        f"The finished run is in {tmp_path / 'run.unfinished'}; move it where it shall stand."
+        f"The finished run is in {tmp_path / 'run.unfinished'}; move it where you want it."
     )
     assert read_record(output)["label_names"] == ["first"]
     assert read_record(tmp_path / "run.unfinished")["label_names"] == ["second"]
@@ -113,8 +113,8 @@ def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
     (run / "notes").mkdir()
     (run / "data.csv").write_text("mine")
     assert error_of(stage_run, run, overwrite=True) == (
-        f"{run} holds what bertfit did not write, and would lose it: data.csv, notes\n"
-        "Move it away, or choose another --output."
+        f"{run} holds files that bertfit did not write, and would lose them: data.csv, notes\n"
+        "Move them away, or choose another --output."
     )
     assert (run / "data.csv").read_text() == "mine"
 
@@ -276,8 +276,8 @@ def leftover(folder, what, *commands) -> str:
     )
 
 
-NOBODY = "Nothing on this machine works in it any more."
-BEST = "the model of its best epoch so far, which predict and evaluate read as it is"
+NOBODY = "No process on this machine is using it."
+BEST = "the model of its best epoch so far, which predict and evaluate can read"
 
 
 def test_a_killed_training_is_told_with_its_model(tmp_path):
@@ -340,7 +340,10 @@ def test_a_kill_while_replacing_leaves_both_runs_and_says_how_to_move_them(run, 
                 f"rm -r {old}",
             ),
             leftover(
-                new, "a whole run, but for its place", f"mv {new} {run}.unfinished", f"rm -r {new}"
+                new,
+                "a complete run, not yet moved to its place",
+                f"mv {new} {run}.unfinished",
+                f"rm -r {new}",
             ),
         ]
     )

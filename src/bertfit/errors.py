@@ -120,7 +120,7 @@ class TrainingError(BertfitError, RuntimeError):
 
 
 class MissingDependencyError(BertfitError, ImportError):
-    """An optional package is not installed; the hint names the extra that brings it."""
+    """Something is not installed: the extra `hub`, or the embedded wheels; the hint says how."""
 
     exit_code = 7
 

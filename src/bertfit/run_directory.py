@@ -65,7 +65,7 @@ class Staging:
         except RunError as error:
             raise RunError(
                 f"{error.message}; it was not there when this began",
-                hint=f"The finished run is in {self.set_aside()}; move it where it shall stand.",
+                hint=f"The finished run is in {self.set_aside()}; move it where you want it.",
             ) from None
         if self.output.exists():
             self._replace()
@@ -162,8 +162,8 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
     if foreign:
         shown = ", ".join(foreign[:_MOST_SHOWN]) + (" …" if len(foreign) > _MOST_SHOWN else "")
         raise RunError(
-            f"{output} holds what bertfit did not write, and would lose it: {shown}",
-            hint="Move it away, or choose another --output.",
+            f"{output} holds files that bertfit did not write, and would lose them: {shown}",
+            hint="Move them away, or choose another --output.",
         )
 
 
@@ -242,7 +242,7 @@ class _Leftover:
         folder = _quote(self.folder)
         lines = [
             f"A training that was killed left {self.folder} ({size:,.1f} MB): {self.what}. "
-            "Nothing on this machine works in it any more. "
+            "No process on this machine is using it. "
             + ("To remove it:" if self.content is None else "To keep it, or to remove it:")
         ]
         if self.content is not None:
@@ -295,9 +295,9 @@ def _look_at_old(folder: Path, output: Path) -> _Leftover:
 def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
     """Look at a folder in which a run was made."""
     if _is_whole(folder):
-        return _Leftover(folder, "a whole run, but for its place", folder, is_run=True)
+        return _Leftover(folder, "a complete run, not yet moved to its place", folder, is_run=True)
     if all((folder / name).is_file() for name in _MODEL_FILES):
-        what = "the model of its best epoch so far, which predict and evaluate read as it is"
+        what = "the model of its best epoch so far, which predict and evaluate can read"
         return _Leftover(folder, what, folder, is_run=False)
     return _Leftover(folder, "it holds no model that can be loaded", None, is_run=False)
 

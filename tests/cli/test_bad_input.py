@@ -28,7 +28,7 @@ HEADER = """# What bad input gives
 
 Made by `tests/cli/test_bad_input.py`, which runs every command below and checks its message and
 its exit code. Exit codes: 2 a setting or an argument, 3 data, 4 a model, 5 a run, 6 training,
-7 an optional package, 8 a leak under --strict, 1 anything else (such as a full disk), 130 Ctrl-C.
+7 a missing package, 8 a leak under --strict, 1 anything else (such as a full disk), 130 Ctrl-C.
 """
 
 

@@ -44,7 +44,7 @@ def test_training_shows_labels_epochs_choice_scores_and_next_commands(trained):
     _run, _data, output = trained
     for part in (
         "Labels: neg → 0, pos → 1.",
-        "Rows: 54 to train, 6 to validate (split off, stratified), test 60.",
+        "Rows: 54 train, 6 validation (split off, stratified), 60 test.",
         "Epoch   Train loss",
         "Kept: epoch",
         "95 %",
@@ -125,7 +125,7 @@ def test_predictions_of_standard_input_keep_their_line_numbers(trained):
     result = runner.invoke(app, command, input=lines)
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(row["line"], row["label"]) for row in rows] == [(1, "pos"), (4, "neg")]
-    assert "1 blank line was passed over." in result.stderr
+    assert "1 blank line was skipped." in result.stderr
     assert "Skipped 1 bad row:\n  standard input:3: the line is not UTF-8" in result.stderr
 
 
@@ -152,7 +152,7 @@ def test_prepare_tells_counts_in_words(tmp_path):
     ).stdout
     assert "imdb_train.jsonl: 2 rows" in told
     assert "Reviews in the source: train/neg 1, train/pos 1, test/neg 1" in told
-    assert "Passed over 4 files whose names are not those of reviews." in told
+    assert "Skipped 4 files whose names are not those of reviews." in told
     assert "Differs: reviews in train/neg: 1; published: 12,500" in told
 
 

@@ -70,7 +70,7 @@ def test_training_shows_slices_by_a_column_that_was_asked_for(folder):
 
 def test_compare_shows_differences_and_a_verdict(folder):
     output = call("compare", folder / "a", folder / "b")
-    for part in ("A less B", "Macro F1", "Different answers:", "paired bootstrap"):
+    for part in ("A minus B", "Macro F1", "Different answers:", "paired bootstrap"):
         assert part in output
     flat = " ".join(output.split())
     assert any(

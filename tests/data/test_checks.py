@@ -76,8 +76,8 @@ def test_all_faults_of_all_files_come_in_one_error(tmp_path):
         f"  {validation}:3: the text is empty",
         f"  {tmp_path / 'test.csv'}: no such file.",
         (
-            "Mend the data, or leave out 3 rows with --on-bad-row skip. "
-            "What has no line number must be mended in any case."
+            "Fix the data, or skip 3 rows with --on-bad-row skip. "
+            "Problems without a line number must be fixed in any case."
         ),
     ]
 
@@ -94,7 +94,7 @@ def test_one_problem_is_one_problem():
     assert message.splitlines() == [
         "1 problem in the data: nothing was trained",
         "  rows:3: the text is empty",
-        "Mend the data, or leave out 1 row with --on-bad-row skip.",
+        "Fix the data, or skip 1 row with --on-bad-row skip.",
     ]
 
 
@@ -162,7 +162,7 @@ def test_a_label_that_the_model_does_not_know_is_refused():
             "  rows:3: label 'psitive' is not known to the model, which has neg, pos, positive. "
             "Did you mean 'positive'?"
         ),
-        "Mend the data, or leave out 1 row with --on-bad-row skip.",
+        "Fix the data, or skip 1 row with --on-bad-row skip.",
     ]
 
 

@@ -51,6 +51,6 @@ def test_a_label_that_would_vanish_is_refused():
         drop_duplicates(train, (rows(("b", "y")),))
     assert str(caught.value).splitlines() == [
         "duplicates cannot be dropped from the training rows",
-        "  rows: label 'y': no row is left after dropping those whose text stands in another part",
+        "  rows: label 'y': no row is left after dropping those whose text is also in another part",
         "Train on other rows than those of the validation and the test.",
     ]

@@ -130,7 +130,7 @@ def test_a_sign_that_tells_the_label_is_a_finding():
     ]
     (finding,) = inspect(marked).findings
     assert (finding.kind, finding.count) == ("giveaway", 100)
-    assert finding.message.startswith("The sign '★' tells the label 'pos': it stands in 100 %")
+    assert finding.message.startswith("The sign '★' gives away the label 'pos': it is in 100 %")
     assert finding.examples[0].line == 2
     assert "★★★" in finding.examples[0].text
 
@@ -180,7 +180,7 @@ def test_a_shared_text_names_both_rows_and_another_label():
     copy = row(CLEAN["train"][0]["text"], "pos")
     (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings
     assert finding.message == (
-        "1 row of test (2.4 %) has a text that also stands in train, 1 of them with another label."
+        "1 row of test (2.4 %) has a text that is also in train, 1 of them with another label."
     )
     assert (finding.examples[0].line, finding.examples[0].note) == (41, "as train line 1")
     assert "leave test as it is" in finding.advice
@@ -228,7 +228,7 @@ def test_a_shared_group_alone_is_a_leak():
 
 def test_without_a_test_set_the_first_line_says_so():
     report = inspect(CLEAN["train"])
-    assert summarize_leaks(report) == "No test set was given: leaks into it were not looked for."
+    assert summarize_leaks(report) == "No test set was given, so leaks into it were not checked."
 
 
 def test_strictness_refuses_a_leak_with_its_rows_and_its_exit_code():
@@ -244,11 +244,11 @@ def test_strictness_refuses_a_leak_with_its_rows_and_its_exit_code():
     )
     assert lines[1].startswith("  rows:41: shared texts (as train line 1): ")
     assert "--drop-duplicates" in lines[-2]
-    assert lines[-1].startswith("Or train without --strict: ")
+    assert lines[-1].startswith("Or train without --strict; ")
 
 
-DROPS = "--drop-duplicates of bertfit train does that."
-DROPS_NOT = "--drop-duplicates of bertfit train does not: it leaves out training rows alone."
+DROPS = "bertfit train --drop-duplicates does that."
+DROPS_NOT = "bertfit train --drop-duplicates does not: it drops training rows only."
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_dropping_is_advised_where_it_helps(part, other, is_split, place, told):
     copy = row(CLEAN[other][0]["text"], CLEAN[other][0]["label"])
     parts = {**CLEAN, part: [*CLEAN[part], copy]}
     (finding,) = inspect(**parts, is_split=is_split).findings
-    assert finding.advice.startswith(f"Take the copies out of {place}")
+    assert finding.advice.startswith(f"Remove the copies from {place}")
     assert finding.advice.endswith(told)
 
 
@@ -272,7 +272,7 @@ def test_dropping_keeps_a_text_of_two_labels_which_the_split_may_part():
     copy = row(CLEAN["train"][0]["text"], "pos")  # which is neg there
     parts = {**CLEAN, "validation": [*CLEAN["validation"], copy]}
     (finding,) = inspect(**parts, is_split=True).findings
-    assert finding.advice.endswith("does that, but for texts with two labels.")
+    assert finding.advice.endswith("does that, except for texts with two labels.")
 
 
 def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
@@ -280,11 +280,11 @@ def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
     with pytest.raises(LeakError) as caught:
         refuse_leaks(inspect(CLEAN["train"], test=[*CLEAN["test"], group]))
     assert caught.value.hint == (
-        "shared groups: Take the rows of these groups out of train, or split again by group.\n"
-        "Or train without --strict: test scores are then given with and without these rows."
+        "shared groups: Remove the rows of these groups from train, or split again by group.\n"
+        "Or train without --strict; test scores are then given with and without these rows."
     )
     parts = {**CLEAN, "test": [*CLEAN["test"], row(CLEAN["validation"][0]["text"])]}
-    with pytest.raises(LeakError, match=r"out of validation; .*--drop-duplicates .* does not"):
+    with pytest.raises(LeakError, match=r"from validation; .*--drop-duplicates does not"):
         refuse_leaks(inspect(**parts))
 
 

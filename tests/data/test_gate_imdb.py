@@ -40,7 +40,7 @@ def test_the_known_facts_are_found(report, kind, part, count):
 
 def test_the_shared_movie_is_named(report):
     (finding,) = [one for one in report.findings if one.kind == "shared_groups"]
-    assert finding.message.startswith("1 group (tt0406816) of test stands in train too")
+    assert finding.message.startswith("1 group (tt0406816) of test is also in train")
 
 
 def test_shared_texts_have_the_same_label(report):

@@ -152,7 +152,7 @@ def test_a_small_difference_is_said_to_be_possible_chance() -> None:
     comparison = compare_predictions(a, other, label_ids, num_resamples=200)
     assert comparison.could_be_chance
     told = describe_difference(comparison, "new", "old")
-    assert told.startswith("The difference could be chance: new is ")
+    assert told.startswith("The difference could be chance: new minus ")
 
 
 def test_the_same_predictions_are_said_to_be_the_same() -> None:
@@ -203,5 +203,5 @@ def test_zero_has_no_sign() -> None:
         p_value=0.5,
     )
     told = describe_difference(comparison, "new", "old")
-    assert "new is +0.0 points" in told
+    assert "new minus old is +0.0 points" in told
     assert "interval 0.0 to 1.3," in told

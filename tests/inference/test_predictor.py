@@ -449,7 +449,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(run, changes):
 
 def test_a_head_that_is_missing_is_refused_in_a_plain_folder_too(model_folder):
     save_model(load_classifier(str(model_folder)).model.base_model, model_folder)
-    with pytest.raises(ModelError, match="New weights, to be learned: classifier") as caught:
+    with pytest.raises(ModelError, match="New weights, trained from scratch: classifier") as caught:
         TextClassifier.load(model_folder)
     assert caught.value.message.startswith(f"{model_folder} is not a classifier: it has no ")
     assert f"bertfit train TRAIN --model {model_folder} " in caught.value.hint

@@ -52,7 +52,9 @@ def test_an_encoder_gets_a_head_for_the_labels(tiny_model_dir):
 
 def test_new_weights_are_said_in_one_line(tiny_model_dir, capsys):
     loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"])
-    assert loaded.notes == ("New weights, to be learned: classifier.bias, classifier.weight.",)
+    assert loaded.notes == (
+        "New weights, trained from scratch: classifier.bias, classifier.weight.",
+    )
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
 
@@ -69,7 +71,7 @@ def test_a_head_of_another_size_is_replaced_with_a_note(classifier_dir):
     assert loaded.model.classifier.weight.shape == (2, 8)
     assert loaded.notes == (
         (
-            "The checkpoint's head has another size; it was replaced by a new one: "
+            "The checkpoint's head has a different size, so it was replaced by a new one: "
             "classifier.bias, classifier.weight."
         ),
     )
@@ -86,8 +88,7 @@ def test_weights_that_a_classifier_does_not_use_are_named(model_dir):
     save_file(load_file(path) | extra, path, metadata={"format": "pt"})
     notes = load_classifier(str(model_dir), ["neg", "pos"]).notes
     assert notes[-1] == (
-        "Weights of the checkpoint that a classifier does not use: "
-        "cls.0, cls.1, cls.2, cls.3 and 2 more."
+        "Weights of the checkpoint that are not used: cls.0, cls.1, cls.2, cls.3 and 2 more."
     )
 
 

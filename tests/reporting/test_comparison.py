@@ -46,7 +46,7 @@ def compare(num_rows: int = 300, groups=None):
 def test_a_comparison_fits(name: str) -> None:
     text = render(paired_table(compare(), name, name))
     assert width_of(text) <= 80
-    for part in ("Accuracy", "Macro F1", "Log loss", "A less B", "over rows", "of 300 rows"):
+    for part in ("Accuracy", "Macro F1", "Log loss", "A minus B", "over rows", "of 300 rows"):
         assert part in text
 
 

@@ -51,8 +51,8 @@ def test_the_leak_line_is_the_first():
 def test_every_finding_has_its_example_and_advice_under_its_severity():
     lines = [line.strip() for line in show(findings_text(LEAK, [make("leak"), make()]))]
     assert [line for line in lines if line.startswith(("Leaks:", "Minor:"))] == [
-        "Leaks: the test score says more than the model can",
-        "Minor: worth mending",
+        "Leaks: the test score overstates the model",
+        "Minor: worth fixing",
     ]
     assert "train.csv:12 (as line 3): [red]a film[/red]" in lines
     assert "Keep one of each." in lines

@@ -192,7 +192,7 @@ def test_dropping_leaves_the_test_set_and_counts_what_went(train, make_reviews):
     assert result.num_train + result.num_validation == 56
     assert record["data"]["test"]["num_rows"] == 24
     assert listener.notes[0] == (
-        "Dropped from the training rows: 2 duplicates, and 4 rows whose text stands in "
+        "Dropped from the training rows: 2 duplicates, and 4 rows whose text is also in "
         "validation or test."
     )
     assert record["scores"]["test_without_leaks"] is None

@@ -55,7 +55,7 @@ def test_the_better_run_is_named_without_scoring_anything(runs, monkeypatch):
     assert accuracy.b == pytest.approx(record["scores"]["test"]["accuracy"])
     assert accuracy.b > accuracy.a
     assert result.verdict.startswith(f"{runs[1]} is better than {runs[0]} by ")
-    assert result.rows == "the test rows that both kept, 40"
+    assert result.rows == "the 40 test rows that both runs kept"
     assert result.comparison.grouped
 
 

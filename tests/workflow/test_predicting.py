@@ -128,7 +128,7 @@ def test_a_bad_row_writes_nothing(classifier, tmp_path):
     with pytest.raises(DataError) as caught:
         predict_file(classifier, [*ROWS, {"text": ""}], tmp_path / "out.csv")
     assert caught.value.message == "a row cannot be predicted"
-    assert caught.value.hint == "Mend the row, or leave such rows out with --on-bad-row skip."
+    assert caught.value.hint == "Fix the row, or skip such rows with --on-bad-row skip."
     assert [fault.line for fault in caught.value.faults] == [6]
     assert list(tmp_path.iterdir()) == []
 

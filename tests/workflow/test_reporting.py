@@ -264,7 +264,7 @@ def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
     check_page(page)
     assert "24 validation rows rightly (95 % interval" in page.words
     assert "these rows also chose the epoch" in page.words
-    assert "leaks into it were not looked for" in page.words
+    assert "leaks into it were not checked" in page.words
     assert "is answered from probability" in page.words
     metadata, text = read_card(run)
     (result,) = metadata["model-index"][0]["results"]

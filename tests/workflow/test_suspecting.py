@@ -134,7 +134,9 @@ def test_scores_on_rows_of_the_training_are_warned_of(tiny_model_dir, make_revie
     heard = Notes()
     found = bertfit.evaluate(tmp_path / "run", make_reviews(40), listener=heard)
     assert found.learned.endswith("of these 40 texts")
-    assert heard.notes[0].startswith(f"WARNING: the run was trained {found.learned}: the scores")
+    assert heard.notes[0].startswith(
+        f"WARNING: the run was trained {found.learned}, so these scores"
+    )
     other = [{**row, "text": f"{row['text']} again"} for row in make_reviews(40)]
     assert bertfit.evaluate(tmp_path / "run", other).learned is None
 

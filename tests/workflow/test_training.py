@@ -322,8 +322,8 @@ def test_columns_that_were_named_are_not_noted(train, tmp_path):
     "note",
     [
         "Labels: neg → 0, pos → 1.",
-        "Rows: 54 to train, 6 to validate (split off, stratified), test 30.",
-        "New weights, to be learned: classifier.bias, classifier.weight.",
+        "Rows: 54 train, 6 validation (split off, stratified), 30 test.",
+        "New weights, trained from scratch: classifier.bias, classifier.weight.",
         "Text: at most 14 tokens are read; the median is 9.",
         "Arithmetic: float32 on cpu (asked for).",
     ],
@@ -383,7 +383,7 @@ def test_a_given_validation_set_is_used(train, tmp_path, make_reviews):
         tmp_path / "run", validation=make_reviews(10, seed=3), epochs=1, listener=listener
     )
     assert (result.num_train, result.num_validation) == (40, 10)
-    assert "Rows: 40 to train, 10 to validate (given), test none." in listener.notes
+    assert "Rows: 40 train, 10 validation (given), no test." in listener.notes
 
 
 def test_settings_that_change_nothing_are_noted(train, tmp_path, make_reviews):
@@ -475,7 +475,7 @@ def test_collapse_to_one_class_is_warned_of(train, tmp_path):
     name = result.label_names[result.outcome.collapsed_to]
     assert (
         f"WARNING: the model collapsed: it predicts {name!r} for every validation row. "
-        "Lower learning_rate, train longer, or look at the labels."
+        "Lower learning_rate, train longer, or check the labels."
     ) in listener.notes
 
 
@@ -567,7 +567,7 @@ def test_a_failure_in_a_later_epoch_keeps_the_best_model_so_far(train, tmp_path,
     assert names_in(tmp_path) == {"run.unfinished"}
     assert "bertfit.json" not in names_in(kept)
     assert len(TextClassifier.load(kept).predict(TEXTS)) == len(TEXTS)
-    assert listener.notes[-1] == (f"The best epoch so far is kept, as a plain model, in {kept}.")
+    assert listener.notes[-1] == (f"The best epoch so far is saved, as a plain model, in {kept}.")
 
 
 def test_a_second_failure_does_not_overwrite_what_the_first_kept(train, tmp_path, monkeypatch):

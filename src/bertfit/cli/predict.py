@@ -25,23 +25,16 @@ def predict(
     run: Run,
     texts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="TEXT", help="Texts to classify (default: the lines of standard input)."
-        ),
+        typer.Argument(metavar="TEXT", help="Texts (default: the lines of standard input)."),
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="Classify the rows of a CSV, TSV, JSONL or Parquet file.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="Write a .jsonl, .csv or .tsv file (.tsv: tabs become spaces)."),
+        Path | None, typer.Option(help="Write a .jsonl, .csv or .tsv (tabs become spaces) file.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the --output file.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write one JSON object per line.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")] = False,
     abstain_below: Annotated[
         float | None,
         typer.Option(metavar="P", help="Give no label if the confidence is below P."),
@@ -224,7 +217,7 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         told = (
             "1 blank line was" if count.num_blank == 1 else f"{count.num_blank:,} blank lines were"
         )
-        error_console.print(f"{told} passed over.")
+        error_console.print(f"{told} skipped.")
     show_skipped(error_console, count.skipped)
 
 

@@ -97,7 +97,7 @@ def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
     """Show what the test score is without the rows that the model had seen."""
     rows = f"1 {what} row" if scores.num_leaked == 1 else f"the {scores.num_leaked:,} {what} rows"
     if scores.accuracy is None or scores.macro_f1 is None:
-        console.print(f"Without {rows} nothing is left: the test says nothing.", style="bold red")
+        console.print(f"Without {rows} nothing is left to score.", style="bold red")
         return
     told = {"accuracy": scores.accuracy, "macro F1": scores.macro_f1}
     shown = [
@@ -142,7 +142,7 @@ def show_suspects(
     verb = "looks" if report.num_wrong == 1 else "look"
     summary = (
         f"{report.num_wrong:,} of {report.num_rows:,} labels {verb} wrong; "
-        f"{more} only predicted otherwise. "
+        f"{more} merely predicted differently. "
         f"Judged by {report.judged_by}."
     )
     told = [summary]
@@ -216,7 +216,7 @@ def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None
     console.print(f"Reviews in the source: {told}.")
     if counts.num_skipped:
         files = "1 file" if counts.num_skipped == 1 else f"{counts.num_skipped:,} files"
-        console.print(f"Passed over {files} whose names are not those of reviews.")
+        console.print(f"Skipped {files} whose names are not those of reviews.")
     for difference in counts.differences:
         console.print(f"Differs: {difference}", style="yellow")
     if not counts.differences:

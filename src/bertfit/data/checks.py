@@ -49,7 +49,7 @@ class _Part:
     """The good rows; None where the source cannot be read at all."""
     row_faults: list[Fault] = field(default_factory=list)
     source_faults: list[Fault] = field(default_factory=list)
-    """What leaving out rows does not mend."""
+    """What leaving out rows does not fix."""
 
 
 def check_training_data(
@@ -239,7 +239,7 @@ def _advise(num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow) -
     if on_bad_row == "skip" or not num_row_faults:
         return None
     rows = "1 row" if num_row_faults == 1 else f"{num_row_faults:,} rows"
-    advice = f"Mend the data, or leave out {rows} with --on-bad-row skip."
+    advice = f"Fix the data, or skip {rows} with --on-bad-row skip."
     if num_source_faults:
-        advice += " What has no line number must be mended in any case."
+        advice += " Problems without a line number must be fixed in any case."
     return advice

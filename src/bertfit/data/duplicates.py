@@ -129,7 +129,7 @@ def drop_duplicates(
 def _check_labels_left(train: TextDataset, rest: TextDataset) -> None:
     lost: Collection[str] = sorted(set(train.labels) - set(rest.labels))
     if lost:
-        message = "no row is left after dropping those whose text stands in another part"
+        message = "no row is left after dropping those whose text is also in another part"
         faults = [Fault(train.source, None, f"label {name!r}: {message}") for name in lost]
         raise DataError(
             "duplicates cannot be dropped from the training rows",

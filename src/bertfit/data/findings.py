@@ -9,8 +9,8 @@ from typing import Any, Literal
 from bertfit.data.dataset import TextDataset
 
 Severity = Literal["leak", "serious", "minor"]
-"""leak: the test score says more than the model can. serious: labels or the choice of the epoch
-cannot be trusted. minor: worth mending."""
+"""leak: the test score overstates the model. serious: labels or the choice of the epoch
+cannot be trusted. minor: worth fixing."""
 
 KINDS = (
     "shared_texts",

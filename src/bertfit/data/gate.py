@@ -116,7 +116,7 @@ def inspect_rows(
 def summarize_leaks(report: GateReport) -> str:
     """Return the first line of every result: whether the test set leaks."""
     if report.num_test is None:
-        return "No test set was given: leaks into it were not looked for."
+        return "No test set was given, so leaks into it were not checked."
     num_leaked, num_test = len(report.leaked_test_rows), report.num_test
     num_near = num_leaked - len(report.shared_test_rows)
     told = []
@@ -143,7 +143,7 @@ def refuse_leaks(report: GateReport) -> None:
     if leaks:
         advice = dict.fromkeys(f"{_name_kind(leak)}: {leak.advice}" for leak in leaks)
         without = (
-            "Or train without --strict: test scores are then given with and without these rows."
+            "Or train without --strict; test scores are then given with and without these rows."
         )
         raise LeakError(
             f"strict, and the test set leaks. {summarize_leaks(report)}",
@@ -187,7 +187,7 @@ def _describe_skipped(skipped: Sequence[Fault], num_kept: int) -> Iterator[Findi
                 Example(fault.source, fault.line or 0, fault.message)
                 for fault in skipped[:NUM_EXAMPLES]
             ),
-            advice="Mend them: what is missing may not be missing by chance.",
+            advice="Fix them: rows that are left out may not be a random sample.",
         )
 
 

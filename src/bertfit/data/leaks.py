@@ -114,7 +114,7 @@ def _describe_shared(overlap: Overlap) -> Finding:
         num_rows=len(part.rows),
         message=(
             f"{count_rows(len(pairs))} of {part.name} "
-            f"({format_share(len(pairs), len(part.rows))}) {verb} a text that also stands in "
+            f"({format_share(len(pairs), len(part.rows))}) {verb} a text that is also in "
             f"{other.name}{differ}."
         ),
         examples=show_rows(
@@ -150,23 +150,23 @@ def _describe_near(overlap: Overlap) -> Finding:
                 for found in near
             ],
         ),
-        advice=_advise_removal(overlap, "They are not dropped by themselves: look at them."),
+        advice=_advise_removal(overlap, "They are not dropped automatically: review them."),
     )
 
 
 def _advise_removal(overlap: Overlap, how: str) -> str:
     if overlap.part.name == "test":
-        return f"Take the copies out of {overlap.place}; leave test as it is. {how}"
-    return f"Take the copies out of {overlap.place}: they reward memory. {how}"
+        return f"Remove the copies from {overlap.place}; leave test as it is. {how}"
+    return f"Remove the copies from {overlap.place}: they reward memorising. {how}"
 
 
 def _tell_dropping(overlap: Overlap, num_other_label: int) -> str:
-    """Say whether --drop-duplicates mends it: it leaves out training rows, and before the split."""
+    """Say whether --drop-duplicates helps: it drops training rows alone, and before the split."""
     if overlap.other.name == "validation" and not overlap.is_split:
-        return "--drop-duplicates of bertfit train does not: it leaves out training rows alone."
+        return "bertfit train --drop-duplicates does not: it drops training rows only."
     if overlap.is_split and overlap.part.name == "validation" and num_other_label:
-        return "--drop-duplicates of bertfit train does that, but for texts with two labels."
-    return "--drop-duplicates of bertfit train does that."
+        return "bertfit train --drop-duplicates does that, except for texts with two labels."
+    return "bertfit train --drop-duplicates does that."
 
 
 def _describe_groups(overlap: Overlap) -> Finding:
@@ -181,7 +181,7 @@ def _describe_groups(overlap: Overlap) -> Finding:
     subject = (
         f"1 group ({named})" if len(groups) == 1 else f"{len(groups):,} groups ({named}{more})"
     )
-    verb = "stands" if len(groups) == 1 else "stand"
+    verb = "is" if len(groups) == 1 else "are"
     return Finding(
         kind="shared_groups",
         severity=overlap.severity,
@@ -190,7 +190,7 @@ def _describe_groups(overlap: Overlap) -> Finding:
         count=len(overlap.grouped),
         num_rows=len(part.rows),
         message=(
-            f"{subject} of {part.name} {verb} in {other.name} too: "
+            f"{subject} of {part.name} {verb} also in {other.name}: "
             f"{count_rows(len(overlap.grouped))} of {part.name} "
             f"({format_share(len(overlap.grouped), len(part.rows))})."
         ),
@@ -199,5 +199,5 @@ def _describe_groups(overlap: Overlap) -> Finding:
             overlap.grouped,
             notes=[f"group {part.rows.groups[row]}" for row in overlap.grouped],
         ),
-        advice=f"Take the rows of these groups out of {overlap.place}, or split again by group.",
+        advice=f"Remove the rows of these groups from {overlap.place}, or split again by group.",
     )

@@ -39,11 +39,11 @@ _MOST_LABELS_NAMED = 5
 _TEXT_FAULTS = {
     "mojibake": (
         "show signs of wrong decoding (such as Ã© for é)",
-        "Read the source again in its own encoding, or mend the texts with the package ftfy.",
+        "Read the source again in its own encoding, or repair the texts with the package ftfy.",
     ),
     "replacement_characters": (
         "have U+FFFD, which stands for bytes that could not be decoded",
-        "Read the source again as the encoding that it is in: what was there is lost in this file.",
+        "Read the source again in its own encoding: this file has lost what was there.",
     ),
     "c1_characters": (
         "have control characters of U+0080 to U+009F",
@@ -51,15 +51,15 @@ _TEXT_FAULTS = {
     ),
     "control_characters": (
         "have control characters below U+0020, or U+007F",
-        "Take them out: no tokenizer makes anything of them.",
+        "Remove them: no tokenizer makes anything of them.",
     ),
     "html_tags": (
         "have HTML tags or entities other than line breaks",
-        "Take them out where they are no part of the text, here and in what will be predicted.",
+        "Remove them if they are not part of the text, here and in what will be predicted.",
     ),
     "html_breaks": (
         "have HTML line breaks (<br />)",
-        "train turns them into spaces where 1 % of its rows have them; text_cleaning decides.",
+        "train reads them as spaces if 1 % of its rows have them; the setting is text_cleaning.",
     ),
 }
 
@@ -77,9 +77,9 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
             message=f"{verb} the text of an earlier row of {profile.name}.",
             notes=[f"as line {rows.lines[first]}" for _, first in repeats],
             advice=(
-                "Keep one of each; --drop-duplicates of bertfit train does that."
+                "Keep one of each; bertfit train --drop-duplicates does that."
                 if profile.name == "train"
-                else "They count twice in every score. Leave an official set as it is, and say so."
+                else "They count twice in every score. Leave an official set as it is, but say so."
             ),
         )
     conflicts = find_conflicts(profile.fingerprints, rows.labels)
@@ -136,7 +136,7 @@ def describe_labels(
                 rare,
                 examples=_show_label_rows(profile, rare),
                 message=f"{_count_labels(rare)} {least}: {named}{more}.",
-                advice="Add rows, join labels, or do not rely on these.",
+                advice="Add rows, merge labels, or do not rely on these.",
             )
         yield from _describe_imbalance(profile, counts)
 
@@ -151,13 +151,13 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
             "short_texts",
             np.flatnonzero(profile.num_words <= shortest),
             f"very short: {_count_words(shortest)}, where the median is {median:g}",
-            "Look whether they can be labelled at all; empty texts are refused in any case.",
+            "Check that they can be labelled at all; empty texts are refused in any case.",
         ),
         (
             "long_texts",
             np.flatnonzero(profile.num_words > longest),
             f"very long: over {longest:g} words, where the median is {median:g}",
-            "Look whether several texts ran into one; what exceeds max_length is not read.",
+            "Check whether several texts were merged; what exceeds max_length is not read.",
         ),
     ):
         if len(rows):
@@ -197,14 +197,14 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
         count=giveaway.num_rows,
         num_rows=len(profile.rows),
         message=(
-            f"The {'word' if is_word else 'sign'} {giveaway.word!r} tells the label "
-            f"{giveaway.label!r}: it stands in {giveaway.coverage:.0%} of its rows, "
+            f"The {'word' if is_word else 'sign'} {giveaway.word!r} gives away the label "
+            f"{giveaway.label!r}: it is in {giveaway.coverage:.0%} of its rows, "
             f"and {giveaway.purity:.0%} of the rows with it have this label (it takes "
             f"{giveaway.told:.0%} of the uncertainty about the label)."
         ).replace("%", " %"),
         examples=(show_row(profile.rows, first, note=note, offset=offset),),
         advice=(
-            "If new texts will not have it (an id, a source, the label itself), take it out; "
+            "If new texts will not have it (an id, a source, the label itself), remove it; "
             "otherwise all is well, and a list of words would do."
         ),
     )
@@ -222,7 +222,7 @@ def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
             names,
             examples=_show_label_rows(profile, names),
             message=f"Labels that are spelt alike are classes of their own: {told}{more}.",
-            advice="Spell each label in one way, or the model learns to tell spellings apart.",
+            advice="Spell each label one way, or the model learns to tell spellings apart.",
         )
 
 

@@ -144,7 +144,7 @@ def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
 def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterator[Finding]:
     """Yield findings on texts of which the tokenizer makes nothing, or mostly unknown tokens."""
     is_nothing, is_unknown = find_unread(counts)
-    advice = "Look whether text and model are of one language and script; else take another model."
+    advice = "Check that text and model share a language and script; otherwise use another model."
     for kind, found, what in (
         ("no_tokens", is_nothing, "become no token at all"),
         ("unknown_tokens", is_unknown, "become mostly unknown tokens"),

@@ -189,8 +189,9 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
         return f"{name_a} and {name_b} predict the same class for every row."
     if comparison.could_be_chance:
         return (
-            f"The difference could be chance: {name_a} is {100 * accuracy.difference:+z.1f} points "
-            f"from {name_b} in accuracy ({level} interval {low:z.1f} to {high:z.1f}, {test})."
+            f"The difference could be chance: {name_a} minus {name_b} is "
+            f"{100 * accuracy.difference:+z.1f} points of accuracy ({level} interval {low:z.1f} to "
+            f"{high:z.1f}, {test})."
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
     low, high = (low, high) if accuracy.difference > 0 else (-high, -low)

@@ -285,14 +285,14 @@ def _describe_loading(loading: dict[str, Any]) -> Iterator[str]:
     missing = sorted(set(loading["missing_keys"]) - set(mismatched))
     if mismatched:
         yield (
-            f"The checkpoint's head has another size; it was replaced by a new one: "
+            f"The checkpoint's head has a different size, so it was replaced by a new one: "
             f"{_shorten(mismatched)}."
         )
     if missing:
-        yield f"New weights, to be learned: {_shorten(missing)}."
+        yield f"New weights, trained from scratch: {_shorten(missing)}."
     if loading["unexpected_keys"]:
         unused = _shorten(sorted(loading["unexpected_keys"]))
-        yield f"Weights of the checkpoint that a classifier does not use: {unused}."
+        yield f"Weights of the checkpoint that are not used: {unused}."
 
 
 def _shorten(names: Sequence[str], *, most: int = 4) -> str:

@@ -31,7 +31,7 @@ _SPACED = 2
 def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> RenderableType:
     """Return the scores of two models, their differences, and where they agree."""
     short_a, short_b = (shorten(name, 40) for name in (name_a, name_b))
-    table = _make_table("Score", right=("A", "B", "A less B"))
+    table = _make_table("Score", right=("A", "B", "A minus B"))
     for name, difference in comparison.scores.items():
         table.add_row(_TITLES[name], *_format_difference(name, difference))
     drawn = describe_units(comparison.num_units, grouped=comparison.grouped)

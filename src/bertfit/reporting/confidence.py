@@ -41,7 +41,7 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     """Say what abstaining will do, as far as the validation rows tell."""
     start = f"Texts with a confidence below {abstain_below:g} get no label."
     if expectation is None:
-        return f"{start} This model keeps no validation figures that tell what to expect."
+        return f"{start} This model has no validation figures that say what to expect."
     at = "" if expectation.confidence == abstain_below else f", at {expectation.confidence:g},"
     told = (
         f"{start} On {expectation.num_rows:,} validation rows that{at} left "
@@ -93,8 +93,8 @@ def _show(value: float, interval: Interval) -> str:
 
 def _explain(scores: ConfidenceScores) -> str:
     now = scores.calibration
-    verdict = "shows no fault" if now.ece <= now.ece_noise else "is more than chance explains"
+    verdict = "is within that" if now.ece <= now.ece_noise else "is more"
     return (
-        f"An ECE up to {now.ece_noise:.4f} would be chance on so many rows: this one {verdict}. "
-        f"AURC would be {scores.error_rate:.4f} if confidence told nothing; 0 is best."
+        f"With this many rows, chance alone explains an ECE of up to {now.ece_noise:.4f}: this one "
+        f"{verdict}. AURC would be {scores.error_rate:.4f} if confidence meant nothing; 0 is best."
     )

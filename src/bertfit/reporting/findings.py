@@ -22,9 +22,9 @@ from bertfit.reporting.text import WIDTH, shorten
 
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
 _HEADINGS = {
-    "leak": "Leaks: the test score says more than the model can",
+    "leak": "Leaks: the test score overstates the model",
     "serious": "Serious: labels, or the choice of the epoch, cannot be trusted",
-    "minor": "Minor: worth mending",
+    "minor": "Minor: worth fixing",
 }
 _MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
 _SOURCE_WIDTH = 30

@@ -109,7 +109,7 @@ def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("test"):
         clean = "No leak into the test set was found."
     else:
-        clean = "No test set was given: leaks into it were not looked for."
+        clean = "No test set was given, so leaks into it were not checked."
     has_leak = any(finding["severity"] == "leak" for finding in found)
     return {
         "findings": found if "findings" in data else None,

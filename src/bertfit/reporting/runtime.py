@@ -28,7 +28,10 @@ def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
     instructions = ", ".join(runtime["instructions"]) or "none that matter"
     return [
         ("Processor", f"{runtime['processor']} ({instructions})"),
-        ("Cores", f"{runtime['num_cores']:g} to use; torch takes {runtime['num_threads']} threads"),
+        (
+            "Cores",
+            f"{runtime['num_cores']:g} available; torch threads: {runtime['num_threads']}",
+        ),
         ("Device", runtime["device"]),
         ("Arithmetic", f"{runtime['dtype']}: {runtime['reason']}"),
         ("Products", f"{rates} GFLOP/s, measured now"),

@@ -84,7 +84,7 @@ def list_leaks(facts: Mapping[str, Any]) -> list[str]:
     ):
         clean = _scores(facts).get(key)
         if clean is not None and clean["accuracy"] is None:
-            told.append(f"Without the {what} rows nothing is left: the test says nothing.")
+            told.append(f"Without the {what} rows nothing is left to score.")
         elif clean is not None:
             share = format_share_with_interval(clean, "accuracy")
             noun = "row" if clean["num_leaked"] == 1 else "rows"
@@ -227,7 +227,7 @@ def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
     told = []
     if confidence is not None:
         is_fair = confidence["ece"] <= confidence["ece_noise"]
-        verdict = "shows no fault" if is_fair else "is more than chance explains"
+        verdict = "is within chance" if is_fair else "is more than chance explains"
         kind = (record.get("calibration") or {}).get("kind", "none")
         how = "not calibrated" if kind == "none" else f"calibrated on validation rows ({kind})"
         told.append(

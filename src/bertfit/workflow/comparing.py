@@ -123,7 +123,7 @@ def compare(
             )
             for run in runs
         ]
-        rows = f"{evaluations[0].dataset.source}, {len(evaluations[0].dataset):,} rows"
+        rows = f"the {len(evaluations[0].dataset):,} rows of {evaluations[0].dataset.source}"
         sides = [
             _Side(tuple(one.scores.label_names), one.kept(), one.predicted_ids, one.dataset.texts)
             for one in evaluations
@@ -150,9 +150,9 @@ def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
         ]
         raise RunError(
             f"the runs were tested on different rows ({'; '.join(sources)})",
-            hint="Give rows that both shall be scored on with --data.",
+            hint="Give the rows to score both on with --data.",
         )
-    return f"the test rows that both kept, {len(sides[0].kept):,}", sides
+    return f"the {len(sides[0].kept):,} test rows that both runs kept", sides
 
 
 def _check_labels(
@@ -161,7 +161,7 @@ def _check_labels(
     if sorted(names_a) != sorted(names_b):
         shown = [", ".join(names[:10]) for names in (names_a, names_b)]
         raise RunError(
-            f"the runs know different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
+            f"the runs have different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
         )
 
 

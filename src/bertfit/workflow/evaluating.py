@@ -181,8 +181,8 @@ def evaluate(
     learned = describe_learned(as_path(run), dataset)
     if learned is not None:
         listener.note(
-            f"WARNING: the run was trained {learned[0]}: the scores flatter it. Give rows that it "
-            "has not seen."
+            f"WARNING: the run was trained {learned[0]}, so these scores are too good. Evaluate it "
+            "on rows that it has not seen."
         )
     told = describe_columns({"rows": dataset.columns})
     if told is not None:

@@ -63,7 +63,7 @@ def drop_copies(
     train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
     listener.note(
         f"Dropped from the training rows: {_count_duplicates(dropped.duplicates)}, and "
-        f"{count_rows(dropped.in_other_parts)} whose text stands in validation or test."
+        f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
     )
     return dataclasses.replace(checked, train=train), dropped
 

@@ -110,7 +110,7 @@ def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -
         raise DataError(
             "a row cannot be predicted",
             faults=[fault],
-            hint="Mend the row, or leave such rows out with --on-bad-row skip.",
+            hint="Fix the row, or skip such rows with --on-bad-row skip.",
         )
     count.skipped.append(fault)
 

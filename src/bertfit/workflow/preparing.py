@@ -151,7 +151,7 @@ def prepare_model(
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
     is_fast = settings.fast_path == "auto"
     if is_fast and is_for_operators(precision) and needs_building():
-        listener.note("Operators are built for this processor, in seconds, once.")
+        listener.note("Building operators for this processor, once; this takes seconds.")
     fast_path, packing = make_fast(loaded, settings, precision)
     if fast_path is not None:
         _note_fast_path(fast_path, loaded, precision, listener)
@@ -244,7 +244,7 @@ def _choose_cleaning(
     if cleaning != "none":
         listener.note(
             f"HTML line breaks (<br />), which {100 * share:.0f} % of the training rows have, are "
-            "read as spaces, here and by the tokenizer that the run keeps."
+            "read as spaces, also by the tokenizer that is saved in the run."
         )
     return cleaning
 
@@ -265,10 +265,10 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
         how = f"split off, stratified, grouped by {settings.group_column}"
     else:
         how = "split off, stratified"
-    num_test = "none" if rows.test is None else f"{len(rows.test):,}"
+    num_test = "no" if rows.test is None else f"{len(rows.test):,}"
     listener.note(
-        f"Rows: {len(rows.train):,} to train, {len(rows.validation):,} to validate ({how}), "
-        f"test {num_test}."
+        f"Rows: {len(rows.train):,} train, {len(rows.validation):,} validation ({how}), "
+        f"{num_test} test."
     )
     if rows.checked.skipped:
         num_skipped = len(rows.checked.skipped)

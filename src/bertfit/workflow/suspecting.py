@@ -114,8 +114,8 @@ def find_suspects(
         if not folds_if_learned or share <= _MOST_LEARNED:
             return _judge_with_run(dataset, as_path(run), classifier, learned, listener)
         listener.note(
-            f"The run was trained {learned}: it has learned their labels, wrong ones too. Models "
-            "that see other rows judge them."
+            f"The run was trained {learned}, so it has learned their labels, including wrong ones. "
+            "Word-count models, which see other rows, judge them instead."
         )
         columns = known
     folds = DEFAULT_FOLDS if num_folds is None else num_folds
@@ -150,8 +150,8 @@ def _judge_with_run(
     warning = None
     if learned is not None:
         warning = (
-            f"the run was trained {learned}: it has learned their labels, wrong ones too. Leave "
-            "--with out, or give a run of other rows."
+            f"the run was trained {learned}, so it has learned their labels, including wrong ones. "
+            "Leave --with out, or give a run trained on other rows."
         )
         listener.note(f"WARNING: {warning}")
     encoded = classifier.encode(

@@ -237,7 +237,7 @@ def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
         yield
     except Exception:
         if staging.holds_model():
-            kept = f"The best epoch so far is kept, as a plain model, in {staging.set_aside()}."
+            kept = f"The best epoch so far is saved, as a plain model, in {staging.set_aside()}."
             listener.note(kept)
         else:
             staging.discard()
@@ -295,7 +295,7 @@ def _fit(
     if outcome.collapsed_to is not None:
         listener.note(
             f"WARNING: the model collapsed: it predicts {rows.label_names[outcome.collapsed_to]!r} "
-            "for every validation row. Lower learning_rate, train longer, or look at the labels."
+            "for every validation row. Lower learning_rate, train longer, or check the labels."
         )
     return outcome
 
