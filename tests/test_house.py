@@ -33,7 +33,7 @@ ROWS = (
     ("run_directory",),
     ("modeling", "data", "evaluation"),
     ("config",),
-    ("labels", "assets", "progress", "threshold_aim"),
+    ("labels", "assets", "progress", "threshold_aim", "wording"),
     ("files", "leftovers"),
     ("errors",),
 )

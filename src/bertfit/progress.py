@@ -23,19 +23,3 @@ class Silent:
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
         """Ignore the count."""
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration for people.
-
-    Example:
-        >>> format_seconds(42.3), format_seconds(150), format_seconds(8000)
-        ('42 s', '2 min 30 s', '2 h 13 min')
-    """
-    whole = max(round(seconds), 1)
-    minutes, rest = divmod(whole, 60)
-    if minutes == 0:
-        return f"{rest} s"
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if rest else f"{minutes} min"

@@ -74,7 +74,7 @@ def _is_demo(run: Path) -> bool:
 
 
 def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:
-    from bertfit.progress import format_seconds
+    from bertfit.wording import format_seconds
 
     console.rule("The data")
     for name, part in (("train + validation", plan.train), ("test", data.test)):

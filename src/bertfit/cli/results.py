@@ -29,6 +29,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
+from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -215,7 +216,7 @@ def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None
     told = ", ".join(f"{shelf} {count:,}" for shelf, count in counts.num_per_shelf.items())
     console.print(f"Reviews in the source: {told}.")
     if counts.num_skipped:
-        files = "1 file" if counts.num_skipped == 1 else f"{counts.num_skipped:,} files"
+        files = format_count(counts.num_skipped, "file")
         console.print(f"Skipped {files} whose names are not those of reviews.")
     for difference in counts.differences:
         console.print(f"Differs: {difference}", style="yellow")

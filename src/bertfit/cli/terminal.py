@@ -26,6 +26,7 @@ from rich.text import Text
 from bertfit.cli.streams import guard_streams
 from bertfit.errors import BertfitError, Fault
 from bertfit.reporting.control_characters import escape_controls
+from bertfit.wording import format_count
 
 
 class _CarefulConsole(Console):
@@ -149,8 +150,7 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
     """Count and list the rows that were left out; of very many, the first."""
     if not faults:
         return
-    rows = "1 bad row" if len(faults) == 1 else f"{len(faults):,} bad rows"
-    out.print(f"Skipped {rows}:", style="yellow")
+    out.print(f"Skipped {format_count(len(faults), 'bad row')}:", style="yellow")
     for fault in faults[:_MOST_SKIPPED_SHOWN]:
         out.print(f"  {fault}", soft_wrap=True)
     if len(faults) > _MOST_SKIPPED_SHOWN:

@@ -19,6 +19,7 @@ from bertfit.data.dataset import Columns, ReadColumn, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
 from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
 from bertfit.labels import match_spelling, sort_label_names
+from bertfit.wording import format_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,9 +220,8 @@ def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple
     if not source_faults and (on_bad_row == "skip" or not row_faults):
         return tuple(row_faults)
     faults = [fault for part in parts for fault in (*part.source_faults, *part.row_faults)]
-    problems = "1 problem" if len(faults) == 1 else f"{len(faults):,} problems"
     raise DataError(
-        f"{problems} in the data: nothing was {verb}",
+        f"{format_count(len(faults), 'problem')} in the data: nothing was {verb}",
         faults=faults,
         hint=_advise(len(row_faults), len(source_faults), on_bad_row),
     )
@@ -238,7 +238,7 @@ def _check_not_empty(part: _Part) -> None:
 def _advise(num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow) -> str | None:
     if on_bad_row == "skip" or not num_row_faults:
         return None
-    rows = "1 row" if num_row_faults == 1 else f"{num_row_faults:,} rows"
+    rows = format_count(num_row_faults, "row")
     advice = f"Fix the data, or skip {rows} with --on-bad-row skip."
     if num_source_faults:
         advice += " Problems without a line number must be fixed in any case."

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bertfit.data.dataset import TextDataset
+from bertfit.wording import format_count
 
 Severity = Literal["leak", "serious", "minor"]
 """leak: the test score overstates the model. serious: labels or the choice of the epoch
@@ -156,7 +157,7 @@ def format_share(count: int, total: int) -> str:
 
 def count_rows(count: int) -> str:
     """Return "1 row" or "2 rows"."""
-    return "1 row" if count == 1 else f"{count:,} rows"
+    return format_count(count, "row")
 
 
 def _escape(character: str) -> str:

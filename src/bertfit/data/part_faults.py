@@ -22,6 +22,7 @@ from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_text_faults
 from bertfit.data.words import find_signs, find_words
 from bertfit.labels import find_alike
+from bertfit.wording import format_count
 
 FEWEST_ROWS = 10
 """A label with fewer rows to train on is called rare."""
@@ -85,7 +86,7 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
     conflicts = find_conflicts(profile.fingerprints, rows.labels)
     if conflicts:
         concerned = [row for group in conflicts for row in group]
-        texts = "1 text" if len(conflicts) == 1 else f"{len(conflicts):,} texts"
+        texts = format_count(len(conflicts), "text")
         yield _make_finding(
             profile,
             "conflicting_labels",

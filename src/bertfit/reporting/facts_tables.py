@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from bertfit.config import describe_settings
-from bertfit.progress import format_seconds
 from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
+from bertfit.wording import format_count, format_seconds
 
 _SHARES = {
     "accuracy": "Accuracy",
@@ -41,8 +41,7 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
     if short:
         name = facts["base_model"] or PurePath(name).name
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
-    epochs = settings["epochs"]["value"]
-    told += f", in {epochs} epoch{'' if epochs == 1 else 's'} of"
+    told += f", in {format_count(settings['epochs']['value'], 'epoch')} of"
     told += f" {record['data']['train']['num_rows']:,} rows"
     if "best_epoch" in training:
         told += f"; epoch {training['best_epoch']} was kept"

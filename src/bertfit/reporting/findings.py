@@ -19,6 +19,7 @@ from rich.text import Text
 from bertfit.data.findings import Example, Finding
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.reporting.text import WIDTH, shorten
+from bertfit.wording import format_count
 
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
 _HEADINGS = {
@@ -60,9 +61,8 @@ def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
     """
     lines = [f"{_MARKS[finding.severity]}{finding.message}" for finding in findings[:most]]
     if len(findings) > most:
-        num_more = len(findings) - most
-        noun = "finding" if num_more == 1 else "findings"
-        lines.append(f"… and {num_more} more {noun}: bertfit check shows all.")
+        more = format_count(len(findings) - most, "more finding")
+        lines.append(f"… and {more}: bertfit check shows all.")
     return lines
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from bertfit.errors import DataError
 from bertfit.reporting.templating import replace_unseen
 from bertfit.reporting.text import shorten
+from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +120,7 @@ def plot_token_lengths(
         raise DataError(message)
     if ax is None:
         (ax,) = new_axes(1, size=(7.0, 3.4))
-    num_texts = f"{lengths.size:,} text" + ("s" if lengths.size > 1 else "")
+    num_texts = format_count(lengths.size, "text")
     if max_length is None:
         _plot_bars(ax, lengths, longest_read=None)
         ax.set_title(f"Tokens per text, {num_texts}")

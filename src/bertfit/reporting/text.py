@@ -20,6 +20,7 @@ from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores
 from bertfit.reporting.control_characters import put_on_one_line
+from bertfit.wording import format_count
 
 WIDTH = 80
 """Columns of the terminal that every table fits into."""
@@ -80,8 +81,7 @@ def scores_table(
         value = getattr(scores, name)
         if value is not None:
             summary.add_row(title, _format_score(name, value, intervals.get(name)))
-    title = f"{scores.num_rows:,} row" + ("s" if scores.num_rows > 1 else "")
-    return Group(_put_title(title, summary), _class_table(scores))
+    return Group(_put_title(format_count(scores.num_rows, "row"), summary), _class_table(scores))
 
 
 def confusion_table(scores: Scores) -> RenderableType:

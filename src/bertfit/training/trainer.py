@@ -21,7 +21,6 @@ from bertfit.modeling.classifier import find_hidden_size, restore_model, save_mo
 from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.transfer import stay_ahead
-from bertfit.progress import format_seconds
 from bertfit.training.choices import (
     choose_epochs,
     choose_learning_rate,
@@ -33,6 +32,7 @@ from bertfit.training.optimization import learning_rate_at
 from bertfit.training.reports import StepReport, TakenStep
 from bertfit.training.token_budget import starting_budget
 from bertfit.training.weights import TrainedWeights
+from bertfit.wording import format_seconds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,6 +23,7 @@ from bertfit.evaluation.metrics import score
 from bertfit.modeling.classifier import LoadedClassifier, fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.reporting.findings import brief_lines
+from bertfit.wording import format_count
 from bertfit.workflow.evaluating import Evaluation
 
 _MOST_NOTED = 3
@@ -62,14 +63,10 @@ def drop_copies(
         return checked, Dropped()
     train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
     listener.note(
-        f"Dropped from the training rows: {_count_duplicates(dropped.duplicates)}, and "
+        f"Dropped from the training rows: {format_count(dropped.duplicates, 'duplicate')}, and "
         f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
     )
     return dataclasses.replace(checked, train=train), dropped
-
-
-def _count_duplicates(count: int) -> str:
-    return "1 duplicate" if count == 1 else f"{count:,} duplicates"
 
 
 def gate_rows(

@@ -13,8 +13,9 @@ from bertfit.evaluation.baseline import BaselineResults, run_baselines
 from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.interval import intervals_to_json
 from bertfit.labels import encode_labels
-from bertfit.progress import Listener, format_seconds
+from bertfit.progress import Listener
 from bertfit.training.interruption import FirstInterrupt, Interruption
+from bertfit.wording import format_seconds
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
 from bertfit.workflow.gating import score_without_groups, score_without_leaks
 from bertfit.workflow.preparing import PreparedModel, PreparedRows

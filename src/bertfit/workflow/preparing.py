@@ -36,6 +36,7 @@ from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.progress import Listener
 from bertfit.reporting.text import describe_columns
 from bertfit.training.loop import TrainingData
+from bertfit.wording import format_count
 from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
 
 _MOST_SKIPPED_TOLD = 20
@@ -271,9 +272,7 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
         f"{num_test} test."
     )
     if rows.checked.skipped:
-        num_skipped = len(rows.checked.skipped)
-        skipped = "1 bad row" if num_skipped == 1 else f"{num_skipped:,} bad rows"
-        listener.note(f"Skipped {skipped}:")
+        listener.note(f"Skipped {format_count(len(rows.checked.skipped), 'bad row')}:")
         for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
             listener.note(f"  {fault if settings.keep_texts else fault.without_values()}")
         num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD

@@ -15,6 +15,7 @@ from bertfit.progress import Listener
 from bertfit.training.choices import choose_epochs, choose_learning_rate, choose_selection_metric
 from bertfit.training.measuring import measure_token_budget
 from bertfit.training.token_budget import default_tokens
+from bertfit.wording import format_count
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 
@@ -25,7 +26,7 @@ def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Lis
     """
     settings = resolved.settings
     num_epochs = settings.epochs or 0  # settled by now
-    epochs = "1 epoch" if num_epochs == 1 else f"{num_epochs} epochs"
+    epochs = format_count(num_epochs, "epoch")
     cannot = {
         "validation_fraction": (
             rows.checked.validation is not None,

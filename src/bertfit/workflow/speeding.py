@@ -16,8 +16,9 @@ from bertfit.modeling.compilation import cannot_compile, plan_compilation
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
-from bertfit.progress import Listener, format_seconds
+from bertfit.progress import Listener
 from bertfit.training.measuring import SpeedEstimate, measure_speed
+from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.preparing import PreparedModel
 
 
@@ -79,8 +80,8 @@ def settle_speed(
         )
     elif precision.device.type != "cpu" or asked != "auto":
         listener.note(f"Compiling: {plan}.")
-    num_epochs = resolved.settings.epochs
-    epochs = "1 epoch" if num_epochs == 1 else f"{num_epochs} epochs"
+    assert resolved.settings.epochs is not None  # settled by now
+    epochs = format_count(resolved.settings.epochs, "epoch")
     listener.note(
         f"Training {epochs} will take about {format_seconds(speed.train_seconds)} "
         f"(measured here: {speed.tokens_per_second:,.0f} tokens a second)."
