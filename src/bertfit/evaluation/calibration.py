@@ -80,7 +80,7 @@ def score_calibration(
         DataError: The rows are not as above.
     """
     probabilities, label_ids = check_predictions(probabilities, label_ids)
-    confidences, is_right = _take_best(probabilities, label_ids)
+    confidences, is_right = take_best(probabilities, label_ids)
     return CalibrationScores(
         ece=expected_calibration_error(confidences, is_right),
         ece_noise=_draw_noise(confidences, seed=seed),
@@ -183,9 +183,10 @@ def row_brier_scores(
     return squares / 2 if num_labels == 2 else squares
 
 
-def _take_best(
+def take_best(
     probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return (n,) the probability of each row's most probable class, and whether it is right."""
     is_right: NDArray[np.bool_] = probabilities.argmax(axis=1) == label_ids
     confidences: NDArray[np.float64] = probabilities.max(axis=1)
     return confidences, is_right

@@ -18,7 +18,7 @@ import numpy as np
 
 from bertfit.config import TrainSettings
 from bertfit.errors import RunError
-from bertfit.evaluation.calibration import score_confidence
+from bertfit.evaluation.calibration import score_confidence, take_best
 from bertfit.evaluation.curves import (
     precision_recall_points,
     reliability_points,
@@ -247,14 +247,13 @@ def _draw_curves(
     probabilities, label_ids = part.rows.probabilities, part.rows.label_ids
     scaling = read_confidence(record, num_labels=probabilities.shape[1], run=run).scaling
     is_binary = probabilities.shape[1] == 2 and len(np.unique(label_ids)) == 2
-    best = (probabilities.max(axis=1), probabilities.argmax(axis=1) == label_ids)
     return {
         "roc": roc_points(probabilities[:, 1], label_ids == 1) if is_binary else None,
         "precision_recall": (
             precision_recall_points(probabilities[:, 1], label_ids == 1) if is_binary else None
         ),
         "positive_share": float((label_ids == 1).mean()) if is_binary else None,
-        "reliability": reliability_points(*best),
+        "reliability": reliability_points(*take_best(probabilities, label_ids)),
         "reliability_before": _draw_uncalibrated(part, scaling, kept),
         "risk_coverage": risk_coverage_points(part.confidences, part.is_right),
     }
@@ -265,8 +264,9 @@ def _draw_uncalibrated(
 ) -> dict[str, Any] | None:
     """Return the reliability before calibration and the part that it is of, where it is known.
 
-    Log-probabilities are logits less a number of each row, which a temperature leaves a number of
-    each row; with a weight for each class it does not cancel, so that the training keeps these.
+    Log-probabilities are the logits minus one number for each row. Undoing a temperature leaves it
+    one number for each row, which softmax ignores; undoing other scalings does not, so for those
+    the training keeps the points.
     """
     if scaling is None:
         return None
@@ -279,8 +279,8 @@ def _draw_uncalibrated(
 
     logits = np.log(np.clip(part.rows.probabilities, 1e-300, 1))
     before = softmax(scaling.undo(logits), axis=1)
-    is_right = before.argmax(axis=1) == part.rows.label_ids
-    return {"part": part.name, "points": reliability_points(before.max(axis=1), is_right)}
+    points = reliability_points(*take_best(before, part.rows.label_ids))
+    return {"part": part.name, "points": points}
 
 
 def _find_lengths(

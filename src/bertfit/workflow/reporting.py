@@ -228,17 +228,15 @@ def _draw_before(
     """Return the reliability before calibration, of the validation and of the test rows."""
     from scipy.special import softmax
 
+    from bertfit.evaluation.calibration import take_best
     from bertfit.evaluation.curves import reliability_points
 
     of_validation = of_test = None
     if learned is not None:
         before = softmax(np.asarray(learned.logits, dtype=np.float64), axis=1)
-        is_right = before.argmax(axis=1) == learned.label_ids
-        of_validation = reliability_points(before.max(axis=1), is_right)
+        of_validation = reliability_points(*take_best(before, learned.label_ids))
     if evaluation is not None and evaluation.uncalibrated is not None:
-        before = evaluation.uncalibrated
-        is_right = before.argmax(axis=1) == evaluation.label_ids
-        of_test = reliability_points(before.max(axis=1), is_right)
+        of_test = reliability_points(*take_best(evaluation.uncalibrated, evaluation.label_ids))
     return {"reliability_before": of_validation, "test_reliability_before": of_test}
 
 
