@@ -75,7 +75,7 @@ def test_without_the_option_nothing_is_said_of_it(run):
 def test_inspect_tells_calibration_and_threshold(run):
     shown = " ".join(invoke("inspect", run).stdout.split())
     assert "Calibration: temperature " in shown
-    assert "Threshold: 'pos' is answered from probability 0." in shown
+    assert "Threshold: 'pos' is predicted at a probability of 0." in shown
     assert "chosen for f1" in shown
 
 

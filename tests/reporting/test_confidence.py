@@ -100,6 +100,6 @@ def test_the_recorded_calibration_is_told(entry, told):
 
 def test_a_threshold_is_told_with_what_it_is_for():
     assert describe_threshold(0.25, "pos", "f1") == (
-        "Threshold: 'pos' is answered from probability 0.2500 on, chosen for f1 "
-        "(transformers.pipeline does not know it)"
+        "Threshold: 'pos' is predicted at a probability of 0.2500 or more, chosen for f1 "
+        "(transformers.pipeline does not apply it)"
     )

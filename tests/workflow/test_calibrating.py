@@ -331,10 +331,11 @@ def test_evaluation_counts_what_the_threshold_answers(decided, noisy_reviews):
 
 def test_the_threshold_is_noted_with_what_a_pipeline_does(decided):
     assert any(
-        note.startswith("Threshold: 'pos' is answered from probability 0.") for note in decided[1]
+        note.startswith("Threshold: 'pos' is predicted at a probability of 0.")
+        for note in decided[1]
     )
     assert (
-        "transformers.pipeline does not know the threshold and answers the most probable class."
+        "transformers.pipeline does not apply the threshold; it answers the most probable class."
     ) in decided[1]
 
 

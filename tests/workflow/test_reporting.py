@@ -134,7 +134,7 @@ def test_a_training_writes_a_whole_page(run):
     check_page(page)
     assert len(page.svgs) == 7
     for part in (
-        "test rows rightly (95 % interval",
+        "test rows correctly (95 % interval",
         "Leak: 1 row of test",
         "Confusion matrix",
         "NB-SVM",
@@ -151,7 +151,7 @@ def test_the_score_in_the_page_is_that_of_the_metrics(run):
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
     ends = metrics["intervals"]["accuracy"]
     told = (
-        f"The model answers {100 * metrics['accuracy']:.1f} % of 60 test rows rightly "
+        f"The model classifies {100 * metrics['accuracy']:.1f} % of 60 test rows correctly "
         f"(95 % interval {100 * ends['low']:.1f} to {100 * ends['high']:.1f})."
     )
     assert told in read_page(run).words
@@ -262,10 +262,10 @@ def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
     run = train(tmp_path / "run", validation_fraction=0.4, threshold_aim="f1")
     page = read_page(run)
     check_page(page)
-    assert "24 validation rows rightly (95 % interval" in page.words
+    assert "24 validation rows correctly (95 % interval" in page.words
     assert "these rows also chose the epoch" in page.words
     assert "leaks into it were not checked" in page.words
-    assert "is answered from probability" in page.words
+    assert "is predicted at a probability" in page.words
     metadata, text = read_card(run)
     (result,) = metadata["model-index"][0]["results"]
     assert result["dataset"]["split"] == "validation"
@@ -336,7 +336,7 @@ def test_an_imported_or_bare_run_says_what_it_does_not_have(copy):
     assert bertfit.report(copy).card is not None
     page = read_page(copy)
     check_page(page)
-    assert "the run does not know: it holds no scores" in page.words
+    assert "is not known: the run holds no scores" in page.words
     assert page.words.count("Not in this run:") == 12
     assert "BertForSequenceClassification" in page.words
     metadata, text = read_card(copy)
@@ -374,7 +374,7 @@ def test_a_run_that_knows_little_of_its_validation_says_that_little(copy):
     page = read_page(copy)
     check_page(page)
     share = 100 * record["scores"]["validation"]["accuracy"]
-    assert f"The model answers {share:.1f} % of validation rows rightly;" in page.words
+    assert f"The model classifies {share:.1f} % of validation rows correctly;" in page.words
     assert read_card(copy)[0]["model-index"]
 
 
@@ -398,7 +398,7 @@ def test_several_seeds_stand_side_by_side(copy):
     assert "5 (kept) 75.00 % 70.00 % – –" in words
     assert "num_seeds=2" in words
     assert "seed=4" in words
-    assert "It chose the seed, that of the highest accuracy" in words
+    assert "They chose the seed with the highest accuracy" in words
 
 
 def test_a_record_that_lacks_what_is_needed_is_named(copy):

@@ -182,7 +182,7 @@ def test_the_scores_of_seeds_say_of_which_model_they_are(finished):
     assert best["validation"]["loss"] == losses[best["best_epoch"] - 1]
     assert best["test"]["log_loss"] == record["scores"]["test"]["log_loss"]
     page = " ".join((result.run / "report.html").read_text(encoding="utf-8").split())
-    assert "Validation: the models as trained, before calibration and threshold." in page
+    assert "of the models as trained, before calibration and threshold." in page
 
 
 def test_ctrl_c_after_the_training_of_a_seed_starts_no_other(train, tmp_path, make_reviews):

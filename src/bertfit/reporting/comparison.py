@@ -58,7 +58,7 @@ def disagreement_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     Args:
         rows: With line, label, predicted_a, predicted_b, confidence_a, confidence_b and text.
     """
-    parts: list[RenderableType] = [Text("Where they disagree, the surest first", style="bold")]
+    parts: list[RenderableType] = [Text("Where they disagree, most confident first", style="bold")]
     for row in rows:
         answers = [
             f"{side} {shorten(str(row[f'predicted_{key}']), 13)} ({row[f'confidence_{key}']:.3f})"
@@ -76,7 +76,7 @@ def error_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     Args:
         rows: With line, label, predicted, confidence and text.
     """
-    parts: list[RenderableType] = [Text("Wrong, and sure of it", style="bold")]
+    parts: list[RenderableType] = [Text("Wrong with the highest confidence", style="bold")]
     for row in rows:
         label, predicted = (shorten(str(row[name]), 22) for name in ("label", "predicted"))
         told = f"line {row['line']}: is {label}, predicted {predicted} ({row['confidence']:.3f})"

@@ -82,8 +82,8 @@ def describe_threshold(value: float, positive: str, aim: str | None = None) -> s
     """Say how labels are decided."""
     chosen = f", chosen for {aim}" if aim else ""
     return (
-        f"Threshold: {positive!r} is answered from probability {value:.4f} on{chosen} "
-        "(transformers.pipeline does not know it)"
+        f"Threshold: {positive!r} is predicted at a probability of {value:.4f} or more{chosen} "
+        "(transformers.pipeline does not apply it)"
     )
 
 

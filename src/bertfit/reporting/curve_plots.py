@@ -88,8 +88,8 @@ def plot_risk_coverage(points: Sequence[Sequence[float]]) -> Figure:
     (ax,) = new_axes(1, size=CURVE_SIZE)
     coverages, risks = _split(points)
     ax.plot(100 * coverages, 100 * risks, color=VALIDATION_COLOR, label="model")
-    ax.axhline(100 * risks[-1], linestyle=":", color=TRAIN_COLOR, label="confidence tells nothing")
-    ax.set(xlabel="answered rows, the surest first (%)", ylabel="wrong among them (%)")
+    ax.axhline(100 * risks[-1], linestyle=":", color=TRAIN_COLOR, label="random confidence")
+    ax.set(xlabel="answered rows, most confident first (%)", ylabel="wrong among them (%)")
     # The surest few rows can be all right or all wrong: they do not decide the scale.
     highest = risks[coverages >= min(0.05, coverages[-1])].max()
     ax.set(xlim=(0, 102), ylim=(0, max(110 * highest, 1.0)))
@@ -107,7 +107,7 @@ def _make_square(x_name: str, y_name: str) -> Axes:
 
 def _mark(ax: Axes, operating: tuple[float, float] | None) -> None:
     if operating is not None:
-        ax.plot(*operating, "o", color=VALIDATION_COLOR, markersize=7, label="as it answers")
+        ax.plot(*operating, "o", color=VALIDATION_COLOR, markersize=7, label="at its threshold")
 
 
 def _split(points: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -35,7 +35,7 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
     record = facts["record"]
     training, settings = record.get("training") or {}, record.get("settings")
     if settings is None:
-        return "The run was not trained by bertfit: what was asked, it does not know."
+        return "The run was not trained by bertfit, so it does not know its settings."
     model = str(settings["model"]["value"])
     name = "the embedded MiniLM-L6" if model == "embedded" else model
     if short:

@@ -122,8 +122,8 @@ def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     figure.axes[1].remove()  # the caption says what the shades mean
     caption = (
         f"Confusion of {len(names)} classes by their numbers in the table below: true class down, "
-        "predicted class across; the fuller, the larger the share of the true class. Off the "
-        "diagonal is wrong."
+        "predicted class across; the stronger the colour, the larger the share of the true class. "
+        "Off the diagonal is wrong."
     )
     svg = to_svg(figure, name="fig-confusion", title="Confusion matrix", description=caption)
     return {"confusion": DrawnFigure(svg, caption)}
@@ -163,11 +163,11 @@ def _draw_binary(
     auroc = judged.get("auroc")
     area = f" Area under the curve: {auroc:.4f}." if auroc is not None else ""
     roc_caption = (
-        f"ROC: as it answers, the model finds {format_percent(rates['recall'])} of the rows of "
-        f"{positive} and takes {format_percent(false_rate)} of the other rows for it.{area}"
+        f"ROC: at its threshold, the model finds {format_percent(rates['recall'])} of the rows of "
+        f"{positive} and mistakes {format_percent(false_rate)} of the other rows for it.{area}"
     )
     pr_caption = (
-        f"Precision and recall of {positive}: as the model answers, precision "
+        f"Precision and recall of {positive}: at the model's threshold, precision "
         f"{format_percent(rates['precision'])} at recall {format_percent(rates['recall'])}; "
         f"{format_percent(curves['positive_share'])} of the rows are {positive}."
     )
@@ -197,7 +197,7 @@ def _draw_reliability(curves: Mapping[str, Any], judged: Mapping[str, Any]) -> D
     before = curves["reliability_before"]
     confidence = judged["confidence"]
     caption = (
-        "Reliability: where the line lies on the diagonal, 90 % confidence means 90 % right. "
+        "Reliability: where the line is on the diagonal, 90 % confidence means 90 % right. "
         f"Calibration error {confidence['ece']:.4f}"
     )
     if confidence.get("uncalibrated"):
@@ -216,8 +216,8 @@ def _draw_risk_coverage(curves: Mapping[str, Any], judged: Mapping[str, Any]) ->
     points = np.asarray(curves["risk_coverage"])
     at_80 = points[np.abs(points[:, 0] - 0.8).argmin()]
     caption = (
-        f"Risk and coverage: of all rows {format_percent(points[-1, 1])} are answered wrongly; of "
-        f"the surest {100 * at_80[0]:.0f} %, {format_percent(at_80[1])}. Area under the curve: "
+        f"Risk and coverage: of all rows, {format_percent(points[-1, 1])} are wrong; of the most "
+        f"confident {100 * at_80[0]:.0f} %, {format_percent(at_80[1])}. Area under the curve: "
         f"{judged['confidence']['aurc']:.4f}."
     )
     svg = to_svg(

@@ -25,7 +25,7 @@ from bertfit.reporting.summary import (
 from bertfit.reporting.templating import html_templates, read_template, replace_unseen
 
 SECTIONS = (
-    ("asked", "What was asked"),
+    ("asked", "Training"),
     ("findings", "Data"),
     ("learning", "Learning curves"),
     ("scores", "Scores"),
@@ -38,7 +38,7 @@ SECTIONS = (
     ("model", "Model"),
     ("settings", "Settings"),
     ("environment", "Environment"),
-    ("reproduce", "Do it again"),
+    ("reproduce", "Train it again"),
 )
 """Anchor and short title of each section, in order."""
 _FEW_CLASSES = 4

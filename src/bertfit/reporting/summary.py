@@ -29,11 +29,11 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     """Return how good the model is, in one sentence with its interval."""
     judged = facts["judged"]
     if judged is None:
-        return "How good this model is, the run does not know: it holds no scores."
+        return "How good this model is, is not known: the run holds no scores."
     share, _, interval = format_share_with_interval(judged, "accuracy").partition(" (")
     sure = f" ({interval}" if interval else ""
     number = f"{judged['num_rows']:,} " if "num_rows" in judged else ""
-    answer = f"The model answers {share} of {number}{judged['part']} rows rightly{sure}"
+    answer = f"The model classifies {share} of {number}{judged['part']} rows correctly{sure}"
     if judged["part"] == "test":
         return f"{answer}."
     chosen = "the epoch and the seed" if facts["record"].get("seeds") else "the epoch"
@@ -49,14 +49,14 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
     chosen_by = seeds["chosen_by"].removeprefix("validation").strip() or "score"
     best = "lowest" if chosen_by == "loss" else "highest"
     told = (
-        "Validation: the models as trained, before calibration and threshold. It chose the seed, "
-        f"that of the {best} {chosen_by.replace('_', ' ')}, so what it says of this one is too "
-        "good."
+        "Validation scores are those of the models as trained, before calibration and threshold. "
+        f"They chose the seed with the {best} {chosen_by.replace('_', ' ')}, so they make it look "
+        "too good."
     )
     if seeds["test"]["mean"] is not None:
-        told += " Test: the models as they would be saved, after both; it chose nothing."
+        told += " Test scores are those of the models as saved, after both; they chose nothing."
     if any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1:
-        told += " Mean and deviation leave out the seed that was interrupted."
+        told += " Mean and deviation leave out the interrupted seed."
     return told
 
 
@@ -140,7 +140,7 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
     if judged["part"] != "test":
         told = (
             "There was no test set. The scores are those of the validation rows, which chose the "
-            "epoch and taught the calibration: they flatter the model."
+            "epoch and the calibration, so they make the model look better than it is."
         )
         return [told]
     source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
@@ -180,7 +180,7 @@ def describe_small_classes(supports: Sequence[int]) -> str:
     has = "has" if num_small == 1 else "have"
     return (
         f"{num_small:,} of {len(supports):,} classes {has} fewer than {_FEW_ROWS} rows: their "
-        "scores, and macro averages, are less sure than the intervals say."
+        "scores, and macro averages, are less certain than the intervals say."
     )
 
 
@@ -216,8 +216,8 @@ def _limit_length(facts: Mapping[str, Any]) -> list[str]:
     told += "."
     if encoding.get("truncation") == "head+tail":
         told += (
-            " Only bertfit cuts them so. transformers.pipeline, with truncation=True, reads their "
-            "beginning alone, and its answers to such texts differ from those scored here."
+            " Only bertfit cuts texts this way: transformers.pipeline with truncation=True reads "
+            "only their beginning, so its answers to such texts differ from those scored here."
         )
     return [told]
 

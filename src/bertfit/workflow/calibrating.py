@@ -298,13 +298,14 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
     rates, plain = threshold.validation, threshold.undecided
     cost = f", cost {plain.cost:.4f} → {rates.cost:.4f} a row" if rates.cost is not None else ""
     listener.note(
-        f"Threshold: {positive!r} is answered from probability {threshold.value:.4f} on (aim "
-        f"{threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, which makes "
-        f"it look better than it is: precision {plain.precision:.4f} → {rates.precision:.4f}, "
+        f"Threshold: {positive!r} is predicted at a probability of {threshold.value:.4f} or more "
+        f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, which "
+        "makes it look better than it is: "
+        f"precision {plain.precision:.4f} → {rates.precision:.4f}, "
         f"recall {plain.recall:.4f} → {rates.recall:.4f}, F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}."
     )
     listener.note(
-        "transformers.pipeline does not know the threshold and answers the most probable class."
+        "transformers.pipeline does not apply the threshold; it answers the most probable class."
     )
 
 

@@ -117,7 +117,7 @@ def compare_on_test(
         baseline_name=best.name,
     )
     if evaluation.threshold is not None:
-        told = "Both answer the more probable class here; the model's threshold is left out."
+        told = "Both predict the more probable class here; the model's threshold is not applied."
         comparison = dataclasses.replace(comparison, verdict=f"{comparison.verdict} {told}")
     scores = {**best.test.to_json(), "intervals": intervals_to_json(best.test_intervals)}
     return ScoredTest(evaluation, comparison, scores, *clean)
