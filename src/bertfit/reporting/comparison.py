@@ -17,8 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.evaluation.comparison import Difference, PairedComparison
-from bertfit.evaluation.slices import OWN_SLICES, SMALL_ROWS, Slice, SliceReport
-from bertfit.reporting.summary import describe_seeds, describe_units, format_seed_scores
+from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.slices import SliceReport
+from bertfit.reporting.facts_tables import group_slices
+from bertfit.reporting.summary import (
+    describe_seeds,
+    describe_slices,
+    describe_units,
+    format_seed_scores,
+)
 from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
 
 _TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
@@ -95,40 +102,25 @@ def slice_table(
         num_shown: How many are shown.
         grouped: Whether rows belong to groups, which the tests do not know.
     """
-    if not report.slices:
+    found = report.to_json()
+    groups = group_slices(found["slices"], most=num_shown)
+    if not groups:
         return Text("No slices: the rows are too few, or all alike.")
-    shown = list(report.slices[:num_shown])
-    parts: list[RenderableType] = [Text("The worst slices", style="bold"), _list_slices(shown)]
-    for name in dict.fromkeys(one.by for one in report.slices if one.by not in OWN_SLICES):
-        of_column = [one for one in report.slices if one.by == name]
-        if any(one not in shown for one in of_column):  # asked for, and not among the worst
-            title = Text(f"By the column {shorten(name, 50)}, the worst first", style="bold")
-            parts += [title, _list_slices(of_column[:num_shown])]
-            shown += of_column[:num_shown]
-    num_worse = sum(one.is_worse for one in report.slices)
-    are = "is" if num_worse == 1 else "are"
-    told = f"{num_worse} of {len(report.slices)} slices {are} worse than the rest of the rows"
-    if report.num_too_small:
-        were = "was" if report.num_too_small == 1 else "were"
-        told += f"; {report.num_too_small:,} {were} too small to judge"
-    notes = [f"{told}.", "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg)."]
-    notes.append("The intervals are not adjusted: the worst of many looks worse than it is.")
-    if grouped:
-        notes.append("Rows of one group are taken as independent here, which makes p too small.")
-    if any(one.is_small for one in shown):
-        notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
-    return Group(*parts, Text("\n".join(notes)))
+    parts: list[RenderableType] = []
+    for title, slices in groups:
+        parts += [Text(shorten(title, WIDTH), style="bold"), _list_slices(slices)]
+    return Group(*parts, Text("\n".join(describe_slices(found, groups, grouped=grouped))))
 
 
-def _list_slices(slices: Sequence[Slice]) -> Table:
+def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
     table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
     for one in slices:
-        accuracy = format_percent_with_interval(one.accuracy, one.interval)
-        rest = f"{100 * one.rest_accuracy:.1f} %"
-        name = Text(shorten(f"{one.by}: {one.value}", _SLICE_WIDTH))
-        p_value = f"{one.p_value:.3f}" if one.p_value >= 0.001 else "<.001"
-        num_rows = f"{one.num_rows:,}{'*' if one.is_small else ' '}"
-        style = "bold" if one.is_worse else None
+        accuracy = format_percent_with_interval(one["accuracy"], Interval(**one["interval"]))
+        rest = format_percent_with_interval(one["rest_accuracy"])
+        name = Text(shorten(f"{one['by']}: {one['value']}", _SLICE_WIDTH))
+        p_value = f"{one['p_value']:.3f}" if one["p_value"] >= 0.001 else "<.001"
+        num_rows = f"{one['num_rows']:,}{'*' if one['is_small'] else ' '}"
+        style = "bold" if one["is_worse"] else None
         table.add_row(name, num_rows, accuracy, rest, p_value, style=style)
     return table
 

@@ -6,11 +6,12 @@ business. Computes no score. Texts and names are returned as they are, unescaped
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from bertfit.config import describe_settings
+from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
 from bertfit.wording import format_count, format_seconds
 
@@ -185,6 +186,29 @@ def list_seeds(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         cells = format_seed_scores(seeds["validation"][key], seeds["test"][key])
         rows.append({"name": title, "is_kept": False, "cells": cells})
     return rows
+
+
+def group_slices(
+    slices: Sequence[Mapping[str, Any]], *, most: int
+) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """Return the worst slices, and those by each column that was asked for, under their titles.
+
+    A column all of whose slices are among the worst has no list of its own.
+
+    Args:
+        slices: As in `SliceReport.to_json`, the worst first.
+        most: Slices of a list.
+    """
+    if not slices:
+        return []
+    worst = slices[:most]
+    of_all = f"{most} of {len(slices):,} slices" if len(slices) > most else "slices"
+    groups = [(f"The worst {of_all}", worst)]
+    for name in dict.fromkeys(one["by"] for one in slices if one["by"] not in OWN_SLICES):
+        of_column = [one for one in slices if one["by"] == name]
+        if any(one not in worst for one in of_column):
+            groups.append((f"By the column {name}, the worst first", of_column[:most]))
+    return groups
 
 
 def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, str]]:

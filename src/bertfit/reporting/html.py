@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_threshold
 from bertfit.reporting.figures import draw_figures
@@ -17,6 +16,7 @@ from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
     describe_seeds,
+    describe_slices,
     describe_verdict,
     list_findings,
     list_leaks,
@@ -152,31 +152,12 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = (facts["judged"] or {}).get("slices")
     if found is None:
         return {"slices": None, "slices_note": ""}
-    every = found["slices"]
-    shown = every[:_NUM_SLICES]
-    title = "The worst first"
-    if len(every) > _NUM_SLICES:
-        title = f"The worst {_NUM_SLICES} of {len(every):,} slices"
-    listed = [(title, shown)] if shown else []
-    for name in dict.fromkeys(one["by"] for one in every if one["by"] not in OWN_SLICES):
-        of_column = [one for one in every if one["by"] == name]
-        if any(one not in shown for one in of_column):
-            listed.append((f"By the column {name}, the worst first", of_column[:_NUM_SLICES]))
-    num_worse = sum(one["is_worse"] for one in every)
-    are = "is" if num_worse == 1 else "are"
-    note = (
-        f"{num_worse:,} of {len(every):,} slices {are} worse than the rest of the rows (in bold). "
-        "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg). "
-        "The 95 % intervals are not adjusted: the worst of many looks worse than it is."
-    )
-    if found["num_too_small"]:
-        were = "was" if found["num_too_small"] == 1 else "were"
-        note += f" {found['num_too_small']:,} more {were} too small to judge."
-    if (facts["judged"] or {}).get("interval_unit") == "group":
-        note += " Rows of one group are taken as independent here, which makes p too small."
-    if any(one["is_small"] for _, chosen in listed for one in chosen):
-        note += " *: so few rows say little."
-    return {"slices": listed, "slices_note": note}
+    groups = tables.group_slices(found["slices"], most=_NUM_SLICES)
+    grouped = facts["judged"].get("interval_unit") == "group"
+    return {
+        "slices": groups,
+        "slices_note": " ".join(describe_slices(found, groups, grouped=grouped)),
+    }
 
 
 def _view_baselines(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from pathlib import PurePath
 from typing import Any
 
 from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.slices import SMALL_ROWS
 from bertfit.reporting.confidence import describe_threshold
 from bertfit.reporting.text import format_percent_with_interval
+from bertfit.wording import format_count
 
 _FEW_GROUPS = 10
 """Fewer groups than this tell little of how much groups differ."""
@@ -182,6 +184,36 @@ def describe_small_classes(supports: Sequence[int]) -> str:
         f"{num_small:,} of {len(supports):,} classes {has} fewer than {_FEW_ROWS} rows: their "
         "scores, and macro averages, are less certain than the intervals say."
     )
+
+
+def describe_slices(
+    found: Mapping[str, Any],
+    groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    *,
+    grouped: bool,
+) -> list[str]:
+    """Return what to think of slices, in sentences.
+
+    Args:
+        found: As `SliceReport.to_json` gives it.
+        groups: The slices that are shown, by `facts_tables.group_slices`.
+        grouped: Whether rows belong to groups, which the tests do not know.
+    """
+    num_worse, num_small = sum(one["is_worse"] for one in found["slices"]), found["num_too_small"]
+    are, were = ("is" if num_worse == 1 else "are"), ("was" if num_small == 1 else "were")
+    told = f"{num_worse:,} of {format_count(len(found['slices']), 'slice')} {are} worse than the "
+    told += "rest of the rows (in bold)"
+    told += f"; {num_small:,} {were} too small to judge." if num_small else "."
+    notes = [
+        told,
+        "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg).",
+        "The 95 % intervals are not adjusted: the worst of many looks worse than it is.",
+    ]
+    if grouped:
+        notes.append("Rows of one group are taken as independent here, which makes p too small.")
+    if any(one["is_small"] for _, slices in groups for one in slices):
+        notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
+    return notes
 
 
 def _limit_data(facts: Mapping[str, Any]) -> list[str]:
