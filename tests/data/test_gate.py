@@ -215,12 +215,12 @@ def test_the_first_line_counts_texts_near_texts_and_groups():
     ]
     report = inspect(CLEAN["train"], test=[*CLEAN["test"], *extra])
     line = summarize_leaks(report)
-    assert line == "LEAK: 2 of 43 test rows (4.7 %) seen before (1 nearly); 1 of seen groups"
+    assert line == "LEAK: 2 of 43 test rows (4.7 %) seen before (1 nearly); 1 in groups seen before"
 
 
 def test_a_shared_group_alone_is_a_leak():
     report = inspect(CLEAN["train"], test=[*CLEAN["test"], row("new words", "neg", "a1")])
-    assert summarize_leaks(report) == "LEAK: 1 of 41 test rows of seen groups"
+    assert summarize_leaks(report) == "LEAK: 1 of 41 test rows in groups seen before"
     assert report.leaked_test_rows == ()
     with pytest.raises(LeakError):
         refuse_leaks(report)

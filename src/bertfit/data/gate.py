@@ -127,7 +127,7 @@ def summarize_leaks(report: GateReport) -> str:
     if report.grouped_test_rows:
         num_grouped = len(report.grouped_test_rows)
         of_test = "" if num_leaked else f" of {num_test:,} test rows"
-        told.append(f"{num_grouped:,}{of_test} of seen groups")
+        told.append(f"{num_grouped:,}{of_test} in groups seen before")
     if not told:
         return f"No leak into the test set was found ({count_rows(num_test)})."
     return f"LEAK: {'; '.join(told)}"
