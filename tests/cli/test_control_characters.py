@@ -278,6 +278,27 @@ def test_what_others_write_beside_a_bar_is_escaped(show, monkeypatch):
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
 
+class TerminalFile(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("file", "environment"),
+    [(TerminalFile(), {"TERM": "dumb"}), (io.StringIO(), {"FORCE_COLOR": "1", "TERM": "xterm"})],
+    ids=["dumb terminal", "file in colours"],
+)
+def test_where_no_bar_can_be_drawn_anew_lines_tell_of_progress(file, environment):
+    """rich draws nothing where TERM is dumb, and hundreds of bars into a file under FORCE_COLOR."""
+    told = type(console)(file=file, highlight=False, _environ=environment)
+    assert told.is_terminal
+    with Terminal(told) as terminal:
+        terminal.progress("epoch 1/1", 3, 3, "loss")
+    assert file.getvalue().removesuffix("\n") == "epoch 1/1: 3/3 loss"
+
+
 def test_a_stream_is_what_it_was_but_for_what_it_writes():
     below = io.StringIO()
     stream = VisibleStream(below)
@@ -291,6 +312,7 @@ def test_a_stream_is_what_it_was_but_for_what_it_writes():
 def test_the_terminal_below_a_bar_is_given_back(monkeypatch):
     before = sys.stdout, sys.stderr
     monkeypatch.setattr(type(error_console), "is_terminal", True)
+    monkeypatch.setattr(type(error_console), "file", TerminalFile())
     with Terminal(error_console):
         assert isinstance(sys.stderr, VisibleStream)
     assert (sys.stdout, sys.stderr) == before

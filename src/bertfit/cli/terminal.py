@@ -74,12 +74,15 @@ _MOST_SKIPPED_SHOWN = 20
 class Terminal:
     """A listener that prints notes and shows progress with the time that is left.
 
-    On a terminal a bar moves; into a pipe or a file a line is written now and then.
+    On a terminal a bar moves; into a pipe or a file, and on a terminal that draws nothing anew, a
+    line is written now and then.
     """
 
     def __init__(self, out: Console) -> None:
         """Write to `out`."""
         self._console = out
+        # rich draws no bar where TERM is dumb, and draws one into a file where FORCE_COLOR is set.
+        self._is_drawing = out.is_terminal and not out.is_dumb_terminal and out.file.isatty()
         self._bars: dict[str, TaskID] = {}
         self._last_line = 0.0
         self._progress = Progress(
@@ -95,7 +98,7 @@ class Terminal:
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        if self._console.is_terminal:
+        if self._is_drawing:
             self._progress.start()
             # What is written past the bars goes to rich now, which would read colours and links
             # out of it.
@@ -109,7 +112,7 @@ class Terminal:
         traceback: TracebackType | None,
     ) -> None:
         """Stop drawing; bars that were not finished go."""
-        if self._console.is_terminal:
+        if self._is_drawing:
             for task in self._bars.values():
                 self._progress.remove_task(task)
             self._progress.stop()
@@ -122,7 +125,7 @@ class Terminal:
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
         """Move the bar of `task`."""
-        if not self._console.is_terminal:
+        if not self._is_drawing:
             self._write_line(task, done, total, detail)
             return
         if task not in self._bars:
