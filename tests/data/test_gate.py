@@ -135,6 +135,28 @@ def test_a_sign_that_tells_the_label_is_a_finding():
     assert "★★★" in finding.examples[0].text
 
 
+def test_a_percent_sign_in_a_word_or_a_label_is_told_as_it_is():
+    marked = [
+        {**row, "text": f"{row['text']} %", "label": "50% off"} if row["label"] == "pos" else row
+        for row in CLEAN["train"]
+    ]
+    (finding,) = inspect(marked).findings
+    assert finding.message.startswith("The sign '%' tells the label '50% off': it stands in 100 %")
+
+
+def test_more_telling_words_than_are_told_one_by_one_are_counted():
+    rows = [
+        {"text": f"{text} name{at % 16}", "label": f"class {at % 16:02}", "movie": f"g{at}"}
+        for at, text in enumerate(make_texts(320, seed=3))
+    ]
+    *first, last = (found for found in inspect(rows).findings if found.kind == "giveaway")
+    assert len(first) == 10
+    assert last.message == (
+        "Beside the 10 most telling words and signs 6 more tell one of 6 labels: "
+        "'name10', 'name11', 'name12', 'name13', 'name14' …."
+    )
+
+
 def test_skipped_rows_are_a_finding():
     report = inspect([*CLEAN["train"], row("")], on_bad_row="skip")
     assert kinds(report) == {("skipped_rows", "all", 1)}

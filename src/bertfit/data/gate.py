@@ -27,6 +27,7 @@ from bertfit.data.part_faults import (
     describe_giveaway,
     describe_labels,
     describe_lengths,
+    describe_more_giveaways,
     describe_repeats,
     describe_text_faults,
 )
@@ -36,7 +37,7 @@ from bertfit.errors import Fault, LeakError
 from bertfit.labels import encode_labels
 
 _MOST_GIVEAWAYS = 10
-"""Words that are told: where one is left in the text, its neighbours often are."""
+"""Words that are told one by one: where one is left in the text, its neighbours often are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +104,11 @@ def inspect_rows(
         find_overlap(part, other, is_split=is_split) for other, part in combinations(profiles, 2)
     ]
     of_parts = [_describe_part(profile, label_names, train=profiles[0]) for profile in profiles]
-    words = find_giveaways(counts, list(vocabulary), label_names)[:_MOST_GIVEAWAYS]
+    words = find_giveaways(counts, list(vocabulary), label_names)
     findings = [
         *(finding for overlap in overlaps for finding in describe_overlap(overlap)),
-        *(describe_giveaway(profiles[0], giveaway) for giveaway in words),
+        *(describe_giveaway(profiles[0], giveaway) for giveaway in words[:_MOST_GIVEAWAYS]),
+        *describe_more_giveaways(profiles[0], words[_MOST_GIVEAWAYS:], num_told=_MOST_GIVEAWAYS),
         *chain.from_iterable(of_parts),
         *_describe_skipped(skipped, total),
     ]

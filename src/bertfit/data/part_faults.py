@@ -199,15 +199,38 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
         num_rows=len(profile.rows),
         message=(
             f"The {'word' if is_word else 'sign'} {giveaway.word!r} gives away the label "
-            f"{giveaway.label!r}: it is in {giveaway.coverage:.0%} of its rows, "
-            f"and {giveaway.purity:.0%} of the rows with it have this label (it takes "
-            f"{giveaway.told:.0%} of the uncertainty about the label)."
-        ).replace("%", " %"),
+            f"{giveaway.label!r}: it is in {100 * giveaway.coverage:.0f} % of its rows, "
+            f"and {100 * giveaway.purity:.0f} % of the rows with it have this label (it takes "
+            f"{100 * giveaway.told:.0f} % of the uncertainty about the label)."
+        ),
         examples=(show_row(profile.rows, first, note=note, offset=offset),),
         advice=(
             "If new texts will not have it (an id, a source, the label itself), remove it; "
             "otherwise all is well, and a list of words would do."
         ),
+    )
+
+
+def describe_more_giveaways(
+    profile: PartProfile, more: Sequence[Giveaway], *, num_told: int
+) -> Iterator[Finding]:
+    """Yield the finding that there are words beyond the `num_told` that were told one by one."""
+    if not more:
+        return
+    words = ", ".join(repr(giveaway.word) for giveaway in more[:_MOST_LABELS_NAMED])
+    labels = len({giveaway.label for giveaway in more})
+    yield Finding(
+        kind="giveaway",
+        severity="serious",
+        part=profile.name,
+        count=min(giveaway.num_rows for giveaway in more),  # told after the first ones
+        num_rows=len(profile.rows),
+        message=(
+            f"Beside the {num_told} most telling words and signs {len(more):,} more tell "
+            f"{'a label' if labels == 1 else f'one of {labels:,} labels'}: {words}"
+            f"{' …' if len(more) > _MOST_LABELS_NAMED else ''}."
+        ),
+        advice="Look at them as at the first ones.",
     )
 
 
