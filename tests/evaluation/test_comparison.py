@@ -44,7 +44,8 @@ def test_a_better_model_beats_the_baseline_in_words() -> None:
     assert reverse.verdict.startswith(
         "The model LOSES to TF-IDF + logistic regression by 10.0 points (95 % interval "
     )
-    assert "use the baseline, or give the model more text" in reverse.verdict
+    assert "use the baseline, or give the model more data" in reverse.verdict
+    assert "where texts are cut, a longer max length" in reverse.verdict
     span = reverse.verdict.partition("interval ")[2].partition(")")[0]
     assert span == comparison.verdict.partition("interval ")[2].partition(")")[0]
     assert json.loads(json.dumps(comparison.to_json()))["interval"]["low"] > 0

@@ -298,7 +298,7 @@ def _word_verdict(
     span = f"({100 * level:g} % interval {-high:z.1f} to {-low:z.1f})"
     return (
         f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
-        "model more text (a longer max length), more data or more epochs."
+        "model more data, more epochs or, where texts are cut, a longer max length."
     )
 
 
