@@ -317,6 +317,20 @@ def test_77_classes_stay_readable(train, tmp_path):
     assert "&lt;b&gt;\\$x\\$&lt;/b&gt; \\| 日本" in text
 
 
+def test_class_names_at_the_head_of_a_column_may_break(train, tmp_path, make_reviews):
+    """One long name made the matrix of confusions wider than any screen."""
+    names = {"neg": "card_payment_" + "x" * 90, "pos": "b"}
+    rows = [{**row, "label": names[row["label"]]} for row in make_reviews(60)]
+    run = train(tmp_path / "run", rows, test=rows[:20], baseline=False, epochs=1)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    head = f'<th scope="col" class="number label">card_<wbr>payment_<wbr>{"x" * 90}</th>'
+    assert html.count(head) == 2  # among the rows, and in the matrix
+    style = re.search(r"^\.label {(.*)}$", html, re.MULTILINE)
+    number = re.search(r"^\.number {.*white-space: nowrap.*}$", html, re.MULTILINE)
+    assert number.start() < style.start(), "the later rule holds"
+    assert "white-space: normal; overflow-wrap: anywhere" in style[1]
+
+
 def test_an_imported_or_bare_run_says_what_it_does_not_have(copy):
     record = json.loads((copy / "bertfit.json").read_text(encoding="utf-8"))
     bare = {
