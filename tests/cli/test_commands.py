@@ -14,6 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import rich.box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from typer.testing import CliRunner
 
 import bertfit
@@ -52,6 +56,19 @@ def test_training_shows_labels_epochs_choice_scores_and_next_commands(trained):
         "bertfit predict",
     ):
         assert part in " ".join(output.split()) or part in output
+
+
+@pytest.mark.parametrize("box", [rich.box.SIMPLE, None])
+def test_a_narrow_terminal_breaks_the_lines_of_a_table_and_cuts_none(box):
+    table = Table("Score", "Value (95 % interval)", "Uncalibrated", box=box)
+    table.add_row("Risk-coverage area (AURC)", "0.9936 (0.9852 to 0.9991)", "4.1027")
+    told = type(console)(file=io.StringIO(), width=40)
+    told.print(Group(Text("in few words"), table))
+    told.print("text " * 9)
+    first, *lines, text, more = told.file.getvalue().splitlines()
+    assert first == "in few words"
+    assert any("0.9936 (0.9852 to 0.9991)" in line and "4.1027" in line for line in lines)
+    assert (text.split(), more.split()) == (["text"] * 8, ["text"])
 
 
 def test_nothing_that_training_prints_is_wider_than_80_columns(trained):

@@ -21,12 +21,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.streams import guard_streams
 from bertfit.errors import BertfitError, Fault
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
+
+_TABLE_WIDTH = 80
+"""Columns that every table fits into."""
 
 
 class _CarefulConsole(Console):
@@ -51,10 +55,21 @@ class _CarefulConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Escape what was no string, but for what rich itself steers the terminal with."""
+        """Escape what was no string, but for what rich itself steers the terminal with.
+
+        Tables keep their width where the terminal is narrower, which then breaks their lines: rich
+        would cut their numbers off. Bars are grids, which have neither box nor header, and shrink.
+        """
+        options = options or self.options
+        if isinstance(renderable, Table) and (renderable.box or renderable.show_header):
+            options = options.update(max_width=max(options.max_width, _TABLE_WIDTH))
         for segment in super().render(renderable, options):
             shown = segment.text if segment.control else escape_controls(segment.text)
             yield segment if shown == segment.text else segment._replace(text=shown)
+
+    def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 (as rich has them)
+        """Print, and leave it to a narrow terminal to break the lines of a table."""
+        super().print(*objects, **{"crop": False, **options})
 
     def on_broken_pipe(self) -> None:
         """Write to nowhere from here on, and let the work go on."""
