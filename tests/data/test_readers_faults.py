@@ -248,6 +248,24 @@ def test_a_header_that_is_not_utf8_is_refused(tmp_path):
     assert source_error(path).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (gzip.compress(b"text,label\n"), "gzip; add .gz to its name"),
+        (b"PK\x03\x04\x14\0", "a ZIP archive or an Excel workbook; unpack it, or save it as CSV"),
+        (b"PAR1\x15\x04\x15", "Parquet; its name should end in .parquet"),
+    ],
+)
+def test_a_file_of_another_kind_than_its_name_says_is_named(tmp_path, start, told):
+    """Each was told to be re-saved as UTF-8."""
+    assert source_error(write(tmp_path, "a.csv", start)) == f": the file is {told}"
+
+
+def test_commas_in_a_tsv_file_are_named(tmp_path):
+    path = write(tmp_path, "a.tsv", "text,label\na,b\n")
+    assert source_error(path).endswith("separated by commas; name the file .csv")
+
+
 def test_utf16_is_named(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\n".encode("utf-16"))
     assert source_error(path) == ": the file is UTF-16; re-save it as UTF-8"

@@ -139,12 +139,13 @@ def _usual(names: Sequence[str], role: str, taken: Collection[str]) -> str | Non
 
 
 def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) -> SourceError:
-    separator = _find_separator(stream.names)
+    separator = _find_separator(stream)
     if separator is not None:
+        mend = "save the file with commas, or with tabs as .tsv"
         return SourceError(
             stream.source,
             f"no {role} column: the only column is {stream.names[0]!r}. The columns seem to be "
-            f"separated by {separator}; save the file with commas, or with tabs as .tsv",
+            f"separated by {separator}; {'name the file .csv' if separator == 'commas' else mend}",
         )
     used = _usual(stream.names, role, ())
     if used is not None:  # else it had been found
@@ -165,12 +166,14 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
     )
 
 
-def _find_separator(names: Sequence[str]) -> str | None:
+def _find_separator(stream: RecordStream) -> str | None:
     """Return in words what separates the columns of a file that seems to have one; None else."""
-    if len(names) != 1:
+    if len(stream.names) != 1:
         return None
     known = {";": "semicolons", "\t": "tabs", "|": "bars"}
-    return next((told for sign, told in known.items() if sign in names[0]), None)
+    if stream.source.lower().endswith((".tsv", ".tsv.gz")):
+        known[","] = "commas"
+    return next((told for sign, told in known.items() if sign in stream.names[0]), None)
 
 
 def _header_note(stream: RecordStream) -> str:

@@ -19,6 +19,12 @@ from bertfit.errors import Fault, did_you_mean
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_OTHER_KINDS = {
+    b"\x1f\x8b": "gzip; add .gz to its name",
+    b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it, or save it as CSV",
+    b"PAR1\x15": "Parquet; its name should end in .parquet",
+}
+"""What a file is, whatever its name says, by its first bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +60,24 @@ def refuse_utf16(line: bytes, source: str) -> None:
         raise SourceError(source, "the file is UTF-16; re-save it as UTF-8")
 
 
+def _refuse_other_kinds(line: bytes, source: str) -> None:
+    refuse_utf16(line, source)
+    for mark, told in _OTHER_KINDS.items():
+        if line.startswith(mark):
+            raise SourceError(source, f"the file is {told}")
+
+
 def iter_lines(path: Path, source: str) -> Iterator[Line]:
     """Yield the lines of a file; `.gz` is decompressed on the way.
 
     Raises:
-        SourceError: The file cannot be opened, is UTF-16, or is damaged gzip.
+        SourceError: The file cannot be opened, is no text in UTF-8, or is damaged gzip.
     """
     with _open(path, source) as file, _explain_gzip_errors(source):
         for number, content in enumerate(file, start=1):
             line = content
             if number == 1:
-                refuse_utf16(content, source)
+                _refuse_other_kinds(content, source)
                 line = content.removeprefix(UTF8_MARK)
             yield _decode_line(line, number, source)
 
