@@ -108,6 +108,7 @@ PLANTED = {
     "rare_labels": ({"train": [row("so rare a label", "rare")]}, ("train", 1)),
     "c1_characters": ({"train": [row("a dash \x96 was here before")]}, ("train", 1)),
     "control_characters": ({"train": [row("a bell \x07 was here before")]}, ("train", 1)),
+    "csv_quotes": ({"train": [row('"it was ""good"", they said"')]}, ("train", 1)),
     "html_tags": ({"train": [row("an <i>odd</i> &amp; tag was here")]}, ("train", 1)),
     "html_breaks": ({"train": [row("a break<br />was here before")]}, ("train", 1)),
     "short_texts": ({"train": [row("!?")]}, ("train", 1)),

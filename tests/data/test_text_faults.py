@@ -30,6 +30,7 @@ def kinds(text):
         ('<a href="x">link</a>', "html_tags"),
         ("fish &amp; chips", "html_tags"),
         ("it&#39;s", "html_tags"),
+        ('"a ""good"" film"', "csv_quotes"),
     ],
 )
 def test_a_fault_is_found_and_named(text, kind):
@@ -47,6 +48,8 @@ def test_a_fault_is_found_and_named(text, kind):
         "这是一部好电影",
         "good 😀👍🏽",
         "AT&T and R&D; <break> is no tag",
+        '"good" they said, and "bad"',
+        '"good" was said, ""bad"" was meant, "so it goes"',
     ],
 )
 def test_what_only_looks_odd_is_no_fault(text):

@@ -31,6 +31,7 @@ KINDS = (
     "rare_labels",
     "c1_characters",
     "control_characters",
+    "csv_quotes",
     "html_tags",
     "html_breaks",
     "short_texts",

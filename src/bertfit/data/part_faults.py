@@ -54,6 +54,10 @@ _TEXT_FAULTS = {
         "have control characters below U+0020, or U+007F",
         "Remove them: no tokenizer makes anything of them.",
     ),
+    "csv_quotes": (
+        'stand in quotation marks, with those inside doubled ("so ""good"""), as in a CSV file',
+        "Save the file as .csv, or without quoting: in .tsv quotes are ordinary characters.",
+    ),
     "html_tags": (
         "have HTML tags or entities other than line breaks",
         "Remove them if they are not part of the text, here and in what will be predicted.",

@@ -46,6 +46,13 @@ def _find_replacement_character(text: str) -> int | None:
     return None if at < 0 else at
 
 
+def _find_quoting(text: str) -> int | None:
+    """Find a field that was quoted for CSV, and read as it stands: TSV knows no quotes."""
+    inside = text[1:-1]
+    is_quoted = text.startswith('"') and text.endswith('"') and '""' in inside
+    return 0 if is_quoted and '"' not in inside.replace('""', "") else None
+
+
 def _find_mojibake(text: str) -> int | None:
     if text.isascii():
         return None
@@ -72,6 +79,7 @@ _FINDERS: Mapping[str, Callable[[str], int | None]] = MappingProxyType(
         "replacement_characters": _find_replacement_character,
         "c1_characters": _find_c1_character,
         "control_characters": _find_control_character,
+        "csv_quotes": _find_quoting,
         "html_breaks": find_html_break,
         "html_tags": _find_html_tag,
     }
