@@ -6,6 +6,8 @@ No GPU is asked: what it would be told is written down. That CUDA records it is 
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ class StandIn:
 
     def __init__(self):
         self.told = []
+        self.graphs = []
         self.begin_fails = self.end_fails = False
 
     def stream(self, name):
@@ -60,7 +63,9 @@ class StandIn:
             def replay(self):
                 gpu.told.append("play")
 
-        return Graph()
+        graph = Graph()
+        self.graphs.append(weakref.ref(graph))
+        return graph
 
 
 @pytest.fixture
@@ -130,6 +135,48 @@ def test_where_memory_runs_out_what_is_cached_is_given_back_and_it_is_tried_agai
 
     GraphRecorder(SECOND_GPU).record(work)
     assert gpu.told == in_order("give memory back", *RECORDING, "give memory back", *RECORDING)
+
+
+def test_a_recording_that_failed_is_kept_as_long_as_the_others(gpu):
+    """From torch 2.12 on it would take along memory that they work in."""
+    failures = []
+
+    def work():
+        if failures:
+            failures.pop()
+            fail()
+
+    def are_there():
+        return [graph() is not None for graph in gpu.graphs]
+
+    recorder = GraphRecorder(SECOND_GPU)
+    records = [recorder.record(work)]
+    failures.append(1)
+    records.append(recorder.record(work))
+    assert are_there() == [True, True, True]
+    del recorder, records
+    assert are_there() == [False, False, False]
+
+
+@pytest.mark.parametrize("switch", [gc.enable, gc.disable])
+@pytest.mark.parametrize("work", [lambda: None, fail])
+def test_no_garbage_is_collected_inside_a_recording(gpu, switch, work):
+    """What of it CUDA is to destroy would end the recording."""
+    seen = []
+
+    def look():
+        seen.append(gc.isenabled())
+        work()
+
+    switch()
+    before = gc.isenabled()
+    try:
+        with contextlib.suppress(torch.OutOfMemoryError):
+            GraphRecorder(SECOND_GPU).record(look)
+        assert gc.isenabled() is before
+    finally:
+        gc.enable()
+    assert not any(seen)
 
 
 def test_a_recording_that_fails_is_ended_and_its_own_error_comes_out(gpu):

@@ -10,6 +10,7 @@ Source: torch's notes on CUDA graphs (semantics, "whole-network capture").
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
@@ -62,6 +63,7 @@ class GraphRecorder:
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._is_first = True
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def run(self, work: Work) -> None:
         """Do work as it is written, on the stream on which it would be recorded.
@@ -77,23 +79,28 @@ class GraphRecorder:
 
         Raises:
             TrainingError: It failed, and CUDA cannot go on from where it did.
-            RuntimeError: It failed, as `work` did; all is as it was.
+            RuntimeError: It failed, as `work` did; what was recorded before must not be played any
+                more, and all else is as it was.
         """
         # In order, though nothing is computed: torch 2.11 writes where graphs find how far random
         # numbers were drawn, and those that are queued must have read it.
-        with self._in_order():
+        with self._in_order(), _without_collection():
             if self._is_first:  # of what passes as written have left, the pool needs as much
                 torch.cuda.empty_cache()
                 self._is_first = False
+            graph = torch.cuda.CUDAGraph()
             try:
-                return self._capture(work)
+                return self._capture(graph, work)
             except torch.OutOfMemoryError:
                 pass
             torch.cuda.empty_cache()  # which torch does not do by itself inside a recording
-            return self._capture(work)
+            replay = self._capture(torch.cuda.CUDAGraph(), work)
+            # Kept as long as the others: from torch 2.12 on a graph that goes frees the memory in
+            # which the products of all graphs of its stream work (pytorch issue 193402).
+            self._failed.append(graph)
+            return replay
 
-    def _capture(self, work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
+    def _capture(self, graph: torch.cuda.CUDAGraph, work: Work) -> Work:
         try:
             graph.capture_begin(pool=self._pool)
         except RuntimeError as error:
@@ -117,6 +124,22 @@ class GraphRecorder:
                 yield
         finally:
             current.wait_stream(self._stream)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage.
+
+    There may be graphs and compiled kernels in it, of whoever else is at work in this process. CUDA
+    refuses to let go of them while it records, and the recording is lost (pytorch issue 161037).
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _end(graph: torch.cuda.CUDAGraph, *, because: BaseException | None = None) -> None:
