@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from types import SimpleNamespace
 
@@ -62,6 +63,27 @@ def test_a_gpu_gets_bfloat16_where_it_has_it(monkeypatch, is_supported, dtype, r
     precision = choose_precision()
     found = (precision.device.type, precision.dtype_name, precision.reason)
     assert found == ("cuda", dtype, reason)
+
+
+def test_of_several_gpus_the_one_that_computes_is_asked(monkeypatch):
+    """An A100 and a T4, say, of which the first is the current one."""
+    current = [0]
+
+    @contextlib.contextmanager
+    def go_to(device):
+        before, current[0] = current[0], device.index
+        yield
+        current[0] = before
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device", go_to)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: current == [0]
+    )
+    found = [choose_precision(name).dtype_name for name in ("cuda", "cuda:0", "cuda:1")]
+    assert found == ["bfloat16", "bfloat16", "float32"]
+    assert current == [0]
 
 
 def test_apples_gpu_computes_in_float32(monkeypatch):

@@ -104,7 +104,7 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
     if dtype != "auto":
         return Precision(chosen, getattr(torch, dtype), "asked for")
     if chosen.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if _multiplies_bfloat16(chosen):
             return Precision(chosen, torch.bfloat16, "this GPU multiplies bfloat16 in hardware")
         return Precision(chosen, torch.float32, "this GPU has no bfloat16 in hardware")
     if chosen.type == "cpu":
@@ -114,6 +114,13 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
                 return Precision(chosen, torch.bfloat16, f"this processor has {name}")
         return Precision(chosen, torch.float32, "this processor has neither AMX nor AVX512-BF16")
     return Precision(chosen, torch.float32, f"bfloat16 is not used on {chosen.type}")
+
+
+def _multiplies_bfloat16(gpu: torch.device) -> bool:
+    """Tell whether a GPU does, where torch tells it of the current one."""
+    is_current = gpu.index is None
+    with contextlib.nullcontext() if is_current else torch.cuda.device(gpu):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _choose_device(name: str) -> torch.device:
