@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bertfit.modeling.gradients import find_gradients_in_a_row
+from bertfit.modeling.kernels import launching, trial
 from bertfit.modeling.kernels import layer as layer_module
-from bertfit.modeling.kernels import trial
 from bertfit.modeling.kernels.exchange import exchange_layers
 from bertfit.modeling.kernels.parts import find_parts
 from bertfit.modeling.packing import set_up_packing
@@ -139,6 +139,26 @@ def test_weights_that_are_not_trained_are_tried_as_others(monkeypatch):
     layer.attention.requires_grad_(requires_grad=False)
     assert find(layer) is None
     assert not layer.attention.self.query.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "hip", "expected"),
+    [
+        ((9, 0), "3.6.0", None, True),
+        ((8, 0), "3.6.0", None, False),
+        ((9, 0), "3.7.1", None, False),
+        ((9, 0), "3.6.0", "7.1.2", False),  # an MI250 says so of itself
+    ],
+)
+def test_nobody_has_tested_another_gpu_or_triton(monkeypatch, capability, version, hip, expected):
+    import triton
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(triton, "__version__", version)
+    launching.is_known_good.cache_clear()
+    assert launching.is_known_good(torch.device("cuda")) is expected
+    launching.is_known_good.cache_clear()
 
 
 def test_what_was_tested_is_not_tried(monkeypatch):
