@@ -86,6 +86,15 @@ def test_of_several_gpus_the_one_that_computes_is_asked(monkeypatch):
     assert current == [0]
 
 
+def test_a_gpu_is_named_where_a_run_says_what_it_was_trained_on(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Card {device.index}")
+    named = [
+        Precision(torch.device(name), torch.float32, "a test").device_name
+        for name in ("cuda:1", "mps", "cpu")
+    ]
+    assert named == ["cuda:1 (Card 1)", "mps", "cpu"]
+
+
 def test_apples_gpu_computes_in_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -30,6 +30,13 @@ class Precision:
         return str(self.dtype).removeprefix("torch.")
 
     @property
+    def device_name(self) -> str:
+        """Return the device, and of a CUDA GPU what it calls itself: `cuda (NVIDIA L4)`."""
+        if self.device.type != "cuda":
+            return str(self.device)
+        return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
+
+    @property
     def weight_dtype(self) -> torch.dtype:
         """Type of the weights that do the arithmetic (see fast_path.copy_for_work).
 

@@ -98,7 +98,7 @@ def make_record(
             "recording": str(outcome.recording),
             "recording_seconds": round(outcome.recording_seconds, 1),
             "dtype": precision.dtype_name,
-            "device": str(precision.device),
+            "device": precision.device_name,
         },
         "data": _describe_data(rows, model, resolved.settings),
         "scores": _describe_scores(outcome, test),

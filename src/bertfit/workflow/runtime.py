@@ -121,7 +121,7 @@ def describe_runtime(
         instructions=list_instructions(),
         num_cores=num_cores,
         num_threads=torch.get_num_threads(),
-        device=str(precision.device),
+        device=precision.device_name,
         dtype=precision.dtype_name,
         reason=precision.reason,
         attention=fast_path.attention,
