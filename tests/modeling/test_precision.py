@@ -56,34 +56,13 @@ def test_a_processor_gets_what_it_is_fast_at(processor, features, dtype, reason)
 )
 def test_a_gpu_gets_bfloat16_where_it_has_it(monkeypatch, is_supported, dtype, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", list)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda *, including_emulation: is_supported
     )
     precision = choose_precision()
     found = (precision.device.type, precision.dtype_name, precision.reason)
     assert found == ("cuda", dtype, reason)
-
-
-def test_of_several_gpus_the_one_that_computes_is_asked(monkeypatch):
-    """An A100 and a T4, say, of which the first is the current one."""
-    current = [0]
-
-    @contextlib.contextmanager
-    def go_to(device):
-        before, current[0] = current[0], device.index
-        yield
-        current[0] = before
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "device", go_to)
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda *, including_emulation: current == [0]
-    )
-    found = [choose_precision(name).dtype_name for name in ("cuda", "cuda:0", "cuda:1")]
-    assert found == ["bfloat16", "bfloat16", "float32"]
-    assert current == [0]
 
 
 def test_a_gpu_is_named_where_a_run_says_what_it_was_trained_on(monkeypatch):
@@ -101,6 +80,81 @@ def test_apples_gpu_computes_in_float32(monkeypatch):
     precision = choose_precision()
     assert (precision.device.type, precision.dtype_name) == ("mps", "float32")
     assert precision.reason == "bfloat16 is not used on mps"
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Give a function that makes torch see GPUs of these capabilities, the first the current one.
+
+    Of the code in torch a CUDA 13 of the package index has what stands here.
+    """
+    current = [0]
+
+    @contextlib.contextmanager
+    def go_to(device):
+        before, current[0] = current[0], device.index
+        yield
+        current[0] = before
+
+    def set_gpus(*capabilities, code="sm_75 sm_80 sm_86 sm_90 sm_100 sm_120", cuda="13.0"):
+        def find_capability(device):
+            return capabilities[current[0] if device.index is None else device.index]
+
+        def is_bf16_supported(*, including_emulation):
+            return capabilities[current[0]] >= (8, 0)
+
+        for name, stand_in in {
+            "device": go_to,
+            "device_count": lambda: len(capabilities),
+            "get_arch_list": code.split,
+            "get_device_capability": find_capability,
+            "is_available": lambda: True,
+            "is_bf16_supported": is_bf16_supported,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+
+    return set_gpus
+
+
+def test_of_several_gpus_the_one_that_computes_is_asked(gpus):
+    gpus((8, 0), (7, 5))  # an A100 and a T4
+    found = [choose_precision(name).dtype_name for name in ("cuda", "cuda:0", "cuda:1", "cuda:0")]
+    assert found == ["bfloat16", "bfloat16", "float32", "bfloat16"]
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (10, 3), (12, 1)])
+def test_a_gpu_that_torch_has_code_for_is_taken(gpus, capability):
+    gpus(capability)
+    assert choose_precision().device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("code", "cuda"),
+    [
+        ("sm_60 sm_70", "12.6"),
+        ("sm_50 compute_60", "12.6"),
+        ("gfx90a gfx942", None),  # AMD's
+        ("", "12.6"),
+    ],
+)
+def test_code_for_older_gpus_is_enough_where_it_runs(gpus, code, cuda):
+    gpus((7, 0), code=code, cuda=cuda)
+    assert choose_precision().device.type == "cuda"
+
+
+@pytest.mark.parametrize("capability", [(6, 1), (7, 0), (11, 0)])
+def test_a_gpu_that_torch_has_no_code_for_is_passed_over_or_refused(gpus, capability):
+    """A V100, and torch for CUDA 13: it is seen, and nothing runs on it."""
+    gpus(capability)
+    number = "sm_{}{}".format(*capability)
+    why = f"torch has no code for this GPU, {number} (it has sm_75, sm_80, sm_86, sm_90, sm_100, "
+    precision = choose_precision(dtype="float32")
+    assert precision.device.type == "cpu"
+    assert precision.reason == f"asked for; {why}sm_120)"
+    with pytest.raises(ConfigError) as caught:
+        choose_precision("cuda:0")
+    assert caught.value.message == f"device: 'cuda:0' was asked for, but {why}sm_120)"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -108,19 +108,27 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
         expected = ", ".join(get_args(Dtype))
         guess = did_you_mean(str(dtype), get_args(Dtype))
         raise ConfigError(f"dtype: expected one of {expected}, got {dtype!r}.{guess}")
-    if dtype != "auto":
-        return Precision(chosen, getattr(torch, dtype), "asked for")
-    if chosen.type == "cuda":
-        if _multiplies_bfloat16(chosen):
-            return Precision(chosen, torch.bfloat16, "this GPU multiplies bfloat16 in hardware")
-        return Precision(chosen, torch.float32, "this GPU has no bfloat16 in hardware")
-    if chosen.type == "cpu":
+    taken, reason = _choose_dtype(chosen, dtype)
+    if device == "auto" and chosen.type != "cuda" and torch.cuda.is_available():
+        reason += f"; {_find_missing_code(torch.device('cuda'))}"
+    return Precision(chosen, taken, reason)
+
+
+def _choose_dtype(device: torch.device, asked: Dtype) -> tuple[torch.dtype, str]:
+    """Return the type of the arithmetic, and why."""
+    if asked != "auto":
+        return getattr(torch, asked), "asked for"
+    if device.type == "cuda":
+        if _multiplies_bfloat16(device):
+            return torch.bfloat16, "this GPU multiplies bfloat16 in hardware"
+        return torch.float32, "this GPU has no bfloat16 in hardware"
+    if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
         for feature, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
             if capabilities.get(feature):
-                return Precision(chosen, torch.bfloat16, f"this processor has {name}")
-        return Precision(chosen, torch.float32, "this processor has neither AMX nor AVX512-BF16")
-    return Precision(chosen, torch.float32, f"bfloat16 is not used on {chosen.type}")
+                return torch.bfloat16, f"this processor has {name}"
+        return torch.float32, "this processor has neither AMX nor AVX512-BF16"
+    return torch.float32, f"bfloat16 is not used on {device.type}"
 
 
 def _multiplies_bfloat16(gpu: torch.device) -> bool:
@@ -130,10 +138,29 @@ def _multiplies_bfloat16(gpu: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
+def _find_missing_code(gpu: torch.device) -> str | None:
+    """Say that torch was built without code for a GPU, which it shows all the same; else None.
+
+    Code in machine language (sm_75) runs on GPUs of its major number, from its minor one on; code
+    to be translated (compute_90) on all from there on.
+    """
+    kinds = torch.cuda.get_arch_list()
+    if torch.version.cuda is None or not kinds:  # of AMD's the names say something else
+        return None
+    capability = major, minor = torch.cuda.get_device_capability(gpu)
+    for kind in kinds:
+        name, _, number = kind.partition("_")
+        least = divmod(int(number.rstrip("af")), 10)
+        if capability >= least and (name == "compute" or major == least[0]):
+            return None
+    return f"torch has no code for this GPU, sm_{major}{minor} (it has {', '.join(kinds)})"
+
+
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
+        gpu = torch.device("cuda")
+        if torch.cuda.is_available() and _find_missing_code(gpu) is None:
+            return gpu
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -146,6 +173,11 @@ def _choose_device(name: str) -> torch.device:
     ):
         count = torch.cuda.device_count()
         raise ConfigError(f"device: {name!r} was asked for, but torch sees {count} CUDA devices")
+    if device.type == "cuda" and (missing := _find_missing_code(device)):
+        raise ConfigError(
+            f"device: {name!r} was asked for, but {missing}",
+            hint="Install a build of torch for an older CUDA, or take --device cpu.",
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: 'mps' was asked for, but torch finds none here")
     if device.type not in {"cpu", "cuda", "mps"}:
