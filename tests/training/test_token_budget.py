@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -81,14 +83,22 @@ def test_measuring_takes_the_largest_step_and_leaves_the_model_as_it_was(
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     encoded = EncodedTexts(np.full(offsets[-1], 7, dtype=np.int32), offsets, lengths)
     data = TrainingData(encoded, np.arange(100) % 2, pad_id=0)
-    cuts = []
+    cuts, arithmetic = [], ["exact"]
     real = measuring.accumulate_gradients
 
+    @contextlib.contextmanager
+    def be_quick(_device):
+        arithmetic.append("as in training")
+        yield
+        arithmetic.pop()
+
     def accumulate_gradients(working, train, indices, *, precision, max_tokens):
+        assert arithmetic[-1] == "as in training"
         cuts.append((int(lengths[indices].sum()), max_tokens))
         return real(working, train, indices, precision=precision, max_tokens=max_tokens)
 
     monkeypatch.setattr(measuring, "accumulate_gradients", accumulate_gradients)
+    monkeypatch.setattr(measuring, "quick_float32", be_quick)
     precision = choose_precision("cpu", "float32")
     settings = TrainSettings(batch_size=50)
     tokens = measure_token_budget(model, data, settings=settings, precision=precision)

@@ -15,6 +15,7 @@ from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.choices import choose_epochs
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
@@ -101,9 +102,10 @@ def measure_token_budget(
         for _ in range(3):  # the first pays for starting up
             started = time.perf_counter()
             try:
-                accumulate_gradients(
-                    weights.working, train, largest, precision=precision, max_tokens=max_tokens
-                )
+                with quick_float32(precision.device):  # as in the training
+                    accumulate_gradients(
+                        weights.working, train, largest, precision=precision, max_tokens=max_tokens
+                    )
                 wait_for(precision.device)
             finally:
                 weights.drop_gradients()
