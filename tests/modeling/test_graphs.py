@@ -138,7 +138,7 @@ def test_where_memory_runs_out_what_is_cached_is_given_back_and_it_is_tried_agai
 
 
 def test_a_recording_that_failed_is_kept_as_long_as_the_others(gpu):
-    """From torch 2.12 on it would take along memory that they work in."""
+    """After torch 2.11 it would take along memory that they work in."""
     failures = []
 
     def work():

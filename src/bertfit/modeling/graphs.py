@@ -95,7 +95,7 @@ class GraphRecorder:
                 pass
             torch.cuda.empty_cache()  # which torch does not do by itself inside a recording
             replay = self._capture(torch.cuda.CUDAGraph(), work)
-            # Kept as long as the others: from torch 2.12 on a graph that goes frees the memory in
+            # Kept as long as the others: after torch 2.11 a graph that goes frees the memory in
             # which the products of all graphs of its stream work (pytorch issue 193402).
             self._failed.append(graph)
             return replay
