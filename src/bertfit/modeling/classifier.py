@@ -82,8 +82,15 @@ def load_classifier(
     return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole, is_encoder=is_encoder)
 
 
-def load_architecture(name: str, *, num_labels: int | None = None) -> PreTrainedModel:
+def load_architecture(
+    name: str, *, num_labels: int | None = None, dropout: float | None = None
+) -> PreTrainedModel:
     """Build the model without its weights, from config.json alone, for looking at.
+
+    Args:
+        name: As for `load_classifier`, as is `dropout`.
+        num_labels: Of the head; None keeps the checkpoint's own.
+        dropout: See there.
 
     Raises:
         ModelError: The model cannot be found, or its kind is unknown.
@@ -94,6 +101,8 @@ def load_architecture(name: str, *, num_labels: int | None = None) -> PreTrained
     config = _load_config(name, source, local_only=local_only)
     if num_labels is not None:
         config.num_labels = num_labels
+    if dropout is not None:
+        set_dropout(config, dropout)
     with _explaining(name), torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
             config, trust_remote_code=False

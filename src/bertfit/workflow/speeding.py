@@ -1,4 +1,4 @@
-"""Measures the speed of a training before it begins, and decides whether its layers are compiled.
+"""Measures the speed of a training before it begins, and decides what is compiled for it.
 
 If passes are recorded or layers compiled, the speed without that is measured too.
 """
@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
-from bertfit.config import ResolvedSettings
+from bertfit.config import ResolvedSettings, TrainSettings
 from bertfit.modeling.compilation import cannot_compile, plan_compilation
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
+from bertfit.modeling.precision import choose_precision
 from bertfit.progress import Listener
+from bertfit.training.compiling_ahead import start_compiling
 from bertfit.training.measuring import SpeedEstimate, measure_speed
 from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.preparing import PreparedModel
@@ -41,6 +43,17 @@ class MeasuredSpeed:
             "cold_start_seconds": round(self.speed.first_step_seconds, 1) if compiled else None,
             "tokens_per_second_as_written": round(self.as_written.tokens_per_second, 1),
         }
+
+
+def compile_ahead(settings: TrainSettings, *, listener: Listener) -> None:
+    """Let another process compile the kernels of a GPU, where they are not, while rows are read.
+
+    Raises:
+        ConfigError: The device is unknown or not present.
+    """
+    precision = choose_precision(settings.device, settings.dtype)
+    if start_compiling(settings, precision) is not None:
+        listener.note("Kernels are compiled for this GPU by a process beside this one, once.")
 
 
 def settle_speed(

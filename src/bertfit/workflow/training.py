@@ -42,7 +42,7 @@ from bertfit.workflow.recording import (
 )
 from bertfit.workflow.reporting import add_report
 from bertfit.workflow.settling import note_unused, settle_columns, settle_epochs, settle_model
-from bertfit.workflow.speeding import settle_speed
+from bertfit.workflow.speeding import compile_ahead, settle_speed
 
 _MOST_LINES = 64
 """Lines of a failing step that an error names."""
@@ -131,6 +131,7 @@ def prepare_training(
     log: LogKeeper,
 ) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
     """Read, check and encode the rows, load the model, and settle what the rows decide."""
+    compile_ahead(resolved.settings, listener=log)
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )

@@ -85,7 +85,12 @@ def add_and_norm(
     block = _next_power(width)
     output = torch.empty_like(hidden)
     total = torch.empty_like(hidden) if keeps else output
-    of_rows = torch.empty(2, num_rows if keeps else 0, dtype=torch.float32, device=hidden.device)
+    num_kept = num_rows if keeps else 0
+    # Each for itself: one behind the other, the second may begin where 16 bytes do not, and Triton
+    # compiles for such a place anew.
+    means, scales = (
+        torch.empty(num_kept, dtype=torch.float32, device=hidden.device) for _ in range(2)
+    )
     _kernels().add_and_norm[(-(-num_rows // _ROWS),)](
         hidden,
         residual,
@@ -94,8 +99,8 @@ def add_and_norm(
         dropout.seeds,
         total,
         output,
-        of_rows[0],
-        of_rows[1],
+        means,
+        scales,
         num_rows,
         norm.eps,
         dropout.rate,
@@ -107,7 +112,7 @@ def add_and_norm(
         KEEPS=keeps,
         num_warps=_count_warps(block),
     )
-    return output, Normed(total, of_rows[0], of_rows[1])
+    return output, Normed(total, means, scales)
 
 
 def add_and_norm_backward(

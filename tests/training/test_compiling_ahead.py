@@ -1,0 +1,116 @@
+"""Kernels compiled ahead: what a training launches is in Triton's cache before it asks."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertfit.config import TrainSettings
+from bertfit.modeling.precision import Precision
+from bertfit.training.compiling_ahead import start_compiling
+from tests.modeling.kernels.on_device import needs_triton
+from tests.modeling.test_fast_path import make_classifier
+
+ON_GPU = Precision(torch.device("cuda"), torch.bfloat16, "a test")
+SETTINGS = TrainSettings(max_length=64)
+
+TRAINING = """
+import sys
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification
+from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.gradients import keep_master
+from bertfit.modeling.kernels.layer import pass_layer
+from bertfit.modeling.kernels.parts import find_parts
+from bertfit.modeling.pack import Pack
+from bertfit.modeling.precision import Precision
+from bertfit.training.compiling_ahead import _start_nothing
+from bertfit.training.triton_adamw import TritonAdamW
+
+_start_nothing(90)
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).train()
+work = copy_for_work(model, Precision(torch.device("cuda"), torch.bfloat16, "a test"))
+pairs = list(zip(model.parameters(), work.parameters(), strict=True))
+for master, of in pairs:
+    keep_master(of, master, stays=True)
+layers = [layer for layer in work.modules() if find_parts(layer) is not None]
+assert len(layers) == 2
+for starts in ([0, 3, 9, 10, 41], [0, 64], [0, 5, 11, 64, 90, 91, 92, 93, 94, 160]):
+    pack = Pack.build(np.array(starts, np.int32), torch.device("cpu"))
+    for trains in (True, False):
+        states = torch.zeros(starts[-1], 128, dtype=torch.bfloat16, requires_grad=trains)
+        with torch.set_grad_enabled(trains):
+            for place, layer in enumerate(layers):
+                parts, last = find_parts(layer), place == 1
+                states = pass_layer(states, parts, pack, trains=trains, only_firsts=last)
+            if trains:
+                states.sum().backward()
+optimizer = TritonAdamW(pairs, torch.optim.AdamW(model.parameters()))
+optimizer.clip(1.0, optimizer.measure_norm())
+optimizer.step(1e-4, halted=torch.zeros(()))
+"""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Triton's, empty; its interpreter, which compiles nothing, is left."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a BERT of two layers."""
+    make_classifier("bert", width=128, dropout=0.1).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def find_files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@needs_triton
+def test_a_training_of_any_sizes_finds_every_kernel(cache, model):
+    process = start_compiling(dataclasses.replace(SETTINGS, model=str(model)), ON_GPU)
+    assert process is not None
+    assert process.wait() == 0
+    before = find_files(cache)
+    assert len([path for path in before if path.suffix == ".cubin"]) > 10
+    subprocess.run([sys.executable, "-c", TRAINING, str(model)], check=True)
+    assert find_files(cache) == before
+    assert start_compiling(dataclasses.replace(SETTINGS, model=str(model)), ON_GPU) is None
+
+
+@needs_triton
+def test_a_model_that_is_not_there_leaves_no_mark(cache, tmp_path):
+    settings = dataclasses.replace(SETTINGS, model=str(tmp_path / "none"))
+    process = start_compiling(settings, ON_GPU)
+    assert process is not None
+    assert process.wait() != 0
+    assert not find_files(cache)
+
+
+@pytest.mark.parametrize(
+    ("changed", "precision"),
+    [
+        ({}, Precision(torch.device("cpu"), torch.bfloat16, "a test")),
+        ({}, Precision(torch.device("cuda"), torch.float32, "a test")),
+        ({"fast_path": "off"}, ON_GPU),
+        ({"packing": "off"}, ON_GPU),
+    ],
+    ids=["a CPU", "float32", "no fast path", "no packing"],
+)
+@pytest.mark.usefixtures("cache")
+def test_nothing_is_started_where_kernels_will_not_be_used(changed, precision, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    settings = dataclasses.replace(SETTINGS, **changed)
+    assert start_compiling(settings, precision) is None
