@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import subprocess
@@ -17,6 +18,9 @@ from reviews import LABEL_NAMES
 
 GRACE_SECONDS = 75.0
 """How much longer than `--minutes` the last job may take."""
+
+_SHOWN = 40
+"""Characters of a note."""
 
 
 def write_reviews(texts: list[str], scratch: Path) -> Path:
@@ -72,7 +76,7 @@ def time_job(
     environment: dict[str, str],
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the seconds of one command, of its steps alone, and of a first compiled step.
+    """Return the seconds of one command, its steps, a first compiled step, and when it said what.
 
     Where it fails, or takes longer than `seconds`, say that.
     """
@@ -80,7 +84,7 @@ def time_job(
     command += ["--output", str(run), "--model", str(folder), "--recipe", "notebook"]
     command += ["--max-length", str(length), "--no-baseline", "--json"]
     command += ["--set", "keep_encoded=off", *options]
-    started = time.perf_counter()
+    started, began = time.perf_counter(), dt.datetime.now(tz=dt.UTC)
     try:
         done = subprocess.run(
             command,
@@ -102,4 +106,19 @@ def time_job(
         f"first compiled step {cold} s, recording {training['recording']}",
         flush=True,
     )
-    return {"seconds_with_start": took, "seconds_of_steps": steps, "first_compiled_step": cold}
+    return {
+        "seconds_with_start": took,
+        "seconds_of_steps": steps,
+        "first_compiled_step": cold,
+        "seconds_of_notes": read_times(run / "train.log", began),
+    }
+
+
+def read_times(log: Path, began: dt.datetime) -> list[tuple[int, str]]:
+    """Return when each note of a log was written, in seconds after `began`, and how it starts."""
+    times = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        moment, _, note = line.partition(" ")
+        seconds = (dt.datetime.fromisoformat(moment) - began).total_seconds()
+        times.append((round(seconds), note[:_SHOWN]))
+    return times
