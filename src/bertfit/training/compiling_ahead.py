@@ -1,10 +1,10 @@
-"""The kernels of a training compiled while its rows are read, by a process that needs no GPU.
+"""Compiles the kernels of a GPU training in a second process, while the rows are being read.
 
-Triton compiles for a kind of GPU and keeps what it has compiled in a cache of files. The first
-training of a kind waits some seconds for that, and a thread would gain nothing, as Triton holds
-Python's lock. So another process calls the same functions on a CPU, with a driver that names the
-GPU's kind and starts nothing, and the training finds its kernels in the cache. What it does not
-find there it compiles itself: nothing depends on that process.
+Triton compiles for a kind of GPU and caches the result on disk. The first training of a kind waits
+several seconds for it, and a thread would not help, as Triton holds Python's lock while it
+compiles. The second process needs no GPU: it calls the same functions on CPU tensors, with a Triton
+driver that names the kind of GPU and launches nothing. The training then finds its kernels in the
+cache. Anything missing there is compiled as usual, so nothing depends on the second process.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from bertfit.modeling.precision import Precision
 from bertfit.training.triton_adamw import TritonAdamW
 
 _SHORT, _LONG = 128, 512
-"""Tokens of texts for which attention goes back by one kernel, and by two."""
+"""Longest texts, in tokens, whose attention has one backward kernel, and two."""
 _STARTS = np.array([0, 8, 16], np.int32)
-"""Of the texts with which the functions are called: what is compiled does not depend on them."""
+"""Where the texts of a call start. What is compiled depends neither on these nor on any number."""
 _KERNELS, _STEPS = Path(launching.__file__).parent, Path(__file__).parent
-"""Where the sources of a layer's kernels are, and of an optimizer's."""
+"""Folders of the kernels' source: those of a layer, and those of the optimizer."""
 
 
 def start_compiling(
     settings: TrainSettings, precision: Precision
 ) -> subprocess.Popen[bytes] | None:
-    """Start the process, where a training on a GPU will want kernels that are not compiled yet.
+    """Start the second process, if the training will need kernels that are not in the cache.
 
-    It ends by itself, and with this process at the latest. Return it, or None where there is none.
+    It ends on its own, or with this process. Return it, or None if nothing was started.
 
     Args:
         settings: Of the training.
@@ -71,7 +71,7 @@ def start_compiling(
     mark = _find_mark(job)
     if mark.exists():
         return None
-    # It sees no GPU, loads nothing from the hub, and imports nothing from the current folder (-P).
+    # It sees no GPU, downloads nothing, and imports nothing from the current folder (-P).
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     nothing = subprocess.DEVNULL
     try:
@@ -89,17 +89,17 @@ def start_compiling(
 
 
 def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[int]) -> None:
-    """Compile what a training launches for such layers into Triton's cache, for a kind of GPU.
+    """Compile everything that a training launches for such layers into Triton's cache.
 
-    Triton starts nothing in this process from now on.
+    From here on Triton launches nothing in this process.
 
     Args:
-        layer: Of BERT's family; its weights may be anything.
-        capability: Of the GPU, such as 90.
-        lengths: Tokens of the longest text of packs.
+        layer: A layer of a BERT-like encoder; the values of its weights do not matter.
+        capability: Compute capability of the GPU, such as 90.
+        lengths: Longest texts of a pack, in tokens, one for each way that packs are computed.
     """
     _start_nothing(capability)
-    activate(torch.ones(1, 8))  # with this `launching` finds out whether Triton works
+    activate(torch.ones(1, 8))  # what `launching` tries first
     join_projections(layer.to(torch.bfloat16))
     pairs = [(torch.nn.Parameter(of.detach().float()), of) for of in layer.parameters()]
     for master, work in pairs:
@@ -111,7 +111,7 @@ def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[in
     for longest in lengths:
         pack = dataclasses.replace(pack, longest=longest)
         for only_firsts in (False, True):
-            for _ in range(2):  # the second time gradients are added to what is there
+            for _ in range(2):  # the second pass adds to the gradients of the first
                 states = hidden.detach().requires_grad_()
                 found = pass_layer(states, parts, pack, trains=True, only_firsts=only_firsts)
                 found.backward(torch.zeros_like(found))
@@ -134,7 +134,7 @@ def _will_want_kernels(settings: TrainSettings, precision: Precision) -> bool:
 
 
 def _find_mark(job: str) -> Path:
-    """Return the file in Triton's cache that tells that a job has been done."""
+    """Return the file in Triton's cache whose presence says that a job is done."""
     import triton
 
     digest = hashlib.blake2b(f"{triton.__version__} {job}".encode(), digest_size=10)
@@ -144,7 +144,7 @@ def _find_mark(job: str) -> Path:
 
 
 def _start_nothing(capability: int) -> None:
-    """Give Triton a driver that names a kind of GPU and starts nothing."""
+    """Give Triton a driver that names a kind of GPU and launches nothing."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -165,9 +165,10 @@ def _start_nothing(capability: int) -> None:
 
 
 def _build_launcher(source: Any, metadata: Any) -> Callable[..., None]:  # noqa: ANN401 (Triton's)
-    """Return what starts nothing; build what starts kernels, in C, where a Triton has one for each.
+    """Return a launcher that does nothing, after building the real one if Triton compiles those.
 
-    It is linked with the GPU's driver, and so can be built where that is installed.
+    Triton 3.6 compiles one in C for each signature, linked with the GPU's driver; 3.9 has one for
+    all, which cannot be made here.
     """
     from triton.backends.nvidia.driver import CudaLauncher
 

@@ -46,14 +46,14 @@ class MeasuredSpeed:
 
 
 def compile_ahead(settings: TrainSettings, *, listener: Listener) -> None:
-    """Let another process compile the kernels of a GPU, where they are not, while rows are read.
+    """Start compiling the GPU kernels in a second process, if they have not been compiled yet.
 
     Raises:
         ConfigError: The device is unknown or not present.
     """
     precision = choose_precision(settings.device, settings.dtype)
     if start_compiling(settings, precision) is not None:
-        listener.note("Kernels are compiled for this GPU by a process beside this one, once.")
+        listener.note("Compiling the GPU kernels in a second process; this is needed once.")
 
 
 def settle_speed(

@@ -86,8 +86,8 @@ def add_and_norm(
     output = torch.empty_like(hidden)
     total = torch.empty_like(hidden) if keeps else output
     num_kept = num_rows if keeps else 0
-    # Each for itself: one behind the other, the second may begin where 16 bytes do not, and Triton
-    # compiles for such a place anew.
+    # Two tensors, not two rows of one: the second row might not start at a multiple of 16 bytes,
+    # and Triton compiles a kernel anew for such addresses.
     means, scales = (
         torch.empty(num_kept, dtype=torch.float32, device=hidden.device) for _ in range(2)
     )
