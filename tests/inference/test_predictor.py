@@ -427,6 +427,32 @@ def test_a_stream_is_no_string(model_folder):
         TextClassifier.load(model_folder).predict_stream("good")
 
 
+@pytest.mark.parametrize(
+    "texts", [None, 5, b"good", {"text": "good"}, np.array("good"), pd.DataFrame({"text": ["a"]})]
+)
+def test_a_stream_of_what_is_no_texts_is_refused_at_once(classifier, texts):
+    """A frame gives the names of its columns, which would have been predicted."""
+    with pytest.raises(DataError, match="texts: expected an iterable of texts, got "):
+        classifier.predict_stream(texts)
+
+
+@pytest.mark.parametrize("odd", [None, 1, b"good", float("nan"), {"text": "good"}, "a\ud800"])
+def test_a_text_of_a_stream_that_is_none_is_named_with_its_place(classifier, odd):
+    with pytest.raises(DataError, match=r"^texts\[1\] "):
+        list(classifier.predict_stream(["good", odd]))
+
+
+def test_a_list_of_two_tokens_is_no_pair_of_texts_in_a_stream(classifier):
+    tokens = [["good", "film"], ("bad", "film")]
+    assert list(classifier.predict_stream(tokens)) == classifier.predict(tokens)
+
+
+@pytest.mark.parametrize("texts", [b"good", np.array("good")])
+def test_what_holds_no_texts_is_told_as_what_it_is(classifier, texts):
+    with pytest.raises(DataError, match="texts: expected a string, strings or a table, got "):
+        classifier.predict(texts)
+
+
 def change_json(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,7 +17,6 @@ from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
-from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault, ModelError, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
@@ -27,6 +26,7 @@ from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, rea
 from bertfit.inference.loading import check_whole, read_rule
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
+from bertfit.inference.texts import iter_texts, list_texts
 from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import (
@@ -278,20 +278,11 @@ class TextClassifier:
             DataError: A table has no text column, a row of it has no text, or a text is neither
                 a string nor a list of strings.
         """
-        return list(self.predict_stream(self._list_texts(texts), abstain_below=abstain_below))
+        least = _find_least(abstain_below)
+        return list(self._predict_chunks(_chunks(self._list_texts(texts)), least))
 
     def _list_texts(self, texts: Any) -> list[str]:  # noqa: ANN401 (as `predict` takes)
-        if isinstance(texts, str):
-            return [_join_tokens(texts, 0)]
-        if hasattr(texts, "columns"):
-            return list(self._texts_of_table(texts))
-        if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-            message = f"texts: expected a string, strings or a table, got {texts!r}"
-            raise DataError(message)
-        listed = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
-        if listed and all(isinstance(one, Mapping) for one in listed):
-            return list(self._texts_of_table(listed))
-        return [_join_tokens(text, place) for place, text in enumerate(listed)]
+        return list_texts(texts, self._texts_of_table)
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
         """Return coverage and accuracy of abstaining on the run's validation rows, if it has them.
@@ -324,12 +315,10 @@ class TextClassifier:
 
         Raises:
             ConfigError: `abstain_below` is out of range.
-            DataError: A string stands where an iterable of texts was expected.
+            DataError: At once, where a string or a table stands for an iterable of texts; when its
+                turn comes, where a text is neither a string nor a list of strings.
         """
-        if isinstance(texts, str):
-            raise DataError(f"texts: expected an iterable of texts, got the string {texts!r}")
-        least = 0.0 if abstain_below is None else check_abstain_below(abstain_below)
-        return self._predict_chunks(_chunks(texts), least)
+        return self._predict_chunks(_chunks(iter_texts(texts)), _find_least(abstain_below))
 
     def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
         names = self.label_names
@@ -378,17 +367,8 @@ def _rebuild(
     return classifier
 
 
-def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)
-    """Return a text as a string; a tokenizer would read a list of two as a pair of texts."""
-    tokens = text.tolist() if isinstance(text, np.ndarray) else text
-    if isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens):
-        text = " ".join(tokens)
-    if not isinstance(text, str):
-        raise DataError(f"texts[{place}] is {text!r}; a string or a list of strings was expected")
-    surrogate = describe_surrogate(text)
-    if surrogate is not None:
-        raise DataError(f"texts[{place}] has {surrogate}, which no tokenizer takes")
-    return text
+def _find_least(abstain_below: float | None) -> float:
+    return 0.0 if abstain_below is None else check_abstain_below(abstain_below)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:

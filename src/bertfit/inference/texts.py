@@ -1,0 +1,71 @@
+"""What a caller gives as texts, turned into strings before a tokenizer reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bertfit.data.rows import describe_surrogate
+from bertfit.errors import DataError
+
+
+def list_texts(
+    texts: Any,  # noqa: ANN401 (as `TextClassifier.predict` takes them)
+    read_table: Callable[[Any], Iterable[str]],
+) -> list[str]:
+    """Return texts that are a string, many texts, or a table.
+
+    Args:
+        texts: As `TextClassifier.predict` takes them.
+        read_table: Gives the texts of a table.
+
+    Raises:
+        DataError: They are none of these.
+    """
+    if isinstance(texts, str):
+        return [_join_tokens(texts, 0)]
+    if hasattr(texts, "columns"):
+        return list(read_table(texts))
+    if not _holds_many(texts):
+        raise DataError(f"texts: expected a string, strings or a table, got {texts!r}")
+    listed = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
+    if listed and all(isinstance(one, Mapping) for one in listed):
+        return list(read_table(listed))
+    return [_join_tokens(text, place) for place, text in enumerate(listed)]
+
+
+def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller passes)
+    """Return an iterator over texts that come one by one, each checked when its turn comes.
+
+    Raises:
+        DataError: At once, where these are no texts at all; while iterating, where one is none.
+    """
+    if isinstance(texts, str):
+        raise DataError(f"texts: expected an iterable of texts, got the string {texts!r}")
+    if hasattr(texts, "columns"):  # whose iterator gives the names of the columns
+        kind = type(texts).__name__
+        raise DataError(f"texts: expected an iterable of texts, got a {kind}, which predict reads")
+    if not _holds_many(texts):
+        raise DataError(f"texts: expected an iterable of texts, got {texts!r}")
+    return (_join_tokens(text, place) for place, text in enumerate(texts))
+
+
+def _holds_many(texts: Any) -> bool:  # noqa: ANN401 (whatever a caller passes)
+    """Tell whether texts can be taken one by one; a dict gives its keys, bytes give numbers."""
+    is_single = isinstance(texts, Mapping | bytes) or getattr(texts, "ndim", 1) == 0
+    return isinstance(texts, Iterable) and not is_single
+
+
+def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)
+    """Return a text as a string; a tokenizer would read a list of two as a pair of texts."""
+    tokens = text.tolist() if isinstance(text, np.ndarray) else text
+    if isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens):
+        text = " ".join(tokens)
+    if not isinstance(text, str):
+        raise DataError(f"texts[{place}] is {text!r}; a string or a list of strings was expected")
+    surrogate = describe_surrogate(text)
+    if surrogate is not None:
+        raise DataError(f"texts[{place}] has {surrogate}, which no tokenizer takes")
+    return text
