@@ -218,6 +218,20 @@ def test_no_rows_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        ([("good", "pos")], "tuple"),
+        (["good", "bad"], "str"),
+        ([["good"], None], "NoneType or list"),
+    ],
+)
+def test_rows_that_are_no_dicts_are_told_as_that(rows, kind):
+    """Not as a source that lacks a column, with the advice to name one."""
+    with pytest.raises(SourceError, match=f"rows: each row is a {kind}; a dict was expected"):
+        read(rows)
+
+
+@pytest.mark.parametrize(
     ("role", "used", "columns"),
     [
         ("label", "group", {"group": "label"}),

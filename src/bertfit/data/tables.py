@@ -90,8 +90,12 @@ def _open_arrow(table: Any, source: str) -> RecordStream:  # noqa: ANN401 (pyarr
 def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
     head = (row for row in itertools.islice(rows, NUM_ROWS_PEEKED) if isinstance(row, Mapping))
     names = list(dict.fromkeys(str(name) for row in head for name in row))
-    if not rows:
+    if len(rows) == 0:
         raise SourceError(source, "there are no rows")
+    if not any(isinstance(row, Mapping) for row in rows):  # none has a key that names a column
+        kinds = {type(row).__name__ for row in itertools.islice(rows, NUM_ROWS_PEEKED)}
+        message = f"each row is a {' or '.join(sorted(kinds))}; a dict was expected, column by name"
+        raise SourceError(source, message)
 
     def read(_wanted: Sequence[str]) -> Iterator[Record | Fault]:
         for line, row in enumerate(rows, start=1):
