@@ -514,6 +514,33 @@ def test_labels_must_differ(run, names):
         TextClassifier.load(run)
 
 
+@pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
+def test_a_model_of_another_task_is_refused(model_folder, run, kind):
+    """Its outputs are no shares of one; those of a run are, whatever it started from."""
+    for folder in (model_folder, run):
+        change_json(folder / "config.json", problem_type=kind)
+    with pytest.raises(ModelError, match=f"problem_type '{kind}': bertfit answers one label"):
+        TextClassifier.load(model_folder)
+    assert len(TextClassifier.load(run).predict("good")[0].probabilities) == 3
+
+
+def test_a_model_with_one_output_is_refused(tiny_model_dir, tmp_path):
+    """It would be sure of everything."""
+    loaded = load_classifier(str(tiny_model_dir), ["score"])
+    save_model(loaded.model, tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="one output: bertfit answers one label per text, of two"):
+        TextClassifier.load(tmp_path)
+
+
+def test_tokens_that_the_tokenizer_alone_has_are_refused(model_folder):
+    classifier = TextClassifier.load(model_folder)
+    classifier.tokenizer.add_tokens(["[USER]"], special_tokens=True)
+    classifier.tokenizer.save_pretrained(model_folder)
+    with pytest.raises(ModelError, match="the tokenizer gives token"):
+        TextClassifier.load(model_folder).predict("[USER] good")
+
+
 def test_a_limit_beyond_the_models_is_refused(run):
     change_json(run / "bertfit.json", encoding={"max_length": 100_000})
     with pytest.raises(RunError, match="encoding"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -14,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bertfit.errors import ModelError
 from bertfit.modeling.classifier import (
+    check_token_ids,
     fast_tokenizer,
     find_length_limit,
     load_architecture,
@@ -188,6 +191,57 @@ def test_where_no_limit_is_stated_there_is_one(model_dir):
     loaded.tokenizer.model_max_length = 10**30
     loaded.model.config = transformers.PretrainedConfig()  # which states none
     assert find_length_limit(loaded.model, loaded.tokenizer) == 8192
+
+
+def test_less_than_no_positions_are_no_limit(model_dir):
+    """XLNet says -1."""
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    loaded.tokenizer.model_max_length = 10**30
+    loaded.model.config.max_position_embeddings = -1
+    assert find_length_limit(loaded.model, loaded.tokenizer) == 8192
+
+
+def make_decoder(folder, tokenizer):
+    """Save a tiny GPT-2, whose configuration names no token that fills short rows."""
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2, n_positions=64
+    )
+    transformers.GPT2Model(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_decoders_head_is_told_which_token_fills_short_rows(tiny_model_dir, tmp_path):
+    """It reads the last token that is none, and refuses two rows at once where none is named."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
+    loaded = load_classifier(make_decoder(tmp_path, tokenizer), ["neg", "pos"])
+    assert loaded.model.config.pad_token_id == tokenizer.pad_token_id
+    assert loaded.model.eval()(torch.tensor([[5, 6, 0], [5, 6, 7]])).logits.shape == (2, 2)
+
+
+def test_a_decoder_without_such_a_token_is_refused(tiny_model_dir, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir, pad_token=None)
+    message = error_of(make_decoder(tmp_path, tokenizer))
+    assert "has no token that fills short rows" in message
+    assert "tokenizer.pad_token = tokenizer.eos_token" in message
+
+
+def test_a_multi_label_checkpoint_becomes_a_classifier_of_one_label(classifier_dir):
+    """Or transformers would answer by sigmoids, and its Trainer learn by another loss."""
+    config = json.loads((classifier_dir / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (classifier_dir / "config.json").write_text(json.dumps(config))
+    assert load_classifier(str(classifier_dir), ["a", "b", "c"]).model.config.problem_type is None
+
+
+def test_tokens_without_an_embedding_are_refused(tiny_model_dir):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    num_known = model.config.vocab_size
+    check_token_ids(model, np.array([0, num_known - 1], dtype=np.int32))
+    check_token_ids(model, np.empty(0, dtype=np.int32))
+    with pytest.raises(ModelError, match=f"token {num_known}, but .* 0 to {num_known - 1}") as told:
+        check_token_ids(model, np.array([num_known], dtype=np.int32))
+    assert "resize_token_embeddings" in str(told.value)
 
 
 @pytest.mark.parametrize("family", ["RobertaConfig", "XLMRobertaConfig", "MPNetConfig"])

@@ -21,8 +21,8 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
     """Refuse a model of which a part would be made up, or that is not the one of the record.
 
     Raises:
-        ModelError: Weights and config.json do not fit, there is no head, or the labels are not
-            0, 1, 2, ….
+        ModelError: Weights and config.json do not fit, there is no head, the model does not answer
+            one of several labels, or the labels are not 0, 1, 2, ….
         RunError: config.json and bertfit.json name other labels.
     """
     if loaded.is_encoder and not record:
@@ -37,6 +37,8 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
             f"the weights in {folder} do not fit its config.json. {' '.join(loaded.notes)}",
             hint="One of the two files was changed. Restore it, or train again.",
         )
+    if not record:
+        _check_one_label(loaded, folder)
     names, known = loaded.model.config.id2label, record.get("label_names")
     if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
         raise ModelError(
@@ -49,6 +51,20 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
             f"{RECORD_NAME} {', '.join(map(str, known))}",
             hint="One of the two was changed. Restore it, or train again.",
         )
+
+
+def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
+    """Refuse a model whose outputs are no shares of one: softmax would make up probabilities."""
+    config = loaded.model.config
+    kind, num_outputs = config.problem_type, config.num_labels
+    if kind in {None, "single_label_classification"} and num_outputs > 1:
+        return
+    what = f"problem_type {kind!r}" if num_outputs > 1 else "one output"
+    raise ModelError(
+        f"{folder / 'config.json'} says {what}: bertfit answers one label per text, of two or more",
+        hint="Multi-label classifiers and regressions are used with transformers; as a start, "
+        f"bertfit train TRAIN --model {shlex.quote(str(folder))} gives it a task of one label.",
+    )
 
 
 def read_rule(run: Path, record: dict[str, Any], *, limit: int) -> EncodingRule:

@@ -30,6 +30,7 @@ from bertfit.inference.texts import iter_texts, list_texts
 from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import (
+    check_token_ids,
     fast_tokenizer,
     find_length_limit,
     load_classifier,
@@ -181,8 +182,14 @@ class TextClassifier:
     def encode(
         self, texts: list[str], *, on_progress: Callable[[int, int], None] | None = None
     ) -> EncodedTexts:
-        """Encode texts by the model's own rule."""
-        return encode_texts(texts, self._fast_tokenizer, self.rule, on_progress=on_progress)
+        """Encode texts by the model's own rule.
+
+        Raises:
+            ModelError: The tokenizer knows tokens that the model does not.
+        """
+        encoded = encode_texts(texts, self._fast_tokenizer, self.rule, on_progress=on_progress)
+        check_token_ids(self.model, encoded.token_ids)
+        return encoded
 
     def score(
         self, encoded: EncodedTexts, *, on_progress: Callable[[int, int], None] | None = None

@@ -23,6 +23,8 @@ from bertfit.errors import ModelError
 from bertfit.files import as_path
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -70,12 +72,14 @@ def load_classifier(
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {label: index for index, label in enumerate(label_names)}
+        config.problem_type = None  # of a multi-label checkpoint: loaders would answer by sigmoids
     if dropout is not None:
         set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loading = _load_model(name, source, config, local_only=local_only)
     tokenizer = _load_tokenizer(name, source, local_only=local_only)
+    _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
     notes = tuple(_describe_loading(loading))
     is_encoder = _is_encoder(model, loading)
@@ -159,6 +163,8 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     Where neither it nor its tokenizer states a limit, that is 8,192.
     """
     positions = getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT
+    if positions < 0:  # XLNet's -1: there are none, and so no limit
+        positions = _NO_LIMIT
     # RoBERTa's family counts positions from padding_idx + 1; its table is longer by that much.
     offsets = [
         module.padding_idx + 1
@@ -170,6 +176,23 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ]
     limit = min(positions - max(offsets, default=0), tokenizer.model_max_length)
     return int(limit) if limit < _NO_LIMIT // 2 else _DEFAULT_LIMIT
+
+
+def check_token_ids(model: PreTrainedModel, token_ids: NDArray[np.integer]) -> None:
+    """Refuse tokens that the model has no embedding for, before a device fails at reading them.
+
+    Raises:
+        ModelError: There is one: the tokenizer got tokens that the model did not.
+    """
+    num_known = model.get_input_embeddings().weight.shape[0]
+    highest = int(token_ids.max(initial=0))
+    if highest >= num_known:
+        raise ModelError(
+            f"the tokenizer gives token {highest}, but the model has embeddings for {num_known:,} "
+            f"tokens, 0 to {num_known - 1}",
+            hint="Tokens were added to the tokenizer alone: save the model, too, after "
+            "model.resize_token_embeddings(len(tokenizer)).",
+        )
 
 
 def find_hidden_size(model: PreTrainedModel) -> int:
@@ -272,6 +295,20 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
             source, local_files_only=local_only, trust_remote_code=False, use_fast=True
         )
     return tokenizer
+
+
+def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a decoder's configuration say which token fills short rows: its head looks for it."""
+    if getattr(model.config, "pad_token_id", None) is not None:
+        return
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"the model {name!r} has no token that fills short rows, and its kind "
+            f"({model.config.model_type}) needs one",
+            hint="Choose one and save it: tokenizer.pad_token = tokenizer.eos_token; "
+            "tokenizer.save_pretrained(FOLDER). Or take an encoder, such as BERT.",
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _is_encoder(model: PreTrainedModel, loading: dict[str, Any]) -> bool:

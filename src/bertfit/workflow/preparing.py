@@ -23,6 +23,7 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.classifier import (
     LoadedClassifier,
+    check_token_ids,
     fast_tokenizer,
     find_length_limit,
     load_classifier,
@@ -251,6 +252,7 @@ def _choose_cleaning(
 
 
 def _join(encoded: EncodedTexts, rows: TextDataset, classifier: TextClassifier) -> TrainingData:
+    check_token_ids(classifier.model, encoded.token_ids)
     label_ids = np.asarray(encode_labels(rows.labels, classifier.label_names), dtype=np.int64)
     return TrainingData(encoded, label_ids, classifier.pad_id)
 
