@@ -14,7 +14,11 @@ from bertfit.evaluation.selective import (
     check_abstain_below,
     expect,
     keep_curve,
+    rank_rows,
+    risk_area,
     risk_coverage_curve,
+    share_mistakes,
+    weigh_mistakes,
 )
 
 rows = st.lists(
@@ -38,6 +42,15 @@ def test_the_area_of_a_perfect_order_is_the_smallest_and_of_none_the_error_rate(
     reverse = mean_risk(np.linspace(0.5, 1, 100), is_right)
     assert perfect < mean_risk([0.7] * 100, is_right) < reverse
     assert mean_risk([0.7] * 100, is_right) == pytest.approx(0.2)
+
+
+@given(rows)
+def test_the_area_is_a_sum_over_mistakes(drawn):
+    confidences, is_right = (np.array(column) for column in zip(*drawn, strict=True))
+    ranked = rank_rows(confidences, is_right)
+    weights = weigh_mistakes(ranked)
+    assert weights.mean() == pytest.approx(1)
+    assert (weights * ~is_right).mean() == pytest.approx(risk_area(share_mistakes(ranked)))
 
 
 @given(rows)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.evaluation.interval import Interval
-from bertfit.evaluation.intervals import resample_intervals
+from bertfit.evaluation.interval import Interval, allow_for_mistakes
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
-from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes
+from bertfit.evaluation.resampling import resample_intervals
+from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes, weigh_mistakes
+from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -117,7 +118,8 @@ def score_confidence(
     answered = probabilities.argmax(axis=1) if predicted_ids is None else np.asarray(predicted_ids)
     confidences = probabilities[np.arange(len(label_ids)), answered]
     brier_scores = row_brier_scores(probabilities, label_ids)
-    ranked = rank_rows(confidences, answered == label_ids)
+    is_right = answered == label_ids
+    ranked = rank_rows(confidences, is_right)
 
     def score_resample(counts: NDArray[np.int64]) -> tuple[float, float]:
         brier = float(counts @ brier_scores) / int(counts.sum())
@@ -131,12 +133,16 @@ def score_confidence(
         seed=seed,
         within=[(0.0, 1.0 if probabilities.shape[1] == 2 else 2.0), (0.0, 1.0)],
     )
+    units, weights = number_units(groups, len(label_ids)), weigh_mistakes(ranked)
+    of_brier = _brier_scores_if(probabilities, brier_scores, answered, is_right)
+    brier = allow_for_mistakes(brier, is_right, of_brier, units)
+    aurc = allow_for_mistakes(aurc, is_right, (np.zeros_like(weights), weights), units)
     before = None if uncalibrated is None else score_calibration(uncalibrated, label_ids, seed=seed)
     return ConfidenceScores(
         calibration=score_calibration(probabilities, label_ids, seed=seed),
         uncalibrated=before,
         aurc=risk_area(share_mistakes(ranked)),
-        error_rate=float((answered != label_ids).mean()),
+        error_rate=float((~is_right).mean()),
         intervals={"brier": brier, "aurc": aurc},
     )
 
@@ -181,6 +187,23 @@ def row_brier_scores(
     errors[np.arange(num_rows), label_ids] -= 1
     squares: NDArray[np.float64] = np.square(errors).sum(axis=1)
     return squares / 2 if num_labels == 2 else squares
+
+
+def _brier_scores_if(
+    probabilities: NDArray[np.float64],
+    brier_scores: NDArray[np.float64],
+    answers: NDArray[np.int64],
+    is_right: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (n,) Brier scores where the answers were right, and (n,) where they were wrong.
+
+    A row that is right would be wrong by any other class, on average.
+    """
+    if_right = row_brier_scores(probabilities, answers)
+    num_others = max(probabilities.shape[1] - 1, 1)
+    of_answer = probabilities[np.arange(len(answers)), answers]
+    further = 2 * (of_answer - (1 - of_answer) / num_others) / (2 if num_others == 1 else 1)
+    return if_right, np.where(is_right, if_right + further, brier_scores)
 
 
 def take_best(

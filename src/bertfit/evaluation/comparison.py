@@ -17,7 +17,6 @@ from bertfit.evaluation.intervals import (
     bootstrap_intervals,
     mcnemar_p_value,
     paired_difference_interval,
-    resample_intervals,
 )
 from bertfit.evaluation.metrics import (
     WORST_LOG_LOSS,
@@ -26,6 +25,7 @@ from bertfit.evaluation.metrics import (
     macro_scores,
     row_log_losses,
 )
+from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.units import count_units, number_units
 
 if TYPE_CHECKING:

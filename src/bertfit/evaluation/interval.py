@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FEW = 10
+"""Of fewer mistakes, or hits, resamples tell too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,100 @@ def average_exact(trials: Sequence[tuple[float, float]], *, level: float) -> Int
     mean = float(shares.mean())
     down, up = (float(np.linalg.norm(part)) / len(trials) for part in (below, above))
     return Interval(mean - down, mean + up)
+
+
+def has_few(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> bool:
+    """Tell whether there are too few mistakes, or hits, in single rows; in groups, whether none."""
+    fewest = min(int(is_right.sum()), int((~is_right).sum()))
+    is_single = len(np.unique(units)) == len(units)
+    return fewest == 0 or (is_single and fewest < FEW)
+
+
+def allow_for_mistakes(
+    interval: Interval,
+    is_right: NDArray[np.bool_],
+    costs: tuple[NDArray[np.float64], NDArray[np.float64]],
+    units: NDArray[np.int64],
+    *,
+    level: float = 0.95,
+) -> Interval:
+    """Return the interval of a mean cost, wider where there are too few mistakes, or hits.
+
+    Their share is as unsure as the exact interval says. What one costs is the mean over those that
+    were seen and one more, which may be any row: the model's word for where it errs is not taken.
+
+    Args:
+        interval: Of the mean cost, by resamples.
+        is_right: (n,).
+        costs: (n,) of each row where its answer is right, and (n,) where it is wrong.
+        units: (n,) what is drawn: the number of each row's group, or of the row.
+        level: Confidence, in (0, 1).
+    """
+    num_units = len(np.unique(units))
+    if num_units == 1 or not has_few(is_right, units):
+        return interval
+    if_right, further = costs[0], costs[1] - costs[0]
+    num_wrong = int((~is_right).sum())
+    each = (float(further[~is_right].sum()) + float(further.mean())) / (num_wrong + 1)
+    share = exact_interval(num_wrong / len(is_right) * num_units, num_units, level=level)
+    low, high = (float(if_right.mean()) + end * each for end in (share.low, share.high))
+    return Interval(min(interval.low, low), max(interval.high, high))
+
+
+def allow_for_certain(
+    interval: Interval, score: float, trials: Sequence[tuple[float, float]], *, level: float
+) -> Interval:
+    """Return the interval of a mean of shares, wider by what is not known of those that are 0 or 1.
+
+    In resamples they stay what they are, as if a class of 20 rows, all right, never had an error.
+
+    Args:
+        interval: Of the mean, by resamples.
+        score: The mean.
+        trials: (hits, trials) of each share.
+        level: Confidence, in (0, 1).
+
+    Source:
+        Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a sum).
+    """
+    certain = [(hits / num, exact_interval(hits, num, level=level)) for hits, num in trials]
+    certain = [(share, exact) for share, exact in certain if share in {0.0, 1.0}]
+    down = np.linalg.norm([share - exact.low for share, exact in certain]) / len(trials)
+    up = np.linalg.norm([exact.high - share for share, exact in certain]) / len(trials)
+    return Interval(
+        score - float(np.hypot(max(0.0, score - interval.low), down)),
+        score + float(np.hypot(max(0.0, interval.high - score), up)),
+    )
+
+
+def allow_for_skew(
+    interval: Interval, score: float, *, deviation: float, num_units: int, level: float
+) -> Interval:
+    """Return the interval of a score near 1 (or 0) at least as wide as it is as a log odds.
+
+    Resamples of few units hold the same few hard ones, and so do not reach as far from 1 as others
+    would.
+
+    Args:
+        interval: By resamples.
+        score: In [0, 1]; at an end nothing is done.
+        deviation: Standard deviation of the resamples.
+        num_units: The fewest that tell: those of the smaller class of an AUROC.
+        level: Confidence, in (0, 1).
+
+    Source:
+        Pepe 2003, "The Statistical Evaluation of Medical Tests", section 5.2 (the log odds).
+    """
+    from scipy.special import expit, logit
+    from scipy.stats import norm, t
+
+    if not 0 < score < 1:
+        return interval
+    tail = (1 + level) / 2
+    reach = float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
+    away = reach * deviation / (score * (1 - score))
+    low, high = expit(logit(score) - away), expit(logit(score) + away)
+    return Interval(min(interval.low, float(low)), max(interval.high, float(high)))
 
 
 def stretch(interval: Interval, score: float, *, num_units: int, level: float) -> Interval:

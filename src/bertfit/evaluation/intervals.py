@@ -5,38 +5,40 @@ Owns resampling. Does not define any score (metrics.py) and never touches a mode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertfit.errors import ConfigError, DataError
+from bertfit.errors import DataError
 from bertfit.evaluation.interval import (
     Interval,
+    allow_for_certain,
+    allow_for_mistakes,
+    allow_for_skew,
     average_exact,
     cut,
     exact_interval,
+    has_few,
     stretch,
     take_out_bias,
 )
 from bertfit.evaluation.metrics import (
     WORST_LOG_LOSS,
     check_predictions,
+    log_losses_if,
     macro_scores,
     row_log_losses,
     weighted_aurocs,
 )
+from bertfit.evaluation.resampling import check_settings, draw_counts, percentile_interval
 from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MACRO_NAMES = ("macro_precision", "macro_recall", "macro_f1")
-_FEW = 10
-"""Of fewer mistakes, or hits, resamples tell too little."""
-_CHUNK_NUMBERS = 2_000_000
-"""Numbers held at once in a chunk of resamples: 16 MB each for weights and for confusions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class _Rows:
     label_ids: NDArray[np.int64]
     predicted_ids: NDArray[np.int64]
     log_losses: NDArray[np.float64]
+    log_losses_if: tuple[NDArray[np.float64], NDArray[np.float64]]
+    """(n,) of right answers, and (n,) of wrong ones."""
     units: NDArray[np.int64]
     """(n,) the resampling unit of each row: its group, or itself."""
     num_labels: int
@@ -75,10 +79,11 @@ def bootstrap_intervals(
     groups (or rows) tell little of how much they differ: both ends are moved as Student's quantile
     is further out than the normal one.
 
-    Where all rows are right, or all wrong, no resample can differ, and where there are fewer than
-    10 mistakes (or hits) in single rows the resamples differ too little: accuracy is given at least
-    the exact binomial interval then, a macro average that of a mean of exact ones, also where all
-    resamples give the same. An AUROC of 1 or 0 has what the rows of the smaller class allow.
+    With no mistakes (or hits), or fewer than 10 in single rows, resamples differ too little:
+    accuracy has at least the exact binomial interval then, macro averages that of a mean of exact
+    ones, log loss what so many mistakes would cost. A class that is all right, or never, always
+    adds its exact interval. An AUROC is at least as unsure as its log odds; one of 1 or 0 has what
+    the rows of the smaller class allow.
 
     Args:
         probabilities: (n, C), each row summing to 1.
@@ -92,23 +97,22 @@ def bootstrap_intervals(
 
     Returns:
         By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc where wanted
-        and possible: two classes with rows (resamples of one class only are left out of it).
+        and there are two classes with rows (resamples of one class only are left out of it).
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
         DataError: The rows are not as above.
 
     Source:
-        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10, 13 (bias, ends);
-        Davison & Hinkley 1997, section 3.8 (groups); Obuchowski & Lieber 2002, Academic Radiology 9
-        (an AUROC of 1).
+        Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10, 13; Davison &
+        Hinkley 1997, section 3.8 (groups); Obuchowski & Lieber 2002, Academic Radiology 9 (AUROC).
     """
-    _check_settings(num_resamples, level=level)
+    check_settings(num_resamples, level=level)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     answers = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
     rows = _prepare_rows(probabilities, label_ids, answers, groups, with_auroc=with_auroc)
     numbers, num_units = max(len(label_ids), rows.num_labels**2), int(rows.units.max()) + 1
-    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
+    draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     intervals = _take_intervals(rows, values, num_units=num_units, level=level)
@@ -141,16 +145,16 @@ def paired_difference_interval(
         ConfigError: `num_resamples` or `level` is out of range.
         DataError: The arrays differ in length or are empty.
     """
-    _check_settings(num_resamples, level=level)
+    check_settings(num_resamples, level=level)
     correct_a, correct_b = _check_pair(correct_a, correct_b)
     units = number_units(groups, len(correct_a))
     differences = correct_a.astype(np.int64) - correct_b.astype(np.int64)
     unit_sums = np.bincount(units, weights=differences)
     unit_sizes = np.bincount(units)
     num_units = len(unit_sizes)
-    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_units)
+    draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_units)
     values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
-    interval = _percentile_interval(np.concatenate(values), level=level)
+    interval = percentile_interval(np.concatenate(values), level=level)
     interval = stretch(interval, float(differences.mean()), num_units=num_units, level=level)
     if not differences.any():  # the resamples are alike, but other rows might differ
         most = exact_interval(0, num_units, level=level).high
@@ -185,62 +189,24 @@ def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     return float(binomtest(num_only_a, num_discordant).pvalue) if num_discordant else 1.0
 
 
-def resample_intervals(
-    score_resample: Callable[[NDArray[np.int64]], Sequence[float]],
-    num_rows: int,
-    *,
-    groups: ArrayLike | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    biased: Collection[int] = (),
-    within: Sequence[tuple[float, float]],
-) -> list[Interval]:
-    """Return bootstrap intervals of any scores of the same rows, wider where units are few.
-
-    Args:
-        score_resample: Gets how often each row was drawn, (n,), and returns the scores.
-        num_rows: n, at least 1.
-        groups: (n,) group of each row, drawn whole; or None.
-        num_resamples: Draws.
-        seed: Of the draws.
-        level: Confidence, in (0, 1).
-        biased: Places of scores whose intervals allow for the bias of the resamples, as those of
-            macro averages do in `bootstrap_intervals`.
-        within: The least and the most that each score can be, which is all that one unit tells.
-
-    Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
-        DataError: There is not one group per row.
-    """
-    _check_settings(num_resamples, level=level)
-    units = number_units(groups, num_rows)
-    num_units = int(units.max()) + 1
-    draws = _draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_rows)
-    scores = [score_resample(counts[units].astype(np.int64)) for chunk in draws for counts in chunk]
-    whole = score_resample(np.ones(num_rows, dtype=np.int64))
-    intervals = []
-    for place, column in enumerate(np.asarray(scores).T):
-        interval = _percentile_interval(column, level=level)
-        if place in biased:
-            interval = take_out_bias(interval, float(column.mean() - whole[place]))
-        interval = stretch(interval, float(whole[place]), num_units=num_units, level=level)
-        low, high = within[place]
-        intervals.append(Interval(low, high) if num_units == 1 else cut(interval, low, high))
-    return intervals
-
-
 def _take_intervals(
     rows: _Rows, values: Mapping[str, NDArray[np.float64]], *, num_units: int, level: float
 ) -> dict[str, Interval]:
     """Return the interval of each score from its values in the resamples."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
-    intervals = {}
+    intervals, trials = {}, _list_trials(rows)
     for name, each in values.items():
-        interval, score = _percentile_interval(each, level=level), float(whole[name][0])
+        interval, score = percentile_interval(each, level=level), float(whole[name][0])
         if name in MACRO_NAMES:
             interval = take_out_bias(interval, float(each.mean()) - score)
         interval = stretch(interval, score, num_units=num_units, level=level)
+        if name in MACRO_NAMES:
+            interval = allow_for_certain(interval, score, trials[name], level=level)
+        if name == "auroc":
+            of_smaller, deviation = _count_smaller(rows), float(np.nanstd(each))
+            interval = allow_for_skew(
+                interval, score, deviation=deviation, num_units=of_smaller, level=level
+            )
         if name == "log_loss" and num_units == 1:  # a row alone says nothing of others
             interval = Interval(0.0, WORST_LOG_LOSS)
         interval = cut(interval, high=WORST_LOG_LOSS if name == "log_loss" else 1.0)
@@ -259,6 +225,7 @@ def _prepare_rows(
     predicted_ids = np.asarray(predicted_ids)
     units = number_units(groups, len(label_ids))
     log_losses = row_log_losses(probabilities, label_ids)
+    if_right, if_wrong = log_losses_if(probabilities, label_ids, predicted_ids)
     tie_starts = None
     if with_auroc and probabilities.shape[1] == 2 and np.unique(label_ids).size == 2:
         order = np.argsort(probabilities[:, 1], kind="stable")
@@ -266,25 +233,16 @@ def _prepare_rows(
         tie_starts = np.flatnonzero(np.diff(scores, prepend=-1.0))
         label_ids, predicted_ids = label_ids[order], predicted_ids[order]
         log_losses, units = log_losses[order], units[order]
-    return _Rows(label_ids, predicted_ids, log_losses, units, probabilities.shape[1], tie_starts)
-
-
-def _draw_counts(
-    num_units: int, num_resamples: int, *, seed: int, num_numbers: int
-) -> Iterator[NDArray[np.float64]]:
-    """Yield (resamples, units) how often each unit was drawn, in chunks of bounded size.
-
-    A resample will take `num_numbers` in the largest array that is made of it.
-    """
-    rng = np.random.default_rng(seed)
-    chunk_size = max(1, _CHUNK_NUMBERS // num_numbers)
-    for start in range(0, num_resamples, chunk_size):
-        size = min(chunk_size, num_resamples - start)
-        counts = np.empty((size, num_units))
-        for draw in range(size):
-            drawn = rng.integers(num_units, size=num_units)
-            counts[draw] = np.bincount(drawn, minlength=num_units)
-        yield counts
+        if_right, if_wrong = if_right[order], if_wrong[order]
+    return _Rows(
+        label_ids,
+        predicted_ids,
+        log_losses,
+        (if_right, if_wrong),
+        units,
+        num_labels=probabilities.shape[1],
+        tie_starts=tie_starts,
+    )
 
 
 def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -314,26 +272,26 @@ def _weighted_confusions(rows: _Rows, weights: NDArray[np.float64]) -> NDArray[n
 def _widen_where_few(
     rows: _Rows, intervals: Mapping[str, Interval], *, level: float
 ) -> dict[str, Interval]:
-    """Return wider intervals of scores whose resamples are alike, or nearly, for few mistakes."""
-    wider = {}
+    """Return wider intervals of scores whose resamples tell too little, for few mistakes."""
     is_right = rows.predicted_ids == rows.label_ids
-    is_single = len(np.unique(rows.units)) == len(rows.units)
-    fewest = min(int(is_right.sum()), int((~is_right).sum()))
-    is_few = fewest == 0 or (is_single and fewest < _FEW)
-    # Less than one row more or less: the recall of a model that always answers one class, say.
-    least = 1 / (len(is_right) * rows.num_labels)
-    alike = {name for name in MACRO_NAMES if intervals[name].high - intervals[name].low < least}
-    if is_few or alike:
+    costs, log_loss = rows.log_losses_if, intervals["log_loss"]
+    log_loss = allow_for_mistakes(log_loss, is_right, costs, rows.units, level=level)
+    wider = {"log_loss": cut(log_loss, high=WORST_LOG_LOSS)}
+    if has_few(is_right, rows.units):
         for name, exact in _exact_intervals(rows, level=level).items():
             found = intervals[name]
-            if is_few or name in alike:
-                wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
+            wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
     auroc = intervals.get("auroc")
     if auroc is not None and auroc.low == auroc.high and auroc.low in {0.0, 1.0}:
-        smaller = min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))
+        smaller = _count_smaller(rows)
         bound = exact_interval(smaller, smaller, level=level).low
         wider["auroc"] = Interval(bound, 1.0) if auroc.low == 1 else Interval(0.0, 1 - bound)
     return wider
+
+
+def _count_smaller(rows: _Rows) -> int:
+    """Return how many rows, or groups, the smaller of two classes has."""
+    return min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))
 
 
 def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
@@ -343,6 +301,14 @@ def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
     """
     num_units = len(np.unique(rows.units))
     share = float((rows.predicted_ids == rows.label_ids).mean())
+    found = {"accuracy": exact_interval(share * num_units, num_units, level=level)}
+    return found | {
+        name: average_exact(trials, level=level) for name, trials in _list_trials(rows).items()
+    }
+
+
+def _list_trials(rows: _Rows) -> dict[str, list[tuple[float, float]]]:
+    """Return (hits, trials) of each class with rows, by macro average; a group counts once."""
     trials: dict[str, list[tuple[float, float]]] = {name: [] for name in MACRO_NAMES}
     for label in np.unique(rows.label_ids):
         is_label, is_answer = rows.label_ids == label, rows.predicted_ids == label
@@ -352,14 +318,7 @@ def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
         of_f1 = (num_true + num_answered) / 2
         for name, num in zip(MACRO_NAMES, (num_answered, num_true, of_f1), strict=True):
             trials[name].append((hits, num or num_true))
-    found = {"accuracy": exact_interval(share * num_units, num_units, level=level)}
-    return found | {name: average_exact(each, level=level) for name, each in trials.items()}
-
-
-def _percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:
-    values = values[~np.isnan(values)]
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(low), float(high))
+    return trials
 
 
 def _check_pair(
@@ -373,12 +332,3 @@ def _check_pair(
         )
         raise DataError(message)
     return correct_a.astype(bool), correct_b.astype(bool)
-
-
-def _check_settings(num_resamples: int, *, level: float) -> None:
-    if num_resamples < 1:
-        message = f"expected at least 1 resample, got {num_resamples}"
-        raise ConfigError(message)
-    if not 0 < level < 1:
-        message = f"expected a confidence level between 0 and 1, got {level}"
-        raise ConfigError(message)

@@ -185,6 +185,20 @@ def row_log_losses(
     return -np.log(np.clip(of_label, PROBABILITY_FLOOR, 1.0))
 
 
+def log_losses_if(
+    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64], answers: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (n,) log losses where the answers were right, and (n,) where they were wrong.
+
+    A row that is right would be wrong by a class of the mean probability of the others.
+    """
+    of_answer = probabilities[np.arange(len(answers)), answers]
+    others = np.clip((1 - of_answer) / max(probabilities.shape[1] - 1, 1), PROBABILITY_FLOOR, 1.0)
+    losses = row_log_losses(probabilities, label_ids)
+    if_wrong = np.where(answers == label_ids, -np.log(others), losses)
+    return row_log_losses(probabilities, answers), if_wrong
+
+
 def weighted_aurocs(
     is_positive: NDArray[np.bool_], weights: NDArray[np.float64], tie_starts: NDArray[np.int64]
 ) -> NDArray[np.float64]:

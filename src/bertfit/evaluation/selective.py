@@ -167,6 +167,19 @@ def share_mistakes(
     return np.repeat(shares, totals.astype(np.int64))
 
 
+def weigh_mistakes(ranked: RankedRows) -> NDArray[np.float64]:
+    """Return (n,) by the rows' own numbers, what a mistake in each adds to n times AURC.
+
+    That is 1 on average: as much as to n times the error rate.
+    """
+    num_rows = len(ranked.order)
+    by_rank = np.cumsum(1 / np.arange(num_rows, 0, -1))[::-1]
+    shared = np.bincount(ranked.ties, weights=by_rank) / np.bincount(ranked.ties)
+    weights = np.empty(num_rows)
+    weights[ranked.order] = shared[ranked.ties]
+    return weights
+
+
 def risk_area(mistakes: NDArray[np.float64]) -> float:
     """Return AURC: the mean, over all coverages, of the error rate of ranked rows, in [0, 1].
 
