@@ -353,6 +353,17 @@ def test_damaged_weights_are_explained(model_dir):
     assert message.startswith(f"the model '{model_dir}' cannot be loaded: SafetensorError: ")
 
 
+def test_weights_that_may_not_be_read_are_not_called_missing(model_dir, monkeypatch):
+    """Writers of weights leave them readable by their owner alone; root may read all."""
+    path = model_dir / "model.safetensors"
+    path.write_bytes(b"")
+    monkeypatch.setattr(os, "access", lambda file, _mode: file != path)
+    assert error_of(model_dir) == (
+        f"the model '{model_dir}' cannot be loaded: no permission to read {path}\n"
+        "Its owner can give it; bertfit gives it for the runs that it writes."
+    )
+
+
 def test_pickled_weights_are_not_read(model_dir):
     state = load_file(model_dir / "model.safetensors")
     (model_dir / "model.safetensors").unlink()

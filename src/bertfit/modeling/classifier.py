@@ -370,11 +370,24 @@ def _explaining(name: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
+        if (unreadable := _find_unreadable(name)) is not None:  # told as missing, or as damaged
+            raise ModelError(
+                f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
+                hint="Its owner can give it; bertfit gives it for the runs that it writes.",
+            ) from error
         first_line = next((line for line in str(error).splitlines() if line.strip()), "")
         raise ModelError(
             f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
             hint=_loading_hint(name, str(error)),
         ) from error
+
+
+def _find_unreadable(name: str) -> Path | None:
+    """Return the first file of a folder that this user may not read, if there is one."""
+    with contextlib.suppress(OSError, ValueError):  # it is no folder, or no name of one
+        files = sorted(as_path(name).iterdir())
+        return next((file for file in files if not os.access(file, os.R_OK)), None)
+    return None
 
 
 def _loading_hint(name: str, text: str) -> str:
