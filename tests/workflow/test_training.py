@@ -983,14 +983,15 @@ def test_a_compiler_that_fails_is_left_where_bertfit_chose_it(train, tmp_path, m
     assert record["settings"]["compile"]["value"] == "off"
 
 
+@pytest.mark.parametrize("name", ["no-such-compiler", "g++ 'not closed"])
 def test_compiling_without_a_compiler_is_refused_before_the_first_step(
-    train, tmp_path, monkeypatch
+    train, tmp_path, monkeypatch, name
 ):
-    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CXX", name)
     with pytest.raises(ConfigError) as caught:
         train(tmp_path / "run", compile="on")
     assert str(caught.value) == (
-        "compile: on was asked for, but there is no C++ compiler 'no-such-compiler'\n"
+        f"compile: on was asked for, but there is no C++ compiler {name!r}\n"
         "--compile off trains without; auto compiles where it can be done and pays."
     )
     assert not list(tmp_path.glob("*run*"))

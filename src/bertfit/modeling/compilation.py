@@ -10,8 +10,6 @@ to 17 seconds; those of BERT's family, whose layers are kernels of our own, it m
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
 import sys
 from contextlib import AbstractContextManager
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from bertfit.errors import ConfigError
+from bertfit.modeling.operators.loading import name_compiler
 from bertfit.modeling.plan import Plan
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def find_compile_obstacle(device: torch.device) -> str | None:
     """Say why torch cannot compile for a device; None where nothing speaks against it."""
     if device.type == "cpu":
         usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-        compiler = (shlex.split(os.environ.get("CXX", "")) or [usual])[0]  # as in "ccache g++"
+        compiler = name_compiler(usual)
         return None if shutil.which(compiler) else f"there is no C++ compiler {compiler!r}"
     if device.type != "cuda":
         return f"this is for a CPU or a CUDA GPU, and the device is {device.type}"

@@ -49,12 +49,13 @@ def test_the_switch_turns_them_off():
     assert_attention_works()
 
 
-def test_without_a_compiler_the_reason_is_said(fresh, monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler")
+@pytest.mark.parametrize("name", ["no-such-compiler", "g++ 'not closed"])
+def test_without_a_compiler_the_reason_is_said(fresh, monkeypatch, name):
+    monkeypatch.setenv("CXX", name)
     monkeypatch.setattr(loading.shutil, "which", lambda _program: None)
     plan = load_operators(build=True)
     assert not plan.is_on
-    expected = "a C++ compiler is needed to build them, and there is no 'no-such-compiler'"
+    expected = f"a C++ compiler is needed to build them, and there is no {name!r}"
     assert plan.reason == expected
     assert plan_operators() == plan
     assert not fresh.exists()

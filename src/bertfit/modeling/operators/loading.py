@@ -149,10 +149,20 @@ def find_obstacle() -> str | None:
         return _state.failure
     if _is_whole(_find_library()):
         return None
-    compiler = (shlex.split(os.environ.get("CXX", "")) or ["c++"])[0]  # as in "ccache g++"
+    compiler = name_compiler("c++")
     if shutil.which(compiler) is None:
         return f"a C++ compiler is needed to build them, and there is no {compiler!r}"
     return None
+
+
+def name_compiler(usual: str) -> str:
+    """Return the program that $CXX names, or the usual one where it names none."""
+    chosen = os.environ.get("CXX", "")
+    try:
+        words = shlex.split(chosen)  # as in "ccache g++"
+    except ValueError:  # a quote is not closed
+        return chosen
+    return words[0] if words else usual
 
 
 def _name_instructions() -> str:
