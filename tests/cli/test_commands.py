@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import pty
 import shlex
 import signal
 import subprocess
@@ -22,8 +23,8 @@ from typer.testing import CliRunner
 
 import bertfit
 from bertfit.cli.main import app, main
-from bertfit.cli.terminal import console
-from bertfit.errors import ConfigError
+from bertfit.cli.terminal import Terminal, console, exit_code_of
+from bertfit.errors import BertfitError, ConfigError, RunError
 
 runner = CliRunner()
 
@@ -253,6 +254,74 @@ def test_a_console_whose_reader_has_gone_ends_nothing():
         file.flush()
         told.print("another one")
         assert told.quiet
+
+
+@pytest.fixture
+def full_disk():
+    """Give a console that writes to a full disk."""
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as file:
+        yield type(console)(file=file, stderr=False)
+
+
+def work(out, reached, lose_output=lambda: None) -> None:
+    with Terminal(out) as terminal:
+        terminal.note("a sentence")
+        lose_output()
+        terminal.note("a sentence")
+        terminal.progress("a task", 1, 2)
+        reached.append("the end")
+
+
+def test_work_goes_on_where_nothing_can_be_said_and_the_end_tells_it(full_disk):
+    reached = []
+    with pytest.raises(BertfitError) as caught:
+        work(full_disk, reached)
+    assert reached == ["the end"]
+    assert caught.value.exit_code == 1
+    assert caught.value.message == ("standard output could not be written: No space left on device")
+
+
+def test_work_goes_on_where_its_terminal_was_closed():
+    """As by nohup or disown, with the window gone."""
+    screen, writer = pty.openpty()
+    reached = []
+    with os.fdopen(writer, "w") as file:
+        out = type(console)(file=file, force_terminal=True)
+        with pytest.raises(BertfitError, match="standard output could not be written"):
+            work(out, reached, lose_output=lambda: os.close(screen))
+    assert reached == ["the end"]
+
+
+def test_an_error_is_not_hidden_by_what_cannot_be_written(full_disk):
+    def fail():
+        raise ConfigError("this")
+
+    with pytest.raises(ConfigError):
+        work(full_disk, [], lose_output=fail)
+
+
+def test_the_exit_code_tells_an_error_that_cannot_be_written(full_disk, monkeypatch):
+    monkeypatch.setattr("bertfit.cli.terminal.error_console", full_disk)
+    assert exit_code_of(RunError("no run")) == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("31680 requested and 25568 written"),  # numpy's, of a file that np.save writes
+    ],
+)
+def test_a_full_disk_is_told_as_that(error, capsys):
+    assert exit_code_of(error) == 1
+    assert capsys.readouterr().err.startswith("Error: the disk is full.")
+
+
+def test_a_library_that_finds_no_memory_is_told_as_that(capsys):
+    """As ulimit -v makes it."""
+    error = ImportError("libopenblas.so: failed to map segment from shared object")
+    assert exit_code_of(error) == 1
+    assert capsys.readouterr().err.startswith("Error: out of memory.")
 
 
 @pytest.mark.slow

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -89,8 +90,9 @@ _MOST_SKIPPED_SHOWN = 20
 class Terminal:
     """A listener that prints notes and shows progress with the time that is left.
 
-    On a terminal a bar moves; into a pipe or a file, and on a terminal that draws nothing anew, a
-    line is written now and then.
+    On a terminal a bar moves; into a pipe or a file, and on a terminal that cannot redraw a line, a
+    line is written now and then. If nothing can be written any more (a full disk, a terminal that
+    was closed), the work goes on in silence.
     """
 
     def __init__(self, out: Console) -> None:
@@ -100,6 +102,7 @@ class Terminal:
         self._is_drawing = out.is_terminal and not out.is_dumb_terminal and out.file.isatty()
         self._bars: dict[str, TaskID] = {}
         self._last_line = 0.0
+        self._failure: OSError | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=_BAR_WIDTH),
@@ -114,7 +117,8 @@ class Terminal:
     def __enter__(self) -> Self:
         """Start drawing."""
         if self._is_drawing:
-            self._progress.start()
+            with self._outlived():
+                self._progress.start()
             # What is written past the bars goes to rich now, which would read colours and links
             # out of it.
             guard_streams()
@@ -126,20 +130,44 @@ class Terminal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop drawing; bars that were not finished go."""
-        if self._is_drawing:
-            for task in self._bars.values():
-                self._progress.remove_task(task)
-            self._progress.stop()
+        """Stop drawing; bars that were not finished go.
+
+        Raises:
+            BertfitError: Standard output could not be written, and nobody has been told yet.
+        """
+        with self._outlived():
+            if self._is_drawing:
+                for task in self._bars.values():
+                    self._progress.remove_task(task)
+                self._progress.stop()
+        if kind is None and self._failure is not None and not self._console.stderr:
+            raise BertfitError(
+                f"standard output could not be written: {self._failure.strerror}",
+                hint="The work was done all the same; only its messages are lost.",
+            )
+
+    @contextlib.contextmanager
+    def _outlived(self) -> Iterator[None]:
+        """Go on in silence if the console cannot be written to."""
+        try:
+            yield
+        except OSError as error:
+            self._failure = self._failure or error
+            self._console.on_broken_pipe()
 
     def note(self, text: str) -> None:
         """Print a sentence; lines set in are commands, which are not wrapped: people copy them."""
         style = "bold yellow" if text.startswith("WARNING") else None
-        for line in text.split("\n"):
-            self._console.print(line, style=style, soft_wrap=line.startswith("  "))
+        with self._outlived():
+            for line in text.split("\n"):
+                self._console.print(line, style=style, soft_wrap=line.startswith("  "))
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
         """Move the bar of `task`."""
+        with self._outlived():
+            self._show_progress(task, done, total, detail)
+
+    def _show_progress(self, task: str, done: int, total: int | None, detail: str) -> None:
         if not self._is_drawing:
             self._write_line(task, done, total, detail)
             return
@@ -178,39 +206,49 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
 def exit_code_of(error: BaseException) -> int:
     """Print an error as a message, without a traceback, and return the exit code."""
     if isinstance(error, BertfitError):
-        error_console.print(f"Error: {error}", style="red", soft_wrap=True)
+        _tell(f"Error: {error}", style="red", soft_wrap=True)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        error_console.print("Interrupted; nothing half-made was left behind.")
+        _tell("Interrupted; nothing half-made was left behind.")
         return 130
     if isinstance(error, BrokenPipeError):
         # The reader of a pipe (head, say) has gone: stop quietly, as other tools do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if _is_out_of_memory(error):
-        error_console.print(
+        _tell(
             "Error: out of memory. In training, lower --set micro_batch_tokens=…, batch_size or "
             "max_length; else close other programs, or split the file.",
             style="red",
         )
         return 1
     if isinstance(error, OSError):
-        error_console.print(f"Error: {_explain_os_error(error)}", style="red")
+        _tell(f"Error: {_explain_os_error(error)}", style="red")
         return 1
     raise error
+
+
+def _tell(text: str, *, style: str | None = None, soft_wrap: bool = False) -> None:
+    """Print to standard error; where that cannot be written, the exit code tells it alone."""
+    try:
+        error_console.print(text, style=style, soft_wrap=soft_wrap)
+    except OSError:
+        error_console.on_broken_pipe()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     told = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in told
-        for words in ("out of memory", "can't allocate memory")  # a GPU's, a CPU's
+        # A GPU's, a CPU's, and a library's that ulimit -v leaves no room.
+        for words in ("out of memory", "can't allocate memory", "failed to map segment")
     )
 
 
 def _explain_os_error(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
-    if error.errno == errno.ENOSPC:
+    # numpy tells how much of an array was written, and no more.
+    if error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error)):
         return f"the disk is full{place}. Nothing half-written was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission to write or read{place}: {error.strerror}."
