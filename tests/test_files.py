@@ -129,6 +129,21 @@ def test_a_file_is_replaced_only_when_asked(tmp_path):
     check_output(old, (".csv",), overwrite=True, source=tmp_path / "gone")
 
 
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        check_output(tmp_path / "file" / "a" / "out.csv", (".csv",), overwrite=True)
+    assert caught.value.filename == str(tmp_path / "file")
+    check_output(tmp_path / "new" / "out.csv", (".csv",), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space") as caught, open_atomically(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
 def test_a_folder_is_no_output(tmp_path):
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(ConfigError, match=r"out\.csv is a folder"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bertfit.errors import RunError
+from bertfit.files import write_json
 from bertfit.run_directory import (
     RECORD_NAME,
     check_place,
@@ -93,20 +94,37 @@ def test_a_folder_made_meanwhile_is_kept_even_where_runs_may_be_replaced(run):
     assert (run.parent / "other" / "thesis.txt").read_text() == "mine"
 
 
-def test_a_run_that_cannot_be_moved_leaves_the_old_one(run, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("refused", ["old", "new"])
+def test_a_run_that_cannot_be_moved_leaves_the_old_one(run, monkeypatch, error, refused):
     staging = stage_run(run, overwrite=True)
-    rename = type(run).rename
+    rename, moved = type(run).rename, {"old": run, "new": staging.folder}[refused]
 
-    def refuse_staged(path, target):
-        if path == staging.folder:
-            raise OSError(28, "No space left on device")
+    def refuse_one(path, target):
+        if path == moved:
+            raise error
         return rename(path, target)
 
-    monkeypatch.setattr(type(run), "rename", refuse_staged)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(type(run), "rename", refuse_one)
+    with pytest.raises(type(error)):
         staging.publish({})
     assert (run / "weights").read_text() == "old"
     assert {path.name for path in run.parent.iterdir()} == {"run", staging.folder.name}
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_run_whose_folder_was_removed_meanwhile_is_not_published(run, is_made_anew):
+    """What writes there makes missing folders, so that half a run would come to the place."""
+    staging = stage_run(run, overwrite=True)
+    (staging.folder / "weights").write_text("new")
+    shutil.rmtree(staging.folder)
+    if is_made_anew:
+        write_json(staging.folder / "metrics.json", {})
+    assert error_of(staging.publish, {}) == (
+        f"the folder in which the run was made, {staging.folder}, was removed meanwhile\n"
+        "What was in it is lost. Train again, and leave that folder alone."
+    )
+    assert (run / "weights").read_text() == "old"
 
 
 def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
@@ -117,6 +135,12 @@ def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
         "Move them away, or choose another --output."
     )
     assert (run / "data.csv").read_text() == "mine"
+
+
+def test_what_a_killed_report_left_is_not_of_somebody_else(run):
+    (run / ".report.html.0a1b2c3d.part").write_text("<html>")
+    stage_run(run, overwrite=True).publish({})
+    assert [path.name for path in run.iterdir()] == [RECORD_NAME]
 
 
 def test_a_report_that_was_made_later_is_not_of_somebody_else(run):
@@ -195,6 +219,33 @@ def test_a_dangling_link_is_never_replaced(tmp_path):
     link = tmp_path / "run"
     link.symlink_to(tmp_path / "gone")
     assert "is not a run of bertfit" in error_of(stage_run, link, overwrite=True)
+
+
+def test_a_link_in_a_circle_is_never_replaced(tmp_path):
+    (tmp_path / "run").symlink_to("run")
+    assert "is not a run of bertfit" in error_of(stage_run, tmp_path / "run", overwrite=True)
+
+
+def test_a_mount_point_is_refused_before_the_training(tmp_path, monkeypatch):
+    """No folder can be moved there, which would show when all is done."""
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "run")
+    assert error_of(refuse_existing, tmp_path / "run", overwrite=False) == (
+        f"{tmp_path / 'run'} is where a file system is mounted, and no folder can take its place\n"
+        "Name a folder in it as --output."
+    )
+
+
+@pytest.mark.parametrize("what", ["file", "circle"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_training(tmp_path, what):
+    if what == "file":
+        (tmp_path / what).touch()
+    else:
+        (tmp_path / what).symlink_to(what)
+    output = tmp_path / what / "runs" / "mine"
+    assert error_of(check_place, output, overwrite=False, listener=Notes()).startswith(
+        f"the run folder {output} cannot be made: "
+    )
 
 
 def test_an_empty_folder_is_as_good_as_none(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -41,16 +43,39 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # as `is_part` knows it
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # where the disk is full
+            error.filename = str(path)
         raise
+
+
+def is_part(name: str) -> bool:
+    """Tell whether a file is the beginning of one, left by a process that was killed."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", name) is not None
+
+
+def check_folders(path: Path) -> None:
+    """Check that something can be written at `path`, whose folders need not be there yet.
+
+    It is asked before long work, at the end of which it would be too late, and leaves nothing.
+
+    Raises:
+        OSError: A folder above it is none, or may not be written to.
+    """
+    folder = next(one for one in path.absolute().parents if os.path.lexists(one))
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
 def check_output(
@@ -66,6 +91,7 @@ def check_output(
 
     Raises:
         ConfigError: It has another ending, is a folder, or is there and may not be replaced.
+        OSError: Nothing can be written there.
     """
     if path.suffix.lower() not in suffixes:
         expected = ", ".join(suffixes)
@@ -81,6 +107,7 @@ def check_output(
         raise ConfigError(
             f"--output: {path} exists", hint="Choose another --output, or add --overwrite."
         )
+    check_folders(path)
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
@@ -95,8 +122,9 @@ def find_cache(kind: str) -> Path:
     chosen = os.environ.get("BERTFIT_CACHE")
     if chosen:
         return Path(chosen) / kind
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return as_path(cache) / "bertfit" / kind
+    cache = as_path(os.environ.get("XDG_CACHE_HOME", ""))
+    # By its specification a relative one does not count: each folder would have a cache of its own.
+    return (cache if cache.is_absolute() else as_path("~/.cache")) / "bertfit" / kind
 
 
 def make_readable(folder: Path) -> None:

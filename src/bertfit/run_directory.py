@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bertfit.errors import RunError
-from bertfit.files import make_readable, write_json
+from bertfit.files import check_folders, is_part, make_readable, write_json
 from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
 from bertfit.progress import Listener
 
@@ -48,14 +48,21 @@ class Staging:
     """Whether a run that stands at `output` may be replaced."""
     hold: contextlib.ExitStack
     """Tells others that somebody works in `folder`; closed when that has come to an end."""
+    made: os.stat_result
+    """Of `folder` when it was made. Held open, its number is not given to another one."""
 
     def publish(self, record: Mapping[str, Any]) -> None:
         """Write bertfit.json and move the folder to its place, replacing a run that stood there.
 
         Raises:
             RunError: Something has come to stand at `output` that may not be replaced; the run is
-                set aside.
+                set aside. Or the folder was removed meanwhile.
         """
+        if not self.is_intact():
+            raise RunError(
+                f"the folder in which the run was made, {self.folder}, was removed meanwhile",
+                hint="What was in it is lost. Train again, and leave that folder alone.",
+            )
         make_readable(self.folder)
         files = sorted({RECORD_NAME, *(path.name for path in self.folder.iterdir())})
         whole = {"format_version": FORMAT_VERSION, **record, "files": files}
@@ -76,15 +83,22 @@ class Staging:
     def _replace(self) -> None:
         """Move the old run away, the new one to its place, and remove the old one."""
         aside, hold = make_held_folder(self.output.parent, f".{self.output.name}.old-")
+        old = aside / self.output.name
         with hold:
-            old = self.output.rename(aside / self.output.name)
             try:
+                self.output.rename(old)
                 self.folder.rename(self.output)
-            except OSError:
-                old.rename(self.output)
-                aside.rmdir()
+            except (OSError, KeyboardInterrupt):
+                if old.exists() and not self.output.exists():
+                    old.rename(self.output)
+                with contextlib.suppress(OSError):  # it is told to the next one
+                    aside.rmdir()
                 raise
             shutil.rmtree(aside, ignore_errors=True)
+
+    def is_intact(self) -> bool:
+        """Return whether the folder is the one that was made, and none of its name made later."""
+        return self.folder.is_dir() and os.path.samestat(self.folder.stat(), self.made)
 
     def holds_model(self) -> bool:
         """Return whether weights have been written."""
@@ -116,16 +130,20 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
         folder, hold = make_held_folder(output.parent, f".{output.name}.incomplete-")
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    return Staging(output, folder, overwrite, hold)
+    return Staging(output, folder, overwrite, hold, folder.stat())
 
 
 def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
     """Check that a run may be written to `output`, and name what killed trainings left beside it.
 
     Raises:
-        RunError: As `refuse_existing`.
+        RunError: As `refuse_existing`, or nothing can be written there.
     """
     refuse_existing(output, overwrite=overwrite)
+    try:
+        check_folders(output.resolve() if output.exists() else output)
+    except OSError as error:
+        raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
     for told in _tell_leftovers(output, is_free=False):  # it will be taken
         listener.note(told)
 
@@ -140,11 +158,17 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
 
     Raises:
         RunError: A run stands there and `overwrite` is off, or something that is not a run does, or
-            it is the current folder, or holds files of somebody else.
+            it cannot be moved away, or holds files of somebody else.
     """
-    if not output.exists() and not output.is_symlink():
+    is_there = output.exists()
+    if not is_there and not output.is_symlink():
         return
-    if output.resolve() == Path.cwd():
+    if is_there and os.path.ismount(output.resolve()):
+        raise RunError(
+            f"{output} is where a file system is mounted, and no folder can take its place",
+            hint="Name a folder in it as --output.",
+        )
+    if is_there and output.resolve() == Path.cwd():
         raise RunError(
             f"the run would take the place of the current folder, {Path.cwd()}",
             hint="Name a folder in it as --output.",
@@ -172,7 +196,8 @@ def _find_foreign(run: Path) -> list[str]:
     known = _list_files(run)
     if known is None:
         return []
-    return sorted({path.name for path in run.iterdir()} - {*known} - _WRITTEN_LATER)
+    found = {path.name for path in run.iterdir() if not is_part(path.name)}
+    return sorted(found - {*known} - _WRITTEN_LATER)
 
 
 def _list_files(run: Path) -> list[str] | None:

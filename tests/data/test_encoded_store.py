@@ -157,8 +157,11 @@ def test_the_store_is_found_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("BERTFIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert find_store() == tmp_path / "xdg" / "bertfit" / "encoded"
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for unset in ("relative", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        assert find_store() == tmp_path / "home" / ".cache" / "bertfit" / "encoded"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert find_store() == tmp_path / "home" / ".cache" / "bertfit" / "encoded"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import statistics
 
@@ -12,6 +13,7 @@ import pytest
 import bertfit
 from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError, TrainingError
+from bertfit.files import write_json
 from bertfit.run_directory import Staging, read_record
 from bertfit.workflow import seeds as seeds_module
 from bertfit.workflow import training
@@ -318,6 +320,19 @@ def test_what_a_killed_training_left_is_told_once_and_stays(train, tmp_path):
     assert [note.partition(" (")[0] for note in told] == [f"A training that was killed left {left}"]
     assert names_in(tmp_path) == {"run", left.name}
     assert told[0] in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_best_seed_whose_folder_was_removed_is_not_said_to_be_kept(train, tmp_path, monkeypatch):
+    def remove(staging, *_args, **_options):
+        shutil.rmtree(staging.folder)
+        write_json(staging.folder / "metrics.json", {})  # what writes there makes missing folders
+
+    monkeypatch.setattr(seeds_module, "renew_report", remove)
+    listener = Recorder()
+    with pytest.raises(RunError, match="was removed meanwhile"):
+        train(tmp_path / "run", epochs=1, baseline=False, listener=listener)
+    assert not (tmp_path / "run").exists()
+    assert not [note for note in listener.notes if "is kept in" in note]
 
 
 @pytest.mark.parametrize("error", [TrainingError("no"), OSError("no"), KeyboardInterrupt()])

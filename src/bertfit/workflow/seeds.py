@@ -188,7 +188,7 @@ def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if best.staging is not None and best.staging.folder.is_dir():
+        if best.staging is not None and best.staging.is_intact():
             # The error may be a full disk: the weights stay even if the record cannot be added.
             with contextlib.suppress(OSError):
                 record = {"format_version": FORMAT_VERSION, **best.record()}
