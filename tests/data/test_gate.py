@@ -142,7 +142,7 @@ def test_a_percent_sign_in_a_word_or_a_label_is_told_as_it_is():
         for row in CLEAN["train"]
     ]
     (finding,) = inspect(marked).findings
-    assert finding.message.startswith("The sign '%' tells the label '50% off': it stands in 100 %")
+    assert finding.message.startswith("The sign '%' gives away the label '50% off': it is in 100 %")
 
 
 def test_more_telling_words_than_are_told_one_by_one_are_counted():

@@ -78,6 +78,7 @@ def find_files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @needs_triton
 def test_a_training_of_any_sizes_finds_every_kernel(cache, model):
     process = start_compiling(dataclasses.replace(SETTINGS, model=str(model)), ON_GPU)

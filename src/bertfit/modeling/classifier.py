@@ -92,9 +92,9 @@ def load_architecture(
     """Build the model without its weights, from config.json alone, for looking at.
 
     Args:
-        name: As for `load_classifier`, as is `dropout`.
-        num_labels: Of the head; None keeps the checkpoint's own.
-        dropout: See there.
+        name: As for `load_classifier`.
+        num_labels: Number of classes; None keeps the checkpoint's own.
+        dropout: As for `load_classifier`.
 
     Raises:
         ModelError: The model cannot be found, or its kind is unknown.
@@ -163,8 +163,7 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     Where neither it nor its tokenizer states a limit, that is 8,192.
     """
     positions = getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT
-    if positions < 0:  # XLNet's -1: there are none, and so no limit
-        positions = _NO_LIMIT
+    positions = positions if positions > 0 else _NO_LIMIT  # XLNet has -1, for no limit
     # RoBERTa's family counts positions from padding_idx + 1; its table is longer by that much.
     offsets = [
         module.padding_idx + 1
