@@ -61,8 +61,9 @@ def plot_history(
     score_ax.set(title="Accuracy and macro F1", xlabel="epoch", ylabel="%")
     for ax in (loss_ax, score_ax):
         _mark_best_epoch(ax, best_epoch)
-        if ax.lines:
-            ax.legend(frameon=False, fontsize=8)
+        if ax.lines:  # below the axes: inside, it would cover the curves of a short training
+            below = (0.5, -0.18)
+            ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=below)
     return figure_of(loss_ax)
 
 
