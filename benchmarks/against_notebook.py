@@ -1,14 +1,14 @@
 """bertfit's `--recipe notebook` against the notebook's own loop, on the same IMDB reviews.
 
-Speed: both train one epoch on the same rows, in turn, in this one process; what is compared is
-the time in training steps (the loop's includes fetching and tokenizing, which it does at every
-epoch; bertfit's one encoding is given beside it as part of the whole call). Accuracy: both train
-all epochs on the same rows, keep the epoch with the best validation F1 on the same validation
-rows (split by movie), and are scored on the same test rows.
+Speed: both train one epoch on the same rows, in turn, in one process. The time in training steps is
+compared; the loop's includes fetching and tokenizing, which it repeats every epoch, while bertfit's
+single encoding is only part of the time of the whole call, also given. Accuracy: both train all
+epochs on the same rows, keep the epoch with the best F1 on the same validation rows (split by
+movie), and are scored on the same test rows.
 
 Needs BERTFIT_DATA, a folder with imdb/imdb_train_raw.jsonl.gz and imdb/imdb_test_raw.jsonl.gz.
-With all reviews the plain loop alone takes hours on a small machine: --rows and --test-rows take
-fewer, and the result says how many.
+With all reviews the plain loop alone takes hours on a small machine: --rows and --test-rows set
+smaller numbers, which the result records.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VALIDATION_FRACTION = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The same rows for both."""
+    """The rows that both use."""
 
     train: TextDataset
     validation: TextDataset
@@ -86,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def compare_speed(parts: Parts, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train one epoch with each, in turn; a first round of each warms up and is not counted."""
+    """Train one epoch with each, in turn; the first round is a warm-up and not counted."""
     few = Parts(
         take(parts.train, arguments.speed_rows, seed=arguments.seed),
         take(parts.validation, 32, seed=arguments.seed),
@@ -129,7 +129,7 @@ def compare_speed(parts: Parts, arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def compare_accuracy(parts: Parts, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train with each and score both on the test rows, with intervals over whole movies."""
+    """Train with each, and score both on the test rows, with intervals over movies."""
     loop = run_loop(parts, epochs=arguments.epochs, seed=arguments.seed)
     ours = run_bertfit(parts, epochs=arguments.epochs, seed=arguments.seed, dtype=arguments.dtype)
     probabilities = {

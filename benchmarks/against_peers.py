@@ -1,12 +1,12 @@
 """Training speed: bertfit against the notebook's loop and against transformers.Trainer at its best.
 
-All three train on the same real IMDB reviews with the same batch size, in turn and in this one
-process: a round is one epoch of each over --rows reviews. What is compared is rows a second in
-training; validation, loading and, for bertfit and Trainer, the one encoding before are left out
-(the notebook's loop tokenizes as it goes, as the notebook does). Trainer gets bfloat16 where the
-processor is fast at it, dynamic padding, groups by length and fused AdamW.
+All three train on the same real IMDB reviews with the same batch size, in turn, in one process: a
+round is one epoch of each over --rows reviews. Rows per second in training are compared, without
+validation, loading and, for bertfit and Trainer, the encoding beforehand (the notebook's loop
+tokenizes as it goes, as the notebook does). Trainer gets bfloat16 if the processor is fast at it,
+dynamic padding, batches grouped by length and fused AdamW.
 
-Needs BERTFIT_DATA. Large models and long texts take a while: --models and --lengths choose.
+Needs BERTFIT_DATA. Large models and long texts take a while; --models and --lengths choose.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def compare(folder: Path, rows: TextDataset, *, max_length: int, rounds: int) -> dict[str, Any]:
-    """Return rows a second of each, and the ratios, round by round."""
+    """Return rows per second of each, and the ratios, for every round."""
     ways: dict[str, Callable[..., float]] = {
         "notebook": train_notebook,
         "trainer": train_trainer,
@@ -123,7 +123,7 @@ def train_notebook(folder: Path, rows: TextDataset, *, max_length: int, seed: in
 
 
 def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int) -> float:
-    """Return the seconds of one epoch of transformers.Trainer, its data encoded before."""
+    """Return the seconds of one epoch of transformers.Trainer on encoded data."""
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -189,7 +189,7 @@ def train_bertfit(folder: Path, rows: TextDataset, *, max_length: int, seed: int
 
 
 def few_of_each(table: list[dict[str, str]]) -> list[dict[str, str]]:
-    """Return a row of each label."""
+    """Return one row of each label."""
     return list({row["label"]: row for row in table}.values())
 
 

@@ -1,8 +1,8 @@
 """What fitting the lexical baselines costs: counting, tuning and scoring, on real data.
 
-Seconds of the processor, as one thread needs them, are told beside those of the clock: on a shared
-machine the latter say nothing. The sets are the embedded film snippets and, of the folder that
-BERTFIT_DATA names, Banking77 and IMDB.
+Processor seconds, summed over threads, are given next to wall-clock seconds, which say little on a
+shared machine. The data sets are the embedded film snippets and, from the folder BERTFIT_DATA,
+Banking77 and IMDB.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_set(name: str) -> tuple[TextDataset, TextDataset]:
-    """Return the training and the test rows of a set."""
+    """Return the training and test rows of a data set."""
     if name == "snippets":
         data = load_demo_data()
         return data.train, data.test
@@ -63,7 +63,7 @@ def read_set(name: str) -> tuple[TextDataset, TextDataset]:
 
 
 def measure(train: TextDataset, test: TextDataset) -> Mapping[str, Any]:
-    """Return what was fitted, and how long all of it took."""
+    """Return the fitted baselines, and how long everything took."""
     rest, validation = split_off(train, VALIDATION_FRACTION, seed=0)
     label_names = sort_label_names(rest.labels)
     parts = [(part.texts, encode_labels(part.labels, label_names)) for part in (rest, validation)]

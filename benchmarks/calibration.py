@@ -1,9 +1,9 @@
 """What each form of calibration gives a finished run on its test rows (docs/decisions/0010).
 
-The run's validation rows, found again by their lines, and the test rows are scored once, without
-the calibration that is in the weights. Each form is fitted on the former as `train` does, and
-judged on the latter, beside the one that `train` would choose. It needs a run, so that `make bench`
-leaves it out.
+The run's validation rows, identified by their line numbers, and the test rows are scored once,
+without the calibration in the weights. Each form is fitted on the validation rows as `train` does,
+and judged on the test rows; the one that `train` would choose is marked. This needs a run, so
+`make bench` does not include it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read(path: Path, columns: Columns) -> TextDataset:
 def compare(
     classifier: TextClassifier, validation: TextDataset, test: TextDataset, *, seed: int
 ) -> dict[str, Any]:
-    """Fit each form on the validation rows, and return what it gives on the test rows."""
+    """Fit each form on the validation rows, and return its scores on the test rows."""
     layer = find_logit_layer(classifier.model, classifier.encode(["a"]).gather(np.arange(1)))
     if layer is None:
         raise SystemExit("no linear layer gives this model's logits")
@@ -115,7 +115,7 @@ def compare(
 def score(
     classifier: TextClassifier, layer: str, rows: TextDataset
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits (n, C) before calibration, and what their layer reads (n, D)."""
+    """Return logits (n, C) before calibration, and the inputs of their layer (n, D)."""
     num_labels, width = read_layer(classifier.model, layer)[0].shape
     with widened(classifier.model, layer, np.eye(width), np.zeros(width)):
         _, outputs = classifier.encode_and_score(rows.texts)

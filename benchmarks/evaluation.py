@@ -1,8 +1,8 @@
-"""What honest evaluation costs beside scoring: every step of it on 25,000 rows.
+"""What evaluation costs besides scoring: each of its steps on 25,000 rows.
 
-Probabilities are made up: a model that is right in about nine rows of ten and too sure of itself.
-The rows come in groups of seven, as the reviews of a film do. Baselines are not among the steps:
-they are models of their own, fitted once and kept in the run, whose seconds `baselines.json` tells.
+Probabilities are synthetic: a model that is right in about nine rows of ten, and overconfident. The
+rows come in groups of seven, as the reviews of a film do. Baselines are not included: they are
+models of their own, fitted once and kept in the run; `baselines.json` has their seconds.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def list_steps(num_rows: int, num_labels: int) -> dict[str, Callable[[], Any]]:
-    """Return every step of an evaluation by name, on the same made-up rows."""
+    """Return every step of an evaluation by name, on the same synthetic rows."""
     generator = np.random.default_rng(0)
     label_ids = generator.integers(0, num_labels, num_rows)
     logits, other_logits = (make_logits(label_ids, num_labels, generator) for _ in range(2))

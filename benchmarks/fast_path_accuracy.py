@@ -1,10 +1,10 @@
 """Whether the fast path learns as well as the plain modules: the same rows, seed and recipe.
 
-For each seed a model is trained with `fast_path=auto` and one with `fast_path=off`, and both are
-scored on the same test reviews. The interval is that of the paired difference over whole movies.
-Dropout draws other random numbers in the two, so they differ by chance as two seeds do.
+For each seed, one model is trained with `fast_path=auto` and one with `fast_path=off`, and both are
+scored on the same test reviews. The interval is that of the paired difference, over movies. Dropout
+draws different random numbers in the two, so they differ by chance, as two seeds do.
 
-Needs BERTFIT_DATA. All reviews take hours on a small machine: --rows and --test-rows take fewer.
+Needs BERTFIT_DATA. All reviews take hours on a small machine; --rows and --test-rows set fewer.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """One CUDA GPU: packs checked, then training, scoring and the notebook's whole job timed.
 
-All in one call, meant to take less than 10 minutes: a BERT-base of random weights, for only its
-time is measured, and the lengths of real IMDB reviews. First packed texts are shown to give what
-padded ones give, and recorded passes what passes as written give. Then are timed, at 128 and at 512
-tokens: (a) the notebook's loop (float32, 16 rows, all padded to the full length), (b)
-transformers.Trainer at its best (bfloat16, compiled, rows grouped by length and padded to multiples
-of 8, fused AdamW, two loading processes, no look at each loss), (c) bertfit: as it is, with
-twice and four times the rows, as written, and with layers compiled by torch; what starting up takes
-stands apart. Then scoring at 512 tokens, and the notebook's whole job, `bertfit train` with its
-recipe on 22,500 reviews, as a command: with nothing compiled yet, again, with 64 rows a step, which
-is another recipe, with compiled layers, and as written. MFU is of the products that useful tokens
-need, against the rate of a product measured in the same run. At the end stands each target beside
-what was seen.
+One call, meant to take less than 10 minutes. It uses a BERT-base with random weights, because only
+time is measured, and the lengths of real IMDB reviews. First, gradients of packed texts are
+compared with those of padded ones, and recorded passes with passes as written. Then training is
+timed at 128 and 512 tokens: (a) the notebook's loop (float32, 16 rows, all padded to the full
+length), (b) transformers.Trainer at its best (bfloat16, compiled, rows grouped by length and padded
+to multiples of 8, fused AdamW, two loader processes, no check of each loss), (c) bertfit: as it is,
+with twice and four times the rows, as written, and with layers compiled by torch. Start-up is timed
+separately. Scoring is timed at 512 tokens, and so is the notebook's whole job, `bertfit train` with
+its recipe on 22,500 reviews, as a command: with nothing compiled yet, again, with 64 rows a step
+(another recipe), with compiled layers, and as written. MFU counts the matrix products of real
+tokens, relative to the rate of a matrix product measured in the same run. Finally, each target is
+printed next to the measured value.
 
-Needs BERTFIT_DATA and a CUDA GPU. --smoke goes the same way on any device with a tiny encoder and
-made-up reviews: it shows that the script runs and that packs are right. Its times mean nothing.
+Needs BERTFIT_DATA and a CUDA GPU. --smoke runs the same on any device with a tiny encoder and
+synthetic reviews: it shows that the script runs and that packs are right. Its times mean nothing.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def main() -> None:
         sys.exit(
             "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
         )
-    if arguments.smoke:  # layers are traced, and no compiler is needed
+    if arguments.smoke:  # traces layers, needs no compiler
         compilation.BACKEND = "aot_eager"
     size = TINY if arguments.smoke else REAL
-    describe_environment()  # what it lacks shall not end this when all has been measured
+    describe_environment()  # fails now, not after everything was measured
     measured: dict[str, Any] = {}
     for found in measure(size, arguments):
         measured |= found
-        if not arguments.smoke:  # at once: a machine on loan may be gone before the end
+        if not arguments.smoke:  # after each part: the machine may be gone before the end
             measured["targets"] = compare_with_targets(measured, size.lengths)
             device = torch.cuda.get_device_name()
             write_result("gpu", {"gpu": device, **measured}, output=arguments.output, gpu=device)
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def measure(size: Size, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield what was found, part by part."""
+    """Yield the results, part by part."""
     ends = time.monotonic() + 60.0 * arguments.minutes
     precision = choose_precision()
     texts = read_texts(size, smoke=arguments.smoke)
@@ -94,7 +94,7 @@ def measure(size: Size, arguments: argparse.Namespace) -> Iterator[dict[str, Any
         scratch = Path(name)
         folder = make_folder(size, scratch, tokenizer=arguments.tokenizer)
         encoded = {length: encode(texts, folder, length) for length in size.lengths}
-        # At both lengths: attention of short texts is made by other kernels than that of long ones.
+        # At both lengths: short texts use other attention kernels than long ones.
         checked = {length: check_packing(size, encoded[length]) for length in size.lengths}
         yield {"packed_against_padded": checked}
         rate = measure_product(size, precision)
@@ -138,7 +138,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_texts(size: Size, *, smoke: bool) -> list[str]:
-    """Return reviews: real ones, or made up of few words."""
+    """Return reviews: real ones, or synthetic ones of a few words."""
     if not smoke:
         return list(read_reviews("train", num_rows=size.num_texts, seed=0).texts)
     generator = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def read_texts(size: Size, *, smoke: bool) -> list[str]:
 
 
 def make_folder(size: Size, scratch: Path, *, tokenizer: Path | None) -> Path:
-    """Return a model folder of this size with random weights and MiniLM's tokenizer, or this."""
+    """Return a model folder of this size, with random weights and this tokenizer or MiniLM's."""
     folder = scratch / "model"
     torch.manual_seed(0)
     BertModel(size.config).save_pretrained(folder)
@@ -163,7 +163,7 @@ def encode(texts: list[str], folder: Path, length: int) -> EncodedTexts:
 def compare_with_targets(
     measured: dict[str, Any], lengths: tuple[int, int]
 ) -> list[dict[str, Any]]:
-    """Return each target of an H100 with what was seen here, None where nothing was."""
+    """Return each target for an H100 with the measured value, or None if it was not measured."""
     short, long = (measured.get(f"training_{length}", {}) for length in lengths)
     jobs = {name: job for name, job in measured.get("whole_job", {}).items() if "failed" not in job}
     cold, warm, of_more_rows = (jobs.get(name, {}) for name in ("cold", "warm", "of_64_rows"))
@@ -191,13 +191,13 @@ def print_targets(targets: list[dict[str, Any]]) -> None:
 
 
 def best_of(ways: dict[str, Any], figure: str) -> float | None:
-    """Return the greatest figure of bertfit's ways."""
+    """Return the largest value of a figure over bertfit's ways of training."""
     found = (of[figure] for name, of in ways.items() if "bertfit" in name and figure in of)
     return max(map(float, found), default=None)
 
 
 def over_trainer(ways: dict[str, Any]) -> float | None:
-    """Return how many times as many rows a second, of as many rows a step."""
+    """Return bertfit's rows per second relative to Trainer's, both with 64 rows a step."""
     ours, trainer = ways.get("bertfit", {}), ways.get("trainer", {})
     is_known = "rows_per_second" in ours and "rows_per_second" in trainer
     return float(ours["rows_per_second"]) / float(trainer["rows_per_second"]) if is_known else None

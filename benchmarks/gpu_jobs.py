@@ -17,17 +17,17 @@ from gpu_training import BERTFIT_ROWS
 from reviews import LABEL_NAMES
 
 GRACE_SECONDS = 75.0
-"""How much longer than `--minutes` the last job may take."""
+"""How far beyond `--minutes` the last job may run."""
 
 _SHOWN = 40
-"""Characters of a note."""
+"""Characters of a note that are kept."""
 
 
 def write_reviews(texts: list[str], scratch: Path) -> Path:
-    """Return a file of the texts with labels."""
+    """Write the texts with labels to a file, and return its path."""
     file = scratch / "reviews.jsonl"
     with file.open("w", encoding="utf-8") as stream:
-        for row, text in enumerate(texts):  # a number makes the made-up ones distinct
+        for row, text in enumerate(texts):  # the number makes synthetic ones distinct
             record = {"text": f"{text} {row}", "label": LABEL_NAMES[row % 2]}
             stream.write(json.dumps(record) + "\n")
     return file
@@ -39,13 +39,13 @@ def time_jobs(
     """Yield the seconds of `bertfit train` as a command, in several ways.
 
     Args:
-        job: `time_job` of a file and a model.
-        scratch: Where runs and compiled code go.
-        length: Tokens that are kept of a text.
-        ends: Moment of the monotonic clock after which no job is begun.
+        job: `time_job` with a file and a model.
+        scratch: Folder for runs and compiled code.
+        length: Tokens kept of each text.
+        ends: Time of the monotonic clock after which no job is started.
     """
     ways: dict[str, tuple[str, ...]] = {"as_written": ("--set", "fast_path=off")}
-    if torch.cuda.is_available():  # a CPU takes long to compile, and records nothing
+    if torch.cuda.is_available():  # on a CPU, compiling is slow, and nothing is recorded
         ways = {
             "cold": (),
             "warm": (),
@@ -53,7 +53,7 @@ def time_jobs(
             "compiled": ("--compile", "on"),
             "as_written": ("--compile", "off", "--packing", "on", *ways["as_written"]),
         }
-    # Empty at first: what Triton and Inductor compile is there from the second job on.
+    # Empty at first; from the second job on it has what Triton and Inductor compiled.
     cache = {
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"),
         "TRITON_CACHE_DIR": str(scratch / "kernels"),
@@ -76,9 +76,9 @@ def time_job(
     environment: dict[str, str],
     seconds: float,
 ) -> dict[str, Any]:
-    """Return the seconds of one command, its steps, a first compiled step, and when it said what.
+    """Return the seconds of one command, its steps, the first compiled step, and its notes' times.
 
-    Where it fails, or takes longer than `seconds`, say that.
+    If it fails, or takes longer than `seconds`, return the reason instead.
     """
     command = [sys.executable, "-m", "bertfit.cli.main", "train", str(file)]
     command += ["--output", str(run), "--model", str(folder), "--recipe", "notebook"]
@@ -115,7 +115,7 @@ def time_job(
 
 
 def read_times(log: Path, began: dt.datetime) -> list[tuple[int, str]]:
-    """Return when each note of a log was written, in seconds after `began`, and how it starts."""
+    """Return the time of each note of a log, in seconds after `began`, and its beginning."""
     times = []
     for line in log.read_text(encoding="utf-8").splitlines():
         moment, _, note = line.partition(" ")

@@ -1,7 +1,8 @@
-"""One CUDA GPU: the kernels of a layer timed one by one, attention beside torch's own.
+"""One CUDA GPU: the kernels of a layer timed one by one, attention next to torch's own.
 
-Microseconds of graph replays, a median of five of twenty each, so no launch is counted. The texts
-are 16 and 62 of 128 tokens, and 64 with the lengths of real IMDB reviews cut at 512.
+Microseconds per call in graph replays, the median of five replays of twenty calls, so launches are
+not counted. The texts are 16 and 62 of 128 tokens, and 64 with the lengths of real IMDB reviews cut
+at 512.
 
 Needs BERTFIT_DATA and a CUDA GPU with Triton.
 """
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def read_lengths(folder: Path | None) -> list[int]:
-    """Return the tokens of 64 reviews cut at 512, the longest first."""
+    """Return the token counts of 64 reviews cut at 512, longest first."""
     tokenizer = fast_tokenizer(AutoTokenizer.from_pretrained(folder or find_embedded_model()))
     texts = read_reviews("train", num_rows=64, seed=0).texts
     encoded = encode_texts(texts, tokenizer, EncodingRule(max_length=512))
@@ -76,7 +77,7 @@ def read_lengths(folder: Path | None) -> list[int]:
 
 
 def time_attention(lengths: Sequence[int], device: torch.device) -> dict[str, float]:
-    """Return the microseconds of torch's attention and ours, forward and backward."""
+    """Return the microseconds of torch's attention and bertfit's, forward and backward."""
     starts = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
     longest = max(lengths)
     joint = draw(sum(lengths), 3 * WIDTH, device=device)
@@ -85,10 +86,10 @@ def time_attention(lengths: Sequence[int], device: torch.device) -> dict[str, fl
     places = (starts, starts, longest, longest)
     scale = query.shape[-1] ** -0.5
 
-    options = (RATE, False, False)  # dropout; neither causal nor a mask to look at
+    options = (RATE, False, False)  # dropout, causal, return of the debug mask
 
-    def attend_by_torch() -> Any:  # noqa: ANN401 (what the operator gives)
-        operator = torch.ops.aten._flash_attention_forward  # noqa: SLF001 (it alone drops)
+    def attend_by_torch() -> Any:  # noqa: ANN401 (the operator's outputs)
+        operator = torch.ops.aten._flash_attention_forward  # noqa: SLF001 (only it has dropout)
         return operator(query, key, value, *places, *options, scale=scale)
 
     output, log_sums, state, unused, _ = attend_by_torch()
@@ -112,7 +113,7 @@ def time_attention(lengths: Sequence[int], device: torch.device) -> dict[str, fl
 
 
 def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
-    """Return the microseconds of what stands between products."""
+    """Return the microseconds of the kernels between matrix products."""
     hidden, residual, gradient = (draw(num_rows, WIDTH, device=device) for _ in range(3))
     inner, of_inner = (draw(num_rows, INNER, device=device) for _ in range(2))
     norm = torch.nn.LayerNorm(WIDTH, device=device, dtype=torch.bfloat16)
@@ -139,8 +140,8 @@ def draw(*shape: int, device: torch.device) -> torch.Tensor:
 
 
 def replay(work: Callable[[], object]) -> float:
-    """Return the microseconds of one call when twenty are played as a graph."""
-    for _ in range(3):  # compiles, and sets up
+    """Return the microseconds of one call when twenty are replayed as a graph."""
+    for _ in range(3):  # compiles and warms up
         work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()

@@ -1,4 +1,4 @@
-"""What `gpu.py` checks and times in its own process: packs, training in three ways, scoring."""
+"""What `gpu.py` checks and times in its own process: packs, training in several ways, scoring."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ NOTEBOOK_ROWS, BERTFIT_ROWS = 16, 64
 PAD_ID = 0
 _PRODUCTS = 10
 _MULTIPLE = 8
-"""To such multiples Trainer's rows are padded, as its own collator can: products like them."""
+"""Trainer's rows are padded to multiples of this, as its own collator can: matmuls are faster."""
 NEAR = 1e-4
-"""How far gradients in float32 may be apart, relative to their norm."""
+"""How far gradients in float32 may differ, relative to their norm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured."""
+    """The size of the measurement."""
 
     config: BertConfig
     num_texts: int
     num_steps: int
-    """Steps of 64 rows that are timed for bertfit; the others take as many rows."""
+    """Timed steps of 64 rows for bertfit; the others use the same number of rows."""
     lengths: tuple[int, int]
     product: int
-    """Rows and columns of the factors whose product is the yardstick of MFU."""
+    """Rows and columns of the square matrices whose product is the reference for MFU."""
 
 
 def build(size: Size, precision: Precision, *, packing: str, dropout: float = 0.1) -> Any:  # noqa: ANN401 (a model of transformers)
@@ -67,9 +67,9 @@ def build(size: Size, precision: Precision, *, packing: str, dropout: float = 0.
 
 
 def check_packing(size: Size, texts: EncodedTexts) -> dict[str, Any]:
-    """Compare gradients with those of padded rows in float32; end where they are too far apart.
+    """Compare gradients with those of padded rows in float32; exit if they differ too much.
 
-    In bfloat16 padded rows are some way off themselves, and packs may be at most twice as far.
+    In bfloat16 padded rows differ, too, and packs may differ by at most twice as much.
     """
     data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
     ways = {"padded": ("off", "off"), "packed": ("on", "off"), "recorded": ("on", "auto")}
@@ -101,9 +101,9 @@ def check_packing(size: Size, texts: EncodedTexts) -> dict[str, Any]:
 def collect_gradient(
     size: Size, data: TrainingData, precision: Precision, *, packing: str, fast_path: str
 ) -> tuple[float, torch.Tensor]:
-    """Return the loss of 24 rows and all gradients in one row, of passes taken for the third time.
+    """Return the loss of 24 rows and all gradients in one vector, from the third repetition.
 
-    On a GPU, in bfloat16 and with the fast path, they have been recorded by then.
+    On a GPU, in bfloat16 and with the fast path, the passes have been recorded by then.
     """
     model = build(size, precision, packing=packing, dropout=0.0)
     settings = TrainSettings(fast_path=fast_path)  # type: ignore[arg-type]  # one of its values
@@ -112,7 +112,7 @@ def collect_gradient(
     for _ in range(3):
         weights.drop_gradients()
         weights.prepare(data.encoded.token_ids)
-        made = accumulate_gradients(  # not in TF32, as a training does: it would round float32
+        made = accumulate_gradients(  # without TF32, unlike in a training: it would round float32
             weights.working,
             data,
             np.arange(24),
@@ -128,11 +128,11 @@ def collect_gradient(
 def time_training(
     size: Size, texts: EncodedTexts, length: int, rate: float, asked: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield tokens a second, MFU and peak memory of the ways that are asked for, way by way.
+    """Yield tokens per second, MFU and peak memory of the requested ways, after each of them.
 
-    `first_seconds` is what starting up took: of the notebook its first step, of Trainer and bertfit
-    what the epochs before the timed one took more. Building the model counts for Trainer alone, and
-    at the second length compiled code is there already.
+    `first_seconds` is the start-up: for the notebook its first step, for Trainer and bertfit the
+    extra time of the epochs before the timed one. It includes building the model for Trainer only,
+    and at the second length, compiled code is already there.
     """
     generator = np.random.default_rng(1)
     num_rows = min(size.num_steps * BERTFIT_ROWS, len(texts))
@@ -141,13 +141,13 @@ def time_training(
     found: dict[str, Any] = {}
     for name in (way for way in WAYS if way in asked):
         work = count_operations(size.config, lengths, is_short="bertfit" in name)
-        gc.collect()  # a Trainer holds on to itself
+        gc.collect()  # a Trainer is part of a reference cycle
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         try:
             seconds, first_seconds = WAYS[name](size, texts, rows, length)
-        except Exception as error:  # noqa: BLE001 (one way that fails shall not cost the others)
+        except Exception as error:  # noqa: BLE001 (a failing way must not stop the others)
             found[name] = {"failed": f"{type(error).__name__}: {error}"[-500:]}
             print(f"training at {length}, {name}: {found[name]}", flush=True)
             yield found
@@ -167,16 +167,16 @@ def time_training(
 
 
 def count_operations(config: BertConfig, lengths: np.ndarray, *, is_short: bool) -> float:
-    """Return the operations of all products in a training step over texts of these lengths.
+    """Return the operations of all matrix products in a training step on texts of these lengths.
 
-    Two for each weight and token forward, and twice as many backward; attention's two products
-    grow with the square of a text's length. Embeddings and the head are left out.
+    Two per weight and token forward, and twice as many backward; attention's two products grow
+    with the square of a text's length. Embeddings and the head are not counted.
 
     Args:
-        config: Of the encoder.
+        config: The encoder's configuration.
         lengths: (n,) tokens of each text.
-        is_short: Whether the last layer has only keys and values of all tokens, and all else of
-            the first ones, which is what the head needs.
+        is_short: Whether the last layer computes only keys and values for all tokens, and the rest
+            only for the first tokens, which the head needs.
     """
     width, inner = config.hidden_size, config.intermediate_size
     num_tokens, num_texts = float(lengths.sum()), len(lengths)
@@ -189,14 +189,14 @@ def count_operations(config: BertConfig, lengths: np.ndarray, *, is_short: bool)
 
 
 def measure_product(size: Size, precision: Precision) -> float:
-    """Return the operations a second of large products, a median of five times ten."""
-    # Random numbers: a GPU multiplies equal ones faster.
+    """Return the operations per second of large matrix products, the median of five times ten."""
+    # Random numbers, because a GPU multiplies constant ones faster.
     factor = torch.randn(size.product, size.product, device=precision.device).to(precision.dtype)
     seconds = []
-    for _ in range(6):  # the first pays for starting up
+    for _ in range(6):  # the first is a warm-up
         wait()
         started = time.perf_counter()
-        for _ in range(_PRODUCTS):  # one alone would count its launch as well
+        for _ in range(_PRODUCTS):  # a single one would include its launch
             factor @ factor
         wait()
         seconds.append((time.perf_counter() - started) / _PRODUCTS)
@@ -213,7 +213,7 @@ def wait() -> None:
 def train_notebook(
     size: Size, texts: EncodedTexts, rows: np.ndarray, length: int
 ) -> tuple[float, float]:
-    """Return the seconds of the notebook's loop over encoded rows, and those of its first step."""
+    """Return the seconds of the notebook's loop over encoded rows, and of its first step."""
     device = choose_precision().device
     torch.manual_seed(0)
     model = BertForSequenceClassification(size.config).to(device).train()
@@ -235,7 +235,7 @@ def train_notebook(
         optimizer.step()
 
     begun = time.perf_counter()
-    step(0)  # starting up is not counted
+    step(0)  # start-up is not counted
     wait()
     started = time.perf_counter()
     for start in range(0, len(rows), NOTEBOOK_ROWS):
@@ -247,10 +247,10 @@ def train_notebook(
 def train_trainer(
     size: Size, texts: EncodedTexts, rows: np.ndarray, _length: int
 ) -> tuple[float, float]:
-    """Return the seconds of transformers.Trainer's third epoch, and what two before took more.
+    """Return the seconds of Trainer's third epoch, and the extra time of the first two.
 
-    From the third epoch's first step on, when its first batch is there: an epoch's start, which a
-    longer one would have as well, is not counted.
+    The third epoch is timed from its first step on, when its first batch is there: starting an
+    epoch takes the same time for a longer one, and is not counted.
     """
     from transformers import Trainer, TrainerCallback, TrainerState
 
@@ -286,7 +286,7 @@ def train_trainer(
         ids = texts.gather(np.array([row])).tolist()
         features.append({"input_ids": ids, "labels": int(row % 2), "length": len(ids)})
     torch.manual_seed(0)
-    # Trainer turns TF32 on where it compiles; the others shall have what they choose themselves.
+    # Trainer turns TF32 on if it compiles; the others use what they choose themselves.
     with tempfile.TemporaryDirectory() as output, float32_precision("high"):
         settings = settle_trainer(
             output,
@@ -310,7 +310,7 @@ def train_trainer(
 
 @contextlib.contextmanager
 def float32_precision(name: str) -> Iterator[None]:
-    """Multiply float32 so, and exactly again afterwards."""
+    """Set the precision of float32 matmuls, and reset it to the highest afterwards."""
     torch.set_float32_matmul_precision(name)
     try:
         yield
@@ -328,10 +328,11 @@ def train_bertfit(
     fast_path: str = "auto",
     rows_a_step: int = BERTFIT_ROWS,
 ) -> tuple[float, float]:
-    """Return the seconds of bertfit's third epoch, and what the first two took more.
+    """Return the seconds of bertfit's third epoch, and the extra time of the first two.
 
-    A pack of a size that the first has seen once is recorded in the second. All have the same
-    packs, as in a whole training of these lengths 99 of 100 are of a size that came twice before.
+    A size of pack that occurs once in the first epoch is recorded in the second. All epochs have
+    the same packs, because in a whole training with these lengths 99 of 100 have a size that
+    occurred twice before.
     """
     precision = choose_precision()
     model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
@@ -367,7 +368,7 @@ def train_bertfit(
     return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
 
 
-# What is ours first: where a peer fails, or takes all the time, the rest is known.
+# bertfit first: if a peer fails, or takes all the time, the rest is known.
 WAYS: dict[str, Callable[..., tuple[float, float]]] = {
     "bertfit": train_bertfit,
     "bertfit_128_rows": functools.partial(train_bertfit, rows_a_step=128),
@@ -380,11 +381,11 @@ WAYS: dict[str, Callable[..., tuple[float, float]]] = {
 
 
 def time_scoring(size: Size, texts: EncodedTexts, precision: Precision) -> dict[str, float]:
-    """Return the seconds in which all texts are scored."""
+    """Return the seconds that scoring all texts takes."""
     model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
     max_tokens = 2**15
     seconds = []
-    for _ in range(2):  # the first pays for starting up
+    for _ in range(2):  # the first is a warm-up
         started = time.perf_counter()
         score_texts(model, texts, precision=precision, pad_id=PAD_ID, max_tokens=max_tokens)
         seconds.append(time.perf_counter() - started)

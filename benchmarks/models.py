@@ -1,7 +1,7 @@
-"""The models that the benchmarks train: the embedded MiniLM and a BERT-base of random weights.
+"""The models that the benchmarks train: the embedded MiniLM and a BERT-base with random weights.
 
-Only the time of a BERT-base is measured, which does not depend on its weights; it takes MiniLM's
-tokenizer, so that both read the same tokens.
+Only the speed of BERT-base is measured, which does not depend on its weights. It uses MiniLM's
+tokenizer, so both read the same tokens.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The notebook's training loop, written plainly and on its own: what bertfit is measured against.
+"""The notebook's training loop, written plainly: what bertfit is measured against.
 
-A BertModel with dropout and one linear layer, texts tokenized as they are fetched and padded to
-128 tokens (or as many as asked for), float32, AdamW with its default weight decay, a straight
-line down to 0, gradients clipped at 1.0, batches of 16 in random order, validation after each
-epoch, the best F1 kept. It uses torch and transformers alone; nothing of bertfit. Left out are the
-notebook's faults that would spoil a comparison: it gets the same validation rows as bertfit does.
+A BertModel with dropout and one linear layer; texts tokenized as they are fetched and padded to 128
+tokens (or another number); float32; AdamW with its default weight decay; linear decay to 0;
+gradients clipped at 1.0; batches of 16 in random order; validation after each epoch, keeping the
+best F1. It uses only torch, transformers and scikit-learn, nothing of bertfit. Faults of the
+notebook that would spoil the comparison are not reproduced: it gets the same validation rows as
+bertfit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class SentimentClassifier(nn.Module):
     """BERT's pooled output, dropout, one linear layer."""
 
     def __init__(self, folder: Path, num_labels: int) -> None:
-        """Load the encoder; the linear layer is new."""
+        """Load the encoder; the linear layer is initialized at random."""
         super().__init__()
         self.bert = BertModel.from_pretrained(folder, dtype=torch.float32)
         self.drop = nn.Dropout(p=self.bert.config.hidden_dropout_prob)
@@ -63,7 +64,7 @@ class ReviewDataset(Dataset):
         return len(self.texts)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return one row, as long as all others whatever its text."""
+        """Return one row, padded to the full length."""
         encoding = self.tokenizer(
             self.texts[index],
             max_length=self.max_length,
@@ -85,7 +86,7 @@ class LoopResult:
     model: SentimentClassifier
     tokenizer: PreTrainedTokenizerBase
     train_seconds: float
-    """Fetching rows and taking steps, validation left out."""
+    """Fetching rows and taking steps, without validation."""
     val_f1: list[float]
 
 
@@ -152,7 +153,7 @@ def predict_plainly(
     *,
     max_length: int = 128,
 ) -> np.ndarray:
-    """Return probabilities (n, C), batch by batch in the order of the texts."""
+    """Return probabilities (n, C) in the order of the texts."""
     model.eval()
     dataset = ReviewDataset(texts, [0] * len(texts), tokenizer, max_length)
     pieces = []

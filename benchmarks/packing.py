@@ -1,7 +1,7 @@
-"""Packs against padded batches on a CPU: training and scoring, by turns.
+"""Packs against padded batches on a CPU: training and scoring, in turn.
 
-Both have the fast path. Each round takes the same steps of 16 reviews, forward and backward, and
-scores all reviews, padded and then packed. Needs BERTFIT_DATA.
+Both use the fast path. Each round runs the same steps of 16 reviews, forward and backward, and
+scores all reviews, first padded, then packed. Needs BERTFIT_DATA.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def compare(texts: list[str], precision: Precision, *, length: int, rounds: int) -> dict[str, Any]:
-    """Time both ways by turns; the first round starts up and is not counted."""
+    """Time both ways in turn; the first round is a warm-up and not counted."""
     models = {way: load(precision, way) for way in ("padded", "packed")}
     tokenizer = load_classifier(str(find_embedded_model())).tokenizer
     encoded = encode_texts(texts, fast_tokenizer(tokenizer), EncodingRule(max_length=length))
@@ -103,7 +103,7 @@ def compare(texts: list[str], precision: Precision, *, length: int, rounds: int)
 
 
 def load(precision: Precision, way: str) -> PreTrainedModel:
-    """Return the embedded model with its fast path, for padded or for packed rows."""
+    """Return the embedded model with the fast path, for padded or packed rows."""
     model = load_classifier(str(find_embedded_model()), ["neg", "pos"]).model
     plug_in(model, precision.device)
     set_up_packing(model, precision, "on" if way == "packed" else "off")
@@ -113,7 +113,7 @@ def load(precision: Precision, way: str) -> PreTrainedModel:
 def time_steps(
     model: PreTrainedModel, data: TrainingData, precision: Precision, tokens: int
 ) -> float:
-    """Return the seconds of the passes of some steps, whose gradients are thrown away."""
+    """Return the seconds of the passes of some steps; gradients are discarded."""
     steps = plan_epoch(data.encoded.lengths, ROWS_OF_A_STEP, seed=0, epoch=0)[:NUM_STEPS]
     weights = TrainedWeights(model, TrainSettings(), precision)
     weights.working.train()
@@ -130,7 +130,7 @@ def time_steps(
 
 
 def time_scoring(model: PreTrainedModel, data: TrainingData, precision: Precision) -> float:
-    """Return the seconds in which all reviews are scored."""
+    """Return the seconds that scoring all reviews takes."""
     started = time.perf_counter()
     score_texts(model, data.encoded, precision=precision, pad_id=data.pad_id)
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""A measurement as a file: what was measured, on what, with which versions, by which command."""
+"""Writes a measurement to a file: the values, the hardware, the versions, the command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def summarize(values: Sequence[float]) -> dict[str, Any]:
-    """Return median, least, greatest and all values, in the order in which they were measured."""
+    """Return median, minimum, maximum and all values in the order of measurement."""
     return {
         "median": statistics.median(values),
         "min": min(values),
@@ -57,7 +57,7 @@ def write_result(
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without the place of the result, which changes nothing in it."""
+    """Return the arguments without the result's folder, which does not affect the result."""
     kept = list(arguments)
     if "--output" in kept:
         at = kept.index("--output")
@@ -66,12 +66,12 @@ def _without_output(arguments: Sequence[str]) -> list[str]:
 
 
 def _without_folder(argument: str) -> str:
-    """Return the name alone of an absolute path: where it lies is nobody's business."""
+    """Return only the name of an absolute path: its folder is private."""
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _slug(processor: str) -> str:
-    """Return a processor's name as a part of a file name.
+    """Return a processor's name as part of a file name.
 
     Example:
         >>> _slug("Intel(R) Xeon(R) Processor @ 2.10GHz")

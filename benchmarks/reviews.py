@@ -1,4 +1,4 @@
-"""Real IMDB reviews for the benchmarks: where they lie, and the same ones for the same seed."""
+"""Real IMDB reviews for the benchmarks: where they are, and a random sample by seed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_reviews(part: str, *, num_rows: int, seed: int) -> TextDataset:
 
 
 def find_data() -> Path:
-    """Return the folder imdb/ of BERTFIT_DATA, or end with a sentence."""
+    """Return the folder imdb/ of BERTFIT_DATA, or exit with a message."""
     folder = Path(os.environ.get("BERTFIT_DATA", "")) / "imdb"
     if "BERTFIT_DATA" not in os.environ or not folder.is_dir():
         sys.exit("BERTFIT_DATA must name a folder that holds imdb/.")

@@ -1,8 +1,8 @@
-"""Runs the benchmarks: all of them, or those that are named; --list says what they measure.
+"""Runs the benchmarks: all of them, or the named ones; --list says what they measure.
 
-Each writes its result into benchmarks/results. Those that need real data are left out, and said
-to be, where BERTFIT_DATA names none, and so is the one that needs a CUDA GPU where there is none.
-Measure on a machine that does nothing else.
+Each writes its result to benchmarks/results. Benchmarks that need real data are skipped with a
+message if BERTFIT_DATA is not set, and those that need a CUDA GPU if there is none. Measure on a
+machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def describe(name: str) -> str:
 
 
 def has_gpu() -> bool:
-    import torch  # slow, and --list does without
+    import torch  # slow, and --list does not need it
 
     return bool(torch.cuda.is_available())
 

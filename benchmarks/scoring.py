@@ -1,11 +1,11 @@
 """Scoring speed and memory: bertfit against transformers.pipeline, as it comes and at its best.
 
-Each scores the same real IMDB reviews, cut at 512 tokens, with one fine-tuned-size model, in a
-process of its own, so that its peak memory is its own. "As it comes" is a batch of 1 in float32
-with truncation, without which the pipeline fails on long reviews; "at its best" is a batch of 16,
-sorted by length by hand, in bfloat16 where the processor is fast at it. Loading is left out.
+Each scores the same real IMDB reviews, cut at 512 tokens, with the same MiniLM, in a separate
+process, so that peak memory can be measured. "As it comes" is a batch of 1 in float32 with
+truncation, without which the pipeline fails on long reviews; "at its best" is batches of 16 from
+texts sorted by length, in bfloat16 if the processor is fast at it. Loading is not timed.
 
-Needs BERTFIT_DATA. `--reviews 5000` is the whole measurement; the pipeline as it comes takes long.
+Needs BERTFIT_DATA. `--reviews 5000` is the full measurement; the pipeline as it comes is slow.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def make_classifier(folder: Path) -> Path:
-    """Write MiniLM with a head that was not trained: what it costs does not depend on that."""
+    """Write MiniLM with an untrained head, which does not affect the speed."""
     from bertfit.modeling.classifier import load_classifier, save_model
 
     loaded = load_classifier("embedded", ["neg", "pos"])
@@ -94,7 +94,7 @@ def run_apart(way: str, model: Path, arguments: argparse.Namespace) -> dict[str,
 
 
 def score(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Score the reviews once, and say how fast and in how much memory."""
+    """Score the reviews once, and return the speed and the peak memory."""
     texts = list(read_reviews("test", num_rows=arguments.reviews, seed=arguments.seed).texts)
     if way.startswith("pipeline"):
         seconds = score_by_pipeline(model, texts, at_best=way == "pipeline-best")

@@ -1,8 +1,8 @@
 """From the shell to an answer: `bertfit --help`, `import bertfit`, and the first prediction.
 
-Each is run in a process of its own, in turn, after one run that fills the file cache. Beside them
-stands what no program of this kind can go below: a bare interpreter, and for the prediction one
-that imports torch and the model's class from transformers and loads the same weights.
+Each runs in a separate process, in turn, after one run that fills the file cache. They are compared
+with lower bounds: a bare interpreter, and for the prediction one that imports torch and the model's
+class from transformers and loads the same weights.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How near a training step is to its floor: the matrix products of its linear layers alone.
+"""How close a training step is to its floor: the matrix products of its linear layers alone.
 
-The floor is what no program on this processor can go below with these products: for each linear
-layer of the encoder the product forward and the two backward, on tensors of the step's shapes, in
-the type that training uses. A step is all of it: forward, backward, clipping, AdamW. All are
-measured in turn, in this one process, on rows of equal length: with the plain modules of
-transformers, with the fast path as it is without compiled operators, and as it is with them.
+The floor is a lower bound for any program that computes these products: for each linear layer of
+the encoder, the product in the forward pass and the two in the backward pass, by torch, with the
+step's shapes and the type used in training. A step is everything: forward, backward, clipping,
+AdamW. All are measured in turn, in one process, on rows of equal length: with the plain modules of
+transformers, and with the fast path without and with compiled operators.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def compare(folder: Path, precision: Precision, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Time plain steps, fast steps and the products, in turn."""
+    """Time plain steps, fast steps and the matrix products, in turn."""
     model = load_classifier(str(folder), ["neg", "pos"]).model
     size = {"batch_size": arguments.batch_size, "length": arguments.length}
     plain, python, fast = (
@@ -114,7 +114,7 @@ def compare(folder: Path, precision: Precision, arguments: argparse.Namespace) -
 def iterate_steps(
     model: PreTrainedModel, precision: Precision, *, fast_path: str, batch_size: int, length: int
 ) -> Iterator[float]:
-    """Yield the seconds of one training step after another."""
+    """Yield the seconds of each training step."""
     if fast_path == "auto":
         plug_in(model, precision.device)
     generator = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def iterate_steps(
 
 
 def time_products(shapes: list[tuple[int, ...]], num_tokens: int, dtype: torch.dtype) -> float:
-    """Return the seconds of all products of a step: forward, to the input, to the weight."""
+    """Return the seconds of a step's matmuls: output, input gradient, weight gradient."""
     seconds = 0.0
     for outputs, inputs in shapes:
         x, w, g = (

@@ -1,4 +1,4 @@
-"""transformers.Trainer as the benchmarks have it: at its best, and with nothing beside training."""
+"""transformers.Trainer as the benchmarks use it: at its best, and only training."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def settle_trainer(output: str, **others: Any) -> TrainingArguments:  # noqa: ANN401 (Trainer's own)
-    """Return its settings: bfloat16 where it is quick, rows by length, fused AdamW.
+    """Return settings: bfloat16 if it is fast, rows grouped by length, fused AdamW.
 
     Args:
-        output: Folder that it wants, though nothing is saved.
+        output: Folder that Trainer requires; nothing is saved.
         others: Further settings of Trainer.
     """
     from transformers import TrainingArguments
