@@ -1,8 +1,8 @@
 """Triton kernels of AdamW: the sum of squares of all gradients, and the step.
 
-One launch serves all tensors: a program takes one chunk of one tensor, which it finds through
-tables of addresses. All of it waits for memory alone, so full chunks of aligned tensors are read
-and written 16 bytes at a time, without masks.
+One launch handles all tensors: a program processes one chunk of one tensor, which it finds through
+tables of addresses. The kernels are memory-bound, so full chunks of aligned tensors are read and
+written 16 bytes at a time, without masks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ def sum_squares(gradients, tensors, chunks, partials, BLOCK: tl.constexpr):
     """Write the sum of squares of each chunk of the gradients.
 
     Args:
-        gradients: (T,) int64, addresses of float32 gradients; 0 where a tensor has none.
+        gradients: (T,) int64, addresses of float32 gradients; 0 if a tensor has none.
         tensors: (T, 5) int64: addresses of master, working copy, first and second moment; size.
-        chunks: (C, 2) int64: the chunk's tensor, and its first element there.
-        partials: (C,) float32, written.
-        BLOCK: Elements of a chunk.
+        chunks: (C, 2) int64: index of the chunk's tensor, and of its first element in it.
+        partials: (C,) float32, output.
+        BLOCK: Elements per chunk.
     """
     chunk = tl.program_id(0)
     tensor = tl.load(chunks + 2 * chunk)
@@ -39,7 +39,7 @@ def sum_squares(gradients, tensors, chunks, partials, BLOCK: tl.constexpr):
 
 @triton.jit
 def _sum_chunk(address, num_left, IS_FULL: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the sum of squares of `num_left` float32 numbers, of at most BLOCK."""
+    """Return the sum of squares of `num_left` float32 numbers, but of at most BLOCK of them."""
     places = tl.arange(0, BLOCK)
     pointer = address.to(tl.pointer_type(tl.float32))
     if IS_FULL:
@@ -67,24 +67,24 @@ def step_adamw(
     epsilon,
     BLOCK: tl.constexpr,
 ):
-    """Move every master that has a gradient, with its moments and its working copy.
+    """Update every master that has a gradient, with its moments and its working copy.
 
     Args:
         gradients: As for `sum_squares`.
-        tensors: As for `sum_squares`; a working copy at 0 is the master itself.
+        tensors: As for `sum_squares`; a working copy of 0 means the master itself.
         decays: (T,) float32, weight decay.
         chunks: As for `sum_squares`.
         norm: () float32, of all gradients, which are scaled down to `max_norm`.
-        halted: () float32: 1 where nothing shall be written.
+        halted: () float32: 1 if nothing may be written.
         max_norm: See `norm`.
         learning_rate: Of this step, for the decay.
-        step_size: Learning rate over the correction of the first moment.
-        root_correction2: Root of the correction of the second moment.
-        complement1: 1 less beta1.
-        beta2: Of the second moment.
-        complement2: 1 less beta2.
-        epsilon: Added to the root of the second moment.
-        BLOCK: Elements of a chunk.
+        step_size: Learning rate divided by the bias correction of the first moment.
+        root_correction2: Square root of the bias correction of the second moment.
+        complement1: 1 − beta1.
+        beta2: Decay rate of the second moment.
+        complement2: 1 − beta2.
+        epsilon: Added to the square root of the second moment.
+        BLOCK: Elements per chunk.
     """
     chunk = tl.program_id(0)
     tensor = tl.load(chunks + 2 * chunk)
@@ -131,7 +131,7 @@ def _step_chunk(
     IS_FULL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Move one chunk; the first five are addresses of whole tensors."""
+    """Update one chunk; the first five arguments are addresses of whole tensors."""
     places = tl.arange(0, BLOCK)
     mask = None if IS_FULL else places < size - start
     masters = _point(master + 4 * start, IS_FULL) + places
@@ -151,14 +151,14 @@ def _step_chunk(
     if work != 0:
         copies = (work + 2 * start).to(tl.pointer_type(tl.bfloat16))
         if IS_FULL:
-            # 4 elements a thread, as of float32: 8 would be dealt out anew among the threads.
+            # 4 elements per thread, as for float32: 8 would need a layout conversion.
             copies = tl.multiple_of(copies, 8)
         tl.store(copies + places, p.to(tl.bfloat16), mask=mask)
 
 
 @triton.jit
 def _point(address, IS_FULL: tl.constexpr):
-    """Return a pointer to float32, one that is known to be aligned where the chunk is full."""
+    """Return a float32 pointer, marked as aligned if the chunk is full."""
     pointer = address.to(tl.pointer_type(tl.float32))
     if IS_FULL:
         pointer = tl.multiple_of(pointer, 16)

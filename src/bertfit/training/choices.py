@@ -15,15 +15,15 @@ _BALANCED_SHARE = 0.8
 _SMALL_HIDDEN_SIZE = 384
 _LEAST_STEPS, _STEPS_PER_CLASS = 600, 40
 _STEPS_OF_TWO_EPOCHS = 1200
-"""Where two epochs have as many steps, a third only learns the rows by heart."""
+"""If two epochs have this many steps, a third only memorizes the rows."""
 
 
 def choose_epochs(settings: TrainSettings, num_rows: int, *, num_labels: int) -> int:
-    """Return the epochs asked for, else 3, or as many up to 20 as make enough steps.
+    """Return the number of epochs given, else 3, or as many, up to 20, as make enough steps.
 
-    Enough are 600, and 40 for each class: a head of many classes learns slowly, for most rows of a
-    step tell a class nothing. Two epochs are taken where they have 1,200 steps
-    (docs/decisions/0005-epochs-for-few-rows.md).
+    Enough is at least 600 steps, and at least 40 for each class: a head with many classes learns
+    slowly, because most rows of a step say nothing about a given class. Two epochs are used if they
+    have 1,200 steps (docs/decisions/0005-epochs-for-few-rows.md).
 
     Source: Mosbach et al. 2021, arXiv 2006.04884, section 6: on small data sets three epochs are
     too few steps, runs fail, and training for 20 epochs makes them stable.
@@ -43,12 +43,12 @@ def choose_epochs(settings: TrainSettings, num_rows: int, *, num_labels: int) ->
 
 
 def choose_learning_rate(settings: TrainSettings, hidden_size: int) -> float:
-    """Return the peak learning rate asked for, else 1e-4 for a small encoder, 5e-5 for others.
+    """Return the peak learning rate given, else 1e-4 for a small encoder, 5e-5 for others.
 
-    Small is a hidden size of at most 384, as MiniLM's (docs/decisions/0009-learning-rate.md).
+    Small means a hidden size of at most 384, like MiniLM's (docs/decisions/0009-learning-rate.md).
 
-    Source: README of google-research/bert: for its 24 small models the best of 3e-4, 1e-4, 5e-5
-    and 3e-5 was taken, where BERT-base had been given 5e-5 at most.
+    Source: README of google-research/bert: its 24 small models use the best of 3e-4, 1e-4, 5e-5
+    and 3e-5, whereas BERT-base was given 5e-5 at most.
 
     Example:
         >>> from bertfit.config import TrainSettings

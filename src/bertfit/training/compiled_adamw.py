@@ -1,7 +1,7 @@
-"""The step of torch's AdamW as a compiled operator: one pass over weights, moments and gradients.
+"""torch's AdamW step as a compiled operator: one pass over weights, moments and gradients.
 
-It clips, updates the float32 masters and rounds them to the bfloat16 copies along the way; torch
-takes a separate pass over memory for each.
+It clips, updates the float32 masters and rounds them to the bfloat16 copies in the same pass; torch
+makes a separate pass over memory for each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bertfit.training.optimization import Pair
 
 
 class _Weight(ctypes.Structure):
-    """As `struct Weight` of optimizer.cpp."""
+    """Mirrors `struct Weight` in optimizer.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("master", "gradient", "first", "second", "work")),
@@ -27,7 +27,7 @@ class _Weight(ctypes.Structure):
 
 
 class _Step(ctypes.Structure):
-    """As `struct Step` of optimizer.cpp."""
+    """Mirrors `struct Step` in optimizer.cpp."""
 
     _fields_ = tuple(
         (name, ctypes.c_float)
@@ -44,16 +44,16 @@ class _Step(ctypes.Structure):
 
 
 class CompiledAdamW:
-    """Steps of AdamW for float32 masters and their bfloat16 copies, as `TorchAdamW` takes them."""
+    """AdamW for float32 masters and their bfloat16 copies, with the interface of `TorchAdamW`."""
 
     def __init__(self, pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> None:
         """Take the settings of `optimizer`, which takes no step itself from now on.
 
         Args:
             pairs: Each master with its copy.
-            optimizer: Holds every master; its groups differ in weight decay alone.
+            optimizer: Holds every master; its groups differ only in weight decay.
         """
-        self._factor = 1.0  # of every gradient in the next step
+        self._factor = 1.0  # scales every gradient in the next step
         group = optimizer.param_groups[0]
         self._betas, self._epsilon = group["betas"], group["eps"]
         decays = {
@@ -68,17 +68,17 @@ class CompiledAdamW:
         self._num_steps = 0
 
     def measure_norm(self) -> torch.Tensor:
-        """Return the norm () of all gradients together."""
+        """Return the total norm () of all gradients."""
         weights = self._list_weights()
         squares = call("sum_squares", weights, ctypes.c_int64(len(weights)))
         return torch.tensor(math.sqrt(squares), dtype=torch.float64)
 
     def clip(self, max_norm: float, norm: torch.Tensor) -> None:
-        """Scale the gradients of the next step, of that norm (), down to `max_norm`."""
+        """Scale the gradients of the next step, whose norm () is `norm`, down to `max_norm`."""
         self._factor = min(1.0, max_norm / (float(norm) + 1e-6))
 
     def step(self, learning_rate: float, *, halted: torch.Tensor) -> None:
-        """Move every master that has a gradient, unless `halted` () is 1."""
+        """Update every master that has a gradient, unless `halted` () is 1."""
         if halted:
             return
         self._num_steps += 1
@@ -113,7 +113,7 @@ class CompiledAdamW:
 
 
 def compile_step(pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> CompiledAdamW | None:
-    """Return the compiled step where the operators are loaded and take these masters and copies."""
+    """Return the compiled step, or None if the operators are not loaded or do not fit `pairs`."""
     fits = get_operators() is not None and all(
         master.dtype == torch.float32
         and work.dtype == torch.bfloat16

@@ -1,9 +1,9 @@
 """Compiles the kernels of a GPU training in a second process, while the rows are being read.
 
-Triton compiles for a kind of GPU and caches the result on disk. The first training of a kind waits
-several seconds for it, and a thread would not help, as Triton holds Python's lock while it
+Triton compiles for a type of GPU and caches the result on disk. The first training of its kind
+waits several seconds for this, and a thread would not help, because Triton holds the GIL while it
 compiles. The second process needs no GPU: it calls the same functions on CPU tensors, with a Triton
-driver that names the kind of GPU and launches nothing. The training then finds its kernels in the
+driver that names the type of GPU and launches nothing. The training then finds its kernels in the
 cache. Anything missing there is compiled as usual, so nothing depends on the second process.
 """
 
@@ -40,9 +40,9 @@ from bertfit.training.triton_adamw import TritonAdamW
 _SHORT, _LONG = 128, 512
 """Longest texts, in tokens, whose attention has one backward kernel, and two."""
 _STARTS = np.array([0, 8, 16], np.int32)
-"""Where the texts of a call start. What is compiled depends neither on these nor on any number."""
+"""Start offsets of the texts in a call. The compiled code does not depend on them."""
 _KERNELS, _STEPS = Path(launching.__file__).parent, Path(__file__).parent
-"""Folders of the kernels' source: those of a layer, and those of the optimizer."""
+"""Folders with the source of the layer kernels and of the optimizer kernels."""
 
 
 def start_compiling(
@@ -53,8 +53,8 @@ def start_compiling(
     It ends on its own, or with this process. Return it, or None if nothing was started.
 
     Args:
-        settings: Of the training.
-        precision: Where it will run, and in which type.
+        settings: Settings of the training.
+        precision: Device and dtype of the training.
     """
     if not _will_want_kernels(settings, precision):
         return None
@@ -89,14 +89,14 @@ def start_compiling(
 
 
 def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[int]) -> None:
-    """Compile everything that a training launches for such layers into Triton's cache.
+    """Compile every kernel that a training launches for such layers into Triton's cache.
 
-    From here on Triton launches nothing in this process.
+    After this call, Triton launches nothing in this process.
 
     Args:
         layer: A layer of a BERT-like encoder; the values of its weights do not matter.
         capability: Compute capability of the GPU, such as 90.
-        lengths: Longest texts of a pack, in tokens, one for each way that packs are computed.
+        lengths: Longest texts of a pack, in tokens, one for each code path.
     """
     _start_nothing(capability)
     activate(torch.ones(1, 8))  # what `launching` tries first
@@ -134,7 +134,7 @@ def _will_want_kernels(settings: TrainSettings, precision: Precision) -> bool:
 
 
 def _find_mark(job: str) -> Path:
-    """Return the file in Triton's cache whose presence says that a job is done."""
+    """Return the file in Triton's cache whose presence marks a job as done."""
     import triton
 
     digest = hashlib.blake2b(f"{triton.__version__} {job}".encode(), digest_size=10)
@@ -144,7 +144,7 @@ def _find_mark(job: str) -> Path:
 
 
 def _start_nothing(capability: int) -> None:
-    """Give Triton a driver that names a kind of GPU and launches nothing."""
+    """Give Triton a driver that names a type of GPU and launches nothing."""
     from triton.backends.compiler import GPUTarget
     from triton.runtime import driver
 
@@ -165,10 +165,10 @@ def _start_nothing(capability: int) -> None:
 
 
 def _build_launcher(source: Any, metadata: Any) -> Callable[..., None]:  # noqa: ANN401 (Triton's)
-    """Return a launcher that does nothing, after building the real one if Triton compiles those.
+    """Return a launcher that does nothing, after building the real one if Triton compiles it.
 
-    Triton 3.6 compiles one in C for each signature, linked with the GPU's driver; 3.9 has one for
-    all, which cannot be made here.
+    Triton 3.6 compiles a launcher in C for each signature, linked with the GPU's driver; 3.9 has a
+    single one, which cannot be created here.
     """
     from triton.backends.nvidia.driver import CudaLauncher
 

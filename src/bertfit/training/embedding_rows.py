@@ -1,19 +1,19 @@
-"""AdamW for an embedding table, row by row: only the rows that a step reads are touched.
+"""AdamW for an embedding table with lazy updates: a step touches only the rows that it reads.
 
-A table of 30,000 rows is half of a small encoder's weights, and a step reads a thousand of them.
-AdamW still moves every other row a little, by the momentum that it has left, and decays it. Here
-that is put off until the row is read again, and then done at once in closed form: while a row has
-no gradient, its moments shrink by known factors (β1, β2), so the sum of what it missed is
+A table of 30,000 rows holds half of a small encoder's weights, and a step reads a thousand of them.
+AdamW also moves every other row a little, by its remaining momentum, and decays it. Here that is
+deferred until the row is read again, and then applied in closed form: while a row has no gradient,
+its moments shrink by known factors (β1, β2), so the sum of the updates it missed is
 
     w ← w · Π(1 − lr·λ) − m / (√v + ε') · Σ lr_j · (β1/√β2)^(j−s) · √(1−β2^j) / (1−β1^j)
 
 with s the step of its last update, and each term of the sum decayed by the steps after it. The
-same weights as the dense AdamW come out, to rounding: only ε, which stands beside √v and changes
-from step to step there, is replaced by its mean in the sum. That is felt where √v is as small as
-ε, 1e-8, and is less than a tenth of what the row missed even there
+weights equal those of dense AdamW up to rounding, with one exception: ε, whose effect relative to
+√v changes from step to step, is replaced by its mean in the sum. This matters only if √v is as
+small as ε, 1e-8, and even then the error is less than a tenth of what the row missed
 (tests/training/test_embedding_rows.py).
 
-Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2 (the update that is put off).
+Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2 (the deferred update).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 _HORIZON = 200
-"""Steps after which the momentum left, (0.9/√0.999)^200 = 8e-10 of it, is taken as none."""
+"""Steps after which the remaining momentum, a share of (0.9/√0.999)^200 = 8e-10, is ignored."""
 _TINY = 1e-30
-"""Stands for a learning rate of 0, so that a mean is never 0 / 0."""
+"""Replaces a learning rate of 0, so that a mean is never 0 / 0."""
 
 
 class EmbeddingRows:
@@ -39,23 +39,23 @@ class EmbeddingRows:
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
     ) -> None:
-        """Take over the table; gradients of `work` are collected as rows from now on.
+        """Take over the table; from now on, gradients of `work` are collected as rows.
 
         Args:
-            master: (V, D) float32, what is learned.
-            work: The embedding that reads; its weight is `master` itself or a copy of another
-                type.
-            weight_decay: Decoupled, times the learning rate at each step.
-            betas: Decay of the two moments.
-            epsilon: Added to the root of the second moment.
+            master: (V, D) float32, the trained weights.
+            work: The embedding used in the forward pass; its weight is `master` itself or a copy
+                of another dtype.
+            weight_decay: Decoupled; multiplied by the learning rate at each step.
+            betas: Decay rates of the two moments.
+            epsilon: Added to the square root of the second moment.
         """
         self._master, self._work = master, work
         self._weight_decay, self._betas, self._epsilon = weight_decay, betas, epsilon
         self._first, self._second = torch.zeros_like(master), torch.zeros_like(master)
         self._last = np.zeros(len(master), dtype=np.int64)
         self._step = 0
-        # Of each step s so far, from s to now: the sum in the formula above, and the same sum with
-        # each term times its ε'. From the start to s: the log of the product.
+        # For each step s so far: the sum in the formula above from s to now, and the same sum with
+        # each term multiplied by its ε'; and the log of the product, from the start to s.
         self._momentum_since = np.zeros(1)
         self._epsilon_since = np.zeros(1)
         self._log_decay = np.zeros(1)
@@ -66,7 +66,7 @@ class EmbeddingRows:
         self._hook = work.weight.register_post_accumulate_grad_hook(self._keep_piece)
 
     def catch_up(self, rows: torch.Tensor) -> None:
-        """Bring distinct rows to the state that the dense AdamW would have now."""
+        """Bring distinct rows to the state that dense AdamW would have left them in."""
         since = self._last[rows.numpy()]
         late = since < self._step
         if not late.any():
@@ -91,7 +91,7 @@ class EmbeddingRows:
         self.catch_up(torch.from_numpy(np.flatnonzero(self._last < self._step)))
 
     def gather_gradient(self) -> float:
-        """Add up the rows' gradients of all micro-batches; return the norm of them all."""
+        """Sum the rows' gradients over all micro-batches; return their total norm."""
         if not self._pieces:
             return 0.0
         places = torch.cat([place for place, _ in self._pieces])
@@ -103,12 +103,12 @@ class EmbeddingRows:
         return float(self._gradient.norm())
 
     def scale_gradient(self, factor: float) -> None:
-        """Multiply the gathered gradient, to clip it."""
+        """Multiply the gathered gradient by `factor`, to clip it."""
         self._gradient *= factor
 
     def update(self, learning_rate: float) -> None:
-        """Take one step with the gathered gradient; rows without one are put off."""
-        self.catch_up(self._rows)  # nothing to do where they were read, as they should be
+        """Take one step with the gathered gradient; rows without one are deferred."""
+        self.catch_up(self._rows)  # usually a no-op: the rows were caught up before being read
         self._count_step(learning_rate)
         beta1, beta2 = self._betas
         rows, gradient = self._rows, self._gradient
@@ -125,21 +125,21 @@ class EmbeddingRows:
         self.drop_gradient()
 
     def drop_gradient(self) -> None:
-        """Forget the gradients."""
+        """Discard the gradients."""
         self._pieces.clear()
         self._rows = torch.empty(0, dtype=torch.int64)
         self._gradient = torch.empty(0, self._master.shape[1])
 
     def release(self) -> None:
-        """Let the embedding make ordinary gradients again."""
+        """Make the embedding produce dense gradients again."""
         self._hook.remove()
         self._work.sparse = False
 
     def _keep_piece(self, weight: torch.Tensor) -> None:
-        assert weight.grad is not None  # the hook runs when it has just been set
-        # One entry per token read, repeats included: coalescing would sort them here already.
+        assert weight.grad is not None  # the hook runs right after it was set
+        # One entry per token read, repeats included: coalescing would already sort them here.
         piece = weight.grad.detach()
-        places = piece._indices()  # noqa: SLF001 (torch shows them after coalescing alone)
+        places = piece._indices()  # noqa: SLF001 (public only on coalesced tensors)
         values = piece._values()  # noqa: SLF001 (as above)
         self._pieces.append((places[0], values.to(self._master.dtype)))
         weight.grad = None
@@ -150,7 +150,7 @@ class EmbeddingRows:
             self._work.weight[rows] = weights.to(self._work.weight.dtype)
 
     def _count_step(self, learning_rate: float) -> None:
-        """Add a step to the sums, as every row sees it that has no gradient in it."""
+        """Add a step to the sums, as it applies to every row without a gradient."""
         self._step += 1
         step, (beta1, beta2) = self._step, self._betas
         decay = np.log1p(-learning_rate * self._weight_decay)
@@ -158,7 +158,7 @@ class EmbeddingRows:
         root_bias2 = (1.0 - beta2**step) ** 0.5
         ages = np.arange(min(step, _HORIZON), 0, -1)
         shrunk = (beta1 / beta2**0.5) ** ages.astype(float)
-        # What is moved now is decayed from now on: divided here by the decay so far, it can be
+        # A term is decayed only by the steps after it: divided here by the decay so far, it can be
         # multiplied by the whole decay later.
         terms = max(learning_rate, _TINY) * root_bias2 / (1.0 - beta1**step) * shrunk
         terms *= np.exp(-self._log_decay[step])

@@ -1,7 +1,7 @@
-"""Ctrl-C during training: the first asks for a clean end, the second ends at once.
+"""Ctrl-C during training: the first requests a clean end, the second ends at once.
 
 One `catch_interrupts` spans a training from its first step to its published run, so that no Ctrl-C
-falls between two blocks. What may be left out says so by `Interruption.raise_first`.
+falls between two blocks. Work that may be skipped runs within `Interruption.raise_first`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from types import FrameType
 
 
 class FirstInterrupt(KeyboardInterrupt):
-    """The first Ctrl-C, where it ends a piece of work. The second is a plain KeyboardInterrupt."""
+    """The first Ctrl-C, if it ends a piece of work. The second is a plain KeyboardInterrupt."""
 
 
 @dataclass(slots=True)
 class Interruption:
-    """Whether an end was asked for, and what the first Ctrl-C does."""
+    """Whether an end was requested, and what the first Ctrl-C does."""
 
     requested: bool = False
     _first_raises: bool = False
@@ -29,7 +29,7 @@ class Interruption:
     def raise_first(self) -> Iterator[None]:
         """Within the block, let the first signal raise FirstInterrupt as well.
 
-        Catch it outside the block: it may come as the block is entered or left.
+        Catch it outside the block: it may be raised as the block is entered or left.
         """
         self._first_raises = True
         try:
@@ -38,15 +38,15 @@ class Interruption:
             self._first_raises = False
 
     def raise_if_requested(self) -> None:
-        """Raise FirstInterrupt where an end was asked for before.
+        """Raise FirstInterrupt if an end was requested before.
 
-        In a block of `raise_first`, no signal falls between this and the work.
+        Within `raise_first`, no signal can get lost between this check and the work.
         """
         if self.requested:
             raise FirstInterrupt
 
     def hear(self, _signal_number: int, _frame: FrameType | None) -> None:
-        """Set the flag at the first signal, and raise at the second: the handler of signals."""
+        """Handle a signal: set the flag at the first one, raise at the second."""
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
@@ -58,8 +58,8 @@ class Interruption:
 def catch_interrupts() -> Iterator[Interruption]:
     """Within the block, let the first SIGINT or SIGTERM set a flag and the second raise.
 
-    A block within another one counts for itself. Outside the main thread, where Python cannot
-    handle signals, the flag stays off.
+    Nested blocks count separately. Outside the main thread, where Python cannot handle signals, the
+    flag stays off.
 
     Raises:
         KeyboardInterrupt: A second signal came.

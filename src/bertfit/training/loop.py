@@ -1,13 +1,12 @@
 """The training loop: a generator that takes a step, reports on it, and does no I/O.
 
-Within a step the CPU never asks the device for a number: whether loss and gradient are finite is
-decided on the device, by `weights.TrainedWeights.update`, and results are fetched when they are
-read.
+Within a step the CPU never waits for the device: `weights.TrainedWeights.update` checks on the
+device whether loss and gradient are finite, and results are fetched when they are read.
 
-A step is a fixed set of rows. It is cut into micro-batches by a token budget. The loss of each is
+A step is a fixed set of rows. It is split into micro-batches by a token budget. The loss of each is
 the sum over its rows divided by the number of rows of the whole step, so the gradient is that of
-the step's mean loss however it was cut (dropout draws other masks, of the same distribution). So if
-memory runs out, the step is taken again in smaller pieces, with the same result.
+the step's mean loss however it is split (dropout masks differ, with the same distribution). If
+memory runs out, the step is therefore repeated in smaller pieces, with the same result.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Encoded rows with their label ids (n,), and the id that pads them."""
+    """Encoded rows with their label ids (n,), and the id of the padding token."""
 
     encoded: EncodedTexts
     label_ids: np.ndarray
@@ -57,19 +56,19 @@ def train_steps(
     precision: Precision,
     max_tokens: int,
 ) -> Iterator[TakenStep]:
-    """Take one optimizer step for each set of rows in each epoch, yielding what to read of each.
+    """Take one optimizer step for each set of rows in each epoch; yield each step's result.
 
-    Where a loss or gradient is not finite, neither that step nor a later one changes a weight, and
+    If a loss or gradient is not finite, neither that step nor a later one changes any weight, and
     reading the step raises.
 
     Args:
-        weights: The model, which is put into train mode where it is not, and its optimizer.
+        weights: The model, which is put into train mode if it is not, and its optimizer.
         data: What the rows of `epochs` index.
         epochs: For each epoch, the rows of each of its steps.
         learning_rate: Learning rate of a 0-based step.
-        precision: Device and type of the arithmetic.
-        max_tokens: Tokens per micro-batch, padding included. Where a step does not fit into a
-            GPU's memory they are halved, for good, and the step is taken again.
+        precision: Device and dtype of the computation.
+        max_tokens: Tokens per micro-batch, padding included. If a step does not fit into a GPU's
+            memory, this is halved permanently and the step is repeated.
 
     Raises:
         torch.OutOfMemoryError: Not even the longest row of a step fits alone.
@@ -77,7 +76,7 @@ def train_steps(
     step, budget = 0, TokenBudget(max_tokens)
     for epoch, steps in enumerate(epochs):
         for indices in steps:
-            if not weights.working.training:  # it goes through every module, which takes a while
+            if not weights.working.training:  # `train` visits every module, which takes a while
                 weights.working.train()
             yield _take_step(
                 weights,
@@ -92,7 +91,7 @@ def train_steps(
 
 @dataclass(frozen=True, slots=True)
 class Accumulated:
-    """What came with the gradient of a step's rows; numbers of the device stay there."""
+    """Results that come with the gradient of a step's rows; tensors stay on the device."""
 
     loss: torch.Tensor
     """() mean cross-entropy, in nats."""
@@ -115,7 +114,7 @@ def accumulate_gradients(
 ) -> Accumulated:
     """Add the gradient of the rows' mean loss to the parameters' `.grad`.
 
-    Where there are recorded passes they do it, of packs, for the masters of the parameters.
+    With recorded passes, it is computed from packs and left in the `.grad` of the masters.
     """
     losses, rows, predicted = [], [], []
     num_tokens = num_cells = 0
@@ -139,7 +138,7 @@ def accumulate_gradients(
 
 
 _Passed: TypeAlias = tuple["Batch | Pack", torch.Tensor, torch.Tensor, int]
-"""A micro-batch, its part of the loss (), its predicted classes, its tokens and padding."""
+"""A micro-batch, its part of the loss (), its predicted classes, its tokens with padding."""
 
 
 def _iter_passes(
@@ -183,10 +182,10 @@ def accumulate_within_memory(
     precision: Precision,
     budget: TokenBudget,
 ) -> Accumulated:
-    """As `accumulate_gradients`; where a GPU's memory runs out, halve the budget and begin anew.
+    """Call `accumulate_gradients`; if a GPU's memory runs out, halve the budget and start over.
 
-    Records of passes hold memory, and are given up before that. The random numbers are set back as
-    well, so the step is the one that the smaller budget gives.
+    Recorded passes hold memory and are dropped first. The random state is restored too, so the step
+    equals one taken with the smaller budget from the start.
 
     Raises:
         torch.OutOfMemoryError: Not even the longest row fits alone.
@@ -207,7 +206,7 @@ def accumulate_within_memory(
         except torch.OutOfMemoryError:
             if not (weights.forget_recorded("memory ran out") or budget.halve(longest)):
                 raise
-        # Out of the except clause: the error held on to the tensors of the failed micro-batch.
+        # Outside the except clause: the error kept the tensors of the failed micro-batch alive.
         weights.drop_gradients()
         numbers.set_back()
         if precision.device.type == "cuda":
@@ -216,7 +215,7 @@ def accumulate_within_memory(
 
 @dataclass(frozen=True, slots=True)
 class _RandomNumbers:
-    """The state of torch's generators, to draw the same numbers again."""
+    """The state of torch's random number generators, to draw the same numbers again."""
 
     device: torch.device
     on_cpu: torch.Tensor

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SpeedEstimate:
-    """Measured speed on this machine, and what it means for the whole run."""
+    """Measured speed on this machine, and the time projected for the whole run."""
 
     tokens_per_second: float
     train_seconds: float
     first_step_seconds: float
-    """What the first step took, which pays for starting up, and for compiling where that is on."""
+    """Time of the first step, which includes start-up, and compilation if that is on."""
     recording: Plan
     """Whether passes were recorded, and why."""
 
@@ -45,20 +45,20 @@ class SpeedEstimate:
 def measure_speed(
     model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
 ) -> SpeedEstimate:
-    """Time a few real steps, whose gradients are thrown away, and project the run from them.
+    """Time a few real steps, whose gradients are discarded, and project the run from them.
 
-    The model, and the random numbers of the training to come, are left as they were.
+    This changes neither the model nor the random numbers of the training to come.
     """
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
     weights = TrainedWeights(model, settings, precision)
     on_gpu = precision.device.type == "cuda"
     if on_gpu:
-        # One of middling length: the first time it sets up, the second time it may be recorded, and
-        # the others are queued while it computes, as those of a training are.
+        # Repeat the step of median length: the first time sets up, the second may be recorded, and
+        # the others are queued while the GPU computes, as in a training.
         steps = [sorted(steps, key=lambda rows: int(lengths[rows].sum()))[len(steps) // 2]] * 8
     steps = steps[: 8 if on_gpu else 4]
-    num_first = min(2 if on_gpu else 1, len(steps) - 1)  # they pay for starting up
+    num_first = min(2 if on_gpu else 1, len(steps) - 1)  # include start-up
     weights.working.train()
     budget = TokenBudget(starting_budget(settings.micro_batch_tokens))
     moments = [time.perf_counter()]
@@ -67,7 +67,7 @@ def measure_speed(
             made = accumulate_within_memory(
                 weights, train, indices, precision=precision, budget=budget
             )
-            if on_gpu:  # there a third of a small step; a rate of 0 moves nothing
+            if on_gpu:  # a third of a small step there; a rate of 0 changes nothing
                 norm = weights.collect()
                 weights.update(0.0, is_finite=made.loss.isfinite() & norm.isfinite())
             weights.drop_gradients()
@@ -86,9 +86,9 @@ def measure_speed(
 def measure_token_budget(
     model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
 ) -> int:
-    """Return the budget with which the largest step of an epoch is quickest and fits into memory.
+    """Return the budget with which the largest step of an epoch is fastest and fits into memory.
 
-    Done by itself on a GPU: on a CPU the default is as quick as any other (docs/performance.md).
+    By default only on a GPU: on a CPU the default is as fast as any other (docs/performance.md).
     """
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
@@ -99,7 +99,7 @@ def measure_token_budget(
 
     def rate_of(max_tokens: int) -> float:
         seconds = []
-        for _ in range(3):  # the first pays for starting up
+        for _ in range(3):  # the first includes start-up
             started = time.perf_counter()
             try:
                 with quick_float32(precision.device):  # as in the training

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bertfit.config import TrainSettings
 
 Pair: TypeAlias = tuple[torch.nn.Parameter, torch.nn.Parameter]
-"""A float32 master, and the copy of another type that does the arithmetic, or the master again."""
+"""A float32 master, and its working copy of another dtype, or the master itself."""
 
 
 def build_optimizer(
@@ -20,8 +20,8 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only.
 
-    Biases and norms (every parameter with one dimension) are not decayed. Parameters whose `id`
-    is in `leave_out` are updated elsewhere.
+    Biases and norms (all one-dimensional parameters) are not decayed. Parameters whose `id` is in
+    `leave_out` are updated elsewhere.
     Source: Devlin et al. 2019 (BERT), optimization.py of the reference implementation.
     """
     trained = [p for p in model.parameters() if p.requires_grad and id(p) not in leave_out]
@@ -29,30 +29,30 @@ def build_optimizer(
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # each step brings its own
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # `step` sets the lr
 
 
 class TorchAdamW:
-    """Steps of torch's AdamW for masters, whose copies it brings up to date."""
+    """torch's AdamW for masters, which also updates their working copies."""
 
     def __init__(self, pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> None:
         """Take each master with its copy, or with itself, and the optimizer of the masters."""
         self._pairs, self._optimizer = pairs, optimizer
 
     def measure_norm(self) -> torch.Tensor:
-        """Return the norm () of all gradients together."""
+        """Return the total norm () of all gradients."""
         return get_total_norm([m.grad for m, _ in self._pairs if m.grad is not None])
 
     def clip(self, max_norm: float, norm: torch.Tensor) -> None:
-        """Scale the gradients of the next step, of that norm (), down to `max_norm`.
+        """Scale the gradients of the next step, whose norm () is `norm`, down to `max_norm`.
 
-        The step itself divides them by a number, which saves a pass over all of them.
+        The step itself divides them by `grad_scale`, which saves a pass over the gradients.
         """
         excess = (norm.float() + 1e-6) / max_norm
         self._optimizer.grad_scale = excess.clamp(min=1.0)  # type: ignore[attr-defined]  # as below
 
     def step(self, learning_rate: float, *, halted: torch.Tensor) -> None:
-        """Move every master that has a gradient, unless `halted` (), a float, is 1."""
+        """Update every master that has a gradient, unless `halted` (), a float, is 1."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.found_inf = halted  # type: ignore[attr-defined]  # the fused step reads it
@@ -60,15 +60,15 @@ class TorchAdamW:
         copied = [(master, work) for master, work in self._pairs if work is not master]
         if copied:
             with torch.no_grad():
-                # On a GPU a few pieces of work, where a loop would queue one for each weight.
+                # On a GPU this is a few kernel launches; a loop would need one for each weight.
                 torch._foreach_copy_([work for _, work in copied], [master for master, _ in copied])
 
 
 def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction: float) -> float:
     """Return the learning rate of 0-based `step`: up from 0 to the peak, then down to 0.
 
-    Both legs are straight lines, as in BERT's reference implementation. Without warm-up the first
-    step has the full rate.
+    Both parts are linear, as in BERT's reference implementation. Without warm-up the first step has
+    the full rate.
 
     Example:
         >>> schedule = {"num_steps": 4, "peak": 0.5, "warmup_fraction": 0.0}

@@ -1,12 +1,12 @@
-"""Both passes of a pack, recorded for each size of packs, and done again with other texts.
+"""Forward and backward passes of packs, recorded once per pack size and replayed with other texts.
 
-Packs are filled up with rows of padding until few sizes are left (`batching.fill_pack`); the share
-of such a row in the loss is 0. The first pack of a size goes through the passes as they are
-written, from tensors that stay; when a second one comes the passes are recorded, and from then on
-texts are written into those tensors and the record is played. Gradients go to float32 tensors that
-stay as well: the first pack of a step overwrites what they hold, and later ones add to it.
+Packs are filled up with rows of padding so that only a few sizes occur (`batching.fill_pack`); such
+a row has weight 0 in the loss. The first pack of a size runs eagerly, from static tensors; the
+second is recorded; from then on texts are written into those tensors and the recording is replayed.
+Gradients also go to static float32 tensors: the first pack of a step overwrites them, and later
+ones add to them.
 
-Shapes: S rows of a pack and N tokens, those of padding among them.
+Shapes: S rows of a pack and N tokens, both including padding.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
     from bertfit.training.optimization import Pair
 
 _TOKENS_STEP, _ROWS_STEP = 128, 8
-"""Sizes of packs are multiples of these: a GPU's products and attention take 128 tokens at once,
-and rows cost only in the head. Beyond 8,192 tokens they are of 256: there would be many more."""
+"""Pack sizes are multiples of these: a GPU's matmuls and attention use tiles of 128 tokens, and
+rows cost something only in the head. Above 8,192 tokens the step is 256, to limit the sizes."""
 _MOST_TOKENS, _MOST_SIZES = 16_384, 128
-"""Larger packs, and those of further sizes, are computed as written. A GPU is busy with so many
-tokens for longer than a CPU is with queueing them."""
+"""Larger packs, and packs of further sizes, run eagerly. With this many tokens a GPU computes for
+longer than a CPU takes to launch the kernels."""
 
 
 def plan_passes(model: PreTrainedModel, settings: TrainSettings, precision: Precision) -> Plan:
-    """Decide about recording the passes of a model."""
+    """Decide whether to record the passes of a model."""
     return plan_recording(
         precision.device,
         packs=takes_packs(model) and has_kernel(model, precision),
@@ -62,12 +62,12 @@ class _Size(NamedTuple):
     longest: int
     """Tokens of the longest row, rounded up."""
     is_first: bool
-    """Whether the pack is the first of its step, whose gradients are not added to others."""
+    """Whether the pack is the first of its step, so that its gradients overwrite the old ones."""
 
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """The tensors of one size, which packs are written into and results are read from."""
+    """The static input and output tensors of one pack size."""
 
     token_ids: torch.Tensor
     """(N,) int64."""
@@ -78,13 +78,13 @@ class _Place:
     label_ids: torch.Tensor
     """(S,) int64."""
     shares: torch.Tensor
-    """(S,) float32: of each row in the loss."""
+    """(S,) float32: weight of each row in the loss."""
     loss: torch.Tensor
     """()."""
     predicted_ids: torch.Tensor
     """(S,) int64."""
     replay: Work | None = None
-    """Does it again; None before it was recorded."""
+    """Replays the recorded passes; None before they are recorded."""
 
     @classmethod
     def make(cls, size: _Size, device: torch.device) -> _Place:
@@ -103,7 +103,7 @@ class _Place:
 
 
 class RecordedPasses:
-    """Forward and backward of the packs of a training."""
+    """Forward and backward passes of the packs of a training."""
 
     def __init__(
         self,
@@ -117,18 +117,18 @@ class RecordedPasses:
         """Take what is trained.
 
         Args:
-            model: Takes packs, by attention that reads `cu_seqlens` on the device.
+            model: Takes packs, with attention that reads `cu_seqlens` on the device.
             pairs: Each trained float32 master with its copy in `model`, or with itself.
-            precision: Device and type of the arithmetic.
+            precision: Device and dtype of the computation.
             plan: Why passes are recorded.
-            recorder: Runs passes, and records them (`modeling.graphs`).
+            recorder: Runs passes and records them (`modeling.graphs`).
         """
         self._model, self._pairs, self._precision = model, pairs, precision
         self._recorder, self.plan = recorder, plan
         self._gradients: list[torch.Tensor | None] = [None] * len(pairs)
         self._places: dict[_Size, _Place] = {}
         self.seconds = 0.0
-        """What recording took so far, playing left out."""
+        """Time spent recording so far, replays not included."""
 
     def take(
         self, pack: Pack, label_ids: np.ndarray, *, num_rows: int, pad_id: int
@@ -139,11 +139,11 @@ class RecordedPasses:
             pack: Some rows of a step.
             label_ids: (rows of the pack,).
             num_rows: Rows of the whole step.
-            pad_id: The token of rows that fill the pack up.
+            pad_id: Token id of the rows of padding.
 
         Returns:
-            The part of the loss (), the predicted classes (rows of the pack,), and the tokens that
-            were computed, padding included.
+            The part of the loss (), the predicted classes (rows of the pack,), and the number of
+            tokens computed, padding included.
         """
         is_small = pack.num_tokens <= _MOST_TOKENS
         filled = _fill(pack, pad_id=pad_id) if is_small else pack
@@ -167,9 +167,9 @@ class RecordedPasses:
         return place.loss.clone(), place.predicted_ids[: len(label_ids)].clone(), size.num_tokens
 
     def forget(self, reason: str) -> bool:
-        """Give up recording, and the memory of what was; return whether there was any.
+        """Stop recording and free its memory; return whether anything was recorded.
 
-        Where nothing was recorded yet, it is not given up.
+        If nothing was recorded yet, recording stays on.
         """
         had_any = any(place.replay is not None for place in self._places.values())
         if had_any:
@@ -187,7 +187,7 @@ class RecordedPasses:
         )
 
     def _write(self, filled: Pack, label_ids: np.ndarray, num_rows: int, place: _Place) -> None:
-        """Bring a pack to where the passes read it."""
+        """Copy a pack into the tensors that the passes read."""
         num_fillers = len(place.label_ids) - len(label_ids)
         shares = np.full(len(label_ids), 1.0 / num_rows, dtype=np.float32)
         arrays = (
@@ -201,8 +201,8 @@ class RecordedPasses:
             write_to(tensor, values)
 
     def _run(self, size: _Size, place: _Place) -> None:
-        """Compute both passes from a place's tensors, and write what comes of them."""
-        if size.is_first:  # a recording that failed, or is tried again, may have handed some out
+        """Compute both passes from a place's tensors, and write the results back."""
+        if size.is_first:  # a failed or repeated recording may have left some
             for master, _ in self._pairs:
                 master.grad = None
         logits = compute_logits_of_pack(
@@ -222,9 +222,9 @@ class RecordedPasses:
             self._keep(found, is_first=size.is_first)
 
     def _keep(self, found: Sequence[torch.Tensor | None], *, is_first: bool) -> None:
-        """Write gradients over those that are kept, or add them; a weight may have none.
+        """Overwrite the kept gradients with new ones, or add to them; a weight may have none.
 
-        Layers of our own have given theirs to the masters already, into memory that stays.
+        bertfit's own layers have already written theirs to the masters, into static memory.
         """
         for index, ((master, _), gradient) in enumerate(zip(self._pairs, found, strict=True)):
             if gradient is None:
@@ -241,7 +241,7 @@ class RecordedPasses:
             torch._foreach_copy_(kept_ones, new_ones)
             return
         if any(kept.dtype != new.dtype for kept, new in used):
-            # Only what has one type is added up by a few kernels.
+            # `_foreach_add_` needs few kernels only if the dtypes are the same.
             rounded, new_ones = new_ones, [torch.empty_like(kept) for kept in kept_ones]
             torch._foreach_copy_(new_ones, rounded)
         torch._foreach_add_(kept_ones, new_ones)
@@ -251,19 +251,19 @@ class RecordedPasses:
         self.plan = Plan(is_on=False, reason=reason)
 
     def _record(self, work: Work, place: _Place) -> None:
-        """Record the passes of a size; where that fails, compute as written from here on."""
+        """Record the passes of a size; if that fails, run eagerly from here on."""
         started = time.perf_counter()
         try:
             place.replay = self._recorder.record(work)
         except TrainingError:
             raise
-        except RuntimeError as error:  # memory that runs out is one
+        except RuntimeError as error:  # includes running out of memory
             first_line = str(error).strip().partition("\n")[0]
             self._give_up(f"it failed: {first_line}")
         self.seconds += time.perf_counter() - started
 
 
 def _fill(pack: Pack, *, pad_id: int) -> Pack:
-    """Fill a pack up to one of few sizes."""
+    """Pad a pack to one of a few sizes."""
     tokens_step = _TOKENS_STEP if pack.num_tokens <= _MOST_TOKENS // 2 else 2 * _TOKENS_STEP
     return fill_pack(pack, pad_id=pad_id, tokens_step=tokens_step, rows_step=_ROWS_STEP)

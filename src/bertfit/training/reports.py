@@ -1,4 +1,4 @@
-"""The result of a step: while still on the device, and as a report."""
+"""The result of a step: first on the device, then as a report."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class StepReport:
     indices: np.ndarray
     """(B,) the step's rows, in the order of the next field."""
     predicted_ids: np.ndarray
-    """(B,) classes predicted in the forward pass of training, dropout on."""
+    """(B,) classes predicted in the training forward pass, with dropout."""
     num_tokens: int
     """Tokens without padding."""
     num_pad_tokens: int
     max_tokens: int
-    """The token budget that the step was cut by; less than before where memory ran out."""
+    """The token budget used to split the step; lower than before if memory ran out."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class TakenStep:
-    """A step that the device has been given; it may still be at work on it."""
+    """A step that was queued on the device, and may still be running."""
 
     known: Callable[..., StepReport]
-    """Makes the report of what is not known yet: loss, norm, predicted classes and seconds."""
+    """Makes the report, given what is not known yet: loss, norm, predicted classes and seconds."""
     numbers: LateValues
     """Loss (), norm () and predicted classes (B,)."""
     moments: tuple[Moment, Moment]
     """Start and end."""
 
     def read(self) -> StepReport:
-        """Return the report, as soon as the step is done.
+        """Wait for the step and return its report.
 
         Raises:
             NonFiniteLossError: Loss or gradient is not finite; the step changed no weight.
@@ -70,7 +70,7 @@ class NonFiniteLossError(TrainingError):
     """A loss or a gradient became infinite or not a number; `indices` are the step's rows."""
 
     def __init__(self, report: StepReport) -> None:
-        """Keep the rows, for the trainer to name their lines in the file."""
+        """Keep the rows, so that their lines in the file can be named."""
         super().__init__(
             f"training stopped at step {report.step + 1} (epoch {report.epoch + 1}): "
             f"loss {report.loss}, gradient norm {report.grad_norm}",

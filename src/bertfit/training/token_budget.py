@@ -1,6 +1,6 @@
-"""How many tokens a micro-batch may have if nobody set it; measured where that pays.
+"""How many tokens a micro-batch may have if it was not set; measured if that pays.
 
-What is learned does not depend on the budget (see `training.loop`); time and memory do.
+The result of training does not depend on the budget (see `training.loop`); time and memory do.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from collections.abc import Callable
 import torch
 
 DEFAULT_TOKENS = 2048
-"""On a CPU as quick as 4,096 or quicker (docs/performance.md); a GPU's measuring starts here."""
+"""At least as fast as 4,096 on a CPU (docs/performance.md); on a GPU the search starts here."""
 _COMPILED_TOKENS, _COMPILED_NUMBERS = 8192, 3 * 2**20
-"""The most tokens, and numbers of a hidden state, where operators are compiled and keep no weights
-of attention: 8,192 tokens of MiniLM, 4,096 of BERT-base were the quickest (docs/performance.md)."""
+"""Limits on tokens, and on numbers in a hidden state, with compiled operators, which keep no
+attention weights: 8,192 tokens of MiniLM, 4,096 of BERT-base were fastest (docs/performance.md)."""
 _MOST_TOKENS = 2**18
 _CLEARLY_FASTER = 1.03
-"""A doubled budget is taken for a gain of at least 3 %: below, it costs memory for nothing."""
+"""The budget is doubled for a gain of at least 3 %: less is not worth the memory."""
 
 
 def starting_budget(asked: int | str | None) -> int:
-    """Return the tokens per micro-batch that a setting means before anything was measured."""
+    """Return the tokens per micro-batch that a setting stands for before any measurement."""
     return asked if isinstance(asked, int) else DEFAULT_TOKENS
 
 
 def default_tokens(hidden_size: int, *, is_compiled: bool) -> int:
-    """Return the tokens per micro-batch on a CPU where none were asked for.
+    """Return the default tokens per micro-batch on a CPU.
 
     Args:
         hidden_size: Numbers per token.
-        is_compiled: Whether compiled operators do the arithmetic.
+        is_compiled: Whether compiled operators are used.
     """
     if not is_compiled:
         return DEFAULT_TOKENS
@@ -40,15 +40,15 @@ def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:
     """Return the budget, doubled from 2,048 while a step fits into memory and gets faster.
 
     Args:
-        rate_of: Takes a step with a budget and returns its tokens a second; raises
-            `torch.OutOfMemoryError` where the step does not fit.
-        enough: Tokens that a step has at most; a larger budget would change nothing.
+        rate_of: Takes a step with a budget and returns its tokens per second; raises
+            `torch.OutOfMemoryError` if the step does not fit.
+        enough: The most tokens that a step has; a larger budget would change nothing.
     """
     best = DEFAULT_TOKENS
     try:
         best_rate = rate_of(best)
     except torch.OutOfMemoryError:
-        return best  # the loop halves it as far as it must
+        return best  # the loop halves it as needed
     while best < min(enough, _MOST_TOKENS):
         try:
             rate = rate_of(2 * best)

@@ -1,4 +1,4 @@
-"""Training with validation: consumes the loop, keeps the best epoch, knows when to stop."""
+"""Training with validation: consumes the loop, keeps the best epoch, decides when to stop."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 
 
 _STEPS_PER_LOOK = 32
-"""Steps after which fragments are looked at. They took a small training of texts of many lengths
-from 1.2 to 2.5 GB in 150 steps, and on from there."""
+"""Steps between checks for memory fragmentation, which took a small training on texts of many
+lengths from 1.2 to 2.5 GB in 150 steps, and kept growing."""
 
 
 @dataclass(slots=True)
 class History:
-    """The notebook's six lists, one entry per finished epoch; F1 is the macro average."""
+    """The notebook's six lists, with one entry per finished epoch; F1 is the macro average."""
 
     train_losses: list[float] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
@@ -60,7 +60,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What training came to."""
+    """The outcome of a training."""
 
     history: History
     best_epoch: int
@@ -72,12 +72,12 @@ class TrainingOutcome:
     collapsed_to: int | None
     """The class that the kept model predicts for every validation row, if it does."""
     train_seconds: float
-    """Time in optimizer steps, validation left out."""
+    """Time in optimizer steps, without validation."""
     num_steps: int
     recording: Plan
     """Whether the passes were recorded to the end, and why."""
     recording_seconds: float
-    """What recording took, a part of `train_seconds`."""
+    """Time spent recording, part of `train_seconds`."""
 
 
 @keep_freed_memory()
@@ -94,11 +94,11 @@ def fit(
 ) -> TrainingOutcome:
     """Train `model` and leave the weights of its best epoch in it and in `best_folder`.
 
-    Where `interruption` asks for an end, the epoch ends after the step at hand, and is the last.
+    If `interruption` is requested, the epoch ends after the current step, and is the last.
 
     Raises:
-        TrainingError: A loss or a gradient is not finite. What `best_folder` holds is the best
-            epoch before that, if one had finished.
+        TrainingError: A loss or a gradient is not finite. `best_folder` then holds the best epoch
+            before that, if one had finished.
         KeyboardInterrupt: A second Ctrl-C came.
     """
     metric = choose_selection_metric(settings, train.label_ids)
@@ -150,7 +150,7 @@ class _Run:
     recording: Plan
     num_epochs: int
     max_tokens: int
-    """Tokens per micro-batch; less once memory has run out."""
+    """Tokens per micro-batch; lowered once memory has run out."""
     scoring_tokens: int | None = None
     """The same in validation, once memory has run out there."""
     history: History = field(default_factory=History)
@@ -183,7 +183,7 @@ class _Run:
     def train_epoch(
         self, taken: tuple[int, Iterator[TakenStep]], interruption: Interruption
     ) -> list[StepReport]:
-        """Take the steps of an epoch, or as many as an interruption leaves."""
+        """Take the steps of an epoch, or fewer if interrupted."""
         num_steps, steps = taken
         epoch = len(self.scores)
         task = f"epoch {epoch + 1}/{self.num_epochs}"
@@ -213,7 +213,7 @@ class _Run:
         return seen
 
     def finish_epoch(self, seen: list[StepReport]) -> None:
-        """Validate, write the epoch into the history and keep the model if it is the best."""
+        """Validate, add the epoch to the history and save the model if it is the best."""
         indices = np.concatenate([report.indices for report in seen])
         predicted = np.concatenate([report.predicted_ids for report in seen])
         weights = [len(report.indices) for report in seen]
@@ -244,7 +244,7 @@ class _Run:
         )
 
     def _heed_memory(self, report: StepReport) -> None:
-        """Say it where memory ran out in a step, and score in smaller pieces as well."""
+        """Note if memory ran out in a step; scoring then uses smaller pieces too."""
         if report.max_tokens < self.max_tokens:
             self.max_tokens = report.max_tokens
             self.listener.note(
@@ -253,7 +253,7 @@ class _Run:
             )
 
     def _heed_recording(self) -> None:
-        """Say it where passes could not be recorded any more."""
+        """Note if passes are no longer recorded."""
         if self.weights.recorded is not None:
             self.recording_seconds = self.weights.recorded.seconds
         plan = self.weights.recording
@@ -286,7 +286,7 @@ class _Run:
         return softmax(logits)
 
     def patience_is_over(self) -> bool:
-        """Return whether too many epochs have passed without a better one."""
+        """Return whether too many epochs have passed without improvement."""
         patience = self.settings.patience
         waited = len(self.scores) - 1 - self.best_epoch
         over = patience is not None and waited >= patience

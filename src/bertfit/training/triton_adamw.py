@@ -1,7 +1,7 @@
-"""The step of torch's AdamW by Triton kernels: one pass over weights, moments and gradients.
+"""torch's AdamW step as Triton kernels: one pass over weights, moments and gradients.
 
-It clips, moves the float32 masters and rounds them to the bfloat16 copies on the way, with one
-launch for all of them, and never waits for the GPU.
+It clips, updates the float32 masters and rounds them to the bfloat16 copies, with one launch for
+all tensors, and never waits for the GPU.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from bertfit.modeling.transfer import to_device
 from bertfit.training.optimization import Pair
 
 _BLOCK = 4096
-"""Elements that one program takes."""
+"""Elements per program."""
 
 _NUM_WARPS_OF_SUM = 8
 
 _NUM_WARPS_OF_STEP = 16
-"""8 elements of each tensor for a thread: with 8 warps it would need 127 registers, not 64."""
+"""8 elements of each tensor per thread: with 8 warps, a thread needs 127 registers, not 64."""
 
 _ALIGNMENT = 16
-"""Bytes that a GPU reads or writes at once, and what addresses must be a multiple of."""
+"""Bytes per vectorized load or store; addresses must be multiples of it."""
 
 _PADDING = 32
-"""The moments of a tensor begin at a multiple of so many elements: 128 bytes, a line of cache."""
+"""The moments of a tensor start at a multiple of this many elements: 128 bytes, a cache line."""
 
 _NUM_KEPT = 4
-"""Tables of gradients that stay on the device."""
+"""Tables of gradient addresses kept on the device."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Gradients:
-    """Where the gradients of one step are.
+    """Addresses of the gradients of one step.
 
     Attributes:
-        addresses: (T,) int64, 0 for a master without gradient.
+        addresses: (T,) int64, 0 for a master without a gradient.
         table: The same on the device.
     """
 
@@ -49,19 +49,19 @@ class _Gradients:
 
 
 class TritonAdamW:
-    """Steps of AdamW for float32 masters and their bfloat16 copies, as `TorchAdamW` takes them.
+    """AdamW for float32 masters and their bfloat16 copies, with the interface of `TorchAdamW`.
 
-    Masters and copies must stay where they are in memory; gradients may move.
+    Masters and copies must not move in memory; gradients may.
     """
 
     def __init__(self, pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> None:
         """Take the settings of `optimizer`, which takes no step itself from now on.
 
         Args:
-            pairs: Each master with its copy, or with itself, as `launch_step` checks them.
-            optimizer: Holds every master; its groups differ in weight decay alone.
+            pairs: Each master with its copy, or with itself, as checked by `launch_step`.
+            optimizer: Holds every master; its groups differ only in weight decay.
         """
-        from bertfit.training import adamw_kernels  # it imports Triton, which some lack
+        from bertfit.training import adamw_kernels  # imports Triton, which may be missing
 
         self._kernels = adamw_kernels
         self._pairs = list(pairs)
@@ -78,13 +78,13 @@ class TritonAdamW:
             np.array([decays[id(master)] for master in self._masters], np.float32), self._device
         )
         self._lay_out()
-        self._num_steps = np.zeros(len(self._masters), np.int64)  # those of each master
+        self._num_steps = np.zeros(len(self._masters), np.int64)  # of each master
         self._kept: dict[tuple[int, ...], _Gradients] = {}
         self._norm = torch.zeros((), device=self._device)
         self._max_norm = math.inf
 
     def measure_norm(self) -> torch.Tensor:
-        """Return the norm () of all gradients together, float32 on their device."""
+        """Return the total norm () of all gradients, in float32 on their device."""
         gradients = self._find_gradients()
         with on_device(self._device):
             self._kernels.sum_squares[self._grid](
@@ -98,16 +98,16 @@ class TritonAdamW:
         return self._partials.sum().sqrt_()
 
     def clip(self, max_norm: float, norm: torch.Tensor) -> None:
-        """Scale the gradients of the next step, of that norm (), down to `max_norm`.
+        """Scale the gradients of the next step, whose norm () is `norm`, down to `max_norm`.
 
-        The step itself does it, which saves a pass over all of them.
+        The step itself does it, which saves a pass over the gradients.
         """
         self._max_norm, self._norm = float(max_norm), norm.to(self._device, torch.float32)
 
     def step(self, learning_rate: float, *, halted: torch.Tensor) -> None:
-        """Move every master that has a gradient, unless `halted` (), a float32, is 1.
+        """Update every master that has a gradient, unless `halted` (), a float32, is 1.
 
-        What was halted once must stay so: the step is counted, as nobody waits to see whether.
+        Once halted, it must stay halted: the step is counted anyway, without reading `halted`.
         """
         gradients = self._find_gradients()
         has_gradient = gradients.addresses != 0
@@ -115,7 +115,7 @@ class TritonAdamW:
         counts = set(self._num_steps[has_gradient].tolist())
         for count in counts:
             chosen = gradients
-            if len(counts) > 1:  # some had no gradient in steps before
+            if len(counts) > 1:  # some had no gradient in earlier steps
                 addresses = np.where(self._num_steps == count, gradients.addresses, 0)
                 chosen = self._keep_gradients(tuple(addresses.tolist()))
             self._launch(chosen, learning_rate, count, halted)
@@ -123,9 +123,9 @@ class TritonAdamW:
     def _launch(
         self, gradients: _Gradients, learning_rate: float, count: int, halted: torch.Tensor
     ) -> None:
-        """Take the step number `count` of these masters."""
+        """Take step number `count` of these masters."""
         beta1, beta2 = self._betas
-        # All numbers are floats: Triton would compile anew for an integer that is 1.
+        # All numbers are floats: Triton specializes, and so recompiles, for an integer of 1.
         with on_device(self._device):
             self._kernels.step_adamw[self._grid](
                 gradients.table,
@@ -147,7 +147,7 @@ class TritonAdamW:
             )
 
     def _lay_out(self) -> None:
-        """Make the moments, and tables of all that stays where it is."""
+        """Allocate the moments, and the tables of everything that does not move."""
         sizes = np.array([master.numel() for master in self._masters], np.int64)
         ends = np.cumsum(-(-sizes // _PADDING) * _PADDING)
         self._first, self._second = (torch.zeros(int(ends[-1]), device=self._device) for _ in "12")
@@ -171,7 +171,7 @@ class TritonAdamW:
         self._grid = (len(chunks),)
 
     def _find_gradients(self) -> _Gradients:
-        """Return where the gradients are now."""
+        """Return the current addresses of the gradients."""
         gradients = [master.grad for master in self._masters]
         key = tuple([0 if gradient is None else gradient.data_ptr() for gradient in gradients])
         if key not in self._kept:
@@ -179,7 +179,7 @@ class TritonAdamW:
         return self._keep_gradients(key)
 
     def _keep_gradients(self, key: tuple[int, ...]) -> _Gradients:
-        """Return the table of these addresses; the one that was made first goes."""
+        """Return the table of these addresses; if there are too many tables, drop the oldest."""
         if key not in self._kept:
             if len(self._kept) >= _NUM_KEPT:
                 self._kept.pop(next(iter(self._kept)))
@@ -189,7 +189,7 @@ class TritonAdamW:
 
 
 def launch_step(pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> TritonAdamW | None:
-    """Return the step by kernels where a GPU has Triton and they take these masters and copies."""
+    """Return the step by Triton kernels, or None if they are unavailable or do not fit `pairs`."""
     if not pairs:
         return None
     device = pairs[0][0].device

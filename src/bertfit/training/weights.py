@@ -1,8 +1,8 @@
-"""The weights in training: float32 masters, working copies that do the arithmetic, and the update.
+"""The weights in training: float32 masters, the working copies that compute, and the update.
 
 Owns the path from gradients to new weights: the gradients of all micro-batches are summed in
-float32, clipped by their global norm and given to AdamW; what it changed is copied to the working
-weights.
+float32, clipped by their global norm and given to AdamW; the updated weights are copied to the
+working copies.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class TrainedWeights:
-    """A model's float32 weights, and its working copy where the arithmetic has another type."""
+    """A model's float32 weights, and its working copy if the computation uses another dtype."""
 
     def __init__(
         self, model: PreTrainedModel, settings: TrainSettings, precision: Precision
     ) -> None:
         """Take over `model`; `release` gives it back as it was, with its new weights.
 
-        Of `settings.compile` auto is off here: the training's length decides before.
+        `settings.compile` of "auto" means off here; the caller decides by the training's length.
         """
         self.masters = model
         self.working = copy_for_work(model, precision)
@@ -58,7 +58,7 @@ class TrainedWeights:
         if settings.fast_path == "auto":
             quick = compile_step(self._dense, optimizer) or launch_step(self._dense, optimizer)
         self._optimizer = quick or TorchAdamW(self._dense, optimizer)
-        # A float, as the fused step of AdamW takes it: 1 where it shall do nothing.
+        # A float, as AdamW's fused step expects; 1 makes the step a no-op.
         self._halted = torch.zeros((), device=precision.device)
         self._hooks = []
         if self.working is not model:
@@ -80,14 +80,14 @@ class TrainedWeights:
         return self._recording if self.recorded is None else self.recorded.plan
 
     def prepare(self, token_ids: np.ndarray) -> None:
-        """Bring the embeddings of these token ids, any shape, up to date before they are read."""
+        """Bring the embeddings of these token ids (any shape) up to date before they are read."""
         if self._rows is not None:
             self._rows.catch_up(torch.from_numpy(np.unique(token_ids)))
 
     def collect(self) -> torch.Tensor:
-        """Clip the gradients collected so far to `max_grad_norm`; return their norm () before."""
+        """Clip the collected gradients to `max_grad_norm`; return their norm () before clipping."""
         norm = self._optimizer.measure_norm()
-        if self._rows is not None:  # on a CPU, where a number costs nothing to look at
+        if self._rows is not None:  # only on a CPU, where reading a number costs nothing
             both = math.hypot(float(norm), self._rows.gather_gradient())
             self._rows.scale_gradient(min(1.0, self._max_grad_norm / (both + 1e-6)))
             norm = torch.tensor(both, dtype=torch.float64)
@@ -99,8 +99,8 @@ class TrainedWeights:
 
         Args:
             learning_rate: Of this step.
-            is_finite: () bool on the device: whether loss and gradient are. Once they were not,
-                no step changes a weight any more; the device decides that by itself.
+            is_finite: () bool on the device: whether loss and gradient are finite. Once it is
+                False, no later step changes a weight; this is decided on the device.
         """
         self._halted.logical_or_(is_finite.logical_not())
         self._optimizer.step(learning_rate, halted=self._halted)
@@ -109,23 +109,23 @@ class TrainedWeights:
         self.drop_gradients()
 
     def drop_gradients(self) -> None:
-        """Forget the gradients; the weights stay."""
+        """Discard the gradients; the weights stay."""
         for master, work in self._dense:
             master.grad = work.grad = None
         if self._rows is not None:
             self._rows.drop_gradient()
 
     def forget_recorded(self, reason: str) -> bool:
-        """Record no more; return whether that leaves memory which was held."""
+        """Stop recording; return whether that frees memory."""
         return self.recorded is not None and self.recorded.forget(reason)
 
     def settle(self) -> None:
-        """Bring every weight up to date, for whoever reads them all: validation, saving."""
+        """Bring every weight up to date, before validation or saving."""
         if self._rows is not None:
             self._rows.catch_up_all()
 
     def release(self) -> None:
-        """Settle, and leave the model as an ordinary one."""
+        """Bring every weight up to date, and leave an ordinary model."""
         self.settle()
         self.drop_gradients()
         self._recording, self.recorded = self.recording, None
@@ -134,7 +134,7 @@ class TrainedWeights:
             hook.remove()
         for master, work in self._dense:
             keep_master(work, None)
-            # Some steps write by address, which autograd's count of changes does not see.
+            # Some steps write through raw pointers, which autograd's version counter misses.
             torch.autograd.graph.increment_version(master)
         if self._rows is not None:
             self._rows.release()
@@ -143,10 +143,10 @@ class TrainedWeights:
 def _add_gradients_to(
     master: torch.nn.Parameter, work: torch.nn.Parameter
 ) -> torch.utils.hooks.RemovableHandle:
-    """Add each gradient of `work` to that of `master` in float32, as soon as it is there."""
+    """Add each gradient of `work` to that of `master` in float32, as soon as it is computed."""
 
     def move(parameter: torch.Tensor) -> None:
-        if parameter.grad is None:  # a compiled operator has added it to the master's already
+        if parameter.grad is None:  # a compiled operator has already added it to the master's
             return
         if master.grad is None:
             master.grad = parameter.grad.to(master.dtype)
@@ -154,7 +154,7 @@ def _add_gradients_to(
             master.grad += parameter.grad
         parameter.grad = None
 
-    # For those that make no gradient of `work`. What is recorded on a GPU writes to one place.
+    # For operators that set no gradient of `work`. A recording on a GPU needs a fixed address.
     keep_master(work, master, stays=master.is_cuda)
     handle: torch.utils.hooks.RemovableHandle = work.register_post_accumulate_grad_hook(move)
     return handle
@@ -166,7 +166,7 @@ def _take_embedding_rows(
     settings: TrainSettings,
     precision: Precision,
 ) -> EmbeddingRows | None:
-    """Return the update of the token embeddings by rows, where that is quicker and possible."""
+    """Return row-wise updates of the token embeddings, or None if slower or impossible."""
     master, work = masters.get_input_embeddings(), working.get_input_embeddings()
     if settings.fast_path == "off" or precision.device.type != "cpu":
         return None
