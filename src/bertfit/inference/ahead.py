@@ -1,4 +1,4 @@
-"""The next piece of work, prepared on another thread while the current one is processed."""
+"""Prepares the next piece of work on another thread while the current one is processed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _Made = TypeVar("_Made")
 
 
 def make_ahead(make: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator[_Made]:
-    """Yield what `make` makes of each item, in order, the next one on another thread meanwhile.
+    """Yield `make(item)` for each item, in order, computing the next one on another thread.
 
-    So the tokenizer, which is not Python, runs beside the arithmetic of the model. Two are held at
-    most. Items are asked for on the caller's thread, which Ctrl-C ends even where they come from a
-    terminal. An error is raised where what it hinders would have been yielded.
+    This way the tokenizer, which releases the GIL, runs in parallel with the model. At most two
+    results are held. Items are read on the caller's thread, so Ctrl-C works even while reading from
+    a terminal. An error is raised where the result it prevents would have been yielded.
     """
     coming: Future[_Made] | None = None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bertfit-ahead") as pool:
@@ -30,11 +30,11 @@ def make_ahead(make: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterat
 def _submit_each(
     pool: ThreadPoolExecutor, make: Callable[[_Item], _Made], items: Iterable[_Item]
 ) -> Iterator[Future[_Made]]:
-    """Yield what will be made of each item; where there is none for an error, the error."""
+    """Yield a future for each item; if reading an item fails, one that raises the error."""
     try:
         for item in items:
             yield pool.submit(make, item)
-    except Exception as error:  # noqa: BLE001 (raised by the caller, when it is the error's turn)
+    except Exception as error:  # noqa: BLE001 (raised by the caller, at the failed item)
         failed: Future[_Made] = Future()
         failed.set_exception(error)
         yield failed

@@ -1,6 +1,6 @@
 """A run's confidence rules: the scaling in its weights, a threshold, and what to expect.
 
-Reads them from bertfit.json. How they are found is in evaluation and workflow.
+Reads them from bertfit.json. They are fitted in evaluation and workflow.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from bertfit.evaluation.selective import SelectiveCurve
 from bertfit.run_directory import RECORD_NAME
 
 UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
-"""In a run whose logits were bent: the last layer as it was before, for scores beside."""
+"""In a run with cubic calibration: the last layer before it, for uncalibrated scores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UncalibratedLayer:
-    """The layer that gave the logits, before the calibration was folded into it."""
+    """The layer that computes the logits, before the calibration was folded into it."""
 
     name: str
-    """Where it is in the model."""
+    """Module name in the model."""
     weight: np.ndarray
     """(C, D)."""
     bias: np.ndarray
@@ -41,24 +41,24 @@ class UncalibratedLayer:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceRules:
-    """What belongs to a model beside its weights."""
+    """What belongs to a model besides its weights."""
 
     scaling: Scaling | None = None
-    """Already folded into the weights; None where nothing was."""
+    """Already folded into the weights; None if there is none."""
     threshold: float | None = None
-    """The second class is answered where its probability is at least this; None answers the most
+    """The second class is predicted if its probability is at least this; None predicts the most
     probable class."""
     curve: SelectiveCurve | None = None
     """Coverage and accuracy on the validation rows; None for a model that bertfit did not train."""
     uncalibrated: UncalibratedLayer | None = field(default=None, compare=False)
-    """Of a cubic alone, which cannot be undone; None where the run does not have it."""
+    """Only for a cubic scaling, which cannot be undone; None if the run has no such layer."""
 
 
 def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) -> ConfidenceRules:
-    """Read the rules that a run's record holds; a run without them has none.
+    """Read the rules from a run's record; missing ones are None.
 
     Raises:
-        RunError: They are damaged.
+        RunError: The rules are damaged.
     """
     try:
         return ConfidenceRules(

@@ -1,4 +1,4 @@
-"""Checks of a model folder before it is used: whether its files belong together."""
+"""Checks that the files of a model folder belong together, before it is used."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) -> None:
-    """Refuse a model of which a part would be made up, or that is not the one of the record.
+    """Refuse a model with newly initialized weights, or one that does not match the record.
 
     Raises:
-        ModelError: Weights and config.json do not fit, there is no head, the model does not answer
-            one of several labels, or the labels are not 0, 1, 2, ….
-        RunError: config.json and bertfit.json name other labels.
+        ModelError: Weights and config.json do not match, there is no head, the model is not a
+            single-label classifier, or the label ids are not 0, 1, 2, ….
+        RunError: config.json and bertfit.json name different labels.
     """
     if loaded.is_encoder and not record:
         raise ModelError(
@@ -54,7 +54,7 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
 
 
 def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
-    """Refuse a model whose outputs are no shares of one: softmax would make up probabilities."""
+    """Refuse a multi-label classifier or a regression: its softmax would be meaningless."""
     config = loaded.model.config
     kind, num_outputs = config.problem_type, config.num_labels
     if kind in {None, "single_label_classification"} and num_outputs > 1:
@@ -68,10 +68,10 @@ def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
 
 
 def read_rule(run: Path, record: dict[str, Any], *, limit: int) -> EncodingRule:
-    """Return the rule by which a run cuts texts; `limit` is the most tokens that its model reads.
+    """Return a run's encoding rule; `limit` is the most tokens that its model reads.
 
     Raises:
-        RunError: There is none, or none that could be.
+        RunError: The rule is missing or invalid.
     """
     rule = record.get("encoding")
     with contextlib.suppress(TypeError):
@@ -84,7 +84,7 @@ def read_rule(run: Path, record: dict[str, Any], *, limit: int) -> EncodingRule:
 
 
 def _is_sound(rule: EncodingRule, *, limit: int) -> bool:
-    """Tell whether a rule that a file gave has values that a rule of this model can have."""
+    """Return whether a rule read from a file has values that are valid for this model."""
     values: dict[str, Any] = dataclasses.asdict(rule)
     length, share = values["max_length"], values["head_fraction"]
     return (

@@ -1,9 +1,9 @@
 """From rows to logits, one micro-batch at a time, for both training and scoring.
 
-The exception are packs that a training on a GPU has recorded (`training.recorded_passes`).
+The exception is packs whose passes are recorded in a GPU training (`training.recorded_passes`).
 
-Chooses between padding and packing, which depends on the model: one that was set up for packs
-(`modeling.packing`) gets packs. Also owns the token budget of a micro-batch.
+Chooses between padding and packing: a model that was set up for packs (`modeling.packing`) gets
+packs. Also owns the token budget of a micro-batch.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SMALLER_PIECES = (
     "Out of memory in scoring: texts are scored in smaller pieces from here on, with the same "
     "result."
 )
-"""What is said once where scoring ran out of memory and went on."""
+"""Said once if scoring ran out of memory and continued."""
 
 
 @dataclass(slots=True)
 class TokenBudget:
-    """Tokens per micro-batch, which shrink for good when memory runs out."""
+    """Tokens per micro-batch, permanently lowered when memory runs out."""
 
     tokens: int
 
     def halve(self, longest: int) -> bool:
-        """Halve the budget, though not below the longest row; return whether that lowered it."""
+        """Halve the budget, but not below the longest row; return whether that lowered it."""
         smaller = max(self.tokens // 2, longest)
         if smaller >= self.tokens:
             return False
@@ -64,8 +64,8 @@ def iter_logits(
         encoded: The data set.
         indices: Rows of it.
         max_tokens: Tokens per micro-batch, padding included.
-        pad_id: Token id that fills short rows where rows are padded.
-        precision: Device and type of the arithmetic.
+        pad_id: Token id that pads short rows, if rows are padded.
+        precision: Device and dtype of the computation.
     """
     if takes_packs(model):
         for pack in iter_packs(encoded, indices, max_tokens=max_tokens):
@@ -94,18 +94,18 @@ def iter_logits_within_memory(
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Yield the rows of each micro-batch of all texts with their logits (rows, C), for scoring.
 
-    Where a GPU's memory runs out, the budget is halved, and what is left is scored with that.
+    If a GPU's memory runs out, the budget is halved, and the remaining rows are scored with that.
 
     Args:
-        model: As in `iter_logits`, and so are `encoded`, `pad_id` and `precision`.
+        model: As in `iter_logits`, like `encoded`, `pad_id` and `precision`.
         encoded: The data set.
         budget: Tokens per micro-batch.
-        pad_id: Fills short rows.
-        precision: Device and type of the arithmetic.
+        pad_id: Token id that pads short rows.
+        precision: Device and dtype of the computation.
         on_halved: Called with the new budget whenever it was halved.
 
     Raises:
-        torch.OutOfMemoryError: Not even the longest row that is left fits alone.
+        torch.OutOfMemoryError: Not even the longest remaining row fits alone.
     """
     is_left = np.ones(len(encoded), dtype=bool)
     while is_left.any():
@@ -121,7 +121,7 @@ def iter_logits_within_memory(
                 raise
         else:
             return
-        # Out of the except clause: the error held on to the tensors of the failed micro-batch.
+        # Outside the except clause: the error kept the tensors of the failed micro-batch alive.
         if precision.device.type == "cuda":
             torch.cuda.empty_cache()
         if on_halved is not None:

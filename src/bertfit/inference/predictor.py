@@ -47,25 +47,25 @@ if TYPE_CHECKING:
     from bertfit.config import Dtype
 
 _CHUNK_SIZE = 2048
-"""Texts held at once while streaming: enough to find rows of like length."""
+"""Texts held at once while streaming: enough to batch texts of similar length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one text."""
+    """The model's prediction for one text."""
 
     label: str | None
-    """The most probable class, or what the run's threshold decides; None where it abstains."""
+    """The most probable class, or what the run's threshold decides; None if the model abstains."""
     confidence: float
-    """Probability, in [0, 1], of the label, or of the one that would have been given."""
+    """Probability, in [0, 1], of the label, or of the label withheld by abstaining."""
     probabilities: dict[str, float]
-    """Every class with its probability, in order of their ids."""
+    """Each class with its probability, in order of the class ids."""
     is_truncated: bool = False
-    """Whether the text has more tokens than the model was trained to read, so that some are not
-    read."""
+    """Whether the text has more tokens than the model was trained to read, so that some were cut
+    off."""
 
     def __str__(self) -> str:
-        """Return, say, `pos (0.998)`."""
+        """Return the label and its confidence, such as `pos (0.998)`."""
         answer = "abstained" if self.label is None else self.label
         return f"{answer} ({self.confidence:.3f})"
 
@@ -82,14 +82,14 @@ class TextClassifier:
         precision: Precision,
         tell: Callable[[str], None] = warnings.warn,
     ) -> None:
-        """Put the parts together; `TextClassifier.load` is the usual way.
+        """Combine the parts; use `TextClassifier.load` instead if you can.
 
         Args:
             model: A sequence classifier.
             tokenizer: Its tokenizer.
-            rule: How texts are cut.
-            precision: Device and type of the arithmetic.
-            tell: Called with a sentence, once, where memory runs out in scoring.
+            rule: How texts are truncated.
+            precision: Device and dtype of the computation.
+            tell: Called once with a sentence, if memory runs out in scoring.
         """
         self.model = model.to(precision.device).eval()
         self.tokenizer = tokenizer
@@ -103,7 +103,7 @@ class TextClassifier:
         self._working = WorkingCopy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Go to a worker with the weights as they are, and nothing that was plugged in."""
+        """Pickle the weights as they are, without anything that was plugged in."""
         config = copy.deepcopy(self.model.config)
         config._attn_implementation = None  # noqa: SLF001 (has no public name)
         weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
@@ -124,17 +124,18 @@ class TextClassifier:
 
         Args:
             run: A run of bertfit (its encoding rule is applied) or a plain model folder (texts
-                are cut at the model's own limit).
+                are truncated at the model's own limit).
             device: auto, cpu, cuda, cuda:N or mps.
-            dtype: float32 gives what transformers gives; bfloat16, which auto takes where it is
-                quick, is several times faster. None takes that of the training, where the
-                processor is fast at it, and so is nearest to the scores that the run tells.
-            tell: Called with a sentence, once, where a GPU's memory runs out and scoring goes on
-                in smaller pieces.
+            dtype: float32 gives the results of transformers; bfloat16, which auto chooses if the
+                hardware is fast at it, is several times faster. None uses the dtype of the
+                training, if the hardware is fast at it, and so comes closest to the scores
+                recorded in the run.
+            tell: Called once with a sentence, if a GPU's memory runs out and scoring continues in
+                smaller pieces.
 
         Raises:
-            ConfigError: `run` is no path, or there is no such device or dtype.
-            RunError: There is no such folder.
+            ConfigError: `run` is not a path, or there is no such device or dtype.
+            RunError: There is no such folder, or its files are damaged.
             ModelError: The model in it cannot be loaded.
         """
         path = as_path(run, "run")
@@ -169,13 +170,13 @@ class TextClassifier:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Classes in order of their ids."""
+        """Class names in order of their ids."""
         names = self.model.config.id2label
         return tuple(str(names[index]) for index in range(len(names)))
 
     @property
     def pad_id(self) -> int:
-        """Token id that fills short rows."""
+        """Token id that pads short rows."""
         pad_id = self.tokenizer.pad_token_id
         return int(pad_id) if pad_id is not None else 0
 
@@ -185,7 +186,7 @@ class TextClassifier:
         """Encode texts by the model's own rule.
 
         Raises:
-            ModelError: The tokenizer knows tokens that the model does not.
+            ModelError: The tokenizer has tokens that the model does not know.
         """
         encoded = encode_texts(texts, self._fast_tokenizer, self.rule, on_progress=on_progress)
         check_token_ids(self.model, encoded.token_ids)
@@ -203,7 +204,7 @@ class TextClassifier:
         """Return logits (n, C) of encoded texts, in their order.
 
         Raises:
-            ModelError: They are not finite.
+            ModelError: Logits are not finite.
         """
         logits = score_texts(
             self._working.take(self.model, self.precision),
@@ -230,7 +231,7 @@ class TextClassifier:
     def encode_and_score(
         self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None
     ) -> tuple[EncodedTexts, np.ndarray]:
-        """Return texts encoded, and their logits (n, C), one chunk encoded while one is scored.
+        """Return encoded texts and their logits (n, C); encode one chunk while scoring another.
 
         Args:
             texts: n texts.
@@ -252,7 +253,7 @@ class TextClassifier:
         return join_encoded(pieces), np.concatenate(logits or [none])
 
     def predict_probabilities(self, texts: Any) -> np.ndarray:  # noqa: ANN401 (as `predict` takes)
-        """Return probabilities (n, C) in the order of the texts, which are as `predict` takes them.
+        """Return probabilities (n, C) in the order of the texts, given as for `predict`.
 
         Raises:
             DataError: As `predict` does.
@@ -263,22 +264,21 @@ class TextClassifier:
 
     def predict(
         self,
-        texts: Any,  # noqa: ANN401 (as told below)
+        texts: Any,  # noqa: ANN401 (see below)
         *,
         abstain_below: float | None = None,
     ) -> list[Prediction]:
         """Predict texts.
 
-        A text that is empty, or all spaces, has an answer like any other, made of no words: one of
-        them costs a batch nothing, and answers stay beside their texts. A row of a table needs a
-        text, as in `bertfit predict --file`.
+        A text that is empty or all white space is predicted like any other, so that the results
+        line up with the texts. A row of a table needs a text, as in `bertfit predict --file`.
 
         Args:
             texts: A string, texts (a list, a pandas Series, an Arrow array, any iterable) that are
                 strings or lists of tokens, or a table with a text column: a DataFrame, an Arrow
                 table or a list of dicts.
-            abstain_below: Give no label to texts whose confidence is below, in (0, 1]; None
-                labels all. `expect_selective` tells what it does.
+            abstain_below: Give no label to texts whose confidence is below this, in (0, 1]; None
+                labels all. `expect_selective` returns what to expect of it.
 
         Raises:
             ConfigError: `abstain_below` is out of range.
@@ -292,7 +292,7 @@ class TextClassifier:
         return list_texts(texts, self._texts_of_table)
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
-        """Return coverage and accuracy of abstaining on the run's validation rows, if it has them.
+        """Return coverage and accuracy of abstaining on the run's validation rows, if known.
 
         Raises:
             ConfigError: `abstain_below` is out of range.
@@ -301,7 +301,7 @@ class TextClassifier:
         return None if curve is None else expect(curve, check_abstain_below(abstain_below))
 
     def known_columns(self, columns: Columns | None = None) -> Columns:
-        """Return the columns, and beside them the names that the run was trained with."""
+        """Return the columns, with the column names that the run was trained on added."""
         settings = self.record.get("settings", {})
         return dataclasses.replace(
             columns or Columns(),
@@ -322,8 +322,8 @@ class TextClassifier:
 
         Raises:
             ConfigError: `abstain_below` is out of range.
-            DataError: At once, where a string or a table stands for an iterable of texts; when its
-                turn comes, where a text is neither a string nor a list of strings.
+            DataError: At once, if `texts` is not an iterable of texts, but a string or a table;
+                while iterating, if a text is neither a string nor a list of strings.
         """
         return self._predict_chunks(_chunks(iter_texts(texts)), _find_least(abstain_below))
 
@@ -339,9 +339,10 @@ class TextClassifier:
                 yield Prediction(label, row[decided], by_name, is_truncated=cut)
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Write the tokenizer; whoever loads it without bertfit cleans texts the same.
+        """Write the tokenizer, so that it cleans texts the same way when loaded without bertfit.
 
-        And cuts them the same, if told to cut and the rule is not head+tail, which is ours alone.
+        If asked to truncate, it also truncates them the same way, except for head+tail, which only
+        bertfit can do.
         """
         self.tokenizer.model_max_length = self.rule.max_length
         side = "left" if self.rule.truncation == "tail" else "right"
@@ -363,7 +364,7 @@ def _rebuild(
     precision: Precision,
     *told: Any,  # noqa: ANN401 (what the run says)
 ) -> TextClassifier:
-    """Build what was taken apart for another process, and plug in what is fast there."""
+    """Unpickle a classifier, and plug in what is fast in this process."""
     model_kind, config, weights = model
     built = model_kind(config)
     built.load_state_dict(weights)

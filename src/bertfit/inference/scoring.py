@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
 
 _BYTES_PER_MICRO_BATCH = 4096
-"""Micro-batches of 1,024 tokens in float32 and 2,048 in bfloat16 were the quickest or equal to it;
-4,096 in float32 took a quarter longer (docs/performance.md)."""
+"""Micro-batches of 1,024 tokens in float32 and 2,048 in bfloat16 were the fastest or as fast as
+any; 4,096 in float32 took a quarter longer (docs/performance.md)."""
 
 _COMPILED_TOKENS = 8192
-"""Where operators are compiled: up to a tenth quicker than 4,096 (docs/performance.md)."""
+"""With compiled operators: up to a tenth faster than 4,096 (docs/performance.md)."""
 
 _ROWS_WORTH_BUILDING = 256
-"""Of fewer texts the operators are used where they are there, and not built in seconds."""
+"""For fewer texts, the operators are used if already built; building them takes seconds."""
 
 _TOKENS_ON_GPU = 2**14
-"""A GPU is idle with as few as a processor's cache holds. Not measured."""
+"""As few as fit a processor's cache would leave a GPU idle. Not measured."""
 
 
 @keep_freed_memory()
@@ -48,19 +48,19 @@ def score_texts(
     on_progress: Callable[[int, int], None] | None = None,
     on_halved: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Return logits (n, C) in float32, row i for text i; more where the model gives more.
+    """Return logits (n, C) in float32, row i for text i; more columns if the model returns more.
 
-    A micro-batch for which a GPU's memory does not suffice is taken again in smaller pieces.
+    A micro-batch that does not fit into a GPU's memory is repeated in smaller pieces.
 
     Args:
         model: A sequence classifier; put into eval mode, and back into the mode it had.
         encoded: n texts.
-        precision: Device and type of the arithmetic.
-        pad_id: Token id that fills short rows.
+        precision: Device and dtype of the computation.
+        pad_id: Token id that pads short rows.
         max_tokens: Tokens per micro-batch, padding included; None takes as many as keep the widest
             activations of a small encoder in a processor's cache, and on a GPU 16,384.
         on_progress: Called with (rows done, n) after each micro-batch.
-        on_halved: Called with the new `max_tokens` where memory ran out.
+        on_halved: Called with the new `max_tokens` if memory ran out.
 
     Raises:
         torch.OutOfMemoryError: Not even the longest text fits into memory alone.

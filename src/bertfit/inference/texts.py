@@ -1,4 +1,4 @@
-"""What a caller gives as texts, turned into strings before a tokenizer reads them."""
+"""Converts whatever a caller passes as texts to strings, before a tokenizer reads them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def list_texts(
     texts: Any,  # noqa: ANN401 (as `TextClassifier.predict` takes them)
     read_table: Callable[[Any], Iterable[str]],
 ) -> list[str]:
-    """Return texts that are a string, many texts, or a table.
+    """Return a list of texts from a string, an iterable of texts, or a table.
 
     Args:
         texts: As `TextClassifier.predict` takes them.
-        read_table: Gives the texts of a table.
+        read_table: Returns the texts of a table.
 
     Raises:
-        DataError: They are none of these.
+        DataError: `texts` is none of these.
     """
     if isinstance(texts, str):
         return [_join_tokens(texts, 0)]
@@ -37,14 +37,15 @@ def list_texts(
 
 
 def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller passes)
-    """Return an iterator over texts that come one by one, each checked when its turn comes.
+    """Return an iterator over an iterable of texts, each checked when it is reached.
 
     Raises:
-        DataError: At once, where these are no texts at all; while iterating, where one is none.
+        DataError: At once, if `texts` is not an iterable of texts; while iterating, if one of them
+            is not a text.
     """
     if isinstance(texts, str):
         raise DataError(f"texts: expected an iterable of texts, got the string {texts!r}")
-    if hasattr(texts, "columns"):  # whose iterator gives the names of the columns
+    if hasattr(texts, "columns"):  # iterating a table yields its column names
         kind = type(texts).__name__
         raise DataError(f"texts: expected an iterable of texts, got a {kind}, which predict reads")
     if not _holds_many(texts):
@@ -53,13 +54,13 @@ def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller 
 
 
 def _holds_many(texts: Any) -> bool:  # noqa: ANN401 (whatever a caller passes)
-    """Tell whether texts can be taken one by one; a dict gives its keys, bytes give numbers."""
+    """Return whether texts can be iterated; a dict would yield keys, and bytes numbers."""
     is_single = isinstance(texts, Mapping | bytes) or getattr(texts, "ndim", 1) == 0
     return isinstance(texts, Iterable) and not is_single
 
 
 def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)
-    """Return a text as a string; a tokenizer would read a list of two as a pair of texts."""
+    """Return a text as one string; a tokenizer would read a list of two as a pair of texts."""
     tokens = text.tolist() if isinstance(text, np.ndarray) else text
     if isinstance(tokens, list | tuple) and all(isinstance(token, str) for token in tokens):
         text = " ".join(tokens)

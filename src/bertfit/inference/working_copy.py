@@ -1,4 +1,4 @@
-"""The copy of a model that does the arithmetic, kept from one call to the next."""
+"""The working copy of a model, in the dtype of the computation, cached between calls."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 class WorkingCopy:
-    """Makes the copy, which takes longer than a text, once, and anew where a weight has changed."""
+    """Caches the copy, which takes longer than scoring one text, until a weight changes."""
 
     def __init__(self) -> None:
-        """Hold none yet."""
+        """Start with an empty cache."""
         self._kept: tuple[list[tuple[torch.Tensor, int]], PreTrainedModel] | None = None
 
     def take(self, model: PreTrainedModel, precision: Precision) -> PreTrainedModel:
-        """Return what `copy_for_work` returns."""
+        """Return the result of `copy_for_work`, cached if no weight has changed."""
         parameters = list(model.parameters())
         if any(parameter.is_inference() for parameter in parameters):
-            return copy_for_work(model, precision)  # torch does not count their changes
-        kept = self._kept  # once, as another thread may exchange it
+            return copy_for_work(model, precision)  # inference tensors have no version counter
+        kept = self._kept  # read once, as another thread may replace it
         if kept is None or not _are_same(kept[0], parameters):
-            state = [(parameter, parameter._version) for parameter in parameters]  # noqa: SLF001 (torch's count of changes)
+            state = [(parameter, parameter._version) for parameter in parameters]  # noqa: SLF001 (torch's version counter)
             kept = (state, copy_for_work(model, precision))
             self._kept = kept
         return kept[1]
