@@ -1,6 +1,6 @@
 """bertfit: labelled text in, a text classifier that you can trust out.
 
-Importing this package loads neither torch nor transformers: each name is loaded when it is used.
+Importing this package loads neither torch nor transformers: each name is loaded on first use.
 """
 
 from __future__ import annotations
@@ -67,5 +67,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for
 
 
 def __dir__() -> list[str]:
-    """Return the names that are loaded and those that can be: what a shell completes."""
+    """Return all names, loaded or not, for completion in a shell."""
     return sorted({*globals(), *__all__})

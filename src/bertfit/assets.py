@@ -36,7 +36,7 @@ def find_embedded_reviews() -> Path:
 
 
 def _find_asset(package: str, relative_path: str, *, wheel: str) -> Path:
-    # find_spec of a top-level package looks for its folder and runs none of its code.
+    # find_spec finds the folder of a top-level package without running its code.
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec is not None else None
     for folder in folders or ():

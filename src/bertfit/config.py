@@ -1,8 +1,8 @@
-"""The settings of a training, defined once here for the CLI, TOML files and Python alike.
+"""The settings of a training, defined once for the CLI, TOML files and Python.
 
-The docstring under a field is its help text. A setting comes from, in rising order of precedence:
-the default, the recipe, a TOML file, `--set key=value` and the command's own options. Where each
-value came from is recorded in the run.
+The docstring under a field is its help text. A setting comes from, in increasing order of
+precedence: the default, the recipe, a TOML file, `--set key=value` and the command's own options.
+The origin of each value is recorded in the run.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class TrainSettings:
     """false keeps no text of any row in the run, neither in its report nor in its findings."""
 
     def __post_init__(self) -> None:
-        """Check every range; report all that is wrong in one error.
+        """Check all types and ranges; report all problems in one error.
 
         Raises:
             ConfigError: A value has the wrong type or lies outside its range.
@@ -121,7 +121,7 @@ class TrainSettings:
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    # The notebook: AdamW at 2e-5 down to 0 in a straight line, no warm-up, best F1 kept.
+    # The notebook: AdamW from 2e-5 linearly down to 0, no warm-up, best F1 kept.
     "notebook": {
         "learning_rate": 2e-5,
         "warmup_fraction": 0.0,
@@ -139,13 +139,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSettings:
-    """Settings, and for each field where its value came from."""
+    """Settings, and the origin of each field's value."""
 
     settings: TrainSettings
     origins: Mapping[str, str]
 
     def settle(self, name: str, value: object, *, origin: str) -> ResolvedSettings:
-        """Return settings in which a choice that was left open is made."""
+        """Return settings in which an open choice is settled."""
         values: dict[str, Any] = {name: value}
         return ResolvedSettings(
             dataclasses.replace(self.settings, **values), {**self.origins, name: origin}
@@ -170,11 +170,11 @@ def resolve_settings(
     """Merge defaults, recipe, TOML file, `key=value` assignments and options, in that order.
 
     Args:
-        options: Values given directly; None among them means "not given".
+        options: Values given directly; a value of None means "not given".
         recipe: A name in `RECIPES`.
         config_file: TOML file whose top-level keys are settings.
         assignments: Strings `key=value`, as `--set` takes them.
-        options_origin: What to record as the origin of `options`.
+        options_origin: Recorded as the origin of `options`.
 
     Raises:
         ConfigError: A name is unknown, or a value is of the wrong type or out of range.
@@ -211,10 +211,10 @@ def describe_settings() -> dict[str, tuple[str, str]]:
 
 
 def check_flags(**flags: object) -> None:
-    """Refuse what is neither true nor false: "no" would count as true.
+    """Refuse flags that are not bools: the string "no" would count as true.
 
     Raises:
-        ConfigError: A flag is no bool, Python's or numpy's; it is named.
+        ConfigError: A flag is neither Python's nor numpy's bool; it is named.
     """
     for name, flag in flags.items():
         if type(flag).__name__ not in {"bool", "bool_"}:
@@ -264,7 +264,7 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
 
 
 def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names that are given as a list, or as a string with commas between them.
+    """Return names given as a list, or as a comma-separated string.
 
     Example:
         >>> split_names("kind, year"), split_names(["a,b"]), split_names("none")
@@ -286,7 +286,7 @@ def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
 
 
 def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Let `dropout = 0` in TOML or Python be a float, lists tuples, and numpy's numbers plain."""
+    """Convert integers of float settings to floats, lists to tuples, and numpy's numbers."""
     hints = typing.get_type_hints(TrainSettings)
 
     def adapt(name: str, value: Any) -> Any:  # noqa: ANN401 (a setting is of any type)
@@ -328,13 +328,13 @@ def _type_problems(settings: TrainSettings) -> list[str]:
 
 
 def _words(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 (a type, a union or a Literal)
-    """Return the words that a setting takes beside values of its types."""
+    """Return the words that a setting takes besides values of its types."""
     literals = [kind for kind in typing.get_args(hint) if typing.get_origin(kind) is Literal]
     return tuple(word for literal in literals for word in typing.get_args(literal))
 
 
 def _plain_kinds(hint: Any) -> tuple[type, ...]:  # noqa: ANN401 (as above)
-    """Return the types of a setting's values, words aside."""
+    """Return the types of a setting's values, apart from words."""
     kinds = typing.get_args(hint) or (hint,)
     return tuple(kind for kind in kinds if typing.get_origin(kind) is not Literal)
 

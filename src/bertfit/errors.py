@@ -9,7 +9,7 @@
     ├── TrainingError (RuntimeError)        6   training cannot go on
     └── MissingDependencyError (ImportError) 7  the extra hub, or the embedded wheels, are missing
 
-A message says what was expected, what came and where; the hint says what to do.
+A message says what was expected, what was found and where; the hint says what to do.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[.*\]|\{.*\}""")
-"""What `repr` makes of a value: a string in either kind of quotes, a list, a dict."""
+"""The `repr` of a value: a string in either kind of quotes, a list, a dict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong with the data: where it is, and what it is."""
+    """One thing that is wrong with the data: where, and what."""
 
     source: str
     """File name, or a description of the table."""
     line: int | None
     """1-based line of the file (1-based row of a table); None when the whole source is at fault."""
     message: str
-    """What was expected and what came, in one line."""
+    """What was expected and what was found, in one line."""
 
     def __str__(self) -> str:
         """Return `source:line: message`."""
@@ -40,7 +40,7 @@ class Fault:
         return f"{place}: {self.message}"
 
     def without_values(self) -> Fault:
-        """Return it without what it quotes of the data, which may be a text in a wrong column.
+        """Return the fault without the values that it quotes, which may be texts of the data.
 
         Example:
             >>> fault = Fault("a.csv", 3, "label 'so sad' is not known. Did you mean 'sad'?")
@@ -51,12 +51,12 @@ class Fault:
 
 
 class BertfitError(Exception):
-    """Base of every error here; knows its exit code and what to do next."""
+    """Base of all errors here; has an exit code and a hint on what to do."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep the message and the hint apart, so that each can be shown in its own way."""
+        """Keep the message and the hint separate, so that each can be shown in its own way."""
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -73,7 +73,7 @@ class ConfigError(BertfitError, ValueError):
 
 
 class DataError(BertfitError, ValueError):
-    """The data is wrong; `faults` lists everything that was found."""
+    """The data is wrong; `faults` lists all faults found."""
 
     exit_code = 3
     num_shown = 20
@@ -96,7 +96,7 @@ class DataError(BertfitError, ValueError):
 
 
 class LeakError(DataError):
-    """Texts or groups of the test set stand in the training rows, and strict was asked for."""
+    """Texts or groups of the test set also occur in the other rows, and strict was asked for."""
 
     exit_code = 8
 

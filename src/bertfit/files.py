@@ -17,18 +17,18 @@ from bertfit.errors import ConfigError
 
 
 def as_path(name: str | Path, argument: str = "path") -> Path:
-    """Return a path as it was given, but for a leading ~, which is the user's home.
+    """Return a path as given, with a leading ~ expanded.
 
     Args:
-        name: What a caller gave.
-        argument: What an error calls it.
+        name: The path as given.
+        argument: Name of the argument, for the error.
 
     Raises:
-        ConfigError: It is of a type that no path has.
+        ConfigError: `name` is not of a type that can be a path.
     """
     try:
-        # Where there is no such user the name stays as it is, which pathlib makes an error of.
-        return Path(os.path.expanduser(name))  # noqa: PTH111 (as said above)
+        # For an unknown user this leaves the name as it is; pathlib raises an error.
+        return Path(os.path.expanduser(name))  # noqa: PTH111 (see above)
     except TypeError:
         raise ConfigError(f"{argument}: expected a path, got {type(name).__name__}") from None
 
@@ -37,13 +37,13 @@ def as_path(name: str | Path, argument: str = "path") -> Path:
 def open_atomically(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
 
-    What UTF-8 cannot hold, such as a stray byte of a file's name, is written as a backslash escape.
+    What UTF-8 cannot encode, such as a stray byte of a file name, is written as a backslash escape.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # as `is_part` knows it
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # see `is_part`
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
@@ -52,23 +52,23 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # where the disk is full
+        if isinstance(error, OSError) and error.filename is None:  # if the disk is full
             error.filename = str(path)
         raise
 
 
 def is_part(name: str) -> bool:
-    """Tell whether a file is the beginning of one, left by a process that was killed."""
+    """Return whether a file name is that of a partial file, left by a process that was killed."""
     return re.fullmatch(r"\..+\.[0-9a-f]{8}\.part", name) is not None
 
 
 def check_folders(path: Path) -> None:
-    """Check that something can be written at `path`, whose folders need not be there yet.
+    """Check that something can be written at `path`, whose folders need not exist yet.
 
-    It is asked before long work, at the end of which it would be too late, and leaves nothing.
+    Called before long work, so that it does not fail at its end. Leaves nothing behind.
 
     Raises:
-        OSError: A folder above it is none, or may not be written to.
+        OSError: A parent is not a folder, or may not be written to.
     """
     folder = next(one for one in path.absolute().parents if os.path.lexists(one))
     try:
@@ -84,13 +84,13 @@ def check_output(
     """Check that a file of this name can be written.
 
     Args:
-        path: What --output names.
-        suffixes: The endings that it may have.
-        overwrite: Whether a file that is there may be replaced.
-        source: The file that is read, where one is; it is never replaced.
+        path: The value of --output.
+        suffixes: The suffixes allowed.
+        overwrite: Whether an existing file may be replaced.
+        source: The file that is read, if any; it is never replaced.
 
     Raises:
-        ConfigError: It has another ending, is a folder, or is there and may not be replaced.
+        ConfigError: `path` has another suffix, is a folder, or exists and may not be replaced.
         OSError: Nothing can be written there.
     """
     if path.suffix.lower() not in suffixes:
@@ -118,26 +118,26 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any 
 
 
 def find_cache(kind: str) -> Path:
-    """Return the folder of what is kept for later: in $BERTFIT_CACHE, else in the user's cache."""
+    """Return the cache folder for `kind`: in $BERTFIT_CACHE, else in the user's cache."""
     chosen = os.environ.get("BERTFIT_CACHE")
     if chosen:
         return Path(chosen) / kind
     cache = as_path(os.environ.get("XDG_CACHE_HOME", ""))
-    # By its specification a relative one does not count: each folder would have a cache of its own.
+    # The XDG specification ignores relative paths, which would give each folder its own cache.
     return (cache if cache.is_absolute() else as_path("~/.cache")) / "bertfit" / kind
 
 
 def make_readable(folder: Path) -> None:
-    """Give a folder and its files the permissions that new ones have.
+    """Give a folder and its files the default permissions of new ones.
 
-    Writers that go through a temporary file leave it readable by its owner alone, and a server
-    that runs under another name could then not load the model.
+    Writers that use a temporary file leave it readable only by its owner, and a server that runs as
+    another user could then not load the model.
     """
     probe = folder / f".{secrets.token_hex(4)}.probe"
-    probe.touch(exist_ok=False)  # to ask for the umask a process would have to change it
+    probe.touch(exist_ok=False)  # a process cannot read the umask without changing it
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # who may read it may enter it
+    folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # whoever may read it may enter it
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)

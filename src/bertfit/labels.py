@@ -1,4 +1,4 @@
-"""Label names and their ids: how a value in a file becomes a class, in an order that never changes.
+"""Label names and their ids: how a value in a file becomes a class, in a fixed order.
 
 Owns the normalisation of label values and the order of label names. Does not read files.
 """
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 
 
 def normalize_label(value: object) -> str | None:
-    """Turn a label value as it stands in a file or a table into its name.
+    """Convert a label value from a file or a table to its name.
 
     Strings are stripped; booleans become "false" and "true"; integers, and floats without a
-    fraction (what pandas makes of integers beside a missing value), become their digits.
+    fraction (as pandas stores integers if a value is missing), become their digits.
 
     Returns:
-        The name, or None where the label is missing (None, NaN, an empty string).
+        The name, or None if the label is missing (None, NaN, an empty string).
 
     Raises:
-        TypeError: The value is of a kind that cannot be a class (a list, a dict, 0.5).
+        TypeError: The value cannot be a class (a list, a dict, 0.5).
 
     Example:
         >>> [normalize_label(value) for value in (" pos ", True, 3, 3.0, float("nan"))]
@@ -43,7 +43,7 @@ def normalize_label(value: object) -> str | None:
 
 
 def is_missing(value: object) -> bool:
-    """Tell whether a cell of a table is empty: None, NaN, or what pandas puts there.
+    """Return whether a cell of a table is empty: None, NaN, pandas' NA or NaT.
 
     Example:
         >>> is_missing(None), is_missing(float("nan")), is_missing("")
@@ -56,7 +56,7 @@ def is_missing(value: object) -> bool:
 def sort_label_names(label_names: Iterable[str]) -> list[str]:
     """Return the distinct names in an order that does not depend on the order of rows.
 
-    Whole numbers stand in numeric order, all else in the order of its characters.
+    If all are whole numbers, they are sorted numerically, else by their characters.
 
     Example:
         >>> sort_label_names(["pos", "neg", "pos"]), sort_label_names(["10", "9", "-1"])
@@ -69,9 +69,9 @@ def sort_label_names(label_names: Iterable[str]) -> list[str]:
 
 
 def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
-    """Return the labels, true, false and whole numbers spelt as among `label_names`.
+    """Return the labels, with true, false and whole numbers spelt as in `label_names`.
 
-    One table in two kinds of file has two spellings: pandas writes True and 1.0 into a CSV file.
+    The same table can have two spellings in two file formats: pandas writes True and 1.0 to CSV.
 
     Example:
         >>> match_spelling(["False", "true", "neg"], ["false", "true"])
@@ -88,9 +88,9 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
 
 
 def find_alike(label_names: Iterable[str]) -> list[list[str]]:
-    r"""Return names that differ only in case, spaces, form, or characters that nobody sees.
+    r"""Return names that differ only in case, spaces, Unicode form, or invisible characters.
 
-    Names of one whole number are alike too, with leading zeros, a plus or a fraction of zero.
+    Spellings of one whole number are alike too: with leading zeros, a plus or a fraction of zero.
 
     Example:
         >>> find_alike(["yes", "Yes", "no", "1", "1.0", "01", "pos", "pos\u200b"])
@@ -106,7 +106,7 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
 
 
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:
-    """Return the id of each label, which is its place in `label_names`.
+    """Return the id of each label, which is its index in `label_names`.
 
     Raises:
         KeyError: A label is not among `label_names`; the data checks find this first.

@@ -1,8 +1,8 @@
-"""Work folders: locked while in use, and found when they were abandoned.
+"""Work folders: locked while in use, and found if abandoned.
 
 The lock is on the folder itself, and the system releases it when the process ends, however it ends.
-So there is no lock file that could be left behind, the lock moves along when the folder is renamed,
-and no process is mistaken for another one with the same id.
+No lock file can be left behind, the lock stays with the folder when it is renamed, and a process
+cannot be mistaken for another one with the same id.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 
 def make_held_folder(place: Path, prefix: str) -> tuple[Path, contextlib.ExitStack]:
-    """Make a folder of a name of its own, held until the stack is closed or this process ends.
+    """Make a folder with a unique name, locked until the stack is closed or this process ends.
 
-    Where folders cannot be locked (on Windows, and on some network file systems) nothing is held,
-    and `find_leftovers` finds nothing there. A child by fork holds it too: where it outlives its
-    parent, the folder is found later.
+    If folders cannot be locked (on Windows, and on some network file systems), it is not locked,
+    and `find_leftovers` finds nothing there. A forked child holds the lock too: if it outlives its
+    parent, the folder is found only once the child has ended.
 
     Raises:
         OSError: The folder cannot be made.
@@ -30,37 +30,37 @@ def make_held_folder(place: Path, prefix: str) -> tuple[Path, contextlib.ExitSta
 
         descriptor = os.open(folder, os.O_RDONLY)
         hold.callback(os.close, descriptor)
-        # It waits where somebody is just looking whether it is held, which takes a moment.
+        # This waits briefly if another process is just testing the lock.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
     return folder, hold
 
 
 def find_leftovers(place: Path, prefix: str) -> list[Path]:
-    """Return the folders that `make_held_folder` made and nobody on this machine holds any more.
+    """Return folders from `make_held_folder` that no process on this machine locks any more.
 
-    Those without content are not among them, so that none is found between being made and held.
+    Empty ones are left out, so that a folder is not found between being made and locked.
     """
     made = re.compile(re.escape(prefix) + "[a-z0-9_]+")  # no dot: `.a.b-x.b-y` is not one of `.a`
     try:
         folders = sorted(path for path in place.iterdir() if made.fullmatch(path.name))
     except OSError:
         return []
-    # What its holder has moved to its place meanwhile has no size under this name.
+    # A folder that its holder has just moved away has size 0 under this name.
     return [path for path in folders if not _may_be_held(path) and measure_folder(path)]
 
 
 def measure_folder(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
+    """Return the total size in bytes of all files in a folder."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            with contextlib.suppress(OSError):  # it has just gone
+            with contextlib.suppress(OSError):  # it was just removed
                 size += (Path(place) / name).lstat().st_size
     return size
 
 
 def _may_be_held(folder: Path) -> bool:
-    """Tell whether somebody holds a folder, or that cannot be known."""
+    """Return whether a folder is locked, or that cannot be known."""
     try:
         import fcntl
 
@@ -68,7 +68,7 @@ def _may_be_held(folder: Path) -> bool:
     except (ImportError, OSError):
         return True
     try:
-        # As its holder did: where that cannot be had, nobody could hold it, and nothing is known.
+        # The same kind of lock as the holder's. An error means held, or locks are unsupported.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True

@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Listener(Protocol):
-    """Hears what a long piece of work is doing."""
+    """Receives messages and progress from long-running work."""
 
     def note(self, text: str) -> None:
-        """Hear a sentence worth keeping: a choice that was made, an epoch that ended."""
+        """Receive a sentence worth keeping: a choice that was made, an epoch that ended."""
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
-        """Hear that `done` of `total` units of `task` are done; `done == total` ends the task."""
+        """Receive that `done` of `total` units of `task` are done; `done == total` ends it."""
 
 
 class Silent:

@@ -1,7 +1,7 @@
 """The folder of a run: a Hugging Face model folder with bertfit.json, which is written last.
 
-A run is built in a separate folder next to its final place and moved there when it is complete. So
-a run is either complete or absent, and an old one is replaced only by a finished new one.
+A run is built in a separate folder next to its final place and moved there once complete. A run is
+therefore either complete or absent, and an old one is replaced only by a finished new one.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
 _ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training": dict}
-"""What the verbs read of bertfit.json, where it is there."""
+"""Types of the entries of bertfit.json that the verbs read, if they exist."""
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
 _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
-"""What `bertfit report` adds to a run that had none, and what a file manager does."""
+"""Files that `bertfit report` or a file manager may add to a run later."""
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-"""What a folder needs to be loaded as a plain model."""
+"""Files that a folder needs to be loaded as a plain model."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """A run in the making: work in `folder`, then `publish` it."""
+    """A run being built: work in `folder`, then `publish` it."""
 
     output: Path
     folder: Path
     overwrite: bool
-    """Whether a run that stands at `output` may be replaced."""
+    """Whether a run at `output` may be replaced."""
     hold: contextlib.ExitStack
-    """Tells others that somebody works in `folder`; closed when that has come to an end."""
+    """The lock that marks `folder` as in use; closed when the work is over."""
     made: os.stat_result
-    """Of `folder` when it was made. Held open, its number is not given to another one."""
+    """Stat of `folder` when it was made. The lock keeps it open, so its inode is not reused."""
 
     def publish(self, record: Mapping[str, Any]) -> None:
-        """Write bertfit.json and move the folder to its place, replacing a run that stood there.
+        """Write bertfit.json and move the folder to its place, replacing a run there.
 
         Raises:
-            RunError: Something has come to stand at `output` that may not be replaced; the run is
-                set aside. Or the folder was removed meanwhile.
+            RunError: Something that may not be replaced has appeared at `output`; the run is set
+                aside. Or the folder was removed meanwhile.
         """
         if not self.is_intact():
             raise RunError(
@@ -81,7 +81,7 @@ class Staging:
         self.hold.close()
 
     def _replace(self) -> None:
-        """Move the old run away, the new one to its place, and remove the old one."""
+        """Move the old run away, move the new one to its place, and remove the old one."""
         aside, hold = make_held_folder(self.output.parent, f".{self.output.name}.old-")
         old = aside / self.output.name
         with hold:
@@ -91,13 +91,13 @@ class Staging:
             except (OSError, KeyboardInterrupt):
                 if old.exists() and not self.output.exists():
                     old.rename(self.output)
-                with contextlib.suppress(OSError):  # it is told to the next one
+                with contextlib.suppress(OSError):  # if not removed, it is reported as a leftover
                     aside.rmdir()
                 raise
             shutil.rmtree(aside, ignore_errors=True)
 
     def is_intact(self) -> bool:
-        """Return whether the folder is the one that was made, and none of its name made later."""
+        """Return whether the folder is the one that was made, not a later one of the same name."""
         return self.folder.is_dir() and os.path.samestat(self.folder.stat(), self.made)
 
     def holds_model(self) -> bool:
@@ -105,14 +105,14 @@ class Staging:
         return any(self.folder.glob("*.safetensors"))
 
     def set_aside(self) -> Path:
-        """Move the folder to a free name beside the output place, and return it."""
+        """Move the folder to a free name next to `output`, and return the new path."""
         make_readable(self.folder)
         target = self.folder.rename(next(_free_names(self.output, "unfinished")))
         self.hold.close()
         return target
 
     def discard(self) -> None:
-        """Remove the folder; the output place is untouched."""
+        """Remove the folder; `output` is untouched."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.hold.close()
 
@@ -121,10 +121,10 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
     """Make the folder in which a run is built.
 
     Raises:
-        RunError: Something stands at `output` and may not be replaced, or it cannot be written.
+        RunError: `output` exists and may not be replaced, or cannot be written.
     """
     refuse_existing(output, overwrite=overwrite)
-    output = output.resolve()  # a link stays, and what it leads to is replaced
+    output = output.resolve()  # a symlink stays, and its target is replaced
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         folder, hold = make_held_folder(output.parent, f".{output.name}.incomplete-")
@@ -134,17 +134,17 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
 
 
 def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
-    """Check that a run may be written to `output`, and name what killed trainings left beside it.
+    """Check that a run may be written to `output`; note what killed trainings left next to it.
 
     Raises:
-        RunError: As `refuse_existing`, or nothing can be written there.
+        RunError: As for `refuse_existing`, or nothing can be written there.
     """
     refuse_existing(output, overwrite=overwrite)
     try:
         check_folders(output.resolve() if output.exists() else output)
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    for told in _tell_leftovers(output, is_free=False):  # it will be taken
+    for told in _tell_leftovers(output, is_free=False):  # the new run will be there
         listener.note(told)
 
 
@@ -152,13 +152,13 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
     """Check that a run may be written to `output`, which may be an empty folder.
 
     Args:
-        output: Where the run shall stand.
-        overwrite: Whether a run that stands there may be replaced.
-        hint: What to do where it may not.
+        output: Folder of the run to make.
+        overwrite: Whether an existing run may be replaced.
+        hint: What to do if it may not.
 
     Raises:
-        RunError: A run stands there and `overwrite` is off, or something that is not a run does, or
-            it cannot be moved away, or holds files of somebody else.
+        RunError: `output` is a run and `overwrite` is off, is not a run, cannot be moved away, or
+            holds files that bertfit did not write.
     """
     is_there = output.exists()
     if not is_there and not output.is_symlink():
@@ -192,7 +192,7 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
 
 
 def _find_foreign(run: Path) -> list[str]:
-    """Return the names in a run that its record does not have, where that has any."""
+    """Return the names in a run that its record does not list; none if it lists no files."""
     known = _list_files(run)
     if known is None:
         return []
@@ -201,7 +201,7 @@ def _find_foreign(run: Path) -> list[str]:
 
 
 def _list_files(run: Path) -> list[str] | None:
-    """Return the names of a run's files by its record, where that has them."""
+    """Return the names of a run's files from its record, or None if it lists none."""
     try:
         known = json.loads((run / RECORD_NAME).read_text(encoding="utf-8")).get("files")
     except (OSError, ValueError, AttributeError):
@@ -213,7 +213,7 @@ def read_record(run: Path) -> dict[str, Any]:
     """Return the content of a run's bertfit.json.
 
     Raises:
-        RunError: The folder is missing, is not a run, is incomplete or of a newer format.
+        RunError: The folder is missing, is not a run, is incomplete, damaged or of another format.
     """
     path = run / RECORD_NAME
     if not run.is_dir():
@@ -252,17 +252,17 @@ def is_run(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Leftover:
-    """What a killed training left beside the place of its run."""
+    """What a killed training left next to the place of its run."""
 
     folder: Path
-    """Hidden, and held by nobody."""
+    """Hidden, and not locked by any process."""
     what: str
     content: Path | None
-    """What is worth keeping: a whole run, or a model that can be loaded."""
+    """What is worth keeping: a complete run, or a model that can be loaded."""
     is_run: bool
 
     def tell(self, keep_as: Path) -> str:
-        """Say what it is, and which commands keep or remove it."""
+        """Return a description with the commands that keep or remove it."""
         size = max(measure_folder(self.folder) / 1e6, 0.1)
         folder = _quote(self.folder)
         lines = [
@@ -277,20 +277,20 @@ class _Leftover:
 
 
 def _quote(path: Path) -> str:
-    """Return a path as a shell takes it; one that begins with a dash would be an option."""
+    """Return a path quoted for a shell; with a leading dash it would be read as an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def has_leftovers(run: Path) -> bool:
-    """Return whether killed trainings left something beside the place of a run."""
+    """Return whether killed trainings left something next to the place of a run."""
     return bool(_tell_leftovers(run, is_free=False))
 
 
 def _tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
-    """Say what killed trainings left beside `output`.
+    """Return descriptions of what killed trainings left next to `output`.
 
     Args:
-        output: Where their runs should have come to stand.
+        output: Where their runs would have been.
         is_free: Whether a run may be moved there.
     """
     if output.is_symlink() or output.name in {"", ".."}:
@@ -310,7 +310,7 @@ def _tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
 
 
 def _look_at_old(folder: Path, output: Path) -> _Leftover:
-    """Look at a folder into which an old run was moved, while the new one took its place."""
+    """Describe a folder to which an old run was moved while a new one took its place."""
     run = folder / output.name
     if _is_whole(run):
         return _Leftover(folder, f"the run that stood in {output} before", run, is_run=True)
@@ -318,7 +318,7 @@ def _look_at_old(folder: Path, output: Path) -> _Leftover:
 
 
 def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
-    """Look at a folder in which a run was made."""
+    """Describe a folder in which a run was built."""
     if _is_whole(folder):
         return _Leftover(folder, "a complete run, not yet moved to its place", folder, is_run=True)
     if all((folder / name).is_file() for name in _MODEL_FILES):
@@ -328,19 +328,19 @@ def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
 
 
 def _is_whole(run: Path) -> bool:
-    """Return whether all is there that a run's record lists."""
+    """Return whether all files that a run's record lists exist."""
     return is_run(run) and all((run / name).exists() for name in _list_files(run) or ())
 
 
 def _free_names(output: Path, end: str) -> Iterator[Path]:
-    """Yield the names beside `output` that are free, such as RUN.old, RUN.old-2, …."""
+    """Return the free names next to `output`, such as RUN.old, RUN.old-2, …."""
     names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
     places = (output.with_name(f"{output.name}.{name}") for name in names)
     return (place for place in places if not place.exists())
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return versions and hardware, as they are recorded in a run."""
+    """Return versions and hardware, as recorded in a run."""
     return {
         "versions": {
             "bertfit": metadata.version("bertfit"),

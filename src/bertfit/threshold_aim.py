@@ -10,7 +10,7 @@ from typing import Literal
 from bertfit.errors import ConfigError, did_you_mean
 
 AIM_FORMS = "f1, precision>=0.95, recall>=0.9 or cost:FP,FN"
-"""The forms of an aim, with numbers as examples."""
+"""The forms of an aim, with example numbers."""
 
 _RATE = re.compile(r"(precision|recall)\s*>=\s*(\S+)")
 _COST = re.compile(r"cost\s*:\s*([^,\s]+)\s*,\s*([^,\s]+)")
@@ -18,19 +18,19 @@ _COST = re.compile(r"cost\s*:\s*([^,\s]+)\s*,\s*([^,\s]+)")
 
 @dataclass(frozen=True, slots=True)
 class ThresholdAim:
-    """An aim, read from its text."""
+    """A parsed aim."""
 
     kind: Literal["f1", "precision", "recall", "cost"]
     rate: float = 0.0
     """The precision or recall to reach, in (0, 1]."""
     false_positive_cost: float = 1.0
-    """What a row of the first class costs where it is called the second, at least 0."""
+    """Cost of predicting the second class for a row of the first, at least 0."""
     false_negative_cost: float = 1.0
-    """What a row of the second class costs where it is called the first, at least 0."""
+    """Cost of predicting the first class for a row of the second, at least 0."""
 
 
 def parse_threshold_aim(text: str) -> ThresholdAim:
-    """Read an aim; precision, recall and F1 are those of the second class.
+    """Parse an aim; precision, recall and F1 are those of the second class.
 
     Raises:
         ConfigError: The text is none of `AIM_FORMS`, or a number in it is out of range.
@@ -62,7 +62,7 @@ def parse_threshold_aim(text: str) -> ThresholdAim:
 
 
 def _parse_number(text: str) -> float:
-    """Return the number, or NaN, which no range holds."""
+    """Return the number, or NaN, which is outside every range."""
     try:
         return float(text)
     except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun, which takes an s in the plural.
+    """Return a number with its noun, with an s in the plural.
 
     Example:
         >>> format_count(1, "bad row"), format_count(2000, "row")
@@ -14,7 +14,7 @@ def format_count(number: int, noun: str) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration for people.
+    """Return a human-readable duration.
 
     Example:
         >>> format_seconds(42.3), format_seconds(150), format_seconds(8000)
