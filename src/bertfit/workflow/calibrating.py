@@ -1,7 +1,7 @@
 """Calibrates a trained model's confidence: scaling, threshold, and the effect of abstaining.
 
-All of it is learned from the validation rows, never from the test rows, in one scoring pass. The
-scaling is folded into the weights, which are then written again.
+Everything is fitted on the validation rows, never on the test rows, in one scoring pass. The
+scaling is folded into the weights, which are then rewritten.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 _MAX_FEATURES = 2**25
-"""Of more numbers (rows times inputs of the last layer) none are kept, and no cubic is tried."""
+"""With more numbers (rows times inputs of the last layer) than this, no cubic is tried."""
 _FEW_ROWS = 20
-"""Of fewer rows of a class a threshold for it is a guess."""
+"""With fewer rows of a class, a threshold is a guess."""
 _ASKED_FOR = "asked for"
 _NO_LAYER = "no linear layer gives this model's logits, so none can carry a calibration"
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedConfidence:
-    """What the validation rows taught of the model's confidence."""
+    """What was fitted on the validation rows."""
 
     choice: ScalingChoice
     layer: str | None
@@ -84,20 +84,20 @@ def calibrate(
     listener: Listener,
     interruption: Interruption,
 ) -> LearnedConfidence | None:
-    """Calibrate the kept model on the validation rows, and write its weights anew.
+    """Calibrate the kept model on the validation rows, and rewrite its weights.
 
-    The first Ctrl-C leaves this out; the model stays as it was trained.
+    The first Ctrl-C skips this; the model then stays as it was trained.
 
     Args:
-        rows: Whose validation rows are scored.
+        rows: The validation rows of these are scored.
         model: The kept model, which is changed in place.
         settings: `calibration`, `threshold_aim` and `seed` are read.
-        folder: Where the model's weights lie.
-        listener: Hears what was found.
-        interruption: Where an end was asked for before, the model is calibrated all the same.
+        folder: Folder of the model's weights.
+        listener: Receives notes.
+        interruption: If an end was requested earlier, the model is calibrated all the same.
 
     Returns:
-        What was learned, with the probabilities of the validation rows; None after Ctrl-C.
+        What was fitted, with the probabilities of the validation rows; None after Ctrl-C.
     """
     classifier = model.classifier
     try:
@@ -107,7 +107,7 @@ def calibrate(
         listener.note("Interrupted: the model's confidence was not calibrated.")
         return None
     scaling = learned.choice.scaling
-    # From here on the first Ctrl-C waits: weights half folded or written would be lost weights.
+    # From here on the first Ctrl-C waits: half-folded or half-written weights would be lost.
     uncalibrated = _fold(learned, classifier, folder)
     classifier.confidence = ConfidenceRules(
         scaling=None if scaling.kind == "none" else scaling,
@@ -125,7 +125,7 @@ def calibrate(
 def _fold(
     learned: LearnedConfidence, classifier: TextClassifier, folder: Path
 ) -> UncalibratedLayer | None:
-    """Fold the scaling into model and folder; return the layer as it was, of a cubic."""
+    """Fold the scaling into model and folder; for a cubic, return the layer as it was."""
     scaling, model = learned.choice.scaling, classifier.model
     if learned.layer is None or scaling.kind == "none":
         return None
@@ -185,7 +185,7 @@ def _learn(
 def _score(
     model: PreparedModel, layer: str | None, *, settings: TrainSettings, listener: Listener
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return logits (n, C) of the validation rows, and what the layer reads (n, D) where wanted."""
+    """Return logits (n, C) of the validation rows, and the layer's inputs (n, D) if needed."""
     classifier, encoded = model.classifier, model.validation.encoded
 
     def score() -> np.ndarray:
@@ -242,7 +242,7 @@ def _choose_threshold(
 
 
 def _save_anew(classifier: TextClassifier, folder: Path) -> None:
-    """Replace the weights in `folder`; where they cannot be written, the old ones stay."""
+    """Replace the weights in `folder`; if they cannot be written, the old ones stay."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrated-") as name:
         save_model(classifier.model, Path(name))
         for path in Path(name).iterdir():
@@ -312,7 +312,7 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
 def _warn_of_threshold(
     learned: LearnedConfidence, threshold: float, label_names: tuple[str, ...], listener: Listener
 ) -> None:
-    """Warn where few rows chose a threshold, or where one class alone is answered with it."""
+    """Warn if few rows chose the threshold, or if only one class is predicted with it."""
     counts = np.bincount(learned.label_ids, minlength=len(label_names))
     rarest = int(counts.argmin())
     if counts[rarest] < _FEW_ROWS:

@@ -1,4 +1,4 @@
-"""Checks labelled rows before any training: what is wrong with them, leaks into the test first."""
+"""Checks labelled rows before any training: what is wrong with them, test leaks first."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class CheckResult:
     """What was found in the data of a training."""
 
     report: GateReport
-    """Findings by harm, those of the tokenizer among them."""
+    """Findings by harm, including those of the tokenizer."""
     parts: dict[str, dict[str, Any]]
-    """Each part in numbers: rows, labels, lengths in words and in tokens."""
+    """Statistics of each part: rows, labels, lengths in words and in tokens."""
     model: str
-    """Whose tokenizer counted the tokens."""
+    """The model whose tokenizer counted the tokens."""
     suspects: SuspectReport | None = None
-    """Labels of the training rows that look wrong; None where no run was given."""
+    """Labels of the training rows that look wrong; None if no run was given."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -88,25 +88,25 @@ def check(
     run: str | Path | None = None,
     listener: Listener | None = None,
 ) -> CheckResult:
-    """Look for everything in labelled rows that spoils a training or its score.
+    """Check labelled rows for everything that spoils a training or its score.
 
     Args:
         data: Labelled rows to train on: path of a CSV, TSV, JSONL or Parquet file, a DataFrame,
             an Arrow table, or a list of dicts.
-        validation: Labelled rows that shall choose the epoch.
-        test: Labelled rows that shall be scored.
-        model: Whose tokenizer counts the tokens: hub name, local folder, or "embedded".
-        max_length: A limit of tokens, for which the share of longer texts is told too.
+        validation: Labelled rows that will choose the epoch.
+        test: Labelled rows that will be scored.
+        model: Model whose tokenizer counts the tokens: hub name, local folder, or "embedded".
+        max_length: A token limit; the share of longer texts is then reported too.
         columns: Which columns hold what; the usual names are found.
-        on_bad_row: "skip" leaves rows that cannot be used out and makes them a finding.
-        strict: Raise where the test set leaks.
-        run: A run that judges the labels of `data`; where it was trained on these very rows,
-            lexical models judge them, fold by fold.
-        listener: Hears the progress.
+        on_bad_row: "skip" leaves out rows that cannot be used and reports them as a finding.
+        strict: Raise if the test set leaks.
+        run: A run that judges the labels of `data`; if it was trained on these rows, lexical
+            models judge them instead, fold by fold.
+        listener: Receives the progress.
 
     Raises:
         DataError: Rows cannot be used at all; all are listed.
-        LeakError: `strict`, and texts or groups of the test set stand in the other parts.
+        LeakError: `strict` is on, and texts or groups of the test set occur in the other parts.
         ModelError: The model cannot be loaded, or reads fewer tokens than `max_length`.
         ConfigError: An argument is out of range.
         RunError: There is no such run.
@@ -149,7 +149,7 @@ def _read(
 
 
 def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
-    """Note which columns were read, and find what is wrong with the rows."""
+    """Note which columns were read, and return what is wrong with the rows."""
     told = describe_columns(checked.columns)
     if told is not None:
         listener.note(told)
@@ -166,7 +166,7 @@ def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
 def _inspect_parts(
     checked: CheckedData, model: str, max_length: int | None, listener: Listener
 ) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
-    """Return each part in numbers, and what a tokenizer makes of its texts."""
+    """Return statistics of each part, and findings about its tokens."""
     loaded = _load(model, checked, max_length)
     of_tokens: list[Finding] = []
     parts: dict[str, dict[str, Any]] = {}
@@ -194,7 +194,7 @@ def _inspect_tokens(
     max_length: int | None,
     listener: Listener,
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Tokenise a part, or of a large one what tells of it, and say what was found."""
+    """Tokenise a part (or a sample and suspect rows of a large one); return what was found."""
     sample, suspects = choose_rows(rows.texts)
 
     def count(chosen: np.ndarray) -> TokenCounts:

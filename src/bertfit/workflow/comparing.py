@@ -1,4 +1,4 @@
-"""Compare two runs on the same rows: those that both kept, or rows that are given."""
+"""Compare two runs on the same rows: the test rows that both kept, or rows that are given."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A row for which two models answer differently."""
+    """A row that two models classify differently."""
 
     line: int
     label: str
@@ -38,12 +38,12 @@ class Disagreement:
     confidence_a: float
     confidence_b: float
     text: str | None
-    """None where the rows were kept without their texts."""
+    """None if the rows were kept without their texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """How two runs stand to each other."""
+    """The result of comparing two runs."""
 
     name_a: str
     name_b: str
@@ -53,7 +53,7 @@ class RunComparison:
     verdict: str
     """One sentence: whether the difference could be chance."""
     disagreements: tuple[Disagreement, ...]
-    """All rows with different answers, the most confident ones first."""
+    """All rows with different predictions, the most confident ones first."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -69,7 +69,7 @@ class RunComparison:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """What one run says of the rows."""
+    """One run's predictions for the rows."""
 
     label_names: tuple[str, ...]
     kept: KeptPredictions
@@ -88,22 +88,22 @@ def compare(
     dtype: Dtype | None = None,
     listener: Listener | None = None,
 ) -> RunComparison:
-    """Say by how much two runs differ on the same rows, and whether that could be chance.
+    """Compare two runs on the same rows, and say whether the difference could be chance.
 
     Args:
         run_a: Folder of a run.
-        run_b: Folder of another one with the same labels.
-        data: Labelled rows that both are scored on; None takes the test predictions that the runs
-            kept, which must be of the same rows.
+        run_b: Folder of another run with the same labels.
+        data: Labelled rows to score both on; None uses the test predictions that the runs kept,
+            which must be of the same rows.
         columns: Which columns of `data` hold what.
         on_bad_row: "skip" leaves bad rows of `data` out.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Type of the arithmetic; None takes that of each training, where it is quick.
-        listener: Hears the progress.
+        dtype: Dtype of the computation; None uses that of each training, if it is fast here.
+        listener: Receives the progress.
 
     Raises:
-        RunError: A run is missing, kept no test predictions, kept those of other rows, or has
-            other labels.
+        RunError: A run is missing, has no test predictions or those of other rows, or the labels
+            differ.
         DataError: The rows have faults, or a label that a model does not know.
     """
     runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))
@@ -132,7 +132,7 @@ def compare(
 
 
 def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
-    """Return which rows the runs kept test predictions of, and these predictions."""
+    """Return a description of the rows, and each run's kept test predictions."""
     records = [read_record(run) for run in runs]
     _check_labels(*(tuple(record.get("label_names", ())) for record in records), runs=runs)
     tests = [record.get("data", {}).get("test") or {} for record in records]
@@ -204,7 +204,7 @@ def _compare(a: _Side, b: _Side, *, rows: str, runs: tuple[Path, Path]) -> RunCo
 
 
 def _list_disagreements(a: _Side, b: _Side) -> list[Disagreement]:
-    """Return the rows with different answers, the surest of both models first."""
+    """Return the rows with different predictions, those where both models are surest first."""
     (rows,) = np.nonzero(a.predicted_ids != b.predicted_ids)
     sure_a, sure_b = (side.kept.probabilities[rows, side.predicted_ids[rows]] for side in (a, b))
     names, lines, texts = a.label_names, a.kept.lines, a.texts

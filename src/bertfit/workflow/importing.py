@@ -1,4 +1,4 @@
-"""Turn the notebook's artefact (model.pth, tokenizer/, training_history.json) into a run."""
+"""Convert the notebook's artefacts (model.pth, tokenizer/, training_history.json) to a run."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def import_notebook(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Path:
-    """Turn a notebook's folder into a run.
+    """Convert a notebook's folder to a run.
 
     The weights are read with `weights_only=True`, which runs no code from the file. The head must
-    be one linear layer on BERT's pooled output, which is what `BertForSequenceClassification` is.
+    be one linear layer on BERT's pooled output, as in `BertForSequenceClassification`.
 
     Args:
-        folder: Holds model.pth, tokenizer/ and perhaps training_history.json.
+        folder: Holds model.pth, tokenizer/ and optionally training_history.json.
         output: Folder of the run to make.
         label_names: Classes in order of their ids; the notebook's are neg and pos.
         max_length: Tokens per text that the notebook trained with.
-        num_heads: Attention heads, which a state dict does not tell; None takes width / 64,
+        num_heads: Attention heads, which a state dict does not record; None means width / 64,
             which holds for every BERT published by its authors.
-        overwrite: Replace a run that stands at `output`.
-        listener: Hears notes.
+        overwrite: Replace an existing run at `output`.
+        listener: Receives notes.
 
     Raises:
-        ConfigError: The label names are no names, or do not fit the weights.
+        ConfigError: The label names are empty or repeated, or do not fit the weights.
         ModelError: The weights are missing, pickled code, or not those of a BERT classifier.
-        RunError: `output` is taken.
+        RunError: `output` exists and may not be replaced.
     """
     _check_label_names(label_names)
     check_flags(overwrite=overwrite)
@@ -106,12 +106,12 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{folder} has no model.pth", hint=_EXPECTED)
     try:
         with warnings.catch_warnings():
-            # It warns of a pickle protocol that it may not know; a failure is explained below.
+            # torch warns of unknown pickle protocols; a failure is explained below.
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 (what is no pickle fails in any way)
+    except Exception as error:  # noqa: BLE001 (a file that is not a pickle can raise anything)
         raise _explain_unread(path, error) from None
     if not isinstance(state, Mapping) or not all(hasattr(v, "shape") for v in state.values()):
         raise ModelError(f"{path} holds {type(state).__name__}, expected a state dict of tensors")
@@ -130,7 +130,7 @@ def _explain_unread(path: Path, error: Exception) -> ModelError:
 
 
 def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """Give the weights the names that `BertForSequenceClassification` has for them."""
+    """Rename the weights to the names used by `BertForSequenceClassification`."""
     anchor = next((k for k in state if k.endswith("embeddings.word_embeddings.weight")), None)
     if anchor is None:
         raise ModelError(
@@ -192,7 +192,7 @@ def _infer_config(
 
 
 def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, int]:
-    """Return the two sizes of a weight matrix."""
+    """Return the shape of a weight matrix."""
     if name not in state:
         raise ModelError(f"the weights do not fit a BERT classifier: {name} is missing")
     shape = tuple(state[name].shape)
@@ -211,7 +211,7 @@ def _build_classifier(
         raise ModelError(f"{folder} has no folder tokenizer/", hint=_EXPECTED)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-    except Exception as error:  # loading raises of every kind: JSON, keys, missing files
+    except Exception as error:  # loading can raise anything: JSON, keys, missing files
         raise ModelError(f"the tokenizer in {place} cannot be loaded: {error}") from error
     model = BertForSequenceClassification(config)
     try:

@@ -21,7 +21,7 @@ from bertfit.run_directory import has_leftovers, is_run, read_record
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A model's tree and its needs; for a run also what the run says of itself."""
+    """A model's tree and memory estimate; for a run also its record."""
 
     name: str
     tree: ModuleNode
@@ -54,8 +54,8 @@ def inspect(
 
     Args:
         name: Hub name, local folder, a run, or "embedded".
-        depth: Levels below the root; None shows all.
-        num_labels: Classes of the head; None takes the configuration's own.
+        depth: Levels below the root; None means all.
+        num_labels: Classes of the head; None takes the number from the configuration.
         batch_size: Rows for the memory estimate.
         num_tokens: Tokens per row for the memory estimate.
 

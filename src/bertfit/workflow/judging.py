@@ -22,12 +22,12 @@ from bertfit.workflow.preparing import PreparedModel, PreparedRows
 from bertfit.workflow.recording import ScoredTest
 
 BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
-"""Fits the baselines, or returns those that it has fitted before."""
+"""Fits the baselines, or returns them if already fitted."""
 
 
 @dataclass(slots=True)
 class Judged:
-    """What was found out about a kept model; Ctrl-C may have left out some of it."""
+    """Results for a kept model; some may be missing after Ctrl-C."""
 
     evaluation: Evaluation | None = None
     baselines: BaselineResults | None = None
@@ -41,7 +41,7 @@ def judge(
     listener: Listener,
     interruption: Interruption,
 ) -> Judged:
-    """Score the test rows, and fit the baselines. The first Ctrl-C leaves out what is not done."""
+    """Score the test rows and fit the baselines; the first Ctrl-C skips what is not done yet."""
     judged = Judged()
     try:
         with interruption.raise_first():
@@ -62,7 +62,7 @@ def judge(
 
 
 def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
-    """Return a function that fits the baselines when it is first called, and remembers them."""
+    """Return a function that fits the baselines on its first call, and caches them."""
     found: list[BaselineResults] = []
 
     def fit_baselines(listener: Listener) -> BaselineResults:
@@ -99,7 +99,7 @@ def _note_baselines(baselines: BaselineResults, listener: Listener) -> None:
 def compare_on_test(
     evaluation: Evaluation, baselines: BaselineResults | None, rows: PreparedRows
 ) -> ScoredTest:
-    """Set the model beside the baseline that validation chose, and beside itself without leaks."""
+    """Compare the model with the baseline chosen on validation; also score it without leaks."""
     assert rows.test is not None  # else nothing was evaluated
     clean = (
         score_without_leaks(evaluation, rows.report, groups=rows.test.groups),

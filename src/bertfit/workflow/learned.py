@@ -1,4 +1,4 @@
-"""Which rows a run was trained on, so that judging or scoring it on them gives a warning.
+"""Which rows a run was trained on, to warn if they are scored or judged with it.
 
 A run keeps a digest of each training text, from which the text cannot be recovered. Two texts that
 differ only in white space and case have the same digest.
@@ -26,7 +26,7 @@ def write_digests(folder: Path, texts: Sequence[str]) -> None:
 
 
 def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
-    """Return (n,) whether the run was trained on each row's text; None where it does not tell.
+    """Return (n,) whether the run was trained on each row's text; None if it kept no digests.
 
     Raises:
         RunError: The digests are damaged.
@@ -51,7 +51,7 @@ def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
 def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | None:
     """Return in words on which of these rows a run was trained, and their share; None if on none.
 
-    Where a run kept no digests, the same file is taken to hold the same rows.
+    If a run kept no digests, the same file is assumed to hold the same rows.
 
     Raises:
         RunError: The run is damaged.

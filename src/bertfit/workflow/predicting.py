@@ -1,4 +1,4 @@
-"""Predict rows of a file or of standard input: streamed, in their order, in constant memory."""
+"""Predict rows of a file or of standard input: streamed, in order, in constant memory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from bertfit.inference.predictor import Prediction, TextClassifier
 
 NumberedPrediction: TypeAlias = "tuple[int, str, Prediction]"
-"""1-based line or number, the text, and what the model says of it."""
+"""1-based line or number, the text, and its prediction."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
-"""Of a file of predictions."""
+"""Suffixes that a file of predictions may have."""
 
 
 @dataclass(slots=True)
 class PredictionCount:
-    """What a prediction of many rows came to."""
+    """Counts of what happened to the rows of a prediction."""
 
     num_rows: int = 0
     num_abstained: int = 0
@@ -37,7 +37,7 @@ class PredictionCount:
     num_truncated: int = 0
     """Rows that lost tokens."""
     num_blank: int = 0
-    """Blank lines, which are passed over."""
+    """Blank lines, which are skipped."""
     skipped: list[Fault] = field(default_factory=list)
 
 
@@ -55,10 +55,11 @@ def predict_rows(
     Args:
         classifier: A loaded model.
         source: What `bertfit.data.readers` reads; labels are not needed.
-        count: Counts the rows, and keeps the faults of those that were left out.
+        count: Counts the rows, and keeps the faults of skipped ones.
         columns: Which column holds the text.
         on_bad_row: "skip" leaves bad rows out.
-        abstain_below: Rows whose confidence is below, in (0, 1], get no label; None labels all.
+        abstain_below: Rows whose confidence is below this, in (0, 1], get no label; None labels
+            all.
 
     Raises:
         ConfigError: `abstain_below` is out of range.
@@ -83,7 +84,7 @@ def predict_lines(
     on_bad_row: OnBadRow = "error",
     abstain_below: float | None = None,
 ) -> Iterator[NumberedPrediction]:
-    """Yield (number, text, prediction) for each text; blank ones are counted and passed over.
+    """Yield (number, text, prediction) for each text; blank ones are counted and skipped.
 
     Raises:
         ConfigError: `abstain_below` is out of range.
@@ -94,7 +95,7 @@ def predict_lines(
         for number, line in enumerate(lines, 1):
             if isinstance(line, Fault):
                 _skip_or_raise(line, count, on_bad_row)
-            elif (surrogate := describe_surrogate(line)) is not None:  # of an argument's byte
+            elif (surrogate := describe_surrogate(line)) is not None:  # a stray byte
                 message = f"the text is not UTF-8: it has {surrogate}"
                 _skip_or_raise(Fault("TEXT", number, message), count, on_bad_row)
             elif line.strip():
@@ -118,11 +119,11 @@ def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -
 def write_predictions(
     predictions: Iterable[NumberedPrediction], output: Path, *, label_names: Sequence[str]
 ) -> None:
-    """Write predictions into a file that appears only when it is whole.
+    """Write predictions to a file that appears only once it is complete.
 
-    Where the model abstained, the label is null in JSON and empty in tables. A TSV file is written
-    as bertfit reads it: quotes are ordinary characters, and a tab or an end of a line inside a text
-    or a name becomes a space.
+    If the model abstained, the label is null in JSON and empty in tables. A TSV file is written as
+    bertfit reads it: quotes are ordinary characters, and a tab or a line break inside a text or a
+    name becomes a space.
 
     Args:
         predictions: Lines, texts and predictions.
@@ -132,7 +133,7 @@ def write_predictions(
     Raises:
         ConfigError: The output's suffix is unknown.
     """
-    check_output(output, SUFFIXES, overwrite=True)  # whoever asked has looked before
+    check_output(output, SUFFIXES, overwrite=True)  # the caller has checked
     with open_atomically(output) as file:
         write = _open_writer(file, output.suffix.lower(), label_names)
         for line, text, prediction in predictions:
@@ -140,7 +141,7 @@ def write_predictions(
 
 
 def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as one JSON object; its label is null where the model abstained."""
+    """Return a prediction as one JSON object; its label is null if the model abstained."""
     return {
         "text": text,
         "label": prediction.label,
@@ -155,7 +156,7 @@ def _predict_numbered(
     count: PredictionCount,
     abstain_below: float | None,
 ) -> Iterator[NumberedPrediction]:
-    # The classifier takes texts a chunk at a time, and no more than two chunks are waiting.
+    # The classifier reads texts in chunks, and at most two chunks are waiting.
     waiting: collections.deque[tuple[int, str]] = collections.deque()
 
     def texts() -> Iterator[str]:
@@ -198,5 +199,5 @@ def _write_csv_row(file: IO[str], fields: Sequence[str]) -> None:
 
 
 def _write_tsv_row(file: IO[str], fields: Sequence[str]) -> None:
-    """Write fields that nothing quotes: what would end one of them becomes a space."""
+    """Write unquoted fields; tabs and line breaks inside a field become spaces."""
     file.write("\t".join(re.sub(r"\r\n|[\t\r\n]", " ", field) for field in fields) + "\n")

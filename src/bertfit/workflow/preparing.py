@@ -46,14 +46,14 @@ _MOST_LABELS_TOLD = 20
 
 @dataclass(frozen=True, slots=True)
 class PreparedRows:
-    """Checked rows in their parts."""
+    """Checked rows, by part."""
 
     train: TextDataset
     validation: TextDataset
     test: TextDataset | None
     checked: CheckedData
     dropped: Dropped
-    """What was left out of the training rows before the split."""
+    """What was dropped from the training rows before the split."""
     report: GateReport
     """What the gate found in the parts."""
 
@@ -65,7 +65,7 @@ class PreparedRows:
 
 @dataclass(frozen=True, slots=True)
 class PreparedModel:
-    """A classifier, and the rows as it reads them."""
+    """A classifier, and the encoded rows."""
 
     classifier: TextClassifier
     train: TrainingData
@@ -82,11 +82,11 @@ def prepare_rows(
     settings: TrainSettings,
     listener: Listener,
 ) -> PreparedRows:
-    """Read and check all rows, and split off the validation where none is given.
+    """Read and check all rows, and split off validation rows if none are given.
 
     Raises:
         DataError: The data has faults; all are listed.
-        LeakError: Strictness was asked for, and the test set leaks.
+        LeakError: `settings.strict` is on, and the test set leaks.
     """
     columns = Columns(
         text=settings.text_column,
@@ -120,9 +120,9 @@ def prepare_model(
     """Load the model and encode the training and validation text once.
 
     Raises:
-        ModelError: The model cannot be loaded, or reads fewer tokens than asked for.
-        ConfigError: The device is not there, or packing or compiling was asked for and cannot be
-            done.
+        ModelError: The model cannot be loaded, or reads fewer tokens than `settings.max_length`.
+        ConfigError: There is no such device, or packing or compiling was asked for and is not
+            possible.
     """
     precision = choose_precision(settings.device, settings.dtype)
     if settings.compile == "on" and (obstacle := find_compile_obstacle(precision.device)):
@@ -177,7 +177,7 @@ def prepare_model(
 def renew_model(
     prepared: PreparedModel, settings: TrainSettings, *, listener: Listener
 ) -> PreparedModel:
-    """Load the model anew, with new weights by the seed, for rows that are encoded already."""
+    """Load the model again, with new weights from the seed, for rows already encoded."""
     old = prepared.classifier
     loaded = load_classifier(
         settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
@@ -196,9 +196,9 @@ def renew_model(
 def make_fast(
     loaded: LoadedClassifier, settings: TrainSettings, precision: Precision
 ) -> tuple[FastPath | None, Plan]:
-    """Plug in what the settings allow; packing that was asked for does without the fast path.
+    """Plug in what the settings allow; packing, if asked for, works without the fast path.
 
-    Operators are built where they have not been.
+    Operators are built if they have not been.
     """
     is_fast = settings.fast_path == "auto"
     if is_fast and is_for_operators(precision):
@@ -214,7 +214,7 @@ def _note_fast_path(
     on_gpu = precision.device.type == "cuda"
     if on_gpu or is_for_operators(precision):
         listener.note(f"Operators: {plan_operators_of(loaded.model, precision)}.")
-    if not fast_path.is_whole and not on_gpu:  # whose operators have been told of
+    if not fast_path.is_whole and not on_gpu:  # the note on operators covers a GPU
         listener.note(f"Attention: {fast_path.attention}; dropout: {fast_path.dropout}.")
 
 

@@ -44,7 +44,7 @@ class LogKeeper:
         self.started = time.perf_counter()
 
     def note(self, text: str) -> None:
-        """Keep the sentence and pass it on."""
+        """Log the sentence and pass it on."""
         now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
         self.lines.append(f"{now} {escape_controls(text)}")
         self._listener.note(text)
@@ -61,12 +61,11 @@ class ScoredTest:
     evaluation: Evaluation
     comparison: Comparison | None
     baseline: dict[str, Any] | None
-    """The baseline's scores, where one was fitted."""
+    """The baseline's scores, if one was fitted."""
     without_leaks: LeakFreeScores | None = None
-    """The model on the test rows whose text did not leak; None where none did."""
+    """The model on the test rows whose text did not leak; None if no text leaked."""
     without_groups: LeakFreeScores | None = None
-    """The model on the test rows of which neither text nor group was seen; None where no group
-    was."""
+    """The model on the test rows with neither text nor group leaked; None if no group leaked."""
 
 
 def make_record(
@@ -79,7 +78,7 @@ def make_record(
     test: ScoredTest | None,
     log: LogKeeper,
 ) -> dict[str, Any]:
-    """Return what bertfit.json says of a training."""
+    """Return the content of bertfit.json for a training."""
     precision = model.classifier.precision
     return {
         "label_names": list(rows.label_names),
@@ -114,7 +113,7 @@ def write_side_files(
     texts: Sequence[str] | None,
     log: LogKeeper,
 ) -> None:
-    """Write history, metrics and log, and where texts are given, digests of them."""
+    """Write history, metrics and log, and digests of `texts` if given."""
     if texts is not None:
         write_digests(staging.folder, texts)
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
@@ -136,7 +135,7 @@ def keep_predictions(
     validation_probabilities: np.ndarray | None,
     evaluation: Evaluation | None,
 ) -> None:
-    """Write what the kept model says of the validation and the test rows, where it was asked."""
+    """Write the kept model's predictions for the validation and test rows, if they were scored."""
     if validation_probabilities is not None:
         encoded = model.validation.encoded
         kept = KeptPredictions(
@@ -153,7 +152,7 @@ def keep_predictions(
 
 
 def write_baselines(staging: Staging, baselines: BaselineResults) -> None:
-    """Write the scores of the baselines, so that nobody must fit them again."""
+    """Write the scores of the baselines."""
     write_json(staging.folder / BASELINES_NAME, baselines.to_json())
 
 
@@ -182,7 +181,7 @@ def _describe_data(
 
 
 def _describe_finding(finding: Finding, settings: TrainSettings) -> dict[str, Any]:
-    """Return plain values; without texts, its examples are places alone."""
+    """Return plain values; if texts are not kept, its examples are only places."""
     if not settings.keep_texts:
         bare = tuple(dataclasses.replace(example, text="") for example in finding.examples)
         finding = dataclasses.replace(finding, examples=bare)

@@ -1,7 +1,7 @@
 """The facts behind a run's report and model card: plain values, gathered from its folder.
 
-Owns what is gathered, and which rows are shown; how it looks is up to reporting. The scores are
-those of the run. If no test set was scored, those of the validation rows are computed by the same
+Owns what is gathered, and which rows are shown; the layout is up to reporting. The scores are those
+of the run. If no test set was scored, those of the validation rows are computed by the same
 functions.
 """
 
@@ -44,47 +44,47 @@ from bertfit.run_directory import BASELINES_NAME
 from bertfit.workflow.reproducing import describe_command
 
 KEPT_NAME = "report.json"
-"""What a training keeps for the report because nothing else in the run has it."""
+"""What a training keeps for the report that no other file of the run has."""
 KEPT_VERSION = 1
 NUM_ERRORS = 20
 NUM_SUSPECTS = 10
-"""Shown of each part."""
+"""Most suspects shown of each part."""
 _HISTORY_NAME = "training_history.json"
 _FILES = {"validation": VALIDATION_NAME, "test": TEST_NAME}
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPart:
-    """The rows of one part as the run kept them, and what it answers."""
+    """The rows of one part as kept in the run, and the predicted classes."""
 
     name: str
     """validation or test."""
     rows: KeptPredictions
     predicted_ids: np.ndarray
-    """(n,) the classes that are answered."""
+    """(n,)."""
 
     @property
     def is_right(self) -> np.ndarray:
-        """(n,) whether the answer is the label."""
+        """(n,) whether the prediction is right."""
         right: np.ndarray = self.predicted_ids == self.rows.label_ids
         return right
 
     @property
     def confidences(self) -> np.ndarray:
-        """(n,) probabilities of the answers."""
+        """(n,) probabilities of the predicted classes."""
         sure: np.ndarray = self.rows.probabilities[np.arange(len(self.rows)), self.predicted_ids]
         return sure
 
 
 def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str, Any]:
-    """Return all that the report and the model card say of a run, as JSON values.
+    """Return everything that the report and the model card show of a run, as JSON values.
 
     What the run does not have is None.
 
     Args:
-        run: Folder of the run, or the one in which it is being made.
-        record: What its bertfit.json says, or will say.
-        name: What the run is called.
+        run: Folder of the run, or its staging folder.
+        record: Content of its bertfit.json, also if not written yet.
+        name: Name of the run.
 
     Raises:
         RunError: A file of the run is damaged.
@@ -119,7 +119,7 @@ def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str
 
 
 def read_kept(run: Path) -> dict[str, Any]:
-    """Return what the training kept for the report; nothing where there is no such file.
+    """Return what the training kept for the report; empty if there is no such file.
 
     Raises:
         RunError: The file is damaged, or of another version.
@@ -136,7 +136,7 @@ def read_kept(run: Path) -> dict[str, Any]:
 
 
 def read_parts(run: Path, record: Mapping[str, Any]) -> dict[str, KeptPart]:
-    """Return the parts that the run kept predictions of, by name, the test first.
+    """Return the parts for which the run kept predictions, by name, the test first.
 
     Raises:
         RunError: A file is damaged.
@@ -184,9 +184,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _judge(
     record: Mapping[str, Any], parts: Mapping[str, KeptPart], kept: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the scores of the rows that tell how good the model is, as `Evaluation.to_json`.
+    """Return the scores that tell how good the model is, in the form of `Evaluation.to_json`.
 
-    These are the test rows; without them the validation rows, as far as they are known.
+    They are those of the test rows, else those of the validation rows, as far as known.
     """
     scores = record.get("scores") or {}
     if scores.get("test"):
@@ -199,7 +199,7 @@ def _judge(
 
 
 def _find_accuracy(part: KeptPart | None) -> float | None:
-    """Return how often the saved model's most probable class is right, as baselines are judged."""
+    """Return the accuracy of the most probable class, without the threshold, as for baselines."""
     if part is None:
         return None
     return float((part.rows.probabilities.argmax(axis=1) == part.rows.label_ids).mean())
@@ -243,7 +243,7 @@ def _score_part(
 def _draw_curves(
     part: KeptPart, record: Mapping[str, Any], kept: Mapping[str, Any], run: Path
 ) -> dict[str, Any]:
-    """Return the points of each curve; ROC and precision-recall for two classes alone."""
+    """Return the points of each curve; ROC and precision-recall only for two classes."""
     probabilities, label_ids = part.rows.probabilities, part.rows.label_ids
     scaling = read_confidence(record, num_labels=probabilities.shape[1], run=run).scaling
     is_binary = probabilities.shape[1] == 2 and len(np.unique(label_ids)) == 2
@@ -262,11 +262,11 @@ def _draw_curves(
 def _draw_uncalibrated(
     part: KeptPart, scaling: Scaling | None, kept: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the reliability before calibration and the part that it is of, where it is known.
+    """Return the reliability before calibration and the name of its part, if known.
 
-    Log-probabilities are the logits minus one number for each row. Undoing a temperature leaves it
-    one number for each row, which softmax ignores; undoing other scalings does not, so for those
-    the training keeps the points.
+    Log-probabilities are the logits minus a constant per row. After undoing a temperature, it is
+    still a constant per row, which softmax ignores; that does not hold for other scalings, so for
+    those the training keeps the points.
     """
     if scaling is None:
         return None
@@ -286,7 +286,7 @@ def _draw_uncalibrated(
 def _find_lengths(
     kept: Mapping[str, Any], part: KeptPart | None, record: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return how many texts have each length in tokens: of training, else of the judged part."""
+    """Return the counts of text lengths in tokens, of the training rows, else of `part`."""
     limit = (record.get("encoding") or {}).get("max_length")
     if kept.get("lengths"):
         return {"part": "train", "max_length": limit, "counts": kept["lengths"]}
@@ -297,7 +297,7 @@ def _find_lengths(
 
 
 def _rank_errors(part: KeptPart) -> list[int]:
-    """Return the wrong rows, those of which the model is surest first, at most `NUM_ERRORS`."""
+    """Return the wrong rows, the most confident first, at most `NUM_ERRORS`."""
     (wrong,) = np.nonzero(~part.is_right)
     chosen: list[int] = wrong[np.argsort(-part.confidences[wrong], kind="stable")].tolist()
     return chosen[:NUM_ERRORS]
@@ -317,9 +317,9 @@ def _list_errors(part: KeptPart, label_names: list[str], kept: Mapping[str, Any]
 
 
 def _rank_suspects(part: KeptPart) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the rows with the most suspicious labels, what is suggested, and how many look wrong.
+    """Return the rows with the most suspicious labels, the suggestions, and how many look wrong.
 
-    Only those that confident learning counts as wrong are shown.
+    Only rows whose labels confident learning counts as wrong are shown.
     """
     ranked = rank_suspicious_labels(part.rows.probabilities, part.rows.label_ids)
     num_shown = min(NUM_SUSPECTS, ranked.num_issues)
@@ -354,6 +354,6 @@ def _describe_row(part: KeptPart, row: int, kept: Mapping[str, Any]) -> dict[str
 
 
 def keeps_texts(record: Mapping[str, Any]) -> bool:
-    """Tell whether a run may keep texts of rows; runs of before the setting may."""
+    """Return whether a run may keep texts of rows; runs older than the setting may."""
     entry = (record.get("settings") or {}).get("keep_texts") or {}
     return bool(entry.get("value", TrainSettings().keep_texts))

@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     from bertfit.workflow.recording import LogKeeper
 
 Points: TypeAlias = "list[tuple[float, float]]"
-"""Of a curve, as (x, y)."""
+"""Points (x, y) of a curve."""
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
 MAX_TEXT_CHARACTERS = 3000
-"""Longer texts are kept up to here."""
+"""Longer texts are truncated to this."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReportFiles:
-    """What `report` wrote."""
+    """The files that `report` wrote."""
 
     page: Path
     card: Path | None
-    """None where it was left alone."""
+    """None if it was not written."""
 
 
 def report(
@@ -60,19 +60,19 @@ def report(
     with_texts: bool = True,
     overwrite: bool = False,
 ) -> ReportFiles:
-    """Write the report of a run anew, from what the run holds.
+    """Rewrite the report of a run, from the files in the run.
 
-    The page in the run is replaced. A README.md that is there and was edited is replaced only with
-    `overwrite`.
+    The page in the run is replaced. A README.md that was edited is replaced only with `overwrite`.
 
     Args:
         run: Folder of the run.
-        output: An HTML file to write instead, beside which nothing else is written.
-        with_texts: False leaves out every text of a row.
-        overwrite: Replace `output`, or the run's README.md, where it exists.
+        output: An HTML file to write instead; nothing else is written then.
+        with_texts: False leaves out all texts of rows.
+        overwrite: Replace `output`, or the run's README.md, if it exists.
 
     Raises:
-        ConfigError: `output` does not end in .html, is a folder, or exists, or a flag is no bool.
+        ConfigError: `output` does not end in .html or .htm, is a folder, or exists, or a flag is
+            not a bool.
         OSError: A file cannot be written.
         RunError: There is no such run, or a file of it is damaged.
     """
@@ -104,10 +104,10 @@ def add_report(
     log: LogKeeper,
     interruption: Interruption,
 ) -> None:
-    """Write report.json, report.html and README.md into a run that is whole but for its record.
+    """Write report.json, report.html and README.md to a run that is complete except its record.
 
-    A report that cannot be made is noted and costs nothing else: the training stands. The first
-    Ctrl-C leaves it out.
+    If the report cannot be made, that is noted, and the run is saved without it. The first Ctrl-C
+    skips the report.
     """
     with _costing_nothing(staging, log, interruption):
         kept = _draw_before(learned, evaluation)
@@ -118,7 +118,7 @@ def add_report(
 def renew_report(
     staging: Staging, record: Mapping[str, Any], *, log: LogKeeper, interruption: Interruption
 ) -> None:
-    """Write report.html and README.md anew, for a record that tells more than it did before."""
+    """Rewrite report.html and README.md, after entries were added to the record."""
     with _costing_nothing(staging, log, interruption):
         _write_pages(staging, record)
 
@@ -133,7 +133,7 @@ def _write_pages(staging: Staging, record: Mapping[str, Any]) -> None:
 def _costing_nothing(
     staging: Staging, log: LogKeeper, interruption: Interruption
 ) -> Iterator[None]:
-    """Note what keeps a report from being made, and let the training stand."""
+    """Note why a report could not be made, and let the training go on."""
     try:
         with interruption.raise_first():
             yield
@@ -141,8 +141,8 @@ def _costing_nothing(
         _note(staging, log, "Interrupted: the report was not made; bertfit report does that.")
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # a full disk ends the run as it does everywhere
-        # Hours of training outweigh a page about them.
+            raise  # a full disk ends the run, as it does everywhere
+        # Hours of training must not be lost for a page about them.
         reason = f"{type(error).__name__}: {error}"
         _note(
             staging,
@@ -187,7 +187,7 @@ def _keep(
     model: PreparedModel,
     reliability: Mapping[str, Points | None],
 ) -> None:
-    """Write report.json: what the report needs and no other file of the run has."""
+    """Write report.json: what the report needs that no other file of the run has."""
     parts = {"test": rows.test, "validation": rows.validation}
     texts = None
     if keeps_texts(record):
@@ -210,12 +210,12 @@ def _keep(
 
 
 def _pick_texts(part: TextDataset | None, chosen: list[int]) -> dict[str, str]:
-    assert part is not None  # it has predictions
+    assert part is not None  # since it has predictions
     return {str(part.lines[row]): _cut(part.texts[row]) for row in chosen}
 
 
 def _cut(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode()  # a table can hold half of a surrogate pair
+    text = text.encode("utf-8", "replace").decode()  # a table can hold a lone surrogate
     if len(text) <= MAX_TEXT_CHARACTERS:
         return text
     num_left = len(text) - MAX_TEXT_CHARACTERS
@@ -225,7 +225,7 @@ def _cut(text: str) -> str:
 def _draw_before(
     learned: LearnedConfidence | None, evaluation: Evaluation | None
 ) -> dict[str, Points | None]:
-    """Return the reliability before calibration, of the validation and of the test rows."""
+    """Return the reliability before calibration, on the validation and on the test rows."""
     from scipy.special import softmax
 
     from bertfit.evaluation.calibration import take_best
@@ -241,7 +241,7 @@ def _draw_before(
 
 
 def _find_base_model(record: Mapping[str, Any]) -> str | None:
-    """Return the model's name on the hub; None for the embedded one and for a local folder."""
+    """Return the model's name on the hub; None for the embedded model or a local folder."""
     name = str(record["settings"]["model"]["value"])
     return None if name == "embedded" or as_path(name).exists() else name
 

@@ -1,4 +1,4 @@
-"""The command that would train a run again, from what the run records of itself."""
+"""The command that would train a run again, from the run's record."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from bertfit.data.readers import TABLE_NAMES
 def describe_command(
     record: Mapping[str, Any], *, name: str, was_split: str | None, with_baseline: bool
 ) -> str | None:
-    """Return the command line, or the Python call where the rows came from memory.
+    """Return the command line, or the Python call if the rows came from memory.
 
     Args:
-        record: What bertfit.json says.
+        record: Content of bertfit.json.
         name: Name of the run to make.
-        was_split: "split off" or "given": where the validation rows came from; None where that
-            was not recorded (the same source then means that they were split off).
+        was_split: "split off" or "given": where the validation rows came from; None if that was
+            not recorded (the same source then means that they were split off).
         with_baseline: Whether baselines were fitted.
 
     Returns:
-        None where the run was not trained by bertfit.
+        None if the run was not trained by bertfit.
     """
     data, settings = record.get("data") or {}, record.get("settings")
     if settings is None or "train" not in data:
@@ -34,7 +34,7 @@ def describe_command(
         runs = record["seeds"]["runs"]
         changed["seed"] = runs[0]["seed"]
         num_seeds = len(runs) if len(runs) > 1 else None
-    if not TABLE_NAMES.isdisjoint(sources.values()):  # no command line can name them
+    if not TABLE_NAMES.isdisjoint(sources.values()):  # a command line cannot name tables in memory
         return _write_call(sources, name, recipe, changed, num_seeds, with_baseline=with_baseline)
     words = ["bertfit", "train", sources.pop("train")]
     for part, source in sources.items():
@@ -61,7 +61,7 @@ def _list_parts(data: Mapping[str, Any], was_split: str | None) -> Iterator[str]
 
 
 def _find_changes(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the recipe, and the settings that neither it nor a default decided."""
+    """Return the recipe, and the settings that come from neither it nor a default."""
     recipes = [
         entry["origin"].removeprefix("recipe ")
         for entry in settings.values()
@@ -84,7 +84,7 @@ def _write_call(
     *,
     with_baseline: bool,
 ) -> str:
-    """Return Python source; a table in memory is called by the part that it was."""
+    """Return Python source; a table in memory is named after its part."""
     shown = {
         part: part if source in TABLE_NAMES else repr(source) for part, source in sources.items()
     }

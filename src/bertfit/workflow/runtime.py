@@ -37,33 +37,33 @@ _INSTRUCTIONS = {
 }
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _SIZES = (2048, 384, 1536)
-"""Rows, inputs and outputs of the products that are timed: a feed-forward layer of MiniLM."""
+"""Rows, inputs and outputs of the timed matmuls: a feed-forward layer of MiniLM."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The machine and the choices made on it."""
+    """The machine, and the choices made on it."""
 
     processor: str
     instructions: tuple[str, ...]
-    """Those that matter for matrix products."""
+    """Instruction sets that matter for matrix products."""
     num_cores: float
-    """Cores that this process may use; a container's limit may be a fraction."""
+    """Cores that this process may use; a container's limit may be fractional."""
     num_threads: int
-    """Threads that torch uses for one product."""
+    """Threads that torch uses for one matmul."""
     device: str
     dtype: str
-    """Type of the products in training."""
+    """Dtype of the matmuls in training."""
     reason: str
     attention: str
     dropout: str
     last_layer: str
     """Which tokens the last layer is computed for."""
     operators: str
-    """Whether compiled operators do the arithmetic, and why."""
+    """Whether compiled operators are used, and why."""
     embeddings: str
     memory: str
-    """What happens to memory that is freed between two layers."""
+    """What happens to memory freed between layers."""
     packing: str
     """Whether texts are packed, and why."""
     compilation: str
@@ -71,14 +71,14 @@ class Runtime:
     recording: str
     """Whether a training's passes are recorded as CUDA graphs, and why."""
     micro_batch_tokens: int | None
-    """None where the training measures it."""
+    """None if the training measures it."""
     gflops: dict[str, float]
-    """Matrix products measured now, by type, in 1e9 operations a second."""
+    """Measured rate of matrix products, by dtype, in 1e9 operations per second."""
     store: str
-    """Where encoded text is kept."""
+    """Where encoded text is cached."""
     store_bytes: int
     advice: tuple[str, ...]
-    """What would make it faster."""
+    """What would make training faster."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -88,12 +88,12 @@ class Runtime:
 def describe_runtime(
     model: str = "embedded", *, device: str = "auto", dtype: Dtype = "auto"
 ) -> Runtime:
-    """Say what training `model` would run on here, and how fast its products are.
+    """Return how `model` would be trained on this machine, and how fast its matmuls are.
 
     Args:
         model: Hub name, local folder, a run, or "embedded"; its weights are not loaded.
         device: auto, cpu, cuda, cuda:N or mps.
-        dtype: Type of the arithmetic; auto chooses.
+        dtype: Dtype of the computation; auto chooses.
 
     Raises:
         ModelError: The model cannot be found or is of an unknown kind.
@@ -142,7 +142,7 @@ def describe_runtime(
 
 
 def _describe_compilation(device: torch.device, packing: Plan, operators: Plan) -> str:
-    """Say what becomes of a training that is long enough."""
+    """Return the compilation plan of a training that is long enough to be compiled."""
     plan = plan_compilation(
         device, packs=packing.is_on, has_operators=operators.is_on, train_seconds=math.inf
     )
@@ -150,15 +150,15 @@ def _describe_compilation(device: torch.device, packing: Plan, operators: Plan) 
 
 
 def measure_products(dtype: torch.dtype, device: torch.device, *, seconds: float = 0.2) -> float:
-    """Return the rate of matrix products in 1e9 operations a second, a median.
+    """Return the median rate of matrix products in 1e9 operations per second.
 
     Args:
-        dtype: Type of the factors.
+        dtype: Dtype of the factors.
         device: Where they are multiplied.
         seconds: How long to measure, after a first product that is not counted.
     """
     rows, inputs, outputs = _SIZES
-    # Random numbers, of a generator of its own: equal ones are multiplied faster by some.
+    # Random numbers, from a separate generator: some hardware multiplies constant ones faster.
     generator = torch.Generator().manual_seed(0)
     a, b = (
         torch.randn(size, inputs, generator=generator).to(device, dtype) for size in (rows, outputs)
@@ -177,13 +177,13 @@ def measure_products(dtype: torch.dtype, device: torch.device, *, seconds: float
 
 
 def list_instructions() -> tuple[str, ...]:
-    """Return the processor's instructions that matter for matrix products, the widest last."""
+    """Return the processor's instruction sets that matter for matrix products, widest last."""
     capabilities = torch.cpu.get_capabilities()
     return tuple(name for key, name in _INSTRUCTIONS.items() if capabilities.get(key))
 
 
 def _count_cores() -> float:
-    """Return the cores that the scheduler and the container leave to this process."""
+    """Return the cores that the scheduler and the container's limit allow this process."""
     if hasattr(os, "sched_getaffinity"):
         num_cores = float(len(os.sched_getaffinity(0)))
     else:

@@ -1,8 +1,8 @@
-"""Train with several seeds on the same split, and keep the best of them as one run.
+"""Train with several seeds on the same split, and keep the best one as a run.
 
-The rows are read, split and encoded once. The score that chose each seed's epoch chooses the seed
-too: that of the validation rows, before calibration, which is fitted on the same rows. The test
-rows are scored with every seed as it would be saved, calibrated, and choose nothing.
+The rows are read, split and encoded once. The score that chose each seed's epoch also chooses the
+seed: the score on the validation rows, before calibration, which is fitted on the same rows. The
+test rows are scored with every seed as it would be saved, calibrated, and choose nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SCORES = ("accuracy", "macro_f1")
 
 @dataclass(slots=True)
 class _Best:
-    """The best finished seed so far, which stands whole in its staging folder."""
+    """The best finished seed so far, a complete run in its staging folder."""
 
     seed: int | None = None
     staging: Staging | None = None
@@ -49,7 +49,7 @@ class _Best:
     runs: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def offer(self, seed: int, staging: Staging, finished: FinishedRun) -> None:
-        """Keep a finished seed if it is the best so far, and remove the folder of the other."""
+        """Keep a finished seed if it is the best so far; remove the folder of the loser."""
         self.runs.append(_describe_run(seed, finished))
         if self.staging is None or _rank(finished) > _rank(self.finished):
             loser, self.seed, self.staging, self.finished = self.staging, seed, staging, finished
@@ -65,12 +65,12 @@ class _Best:
         _note_seeds(record["seeds"], num_seeds, log)
         write_log(self.staging, log)
         renew_report(self.staging, record, log=log, interruption=interruption)
-        with catch_interrupts():  # between two renames neither run stands: count from 0 again
+        with catch_interrupts():  # count from 0 again: publishing must not stop half-way
             self.staging.publish(record)
         return record
 
     def record(self) -> dict[str, Any]:
-        """Return what bertfit.json shall say."""
+        """Return the content of bertfit.json."""
         assert self.finished is not None
         return self.finished.record | {
             "seeds": _summarize(self.runs, self.seed, self.finished.outcome.selection_metric)
@@ -92,34 +92,34 @@ def train_seeds(
 ) -> TrainResult:
     """Train with the seeds seed, seed + 1, …, and write the best on validation as one run.
 
-    All seeds share the split of the first one, and the baselines. Ctrl-C ends the seed that is
-    being trained and starts no other; it is kept only if no seed had finished. Where an error or
-    a second Ctrl-C ends a seed, the best finished one is kept beside `output`, as a whole run.
+    All seeds share the split of the first one, and the baselines. Ctrl-C ends the current seed and
+    starts no other; that seed is kept only if no other had finished. If an error or a second Ctrl-C
+    ends a seed, the best finished one is kept next to `output`, as a complete run.
 
     Args:
         data: As in `train`.
         output: Folder of the run to make; its bertfit.json has the scores of all under "seeds".
         num_seeds: At least 2.
-        validation: As in `train`, and so are all others.
+        validation: As in `train`.
         test: Labelled rows that every seed is scored on.
         settings: Resolved settings; their seed is the first.
-        overwrite: Replace a run that stands at `output`.
+        overwrite: Replace an existing run at `output`.
         baseline: Fit lexical baselines, once for all seeds.
-        listener: Hears notes and progress.
+        listener: Receives notes and progress.
         **options: As in `train`.
 
     Raises:
         ConfigError: A setting is wrong, or there are fewer than 2 seeds.
         DataError: The data has faults; all are listed.
         ModelError: The model cannot be loaded.
-        RunError: `output` is taken.
+        RunError: `output` exists and may not be replaced.
         TrainingError: A loss became infinite or not a number.
     """
     if num_seeds < 2:
         raise ConfigError(f"--seeds: expected at least 2, got {num_seeds}")
     resolved = settle_settings(settings, options)
     first = resolved.settings.seed
-    resolved.settle("seed", first + num_seeds - 1, origin="")  # the last one must be in range too
+    resolved.settle("seed", first + num_seeds - 1, origin="")  # checks the range of the last seed
     log = LogKeeper(listener or Silent())
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
@@ -184,12 +184,12 @@ def _train_each(
 
 @contextlib.contextmanager
 def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
-    """Where a seed fails, keep the best finished one beside the output, as a whole run."""
+    """If a seed fails, keep the best finished one next to the output, as a complete run."""
     try:
         yield
     except BaseException:
         if best.staging is not None and best.staging.is_intact():
-            # The error may be a full disk: the weights stay even if the record cannot be added.
+            # On a full disk the record cannot be written, but the weights are kept.
             with contextlib.suppress(OSError):
                 record = {"format_version": FORMAT_VERSION, **best.record()}
                 write_json(best.staging.folder / RECORD_NAME, record)
@@ -198,9 +198,9 @@ def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
 
 
 def _rank(finished: FinishedRun | None) -> tuple[bool, float, float]:
-    """Return what is compared: finished before interrupted, then the metric that chose the epoch.
+    """Return the sort key: finished before interrupted, then the metric that chose the epoch.
 
-    Equal ones are told apart by their validation loss; the first of equals stays.
+    Ties are broken by validation loss; of equal seeds the first is kept.
     """
     assert finished is not None
     outcome = finished.outcome
@@ -243,7 +243,7 @@ def _summarize(
 def _summarize_part(
     scores: Sequence[dict[str, float] | None],
 ) -> dict[str, dict[str, float] | None]:
-    """Return mean and standard deviation (of a sample, so of two seeds at least) of each score."""
+    """Return mean and sample standard deviation (of at least two seeds) of each score."""
     known = [one for one in scores if one is not None]
     columns = {name: [one[name] for one in known] for name in (known[0] if known else ())}
     mean = {name: statistics.fmean(values) for name, values in columns.items()}

@@ -1,7 +1,7 @@
 """Decides settings that were left open, from the rows, the model and the machine.
 
-What is decided here is what the training does, and what bertfit.json records, with the reason.
-Whether layers are compiled is decided in `speeding`, which measures first.
+The training uses these values, and bertfit.json records them with the reason. Whether layers are
+compiled is decided in `speeding`, which measures first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
 
 def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener) -> None:
-    """Note each setting that was given and changes nothing beside the others and these rows.
+    """Note each setting that was given but has no effect with the other settings and these rows.
 
-    Only what was asked for by name: a recipe's settings are meant for any rows.
+    A recipe's settings are not noted, because recipes are meant for any rows.
     """
     settings = resolved.settings
     num_epochs = settings.epochs or 0  # settled by now
@@ -49,7 +49,7 @@ def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Lis
 
 
 def settle_columns(resolved: ResolvedSettings, rows: PreparedRows) -> ResolvedSettings:
-    """Return settings with the columns that the training rows were read from."""
+    """Return settings with the columns that the training rows were read from filled in."""
     for role, column in rows.train.columns.items():
         if not column.is_given:
             origin = f"{resolved.origins[f'{role}_column']}, found in the training rows"
@@ -60,7 +60,7 @@ def settle_columns(resolved: ResolvedSettings, rows: PreparedRows) -> ResolvedSe
 def settle_epochs(
     resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener
 ) -> ResolvedSettings:
-    """Return settings with a number of epochs: the one given, else one for the rows."""
+    """Return settings with a number of epochs: the one given, else one chosen for the rows."""
     if resolved.settings.epochs is not None:
         return resolved
     num_rows, num_labels = len(rows.train), len(rows.label_names)
@@ -73,7 +73,7 @@ def settle_epochs(
 def settle_model(
     resolved: ResolvedSettings, model: PreparedModel, *, listener: Listener
 ) -> ResolvedSettings:
-    """Return settings with all that the prepared model, its rows and the machine decide."""
+    """Return settings with everything that the prepared model, its rows and the machine decide."""
     settings, classifier = resolved.settings, model.classifier
     if settings.learning_rate is None:
         size = find_hidden_size(classifier.model)
@@ -100,7 +100,7 @@ def _settle_token_budget(
 ) -> ResolvedSettings:
     """Return settings with a token budget: the one given, else a measured one, or the default.
 
-    It is measured where that was asked for ("auto"), and on a GPU where nothing was.
+    It is measured if set to "auto", and on a GPU also if not set.
     """
     asked = resolved.settings.micro_batch_tokens
     if isinstance(asked, int):

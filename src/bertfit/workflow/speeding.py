@@ -1,4 +1,4 @@
-"""Measures the speed of a training before it begins, and decides what is compiled for it.
+"""Measures the speed of a training before it starts, and decides whether layers are compiled.
 
 If passes are recorded or layers compiled, the speed without that is measured too.
 """
@@ -26,16 +26,16 @@ from bertfit.workflow.preparing import PreparedModel
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSpeed:
-    """What was measured, and decided by it."""
+    """The measured speed, and the decision based on it."""
 
     speed: SpeedEstimate
-    """As the training will run."""
+    """Speed at which the training will run."""
     compilation: Plan
     as_written: SpeedEstimate
-    """Neither compiled nor recorded."""
+    """Speed with neither compilation nor recording."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what bertfit.json says of it."""
+        """Return the entries of bertfit.json."""
         compiled = self.compilation.is_on
         return {
             "tokens_per_second": round(self.speed.tokens_per_second, 1),
@@ -59,10 +59,10 @@ def compile_ahead(settings: TrainSettings, *, listener: Listener) -> None:
 def settle_speed(
     resolved: ResolvedSettings, model: PreparedModel, *, listener: Listener
 ) -> tuple[ResolvedSettings, MeasuredSpeed]:
-    """Measure the speed, decide about compiling, and say how long the training will take.
+    """Measure the speed, decide whether to compile, and note how long the training will take.
 
     Raises:
-        ConfigError: Compiling was asked for, and failed.
+        ConfigError: Compiling was asked for and failed.
     """
     asked, precision = resolved.settings.compile, model.classifier.precision
     as_written = uncompiled = _measure(resolved, model, compiled=False)
@@ -109,7 +109,7 @@ def _measure(
     resolved: ResolvedSettings, model: PreparedModel, *, compiled: bool, recorded: bool = True
 ) -> SpeedEstimate:
     settings = dataclasses.replace(resolved.settings, compile="on" if compiled else "off")
-    if not recorded:  # all that the setting decides where passes can be recorded
+    if not recorded:  # on a GPU, this turns off recording and the Triton kernels of AdamW
         settings = dataclasses.replace(settings, fast_path="off")
     classifier = model.classifier
     return measure_speed(
@@ -124,16 +124,16 @@ def _measure_compiled(
     plan: Plan,
     uncompiled: SpeedEstimate,
 ) -> tuple[Plan, SpeedEstimate]:
-    """Measure with compiled layers; where torch fails to compile them, leave that, or say so."""
+    """Measure with compiled layers; if torch cannot compile them, turn it off, or raise."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:
         return plan, _measure(resolved, model, compiled=True)
     except TorchDynamoException as error:
-        # The first line may name the backend alone; the next then has the cause.
+        # The first line may name only the backend; the next then has the cause.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         why = f"torch failed to compile: {' '.join(lines[:2])}"
         if resolved.settings.compile == "on":
             raise cannot_compile(why) from error
-        torch._dynamo.reset()  # noqa: SLF001 (torch has no other way to forget a failure)
+        torch._dynamo.reset()  # noqa: SLF001 (torch has no other way to reset after a failure)
         return Plan(is_on=False, reason=why), uncompiled

@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from bertfit.config import OnBadRow
 
 _MOST_LEARNED = 0.01
-"""Share of rows, in [0, 1], which a run may have learned and still judge all."""
+"""Share of the rows, in [0, 1], that a run may have been trained on and still judge them all."""
 CSV_COLUMNS = ("line", "label", "suggested_label", "looks_wrong", "confidence", "margin", "text")
 
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A row whose label something speaks against."""
+    """A row whose label is suspicious."""
 
     line: int
     """1-based line of the source."""
     label: str
     suggested_label: str
     looks_wrong: bool
-    """Whether confident learning counts the label as wrong; else another is only more probable."""
+    """Whether confident learning counts the label as wrong; if not, another is more probable."""
     confidence: float
-    """Probability of the suggested label, by a model that had not seen the row's own."""
+    """Probability of the suggested label, by a model that had not seen the row's label."""
     margin: float
-    """Probability of the given label less that of the strongest other one; low is suspicious."""
+    """Probability of the given label minus that of the best other one; low is suspicious."""
     text: str
 
 
@@ -53,13 +53,13 @@ class SuspectReport:
     num_rows: int
     """Rows that could be judged."""
     suspects: tuple[Suspect, ...]
-    """Rows whose labels look wrong, the most suspicious first, then those predicted otherwise."""
+    """Rows whose labels look wrong, most suspicious first, then those only predicted otherwise."""
     num_wrong: int
-    """The first of the suspects, whose labels look wrong."""
+    """Number of suspects whose labels look wrong; they come first."""
     judged_by: str
     """Where the probabilities came from, in words."""
     unjudged_labels: tuple[str, ...]
-    """Labels of rows that could not be judged, as no other row bears them."""
+    """Labels of rows that could not be judged, because no other row has them."""
     warning: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -79,23 +79,23 @@ def find_suspects(
     device: str = "auto",
     listener: Listener | None = None,
 ) -> SuspectReport:
-    """Rank the rows of labelled data by how much speaks against their labels.
+    """Rank the rows of labelled data by how suspicious their labels are.
 
     Args:
         data: Labelled rows.
-        run: A run that was trained on other rows, whose probabilities judge; None fits lexical
+        run: A run trained on other rows, whose probabilities judge the labels; None fits lexical
             models, each judging a fold of the rows that it has not seen.
-        num_folds: Folds without a run, 5 where None.
-        folds_if_learned: Where the run was trained on more than a hundredth of these rows, judge
-            by folds after all; else the run judges them, with a warning.
+        num_folds: Folds without a run; None means 5.
+        folds_if_learned: If the run was trained on more than a hundredth of these rows, judge by
+            folds instead; if False, the run judges them, with a warning.
         columns: Which columns hold what; rows of one group are in one fold.
         on_bad_row: "skip" leaves bad rows out.
-        seed: Of the folds.
-        device: Of the run: auto, cpu, cuda, cuda:N or mps.
-        listener: Hears the progress.
+        seed: Seed of the folds.
+        device: Device of the run: auto, cpu, cuda, cuda:N or mps.
+        listener: Receives the progress.
 
     Raises:
-        ConfigError: Both a run and folds are asked for, fewer than 2 folds, or no such seed.
+        ConfigError: Both a run and folds are given, or fewer than 2 folds, or an invalid seed.
         DataError: The rows have faults, or are too few for the folds.
         RunError: There is no such run.
     """
@@ -123,10 +123,10 @@ def find_suspects(
 
 
 def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False) -> None:
-    """Write the suspects as a CSV file to edit, whole or not at all.
+    """Write the suspects to a CSV file for editing, completely or not at all.
 
     Raises:
-        ConfigError: The name does not end in .csv, is a folder's, or is taken.
+        ConfigError: `path` does not end in .csv, is a folder, or exists without `overwrite`.
         OSError: The file cannot be written.
     """
     check_output(path, (".csv",), overwrite=overwrite)
@@ -213,7 +213,7 @@ def _rank(
         raise DataError(f"no row of {dataset.source} can be judged: each label has a single row")
     label_ids = np.asarray(encode_labels(dataset.labels, label_names), dtype=np.int64)
     ranked = rank_suspicious_labels(probabilities[judged], label_ids[judged])
-    # Rows are ranked by margin after the counted ones, so those predicted otherwise come next.
+    # After the labels that look wrong, rows are sorted by margin: those predicted otherwise first.
     num_listed = int((ranked.suggested_ids != label_ids[judged[ranked.rows]]).sum())
     suspects = tuple(
         Suspect(

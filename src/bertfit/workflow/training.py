@@ -45,7 +45,7 @@ from bertfit.workflow.settling import note_unused, settle_columns, settle_epochs
 from bertfit.workflow.speeding import compile_ahead, settle_speed
 
 _MOST_LINES = 64
-"""Lines of a failing step that an error names."""
+"""Most lines of a failed step that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,11 @@ class TrainResult:
     test: ScoredTest | None
     """The model and the best baseline on the test rows, which chose nothing."""
     baselines: BaselineResults | None
-    """All baselines, where they were fitted."""
+    """All baselines, if fitted."""
     num_train: int
     num_validation: int
     seeds: dict[str, Any] | None = None
-    """Scores of every seed where several were trained, as in bertfit.json."""
+    """Scores of every seed if several were trained, as in bertfit.json."""
 
 
 def train(
@@ -84,19 +84,19 @@ def train(
         data: Labelled rows: path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow
             table, or a list of dicts.
         output: Folder of the run to make.
-        validation: Labelled rows that choose the epoch; split off `data` where None.
+        validation: Labelled rows that choose the epoch; None splits them off `data`.
         test: Labelled rows that are scored once at the end and choose nothing.
         settings: Resolved settings; None makes them from `options`.
-        overwrite: Replace a run that stands at `output` once the new one is whole.
+        overwrite: Replace an existing run at `output` once the new one is complete.
         baseline: Fit lexical baselines on the same rows.
-        listener: Hears notes and progress.
+        listener: Receives notes and progress.
         **options: `recipe="notebook"`, and fields of `TrainSettings`, such as `epochs=2`.
 
     Raises:
         ConfigError: A setting or an argument is wrong.
         DataError: The data has faults; all are listed.
         ModelError: The model cannot be loaded.
-        RunError: `output` is taken.
+        RunError: `output` exists and may not be replaced.
         TrainingError: A loss became infinite or not a number.
     """
     resolved = settle_settings(settings, options)
@@ -117,7 +117,7 @@ def train(
                 log=log,
                 interruption=interruption,
             )
-            with catch_interrupts():  # between two renames neither run stands: count from 0 again
+            with catch_interrupts():  # count from 0 again: publishing must not stop half-way
                 staging.publish(finished.record)
     return finished.result(output, rows)
 
@@ -130,7 +130,7 @@ def prepare_training(
     resolved: ResolvedSettings,
     log: LogKeeper,
 ) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
-    """Read, check and encode the rows, load the model, and settle what the rows decide."""
+    """Read, check and encode the rows, load the model, and settle the settings left open."""
     compile_ahead(resolved.settings, listener=log)
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
@@ -145,17 +145,17 @@ def prepare_training(
 
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A run that is whole but for its place and its bertfit.json."""
+    """A run that is complete except for its place and its bertfit.json."""
 
     record: dict[str, Any]
-    """What bertfit.json shall say."""
+    """Content of bertfit.json."""
     classifier: TextClassifier
     outcome: TrainingOutcome
     test: ScoredTest | None
     baselines: BaselineResults | None
 
     def result(self, run: Path, rows: PreparedRows) -> TrainResult:
-        """Return what `train` returns, once the run stands at its place."""
+        """Return the result of `train`, once the run is at its place."""
         return TrainResult(
             run=run,
             classifier=self.classifier,
@@ -168,7 +168,7 @@ class FinishedRun:
         )
 
 
-@keep_freed_memory()  # from the measured steps to the scored test set: a page costs once
+@keep_freed_memory()  # from measuring to scoring the test rows: page faults are paid for once
 def make_run(
     resolved: ResolvedSettings,
     rows: PreparedRows,
@@ -179,14 +179,14 @@ def make_run(
     log: LogKeeper,
     interruption: Interruption,
 ) -> FinishedRun:
-    """Train and judge a prepared model, and write all of a run but its bertfit.json.
+    """Train and judge a prepared model, and write everything of a run except bertfit.json.
 
     Raises:
-        FirstInterrupt: An end was asked for before the first step, so there is nothing to keep.
+        FirstInterrupt: An end was requested before the first step, so there is nothing to keep.
     """
     with interruption.raise_first():
         interruption.raise_if_requested()
-        model.classifier.save_tokenizer(staging.folder)  # what is kept can always be loaded
+        model.classifier.save_tokenizer(staging.folder)  # so that a kept model can always be loaded
         resolved, speed = settle_speed(resolved, model, listener=log)
     settings, folder = resolved.settings, staging.folder
     outcome = _fit(
@@ -230,9 +230,9 @@ def make_run(
 
 @contextlib.contextmanager
 def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
-    """Where an error ends the run, keep the best epoch's model if there is one.
+    """If an error ends the run, keep the best epoch's model, if there is one, and note its place.
 
-    A second Ctrl-C gives it up; a non-finite loss is explained with the place of the model.
+    A second Ctrl-C discards it.
     """
     try:
         yield
@@ -249,7 +249,7 @@ def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
 
 
 def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) -> ResolvedSettings:
-    """Return the settings that are given, or make them from options; both at once are refused."""
+    """Return the settings given, or make them from options; giving both is an error."""
     if settings is None:
         recipe = options.pop("recipe", "default")
         return resolve_settings(options, recipe=recipe, options_origin="argument")
@@ -261,7 +261,7 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
 def settle_place(
     output: str | Path, *, overwrite: bool, baseline: bool, listener: Listener
 ) -> Path:
-    """Return the place of a run as a path, where it may be written there; flags must be bools."""
+    """Return `output` as a path, after checking that a run may be written there, and the flags."""
     check_flags(overwrite=overwrite, baseline=baseline)
     place = as_path(output, "output")
     check_place(place, overwrite=overwrite, listener=listener)
@@ -277,7 +277,7 @@ def _fit(
     listener: Listener,
     interruption: Interruption,
 ) -> TrainingOutcome:
-    """Train, name the lines of a step that failed, and say what was kept."""
+    """Train, name the lines of a failed step, and note which epoch was kept."""
     classifier = model.classifier
     try:
         outcome = fit(
