@@ -61,5 +61,5 @@ def check(
         console.print(lengths_table(result.parts))
         if result.suspects is not None:
             show_suspects(console, result.suspects)
-    if strict:  # refused after the findings are shown, for they say what to fix
+    if strict:  # only after the findings are shown, which say what to fix
         refuse_leaks(result.report)

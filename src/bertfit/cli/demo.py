@@ -66,7 +66,7 @@ def demo(
 
 
 def _is_demo(run: Path) -> bool:
-    """Tell whether a run of an earlier demo stands there, which this one replaces."""
+    """Return whether `run` is the run of an earlier demo, which this one may replace."""
     from bertfit.run_directory import is_run, read_record
 
     settings = read_record(run).get("settings", {}) if is_run(run) else {}

@@ -59,7 +59,7 @@ def _root(
 
 
 def _find_hidden_cause(end: SystemExit) -> BaseException | None:
-    """Return the Ctrl-C or the broken pipe that typer turned into a bare exit code, if one is."""
+    """Return the Ctrl-C or broken pipe that typer turned into a bare exit code, if any."""
     cause: BaseException | None = end
     while cause is not None and not isinstance(cause, (KeyboardInterrupt, BrokenPipeError)):
         cause = cause.__cause__ or cause.__context__
@@ -67,12 +67,12 @@ def _find_hidden_cause(end: SystemExit) -> BaseException | None:
 
 
 def _prepare_process() -> None:
-    """Let SIGTERM end a command as Ctrl-C does, and characters be printed: all, and not obeyed."""
+    """Make SIGTERM act like Ctrl-C, and make all characters printable and escaped."""
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever called
-            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 (for good)
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -81,11 +81,11 @@ def _prepare_process() -> None:
 
 def main() -> None:
     """Run the command line; every error becomes a message and an exit code."""
-    # The bars of transformers, datasets and the hub would tear ours apart.
+    # Progress bars of transformers, datasets and the hub would break bertfit's.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # From 3.13 on a traceback has colours of Python's own, which `guard_streams` would spell out.
+    # From 3.13 on Python colours tracebacks, and `guard_streams` would escape the codes.
     os.environ["PYTHON_COLORS"] = "0"
     _prepare_process()
     try:
@@ -97,7 +97,7 @@ def main() -> None:
         from bertfit.cli.terminal import exit_code_of
 
         sys.exit(exit_code_of(cause))
-    except Exception as error:  # noqa: BLE001 (the outermost place: what is unknown is raised again)
+    except Exception as error:  # noqa: BLE001 (outermost handler: unknown errors are raised again)
         from bertfit.cli.terminal import exit_code_of
 
         sys.exit(exit_code_of(error))

@@ -1,4 +1,4 @@
-"""The options of `train`, and those that several verbs share, each written once."""
+"""The options of `train`, and those that several verbs share, each defined once."""
 
 from __future__ import annotations
 
@@ -128,6 +128,6 @@ TrainFile = Annotated[
 
 
 def read_number(text: str | None) -> int | str | None:
-    """Return a whole number where the text is one, else the text, for the settings to judge."""
+    """Return the number if the text is an integer, else the text, which the settings check."""
     is_number = text is not None and re.fullmatch(r"-?[0-9]+", text)
     return int(text) if is_number and text is not None else text

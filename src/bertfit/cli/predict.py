@@ -93,7 +93,7 @@ def _load(
 def _check_arguments(
     texts: list[str] | None, file: Path | None, abstain_below: float | None
 ) -> None:
-    """Refuse what cannot work before the model is loaded."""
+    """Refuse invalid arguments before the model is loaded."""
     from bertfit.errors import ConfigError
     from bertfit.evaluation.selective import check_abstain_below
 
@@ -117,7 +117,7 @@ def _check_arguments(
 def _is_file(text: str) -> bool:
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # too long for a name, or holds what no name can
+    except (OSError, ValueError):  # too long for a file name, or with characters that none can have
         return False
 
 
@@ -129,7 +129,7 @@ def _check_combination(
     as_json: bool,
     overwrite: bool,
 ) -> None:
-    """Refuse options that would do nothing, and an output that cannot be written."""
+    """Refuse options that would have no effect, and an output that cannot be written."""
     from bertfit.errors import ConfigError
     from bertfit.files import check_output
     from bertfit.workflow.predicting import SUFFIXES
@@ -145,7 +145,7 @@ def _check_combination(
 
 
 def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -> None:
-    """Say, before the first prediction and apart from them, what abstaining will do."""
+    """Print to standard error, before the first prediction, what to expect of abstaining."""
     if abstain_below is None:
         return
     from bertfit.cli.terminal import error_console
@@ -159,7 +159,7 @@ def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -
 def _watch(
     predictions: Iterator[NumberedPrediction], count: PredictionCount
 ) -> Iterator[NumberedPrediction]:
-    """Pass predictions on while showing how many there are; refuse to end with none."""
+    """Yield predictions while showing their number; raise if there are none."""
     from bertfit.cli.terminal import Terminal, error_console
 
     with Terminal(error_console) as terminal:

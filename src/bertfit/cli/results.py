@@ -50,7 +50,7 @@ def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
 
 
 def show_training(console: Console, result: TrainResult) -> None:
-    """Show the epochs, the choice, the test scores, and what can be done next."""
+    """Show the epochs, the choice, the test scores, and possible next steps."""
     outcome = result.outcome
     console.print()
     if result.seeds is not None:
@@ -61,7 +61,7 @@ def show_training(console: Console, result: TrainResult) -> None:
     if result.test is not None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")
-        if result.test.evaluation.dataset.slices:  # asked for: otherwise the report shows slices
+        if result.test.evaluation.dataset.slices:  # if asked for; the report always has them
             found = result.test.evaluation
             console.print(slice_table(found.slices, grouped=found.grouped))
         if result.test.without_leaks is not None:
@@ -95,7 +95,7 @@ def show_training(console: Console, result: TrainResult) -> None:
 
 
 def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
-    """Show what the test score is without the rows that the model had seen."""
+    """Show the test score without the rows that the model had seen."""
     rows = f"1 {what} row" if scores.num_leaked == 1 else f"the {scores.num_leaked:,} {what} rows"
     if scores.accuracy is None or scores.macro_f1 is None:
         console.print(f"Without {rows} nothing is left to score.", style="bold red")
@@ -135,7 +135,7 @@ def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int
 def show_suspects(
     console: Console, report: SuspectReport, *, top: int = 10, output: Path | None = None
 ) -> None:
-    """Show the first suspects with their texts, how many there are, and where they were written."""
+    """Show the first suspects with their texts, their number, and where they were written."""
     shown = [dataclasses.asdict(one) for one in report.suspects[:top]]
     console.print(suspect_table(shown, num_rows=report.num_rows))
     num_more = len(report.suspects) - report.num_wrong
@@ -176,7 +176,7 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 
 
 def show_record(console: Console, record: dict[str, Any]) -> None:
-    """Show what a run says of itself: labels, settings that differ from the defaults, scores."""
+    """Show a run's record: labels, settings that differ from the defaults, scores."""
     names = ", ".join(
         f"{name} → {index}" for index, name in enumerate(record.get("label_names", []))
     )

@@ -14,7 +14,7 @@ def settings() -> None:
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading, no_wrap=heading != "meaning")
     for name, (default, text) in describe_settings().items():
-        # As --set and TOML want them.
+        # As --set and TOML expect them.
         shown = default.lower() if default in {"None", "True", "False"} else default
         shown = "none" if shown == "()" else shown
         table.add_row(name, shown, text)

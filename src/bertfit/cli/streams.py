@@ -1,6 +1,6 @@
 """Standard output and error for output that does not go through the consoles.
 
-Control characters in data are shown escaped, so that a terminal does not obey them.
+Control characters in data are escaped, so that a terminal does not interpret them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from bertfit.reporting.control_characters import escape_controls
 
 
 class VisibleStream:
-    """A text stream that shows control characters escaped.
+    """A text stream that escapes control characters.
 
-    Predictions, JSON, usage errors, warnings and tracebacks hold data and come this way. The
-    consoles, whose styles and bars are control characters, escape what they are given and write to
-    the stream below.
+    Predictions, JSON, usage errors, warnings and tracebacks contain data and are written here. The
+    consoles, whose styles and bars need control characters, escape their input themselves and write
+    to the wrapped stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -26,11 +26,11 @@ class VisibleStream:
 
     @property
     def rich_proxied_file(self) -> TextIO:
-        """The stream below, under the name by which a console of rich asks for it."""
+        """The wrapped stream, under the name that a rich console looks up."""
         return self._stream
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (whatever the stream has)
-        """Return what the stream below has."""
+        """Return an attribute of the wrapped stream."""
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
@@ -45,7 +45,7 @@ class VisibleStream:
 
 
 def guard_streams() -> None:
-    """Let nothing reach standard output and error from here on but through a `VisibleStream`."""
+    """Wrap standard output and error in a `VisibleStream`, unless already wrapped."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, VisibleStream):

@@ -31,15 +31,15 @@ from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
 
 _TABLE_WIDTH = 80
-"""Columns that every table fits into."""
+"""Columns into which every table fits."""
 
 
 class _CarefulConsole(Console):
-    """Shows control characters instead of obeying them; lasts where a pipe's reader has gone."""
+    """Shows control characters escaped, and survives a closed pipe."""
 
     @property
     def file(self) -> IO[str]:
-        """The stream below all that stands before it: styles and bars are to be obeyed."""
+        """The innermost stream, unescaped: styles and bars need their control characters."""
         file = super().file
         while hasattr(file, "rich_proxied_file"):
             file = file.rich_proxied_file
@@ -50,16 +50,16 @@ class _CarefulConsole(Console):
         self._file = new_file
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 (as rich has them)
-        """Escape a string before rich drops some of the characters and measures the rest."""
+        """Escape a string before rich drops some characters and measures the rest."""
         return super().render_str(escape_controls(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Escape what was no string, but for what rich itself steers the terminal with.
+        """Escape what was not a string, except rich's own control codes.
 
-        Tables keep their width where the terminal is narrower, which then breaks their lines: rich
-        would cut their numbers off. Bars are grids, which have neither box nor header, and shrink.
+        Tables keep their width if the terminal is narrower, which then wraps their lines: rich
+        would cut off numbers. Bars are grids, without box and header, and shrink.
         """
         options = options or self.options
         if isinstance(renderable, Table) and (renderable.box or renderable.show_header):
@@ -69,16 +69,16 @@ class _CarefulConsole(Console):
             yield segment if shown == segment.text else segment._replace(text=shown)
 
     def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 (as rich has them)
-        """Print, and leave it to a narrow terminal to break the lines of a table."""
+        """Print without cropping, so that a narrow terminal wraps the lines of a table."""
         super().print(*objects, **{"crop": False, **options})
 
     def on_broken_pipe(self) -> None:
-        """Write to nowhere from here on, and let the work go on."""
+        """Discard all further output, and let the work go on."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
-# A bracket in a name of a file or a class is no markup, and a word between colons no emoji.
+# Brackets in names of files or classes are not markup, and words between colons are not emoji.
 console: Console = _CarefulConsole(highlight=False, markup=False, emoji=False, stderr=False)
 error_console: Console = _CarefulConsole(highlight=False, markup=False, emoji=False, stderr=True)
 
@@ -88,17 +88,17 @@ _MOST_SKIPPED_SHOWN = 20
 
 
 class Terminal:
-    """A listener that prints notes and shows progress with the time that is left.
+    """A listener that prints notes and shows progress with the remaining time.
 
-    On a terminal a bar moves; into a pipe or a file, and on a terminal that cannot redraw a line, a
-    line is written now and then. If nothing can be written any more (a full disk, a terminal that
-    was closed), the work goes on in silence.
+    A terminal shows a bar; in a pipe or a file, and on a terminal that cannot redraw a line, a line
+    is written from time to time. If nothing can be written any more (a full disk, a closed
+    terminal), the work goes on silently.
     """
 
     def __init__(self, out: Console) -> None:
         """Write to `out`."""
         self._console = out
-        # rich draws no bar where TERM is dumb, and draws one into a file where FORCE_COLOR is set.
+        # rich draws no bar if TERM is dumb, and draws one to a file if FORCE_COLOR is set.
         self._is_drawing = out.is_terminal and not out.is_dumb_terminal and out.file.isatty()
         self._bars: dict[str, TaskID] = {}
         self._last_line = 0.0
@@ -119,8 +119,8 @@ class Terminal:
         if self._is_drawing:
             with self._outlived():
                 self._progress.start()
-            # What is written past the bars goes to rich now, which would read colours and links
-            # out of it.
+            # Other output is now redirected through rich, which would interpret colours and links
+            # in it.
             guard_streams()
         return self
 
@@ -130,10 +130,10 @@ class Terminal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop drawing; bars that were not finished go.
+        """Stop drawing; unfinished bars are removed.
 
         Raises:
-            BertfitError: Standard output could not be written, and nobody has been told yet.
+            BertfitError: Standard output could not be written, and this was not reported yet.
         """
         with self._outlived():
             if self._is_drawing:
@@ -148,7 +148,7 @@ class Terminal:
 
     @contextlib.contextmanager
     def _outlived(self) -> Iterator[None]:
-        """Go on in silence if the console cannot be written to."""
+        """Go on silently if the console cannot be written to."""
         try:
             yield
         except OSError as error:
@@ -156,7 +156,7 @@ class Terminal:
             self._console.on_broken_pipe()
 
     def note(self, text: str) -> None:
-        """Print a sentence; lines set in are commands, which are not wrapped: people copy them."""
+        """Print a sentence; indented lines are commands to copy, and are not wrapped."""
         style = "bold yellow" if text.startswith("WARNING") else None
         with self._outlived():
             for line in text.split("\n"):
@@ -179,7 +179,7 @@ class Terminal:
             self._finish(task, bar)
 
     def _finish(self, task: str, bar: TaskID) -> None:
-        # What a task came to is said in a note; its bar has done its work.
+        # A note says how a task ended; its bar is not needed any more.
         self._progress.remove_task(bar)
         del self._bars[task]
 
@@ -193,7 +193,7 @@ class Terminal:
 
 
 def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
-    """Count and list the rows that were left out; of very many, the first."""
+    """Print the number of skipped rows and the first of them."""
     if not faults:
         return
     out.print(f"Skipped {format_count(len(faults), 'bad row')}:", style="yellow")
@@ -212,7 +212,7 @@ def exit_code_of(error: BaseException) -> int:
         _tell("Interrupted; nothing half-made was left behind.")
         return 130
     if isinstance(error, BrokenPipeError):
-        # The reader of a pipe (head, say) has gone: stop quietly, as other tools do.
+        # The reader of the pipe (such as head) has exited: stop quietly, as other tools do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if _is_out_of_memory(error):
@@ -229,7 +229,7 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def _tell(text: str, *, style: str | None = None, soft_wrap: bool = False) -> None:
-    """Print to standard error; where that cannot be written, the exit code tells it alone."""
+    """Print to standard error; if that fails, only the exit code tells of the error."""
     try:
         error_console.print(text, style=style, soft_wrap=soft_wrap)
     except OSError:
@@ -240,14 +240,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     told = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in told
-        # A GPU's, a CPU's, and a library's that ulimit -v leaves no room.
+        # Of a GPU, of a CPU, and of a library that cannot be mapped under ulimit -v.
         for words in ("out of memory", "can't allocate memory", "failed to map segment")
     )
 
 
 def _explain_os_error(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
-    # numpy tells how much of an array was written, and no more.
+    # numpy sets no errno; its message only says how much of an array was written.
     if error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error)):
         return f"the disk is full{place}. Nothing half-written was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

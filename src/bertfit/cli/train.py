@@ -51,10 +51,10 @@ def train(
     """Fine-tune a model on labelled text and save it as a run."""
     from bertfit.config import resolve_settings, setting_names
 
-    # An option that bears the name of a setting is that setting.
+    # An option with the name of a setting sets it.
     given = {name: context.params[name] for name in setting_names() if name in context.params}
     given["micro_batch_tokens"] = options.read_number(micro_batch_tokens)
-    given["slice_columns"] = slice_columns or None  # an empty list was not given
+    given["slice_columns"] = slice_columns or None  # an empty list means not given
     settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assignments)
     from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.workflow.seeds import train_seeds
