@@ -111,7 +111,7 @@ def check_output(
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
-    """Write `value` as indented JSON, whole or not at all. NaN is refused: it is not JSON."""
+    """Write `value` as indented JSON, completely or not at all. NaN is refused: not valid JSON."""
     with open_atomically(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")

@@ -116,7 +116,7 @@ def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int
 
 
 def _find_value(label: str) -> str:
-    """Return one spelling of true, false or a whole number, and any other label as it is."""
+    """Return the canonical spelling of true, false or a whole number; other labels unchanged."""
     if label.lower() in {"true", "false"}:
         return label.lower()
     whole = label.removesuffix(".0").removeprefix("+")

@@ -362,7 +362,7 @@ def _rebuild(
     tokenizer: PreTrainedTokenizerBase,
     rule: EncodingRule,
     precision: Precision,
-    *told: Any,  # noqa: ANN401 (what the run says)
+    *told: Any,  # noqa: ANN401 (record and confidence)
 ) -> TextClassifier:
     """Unpickle a classifier, and plug in what is fast in this process."""
     model_kind, config, weights = model

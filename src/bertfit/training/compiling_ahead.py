@@ -99,7 +99,7 @@ def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[in
         lengths: Longest texts of a pack, in tokens, one for each code path.
     """
     _start_nothing(capability)
-    activate(torch.ones(1, 8))  # what `launching` tries first
+    activate(torch.ones(1, 8))  # the kernel that `launching` tries first
     join_projections(layer.to(torch.bfloat16))
     pairs = [(torch.nn.Parameter(of.detach().float()), of) for of in layer.parameters()]
     for master, work in pairs:
