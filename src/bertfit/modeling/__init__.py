@@ -1,1 +1,1 @@
-"""The models: loading, precision, and the tree that shows them."""
+"""Models: loading, precision, acceleration, and the tree that displays them."""

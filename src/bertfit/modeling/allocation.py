@@ -1,9 +1,9 @@
-"""Keeps memory that is freed between two layers for the next one.
+"""Keeps memory freed by one layer for the next instead of returning it to the system.
 
-A training step allocates and frees a few hundred megabytes in pieces of some megabytes each. glibc
-takes pieces of that size from the kernel and returns them at once, and the kernel fills each page
-with zeros when it is next touched: 36,000 page faults and a tenth of a step (MiniLM, 16 rows of 128
-tokens). Here glibc is told to keep them. Other allocators and systems are left alone.
+A training step allocates and frees a few hundred megabytes in blocks of a few megabytes. glibc maps
+blocks of that size and unmaps them when freed, and the kernel zeroes each page when it is next
+touched: 36,000 page faults and a tenth of a step (MiniLM, 16 rows of 128 tokens). This module tells
+glibc to keep them. Other allocators and systems are not affected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# From glibc's malloc.h, with the values that malloc starts with (mallopt(3)).
+# From glibc's malloc.h, with malloc's defaults (mallopt(3)).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
 _NEVER = 2**31 - 1
@@ -31,11 +31,11 @@ _num_holders = 0
 
 @contextlib.contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Let the process keep the memory that it frees; at the end, return it to the system.
+    """Make the process keep the memory that it frees; return it to the system at the end.
 
-    May be nested and used from several threads: the outermost and the last one ends it. Where
-    pieces of many sizes come and go, free memory is cut into ever smaller fragments that nothing
-    fits into: whoever works for long calls `return_freed_memory` now and then.
+    May be nested and used from several threads; it ends when the last context exits. Allocations of
+    many different sizes fragment the free memory, so long-running work should call
+    `return_freed_memory` occasionally.
     """
     libc = _find_glibc()
     if libc is None:
@@ -49,7 +49,7 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def return_freed_memory() -> None:
-    """Return to the system what is free now; the next step takes it again, page by page."""
+    """Return free memory to the system; the next step faults it in again, page by page."""
     libc = _find_glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -57,17 +57,17 @@ def return_freed_memory() -> None:
 
 @dataclass(slots=True)
 class Fragments:
-    """Watches this process grow by fragments, and returns freed memory when it has grown by half.
+    """Returns freed memory once fragmentation has made the process grow by half.
 
-    Returning it every 32 steps took 7 % of a training on a virtual machine, where a page fault is
-    dear (docs/performance.md).
+    Returning it every 32 steps took 7 % of the training time on a virtual machine, where page
+    faults are expensive (docs/performance.md).
     """
 
     settled_bytes: int | None = None
-    """Memory in use at the first look, or at the first one after memory was returned."""
+    """Memory in use at the first look, or at the first one after memory was last returned."""
 
     def look(self) -> None:
-        """Return freed memory where too much has come together; call it every few dozen steps."""
+        """Return freed memory if too much has accumulated; call this every few dozen steps."""
         resident = measure_resident()
         if resident is None:
             return_freed_memory()
@@ -79,7 +79,7 @@ class Fragments:
 
 
 def measure_resident() -> int | None:
-    """Return the bytes of memory that this process has now, or None where Linux does not tell."""
+    """Return the resident memory of this process in bytes, or None if Linux does not report it."""
     try:
         pages = int(_STATM.read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -88,12 +88,12 @@ def measure_resident() -> int | None:
 
 
 def can_keep_freed_memory() -> bool:
-    """Tell whether this process has an allocator that can be asked."""
+    """Return whether this process has an allocator that can be told to keep memory."""
     return _find_glibc() is not None
 
 
 def _count(libc: ctypes.CDLL, change: int) -> None:
-    """Note one holder more or less; the first one sets malloc, the last one sets it back."""
+    """Count holders up or down; the first one configures malloc, the last one restores it."""
     global _num_holders
     with _lock:
         before, _num_holders = _num_holders, _num_holders + change
@@ -107,9 +107,9 @@ def _count(libc: ctypes.CDLL, change: int) -> None:
 
 
 def _find_glibc() -> ctypes.CDLL | None:
-    """Return the C library of this process, where it has glibc's calls."""
+    """Return the C library of this process if it has glibc's functions."""
     try:
         libc = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has no library of the process itself
+    except (OSError, TypeError):  # Windows has no handle for the process itself
         return None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

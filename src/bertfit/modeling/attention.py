@@ -1,12 +1,12 @@
-"""Attention for encoders on a CPU, plugged into transformers through its own registry.
+"""Attention for encoders on a CPU, plugged into transformers through its registry.
 
-torch's fused attention is fast forward and slow backward on a CPU, and with dropout it falls off
-its fast path altogether. Here, training takes three plain steps (product, softmax, product) with a
-cheap dropout. Scoring, which has no backward pass, keeps torch's fused form in float32; in bfloat16
-the plain steps are faster there too. A padding mask stays (B, 1, 1, T) and is broadcast;
-transformers would expand it to (B, 1, T, T).
+On a CPU, torch's fused attention is fast in the forward pass but slow in the backward pass, and
+with dropout it leaves its fast path altogether. Training therefore uses three plain steps (product,
+softmax, product) with cheap dropout. Scoring, which has no backward pass, uses torch's fused
+attention in float32; in bfloat16 the plain steps are faster there too. A padding mask stays
+(B, 1, 1, T) and is broadcast; transformers would expand it to (B, 1, T, T).
 
-Shapes: B rows, H heads, T tokens, D numbers per head.
+Shapes: B rows, H heads, T tokens, head size D.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bertfit.modeling.operators.attention import attend as attend_compiled
 from bertfit.modeling.operators.loading import takes
 
 NAME = "bertfit"
-"""What the registry, and `config._attn_implementation` in memory, call this attention."""
+"""Name of this attention in the registry and, in memory, in `config._attn_implementation`."""
 
 
 def attend(
@@ -33,18 +33,18 @@ def attend(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_unused: Any,  # noqa: ANN401 (what else transformers passes: layer types, output flags)
+    **_unused: Any,  # noqa: ANN401 (other arguments of transformers: layer types, output flags)
 ) -> tuple[torch.Tensor, None]:
-    """Return softmax(Q K' · scaling + mask) V as (B, T, H, D), and no weights.
+    """Return softmax(Q K' · scaling + mask) V as (B, T, H, D), and None for the weights.
 
     Args:
-        module: The layer that asks; its mode decides about dropout.
+        module: The calling layer; dropout applies if it is in training mode.
         query_BHTD: Queries.
         key_BHTD: Keys.
         value_BHTD: Values.
         attention_mask: Added to the scores; broadcasts to (B, H, T, T). None masks nothing.
-        scaling: Factor of the scores; None is 1 / sqrt(D).
-        dropout: Share of the attention weights that is dropped in training, in [0, 1).
+        scaling: Factor of the scores; None means 1 / sqrt(D).
+        dropout: Probability of dropping an attention weight in training, in [0, 1).
 
     Source:
         Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
@@ -66,7 +66,7 @@ def attend(
         scores = scores + attention_mask.to(scores.dtype)
     weights = torch.softmax(scores, dim=-1)
     if rate > 0.0:
-        # The scale of what is kept goes to the output, which is smaller than the weights.
+        # The values are scaled instead of the weights, because they are smaller.
         weights = weights * draw_mask(weights, rate)
         value_BHTD = value_BHTD * (1.0 / (1.0 - rate))
     return torch.matmul(weights, value_BHTD).transpose(1, 2).contiguous(), None
@@ -77,18 +77,18 @@ def make_mask(
     mask_function: Any,  # noqa: ANN401 (a function of transformers, of no public type)
     attention_mask: torch.Tensor | None,
     dtype: torch.dtype = torch.float32,
-    **arguments: Any,  # noqa: ANN401 (what eager_mask takes besides)
+    **arguments: Any,  # noqa: ANN401 (other arguments of eager_mask)
 ) -> torch.Tensor | None:
-    """Return the mask to add to the scores: (B, 1, 1, T) where only padding is masked.
+    """Return the mask to add to the scores: (B, 1, 1, T) if only padding is masked.
 
-    Other patterns, such as a sliding window, are left to transformers' own `eager_mask`. Hidden
-    places get half the lowest number, so that adding to it, or rounding it to bfloat16, never
-    makes an infinity.
+    Other patterns, such as a sliding window, are left to transformers' `eager_mask`. Masked
+    positions get half the lowest finite number, so that adding to it or rounding it to bfloat16
+    never gives an infinity.
 
     Args:
-        mask_function: What may see what, as transformers tells it.
-        attention_mask: (B, T), True where a token is; None where nothing is padded.
-        dtype: Type of the mask.
+        mask_function: transformers' function for which token may attend to which.
+        attention_mask: (B, T), True for tokens, False for padding; None if nothing is padded.
+        dtype: Dtype of the mask.
         **arguments: Passed on to `eager_mask`.
     """
     from transformers.masking_utils import bidirectional_mask_function, eager_mask
@@ -108,7 +108,7 @@ def make_mask(
 
 
 def register() -> None:
-    """Make the attention and its mask known to transformers; repeating it changes nothing."""
+    """Register the attention and its mask with transformers; may be called repeatedly."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, leave_out(attend))

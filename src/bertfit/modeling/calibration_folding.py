@@ -1,10 +1,10 @@
-"""Folds calibration into a model: finds, reads and changes the layer that gives the logits.
+"""Folds calibration into a model: finds, reads and changes the layer that outputs the logits.
 
-A folded model gives calibrated logits to everybody who loads it. Which layer that is depends on the
-family, so it is found by behaviour, not by name: rescaling the layer must rescale the logits, and
-that is tried out on the model.
+A folded model gives calibrated logits to everyone who loads it. Which layer outputs the logits
+depends on the family, so it is found by its behaviour, not by name: each candidate is rescaled to
+see whether the logits rescale with it.
 
-Shapes: T tokens, C classes, D numbers that the layer reads, E further outputs.
+Shapes: T tokens, C classes, D input features of the layer, E additional outputs.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _TOLERANCE = 1e-3
-"""Of probed logits, as a share of the largest: room for the rounding of any device."""
+"""Of the probed logits, relative to the largest: allows for rounding on any device."""
 
 
 def find_logit_layer(model: PreTrainedModel, token_ids_T: np.ndarray) -> str | None:
     """Return the name of the linear layer whose outputs are the logits, or None.
 
     Args:
-        model: A sequence classifier; left as it was.
-        token_ids_T: Token ids of any text, special tokens included, to try the model with.
+        model: A sequence classifier; restored afterwards.
+        token_ids_T: Token ids of any text, special tokens included, to probe the model with.
     """
     with _in_eval_mode(model), torch.no_grad():
         called = _find_called_layers(model, token_ids_T)
@@ -40,18 +40,18 @@ def find_logit_layer(model: PreTrainedModel, token_ids_T: np.ndarray) -> str | N
 
 
 def has_bias(model: PreTrainedModel, layer_name: str) -> bool:
-    """Return whether the layer adds a bias, and so can shift logits."""
+    """Return whether the layer has a bias and so can shift logits."""
     return model.get_submodule(layer_name).bias is not None
 
 
 def has_layer(model: PreTrainedModel, layer_name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether the model has a linear layer of that name whose weight has that shape."""
+    """Return whether the model has a linear layer with this name and weight shape."""
     layer = dict(model.named_modules()).get(layer_name)
     return isinstance(layer, torch.nn.Linear) and tuple(layer.weight.shape) == shape
 
 
 def read_layer(model: PreTrainedModel, layer_name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a copy of the layer's weight (C, D) and bias (C,) in float32; no bias is zeros."""
+    """Return a copy of the layer's weight (C, D) and bias (C,) in float32 (zeros if none)."""
     layer = _find_linear(model, layer_name)
     weight_CD = layer.weight.detach().float().cpu().numpy().copy()
     if layer.bias is None:
@@ -71,10 +71,10 @@ def fold_scaling(
 
     Args:
         model: A sequence classifier, changed in place.
-        layer_name: As `find_logit_layer` returns it.
-        weights: C factors.
-        biases: C summands; all 0 for a layer without a bias.
-        added: A weight (C, D) and a bias (C,) that are added to the layer's own thereafter.
+        layer_name: As returned by `find_logit_layer`.
+        weights: One factor per class.
+        biases: One offset per class; all 0 if the layer has no bias.
+        added: A weight (C, D) and a bias (C,) to add to the rescaled layer's own.
     """
     layer = _find_linear(model, layer_name)
     with torch.no_grad():
@@ -87,10 +87,9 @@ def fold_scaling(
 def widened(
     model: PreTrainedModel, layer_name: str, weight_ED: np.ndarray, bias_E: np.ndarray
 ) -> Iterator[None]:
-    """Let the model give E further numbers behind its C logits: a linear function of what they are.
+    """Make the model append E outputs to its C logits, linear in the logit layer's inputs.
 
-    One scoring pass so gives what else the layer's inputs tell: the inputs themselves, or the
-    logits of another such layer.
+    A single scoring pass can then also return those inputs, or the logits of another such layer.
     """
     layer = _find_linear(model, layer_name)
     old = layer.weight
@@ -119,7 +118,7 @@ def _find_linear(model: PreTrainedModel, layer_name: str) -> torch.nn.Linear:
 
 
 def _find_called_layers(model: PreTrainedModel, token_ids_T: np.ndarray) -> list[str]:
-    """Return the linear layers of C outputs, in the order in which they are called."""
+    """Return the names of the linear layers with C outputs, in call order."""
     called: list[str] = []
     hooks = [
         module.register_forward_hook(lambda *_, name=name: called.append(name))
@@ -140,7 +139,7 @@ def _decides_logits(
     token_ids_T: np.ndarray,
     plain_C: torch.Tensor,
 ) -> bool:
-    """Rescale each output by another factor, look at the logits, and put the layer back."""
+    """Return whether rescaling the layer's outputs, each differently, rescales the logits alike."""
     num_labels = len(plain_C)
     weights_C = torch.linspace(0.5, 2.0, num_labels, dtype=torch.float64)
     biases_C = torch.linspace(-1.0, 1.0, num_labels, dtype=torch.float64)
@@ -158,7 +157,7 @@ def _decides_logits(
 
 
 def _rescale(layer: torch.nn.Linear, weights_C: torch.Tensor, biases_C: torch.Tensor) -> None:
-    """Scale and shift the outputs of a layer, computing in float64, which only CPUs surely have."""
+    """Scale and shift a layer's outputs, in float64 on the CPU (not every device has float64)."""
     weights_C, biases_C = weights_C.double(), biases_C.double()
     layer.weight.copy_(layer.weight.cpu().double() * weights_C[:, None])
     if layer.bias is not None:
@@ -172,7 +171,7 @@ def _add(layer: torch.nn.Linear, weight_CD: torch.Tensor, bias_C: torch.Tensor) 
 
 
 def _give_logits(model: PreTrainedModel, token_ids_T: np.ndarray) -> torch.Tensor:
-    """Return logits_C of one text in the type of the weights, as float64 on the CPU."""
+    """Return logits_C of one text, computed in the weights' dtype, as float64 on the CPU."""
     device = next(model.parameters()).device
     token_ids = torch.as_tensor(token_ids_T, dtype=torch.int64, device=device)
     logits: torch.Tensor = model(input_ids=token_ids[None]).logits[0]

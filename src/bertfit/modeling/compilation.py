@@ -1,11 +1,12 @@
-"""An encoder's layers compiled by torch.compile, in place, and when that pays.
+"""Compiles an encoder's layers in place with torch.compile, and decides when that pays off.
 
-One layer is compiled, and the others run the same code (regional compilation); token counts are
-symbols in it, so a step of another length compiles nothing. Attention stays a call: torch has it in
-one operation already, and a pack's lengths would be compiled in. The state dict keeps its names.
+One layer is compiled and the others run the same code (regional compilation). Token counts are
+dynamic, so a step of another length triggers no recompilation. Attention is not compiled: in torch
+it is a single operation already, and a pack's lengths would be compiled in. The keys of the state
+dict do not change.
 
-On an H100 it made steps of ALBERT 1.3 times as quick and of ModernBERT 1.6 to 1.9 times, after 12
-to 17 seconds; those of BERT's family, whose layers are kernels of our own, it made slower.
+On an H100 this made steps 1.3 times as fast for ALBERT and 1.6 to 1.9 times for ModernBERT, after
+12 to 17 seconds of compiling. BERT's family, whose layers use custom kernels, became slower.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 BACKEND = "inductor"
 LEAST_SECONDS = 75.0
-"""`auto` compiles a training that would take this long without: of them a quarter saved pays for
-the start, the least and the most that were seen on an H100."""
+"""`auto` compiles if training would take at least this long without it. Saving a quarter of that
+time, the smallest gain seen on an H100, pays for the longest compile time seen there."""
 
 _Function = TypeVar("_Function")
 
@@ -42,17 +43,17 @@ def plan_compilation(
     has_operators: bool,
     train_seconds: float,
 ) -> Plan:
-    """Decide about compiling.
+    """Decide whether to compile.
 
     Args:
-        device: Where the model is trained.
-        asked: auto compiles on a CUDA GPU alone, packed texts, and a training that is long enough.
+        device: Device the model is trained on.
+        asked: auto compiles only on a CUDA GPU, with packed texts, if training takes long enough.
         packs: Whether the model takes packs.
-        has_operators: Whether operators of our own do its layers.
-        train_seconds: What the training would take without.
+        has_operators: Whether custom operators compute its layers.
+        train_seconds: Estimated training time without compiling.
 
     Raises:
-        ConfigError: Compiling was asked for, and cannot be done here.
+        ConfigError: Compiling was requested but is not possible here.
     """
     if asked == "off":
         return Plan(is_on=False, reason="asked for")
@@ -75,7 +76,7 @@ def plan_compilation(
 
 
 def find_compile_obstacle(device: torch.device) -> str | None:
-    """Say why torch cannot compile for a device; None where nothing speaks against it."""
+    """Return why torch cannot compile for a device, or None if it can."""
     if device.type == "cpu":
         usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
         compiler = name_compiler(usual)
@@ -88,7 +89,7 @@ def find_compile_obstacle(device: torch.device) -> str | None:
 
 
 def cannot_compile(why: str) -> ConfigError:
-    """Return the error of a training that was told to compile."""
+    """Return the error to raise if compiling was requested but is not possible."""
     return ConfigError(
         f"compile: on was asked for, but {why}",
         hint="--compile off trains without; auto compiles where it can be done and pays.",
@@ -96,45 +97,45 @@ def cannot_compile(why: str) -> ConfigError:
 
 
 def compile_layers(model: PreTrainedModel) -> int:
-    """Compile each layer of the encoder when it first runs; return how many that are.
+    """Set each layer of the encoder to be compiled on its first call; return their number.
 
-    A last layer that computes the first tokens alone is left as it is.
+    A last layer that computes only the first tokens is not compiled.
     """
-    # Both import this module.
+    # Imported here because both import this module.
     from bertfit.modeling.first_token import is_short
     from bertfit.modeling.kernels.exchange import is_exchanged
 
     layers = [layer for layer in _find_layers(model) if not is_short(layer)]
     for layer in layers:
         if is_exchanged(layer):
-            del layer.forward  # back to what transformers wrote, which is to be compiled
+            del layer.forward  # restores transformers' own forward, which is then compiled
         layer.compile(dynamic=True, backend=BACKEND)
     return len(layers)
 
 
 def undo_compiling(model: PreTrainedModel) -> None:
-    """Let every layer run as it was written again."""
+    """Make every layer run eagerly again."""
     for layer in _find_layers(model):
-        layer._compiled_call_impl = None  # noqa: SLF001 (torch has no other way back)
+        layer._compiled_call_impl = None  # noqa: SLF001 (torch has no public way to undo it)
 
 
 def run_as_written() -> AbstractContextManager[None]:
-    """Return the context in which compiled layers run uncompiled.
+    """Return a context in which compiled layers run eagerly.
 
-    For validation between epochs: code for it would have to be compiled as well.
+    Used for validation between epochs, which would need a compilation of its own.
     """
     context: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return context
 
 
 def leave_out(function: _Function) -> _Function:
-    """Return a function that compiled code calls as it is."""
+    """Exclude a function from compilation: compiled code calls it as it is."""
     left_out: _Function = torch.compiler.disable(function)
     return left_out
 
 
 def _find_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """Return the members of the innermost lists of modules: the layers, in all families."""
+    """Return the members of the innermost module lists, which are the layers in all families."""
     lists = [
         module for module in model.base_model.modules() if isinstance(module, torch.nn.ModuleList)
     ]

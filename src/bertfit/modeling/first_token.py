@@ -1,18 +1,18 @@
 """The last layer, computed only for the token that the classification head reads.
 
-The heads of BERT's family read the first token and nothing else. So of the last layer's queries,
-attention, feed-forward and norms, all but the first token's are computed for nothing. Nor are keys
-and values needed: a query's products with the keys of all tokens, q · (W x + b), are those of one
-vector Wᵀq with the tokens themselves, and the mean of values is the value of a mean. Leaving the
-rest out changes neither a logit nor a gradient and saves a layer but for two passes over its input.
+The heads of BERT's family read only the first token, so the last layer's queries, attention output,
+feed-forward and norms are wasted for all other tokens. Keys and values are not needed either: a
+query's scores q · (W x + b) are products of the tokens themselves with a single vector Wᵀq (plus a
+constant), and the weighted mean of values is the value of the weighted mean. Skipping the rest
+changes neither logits nor gradients and saves the whole layer except two passes over its input.
 
-Of a pack (`modeling.pack`) the first token of each text is left, as S rows of one token.
+For a pack (`modeling.pack`), the first token of each text remains, as S rows of one token.
 
-Shapes: B rows, T tokens, D numbers per token, H heads, K numbers per head (H · K = D); of a pack, S
-texts and N tokens, and B is 1 before the layer and S after it.
+Shapes: B rows, T tokens, hidden size D, H heads of size K (H · K = D); for a pack, S texts and N
+tokens, where B is 1 before the layer and S after it.
 
-Source: DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.2 (a projection of keys absorbed into that
-of queries).
+Source: DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.2 (absorbs the key projection into the query
+projection).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 FAMILIES = frozenset({"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 """Values of `config.model_type` whose classification heads read the first token of the last layer.
 
-ALBERT has one layer that stands for all, ModernBERT may pool over every token.
+ALBERT shares one layer among all depths; ModernBERT may pool over all tokens.
 """
 
 
 def shorten_last_layer(model: PreTrainedModel) -> bool:
-    """Let the last layer of a classifier give (B, 1, D); return whether that could be done.
+    """Make the last layer of a classifier return (B, 1, D); return whether that was possible.
 
-    What `model.base_model` gives is then good for the head alone.
+    The output of `model.base_model` is then useful only to the head.
     """
     if not can_shorten(model.config):
         return False
@@ -56,21 +56,21 @@ def shorten_last_layer(model: PreTrainedModel) -> bool:
 
 
 def is_short(layer: torch.nn.Module) -> bool:
-    """Tell whether a layer computes the first tokens alone."""
+    """Return whether a layer computes only the first tokens."""
     forward = getattr(vars(layer).get("forward"), "__func__", None)
     return forward in {_forward_bert, _forward_distilbert}
 
 
 def can_shorten(config: PretrainedConfig) -> bool:
-    """Tell whether the last layer of a classifier of this kind can be shortened."""
+    """Return whether the last layer of such a classifier can be shortened."""
     return config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
 
 
 def _forward_bert(
-    layer: Any,  # noqa: ANN401 (BertLayer or its like in another family)
+    layer: Any,  # noqa: ANN401 (BertLayer or its equivalent in another family)
     hidden_BTD: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    *_unused: Any,  # noqa: ANN401 (what only decoders get)
+    *_unused: Any,  # noqa: ANN401 (arguments of decoders)
     **_unused_too: Any,  # noqa: ANN401 (as above)
 ) -> torch.Tensor:
     found = compute_by_kernels(layer, hidden_BTD, only_firsts=True)
@@ -106,16 +106,16 @@ def _attend_from(
     query_B1D: torch.Tensor,
     hidden_BTD: torch.Tensor,
     own: Any,  # noqa: ANN401 (the attention module of a family)
-    of_tokens: tuple[Any, Any],  # (modules, linear layers as a rule)
+    of_tokens: tuple[Any, Any],  # modules, usually linear layers
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return what the first token attends to, (B, 1, D).
+    """Return the attention output of the first token, (B, 1, D).
 
     Args:
-        query_B1D: Of the first token; of a pack, (S, 1, D).
-        hidden_BTD: All tokens; of a pack, (1, N, D).
-        own: The attention module, for its size of a head, its scale and its dropout.
-        of_tokens: The modules that make keys and values.
+        query_B1D: Query of the first token; (S, 1, D) for a pack.
+        hidden_BTD: All tokens; (1, N, D) for a pack.
+        own: The attention module, for its head size, scale and dropout.
+        of_tokens: The modules that compute keys and values.
         attention_mask: Added to the scores; (B, 1, 1 or T, T) or None.
     """
     key, value = of_tokens
@@ -155,8 +155,8 @@ def _attend_from(
     return attended_B1HK.flatten(2)
 
 
-def _are_linear(*modules: Any) -> bool:  # noqa: ANN401 (modules, of which torch knows no more)
-    """Tell whether these are weights and biases and nothing else."""
+def _are_linear(*modules: Any) -> bool:  # noqa: ANN401 (any modules)
+    """Return whether these are plain linear layers without hooks."""
     return all(type(module) is torch.nn.Linear for module in modules) and are_unwatched(*modules)
 
 
@@ -167,10 +167,10 @@ def _attend_to_tokens(
     of_tokens: tuple[torch.nn.Linear, torch.nn.Linear],
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return the same without a key or a value of any token.
+    """Return the same as `_attend_from`, without computing any token's key or value.
 
-    `attend` would do, with a head of D numbers and H queries, but does not tell what dropout leaves
-    of the weights' sum, by which the bias of the values counts.
+    `attend` could do it with one head of size D and H queries, but it does not return the sum of
+    the weights after dropout, by which the bias of the values is multiplied.
     """
     key, value = of_tokens
     heads = (-1, own.attention_head_size)
@@ -191,7 +191,7 @@ def _attend_to_tokens(
     mean_HBD = torch.bmm(weights_BHT, hidden_BTD).transpose(0, 1)
     attended_HBK = torch.bmm(mean_HBD, value_HKD.transpose(1, 2))
     if value.bias is not None:
-        total_HB1 = weights_BHT.sum(dim=-1, keepdim=True).transpose(0, 1)  # not 1 under dropout
+        total_HB1 = weights_BHT.sum(dim=-1, keepdim=True).transpose(0, 1)  # not 1 with dropout
         attended_HBK = attended_HBK + total_HB1 * value.bias.unflatten(0, heads).unsqueeze(1)
     attended_BHK: torch.Tensor = attended_HBK.transpose(0, 1)
     return attended_BHK.flatten(1).unsqueeze(1)
@@ -202,8 +202,8 @@ def _attend_by_torch(
     states: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return (B, 1, H, K) by torch's own attention, which drops weights on every device."""
-    # A mask of all queries (B, 1, T, T) is cut down to the first; one for all of them stays.
+    """Return (B, 1, H, K) by torch's attention, which supports dropout on every device."""
+    # A mask for each query (B, 1, T, T) is cut to the first; one shared by all stays as it is.
     mask = None if attention_mask is None else attention_mask[:, :, :1]
     attended_BH1K = scaled_dot_product_attention(
         *states,

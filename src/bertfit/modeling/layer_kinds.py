@@ -1,6 +1,6 @@
-"""Which modules of transformers our own code can replace.
+"""Which modules of transformers the custom code can replace.
 
-`operators` asks for a CPU and `kernels` for a GPU.
+Used by `operators` for a CPU and by `kernels` for a GPU.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 
 
 def is_exact_gelu(module: torch.nn.Module) -> bool:
-    """Tell whether this is GELU, and not one of its approximations."""
+    """Return whether this is exact GELU, not an approximation."""
     if type(module) is torch.nn.GELU:
         return module.approximate == "none"
     return type(module).__name__ == "GELUActivation" and (
@@ -18,7 +18,7 @@ def is_exact_gelu(module: torch.nn.Module) -> bool:
 
 
 def is_plain_norm(module: torch.nn.Module) -> bool:
-    """Tell whether this is a LayerNorm with weights, over one dimension."""
+    """Return whether this is a LayerNorm with weights over one dimension."""
     return (
         type(module) is torch.nn.LayerNorm
         and module.elementwise_affine
@@ -27,14 +27,14 @@ def is_plain_norm(module: torch.nn.Module) -> bool:
 
 
 def is_of_transformers(module: torch.nn.Module) -> bool:
-    """Tell whether a module is as transformers brings it."""
+    """Return whether a module's class comes from transformers' models."""
     return type(module).__module__.startswith("transformers.models.")
 
 
 def adds_residual(module: torch.nn.Module) -> bool:
-    """Tell whether this is the output of attention or of the feed-forward, as BERT's family has it.
+    """Return whether this is the output block of attention or feed-forward of BERT's family.
 
-    LayerNorm(dropout(dense(hidden)) + input): three parts of these names and no other.
+    It computes LayerNorm(dropout(dense(hidden)) + input) and has exactly these three children.
     """
     return (
         type(module).__name__.endswith("Output")
@@ -44,7 +44,7 @@ def adds_residual(module: torch.nn.Module) -> bool:
 
 
 def activates(module: torch.nn.Module) -> bool:
-    """Tell whether this is the first half of the feed-forward, as BERT's family has it."""
+    """Return whether this is the first half of the feed-forward block of BERT's family."""
     parts = dict(module.named_children())
     return (
         type(module).__name__.endswith("Intermediate")
@@ -55,7 +55,7 @@ def activates(module: torch.nn.Module) -> bool:
 
 
 def attends(module: torch.nn.Module) -> bool:
-    """Tell whether this is attention within a text as BERT's family has it."""
+    """Return whether this is the self-attention of BERT's family."""
     return (
         type(module).__name__.endswith("SelfAttention")
         and is_of_transformers(module)
@@ -65,7 +65,7 @@ def attends(module: torch.nn.Module) -> bool:
 
 
 def is_whole(layer: torch.nn.Module) -> bool:
-    """Tell whether this is a layer of attention and feed-forward as BERT's family has it."""
+    """Return whether this is an unmodified encoder layer of BERT's family."""
     parts = dict(layer.named_children())
     if not is_of_transformers(layer) or set(parts) != {"attention", "intermediate", "output"}:
         return False

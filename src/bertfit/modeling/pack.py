@@ -1,10 +1,10 @@
-"""What a pack is: one row of tokens in which several texts are laid end to end.
+"""A pack: one row of tokens in which several texts are concatenated.
 
-Also holds the pack that is currently being computed. transformers does not pass such a thing to all
-places that need it (a mask is made before the layers, a norm gets a tensor and nothing else), so it
-is in a context variable while a model runs.
+Also holds the pack that is currently being computed, in a context variable: transformers would not
+pass it to every place that needs it (the mask is made before the layers, a norm gets only a
+tensor).
 
-Shapes: S texts, N tokens of all texts, B rows, T tokens of a row, D numbers per token.
+Shapes: S texts, N tokens of all texts, B rows, T tokens per row, hidden size D.
 """
 
 from __future__ import annotations
@@ -22,24 +22,25 @@ from bertfit.modeling.transfer import to_device
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pack:
-    """Where the texts of one row begin and end, on the device and off it."""
+    """Where the texts of one row begin and end, as a device tensor and as Python integers."""
 
     cu_seqlens: torch.Tensor
-    """(S + 1,) int32 on the device: text s has the tokens from cu_seqlens[s] to cu_seqlens[s + 1].
+    """(S + 1,) int32 on the device: text s spans tokens cu_seqlens[s] to cu_seqlens[s + 1].
 
-    The name is that of torch's variable-length attention.
+    Named as in torch's variable-length attention.
     """
     longest: int
-    """Tokens of the longest text, or more."""
+    """Tokens of the longest text, or an upper bound."""
     runs: tuple[tuple[int, int], ...] | None
-    """(texts, tokens of each) of every run of neighbours of one length, in their order.
+    """(number of texts, tokens per text) for each run of adjacent texts of equal length, in order.
 
-    None where only the device knows: what is recorded for packs to come reads `cu_seqlens` alone.
+    None if only the device knows the lengths: a recorded pass, replayed for other packs, reads only
+    `cu_seqlens`.
     """
 
     @classmethod
     def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:
-        """Return the pack of (S + 1,) int32 offsets, from 0 to N, for a device."""
+        """Build the pack with these (S + 1,) int32 offsets, from 0 to N, for a device."""
         lengths = np.diff(cu_seqlens)
         ends = np.append(np.flatnonzero(np.diff(lengths)), len(lengths) - 1)
         counts = np.diff(ends, prepend=-1)
@@ -48,17 +49,17 @@ class Pack:
 
     @property
     def num_texts(self) -> int:
-        """S."""
+        """The number of texts, S."""
         return len(self.cu_seqlens) - 1
 
     @property
     def firsts(self) -> torch.Tensor:
-        """(S,) int64: the place of each text's first token."""
+        """(S,) int64: index of each text's first token."""
         return self.cu_seqlens[:-1].long()
 
     @property
     def lengths(self) -> torch.Tensor:
-        """(S,) tokens of each text."""
+        """(S,): number of tokens of each text."""
         return self.cu_seqlens.diff()
 
 
@@ -67,7 +68,7 @@ _current: contextvars.ContextVar[Pack | None] = contextvars.ContextVar("pack", d
 
 @contextlib.contextmanager
 def computing(pack: Pack) -> Iterator[None]:
-    """Let the model that is called inside take its one row of tokens as this pack."""
+    """Make a model called in this context treat its single row of tokens as this pack."""
     token = _current.set(pack)
     try:
         yield
@@ -76,12 +77,12 @@ def computing(pack: Pack) -> Iterator[None]:
 
 
 def current_pack() -> Pack | None:
-    """Return the pack that is being computed; None where the batch is a padded one."""
+    """Return the pack being computed, or None for a padded batch."""
     return _current.get()
 
 
 def first_tokens(hidden_BTD: torch.Tensor) -> torch.Tensor:
-    """Return the states of each text's first token: (B, 1, D), of a pack (S, 1, D)."""
+    """Return the hidden state of each text's first token: (B, 1, D), or (S, 1, D) for a pack."""
     pack = _current.get()
     if pack is None:
         return hidden_BTD[:, :1]
@@ -89,12 +90,12 @@ def first_tokens(hidden_BTD: torch.Tensor) -> torch.Tensor:
 
 
 def mean_tokens(hidden_1ND: torch.Tensor, pack: Pack) -> torch.Tensor:
-    """Return the mean state of each text of a pack, (S, 1, D)."""
+    """Return the mean hidden state of each text of a pack, (S, 1, D)."""
     num_tokens = hidden_1ND.shape[1]
     texts = torch.arange(pack.num_texts, device=hidden_1ND.device)
-    # The size is given, or a GPU would be waited for to learn it.
+    # Without output_size, torch would synchronize with the GPU to find it out.
     text_of_token = texts.repeat_interleave(pack.lengths, output_size=num_tokens)
-    # In float32: a sum of some hundred tokens kept in bfloat16 stops growing.
+    # In float32: in bfloat16, a running sum of a few hundred tokens stops growing.
     hidden_ND = hidden_1ND.squeeze(0).float()
     sums_SD = hidden_ND.new_zeros(pack.num_texts, hidden_ND.shape[-1])
     means_SD = sums_SD.index_add(0, text_of_token, hidden_ND) / pack.lengths.unsqueeze(1)

@@ -1,12 +1,12 @@
-"""Packed models: a micro-batch as one row of tokens, text after text, nothing padded.
+"""Packed models: a micro-batch as one row of tokens, text after text, without padding.
 
-The encoder stays transformers' own and takes the row as a batch of one. What a row of several
-texts needs beside it comes in here: attention within a text alone, through transformers' registry;
-positions that start anew with each text; and the row cut into S sequences where the classification
-head begins, which reads the first token of each (or, if it pools by the mean, their mean). Where no
-pack is being computed, everything does what it would do for a padded batch.
+The encoder remains transformers' own and sees the row as a batch of one. This module adds what
+several texts in a row need: attention within each text, through transformers' registry; positions
+that restart at each text; and splitting the row into S sequences before the classification head,
+which reads the first token of each (or their mean, if it pools by the mean). Without a current
+pack, everything behaves as for a padded batch.
 
-Shapes: S texts, N tokens of all texts, B rows, H heads, T tokens of a row, D numbers per head.
+Shapes: S texts, N tokens of all texts, B rows, H heads, T tokens per row, head size D.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
 
 NAME = "bertfit_packed"
-"""What the registry, and `config._attn_implementation` in memory, call attention in packs."""
+"""Name of attention in packs in the registry and, in memory, in `config._attn_implementation`."""
 
 _LAST_BEFORE_HEAD = {
     "albert": "encoder",
@@ -42,15 +42,15 @@ _LAST_BEFORE_HEAD = {
     "roberta": "encoder",
     "xlm-roberta": "encoder",
 }
-"""For each `config.model_type` that can be packed, the module of its base model whose output the
-head reads. Other families bring attention of their own, or none that sees both ways."""
+"""For each `config.model_type` that can be packed, the module of the base model whose output the
+head reads. Other families implement attention themselves, or theirs is not bidirectional."""
 
 
 def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing = "auto") -> Plan:
-    """Decide about packing for a model, a device and a type of arithmetic.
+    """Decide whether to pack for a model, device and dtype.
 
     Raises:
-        ConfigError: Packing was asked for, and the model cannot be packed.
+        ConfigError: Packing was requested, but the model cannot be packed.
     """
     if asked == "off":
         return Plan(is_on=False, reason="asked for")
@@ -79,12 +79,12 @@ def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing 
 
 
 def set_up_packing(model: PreTrainedModel, precision: Precision, asked: Packing = "auto") -> Plan:
-    """Let `model` take packs where the plan says so; it still takes padded batches.
+    """Make `model` accept packs if the plan says so; it still accepts padded batches.
 
     What is saved of the model does not change.
 
     Raises:
-        ConfigError: Packing was asked for, and the model cannot be packed.
+        ConfigError: Packing was requested, but the model cannot be packed.
     """
     plan = plan_packing(model.config, precision, asked)
     if plan.is_on:
@@ -101,14 +101,14 @@ def set_up_packing(model: PreTrainedModel, precision: Precision, asked: Packing 
 
 
 def takes_packs(model: PreTrainedModel) -> bool:
-    """Tell whether `set_up_packing` has made the model take packs."""
+    """Return whether `set_up_packing` has made the model accept packs."""
     return bool(model.config._attn_implementation == NAME)  # noqa: SLF001 (has no public name)
 
 
 def has_kernel(model: PreTrainedModel, precision: Precision) -> bool:
-    """Tell whether torch itself has attention for this model's packs, which are in one piece then.
+    """Return whether torch's variable-length attention can compute this model's packs in one call.
 
-    Elsewhere neighbours of one length are attended to by themselves.
+    Otherwise, attention runs separately for each run of adjacent texts of equal length.
     """
     return _find_obstacle(model.config, precision) is None
 
@@ -116,22 +116,22 @@ def has_kernel(model: PreTrainedModel, precision: Precision) -> bool:
 def number_positions(
     model: PreTrainedModel, token_ids_N: np.ndarray, positions_N: np.ndarray
 ) -> np.ndarray:
-    """Return the positions as the model's family counts them, (N,) int64.
+    """Return the position ids that the model's family expects, (N,) int64.
 
-    RoBERTa's family begins at its padding id + 1 and counts no token that is the padding token,
-    which a text may well contain.
+    RoBERTa's family starts at its padding id + 1 and does not count padding tokens, which a text
+    may well contain.
 
     Args:
         model: A model that takes packs.
         token_ids_N: Token ids of all texts.
-        positions_N: 0, 1, 2, … anew for each text.
+        positions_N: 0, 1, 2, …, restarting at each text.
     """
     padding_id = getattr(model.base_model.embeddings, "padding_idx", None)
     if padding_id is None:
         return positions_N
     is_token = (token_ids_N != padding_id).astype(np.int64)
     counts = np.cumsum(is_token)
-    # Each place's text begins at place − position; what was counted before it is taken off.
+    # A token's text starts at index − position; subtract what was counted before that.
     firsts = np.arange(len(positions_N)) - positions_N
     counts -= counts[firsts] - is_token[firsts]
     numbered: np.ndarray = counts * is_token + int(padding_id)
@@ -147,7 +147,7 @@ def _attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **others: Any,  # noqa: ANN401 (what else transformers passes: layer types, output flags)
+    **others: Any,  # noqa: ANN401 (other arguments of transformers: layer types, output flags)
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attend within the texts of the current pack, or within the rows of a padded batch."""
     pack = current_pack()
@@ -165,7 +165,7 @@ def _attend(
         )
     attended_NHD = attend_within_texts(
         module,
-        # Squeezed: the derivative of an index is a tensor filled with zeros first.
+        # squeeze, not indexing: the backward of an index fills a tensor with zeros first.
         (
             query_BHTD.squeeze(0).transpose(0, 1),
             key_BHTD.squeeze(0).transpose(0, 1),
@@ -174,7 +174,7 @@ def _attend(
         pack,
         scaling=scaling,
         dropout=dropout,
-        # ModernBERT passes one more than the distance that it allows.
+        # ModernBERT passes the allowed distance plus one.
         window=None if sliding_window is None else sliding_window - 1,
     )
     return attended_NHD.unsqueeze(0), None
@@ -197,7 +197,7 @@ def _attend_padded(
 
 
 def _make_mask(**arguments: Any) -> torch.Tensor | None:  # noqa: ANN401 (of transformers' mask functions)
-    """Return no mask for a pack, whose attention knows its texts; else that of a padded batch."""
+    """Return None for a pack, whose attention knows its texts, else the mask of a padded batch."""
     if current_pack() is not None:
         return None
     if torch.device(arguments["device"]).type == "cpu":
@@ -208,8 +208,8 @@ def _make_mask(**arguments: Any) -> torch.Tensor | None:  # noqa: ANN401 (of tra
     return mask
 
 
-def _cut(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401 (a tensor, or what holds one)
-    """Make S sequences of one token out of a pack's one row, for the head to read."""
+def _cut(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa: ANN401 (a tensor or a model output)
+    """Turn a pack's single row into S sequences of one token, for the head."""
     if current_pack() is None:
         return output
     if isinstance(output, torch.Tensor):
@@ -220,7 +220,7 @@ def _cut(_module: torch.nn.Module, _inputs: object, output: Any) -> Any:  # noqa
 
 
 def _average(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-    """Make S sequences of one token, a text's mean; the head's mean of that is itself."""
+    """Turn a pack into S sequences of one token, each text's mean, which the head's mean keeps."""
     pack = current_pack()
     return output if pack is None else mean_tokens(output, pack)
 

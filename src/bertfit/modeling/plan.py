@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Whether it is done, and the reason in words for people."""
+    """Whether the optimisation is on, and a readable reason."""
 
     is_on: bool
     reason: str
 
     def __str__(self) -> str:
-        """Return, say, `off (asked for)`."""
+        """Return for example `off (asked for)`."""
         return f"{'on' if self.is_on else 'off'} ({self.reason})"

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs and in which type, with the reason for each choice."""
+"""Chooses the device and dtype of the computation, with the reason for each choice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """A device, the type of its matrix products, and why."""
+    """A device, the dtype of its matrix products, and the reason."""
 
     device: torch.device
     dtype: torch.dtype
@@ -31,23 +31,23 @@ class Precision:
 
     @property
     def device_name(self) -> str:
-        """Return the device, and of a CUDA GPU what it calls itself: `cuda (NVIDIA L4)`."""
+        """Return the device, with the name of a CUDA GPU: `cuda (NVIDIA L4)`."""
         if self.device.type != "cuda":
             return str(self.device)
         return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
 
     @property
     def weight_dtype(self) -> torch.dtype:
-        """Type of the weights that do the arithmetic (see fast_path.copy_for_work).
+        """Dtype of the weights used in the computation (see fast_path.copy_for_work).
 
-        On a CPU and a CUDA GPU that of the products: casting weights at each product costs more
-        than a copy, and what stays in float32 between products has twice the bytes. Elsewhere
-        float32, with autocast: the masters themselves do the arithmetic.
+        On a CPU and a CUDA GPU, the dtype of the products: casting weights for each product costs
+        more than keeping a copy, and float32 activations between products take twice the memory.
+        Elsewhere float32 with autocast, using the master weights themselves.
         """
         return self.dtype if self.device.type in {"cpu", "cuda"} else torch.float32
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context in which products of `weight_dtype` weights run in `dtype`."""
+        """Return a context in which products of `weight_dtype` weights run in `dtype`."""
         if self.dtype == self.weight_dtype:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
@@ -55,10 +55,10 @@ class Precision:
 
 @contextlib.contextmanager
 def safe_attention(device: torch.device) -> Iterator[None]:
-    """Keep torch's attention from cuDNN on a GPU.
+    """Disable cuDNN attention on a GPU.
 
-    From torch 2.11 on it is the first choice on an H100. Its gradients were seen to be NaN, with a
-    mask and with a single query, which the short last layer has.
+    Since torch 2.11 it is the first choice on an H100, where its gradients were sometimes NaN, with
+    a mask and with a single query (as in the shortened last layer).
     Source: github.com/pytorch/pytorch issue 196678, github.com/NVIDIA/cudnn-frontend issue 1072.
     """
     if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
@@ -73,11 +73,11 @@ def safe_attention(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quick_float32(device: torch.device) -> Iterator[None]:
-    """Let a GPU's products of float32 be in TF32, which has its range and ten bits of mantissa.
+    """Compute float32 products on a GPU in TF32 (float32's range, ten mantissa bits).
 
-    For training: what stays in float32 beside bfloat16, or all of it. Scoring in float32 stays
-    exact, and other devices are not touched. Where the process has chosen by torch's newer setting,
-    as transformers does, torch refuses to tell by the older one, and the choice is left alone.
+    For training: the float32 part of bfloat16 training, or all of it. Scoring in float32 stays
+    exact, and other devices are not affected. If the process has used torch's newer setting, as
+    transformers does, torch refuses to report the older one, and the setting is left alone.
     """
     before = _float32_precision() if device.type == "cuda" else None
     if before is None:
@@ -98,10 +98,10 @@ def _float32_precision() -> str | None:
 
 
 def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
-    """Choose the device and the arithmetic.
+    """Choose the device and dtype.
 
     Raises:
-        ConfigError: The device is unknown or not present, or the type is none of `Dtype`.
+        ConfigError: The device is unknown or missing, or the dtype is not one of `Dtype`.
     """
     chosen = _choose_device(device)
     if dtype not in get_args(Dtype):
@@ -115,7 +115,7 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
 
 
 def _choose_dtype(device: torch.device, asked: Dtype) -> tuple[torch.dtype, str]:
-    """Return the type of the arithmetic, and why."""
+    """Return the dtype of the computation, and why."""
     if asked != "auto":
         return getattr(torch, asked), "asked for"
     if device.type == "cuda":
@@ -132,20 +132,20 @@ def _choose_dtype(device: torch.device, asked: Dtype) -> tuple[torch.dtype, str]
 
 
 def _multiplies_bfloat16(gpu: torch.device) -> bool:
-    """Tell whether a GPU does, where torch tells it of the current one."""
+    """Return whether a GPU has bfloat16 products; torch answers only for the current GPU."""
     is_current = gpu.index is None
     with contextlib.nullcontext() if is_current else torch.cuda.device(gpu):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _find_missing_code(gpu: torch.device) -> str | None:
-    """Say that torch was built without code for a GPU, which it shows all the same; else None.
+    """Return a message if this build of torch has no code for a GPU that it lists, else None.
 
-    Code in machine language (sm_75) runs on GPUs of its major number, from its minor one on; code
-    to be translated (compute_90) on all from there on.
+    Binary code (sm_75) runs on GPUs with the same major and an equal or higher minor version;
+    PTX (compute_90) runs on that version and all later ones.
     """
     kinds = torch.cuda.get_arch_list()
-    if torch.version.cuda is None or not kinds:  # of AMD's the names say something else
+    if torch.version.cuda is None or not kinds:  # on AMD the names mean something else
         return None
     capability = major, minor = torch.cuda.get_device_capability(gpu)
     for kind in kinds:

@@ -1,10 +1,10 @@
 """Gradients of position and token-type embeddings on a GPU, as a matrix product.
 
-torch adds up the gradients of one row of a small table one token after another; there are few rows,
-and 2,048 tokens of one type. Multiplying by a one-hot matrix does the same at once. The looked-up
-values are the same to the bit.
+torch accumulates the gradients of each row of a small table one token at a time; there are few rows
+and, say, 2,048 tokens of one type. A product with a one-hot matrix computes the same sums at once.
+The values looked up are bitwise identical.
 
-How much this gains on a GPU was not measured.
+The speedup on a GPU was not measured.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.nn.functional import embedding
 
 _NAMES = ("position_embeddings", "token_type_embeddings")
 _MOST_ROWS = 1024
-"""Larger tables would make larger products than they save."""
+"""For larger tables, the product would cost more than it saves."""
 
 
 def exchange_small_embeddings(model: torch.nn.Module) -> None:
-    """Let each small table of positions or token types have its gradient by a product."""
+    """Make small position and token-type tables compute their gradients by a matrix product."""
     for name, module in model.named_modules():
         is_one = name.rpartition(".")[2] in _NAMES and type(module) is torch.nn.Embedding
         if is_one and module.num_embeddings <= _MOST_ROWS and module.max_norm is None:
@@ -35,7 +35,7 @@ def _look_up(table: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
 
 
 class _LookUp(torch.autograd.Function):
-    """Rows of a table (R, D) by ids of any shape (..., ), as (..., D)."""
+    """Look up rows of a table (R, D) by ids of any shape (...), giving (..., D)."""
 
     @staticmethod
     def forward(
@@ -56,6 +56,6 @@ class _LookUp(torch.autograd.Function):
         (ids,), gradient_ND = context.saved_tensors, gradients[0].flatten(0, -2)
         rows = torch.arange(context.num_rows, device=ids.device)
         is_its_RN = ids.flatten() == rows[:, None]
-        if context.padding_id is not None:  # which is not trained
+        if context.padding_id is not None:  # its row is not trained
             is_its_RN &= (rows != context.padding_id)[:, None]
         return is_its_RN.to(gradient_ND.dtype) @ gradient_ND, None, None

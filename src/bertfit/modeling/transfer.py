@@ -1,13 +1,14 @@
 """Moves data to a device and back without making the CPU wait.
 
-A GPU works through a queue. A CPU that asks it for a number in the middle of a step waits until the
-queue is empty, and then the GPU waits for the CPU. So arrays are sent from page-locked memory,
-which torch keeps until they have been read; numbers are fetched into such memory and read only when
-some more work has been queued; and the GPU itself takes the times. Keeping the ids on the GPU would
-save the copy, a few hundred kilobytes per step that overlap with the step before; but it would need
-memory for all texts and a second way of making packs, and would not work for texts that stream.
+A GPU works through a queue. If the CPU reads a value in the middle of a step, it waits until the
+queue is empty, and then the GPU waits for the CPU. To avoid that, arrays are sent from pinned
+memory, which torch keeps until they have been read; results are copied to pinned memory and read
+only after more work has been queued; and times are measured by events on the GPU. Keeping the token
+ids on the GPU would save the copy, a few hundred kilobytes per step that overlap with the previous
+step, but would need memory for all texts and a second way to build packs, and would not work for
+streamed texts.
 
-On other devices nothing is deferred, and all of this does what it would do without.
+On other devices nothing is deferred.
 """
 
 from __future__ import annotations
@@ -22,54 +23,54 @@ import numpy as np
 import torch
 
 _AHEAD_OF_GPU = 2
-"""Steps queued beside the one whose numbers are looked at: one may run while one waits."""
+"""Steps queued beyond the one whose results are read: one can run while the other waits."""
 
 Moment: TypeAlias = float | torch.cuda.Event
-"""A time of the CPU in seconds, or an event in a GPU's queue."""
+"""A CPU time in seconds, or an event in a GPU's queue."""
 
 _Item = TypeVar("_Item")
 
 
 def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return an array as a tensor on a device; a GPU reads it when it gets there."""
+    """Return an array as a tensor on a device; the copy to a GPU is asynchronous."""
     return _make_readable(values, device).to(device, non_blocking=device.type == "cuda")
 
 
 def write_to(tensor: torch.Tensor, values: np.ndarray) -> None:
-    """Write an array of the same shape into a tensor that stays; a GPU reads it in its turn."""
+    """Write an array into a tensor of the same shape; the copy to a GPU is asynchronous."""
     tensor.copy_(_make_readable(values, tensor.device), non_blocking=tensor.is_cuda)
 
 
 def _make_readable(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Return an array as a tensor of the CPU that a GPU can read by itself."""
+    """Return an array as a CPU tensor, pinned if the device is a GPU."""
     tensor = torch.from_numpy(values)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 @dataclass(frozen=True, slots=True)
 class LateValues:
-    """Tensors on their way to the CPU."""
+    """Tensors being copied to the CPU."""
 
     tensors: tuple[torch.Tensor, ...]
     arrived: torch.cuda.Event | None
 
     @classmethod
     def send(cls, *tensors: torch.Tensor) -> Self:
-        """Queue the copies of tensors of one device."""
+        """Queue copies of tensors that are all on one device."""
         if not tensors[0].is_cuda:
             return cls(tuple(tensor.to("cpu") for tensor in tensors), None)
         copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
         arrived = torch.cuda.Event()
-        # Of their device, which need not be the current one.
+        # The stream of their device, which need not be the current one.
         arrived.record(torch.cuda.current_stream(tensors[0].device))
         return cls(copies, arrived)
 
     def wait(self) -> tuple[np.ndarray, ...]:
-        """Return the values as soon as they are there."""
+        """Wait for the values and return them."""
         if self.arrived is None:
             return tuple(tensor.numpy() for tensor in self.tensors)
         self.arrived.synchronize()
-        # Copied, or whoever keeps them would keep page-locked memory, which is dear to get anew.
+        # Copied, so that callers who keep them do not hold on to pinned memory, costly to allocate.
         return tuple(tensor.numpy().copy() for tensor in self.tensors)
 
 
@@ -79,12 +80,12 @@ def stay_ahead(
     *,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Iterator[_Item]:
-    """Yield all items, each after the next ones have been drawn, where that keeps a GPU busy.
+    """Yield all items; on a GPU, each only after the next ones are drawn, to keep it busy.
 
     Args:
-        items: Drawing one queues its work.
-        device: Where that is done.
-        is_over: Asked before an item is drawn; where it is True no other one is.
+        items: Drawing an item queues its work.
+        device: Device that does the work.
+        is_over: Called before each item is drawn; once it returns True, no more are drawn.
     """
     num_ahead = _AHEAD_OF_GPU if device.type == "cuda" else 0
     waiting: deque[_Item] = deque()
@@ -99,7 +100,7 @@ def stay_ahead(
 
 
 def mark_moment(device: torch.device) -> Moment:
-    """Return the moment at which a device has done all that it was given before."""
+    """Return the moment at which a device has finished all work queued so far."""
     if device.type != "cuda":
         return time.perf_counter()
     moment = torch.cuda.Event(enable_timing=True)
@@ -108,7 +109,7 @@ def mark_moment(device: torch.device) -> Moment:
 
 
 def seconds_between(start: Moment, end: Moment) -> float:
-    """Return the seconds from one moment of a device to another, both of them past."""
+    """Return the seconds between two past moments of a device."""
     if isinstance(start, float) or isinstance(end, float):
         assert isinstance(start, float)
         assert isinstance(end, float)
@@ -117,7 +118,7 @@ def seconds_between(start: Moment, end: Moment) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a device has done all that it was given."""
+    """Wait until a device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

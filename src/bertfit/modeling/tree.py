@@ -1,6 +1,6 @@
-"""The model as a tree: names, classes, shapes, counts, shares, with repeated layers folded.
+"""The model as a tree: names, classes, shapes, counts and shares, with repeated layers folded.
 
-Owns the counting, not the drawing (`reporting.tree` draws).
+Only counts; `reporting.tree` draws.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class ModuleNode:
-    """One module, or a run of equal ones."""
+    """One module, or a run of identical ones."""
 
     name: str
-    """Last part of its dotted name; "0–11" for a folded run."""
+    """Last component of the dotted name; "0–11" for a folded run."""
     class_name: str
     num_parameters: int
-    """Parameters below it, for one of the repeats."""
+    """Parameters in the module, for a single repeat."""
     repeats: int
-    """How many equal modules this node stands for."""
+    """Number of identical modules that this node represents."""
     share: float
-    """Share of all parameters of the model, all repeats together, in [0, 1]."""
+    """Share of the model's parameters, all repeats together, in [0, 1]."""
     shapes: dict[str, tuple[int, ...]]
-    """Shapes of the parameters that it owns itself."""
+    """Shapes of the module's direct parameters."""
     dtype: str
-    """Types of the parameters below it, "" where there are none."""
+    """Dtypes of the parameters in the module, "" if there are none."""
     frozen: bool
-    """Whether it has parameters and none of them is trained."""
+    """Whether it has parameters, none of them trainable."""
     children: tuple[ModuleNode, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class ModuleNode:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Memory in GiB for a batch of B rows of T tokens in float32; an estimate, not a promise."""
+    """Estimated memory in GiB for a batch of B rows of T tokens in float32."""
 
     batch_size: int
     num_tokens: int
@@ -60,7 +60,7 @@ def build_tree(model: PreTrainedModel, *, depth: int | None = None) -> ModuleNod
 
 
 def count_parameters(module: torch.nn.Module) -> int:
-    """Return the number of parameters, shared ones counted once."""
+    """Return the number of parameters, counting shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -109,7 +109,7 @@ def _build_node(name: str, module: torch.nn.Module, total: int, depth: int | Non
 
 
 def _fold(nodes: list[ModuleNode]) -> tuple[ModuleNode, ...]:
-    """Replace runs of equal numbered modules by one node each."""
+    """Replace each run of identical numbered modules by one node."""
     folded: list[ModuleNode] = []
     run: list[ModuleNode] = []
     for node in [*nodes, None]:
