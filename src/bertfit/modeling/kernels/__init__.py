@@ -1,1 +1,1 @@
-"""Kernels of our own for a CUDA GPU, in Triton, which torch brings along and compiles by itself."""
+"""Custom Triton kernels for a CUDA GPU, compiled at run time by the Triton that torch installs."""

@@ -1,11 +1,11 @@
-"""The kernels of `attention_kernels` as functions of tensors: attention within texts of a pack.
+"""Launches `attention_kernels`: attention within the texts of a pack, as functions of tensors.
 
-The score of a query and a key is their product times K**-0.5. A text has at least one query and
-one key; its rows lie between two neighbouring starts.
+The score of a query and a key is their dot product times K**-0.5. A text has at least one query and
+one key; its rows lie between two consecutive starts.
 
-Shapes: N tokens, M queries (N, or one for each text), S texts, H heads of K numbers, a power of two
-from 16 on. Rows of queries, keys and values may lie further apart than they are long, by multiples
-of 8 numbers; the rest is contiguous.
+Shapes: N tokens, M queries (N, or one per text), S texts, H heads of size K, a power of two >= 16.
+The row strides of queries, keys and values may exceed the row length, in multiples of 8; the other
+dimensions are contiguous.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _TO_BASE_2 = 1.4426950408889634
 
 
 class Tile(NamedTuple):
-    """How a kernel cuts up the scores of a text and head."""
+    """How a kernel tiles the scores of a text and head."""
 
     queries: int
-    """A power of two, at least 16, as is `keys`."""
+    """A power of two >= 16, like `keys`."""
     keys: int
     warps: int
     stages: int
-    """How many tiles of a loop are on their way or in use at a time."""
+    """Number of pipeline stages of a loop."""
     registers: int | None = None
-    """The most that a thread may have, where the compiler is not to take as many as it likes."""
+    """Maximum registers per thread; None leaves it to the compiler."""
 
 
 class Tiles(NamedTuple):
@@ -37,19 +37,19 @@ class Tiles(NamedTuple):
 
     forward: Tile
     whole: Tile | None
-    """Of the way back, where one tile takes all queries of a text; else it is made in two:"""
+    """For the backward pass if one tile holds all queries of a text; else there are two kernels:"""
     of_queries: Tile
     of_keys: Tile
 
 
 def choose_tiles(longest_query: int, longest_key: int, head_size: int) -> Tiles:
-    """Return tiles for texts of so many queries and keys at most.
+    """Return tiles for texts with at most this many queries and keys.
 
-    Those for heads of 64 numbers were the quickest of seven on an H100, with 16 and 62 texts of
-    128 tokens and with 64 of 20 to 512. The others spill no registers. As Triton 3.6 compiled it
-    there, the kernel for whole texts read wrong memory where heads had 128 numbers, and gave wrong
-    numbers with tiles of 64 queries and 32 keys: neither is taken. (With tiles of 16 queries, for
-    first tokens, it is right for heads of 128 too.)
+    For head size 64 they were the fastest of seven on an H100, with 16 and 62 texts of 128 tokens
+    and with 64 texts of 20 to 512. The others spill no registers. As compiled there by Triton 3.6,
+    the kernel for whole texts read wrong memory for head size 128 and gave wrong results with tiles
+    of 64 queries and 32 keys, so neither is used. (With tiles of 16 queries, for first tokens, it
+    is correct for head size 128 too.)
     """
     if longest_query <= 16:
         few = Tile(16, 64 if head_size > 64 else 128, 4, 2)
@@ -71,50 +71,50 @@ class OfStates(NamedTuple):
     key: torch.Tensor
     value: torch.Tensor
     joint: torch.Tensor
-    """(N, 3*H*K), of all three; (N, 2*H*K), of keys and values, where M is not N."""
+    """(N, 3*H*K), of all three, or (N, 2*H*K), of keys and values, if M is not N."""
 
 
 class Spans(NamedTuple):
-    """Where the queries and the keys of each text lie."""
+    """Where the queries and keys of each text begin and end."""
 
     query_starts: torch.Tensor
-    """(S + 1,) int32, as are `key_starts`."""
+    """(S + 1,) int32, like `key_starts`."""
     key_starts: torch.Tensor
     longest_query: int
-    """At least the queries of any text."""
+    """Upper bound for the number of queries per text."""
     longest_key: int
 
 
 class States(NamedTuple):
-    """What attention takes."""
+    """The inputs of attention."""
 
     query: torch.Tensor
     """(M, H, K)."""
     key: torch.Tensor
     """(N, H, K)."""
     value: torch.Tensor
-    """(N, H, K), its rows as far apart as those of `key`."""
+    """(N, H, K), with the same row stride as `key`."""
 
 
 class Attended(NamedTuple):
-    """What attention gives."""
+    """The outputs of attention."""
 
     output: torch.Tensor
     """(M, H, K)."""
     log_sums: torch.Tensor
-    """(H, M) float32: of the exponentials of a query's scores."""
+    """(H, M) float32: log of the sum of exponentials of each query's scores."""
 
 
 def attend(
     states: States, spans: Spans, *, dropout: Dropout, tiles: Tiles | None = None
 ) -> Attended:
-    """Return what queries see.
+    """Return the attention output.
 
     Args:
         states: Queries, keys and values.
-        spans: Which of them belong together.
-        dropout: Of the weights.
-        tiles: Others than those that are chosen.
+        spans: Which of them belong to the same text.
+        dropout: Dropout of the weights.
+        tiles: Overrides `choose_tiles`.
     """
     query = states.query
     num_queries, heads, size = query.shape
@@ -142,11 +142,11 @@ def attend_backward(
 
     Args:
         gradient: (M, H, K), of the output.
-        states: As on the way forward, as are `spans` and `dropout`.
-        attended: What came out.
-        spans: See there.
-        dropout: See there.
-        tiles: Others than those that are chosen; not of concern to which weights are dropped.
+        states: As in the forward pass.
+        attended: The outputs of the forward pass.
+        spans: As in the forward pass.
+        dropout: As in the forward pass.
+        tiles: Overrides `choose_tiles`; does not affect which weights are dropped.
     """
     tiles = tiles or choose_tiles(*spans[2:], states.query.shape[-1])
     found = _make_room(states)
@@ -178,7 +178,7 @@ def attend_backward(
 
 
 def _count_places(states: States, spans: Spans) -> int:
-    """Return the pairs of a text and a head."""
+    """Return the number of pairs of a text and a head."""
     return (len(spans.query_starts) - 1) * states.query.shape[1]
 
 
@@ -196,7 +196,7 @@ def _make_room(states: States) -> OfStates:
 
 
 def _describe(states: States, dropout: Dropout, tile: Tile) -> dict[str, Any]:
-    """Return what kernels are compiled for: the same for all packs of a model."""
+    """Return the compile-time arguments of kernels, the same for all packs of a model."""
     query, key, value = states
     heads, size = query.shape[1:]
     for state in states:
@@ -219,7 +219,7 @@ def _describe(states: States, dropout: Dropout, tile: Tile) -> dict[str, Any]:
     }
 
 
-def _kernels() -> Any:  # noqa: ANN401 (a module; what it holds is Triton's)
-    from bertfit.modeling.kernels import attention_kernels  # which imports Triton
+def _kernels() -> Any:  # noqa: ANN401 (a module of Triton functions)
+    from bertfit.modeling.kernels import attention_kernels  # imports Triton
 
     return attention_kernels

@@ -1,16 +1,16 @@
 """Attention within each text of a pack, in Triton: forward, backward, dropout of the weights.
 
-Scores are never written to memory: a program takes a tile of queries of one text and one head, and
-goes over that text's keys (or the other way round). On the way back, where one tile holds all
-queries of a text, one program makes all its gradients by five products a tile (`go_back_whole`);
-longer texts take two kernels and seven, so nothing is added up by atomics and the same numbers come
-out every time.
+Scores are never written to memory: a program takes a tile of queries of one text and head and loops
+over that text's keys (or vice versa). In the backward pass, if one tile holds all queries of a
+text, a single program computes all its gradients with five products per tile (`go_back_whole`).
+Longer texts take two kernels with seven products, which avoids atomics, so results are
+reproducible.
 
 `attention` launches them. Shapes: rows are tokens; a row holds HEADS x SIZE numbers of one tensor,
-and the next row starts ROW numbers further on. Sums and the softmax are in float32.
+and ROW is the row stride. Sums and softmax are in float32.
 
-Sources: Dao 2023, arXiv 2307.08691 (FlashAttention 2: online softmax, log-sums for the way back);
-Wellons 2018, nullprogram.com/blog/2018/07/31 (`lowbias32`, the mixing of 32 bits).
+Sources: Dao 2023, arXiv 2307.08691 (FlashAttention 2: online softmax, log-sums for the backward);
+Wellons 2018, nullprogram.com/blog/2018/07/31 (`lowbias32`, a 32-bit mixer).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import triton.language as tl
 
 TO_BASE_2 = tl.constexpr(1.4426950408889634)
 TO_BASE_E = tl.constexpr(0.6931471805599453)
-# Odd numbers: the primes of xxHash, the two of lowbias32, and of Weyl's sequence.
+# Odd constants: the primes of xxHash, the two of lowbias32, and that of a Weyl sequence.
 OF_QUERY = tl.constexpr(0x9E3779B1)
 OF_KEY = tl.constexpr(0x85EBCA77)
 MIXING = tl.constexpr(0x7FEB352D)
@@ -33,7 +33,7 @@ WEYL = tl.constexpr(0x9E3779B9)
 
 @triton.jit
 def _mix(number):
-    """Return 32 bits, each of which depends on all of a number's (lowbias32)."""
+    """Return 32 bits, each of which depends on all bits of a number (lowbias32)."""
     number ^= number >> 16
     number *= MIXING
     number ^= number >> 15
@@ -43,7 +43,7 @@ def _mix(number):
 
 @triton.jit
 def _draw_streams(seeds, place, WHICH: tl.constexpr, THRESHOLD: tl.constexpr):
-    """Return two numbers of 32 bits for a text and head, from both halves of the seed."""
+    """Return two 32-bit numbers for a text and head, from both halves of the seed."""
     place = place.to(tl.uint32)
     if THRESHOLD == 0:
         return place, place
@@ -57,22 +57,22 @@ def _draw_streams(seeds, place, WHICH: tl.constexpr, THRESHOLD: tl.constexpr):
 
 @triton.jit
 def _drop(weights, streams, from_query, queries, from_key, keys, THRESHOLD: tl.constexpr):
-    """Return the weights that dropout keeps, zeros for others; 32 bits are drawn for each.
+    """Return the weights with dropped ones set to zero; each weight draws 32 bits.
 
-    Four weights share one hash: queries q and q + 8, keys k and k + 8. In a tile of scores, and in
-    a transposed one, one thread holds all four, so the compiler computes it once for them. Each
-    weight has a multiplier of its own, and so bits of its own: any two of the four are as good as
-    independent (a lattice of 2^32 points). The second stream comes in between the two products, as
-    otherwise a text's weights could be dropped as another's are, some places on.
+    Four weights share one hash: queries q and q + 8, keys k and k + 8. In a tile of scores,
+    transposed or not, one thread holds all four, so the compiler computes the hash once. Each
+    weight has its own multiplier and so its own bits: any two of the four are practically
+    independent (a lattice of 2^32 points). The second stream enters between the two products;
+    otherwise the dropout pattern of one text could be a shifted copy of another's.
 
     Args:
         weights: (M, N), or transposed.
-        streams: The text's and head's two numbers.
+        streams: The two numbers of the text and head.
         from_query: The tile's first query, a multiple of 16.
-        queries: Counted from there, (M, 1) or (1, M).
-        from_key: As of queries.
-        keys: (1, N) or (N, 1).
-        THRESHOLD: The rate times 2^32; at 0 nothing of this is compiled.
+        queries: Offsets from it, (M, 1) or (1, M).
+        from_key: Like `from_query`, for keys.
+        keys: Offsets from it, (1, N) or (N, 1).
+        THRESHOLD: The rate times 2^32; at 0 none of this is compiled.
     """
     if THRESHOLD == 0:
         return weights
@@ -89,40 +89,40 @@ def _drop(weights, streams, from_query, queries, from_key, keys, THRESHOLD: tl.c
 
 @triton.jit
 def _locate(starts, text):
-    """Return a text's first row and how many it has."""
+    """Return a text's first row and number of rows."""
     first = tl.load(starts + text)
     return first, tl.load(starts + text + 1) - first
 
 
 @triton.jit
 def _find(tensor, first, head, ROW: tl.constexpr, SIZE: tl.constexpr):
-    """Return where a text's numbers of one head start."""
+    """Return a pointer to a text's first row of one head."""
     return tensor + first.to(tl.int64) * ROW + head * SIZE
 
 
 @triton.jit
 def _find_both(one, other, first, head, ROW: tl.constexpr, SIZE: tl.constexpr):
-    """Return that of two tensors."""
+    """Return the pointers of `_find` for two tensors."""
     return _find(one, first, head, ROW, SIZE), _find(other, first, head, ROW, SIZE)
 
 
 @triton.jit
 def _load(place, rows, num_rows, ROW: tl.constexpr, SIZE: tl.constexpr):
-    """Load rows of one head, (rows, SIZE), zeros behind the text's end."""
+    """Load rows of one head, (rows, SIZE), with zeros beyond the end of the text."""
     places = place + rows[:, None] * ROW + tl.arange(0, SIZE)[None, :]
     return tl.load(places, mask=rows[:, None] < num_rows, other=0.0)
 
 
 @triton.jit
 def _store(place, rows, num_rows, values, ROW: tl.constexpr, SIZE: tl.constexpr):
-    """Store rows of one head, none behind the text's end."""
+    """Store rows of one head, except beyond the end of the text."""
     places = place + rows[:, None] * ROW + tl.arange(0, SIZE)[None, :]
     tl.store(places, values.to(place.dtype.element_ty), mask=rows[:, None] < num_rows)
 
 
 @triton.jit
 def _hide(keys, num_keys):
-    """Return what is added to the scores of keys: minus infinity behind the text's end."""
+    """Return the mask to add to the scores: minus infinity for keys beyond the end of the text."""
     return tl.where(keys < num_keys, 0.0, float("-inf"))
 
 
@@ -148,7 +148,7 @@ def attend(
     WHICH: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):
-    """Write what a tile of queries sees, and the logarithms of its sums of exponentials."""
+    """Write the output of a tile of queries and the logs of its sums of exponentials."""
     place = tl.program_id(0) // num_tiles
     head = place % HEADS
     first_query, count = _locate(query_starts, place // HEADS)
@@ -210,7 +210,7 @@ def go_back_whole(
     WHICH: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):
-    """Write all gradients of one head of a text of at most QUERIES queries."""
+    """Write all gradients of one head of a text with at most QUERIES queries."""
     place = tl.program_id(0)
     head = place % HEADS
     first_query, count = _locate(query_starts, place // HEADS)
@@ -223,7 +223,7 @@ def go_back_whole(
     given, level = _find_level(gradient, output, first_query, head, rows, count, HEADS, SIZE)
     log_sum = _load_log_sum(log_sums + head.to(tl.int64) * num_queries + first_query, rows, count)
     SHARE: tl.constexpr = 1.0 - THRESHOLD / 4294967296
-    level *= SHARE  # as all gradients of scores; see where they are stored
+    level *= SHARE  # like all score gradients; undone when they are stored
     streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
     found = tl.zeros((QUERIES, SIZE), tl.float32)
     for at in range(0, num_keys, KEYS):
@@ -232,7 +232,7 @@ def go_back_whole(
         offset = _hide(at + columns, num_keys)[None, :] - log_sum[:, None]
         weights = tl.exp2(tl.dot(asked, tl.trans(keys)) * SCALE + offset)
         kept = _drop(weights, streams, 0, rows[:, None], at, columns[None, :], THRESHOLD)
-        # Transposed, as then weights are a product's second factor, which it reads as it is.
+        # Transposed, so that the weights are the right operand, which is read as it is.
         back = tl.trans(tl.dot(tl.trans(given), kept.to(given.dtype)) / SHARE)
         _store(of_value, at + columns, num_keys, back, OF_KEY_ROW, SIZE)
         of_weights = tl.dot(given, tl.trans(values))
@@ -248,7 +248,7 @@ def go_back_whole(
 def _find_level(
     gradient, output, first_query, head, rows, count, HEADS: tl.constexpr, SIZE: tl.constexpr
 ):
-    """Return the output's gradient (rows, SIZE) and each row's sum of its product with it."""
+    """Return the output's gradient (rows, SIZE) and its row-wise dot product with the output."""
     given = _load(
         _find(gradient, first_query, head, HEADS * SIZE, SIZE), rows, count, HEADS * SIZE, SIZE
     )
@@ -260,7 +260,7 @@ def _find_level(
 
 @triton.jit
 def _load_log_sum(place, rows, count):
-    """Load logarithms to base 2; any do behind the text's end, where output's gradient is zero."""
+    """Load log-sums in base 2; beyond the end of the text, where gradients are 0, any value works."""
     return tl.load(place + rows, mask=rows < count, other=0.0) * TO_BASE_2
 
 
@@ -290,7 +290,7 @@ def go_back_to_queries(
     WHICH: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):
-    """Write the gradients of a tile of queries, and for `go_back_to_keys` two numbers of each."""
+    """Write the gradients of a tile of queries, and two numbers per query for `go_back_to_keys`."""
     place = tl.program_id(0) // num_tiles
     head = place % HEADS
     first_query, count = _locate(query_starts, place // HEADS)
@@ -307,7 +307,7 @@ def go_back_to_queries(
     skipped = head.to(tl.int64) * num_queries + first_query
     log_sum = _load_log_sum(log_sums + skipped, rows, count)
     SHARE: tl.constexpr = 1.0 - THRESHOLD / 4294967296
-    level *= SHARE  # as all gradients of scores; see where they are stored
+    level *= SHARE  # like all score gradients; undone when they are stored
     pairs += (skipped + rows) * 2
     tl.store(pairs, log_sum, mask=rows < count)
     tl.store(pairs + 1, level, mask=rows < count)
@@ -351,7 +351,7 @@ def go_back_to_keys(
     WHICH: tl.constexpr,
     THRESHOLD: tl.constexpr,
 ):
-    """Write the gradients of a tile of keys and values. Scores are transposed here."""
+    """Write the gradients of a tile of keys and values, with transposed scores."""
     place = tl.program_id(0) // num_tiles
     head = place % HEADS
     first_key, num_keys = _locate(key_starts, place // HEADS)
@@ -373,9 +373,9 @@ def go_back_to_keys(
         rows = at + local
         asked = _load(query, rows, count, QUERY_ROW, SIZE)
         given = _load(gradient, rows, count, HEADS * SIZE, SIZE)
-        # Side by side in memory, as one load for each row then serves all threads.
+        # Adjacent in memory, so that one load per row serves all threads.
         log_sum, level = tl.split(_load(pairs, rows, count, 2, 2))
-        # No key is hidden: those behind the end have rows of their own, which are not stored.
+        # No mask: keys beyond the end only affect their own rows, which are not stored.
         weights = tl.exp2(tl.dot(keys, tl.trans(asked)) * SCALE - log_sum[None, :])
         kept = _drop(weights, streams, at, local[None, :], start, columns[:, None], THRESHOLD)
         of_weights = tl.dot(values, tl.trans(given))

@@ -1,6 +1,6 @@
-"""The kernels of `elementwise_kernels` as functions of tensors, and the sums that they leave.
+"""Launches `elementwise_kernels`, as functions of tensors, and folds the sums that they write.
 
-All tensors are contiguous; outputs have the type of their inputs. Shapes: N rows, D numbers each.
+All tensors are contiguous; outputs have the dtype of their inputs. Shapes: N rows of D numbers.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from bertfit.modeling.kernels.launching import count_programs
 
 _ROWS = 2
 _NUMBERS_OF_A_WARP = 256
-"""8 for each thread, 16 bytes of bfloat16. A tile has as many warps as its columns need, so that
-what is added up along the rows is added up within a thread. Of 1, 2, 4 and 8 rows a tile 2 were
-the quickest on an H100."""
+"""8 per thread, 16 bytes of bfloat16. A tile has as many warps as its columns need, so that sums
+over rows stay within a thread. Of 1, 2, 4 and 8 rows per tile, 2 were fastest on an H100."""
 _ELEMENTS = 1024
 _SUMMED_ROWS = 8
 _FOLDED_COLUMNS, _FOLDED_ROWS, _FOLDING_WARPS = 64, 128, 8
 
 
 class Dropout(NamedTuple):
-    """Which elements are dropped: the same ones at every call with the same fields."""
+    """Which elements are dropped: the same ones in every call with the same fields."""
 
     rate: float
     """In [0, 1)."""
     seeds: torch.Tensor
     """(any,) int64 on the device."""
     which: int
-    """The seed that is taken."""
+    """Index of the seed to use."""
 
 
 class Normed(NamedTuple):
-    """What the way back through a norm needs; nothing is in it where nothing is kept."""
+    """What the backward pass of a norm needs; not filled if nothing is kept."""
 
     total: torch.Tensor
-    """(N, D), what was normed."""
+    """(N, D), the input of the norm."""
     means: torch.Tensor
     """(N,) float32."""
     scales: torch.Tensor
@@ -46,19 +45,19 @@ class Normed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Sums over rows, of which each program has written its share."""
+    """Sums over rows, as partial sums of each program."""
 
     partials: torch.Tensor
-    """(P, C) float32: P programs."""
+    """(P, C) float32: P programs, C columns."""
 
     @classmethod
     def make(cls, num_columns: int, num_rows: int, device: torch.device) -> Sums:
-        """Make room for the sums of C columns over so many rows."""
+        """Allocate the partial sums of C columns over this many rows."""
         programs = count_programs(device, num_rows)
         return cls(torch.empty(programs, num_columns, dtype=torch.float32, device=device))
 
     def fold(self, output: torch.Tensor, *, adds: bool) -> None:
-        """Write all sums to (C,) float32, or add them to what is there."""
+        """Write the sums to `output`, (C,) float32, or add them to its content."""
         programs, columns = self.partials.shape
         _kernels().fold[(-(-columns // _FOLDED_COLUMNS),)](
             self.partials,
@@ -80,14 +79,14 @@ def add_and_norm(
     *,
     keeps: bool,
 ) -> tuple[torch.Tensor, Normed]:
-    """Return norm(dropout(hidden) + residual), (N, D), and for the way back what it `keeps`."""
+    """Return norm(dropout(hidden) + residual), (N, D), and, if it `keeps`, what backward needs."""
     num_rows, width = hidden.shape
     block = _next_power(width)
     output = torch.empty_like(hidden)
     total = torch.empty_like(hidden) if keeps else output
     num_kept = num_rows if keeps else 0
-    # Two tensors, not two rows of one: the second row might not start at a multiple of 16 bytes,
-    # and Triton compiles a kernel anew for such addresses.
+    # Two tensors, not two rows of one: the second row might not be aligned to 16 bytes, and Triton
+    # compiles a kernel again for such addresses.
     means, scales = (
         torch.empty(num_kept, dtype=torch.float32, device=hidden.device) for _ in range(2)
     )
@@ -124,15 +123,16 @@ def add_and_norm_backward(
     *,
     at: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of `residual` and `hidden`, the same tensor where nothing is dropped.
+    """Return the gradients of `residual` and `hidden`, the same tensor without dropout.
 
     Args:
         gradient: (N, D), of the output.
-        normed: Kept on the way forward.
+        normed: As returned by `add_and_norm`.
         weight: (D,), of the norm.
-        dropout: As on the way forward.
-        sums: Gets those of the norm's weight, its bias, and of `hidden`'s gradient, 3 D columns.
-        at: The first of them.
+        dropout: As in the forward pass.
+        sums: Receives the sums for the norm's weight and bias and of `hidden`'s gradient, 3 D
+            columns.
+        at: The first of these columns.
     """
     num_rows, width = gradient.shape
     block = _next_power(width)
@@ -163,7 +163,7 @@ def add_and_norm_backward(
 
 
 def activate(values: torch.Tensor) -> torch.Tensor:
-    """Return GELU of (N, D), the exact one."""
+    """Return the exact GELU of (N, D)."""
     num_rows, width = values.shape
     output = torch.empty_like(values)
     _kernels().activate[(-(-values.numel() // _ELEMENTS),)](
@@ -175,7 +175,7 @@ def activate(values: torch.Tensor) -> torch.Tensor:
 def activate_backward(
     gradient: torch.Tensor, values: torch.Tensor, sums: Sums, *, at: int
 ) -> torch.Tensor:
-    """Return the gradient of GELU's input (N, D), whose sums go to D columns from `at` on."""
+    """Return the gradient of GELU's input (N, D); its sums go to D columns starting at `at`."""
     num_rows, width = values.shape
     of_values = torch.empty_like(values)
     _kernels().activate_backward[(len(sums.partials), -(-width // _NUMBERS_OF_A_WARP))](
@@ -195,7 +195,7 @@ def activate_backward(
 
 
 def sum_columns(values: torch.Tensor, sums: Sums, *, at: int) -> None:
-    """Write the sums of (N, D) over its rows to D columns from `at` on."""
+    """Write the sums of (N, D) over its rows to D columns starting at `at`."""
     num_rows, width = values.shape
     _kernels().sum_columns[(len(sums.partials), -(-width // _NUMBERS_OF_A_WARP))](
         values,
@@ -211,16 +211,16 @@ def sum_columns(values: torch.Tensor, sums: Sums, *, at: int) -> None:
 
 
 def _next_power(number: int) -> int:
-    """Return the least power of two that is not less."""
+    """Return the smallest power of two >= number."""
     return 1 << (number - 1).bit_length()
 
 
 def _count_warps(block: int) -> int:
-    """Return the warps of a tile of so many columns."""
+    """Return the number of warps for a tile of `block` columns."""
     return max(1, block // _NUMBERS_OF_A_WARP)
 
 
-def _kernels() -> Any:  # noqa: ANN401 (a module; what it holds is Triton's)
-    from bertfit.modeling.kernels import elementwise_kernels  # which imports Triton
+def _kernels() -> Any:  # noqa: ANN401 (a module of Triton functions)
+    from bertfit.modeling.kernels import elementwise_kernels  # imports Triton
 
     return elementwise_kernels

@@ -1,14 +1,14 @@
-"""What stands between a layer's products, in Triton: dropout, residual, norm, GELU, and sums.
+"""The operations between a layer's products, in Triton: dropout, residual, norm, GELU, and sums.
 
-A pass over the memory each, where torch takes one for every operation. Gradients of biases and
-norms are sums over all rows: each program adds up its own rows in float32 and writes one row of
-`partials`; `fold` adds those up, in their order, so the same numbers come out every time. All
-computing is in float32, whatever the tensors hold.
+Each kernel takes one pass over memory; torch would take one per operation. Gradients of biases and
+norms are sums over all rows: each program sums its own rows in float32 and writes one row of
+`partials`; `fold` sums those in a fixed order, so results are reproducible. Arithmetic is in
+float32, whatever the dtype of the tensors.
 
-`elementwise` launches them. Shapes: rows are tokens (N), WIDTH numbers in each.
+`elementwise` launches them. Shapes: N rows (tokens) of WIDTH numbers.
 
 Source: Ba et al. 2016, arXiv 1607.06450 (layer normalization); the finalizer of MurmurHash3 (A.
-Appleby, 2011), here with a key between its rounds.
+Appleby, 2011), with a key between its rounds.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import triton.language as tl
 
 @triton.jit
 def _is_kept(seed, places, rate):
-    """Draw whether dropout keeps what stands at some places of a tensor.
+    """Return whether dropout keeps the elements at these indices of a tensor.
 
-    A number of 32 bits for each by a hash of its place, keyed by both halves of the seed: ten
-    instructions where Philox, which torch's own dropout has, takes some sixty for four.
+    Each element gets a 32-bit hash of its index, keyed by both halves of the seed: ten
+    instructions. Philox, which torch's dropout uses, takes about sixty for four numbers.
     """
     low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     bits = (places.to(tl.uint32) * 0x9E3779B1) ^ low
@@ -55,7 +55,7 @@ def add_and_norm(
     DROPS: tl.constexpr,
     KEEPS: tl.constexpr,
 ):
-    """Write norm(dropout(hidden) + residual), and what the way back needs where KEEPS."""
+    """Write norm(dropout(hidden) + residual), and if KEEPS what the backward pass needs."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]
     inside = (rows < num_rows) & (columns < WIDTH)
@@ -65,7 +65,7 @@ def add_and_norm(
         is_kept = _is_kept(tl.load(seeds + WHICH), places, rate)
         values = tl.where(is_kept, values / (1.0 - rate), 0.0)
     values += tl.load(residual + places, mask=inside, other=0.0).to(tl.float32)
-    # Rounded before it is normed, so the way back, which reads it again, sees the same.
+    # Rounded before the norm, so that the backward pass, which rereads it, sees the same values.
     values = values.to(output.dtype.element_ty)
     if KEEPS:
         tl.store(total + places, values, mask=inside)
@@ -105,9 +105,9 @@ def add_and_norm_backward(
     ROWS: tl.constexpr,
     DROPS: tl.constexpr,
 ):
-    """Write the gradients of both inputs, and sums for the norm's weight and bias and `hidden`'s.
+    """Write both inputs' gradients, and the sums for the norm's weight and bias and of `hidden`'s.
 
-    Without dropout both inputs have one gradient, `of_residual`.
+    Without dropout, both inputs have the same gradient, `of_residual`.
     """
     columns = tl.arange(0, BLOCK)[None, :]
     is_column = columns < WIDTH
@@ -146,7 +146,7 @@ def add_and_norm_backward(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def activate(values, output, num_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Write GELU of values, the exact one."""
+    """Write the exact GELU of values."""
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = places < num_rows.to(tl.int64) * WIDTH
     given = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
@@ -167,7 +167,7 @@ def activate_backward(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Write the gradient of GELU's input, and its sums over the rows."""
+    """Write the gradient of GELU's input and its sums over rows."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     sums = tl.zeros((BLOCK,), tl.float32)
     for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
@@ -197,7 +197,7 @@ def sum_columns(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Write the sums over the rows."""
+    """Write the sums over rows."""
     flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     columns = flat[None, :]
     sums = tl.zeros((BLOCK,), tl.float32)
@@ -220,10 +220,10 @@ def fold(
     ROWS: tl.constexpr,
     ADDS: tl.constexpr,
 ):
-    """Write the sums of all programs' rows, or add them to what is there."""
+    """Write the sums of all programs' rows, or add them to the output's content."""
     flat = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     columns = flat[None, :]
-    tile = tl.zeros((ROWS, BLOCK), tl.float32)  # folded once, at the end
+    tile = tl.zeros((ROWS, BLOCK), tl.float32)  # reduced once, at the end
     for start in range(0, num_partials, ROWS):
         rows = start + tl.arange(0, ROWS)[:, None]
         inside = (rows < num_partials) & (columns < COLUMNS)

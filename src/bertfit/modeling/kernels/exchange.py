@@ -1,7 +1,7 @@
-"""The layer of our own plugged into an encoder of transformers, for packs on a CUDA GPU.
+"""Plugs the custom layer into transformers' encoder modules, for packs on a CUDA GPU.
 
-A layer keeps its class, its weights and their names; its forward asks whether a pack is being
-computed in half precision and nobody watches, and otherwise does what it did before.
+A layer keeps its class, its weights and their names. Its forward uses the kernels for a pack in
+bfloat16 if its parts have no hooks, and otherwise does what it did before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _pass = leave_out(pass_layer)
 
 
 def exchange_layers(model: torch.nn.Module) -> int:
-    """Let every layer of BERT's family in `model` use the kernels; return how many there are."""
+    """Make every layer of BERT's family in `model` use the kernels; return their number."""
     layers = [module for module in model.modules() if find_parts(module) is not None]
     for layer in layers:
         layer.forward = types.MethodType(_pass_layer, layer)
@@ -32,16 +32,16 @@ def exchange_layers(model: torch.nn.Module) -> int:
 
 
 def is_exchanged(layer: torch.nn.Module) -> bool:
-    """Tell whether `exchange_layers` has had this layer."""
+    """Return whether `exchange_layers` has replaced this layer's forward."""
     return getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
 
 
 def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | None:
-    """Say why the kernels do not do a model's layers, or must not; None where they do.
+    """Return why the kernels cannot or must not compute a model's layers, or None if they can.
 
     Args:
-        model: Takes packs.
-        device: Where it will run, in bfloat16.
+        model: A model that takes packs.
+        device: Device it will run on, in bfloat16.
     """
     layers = (module for module in model.modules() if find_parts(module) is not None)
     first = next(layers, None)
@@ -53,18 +53,18 @@ def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | 
 def compute_by_kernels(
     layer: torch.nn.Module, hidden: torch.Tensor, *, only_firsts: bool = False
 ) -> torch.Tensor | None:
-    """Return what a layer makes of a pack, (1, N, D) or (S, 1, D), or None where it is not theirs.
+    """Return a layer's output for a pack, (1, N, D) or (S, 1, D), or None if not supported.
 
     Args:
         layer: Of BERT's family.
         hidden: (1, N, D).
-        only_firsts: Whether the first token of each text is all that is asked for.
+        only_firsts: Whether to compute only the first token of each text.
     """
     pack = current_pack()
     if pack is None or not hidden.is_cuda:
         return None
     parts = find_parts(layer)
-    # Whoever watches the layer itself sees what goes in and comes out.
+    # Hooks on the layer itself still run and see its input and output.
     if parts is None or not _takes(hidden, parts) or not are_unwatched(*layer.children()):
         return None
     if find_fault(layer, device=hidden.device, dtype=hidden.dtype) is not None:
@@ -77,9 +77,9 @@ def compute_by_kernels(
 
 
 def _takes(hidden: torch.Tensor, parts: Parts) -> bool:
-    """Tell whether kernels and attention can be had for these numbers."""
+    """Return whether the kernels support this input."""
     return (
-        type(hidden) is torch.Tensor  # one that is only said to be there has no numbers
+        type(hidden) is torch.Tensor  # tensor subclasses, such as fake tensors, may have no data
         and hidden.dtype == parts.query.weight.dtype == torch.bfloat16
         and hidden.is_contiguous()
         and find_kernel_obstacle(hidden.device) is None
@@ -89,7 +89,7 @@ def _takes(hidden: torch.Tensor, parts: Parts) -> bool:
 def _pass_layer(
     layer: Any,  # noqa: ANN401 (of BERT's or DistilBERT's kind)
     hidden: torch.Tensor,
-    *others: Any,  # noqa: ANN401 (a mask, which a pack has none of, and what only decoders get)
+    *others: Any,  # noqa: ANN401 (a mask, None for a pack, and arguments of decoders)
     **named: Any,  # noqa: ANN401 (what transformers passes on to attention)
 ) -> torch.Tensor:
     found = None if named.get("output_attentions") else compute_by_kernels(layer, hidden)

@@ -1,4 +1,4 @@
-"""Whether Triton's kernels can be had on a device, and how many programs fill it."""
+"""Whether Triton kernels are available on a device, and how many programs fill it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import torch
 
 _LEAST_CAPABILITY = (8, 0)
 _TESTED_CAPABILITY, _TESTED_TRITON = (9, 0), "3.6."
-"""An H100's, and what comes with torch 2.11."""
+"""Those of an H100 and of torch 2.11."""
 _PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
-"""What few rows give to add up is soon added up, and what the programs leave costs as much."""
+"""With few rows, summing is quick, but folding the programs' partial sums costs the same."""
 _PROGRAMS_ON_A_CPU = 3
-"""In Triton's interpreter, for tests: more than one, and no divisor of their sizes."""
+"""In Triton's interpreter, for tests: more than one, and not a divisor of the tests' sizes."""
 
 
 @functools.lru_cache
 def find_kernel_obstacle(device: torch.device) -> str | None:
-    """Say why Triton's kernels cannot be had on a device; None where they can."""
+    """Return why Triton kernels are not available on a device, or None if they are."""
     if device.type != "cuda":
         return "they are for a CUDA GPU"
     if importlib.util.find_spec("triton") is None:
@@ -31,9 +31,9 @@ def find_kernel_obstacle(device: torch.device) -> str | None:
 
 
 def _find_failure(device: torch.device) -> str | None:
-    """Say how Triton fails to compile and start a small kernel; None where it does not.
+    """Return how Triton fails to compile and launch a small kernel, or None if it succeeds.
 
-    It builds a piece of C for that, and so needs a compiler and Python's headers.
+    Triton builds a C extension for that, so it needs a compiler and Python's headers.
     """
     from bertfit.modeling.kernels.elementwise import activate  # which imports this module
 
@@ -43,7 +43,7 @@ def _find_failure(device: torch.device) -> str | None:
             torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 (Triton's have no kind in common)
+    except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
         first_line = str(error).strip().partition("\n")[0]
         return f"Triton fails here: {type(error).__name__}: {first_line}"
     return None
@@ -51,26 +51,26 @@ def _find_failure(device: torch.device) -> str | None:
 
 @functools.lru_cache
 def is_known_good(device: torch.device) -> bool:
-    """Tell whether kernels were tested on such a GPU with this Triton (`make test-gpu`).
+    """Return whether the kernels were tested on such a GPU with this Triton (`make test-gpu`).
 
-    AMD's go by the name of cuda in torch, and some by an H100's number.
+    AMD GPUs are also called cuda in torch, and some have the same capability as an H100.
     """
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     if torch.cuda.get_device_capability(device) != _TESTED_CAPABILITY:
         return False
-    import triton  # which torch imports as well, where it compiles
+    import triton  # torch imports it too when it compiles
 
     return str(triton.__version__).startswith(_TESTED_TRITON)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which kernels start on a device, which need not be the current one."""
+    """Return a context in which kernels launch on a device, which need not be the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def count_programs(device: torch.device, num_rows: int) -> int:
-    """Return how many programs share the rows of a tensor where each adds up its own."""
+    """Return how many programs share the rows of a tensor if each sums its own."""
     if device.type != "cuda":
         return _PROGRAMS_ON_A_CPU
     is_few = num_rows <= _FEW_ROWS

@@ -1,14 +1,14 @@
-"""A whole layer of BERT's family over a pack, as one function that autograd knows.
+"""A whole layer of BERT's family over a pack, as one autograd function.
 
-Products are torch's; attention and what stands between them is done by kernels (`attention`,
-`elementwise`). No gradient goes through autograd's engine within a layer: residual gradients are
-added where a product writes its sums, and those of weights go to their masters in float32 as a
-product makes them.
+Matrix products are torch's; kernels compute attention and the elementwise operations between
+products (`attention`, `elementwise`). Within a layer, gradients do not pass through autograd's
+engine: residual gradients are added where a product writes its output, and products write weight
+gradients directly to the masters in float32.
 
-A last layer may be asked for the first token of each text alone (see `modeling.first_token`).
+The last layer can compute only the first token of each text (see `modeling.first_token`).
 
-Shapes: N tokens, S texts, M rows of the output (N, or S where only first tokens are asked for), D
-numbers per token, I of the inner width, H heads of K numbers.
+Shapes: N tokens, S texts, M output rows (N, or S for first tokens only), hidden size D, inner size
+I, H heads of size K.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from bertfit.modeling.pack import Pack
 def pass_layer(
     hidden_ND: torch.Tensor, parts: Parts, pack: Pack, *, trains: bool, only_firsts: bool = False
 ) -> torch.Tensor:
-    """Return what a layer makes of a pack, (M, D), on the device whose kernels do it.
+    """Return a layer's output for a pack, (M, D), computed by the kernels of its device.
 
     Args:
         hidden_ND: All tokens.
         parts: The layer.
-        pack: Where the texts lie.
-        trains: Whether something is dropped.
-        only_firsts: Whether the first token of each text is all that is asked for.
+        pack: Where the texts begin and end.
+        trains: Whether to apply dropout.
+        only_firsts: Whether to compute only the first token of each text.
     """
     places = _Places.of(pack, len(hidden_ND), only_firsts=only_firsts)
     if not torch.is_grad_enabled():
@@ -62,11 +62,11 @@ def pass_layer(
 
 
 class _Places(NamedTuple):
-    """Where the texts lie."""
+    """Where the texts begin and end."""
 
     spans: Spans
     firsts: torch.Tensor | None
-    """(S,) int64, where only first tokens ask."""
+    """(S,) int64, if only first tokens are queries."""
 
     @classmethod
     def of(cls, pack: Pack, num_tokens: int, *, only_firsts: bool) -> _Places:
@@ -78,16 +78,16 @@ class _Places(NamedTuple):
 
 
 class _Tape(NamedTuple):
-    """What the way back needs, but for weights."""
+    """What the backward pass needs besides weights."""
 
     hidden: torch.Tensor
     asking: torch.Tensor
-    """(M, D), of `hidden`."""
+    """(M, D): the rows of `hidden` that are queries."""
     states: States
     attended: Attended
     of_output: Normed
     normed: torch.Tensor
-    """(M, D), what the feed-forward reads."""
+    """(M, D), the input of the feed-forward."""
     inner: torch.Tensor
     activated: torch.Tensor
     of_outer: Normed
@@ -123,7 +123,7 @@ def _pass(
 def _go_back(
     gradient: torch.Tensor, tape: _Tape, parts: Parts, places: _Places
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
-    """Return the gradient of all tokens (N, D), and those of weights that have no master."""
+    """Return the gradients of all tokens (N, D) and of weights without a master."""
     width, inner_width = parts.output.weight.shape[0], parts.inner.weight.shape[0]
     in_attention, after_output, after_outer = tape.dropouts
     sums = Sums.make(9 * width + inner_width, len(tape.hidden), gradient.device)
@@ -168,7 +168,7 @@ def _collect(
     parts: Parts,
     sums: Sums,
 ) -> tuple[torch.Tensor, _Gradients]:
-    """Return the gradient of all tokens (N, D), through attention and past it, and of weights."""
+    """Return the gradients of all tokens (N, D), attention and residual, and of weights."""
     sum_columns(of_states.joint, sums, at=0)
     weights = (parts.query.weight, parts.key.weight, parts.value.weight)
     found = _give(weights, of_states.joint, tape.hidden)
@@ -184,7 +184,7 @@ def _collect_of_firsts(
     *,
     firsts: torch.Tensor,
 ) -> tuple[torch.Tensor, _Gradients]:
-    """As `_collect`, where queries are those of first tokens alone."""
+    """Return the same as `_collect`, if only first tokens are queries."""
     width = parts.query.weight.shape[0]
     sum_columns(of_states.query, sums, at=0)
     sum_columns(of_states.joint, sums, at=width)
@@ -204,7 +204,7 @@ def _multiply_back(
     *,
     onto: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the gradient of what several products have read, added to `onto` where it is given."""
+    """Return the gradient of several products' shared input, added to `onto` if given."""
     joined = join(weights)
     if joined is not None:
         return of_outputs @ joined if onto is None else onto.addmm_(of_outputs, joined)
@@ -219,19 +219,19 @@ def _multiply_back(
 def _give(
     weights: Sequence[torch.Tensor], of_outputs: torch.Tensor, source: torch.Tensor
 ) -> _Gradients:
-    """Give the gradients of products' weights to their masters; return those that have none.
+    """Add the gradients of weights to their masters; return those of weights without one.
 
     Args:
-        weights: Of products of one source.
-        of_outputs: The gradients of what they gave, side by side.
-        source: What they read.
+        weights: Weights of products with the same input.
+        of_outputs: Gradients of their outputs, concatenated along columns.
+        source: Their input.
     """
     if not all(map(has_master, weights)):
         product = of_outputs.t() @ source
         return tuple(torch.split(product, [len(weight) for weight in weights]))
     row, adds = find_gradients_in_a_row(weights)
     matrix = row.view(-1, source.shape[1])
-    if not row.is_cuda:  # torch has the sums of such a product in float32 on a GPU alone
+    if not row.is_cuda:  # torch.mm supports out_dtype only on a GPU
         product = of_outputs.t().float() @ source.float()
         matrix.copy_(matrix + product if adds else product)
     elif adds:
@@ -242,13 +242,13 @@ def _give(
 
 
 def _draw_seeds(device: torch.device, *, anew: bool) -> torch.Tensor:
-    """Return three seeds (3,) int64 of torch's generator; a recorded pass draws them anew too."""
+    """Return three seeds, (3,) int64, from torch's generator; replayed passes draw new ones too."""
     seeds = torch.empty(3, dtype=torch.int64, device=device)
     return seeds.random_() if anew else seeds
 
 
 def _project(asking: torch.Tensor, hidden: torch.Tensor, parts: Parts) -> States:
-    """Return queries (M, H, K), keys and values (N, H, K); by one product where one can do it."""
+    """Return queries (M, H, K), keys and values (N, H, K), using one product if possible."""
     modules = (parts.query, parts.key, parts.value)
     if asking is hidden:
         found = _multiply_jointly(hidden, modules)
@@ -275,11 +275,11 @@ class _Layer(torch.autograd.Function):
         hidden: torch.Tensor,
         parts: Parts,
         places: _Places,
-        trains: bool,  # noqa: FBT001 (autograd's functions take no names)
+        trains: bool,  # noqa: FBT001 (autograd passes by position)
         *_weights: torch.Tensor,
     ) -> torch.Tensor:
         output, tape = _pass(hidden, parts, places, trains=trains, keeps=True)
-        # Nothing of it is an output of this function, so it holds on to nothing that holds it.
+        # None of it is an output of this function, so this creates no reference cycle.
         ctx.kept = tape, parts, places
         return output
 
@@ -287,7 +287,7 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:  # noqa: ANN401 (as above)
         if ctx.kept is None:
             raise RuntimeError("a layer goes back once, and this one has been")
-        kept, ctx.kept = ctx.kept, None  # so its memory is free when this is done
+        kept, ctx.kept = ctx.kept, None  # frees the memory after this
         of_hidden, of_weights = _go_back(gradients[0], *kept)
         return (of_hidden, None, None, None, *of_weights)
 

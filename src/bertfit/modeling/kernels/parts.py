@@ -1,4 +1,4 @@
-"""What a layer is made of, which layers the kernels take, and how their weights lie."""
+"""The parts of a layer, which layers the kernels support, and the layout of their weights."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bertfit.modeling.layer_kinds import is_exact_gelu, is_of_transformers, is_p
 KERNEL_FAMILIES = frozenset(
     {"bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"}
 )
-"""Values of `config.model_type` whose layers `find_parts` knows, if nobody has changed them."""
+"""Values of `config.model_type` whose layers `find_parts` recognizes, if they are unmodified."""
 _MOST_NUMBERS = 4096
-"""Per token: a program holds some rows of them in its registers."""
+"""Maximum hidden size: a program holds several rows in registers."""
 HEAD_SIZES = (32, 64, 128)
-"""Numbers of a head: with 16 a kernel of the attention read wrong memory, as it was first tiled."""
+"""Supported head sizes. With 16, an attention kernel read wrong memory with its first tiling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a layer is made of."""
+    """The parts of a layer."""
 
     query: torch.nn.Linear
     key: torch.nn.Linear
@@ -33,14 +33,13 @@ class Parts:
     outer: torch.nn.Linear
     outer_norm: torch.nn.LayerNorm
     head_size: int
-    """K."""
+    """Size of a head, K."""
     rates: tuple[float, float, float]
-    """Of the attention weights, of attention's output and of the feed-forward's that are dropped in
-    training."""
+    """Dropout rates in training: of attention weights, attention output and feed-forward output."""
 
     @property
     def matrices(self) -> tuple[torch.Tensor, ...]:
-        """The weights of all products, in the order in which they are used."""
+        """The weights of all products, in the order of their use."""
         return tuple(
             of.weight
             for of in (self.query, self.key, self.value, self.output, self.inner, self.outer)
@@ -59,7 +58,7 @@ class Parts:
 
 
 def find_parts(layer: Any) -> Parts | None:  # noqa: ANN401 (any module)
-    """Return what a layer is made of, if it is one of BERT's or DistilBERT's kind."""
+    """Return the parts of a layer of BERT's or DistilBERT's kind, else None."""
     if is_whole(layer):
         return _find_of_bert(layer)
     of_distilbert = {"attention", "sa_layer_norm", "ffn", "output_layer_norm"}
@@ -68,7 +67,7 @@ def find_parts(layer: Any) -> Parts | None:  # noqa: ANN401 (any module)
     return None
 
 
-def _find_of_bert(layer: Any) -> Parts | None:  # noqa: ANN401 (BertLayer or its like)
+def _find_of_bert(layer: Any) -> Parts | None:  # noqa: ANN401 (BertLayer or its equivalent)
     own, output = layer.attention.self, layer.attention.output
     if own.scaling != own.attention_head_size**-0.5:
         return None
@@ -100,7 +99,7 @@ def _build(
     *,
     head_size: int,
 ) -> Parts | None:
-    """Return the parts of a layer, if nobody has put others in their place."""
+    """Return the parts of a layer, or None if some were replaced or are unsupported."""
     are_plain = (
         all(type(part) is torch.nn.Linear and part.bias is not None for part in linears)
         and all(map(is_plain_norm, norms))
@@ -118,9 +117,9 @@ def _build(
 
 
 def join_projections(model: torch.nn.Module) -> None:
-    """Lay queries', keys' and values' weights one behind the other, so one product makes them.
+    """Store the query, key and value weights contiguously, so that one product computes all three.
 
-    Only where they lie changes. For a copy that does the arithmetic: what is saved is its master.
+    Only their location in memory changes. For the working copy: the master weights are saved.
     """
     for module in model.modules():
         parts = find_parts(module)
@@ -135,7 +134,7 @@ def join_projections(model: torch.nn.Module) -> None:
 
 
 def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
-    """Return tensors that follow each other in memory as one, or None where they do not."""
+    """Return tensors that are adjacent in memory as one, or None if they are not."""
     first = tensors[0]
     place, storage = first.data_ptr(), first.untyped_storage().data_ptr()
     for tensor in tensors:

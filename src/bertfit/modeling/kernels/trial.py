@@ -1,12 +1,11 @@
-"""Kernels tried against transformers' own layer, on a GPU or with a Triton that nobody has tried.
+"""Checks the kernels against transformers' layer on a GPU or with a Triton not tested before.
 
-Triton compiled tiles of the attention here for an H100 that gave wrong gradients, and others that
-read wrong memory; those are not taken, but what another version makes of the rest on another GPU
-is not known before. So a layer is computed both ways once, on random numbers, in training and in
-scoring, with the code of dropout and without, and the kernels are left alone where the two are
-apart.
+For an H100, Triton compiled some attention tiles so that gradients were wrong, and others so that
+they read wrong memory. Those tiles are not used, but another version may miscompile others on
+another GPU. Therefore a layer is computed both ways once, on random input, in training and scoring,
+with and without the dropout code, and the kernels are not used if the results differ.
 
-Shapes: N tokens, D numbers per token.
+Shapes: N tokens, hidden size D.
 """
 
 from __future__ import annotations
@@ -29,31 +28,31 @@ from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.precision import safe_attention
 
 _MIXES = ((128, 127, 1, 40), (300, 129, 64, 3))
-"""Tokens of texts: attention goes back by one kernel where none has more than 128, else by two."""
+"""Text lengths: the backward pass of attention is one kernel up to 128 tokens, else two."""
 _MOST_APART = 0.1
-"""Of a gradient's norm: bfloat16 is a few hundredths off in one layer; kernels that left out a
-text's last tile would be a quarter."""
+"""Maximum difference, relative to the gradient's norm. In one layer bfloat16 differs by a few
+hundredths; kernels that skipped a text's last tile would differ by a quarter."""
 _LEAST_SHARE = 2e-3
-"""Of the greatest norm: smaller gradients are mostly rounding, as those of the keys' bias are."""
+"""Relative to the largest norm; smaller gradients, as of the keys' bias, are mostly rounding."""
 _RATES = (1e-9, 0.0)
-"""Dropout that is computed and drops nothing, and none, which other code does."""
+"""Dropout code that runs but drops nothing, and no dropout, which is compiled separately."""
 
 _Key = tuple[torch.device, torch.dtype, int, int, int]
 _found: dict[_Key, str | None] = {}
 
 
 def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Say what is wrong with the kernels for such a layer on a device; None where nothing is.
+    """Return what is wrong with the kernels for such a layer on a device, or None.
 
     Each kind of layer is tried once.
 
     Args:
-        layer: Takes packs as it is written (`modeling.packing.set_up_packing`).
-        device: Where it will run.
-        dtype: Of its weights there.
+        layer: Its own forward takes packs (`modeling.packing.set_up_packing`).
+        device: Device it will run on.
+        dtype: Dtype of its weights there.
 
     Raises:
-        torch.OutOfMemoryError: The trial needs some megabytes that are not there.
+        torch.OutOfMemoryError: The few megabytes for the trial are not available.
     """
     parts = find_parts(layer)
     if parts is None or is_known_good(device):
@@ -67,7 +66,7 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
                 _found[key] = _try(layer, device, dtype)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 (Triton's have no kind in common)
+        except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
             first_line = str(error).strip().partition("\n")[0]
             _found[key] = f"they fail here: {type(error).__name__}: {first_line}"
     return _found[key]
@@ -92,7 +91,7 @@ def _try(layer: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> st
 
 
 def _compare(work: Any, parts: Parts, lengths: tuple[int, ...], *, only_firsts: bool) -> float:  # noqa: ANN401 (a layer)
-    """Return how far apart outputs and gradients are, the farthest of them, relative to norms."""
+    """Return the largest relative difference of outputs and gradients."""
     weight = parts.output.weight
     pack = Pack.build(np.cumsum([0, *lengths], dtype=np.int32), weight.device)
     generator = torch.Generator().manual_seed(0)
@@ -127,7 +126,7 @@ def _train_twice(
     hidden_ND: torch.Tensor,
     gradient: torch.Tensor,
 ) -> Iterator[list[torch.Tensor]]:
-    """Yield output and gradients of one pack, and of two, whose sums the masters get, halved."""
+    """Yield output and gradients for one pack, then for two, with the masters' sums halved."""
     pairs = [(torch.nn.Parameter(of.detach().float()), of) for of in work.parameters()]
     for master, of in pairs:
         keep_master(of, master)
@@ -143,7 +142,7 @@ def _train_twice(
 
 
 def _measure(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    """Return the farthest that two are apart, relative to the norm of what was expected."""
+    """Return the largest difference, relative to the norm of the expected tensor."""
     norms = [float(wanted.detach().float().norm()) for wanted in expected]
     if len(found) != len(expected) or not all(map(math.isfinite, norms)):
         return math.inf
