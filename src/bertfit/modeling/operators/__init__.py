@@ -1,1 +1,1 @@
-"""Our own C++ operators, for bfloat16 on a CPU: built by torch where that is possible."""
+"""Custom C++ operators for bfloat16 on a CPU, built by torch if possible."""

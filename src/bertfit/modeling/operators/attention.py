@@ -1,8 +1,8 @@
-"""Attention by the compiled operators, as autograd functions.
+"""Autograd functions for attention, using the compiled operators.
 
 All tensors are bfloat16 on the CPU. The library must be loaded first.
 
-Shapes: B texts, H heads, Q queries, T keys, D numbers per head.
+Shapes: B texts, H heads, Q queries, T keys, head size D.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Mask(ctypes.Structure):
 
 
 class Attention(ctypes.Structure):
-    """As `struct Attention` of attention.cpp."""
+    """Mirrors `struct Attention` in attention.h."""
 
     _fields_ = (
         ("sizes", _Sizes),
@@ -61,7 +61,7 @@ def attend(
         value_BHTD: Values.
         mask: Added to the scores; (1 or B, 1, 1 or Q, T).
         scaling: Factor of the scores.
-        dropout: Share of the weights that is dropped, in [0, 1).
+        dropout: Probability of dropping a weight, in [0, 1).
     """
     states = (states.transpose(1, 2) for states in (query_BHQD, key_BHTD, value_BHTD))
     padded = pad_mask(mask, num_keys=key_BHTD.shape[2])
@@ -97,7 +97,7 @@ class Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
         """As autograd calls it."""
-        *states, log_sums, _mask = ctx.saved_tensors  # the mask is kept for the pointer to it
+        *states, log_sums, _mask = ctx.saved_tensors  # the mask is saved to stay alive
         gradients = [make_room_like(of) for of in states[:3]]
         call(
             "attention_backward", ctypes.byref(ctx.asked), *states, gradient.contiguous(),
@@ -113,26 +113,26 @@ def describe_attention(
     scaling: float,
     dropout: float = 0.0,
 ) -> Attention:
-    """Return what the operators are asked for; the mask must be kept for the pointer to it.
+    """Return the operators' arguments, with a pointer to the mask, which must be kept alive.
 
     Args:
         sizes: B, H, Q, T and D.
-        mask: As `pad_mask` gives it.
+        mask: As returned by `pad_mask`.
         scaling: Factor of the scores.
-        dropout: Share of the weights that is dropped, in [0, 1).
+        dropout: Probability of dropping a weight, in [0, 1).
     """
     seed = draw_seed() if dropout else 0
     return Attention(_Sizes(*sizes), _describe_mask(mask), scaling, dropout, seed)
 
 
 def pad_mask(mask: torch.Tensor | None, *, num_keys: int) -> torch.Tensor | None:
-    """Return the mask in float32 as (1 or B, 1 or Q, T rounded up to 32), or None for no mask."""
+    """Return the mask in float32 as (1 or B, 1 or Q, T rounded up to 32), or None if not needed."""
     num_missing = -num_keys % BLOCK
     if mask is None:
         if not num_missing:
             return None
         mask = torch.zeros(1, 1, 1, num_keys)
-    rows = mask.float().squeeze(1) * _LOG2_E  # the operator takes powers of 2
+    rows = mask.float().squeeze(1) * _LOG2_E  # the operator computes powers of 2
     return torch.nn.functional.pad(rows, (0, num_missing), value=_LOWEST).contiguous()
 
 

@@ -1,6 +1,6 @@
 """All layers of an encoder in one call, for scoring: no backward pass and no dropout.
 
-The weights are taken from the modules of BERT's family. The library must be loaded first.
+The weights come from modules of BERT's family. The library must be loaded first.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from bertfit.modeling.operators.rooms import make_room
 
 _Affine = ctypes.c_void_p * 2
 _Layer = _Affine * 8
-"""As `struct Layer` of encoder.cpp, which has them in the order of `list_modules`."""
+"""Mirrors `struct Layer` in encoder.cpp, in the order of `list_modules`."""
 
 
 class _Encoder(ctypes.Structure):
-    """As `struct Encoder` of encoder.cpp."""
+    """Mirrors `struct Encoder` in encoder.cpp."""
 
     _fields_ = (
         ("attention", Attention),
@@ -35,12 +35,12 @@ class _Encoder(ctypes.Structure):
 def encode(
     hidden_BTD: torch.Tensor, attention_mask: torch.Tensor | None, layers: Sequence[Any]
 ) -> torch.Tensor:
-    """Return what the layers make of (B, T, D), as their own forward would in eval mode.
+    """Return the layers' output for (B, T, D), equal to their own forward in eval mode.
 
     Args:
         hidden_BTD: bfloat16 on the CPU, D a multiple of 32.
         attention_mask: Added to the scores; (1 or B, 1, 1 or T, T), or None.
-        layers: Layers of BERT's family, all alike.
+        layers: Layers of BERT's family, all of the same shape.
     """
     own = layers[0].attention.self
     norms = (layers[0].attention.output.LayerNorm, layers[0].output.LayerNorm)
@@ -66,5 +66,5 @@ def encode(
 def _point_at(
     module: torch.nn.Linear | torch.nn.LayerNorm,
 ) -> ctypes.Array[ctypes.c_void_p]:
-    bias: torch.Tensor | None = module.bias  # torch's stub says it is always there
+    bias: torch.Tensor | None = module.bias  # torch's stub declares it non-optional
     return _Affine(module.weight.data_ptr(), None if bias is None else bias.data_ptr())

@@ -1,9 +1,9 @@
-"""Plugs the compiled operators into an encoder of transformers, module by module.
+"""Plugs the compiled operators into transformers' encoder modules.
 
-A module keeps its class, its weights and their names. Its forward checks whether the operators are
-loaded and the numbers are bfloat16, and otherwise does what it did before. Larger modules come
-first: all layers of an encoder in scoring, a whole layer in training, then the parts of a layer. If
-somebody has changed or hooked something inside a larger module, it is left to the parts.
+A module keeps its class, its weights and their names. Its forward uses the operators if they are
+loaded and the input is bfloat16, and otherwise does what it did before. Larger units take
+precedence: all layers of an encoder in scoring, a whole layer in training, then the parts of a
+layer. If anything inside a larger unit was changed or hooked, only its parts use the operators.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from bertfit.modeling.operators.layers import gelu, multiply, normalize
 from bertfit.modeling.operators.loading import BLOCK, takes
 
 _MIN_ROWS = 512
-"""Of fewer tokens the products are left to torch, which is as quick up to there, and quicker below
-256 (docs/performance.md): packing a weight pays by being used often."""
+"""With fewer tokens, products are left to torch, which is as fast up to here and faster below 256
+(docs/performance.md): packing a weight only pays if it is used often."""
 
 _encode = leave_out(encode)
 _gelu = leave_out(gelu)
@@ -43,7 +43,7 @@ _pass = leave_out(pass_layer)
 
 
 def exchange_modules(model: torch.nn.Module) -> None:
-    """Let every module of `model` use the operators where it can."""
+    """Make every module of `model` use the operators if it can."""
     for module in model.modules():
         forward = _find_forward(module)
         if forward is not None:
@@ -64,12 +64,12 @@ def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
 
 
 def _is_wide_linear(module: torch.nn.Module) -> bool:
-    """Tell whether this is a linear layer whose widths are whole blocks."""
+    """Return whether this is a linear layer whose widths are multiples of a block."""
     return type(module) is torch.nn.Linear and not any(n % BLOCK for n in module.weight.shape)
 
 
 def _encodes(module: torch.nn.Module) -> bool:
-    """Tell whether this is layers one after the other as BERT's family has them."""
+    """Return whether this is an encoder of BERT's family: a stack of unmodified layers."""
     return (
         type(module).__name__.endswith("Encoder")
         and is_of_transformers(module)
@@ -100,7 +100,7 @@ def _apply_layer(module: torch.nn.Linear, values: torch.Tensor) -> torch.Tensor:
 
 
 def _multiply_and_activate(
-    module: Any,  # noqa: ANN401 (BertIntermediate or its like)
+    module: Any,  # noqa: ANN401 (BertIntermediate or its equivalent)
     hidden: torch.Tensor,
 ) -> torch.Tensor:
     if _is_worth_it(hidden) and are_unwatched(*module.children()):
@@ -116,7 +116,7 @@ def _norm(module: torch.nn.LayerNorm, values: torch.Tensor) -> torch.Tensor:
 
 
 def _add_and_norm(
-    module: Any,  # noqa: ANN401 (BertOutput, BertSelfOutput or their like)
+    module: Any,  # noqa: ANN401 (BertOutput, BertSelfOutput or an equivalent)
     hidden: torch.Tensor,
     residual: torch.Tensor,
 ) -> torch.Tensor:
@@ -128,10 +128,10 @@ def _add_and_norm(
 
 
 def _pass_layers(
-    encoder: Any,  # noqa: ANN401 (BertEncoder or its like)
+    encoder: Any,  # noqa: ANN401 (BertEncoder or its equivalent)
     hidden: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    *others: Any,  # noqa: ANN401 (what only decoders get)
+    *others: Any,  # noqa: ANN401 (arguments of decoders)
     **named: Any,  # noqa: ANN401 (what transformers passes on to the layers)
 ) -> Any:  # noqa: ANN401 (an output of transformers)
     layers = list(encoder.layer)
@@ -152,10 +152,10 @@ def _pass_layers(
 
 
 def _pass_layer(
-    layer: Any,  # noqa: ANN401 (BertLayer or its like)
+    layer: Any,  # noqa: ANN401 (BertLayer or its equivalent)
     hidden: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    *others: Any,  # noqa: ANN401 (what only decoders get)
+    *others: Any,  # noqa: ANN401 (arguments of decoders)
     **named: Any,  # noqa: ANN401 (what transformers passes on to attention)
 ) -> torch.Tensor:
     asked = (*others, *named.values())
@@ -176,7 +176,7 @@ def _asks_for_no_more(
     mask: torch.Tensor | None,
     others: Sequence[object],
 ) -> bool:
-    """Tell whether what a layer gives is all that is asked for, of whole rows."""
+    """Return whether only the output is requested and the operators support the input."""
     config: Any = module.config
     return (
         _is_worth_it(hidden)
@@ -187,8 +187,8 @@ def _asks_for_no_more(
     )
 
 
-def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like)
-    """Tell whether a layer is still what it was when it was found whole."""
+def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its equivalent)
+    """Return whether a layer is still unmodified since its forward was replaced."""
     modules = list_modules(layer)
     width = modules[0].weight.shape[-1]
     return (
@@ -201,7 +201,7 @@ def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its like
 
 
 def _measure(layer: Any) -> tuple[object, ...]:  # noqa: ANN401 (as above)
-    """Return what layers must have in common to be done in one call."""
+    """Return what layers must have in common to be computed in one call."""
     own = layer.attention.self
     norms = (layer.attention.output.LayerNorm, layer.output.LayerNorm)
     inner = layer.intermediate.dense.weight.shape

@@ -1,8 +1,8 @@
 """A whole layer of BERT's family in training, as one autograd function.
 
-It chains the functions of `layers` and `attention`, with less between them: inside a layer no
-gradient passes through autograd's engine, and residual gradients are added where a product writes
-its sums. All tensors are bfloat16 on the CPU. The library must be loaded first.
+It chains the functions of `layers` and `attention` with less overhead: inside a layer, gradients do
+not pass through autograd's engine, and residual gradients are added where a product writes its
+output. All tensors are bfloat16 on the CPU. The library must be loaded first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bertfit.modeling.operators.layers import FeedForward, Multiply, Normalize
 def pass_layer(
     hidden_BTD: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    layer: Any,  # noqa: ANN401 (BertLayer or its like)
+    layer: Any,  # noqa: ANN401 (BertLayer or its equivalent)
 ) -> torch.Tensor:
-    """Return what the layer makes of (B, T, D), with dropout where it trains.
+    """Return the layer's output for (B, T, D), with dropout in training mode.
 
     Args:
-        hidden_BTD: Widths are multiples of 32.
+        hidden_BTD: Input; all widths are multiples of 32.
         attention_mask: Added to the scores; (1 or B, 1, 1 or T, T), or None.
         layer: A layer of BERT's family, in the mode that the caller wants.
     """
@@ -35,7 +35,7 @@ def pass_layer(
 
 
 def list_modules(layer: Any) -> tuple[torch.nn.Linear | torch.nn.LayerNorm, ...]:  # noqa: ANN401 (as above)
-    """Return what has weights in a layer, in the order in which it is used."""
+    """Return the modules of a layer that have weights, in the order of their use."""
     own, output = layer.attention.self, layer.attention.output
     return (
         *(own.query, own.key, own.value, output.dense, output.LayerNorm),
@@ -44,7 +44,7 @@ def list_modules(layer: Any) -> tuple[torch.nn.Linear | torch.nn.LayerNorm, ...]
 
 
 class _Settings:
-    """What a layer has beside weights."""
+    """A layer's settings besides its weights."""
 
     def __init__(self, layer: Any) -> None:  # noqa: ANN401 (as above)
         own, output = layer.attention.self, layer.attention.output
@@ -56,7 +56,7 @@ class _Settings:
 
 
 class _Tape:
-    """What one function keeps for its way back, as autograd's context does."""
+    """What a function keeps for its backward pass, in place of autograd's context."""
 
     def __init__(self, *, needs_input: bool = True) -> None:
         self.needs_input_grad = (needs_input,)
@@ -67,7 +67,7 @@ class _Tape:
 
 
 _HAS_BACKWARD = True
-_ACTIVATES = False  # the states of attention, and what is made of them, pass no GELU
+_ACTIVATES = False  # no GELU after the projections of attention
 
 
 class _Layer(torch.autograd.Function):
@@ -117,7 +117,7 @@ class _Layer(torch.autograd.Function):
         ctx.save_for_backward(*(tensor for tape in tapes for tensor in tape.saved_tensors))
         ctx.sizes = [len(tape.saved_tensors) for tape in tapes]
         for tape in tapes:
-            tape.saved_tensors = ()  # autograd keeps them, and lets them go after the way back
+            tape.saved_tensors = ()  # autograd keeps them and frees them after backward
         return output
 
     @staticmethod
@@ -133,7 +133,7 @@ class _Layer(torch.autograd.Function):
         return (of_hidden, None, None, *states, *output, *norm, *feeding, *last)
 
 
-def _forward(function: type[torch.autograd.Function], tape: _Tape, *arguments: Any) -> Any:  # noqa: ANN401 (as the function takes and gives them)
+def _forward(function: type[torch.autograd.Function], tape: _Tape, *arguments: Any) -> Any:  # noqa: ANN401 (as the function takes and returns them)
     return function.forward(tape, *arguments)
 
 

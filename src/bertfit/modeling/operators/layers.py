@@ -1,4 +1,4 @@
-"""The layers around attention by the compiled operators, as autograd functions.
+"""Autograd functions for the layers around attention, using the compiled operators.
 
 All tensors are bfloat16 on the CPU. The library must be loaded first.
 
@@ -21,7 +21,7 @@ _Long = ctypes.c_int64
 
 
 class _Norm(ctypes.Structure):
-    """As `struct Norm` of norm.cpp."""
+    """Mirrors `struct Norm` in norm.h."""
 
     _fields_ = (
         ("rows", _Long),
@@ -39,7 +39,7 @@ def normalize(
     *,
     dropout: float,
 ) -> torch.Tensor:
-    """Return norm(dropout(values) + residual), of any shape (..., W) with W a multiple of 32."""
+    """Return norm(dropout(values) + residual) for shape (..., W), W a multiple of 32."""
     out: torch.Tensor = _apply_normalize(
         values_NW, residual_NW, norm.weight, norm.bias, norm.eps, dropout, torch.is_grad_enabled()
     )
@@ -49,13 +49,13 @@ def normalize(
 def multiply(
     values: torch.Tensor, layer: torch.nn.Linear, *, activate: bool = False
 ) -> torch.Tensor:
-    """Return layer(values), or the GELU of it, for values (..., W); all widths multiples of 32."""
+    """Return layer(values), or its GELU, for values (..., W); all widths are multiples of 32."""
     (out,) = _apply_multiply(values, activate, torch.is_grad_enabled(), layer.weight, layer.bias)
     return out
 
 
 def gelu(values: torch.Tensor) -> torch.Tensor:
-    """Return x Φ(x) of each number."""
+    """Return x Φ(x) elementwise."""
     out: torch.Tensor = _apply_gelu(values, torch.is_grad_enabled())
     return out
 
@@ -115,7 +115,7 @@ class Normalize(torch.autograd.Function):
 
 
 class Multiply(torch.autograd.Function):
-    """Up to 4 linear layers of one shape and input, or one with its GELU."""
+    """Up to 4 linear layers of the same shape on the same input, or one followed by GELU."""
 
     @staticmethod
     def forward(
@@ -127,7 +127,7 @@ class Multiply(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         """As autograd calls it."""
         values = values.contiguous()
-        weights = [weight for weight in parameters[::2] if weight is not None]  # none is
+        weights = [weight for weight in parameters[::2] if weight is not None]  # no weight is None
         biases = list(parameters[1::2])
         outputs, slopes = _multiply(
             values, weights, biases, activate=activate, has_backward=has_backward
@@ -160,7 +160,7 @@ class Multiply(torch.autograd.Function):
 
 
 class FeedForward(torch.autograd.Function):
-    """A linear layer, GELU and another linear layer, in training."""
+    """Linear layer, GELU and linear layer, for training."""
 
     @staticmethod
     def forward(
@@ -203,7 +203,7 @@ def _multiply(
     activate: bool = False,
     has_backward: bool = False,
 ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-    """Return what each layer gives, and the slopes of one that is activated for the way back."""
+    """Return each layer's output and, if activated, GELU's derivatives for the backward pass."""
     num_outputs, num_inputs = weights[0].shape
     outputs = [make_room(*values.shape[:-1], num_outputs) for _ in weights]
     slopes = make_room_like(outputs[0]) if activate and has_backward else None
@@ -223,7 +223,7 @@ def _backpropagate_input(
     factors: torch.Tensor | None = None,
     addend: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the gradient of what layers were given, times `factors`, plus `addend`."""
+    """Return the gradient of the layers' shared input, times `factors`, plus `addend`."""
     num_outputs, num_inputs = weights[0].shape
     of_values = make_room(*gradients[0].shape[:-1], num_inputs)
     num_rows = of_values.numel() // num_inputs
@@ -238,11 +238,11 @@ def _backpropagate_input(
 def backpropagate_layer(
     gradient: torch.Tensor, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the gradients of a layer's weight and bias, or None where their masters have them.
+    """Return the gradients of a layer's weight and bias, or None if they went to their masters.
 
     Args:
-        gradient: (..., outputs) of the layer's output.
-        values: (..., inputs), what the layer was given.
+        gradient: (..., outputs), of the layer's output.
+        values: (..., inputs), the layer's input.
         weight: (outputs, inputs).
         bias: (outputs,), or None.
     """

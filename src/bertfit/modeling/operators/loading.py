@@ -1,9 +1,9 @@
 """Builds the compiled operators with torch's extension mechanism when needed, and loads them.
 
-The C++ in `source/` is built in a few seconds for this processor and this torch, and the library is
-kept in the user's cache. Where it cannot be built, for example without a compiler, everything works
-without it: `attend` and the modules of `exchange` then do their work in Python. A library that was
-truncated or changed since, for example by a full disk, is not loaded but rebuilt.
+The C++ in `source/` takes a few seconds to build for this processor and version of torch; the
+library is kept in the user's cache. If it cannot be built, for example without a compiler,
+everything works without it: `attend` and the modules of `exchange` then run in Python. A library
+that was truncated or changed, for example by a full disk, is rebuilt instead of loaded.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from bertfit.files import find_cache
 from bertfit.modeling.plan import Plan
 
 BLOCK = 32
-"""Numbers that the operators take at once; widths are multiples of it."""
+"""Block size of the operators; widths must be multiples of it."""
 
 SWITCH = "BERTFIT_OPERATORS"
-"""Environment variable: off does without the operators."""
+"""Environment variable; off disables the operators."""
 
 _SOURCE = Path(__file__).parent / "source"
 _FLAGS = (
     "-O3",
     "-march=native",
     "-mprefer-vector-width=512",
-    "-fno-math-errno",  # square roots and floors become instructions
+    "-fno-math-errno",  # square root and floor become instructions
     "-fno-trapping-math",
-    "-fno-semantic-interposition",  # functions may be inlined although a library shows them
-    "-fopenmp",  # its calls are those of torch's own OpenMP, which is loaded already
-    "-Wno-uninitialized",  # a false alarm in the compiler's own header for AVX-512
+    "-fno-semantic-interposition",  # exported functions may be inlined
+    "-fopenmp",  # resolves to torch's OpenMP, which is already loaded
+    "-Wno-uninitialized",  # false positive in the compiler's AVX-512 header
     "-Wno-maybe-uninitialized",
 )
 _NEEDED = ("avx512_f", "avx512_bf16")
 _SEAL_SIZE = 16
-"""Bytes of the digest at the end of a kept library."""
+"""Bytes of the digest at the end of a cached library."""
 
 _lock = threading.Lock()
 
 
 @dataclass(slots=True)
 class _State:
-    """What this process has found out so far."""
+    """The loaded library, or why loading failed, in this process."""
 
     loaded: ctypes.CDLL | None = None
     failure: str | None = None
@@ -67,12 +67,12 @@ _state = _State()
 
 
 def get_operators() -> ctypes.CDLL | None:
-    """Return the library where it is loaded; never loads it."""
+    """Return the library if it is loaded; never load it."""
     return _state.loaded
 
 
 def takes(values: torch.Tensor) -> bool:
-    """Tell whether the operators are loaded and are for these values."""
+    """Return whether the operators are loaded and support these values."""
     is_for_them = values.dtype == torch.bfloat16 and values.device.type == "cpu"
     return is_for_them and get_operators() is not None
 
@@ -80,10 +80,11 @@ def takes(values: torch.Tensor) -> bool:
 def call(name: str, *arguments: object) -> Any:  # noqa: ANN401 (what an operator returns)
     """Call an operator of the library, which must be loaded.
 
-    A tensor stands for its numbers, a list of tensors, of which some may be None, for as many.
+    A tensor is passed as a pointer to its data; a list of tensors, some of which may be None, as an
+    array of such pointers.
     """
     operators = get_operators()
-    assert operators is not None  # who calls has looked
+    assert operators is not None  # callers check this first
     return getattr(operators, name)(*map(_point_at, arguments))
 
 
@@ -97,11 +98,11 @@ def _point_at(argument: object) -> object:
 
 
 def load_operators(*, build: bool) -> Plan:
-    """Load the operators for this process, and say whether they are there.
+    """Load the operators for this process, and return whether they are available.
 
     Args:
-        build: Build them where they were not built yet: seconds of work, once on a machine.
-            Without, operators that were not built yet stay away.
+        build: Whether to build them if they are not built yet, which takes seconds, once per
+            machine.
     """
     with _lock:
         if _state.loaded is None and (obstacle := find_obstacle()) is not None:
@@ -117,12 +118,12 @@ def load_operators(*, build: bool) -> Plan:
 
 
 def forget_operators() -> None:
-    """Let this process do without the operators, until they are loaded again."""
+    """Disable the operators in this process until they are loaded again."""
     _state.loaded = _state.failure = None
 
 
 def plan_operators() -> Plan:
-    """Say what `load_operators(build=True)` would find, and build nothing."""
+    """Return the expected plan of `load_operators(build=True)` without building anything."""
     if _state.loaded is None and (obstacle := find_obstacle()) is not None:
         return Plan(is_on=False, reason=obstacle)
     if needs_building():
@@ -132,12 +133,12 @@ def plan_operators() -> Plan:
 
 
 def needs_building() -> bool:
-    """Tell whether the operators can be had here, and were not built yet."""
+    """Return whether the operators could be used here but are not built yet."""
     return _state.loaded is None and find_obstacle() is None and not _is_whole(_find_library())
 
 
 def find_obstacle() -> str | None:
-    """Say why the operators cannot be had here; None where nothing speaks against it."""
+    """Return why the operators cannot be used here, or None if they can."""
     if os.environ.get(SWITCH, "").lower() in {"off", "0"}:
         return f"${SWITCH} is off"
     if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -156,11 +157,11 @@ def find_obstacle() -> str | None:
 
 
 def name_compiler(usual: str) -> str:
-    """Return the program that $CXX names, or the usual one where it names none."""
+    """Return the program named in $CXX, or the usual one if it names none."""
     chosen = os.environ.get("CXX", "")
     try:
         words = shlex.split(chosen)  # as in "ccache g++"
-    except ValueError:  # a quote is not closed
+    except ValueError:  # unclosed quote
         return chosen
     return words[0] if words else usual
 
@@ -170,7 +171,7 @@ def _name_instructions() -> str:
 
 
 def _find_library() -> Path:
-    """Return where the library of this source, this torch and this processor is, once built."""
+    """Return the path of the library for this source, torch and processor, built or not."""
     digest = hashlib.blake2b(digest_size=10)
     for file in sorted(_SOURCE.iterdir()):
         digest.update(file.read_bytes())
@@ -197,19 +198,19 @@ def _load(path: Path) -> None:
 
 
 def _build(path: Path) -> None:
-    """Build the library beside its place, then put it there whole.
+    """Build the library in a temporary folder, then move it into place atomically.
 
     Raises:
         RuntimeError: The compiler failed.
-        SubprocessError: It does not even tell its version.
-        OSError: The cache cannot be written to.
-        ImportError: What torch builds with is not there.
+        SubprocessError: The compiler does not even report its version.
+        OSError: The cache cannot be written.
+        ImportError: A build dependency of torch is missing.
     """
     import ninja
     from torch.utils.cpp_extension import load
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # A folder of its own: what is built elsewhere at once, or was broken off, is no matter.
+    # A separate folder, so that concurrent or aborted builds do not interfere.
     with (
         tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder,
         _found_first(ninja.BIN_DIR),
@@ -227,9 +228,9 @@ def _build(path: Path) -> None:
 
 
 def _seal(library: Path) -> None:
-    """Add the digest of a library at its end, where the system's loader does not look.
+    """Append a library's digest to it; the system's loader ignores it there.
 
-    In the file itself, it comes to its place in the same moment, whoever else is building.
+    As part of the file, it is moved into place together with the library, despite other builds.
     """
     digest = _digest(library.read_bytes())
     with library.open("ab") as file:
@@ -237,7 +238,7 @@ def _seal(library: Path) -> None:
 
 
 def _is_whole(library: Path) -> bool:
-    """Tell whether a library is there, and is what was built. Half of one would end the process."""
+    """Return whether a library exists and is intact; loading a partial one would crash."""
     try:
         content = library.read_bytes()
     except OSError:
@@ -250,7 +251,7 @@ def _digest(content: bytes) -> bytes:
 
 
 def _check_owner(path: Path) -> None:
-    """Raise PermissionError where another user could have put the library there."""
+    """Raise PermissionError if another user could have written the library."""
     for part in (path, path.parent):
         known = part.stat()
         if known.st_uid not in {os.getuid(), 0} or known.st_mode & stat.S_IWOTH:
@@ -259,7 +260,7 @@ def _check_owner(path: Path) -> None:
 
 @contextlib.contextmanager
 def _found_first(folder: str) -> Iterator[None]:
-    """Let programs be looked for in `folder` first: an environment need not be activated."""
+    """Put `folder` first in PATH, so that the environment need not be activated."""
     before = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join(filter(None, (folder, before)))
     try:
@@ -269,7 +270,7 @@ def _found_first(folder: str) -> Iterator[None]:
 
 
 def _shorten(error: Exception) -> str:
-    """Return the line that says most: a full disk, else the first error, else the first line."""
+    """Return the most telling line: a full disk, else the first error, else the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     for sign in ("no space left", "error:", ""):
         named = [line for line in lines if sign in line.lower()]

@@ -1,8 +1,8 @@
-"""Output tensors for operators, in a few sizes.
+"""Output tensors for operators, allocated in a small set of sizes.
 
-Texts of many lengths make activations of as many sizes, and memory freed by one rarely fits the
-next, so it fragments. Sizes are rounded up to three leading bits, so that they recur, at the cost
-of at most a seventh more memory.
+Texts of many lengths produce activations of many sizes; memory freed by one rarely fits the next,
+so it fragments. Rounding sizes up to three leading bits makes them recur, at the cost of at most a
+quarter more memory.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 
 
 def make_room(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    """Return a contiguous tensor of that shape on the CPU, not filled."""
+    """Return an uninitialized contiguous tensor of this shape on the CPU."""
     size = math.prod(shape)
     return torch.empty(round_size(size), dtype=dtype)[:size].view(*shape)
 
 
 def make_room_like(values: torch.Tensor) -> torch.Tensor:
-    """Return a contiguous tensor of the shape and type of `values`, not filled."""
+    """Return an uninitialized contiguous tensor with the shape and dtype of `values`."""
     return make_room(*values.shape, dtype=values.dtype)
 
 
 def round_size(size: int) -> int:
-    """Round up to a number of which only the first three bits are set.
+    """Round up to a number with at most three significant bits.
 
     Example:
         >>> [round_size(size) for size in (0, 1, 7, 8, 9, 17, 1000)]
