@@ -1,7 +1,7 @@
 """The one place that loads models and tokenizers.
 
-Owns finding a model by name, float32 weights, the size and label names of the head, and the
-one-line note on weights that are new. Never runs code from a checkpoint and never unpickles one.
+Responsible for finding a model by name, float32 weights, the size and label names of the head, and
+the one-line notes on new weights. Never runs code from a checkpoint and never unpickles one.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
-"""As many tokens as no model reads, which is what is said where there is no limit; taken then."""
+"""A number of tokens that stands for no limit, and the limit that is then assumed."""
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedClassifier:
-    """A classifier with its tokenizer, and what is worth saying about how it was loaded."""
+    """A classifier with its tokenizer, and notes on how it was loaded."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...]
     is_whole: bool
-    """Whether the checkpoint had every weight, and none of another size."""
+    """Whether the checkpoint had every weight, each with the right shape."""
     is_encoder: bool
-    """Whether it had every weight but those of the head, and none of these."""
+    """Whether it had every weight except those of the head, and none of those."""
 
 
 def load_classifier(
@@ -60,9 +60,9 @@ def load_classifier(
 
     Args:
         name: Hub name, local folder, or "embedded".
-        label_names: Classes in order of their ids; None keeps the checkpoint's own.
-        dropout: Replaces every dropout rate of the encoder where it is not None.
-        seed: Seeds weights that the checkpoint does not have.
+        label_names: Classes in the order of their ids; None keeps the checkpoint's own.
+        dropout: If not None, replaces every dropout rate of the encoder.
+        seed: Seeds the weights that are missing from the checkpoint.
 
     Raises:
         ModelError: The model cannot be found or loaded.
@@ -72,7 +72,7 @@ def load_classifier(
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {label: index for index, label in enumerate(label_names)}
-        config.problem_type = None  # of a multi-label checkpoint: loaders would answer by sigmoids
+        config.problem_type = None  # if it was multi-label, loaders would apply sigmoids
     if dropout is not None:
         set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
@@ -89,7 +89,7 @@ def load_classifier(
 def load_architecture(
     name: str, *, num_labels: int | None = None, dropout: float | None = None
 ) -> PreTrainedModel:
-    """Build the model without its weights, from config.json alone, for looking at.
+    """Build the model from config.json alone, without weights, for inspection.
 
     Args:
         name: As for `load_classifier`.
@@ -97,7 +97,7 @@ def load_architecture(
         dropout: As for `load_classifier`.
 
     Raises:
-        ModelError: The model cannot be found, or its kind is unknown.
+        ModelError: The model cannot be found, or its type is unknown.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -125,21 +125,21 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     try:
         with _quiet_transformers():
             model.save_pretrained(folder)
-    except SafetensorError as error:  # what the system said stands in its text alone
+    except SafetensorError as error:  # only its text has the system's error code
         found = re.search(r"os error (\d+)", str(error))
         code = int(found[1]) if found else errno.EIO
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def restore_model(model: PreTrainedModel, folder: Path) -> None:
-    """Put the weights that `save_model` wrote into a model of the same kind."""
+    """Load weights written by `save_model` into a model of the same class."""
     with _explaining(str(folder)), _quiet_transformers():
         saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model.load_state_dict(saved.state_dict())
 
 
 def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return a copy of the `tokenizers` tokenizer inside, its truncation and padding off.
+    """Return a copy of the underlying `tokenizers` tokenizer without truncation and padding.
 
     Raises:
         ModelError: The tokenizer has no fast form.
@@ -150,7 +150,7 @@ def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
             f"the tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json)",
             hint="Choose a checkpoint that carries tokenizer.json.",
         )
-    # A copy, for whoever calls the tokenizer with padding switches it on for all who share it.
+    # A copy, because calling the tokenizer with padding turns it on for everyone who shares it.
     own = copy.deepcopy(backend)
     own.no_truncation()
     own.no_padding()
@@ -158,13 +158,13 @@ def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the most tokens that the model reads, special tokens included.
+    """Return the maximum number of tokens that the model reads, special tokens included.
 
-    Where neither it nor its tokenizer states a limit, that is 8,192.
+    If neither the model nor its tokenizer states a limit, it is 8,192.
     """
     positions = getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT
-    positions = positions if positions > 0 else _NO_LIMIT  # XLNet has -1, for no limit
-    # RoBERTa's family counts positions from padding_idx + 1; its table is longer by that much.
+    positions = positions if positions > 0 else _NO_LIMIT  # XLNet uses -1 for no limit
+    # RoBERTa's family counts positions from padding_idx + 1, so its table is longer by that.
     offsets = [
         module.padding_idx + 1
         for module_name, module in model.named_modules()
@@ -178,10 +178,10 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def check_token_ids(model: PreTrainedModel, token_ids: NDArray[np.integer]) -> None:
-    """Refuse tokens that the model has no embedding for, before a device fails at reading them.
+    """Reject token ids without an embedding, before looking them up fails on a device.
 
     Raises:
-        ModelError: There is one: the tokenizer got tokens that the model did not.
+        ModelError: There is such an id: tokens were added to the tokenizer but not the model.
     """
     num_known = model.get_input_embeddings().weight.shape[0]
     highest = int(token_ids.max(initial=0))
@@ -195,15 +195,15 @@ def check_token_ids(model: PreTrainedModel, token_ids: NDArray[np.integer]) -> N
 
 
 def find_hidden_size(model: PreTrainedModel) -> int:
-    """Return the numbers that stand for a token between the encoder's layers."""
+    """Return the size of a token's hidden state between the encoder's layers."""
     size = getattr(model.config, "hidden_size", None)
     return int(size or model.get_input_embeddings().weight.shape[1])
 
 
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
-    """Set every dropout rate that the configuration has to `rate`, in [0, 1).
+    """Set every dropout rate of the configuration to `rate`, in [0, 1).
 
-    A rate that is None falls back to another one of the same model, and stays so.
+    A rate of None falls back to another one of the same model and stays None.
     """
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -211,7 +211,7 @@ def set_dropout(config: PretrainedConfig, rate: float) -> None:
 
 
 def _locate(name: str) -> tuple[str, bool]:
-    """Return where transformers shall load from, and whether that is on this machine."""
+    """Return where transformers should load from, and whether that is local."""
     if name == "embedded":
         return str(find_embedded_model()), True
     with _explaining(name):
@@ -235,7 +235,7 @@ def _locate(name: str) -> tuple[str, bool]:
 
 
 def _ask_hub(name: str) -> None:
-    """Ask once whether the hub has the model: the download itself would retry for half a minute."""
+    """Check once whether the hub has the model: a download would retry for half a minute."""
     from huggingface_hub import HfApi
 
     with _explaining(name):
@@ -283,7 +283,7 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
 
     folder = Path(source)
     if folder.is_dir() and not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
-        # transformers would make up a tokenizer that knows no word at all.
+        # transformers would create a tokenizer with an empty vocabulary.
         raise ModelError(
             f"the model {name!r} cannot be loaded: its folder has no tokenizer "
             f"({', '.join(_TOKENIZER_FILES)})",
@@ -297,7 +297,7 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
 
 
 def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a decoder's configuration say which token fills short rows: its head looks for it."""
+    """Set the padding token in a decoder's configuration, since its head looks for it."""
     if getattr(model.config, "pad_token_id", None) is not None:
         return
     if tokenizer.pad_token_id is None:
@@ -311,7 +311,7 @@ def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedToke
 
 
 def _is_encoder(model: PreTrainedModel, loading: dict[str, Any]) -> bool:
-    """Return whether a checkpoint lacks the head, and nothing else but perhaps a pooler."""
+    """Return whether a checkpoint lacks only the head and perhaps the pooler."""
     encoder = f"{model.base_model_prefix}."
     of_head = {name for name in model.state_dict() if not name.startswith(encoder)}
     missing = set(loading["missing_keys"])
@@ -347,7 +347,7 @@ def _shorten(names: Sequence[str], *, most: int = 4) -> str:
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' load report and bars: what matters in them is said in a line here."""
+    """Silence transformers' load report and progress bars; notes here give what matters."""
     from transformers.utils import logging
 
     level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -363,13 +363,13 @@ def _quiet_transformers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explaining(name: str) -> Iterator[None]:
-    """Turn what transformers and the hub raise into a ModelError that says how to go on."""
+    """Turn exceptions of transformers and the hub into a ModelError with a hint."""
     try:
         yield
     except ModelError:
         raise
     except Exception as error:
-        if (unreadable := _find_unreadable(name)) is not None:  # told as missing, or as damaged
+        if (unreadable := _find_unreadable(name)) is not None:  # reported as missing or damaged
             raise ModelError(
                 f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
                 hint="Its owner can give it; bertfit gives it for the runs that it writes.",
@@ -382,8 +382,8 @@ def _explaining(name: str) -> Iterator[None]:
 
 
 def _find_unreadable(name: str) -> Path | None:
-    """Return the first file of a folder that this user may not read, if there is one."""
-    with contextlib.suppress(OSError, ValueError):  # it is no folder, or no name of one
+    """Return the first file in a folder that this user may not read, or None."""
+    with contextlib.suppress(OSError, ValueError):  # not a folder, or not a valid path
         files = sorted(as_path(name).iterdir())
         return next((file for file in files if not os.access(file, os.R_OK)), None)
     return None

@@ -1,7 +1,7 @@
-"""Plugs what makes an encoder fast into transformers' modules.
+"""Plugs faster parts into transformers' encoder modules.
 
-Decides which families get which part, and makes the copy of the model that does the arithmetic.
-Each part is shown to equal the plain module by tests/modeling/test_fast_path.py.
+Decides which families get which parts, and makes the working copy of the model.
+tests/modeling/test_fast_path.py checks each part against the plain module.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ ATTENTION_FAMILIES = frozenset(
         "xlm-roberta",
     }
 )
-"""Values of `config.model_type` whose attention goes through transformers' registry and sees every
-token; a decoder's goes through it too, and would need a causal mask."""
+"""Values of `config.model_type` whose attention uses transformers' registry and is bidirectional;
+that of decoders uses it too, but would need a causal mask."""
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
 class FastPath:
-    """What was plugged in, in words for people."""
+    """Readable descriptions of what was plugged in."""
 
     attention: str
     dropout: str
     last_layer: str
     is_whole: bool
-    """False where a part was left as transformers has it."""
+    """False if a part was left as transformers has it."""
 
 
 def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
-    """Say what `plug_in` would do."""
+    """Describe what `plug_in` would do."""
     is_short = device.type in {"cpu", "cuda"} and can_shorten(config)
     last_layer = "the first token, which the head reads" if is_short else "every token"
     if device.type != "cpu":
@@ -77,9 +77,9 @@ def plan_fast_path(config: PretrainedConfig, device: torch.device) -> FastPath:
 
 
 def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
-    """Give `model` the fast parts for `device`; a part that does not fit stays as it is.
+    """Plug the fast parts for `device` into `model`; parts that do not fit stay as they are.
 
-    What the model computes is the same to rounding, what is saved of it is the same to the byte.
+    The model's outputs are the same up to rounding, and its saved files the same to the byte.
     """
     plan = plan_fast_path(model.config, device)
     if plan.is_whole:
@@ -97,9 +97,9 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
 
 
 def plan_operators_for(config: PretrainedConfig, precision: Precision) -> Plan:
-    """Say whether a model of this kind would have operators, and why; build none of those in C++.
+    """Return whether such a model would use custom operators, and why.
 
-    On a CPU they are in C++, on a CUDA GPU in Triton.
+    They are in C++ on a CPU, where this builds none, and in Triton on a CUDA GPU.
     """
     if is_for_operators(precision):
         return plan_operators()
@@ -117,7 +117,7 @@ def plan_operators_for(config: PretrainedConfig, precision: Precision) -> Plan:
 
 
 def plan_operators_of(model: PreTrainedModel, precision: Precision) -> Plan:
-    """Say whether operators do the layers of a model that is set up, and why."""
+    """Return whether custom operators compute the layers of a set-up model, and why."""
     plan = plan_operators_for(model.config, precision)
     if precision.device.type != "cuda" or not plan.is_on:
         return plan
@@ -128,26 +128,26 @@ def plan_operators_of(model: PreTrainedModel, precision: Precision) -> Plan:
 
 
 def takes_operators(model: PreTrainedModel, precision: Precision) -> bool:
-    """Tell whether attention, and so most of a layer, would be done by compiled operators."""
+    """Return whether compiled operators would compute attention, and so most of a layer."""
     is_plugged_in = getattr(model.config, "_attn_implementation", None) == attention.NAME
     return is_plugged_in and is_for_operators(precision)
 
 
 def is_compiled(model: PreTrainedModel, precision: Precision) -> bool:
-    """Tell whether it is: the operators are loaded as well."""
+    """Return whether compiled operators do compute it, that is, are also loaded."""
     return takes_operators(model, precision) and get_operators() is not None
 
 
 def is_for_operators(precision: Precision) -> bool:
-    """Tell whether the arithmetic is that of the compiled operators."""
+    """Return whether the compiled operators support this device and dtype."""
     return precision.device.type == "cpu" and precision.weight_dtype == torch.bfloat16
 
 
 def copy_for_work(model: _Module, precision: Precision) -> _Module:
-    """Return the model whose weights have the type of the arithmetic: itself, or a copy of it.
+    """Return the model with weights in the working dtype: itself, or a copy.
 
-    Casting the weights once is cheaper than casting them at every product, as autocast does. What
-    is no weight keeps its type: frequencies of rotary positions, say, must not be rounded.
+    Casting the weights once is cheaper than casting them for every product, as autocast does.
+    Buffers keep their dtype: the frequencies of rotary positions, for example, must not be rounded.
     """
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if dtypes == {precision.weight_dtype}:

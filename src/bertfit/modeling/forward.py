@@ -1,9 +1,9 @@
-"""The one forward pass, for padded and for packed rows.
+"""The one forward pass, for padded and packed rows.
 
-`inference.micro_batches` calls it, and `training.recorded_passes` to record it.
+`inference.micro_batches` calls it; `training.recorded_passes` records it.
 
-In scoring, the last layer is computed in float32 whatever type the rest has: logits in bfloat16
-have eight bits, so two of them are often equal, and the order of the labels would then decide.
+In scoring, the last layer is always computed in float32: logits in bfloat16 have eight bits of
+precision, so they often tie, and the order of the labels would decide.
 
 Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
-"""A layer with what it read and what it gave."""
+"""A layer with its input and output."""
 
 
 def compute_logits(
@@ -43,8 +43,8 @@ def compute_logits(
     Args:
         model: A sequence classifier, in the mode (train or eval) that the caller wants.
         token_ids_BT: int64 token ids.
-        attention_mask_BT: 1 where a token is, or None where nothing is padded, which is faster.
-        precision: Device and type of the arithmetic.
+        attention_mask_BT: 1 for tokens, 0 for padding; None if nothing is padded, which is faster.
+        precision: Device and dtype.
     """
     device = precision.device
     token_ids = to_device(token_ids_BT, device)
@@ -62,15 +62,15 @@ def compute_packed_logits(
     *,
     precision: Precision,
 ) -> torch.Tensor:
-    """Return logits_SC in float32 on the model's device: those that the texts have one by one.
+    """Return logits_SC in float32 on the model's device, the same as for each text on its own.
 
     Args:
         model: A sequence classifier that takes packs (`packing.set_up_packing`), in the mode that
             the caller wants.
-        token_ids_N: int64 token ids of S texts, end to end.
-        cu_seqlens: (S + 1,) int32, where each text begins, and the end.
-        positions_N: int64; 0, 1, 2, … anew for each text.
-        precision: Device and type of the arithmetic.
+        token_ids_N: int64 token ids of S texts, concatenated.
+        cu_seqlens: (S + 1,) int32, the start of each text, and the end.
+        positions_N: int64; 0, 1, 2, …, restarting at each text.
+        precision: Device and dtype.
     """
     device = precision.device
     token_ids, positions = (
@@ -89,14 +89,14 @@ def compute_logits_of_pack(
     *,
     precision: Precision,
 ) -> torch.Tensor:
-    """As `compute_packed_logits`, of what is on the device already.
+    """Return the same as `compute_packed_logits`, from tensors that are already on the device.
 
     Args:
-        model: As there.
+        model: As for `compute_packed_logits`.
         token_ids_N: int64 token ids.
-        positions_N: int64 positions as the model's family counts them.
-        pack: Where the texts lie.
-        precision: Device and type of the arithmetic.
+        positions_N: int64 position ids as the model's family expects them.
+        pack: Where the texts begin and end.
+        precision: Device and dtype.
     """
     inputs = {"input_ids": token_ids_N.unsqueeze(0), "position_ids": positions_N.unsqueeze(0)}
     with precision.autocast(), safe_attention(precision.device), computing(pack):
@@ -105,7 +105,7 @@ def compute_logits_of_pack(
 
 
 def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, _Called]:
-    """Return the logits in the type of the arithmetic, and in scoring what the last layer did."""
+    """Return the logits in the model's dtype and, in scoring, the calls of the last layer."""
     called: _Called = []
     layer = None if torch.is_grad_enabled() else _find_last_linear(model)
     if layer is None:
@@ -123,8 +123,8 @@ def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.
 
 
 def _finish(logits: torch.Tensor, called: _Called) -> torch.Tensor:
-    """Return the logits in float32, computed anew where they are what a layer gave."""
-    for layer, read, gave in called:  # other threads' calls may be among them
+    """Return the logits in float32, recomputed if they are the output of a recorded call."""
+    for layer, read, gave in called:  # may include calls from other threads
         if gave is logits and logits.dtype != torch.float32:
             exact = linear(read.float(), layer.weight.float())
             if layer.bias is not None:
@@ -134,7 +134,7 @@ def _finish(logits: torch.Tensor, called: _Called) -> torch.Tensor:
 
 
 def _find_last_linear(model: PreTrainedModel) -> torch.nn.Linear | None:
-    """Return the last linear layer of a classifier's head, which gives the logits."""
+    """Return the last linear layer of a classifier's head, which outputs the logits."""
     of_head = [child for child in model.children() if child is not model.base_model]
     modules = [module for child in of_head for module in child.modules()]
     layers = [module for module in modules if isinstance(module, torch.nn.Linear)]

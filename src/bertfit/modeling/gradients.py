@@ -1,4 +1,4 @@
-"""Where gradients of our own layers are stored, and the seeds that these draw from."""
+"""Where custom layers store their gradients, and the seeds for their random numbers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ import torch
 def keep_master(
     work: torch.nn.Parameter, master: torch.nn.Parameter | None, *, stays: bool = False
 ) -> None:
-    """Let gradients of `work` that a layer of our own makes go to `master` at once, or no longer.
+    """Make custom layers accumulate gradients of `work` directly in `master`, or stop doing so.
 
-    They are summed in float32 there, without having been rounded; the layer then returns none.
+    They are summed there in float32, without rounding to the dtype of `work`; the layer then
+    returns no gradient.
 
     Args:
-        work: Does the arithmetic.
-        master: Its float32 weight; None from when on `work` has none.
-        stays: Whether a gradient's memory is kept for the next step, at the same address, as
-            what is recorded needs it.
+        work: The weight used in the computation.
+        master: Its float32 master weight, or None to remove it.
+        stays: Whether to keep the gradient's memory, at the same address, for the next step, as
+            recorded passes require.
     """
-    work.bertfit_master = master  # type: ignore[attr-defined]  # torch's tensors take any name
+    work.bertfit_master = master  # type: ignore[attr-defined]  # tensors accept any attribute
     work.bertfit_stays = stays  # type: ignore[attr-defined]  # as above
     work.bertfit_room = None  # type: ignore[attr-defined]  # as above
 
 
 def has_master(weight: torch.Tensor) -> bool:
-    """Tell whether gradients of `weight` go to a master."""
+    """Return whether gradients of `weight` go to a master."""
     return getattr(weight, "bertfit_master", None) is not None
 
 
 def find_gradient(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
-    """Return where the gradient of `weight` goes, float32, and whether to add to what is there."""
+    """Return the float32 tensor for the gradient of `weight`, and whether to add to its content."""
     master = getattr(weight, "bertfit_master", None)
     if master is None:
         return torch.empty(weight.shape), False
@@ -42,10 +43,10 @@ def find_gradient(weight: torch.Tensor) -> tuple[torch.Tensor, bool]:
 
 
 def find_gradients_in_a_row(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, bool]:
-    """Return one float32 row for the gradients of several weights, one after the other.
+    """Return one contiguous float32 row for the gradients of several weights.
 
-    And whether to add to what is there, as `find_gradient` does. Where there are no masters, or
-    their gradients lie elsewhere already, the row is nobody's, and `hand_out` gives its parts.
+    Also return whether to add to its content, as `find_gradient` does. Without masters, or if their
+    gradients are already stored elsewhere, the row is temporary, and `hand_out` returns its parts.
     """
     sizes = [weight.numel() for weight in weights]
     masters = [m for m in (getattr(w, "bertfit_master", None) for w in weights) if m is not None]
@@ -61,7 +62,7 @@ def find_gradients_in_a_row(weights: Sequence[torch.Tensor]) -> tuple[torch.Tens
 
 
 def hand_out(row: torch.Tensor, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
-    """Return a gradient for each weight whose master has not got it from the row already."""
+    """Return each weight's gradient from the row, or None if its master already has it there."""
     found: list[torch.Tensor | None] = []
     parts = row.split([weight.numel() for weight in weights])
     for weight, part in zip(weights, parts, strict=True):
@@ -73,12 +74,12 @@ def hand_out(row: torch.Tensor, weights: Sequence[torch.Tensor]) -> tuple[torch.
 
 
 def draw_seed() -> int:
-    """Return 63 random bits of torch's generator."""
+    """Return 63 random bits from torch's generator."""
     return int(torch.randint(2**63 - 1, ()).item())
 
 
 def _find_room(weight: torch.Tensor, size: int) -> torch.Tensor:
-    """Return memory for so many numbers, the same for the same first weight if it stays."""
+    """Return a buffer of `size` numbers, the same one for the same first weight if it stays."""
     room: torch.Tensor | None = getattr(weight, "bertfit_room", None)
     if room is None or len(room) != size:
         room = torch.empty(size, dtype=torch.float32, device=weight.device)
@@ -88,7 +89,7 @@ def _find_room(weight: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _lie_in_a_row(gradients: Sequence[torch.Tensor]) -> bool:
-    """Tell whether each begins where the one before ends, in one piece of memory."""
+    """Return whether the gradients are contiguous and adjacent, in order, in one storage."""
     place = gradients[0].data_ptr()
     for gradient in gradients:
         if gradient.data_ptr() != place or not gradient.is_contiguous():

@@ -1,8 +1,8 @@
 """Work recorded as a CUDA graph and replayed, without the CPU launching every kernel.
 
-On a fast GPU, a step of a few thousand tokens is finished before the CPU has queued its thousand
-small kernels. A graph holds them all, and one call runs them again, on whatever the same tensors
-hold by then.
+A fast GPU could finish a step of a few thousand tokens faster than the CPU launches its thousand
+small kernels. A graph holds them all, and one call reruns them on the current content of the same
+tensors.
 
 Source: torch's notes on CUDA graphs (semantics, "whole-network capture").
 """
@@ -20,26 +20,26 @@ from bertfit.errors import TrainingError
 from bertfit.modeling.plan import Plan
 
 Work: TypeAlias = Callable[[], None]
-"""Reads some tensors and writes to others, the same ones at every call."""
+"""Reads some tensors and writes to others, the same ones on every call."""
 
 
 class Recorder(Protocol):
-    """What does work, and records it."""
+    """Runs work and records it."""
 
     def run(self, work: Work) -> None:
-        """Do work as it is written."""
+        """Run work eagerly."""
 
     def record(self, work: Work) -> Work:
-        """Return what does work again that was run before; it is not done by this."""
+        """Record work that was run before, without running it; return what replays it."""
 
 
 def plan_recording(device: torch.device, *, packs: bool, fast_path: bool = True) -> Plan:
-    """Decide about recording a training's passes.
+    """Decide whether to record the passes of a training run.
 
     Args:
-        device: Where the model is trained.
-        packs: Whether the model takes packs, by torch's own attention for them.
-        fast_path: Whether the setting `fast_path` leaves it open.
+        device: Device the model is trained on.
+        packs: Whether the model takes packs, with torch's variable-length attention.
+        fast_path: Whether the setting `fast_path` allows it.
     """
     if device.type != "cuda":
         return Plan(is_on=False, reason="this is for a CUDA GPU")
@@ -51,41 +51,41 @@ def plan_recording(device: torch.device, *, packs: bool, fast_path: bool = True)
 
 
 class GraphRecorder:
-    """Records a GPU's work, all of it on one stream and in one pool of memory.
+    """Records work of a GPU, all on one stream and with one memory pool.
 
-    So no two records may be played at once, and of what one leaves behind only that may be read
-    after another was played which lies in tensors made outside.
+    Recordings therefore must not be replayed concurrently, and replaying one invalidates the
+    results of another, except those in tensors allocated outside the recording.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Record work of `device`, which need not be the current one."""
-        # A stream of its own: torch may free what libraries keep for one when a graph of it goes.
+        """Create a recorder for `device`, which need not be the current one."""
+        # Own stream: torch may free the libraries' workspaces of a stream along with its graphs.
         self._device, self._stream = device, torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._is_first = True
         self._failed: list[torch.cuda.CUDAGraph] = []
 
     def run(self, work: Work) -> None:
-        """Do work as it is written, on the stream on which it would be recorded.
+        """Run work eagerly, on the stream on which it would be recorded.
 
-        Autograd's nodes remember the stream of their pass. One that outlived its pass would have a
-        recording wait for another stream, which CUDA refuses.
+        Autograd nodes remember the stream of their pass. A node from another stream that outlives
+        its pass would make a recording wait for that stream, which CUDA does not allow.
         """
         with self._in_order():
             work()
 
     def record(self, work: Work) -> Work:
-        """Return what does work again that was run before.
+        """Record work that was run before, and return what replays it.
 
         Raises:
-            TrainingError: It failed, and CUDA cannot go on from where it did.
-            RuntimeError: It failed, as `work` did; what was recorded before must not be played any
-                more, and all else is as it was.
+            TrainingError: Recording failed, and CUDA cannot recover.
+            RuntimeError: `work` failed. Earlier recordings must not be replayed any more;
+                everything else is unchanged.
         """
-        # In order, though nothing is computed: torch 2.11 writes where graphs find how far random
-        # numbers were drawn, and those that are queued must have read it.
+        # Ordered, although nothing is computed: torch 2.11 writes the random number offset that
+        # graphs read, and queued replays must have read it before.
         with self._in_order(), _without_collection():
-            if self._is_first:  # of what passes as written have left, the pool needs as much
+            if self._is_first:  # the pool needs what eager passes left cached
                 torch.cuda.empty_cache()
                 self._is_first = False
             graph = torch.cuda.CUDAGraph()
@@ -93,10 +93,10 @@ class GraphRecorder:
                 return self._capture(graph, work)
             except torch.OutOfMemoryError:
                 pass
-            torch.cuda.empty_cache()  # which torch does not do by itself inside a recording
+            torch.cuda.empty_cache()  # torch does not do this itself while recording
             replay = self._capture(torch.cuda.CUDAGraph(), work)
-            # Kept as long as the others: after torch 2.11 a graph that goes frees the memory in
-            # which the products of all graphs of its stream work (pytorch issue 193402).
+            # Kept as long as the others: after torch 2.11, destroying a graph frees the matmul
+            # workspace shared by all graphs of its stream (pytorch issue 193402).
             self._failed.append(graph)
             return replay
 
@@ -116,7 +116,7 @@ class GraphRecorder:
 
     @contextlib.contextmanager
     def _in_order(self) -> Iterator[None]:
-        """Go to the own stream, after what the current one was given and before what it will be."""
+        """Switch to the recorder's stream, ordered before and after work on the current stream."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         try:
@@ -128,10 +128,10 @@ class GraphRecorder:
 
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
-    """Keep Python from collecting garbage.
+    """Disable Python's garbage collection.
 
-    There may be graphs and compiled kernels in it, of whoever else is at work in this process. CUDA
-    refuses to let go of them while it records, and the recording is lost (pytorch issue 161037).
+    Garbage may include graphs and compiled kernels of other code in this process. CUDA does not
+    allow freeing them while recording, and the recording would fail (pytorch issue 161037).
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -143,7 +143,7 @@ def _without_collection() -> Iterator[None]:
 
 
 def _end(graph: torch.cuda.CUDAGraph, *, because: BaseException | None = None) -> None:
-    """End a recording; where that fails, torch's generator and memory stay as if it went on."""
+    """End a recording; if that fails, torch's generator and memory stay in recording mode."""
     try:
         graph.capture_end()
     except RuntimeError as error:

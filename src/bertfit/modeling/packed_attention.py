@@ -1,14 +1,14 @@
-"""Attention in a pack: each token sees the tokens of its own text and no other.
+"""Attention in a pack: each token attends only to the tokens of its own text.
 
-On a CUDA GPU in half precision torch's own variable-length flash attention does it in one call:
-`torch.nn.attention.varlen.varlen_attn`, or, where attention weights are dropped or a window is
-kept, the operator beneath it, which takes both and has a derivative. Everywhere else a plain
-fallback does it: neighbours of one length are a batch without padding, attended to by itself.
+On a CUDA GPU in half precision, torch's variable-length flash attention computes it in one call:
+`torch.nn.attention.varlen.varlen_attn` or, for dropout or a window, the operator beneath it, which
+supports both and is differentiable. Elsewhere a plain fallback treats each run of adjacent texts of
+equal length as a batch without padding.
 
-The calls for a GPU were run on an H100 with torch 2.11. Layers that kernels of our own compute
-(`modeling.kernels`) do not come here.
+The GPU calls were run on an H100 with torch 2.11. Layers that custom kernels compute
+(`modeling.kernels`) do not use this module.
 
-Shapes: S texts, N tokens of all texts, H heads, D numbers per head; R texts of one length T.
+Shapes: S texts, N tokens of all texts, H heads of size D; R texts of one length T.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _HALF = (torch.bfloat16, torch.float16)
 _MOST_HEAD_NUMBERS = 256
 _LEAST_CAPABILITY = (8, 0)
-"""Flash attention's limits: numbers per head, in steps of 8, and Ampere or later."""
+"""Limits of flash attention: head size (a multiple of 8), and Ampere or later."""
 
 
 def attend_within_texts(
@@ -42,13 +42,13 @@ def attend_within_texts(
     """Return softmax(Q K' · scaling) V within each text, (N, H, D), or (S, H, D) of first tokens.
 
     Args:
-        module: The layer that asks; its mode decides about dropout.
-        states: Queries, keys and values, (N, H, D) each; queries may be those of the S first
-            tokens alone.
-        pack: Where the texts lie.
-        scaling: Factor of the scores; None is 1 / sqrt(D).
-        dropout: Share of the attention weights that is dropped in training, in [0, 1).
-        window: The farthest that a token sees to either side; None sees the whole text.
+        module: The calling layer; dropout applies if it is in training mode.
+        states: Queries, keys and values, (N, H, D) each; queries may be only those of the S first
+            tokens.
+        pack: Where the texts begin and end.
+        scaling: Factor of the scores; None means 1 / sqrt(D).
+        dropout: Probability of dropping an attention weight in training, in [0, 1).
+        window: Maximum distance of attended tokens on either side; None for no limit.
     """
     query = states[0]
     rate = dropout if module.training else 0.0
@@ -63,12 +63,12 @@ def attend_within_texts(
 
 @functools.lru_cache
 def find_gpu_obstacle(device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-    """Say why torch's flash attention cannot be had; None where it can.
+    """Return why torch's flash attention is not available, or None if it is.
 
     Args:
-        device: Where the model runs.
-        dtype: Type of the products.
-        head_size: Numbers per head.
+        device: Device the model runs on.
+        dtype: Dtype of the products.
+        head_size: Size of a head.
     """
     if device.type != "cuda":
         return "there is no CUDA GPU"
@@ -98,7 +98,7 @@ def _attend_by_flash(
 ) -> torch.Tensor:
     query, key, value = states
     only_firsts = len(query) != len(key)
-    # Of fewer queries than keys the last ones would be taken to meet at the end, not at the start.
+    # With fewer queries than keys, a window would be aligned to the end of a text, not the start.
     assert window is None or not only_firsts
     query_starts, longest_query = pack.cu_seqlens, pack.longest
     if only_firsts:
@@ -108,18 +108,18 @@ def _attend_by_flash(
     if dropout == 0.0 and window is None and scaling in {None, query.shape[-1] ** -0.5}:
         from torch.nn.attention.varlen import varlen_attn
 
-        # Scale and window are named otherwise, or missing, in other versions of torch.
+        # Scale and window have other names, or do not exist, in other versions of torch.
         attended = varlen_attn(query, key, value, *places)
-        assert isinstance(attended, torch.Tensor)  # a pair only where more is asked for
+        assert isinstance(attended, torch.Tensor)  # a tuple only if more is requested
         return attended
-    found: torch.Tensor = torch.ops.aten._flash_attention_forward(  # noqa: SLF001 (it alone drops)
+    found: torch.Tensor = torch.ops.aten._flash_attention_forward(  # noqa: SLF001 (only it has dropout)
         query,
         key,
         value,
         *places,
         dropout,
-        False,  # noqa: FBT003 (not causal; the operator takes it by place)
-        False,  # noqa: FBT003 (no mask to look at)
+        False,  # noqa: FBT003 (not causal; a positional argument)
+        False,  # noqa: FBT003 (no debug mask)
         scale=scaling,
         window_size_left=window,
         window_size_right=window,
@@ -139,7 +139,7 @@ def _attend_by_length(
     query, key, value = states
     sizes = [count * length for count, length in runs]
     query_sizes = [count for count, _ in runs] if len(query) != len(key) else sizes
-    # Split, not sliced: the derivative of a slice is a tensor of the whole pack's size.
+    # split, not slices: the backward of a slice allocates a tensor of the whole pack's size.
     pieces = zip(query.split(query_sizes), key.split(sizes), value.split(sizes), strict=True)
     attended = []
     for (count, length), run in zip(runs, pieces, strict=True):
@@ -167,7 +167,7 @@ def _attend_by_length(
 
 
 def _window_mask(query_RHTD: torch.Tensor, length: int, window: int) -> torch.Tensor:
-    """Return (T, T) to add to the scores, or (1, T) of the first token: far places are hidden."""
+    """Return a mask to add to the scores, (T, T), or (1, T) for first tokens only."""
     places = torch.arange(length, device=query_RHTD.device)
     is_hidden = (places[: query_RHTD.shape[2], None] - places[None, :]).abs() > window
     lowest = torch.finfo(query_RHTD.dtype).min / 2
