@@ -260,7 +260,7 @@ def _find_level(
 
 @triton.jit
 def _load_log_sum(place, rows, count):
-    """Load log-sums in base 2; beyond the end of the text, where gradients are 0, any value works."""
+    """Load log-sums in base 2; beyond the text, where gradients are 0, any value works."""
     return tl.load(place + rows, mask=rows < count, other=0.0) * TO_BASE_2
 
 

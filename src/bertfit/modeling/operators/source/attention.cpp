@@ -1,8 +1,8 @@
 // Attention, softmax(Q · Kᵀ · scale + mask) · V with dropout of the weights.
 //
-// One head of one text is done by one thread, 32 queries at a time, and no weight ever leaves its
-// cache. What is kept for the way back is the logarithm of each softmax's sum, from which
-// attention_backward.cpp makes the weights anew.
+// One thread computes one head of one text, 32 queries at a time, and the weights never leave its
+// cache. Only the base-2 logarithm of each softmax sum is kept for the backward pass, from which
+// attention_backward.cpp recomputes the weights.
 //
 // Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.2.1.
 #include <ATen/Parallel.h>
@@ -16,7 +16,7 @@ namespace {
 thread_local Buffer<bf16> numbers_buffer;
 thread_local Buffer<float> sums_buffer;
 
-// How many blocks of 32 keys a mask (may be null) begins with that it adds nothing to.
+// Returns how many leading blocks of 32 keys have a mask of 0; `mask` may be null.
 std::int64_t count_unmasked(const float* mask, std::int64_t key_blocks) {
   if (mask == nullptr) {
     return key_blocks;
@@ -40,8 +40,8 @@ class Forward {
         head_(head),
         blocks_(sizes_.key_blocks()),
         steps_(sizes_.width_blocks()),
-        score_stride_(blocks_ * kSide + kLanes),  // a line more, so that the rows of a column do
-        weight_stride_(blocks_ * kSide + kSide),  // not want the same places of a cache
+        score_stride_(blocks_ * kSide + kLanes),  // one more cache line, so that the rows of a
+        weight_stride_(blocks_ * kSide + kSide),  // column do not map to the same cache sets
         unmasked_(attention.mask.query == 0 ? count_unmasked(attention.mask_row(head, 0), blocks_)
                                             : 0),
         scale_(spread(attention.scale * kLog2E)),
@@ -58,7 +58,7 @@ class Forward {
 
   void run(const bf16* query, const bf16* key, const bf16* value, bf16* output, float* log_sums,
            bool goes_on) {
-    // The weights of one panel are made while those of the one before are used.
+    // The weights of one panel are computed while those of the previous one are multiplied.
     const auto take_parts = [&](std::int64_t head) -> std::array<Part, 3> {
       return {sizes_.part(query, sizes_.queries, head), sizes_.part(key, sizes_.keys, head),
               sizes_.part(value, sizes_.keys, head)};
@@ -97,7 +97,7 @@ class Forward {
     return weights_ + panel % 2 * kSide * weight_stride_;
   }
 
-  // Makes the scores of a panel, and finds the largest of each query's while the next are made.
+  // Computes a panel's scores block by block, and each query's maximum one block behind.
   void multiply_queries(std::int64_t panel) {
     std::fill_n(largest_, kSide * kLanes, -3.4e38f);
     const std::int64_t each = divide_up(kSide, steps_);
@@ -142,8 +142,8 @@ class Forward {
     factors_[panel % 2][row] = dropout_.scale() / sum;
   }
 
-  // Writes the exponentials of a row of scores, less the largest, as dropout leaves them, and
-  // returns their sum before dropout.
+  // Writes the exponentials of a row of scores minus the largest, after dropout, and returns their
+  // sum before dropout.
   template <bool kDrops>
   float exponentiate(const float* scores, const float* mask, float largest,
                      const DropoutRow& dropout, bf16* to) const {
@@ -183,12 +183,12 @@ class Forward {
   const Attention& attention_;
   const Sizes& sizes_;
   const std::int64_t head_, blocks_, steps_, score_stride_, weight_stride_;
-  const std::int64_t unmasked_;  // blocks of keys, the first ones, that no mask adds to
+  const std::int64_t unmasked_;  // leading key blocks with a mask of 0
   const Floats scale_;
   const Dropout dropout_;
-  bf16 *keys_, *values_, *queries_, *weights_;  // operands; the weights of two panels
+  bf16 *keys_, *values_, *queries_, *weights_;  // operands; weights of two panels
   float *scores_, *attended_;
-  float* largest_;  // of each query, 16 candidates
+  float* largest_;  // 16 candidates per query
   float factors_[2][kSide];
 };
 

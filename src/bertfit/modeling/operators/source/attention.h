@@ -8,7 +8,7 @@
 
 namespace bertfit {
 
-// Queries, keys, values and outputs lie as (texts, tokens, heads, width).
+// Queries, keys, values and outputs have the shape (texts, tokens, heads, width).
 struct Sizes {
   std::int64_t texts;
   std::int64_t heads;
@@ -20,9 +20,9 @@ struct Sizes {
   std::int64_t key_blocks() const { return divide_up(keys, kSide); }
   std::int64_t width_blocks() const { return divide_up(width, kSide); }
 
-  // Numbers from one token to the next.
+  // Offset from one token to the next.
   std::int64_t stride() const { return heads * width; }
-  // Heads are numbered through all texts. Numbers before one, in texts of so many tokens:
+  // Offset of a head; heads are numbered consecutively across texts, each with this many tokens.
   std::int64_t before(std::int64_t tokens, std::int64_t head) const {
     return head / heads * tokens * stride() + head % heads * width;
   }
@@ -34,9 +34,9 @@ struct Sizes {
   }
 };
 
-// (1 or texts, 1 or queries, keys) numbers that are added to the scores, times log2(e); a stride of 0
-// repeats. The keys go on to a multiple of 32, with the lowest numbers; without a mask there are as
-// many.
+// Added to the scores: (1 or texts, 1 or queries, keys), times log2(e). A stride of 0 broadcasts.
+// Keys are padded to a multiple of 32 with the lowest numbers; without a mask, the number of keys
+// is such a multiple.
 struct Mask {
   const float* from;
   std::int64_t text;
@@ -59,15 +59,15 @@ struct Attention {
   }
 };
 
-// Does one head by its number. Of each query `log_sums` (may be null) gets the logarithm of the sum
-// of its softmax. The output may lie where the queries do. Where `goes_on`, this thread will do the
-// next head after this one, and what that is made of is fetched meanwhile.
+// Computes one head by its number. `log_sums` (may be null) receives the base-2 logarithm of each
+// query's softmax sum. The output may overwrite the queries. `goes_on` says that this thread
+// computes the next head after this one; its inputs are prefetched meanwhile.
 void attend_forward(const Attention& attention, const bf16* query, const bf16* key,
                     const bf16* value, bf16* output, float* log_sums, std::int64_t head,
                     bool goes_on);
 
-// Packs a head's tokens as a right operand for products over the width: a block of columns for 32
-// tokens.
+// Packs a head's tokens as a right operand whose inner dimension is the width: each column block is
+// 32 tokens.
 inline void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::int64_t steps,
                                    bf16* to) {
   for (std::int64_t block = 0; block < blocks; ++block) {
@@ -77,7 +77,7 @@ inline void pack_tokens_as_columns(const Part& part, std::int64_t blocks, std::i
   }
 }
 
-// The same for products over the tokens: a block of columns for 32 of the width.
+// The same with the tokens as inner dimension: each column block is 32 numbers of the width.
 inline void pack_tokens_as_rows(const Part& part, std::int64_t blocks, std::int64_t steps,
                                 bf16* to) {
   for (std::int64_t block = 0; block < blocks; ++block) {
@@ -94,7 +94,7 @@ inline void pack_panel(const Part& part, std::int64_t panel, std::int64_t steps,
   }
 }
 
-// Fetches 32 rows of each part, where they are, into the second cache.
+// Prefetches 32 rows of each part, as far as they exist, into the L2 cache.
 template <std::size_t kParts>
 inline void fetch_rows(const std::array<Part, kParts>& parts, std::int64_t first) {
   for (const Part& part : parts) {
@@ -106,8 +106,7 @@ inline void fetch_rows(const std::array<Part, kParts>& parts, std::int64_t first
   }
 }
 
-// Writes a panel of sums, each row times a factor of its own, to `rows` rows of a head from `at`
-// on.
+// Writes a panel of sums, each row times its own factor, to `rows` rows of a head starting at `at`.
 inline void store_panel(const float* sums, const float factors[kSide], std::int64_t rows,
                         const Sizes& sizes, const Output& to, std::int64_t at) {
   for (std::int64_t row = 0; row < rows; ++row, at += sizes.stride()) {
@@ -124,7 +123,7 @@ inline const float* move(const float* mask, std::int64_t by) {
   return mask == nullptr ? mask : mask + by;
 }
 
-// Two to the power of 16 scores, scaled and masked (`mask` may be null) and less a number.
+// Returns 2^(score · scale + mask - less) for 16 scores; `mask` may be null.
 inline Floats raise(const float* scores, Floats scale, const float* mask, Floats less) {
   const Floats added = mask == nullptr ? -less : load(mask) - less;
   return power_of_two(multiply_add(load(scores), scale, added));

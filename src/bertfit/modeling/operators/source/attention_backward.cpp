@@ -1,9 +1,9 @@
-// The gradients of attention, of one head of one text by one thread, 32 queries at a time.
+// The gradients of attention; one thread computes one head of one text, 32 queries at a time.
 //
-// The weights are made anew from the scores and the logarithms of their sums, and what dropout kept
-// is drawn anew, so that no weight ever leaves a core's cache.
+// The weights are recomputed from the scores and the log-sums, and the dropout mask is redrawn, so
+// the weights never leave a core's cache.
 //
-// Source: Dao et al. 2022, arXiv 2205.14135, algorithm 4 (the gradients without the weights).
+// Source: Dao et al. 2022, arXiv 2205.14135, algorithm 4 (gradients without stored weights).
 #include <ATen/Parallel.h>
 
 #include "attention.h"
@@ -12,27 +12,27 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kPanels = 4;  // of 32 queries whose products with keys are summed at once
+constexpr std::int64_t kPanels = 4;  // of 32 queries per update of the gradients of keys and values
 
 thread_local Buffer<bf16> numbers_buffer;
 thread_local Buffer<float> sums_buffer;
 
-// What is known of one query.
+// What is needed for one query.
 struct QueryRow {
   const float* mask;
   float log_sum;
-  float along;  // the output times its gradient
+  float along;  // dot product of the output and its gradient
   DropoutRow dropout;
 };
 
-// What gradients are made of, and where they go: query, key, value.
+// The inputs, and the gradients of query, key and value to write.
 struct Tensors {
   const bf16 *query, *key, *value, *output, *output_gradient;
   const float* log_sums;
   bf16* gradients[3];
 };
 
-// Of one head: query, key, value, output, gradient of the output.
+// Query, key, value, output and output gradient of one head.
 using Parts = std::array<Part, 5>;
 
 Parts take_parts(const Sizes& sizes, const Tensors& of, std::int64_t head) {
@@ -89,7 +89,7 @@ class Backward {
     std::fill_n(key_sums_, 2 * steps_ * blocks_ * kBlock, 0.0f);
   }
 
-  // Where it `goes_on`, what the next head is made of is fetched meanwhile.
+  // If it `goes_on`, the next head's inputs are prefetched meanwhile.
   void run(bool goes_on) {
     const Parts next = goes_on ? take_parts(sizes_, tensors_, head_ + 1) : Parts{};
     bf16* const* gradients = tensors_.gradients;
@@ -108,8 +108,8 @@ class Backward {
   }
 
  private:
-  // Takes a panel, in its place of a group of so many, to the gradients of its queries, and leaves
-  // what those of keys and values are made of.
+  // Writes the gradients of a panel's queries, and stores the operands for the gradients of keys
+  // and values in its place in a group of `count` panels.
   void pass_panel(std::int64_t panel, std::int64_t place, std::int64_t count,
                   const Output& to) {
     alignas(64) float scores[kBlock], slopes[kBlock];
@@ -121,7 +121,7 @@ class Backward {
     }
     for (std::int64_t i = rows; i < kSide; ++i) {
       known[i] = known[0];
-      known[i].log_sum = 3e38f;  // there is no query, so no weight
+      known[i].log_sum = 3e38f;  // padding: gives weights of 0
     }
     for (std::int64_t block = 0; block < blocks_; ++block) {
       const std::int64_t at = block * steps_ * kStepSize;
@@ -158,8 +158,8 @@ class Backward {
             multiply_rows(output.from, slope.from, sizes_.width), dropout_.row(number)};
   }
 
-  // Turns the scores of 32 queries for 32 keys into weights, as dropout leaves them, and the
-  // gradients of the dropped weights into those of the scores, as operands of what follows.
+  // Turns the scores of 32 queries and 32 keys into weights after dropout, and the gradients of
+  // these weights into those of the scores, stored as operands of the following products.
   void weigh(const QueryRow known[kSide], std::int64_t block, const float* scores,
              const float* slopes, bf16* weight_column, bf16* slope_column) const {
     const Floats scale = spread(attention_.scale * kLog2E), kept_scale = spread(dropout_.scale());
@@ -197,7 +197,7 @@ class Backward {
     }
   }
 
-  // Writes sums (width x tokens, in blocks [width block][token block]), times a factor, transposed.
+  // Writes the transpose of sums (width x tokens, as [width block][token block]), times a factor.
   void store_transposed(const float* sums, float factor, const Output& to) const {
     const Floats factors = spread(factor);
     for (std::int64_t token = 0; token < sizes_.keys; token += kTileRows) {
@@ -228,10 +228,10 @@ class Backward {
   const Parts parts_;
   const Dropout dropout_;
   bf16 *keys_, *values_;                      // right operands, whose columns are tokens
-  bf16* keys_by_token_;                       // the same, whose rows are
-  bf16 *queries_, *output_slopes_;            // left operands of a panel,
+  bf16* keys_by_token_;                       // right operand, whose rows are tokens
+  bf16 *queries_, *output_slopes_;            // left operands of a panel
   bf16* score_slopes_;
-  bf16 *turned_queries_, *turned_slopes_;     // and of a group of panels, over the queries
+  bf16 *turned_queries_, *turned_slopes_;     // left operands of a group, inner dimension queries
   bf16 *weight_columns_, *slope_columns_;     // right operands, [key block][panel]
   float *query_sums_, *key_sums_, *value_sums_;
 };

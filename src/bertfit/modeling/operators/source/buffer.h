@@ -1,4 +1,4 @@
-// Room for intermediate numbers, kept by each thread from one call to the next.
+// Scratch memory that each thread keeps between calls.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace bertfit {
 
-// Begins at a cache line, for a tile row that crosses two is loaded half as fast.
+// Aligned to a cache line: a tile row that crosses two lines loads half as fast.
 template <typename Number>
 class Buffer {
  public:

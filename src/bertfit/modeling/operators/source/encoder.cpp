@@ -1,7 +1,7 @@
-// Layers of an encoder one after the other, forward, without a way back: what scoring takes.
+// The forward pass of all layers of an encoder, for scoring.
 //
-// A thread takes some texts through all layers, so that what stands between two operators stays in its
-// second cache, and no thread waits for another. The numbers are those of the operators one by one.
+// Each thread takes some texts through all layers, so that intermediate results stay in its L2
+// cache and no thread waits for another. The results are those of the single operators.
 #include <algorithm>
 #include <vector>
 
@@ -12,7 +12,7 @@
 
 namespace bertfit {
 
-// A linear layer, or a norm, whose bias may be null.
+// A linear layer or a norm; the bias may be null.
 struct Affine {
   const bf16* weight;
   const bf16* bias;
@@ -29,20 +29,20 @@ struct Layer {
 
 struct Encoder {
   Attention attention;  // of all texts, without dropout
-  std::int64_t inner;   // numbers of a token within the feed-forward
+  std::int64_t inner;   // inner width of the feed-forward
   std::int64_t layers;
-  float epsilons[2];    // of the norm after attention, and of the last one
+  float epsilons[2];    // of the norm after attention and of the last norm
 
   std::int64_t width() const { return attention.sizes.stride(); }
-  // Numbers of the packed weights of a layer: states and output, first, second.
+  // Size of the packed weights of a layer: states and output, first, second.
   std::int64_t packed_size() const { return 4 * width() * width() + 2 * width() * inner; }
 };
 
 namespace {
 
-constexpr std::int64_t kRows = 256;  // tokens that a thread takes at once
+constexpr std::int64_t kRows = 256;  // tokens that a thread processes at once
 
-// Rows of a left operand: as a matrix has them, or in panels.
+// Rows of a left operand: row-major, or in panels.
 struct Rows {
   const bf16* from;
   std::int64_t width;
@@ -54,15 +54,15 @@ struct Rows {
   }
 };
 
-// Multiplies `count` rows of x by packed weights, block by block, each with all rows, so that
-// weights, which no cache holds, are read once for all; the next block of them is fetched meanwhile.
-// Where rows are missing in the last panel there must be memory; what it holds goes nowhere.
+// Multiplies `count` rows of x by packed weights, one column block at a time for all rows, so that
+// the weights, which fit into no cache, are read only once; the next block is prefetched meanwhile.
+// If the last panel is incomplete, its missing rows must still be readable; they are not used.
 template <typename Write>
 void multiply_group(const Rows& x, std::int64_t count, const bf16* packed, std::int64_t blocks,
                     const Write& write) {
   const std::int64_t steps = x.width / kSide, panels = divide_up(count, kSide);
-  const std::int64_t each = divide_up(kSide, steps);                // rows finished in a step
-  const std::int64_t lines = divide_up(kStepSize / kSide, panels);  // fetched in a step
+  const std::int64_t each = divide_up(kSide, steps);                // rows written per step
+  const std::int64_t lines = divide_up(kStepSize / kSide, panels);  // lines prefetched per step
   alignas(64) float sums[2][kBlock];
   int turn = 0;
   Waiting<typename Write::Columns> waiting;
@@ -85,7 +85,7 @@ void multiply_group(const Rows& x, std::int64_t count, const bf16* packed, std::
   waiting.finish(kSide);
 }
 
-// Some texts on their way through the layers. Their tokens' numbers are kept in panels.
+// A group of texts passing through the layers, with hidden states stored in panels.
 class Group {
  public:
   Group(const Encoder& encoder, std::int64_t first, std::int64_t count)
@@ -130,7 +130,7 @@ class Group {
   }
 
  private:
-  // Calls work with where 32 numbers lie in rows, and where in panels.
+  // Calls work with the offsets of each 32 numbers in rows and in panels.
   template <typename Work>
   void for_each_block(Work work) const {
     for (std::int64_t row = 0; row < rows_; ++row) {
@@ -139,12 +139,12 @@ class Group {
       }
     }
   }
-  // Numbers before those of a row in panels.
+  // Offset of a row in panels.
   std::int64_t at(std::int64_t row) const {
     return row / kSide * kSide * width_ + row % kSide * kSide;
   }
 
-  // Leaves what was attended to where the queries were: a head reads those of its own rows before.
+  // The output overwrites the queries: each head reads its own queries before that.
   void attend(const Layer& layer, const bf16* packed) {
     const std::int64_t room = round_up(rows_, kSide) * width_;
     bf16* const states[] = {inner_, inner_ + room, inner_ + 2 * room};
@@ -157,7 +157,7 @@ class Group {
     }
   }
 
-  // Of so few rows at once that what stands between the two products stays in the second cache.
+  // For few rows at a time, so that the values between the two products stay in the L2 cache.
   void feed_forward(const Layer& layer, const bf16* packed, std::int64_t row, std::int64_t count) {
     bf16* const outputs[] = {inner_};
     const Layers places{&layer.first.bias, outputs, count, encoder_.inner, Order::kPanels};
@@ -210,8 +210,8 @@ using namespace bertfit;
 
 extern "C" {
 
-// Takes x (texts x tokens x width) through the layers, in place. Widths are multiples of 32. `packed`
-// has room for the weights of all layers.
+// Passes x (texts x tokens x width) through the layers, in place. Widths are multiples of 32.
+// `packed` has room for the weights of all layers.
 void encoder_forward(const Encoder* encoder, const Layer* layers, bf16* packed, bf16* x) {
   const std::int64_t size = encoder->packed_size();
   for (std::int64_t i = 0; i < encoder->layers; ++i) {

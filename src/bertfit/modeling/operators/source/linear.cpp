@@ -1,9 +1,9 @@
-// Linear layers: y = x · wᵀ + b, with GELU where it follows, and the gradient of x. Layers of one
-// input, such as those of queries, keys and values, are done together.
+// Linear layers: y = x · wᵀ + b, optionally followed by GELU, and the gradient of x. Layers with
+// the same input, such as those of queries, keys and values, are computed together.
 //
-// The right operand is packed into tiles first, by all threads. Then every thread takes panels of 32
-// rows and multiplies each with all columns; sums never leave the first cache before they are
-// rounded, biased and activated.
+// All threads first pack the right operand into tiles. Then each thread takes panels of 32 rows and
+// multiplies each by all columns; the bias is added, and sums are activated and rounded, while they
+// are still in the L1 cache.
 #include <ATen/Parallel.h>
 
 #include "buffer.h"
@@ -12,16 +12,16 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kRightBytes = 5 << 18;  // of a right operand that is used again and again
-constexpr std::int64_t kMaxLayers = 4;         // of one input
+constexpr std::int64_t kRightBytes = 5 << 18;  // of a right operand, reused across panels
+constexpr std::int64_t kMaxLayers = 4;         // with the same input
 
-// Multiplies each x (rows x inner) by its part of a packed right operand, [column block][x][step],
-// and sums. `write.at(block)` takes the sums of its columns. Rows of one block are finished while the
-// next one is multiplied, and the rows of the next panel fetched.
+// Sums the products of each x (rows x inner) with its part of a packed right operand, as
+// [column block][x][step]. `write.at(block)` receives the sums of its columns. While one block is
+// multiplied, rows of the previous one are written and rows of the next panel prefetched.
 template <typename Write>
 void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
                      std::int64_t num_columns, const Write& write) {
-  const Part& x = xs[0];  // all are of one shape
+  const Part& x = xs[0];  // all have the same shape
   const std::int64_t steps = x.num_columns / kSide;
   const std::int64_t panels = divide_up(x.num_rows, kSide);
   const std::int64_t part_size = steps * kStepSize;
@@ -29,7 +29,7 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
   const std::int64_t group =
       std::max<std::int64_t>(1, kRightBytes / (block_size * static_cast<std::int64_t>(sizeof(bf16))));
   const std::int64_t blocks = num_columns / kSide;
-  const std::int64_t each = divide_up(kSide, steps);  // rows finished in a step
+  const std::int64_t each = divide_up(kSide, steps);  // rows written per step
   at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileScope tiles;
     static thread_local Buffer<bf16> buffer;
@@ -40,7 +40,7 @@ void multiply_panels(const Part* xs, std::int64_t count, const bf16* packed,
     Waiting<typename Write::Columns> waiting;
     for (std::int64_t first = 0; first < blocks; first += group) {
       const std::int64_t last = std::min(first + group, blocks);
-      const std::int64_t ahead = divide_up(kSide, last - first);  // rows in a block
+      const std::int64_t ahead = divide_up(kSide, last - first);  // rows prefetched per block
       for (std::int64_t panel = begin; panel < end; ++panel) {
         const std::int64_t row = panel * kSide, next_row = std::min(panel + 1, end) * kSide;
         for (std::int64_t i = 0; i < count; ++i) {
@@ -81,9 +81,9 @@ using namespace bertfit;
 
 extern "C" {
 
-// Each y (m x n) = x (m x k) · wᵀ + bias, of `count` layers with weights w (n x k) and biases (n; each
-// may be null), or, of one layer, the GELU of it, whose derivative `slopes` (m x n; may be null) gets.
-// n and k are multiples of 32. `packed` has room for count · n · k numbers.
+// Computes y (m x n) = x (m x k) · wᵀ + bias for `count` layers with weights w (n x k) and biases
+// (n; each may be null), or, for a single layer, its GELU; `slopes` (m x n; may be null) receives
+// the derivative. n and k are multiples of 32. `packed` has room for count · n · k numbers.
 void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const* biases,
                     bool activate, bf16* const* outputs, bf16* slopes, bf16* packed,
                     std::int64_t count, std::int64_t m, std::int64_t n, std::int64_t k) {
@@ -99,8 +99,8 @@ void linear_forward(const bf16* x, const bf16* const* weights, const bf16* const
   }
 }
 
-// dx (m x k) = the sum of each dy (m x n) · w (n x k) of `count` layers, times `factors` (m x k; may
-// be null) number by number, plus `addend` (m x k; may be null). `packed` has room for count · n · k
+// dx (m x k) = the sum of dy (m x n) · w (n x k) over `count` layers, times `factors` (m x k; may
+// be null) elementwise, plus `addend` (m x k; may be null). `packed` has room for count · n · k
 // numbers.
 void linear_backward_input(const bf16* const* gradients, const bf16* const* weights,
                            const bf16* factors, const bf16* addend, bf16* dx, bf16* packed,

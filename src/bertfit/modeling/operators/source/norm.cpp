@@ -1,4 +1,4 @@
-// What stands between the products of a layer: GELU, and LayerNorm of a residual sum with dropout.
+// The operations between a layer's products: GELU, and LayerNorm of a residual sum with dropout.
 #include <ATen/Parallel.h>
 
 #include <vector>
@@ -9,11 +9,11 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kBlock = 32;       // numbers whose dropout is drawn at once
-constexpr std::int64_t kChunk = 64;       // rows whose gradients of weight and bias are summed at once
-constexpr std::int64_t kGrain = 1 << 14;  // numbers that are worth a thread
+constexpr std::int64_t kBlock = 32;       // numbers per draw of dropout
+constexpr std::int64_t kChunk = 64;       // rows per partial sum of gradients of weight and bias
+constexpr std::int64_t kGrain = 1 << 14;  // minimum numbers per thread
 
-// Calls work(i) for every sixteenth of `count` numbers, a multiple of 32.
+// Calls work(i) for every 16th index below `count`, a multiple of 32.
 template <typename Work>
 void split(std::int64_t count, Work work) {
   at::parallel_for(0, count / kBlock, kGrain / kBlock, [&](std::int64_t begin, std::int64_t end) {
@@ -23,7 +23,7 @@ void split(std::int64_t count, Work work) {
   });
 }
 
-// Sums a row of `width` numbers of each chunk; `to` gets the sums, or has them added.
+// Sums one row of `width` numbers per chunk; the sums are written or added to `to`.
 void add_chunks(const float* from, std::int64_t chunks, std::int64_t width, bool add, float* to) {
   if (!add) {
     std::fill_n(to, width, 0.0f);
@@ -89,7 +89,7 @@ void Norm::forward_row(std::int64_t row, const bf16* x, const bf16* residual, co
   scale_row(values, mean, inverse, weight, bias, y, step);
 }
 
-// Writes the gradient of s in float32, and adds to those of weight and bias.
+// Writes the gradient of s in float32 and adds to the gradients of weight and bias.
 void Norm::backward_row(const bf16* y_gradient, const bf16* sums, const float statistics[2],
                         const bf16* weight, float* weight_gradient, float* bias_gradient,
                         float* slopes) const {
@@ -119,8 +119,8 @@ using namespace bertfit;
 
 extern "C" {
 
-// `sums` (rows x width; may be null) gets s, `statistics` (rows x 2) mean and reciprocal deviation.
-// Without a residual, or without a bias, it counts as 0.
+// `sums` (rows x width; may be null) receives s, and `statistics` (rows x 2) mean and reciprocal
+// deviation. A null residual or bias counts as 0.
 void norm_forward(const Norm* norm, const bf16* x, const bf16* residual, const bf16* weight,
                   const bf16* bias, bf16* sums, float* statistics, bf16* y) {
   const std::int64_t width = norm->width;
@@ -133,9 +133,9 @@ void norm_forward(const Norm* norm, const bf16* x, const bf16* residual, const b
   });
 }
 
-// Of x and of the residual (null where it is that of x, or of no use); the gradients of weight and
-// bias (width; that of the bias may be null) are float32, and set or added to. Summed in chunks of rows, they are the same for any
-// number of threads.
+// Computes the gradients of x and of the residual (null if not needed or equal to that of x). The
+// gradients of weight and bias (width; the bias's may be null) are float32 and set or added to.
+// They are summed in chunks of rows, so the result does not depend on the number of threads.
 void norm_backward(const Norm* norm, const bf16* y_gradient, const bf16* sums,
                    const float* statistics, const bf16* weight, bf16* x_gradient,
                    bf16* residual_gradient, float* weight_gradient, float* bias_gradient,
@@ -173,7 +173,8 @@ void norm_backward(const Norm* norm, const bf16* y_gradient, const bf16* sums,
   }
 }
 
-// y = x · Φ(x), for `count` numbers, a multiple of 32; `slopes` (may be null) gets the derivative.
+// y = x · Φ(x) for `count` numbers, a multiple of 32; `slopes` (may be null) receives the
+// derivative.
 void gelu_forward(const bf16* x, bf16* y, bf16* slopes, std::int64_t count) {
   split(count, [=](std::int64_t i) {
     const Gelu of_x = gelu(load(x + i));
@@ -184,7 +185,7 @@ void gelu_forward(const bf16* x, bf16* y, bf16* slopes, std::int64_t count) {
   });
 }
 
-// z = x · y, number by number.
+// z = x · y, elementwise.
 void multiply_numbers(const bf16* x, const bf16* y, bf16* z, std::int64_t count) {
   split(count, [=](std::int64_t i) { store(z + i, load(x + i) * load(y + i)); });
 }

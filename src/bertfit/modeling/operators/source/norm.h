@@ -15,9 +15,9 @@ struct Norm {
 
   Dropout dropout() const { return {seed, rate}; }
 
-  // Takes row number `row` from x to y, which may lie where the residual does. `residual` and `bias`
-  // may be null; `sums` (may be null) gets s, `statistics` its mean and reciprocal deviation. In y and
-  // in the residual `step` numbers lie between one block of 32 numbers of the row and the next.
+  // Computes row number `row` of y, which may overwrite the residual. `residual` and `bias` may be
+  // null; `sums` (may be null) receives s, and `statistics` its mean and reciprocal deviation. In y
+  // and the residual, consecutive blocks of 32 numbers of the row start `step` numbers apart.
   void forward_row(std::int64_t row, const bf16* x, const bf16* residual, const bf16* weight,
                    const bf16* bias, bf16* sums, float statistics[2], bf16* y,
                    std::int64_t step = 32) const;

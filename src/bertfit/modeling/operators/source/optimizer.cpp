@@ -1,4 +1,4 @@
-// The step of AdamW in one pass over the weights, and the norm of the gradients before it.
+// AdamW's step in one pass over the weights, and the sum of squared gradients, for clipping.
 //
 // Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2.
 #include <ATen/Parallel.h>
@@ -9,7 +9,7 @@
 
 namespace bertfit {
 
-// One weight: its masters, what AdamW knows of it, and the copy that does the arithmetic.
+// One weight: its float32 master, gradient, AdamW moments and bfloat16 working copy.
 struct Weight {
   float* master;
   const float* gradient;
@@ -22,7 +22,7 @@ struct Weight {
 
 struct Step {
   float learning_rate;
-  float clip;  // factor of every gradient
+  float clip;  // factor applied to all gradients
   float beta1, beta2, epsilon;
   float correction1, correction2;  // 1 - beta^step
 
@@ -33,7 +33,7 @@ namespace {
 
 constexpr std::int64_t kChunk = 1 << 14;
 
-// A part of a weight.
+// A range of one weight.
 struct Chunk {
   std::int64_t weight;
   std::int64_t begin;
@@ -83,7 +83,7 @@ using namespace bertfit;
 
 extern "C" {
 
-// The sum of the squares of all gradients, the same for any number of threads.
+// Returns the sum of squares of all gradients, independent of the number of threads.
 double sum_squares(const Weight* weights, std::int64_t count) {
   const std::vector<Chunk> chunks = cut(weights, count);
   std::vector<double> sums(chunks.size());

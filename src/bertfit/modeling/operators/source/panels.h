@@ -1,4 +1,4 @@
-// What the products of a layer are made of: packed weights, panels of 32 rows, and what becomes of
+// Building blocks of a layer's products: packed weights, panels of 32 rows, and the writers of
 // their sums.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace bertfit {
 
-// Packs a right operand of so many blocks of columns and steps, [column block][step].
+// Packs a right operand with this many column blocks and steps, as [column block][step].
 template <typename PackStep>
 inline void pack_all(std::int64_t blocks, std::int64_t steps, bf16* packed, PackStep pack_step) {
   at::parallel_for(0, blocks * steps, 16, [&](std::int64_t begin, std::int64_t end) {
@@ -18,7 +18,7 @@ inline void pack_all(std::int64_t blocks, std::int64_t steps, bf16* packed, Pack
   });
 }
 
-// Sums of 32 columns and up to 32 rows that wait to be finished, a few rows at a time.
+// Sums of 32 columns and up to 32 rows that are still to be written, a few rows at a time.
 template <typename Columns>
 class Waiting {
  public:
@@ -44,7 +44,7 @@ class Waiting {
   Columns columns_;
 };
 
-// A panel of x as a left operand: where it lies, or with zeros for rows that are missing.
+// A panel of x as a left operand: in place, or packed with zeros if rows are missing.
 inline Left take_panel(const Part& rows, std::int64_t steps, bf16* padded) {
   if (rows.num_rows >= kSide) {
     return {rows.from, rows.stride, kSide};
@@ -55,7 +55,7 @@ inline Left take_panel(const Part& rows, std::int64_t steps, bf16* padded) {
   return {padded};
 }
 
-// Packs the weights (n x k) of `count` layers of one input as right operands of x · wᵀ.
+// Packs the weights (n x k) of `count` layers on the same input as right operands of x · wᵀ.
 inline void pack_weights(const bf16* const* weights, std::int64_t count, std::int64_t n,
                          std::int64_t k, bf16* packed) {
   const std::int64_t blocks = n / kSide;
@@ -65,12 +65,11 @@ inline void pack_weights(const bf16* const* weights, std::int64_t count, std::in
   });
 }
 
-// How rows lie in memory: one after the other, or in panels, 32 by 32 as left operands, one step
-// after the other.
+// Layout of rows: row-major, or in panels of 32 rows, packed as left operands, step after step.
 enum class Order { kRows, kPanels };
 
-// Where the sums of layers go, whose blocks of columns are counted through: outputs of so many rows
-// and columns, and biases that are added before, each of which may be null.
+// Where the sums of several layers go: one output of rows x columns per layer, after adding its
+// bias, which may be null. Column blocks are numbered consecutively across the layers.
 struct Layers {
   const bf16* const* biases;
   bf16* const* outputs;
@@ -80,9 +79,9 @@ struct Layers {
 
   struct Place {
     Floats low, high;    // the bias
-    std::int64_t first;  // numbers before those of row 0,
-    std::int64_t panel;  // from 32 rows to the next 32,
-    std::int64_t stride;  // and from a row to the next
+    std::int64_t first;  // offset of row 0
+    std::int64_t panel;  // offset from one panel of 32 rows to the next
+    std::int64_t stride;  // offset from one row of a panel to the next
     Output output;
 
     std::int64_t at(std::int64_t row) const {
@@ -116,7 +115,7 @@ struct WriteLinear {
   Columns at(std::int64_t block) const { return {layers.place(block)}; }
 };
 
-// Writes GELU, and, where they are asked for, its slopes.
+// Writes GELU and, if requested, its derivatives.
 template <bool kWithSlopes>
 struct WriteGelu {
   struct Columns {
@@ -137,7 +136,7 @@ struct WriteGelu {
   Columns at(std::int64_t block) const { return {layers.place(block), slopes}; }
 };
 
-// Writes sums times a factor each, plus an addend each; both may be null.
+// Writes sums times `factors` plus `addend`, elementwise; either may be null.
 struct WriteInput {
   struct Columns {
     const bf16* factors;

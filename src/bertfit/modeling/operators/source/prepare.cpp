@@ -1,5 +1,5 @@
-// What has to be done before any operator runs.
+// Must be called before any operator runs.
 #include "tiles.h"
 
-// False where the operators cannot run.
+// Returns false if the operators cannot run.
 extern "C" bool prepare() { return bertfit::ask_for_tiles(); }

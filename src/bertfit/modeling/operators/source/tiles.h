@@ -1,11 +1,12 @@
 // Products of bfloat16 matrices in blocks of 32 x 32, summed in float32.
 //
-// An operand is cut into tiles of 1 KiB. A tile of the left operand has 16 rows of 32 numbers, as a
-// row-major matrix has them. A tile of the right operand has 16 rows of 16 pairs: row p holds the
-// numbers (2p, 2p + 1) of the inner dimension for 16 columns. Tiles are multiplied by AMX, or, where
-// the compiler was not told of it, by AVX512-BF16 in the same layout.
+// An operand is cut into tiles of 1 KiB. A tile of the left operand has 16 rows of 32 numbers, in
+// row-major order. A tile of the right operand has 16 rows of 16 pairs: row p holds the numbers
+// (2p, 2p + 1) of the inner dimension for 16 columns. Tiles are multiplied by AMX or, if it is not
+// enabled in the compiler, by AVX512-BF16 in the same layout.
 //
-// Source: Intel Architecture Instruction Set Extensions Programming Reference, chapter 3 (TDPBF16PS).
+// Source: Intel Architecture Instruction Set Extensions Programming Reference, chapter 3
+// (TDPBF16PS).
 #pragma once
 
 #include <immintrin.h>
@@ -23,34 +24,34 @@ constexpr std::int64_t kSide = 32;         // rows and columns of a block
 constexpr std::int64_t kBlock = kSide * kSide;
 constexpr std::int64_t kTileRows = 16;     // rows of a tile
 constexpr std::int64_t kTileSize = 512;    // numbers of a tile
-constexpr std::int64_t kStepSize = 1024;   // numbers of the two tiles of one step of an operand
+constexpr std::int64_t kStepSize = 1024;   // numbers in the two tiles of one step of an operand
 
 inline std::int64_t divide_up(std::int64_t value, std::int64_t by) { return (value + by - 1) / by; }
 inline std::int64_t round_up(std::int64_t value, std::int64_t step) {
   return divide_up(value, step) * step;
 }
 
-// 32 rows of a left operand: in a matrix as it lies in memory, or packed, one step after the other.
+// 32 rows of a left operand: in place in a row-major matrix, or packed, step after step.
 struct Left {
   const bf16* from;
-  std::int64_t stride = kSide;    // numbers from one row to the next,
-  std::int64_t step = kStepSize;  // and from one step to the next
+  std::int64_t stride = kSide;    // offset from one row to the next
+  std::int64_t step = kStepSize;  // offset from one step to the next
 };
 
-// Whether the left operand of a product is read once, so that it had better leave the first cache to
-// the right one, which is read again.
+// Whether the left operand of a product is read only once, so that it should not displace the right
+// operand, which is read again, from the L1 cache.
 enum class LeftUse { kAgain, kOnce };
 
 #if defined(__AMX_BF16__)
 
-// Asks the kernel to let this process use the tile registers; false where it does not.
+// Asks the kernel to let this process use the tile registers; returns false if it does not.
 inline bool ask_for_tiles() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // arch_prctl(2), asm/prctl.h
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-// Sets the tile registers of this thread up, and leaves them as they were found: other libraries
-// (oneDNN) use them too and may remember what they have set.
+// Configures the tile registers of this thread and restores them at the end: other libraries
+// (oneDNN) use them too and may rely on their configuration.
 class TileScope {
  public:
   TileScope() {
@@ -83,9 +84,9 @@ class TileScope {
   Config before_;
 };
 
-// c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). Of each step `b` holds the tile of the
-// left columns and that of the right ones. `meanwhile(step)` is called in each step: products and
-// other arithmetic run side by side.
+// c (32 x 32) = or += a (32 x 32·steps) · b (32·steps x 32). For each step, `b` holds the tile of
+// the left columns, then that of the right ones. `meanwhile(step)` is called in each step, so that
+// other arithmetic overlaps with the products.
 template <bool kAdd, LeftUse kUse = LeftUse::kAgain, typename Meanwhile>
 inline void multiply_block(const Left& a, const bf16* b, std::int64_t steps, float* c,
                            std::int64_t c_stride, Meanwhile meanwhile) {
@@ -210,7 +211,7 @@ inline void transpose_words(Words rows[16]) {
   }
 }
 
-// Loads up to 16 rows of up to 32 numbers each; what is missing is 0.
+// Loads up to 16 rows of up to 32 numbers each; the rest is 0.
 inline void load_words(const bf16* from, std::int64_t stride, std::int64_t num_rows,
                        std::int64_t num_numbers, Words rows[16]) {
   const auto mask =
@@ -227,8 +228,8 @@ inline void store_words(const Words words[16], bf16* tile) {
   }
 }
 
-// What of a matrix an operand is made of: `num_rows` x `num_columns` numbers from `from` on. Where
-// they do not fill the tiles, zeros do.
+// The part of a matrix that an operand is made of: `num_rows` x `num_columns` numbers starting at
+// `from`. Tiles are padded with zeros.
 struct Part {
   const bf16* from;
   std::int64_t stride;
@@ -241,19 +242,19 @@ struct Part {
   }
 };
 
-// Fetches the 32 numbers, a line of a cache, that lie there into the second cache.
+// Prefetches 32 numbers, a cache line, into the L2 cache.
 inline void fetch_ahead(const bf16* line) {
   _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
 }
 
-// The same, of a row, where there is one.
+// The same for a row of a part, if it exists.
 inline void fetch_ahead(const Part& part, std::int64_t row, std::int64_t column) {
   if (row < part.num_rows) {
     fetch_ahead(part.from + row * part.stride + column);
   }
 }
 
-// Packs one step, each tile out of 16 rows of 32 numbers, whose words are transposed if asked.
+// Packs one step, each tile from 16 rows of 32 numbers, whose 32-bit words may be transposed.
 template <bool kTransposed>
 inline void pack_rows(const Part& part, bf16* step) {
   for (int half = 0; half < 2; ++half) {
@@ -267,7 +268,7 @@ inline void pack_rows(const Part& part, bf16* step) {
   }
 }
 
-// Interleaves two rows of 32 numbers: the words of the first 16 columns, or of the others.
+// Interleaves two rows of 32 numbers: returns the words of the first or the last 16 columns.
 inline Words interleave(Words even, Words odd, int half) {
   const Words order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8,
                                        39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
@@ -275,7 +276,7 @@ inline Words interleave(Words even, Words odd, int half) {
   return _mm512_permutex2var_epi16(even, half == 0 ? order : next, odd);
 }
 
-// The same, each tile out of 32 rows of 16 numbers, interleaved by twos.
+// Packs one step, each tile from 32 rows of 16 numbers, interleaved in pairs of rows.
 template <bool kTransposed>
 inline void pack_pairs(const Part& part, bf16* step) {
   const Part below = part.at(kTileRows, 0);
@@ -295,15 +296,15 @@ inline void pack_pairs(const Part& part, bf16* step) {
   }
 }
 
-// A step of a left operand, 32 rows: those of the part, or its columns.
+// Pack a step of a left operand, whose 32 rows are the rows of the part, or its columns.
 inline void pack_left(const Part& part, bf16* step) { pack_rows<false>(part, step); }
 inline void pack_left_transposed(const Part& part, bf16* step) { pack_pairs<true>(part, step); }
 
-// A step of a right operand, whose inner dimension is the rows of the part, or its columns.
+// Pack a step of a right operand, whose inner dimension is the rows of the part, or its columns.
 inline void pack_right(const Part& part, bf16* step) { pack_pairs<false>(part, step); }
 inline void pack_right_transposed(const Part& part, bf16* step) { pack_rows<true>(part, step); }
 
-// 32 numbers of a row.
+// Rounds 32 numbers of a row to bfloat16.
 inline Words narrow_row(Floats low, Floats high) { return (Words)_mm512_cvtne2ps_pbh(high, low); }
 inline Words narrow_row(const float* row) { return narrow_row(load(row), load(row + kLanes)); }
 

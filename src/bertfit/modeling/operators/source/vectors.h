@@ -1,4 +1,4 @@
-// Sixteen numbers at a time: bfloat16 in memory, float32 in registers.
+// Vectors of sixteen numbers: bfloat16 in memory, float32 in registers.
 #pragma once
 
 #include <immintrin.h>
@@ -10,7 +10,7 @@
 namespace bertfit {
 
 using bf16 = std::uint16_t;
-using Floats = __m512;  // 16 numbers; +, - and * work element by element
+using Floats = __m512;  // 16 numbers; +, - and * are elementwise
 using Words = __m512i;  // 16 words of 32 bits
 
 constexpr std::int64_t kLanes = 16;
@@ -20,8 +20,7 @@ inline Words spread_word(std::uint32_t word) {
   return _mm512_set1_epi32(static_cast<std::int32_t>(word));
 }
 
-// x · y + z, rounded once: where the compiler is left the choice, it may choose one way here and the
-// other there.
+// x · y + z, rounded once. Left to the compiler, contraction could differ from place to place.
 inline Floats multiply_add(Floats x, Floats y, Floats z) { return _mm512_fmadd_ps(x, y, z); }
 
 inline Floats load(const float* from) { return _mm512_loadu_ps(from); }
@@ -47,8 +46,8 @@ inline void store(bf16* to, Floats values, std::int64_t count) {
   _mm256_mask_storeu_epi16(to, first(count), narrow(values));
 }
 
-// Numbers that are written 32 at a time, past the caches where there are more than stay there until
-// they are read: a cache would first read each line that it is to hold.
+// Output written 32 numbers at a time. Large outputs, which would be evicted before they are read,
+// bypass the caches, which would otherwise read each line before it is overwritten.
 class Output {
  public:
   Output() = default;
@@ -65,7 +64,7 @@ class Output {
       _mm512_storeu_si512(to_ + at, numbers);
     }
   }
-  // Writes the first `count` of them anywhere.
+  // Writes the first `count` numbers; `at` is arbitrary.
   void write(std::int64_t at, Words numbers, std::int64_t count) const {
     if (count >= 2 * kLanes && at % (2 * kLanes) == 0) {
       write(at, numbers);
@@ -74,7 +73,7 @@ class Output {
       _mm512_mask_storeu_epi16(to_ + at, wanted, numbers);
     }
   }
-  // Lets other threads see what this one has written.
+  // Makes this thread's writes visible to other threads.
   static void finish() { _mm_sfence(); }
 
  private:
@@ -86,12 +85,12 @@ class Output {
 
 constexpr float kLog2E = 1.44269504f;
 
-// 2^x to 3e-6 of it, for x below 128; 0 below -125, beyond which numbers lie that the processor is
-// slow with; NaN of NaN. The polynomial is the minimax one of 2^r for r from -1/2 to 1/2.
+// 2^x with a relative error of 3e-6, for x below 128; 0 below -125, which avoids slow subnormals;
+// NaN for NaN. The polynomial is the minimax approximation of 2^r for r from -1/2 to 1/2.
 inline Floats power_of_two(Floats x) {
   const Floats lowest = spread(-125.0f);
-  const Floats large = spread(12582912.0f);  // a number and this one are rounded to a whole sum
-  const Floats inside = _mm512_max_ps(lowest, x);  // gives the second where one is NaN
+  const Floats large = spread(12582912.0f);  // adding it rounds a number to an integer
+  const Floats inside = _mm512_max_ps(lowest, x);  // returns the second operand if one is NaN
   const Floats shifted = inside + large;
   const Floats rest = inside - (shifted - large);
   Floats sum = spread(9.570101911e-3f);
@@ -99,17 +98,17 @@ inline Floats power_of_two(Floats x) {
   sum = multiply_add(sum, rest, spread(2.402474483e-1f));
   sum = multiply_add(sum, rest, spread(6.931218147e-1f));
   sum = multiply_add(sum, rest, spread(9.999992614e-1f));
-  // Adds the whole, the low bits of the shifted number, to the exponent.
+  // Adds the integer part, the low bits of the shifted number, to the exponent.
   const Words power = _mm512_slli_epi32(_mm512_castps_si512(shifted), 23);
   const __mmask16 is_inside = _mm512_cmp_ps_mask(x, lowest, _CMP_NLT_UQ);
   return _mm512_castsi512_ps(
       _mm512_maskz_add_epi32(is_inside, _mm512_castps_si512(sum), power));
 }
 
-// A function of 0 to 7.75 in 32 cubics, each good for an eighth to both sides of a multiple of 1/4.
+// A function on [0, 7.75] as 32 cubics, each for an eighth on both sides of a multiple of 1/4.
 class Cubics {
  public:
-  // Goes through four Chebyshev nodes of each piece.
+  // Interpolates at four Chebyshev nodes of each piece.
   explicit Cubics(double (*function)(double)) {
     for (int piece = 0; piece < kPieces; ++piece) {
       double nodes[4], divided[4];
@@ -122,7 +121,7 @@ class Cubics {
           divided[i] = (divided[i] - divided[i - 1]) / (nodes[i] - nodes[i - order]);
         }
       }
-      double sum[4] = {divided[3], 0.0, 0.0, 0.0};  // Newton's form, multiplied out
+      double sum[4] = {divided[3], 0.0, 0.0, 0.0};  // Newton's form, expanded
       for (int i = 2; i >= 0; --i) {
         for (int power = 3; power > 0; --power) {
           sum[power] = sum[power - 1] - nodes[i] * sum[power];
@@ -135,8 +134,8 @@ class Cubics {
     }
   }
 
-  // Which piece each number, within the range, belongs to: the low bits of a sum so large that a
-  // quarter of the number is rounded to a whole.
+  // The piece of each number in the range: the low bits of a sum large enough to round four times
+  // the number to an integer.
   static Words find_pieces(Floats x) {
     return _mm512_castps_si512(x * spread(4.0f) + spread(8388608.0f));
   }
@@ -159,11 +158,11 @@ class Cubics {
   alignas(64) float factors_[4][kPieces];
 };
 
-// Φ(-x), and φ(x), to 2e-6, and where they are small to a thousandth of themselves.
+// Φ(-x) and φ(x) with an absolute error of 2e-6, and a relative one of 1e-3 where they are small.
 inline const Cubics kTail([](double x) { return 0.5 * std::erfc(x * 0.70710678118654752); });
 inline const Cubics kBell([](double x) { return 0.39894228040143268 * std::exp(-0.5 * x * x); });
 
-// GELU, x · Φ(x), and its slope, Φ(x) + x · φ(x).
+// GELU, x · Φ(x), and its derivative, Φ(x) + x · φ(x).
 struct Gelu {
   Floats value;
   Floats slope;
@@ -174,14 +173,14 @@ inline Gelu gelu(Floats x) {
   const Floats inside = _mm512_min_ps(_mm512_abs_ps(x), spread(7.75f));
   const Words pieces = Cubics::find_pieces(inside);
   const Floats tail = kTail.at(inside, pieces);
-  const Floats below = multiply_add(-inside, kBell.at(inside, pieces), tail);  // slope at -|x|
+  const Floats below = multiply_add(-inside, kBell.at(inside, pieces), tail);  // derivative at -|x|
   const __mmask16 is_positive = _mm512_cmp_ps_mask(x, zero, _CMP_GE_OQ);
-  // The second of the two where one is NaN.
+  // max returns its second operand, x, if x is NaN.
   return {multiply_add(-inside, tail, _mm512_max_ps(zero, x)),
           _mm512_mask_sub_ps(below, is_positive, spread(1.0f), below)};
 }
 
-// 64 bits of which each depends on all 64 of the word.
+// 64 bits, each of which depends on all 64 bits of the word.
 // Source: Steele, Lea & Flood 2014, Fast Splittable Pseudorandom Number Generators (SplitMix64).
 inline std::uint64_t scatter(std::uint64_t word) {
   word = (word ^ (word >> 30)) * 0xbf58476d1ce4e5b9u;

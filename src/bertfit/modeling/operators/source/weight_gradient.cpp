@@ -1,8 +1,8 @@
 // The gradients of a linear layer's weight and bias, summed over all rows in float32.
 //
-// The weight's gradient is cut into regions of which each is summed by one thread. A region packs
-// what it needs of both operands for itself, some rows at a time, so that operands and sums stay in
-// the second cache of its core.
+// The weight's gradient is cut into regions, each summed by one thread. The thread packs what its
+// region needs of both operands, some rows at a time, so that operands and sums stay in the L2
+// cache of its core.
 #include <ATen/Parallel.h>
 
 #include "buffer.h"
@@ -11,17 +11,17 @@
 namespace bertfit {
 namespace {
 
-constexpr std::int64_t kMaxBlocks = 288;  // blocks of 32 x 32 sums of a region
-constexpr std::int64_t kSteps = 8;        // steps of its operands that are packed at once
+constexpr std::int64_t kMaxBlocks = 288;  // maximum blocks of 32 x 32 sums per region
+constexpr std::int64_t kSteps = 8;        // steps of the operands packed at once
 
-// How a gradient of so many blocks is cut into regions of about the same size.
+// How a gradient of height x width blocks is cut into regions of about the same size.
 struct Regions {
-  std::int64_t height;      // blocks of the gradient
+  std::int64_t height;      // of the gradient, in blocks
   std::int64_t width;
-  std::int64_t across = 1;  // regions one above the other,
-  std::int64_t along = 1;   // and side by side
+  std::int64_t across = 1;  // number of regions along the height
+  std::int64_t along = 1;   // and along the width
 
-  // A left operand, whose rows are turned, costs three times what a right one does to pack.
+  // Packing a left operand, which is transposed, costs three times as much as a right one.
   Regions(std::int64_t height, std::int64_t width, std::int64_t threads)
       : height(height), width(width) {
     while (rows() * columns() > kMaxBlocks || (across * along < threads && rows() * columns() > 1)) {
@@ -32,7 +32,7 @@ struct Regions {
   std::int64_t columns() const { return divide_up(width, along); }
 };
 
-// Adds the sums of the columns of up to 32 rows, for so many blocks of 32 columns.
+// Adds the column sums of up to 32 rows, for this many blocks of 32 columns.
 void add_columns(const Part& part, std::int64_t blocks, float* to) {
   for (std::int64_t j = 0; j < blocks * kSide; j += kLanes) {
     Floats sum = load(to + j);
@@ -43,7 +43,7 @@ void add_columns(const Part& part, std::int64_t blocks, float* to) {
   }
 }
 
-// Packs 32 rows, one block of 32 columns after the other, and fetches the next rows meanwhile.
+// Packs 32 rows, one block of 32 columns at a time, and prefetches the next rows meanwhile.
 template <typename PackStep>
 void pack_blocks(const Part& rows, std::int64_t blocks, std::int64_t stride, PackStep pack_step,
                  bf16* to) {
@@ -55,8 +55,8 @@ void pack_blocks(const Part& rows, std::int64_t blocks, std::int64_t stride, Pac
   }
 }
 
-// Sums dyᵀ · x over all rows, `height` by `width` blocks one after the other, and, where it is asked
-// for, the columns of dy.
+// Sums dyᵀ · x over all rows, as `height` x `width` consecutive blocks, and the columns of dy
+// unless `column_sums` is null.
 void sum_region(const Part& dy, const Part& x, std::int64_t height, std::int64_t width, float* sums,
                 float* column_sums) {
   static thread_local Buffer<bf16> buffer;
@@ -89,7 +89,7 @@ void sum_region(const Part& dy, const Part& x, std::int64_t height, std::int64_t
   }
 }
 
-// to (rows of `stride` numbers) = or += a row of blocks.
+// to (32 rows, `stride` numbers apart) = or += a row of blocks.
 void put_rows(const float* blocks, std::int64_t width, bool add, float* to, std::int64_t stride) {
   for (std::int64_t row = 0; row < kSide; ++row) {
     for (std::int64_t j = 0; j < width * kSide; j += kLanes) {
@@ -107,8 +107,8 @@ using namespace bertfit;
 
 extern "C" {
 
-// dw (n x k) = or += dyᵀ (n x m) · x (m x k), and dbias (n; may be null) = or += the sums of dy's
-// columns. n and k are multiples of 32.
+// dw (n x k) = or += dyᵀ (n x m) · x (m x k), and dbias (n; may be null) = or += the column sums of
+// dy. n and k are multiples of 32.
 void linear_backward_weight(const bf16* dy, const bf16* x, float* dw, float* dbias, bool add,
                             std::int64_t m, std::int64_t n, std::int64_t k) {
   const Regions regions(n / kSide, k / kSide, at::get_num_threads());
