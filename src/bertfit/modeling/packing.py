@@ -81,7 +81,7 @@ def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing 
 def set_up_packing(model: PreTrainedModel, precision: Precision, asked: Packing = "auto") -> Plan:
     """Make `model` accept packs if the plan says so; it still accepts padded batches.
 
-    What is saved of the model does not change.
+    The saved model does not change.
 
     Raises:
         ConfigError: Packing was requested, but the model cannot be packed.

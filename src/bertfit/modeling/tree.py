@@ -67,7 +67,7 @@ def count_parameters(module: torch.nn.Module) -> int:
 def estimate_memory(model: PreTrainedModel, *, batch_size: int, num_tokens: int) -> MemoryEstimate:
     """Estimate memory from the shapes alone.
 
-    Training keeps float32 weights, gradients and AdamW's two moments (16 bytes a parameter) and
+    Training keeps float32 weights, gradients and AdamW's two moments (16 bytes per parameter) and
     the activations of every layer; inference keeps the weights and one layer's activations.
 
     Source: Korthikanti et al. 2022, arXiv 2205.05198, section 4.1: a layer's activations take

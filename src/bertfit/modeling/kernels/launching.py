@@ -35,7 +35,7 @@ def _find_failure(device: torch.device) -> str | None:
 
     Triton builds a C extension for that, so it needs a compiler and Python's headers.
     """
-    from bertfit.modeling.kernels.elementwise import activate  # which imports this module
+    from bertfit.modeling.kernels.elementwise import activate  # it imports this module
 
     try:
         with on_device(device):

@@ -92,7 +92,7 @@ class _Tape(NamedTuple):
     activated: torch.Tensor
     of_outer: Normed
     dropouts: tuple[Dropout, Dropout, Dropout]
-    """In attention, after it, and after the feed-forward."""
+    """In attention, after attention, and after the feed-forward."""
 
 
 def _pass(

@@ -82,7 +82,7 @@ class Attend(torch.autograd.Function):
         scaling: float,
         dropout: float,
     ) -> torch.Tensor:
-        """As autograd calls it."""
+        """Run the forward pass."""
         query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
         num_texts, num_queries, num_heads, width = query.shape
         output = make_room_like(query)
@@ -96,7 +96,7 @@ class Attend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
-        """As autograd calls it."""
+        """Run the backward pass."""
         *states, log_sums, _mask = ctx.saved_tensors  # the mask is saved to stay alive
         gradients = [make_room_like(of) for of in states[:3]]
         call(

@@ -74,7 +74,7 @@ class Normalize(torch.autograd.Function):
         dropout: float,
         has_backward: bool,  # noqa: FBT001 (autograd passes by position)
     ) -> torch.Tensor:
-        """As autograd calls it."""
+        """Run the forward pass."""
         values = values.contiguous()
         residual = None if residual is None else residual.expand_as(values).contiguous()
         width = values.shape[-1]
@@ -95,7 +95,7 @@ class Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 (as above)
-        """As autograd calls it."""
+        """Run the backward pass."""
         sums, statistics = ctx.saved_tensors
         of_values = make_room_like(sums)
         of_residual = make_room_like(sums) if ctx.sizes.rate else None
@@ -125,7 +125,7 @@ class Multiply(torch.autograd.Function):
         has_backward: bool,  # noqa: FBT001 (as above)
         *parameters: torch.Tensor | None,
     ) -> tuple[torch.Tensor, ...]:
-        """As autograd calls it."""
+        """Run the forward pass."""
         values = values.contiguous()
         weights = [weight for weight in parameters[::2] if weight is not None]  # no weight is None
         biases = list(parameters[1::2])
@@ -142,7 +142,7 @@ class Multiply(torch.autograd.Function):
         *gradients: torch.Tensor,
         addend: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, ...]:
-        """As autograd calls it; `addend` is added to the gradient of the values."""
+        """Run the backward pass; `addend` is added to the gradient of the values."""
         values, slopes = ctx.saved_tensors
         if slopes is None:
             of_outputs = [gradient.contiguous() for gradient in gradients]
@@ -168,7 +168,7 @@ class FeedForward(torch.autograd.Function):
         values: torch.Tensor,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        """As autograd calls it."""
+        """Run the forward pass."""
         weight, bias, next_weight, next_bias = parameters
         (hidden,), slopes = _multiply(values, [weight], [bias], activate=True, has_backward=True)
         (output,), _ = _multiply(hidden, [next_weight], [next_bias])
@@ -182,7 +182,7 @@ class FeedForward(torch.autograd.Function):
         gradient: torch.Tensor,
         addend: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, ...]:
-        """As autograd calls it; `addend` is added to the gradient of the values."""
+        """Run the backward pass; `addend` is added to the gradient of the values."""
         values, hidden, slopes = ctx.saved_tensors
         weight, bias, next_weight, next_bias = ctx.parameters
         gradient = gradient.contiguous()
