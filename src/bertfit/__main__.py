@@ -1,6 +1,17 @@
-"""`python -m bertfit` is the command `bertfit`."""
+"""The command `bertfit`, also as `python -m bertfit`."""
 
-from bertfit.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run the command; Ctrl-C while it is still being imported ends it without a traceback."""
+    try:
+        from bertfit.cli.main import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

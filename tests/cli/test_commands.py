@@ -92,6 +92,19 @@ def test_python_m_bertfit_is_the_command():
     assert done.stdout.startswith("bertfit ")
 
 
+def test_ctrl_c_while_the_command_is_being_imported_shows_no_traceback(tmp_path):
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt", encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    ended = subprocess.run(
+        [sys.executable, "-m", "bertfit", "--help"],
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (130, "Interrupted.\n")
+
+
 def test_packing_and_the_token_budget_are_taken_from_the_command(trained, tmp_path):
     run, data, _output = trained
     command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]
