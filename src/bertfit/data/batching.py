@@ -1,8 +1,8 @@
-"""Which rows form a step, and how a step is cut into micro-batches, padded or packed.
+"""Assign rows to steps, and cut each step into micro-batches, padded or packed.
 
-A step always has the same number of rows, so what is learned does not depend on the token budget,
-which only decides how a step is cut. Rows of similar length are put together, so that little
-padding is needed; a pack, in which the rows are laid end to end, needs none.
+A step always has the same number of rows. The token budget only decides how a step is cut, so it
+does not affect what is learned. Rows of similar length are batched together to keep padding low;
+a pack concatenates its rows and needs no padding.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ import numpy as np
 from bertfit.data.encoding import EncodedTexts
 
 _POOL_STEPS = 50
-"""Rows are sorted by length within a random pool of this many steps: enough to take padding below
-a few per cent, few enough that the batches stay random."""
+"""Rows are sorted by length within a random pool of this many steps: enough to keep padding below
+a few per cent, few enough to keep the batches random."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B rows, padded to the longest of them."""
+    """B rows, padded to the longest."""
 
     token_ids: np.ndarray
     """(B, T) int64."""
     attention_mask: np.ndarray | None
-    """(B, T) int64, 1 where a token is; None where nothing is padded."""
+    """(B, T) int64, 1 for tokens and 0 for padding; None if nothing is padded."""
     indices: np.ndarray
-    """(B,) the rows' places in the data set."""
+    """(B,) indices of the rows in the data set."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens without padding."""
+        """Number of tokens, excluding padding."""
         size = self.token_ids.size
         return size if self.attention_mask is None else int(self.attention_mask.sum())
 
     @property
     def num_cells(self) -> int:
-        """Tokens and padding."""
+        """Number of tokens, including padding."""
         return self.token_ids.size
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """S rows, end to end: N tokens and no padding."""
+    """S rows, concatenated: N tokens and no padding."""
 
     token_ids: np.ndarray
     """(N,) int64."""
     cu_seqlens: np.ndarray
-    """(S + 1,) int32: row s has the tokens from cu_seqlens[s] to cu_seqlens[s + 1]."""
+    """(S + 1,) int32: row s is token_ids[cu_seqlens[s]:cu_seqlens[s + 1]]."""
     positions: np.ndarray
-    """(N,) int64: 0, 1, 2, … anew for each row."""
+    """(N,) int64: 0, 1, 2, … within each row."""
     indices: np.ndarray
-    """(S,) the rows' places in the data set."""
+    """(S,) indices of the rows in the data set."""
 
     @property
     def num_tokens(self) -> int:
@@ -67,10 +67,10 @@ class Pack:
 
 
 def plan_epoch(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the rows of each step of an epoch: every row once, `batch_size` to a step.
+    """Return the rows of each step of an epoch: every row once, `batch_size` per step.
 
-    The plan depends on the lengths, the seed and the epoch alone. The last step in the plan's
-    making may be smaller; its place in the epoch is random, like that of any other.
+    The plan depends only on the lengths, the seed and the epoch. One step may be smaller than the
+    others; like all steps, it is at a random position in the epoch.
 
     Args:
         lengths: (n,) tokens per row.
@@ -92,10 +92,10 @@ def plan_epoch(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -
 def cut_by_tokens(
     indices: Sequence[int] | np.ndarray, lengths: np.ndarray, max_tokens: int
 ) -> list[np.ndarray]:
-    """Cut rows into micro-batches of like length with at most `max_tokens` tokens after padding.
+    """Cut rows into micro-batches of similar length, at most `max_tokens` tokens after padding.
 
-    A row longer than the budget stands alone. The longest rows come first, so that a batch that
-    does not fit into memory fails at once.
+    A row longer than the budget gets a batch of its own. The longest rows come first, so that a
+    batch that does not fit into memory fails immediately.
 
     Example:
         >>> cut_by_tokens([0, 1, 2], np.array([4, 2, 2]), 4)
@@ -117,8 +117,8 @@ def cut_into_packs(
 ) -> list[np.ndarray]:
     """Cut rows into packs of at most `max_tokens` tokens.
 
-    A row longer than the budget stands alone. The longest rows come first, as in `cut_by_tokens`,
-    and rows of one length are neighbours.
+    A row longer than the budget gets a pack of its own. The longest rows come first, as in
+    `cut_by_tokens`, and rows of equal length are adjacent.
 
     Example:
         >>> cut_into_packs([0, 1, 2], np.array([2, 4, 3]), 5)
@@ -152,7 +152,7 @@ def pad_rows(encoded: EncodedTexts, indices: np.ndarray, *, pad_id: int) -> Batc
 
 
 def pack_rows(encoded: EncodedTexts, indices: np.ndarray) -> Pack:
-    """Gather rows, at least one, end to end."""
+    """Concatenate rows, at least one."""
     lengths = encoded.offsets[indices + 1] - encoded.offsets[indices]
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
@@ -161,18 +161,18 @@ def pack_rows(encoded: EncodedTexts, indices: np.ndarray) -> Pack:
 
 
 def fill_pack(pack: Pack, *, pad_id: int, tokens_step: int, rows_step: int) -> Pack:
-    """Return a pack with rows of padding behind its own, so that few different sizes are left.
+    """Append padding rows to a pack, to reduce the number of distinct pack sizes.
 
-    A pack whose tokens are a multiple of `tokens_step` already stays as it is. Else its rows come
-    to a multiple of `rows_step`, and its tokens to one of `tokens_step`: the rows that were added
-    share the padding, at least one token each, all of it at position 0, which every model has.
-    `indices` names the pack's own rows alone.
+    A pack whose number of tokens is already a multiple of `tokens_step` is returned unchanged.
+    Otherwise, the number of rows is rounded up to a multiple of `rows_step` and the number of
+    tokens to a multiple of `tokens_step`. The added rows share the padding, at least one token
+    each, all at position 0, which every model has. `indices` lists the pack's own rows only.
 
     Args:
         pack: S rows.
-        pad_id: The token that fills.
-        tokens_step: Tokens of the sizes that are left are multiples of it.
-        rows_step: So are the rows.
+        pad_id: The padding token.
+        tokens_step: The number of tokens becomes a multiple of it.
+        rows_step: The number of rows becomes a multiple of it.
     """
     if pack.num_tokens % tokens_step == 0:
         return pack

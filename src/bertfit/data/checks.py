@@ -1,4 +1,4 @@
-"""Checks before training and evaluation: every problem of every file, found and reported at once.
+"""Check data before training and evaluation; report all problems of all files at once.
 
 Also computes statistics of a dataset. Does not change any text.
 """
@@ -24,7 +24,7 @@ from bertfit.wording import format_count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedData:
-    """Datasets that can be trained on: every row has a text and a label that is known."""
+    """Datasets that can be trained on: every row has a text and a known label."""
 
     train: TextDataset
     validation: TextDataset | None
@@ -32,7 +32,7 @@ class CheckedData:
     label_names: tuple[str, ...]
     """The labels of the training rows, in the order of `labels.sort_label_names`."""
     skipped: tuple[Fault, ...]
-    """The rows that were left out; empty unless `on_bad_row` is "skip"."""
+    """The skipped rows; empty unless `on_bad_row` is "skip"."""
 
     @property
     def columns(self) -> dict[str, Mapping[str, ReadColumn]]:
@@ -43,14 +43,14 @@ class CheckedData:
 
 @dataclass(slots=True)
 class _Part:
-    """One source while it is checked."""
+    """A source that is being checked."""
 
     source: str
     dataset: TextDataset | None = None
-    """The good rows; None where the source cannot be read at all."""
+    """The good rows; None if the source cannot be read at all."""
     row_faults: list[Fault] = field(default_factory=list)
     source_faults: list[Fault] = field(default_factory=list)
-    """What leaving out rows does not fix."""
+    """Faults that skipping rows does not fix."""
 
 
 def check_training_data(
@@ -62,11 +62,11 @@ def check_training_data(
     on_bad_row: OnBadRow = "error",
     verb: str = "trained",
 ) -> CheckedData:
-    """Read and check everything that a training needs.
+    """Read and check the data of a training run.
 
-    Slices are cut of the rows that judge the model, so that only their source needs the columns:
-    the test, else the validation, else the rows that the validation is split off. An error says
-    that nothing was done, by `verb`.
+    Only the source that the model is judged on needs the slice columns: the test set, otherwise
+    the validation set, otherwise the rows that validation is split off from. `verb` is used in
+    error messages ("nothing was trained").
 
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
@@ -87,7 +87,7 @@ def check_training_data(
             known = f"does not occur in the training data, which has {list_names(label_names)}"
             as_given = part.dataset
             _drop_unknown_labels(part, label_names, known)
-            # A misspelt label is a fault of its own, not a class that is missing.
+            # A misspelt label is reported as such, not as a missing class.
             _check_labels_differ(part, part.dataset if on_bad_row == "skip" else as_given)
     skipped = _settle([train_part, *(part for part in parts if part)], on_bad_row, verb=verb)
     assert train_part.dataset is not None  # else _settle had raised
@@ -109,12 +109,12 @@ def check_evaluation_data(
     *,
     verb: str = "evaluated",
 ) -> tuple[TextDataset, tuple[Fault, ...]]:
-    """Read and check rows that a trained model shall be scored on.
+    """Read and check the rows to score a trained model on.
 
-    An error says that nothing was done, by `verb`.
+    `verb` is used in error messages ("nothing was evaluated").
 
     Returns:
-        The good rows, and the faults of the rows that were left out.
+        The good rows, and the faults of the skipped rows.
 
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
@@ -130,7 +130,7 @@ def check_evaluation_data(
 
 
 def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]:
-    """Return what is worth knowing about a dataset, as JSON values.
+    """Return statistics of a dataset, as JSON values.
 
     Returns:
         num_rows, num_per_label (in the order of `label_names`), num_groups, num_duplicates (rows
@@ -161,7 +161,7 @@ def _read(source: Source, columns: Columns) -> _Part:
     try:
         part.dataset, part.row_faults = read_dataset(source, columns)
     except SourceError as error:
-        # The other sources are still read, so that their faults come in the same message.
+        # The other sources are still read, so that their faults are in the same message.
         part.row_faults = list(error.faults)
         part.source_faults.append(error.fault)
     return part
@@ -178,7 +178,7 @@ def _find_label_names(train: _Part) -> tuple[str, ...]:
 
 
 def _check_labels_differ(part: _Part, dataset: TextDataset | None) -> None:
-    """Refuse a part that holds one class only: whatever answers that class is perfect on it."""
+    """Reject a part with only one class: a model that always predicts it would be perfect."""
     if dataset is None or len(set(dataset.labels)) != 1:
         return
     message = (
@@ -212,7 +212,7 @@ def _find_unknown_labels(dataset: TextDataset, known: Collection[str]) -> Iterat
 
 
 def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple[Fault, ...]:
-    """Return the faults that are skipped, or raise all of them together."""
+    """Return the faults of the skipped rows, or raise all faults together."""
     for part in parts:
         _check_not_empty(part)
     row_faults = [fault for part in parts for fault in part.row_faults]

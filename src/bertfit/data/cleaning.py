@@ -1,7 +1,7 @@
 """Text cleaning: named steps, recorded in a run and applied by its own tokenizer.
 
-A step is applied to the text before it is tokenized. The tokenizer that is saved in a run applies
-it too, so that whoever loads the folder without bertfit reads texts as the model was trained to.
+A step is applied to the text before tokenization. The tokenizer saved in a run applies it too, so
+that texts are read as in training even if the folder is loaded without bertfit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from bertfit.files import write_json
 if TYPE_CHECKING:
     from bertfit.config import TextCleaning
 
-_BREAK_PATTERN = r"<\s*(?:/\s*)?br\s*(?:/\s*)?>"  # no run of spaces is tried in two ways
+_BREAK_PATTERN = r"<\s*(?:/\s*)?br\s*(?:/\s*)?>"  # no backtracking over runs of spaces
 _HTML_BREAK = re.compile(_BREAK_PATTERN, re.IGNORECASE)
 _FOLDED_PATTERNS = (f"(?i){_BREAK_PATTERN}", r"(?i)<\s*/?\s*br\s*/?\s*>")
-"""What saved tokenizers have: the pattern, and that of runs before it."""
+"""Patterns in saved tokenizers: the current one, and that of older runs."""
 _WORTH_CLEANING = 0.01
-"""Share of the texts, in [0, 1], from which on tags of line breaks are taken for markup."""
+"""Least share of texts with line-break tags, in [0, 1], for which they are removed as markup."""
 
 
 def clean_text(text: str, cleaning: TextCleaning) -> str:
@@ -41,19 +41,19 @@ def find_html_break(text: str) -> int | None:
 
 
 def choose_cleaning(break_share: float) -> TextCleaning:
-    """Return html_breaks where at least 1 % of the texts have HTML line breaks.
+    """Return html_breaks if at least 1 % of the texts have HTML line breaks.
 
-    A break is four tokens that say nothing (`<`, `br`, `/`, `>`), and what is left out at a
-    length limit is text (docs/decisions/0008-html-breaks.md).
+    A break is four meaningless tokens (`<`, `br`, `/`, `>`), which displace text when a text is
+    truncated (docs/decisions/0008-html-breaks.md).
     """
     return "html_breaks" if break_share >= _WORTH_CLEANING else "none"
 
 
 def fold_cleaning(folder: Path) -> None:
-    """Make a saved tokenizer turn HTML line breaks into spaces itself.
+    """Change a saved tokenizer to replace HTML line breaks with spaces itself.
 
     Args:
-        folder: Holds tokenizer.json and tokenizer_config.json, which are changed.
+        folder: Contains tokenizer.json and tokenizer_config.json, which are changed.
     """
     from tokenizers import Regex, Tokenizer, normalizers
 
@@ -67,13 +67,13 @@ def fold_cleaning(folder: Path) -> None:
     tokenizer.save(str(path))
     config_path = folder / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-    # A class named after a family may build its normalizer anew; this one takes the file as it is.
+    # Model-specific classes may rebuild the normalizer; this one uses the file as it is.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(config_path, config)
 
 
 def _has_cleaning(path: Path) -> bool:
-    """Return whether the tokenizer comes from a run that folded the step in before."""
+    """Return whether the tokenizer already contains the step, as that of a run does."""
     normalizer = json.loads(path.read_text(encoding="utf-8")).get("normalizer") or {}
     steps = normalizer.get("normalizers", [])
     pattern = steps[0].get("pattern") if steps else None

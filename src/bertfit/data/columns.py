@@ -1,4 +1,4 @@
-"""Which columns of a source hold the text, the label and the group, and which cut slices."""
+"""Choose the columns of a source that hold the text, the label, the group and the slices."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ USUAL_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "label": ("label", "sentiment", "category", "target", "class"),
     }
 )
-"""Names that are looked for, whatever their case, where none is given; the first one wins."""
+"""Case-insensitive names to look for if none is given; the first match wins."""
 
 NUM_NAMES_SHOWN = 20
-"""A wide table has hundreds of columns; a message that lists them all cannot be read."""
+"""Wide tables have hundreds of columns; a message that lists them all is unreadable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenColumns:
-    """The columns as they are named in one source."""
+    """The names of the chosen columns in one source."""
 
     text: str
     label: str | None
-    """None where the source has no labels and needs none."""
+    """None if the source has no labels and needs none."""
     group: str | None
     slices: tuple[str, ...]
     need_label: bool
     read: Mapping[str, ReadColumn]
-    """The columns of "text" and, where there is one, "label", and what else would have fitted."""
+    """By "text" and, if there is one, "label": the column, and the alternatives to it."""
 
     def names(self) -> list[str]:
-        """Return the names of the columns that must be read, each once."""
+        """Return the names of the columns to read, without duplicates."""
         names = (self.text, self.label, self.group, *self.slices)
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) -> ChosenColumns:
-    """Find the columns in a source: by the names given, else by the usual ones.
+    """Find the columns in a source by the given names, otherwise by the usual ones.
 
     Raises:
-        SourceError: A column is not there, or one column would serve twice.
+        SourceError: A column does not exist, or one column would have two roles.
     """
     asked = columns
     given = {"group": columns.group, "label": columns.label, "text": columns.text}
@@ -79,7 +79,7 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
 def _describe_read(
     stream: RecordStream, asked: Columns, *, text: str, label: str | None
 ) -> dict[str, ReadColumn]:
-    """Return the columns that are read by their role, beside those that would have fitted."""
+    """Return the column of each role, with the alternatives to it."""
     taken = {text, label, asked.group, *asked.slices}
     read = {}
     for role, name, given in (("text", text, asked.text), ("label", label, asked.label)):
@@ -96,7 +96,7 @@ def _prefer_trained(columns: Columns, names: Collection[str]) -> Columns:
 
 
 def list_names(names: Collection[str]) -> str:
-    """Return the first names joined by commas, and how many more there are.
+    """Return the first names joined by commas, and the number of further names.
 
     Example:
         >>> list_names(["a", "b"])
@@ -108,7 +108,7 @@ def list_names(names: Collection[str]) -> str:
 
 
 def _find(stream: RecordStream, role: str, given: str | None, *, taken: Mapping[str, str]) -> str:
-    """Return the column of a role; `taken` are columns with roles that they have already."""
+    """Return the column of a role; `taken` maps columns to the roles they already have."""
     if given is None:
         usual = _usual(stream.names, role, taken)
         if usual is None:
@@ -123,7 +123,7 @@ def _find(stream: RecordStream, role: str, given: str | None, *, taken: Mapping[
 
 
 def _list_usual(names: Sequence[str], role: str, taken: Collection[str | None]) -> list[str]:
-    """Return the columns of usual names that serve for nothing else."""
+    """Return the columns with usual names that have no other role."""
     return [
         name for name in names if name not in taken and name.strip().lower() in USUAL_NAMES[role]
     ]
@@ -148,7 +148,7 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
             f"separated by {separator}; {'name the file .csv' if separator == 'commas' else mend}",
         )
     used = _usual(stream.names, role, ())
-    if used is not None:  # else it had been found
+    if used is not None:  # otherwise it would have been found
         return SourceError(
             stream.source,
             f"no {role} column: {used!r} is the {taken[used]} column already; columns are "
@@ -167,7 +167,7 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
 
 
 def _find_separator(stream: RecordStream) -> str | None:
-    """Return in words what separates the columns of a file that seems to have one; None else."""
+    """Return the apparent separator, in words, of a file that was read as one column, or None."""
     if len(stream.names) != 1:
         return None
     known = {";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -17,23 +17,23 @@ class Row:
     label: str | None
     group: str | None
     slices: tuple[object, ...] = ()
-    """Values of the columns that cut slices, as they stand in the source; None where missing."""
+    """Raw values of the slice columns; None if missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Which columns hold what; None finds the usual names (see `columns.USUAL_NAMES`)."""
+    """Column names by role; None looks for the usual names (see `columns.USUAL_NAMES`)."""
 
     text: str | None = None
     label: str | None = None
     group: str | None = None
     """None means no grouping: a group column is never guessed."""
     slices: tuple[str, ...] = ()
-    """Further columns, whose values cut the rows into slices."""
+    """Further columns, whose values divide the rows into slices."""
     trained_text: str | None = None
-    """The text column of the training, which goes before the usual names where it is present."""
+    """The text column used in training; preferred to the usual names if present."""
     trained_label: str | None = None
-    """The label column of the training, likewise."""
+    """The label column used in training; likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +42,9 @@ class ReadColumn:
 
     name: str
     is_given: bool
-    """Whether it was named, and not found."""
+    """Whether the user named it; False if it was found by a usual name."""
     others: tuple[str, ...] = ()
-    """Where it was found: further columns that have a usual name."""
+    """Other columns with a usual name; empty if the column was named by the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class TextDataset:
     source: str
     texts: Sequence[str]
     labels: Sequence[str]
-    """Label names; empty where the source has none."""
+    """Label names; empty if the source has none."""
     groups: Sequence[str]
-    """Group names; empty where there is no group column."""
+    """Group names; empty if there is no group column."""
     lines: Sequence[int]
     slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
-    """By column that cuts slices, n values as they stand in the source."""
+    """n raw values per slice column, by column name."""
     columns: Mapping[str, ReadColumn] = field(default_factory=dict)
-    """Which columns of the source were read, by "text" and "label"; empty where it had none."""
+    """The columns that were read, by "text" and "label"; empty if the source had none."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -82,7 +82,7 @@ class TextDataset:
         )
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of texts and labels in their order: the same rows give the same one."""
+        """Return the SHA-256 of the texts and labels in order."""
         digest = hashlib.sha256()
         for index, text in enumerate(self.texts):
             label = self.labels[index] if self.labels else ""

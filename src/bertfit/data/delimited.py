@@ -1,4 +1,4 @@
-"""CSV and TSV: one row per record, a header in the first line, correct line numbers."""
+"""Read CSV and TSV files, with a header in the first line and correct line numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from bertfit.data.records import Record, RecordStream, SourceError, check_names_
 from bertfit.errors import Fault
 
 MAX_FIELD_CHARACTERS = 2**31 - 1
-"""The most that csv.field_size_limit takes on every platform; its own 131,072 is a long review."""
+"""The most that csv.field_size_limit accepts on every platform; long texts exceed its default of
+131,072."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,10 @@ _Splitter = Callable[[Iterator[Line], str], Iterator[_Fields | Fault]]
 
 
 def open_csv(path: Path, source: str) -> RecordStream:
-    """Open a comma-separated file; quoted fields may hold commas, quotes and line ends.
+    """Open a comma-separated file; quoted fields may contain commas, quotes and line ends.
 
     Raises:
-        SourceError: The file cannot be read, is empty, or has a header that cannot be used.
+        SourceError: The file cannot be read, is empty, or has an unusable header.
     """
     return _open_delimited(path, source, _split_csv)
 
@@ -37,7 +38,7 @@ def open_tsv(path: Path, source: str) -> RecordStream:
     """Open a tab-separated file; quotes are ordinary characters, as in the GLUE data sets.
 
     Raises:
-        SourceError: The file cannot be read, is empty, or has a header that cannot be used.
+        SourceError: The file cannot be read, is empty, or has an unusable header.
     """
     return _open_delimited(path, source, _split_tsv)
 
@@ -91,7 +92,7 @@ def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
         if faults:
             yield faults[0]
         elif fields and not (len(fields) == 1 and fields[0].isspace()):
-            # A blank line has no fields at all; a lone "" is an empty value, and a fault.
+            # A blank line has no fields at all; a lone "" is an empty value, which is a fault.
             yield _Fields(start, fields)
 
 
@@ -103,7 +104,7 @@ def _explain(error: csv.Error) -> str:
     return f"the row is not CSV: {error}"
 
 
-def _split_tsv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:  # noqa: ARG001 (a _Splitter)
+def _split_tsv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:  # noqa: ARG001 (signature of _Splitter)
     for line in lines:
         fields = line.text.rstrip("\r\n").split("\t")
         if line.fault is not None:

@@ -1,7 +1,7 @@
-"""Equal texts: inside a part, with two labels, and between parts.
+"""Find equal texts within a part, with conflicting labels, and across parts.
 
-Two texts are equal if they differ in white space and case alone. Texts are compared by a digest of
-128 bits, so that memory does not hold them twice.
+Two texts are equal if they differ only in white space and case. They are compared by 128-bit
+digests, to avoid a second copy in memory.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """How many rows of a training were left out, and why."""
+    """Numbers of training rows that were dropped, by reason."""
 
     duplicates: int = 0
     """Rows with the text and the label of an earlier row."""
     in_other_parts: int = 0
-    """Rows whose text stands in the validation or the test file."""
+    """Rows whose text is also in the validation or test set."""
 
 
 def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
-    """Return a digest of each text, the same for texts that are equal.
+    """Return a digest of each text; equal texts have the same digest.
 
     Example:
         >>> a, b, c = fingerprint_texts(["A  film", "a film ", "a film!"])
@@ -45,7 +45,7 @@ def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
 
 
 def find_repeats(fingerprints: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Return each row whose text occurred before, with the row where it first did.
+    """Return each row whose text occurred before, with the row of its first occurrence.
 
     Example:
         >>> find_repeats([b"x", b"y", b"x", b"x"])
@@ -75,7 +75,7 @@ def find_conflicts(fingerprints: Sequence[bytes], labels: Sequence[str]) -> list
 
 
 def find_shared(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Return each row whose text stands in another part, with the first row there.
+    """Return each row whose text is in another part, with its first row there.
 
     Example:
         >>> find_shared([b"x", b"y", b"x"], [b"z", b"x"])
@@ -94,16 +94,16 @@ def find_shared(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[
 def drop_duplicates(
     train: TextDataset, others: Sequence[TextDataset | None]
 ) -> tuple[TextDataset, Dropped]:
-    """Leave rows out of a training whose text it has already, or that stands in another part.
+    """Drop training rows whose text occurred before or is in another part.
 
-    A text with two labels keeps a row of each, as nobody but its owner knows which is right.
+    A text with two labels keeps one row of each, because only its owner can tell which is right.
 
     Args:
         train: Labelled rows.
-        others: Validation and test rows, which stay as they are.
+        others: Validation and test rows, which are not changed.
 
     Returns:
-        What is left of `train`, and how many rows were left out.
+        The remaining rows of `train`, and the numbers of dropped rows.
 
     Raises:
         DataError: A label would have no rows left.

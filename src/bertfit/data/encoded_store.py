@@ -1,9 +1,8 @@
-"""A cache of encoded text on disk: computed once, mapped into memory whenever it is needed again.
+"""On-disk cache of encoded text, memory-mapped when it is reused.
 
-An entry is found by a hash of everything that determines its content: the texts, the tokenizer and
-the rule. So it is never stale; entries that have not been used for long make room for new ones.
-Entries hold token ids, from which the texts can be read: the folder is in the user's own cache,
-readable only by them.
+Entries are keyed by a hash of everything that determines their content (texts, tokenizer, rule),
+so they are never stale. The least recently used ones are evicted. The texts can be recovered from
+the token ids, so the cache is in the user's own cache folder, readable only by them.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 MIN_CHARACTERS = 2_000_000
-"""Less text than this is encoded in about a second, and not worth a place on the disk."""
+"""Less text than this is encoded in about a second and not worth caching."""
 MAX_BYTES = 2 * 1024**3
-"""What all entries may take together; the longest unused ones go first."""
+"""Limit on the total size of all entries; the least recently used are evicted first."""
 _FORMAT = "bertfit encoded text 1"
 _DRAFT = ".draft-"
 _ARRAYS = ("token_ids", "offsets", "full_lengths")
 
 
 def find_store() -> Path:
-    """Return the folder of the entries: $BERTFIT_CACHE, else bertfit in the user's cache folder."""
+    """Return the cache folder: in $BERTFIT_CACHE, or in bertfit in the user's cache folder."""
     return find_cache("encoded")
 
 
@@ -48,17 +47,17 @@ def encode_or_reuse(
     on_progress: Callable[[int, int], None] | None = None,
     on_problem: Callable[[str], None] | None = None,
 ) -> EncodedTexts:
-    """Return the encoded texts, from the store where they are in it.
+    """Return the encoded texts, from the cache if possible.
 
-    A store that cannot be read or written costs time, never the run.
+    An unreadable or unwritable cache costs time but never fails the run.
 
     Args:
         texts: n texts.
         tokenizer: From `tokenizers`; its own truncation and padding must be off.
-        rule: What is cleaned and what is kept.
-        store: Folder of the entries; None encodes anew and keeps nothing.
+        rule: Cleaning and truncation.
+        store: Folder of the entries; None disables the cache.
         on_progress: Called with (done, n) while encoding.
-        on_problem: Called with a sentence where the entry could not be kept.
+        on_problem: Called with a sentence if the entry could not be written.
 
     Raises:
         ModelError: As in `encode_texts`.
@@ -84,7 +83,7 @@ def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) 
     digest = hashlib.blake2b(digest_size=20)
     for part in (_FORMAT, tokenizer.to_str(), repr(sorted(asdict(rule).items())), *texts):
         content = part.encode("utf-8", "surrogatepass")
-        # The length first: else "ab", "c" and "a", "bc" would be the same.
+        # The length first: otherwise "ab", "c" and "a", "bc" would have the same hash.
         digest.update(len(content).to_bytes(8, "little"))
         digest.update(content)
     return digest.hexdigest()
@@ -118,7 +117,7 @@ def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
 
 
 def _make_room(store: Path, *, keep: Path) -> None:
-    """Remove what killed writers left, and the longest unused entries beyond `MAX_BYTES`."""
+    """Remove leftovers of killed writers, and evict the oldest entries beyond `MAX_BYTES`."""
     for draft in find_leftovers(store, _DRAFT):
         shutil.rmtree(draft, ignore_errors=True)
     entries = sorted(

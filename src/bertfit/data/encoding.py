@@ -1,8 +1,8 @@
-"""Text to token ids: cleaned, encoded once, truncated by a rule, stored in flat arrays.
+"""Text to token ids: clean, encode, truncate by a rule, and store in flat arrays.
 
-Owns truncation: everything that trains, evaluates or predicts calls `encode_texts` with the same
-`EncodingRule`, which is saved in the run. Special tokens are placed where the tokenizer's own
-post-processor puts them, so a text that fits gives the same ids as transformers.
+Owns truncation: training, evaluation and prediction all call `encode_texts` with the same
+`EncodingRule`, which is saved in the run. Special tokens are placed as by the tokenizer's own
+post-processor, so a text that is not truncated has the same ids as in transformers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class EncodingRule:
     """How text becomes token ids; stored in the run."""
 
     max_length: int
-    """Tokens per text, special tokens included."""
+    """Tokens per text, including special tokens."""
     truncation: Truncation = "head"
     head_fraction: float = 0.25
-    """Under head+tail, the share of the kept tokens that comes from the head.
+    """With head+tail, the share of the kept tokens that comes from the head.
 
     Source: Sun et al. 2019, arXiv 1905.05583, section 5.3.1 (128 of 510 tokens from the head).
     """
@@ -41,7 +41,7 @@ class EncodingRule:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """n texts as token ids, one after another.
+    """Token ids of n texts, concatenated.
 
     Row i is `token_ids[offsets[i]:offsets[i + 1]]`.
     """
@@ -51,7 +51,7 @@ class EncodedTexts:
     offsets: np.ndarray
     """(n + 1,) int64."""
     full_lengths: np.ndarray
-    """(n,) int32: tokens of each text before truncation, special tokens included."""
+    """(n,) int32: tokens of each text before truncation, including special tokens."""
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -63,7 +63,7 @@ class EncodedTexts:
         return np.diff(self.offsets)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """Return the token ids of these rows, one after another."""
+        """Return the concatenated token ids of these rows."""
         starts, ends = self.offsets[indices], self.offsets[indices + 1]
         return np.concatenate(
             [self.token_ids[start:end] for start, end in zip(starts, ends, strict=True)]
@@ -71,7 +71,7 @@ class EncodedTexts:
 
     @property
     def num_truncated(self) -> int:
-        """Number of texts that lost tokens."""
+        """Number of truncated texts."""
         return int((self.full_lengths > self.lengths).sum())
 
 
@@ -82,12 +82,12 @@ def encode_texts(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EncodedTexts:
-    """Encode texts in parallel (the tokenizers library uses every core).
+    """Encode texts in parallel (the tokenizers library uses all cores).
 
     Args:
         texts: n texts.
         tokenizer: From `tokenizers`; its own truncation and padding must be off.
-        rule: What is cleaned and what is kept.
+        rule: Cleaning and truncation.
         on_progress: Called with (done, n) after each chunk.
 
     Raises:
@@ -122,7 +122,7 @@ def encode_texts(
 
 
 def join_encoded(pieces: Sequence[EncodedTexts]) -> EncodedTexts:
-    """Return the texts of all pieces, in order, as one."""
+    """Concatenate the texts of all pieces, in order."""
     lengths = np.concatenate([np.zeros(1, dtype=np.int64), *(piece.lengths for piece in pieces)])
     return EncodedTexts(
         np.concatenate([np.empty(0, dtype=np.int32), *(piece.token_ids for piece in pieces)]),
@@ -157,7 +157,7 @@ def find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     ids = with_specials.ids
     inner = [index for index, special in enumerate(is_special) if not special]
     if not inner:
-        # "a" is unknown to this vocabulary, and its unknown token counts as special.
+        # "a" is not in this vocabulary, and the unknown token counts as special.
         plain = tokenizer.encode("a", add_special_tokens=False).ids
         start = _find_sublist(ids, plain)
         return ids[:start], ids[start + len(plain) :]

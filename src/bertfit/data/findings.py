@@ -1,4 +1,4 @@
-"""What the data checks report: one dataclass for every kind of finding, ordered by harm."""
+"""Findings of the data checks: one dataclass for all kinds, ordered by severity."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bertfit.data.dataset import TextDataset
 from bertfit.wording import format_count
 
 Severity = Literal["leak", "serious", "minor"]
-"""leak: the test score overstates the model. serious: labels or the choice of the epoch
+"""leak: the test score overstates the model. serious: the labels or the choice of the epoch
 cannot be trusted. minor: worth fixing."""
 
 KINDS = (
@@ -37,7 +37,7 @@ KINDS = (
     "short_texts",
     "long_texts",
 )
-"""Every kind, the more harmful first among those of one severity."""
+"""All kinds; within one severity, the more harmful ones come first."""
 
 NUM_EXAMPLES = 3
 _SEVERITIES = ("leak", "serious", "minor")
@@ -47,14 +47,14 @@ _CHARACTERS_BEFORE = 20
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row that shows a finding."""
+    """A row that illustrates a finding."""
 
     source: str
     line: int
     text: str
-    """The text on one line, shortened around what was found."""
+    """The text on one line, shortened around the finding."""
     note: str = ""
-    """What is to be seen in it: the row that it equals, its similarity, its labels."""
+    """Details, such as the row that it equals, its similarity, or its label."""
 
     def __str__(self) -> str:
         """Return `source:line`, the note and the text."""
@@ -70,22 +70,22 @@ class Finding:
     """One of `KINDS`."""
     severity: Severity
     part: str
-    """train, validation or test: where the rows stand."""
+    """The part with the rows: train, validation or test; "all" for skipped rows."""
     other: str | None = None
-    """The part that they are shared with, where there is one."""
+    """The part that they are shared with, if any."""
     count: int
-    """Rows that are concerned."""
+    """Number of affected rows."""
     num_rows: int
-    """Rows of the part."""
+    """Number of rows of the part."""
     message: str
-    """What was found, in one sentence with its count and share."""
+    """One sentence with the count and share."""
     examples: tuple[Example, ...] = ()
     advice: str
     """What to do."""
 
     @property
     def share(self) -> float:
-        """Concerned rows among those of the part, in [0, 1]."""
+        """Share of affected rows in the part, in [0, 1]."""
         return self.count / max(self.num_rows, 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class Finding:
 
 
 def order_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings by harm: leaks first, then by severity, kind and share."""
+    """Sort findings by severity (leaks first), kind and share."""
     return tuple(
         sorted(
             findings,
@@ -125,7 +125,7 @@ def show_row(rows: TextDataset, index: int, *, note: str = "", offset: int = 0) 
 
 
 def shorten_around(text: str, offset: int = 0) -> str:
-    r"""Return a piece of the text on one line; what cannot be printed is escaped.
+    r"""Return an excerpt of the text on one line, with unprintable characters escaped.
 
     Example:
         >>> shorten_around("one\ntwo\x85 three")
@@ -135,14 +135,14 @@ def shorten_around(text: str, offset: int = 0) -> str:
     if len(text) - start < _EXAMPLE_CHARACTERS:
         start = max(len(text) - _EXAMPLE_CHARACTERS, 0)
     end = start + _EXAMPLE_CHARACTERS
-    # Escaped before white space is joined: U+0085 counts as white space and would vanish.
+    # Escape before collapsing white space: U+0085 counts as white space and would be lost.
     piece = "".join(_escape(character) for character in text[start:end])
     shown = " ".join(piece.split())
     return f"{'…' if start else ''}{shown}{'…' if end < len(text) else ''}"
 
 
 def format_share(count: int, total: int) -> str:
-    """Return a share as a percentage that is never rounded to none or all.
+    """Return a share as a percentage that is never rounded to 0 % or 100 %.
 
     Example:
         >>> format_share(1, 25000), format_share(123, 25000), format_share(3, 3)

@@ -1,7 +1,7 @@
-"""The gate: everything questionable about labelled rows, found before training.
+"""The data gate: everything questionable about labelled rows, found before training.
 
-Combines what the modules next to it find, and says what leaks into the test set. Faults that
-prevent a training altogether are found earlier, in `checks`; nothing here changes a row.
+Combines the findings of the other modules of this package, and summarizes leaks into the test set.
+Faults that prevent training are found earlier, in `checks`. Does not change any row.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ from bertfit.errors import Fault, LeakError
 from bertfit.labels import encode_labels
 
 _MOST_GIVEAWAYS = 10
-"""Words that are told one by one: where one is left in the text, its neighbours often are."""
+"""Words that get a finding each: if one giveaway is in the texts, adjacent words often are too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReport:
-    """What was found in the rows of a training."""
+    """Findings in the rows of a training run."""
 
     findings: tuple[Finding, ...]
-    """By harm, leaks into the test set first."""
+    """Sorted by severity, leaks into the test set first."""
     num_test: int | None
-    """Rows of the test set; None where there is none."""
+    """Number of test rows; None if there is no test set."""
     shared_test_rows: tuple[int, ...]
-    """Rows of the test set whose text stands in train or validation."""
+    """Test rows whose text is in train or validation."""
     near_test_rows: tuple[int, ...]
-    """Rows of the test set that are nearly a text of train or validation."""
+    """Test rows with a near-duplicate in train or validation."""
     grouped_test_rows: tuple[int, ...]
-    """Rows of the test set whose group occurs in train or validation."""
+    """Test rows whose group is in train or validation."""
 
     @property
     def leaked_test_rows(self) -> tuple[int, ...]:
-        """Rows of the test set whose text the model has seen, or nearly."""
+        """Test rows whose text, or a near-duplicate of it, the model has seen."""
         return tuple(sorted({*self.shared_test_rows, *self.near_test_rows}))
 
 
@@ -71,15 +71,15 @@ def inspect_rows(
     skipped: Sequence[Fault] = (),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GateReport:
-    """Find what is wrong inside each part and between them.
+    """Find problems within each part and across parts.
 
     Args:
-        train: Rows to learn from, each with a label of `label_names`; at least one.
+        train: Training rows, each with a label of `label_names`; at least one.
         validation: Rows that choose the epoch.
         test: Rows that are scored at the end.
-        is_split: Whether the validation was split off the training rows.
+        is_split: Whether validation was split off the training rows.
         label_names: All labels.
-        skipped: Rows that were left out as they cannot be used.
+        skipped: Faults of the unusable rows that were skipped.
         on_progress: Called with (done, total) rows.
     """
     named = {"train": train, "validation": validation, "test": test}
@@ -116,7 +116,7 @@ def inspect_rows(
 
 
 def summarize_leaks(report: GateReport) -> str:
-    """Return the first line of every result: whether the test set leaks."""
+    """Return the headline of the report: whether there are leaks into the test set."""
     if report.num_test is None:
         return "No test set was given, so leaks into it were not checked."
     num_leaked, num_test = len(report.leaked_test_rows), report.num_test
@@ -136,10 +136,10 @@ def summarize_leaks(report: GateReport) -> str:
 
 
 def refuse_leaks(report: GateReport) -> None:
-    """Refuse rows of which the test set has texts or groups.
+    """Raise if there are leaks into the test set.
 
     Raises:
-        LeakError: There is a leak; its faults name the first rows.
+        LeakError: There is a leak; its faults list the first rows.
     """
     leaks = [finding for finding in report.findings if finding.severity == "leak"]
     if leaks:
@@ -157,7 +157,7 @@ def refuse_leaks(report: GateReport) -> None:
 def _shift(
     on_progress: Callable[[int, int], None] | None, before: int, total: int
 ) -> Callable[[int, int], None] | None:
-    """Count the rows of one part after those of the parts before it."""
+    """Offset the progress of one part by the rows of the parts before it."""
     if on_progress is None:
         return None
     return lambda done, _: on_progress(before + done, total)

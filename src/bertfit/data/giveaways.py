@@ -1,8 +1,8 @@
-"""Words and signs that give the label away: an id, a source, stars, or the label itself.
+"""Find words and signs that give the label away: an id, a source, stars, or the label itself.
 
 A model that finds such a word learns nothing else, and its score says nothing about new text. For
-each word, the texts of each label that contain it are counted. A word is judged by how much of the
-uncertainty about one label its presence removes: mutual information over entropy, from 0 to 1.
+each word, the texts that contain it are counted by label. A word is judged by the share of the
+uncertainty about one label that its presence removes: mutual information over entropy, in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ import numpy as np
 from bertfit.data.words import NumberedWords
 
 LEAST_TELLING = 0.8
-"""A word that takes this share of the doubt gives the label away, whatever other words do."""
+"""A word that removes this share of the uncertainty is a giveaway, regardless of other words."""
 LEAST_OUTSTANDING = 0.1
-"""So does one that takes this share, is pure, and stands far above all other words. No word of
-IMDB, SST-2 or TREC's coarse labels does; one of Banking77 ('contactless') and one of TREC's fine
-labels ('why') do."""
+"""So is one that removes this share, has the purity below, and far exceeds all other words. No
+word of IMDB, SST-2 or TREC's coarse labels does; one of Banking77 ('contactless') and one of TREC's
+fine labels ('why') do."""
 LEAST_PURITY = 0.98
 """Share of the texts with the word that have the label."""
 LEAST_RATIO = 4.0
-"""How far above the rest: times the share of the best word after one for each label and two."""
+"""Least ratio of the word's share to that of the best remaining word (see `_measure_rest`)."""
 _LEAST_ROWS = 10
-"""Texts of the label with the word; fewer may be chance."""
+"""Least number of texts with the word and the label; fewer may be chance."""
 
 _SHIFT = np.int64(1 << 32)
 
 
 @dataclass(frozen=True, slots=True)
 class Giveaway:
-    """A word or a sign, and the label that it tells."""
+    """A word or sign, and the label that it gives away."""
 
     word: str
     label: str
     told: float
-    """Share of the doubt about the label that the word takes away, in [0, 1]."""
+    """Share of the uncertainty about the label that the word removes, in [0, 1]."""
     num_rows: int
     """Texts with the word."""
     coverage: float
@@ -48,20 +48,18 @@ class Giveaway:
 
 @dataclass(slots=True)
 class WordCounts:
-    """In how many texts of each label each word stands, as it is counted chunk by chunk."""
+    """Number of texts per label and word, counted chunk by chunk."""
 
     label_ids: np.ndarray
     """(n,) of all texts."""
     keys: list[np.ndarray] = field(default_factory=list)
-    """Of each chunk, `label_id * 2**32 + word_id`."""
+    """Per chunk, `label_id * 2**32 + word_id`."""
     counts: list[np.ndarray] = field(default_factory=list)
-    """Of each chunk, texts per key."""
+    """Per chunk, number of texts for each key."""
 
     def add(self, words: NumberedWords) -> None:
         """Count a chunk."""
-        seen = np.sort(
-            words.rows * _SHIFT + words.word_ids
-        )  # numpy.unique takes five times as long
+        seen = np.sort(words.rows * _SHIFT + words.word_ids)  # numpy.unique is five times slower
         seen = seen[np.diff(seen, prepend=-1) > 0]
         labels = self.label_ids[words.start + seen // _SHIFT]
         keys, counts = np.unique(labels * _SHIFT + seen % _SHIFT, return_counts=True)
@@ -75,8 +73,8 @@ def find_giveaways(
     """Return the words that give a label away, the most telling first.
 
     Args:
-        counted: Of all labelled texts of a part.
-        vocabulary: Word of each number.
+        counted: Counts of all labelled texts of a part.
+        vocabulary: Word of each word id.
         label_names: Name of each label id.
     """
     if not counted.keys:
@@ -111,13 +109,13 @@ def find_giveaways(
 def measure_told(
     both: np.ndarray, with_word: np.ndarray, with_label: np.ndarray, *, num_rows: int
 ) -> np.ndarray:
-    """Return I(word present; label) / H(label), 0 where the word speaks against the label.
+    """Return I(word present; label) / H(label), or 0 if the word is evidence against the label.
 
     Args:
         both: (k,) texts with the word and the label.
         with_word: (k,) texts with the word.
         with_label: (k,) texts with the label.
-        num_rows: Texts.
+        num_rows: Number of texts.
 
     Source: Shannon 1948, "A Mathematical Theory of Communication", section 12.
 
@@ -141,7 +139,7 @@ def _entropy(shares: np.ndarray) -> np.ndarray:
 
 
 def _measure_rest(told: np.ndarray, word_ids: np.ndarray, num_labels: int) -> float:
-    """Return what the most telling word tells once each label had one left in its texts."""
+    """Return the score of the best word after the first `num_labels + 1` words."""
     best = np.zeros(int(word_ids.max()) + 1)
     np.maximum.at(best, word_ids, told)
     rank = num_labels + 1

@@ -1,4 +1,4 @@
-"""Prepares the IMDB Large Movie Review Dataset (Maas et al. 2011) as files of JSON lines."""
+"""Convert the IMDB Large Movie Review Dataset (Maas et al. 2011) to JSON lines."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ _OFFICIAL_COUNTS: Mapping[Shelf, int] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImdbCounts:
-    """What was written."""
+    """Numbers of rows written and reviews read."""
 
     num_rows: Mapping[str, int]
-    """Rows of each file, by its name."""
+    """Rows of each file, by file name."""
     num_per_shelf: Mapping[str, int]
     """Reviews of train/neg, train/pos, test/neg, test/pos and train/unsup in the source."""
     num_skipped: int
-    """Files among the reviews that are none, such as .DS_Store."""
+    """Files in the review folders that are not reviews, such as .DS_Store."""
     differences: tuple[str, ...]
-    """What is not as published, one sentence each; empty where all is."""
+    """Differences from the published data set, one sentence each."""
 
 
 def prepare_imdb(
@@ -69,22 +69,22 @@ def prepare_imdb(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> ImdbCounts:
-    """Write the dataset as JSON lines; no file appears before all are written.
+    """Write the dataset as JSON lines; no file appears until all are written.
 
     Args:
         source: Path of aclImdb_v1.tar.gz, of the extracted folder, or of the folder around it; or
             "hub" for the copy on the hub, which lacks ratings and movies.
-        output_dir: Folder of the files; it is made.
+        output_dir: Folder for the files; created if missing.
         text_format: "text" writes imdb_train.jsonl, imdb_test.jsonl and imdb_unsup.jsonl with id,
             text, label, rating and movie, the text unchanged; "tokens" writes imdb_train.json and
             imdb_test.json with lower-cased words in a list, for programs that expect those.
-        overwrite: Replace files that are there.
-        report: Hears the progress.
+        overwrite: Replace existing files.
+        report: Called with the progress.
 
     Raises:
-        ConfigError: A file is there and may not be replaced, or `text_format` is unknown.
-        DataError: The source is missing, damaged, unsafe, incomplete or something else.
-        MissingDependencyError: The hub is asked for and `datasets` is not installed.
+        ConfigError: A file exists and may not be replaced, or `text_format` is unknown.
+        DataError: The source is missing, damaged, unsafe, incomplete or not IMDB.
+        MissingDependencyError: `source` is "hub" and `datasets` is not installed.
         OSError: The files cannot be written.
     """
     check_flags(overwrite=overwrite)
@@ -145,7 +145,7 @@ def _write(
         files = {path: stack.enter_context(open_atomically(path)) for path in rows}
         for path, file in files.items():
             _write_rows(file, rows[path], format_row, name=path.name, tell=tell)
-        # A full disk shows here, while no file has its name yet.
+        # A full disk fails here, before any file has its final name.
         for file in files.values():
             file.flush()
 
@@ -191,4 +191,4 @@ def _find_differences(reviews: Reviews, *, has_movies: bool) -> Iterable[str]:
 
 
 def _ignore(_name: str, _done: int, _total: int) -> None:
-    """Stand in where nobody wants to hear the progress."""
+    """Discard the progress."""

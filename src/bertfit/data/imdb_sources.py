@@ -1,10 +1,10 @@
-"""Reads the Large Movie Review Dataset (Maas et al. 2011) as it is published.
+"""Read the Large Movie Review Dataset (Maas et al. 2011) as published.
 
-From the archive, which is read as a stream and never extracted, from the extracted folder, or from
-the hub. Does not write anything.
+From the archive, which is streamed and never extracted, from the extracted folder, or from the hub.
+Does not write anything.
 
-Layout: `aclImdb/{train,test}/{pos,neg,unsup}/ID_RATING.txt`, and beside the folders `urls_pos.txt`
-and so on, whose line ID (from 0) is the address of the movie that the review is of.
+Layout: `aclImdb/{train,test}/{pos,neg,unsup}/ID_RATING.txt`, and next to these folders
+`urls_pos.txt` and so on, whose line ID (0-based) is the URL of the reviewed movie.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bertfit.data.rows import describe_undecodable
 from bertfit.errors import DataError, Fault, MissingDependencyError
 
 MAX_FILE_BYTES = 16 * 2**20
-"""No review and no list of addresses comes near it; what does would only fill the memory."""
+"""Far more than any review or list of URLs; protects memory from anything larger."""
 MAX_TOTAL_BYTES = 2**30
-"""Several times what all reviews take together."""
+"""Several times the size of all reviews together."""
 NUM_FILES_PER_REPORT = 1_000
 NUM_NAMES_SHOWN = 5
 HUB_NAME = "stanfordnlp/imdb"
 
 _HUB_SPLITS = (("train", "train"), ("test", "test"), ("train", "unsupervised"))
-"""Our split, and the hub's name of it."""
+"""Split name here, and on the hub."""
 _HUB_KINDS = {0: "neg", 1: "pos", -1: "unsup"}
 
 _WANTED = re.compile(
@@ -42,7 +42,7 @@ _REVIEW_FILE = re.compile(r"(?P<number>\d+)_(?P<rating>\d+)\.txt")
 _MOVIE = re.compile(r"tt\d{7,}")
 
 Report = Callable[[str, int, int], None]
-"""Hears the name of what is being done, how much is done, and how much there is."""
+"""Called with the name of the current step, the amount done and the total."""
 Shelf = tuple[str, str]
 """Split (train, test) and kind (neg, pos, unsup)."""
 
@@ -52,37 +52,37 @@ class Review:
     """One review."""
 
     id: str
-    """Its place in the dataset: train/neg/0_3; from the hub, which has no ratings, train/neg/0."""
+    """Such as train/neg/0_3; from the hub, which has no ratings, train/neg/0."""
     number: int
     text: str
     rating: int | None
-    """1 to 10; None where it is not known."""
+    """1 to 10; None if unknown."""
     movie: str | None
-    """The movie's number at imdb.com (tt0064354); None where it is not known."""
+    """The movie's id at imdb.com (tt0064354); None if unknown."""
 
 
 @dataclass(slots=True)
 class Reviews:
-    """What a source holds."""
+    """The contents of a source."""
 
     by_shelf: dict[Shelf, list[Review]] = field(default_factory=lambda: defaultdict(list))
-    """Reviews of each split and kind, in the order of their numbers."""
+    """Reviews of each split and kind, sorted by number."""
     num_skipped: int = 0
-    """Files among the reviews that are none, such as .DS_Store."""
+    """Files in the review folders that are not reviews, such as .DS_Store."""
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
     name: str
     content: bytes | None
-    """None where the file is not wanted, and was not read."""
+    """None if the file is not needed and was not read."""
 
 
 def read_published(path: Path, report: Report) -> Reviews:
-    """Read the archive, the extracted folder, or the folder that holds it.
+    """Read the archive, the extracted folder, or the folder that contains it.
 
     Raises:
-        DataError: There is no such file, it is damaged or unsafe, or it is something else.
+        DataError: The file does not exist, is damaged or unsafe, or is not IMDB.
     """
     if path.is_dir():
         return _gather(_iter_folder(path, report), str(path))
@@ -161,7 +161,7 @@ def _iter_archive(path: Path, report: Report) -> Iterator[_File]:
 
 def _iter_members(compressed: IO[bytes], source: str) -> Iterator[_File]:
     num_bytes = 0
-    # gzip is opened apart from tarfile, whose own stream mode does not compare the checksum.
+    # gzip is opened separately: tarfile's own stream mode does not verify the checksum.
     with gzip.open(compressed, "rb") as stream:
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
             for member in archive:
@@ -177,12 +177,12 @@ def _iter_members(compressed: IO[bytes], source: str) -> Iterator[_File]:
                 content = archive.extractfile(member)
                 assert content is not None  # regular files have content
                 yield _File(member.name, content.read())
-        while stream.read(2**20):  # to the end, where the checksum is
+        while stream.read(2**20):  # to the end, to verify the checksum
             pass
 
 
 def _check_member(member: tarfile.TarInfo, source: str) -> None:
-    """Refuse what the published archive does not hold and an attack would."""
+    """Reject members that the published archive does not have and a malicious one could."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts:
         what = "has a path that leads out of the archive"
@@ -201,7 +201,7 @@ def _check_size(name: str, size: int, source: str) -> None:
 
 
 def _gather(files: Iterator[_File], source: str) -> Reviews:
-    """Put the reviews on their shelves, each with its movie."""
+    """Collect the reviews by split and kind, each with its movie."""
     reviews = Reviews()
     addresses: dict[Shelf, list[str]] = {}
     other_names: list[str] = []
@@ -241,7 +241,7 @@ def _add_review(
     split, kind = place["split"], place["kind"]
     number, rating = int(file["number"]), int(file["rating"])
     review_id = f"{split}/{kind}/{number}_{rating}"
-    is_rated = kind != "unsup"  # there the file name says 0, which is no rating
+    is_rated = kind != "unsup"  # the rating in the names of unsup files is 0, which means none
     review = Review(review_id, number, text, rating=rating if is_rated else None, movie=None)
     reviews.by_shelf[split, kind].append(review)
 

@@ -1,4 +1,4 @@
-"""JSON lines: one object per line, whatever the extension."""
+"""Read JSON lines, one object per line, whatever the extension."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bertfit.data.records import Record, RecordStream, SourceError
 from bertfit.errors import Fault
 
 NUM_LINES_PEEKED = 100
-"""Keys may differ from line to line; the first lines together say which there are."""
+"""Keys may differ from line to line; the column names are those of the first lines together."""
 
 
 def open_json_lines(path: Path, source: str) -> RecordStream:
-    """Open a file of JSON lines; its names are the keys of the first objects.
+    """Open a file of JSON lines; the column names are the keys of the first objects.
 
     Raises:
-        SourceError: The file cannot be read, is empty, or is one JSON document over many lines.
+        SourceError: The file cannot be read, is empty, or is a single multi-line JSON document.
     """
     lines = (line for line in iter_lines(path, source) if line.text.strip())
     first = next(lines, None)
@@ -50,7 +50,7 @@ def _gather_names(head: list[Record | Fault], source: str) -> list[str]:
     records = [record for record in head if isinstance(record, Record)]
     first = head[0]
     if not records and isinstance(first, Fault):
-        # Without a single object no column can be named: the cause is in the first line.
+        # Without any object there are no column names: report the fault of the first line.
         message = f"no JSON object in the first lines: {first.message}"
         raise SourceError(source, message, line=first.line)
     return list(dict.fromkeys(name for record in records for name in record.values))

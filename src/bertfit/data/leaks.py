@@ -1,4 +1,4 @@
-"""Findings between two parts: texts, near-duplicates and groups that are in both."""
+"""Findings across two parts: texts, near-duplicates and groups that are in both."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _MOST_GROUPS_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What one part shares with another."""
+    """Rows of one part that overlap with another part."""
 
     part: PartProfile
-    """The part that is judged: test, or validation."""
+    """The part that is checked: test or validation."""
     other: PartProfile
     """The part that the model learned from, or that chose the epoch."""
     shared: tuple[tuple[int, int], ...]
-    """Rows of `part` with the first row of `other` that has their text."""
+    """Rows of `part`, each with the first row of `other` with the same text."""
     near: tuple[NearDuplicate, ...]
-    """Rows of `part` that nearly stand in `other`."""
+    """Rows of `part` with a near-duplicate in `other`."""
     grouped: tuple[int, ...]
-    """Rows of `part` whose group also occurs in `other`."""
+    """Rows of `part` whose group is also in `other`."""
     is_split: bool = False
-    """Whether the validation rows were split off the training rows."""
+    """Whether validation was split off the training rows."""
 
     @property
     def place(self) -> str:
-        """Where its owner can take rows out."""
+        """The place from which the user can remove rows."""
         is_split_off = self.is_split and self.other.name == "validation"
         return (
             "the training rows, of which validation is a part" if is_split_off else self.other.name
@@ -45,12 +45,12 @@ class Overlap:
 
     @property
     def severity(self) -> Severity:
-        """How much it harms."""
+        """A leak if the checked part is test, otherwise serious."""
         return "leak" if self.part.name == "test" else "serious"
 
 
 def find_overlap(part: PartProfile, other: PartProfile, *, is_split: bool = False) -> Overlap:
-    """Compare two parts; a row that is shared word for word is not also called near."""
+    """Compare two parts; a row with an equal text is not also reported as a near-duplicate."""
     groups = set(other.rows.groups)
     return Overlap(
         part=part,
@@ -91,7 +91,7 @@ def _find_near(part: PartProfile, other: PartProfile) -> list[NearDuplicate]:
 def _repeat_for_duplicates(
     near: Sequence[NearDuplicate], fingerprints: Sequence[bytes]
 ) -> list[NearDuplicate]:
-    """Say of each row what was found of the first row with its text."""
+    """Repeat the finding of the first row with a text for the other rows with that text."""
     of_text = {fingerprints[found.row]: found for found in near}
     return [
         NearDuplicate(row, of_text[fingerprint].other, of_text[fingerprint].similarity)
@@ -161,7 +161,7 @@ def _advise_removal(overlap: Overlap, how: str) -> str:
 
 
 def _tell_dropping(overlap: Overlap, num_other_label: int) -> str:
-    """Say whether --drop-duplicates helps: it drops training rows alone, and before the split."""
+    """Return whether --drop-duplicates helps: it drops training rows only, before the split."""
     if overlap.other.name == "validation" and not overlap.is_split:
         return "bertfit train --drop-duplicates does not: it drops training rows only."
     if overlap.is_split and overlap.part.name == "validation" and num_other_label:

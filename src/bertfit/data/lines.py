@@ -1,6 +1,6 @@
-"""The physical lines of a text file, plain or gzip, each decoded on its own.
+"""Read the physical lines of a text file, plain or gzip, each decoded separately.
 
-A byte that is not UTF-8 spoils its line and no other, and the line is known.
+A byte that is not UTF-8 affects only its own line, and the line number is known.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it, or save it as CSV",
     b"PAR1\x15": "Parquet; its name should end in .parquet",
 }
-"""What a file is, whatever its name says, by its first bytes."""
+"""Kinds of files by their first bytes, whatever the file name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One physical line, its end included."""
+    """One physical line, including its line ending."""
 
     number: int
     text: str
-    """Undecodable bytes stand in it as surrogates, so that quotes still match across lines."""
+    """Undecodable bytes are surrogates, so that quotes still match across lines."""
     fault: Fault | None
 
 
 def check_is_file(path: Path, source: str) -> None:
-    """Refuse a path that leads to no file.
+    """Check that a path is a file.
 
     Raises:
-        SourceError: There is nothing at the path, or a folder.
+        SourceError: The path does not exist or is a folder.
     """
     if path.is_dir():
         raise SourceError(source, "is a folder; a file was expected")
@@ -51,10 +51,10 @@ def check_is_file(path: Path, source: str) -> None:
 
 
 def refuse_utf16(line: bytes, source: str) -> None:
-    """Refuse a first line that begins as UTF-16 does: no line of it could be read.
+    """Reject a file whose first line starts with a UTF-16 byte order mark.
 
     Raises:
-        SourceError: It does.
+        SourceError: The line starts with such a mark.
     """
     if line.startswith(UTF16_MARKS):
         raise SourceError(source, "the file is UTF-16; re-save it as UTF-8")
@@ -68,10 +68,11 @@ def _refuse_other_kinds(line: bytes, source: str) -> None:
 
 
 def iter_lines(path: Path, source: str) -> Iterator[Line]:
-    """Yield the lines of a file; `.gz` is decompressed on the way.
+    """Yield the lines of a file; `.gz` files are decompressed.
 
     Raises:
-        SourceError: The file cannot be opened, is no text in UTF-8, or is damaged gzip.
+        SourceError: The file cannot be opened, is of another kind (such as UTF-16 or ZIP), or is
+            damaged gzip.
     """
     with _open(path, source) as file, _explain_gzip_errors(source):
         for number, content in enumerate(file, start=1):

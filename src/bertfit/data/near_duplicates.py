@@ -1,10 +1,9 @@
-"""Near-duplicates: MinHash proposes pairs, the texts' own words decide.
+"""Find near-duplicates: MinHash proposes pairs, and an exact comparison decides.
 
 The similarity of two texts is the Jaccard index of their sets of three-word sequences. Signatures
-and bands only keep the search from comparing every text with every other: each pair that is
-returned was compared in full, so its similarity is exact. A pair can be missed by chance in the
-bands, and in a tenth of draws if it hides among a thousand other texts of one template, each of
-which is compared with only a few.
+and bands only avoid comparing all pairs of texts: each returned pair was compared in full, so its
+similarity is exact. A pair can be missed by chance if it shares no band. Among a thousand other
+texts of one template it is missed in a tenth of draws, because each is compared with only a few.
 
 Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman & Ullman
 2014, "Mining of Massive Datasets", section 3.4 (bands).
@@ -21,24 +20,24 @@ import rensa
 from bertfit.data.words import NumberedWords, find_words
 
 THRESHOLD = 0.8
-"""Least similarity of near-duplicates.
+"""Minimum similarity of near-duplicates.
 
 Source: Lee et al. 2022, arXiv 2107.06499, section 4.2.
 """
 SHINGLE_SIZE = 3
-"""Words in a row; longer ones would not see that short texts are alike."""
+"""Consecutive words; longer shingles would miss similar short texts."""
 
 _NUM_BANDS = 16
 _BAND_SIZE = 4
-"""Of pairs with a similarity of 0.8, 16 bands of 4 miss 2 in 10,000; with 0.9, fewer than 1 in
-a million."""
+"""16 bands of 4 miss 2 in 10,000 pairs with a similarity of 0.8, and fewer than 1 in a million
+with 0.9."""
 _MOST_PER_BUCKET = 8
-"""Rows of one band's bucket that are compared: where thousands share a template, time stays
-bounded, and each still finds a partner."""
+"""Maximum number of candidates per row and bucket; bounds the time if thousands of texts share a
+template, and each still finds a partner."""
 _ESTIMATE_SLACK = 0.2
-"""A pair whose signatures agree on less than the threshold less this is not compared in full."""
+"""Pairs whose estimated similarity is below the threshold by more than this are not compared."""
 _MOST_COMPARED = 3
-"""Best candidates of each row that are compared in full."""
+"""Number of best candidates per row that are compared in full."""
 _SEED = 1
 
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -46,18 +45,18 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, slots=True)
 class NearDuplicate:
-    """A row, and the row of another part that it resembles most."""
+    """A row, and the most similar row of another part."""
 
     row: int
     other: int
     similarity: float
-    """In [THRESHOLD, 1]; 1 where only punctuation or the number of repetitions differs."""
+    """In [THRESHOLD, 1]; 1 if only case, punctuation or the number of repetitions differs."""
 
 
 def sign_texts(words: NumberedWords) -> np.ndarray:
-    """Return (n, 64) uint32 MinHash signatures; equal places estimate the similarity.
+    """Return (n, 64) uint32 MinHash signatures; the share of equal entries estimates similarity.
 
-    A text of fewer than `SHINGLE_SIZE` words has a signature that says nothing.
+    The signature of a text of fewer than `SHINGLE_SIZE` words is meaningless.
     """
     hashes, offsets = _hash_shingles(words)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
@@ -75,15 +74,15 @@ def find_near_duplicates(
     rows: Collection[int],
     other_rows: Collection[int],
 ) -> list[NearDuplicate]:
-    """Return the rows of `texts` that nearly stand in `others`, in order of rows.
+    """Return the rows of `texts` with a near-duplicate in `others`, sorted by row.
 
     Args:
         texts: n texts.
         others: m texts of another part.
         signatures: (n, 64) from `sign_texts`.
         other_signatures: (m, 64) likewise.
-        rows: Which of the n are looked at; those of fewer than three words are best left out.
-        other_rows: Which of the m are looked at.
+        rows: Which of the n to compare; texts of fewer than three words should be excluded.
+        other_rows: Which of the m to compare.
     """
     if not rows or not other_rows:
         return []
@@ -94,7 +93,7 @@ def find_near_duplicates(
     for at, other_at in pairs.tolist():
         row, other = int(kept[at]), int(kept_others[other_at])
         if row not in shingles_of_row:
-            shingles_of_row = {row: make_shingles(texts[row])}  # pairs come row by row
+            shingles_of_row = {row: make_shingles(texts[row])}  # pairs are sorted by row
         similarity = _compare(shingles_of_row[row], make_shingles(others[other]))
         best = found[row].similarity if row in found else 0.0
         if similarity >= THRESHOLD and similarity > best:
@@ -103,7 +102,7 @@ def find_near_duplicates(
 
 
 def make_shingles(text: str) -> set[tuple[str, ...]]:
-    """Return the sets of three words in a row that a text has.
+    """Return the set of sequences of three consecutive words in a text.
 
     Example:
         >>> sorted(make_shingles("To be, or not!"))
@@ -119,20 +118,20 @@ def _compare(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
 
 
 def _hash_shingles(words: NumberedWords) -> tuple[np.ndarray, np.ndarray]:
-    """Return a hash of each shingle, and the offsets of the texts among them."""
+    """Return the hash of each shingle, and the offsets of the texts in them."""
     num_places = max(len(words.word_ids) - SHINGLE_SIZE + 1, 0)
     of_word = _mix(words.word_ids.astype(np.uint64) + np.uint64(1))
     hashes = np.zeros(num_places, dtype=np.uint64)
     for at in range(SHINGLE_SIZE):
         hashes = hashes * _FACTOR + of_word[at : at + num_places]
     rows = words.rows
-    within = rows[:num_places] == rows[SHINGLE_SIZE - 1 :]  # the others reach into the next text
+    within = rows[:num_places] == rows[SHINGLE_SIZE - 1 :]  # drop shingles that span two texts
     counts = np.maximum(words.num_words - SHINGLE_SIZE + 1, 0)
     return _mix(hashes[within]), np.concatenate([[0], np.cumsum(counts)])
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """Spread 64-bit values (the finaliser of splitmix64); overflow is meant."""
+    """Mix 64-bit values (the finalizer of splitmix64); overflow is intended."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = values ^ (values >> np.uint64(31))
@@ -140,7 +139,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def _propose_pairs(signatures: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return (p, 2) places of rows that share a band and agree well, the best few of each row."""
+    """Return (p, 2) index pairs that share a band and are similar enough, the best of each row."""
     codes = [
         _join_band(_hash_band(signatures, band), _hash_band(others, band), len(others))
         for band in range(_NUM_BANDS)
@@ -164,7 +163,7 @@ def _hash_band(signatures: np.ndarray, band: int) -> np.ndarray:
 
 
 def _join_band(hashes: np.ndarray, others: np.ndarray, num_others: int) -> np.ndarray:
-    """Return `row * num_others + other` of rows with equal hashes, some of each bucket."""
+    """Return `row * num_others + other` for rows with equal hashes, a few per bucket."""
     order = np.argsort(others, kind="stable")
     ordered = others[order]
     starts = np.searchsorted(ordered, hashes, side="left")
@@ -178,6 +177,6 @@ def _join_band(hashes: np.ndarray, others: np.ndarray, num_others: int) -> np.nd
 
 def _count_agreements(signatures: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     agreements = np.zeros(len(pairs), dtype=np.int64)
-    for column in range(signatures.shape[1]):  # column by column: pairs may be many
+    for column in range(signatures.shape[1]):  # by column: saves memory if there are many pairs
         agreements += signatures[pairs[:, 0], column] == others[pairs[:, 1], column]
     return agreements

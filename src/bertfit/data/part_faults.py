@@ -1,4 +1,4 @@
-"""Findings inside one part: repeated texts, labels, lengths in words, damaged texts."""
+"""Findings within one part: repeated texts, labels, lengths in words, damaged texts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ from bertfit.labels import find_alike
 from bertfit.wording import format_count
 
 FEWEST_ROWS = 10
-"""A label with fewer rows to train on is called rare."""
+"""A label with fewer training rows is called rare."""
 IMBALANCE_RATIO = 10
-"""Rows of the most frequent label for one of the rarest, from which a part is called unbalanced."""
+"""Ratio of the most frequent to the rarest label from which a part is called unbalanced."""
 LENGTH_RATIO = 20
-"""A text is called short, or long, if the median has this many times its words, or it the
-median's."""
+"""A text is short (long) if it has this many times fewer (more) words than the median."""
 ONE_WORD_MEDIAN = 10
-"""From this median on a text of one word is short too: among tweets of 12 words no other would be.
-Where texts are shorter than that, as search terms and phrases are, one word is nothing odd."""
+"""From this median on, a text of one word is also short: among tweets of 12 words no other would
+be. Among shorter texts, such as search terms and phrases, one word is nothing unusual."""
 _LEAST_LONG_WORDS = 500
 _MOST_LABELS_NAMED = 5
 
@@ -104,12 +103,12 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
 def describe_labels(
     profile: PartProfile, label_names: Sequence[str], *, train: PartProfile
 ) -> Iterator[Finding]:
-    """Yield findings on labels that are missing, rare, or far more frequent than others.
+    """Yield findings on labels that are missing, spelt alike, rare or unbalanced.
 
     Args:
-        profile: Of the part.
+        profile: Profile of the part.
         label_names: All labels.
-        train: Where rows of a label stand that the part lacks.
+        train: Provides example rows for labels that the part lacks.
     """
     counts = Counter(profile.rows.labels)
     missing = [name for name in label_names if not counts[name]]
@@ -187,7 +186,7 @@ def describe_text_faults(profile: PartProfile) -> Iterator[Finding]:
 
 
 def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
-    """Return the finding of a word or a sign that tells a label."""
+    """Return the finding for a word or sign that gives a label away."""
     is_word = bool(find_words(giveaway.word))
     find = find_words if is_word else find_signs
     texts = enumerate(profile.rows.texts)
@@ -218,7 +217,7 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
 def describe_more_giveaways(
     profile: PartProfile, more: Sequence[Giveaway], *, num_told: int
 ) -> Iterator[Finding]:
-    """Yield the finding that there are words beyond the `num_told` that were told one by one."""
+    """Yield one finding for all words beyond the `num_told` that have their own."""
     if not more:
         return
     words = ", ".join(repr(giveaway.word) for giveaway in more[:_MOST_LABELS_NAMED])
@@ -227,7 +226,7 @@ def describe_more_giveaways(
         kind="giveaway",
         severity="serious",
         part=profile.name,
-        count=min(giveaway.num_rows for giveaway in more),  # told after the first ones
+        count=min(giveaway.num_rows for giveaway in more),  # sorts it after the first ones
         num_rows=len(profile.rows),
         message=(
             f"Beside the {num_told} most telling words and signs {len(more):,} more tell "
@@ -342,7 +341,7 @@ def _make_label_finding(
 
 
 def _show_label_rows(profile: PartProfile, names: Sequence[str]) -> tuple[Example, ...]:
-    """Return the first rows with one of the labels, each with its label."""
+    """Return the first rows with any of the labels, each with its label."""
     wanted = set(names)
     rows = [row for row, label in enumerate(profile.rows.labels) if label in wanted]
     notes = [f"label {profile.rows.labels[row]}" for row in rows[:NUM_EXAMPLES]]

@@ -1,4 +1,4 @@
-"""What is computed once for each part, and used by many checks."""
+"""Profiles of parts: computed once per part, used by many checks."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from bertfit.data.words import number_signs, number_words
 
 @dataclass(frozen=True, slots=True)
 class PartProfile:
-    """The n rows of a part, and what was computed of them."""
+    """The n rows of a part, and values computed from them."""
 
     name: str
     """train, validation or test."""
     rows: TextDataset
     fingerprints: list[bytes]
-    """(n,) equal for texts that differ in white space and case alone."""
+    """(n,) equal for texts that differ only in white space and case."""
     num_words: np.ndarray
     """(n,) words of each text."""
     signatures: np.ndarray | None
-    """(n, 64) for near-duplicates; None where there is no other part."""
+    """(n, 64) for near-duplicates; None if there is no other part."""
 
 
 def profile_part(
@@ -39,14 +39,14 @@ def profile_part(
     counts: WordCounts | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PartProfile:
-    """Go through the words of a part once; memory for them is bounded by a chunk of texts.
+    """Compute the profile of a part in one pass over its words, in chunks to bound the memory.
 
     Args:
         name: train, validation or test.
         rows: Its rows.
-        vocabulary: From `make_vocabulary`; it grows.
-        with_signatures: Compute what near-duplicates are found by.
-        counts: Counts the words and signs by label, where that is wanted.
+        vocabulary: From `make_vocabulary`; extended with new words.
+        with_signatures: Compute the signatures for near-duplicates.
+        counts: If given, words and signs are counted in it by label.
         on_progress: Called with (done, n).
     """
     num_words, signatures = [], []
@@ -71,7 +71,7 @@ def profile_part(
 def choose_comparable(
     profile: PartProfile, *, without: Collection[bytes], least_words: int
 ) -> list[int]:
-    """Return the first row of each text that has enough words and is not among `without`."""
+    """Return the first row of each text that has enough words and is not in `without`."""
     seen = set(without)
     chosen = []
     for row, fingerprint in enumerate(profile.fingerprints):

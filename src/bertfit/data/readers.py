@@ -1,7 +1,7 @@
-"""Reads labelled text from all supported files and tables.
+"""Read labelled text from all supported files and tables.
 
-Picks the reader for a source. The formats are in `delimited`, `json_lines` and `tables`, what makes
-a row usable is in `rows`, and which column is which in `columns`.
+Chooses the reader for a source. The formats are in `delimited`, `json_lines` and `tables`, the
+checks of a row in `rows`, and the choice of columns in `columns`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ __all__ = [
 ]
 
 Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table | Sequence[Mapping[str, object]]"
-"""A file by its path, or a table in memory."""
+"""The path of a file, or a table in memory."""
 
 TABLE_NAMES = frozenset({"rows", "DataFrame", "Table"})
-"""What `name_source` calls tables in memory; the name does not tell one from another."""
+"""Names that `name_source` gives to tables in memory; they do not identify a table."""
 
 _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
     {
@@ -59,15 +59,14 @@ _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
 
 
 def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator[Row | Fault]:
-    """Yield the rows of a source in their order; for a row that cannot be used, its fault.
+    """Yield the rows of a source in order; for an unusable row, its fault.
 
-    A file is read as a stream, in constant memory. Texts are passed as they stand; a text that is
-    a list of strings is joined by spaces. Where labels are not needed, a label that is missing or
-    cannot be one is None.
+    Files are streamed, in constant memory. Texts are not changed; a text that is a list of strings
+    is joined by spaces. If labels are not needed, a missing or invalid label is None.
 
     Raises:
-        SourceError: (at the first row, or where a file turns out to be damaged) The whole source
-            is at fault: no such file, an unknown extension, no such column, …
+        SourceError: (at the first row, or when a file turns out to be damaged) The whole source
+            cannot be read: no such file, an unknown extension, no such column, …
     """
     stream = _open(source)
     yield from _iter_chosen(stream, choose_columns(stream, columns, need_label=need_label))
@@ -78,10 +77,10 @@ def read_dataset(
 ) -> tuple[TextDataset, list[Fault]]:
     """Read a whole source: the dataset of its good rows, and the faults of the others.
 
-    Where labels are not needed, the dataset has labels only if every good row has one.
+    If labels are not needed, the dataset has labels only if every good row has one.
 
     Raises:
-        SourceError: The whole source is at fault; its `faults` are those of the rows before.
+        SourceError: The whole source cannot be read; `faults` has those of the rows read before.
     """
     rows: list[Row] = []
     faults: list[Fault] = []
@@ -108,8 +107,8 @@ def _iter_chosen(stream: RecordStream, chosen: ChosenColumns) -> Iterator[Row | 
 
 
 def name_source(source: Source) -> str:
-    """Return how messages name the source: the path as given, or the kind of table."""
-    if isinstance(source, str | Path):  # a file's name may have bytes that are not UTF-8
+    """Return the name of the source in messages: the path as given, or the kind of table."""
+    if isinstance(source, str | Path):  # file names may contain bytes that are not UTF-8
         return str(source).encode("utf-8", "backslashreplace").decode("utf-8")
     kind = type(source).__name__
     return kind if kind in TABLE_NAMES else "rows"

@@ -1,6 +1,6 @@
-"""Records, into which every format is read (a line number and named values), and their stream.
+"""Records (a line number and named values), the common form of all formats, and their stream.
 
-Owns the error for a source that cannot be read at all. Does not know which columns matter, nor any
+Owns the error for a source that cannot be read at all. Knows neither the roles of columns nor any
 file format.
 """
 
@@ -13,17 +13,17 @@ from bertfit.errors import DataError, Fault
 
 
 class SourceError(DataError):
-    """A whole source cannot be read; no row of it can be used, so nothing can be skipped."""
+    """A whole source cannot be read, so no row of it can be used or skipped."""
 
     def __init__(self, source: str, message: str, *, line: int | None = None) -> None:
-        """Keep the fault, so that it can be listed beside the faults of other sources."""
+        """Keep the fault, so that it can be listed with the faults of other sources."""
         self.fault = Fault(source, line, message)
         super().__init__(str(self.fault))
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The values of one row by column name, before anything is made of them."""
+    """The raw values of one row by column name."""
 
     line: int
     """1-based line of the file where the row starts (1-based row of a table)."""
@@ -32,22 +32,22 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class RecordStream:
-    """A source that has been opened: its columns are known, its rows are still to be read."""
+    """An opened source: its columns are known, its rows have not been read."""
 
     source: str
     names: Sequence[str]
-    """Column names as they stand in the source (JSON lines: the keys of the first objects)."""
+    """Column names as in the source (for JSON lines, the keys of the first objects)."""
     read: Callable[[Sequence[str]], Iterator[Record | Fault]]
-    """Yields the rows, once; the argument names the columns that are wanted."""
+    """Yields the rows, once; the argument lists the columns to read."""
     has_header_line: bool = False
     """The names come from the first line of the file."""
 
 
 def check_names_differ(names: Sequence[str], source: str) -> None:
-    """Refuse column names that occur twice; empty names (trailing commas) may.
+    """Reject duplicate column names, except empty ones (from trailing commas).
 
     Raises:
-        SourceError: A name occurs twice, so that it does not say which column is meant.
+        SourceError: A name occurs twice.
     """
     seen: set[str] = set()
     for name in names:

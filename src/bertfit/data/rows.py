@@ -1,4 +1,4 @@
-"""Turns the values of a record into a row, or says what is wrong with them."""
+"""Convert the values of a record to a row, or to a fault that explains what is wrong."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bertfit.errors import Fault, did_you_mean
 from bertfit.labels import is_missing, normalize_label
 
 NUM_CHARACTERS_SHOWN = 60
-"""Of a value in a message: enough to recognise it."""
+"""Length to which values are shortened in messages; enough to recognise them."""
 
 
 class _RowError(Exception):
-    """One row cannot be used; becomes a Fault where the source and the line are known."""
+    """A row cannot be used; converted to a Fault by the caller that knows source and line."""
 
 
 def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fault:
-    """Return the row, its text unchanged and its label normalised, or the first fault found."""
+    """Return the row, with its text unchanged and its label normalised, or its first fault."""
     try:
         text = _read_text(_value_of(record.values, chosen.text))
         label = None if chosen.label is None else _read_label(record.values, chosen.label, chosen)
@@ -31,7 +31,7 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
 
 
 def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:
-    """Return which byte is not UTF-8, where it stands, and what to do about it."""
+    """Return a message with the byte that is not UTF-8, its offset, and what to do about it."""
     byte = error.object[error.start]
     return (
         f"byte 0x{byte:02x} at offset {error.start} of the {place} is not UTF-8; "
@@ -40,10 +40,10 @@ def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:
 
 
 def describe_surrogate(text: str) -> str | None:
-    """Return which half of a surrogate pair stands alone in a text, and where; None as a rule.
+    """Return a description of the first lone surrogate of a text, or None.
 
-    JSON can spell one, and Python reads a byte that is not UTF-8 as one. No tokenizer and no UTF-8
-    file takes it.
+    JSON escapes can produce one, and Python decodes bytes that are not UTF-8 to them. Tokenizers
+    reject them, and they cannot be encoded as UTF-8.
     """
     if text.isascii():
         return None
@@ -80,7 +80,7 @@ def _join_tokens(value: object) -> str:
         raise _RowError("the text is missing")
     if isinstance(value, bytes):
         return _decode(value)
-    tokens = value.tolist() if hasattr(value, "tolist") else value  # numpy arrays, out of pandas
+    tokens = value.tolist() if hasattr(value, "tolist") else value  # numpy arrays, from pandas
     if not isinstance(tokens, list | tuple):
         message = f"the text is {_show(value)}; a string or a list of strings was expected"
         raise _RowError(message)
@@ -112,7 +112,7 @@ def _check_characters(value: str, role: str) -> str:
 
 def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) -> str | None:
     if not chosen.need_label:
-        # Where labels are not used, a value that cannot be one is as good as none.
+        # If labels are not used, an invalid value is treated as missing.
         try:
             return normalize_label(values.get(name))
         except TypeError:

@@ -1,6 +1,6 @@
-"""Splits a dataset in two: each label in proportion in both parts, no group divided.
+"""Split a dataset in two, stratified by label, without dividing any group.
 
-Depends only on the labels and groups in their order, the fraction and the seed.
+The result depends only on the labels and groups in order, the fraction and the seed.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError, Fault
 
 NUM_ATTEMPTS = 20
-"""Orders of the groups that are tried until both parts hold every label."""
+"""Number of random orders of the groups to try until both parts have every label."""
 
 Group = Mapping[str, int]
-"""How many rows of each label a group has."""
+"""Number of rows of a group by label."""
 
 
 def split_off(
     dataset: TextDataset, fraction: float, *, seed: int
 ) -> tuple[TextDataset, TextDataset]:
-    """Split a part off a dataset, stratified by label, and by group where there are groups.
+    """Split a part off a dataset, stratified by label, and by group if there are groups.
 
-    Without groups, each label gives its share to the part, rounded, and at least one row. With
-    groups, groups in random order go to the part as long as they bring it nearer to its share of
-    every label; the part's size is then near the fraction, not equal to it.
+    Without groups, the part gets the rounded share of each label, and at least one row. With
+    groups, they are added to the part in random order if that brings it closer to its share of the
+    labels; its size is then close to the fraction, not equal to it.
 
     Args:
         dataset: Rows with labels.
-        fraction: Share of the rows that the part shall have, above 0 and below 1.
+        fraction: Share of the rows to split off, above 0 and below 1.
         seed: Another seed gives another split.
 
     Returns:
@@ -99,7 +99,7 @@ def _choose_rows(labels: Sequence[str], fraction: float, random: np.random.Gener
 
 
 def _share_out(counts: Sequence[int], fraction: float) -> list[int]:
-    """Round each label's share so that the sum is right too, where the limits allow it.
+    """Round each label's share so that the total is also correct, if the limits allow it.
 
     Example:
         >>> _share_out([15, 15], 0.1), _share_out([100, 2], 0.1)
@@ -143,7 +143,7 @@ def _indivisible(dataset: TextDataset, faults: Sequence[Fault], *, hint: str) ->
 
 
 class _Draft:
-    """A part that is being filled with whole groups."""
+    """A part under construction, filled with whole groups."""
 
     def __init__(self, groups: Sequence[Group], fraction: float) -> None:
         self.part: set[int] = set()
@@ -156,7 +156,7 @@ class _Draft:
         self._wanted = {label: count * fraction for label, count in self._total.items()}
 
     def fill(self) -> None:
-        """Give every label to the part once, rare ones first, then what improves it, in order."""
+        """Add a group for every label, rare labels first, then every group that lowers the cost."""
         for label in sorted(self._total, key=lambda label: self._num_groups_in_rest[label]):
             if label in self.missing_labels():
                 self._add_best_group_with(label)
@@ -165,7 +165,7 @@ class _Draft:
                 self._add(place)
 
     def missing_labels(self) -> list[str]:
-        """Return the labels that the part does not hold yet."""
+        """Return the labels that the part does not have yet."""
         held = {label for place in self.part for label in self._groups[place]}
         return [label for label in self._total if label not in held]
 
@@ -185,13 +185,14 @@ class _Draft:
             self._num_groups_in_rest[label] -= 1
 
     def _may_leave(self, place: int) -> bool:
-        # The rest keeps at least one group with each label.
+        # The rest must keep at least one group with each label.
         return all(self._num_groups_in_rest[label] > 1 for label in self._groups[place])
 
     def _cost(self, place: int) -> float:
-        """Return by how much the group raises the squared distance to the share of each label.
+        """Return the increase in squared distance from the wanted share of each label.
 
-        A label's distance counts relative to its rows, so that rare labels matter as much.
+        Distances are relative to the number of rows of the label, so that rare labels matter as
+        much as frequent ones.
         """
         return sum(
             count * (count - 2 * self._wanted[label]) / self._total[label]

@@ -1,4 +1,4 @@
-"""Tables: Parquet files, pyarrow Tables, pandas DataFrames, lists of dicts. Rows count from 1."""
+"""Read Parquet files, pyarrow Tables, pandas DataFrames and lists of dicts; rows are 1-based."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bertfit.errors import Fault
 BATCH_SIZE = 1024
 """Rows of a Parquet file in memory at a time."""
 NUM_ROWS_PEEKED = 100
-"""Keys may differ from dict to dict; the first dicts together say which there are."""
+"""Keys may differ from dict to dict; the column names are those of the first dicts together."""
 
 
 def open_parquet(path: Path, source: str) -> RecordStream:
-    """Open a Parquet file, of which only the wanted columns are read, batch by batch.
+    """Open a Parquet file; only the requested columns are read, in batches.
 
     Raises:
-        SourceError: The file cannot be read as Parquet, or two columns have one name.
+        SourceError: The file cannot be read as Parquet, or two columns have the same name.
     """
     import pyarrow.parquet
 
@@ -46,12 +46,12 @@ def open_parquet(path: Path, source: str) -> RecordStream:
 
 
 def open_table(table: object, source: str) -> RecordStream | None:
-    """Open a table in memory; None where the object is of no kind that is known.
+    """Open a table in memory; return None for objects of an unknown type.
 
     Raises:
-        SourceError: Two columns have one name.
+        SourceError: Two columns have the same name, or there are no rows, or none is a dict.
     """
-    # Who passes a DataFrame has imported pandas: it need not be installed for anybody else.
+    # A caller that passes a DataFrame has already imported pandas, which is optional.
     if _is_instance(table, "pandas", "DataFrame"):
         return _open_frame(table, source)
     if _is_instance(table, "pyarrow", "Table"):
@@ -92,7 +92,7 @@ def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
     names = list(dict.fromkeys(str(name) for row in head for name in row))
     if len(rows) == 0:
         raise SourceError(source, "there are no rows")
-    if not any(isinstance(row, Mapping) for row in rows):  # none has a key that names a column
+    if not any(isinstance(row, Mapping) for row in rows):  # there are no column names
         kinds = {type(row).__name__ for row in itertools.islice(rows, NUM_ROWS_PEEKED)}
         message = f"each row is a {' or '.join(sorted(kinds))}; a dict was expected, column by name"
         raise SourceError(source, message)
@@ -121,7 +121,7 @@ def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types
     try:
         values: list[object] = column.to_pylist()
     except UnicodeDecodeError:
-        # Parquet does not check its strings: as bytes, the bad ones are found row by row.
+        # Parquet does not validate strings; as bytes, bad ones are reported row by row.
         values = column.cast("binary").to_pylist()
     return values
 

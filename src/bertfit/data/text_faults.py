@@ -1,6 +1,6 @@
-"""Damaged text: left-over HTML, control characters, wrongly decoded letters.
+"""Find damaged texts: leftover HTML, control characters, wrongly decoded characters.
 
-Finds and counts; changes nothing. `cleaning.clean_text` is the one step that does.
+Does not change any text; only `cleaning.clean_text` does.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HTML_TAG = re.compile(
     re.IGNORECASE,
 )
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""C0 and DEL; tab, line feed and carriage return are white space and no fault."""
+"""C0 and DEL, except tab, line feed and carriage return, which are white space."""
 _C1_CONTROL = re.compile("[\x80-\x9f]")
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
-"""With the letter before and after it, which the judgement needs."""
+"""Includes the characters before and after it, which ftfy needs as context."""
 _MOST_RUNS_REMEMBERED = 1 << 17
 
 
@@ -47,7 +47,7 @@ def _find_replacement_character(text: str) -> int | None:
 
 
 def _find_quoting(text: str) -> int | None:
-    """Find a field that was quoted for CSV, and read as it stands: TSV knows no quotes."""
+    """Find a field with CSV quoting that was not unquoted, because TSV has no quoting."""
     inside = text[1:-1]
     is_quoted = text.startswith('"') and text.endswith('"') and '""' in inside
     return 0 if is_quoted and '"' not in inside.replace('""', "") else None
@@ -56,7 +56,7 @@ def _find_quoting(text: str) -> int | None:
 def _find_mojibake(text: str) -> int | None:
     if text.isascii():
         return None
-    # C1 and U+FFFD are findings of their own; runs repeat from text to text, judgements are dear.
+    # C1 and U+FFFD are reported separately. Runs repeat across texts, so the slow test is cached.
     plain = _C1_CONTROL.sub(" ", text).replace("\ufffd", " ")
     runs = (run for run in _NON_ASCII_RUN.finditer(plain) if _is_badly_decoded(run.group()))
     return _start_of(next(runs, None))
@@ -88,15 +88,15 @@ _FINDERS: Mapping[str, Callable[[str], int | None]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class TextFault:
-    """A text that is damaged, and where."""
+    """A damaged text, and where the damage is."""
 
     row: int
     offset: int
-    """Characters before the first place."""
+    """Offset of the first occurrence, in characters."""
 
 
 def find_text_faults(texts: Sequence[str]) -> dict[str, list[TextFault]]:
-    r"""Return, for each kind of fault, the texts that have it, with the first place in each.
+    r"""Return, for each kind of fault, the affected texts with the first occurrence in each.
 
     Example:
         >>> found = find_text_faults(["fine", "caf\u00c3\u00a9<br />", "a\x85b"])

@@ -1,4 +1,4 @@
-"""Texts as a tokenizer reads them: how long they are, what is cut, and what is unknown."""
+"""Check texts after tokenization: lengths, truncation, and unknown tokens."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LIMITS = (128, 256, 512)
-"""Lengths for which the share of longer texts is told."""
+"""Lengths for which the share of longer texts is reported."""
 MOST_UNKNOWN = 0.5
-"""A text of which more tokens are unknown is a finding."""
+"""A text with a larger share of unknown tokens is a finding."""
 MOST_SAMPLED = 10_000
-"""Of a larger part, rows whose lengths speak for all: shares are then right to about a point."""
+"""Rows sampled from larger parts to measure lengths; shares are accurate to about one point."""
 _CHUNK_SIZE = 4096
 _COUNTED_TOKENS = 512
-"""Of a text, special tokens included; beyond them unknown tokens are not counted."""
+"""Tokens per text, including special tokens, among which unknown ones are counted."""
 _LONG_WORD = 50
 """Letters per word on average: words of over 100 letters are unknown to WordPiece."""
 _LETTER = re.compile("[a-zA-Z0-9]")
@@ -33,27 +33,28 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """How a tokenizer reads k of a part's rows."""
+    """Token counts of k rows of a part."""
 
     rows: np.ndarray
-    """(k,) places of the rows that were counted."""
+    """(k,) indices of the counted rows."""
     full_lengths: np.ndarray
-    """(k,) tokens of each text before truncation, special tokens included."""
+    """(k,) tokens of each text before truncation, including special tokens."""
     num_read: np.ndarray
-    """(k,) tokens of each text after truncation, special tokens left out."""
+    """(k,) tokens of each text after truncation, excluding special tokens."""
     num_unknown: np.ndarray
-    """(k,) those of them that are the unknown token."""
+    """(k,) number of these that are the unknown token."""
 
 
 def choose_rows(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows whose lengths speak for all, and those that a tokenizer may not know.
+    """Return a sample for measuring lengths, and all texts that may have unknown tokens.
 
-    Tokenising is the dearest part of a check. A text in the letters of ASCII is unknown to a model
-    only if nearly all of them are, which the sample shows (see `shows_more`); texts with few such
-    letters, without words, or with very long ones are looked at each.
+    Tokenization is the most expensive part of a check, so not all texts are tokenized. ASCII texts
+    are unknown to a model only if nearly all of them are, which the sample shows (see
+    `shows_more`). Texts with few ASCII letters, without words, or with very long words are suspects
+    and are all tokenized.
 
     Returns:
-        Up to `MOST_SAMPLED` rows, drawn evenly and always the same; and the suspects among all.
+        Up to `MOST_SAMPLED` rows, sampled uniformly with a fixed seed; and all suspects.
     """
     sample = np.arange(len(texts))
     if len(texts) > MOST_SAMPLED:
@@ -80,13 +81,13 @@ def count_tokens(
     rows: np.ndarray,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TokenCounts:
-    """Tokenise texts, a chunk at a time, and keep the counts alone.
+    """Tokenize texts in chunks, keeping only the counts.
 
     Args:
         texts: n texts.
-        tokenizer: From `tokenizers`, its truncation and padding off.
-        unknown_id: Id of the unknown token, where there is one.
-        rows: (k,) which of the texts; at least one.
+        tokenizer: From `tokenizers`; its own truncation and padding must be off.
+        unknown_id: Id of the unknown token, if there is one.
+        rows: (k,) indices of the texts to count; at least one.
         on_progress: Called with (done, k) after each chunk.
     """
     num_special = sum(map(len, find_special_tokens(tokenizer)))
@@ -107,12 +108,12 @@ def count_tokens(
 
 
 def count_encoded(encoded: EncodedTexts, unknown_id: int | None, num_special: int) -> TokenCounts:
-    """Return the counts of texts that are encoded already.
+    """Return the counts of already encoded texts.
 
     Args:
         encoded: n texts.
-        unknown_id: Id of the unknown token, where there is one.
-        num_special: Special tokens of each text.
+        unknown_id: Id of the unknown token, if there is one.
+        num_special: Number of special tokens per text.
     """
     is_unknown = encoded.token_ids == (-1 if unknown_id is None else unknown_id)
     before = np.concatenate([[0], np.cumsum(is_unknown)])
@@ -125,16 +126,16 @@ def count_encoded(encoded: EncodedTexts, unknown_id: int | None, num_special: in
 
 
 def find_unread(counts: TokenCounts) -> tuple[np.ndarray, np.ndarray]:
-    """Return (k,) which texts become no token, and which become mostly unknown ones."""
+    """Return two (k,) masks: texts without any token, and texts of mostly unknown tokens."""
     is_nothing = counts.num_read == 0
     return is_nothing, ~is_nothing & (counts.num_unknown > MOST_UNKNOWN * counts.num_read)
 
 
 def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
-    """Return whether a text that was no suspect is unread, so that others may be as well.
+    """Return whether a non-suspect has no tokens or mostly unknown ones, so that others may too.
 
     Args:
-        counts: Of a sample and the suspects.
+        counts: Counts of a sample and the suspects.
         suspects: From `choose_rows`.
     """
     is_nothing, is_unknown = find_unread(counts)
@@ -142,7 +143,7 @@ def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
 
 
 def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterator[Finding]:
-    """Yield findings on texts of which the tokenizer makes nothing, or mostly unknown tokens."""
+    """Yield findings on texts without any token or of mostly unknown tokens."""
     is_nothing, is_unknown = find_unread(counts)
     advice = "Check that text and model share a language and script; otherwise use another model."
     for kind, found, what in (
@@ -173,11 +174,11 @@ def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterat
 def describe_token_lengths(
     full_lengths: np.ndarray, max_length: int | None = None
 ) -> dict[str, float | int | dict[str, float]]:
-    """Return count, median, p95 and max of the lengths, and the share that each limit cuts.
+    """Return count, median, p95 and max of the lengths, and the share truncated by each limit.
 
     Args:
-        full_lengths: (n,) tokens, special tokens included.
-        max_length: A limit of one's own beside `LIMITS`.
+        full_lengths: (n,) tokens, including special tokens.
+        max_length: A further limit besides `LIMITS`.
 
     Example:
         >>> describe_token_lengths(np.array([100, 200, 600]))["cut_shares"]

@@ -1,6 +1,6 @@
-"""Texts as word ids, a chunk at a time: the starting point for counting and comparing texts.
+"""Convert texts to word ids, in chunks, for counting and comparing texts.
 
-Defines what a word is. The ids mean nothing outside the vocabulary that assigned them.
+Defines what a word is. Ids are only meaningful with the vocabulary that assigned them.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ import numpy as np
 
 _CHUNK_SIZE = 1024
 _WORD = re.compile(
-    # A run of letters and digits of any script; where a script writes no spaces, one character.
+    # A run of letters and digits of any script; one character in scripts without spaces.
     "[\u3040-\u30ff\u3400-\u9fff]|[^\\W_\u3040-\u30ff\u3400-\u9fff]+"
 )
-_ASCII_WORD = re.compile("[a-z0-9]+")  # the same, for lower-cased ASCII, in half the time
+_ASCII_WORD = re.compile("[a-z0-9]+")  # the same for lower-cased ASCII, twice as fast
 
 
 @dataclass(frozen=True, slots=True)
 class NumberedWords:
-    """The words of n texts, one text after another.
+    """The word ids of n texts, concatenated.
 
     Text i has `word_ids[offsets[i]:offsets[i + 1]]`.
     """
 
     start: int
-    """Place of the first of these texts among all."""
+    """Index of the first of these texts among all."""
     word_ids: np.ndarray
-    """(total,) int64 numbers of lower-cased words, in order."""
+    """(total,) int64 ids of lower-cased words, in order."""
     offsets: np.ndarray
     """(n + 1,) int64."""
 
     @property
     def num_words(self) -> np.ndarray:
-        """(n,) words of each text."""
+        """(n,) number of words of each text."""
         return np.diff(self.offsets)
 
     @property
     def rows(self) -> np.ndarray:
-        """(total,) place of each word's text among these n."""
+        """(total,) index of each word's text among these n."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.num_words)
 
 
 def make_vocabulary() -> defaultdict[str, int]:
-    """Return an empty mapping that gives each new word the next number."""
+    """Return an empty mapping that assigns the next id to each new word."""
     vocabulary: defaultdict[str, int] = defaultdict()
     vocabulary.default_factory = vocabulary.__len__
     return vocabulary
@@ -64,7 +64,7 @@ def find_words(text: str) -> list[str]:
 
 
 def find_signs(text: str) -> set[str]:
-    """Return the characters of a text that are in no word, white space left out.
+    """Return the characters of a text that are neither alphanumeric nor white space.
 
     Example:
         >>> sorted(find_signs("★ It's 5!"))
@@ -76,11 +76,11 @@ def find_signs(text: str) -> set[str]:
 def number_signs(
     texts: Sequence[str], vocabulary: defaultdict[str, int]
 ) -> Iterator[NumberedWords]:
-    """Yield the signs of all texts as `number_words` does their words, each once and in no order.
+    """Yield the signs of all texts, in chunks; each once per text, in no particular order.
 
     Args:
         texts: n texts.
-        vocabulary: From `make_vocabulary`; it grows.
+        vocabulary: From `make_vocabulary`; extended with new signs.
     """
     for start in range(0, len(texts), _CHUNK_SIZE):
         signs = [find_signs(text) for text in texts[start : start + _CHUNK_SIZE]]
@@ -95,11 +95,11 @@ def number_words(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[NumberedWords]:
-    """Yield the words of all texts, a chunk of texts at a time; new words get numbers.
+    """Yield the words of all texts, in chunks of texts.
 
     Args:
         texts: n texts.
-        vocabulary: From `make_vocabulary`; it grows.
+        vocabulary: From `make_vocabulary`; extended with new words.
         on_progress: Called with (done, n) after each chunk.
     """
     for start in range(0, len(texts), _CHUNK_SIZE):
