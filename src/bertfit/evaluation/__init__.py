@@ -1,1 +1,1 @@
-"""Metrics, intervals and the lexical baseline: numpy, scipy and scikit-learn, never torch."""
+"""Metrics, intervals and lexical baselines, with numpy, scipy and scikit-learn, without torch."""

@@ -1,7 +1,7 @@
-"""The lexical baselines: what word counts alone achieve, so that an encoder must earn its cost.
+"""Lexical baselines: what word counts alone achieve, to judge whether an encoder is worth its cost.
 
-Owns which baselines there are (the majority class, TF-IDF with logistic regression, NB-SVM) and the
-choice of the best one on validation. The verdict on a model compared with it is in comparison.py.
+Owns the list of baselines (majority class, TF-IDF with logistic regression, NB-SVM) and the choice
+of the best one on validation. The comparison of a model with it is in comparison.py.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ BASELINE_NAME = "TF-IDF + logistic regression"
 NAIVE_BAYES_NAME = "NB-SVM"
 MAJORITY_NAME = "majority class"
 MAX_ROWS = 100_000
-"""More training rows than this are sampled down: n-grams gain little beyond, and cost memory."""
+"""More training rows are subsampled: they improve n-grams little, and cost memory."""
 MAX_CLASSES_OF_NAIVE_BAYES = 200
-"""NB-SVM fits a classifier for each class; with more classes it is left out."""
+"""NB-SVM fits one classifier per class; it is skipped if there are more classes."""
 
 _CHUNK_SIZE = 2048
-"""Texts that a thread counts at once while scoring; bounds the memory."""
+"""Texts per task in scoring; bounds the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +58,35 @@ class LexicalBaseline:
     """Share of each class among the training rows, (C,)."""
     counter: NgramCounter | None = None
     classifier: Lexical | None = None
-    """None where nothing could be learned; the class shares are then the answer."""
+    """None if nothing could be learned; the class shares are then predicted."""
     note: str | None = None
-    """What was not done as usual, in words for the reader; None where all was."""
+    """What was unusual, in words for the reader, or None."""
     seconds: float = 0.0
-    """Of all fits that chose the settings, as if one after another; counting is left out."""
+    """Total time of all fits of the tuning, as if run sequentially; excludes counting."""
 
     def predict_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return (n, C) probabilities; a class that no training row had gets zero."""
+        """Return (n, C) probabilities, zero for classes without training rows."""
         return predict_with_baselines([self], texts)[0]
 
     def settings(self) -> Mapping[str, float]:
-        """Return what was tuned, by name."""
+        """Return the tuned settings, by name."""
         return {} if self.classifier is None else self.classifier.settings
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineResult:
-    """What a baseline said of the validation and the test rows."""
+    """Scores of a baseline on the validation and test rows."""
 
     name: str
     settings: Mapping[str, float]
     note: str | None
     seconds: float
-    """Of all fits that chose the settings, as if one after another."""
+    """Total time of all fits of the tuning, as if run sequentially."""
     validation: Scores
     test: Scores | None
-    """None where there are no test rows."""
+    """None if there are no test rows."""
     test_probabilities: NDArray[np.float64] | None = field(repr=False)
-    """(n_test, C), rows in the order of the texts, columns in the order of label ids."""
+    """(n_test, C), in the order of the texts and the label ids."""
     test_intervals: Mapping[str, Interval] = field(default_factory=dict)
     """95 % bootstrap intervals of accuracy and macro F1 on the test rows."""
 
@@ -115,11 +115,11 @@ class BaselineResults:
 
     @property
     def best(self) -> BaselineResult:
-        """The baseline of the highest validation accuracy; equal ones by their log loss."""
+        """The baseline with the highest validation accuracy; ties are broken by log loss."""
         return self.results[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what baselines.json holds."""
+        """Return the content of baselines.json."""
         return {
             "best": self.best.name,
             "chosen_by": "validation accuracy",
@@ -139,25 +139,25 @@ def run_baselines(
     max_rows: int | None = MAX_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> BaselineResults:
-    """Fit all baselines, tune them on the validation rows, and score all rows with them.
+    """Fit all baselines, tune them on the validation rows, and score the validation and test rows.
 
-    They are the majority class; TF-IDF of word 1- and 2-grams and character 3- and 4-grams with
-    logistic regression; and NB-SVM, naive-Bayes weighted word 1- to 3-grams with a linear
-    classifier. The test rows choose nothing.
+    The baselines are the majority class; TF-IDF of word 1- and 2-grams and character 3- and 4-grams
+    with logistic regression; and NB-SVM, naive-Bayes weighted word 1- to 3-grams with a linear
+    classifier. The test rows are not used for any choice.
 
     Args:
         train: Texts and (n,) label ids.
-        validation: Texts and label ids; they tune, and choose the best baseline.
+        validation: Texts and label ids, for tuning and the choice of the best baseline.
         test: Texts and label ids, or None.
-        label_names: The C names, in order of their ids.
-        seed: Picks the rows where `max_rows` cuts.
+        label_names: The C names, in the order of their ids.
+        seed: Seed for subsampling to `max_rows`.
         test_groups: (n_test,) group of each test row, resampled whole for the intervals; or None.
-        max_rows: Fit on this many rows at most, each class in proportion.
-        on_progress: Called with (done, total) after each piece of the work.
+        max_rows: Maximum number of rows to fit on, stratified by class.
+        on_progress: Called with (done, total) after each piece of work.
 
     Raises:
         ConfigError: `max_rows` is below 1.
-        DataError: A set of rows is empty, or not one label per text, or an id is out of range.
+        DataError: A set of rows is empty, or has not one label per text, or an id is out of range.
 
     Source:
         Wang & Manning 2012, "Baselines and Bigrams".
@@ -197,11 +197,11 @@ def fit_baselines(
 ) -> list[LexicalBaseline]:
     """Fit all baselines, each tuned on the validation rows; the majority class comes first.
 
-    Where the texts hold no words, n-grams of characters take their place; where they hold no
-    characters either, or only one class has rows, there is the majority class alone. A `note` says
-    so. Fits run side by side, one per core.
+    If the texts have no words, n-grams of characters replace them; if they are empty, or only one
+    class has rows, only the majority class is returned. In both cases, `note` says so. Fits run in
+    parallel, one per core.
 
-    Args, errors and sources are those of `run_baselines`.
+    Arguments, errors and sources are those of `run_baselines`.
     """
     tell = _count_progress(on_progress)
     rows = _check_rows(*train, num_labels=num_labels)
@@ -232,9 +232,9 @@ def fit_baselines(
 def predict_with_baselines(
     baselines: Sequence[LexicalBaseline], texts: Sequence[str]
 ) -> list[NDArray[np.float64]]:
-    """Return (n, C) probabilities of each baseline; n-grams are counted once for all.
+    """Return (n, C) probabilities of each baseline; n-grams are counted only once.
 
-    The baselines must have learned from the same rows.
+    The baselines must have been fitted on the same rows.
     """
     counter = next((one.counter for one in baselines if one.counter is not None), None)
 
@@ -249,7 +249,7 @@ def predict_with_baselines(
 
 
 def _count_progress(on_progress: Callable[[int, int], None] | None) -> Callable[[], None]:
-    """Return what tells of one more piece of the work: counting twice, fits, and the scoring."""
+    """Return a callback that reports one more piece of work: two counts, all fits, the scoring."""
     total = 3 + len(INVERSE_REGULARIZATIONS) * (len(CHARACTER_WEIGHTS) + 1)
     pieces = itertools.count()
 
@@ -263,9 +263,9 @@ def _count_progress(on_progress: Callable[[int, int], None] | None) -> Callable[
 def _list_searches(
     train: LabelledCounts, validation: LabelledCounts, *, num_labels: int
 ) -> list[tuple[str, Callable[[], TryOut]]]:
-    """Return what prepares each search for settings, under the name of its baseline.
+    """Return (baseline name, function that prepares the search for its settings) pairs.
 
-    The longest fits come first, so that no thread waits long for another at the end.
+    The longest fits come first, so that threads finish at about the same time.
     """
     rows = (train, validation)
     weights = sorted(CHARACTER_WEIGHTS if train[0].characters is not None else (0.0,), reverse=True)
@@ -289,7 +289,7 @@ def _choose(
     shares: NDArray[np.float64],
     notes: Sequence[str],
 ) -> LexicalBaseline:
-    """Return the baseline of the lowest validation loss."""
+    """Return the baseline with the lowest validation loss."""
     classifier = min(trials, key=lambda trial: trial.loss).classifier
     if not classifier.converged:
         notes = [*notes, f"the fit was stopped after {MAX_ITERATIONS} iterations"]
@@ -304,7 +304,7 @@ def _judge(
     label_names: Sequence[str],
     test_groups: ArrayLike | None,
 ) -> BaselineResult:
-    """Return how a baseline did on the validation rows, and on the test rows if there are any."""
+    """Score a baseline on the validation rows, and on the test rows if there are any."""
     told = (baseline.name, baseline.settings(), baseline.note, baseline.seconds)
     scores = [score(*part, label_names) for part in zip(probabilities, label_ids, strict=True)]
     if len(scores) == 1:
@@ -353,7 +353,7 @@ def _check_rows(
 def _cut_rows(
     texts: Sequence[str], label_ids: NDArray[np.int64], *, max_rows: int | None, seed: int
 ) -> tuple[Sequence[str], NDArray[np.int64], str | None]:
-    """Return at most `max_rows` rows, and a note where there were more."""
+    """Return at most `max_rows` rows, and a note if there were more."""
     chosen = _choose_rows(label_ids, max_rows, seed=seed)
     if len(chosen) == len(texts):
         return texts, label_ids, None
@@ -364,7 +364,7 @@ def _cut_rows(
 def _choose_rows(
     label_ids: NDArray[np.int64], max_rows: int | None, *, seed: int
 ) -> NDArray[np.int64]:
-    """Return sorted row numbers; the first row of every class comes before any second one."""
+    """Return sorted row numbers, stratified by class; every class keeps a row if possible."""
     num_rows = len(label_ids)
     if max_rows is not None and max_rows < 1:
         message = f"expected max_rows of at least 1, got {max_rows}"
@@ -372,7 +372,7 @@ def _choose_rows(
     if max_rows is None or num_rows <= max_rows:
         return np.arange(num_rows)
     shuffled = np.random.default_rng(seed).permutation(num_rows)
-    turn = np.empty(num_rows)  # rank inside the class, as a share of the class
+    turn = np.empty(num_rows)  # rank within the class, as a share of the class
     for label_id in np.unique(label_ids):
         members = shuffled[label_ids[shuffled] == label_id]
         turn[members] = np.arange(len(members)) / len(members)

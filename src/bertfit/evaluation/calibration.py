@@ -1,7 +1,6 @@
-"""How far probabilities can be believed: calibration error and Brier score.
+"""Measure calibration: calibration error and Brier score.
 
-Only measures. Scaling, which improves them, is in scaling.py, ranking by confidence in
-selective.py.
+Scaling, which improves it, is in scaling.py; ranking by confidence is in selective.py.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _MAX_BINS = 15
-"""Bins of the calibration error where there are rows enough."""
+"""Bins of the calibration error if there are enough rows."""
 _MIN_BIN_ROWS = 10
 _NOISE_QUANTILE = 0.95
 _NUM_NOISE_DRAWS = 200
@@ -29,31 +28,31 @@ _NUM_NOISE_DRAWS = 200
 
 @dataclass(frozen=True, slots=True)
 class CalibrationScores:
-    """How far the probabilities of n rows can be believed."""
+    """Calibration scores of n rows."""
 
     ece: float
-    """Expected calibration error in [0, 1]: how far confidence and accuracy lie apart, on average
-    over bins of equally many rows."""
+    """Expected calibration error in [0, 1]: mean gap between confidence and accuracy over bins of
+    equally many rows."""
     ece_noise: float
-    """What a model whose probabilities are true would stay under in 95 of 100 such sets of rows:
-    an `ece` below it shows no fault."""
+    """95 % quantile of the `ece` of a perfectly calibrated model on as many rows: a lower `ece` is
+    no evidence of miscalibration."""
     brier: float
-    """Mean squared error of the probabilities; in [0, 1] for two classes, else in [0, 2]."""
+    """Mean squared error of the probabilities; in [0, 1] for two classes, otherwise in [0, 2]."""
     log_loss: float
     """Mean over the rows, in nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceScores:
-    """What a model's confidence is worth on n rows."""
+    """Scores of a model's confidence on n rows."""
 
     calibration: CalibrationScores
     uncalibrated: CalibrationScores | None
-    """The same of the logits before they were calibrated; None where they were not."""
+    """The same scores before calibration; None if the model was not calibrated."""
     aurc: float
     """Area under the risk-coverage curve, in [0, 1]: mean error rate over all coverages."""
     error_rate: float
-    """What `aurc` would be if confidence told nothing."""
+    """The `aurc` of an uninformative confidence."""
     intervals: dict[str, Interval]
     """95 % bootstrap intervals of brier and aurc."""
 
@@ -75,7 +74,7 @@ def score_calibration(
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
-        seed: Of the draws behind `ece_noise`.
+        seed: Seed of the draws for `ece_noise`.
 
     Raises:
         DataError: The rows are not as above.
@@ -105,11 +104,11 @@ def score_confidence(
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
-        predicted_ids: (n,) what is answered; None takes the most probable class.
+        predicted_ids: (n,) predicted classes; None takes the most probable class.
         uncalibrated: (n, C) probabilities before calibration, or None.
         groups: (n,) group of each row, resampled whole; or None.
-        num_resamples: Of the bootstrap.
-        seed: Of everything drawn.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of all draws.
 
     Raises:
         DataError: The rows are not as above.
@@ -148,14 +147,14 @@ def score_confidence(
 
 
 def expected_calibration_error(confidences: ArrayLike, is_right: ArrayLike) -> float:
-    """Return the mean distance of confidence and accuracy over bins of equally many rows.
+    """Return the mean gap between confidence and accuracy over bins of equally many rows.
 
-    There are up to 15 bins of at least 10 rows. Rows of equal confidence share a bin, so
-    that the order of rows does not matter.
+    There are up to 15 bins of at least 10 rows. Rows of equal confidence share a bin, so that the
+    order of rows does not matter.
 
     Args:
-        confidences: (n,) n ≥ 1 probabilities of what was answered.
-        is_right: (n,) whether the answer was right.
+        confidences: (n,) n ≥ 1 probabilities of the predictions.
+        is_right: (n,) whether each prediction is right.
 
     Source:
         Guo et al. 2017, arXiv 1706.04599, section 2 (the error); Nguyen & O'Connor 2015,
@@ -176,7 +175,7 @@ def row_brier_scores(
 ) -> NDArray[np.float64]:
     """Return (n,) the squared error of each row's probabilities.
 
-    With two classes that of one of them, in [0, 1]; with more the sum over the classes, in [0, 2].
+    For two classes, the error of one of them, in [0, 1]; for more, the sum over classes, in [0, 2].
 
     Source:
         Brier 1950, "Verification of forecasts expressed in terms of probability"; halved for two
@@ -195,9 +194,9 @@ def _brier_scores_if(
     answers: NDArray[np.int64],
     is_right: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (n,) Brier scores where the answers were right, and (n,) where they were wrong.
+    """Return (n,) Brier scores if all predictions were right, and (n,) if all were wrong.
 
-    A row that is right would be wrong by any other class, on average.
+    For rows that are right, the latter is the mean over the other classes as true class.
     """
     if_right = row_brier_scores(probabilities, answers)
     num_others = max(probabilities.shape[1] - 1, 1)
@@ -209,19 +208,19 @@ def _brier_scores_if(
 def take_best(
     probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return (n,) the probability of each row's most probable class, and whether it is right."""
+    """Return the probability of each row's most probable class, and whether it is right, (n,)."""
     is_right: NDArray[np.bool_] = probabilities.argmax(axis=1) == label_ids
     confidences: NDArray[np.float64] = probabilities.max(axis=1)
     return confidences, is_right
 
 
 def count_bins(num_rows: int) -> int:
-    """Return into how many bins of equally many rows so many are cut."""
+    """Return the number of calibration bins for a number of rows."""
     return max(1, min(_MAX_BINS, num_rows // _MIN_BIN_ROWS))
 
 
 def _assign_bins(confidences: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return (n,) the bin of each row, from 0."""
+    """Return (n,) the 0-based bin of each row."""
     num_bins = count_bins(len(confidences))
     edges = np.quantile(confidences, np.arange(1, num_bins) / num_bins)
     bins: NDArray[np.int64] = np.searchsorted(np.unique(edges), confidences, side="left")
@@ -229,7 +228,7 @@ def _assign_bins(confidences: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _draw_noise(confidences: NDArray[np.float64], *, seed: int) -> float:
-    """Return the upper quantile of the error where every confidence is true.
+    """Return the upper quantile of the calibration error of a perfectly calibrated model.
 
     Source:
         Bröcker & Smith 2007, "Increasing the reliability of reliability diagrams", section 3

@@ -1,7 +1,7 @@
-"""Two models on the same rows: how much they differ, and whether it could be chance.
+"""Compare two models on the same rows: how much they differ, and whether it could be chance.
 
-Compares a model with a baseline, or two models, and words the verdict. The tests and the resampling
-are in intervals.py. A model is given as an array of probabilities.
+Compares a model with a baseline, or two models, and words the verdict. Tests and resampling are in
+intervals.py. Models are given as arrays of probabilities.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SCORE_NAMES = ("accuracy", "macro_f1", "log_loss")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How a model stands to the baseline on the same rows; both answer the most probable class."""
+    """A model and a baseline on the same rows; both predict the most probable class."""
 
     baseline_name: str
     model_accuracy: float
@@ -48,11 +48,11 @@ class Comparison:
     """Bootstrap intervals of its accuracy and macro F1."""
     baseline_accuracy: float
     difference: float
-    """Accuracy of the model less that of the baseline, in [-1, 1]."""
+    """Accuracy of the model minus that of the baseline, in [-1, 1]."""
     interval: Interval
-    """Of the difference."""
+    """Interval of the difference."""
     p_value: float
-    """Exact McNemar test, rows taken as independent."""
+    """Exact McNemar test, assuming independent rows."""
     verdict: str
     """One sentence, ready to print."""
 
@@ -68,35 +68,35 @@ class Difference:
     a: float
     b: float
     difference: float
-    """That of A less that of B."""
+    """Score of A minus score of B."""
     interval: Interval
-    """Of the difference."""
+    """Interval of the difference."""
 
     @property
     def is_certain(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the interval excludes zero."""
         return not self.interval.low <= 0 <= self.interval.high
 
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
-    """How two models stand to each other on the same rows."""
+    """Two models compared on the same rows."""
 
     num_rows: int
     level: float
-    """Confidence of the intervals."""
+    """Confidence level of the intervals."""
     scores: dict[str, Difference]
-    """By name, those of `SCORE_NAMES`."""
+    """The scores of `SCORE_NAMES`, by name."""
     p_value: float
-    """Exact McNemar test of the accuracies, rows taken as independent."""
+    """Exact McNemar test of the accuracies, assuming independent rows."""
     num_both_right: int
     num_only_a_right: int
     num_only_b_right: int
     num_both_wrong: int
     num_disagreeing: int
-    """Rows where the predicted classes differ."""
+    """Rows for which the predicted classes differ."""
     num_units: int
-    """How many rows or groups were resampled."""
+    """Number of rows or groups that were resampled."""
 
     @property
     def grouped(self) -> bool:
@@ -105,10 +105,10 @@ class PairedComparison:
 
     @property
     def could_be_chance(self) -> bool:
-        """Whether the difference of the accuracies could be chance.
+        """Whether the difference in accuracy could be chance.
 
-        It is not only where both the interval, which knows the groups, leaves out zero, and the
-        exact test, which holds for few rows, rejects.
+        It is not chance only if the interval, which accounts for groups, excludes zero, and the
+        exact test, which is valid for few rows, rejects.
         """
         return self.p_value >= 1 - self.level or not self.scores["accuracy"].is_certain
 
@@ -131,17 +131,17 @@ def compare_predictions(
 ) -> PairedComparison:
     """Compare two models on the same rows, with paired bootstrap intervals and McNemar's test.
 
-    Both are scored on the same resamples, so what makes rows easy for both cancels.
+    Both are scored on the same resamples, so the difficulty of rows that they share cancels.
 
     Args:
         probabilities_a: (n, C).
         probabilities_b: (n, C), same rows, same order of classes.
         label_ids: (n,) integers in [0, C).
-        predicted_ids: (n,) what A answers, and B; the most probable classes where None.
-        groups: (n,) group of each row, drawn whole; a row whose group is None stands alone.
-        num_resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        level: Confidence, in (0, 1).
+        predicted_ids: (n,) predicted classes of A and of B; None takes the most probable classes.
+        groups: (n,) group of each row, resampled whole; a row with group None is its own group.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+        level: Confidence level, in (0, 1).
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -181,7 +181,7 @@ def compare_predictions(
 
 
 def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
-    """Say in one sentence whether the models differ in accuracy, or whether it could be chance."""
+    """Return one sentence on whether the models differ in accuracy or it could be chance."""
     accuracy = comparison.scores["accuracy"]
     low, high = 100 * accuracy.interval.low, 100 * accuracy.interval.high
     level, test = f"{100 * comparison.level:g} %", f"McNemar p = {comparison.p_value:.2g}"
@@ -212,26 +212,27 @@ def compare_with_baseline(
     seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:
-    """Say in words whether the model is better than the baseline on the same rows.
+    """Compare a model with a baseline on the same rows, and word the verdict.
 
-    Both answer the most probable class: a threshold that was chosen for recall, say, gives up
-    accuracy on purpose.
+    Both predict the most probable class, because a threshold chosen for recall, for example, gives
+    up accuracy on purpose.
 
-    It is called better or worse only where both the bootstrap interval of the difference (which
-    knows the groups) excludes zero and McNemar's exact test (which holds for few rows) rejects.
+    The model is called better or worse only if the bootstrap interval of the difference (which
+    accounts for groups) excludes zero and McNemar's exact test (which is valid for few rows)
+    rejects.
 
     Args:
         model_probabilities: (n, C).
         baseline_probabilities: (n, C), same rows.
         label_ids: (n,).
-        groups: (n,) group of each row (a movie), or None where rows are independent.
-        baseline_name: What the verdict calls it.
-        num_resamples: Of the bootstrap.
-        seed: Of the bootstrap.
-        level: Confidence of the interval, in (0, 1); the test rejects below 1 - level.
+        groups: (n,) group of each row (such as a movie), or None if rows are independent.
+        baseline_name: Name of the baseline in the verdict.
+        num_resamples: Number of bootstrap resamples.
+        seed: Seed of the bootstrap.
+        level: Confidence level of the interval, in (0, 1); the test rejects below 1 - level.
 
     Raises:
-        DataError: The arrays differ in length or hold no rows.
+        DataError: The arrays differ in length or have no rows.
     """
     model_correct = _find_correct(model_probabilities, label_ids)
     baseline_correct = _find_correct(baseline_probabilities, label_ids)
@@ -310,9 +311,10 @@ def _widen_where_alike(
     *,
     level: float,
 ) -> list[Interval]:
-    """Return the intervals of `SCORE_NAMES`, wider where no resample can differ: other rows might.
+    """Widen the intervals of `SCORE_NAMES` if the models agree on all rows; on others they may not.
 
-    Of a class its rows, or groups, tell; the average's share is that of a mean of independent ones.
+    For macro F1, the bound of each class depends on its number of units (rows or groups); the
+    bounds are combined as for a mean of independent shares.
     """
     units = number_units(groups, len(label_ids))
     most = [
@@ -334,7 +336,7 @@ def _make_scorer(
     predicted_ids: NDArray[np.int64],
     label_ids: NDArray[np.int64],
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Return a function from how often each row counts to the scores of `SCORE_NAMES`."""
+    """Return a function from row weights to the scores of `SCORE_NAMES`."""
     num_labels = probabilities.shape[1]
     cells = label_ids * num_labels + predicted_ids
     losses = row_log_losses(probabilities, label_ids)

@@ -1,7 +1,7 @@
-"""Curves of a classifier as few points: ROC, precision-recall, reliability, risk-coverage.
+"""Reduce curves to few points: ROC, precision-recall, reliability, risk-coverage.
 
-Owns which points a drawing needs. The areas and errors that belong to the curves are scores, and
-come from metrics.py, calibration.py and selective.py.
+Owns the choice of points for plots. The scores of the curves (areas and errors) are in metrics.py,
+calibration.py and selective.py.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Points: TypeAlias = list[tuple[float, float]]
-"""(x, y) in the order in which a line joins them."""
+"""(x, y) in the order in which a line connects them."""
 
 MAX_POINTS = 200
-"""Points that a curve keeps: more would not be seen."""
+"""Maximum number of points of a curve; more would not be visible."""
 _NUM_DIGITS = 5
 
 
@@ -29,7 +29,7 @@ def roc_points(scores: ArrayLike, is_positive: ArrayLike) -> Points:
 
     Args:
         scores: (n,) probabilities of the class.
-        is_positive: (n,) whether a row is of the class; some are and some are not.
+        is_positive: (n,) whether each row is of the class; both must occur.
     """
     from sklearn.metrics import roc_curve
 
@@ -38,16 +38,16 @@ def roc_points(scores: ArrayLike, is_positive: ArrayLike) -> Points:
 
 
 def precision_recall_points(scores: ArrayLike, is_positive: ArrayLike) -> Points:
-    """Return (recall, precision) of the second of two classes, recall rising.
+    """Return (recall, precision) of the second of two classes, by increasing recall.
 
     Args:
         scores: (n,) probabilities of the class.
-        is_positive: (n,) whether a row is of the class; some are.
+        is_positive: (n,) whether each row is of the class; at least one must be.
     """
     from sklearn.metrics import precision_recall_curve
 
     precisions, recalls, _ = precision_recall_curve(is_positive, scores)
-    # The last point, recall 0 at precision 1, stands for no threshold.
+    # The last point, recall 0 at precision 1, does not belong to any threshold.
     return thin_curve(recalls[-2::-1], precisions[-2::-1])
 
 
@@ -55,8 +55,8 @@ def reliability_points(confidences: ArrayLike, is_right: ArrayLike) -> Points:
     """Return (mean confidence, accuracy) of bins of about equally many rows.
 
     Args:
-        confidences: (n,) n ≥ 1 probabilities of what was answered.
-        is_right: (n,) whether the answer was right.
+        confidences: (n,) n ≥ 1 probabilities of the predictions.
+        is_right: (n,) whether each prediction is right.
 
     Example:
         >>> reliability_points([0.8] * 10, [True] * 6 + [False] * 4)
@@ -75,12 +75,12 @@ def reliability_points(confidences: ArrayLike, is_right: ArrayLike) -> Points:
 
 
 def risk_coverage_points(confidences: ArrayLike, is_right: ArrayLike) -> Points:
-    """Return (coverage, error rate) of the rows that are answered, coverage rising to 1."""
+    """Return (coverage, error rate) of the answered rows, by increasing coverage up to 1."""
     return thin_curve(*risk_coverage_curve(confidences, is_right))
 
 
 def thin_curve(x: NDArray[np.float64], y: NDArray[np.float64]) -> Points:
-    """Return at most `MAX_POINTS` points at about equal distances along the line, both ends kept.
+    """Return at most `MAX_POINTS` points about equally spaced along the curve, with both ends.
 
     Example:
         >>> len(thin_curve(np.linspace(0, 1, 5000), np.linspace(0, 1, 5000)))

@@ -1,6 +1,6 @@
-"""Out-of-fold probabilities: every row is judged by a model that has not seen its label.
+"""Out-of-fold probabilities: every row is predicted by a model that has not seen its label.
 
-Owns the folds, and the lexical classifier that is fitted for each.
+Owns the folds, and fits a lexical classifier for each.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DEFAULT_FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class FoldPredictions:
-    """What models that had not seen a row said of it."""
+    """Predictions for each row by a model that has not seen it."""
 
     probabilities: NDArray[np.float64]
     """(n, C)"""
     is_judged: NDArray[np.bool_]
-    """(n,) False where the label of the row stands in its own fold alone: no model knew it."""
+    """(n,) False if the label of the row only occurs in its own fold, so that no model knew it."""
 
 
 def predict_by_folds(
@@ -46,17 +46,17 @@ def predict_by_folds(
 ) -> FoldPredictions:
     """Predict each fold with TF-IDF and logistic regression fitted on the others.
 
-    Rows of one group, or of the same text, are in the same fold. The n-grams are learned from all
-    texts at once, which tells nothing of the labels.
+    Rows of one group, or without groups of the same text, are in the same fold. The n-grams are
+    learned from all texts at once, which does not leak labels.
 
     Args:
         texts: n texts.
         label_ids: (n,) integers in [0, num_labels).
         num_labels: C.
-        groups: n groups, or None where rows are independent.
+        groups: n groups, or None if rows are independent.
         num_folds: At least 2.
-        seed: Of the folds.
-        on_progress: Called with (done, total) after each piece of the work.
+        seed: Seed of the folds.
+        on_progress: Called with (done, total) after each piece of work.
 
     Raises:
         ConfigError: There are fewer than 2 folds.
@@ -86,7 +86,7 @@ def predict_by_folds(
 def _judge_fold(
     counts: Counts, label_ids: NDArray[np.int64], fold: NDArray[np.int64], *, num_labels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return (n, C) what the other folds teach about the rows of one, and which rows they know."""
+    """Return (n, C) predictions for a fold, and (n,) whether its labels occur in other folds."""
     others = np.setdiff1d(np.arange(len(label_ids)), fold)
     known_ids = np.unique(label_ids[others])
     is_judged = np.isin(label_ids[fold], known_ids)
@@ -125,7 +125,7 @@ def _cut_folds(
         )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # Of labels rarer than the folds; what becomes of them is told by is_judged.
+        # Warns of labels with fewer rows than folds; is_judged reports those.
         warnings.simplefilter("ignore", UserWarning)
         parts = splitter.split(texts, label_ids, groups=units)
         return [part for _, part in parts if len(part)]

@@ -1,4 +1,4 @@
-"""An interval: exact ones for proportions, and corrections of bootstrap intervals."""
+"""Confidence intervals: exact ones for proportions, and corrections of bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEW = 10
-"""Of fewer mistakes, or hits, resamples tell too little."""
+"""With fewer mistakes or hits, resamples are not reliable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Interval:
 
 
 def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Return 95 % intervals, by the name of their score, as plain values."""
+    """Return 95 % intervals, by score name, as plain values."""
     return {
         name: {"low": interval.low, "high": interval.high, "level": 0.95}
         for name, interval in intervals.items()
@@ -32,7 +32,7 @@ def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, 
 
 
 def exact_interval(num_right: float, num_trials: float, *, level: float = 0.95) -> Interval:
-    """Return the exact binomial interval of a share; F1 is one of trials that need not be whole.
+    """Return the exact binomial interval of a share; the counts need not be whole, as for F1.
 
     Source:
         Clopper & Pearson 1934.
@@ -46,7 +46,7 @@ def exact_interval(num_right: float, num_trials: float, *, level: float = 0.95) 
 
 
 def average_exact(trials: Sequence[tuple[float, float]], *, level: float) -> Interval:
-    """Return the interval of a mean of independent shares, each of (hits, trials).
+    """Return the interval of a mean of independent shares, each given as (hits, trials).
 
     Source:
         Zou & Donner 2008, Statistics in Medicine 27, section 2.
@@ -61,7 +61,7 @@ def average_exact(trials: Sequence[tuple[float, float]], *, level: float) -> Int
 
 
 def has_few(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> bool:
-    """Tell whether there are too few mistakes, or hits, in single rows; in groups, whether none."""
+    """Return whether mistakes or hits are too few: below `FEW` without groups, 0 with groups."""
     fewest = min(int(is_right.sum()), int((~is_right).sum()))
     is_single = len(np.unique(units)) == len(units)
     return fewest == 0 or (is_single and fewest < FEW)
@@ -75,17 +75,17 @@ def allow_for_mistakes(
     *,
     level: float = 0.95,
 ) -> Interval:
-    """Return the interval of a mean cost, wider where there are too few mistakes, or hits.
+    """Widen the interval of a mean cost if there are too few mistakes or hits.
 
-    Their share is as unsure as the exact interval says. What one costs is the mean over those that
-    were seen and one more, which may be any row: the model's word for where it errs is not taken.
+    The exact interval gives the possible shares of mistakes. A mistake costs the mean over the
+    observed ones and one more in any row, because the model's own confidence is not trusted.
 
     Args:
-        interval: Of the mean cost, by resamples.
+        interval: Bootstrap interval of the mean cost.
         is_right: (n,).
-        costs: (n,) of each row where its answer is right, and (n,) where it is wrong.
-        units: (n,) what is drawn: the number of each row's group, or of the row.
-        level: Confidence, in (0, 1).
+        costs: (n,) cost of each row if its prediction is right, and (n,) if it is wrong.
+        units: (n,) resampling unit of each row: the number of its group, or of the row.
+        level: Confidence level, in (0, 1).
     """
     num_units = len(np.unique(units))
     if num_units == 1 or not has_few(is_right, units):
@@ -101,15 +101,15 @@ def allow_for_mistakes(
 def allow_for_certain(
     interval: Interval, score: float, trials: Sequence[tuple[float, float]], *, level: float
 ) -> Interval:
-    """Return the interval of a mean of shares, wider by what is not known of those that are 0 or 1.
+    """Widen the interval of a mean of shares by the uncertainty of those that are 0 or 1.
 
-    In resamples they stay what they are, as if a class of 20 rows, all right, never had an error.
+    These are constant in resamples, as if a class whose 20 rows are all right never had an error.
 
     Args:
-        interval: Of the mean, by resamples.
+        interval: Bootstrap interval of the mean.
         score: The mean.
         trials: (hits, trials) of each share.
-        level: Confidence, in (0, 1).
+        level: Confidence level, in (0, 1).
 
     Source:
         Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a sum).
@@ -127,17 +127,17 @@ def allow_for_certain(
 def allow_for_skew(
     interval: Interval, score: float, *, deviation: float, num_units: int, level: float
 ) -> Interval:
-    """Return the interval of a score near 1 (or 0) at least as wide as it is as a log odds.
+    """Widen the interval of a score near 1 (or 0) to at least that of its log odds.
 
-    Resamples of few units hold the same few hard ones, and so do not reach as far from 1 as others
-    would.
+    Resamples of few units contain the same few hard ones, so they do not reach as far from 1 as
+    new samples would.
 
     Args:
-        interval: By resamples.
-        score: In [0, 1]; at an end nothing is done.
-        deviation: Standard deviation of the resamples.
-        num_units: The fewest that tell: those of the smaller class of an AUROC.
-        level: Confidence, in (0, 1).
+        interval: Bootstrap interval.
+        score: In [0, 1]; at 0 and 1 the interval is not changed.
+        deviation: Standard deviation of the resampled scores.
+        num_units: Units that limit the precision: for AUROC, those of the smaller class.
+        level: Confidence level, in (0, 1).
 
     Source:
         Pepe 2003, "The Statistical Evaluation of Medical Tests", section 5.2 (the log odds).
@@ -155,10 +155,10 @@ def allow_for_skew(
 
 
 def stretch(interval: Interval, score: float, *, num_units: int, level: float) -> Interval:
-    """Move both ends away from the score, as far as so few units make it less certain.
+    """Move both ends away from the score, to correct for few units.
 
-    A bootstrap takes the spread of the units in hand for that of all: it is too small by
-    sqrt((n - 1) / n), and unsure itself, which is what Student's distribution is for.
+    A bootstrap uses the spread of the sample, which is too small by sqrt((n - 1) / n) and itself
+    uncertain, as Student's distribution accounts for.
 
     Source:
         Hesterberg 2015, The American Statistician 69, on expanded percentile intervals.
@@ -176,10 +176,10 @@ def stretch(interval: Interval, score: float, *, num_units: int, level: float) -
 
 
 def take_out_bias(interval: Interval, bias: float) -> Interval:
-    """Move both ends against the bias of the resamples, and the one in front as far again.
+    """Shift both ends against the bias of the resamples, and the leading end by as much again.
 
-    The score has that bias itself where rows were drawn by chance, as resamples draw them, and none
-    where so many were drawn of each class. Which it was is not known, so both are allowed for.
+    The score itself has that bias if rows were drawn at random, as in resampling, and none if a
+    fixed number was drawn per class. Which one holds is unknown, so the interval covers both.
 
     Example:
         >>> take_out_bias(Interval(0.25, 0.5), bias=-0.125)
@@ -190,5 +190,5 @@ def take_out_bias(interval: Interval, bias: float) -> Interval:
 
 
 def cut(interval: Interval, low: float = 0.0, high: float = 1.0) -> Interval:
-    """Leave nothing of an interval that its score cannot be."""
+    """Clip an interval to the range of its score."""
     return Interval(max(low, interval.low), min(high, interval.high))

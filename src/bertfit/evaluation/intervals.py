@@ -1,6 +1,7 @@
-"""How certain a score is: bootstrap intervals, and tests of two models on the same rows.
+"""Uncertainty of scores: bootstrap intervals, and paired tests of two models.
 
-Owns resampling. Does not define any score (metrics.py) and never touches a model.
+Owns the intervals of all scores; draws are in resampling.py, scores are defined in metrics.py.
+Does not use any model.
 """
 
 from __future__ import annotations
@@ -43,18 +44,18 @@ MACRO_NAMES = ("macro_precision", "macro_recall", "macro_f1")
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """What the bootstrap needs of the rows; in the binary case sorted by their score."""
+    """Rows as the bootstrap needs them; sorted by score if AUROC is computed."""
 
     label_ids: NDArray[np.int64]
     predicted_ids: NDArray[np.int64]
     log_losses: NDArray[np.float64]
     log_losses_if: tuple[NDArray[np.float64], NDArray[np.float64]]
-    """(n,) of right answers, and (n,) of wrong ones."""
+    """(n,) if the predictions were right, and (n,) if they were wrong."""
     units: NDArray[np.int64]
-    """(n,) the resampling unit of each row: its group, or itself."""
+    """(n,) resampling unit of each row: its group, or itself."""
     num_labels: int
     tie_starts: NDArray[np.int64] | None
-    """Where each run of equal scores begins; None where AUROC is not wanted or there is none."""
+    """Start of each run of equal scores; None if AUROC is not requested or not defined."""
 
 
 def bootstrap_intervals(
@@ -71,33 +72,34 @@ def bootstrap_intervals(
     """Return percentile bootstrap intervals of the scores of `metrics.score`.
 
     With groups, whole groups are drawn (a cluster bootstrap): reviews of one movie are not
-    independent, and drawing rows would be too sure. A single group leaves rows alone to draw.
+    independent, so drawing single rows would give intervals that are too narrow. If there is only
+    one group, single rows are drawn.
 
-    Resamples lack some rows of every class, which pulls macro averages of classes with few rows
-    down: those intervals are moved by that bias, the mean of the resamples less the score, and
-    reach as far again, for the score is pulled down as well where rows were drawn by chance. Few
-    groups (or rows) tell little of how much they differ: both ends are moved as Student's quantile
-    is further out than the normal one.
+    Resamples lack some rows of every class, which biases macro averages of classes with few rows
+    downwards. Their intervals are shifted by that bias (mean of the resamples minus score) and
+    extended as far again, because the score is also biased if rows were drawn at random. With few
+    groups (or rows), both ends are moved away from the score by the ratio of Student's to the
+    normal quantile.
 
-    With no mistakes (or hits), or fewer than 10 in single rows, resamples differ too little:
-    accuracy has at least the exact binomial interval then, macro averages that of a mean of exact
-    ones, log loss what so many mistakes would cost. A class that is all right, or never, always
-    adds its exact interval. An AUROC is at least as unsure as its log odds; one of 1 or 0 has what
-    the rows of the smaller class allow.
+    With no mistakes (or hits), or fewer than 10 without groups, resamples vary too little. Then
+    accuracy gets at least the exact binomial interval, macro averages that of a mean of exact ones,
+    and log loss the cost of as many mistakes. A class whose rows are all right, or all wrong,
+    always adds its exact interval. AUROC gets at least the interval of its log odds; if it is 0 or
+    1, an exact interval by the rows of the smaller class.
 
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
-        predicted_ids: (n,) what is answered; None takes the most probable class.
-        groups: (n,) group of each row; a row of group None or "" stands alone.
-        with_auroc: Whether AUROC is wanted, most of the work.
-        num_resamples: Draws; 1,000 or more give stable ends.
-        seed: Of the draws; the same seed gives the same intervals.
-        level: Confidence, in (0, 1).
+        predicted_ids: (n,) predicted classes; None takes the most probable class.
+        groups: (n,) group of each row; a row with group None or "" is its own group.
+        with_auroc: Whether to compute AUROC, which takes most of the time.
+        num_resamples: Number of resamples; 1,000 or more give stable ends.
+        seed: Seed of the draws; the same seed gives the same intervals.
+        level: Confidence level, in (0, 1).
 
     Returns:
-        By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc where wanted
-        and there are two classes with rows (resamples of one class only are left out of it).
+        By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc if requested
+        and there are two classes, both with rows (resamples of one class only are excluded).
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -128,18 +130,18 @@ def paired_difference_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Return the percentile bootstrap interval of accuracy of A less accuracy of B.
+    """Return the percentile bootstrap interval of accuracy of A minus accuracy of B.
 
-    Both models are scored on the same resamples, so what makes rows easy for both cancels. Where
-    both are right in the same rows, the interval has the largest share of rows that could differ.
+    Both models are scored on the same resamples, so the difficulty of rows that they share cancels.
+    If both are right on the same rows, the interval is the largest share of rows that could differ.
 
     Args:
-        correct_a: (n,) whether A is right in each row.
-        correct_b: (n,) the same of B.
-        groups: (n,) group of each row, drawn whole; or None.
-        num_resamples: Draws.
-        seed: Of the draws.
-        level: Confidence, in (0, 1).
+        correct_a: (n,) whether A is right on each row.
+        correct_b: (n,) the same for B.
+        groups: (n,) group of each row, resampled whole; or None.
+        num_resamples: Number of resamples.
+        seed: Seed of the draws.
+        level: Confidence level, in (0, 1).
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -156,7 +158,7 @@ def paired_difference_interval(
     values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
     interval = percentile_interval(np.concatenate(values), level=level)
     interval = stretch(interval, float(differences.mean()), num_units=num_units, level=level)
-    if not differences.any():  # the resamples are alike, but other rows might differ
+    if not differences.any():  # all resamples are 0, but other rows might differ
         most = exact_interval(0, num_units, level=level).high
         interval = Interval(-most, most)
     return cut(interval, low=-1.0, high=1.0)
@@ -165,11 +167,11 @@ def paired_difference_interval(
 def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     """Return the exact two-sided p-value of "A and B are right equally often".
 
-    Only rows where one is right and the other wrong count; 1.0 where there are none.
+    Only rows on which exactly one is right count; without such rows, the p-value is 1.0.
 
     Args:
-        correct_a: (n,) whether A is right in each row.
-        correct_b: (n,) the same of B.
+        correct_a: (n,) whether A is right on each row.
+        correct_b: (n,) the same for B.
 
     Raises:
         DataError: The arrays differ in length or are empty.
@@ -192,7 +194,7 @@ def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 def _take_intervals(
     rows: _Rows, values: Mapping[str, NDArray[np.float64]], *, num_units: int, level: float
 ) -> dict[str, Interval]:
-    """Return the interval of each score from its values in the resamples."""
+    """Return the interval of each score from its resampled values."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
     intervals, trials = {}, _list_trials(rows)
     for name, each in values.items():
@@ -207,7 +209,7 @@ def _take_intervals(
             interval = allow_for_skew(
                 interval, score, deviation=deviation, num_units=of_smaller, level=level
             )
-        if name == "log_loss" and num_units == 1:  # a row alone says nothing of others
+        if name == "log_loss" and num_units == 1:  # a single row says nothing about others
             interval = Interval(0.0, WORST_LOG_LOSS)
         interval = cut(interval, high=WORST_LOG_LOSS if name == "log_loss" else 1.0)
         intervals[name] = Interval(min(interval.low, score), max(interval.high, score))
@@ -246,7 +248,7 @@ def _prepare_rows(
 
 
 def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Return each score of each resample; weights (R, n) say how often a row was drawn."""
+    """Return the scores (R,) of the resamples, given how often each row was drawn, (R, n)."""
     macro = macro_scores(_weighted_confusions(rows, weights))
     scores = {
         "accuracy": macro.accuracy,
@@ -261,7 +263,7 @@ def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDA
 
 
 def _weighted_confusions(rows: _Rows, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (R, C, C) confusions of the resamples."""
+    """Return (R, C, C) confusion matrices of the resamples."""
     num_cells = rows.num_labels**2
     cells = rows.label_ids * rows.num_labels + rows.predicted_ids
     counts = [np.bincount(cells, weights=row, minlength=num_cells) for row in weights]
@@ -272,7 +274,7 @@ def _weighted_confusions(rows: _Rows, weights: NDArray[np.float64]) -> NDArray[n
 def _widen_where_few(
     rows: _Rows, intervals: Mapping[str, Interval], *, level: float
 ) -> dict[str, Interval]:
-    """Return wider intervals of scores whose resamples tell too little, for few mistakes."""
+    """Return wider intervals of the scores whose resamples vary too little (few mistakes)."""
     is_right = rows.predicted_ids == rows.label_ids
     costs, log_loss = rows.log_losses_if, intervals["log_loss"]
     log_loss = allow_for_mistakes(log_loss, is_right, costs, rows.units, level=level)
@@ -290,14 +292,14 @@ def _widen_where_few(
 
 
 def _count_smaller(rows: _Rows) -> int:
-    """Return how many rows, or groups, the smaller of two classes has."""
+    """Return the number of rows, or groups, of the smaller of two classes."""
     return min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))
 
 
 def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
-    """Return the exact interval of accuracy, and for macro averages those of a mean of exact ones.
+    """Return the exact interval of accuracy; for macro averages, that of a mean of exact ones.
 
-    Where groups are drawn, and so all rows are right, or all wrong, a group counts once.
+    With groups, in which case all rows are right or all are wrong, each group counts once.
     """
     num_units = len(np.unique(rows.units))
     share = float((rows.predicted_ids == rows.label_ids).mean())
@@ -308,7 +310,7 @@ def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
 
 
 def _list_trials(rows: _Rows) -> dict[str, list[tuple[float, float]]]:
-    """Return (hits, trials) of each class with rows, by macro average; a group counts once."""
+    """Return (hits, trials) of each class with rows, by macro average; each group counts once."""
     trials: dict[str, list[tuple[float, float]]] = {name: [] for name in MACRO_NAMES}
     for label in np.unique(rows.label_ids):
         is_label, is_answer = rows.label_ids == label, rows.predicted_ids == label

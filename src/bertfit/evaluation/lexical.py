@@ -1,7 +1,7 @@
-"""The machinery of the lexical baselines: from counts of n-grams to fitted classifiers.
+"""Classifiers of the lexical baselines, fitted to n-gram counts.
 
-Owns TF-IDF with logistic regression and NB-SVM, their settings, and how these are tuned. When and
-for what they are used is in baseline.py; counting is in ngrams.py.
+Owns TF-IDF with logistic regression and NB-SVM, their settings and their tuning. Their use is in
+baseline.py, counting in ngrams.py.
 """
 
 from __future__ import annotations
@@ -27,20 +27,19 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 MAX_ITERATIONS = 300
-"""Steps of a fit: Newton's method needs about 7, L-BFGS about 50."""
+"""Maximum number of iterations; Newton's method needs about 7, L-BFGS about 50."""
 INVERSE_REGULARIZATIONS = (1.0, 10.0, 100.0)
-"""C of the logistic regression, all tried where there are validation rows; where the best of them
-stands at an end, further ones beyond that end are tried, each ten times the last or a tenth of it.
-"""
+"""Values of C of the logistic regression that are always tried in tuning. If the smallest or the
+largest is best, the search continues with a tenth or ten times of it."""
 LEAST_INVERSE, MOST_INVERSE = 0.01, 10_000.0
-"""No C beyond these is tried: what it costs to fit grows with C, and the loss hardly changes."""
+"""Limits of the search for C: beyond them, the cost of a fit grows and the loss hardly changes."""
 USUAL_REGULARIZATION = 10.0
-"""C where nothing can be tuned."""
+"""C without tuning."""
 CHARACTER_WEIGHTS = (0.0, 0.5)
-"""How much n-grams of characters count beside those of words; 0 leaves them out."""
+"""Weights of character n-grams relative to word n-grams; 0 disables them."""
 
 _Weighting: TypeAlias = "tuple[TfidfTransformer, TfidfTransformer | None, float]"
-"""Of words, of characters, and how much the latter count."""
+"""Transformers of words and of characters, and the weight of the latter."""
 LabelledCounts = tuple[Counts, "NDArray[np.int64]"]
 """Counts of n texts, and (n,) label ids."""
 
@@ -50,23 +49,23 @@ class Lexical(Protocol):
 
     @property
     def settings(self) -> Mapping[str, float]:
-        """What was tuned, by name."""
+        """The tuned settings, by name."""
 
     @property
     def converged(self) -> bool:
-        """Whether no fit was stopped early."""
+        """Whether all fits converged."""
 
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
-        """Return (n, C) probabilities, zero for a class that no training row had."""
+        """Return (n, C) probabilities, zero for classes without training rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class TfidfClassifier:
-    """TF-IDF of n-grams of words, and of characters, with logistic regression."""
+    """TF-IDF of word and character n-grams, with logistic regression."""
 
     words: TfidfTransformer
     characters: TfidfTransformer | None
-    """None where they are left out."""
+    """None if character n-grams are not used."""
     character_weight: float
     regression: LogisticRegression
     num_labels: int
@@ -74,34 +73,34 @@ class TfidfClassifier:
 
     @property
     def settings(self) -> Mapping[str, float]:
-        """What was tuned, by name."""
+        """The tuned settings, by name."""
         return {"C": self.regression.C, "character_weight": self.character_weight}
 
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
-        """Return (n, C) probabilities, zero for a class that no training row had."""
+        """Return (n, C) probabilities, zero for classes without training rows."""
         weighting = (self.words, self.characters, self.character_weight)
         return _predict_classes(self.regression, _weigh(counts, weighting), self.num_labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A classifier fitted with one choice of settings, and how it did."""
+    """A classifier fitted with one choice of settings, and its validation loss."""
 
     classifier: Lexical
     loss: float
-    """Mean log loss of the validation rows."""
+    """Mean log loss on the validation rows."""
     seconds: float
     """Wall-clock time of the fit."""
 
 
 TryOut = Callable[[float], Trial]
-"""Fits with an inverse regularization, C."""
+"""Fits and scores a classifier for a given inverse regularization C."""
 
 
 def fit_tfidf(train: LabelledCounts, *, num_labels: int) -> TfidfClassifier:
-    """Fit TF-IDF of words with logistic regression, untuned: C is `USUAL_REGULARIZATION`.
+    """Fit TF-IDF of words with logistic regression without tuning: C is `USUAL_REGULARIZATION`.
 
-    To be called inside `without_warnings`.
+    Call it inside `without_warnings`.
 
     Source:
         Manning, Raghavan & Schütze 2008, section 6.4.1 (sublinear term frequency).
@@ -118,7 +117,7 @@ def prepare_tfidf(
     num_labels: int,
     character_weight: float,
 ) -> TryOut:
-    """Return what fits TF-IDF of words, and of characters where they have a weight, with any C."""
+    """Return a function that fits TF-IDF for a given C; a weight of 0 excludes characters."""
     weighting = _learn_weights(train[0], character_weight)
     features = (_weigh(train[0], weighting), train[1])
 
@@ -140,13 +139,13 @@ def _fit_tfidf(
 
 @dataclass(frozen=True, slots=True)
 class NaiveBayesClassifier:
-    """N-grams weighted by their naive-Bayes ratio, one linear classifier for each class.
+    """N-grams weighted by their naive-Bayes ratio, with one linear classifier per class.
 
-    Two classes need one classifier, that of the second.
+    Two classes need only one classifier, that of the second class.
     """
 
     class_ids: NDArray[np.int64]
-    """(K,) the classes that had training rows."""
+    """(K,) the classes with training rows."""
     ratios: NDArray[np.float32]
     """(D, V) log-count ratio of each n-gram for each classifier; D is K, or 1 for two classes."""
     weights: NDArray[np.float32]
@@ -159,13 +158,13 @@ class NaiveBayesClassifier:
 
     @property
     def settings(self) -> Mapping[str, float]:
-        """What was tuned, by name."""
+        """The tuned settings, by name."""
         return {"C": self.inverse_regularization}
 
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
-        """Return (n, C) probabilities, zero for a class that no training row had."""
+        """Return (n, C) probabilities, zero for classes without training rows."""
         present = _binarize(counts.words)
-        # Rows have length 1 after weighting; dividing here spares a weighted copy per class.
+        # Weighted rows have unit norm; dividing here avoids a weighted copy per class.
         lengths = np.sqrt(present @ np.square(self.ratios).T)
         decisions = present @ (self.ratios * self.weights).T / np.maximum(lengths, 1e-12)
         return _join_decisions(decisions + self.biases, self.class_ids, num_labels=self.num_labels)
@@ -174,10 +173,10 @@ class NaiveBayesClassifier:
 def prepare_naive_bayes(
     train: LabelledCounts, validation: LabelledCounts, *, num_labels: int
 ) -> TryOut:
-    """Return what fits naive-Bayes weighted n-grams with any C, the same for all classes.
+    """Return a function that fits NB-SVM for a given C, the same for all classes.
 
-    The linear classifier is a logistic regression, as probabilities are wanted, and each weighted
-    row is brought to length 1, which on IMDB gives 0.1 to 0.2 points more.
+    The linear classifier is a logistic regression, because probabilities are needed. Weighted rows
+    are normalized to unit length, which gains 0.1 to 0.2 points on IMDB.
 
     Source:
         Wang & Manning 2012, "Baselines and Bigrams", section 2.3 (binarized counts, smoothed
@@ -190,7 +189,7 @@ def prepare_naive_bayes(
     ratios = np.stack([_log_count_ratio(present, target) for target in targets])
 
     def fit(inverse: float) -> NaiveBayesClassifier:
-        # One class at a time: the weighted rows of all of them would not fit into memory.
+        # One class at a time: the weighted rows of all classes would not fit into memory.
         fits = [
             _fit_regression(_weigh_by_ratio(present, ratio), target, inverse)
             for ratio, target in zip(ratios, targets, strict=True)
@@ -211,10 +210,10 @@ def prepare_naive_bayes(
 def tune(
     try_outs: Sequence[TryOut], *, on_trial: Callable[[], None] = lambda: None
 ) -> list[list[Trial]]:
-    """Return the trials of several searches for the best C; all run side by side.
+    """Return the trials of several searches for the best C, run in parallel.
 
-    Each tries `INVERSE_REGULARIZATIONS`, and goes on where the lowest loss stands at an end.
-    `on_trial` is called after each trial.
+    Each tries `INVERSE_REGULARIZATIONS`, and continues if the lowest loss is at an end. `on_trial`
+    is called after each trial.
     """
     trials: list[dict[float, Trial]] = [{} for _ in try_outs]
     waiting = [(place, C) for place in range(len(trials)) for C in INVERSE_REGULARIZATIONS]
@@ -234,9 +233,9 @@ def tune(
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep scikit-learn from warning of a fit that stopped early, which `converged` tells.
+    """Suppress scikit-learn's warnings of fits that did not converge, which `converged` reports.
 
-    Not in the threads themselves: the filters of warnings are the same for all of them.
+    Not to be used within threads, because warning filters are global.
     """
     from sklearn.exceptions import ConvergenceWarning
 
@@ -255,7 +254,7 @@ def _try(fit: Callable[[], Lexical], validation: LabelledCounts) -> Trial:
 
 
 def _look_beyond(losses: Mapping[float, float]) -> list[float]:
-    """Return the next C to try: none where the best so far stands between two others.
+    """Return the next C to try; none if the best so far is between two others.
 
     Example:
         >>> _look_beyond({1.0: 0.3, 10.0: 0.2, 100.0: 0.1})
@@ -297,7 +296,7 @@ def _binarize(words: csr_matrix) -> csr_matrix:
 
 
 def _log_count_ratio(present: csr_matrix, is_class: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return (V,) the log of how much more often each n-gram stands in the class than outside."""
+    """Return (V,) the log ratio of the frequency of each n-gram in the class to that outside it."""
     inside = 1 + present[is_class].sum(axis=0).A1
     outside = 1 + present[~is_class].sum(axis=0).A1
     ratio = np.log(inside / inside.sum()) - np.log(outside / outside.sum())
@@ -317,8 +316,8 @@ def _fit_regression(
 ) -> tuple[LogisticRegression, bool]:
     """Return the regression, and whether it converged.
 
-    Two classes are fitted by Newton's method with conjugate gradients, which on IMDB comes nearer
-    to the optimum than L-BFGS and sooner; with 77 classes it is the other way round.
+    Two classes are fitted by Newton's method with conjugate gradients, which on IMDB is faster and
+    closer to the optimum than L-BFGS; with 77 classes it is the other way round.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -339,7 +338,7 @@ def _predict_classes(
 def _join_decisions(
     decisions: NDArray[Any], class_ids: NDArray[np.int64], *, num_labels: int
 ) -> NDArray[np.float64]:
-    """Return (n, C) probabilities from one-against-rest decisions (n, D)."""
+    """Return (n, C) probabilities from one-vs-rest decisions (n, D)."""
     from scipy.special import expit
 
     learned = expit(decisions.astype(np.float64))

@@ -1,8 +1,8 @@
 """Scores of a classifier from its probabilities: accuracy, precision, recall, F1, log loss, AUROC.
 
-Owns the definition of every score, once: the epoch lists, the final score and the bootstrap use
-the same functions. Does not own intervals (intervals.py) nor how a score is shown (reporting).
-Agreement with scikit-learn is tested.
+Owns the definition of all scores: the epoch lists, the final scores and the bootstrap use the same
+functions. Intervals are in intervals.py, the display of scores in reporting. Agreement with
+scikit-learn is tested.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 PROBABILITY_FLOOR = 1e-7
-"""Log loss takes no probability as smaller."""
+"""Lower bound of probabilities in the log loss."""
 WORST_LOG_LOSS = -math.log(PROBABILITY_FLOOR)
-"""What one row costs at most, 16.1 nats."""
+"""Maximum log loss of a row, 16.1 nats."""
 
 _SUM_TOLERANCE = 0.02
-"""How far from 1 a row may sum: room for probabilities rounded to bfloat16."""
+"""Tolerance for the sum of a row, enough for probabilities rounded to bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Scores of one class, each in [0, 1]; 0 where its denominator is 0."""
+    """Scores of one class, each in [0, 1]; 0 if the denominator is 0."""
 
     precision: float
     recall: float
     f1: float
     support: int
-    """Rows that have this label."""
+    """Number of rows with this label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
     """Scores of one set of rows.
 
-    The macro averages run over the classes that occur among the labels or the predictions of
-    these rows, as scikit-learn's do by default: a class that the rows cannot speak of does not
-    pull the average to zero.
+    The macro averages are over the classes that occur among the labels or predictions of these
+    rows, as in scikit-learn by default: a class without any does not lower the average.
     """
 
     num_rows: int
@@ -54,12 +53,12 @@ class Scores:
     macro_recall: float
     macro_f1: float
     log_loss: float
-    """Mean over the rows, in nats; `PROBABILITY_FLOOR` bounds it."""
+    """Mean over the rows, in nats; bounded by `PROBABILITY_FLOOR`."""
     auroc: float | None
     """Area under the ROC curve of the second class; None unless there are two classes, both
     with rows."""
     per_class: dict[str, ClassScores]
-    """By label name, in the order of `label_names`, all classes of the model."""
+    """All classes of the model, by label name, in the order of `label_names`."""
     confusion: list[list[int]]
     """(C, C) counts; row = true class, column = predicted class."""
     label_names: list[str]
@@ -82,7 +81,7 @@ def score(
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
         label_names: The C names, in the order of the columns.
-        predicted_ids: (n,) what is answered; None takes the first most probable class.
+        predicted_ids: (n,) predicted classes; None takes the (first) most probable class.
 
     Raises:
         DataError: There are no rows, or the shapes, ids, names or probabilities are not as above.
@@ -119,7 +118,7 @@ def score(
 def accuracy_and_macro_f1(
     predicted_ids: ArrayLike, label_ids: ArrayLike, num_labels: int
 ) -> tuple[float, float]:
-    """Return accuracy and macro F1, cheap enough for every epoch.
+    """Return accuracy and macro F1; cheap enough for every epoch.
 
     Args:
         predicted_ids: (n,) integers in [0, num_labels).
@@ -138,7 +137,7 @@ def accuracy_and_macro_f1(
 
 
 def collapsed_class(predicted_ids: ArrayLike, label_ids: ArrayLike) -> int | None:
-    """Return the one class predicted for every row where the labels have several, else None.
+    """Return the class if all predictions are of one class and the labels are not, or None.
 
     Example:
         >>> collapsed_class([1, 1, 1], [0, 1, 0]), collapsed_class([1, 1, 1], [1, 1, 1])
@@ -152,7 +151,7 @@ def collapsed_class(predicted_ids: ArrayLike, label_ids: ArrayLike) -> int | Non
 def check_predictions(
     probabilities: ArrayLike, label_ids: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return probabilities (n, C), rescaled to sum to 1 exactly, and label ids (n,).
+    """Return probabilities (n, C), rescaled to sum to 1, and label ids (n,).
 
     Raises:
         DataError: They are not n ≥ 1 rows of C ≥ 1 probabilities with n ids in [0, C).
@@ -188,9 +187,9 @@ def row_log_losses(
 def log_losses_if(
     probabilities: NDArray[np.float64], label_ids: NDArray[np.int64], answers: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return (n,) log losses where the answers were right, and (n,) where they were wrong.
+    """Return (n,) log losses if all predictions were right, and (n,) if all were wrong.
 
-    A row that is right would be wrong by a class of the mean probability of the others.
+    For rows that are right, the latter uses the mean probability of the other classes.
     """
     of_answer = probabilities[np.arange(len(answers)), answers]
     others = np.clip((1 - of_answer) / max(probabilities.shape[1] - 1, 1), PROBABILITY_FLOOR, 1.0)
@@ -202,9 +201,9 @@ def log_losses_if(
 def weighted_aurocs(
     is_positive: NDArray[np.bool_], weights: NDArray[np.float64], tie_starts: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return (R,) the share of positive-negative pairs in the right order, ties counting half.
+    """Return (R,) the share of positive-negative pairs in the right order; ties count half.
 
-    Rows stand in order of their score; NaN where a resample has one class only.
+    Rows must be sorted by score; NaN for resamples with only one class.
 
     Source:
         Hanley & McNeil 1982 (the area is the Mann-Whitney statistic).
@@ -238,7 +237,7 @@ def count_confusion(
 
 @dataclass(frozen=True, slots=True)
 class MacroScores:
-    """Accuracy and macro averages of confusions, each of the leading shape of these."""
+    """Accuracy and macro averages of confusion matrices, with their leading shape."""
 
     accuracy: NDArray[np.float64]
     precision: NDArray[np.float64]
@@ -247,9 +246,9 @@ class MacroScores:
 
 
 def macro_scores(confusion: NDArray[Any]) -> MacroScores:
-    """Return accuracy and macro averages of one confusion (C, C), or of many (…, C, C).
+    """Return accuracy and macro averages of one confusion matrix (C, C), or of many (…, C, C).
 
-    The average runs over the classes that have a count in their row or their column.
+    The averages are over the classes with a count in their row or column.
     """
     precision, recall, f1 = _class_rates(confusion)
     occurs = confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0

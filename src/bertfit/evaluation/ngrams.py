@@ -1,9 +1,9 @@
-"""Texts to counts of n-grams, fast enough for 50,000 reviews: arrays instead of strings.
+"""Count n-grams of texts with arrays instead of strings, fast enough for 50,000 reviews.
 
-Owns what a token is, and the counting. Every word gets a number, and a longer n-gram is looked up
-by the number of its beginning and of its last word, so no string is ever made of it. N-grams of
-characters depend on the word alone: they are counted once per distinct word, and a matrix product
-gives the counts of the texts. What is learned from counts is in lexical.py.
+Owns the definition of a token, and the counting. Words are numbered, and longer n-grams are looked
+up by the numbers of their prefix and last word, so no strings are built for them. Character n-grams
+are counted once per distinct word, because they depend only on the word; a matrix product gives the
+counts per text. The classifiers are in lexical.py.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ if TYPE_CHECKING:
 MAX_ORDER = 3
 """Words in the longest n-gram."""
 SHORT_ORDER = 2
-"""Words in the longest n-gram that TF-IDF takes."""
+"""Words in the longest n-gram used by TF-IDF."""
 CHARACTER_ORDERS = (3, 4)
-"""Characters in the shortest and the longest n-gram inside a word, its edges counted as blanks."""
+"""Characters in the shortest and longest n-gram within a word, padded with a blank on each side."""
 MIN_ROWS_FOR_PRUNING = 1_000
-"""Below this many rows every n-gram is kept: those seen in one row only, and those of most rows."""
+"""With fewer rows, all n-grams are kept, including those of a single row or of most rows."""
 MAX_CHARACTER_SHARE = 0.1
-"""N-grams of characters that stand in more of the rows tell little, and are half of all counts."""
+"""Character n-grams in a larger share of the rows say little, and are half of all counts."""
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _WORDS = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
-"""Words of one letter or more; Chinese and Japanese, written without spaces, by character."""
+"""Words of at least one letter; single characters for Chinese and Japanese (no spaces)."""
 _CHARACTERS = re.compile(r"\S")
 _NO_WORDS = "no words in the texts: n-grams of characters were counted instead"
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """n texts as numbers of words, one after another."""
+    """n texts as word ids, concatenated."""
 
     words: Sequence[str]
-    """The distinct words, by number."""
+    """The distinct words, by id."""
     word_ids: NDArray[np.int64]
     """(total,)"""
     rows: NDArray[np.int64]
-    """(total,) the text of each word, rising."""
+    """(total,) the text of each word, in increasing order."""
     num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How often each n-gram that was learned stands in each of n texts; rows may be empty."""
+    """Counts of each learned n-gram in n texts; rows may be empty."""
 
     words: csr_matrix
     """(n, V) float32: n-grams of words, shorter ones first."""
     num_short: int
-    """The first columns that hold n-grams of up to `SHORT_ORDER` words."""
+    """Number of leading columns with n-grams of up to `SHORT_ORDER` words."""
     characters: csr_matrix | None
-    """(n, W) float32: n-grams of characters; None where they were not learned."""
+    """(n, W) float32: character n-grams; None if they were not learned."""
 
     def select(self, rows: NDArray[np.int64]) -> Counts:
         """Return the counts of some rows, in that order."""
@@ -75,26 +75,26 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class _LearnedKeys:
-    """N-grams of one order: those that are kept, and where they stand."""
+    """The kept n-grams of one order, and where they occur."""
 
     keys: NDArray[np.int64]
     """(K,) sorted"""
     places: NDArray[np.int64]
-    """(total,) the place among the keys of the n-gram that starts at each word, -1 where none."""
+    """(total,) index in the keys of the n-gram that starts at each word, -1 for none."""
     counts: csr_matrix
     """(n, K)"""
 
 
 @dataclass(frozen=True, slots=True)
 class InsideWords:
-    """The n-grams of characters that were learned."""
+    """The learned character n-grams."""
 
     vectorizer: CountVectorizer
     columns: NDArray[np.int64]
-    """Those of the vectorizer that are kept."""
+    """The kept columns of the vectorizer."""
     of_learned: csr_matrix
-    """(number of learned words, W) counts in each word that has a column, so that only words never
-    seen before are taken to pieces."""
+    """(number of learned words, W) counts in each learned word, so that only new words have to be
+    split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +105,19 @@ class NgramCounter:
     columns: dict[str, int]
     """Column of each word."""
     keys: tuple[NDArray[np.int64], ...]
-    """For each longer order, the sorted keys (beginning × number of words + last word)."""
+    """For each longer order, the sorted keys (prefix × number of words + last word)."""
     inside_words: InsideWords | None
-    """None where n-grams of characters were not learned."""
+    """None if character n-grams were not learned."""
     note: str | None
-    """What was not done as usual, in words; None where all was."""
+    """What was unusual, in words, or None."""
 
     @property
     def num_ngrams(self) -> int:
-        """N-grams of words of every order; 0 where the texts held nothing."""
+        """Number of word n-grams of all orders; 0 if the texts were empty."""
         return len(self.columns) + sum(map(len, self.keys))
 
     def count(self, texts: Sequence[str]) -> Counts:
-        """Count the n-grams in texts; those that were not learned are left out."""
+        """Count the learned n-grams in texts."""
         tokens = _split(texts, self.pattern)
         word_columns = _find_columns(tokens, self.columns)
         places, blocks = word_columns, [_count_known(tokens, word_columns, len(self.columns))]
@@ -145,20 +145,20 @@ class NgramCounter:
 def learn_ngrams(
     texts: Sequence[str], *, characters: bool = True, max_order: int = MAX_ORDER
 ) -> tuple[NgramCounter, Counts]:
-    """Find the n-grams of the texts.
+    """Learn the n-grams of the texts.
 
-    From 1,000 rows on, those of one row are left out, and n-grams of characters that stand in more
-    than a tenth of the rows. An n-gram is kept only if its beginning is, which loses nothing, as
-    that is at least as frequent. Where no text holds a word, single characters take the place of
+    From 1,000 rows on, n-grams that occur in one row are dropped, and character n-grams that occur
+    in more than a tenth of the rows. An n-gram is kept only if its prefix is, which loses nothing,
+    because the prefix is at least as frequent. If no text has a word, single characters replace
     words.
 
     Args:
         texts: n training texts.
-        characters: Also learn n-grams of characters inside words.
+        characters: Also learn character n-grams within words.
         max_order: Words in the longest n-gram, at least 1.
 
     Returns:
-        What counts them in other texts, and their counts in these.
+        A counter for other texts, and the counts in these texts.
     """
     tokens, note = _split(texts, _WORDS), None
     pattern = _WORDS
@@ -167,7 +167,7 @@ def learn_ngrams(
         tokens = _split(texts, pattern)
     min_rows = 2 if len(texts) >= MIN_ROWS_FOR_PRUNING else 1
     learned = _learn_words(tokens, min_rows=min_rows)
-    if not len(learned.keys):  # no word stands in two rows
+    if not len(learned.keys):  # no word occurs in two rows
         min_rows = 1
         learned = _learn_words(tokens, min_rows=min_rows)
     columns = {tokens.words[word_id]: place for place, word_id in enumerate(learned.keys.tolist())}
@@ -186,7 +186,7 @@ def learn_ngrams(
 
 
 def _split(texts: Sequence[str], pattern: re.Pattern[str]) -> Tokens:
-    # A word's first look-up gives it the next number.
+    # The first look-up of a word assigns the next id.
     id_of_word: defaultdict[str, int] = defaultdict(itertools.count().__next__)
     pieces = [
         np.fromiter(map(id_of_word.__getitem__, pattern.findall(text.lower())), dtype=np.int64)
@@ -198,7 +198,7 @@ def _split(texts: Sequence[str], pattern: re.Pattern[str]) -> Tokens:
 
 
 def _learn_words(tokens: Tokens, *, min_rows: int) -> _LearnedKeys:
-    """Return the words that stand in at least `min_rows` rows; their keys are their numbers."""
+    """Return the words that occur in at least `min_rows` rows; their keys are the word ids."""
     return _keep_frequent(tokens, np.arange(len(tokens.words)), tokens.word_ids, min_rows=min_rows)
 
 
@@ -220,13 +220,13 @@ def _learn_longer(
 def _keep_frequent(
     tokens: Tokens, keys: NDArray[np.int64], places: NDArray[np.int64], *, min_rows: int
 ) -> _LearnedKeys:
-    """Return those of the sorted keys that stand in at least `min_rows` rows.
+    """Return the sorted keys that occur in at least `min_rows` rows.
 
-    `places` (total,) holds the place of the key that starts at each word, -1 where there is none.
+    `places` (total,) is the index of the key that starts at each word, -1 for none.
     """
     counts = _count_known(tokens, places, len(keys))
     kept = np.flatnonzero(np.bincount(counts.indices, minlength=len(keys)) >= min_rows)
-    new_places = np.full(len(keys) + 1, -1, dtype=np.int64)  # the last one answers for -1
+    new_places = np.full(len(keys) + 1, -1, dtype=np.int64)  # the last entry maps -1 to -1
     new_places[kept] = np.arange(len(kept))
     return _LearnedKeys(keys[kept], new_places[places], counts[:, kept])
 
@@ -234,9 +234,9 @@ def _keep_frequent(
 def _learn_characters(
     tokens: Tokens, learned_words: NDArray[np.int64], *, min_rows: int
 ) -> tuple[InsideWords | None, csr_matrix | None]:
-    """Return the n-grams of characters, and their counts in the texts; None where none is kept.
+    """Return the character n-grams and their counts in the texts; None if none is kept.
 
-    `learned_words` are the numbers of the words that have a column, in its order.
+    `learned_words` are the ids of the learned words, in the order of their columns.
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
@@ -256,13 +256,13 @@ def _learn_characters(
 
 
 def _find_columns(tokens: Tokens, columns: dict[str, int]) -> NDArray[np.int64]:
-    """Return (total,) the column of each word, -1 where it was not learned."""
+    """Return (total,) the column of each word, -1 if it was not learned."""
     found: NDArray[np.int64] = _find_words(tokens, columns)[tokens.word_ids]
     return found
 
 
 def _find_words(tokens: Tokens, columns: dict[str, int]) -> NDArray[np.int64]:
-    """Return the column of each distinct word, -1 where it was not learned."""
+    """Return the column of each distinct word, -1 if it was not learned."""
     return np.array([columns.get(word, -1) for word in tokens.words], dtype=np.int64)
 
 
@@ -272,10 +272,10 @@ def _extend(
     word_columns: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> NDArray[np.int64]:
-    """Return (total,) the key of the n-gram that starts at each word, -1 where there is none.
+    """Return (total,) the key of the n-gram that starts at each word, -1 for none.
 
-    `places` says which n-gram of the order below starts there; `shape` is the order wanted, and
-    the number of words that were learned.
+    `places` is the index of the n-gram of the next lower order that starts at each word; `shape` is
+    (order, number of learned words).
     """
     order, num_words = shape
     keys = np.full(len(places), -1, dtype=np.int64)
@@ -288,10 +288,10 @@ def _extend(
 
 
 def _look_up(keys: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the place of each candidate in the sorted keys, -1 where it is not among them."""
+    """Return the index of each candidate in the sorted keys, -1 if it is not among them."""
     if not len(keys):
         return np.full(len(candidates), -1, dtype=np.int64)
-    # Sorted, the candidates find their places four times as fast: neighbours share the way.
+    # The search is four times as fast for sorted candidates, because of cache locality.
     distinct, inverse = np.unique(candidates, return_inverse=True)
     places = np.minimum(np.searchsorted(keys, distinct), len(keys) - 1)
     found: NDArray[np.int64] = np.where(keys[places] == distinct, places, -1)[inverse]
@@ -299,7 +299,7 @@ def _look_up(keys: NDArray[np.int64], candidates: NDArray[np.int64]) -> NDArray[
 
 
 def _count_known(tokens: Tokens, columns: NDArray[np.int64], num_columns: int) -> csr_matrix:
-    """Return (n, num_columns) how often each column stands in each text; -1 is none."""
+    """Return (n, num_columns) the counts of each column in each text; -1 is ignored."""
     from scipy.sparse import csr_matrix
 
     is_known = columns >= 0

@@ -1,7 +1,4 @@
-"""Predictions that are kept in a run: one JSON line per row, without its text.
-
-Owns writing and reading them. Does not know what made them.
-"""
+"""Read and write the predictions kept in a run: one JSON line per row, without its text."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class KeptPredictions:
-    """n ≥ 1 rows as a model saw them: parallel columns."""
+    """Predictions for n ≥ 1 rows, as parallel columns."""
 
     lines: Sequence[int]
     """1-based line of each row in its source."""
@@ -37,11 +34,11 @@ class KeptPredictions:
     label_ids: NDArray[np.int64]
     """(n,) the true classes."""
     probabilities: NDArray[np.float64]
-    """(n, C) in order of the label ids."""
+    """(n, C) in the order of the label ids."""
     num_tokens: NDArray[np.int64]
-    """(n,) full length of each text in tokens, before truncation."""
+    """(n,) tokens of each text before truncation."""
     is_truncated: NDArray[np.bool_]
-    """(n,) whether the model read less than the text."""
+    """(n,) whether the text was truncated."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -49,13 +46,13 @@ class KeptPredictions:
 
     @property
     def known_groups(self) -> NDArray[Any] | None:
-        """(n,) groups as resampling takes them; None where no row has one."""
+        """(n,) groups for resampling; None if no row has one."""
         has_groups = any(group is not None for group in self.groups)
         return np.asarray(self.groups, dtype=object) if has_groups else None
 
 
 def write_predictions(path: Path, kept: KeptPredictions, label_names: Sequence[str]) -> None:
-    """Write predictions as JSON lines, whole or not at all.
+    """Write predictions as JSON lines, atomically.
 
     Raises:
         OSError: The file cannot be written.
@@ -80,11 +77,11 @@ def read_predictions(
 
     Args:
         path: The file.
-        label_names: Of the run, in order of their ids.
-        num_rows: Rows that the run was judged on; None where that is not known.
+        label_names: Label names of the run, in the order of their ids.
+        num_rows: Expected number of rows; None if unknown.
 
     Raises:
-        RunError: The file is missing, damaged or not whole; a damaged line is named.
+        RunError: The file is missing, damaged (the message names the line) or incomplete.
     """
     id_of_name = {name: label_id for label_id, name in enumerate(label_names)}
     records = []

@@ -1,6 +1,6 @@
-"""Resampling: how often each unit is drawn, and intervals of any scores of the resamples.
+"""Resampling: draws of units, and bootstrap intervals of arbitrary scores.
 
-Does not define any score (metrics.py), nor what one asks beyond its resamples (intervals.py).
+Scores are defined in metrics.py; corrections for specific scores are in intervals.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _CHUNK_NUMBERS = 2_000_000
-"""Numbers held at once in a chunk of resamples: 16 MB each for weights and for confusions."""
+"""Array elements per chunk of resamples: 16 MB each for weights and for confusion matrices."""
 
 
 def resample_intervals(
@@ -32,18 +32,18 @@ def resample_intervals(
     biased: Collection[int] = (),
     within: Sequence[tuple[float, float]],
 ) -> list[Interval]:
-    """Return bootstrap intervals of any scores of the same rows, wider where units are few.
+    """Return bootstrap intervals of arbitrary scores of the same rows, corrected for few units.
 
     Args:
-        score_resample: Gets how often each row was drawn, (n,), and returns the scores.
+        score_resample: Called with how often each row was drawn, (n,); returns the scores.
         num_rows: n, at least 1.
-        groups: (n,) group of each row, drawn whole; or None.
-        num_resamples: Draws.
-        seed: Of the draws.
-        level: Confidence, in (0, 1).
-        biased: Places of scores whose intervals allow for the bias of the resamples, as those of
-            macro averages do in `bootstrap_intervals`.
-        within: The least and the most that each score can be, which is all that one unit tells.
+        groups: (n,) group of each row, resampled whole; or None.
+        num_resamples: Number of resamples.
+        seed: Seed of the draws.
+        level: Confidence level, in (0, 1).
+        biased: Indices of scores whose intervals are corrected for the bias of the resamples, as
+            those of macro averages in `bootstrap_intervals`.
+        within: Range of each score, which is also its interval if there is only one unit.
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.
@@ -71,7 +71,7 @@ def draw_counts(
 ) -> Iterator[NDArray[np.float64]]:
     """Yield (resamples, units) how often each unit was drawn, in chunks of bounded size.
 
-    A resample will take `num_numbers` in the largest array that is made of it.
+    `num_numbers` is the size, per resample, of the largest array that the caller computes.
     """
     rng = np.random.default_rng(seed)
     chunk_size = max(1, _CHUNK_NUMBERS // num_numbers)
@@ -85,14 +85,14 @@ def draw_counts(
 
 
 def percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:
-    """Return where the middle of the resamples' values ends, those left out that are NaN."""
+    """Return the central interval of the resampled values, ignoring NaN."""
     values = values[~np.isnan(values)]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
 def check_settings(num_resamples: int, *, level: float) -> None:
-    """Refuse what no interval can be made with.
+    """Check the settings of the bootstrap.
 
     Raises:
         ConfigError: `num_resamples` or `level` is out of range.

@@ -1,7 +1,7 @@
-"""Calibration by scaling logits: by a temperature, a weight for each class, or a cubic.
+"""Calibration by scaling logits: with a temperature, a weight per class, or a cubic.
 
-Owns the scalings and their fits. scaling_choice.py decides which one a model gets; folding it into
-a model is up to modeling. Every fit is regularised towards no change.
+Owns the scalings and their fits. The choice of a scaling is in scaling_choice.py; folding it into a
+model is in modeling. All fits are regularised towards no change.
 """
 
 from __future__ import annotations
@@ -17,49 +17,51 @@ if TYPE_CHECKING:
 ScalingKind = Literal["none", "temperature", "vector", "cubic"]
 
 _PRIOR_DEVIATION = 0.5
-"""Of the normal prior that pulls weights to 1 (or to the temperature's) and biases to 0."""
+"""Standard deviation of the normal prior, with mean 1 (or the temperature's) for weights and 0 for
+biases."""
 _INVERSE_TEMPERATURES = (0.01, 20.0)
 _CUBE_FACTORS = (0.0, 20.0)
-"""Not below 0: confidence must not fall where logits grow."""
+"""Not below 0: confidence must not decrease as logits increase."""
 _RIDGE = 1e-4
-"""Of the regression of cubes on features, as a share of the features' mean variance."""
+"""Ridge penalty of the regression of cubes on features, relative to the features' mean variance."""
 _LEAST_RIDGE = 1e-9
-"""Of features that are all alike, so that the regression has one answer."""
+"""Minimum ridge penalty, so that the solution is unique even if all features are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
-    """A linear function of the last layer's inputs, which that layer adds to the logits."""
+    """A linear function of the last layer's inputs that is added to its logits."""
 
     weight: NDArray[np.float64]
     """(C, D)."""
     bias: NDArray[np.float64]
-    """(C,), 0 where the layer has none."""
+    """(C,), 0 if the layer has none."""
 
     def apply(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return (n, C) of features (n, D)."""
+        """Return the values (n, C) for features (n, D)."""
         added: NDArray[np.float64] = features @ self.weight.T + self.bias
         return added
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """How logits are scaled: class c's become weights[c] · logit + biases[c], plus the readout."""
+    """A scaling of logits: weights[c] · logit + biases[c] for class c, plus the readout."""
 
     kind: ScalingKind
     weights: tuple[float, ...]
     """(C,), each above 0."""
     biases: tuple[float, ...]
-    """(C,), 0 but under a vector."""
+    """(C,), 0 unless the kind is "vector"."""
     cube: float = 0.0
-    """Factor, at least 0, of the cubes of the logits, each row's less their mean, that the readout
-    stands for; 0 but under a cubic."""
+    """Factor, at least 0, of the cubes of the row-centred logits that the readout approximates; 0
+    unless the kind is "cubic"."""
     readout: Readout | None = field(default=None, compare=False)
-    """None but under a cubic, and there once it is folded into a model and read again."""
+    """None unless the kind is "cubic"; also None for a cubic read from a run, whose weights already
+    contain it."""
 
     @property
     def temperature(self) -> float | None:
-        """What all logits are divided by; None where that is not all that is done to them."""
+        """The temperature; None if the scaling is more than a temperature."""
         return 1 / self.weights[0] if self.kind in {"none", "temperature"} else None
 
     def apply(
@@ -69,7 +71,7 @@ class Scaling:
 
         Args:
             logits: (n, C).
-            features: (n, D) inputs of the layer that gave the logits; only a cubic needs them.
+            features: (n, D) inputs of the layer that computed the logits; only a cubic needs them.
         """
         scaled: NDArray[np.float64] = logits * np.asarray(self.weights) + np.asarray(self.biases)
         if self.readout is not None:
@@ -78,19 +80,19 @@ class Scaling:
         return scaled
 
     def undo(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the logits (n, C) that `apply` made these of; those of a cubic are lost."""
+        """Invert `apply` for logits (n, C); not possible for a cubic."""
         assert self.kind != "cubic", "scaled logits do not tell the features"
         raw: NDArray[np.float64] = (logits - np.asarray(self.biases)) / np.asarray(self.weights)
         return raw
 
 
 def no_scaling(num_labels: int) -> Scaling:
-    """Return the scaling that changes nothing."""
+    """Return the identity scaling."""
     return Scaling("none", (1.0,) * num_labels, (0.0,) * num_labels)
 
 
 def fit_temperature(logits: ArrayLike, label_ids: ArrayLike) -> Scaling:
-    """Fit one temperature by log loss, pulled gently towards 1.
+    """Fit a temperature by log loss, weakly regularised towards 1.
 
     Args:
         logits: (n, C).
@@ -104,7 +106,7 @@ def fit_temperature(logits: ArrayLike, label_ids: ArrayLike) -> Scaling:
     logits, label_ids = np.asarray(logits, dtype=np.float64), np.asarray(label_ids)
 
     def weigh(inverse: float) -> float:
-        """Return the log posterior's negative; convex in the inverse temperature."""
+        """Return the negative log posterior; convex in the inverse temperature."""
         prior = (inverse - 1) ** 2 / (2 * _PRIOR_DEVIATION**2)
         return float(log_losses(inverse * logits, label_ids).sum() + prior)
 
@@ -116,12 +118,12 @@ def fit_temperature(logits: ArrayLike, label_ids: ArrayLike) -> Scaling:
 
 
 def fit_vector(logits: ArrayLike, label_ids: ArrayLike, *, with_bias: bool = True) -> Scaling:
-    """Fit a weight and a bias for each class by log loss, pulled towards the best temperature.
+    """Fit a weight and a bias per class by log loss, regularised towards the best temperature.
 
     Args:
         logits: (n, C).
         label_ids: (n,) integers in [0, C).
-        with_bias: False keeps all biases at 0, for a layer that has none.
+        with_bias: False keeps all biases at 0, for a layer without bias.
 
     Source:
         Guo et al. 2017, arXiv 1706.04599, section 4.2 (vector scaling).
@@ -151,7 +153,7 @@ def fit_vector(logits: ArrayLike, label_ids: ArrayLike, *, with_bias: bool = Tru
 
     bounds = [_INVERSE_TEMPERATURES] * num_labels
     bounds += [(-20.0, 20.0)] * (len(start) - num_labels)
-    options = {"ftol": 1e-8}  # a relative gain that no log loss shows
+    options = {"ftol": 1e-8}  # a relative gain too small to show in a log loss
     result = minimize(weigh, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     found = result.x.tolist()
     biases = tuple(found[num_labels:]) if with_bias else (0.0,) * num_labels
@@ -161,20 +163,20 @@ def fit_vector(logits: ArrayLike, label_ids: ArrayLike, *, with_bias: bool = Tru
 def fit_cubic(
     logits: ArrayLike, label_ids: ArrayLike, features: ArrayLike, *, with_bias: bool = True
 ) -> Scaling:
-    """Fit a weight of the logits and one of their cubes, for all classes, by log loss.
+    """Fit a weight of the logits and one of their cubes, shared by all classes, by log loss.
 
-    An encoder's last norm keeps its features on a sphere, so that the logits of sure texts crowd
-    together: one temperature then either doubts the sure or trusts the unsure. A cube pulls them
-    apart again. No linear layer can cube what it gives; but the features move along a curve as
-    confidence grows, and from where they are on it a linear function reads the cubes nearly exactly
-    (docs/decisions/0010-cubic-calibration.md). That function is regressed without labels; with
-    labels two numbers are fitted.
+    An encoder's last norm keeps its features on a sphere, which compresses the logits of confident
+    texts: any temperature then makes these underconfident or uncertain texts overconfident. A cube
+    spreads them again. A linear layer cannot cube its outputs, but the features move along a curve
+    as confidence grows, so a linear function of them approximates the cubes nearly exactly
+    (docs/decisions/0010-cubic-calibration.md). That function is regressed without labels; only two
+    numbers are fitted with labels.
 
     Args:
         logits: (n, C).
         label_ids: (n,) integers in [0, C).
-        features: (n, D) inputs of the linear layer that gave the logits.
-        with_bias: False for a layer that has none.
+        features: (n, D) inputs of the linear layer that computed the logits.
+        with_bias: False for a layer without bias.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
@@ -215,7 +217,7 @@ def fit_cubic(
 def _regress(
     features: NDArray[np.float64], targets: NDArray[np.float64], *, with_bias: bool
 ) -> Readout:
-    """Return the linear function of features (n, D) nearest to targets (n, C): ridge regression."""
+    """Return the ridge regression of targets (n, C) on features (n, D)."""
     zeros = np.zeros(features.shape[1]), np.zeros(targets.shape[1])
     feature_means, target_means = (
         (features.mean(axis=0), targets.mean(axis=0)) if with_bias else zeros
@@ -229,7 +231,7 @@ def _regress(
 
 
 def log_losses(logits: NDArray[np.float64], label_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (n,) log losses in nats, without the floor that metrics put under probabilities."""
+    """Return (n,) log losses in nats, without the floor on probabilities in metrics.py."""
     from scipy.special import log_softmax
 
     log_shares = log_softmax(logits, axis=1)

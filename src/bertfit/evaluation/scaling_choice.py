@@ -1,7 +1,7 @@
-"""Which scaling a model's logits get: the one that does better on held-out rows.
+"""Choose the scaling of a model's logits by its gain on held-out rows.
 
-The rows that a fit sees have also chosen the epoch, so they make the model look a little too good.
-That is why every fit needs enough rows, and must show its gain on rows held out from it.
+The rows of a fit have also chosen the epoch, so they make the model look a little too good.
+Therefore, every fit needs enough rows and must show its gain on held-out rows.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 MIN_ROWS = 100
 """With fewer rows nothing is fitted."""
 MIN_MISTAKES = 5
-"""With fewer wrong rows nothing is fitted: they are what holds a temperature back from 0."""
+"""With fewer mistakes nothing is fitted: without mistakes, the temperature would go to 0."""
 MIN_CLASS_ROWS = 50
-"""Rows that every class needs before classes are scaled apart."""
+"""Rows that every class needs for a scaling per class."""
 CLEAR_ERRORS = 2.0
-"""What does more than a temperature must win by this many standard errors of its gain."""
+"""Gain over a temperature, in standard errors, that any other scaling needs."""
 MAX_LOGITS = 500_000
-"""Of more logits (rows times classes) some rows are drawn: all would teach no more, but slowly."""
+"""With more logits (rows times classes), rows are sampled: more would be slower but not better."""
 NUM_FOLDS = 5
 
 _REASONS: dict[ScalingKind, str] = {
@@ -48,21 +48,20 @@ _REASONS: dict[ScalingKind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ScalingChoice:
-    """The scaling that was chosen, and why."""
+    """The chosen scaling, and why."""
 
     scaling: Scaling
     reason: str
-    """In a few words."""
+    """A short phrase."""
     num_rows: int
-    """Rows of the fit."""
+    """Number of rows of the fit."""
     held_out_log_losses: dict[str, float]
-    """Mean log loss, in nats, of rows that the fit had not seen, by kind; empty where nothing was
-    fitted."""
+    """Mean log loss on held-out rows, in nats, by kind; empty if nothing was fitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Rows of a fit: logits (n, C), label ids (n,), and features (n, D) where there are some."""
+    """Rows of a fit: logits (n, C), label ids (n,), and features (n, D) or None."""
 
     logits: NDArray[np.float64]
     label_ids: NDArray[np.int64]
@@ -88,21 +87,21 @@ def choose_scaling(
 ) -> ScalingChoice:
     """Choose a scaling by held-out log loss: none, a temperature, a vector or a cubic.
 
-    Every choice is fitted on four fifths of the rows and judged on the last fifth, five times
-    over. A temperature is taken where it lowers that log loss. Scaling each class (`MIN_CLASS_ROWS`
-    rows of each are needed) and bending all logits can change what is predicted: they are taken
-    only where the gain over the temperature is `CLEAR_ERRORS` standard errors, the first where no
-    held-out accuracy is lost, the second, which changes few predictions and for no end, where no
-    more is lost than chance would take.
+    All kinds are compared by five-fold cross-validation. A temperature is used if it lowers the
+    held-out log loss. A vector (which needs `MIN_CLASS_ROWS` rows per class) and a cubic can change
+    predictions, so they must gain `CLEAR_ERRORS` standard errors over the temperature. In addition,
+    a vector must not lose held-out accuracy, and a cubic, which changes few predictions and those
+    without aim, must not lose more than chance explains.
 
     Args:
         logits: (n, C) of rows that the model was not trained on.
         label_ids: (n,) integers in [0, C).
-        features: (n, D) inputs of the linear layer that gave the logits; None leaves the cubic out.
-        allow_vector: False leaves the vector out.
-        with_bias: Whether that layer has a bias, and so can shift logits.
+        features: (n, D) inputs of the linear layer that computed the logits; None excludes the
+            cubic.
+        allow_vector: False excludes the vector.
+        with_bias: Whether that layer has a bias, so that it can shift logits.
         groups: (n,) group of each row, never on both sides of a fold; or None.
-        seed: Of the folds.
+        seed: Seed of the sample and the folds.
     """
     logits, label_ids = np.asarray(logits, dtype=np.float64), np.asarray(label_ids)
     num_labels = logits.shape[1]
@@ -123,7 +122,7 @@ def choose_scaling(
 
 
 def _find_shortage(logits: NDArray[np.float64], label_ids: NDArray[np.int64]) -> str:
-    """Return why these rows cannot teach a scaling, or nothing."""
+    """Return why no scaling can be fitted on these rows, or an empty string."""
     num_mistakes = int((logits.argmax(axis=1) != label_ids).sum())
     if len(label_ids) < MIN_ROWS:
         return f"{len(label_ids):,} validation rows are too few, {MIN_ROWS} are needed"
@@ -158,7 +157,7 @@ def _draw_rows(shape: tuple[int, ...], *, seed: int) -> NDArray[np.intp]:
 
 
 def _draw_folds(groups: ArrayLike | None, num_rows: int, *, seed: int) -> NDArray[np.int64]:
-    """Return (n,) the fold of each row; a group is never in two."""
+    """Return (n,) the fold of each row; groups are not divided."""
     units = number_units(groups, num_rows)
     folds: NDArray[np.int64] = (
         np.random.default_rng(seed).permutation(int(units.max()) + 1)[units] % NUM_FOLDS

@@ -1,4 +1,4 @@
-"""Selective prediction: how much accuracy is gained by not answering at low confidence.
+"""Selective prediction: how much accuracy is gained by abstaining at low confidence.
 
 Owns the risk-coverage curve, its area, and the short form of the curve that is kept in a run.
 """
@@ -22,23 +22,23 @@ KEPT_CONFIDENCES = (
     *(step / 20 for step in range(10, 18)),
     *(step / 100 for step in range(90, 100)),
 )
-"""Confidences at which a run keeps coverage and accuracy."""
+"""Confidences for which a run records coverage and accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What abstaining below a confidence gave on the validation rows."""
+    """Coverage and accuracy on the validation rows when abstaining below a confidence."""
 
     confidence: float
-    """The kept confidence that the figures belong to: the asked one or the next below."""
+    """The recorded confidence of these figures: the requested one or the next lower one."""
     coverage: float
-    """Share of the rows that were answered, in [0, 1]."""
+    """Share of answered rows, in [0, 1]."""
     accuracy: float | None
-    """Among these, in [0, 1]; None where no row was answered."""
+    """Accuracy of the answered rows, in [0, 1]; None if no row was answered."""
     interval: Interval | None
-    """95 % interval of the accuracy, rows taken as independent."""
+    """95 % interval of the accuracy, assuming independent rows."""
     num_rows: int
-    """Validation rows, answered or not."""
+    """Number of validation rows, answered or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class SelectiveCurve:
     num_rows: int
     confidences: tuple[float, ...]
     num_answered: tuple[int, ...]
-    """Rows whose confidence is not below, for each of `confidences`."""
+    """For each of `confidences`, the rows with at least that confidence."""
     num_right: tuple[int, ...]
-    """Rows among these whose answer was right."""
+    """Number of these that are right."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and lists."""
@@ -61,8 +61,8 @@ def keep_curve(confidences: ArrayLike, is_right: ArrayLike) -> SelectiveCurve:
     """Return the short form of the curve.
 
     Args:
-        confidences: (n,) probabilities of what was answered.
-        is_right: (n,) whether the answer was right.
+        confidences: (n,) probabilities of the predictions.
+        is_right: (n,) whether each prediction is right.
     """
     confidences, is_right = _check_rows(confidences, is_right)
     answered = [confidences >= confidence for confidence in KEPT_CONFIDENCES]
@@ -75,9 +75,9 @@ def keep_curve(confidences: ArrayLike, is_right: ArrayLike) -> SelectiveCurve:
 
 
 def expect(curve: SelectiveCurve, abstain_below: float) -> Expectation:
-    """Return what abstaining below a confidence gave at the nearest kept one that is not above it.
+    """Return the figures of the highest recorded confidence not above `abstain_below`.
 
-    Coverage falls and accuracy mostly rises from there to the confidence that was asked for.
+    From there to `abstain_below`, coverage falls and accuracy mostly rises.
     """
     at = int(np.searchsorted(curve.confidences, abstain_below + 1e-9, side="right")) - 1
     num_answered, num_right = curve.num_answered[at], curve.num_right[at]
@@ -90,8 +90,8 @@ def expect(curve: SelectiveCurve, abstain_below: float) -> Expectation:
     )
 
 
-def check_abstain_below(value: Any) -> float:  # noqa: ANN401 (whatever a caller passes)
-    """Return the confidence below which no answer is given.
+def check_abstain_below(value: Any) -> float:  # noqa: ANN401 (any argument of a caller)
+    """Check and return the confidence below which the model abstains.
 
     Raises:
         ConfigError: It is not in (0, 1].
@@ -106,14 +106,14 @@ def check_abstain_below(value: Any) -> float:  # noqa: ANN401 (whatever a caller
 def risk_coverage_curve(
     confidences: ArrayLike, is_right: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return coverages (n,), rising to 1, and the error rate of the rows that each one answers.
+    """Return coverages (n,), increasing to 1, and the error rate of the answered rows for each.
 
     The most confident rows are answered first; rows of equal confidence share their mistakes, as
-    if they came in random order.
+    if they were in random order.
 
     Args:
-        confidences: (n,) probabilities of what was answered.
-        is_right: (n,) whether the answer was right.
+        confidences: (n,) probabilities of the predictions.
+        is_right: (n,) whether each prediction is right.
 
     Raises:
         DataError: There are no rows, or the lengths differ.
@@ -133,12 +133,12 @@ def risk_coverage_curve(
 
 
 class RankedRows(NamedTuple):
-    """Rows in the order of their confidence, the surest first."""
+    """Rows sorted by confidence, the most confident first."""
 
     order: NDArray[np.int64]
-    """(n,) the rows."""
+    """(n,) row numbers."""
     ties: NDArray[np.int64]
-    """(n,) which rows are equal in confidence: the number of each one's confidence, from 0."""
+    """(n,) 0-based number of each row's confidence; rows of equal confidence share it."""
     is_wrong: NDArray[np.bool_]
     """(n,)."""
 
@@ -153,11 +153,11 @@ def rank_rows(confidences: NDArray[np.float64], is_right: NDArray[np.bool_]) -> 
 def share_mistakes(
     ranked: RankedRows, counts: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """Return each ranked row's share in a mistake: among equals in confidence, their mean.
+    """Return the mistakes of the ranked rows, averaged over rows of equal confidence.
 
     Args:
         ranked: n rows.
-        counts: (n,) how often each row stands there, by its number; once where None.
+        counts: (n,) how often each row was drawn, by row number; None means once.
     """
     if counts is None:
         counts = np.ones(len(ranked.order), dtype=np.int64)
@@ -168,9 +168,9 @@ def share_mistakes(
 
 
 def weigh_mistakes(ranked: RankedRows) -> NDArray[np.float64]:
-    """Return (n,) by the rows' own numbers, what a mistake in each adds to n times AURC.
+    """Return (n,) how much a mistake in each row adds to n times AURC, by row number.
 
-    That is 1 on average: as much as to n times the error rate.
+    The mean is 1, as for n times the error rate.
     """
     num_rows = len(ranked.order)
     by_rank = np.cumsum(1 / np.arange(num_rows, 0, -1))[::-1]
@@ -181,7 +181,7 @@ def weigh_mistakes(ranked: RankedRows) -> NDArray[np.float64]:
 
 
 def risk_area(mistakes: NDArray[np.float64]) -> float:
-    """Return AURC: the mean, over all coverages, of the error rate of ranked rows, in [0, 1].
+    """Return AURC, the mean error rate of ranked rows over all coverages, in [0, 1].
 
     Source:
         Geifman, Uziel & El-Yaniv 2019, arXiv 1805.08206, section 3, on the curve of 2017.

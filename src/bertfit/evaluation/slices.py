@@ -1,7 +1,7 @@
-"""Where a model is weak: accuracy in slices of the rows, corrected for their number.
+"""Find where a model is weak: accuracy in slices of the rows, adjusted for multiple testing.
 
-Owns how rows are cut into slices and how a slice is judged. With many slices some look bad by
-chance, so each is tested against the rest of the rows, and the p-values are adjusted together.
+Owns the slicing of rows and the judgement of slices. Among many slices some look bad by chance, so
+each is tested against the other rows, and the p-values are adjusted together.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 NUM_BINS = 5
-"""Numbers are cut into this many slices with about equally many rows."""
+"""Numbers are divided into this many bins with about equally many rows."""
 MAX_VALUES = 20
-"""A column of numbers with more distinct values is cut into bins."""
+"""Numeric columns with more distinct values are binned."""
 MIN_ROWS = 10
 """Smaller slices are not judged."""
 SMALL_ROWS = 50
-"""A slice of fewer rows is flagged: its accuracy says little."""
+"""Slices of fewer rows are flagged: their accuracy says little."""
 OWN_SLICES = ("tokens", "truncated", "label", "group")
-"""What rows are always cut by; other slices are of columns that were asked for."""
+"""Slices that are always computed; others are of columns that the user requests."""
 MISSING = "(none)"
-"""The slice of rows that have no value."""
+"""The slice of rows without a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Rows that have something in common, and how good the model is on them."""
+    """Rows with a common value, and how good the model is on them."""
 
     by: str
-    """What the rows were cut by, such as "length"."""
+    """Name of the property that defines the slice, such as "tokens"."""
     value: str
-    """What these rows have in common."""
+    """The common value."""
     num_rows: int
     num_right: int
     accuracy: float
@@ -52,7 +52,7 @@ class Slice:
     rest_accuracy: float
     """Accuracy on all other rows."""
     p_value: float
-    """Of "no worse and no better than the rest" (Fisher's exact test), adjusted for all slices."""
+    """Two-sided Fisher's exact test against the other rows, adjusted for all slices."""
     is_small: bool
     """Whether there are fewer than `SMALL_ROWS` rows."""
 
@@ -68,12 +68,12 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class SliceReport:
-    """All slices that were judged."""
+    """All judged slices."""
 
     slices: tuple[Slice, ...]
-    """The worst first: those whose interval ends lowest."""
+    """Sorted by the upper end of the interval, the worst first."""
     num_too_small: int
-    """Slices left out as they have fewer than `MIN_ROWS` rows."""
+    """Number of slices not judged because they have too few rows."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -90,12 +90,12 @@ def score_slices(
 ) -> SliceReport:
     """Judge every slice: the rows that share a value of one of the columns.
 
-    The tests take rows as independent. A slice that holds all rows is left out, as it has no rest.
+    The tests assume independent rows. A slice of all rows is skipped, because there are no others.
 
     Args:
-        is_right: (n,) whether the model is right in each row.
-        values: By name of the column, n values; None where a row has none.
-        min_rows: Slices of fewer rows are left out and counted.
+        is_right: (n,) whether the model is right on each row.
+        values: n values per column, by column name; None for rows without a value.
+        min_rows: Slices of fewer rows are counted but not judged.
 
     Raises:
         ConfigError: `min_rows` is below 1.
@@ -138,16 +138,16 @@ def list_slices(
     groups: Sequence[str | None] | None = None,
     further: Mapping[str, Sequence[str | None]] | None = None,
 ) -> dict[str, Sequence[str | None]]:
-    """Return what `score_slices` cuts the rows of an evaluation by.
+    """Return the values by which `score_slices` slices the rows of an evaluation.
 
-    A further column that holds the labels or the groups once more is left out.
+    Further columns that repeat another property, such as the labels or groups, are skipped.
 
     Args:
-        num_tokens: (n,) full length of each text.
-        is_truncated: (n,) whether it lost tokens.
+        num_tokens: (n,) tokens of each text before truncation.
+        is_truncated: (n,) whether each text was truncated.
         labels: n names of the true classes.
         groups: n groups, or None.
-        further: By column, n values, as `name_values` returns them.
+        further: n values per column, as returned by `name_values`.
 
     Example:
         >>> list(list_slices([5, 9], [False, True], ["a", "b"], further={"label": ["x", "y"]}))
@@ -168,10 +168,10 @@ def list_slices(
 
 
 def name_values(values: Sequence[object]) -> list[str | None]:
-    """Return what each row's value is called: numbers of many kinds are cut into bins.
+    """Return the name of each row's value; numbers with many distinct values are binned.
 
     Args:
-        values: n values as they stand in a source; None, NaN and "" mean that there is none.
+        values: n raw values; None, NaN and "" mean missing.
 
     Example:
         >>> name_values(["a", None, "b", ""])
@@ -191,7 +191,7 @@ def name_values(values: Sequence[object]) -> list[str | None]:
 
 
 def _name_value(value: object) -> str:
-    """Return a value as it is spelt where it is a label or a group."""
+    """Return a value as it would be spelt as a label or group."""
     if not isinstance(value, str):
         with contextlib.suppress(TypeError):
             return normalize_label(value) or str(value)
@@ -199,7 +199,7 @@ def _name_value(value: object) -> str:
 
 
 def bin_numbers(numbers: Sequence[float | None]) -> list[str | None]:
-    """Cut numbers into up to `NUM_BINS` bins of about equally many rows, and name each bin.
+    """Divide numbers into up to `NUM_BINS` bins of about equally many rows; return bin names.
 
     Example:
         >>> bin_numbers([1, 1, 1, 5])
@@ -223,14 +223,14 @@ def _name_span(members: NDArray[np.float64]) -> str:
 
 
 def _show(number: float) -> str:
-    """Return a number in few characters; one of four digits, which may be a year, has no comma."""
+    """Format a number briefly; numbers of four digits, which may be years, have no comma."""
     if not float(number).is_integer():
         return f"{number:.4g}"
     return f"{number:.0f}" if abs(number) < 10_000 else f"{number:,.0f}"
 
 
 def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of each value, in order of the values' first rows."""
+    """Return the rows of each value, in order of first occurrence."""
     counts = Counter(MISSING if value is None else value for value in column)
     place_of_value = {value: place for place, value in enumerate(counts)}
     places = np.array([place_of_value[MISSING if value is None else value] for value in column])
@@ -242,12 +242,12 @@ def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
 def _judge(
     drafts: Sequence[tuple[str, str, int, int]], *, num_rows: int, num_right: int
 ) -> list[Slice]:
-    """Return the slices, worst first, from (by, value, rows, right rows)."""
+    """Return the slices, worst first, from (by, value, number of rows, number right)."""
     from scipy.stats import false_discovery_control
 
     if not drafts:
         return []
-    # Of thousands of small slices most have counts that others have as well.
+    # Most of thousands of small slices have the same counts as others.
     compare = functools.cache(functools.partial(_compare_with_rest, num_rows, num_right))
     find_interval = functools.cache(_find_interval)
     p_values = [compare(size, right) for _, _, size, right in drafts]
@@ -270,7 +270,7 @@ def _judge(
 
 
 def _compare_with_rest(num_rows: int, num_right: int, size: int, right: int) -> float:
-    """Return the exact p-value (Fisher) of "a slice is right as often as the other rows"."""
+    """Return the p-value of Fisher's exact test of a slice against the other rows."""
     from scipy.stats import fisher_exact
 
     others, others_right = num_rows - size, num_right - right
@@ -291,11 +291,11 @@ def _is_missing(value: object) -> bool:
 
 
 def _read_number(value: object) -> float | None:
-    """Return a finite number, or None where the value is none."""
+    """Return the value as a finite number, or None if it is not one."""
     if value is None or isinstance(value, bool):
         return None
     try:
-        number = float(value)  # type: ignore[arg-type]  # what is no number raises
+        number = float(value)  # type: ignore[arg-type]  # anything but a number raises
     except (TypeError, ValueError):
         return None
     return number if np.isfinite(number) else None

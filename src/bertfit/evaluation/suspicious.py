@@ -1,7 +1,7 @@
-"""Labels that are probably wrong, ranked from out-of-sample probabilities.
+"""Rank labels that are probably wrong, from out-of-sample probabilities.
 
-Owns only the ranking. The caller chooses where the probabilities come from; they must not come from
-a model that was trained on these very labels, because it would defend them.
+The caller chooses the source of the probabilities. It must not be a model that was trained on these
+labels, because it would confirm them.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SuspiciousLabels:
-    """All n rows in the order in which they should be looked at, as parallel columns."""
+    """All n rows in the order in which to review them, as parallel columns."""
 
     rows: NDArray[np.int64]
     """(n,) row numbers, the most suspicious first."""
     suggested_ids: NDArray[np.int64]
-    """(n,) the class that the probabilities speak for; the label itself where they do not."""
+    """(n,) the class suggested by the probabilities; may be the label itself."""
     margins: NDArray[np.float64]
-    """(n,) probability of the given label less that of the strongest other class, in [-1, 1]."""
+    """(n,) probability of the given label minus that of the best other class, in [-1, 1]."""
     confidences: NDArray[np.float64]
     """(n,) probability of the suggested class."""
     num_issues: int
-    """The first rows, those that confident learning counts as wrong."""
+    """Number of leading rows that confident learning counts as wrong."""
     thresholds: NDArray[np.float64]
-    """(C,) mean probability of each class over the rows that bear its label; NaN without rows."""
+    """(C,) mean probability of each class over the rows with its label; NaN without rows."""
 
 
 def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> SuspiciousLabels:
-    """Rank labels by how much the probabilities speak against them.
+    """Rank labels by the evidence of the probabilities against them.
 
-    A row counts as wrong where the most probable class is not its own, and its probability of
-    another class reaches the mean that this class has among its own rows: a class about which the
-    model is always unsure needs less. Such rows come first; inside both parts the normalized margin
-    decides, the lowest first.
+    A row counts as wrong if its most probable class is not its label, and its probability of
+    another class reaches the mean probability of that class over the rows with its label: classes
+    that the model is less certain about need less. Such rows come first; ties in both parts are
+    ordered by the normalized margin, the lowest first.
 
     Args:
-        probabilities: (n, C), out of sample: no row may have been trained on with its label.
+        probabilities: (n, C), out of sample: from models not trained on these rows' labels.
         label_ids: (n,) the given labels, integers in [0, C).
 
     Raises:
@@ -52,8 +52,9 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
 
     Source:
         Northcutt, Jiang & Chuang 2021, arXiv 1911.00068, section 3.1 (thresholds and the
-        confident joint), section 3.2 (ranking by normalized margin). That the probabilities must
-        speak against the label is ours: a judge that is sure of nothing would doubt all of a class.
+        confident joint), section 3.2 (ranking by normalized margin). The requirement that the most
+        probable class is not the label is an addition: without it, a model that is certain of
+        nothing would doubt all rows of a class.
 
     Example:
         >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8]]
@@ -65,7 +66,7 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
     num_rows = len(label_ids)
     of_label = probabilities[np.arange(num_rows), label_ids]
     thresholds = _mean_self_confidence(of_label, label_ids, num_labels=probabilities.shape[1])
-    # A class without rows has no threshold: comparing with NaN is false, so it is never counted.
+    # Classes without rows have the threshold NaN, so they are never counted.
     confident = np.where(probabilities >= thresholds - 1e-12, probabilities, -1.0)
     counted_ids = confident.argmax(axis=1)
     is_counted = (confident.max(axis=1) >= 0) & (counted_ids != label_ids)

@@ -1,7 +1,7 @@
-"""Independent pieces of work, run in parallel on the available cores.
+"""Run independent tasks in parallel on the available cores.
 
-Owns how many run at once. NumPy and SciPy release the interpreter's lock in their long loops, so
-threads are enough, and nothing has to be copied from one process to another.
+Owns the number of threads. NumPy and SciPy release the GIL in their long loops, so threads suffice,
+and nothing has to be copied between processes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ Result = TypeVar("Result")
 
 
 def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
-    """Yield what each task returns, in the order of the tasks.
+    """Yield the result of each task, in the order of the tasks.
 
-    Tasks are taken as threads become free, few ahead of the last result taken. While they run, BLAS
-    keeps to one thread, since threads within threads would wait for one another; how many run makes
-    no difference to any result. What a task raises is raised here.
+    Tasks are consumed as threads become free, only a few ahead of the last result consumed. In the
+    meantime, BLAS is limited to one thread, because nested threads would wait for one another. The
+    number of threads does not affect any result. Exceptions of tasks are raised here.
     """
     from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
@@ -29,7 +29,7 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
 
 
 def count_threads() -> int:
-    """Return the cores that this process may use, or what OMP_NUM_THREADS and its like say."""
+    """Return the number of available cores, or the limit by OMP_NUM_THREADS and the like."""
     from joblib import cpu_count
     from threadpoolctl import threadpool_info
 

@@ -1,7 +1,7 @@
-"""The threshold of a binary classifier: chosen for a stated aim, and what it achieves.
+"""Choose the threshold of a binary classifier for an aim, and measure what it achieves.
 
-The second class is the positive one: it is answered if its probability is not below the threshold.
-The probabilities themselves do not change.
+The second class is the positive one: it is predicted if its probability is at least the threshold.
+The probabilities do not change.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a threshold gives on n rows; rates of the second class, 0 where the denominator is."""
+    """Rates of the second class on n rows with a threshold; 0 if the denominator is 0."""
 
     num_rows: int
     accuracy: float
     precision: float
     precision_interval: Interval | None
-    """95 % interval; None where no row is called positive. The choice makes it optimistic."""
+    """95 % interval, optimistic on the rows that chose the threshold; None without predicted
+    positives."""
     recall: float
     recall_interval: Interval | None
-    """95 % interval; None where no row is positive."""
+    """95 % interval; None without positive rows."""
     f1: float
     cost: float | None
-    """Mean cost of a row where the aim is a cost."""
+    """Mean cost per row if the aim is a cost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """A threshold, and what it was chosen for."""
+    """A threshold, and the aim it was chosen for."""
 
     value: float
-    """The second class is answered where its probability is at least this, in [0, 1]."""
+    """The second class is predicted if its probability is at least this, in [0, 1]."""
     aim: str
     validation: Rates
-    """On the rows that chose it."""
+    """Rates on the rows that chose it."""
     undecided: Rates
-    """On the same rows without it: the most probable class is answered."""
+    """Rates on the same rows without it, that is, of the most probable class."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and dicts."""
@@ -67,20 +68,20 @@ class _Counts:
 
 
 def choose_threshold(probabilities: ArrayLike, label_ids: ArrayLike, aim: str) -> Threshold:
-    """Choose the threshold that serves an aim best on these rows.
+    """Choose the best threshold for an aim on these rows.
 
     - f1: the highest F1 of the second class.
     - precision>=P: the highest recall of the second class among the thresholds that reach P.
     - recall>=R: the highest precision among the thresholds that reach R.
-    - cost:FP,FN: the lowest sum of costs.
+    - cost:FP,FN: the lowest total cost.
 
-    Among equals, the one nearest to 0.5. Candidates lie halfway between neighbouring
+    Ties are broken by the distance to 0.5. Candidates are the midpoints of adjacent distinct
     probabilities of the rows.
 
     Args:
         probabilities: (n, 2), each row summing to 1.
         label_ids: (n,) 0 or 1.
-        aim: As `bertfit.threshold_aim` reads it.
+        aim: In the syntax of `bertfit.threshold_aim`.
 
     Raises:
         ConfigError: The aim is malformed.
@@ -110,11 +111,11 @@ def choose_threshold(probabilities: ArrayLike, label_ids: ArrayLike, aim: str) -
 
 
 def decide(probabilities: NDArray[np.float64], threshold: float | None) -> NDArray[np.int64]:
-    """Return (n,) what is answered: the most probable class, or by the threshold if there is one.
+    """Return (n,) predicted classes: by the threshold if there is one, or the most probable ones.
 
     Args:
         probabilities: (n, C); with a threshold, (n, 2).
-        threshold: The second class is answered where its probability is at least this; or None.
+        threshold: The second class is predicted if its probability is at least this; or None.
     """
     if threshold is None:
         best: NDArray[np.int64] = probabilities.argmax(axis=1)
@@ -127,7 +128,7 @@ def _count_at_candidates(scores: NDArray[np.float64], is_positive: NDArray[np.bo
     distinct, at = np.unique(scores, return_inverse=True)
     positives = np.bincount(at, weights=is_positive).astype(np.int64)
     negatives = np.bincount(at, weights=~is_positive).astype(np.int64)
-    # Candidate i answers positive from the i-th distinct score on; the last answers it nowhere.
+    # Candidate i predicts positive from the i-th distinct score on; the last one never does.
     above_all = [(distinct[-1] + 1) / 2] if distinct[-1] < 1 else []
     halfway = (distinct[1:] + distinct[:-1]) / 2
     halfway = np.maximum(halfway, np.nextafter(distinct[:-1], 2))  # rounding must not merge two
@@ -142,13 +143,13 @@ def _count_at_candidates(scores: NDArray[np.float64], is_positive: NDArray[np.bo
 
 
 def _sum_from(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return (k + 1,) for each place the sum from it to the end, which is 0 past the last."""
+    """Return (k + 1,) suffix sums, ending with 0."""
     sums: NDArray[np.int64] = np.append(np.cumsum(counts[::-1])[::-1], 0)
     return sums
 
 
 def _weigh(counts: _Counts, aim: ThresholdAim) -> NDArray[np.float64]:
-    """Return (k,) how well each candidate serves the aim; minus infinity where it does not."""
+    """Return (k,) the merit of each candidate; minus infinity if it misses the required rate."""
     hits, alarms, num_positive = counts.true_positives, counts.false_positives, counts.num_positive
     recalls = hits / max(num_positive, 1)
     if aim.kind == "f1":

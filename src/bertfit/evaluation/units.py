@@ -1,4 +1,4 @@
-"""What is resampled: each row, or the group that it belongs to."""
+"""Resampling units: each row, or the group that it belongs to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
-    """Return (n,) the number of each row's group, or of the row where it has none."""
+    """Return (n,) the unit of each row: its group, or the row itself if it has none.
+
+    If all rows have the same group, each row is a unit.
+    """
     if groups is None:
         return np.arange(num_rows)
     names = [
@@ -28,10 +31,10 @@ def number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
 
 
 def count_units(groups: ArrayLike | None, num_rows: int) -> int:
-    """Return how many units are drawn: groups, or rows where there are none."""
+    """Return the number of units of `number_units`."""
     return int(number_units(groups, num_rows).max()) + 1
 
 
 def _is_missing(group: object) -> bool:
-    """Tell None, an empty string, and NaN, which alone does not equal itself."""
+    """Return whether a group is None, an empty string or NaN."""
     return group is None or group == "" or group != group  # noqa: PLR0124 (the test for NaN)
