@@ -1,1 +1,1 @@
-"""Plots and texts for people; never imports torch."""
+"""Plots, tables and texts for people; does not import torch."""

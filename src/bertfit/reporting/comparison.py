@@ -1,7 +1,7 @@
-"""Comparisons, slices, errors, suspects and seeds as tables for a terminal of 80 columns.
+"""Format comparisons, slices, errors, suspects and seeds as tables for 80 columns.
 
-Owns their layout; the numbers come ready. Texts and names come from users and are shown as they
-are, never as markup, cut to fit.
+Owns only the layout. Texts and names come from users; they are shortened to fit and never
+interpreted as markup.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
 
 _TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
 _SLICE_WIDTH = 22
-"""Cells of a slice's name."""
+"""Width of a slice's name in cells."""
 _SPACED = 2
-"""Cells before the text that stands below a row's numbers."""
+"""Indent of the text below a row's numbers, in cells."""
 
 
 def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> RenderableType:
-    """Return the scores of two models, their differences, and where they agree."""
+    """Return the scores of two models, their differences, and their agreement."""
     short_a, short_b = (shorten(name, 40) for name in (name_a, name_b))
     table = _make_table("Score", right=("A", "B", "A minus B"))
     for name, difference in comparison.scores.items():
@@ -60,7 +60,7 @@ def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> Rend
 
 
 def disagreement_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return rows that two models answer differently, each with its text where it is known.
+    """Return rows that two models predict differently, each with its text if known.
 
     Args:
         rows: With line, label, predicted_a, predicted_b, confidence_a, confidence_b and text.
@@ -95,12 +95,12 @@ def error_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 def slice_table(
     report: SliceReport, *, num_shown: int = 10, grouped: bool = False
 ) -> RenderableType:
-    """Return the worst slices, and what to think of them.
+    """Return the worst slices, with notes on how to read them.
 
     Args:
         report: All slices.
-        num_shown: How many are shown.
-        grouped: Whether rows belong to groups, which the tests do not know.
+        num_shown: Maximum number of slices per list.
+        grouped: Whether rows belong to groups, which the tests ignore.
     """
     found = report.to_json()
     groups = group_slices(found["slices"], most=num_shown)
@@ -129,8 +129,8 @@ def suspect_table(suspects: Sequence[Mapping[str, Any]], *, num_rows: int) -> Re
     """Return the rows whose labels are probably wrong, with their texts.
 
     Args:
-        suspects: With line, label, suggested_label, confidence and text, the first ones to show.
-        num_rows: Rows that were judged.
+        suspects: The suspects to show, with line, label, suggested_label, confidence and text.
+        num_rows: Number of rows that were checked.
     """
     if not suspects:
         return Text(f"No label of {num_rows:,} rows looks wrong.")
@@ -172,7 +172,7 @@ def _format_difference(name: str, difference: Difference) -> list[str]:
 
 
 def _text_below(text: str | None) -> list[Text]:
-    """Return a text on one indented line, its middle left out where it is long."""
+    """Return a text on one indented line; the middle of a long text is elided."""
     if text is None:
         return []
     shown = shorten(text, WIDTH - _SPACED)

@@ -1,4 +1,4 @@
-"""Calibration, thresholds and abstention in words and tables of 80 columns. Computes no score."""
+"""Describe calibration, thresholds and abstention in words and tables of 80 columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertfit.evaluation.selective import Expectation
 
 
 def confidence_table(scores: ConfidenceScores) -> RenderableType:
-    """Return the scores of confidence, beside those before calibration where there was one."""
+    """Return the confidence scores, with those before calibration if the model is calibrated."""
     now, before = scores.calibration, scores.uncalibrated
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("Confidence", no_wrap=True)
@@ -38,7 +38,7 @@ def confidence_table(scores: ConfidenceScores) -> RenderableType:
 
 
 def describe_expectation(abstain_below: float, expectation: Expectation | None) -> str:
-    """Say what abstaining will do, as far as the validation rows tell."""
+    """Return what to expect of abstaining, according to the validation rows."""
     start = f"Texts with a confidence below {abstain_below:g} get no label."
     if expectation is None:
         return f"{start} This model has no validation figures that say what to expect."
@@ -58,7 +58,7 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
 
 
 def describe_calibration(entry: Mapping[str, Any]) -> str:
-    """Say what bertfit.json records of the calibration."""
+    """Return the calibration recorded in bertfit.json, in words."""
     if entry["kind"] == "none":
         return f"Calibration: none ({entry['reason']})"
     losses = entry["held_out_log_losses"]
@@ -70,7 +70,7 @@ def describe_calibration(entry: Mapping[str, Any]) -> str:
 
 
 def name_scaling(kind: str, weights: Sequence[float]) -> str:
-    """Say what is done to the logits, in a few words."""
+    """Return a short phrase for what is done to the logits."""
     return {
         "temperature": f"temperature {1 / weights[0]:.3f}",
         "vector": "a weight and a bias for each class",
@@ -79,7 +79,7 @@ def name_scaling(kind: str, weights: Sequence[float]) -> str:
 
 
 def describe_threshold(value: float, positive: str, aim: str | None = None) -> str:
-    """Say how labels are decided."""
+    """Return how labels are decided, in words."""
     chosen = f", chosen for {aim}" if aim else ""
     return (
         f"Threshold: {positive!r} is predicted at a probability of {value:.4f} or more{chosen} "

@@ -1,18 +1,18 @@
-"""Makes characters visible that a terminal would obey instead of showing."""
+"""Escape characters that a terminal would interpret instead of showing."""
 
 from __future__ import annotations
 
 import re
 
-# All of C0 but tab and newline, DEL, C1, and what turns the direction of the text around it. The
-# marks and joiners that Arabic, Hebrew and emoji are written with (U+200C to U+200F) turn nothing.
+# All of C0 except tab and newline, DEL, C1, and characters that change the direction of surrounding
+# text. The marks and joiners of Arabic, Hebrew and emoji (U+200C to U+200F) do not.
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def escape_controls(text: str) -> str:
-    r"""Return text that a terminal shows and does not obey; tabs and newlines stay.
+    r"""Escape characters that a terminal would interpret; tabs and newlines are kept.
 
-    JSON stays what it was: it holds no C0 as it is, and may spell all others as they are here.
+    JSON keeps its meaning: it contains no raw C0, and these escapes of all others are valid in it.
 
     Example:
         >>> print(escape_controls("\x1b[2Jgood\r, \x9b1A \u202ereversed"))
@@ -22,13 +22,13 @@ def escape_controls(text: str) -> str:
 
 
 def put_on_one_line(text: str) -> str:
-    r"""Return text with its white space joined and its control characters escaped.
+    r"""Collapse the white space of a text and escape its control characters.
 
     Example:
         >>> print(put_on_one_line("  a text\r\nof two lines\rand\x07 a bell"))
         a text of two lines\x0dand\x07 a bell
     """
-    # A file from Windows has carriage returns at its line ends; others are there to deceive.
+    # Windows files have carriage returns at line ends; any other is meant to deceive.
     return " ".join(escape_controls(text.replace("\r\n", "\n")).split())
 
 

@@ -1,6 +1,6 @@
-"""Plots of a classifier's curves: ROC, precision-recall, reliability, risk-coverage.
+"""Plot the curves of a classifier: ROC, precision-recall, reliability, risk-coverage.
 
-Owns how they look, as plots.py does for a run's history; the points come ready.
+Owns only their appearance, like plots.py for the history of a run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVE_SIZE = (4.2, 3.1)
-"""Width and height in inches: letters stay legible on a phone."""
+"""Width and height in inches; the text is legible on a phone."""
 
 
 def plot_roc(
@@ -27,7 +27,7 @@ def plot_roc(
 
     Args:
         points: (false positive rate, true positive rate).
-        operating: The point at which the model answers, to mark.
+        operating: The operating point of the model, to mark.
     """
     ax = _make_square("false positive rate", "true positive rate")
     ax.plot([0, 1], [0, 1], linestyle=":", color=TRAIN_COLOR, label="chance")
@@ -46,8 +46,8 @@ def plot_precision_recall(
 
     Args:
         points: (recall, precision).
-        positive_share: Share of the rows that are of the class: the precision of chance.
-        operating: The point at which the model answers, to mark.
+        positive_share: Share of rows of the class, which is the precision of chance.
+        operating: The operating point of the model, to mark.
     """
     ax = _make_square("recall", "precision")
     ax.axhline(positive_share, linestyle=":", color=TRAIN_COLOR, label="chance")
@@ -59,7 +59,7 @@ def plot_precision_recall(
 def plot_reliability(
     points: Sequence[Sequence[float]], *, before: Sequence[Sequence[float]] | None = None
 ) -> Figure:
-    """Plot how often the model is right against how sure it is, in bins of equally many rows.
+    """Plot accuracy against mean confidence, in bins of equally many rows.
 
     Args:
         points: (mean confidence, accuracy) of each bin.
@@ -80,17 +80,17 @@ def plot_reliability(
 
 
 def plot_risk_coverage(points: Sequence[Sequence[float]]) -> Figure:
-    """Plot the error rate among the answered rows against the share that is answered.
+    """Plot the error rate of the answered rows against their share.
 
     Args:
-        points: (coverage, error rate), coverage rising to 1.
+        points: (coverage, error rate), by increasing coverage up to 1.
     """
     (ax,) = new_axes(1, size=CURVE_SIZE)
     coverages, risks = _split(points)
     ax.plot(100 * coverages, 100 * risks, color=VALIDATION_COLOR, label="model")
     ax.axhline(100 * risks[-1], linestyle=":", color=TRAIN_COLOR, label="random confidence")
     ax.set(xlabel="answered rows, most confident first (%)", ylabel="wrong among them (%)")
-    # The surest few rows can be all right or all wrong: they do not decide the scale.
+    # The few most confident rows may all be wrong, so they do not determine the scale.
     highest = risks[coverages >= min(0.05, coverages[-1])].max()
     ax.set(xlim=(0, 102), ylim=(0, max(110 * highest, 1.0)))
     ax.grid(axis="y", color=GRID_COLOR)

@@ -1,7 +1,7 @@
-"""A run's facts as the rows of tables, for the report and the model card alike.
+"""Rows of tables from the facts of a run, for the report and the model card.
 
-Owns which rows there are and how a number is written; how a table is set is the templates'
-business. Computes no score. Texts and names are returned as they are, unescaped.
+Owns the choice of rows and the format of numbers; the layout is in the templates. Texts and names
+are returned unescaped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _CONFIDENCE = {
 
 
 def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
-    """Return what was asked of bertfit, in a sentence or two."""
+    """Return the task of the run, in a sentence or two."""
     record = facts["record"]
     training, settings = record.get("training") or {}, record.get("settings")
     if settings is None:
@@ -53,8 +53,8 @@ def list_parts(facts: Mapping[str, Any], *, short: bool = False) -> list[dict[st
     """Return the rows of each part: train, validation, test.
 
     Args:
-        facts: Of the run.
-        short: Leave the folders of the sources out.
+        facts: Facts of the run.
+        short: Omit the folders of the sources.
     """
     data = facts["record"].get("data") or {}
     parts = [
@@ -66,7 +66,7 @@ def list_parts(facts: Mapping[str, Any], *, short: bool = False) -> list[dict[st
 
 
 def list_scores(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return title and value, with its interval, of each headline score."""
+    """Return the title and the value with interval of each headline score."""
     judged = facts["judged"]
     if judged is None:
         return []
@@ -84,7 +84,7 @@ def list_scores(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 def list_classes(
     facts: Mapping[str, Any], *, worst: int | None = None
 ) -> list[tuple[int, str, dict[str, Any]]]:
-    """Return number (from 1), name and scores of each class; or the worst of those with rows."""
+    """Return (1-based number, name, scores) of all classes, or of the worst classes with rows."""
     per_class = (facts["judged"] or {}).get("per_class") or {}
     classes = [(number, *item) for number, item in enumerate(per_class.items(), 1)]
     if worst is None:
@@ -104,7 +104,7 @@ def list_confusions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "count": count,
                 "share": count / total,
                 "is_right": at == place,
-                "shade": round(45 * count / total),  # pale enough for the text upon it
+                "shade": round(45 * count / total),  # pale enough for text on top of it
             }
             for place, count in enumerate(counts)
         ]
@@ -113,7 +113,7 @@ def list_confusions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def list_confused_pairs(facts: Mapping[str, Any], *, most: int) -> list[dict[str, Any]]:
-    """Return the pairs of classes that are confused most."""
+    """Return the most confused pairs of classes."""
     names, confusion = facts["label_names"], facts["judged"]["confusion"]
     pairs = [
         {
@@ -130,7 +130,7 @@ def list_confused_pairs(facts: Mapping[str, Any], *, most: int) -> list[dict[str
 
 
 def list_confidence(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return title, value and value before calibration of what the confidence is worth."""
+    """Return title, value and value before calibration of each confidence score."""
     found = (facts["judged"] or {}).get("confidence")
     if found is None:
         return []
@@ -146,22 +146,22 @@ def list_confidence(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the model and each baseline with their scores; nothing where none was fitted.
+    """Return the scores of the model and each baseline; empty if no baseline was fitted.
 
-    All answer the most probable class, whatever threshold the model has.
+    All predict the most probable class, whatever the model's threshold.
     """
     if facts["baselines"] is None:
         return []
     scores = facts["record"].get("scores") or {}
     model = {"name": "this model", "note": None, **scores}
     compared = scores.get("comparison") or {}
-    if "model_intervals" in compared:  # runs from before it was recorded lack it
+    if "model_intervals" in compared:  # older runs do not record it
         model["test"] = {
             "accuracy": compared["model_accuracy"],
             "macro_f1": compared["model_macro_f1"],
             "intervals": compared["model_intervals"],
         }
-    if facts["validation_accuracy"] is not None:  # of what was saved, not of the epoch before
+    if facts["validation_accuracy"] is not None:  # of the saved model, not of the epoch
         model["validation"] = {"accuracy": facts["validation_accuracy"]}
     return [
         {"name": one["name"], "note": one.get("note"), "cells": _score_cells(one)}
@@ -191,13 +191,13 @@ def list_seeds(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def group_slices(
     slices: Sequence[Mapping[str, Any]], *, most: int
 ) -> list[tuple[str, Sequence[Mapping[str, Any]]]]:
-    """Return the worst slices, and those by each column that was asked for, under their titles.
+    """Return the worst slices overall and by each requested column, as (title, slices) pairs.
 
-    A column all of whose slices are among the worst has no list of its own.
+    Columns whose slices are all among the worst overall have no list of their own.
 
     Args:
         slices: As in `SliceReport.to_json`, the worst first.
-        most: Slices of a list.
+        most: Maximum number of slices per list.
     """
     if not slices:
         return []
@@ -212,7 +212,7 @@ def group_slices(
 
 
 def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, str]]:
-    """Return the settings that were chosen, or those at their defaults, with their meaning."""
+    """Return the changed settings, or those at their defaults, with their meaning."""
     known = describe_settings()
     entries = facts["record"].get("settings") or {}
     return [
@@ -228,7 +228,7 @@ def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, 
 
 
 def list_environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return versions, hardware, arithmetic and times."""
+    """Return hardware, arithmetic, times and versions."""
     record = facts["record"]
     training = record.get("training") or {}
     rows = []
@@ -255,7 +255,7 @@ def _show_number(value: float, ends: Mapping[str, float] | None) -> str:
 
 
 def _score_cells(one: Mapping[str, Any]) -> list[str]:
-    """Return accuracy on validation, and accuracy and macro F1 on the test with intervals."""
+    """Return validation accuracy, and test accuracy and macro F1, with known intervals."""
     places = (("validation", "accuracy"), ("test", "accuracy"), ("test", "macro_f1"))
     return [
         format_share_with_interval(one[part], name).replace("95 % interval ", "")

@@ -1,4 +1,4 @@
-"""The figures of a report: which ones a run has, and their captions."""
+"""Draw the figures of a report that a run has data for, and write their captions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DrawnFigure:
     svg: str
     """An SVG element, trusted."""
     caption: str
-    """What is to be seen in it; not escaped."""
+    """A description, not escaped."""
 
 
 NAMES = (
@@ -49,11 +49,11 @@ NAMES = (
     "risk_coverage",
     "lengths",
 )
-"""Of all figures."""
+"""Names of all figures."""
 
 
 def draw_figures(facts: Mapping[str, Any]) -> dict[str, DrawnFigure | None]:
-    """Return every figure by its name; None where the facts are not enough for it."""
+    """Return every figure by name; None if the facts for it are missing."""
     return {
         **dict.fromkeys(NAMES),
         **_draw_history(facts),
@@ -106,7 +106,7 @@ def _known_curves(
 
 
 def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
-    """Draw a map of the confusions where the classes are too many for a table."""
+    """Draw the confusion matrix if there are too many classes for a table."""
     confusion = (facts["judged"] or {}).get("confusion")
     names = facts["label_names"]
     if confusion is None or len(names) <= MAX_COUNTED_CLASSES:
@@ -118,8 +118,8 @@ def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     _thin_ticks(figure.axes[0], len(names))
     blue = "#3a7bc8"
     fading = LinearSegmentedColormap.from_list("fading", [f"{blue}00", f"{blue}ff"])
-    figure.axes[0].images[0].set_cmap(fading)  # the page's own colour shines through
-    figure.axes[1].remove()  # the caption says what the shades mean
+    figure.axes[0].images[0].set_cmap(fading)  # transparent to the background of the page
+    figure.axes[1].remove()  # the caption explains the shades
     caption = (
         f"Confusion of {len(names)} classes by their numbers in the table below: true class down, "
         "predicted class across; the stronger the colour, the larger the share of the true class. "
@@ -130,7 +130,7 @@ def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
 
 
 def _thin_ticks(ax: Axes, num_classes: int) -> None:
-    """Leave so many class numbers at the axes that each can be read, and draw a frame."""
+    """Keep only as many class numbers on the axes as are legible, and draw a frame."""
     step = max(1, round(num_classes / 15))
     places = range(0, num_classes, step)
     numbers = [str(place + 1) for place in places]

@@ -1,7 +1,6 @@
-"""Findings about data as text of 80 columns: the leak line first, then each finding by harm.
+"""Format findings about data in 80 columns: a line on leaks, then the findings by severity.
 
-Owns how a finding looks. Finds nothing and counts nothing. Texts and names come from users: they
-are shown as they are, never as markup.
+Owns only the layout. Texts and names come from users and are never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _SOURCE_WIDTH = 30
 
 
 def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
-    """Return the summary as the first line, and below it the findings under their severities.
+    """Return the summary as the first line, followed by the findings under severity headings.
 
     Args:
-        summary: Whether the test set leaks, in one line.
-        findings: By harm.
+        summary: One line on whether there are leaks into the test set.
+        findings: Sorted by severity.
     """
     pieces: list[RenderableType] = [
         Text(summary, style=_STYLES["leak"] if summary.startswith("LEAK") else "bold")
@@ -53,7 +52,7 @@ def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
 
 
 def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
-    """Return one line for each of the first findings, and how many more there are.
+    """Return one line for each of the first findings, and the number of further ones.
 
     Example:
         >>> brief_lines([], most=3)
@@ -67,14 +66,14 @@ def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
 
 
 def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Return rows and lengths of each part, and the share of texts that each limit would cut.
+    """Return rows and lengths of each part, and the share of texts truncated by each limit.
 
     Args:
         parts: By name, with num_rows, words_median, and tokens: num_counted, median, p95, max,
             and cut_shares by limit.
     """
     limits = list(next(iter(parts.values()))["tokens"]["cut_shares"])
-    # Limits may be four, and every one must be legible on 80 columns.
+    # There may be four limits, all of which must fit into 80 columns.
     table = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     table.add_column("Part", no_wrap=True)
     for heading in ("Rows", "Words", "Tokens", "95 %", "Most", *(f"> {at}" for at in limits)):
@@ -99,13 +98,13 @@ def _show_finding(finding: Finding) -> RenderableType:
     told = [(finding.message, _STYLES[finding.severity])]
     told += [(_show_example(example), "dim") for example in finding.examples]
     told.append((finding.advice, "italic"))
-    # A Text would drop some control characters without a sign.
+    # Text would silently drop some control characters.
     first, *rest = (Text(escape_controls(text), style=style) for text, style in told)
     return Group(Padding(first, (1, 0, 0, 0)), *(Padding(line, (0, 0, 0, 2)) for line in rest))
 
 
 def _show_example(example: Example) -> str:
-    """Return an example on one line of at most `WIDTH` less the indent."""
+    """Return an example on one line of at most `WIDTH` minus the indent."""
     name = shorten(Path(example.source).name or example.source, _SOURCE_WIDTH)
     note = f" ({example.note})" if example.note else ""
     place = f"{name}:{example.line}{note}: "

@@ -1,7 +1,7 @@
-"""The report of a run: one self-contained page.
+"""Render the report of a run as one self-contained page.
 
 Owns the data for the template. The facts come from `workflow.report_facts`; the template escapes
-everything in them, since texts and names come from users.
+all of them, because texts and names come from users.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _WORST_CLASSES = 15
 _NUM_PAIRS = 15
 _NUM_SLICES = 20
 _MOST_NAMED = 12
-"""Classes that are named at the head of the page; of more, the table of classes has them all."""
+"""Maximum number of classes named at the top of the page; the class table lists all of them."""
 
 
 def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
     """Return the page.
 
     Args:
-        facts: What `workflow.report_facts.gather_facts` returns.
-        with_texts: False leaves out every text of a row.
+        facts: From `workflow.report_facts.gather_facts`.
+        with_texts: False if the texts of rows were omitted on request.
     """
     names, record = facts["label_names"], facts["record"]
     view = {
@@ -97,7 +97,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
 
 
 def _explain_missing_texts(facts: Mapping[str, Any], *, with_texts: bool) -> str | None:
-    """Return why the page has no texts; None where it has."""
+    """Return why the page has no texts, or None if it has."""
     if not with_texts:
         return "The texts were left out on request."
     return None if facts["has_texts"] else "The run keeps no texts."

@@ -1,6 +1,6 @@
-"""The model card of a run: README.md with the metadata that the Hugging Face hub reads.
+"""Render the model card of a run: README.md with metadata for the Hugging Face hub.
 
-Owns what the card says. It holds no text of a row, and nothing that is not known: no language, no
+Owns the content of the card. It contains no text of a row, and nothing unknown: no language, no
 licence.
 """
 
@@ -31,7 +31,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
     """Return the card.
 
     Args:
-        facts: What `workflow.report_facts.gather_facts` returns.
+        facts: From `workflow.report_facts.gather_facts`.
     """
     record, judged = facts["record"], facts["judged"] or {}
     classes = tables.list_classes(facts)
@@ -63,13 +63,13 @@ def render_card(facts: Mapping[str, Any]) -> str:
 
 
 def is_unchanged(card: bytes) -> bool:
-    """Return whether a card stands as `render_card` returned it, of whatever run."""
+    """Return whether a card is exactly as `render_card` returned it, for any run."""
     written, seal, rest = card.rpartition(_SEAL.encode())
     return (seal + rest).decode("utf-8", "replace") == _seal(written)
 
 
 def _seal(card: bytes) -> str:
-    """Return the last line of a card, by which a change in what stands before it is seen."""
+    """Return the last line of a card: a digest that detects changes in the lines before it."""
     return f"{_SEAL}{hashlib.sha256(card).hexdigest()[:16]} -->\n"
 
 
@@ -104,7 +104,7 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
 
 
 def _name_source(facts: Mapping[str, Any]) -> str | None:
-    """Return the name of the judged rows' file, without its folders."""
+    """Return the file name of the evaluated rows, without folders."""
     data = facts["record"].get("data") or {}
     source = (data.get((facts["judged"] or {}).get("part", "")) or {}).get("source")
     return None if source is None else PurePath(source).name

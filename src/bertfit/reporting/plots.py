@@ -1,7 +1,7 @@
-"""Plots of a run: its history, its confusion, the lengths of its texts.
+"""Plot the history, the confusion matrix and the text lengths of a run.
 
-Owns how they look. Computes no score, writes no file and keeps no global state: each function
-draws on the axes it is given, or on a figure of its own, and returns the figure.
+Owns their appearance. Computes no score, writes no file and has no global state: each function
+draws on the given axes, or on a new figure, and returns the figure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VALIDATION_COLOR = "#1f5fa8"
 TRUNCATED_COLOR = "#c8553d"
 GRID_COLOR = "#e3e6e8"
 MAX_COUNTED_CLASSES = 12
-"""Classes up to which a confusion plot writes its counts into the cells."""
+"""Maximum number of classes for which a confusion plot shows the counts."""
 
 _LOSS_CURVES = {
     "train_losses": ("training", TRAIN_COLOR, "-"),
@@ -51,8 +51,8 @@ def plot_history(
     Args:
         history: Lists with one number per epoch, under any of train_losses, val_losses (nats),
             train_acc, val_acc, train_f1, val_f1 (shares in [0, 1]); None leaves a gap.
-        best_epoch: The epoch to mark, counted from 1.
-        axes: Where to draw loss and scores; a new figure without it.
+        best_epoch: The 1-based epoch to mark.
+        axes: Axes for the loss and the scores; None makes a new figure.
     """
     loss_ax, score_ax = axes or new_axes(2, size=(9.0, 3.6))
     _plot_curves(loss_ax, history, _LOSS_CURVES)
@@ -75,10 +75,10 @@ def plot_confusion(
     Args:
         confusion: (C, C) counts; row = true class, column = predicted class.
         label_names: The C names.
-        ax: Where to draw; a new figure without it.
+        ax: Axes to draw on; None makes a new figure.
 
     Raises:
-        DataError: The matrix is not square, or the names are not one per class.
+        DataError: The matrix is not square, or there is not one name per class.
     """
     counts = np.asarray(confusion)
     num_labels = len(label_names)
@@ -103,14 +103,14 @@ def plot_confusion(
 def plot_token_lengths(
     lengths: ArrayLike, max_length: int | None, *, ax: Axes | None = None
 ) -> Figure:
-    """Plot how long the texts are, and what share of them is cut at `max_length`.
+    """Plot the lengths of texts, and the share that is truncated at `max_length`.
 
     The longest 0.5 % are counted in the last bar, so that one huge text does not hide the rest.
 
     Args:
-        lengths: (n,) tokens of each text before truncation, special tokens included.
-        max_length: Tokens that the model reads; None where nothing is cut.
-        ax: Where to draw; a new figure without it.
+        lengths: (n,) tokens of each text before truncation, including special tokens.
+        max_length: Maximum number of tokens; None if nothing is truncated.
+        ax: Axes to draw on; None makes a new figure.
 
     Raises:
         DataError: There are no texts.
@@ -139,7 +139,7 @@ def new_axes(
     size: tuple[float, float],
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> tuple[Axes, ...]:
-    """Return axes side by side on a new figure; "compressed" suits images of fixed aspect."""
+    """Return axes side by side on a new figure; use "compressed" for images of fixed aspect."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=120, layout=layout)
@@ -152,7 +152,7 @@ def new_axes(
 
 
 def figure_of(ax: Axes) -> Figure:
-    """Return the figure that the axes are on."""
+    """Return the figure of the axes."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     return figure
@@ -190,7 +190,7 @@ def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
     names = [shorten(replace_unseen(name), 24) for name in label_names]  # as in the page
     is_short = max(map(len, names)) * len(names) <= 24
     rotation = 0 if is_short else 90
-    # Dollar signs in names are no formulas.
+    # Dollar signs in names do not delimit formulas.
     ax.set_xticks(range(len(names)), names, fontsize=size, rotation=rotation, parse_math=False)
     ax.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
     ax.set(xlabel="predicted class", ylabel="true class")
@@ -230,7 +230,7 @@ def _plot_bars(ax: Axes, lengths: NDArray[np.int64], *, longest_read: int | None
 
 
 def _choose_edges(lengths: NDArray[np.int64], longest_read: int | None) -> NDArray[np.int64]:
-    """Return about 60 bars of whole lengths; one of them begins right after `longest_read`."""
+    """Return edges of about 60 bars with integer widths; one edge is right after `longest_read`."""
     end = int(np.ceil(max(np.quantile(lengths, 0.995), 1.1 * (longest_read or 0)))) + 1
     width = max(1, round(end / 60))
     offset = 0 if longest_read is None else (longest_read + 1) % width

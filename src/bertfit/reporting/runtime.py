@@ -1,4 +1,4 @@
-"""How a machine trains, as a table of 80 columns."""
+"""Format the runtime (how a machine trains) as a table of 80 columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIB = 2**20
 
 
 def runtime_table(runtime: Mapping[str, Any]) -> Table:
-    """Return the table of what `workflow.runtime.Runtime.to_json` says."""
+    """Return the values of `workflow.runtime.Runtime.to_json` as a table."""
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")

@@ -1,7 +1,6 @@
-"""What a report and a model card say in sentences: the score, leaks, and limits.
+"""Sentences of the report and the model card: the score, leaks, and limits.
 
-Owns the words; computes no score. Names come from users and are returned as they are: whoever
-writes a page must escape them.
+Owns the wording. Names come from users and are returned unescaped; callers must escape them.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from bertfit.reporting.text import format_percent_with_interval
 from bertfit.wording import format_count
 
 _FEW_GROUPS = 10
-"""Fewer groups than this tell little of how much groups differ."""
+"""With fewer groups, little is known about how much groups differ."""
 _FEW_ROWS = 5
-"""Of fewer rows a class, intervals of macro averages held the truth in 84 of 100 draws, not 95."""
+"""With fewer rows per class, intervals of macro averages covered the truth in 84 of 100 draws, not
+95."""
 _RULES = {
     "head": "only their beginning",
     "tail": "only their end",
@@ -43,7 +43,7 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
 
 
 def describe_seeds(seeds: Mapping[str, Any]) -> str:
-    """Return which scores of the seeds are of which model, and what they chose.
+    """Return which models the scores of the seeds belong to, and what they chose.
 
     Args:
         seeds: The entry "seeds" of bertfit.json.
@@ -63,7 +63,7 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
 
 
 def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
-    """Return accuracy and macro F1 of a seed in each part; a dash where the part has none."""
+    """Return accuracy and macro F1 of a seed on each part; a dash for parts without scores."""
     return [
         "–" if part is None else f"{100 * part[name]:.2f} %"
         for part in parts
@@ -72,13 +72,13 @@ def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
 
 
 def describe_verdict(facts: Mapping[str, Any]) -> str | None:
-    """Return how the model stands to the baseline, where both were scored on test rows."""
+    """Return how the model compares to the baseline if both were scored on test rows, or None."""
     comparison = _scores(facts).get("comparison")
     return None if comparison is None else str(comparison["verdict"])
 
 
 def list_leaks(facts: Mapping[str, Any]) -> list[str]:
-    """Return what of the test rows was seen before, and the score without it."""
+    """Return which test rows leaked, and the scores without them."""
     told = [finding["message"] for finding in list_findings(facts) if finding["severity"] == "leak"]
     for key, what in (
         ("test_without_leaks", "leaked"),
@@ -98,14 +98,14 @@ def list_leaks(facts: Mapping[str, Any]) -> list[str]:
 
 
 def list_findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what was found in the data, by harm; nothing where it was not looked through."""
+    """Return the findings about the data, by severity; empty if the data was not checked."""
     return list((facts["record"].get("data") or {}).get("findings") or [])
 
 
 def list_limits(facts: Mapping[str, Any]) -> list[str]:
-    """Return what a user of the model must know before trusting it, one sentence or two each.
+    """Return what a user must know before trusting the model, a sentence or two each.
 
-    Leaks and the comparison with baselines are told with the answer itself.
+    Leaks and the comparison with baselines are reported next to the score, not here.
     """
     return [
         *_limit_test(facts),
@@ -117,7 +117,7 @@ def list_limits(facts: Mapping[str, Any]) -> list[str]:
 
 
 def format_share_with_interval(scores: Mapping[str, Any], name: str) -> str:
-    """Return a share with its 95 % interval in words.
+    """Return a share with its 95 % interval, in words.
 
     Example:
         >>> scores = {"accuracy": 0.9, "intervals": {"accuracy": {"low": 0.88, "high": 0.92}}}
@@ -159,7 +159,7 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
 
 
 def describe_units(num_units: int | None, *, grouped: bool) -> str:
-    """Say what intervals resample: rows, or how many groups where that is known."""
+    """Return what was resampled: rows, or groups with their number if known."""
     if not grouped or num_units is None:
         return "groups" if grouped else "rows"
     few = ", too few to be sure of much" if num_units < _FEW_GROUPS else ""
@@ -167,7 +167,7 @@ def describe_units(num_units: int | None, *, grouped: bool) -> str:
 
 
 def describe_small_classes(supports: Sequence[int]) -> str:
-    """Say of how many classes there are too few rows; nothing where of none.
+    """Return a warning if any class has too few rows, or an empty string.
 
     Args:
         supports: (C,) rows of each class.
@@ -192,12 +192,12 @@ def describe_slices(
     *,
     grouped: bool,
 ) -> list[str]:
-    """Return what to think of slices, in sentences.
+    """Return notes on how to read the slices, in sentences.
 
     Args:
-        found: As `SliceReport.to_json` gives it.
-        groups: The slices that are shown, by `facts_tables.group_slices`.
-        grouped: Whether rows belong to groups, which the tests do not know.
+        found: From `SliceReport.to_json`.
+        groups: The slices that are shown, from `facts_tables.group_slices`.
+        grouped: Whether rows belong to groups, which the tests ignore.
     """
     num_worse, num_small = sum(one["is_worse"] for one in found["slices"]), found["num_too_small"]
     are, were = ("is" if num_worse == 1 else "are"), ("was" if num_small == 1 else "were")

@@ -1,7 +1,6 @@
-"""A figure as inline SVG: selectable text, the page's colours, ids of its own.
+"""Convert a figure to inline SVG with selectable text, the page's colours and unique ids.
 
-Owns what must be done to matplotlib's SVG before it can be placed in a page next to others. Draws
-nothing.
+Owns the changes to matplotlib's SVG that allow several figures in one page. Does not draw.
 """
 
 from __future__ import annotations
@@ -38,15 +37,15 @@ _DROPPED = {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}
 
 
 def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:
-    """Return a figure as an SVG element for a page, with an alternative text.
+    """Return a figure as an SVG element for a page, with alternative text.
 
     Args:
-        figure: To draw.
-        name: Unique in the page, letters and hyphens: all ids begin with it.
-        title: What is shown, in a few words.
-        description: What is to be seen in it, for who cannot see it.
+        figure: The figure to convert.
+        name: Prefix of all ids, unique in the page, of letters and hyphens.
+        title: A short title.
+        description: Alternative text for readers who cannot see the figure.
     """
-    root = ET.fromstring(replace_unseen(_draw(figure)))  # noqa: S314 (written by matplotlib a moment ago)
+    root = ET.fromstring(replace_unseen(_draw(figure)))  # noqa: S314 (just written by matplotlib)
     for parent in list(root.iter()):
         for child in [child for child in parent if child.tag in _DROPPED]:
             parent.remove(child)
@@ -63,10 +62,10 @@ def _draw(figure: Figure) -> str:
     import matplotlib as mpl
 
     file = io.StringIO()
-    # Text stays text; the same figure gives the same bytes.
+    # Keep text as text, and make the output reproducible.
     settings = mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bertfit"})
     with settings, warnings.catch_warnings():
-        # Letters that matplotlib's own font lacks: the reader's browser draws the text.
+        # Glyphs missing from matplotlib's font do not matter: the browser renders the text.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
@@ -76,7 +75,7 @@ def _settle_attributes(element: ET.Element, name: str) -> None:
     if "id" in element.attrib:
         element.set("id", f"{name}-{element.get('id')}")
     reference = element.attrib.pop(_XLINK_HREF, None)
-    if reference is not None:  # SVG 2 has it without its own namespace
+    if reference is not None:  # SVG 2 has href without a namespace
         is_inside = reference.startswith("#")
         element.set("href", f"#{name}-{reference[1:]}" if is_inside else reference)
     for key, value in element.items():

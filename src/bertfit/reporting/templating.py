@@ -1,4 +1,4 @@
-"""Templates of pages: where they are, and how numbers are written in them."""
+"""Load the page templates, and define their filters."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _OPENING_CHARACTERS = 240
 
 @cache
 def html_templates() -> Environment:
-    """Return the environment in which everything is escaped that is not asked to be trusted."""
+    """Return the environment for HTML, which escapes everything not marked as trusted."""
     return _make_environment(autoescape=True)
 
 
 @cache
 def markdown_templates() -> Environment:
-    """Return the environment for Markdown, where names go through the filter `md`."""
+    """Return the environment for Markdown, whose templates escape names with the filter `md`."""
     return _make_environment(autoescape=False)
 
 
 def read_template(name: str) -> str:
-    """Return the source of a template, or of the style sheet."""
+    """Return the source of a template or the style sheet."""
     file = resources.files("bertfit.reporting").joinpath("templates", name)
     return file.read_text(encoding="utf-8")
 
 
 def replace_unseen(text: str) -> str:
-    r"""Replace what neither HTML nor XML may hold: control characters, halves of pairs.
+    r"""Replace characters that are invalid in HTML and XML: controls and lone surrogates.
 
     Example:
         >>> replace_unseen("a\x00b\x85c\n")
@@ -45,7 +45,7 @@ def replace_unseen(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    r"""Return text that Markdown shows as it is, on one line.
+    r"""Escape text for Markdown, on one line.
 
     Example:
         >>> print(escape_markdown("a|b <b>*"))
@@ -57,20 +57,20 @@ def escape_markdown(text: str) -> str:
 
 
 def allow_breaks(text: object) -> Markup:
-    """Return escaped text that may break after an underscore.
+    """Return escaped text that can break after underscores.
 
     Example:
         >>> allow_breaks("top_up & more")
         Markup('top_<wbr>up &amp; more')
     """
     broken = re.sub(r"(?<=_)(?=\w)", "<wbr>", str(escape(str(text))))
-    return Markup(broken)  # noqa: S704 (escaped before; the breaks are our own)
+    return Markup(broken)  # noqa: S704 (already escaped; only <wbr> is added)
 
 
 def _make_environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=FunctionLoader(read_template),
-        autoescape=autoescape,  # noqa: S701 (Markdown is no HTML: it has a filter of its own)
+        autoescape=autoescape,  # noqa: S701 (Markdown has its own filter)
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -86,7 +86,7 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "percent": lambda value: f"{100 * value:.1f}\u00a0%",
         "plain": lambda text: re.sub(r'["\\\n`]', "_", replace_unseen(str(text))),
         "points": lambda value: f"{100 * value:.1f}",
-        "trusted": Markup,  # for our own SVG and style sheet
+        "trusted": Markup,  # for generated SVG and the style sheet
     }
     environment.filters.update(filters)
     return environment

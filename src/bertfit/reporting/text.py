@@ -1,7 +1,7 @@
-"""Results as tables for a terminal of 80 columns.
+"""Format results as tables for a terminal of 80 columns.
 
-Owns how a score, a confusion, a history and a comparison look in text. Computes no score. Names
-of classes come from users: they are shown as they are (never as markup), cut to fit.
+Owns the layout of scores, confusion matrices, histories and comparisons. Class names come from
+users; they are shortened to fit and never interpreted as markup.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.wording import format_count
 
 WIDTH = 80
-"""Columns of the terminal that every table fits into."""
+"""Maximum width of all tables, in columns."""
 MAX_CLASSES = 10
-"""Classes shown by name; beyond it the worst classes and the most confused pairs are."""
+"""With more classes, only the worst classes and the most confused pairs are shown."""
 
 _SCORE_NAMES = {
     "accuracy": "Accuracy",
@@ -48,7 +48,7 @@ _HISTORY_COLUMNS = {
 
 
 def format_percent_with_interval(value: float, interval: Interval | None = None) -> str:
-    """Return a share in [0, 1] as a percentage, with its interval where there is one.
+    """Return a share in [0, 1] as a percentage, with its interval if there is one.
 
     Example:
         >>> format_percent_with_interval(0.9334, Interval(0.9303, 0.9365))
@@ -65,12 +65,12 @@ def format_percent_with_interval(value: float, interval: Interval | None = None)
 def scores_table(
     scores: Scores, intervals: Mapping[str, Interval] | None = None, *, level: float = 0.95
 ) -> RenderableType:
-    """Return the scores with their intervals, and below them those of each class.
+    """Return the scores with their intervals, followed by those of each class.
 
     Args:
-        scores: Of one set of rows.
-        intervals: By the name of the score, as `bootstrap_intervals` returns them.
-        level: Confidence of the intervals, for the heading.
+        scores: Scores of one set of rows.
+        intervals: By score name, as returned by `bootstrap_intervals`.
+        level: Confidence level of the intervals, for the heading.
     """
     intervals = intervals or {}
     heading = f"Value ({100 * level:g} % interval)" if intervals else "Value"
@@ -85,7 +85,7 @@ def scores_table(
 
 
 def confusion_table(scores: Scores) -> RenderableType:
-    """Return the confusion matrix, or for many classes the pairs that are confused most."""
+    """Return the confusion matrix, or for many classes the most confused pairs."""
     if len(scores.label_names) > MAX_CLASSES:
         return _confused_pairs_table(scores)
     title = "Rows by true class (down) and predicted class (across)"
@@ -100,7 +100,7 @@ def epoch_table(
     Args:
         history: Lists with one number per epoch, under any of train_losses, val_losses (nats),
             train_acc, val_acc, train_f1, val_f1 (shares in [0, 1]); other keys are not shown.
-        best_epoch: The epoch to mark, counted from 1.
+        best_epoch: The 1-based epoch to mark.
     """
     shown = {key: title for key, title in _HISTORY_COLUMNS.items() if history.get(key)}
     table = _make_table()
@@ -123,13 +123,13 @@ def comparison_table(
     other_accuracies: Mapping[str, float] | None = None,
     intervals: Mapping[str, Interval] | None = None,
 ) -> RenderableType:
-    """Return the accuracies side by side, and the verdict below them.
+    """Return the accuracies of all models, followed by the verdict.
 
     Args:
-        comparison: Of the model and the baseline.
-        model_name: What the model is called.
-        other_accuracies: Of further baselines on the same rows, by name.
-        intervals: Of the accuracies, by name, where they are known.
+        comparison: Comparison of the model with the baseline.
+        model_name: Name of the model.
+        other_accuracies: Accuracies of further baselines on the same rows, by name.
+        intervals: Known intervals of the accuracies, by name.
     """
     intervals = intervals or {}
     table = _make_table()
@@ -148,10 +148,10 @@ def comparison_table(
 
 
 def shorten(name: str, width: int) -> str:
-    """Return the name on one line; where it is wider than `width` cells, its middle is left out.
+    """Return the name on one line, with its middle elided if it is wider than `width` cells.
 
-    The end stays, as it is often what tells long names apart. Control characters are escaped, and
-    measured so.
+    The end is kept because it often distinguishes long names. Control characters are escaped before
+    the width is measured.
 
     Example:
         >>> shorten("card payment not recognised", 12)
@@ -167,13 +167,13 @@ def shorten(name: str, width: int) -> str:
 
 
 def describe_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]]) -> str | None:
-    """Say which columns were read where they were not named, and which others would have fitted.
+    """Return which columns were read without being named, and the alternatives to them.
 
     Args:
-        of_parts: By the name of a part, its columns by "text" and "label".
+        of_parts: The columns of each part by "text" and "label", by part name.
 
     Returns:
-        One line; None where all columns were named.
+        One line; None if all columns were named.
     """
     columns = [column for of_part in of_parts.values() for column in of_part.values()]
     if all(column.is_given for column in columns):
@@ -194,7 +194,7 @@ def _make_table() -> Table:
 
 
 def _put_title(title: str, table: Table) -> Group:
-    """Return the table under its title, which a title of rich's own would wrap to its width."""
+    """Return the table below its title; rich would wrap its own titles to the table's width."""
     return Group(Text(title, style="bold"), table)
 
 
@@ -220,10 +220,10 @@ def _class_table(scores: Scores) -> Group:
 def _confusion_matrix(scores: Scores) -> Table:
     names = [shorten(name, 16) for name in scores.label_names]
     cells = [[_format_count(count) for count in row] for row in scores.confusion]
-    # Two cells of padding and one of line stand beside each column.
+    # Each column has two cells of padding and one for the line.
     width = sum(max(cell_len(name), 6) + 3 for name in names) + max(map(cell_len, names)) + 3
     headers = list(names)
-    if width > WIDTH:  # the classes are numbered, their names stand in the rows alone
+    if width > WIDTH:  # number the classes; only rows have their names
         headers = [str(number) for number in range(1, len(names) + 1)]
         room = WIDTH - sum(max(map(len, column)) + 1 for column in zip(*cells, strict=True)) - 3
         names = [
@@ -280,7 +280,7 @@ def _format_epoch(key: str, value: float | None) -> str:
 
 
 def _format_count(count: int) -> str:
-    """Return at most six characters."""
+    """Format a count in at most six characters."""
     if count < 100_000:
         return f"{count:,}"
     return f"{count / 1000:,.0f}k" if count < 9_999_500 else f"{count / 1e6:,.0f}M"

@@ -1,4 +1,4 @@
-"""Draws a model's tree for a terminal."""
+"""Draw a model's tree for a terminal."""
 
 from __future__ import annotations
 
