@@ -1,4 +1,4 @@
-"""What every test stands on: no network, a tiny encoder, and small labelled data.
+"""Shared fixtures of all tests: no network, a tiny encoder, and small labelled data.
 
 The environment is set before anything imports torch or huggingface_hub, which read it only once.
 """
@@ -23,17 +23,17 @@ import pytest
 EMPTY_HUB_CACHE = tempfile.TemporaryDirectory(prefix="bertfit-hub-cache-")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # tests marked network are run with 0
-os.environ["HF_HUB_CACHE"] = EMPTY_HUB_CACHE.name  # the same cache on every machine: an empty one
+os.environ["HF_HUB_CACHE"] = EMPTY_HUB_CACHE.name  # the same on every machine: empty
 os.environ["BERTFIT_CACHE"] = EMPTY_HUB_CACHE.name  # not the user's own
-os.environ["BERTFIT_OPERATORS"] = "off"  # tests that mean them ask for the fixture `operators`
+os.environ["BERTFIT_OPERATORS"] = "off"  # tests of them use the fixture `operators`
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["NO_COLOR"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-if not Path("/dev/nvidiactl").exists():  # kernels for a GPU are interpreted on the CPU, slowly
+if not Path("/dev/nvidiactl").exists():  # interpret GPU kernels on the CPU, slowly
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-hypothesis.settings.register_profile("unhurried", deadline=None)  # a shared machine stalls at times
+hypothesis.settings.register_profile("unhurried", deadline=None)  # shared machines may stall
 hypothesis.settings.load_profile("unhurried")
 
 POSITIVE = ("good", "great", "fine")
@@ -43,18 +43,18 @@ WORDS = (*NEUTRAL, *POSITIVE, *NEGATIVE, "not")
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C, which some tests send: a shell's background job is started deaf to it."""
+    """Enable Ctrl-C, which some tests send; background jobs of a shell start with it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure() -> None:
-    """Remove the empty cache of the hub."""
+    """Remove the empty hub cache."""
     EMPTY_HUB_CACHE.cleanup()
 
 
 @pytest.fixture
 def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the compiled operators be used, built once for all tests; skip where they cannot be."""
+    """Enable the compiled operators, built once for all tests; skip if they are unavailable."""
     from bertfit.modeling.operators import loading
 
     monkeypatch.delenv(loading.SWITCH)
@@ -67,7 +67,7 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse every connection that leaves this machine, and every look-up of a name."""
+    """Fail on connections to other machines, and on DNS look-ups."""
     if request.node.get_closest_marker("network"):
         return
     connect, connect_ex, getaddrinfo = (
@@ -101,7 +101,7 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 def _is_loopback(host: object) -> bool:
     name = host.decode() if isinstance(host, bytes) else host
-    if name in {None, "", "localhost", "0.0.0.0", "::"}:  # noqa: S104 (compared, not bound)
+    if name in {None, "", "localhost", "0.0.0.0", "::"}:  # noqa: S104 (compared, not bound to)
         return True
     try:
         return ipaddress.ip_address(str(name)).is_loopback
@@ -111,11 +111,11 @@ def _is_loopback(host: object) -> bool:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a BERT of 2,424 parameters as a Hugging Face folder: weights, config, tokenizer.
+    """Return a Hugging Face folder (weights, config, tokenizer) of a BERT with 2,424 parameters.
 
-    2 layers, width 8, 2 heads, 64 positions, and a lower-cased WordPiece vocabulary of WORDS and
-    letters, so that every word of a to z can be spelt. It has no head for classification, as an
-    encoder from the hub has none. Shared by all tests: copy it before changing anything in it.
+    It has 2 layers, width 8, 2 heads, 64 positions, and a lower-case WordPiece vocabulary of WORDS
+    and letters, which covers every word of a to z. Like encoders from the hub, it has no
+    classification head. It is shared by all tests: copy it before changing anything in it.
     """
     import torch
     from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -143,11 +143,11 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_reviews() -> Callable[..., list[dict[str, str]]]:
-    """Give a function that makes labelled reviews which a linear model can tell apart.
+    """Return a function that makes linearly separable labelled reviews.
 
     `make_reviews(num_rows=120, seed=0)` returns rows with text, label (neg or pos, in equal
-    numbers) and movie (five rows each, of both labels). Texts are distinct, 3 to 12 words of
-    WORDS; a negative one has a word of NEGATIVE and none of POSITIVE, and the other way round.
+    numbers) and movie (five rows each, with both labels). Texts are distinct and have 3 to 12
+    WORDS; a negative one has a word of NEGATIVE and none of POSITIVE, and vice versa.
     """
     return _make_reviews
 
@@ -168,7 +168,7 @@ def _make_reviews(num_rows: int = 120, *, seed: int = 0) -> list[dict[str, str]]
 
 @pytest.fixture(scope="session")
 def write_csv() -> Callable[[Path, Sequence[Mapping[str, object]]], Path]:
-    """Give a function that writes rows, all with the keys of the first, and returns the path."""
+    """Return a function that writes rows, all with the keys of the first, and returns the path."""
 
     def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -182,7 +182,7 @@ def write_csv() -> Callable[[Path, Sequence[Mapping[str, object]]], Path]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Give the folder of real data sets that BERTFIT_DATA names, or skip the test."""
+    """Return the folder of real data sets named by BERTFIT_DATA, or skip the test."""
     name = os.environ.get("BERTFIT_DATA")
     if not name:
         pytest.skip("BERTFIT_DATA does not name a folder with the real data sets")

@@ -1,4 +1,4 @@
-"""Settings: their ranges, where each value comes from, and what is said about a wrong one."""
+"""Settings: their ranges, the origin of each value, and messages for invalid values."""
 
 from __future__ import annotations
 

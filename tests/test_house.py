@@ -1,4 +1,4 @@
-"""The house rules that no linter knows: who may import whom, what stays light, how long is long."""
+"""Project rules that linters do not check: import layers, light imports, file lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels: what a value becomes, and in which order names stand."""
+"""Labels: normalization of values, and the order of names."""
 
 from __future__ import annotations
 

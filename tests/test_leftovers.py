@@ -1,4 +1,4 @@
-"""Folders in the making: found once nobody holds them, and never before."""
+"""Unfinished folders: found only once no process holds them."""
 
 from __future__ import annotations
 

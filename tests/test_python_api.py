@@ -1,4 +1,4 @@
-"""The public functions: what can be found, and what is said of an argument of a wrong type."""
+"""The public functions: what is exported, and messages for arguments of a wrong type."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""README.md is run: every ```bash command and ```python block, with a tiny model and tiny files.
+"""Run README.md: every ```bash command and ```python block, with a tiny model and tiny files.
 
-The commands run as they stand, through the entry point of the command line, with one substitution:
-a training is given the tiny model and one epoch (a later option wins over an earlier one), and the
-import of the notebook's folder is told the tiny model's shape. Blocks marked ```console are about
-make, and are checked against the Makefile.
+The commands run unchanged through the entry point of the command line, except that trainings get
+the tiny model and one epoch (later options override earlier ones), and the import of the notebook's
+folder gets the tiny model's shape. Blocks marked ```console are about make, and are checked against
+the Makefile.
 """
 
 from __future__ import annotations

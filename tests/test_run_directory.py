@@ -1,4 +1,4 @@
-"""The folder of a run: complete or not there, and never in place of something else."""
+"""The folder of a run: complete or absent, and never replacing anything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a threshold is chosen for: every form is read, every malformed one is explained."""
+"""Threshold aims: all forms are parsed, and malformed ones explained."""
 
 from __future__ import annotations
 

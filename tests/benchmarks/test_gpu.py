@@ -1,4 +1,4 @@
-"""The benchmark of a GPU refuses to measure anything else; its script runs without one."""
+"""The GPU benchmark measures nothing without a GPU, but its script runs with --smoke."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bertfit predict --abstain-below`, and what the other verbs show of confidence."""
+"""`bertfit predict --abstain-below`, and the confidence output of the other commands."""
 
 from __future__ import annotations
 

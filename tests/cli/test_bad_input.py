@@ -1,6 +1,6 @@
-"""Bad input of every kind: what a user gets is a message and an exit code, never a traceback.
+"""Bad input of every kind: a message and an exit code, never a traceback.
 
-docs/bad-input.md is made by this file: BERTFIT_UPDATE_DOCS=1 make test writes it anew.
+Generates docs/bad-input.md: `BERTFIT_UPDATE_DOCS=1 make test` rewrites it.
 """
 
 from __future__ import annotations

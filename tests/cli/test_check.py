@@ -1,4 +1,4 @@
-"""`bertfit check` as a user types it."""
+"""`bertfit check` on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands as a user types them, from training to prediction."""
+"""The commands on the command line, from training to prediction."""
 
 from __future__ import annotations
 

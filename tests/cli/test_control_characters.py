@@ -1,4 +1,4 @@
-"""Data that would steer a terminal are shown on it, escaped; our own styles and bars steer it."""
+"""Control characters in data are escaped in the terminal; bertfit's own styles and bars work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""compare, suspects, --seeds, --slice and --errors as a user types them."""
+"""compare, suspects, --seeds, --slice and --errors on the command line."""
 
 from __future__ import annotations
 

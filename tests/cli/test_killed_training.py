@@ -1,4 +1,4 @@
-"""A training that is killed: what stays of it, and what the next commands say, in 80 columns."""
+"""A killed training: what remains, and the messages of the next commands, in 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bertfit report, and --no-texts of bertfit train, as a user types them."""
+"""bertfit report, and bertfit train --no-texts, on the command line."""
 
 from __future__ import annotations
 

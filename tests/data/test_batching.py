@@ -1,4 +1,4 @@
-"""Batching: every row once, the budget kept, and a plan that nothing else can change."""
+"""Batching: every row once, within the budget, and a deterministic plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: every problem of every file in one error, and what may be skipped."""
+"""Checks before training: all problems of all files in one error, and what may be skipped."""
 
 from __future__ import annotations
 

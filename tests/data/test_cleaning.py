@@ -1,4 +1,4 @@
-"""Text cleaning, and the tokenizer that carries it."""
+"""Text cleaning, and the tokenizer that it is folded into."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equal texts: found by what they say, dropped from training rows alone."""
+"""Equal texts: how they are found, and that only training rows are dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded text is built once, found again, and never mistaken for another."""
+"""Encoded text is cached once, found again, and never confused with another."""
 
 from __future__ import annotations
 

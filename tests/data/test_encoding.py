@@ -1,4 +1,4 @@
-"""Encoding: the ids that transformers gives, and truncation that keeps what it says."""
+"""Encoding: the same ids as transformers, and truncation that keeps the stated tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate: a data set with every fault planted, and one without any."""
+"""The data gate on a data set with every kind of fault, and on one without any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate on IMDB: exactly what is known of it, and near-duplicates besides."""
+"""The data gate on IMDB: exactly its known faults, and its near-duplicates."""
 
 from __future__ import annotations
 

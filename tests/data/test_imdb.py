@@ -1,4 +1,4 @@
-"""Preparing IMDB from the archive, the folder and the hub; what is refused, and why."""
+"""Preparing IMDB from the archive, the folder and the hub; what is rejected, and why."""
 
 from __future__ import annotations
 

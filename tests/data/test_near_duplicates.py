@@ -1,4 +1,4 @@
-"""Near-duplicates: what is found is as similar as is said, and nothing near is missed."""
+"""Near-duplicates: similarities are exact, and no near-duplicate is missed."""
 
 from __future__ import annotations
 

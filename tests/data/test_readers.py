@@ -1,4 +1,4 @@
-"""Reading: every format, the choice of columns, and labels that are not needed."""
+"""Reading: all formats, the choice of columns, and optional labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be read: the faults of a row and the faults of a source, each on its text."""
+"""Unreadable input: the messages of the faults of rows and of sources."""
 
 from __future__ import annotations
 

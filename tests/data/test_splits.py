@@ -1,4 +1,4 @@
-"""Splitting: each row once, each label in proportion, no group divided, the same every time."""
+"""Splitting: each row once, stratified by label, no group divided, reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts as a tokenizer reads them."""
+"""Faults of texts after tokenization."""
 
 from __future__ import annotations
 

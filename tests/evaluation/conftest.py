@@ -1,4 +1,4 @@
-"""Rows whose true probabilities are known."""
+"""Rows with known true probabilities."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.special import softmax
 
 @pytest.fixture(scope="session")
 def draw_logits() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
-    """Give a function that draws labels from true probabilities.
+    """Return a function that draws labels from true probabilities.
 
     `draw_logits(num_rows, num_labels, temperature=1.0, seed=0)` returns logits (n, C), which are
     the true ones times the temperature, and label ids (n,).
@@ -31,11 +31,11 @@ def _draw_logits(
 
 @pytest.fixture(scope="session")
 def draw_crowded() -> Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Give a function that draws rows of two classes whose sure logits are too near to each other.
+    """Return a function that draws rows of two classes whose confident logits are compressed.
 
     `draw_crowded(num_rows, cube=0.1, seed=0)` returns logits (n, 2), label ids (n,) and features
-    (n, 8), of which the logits are a linear function, and so are their cubes. The true log odds of
-    logits that lie d apart are d / 2 + cube · d³ / 4.
+    (n, 8); the logits and their cubes are linear functions of the features. The true log odds for
+    a difference d of the logits are d / 2 + cube · d³ / 4.
     """
     return _draw_crowded
 

@@ -1,4 +1,4 @@
-"""The baseline learns what words can tell, answers for every kind of text, and never warns."""
+"""The baseline learns from words, predicts for any text, and never warns."""
 
 from __future__ import annotations
 

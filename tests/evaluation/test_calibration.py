@@ -1,4 +1,4 @@
-"""Calibration scores: what they are, and what chance alone would make of them."""
+"""Calibration scores: their values, and what chance alone gives."""
 
 from __future__ import annotations
 

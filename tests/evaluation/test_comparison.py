@@ -1,4 +1,4 @@
-"""Two models on the same rows: the difference, its interval, and the words for it."""
+"""Two models on the same rows: the difference, its interval, and its wording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves have few points, their ends, and agree with the scores that belong to them."""
+"""Curves have few points, keep their ends, and agree with their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals agree with brute force and with scipy, and cover as often as they promise."""
+"""Intervals agree with brute force and with scipy, and have the stated coverage."""
 
 from __future__ import annotations
 

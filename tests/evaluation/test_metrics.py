@@ -1,4 +1,4 @@
-"""Every score agrees with scikit-learn, and edge cases have an answer instead of a warning."""
+"""Every score agrees with scikit-learn, and edge cases have a value instead of a warning."""
 
 from __future__ import annotations
 

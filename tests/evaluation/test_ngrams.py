@@ -1,4 +1,4 @@
-"""Counting in arrays gives what scikit-learn's counting of strings gives."""
+"""Counting with arrays gives the same counts as scikit-learn with strings."""
 
 from __future__ import annotations
 

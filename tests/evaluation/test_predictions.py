@@ -1,4 +1,4 @@
-"""What is read is what was written, and damage is named with its line."""
+"""Predictions survive a round trip, and damage is reported with its line."""
 
 from __future__ import annotations
 

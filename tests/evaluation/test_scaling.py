@@ -1,4 +1,4 @@
-"""The fits of scalings: each finds what was put in."""
+"""The fits of scalings recover known parameters."""
 
 from __future__ import annotations
 

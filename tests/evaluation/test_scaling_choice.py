@@ -1,4 +1,4 @@
-"""The choice of a scaling: mends what is wrong, leaves alone what is right."""
+"""The choice of a scaling: fixes miscalibrated models, and leaves calibrated ones unchanged."""
 
 from __future__ import annotations
 

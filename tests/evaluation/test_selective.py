@@ -1,4 +1,4 @@
-"""Selective prediction: risk, coverage, and what a run keeps of them."""
+"""Selective prediction: risk, coverage, and what a run records of them."""
 
 from __future__ import annotations
 

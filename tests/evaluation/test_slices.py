@@ -1,4 +1,4 @@
-"""Slices find where a model is weak, and do not cry wolf where chance makes a slice look bad."""
+"""Slices find where a model is weak, and are not flagged if they look bad by chance."""
 
 from __future__ import annotations
 

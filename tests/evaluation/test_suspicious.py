@@ -1,4 +1,4 @@
-"""Flipped labels come to the top of the ranking."""
+"""Flipped labels are at the top of the ranking."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work in threads gives what work one after another gives, in order."""
+"""Tasks in threads give the same results as sequential ones, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thresholds: each aim is served as well as any candidate could, and the figures are true."""
+"""Thresholds: the best candidate for each aim is chosen, and its figures are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The case study runs from its first cell to its last, on small files and with a tiny model."""
+"""All cells of the case study run, on small files and with a tiny model."""
 
 from __future__ import annotations
 

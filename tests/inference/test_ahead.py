@@ -1,4 +1,4 @@
-"""Items come in order, the next one is made meanwhile, and errors keep their place."""
+"""Items arrive in order, the next one is prepared in advance, and errors keep their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run records of its confidence is read back, or refused when it is damaged."""
+"""The confidence entries of a run are read back, or rejected if damaged."""
 
 from __future__ import annotations
 

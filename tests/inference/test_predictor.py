@@ -1,4 +1,4 @@
-"""TextClassifier: what it loads, what it says of a text, and how little it holds at once."""
+"""TextClassifier: loading, predictions, and bounded memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring: input order, any cut, and the model left as it was."""
+"""Scoring: input order, any micro-batching, and an unchanged model."""
 
 from __future__ import annotations
 

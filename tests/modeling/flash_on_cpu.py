@@ -1,9 +1,9 @@
-"""torch's flash attention for packs, on a CPU: the operators themselves, with dense kernels.
+"""torch's flash attention for packs, on a CPU: the same operators, with dense kernels.
 
-So what calls them, `varlen_attn` and the derivative that torch wrote for them is run and compared
-where there is no GPU. What a GPU's kernel computes is not shown by it.
+Runs the callers, `varlen_attn` and torch's derivative of it without a GPU. Does not test the
+kernels of a GPU.
 
-Shapes: S texts, N tokens of queries, M of keys, H heads, D numbers per head.
+Shapes: S texts, N query tokens, M key tokens, H heads, D dimensions per head.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Freed memory is kept for as long as someone asks, and malloc is set back after the last one."""
+"""Freed memory is kept while there are users, and malloc is reset after the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folding: for every family, logits after it are the scaled logits from before it."""
+"""Folding: for every family, the folded model's logits are the scaled logits."""
 
 from __future__ import annotations
 

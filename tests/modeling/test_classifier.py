@@ -1,4 +1,4 @@
-"""Loading: float32 weights, a head that fits, one line of what is new, and what is said if not."""
+"""Loading: float32 weights, a matching head, one line on new weights, and error messages."""
 
 from __future__ import annotations
 

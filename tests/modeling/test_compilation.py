@@ -1,4 +1,4 @@
-"""Compiled layers compute what they compute as written, and when they are compiled."""
+"""Compiled layers compute the same as eager ones; when layers are compiled."""
 
 from __future__ import annotations
 

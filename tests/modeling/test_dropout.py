@@ -1,4 +1,4 @@
-"""Cheap dropout is dropout: its rate, its scale, and elements that know nothing of each other."""
+"""Cheap dropout: its rate, its scale, and the independence of elements."""
 
 from __future__ import annotations
 

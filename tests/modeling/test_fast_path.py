@@ -1,4 +1,4 @@
-"""The fast path computes what the plain modules of transformers compute, for every family."""
+"""The fast path computes the same as the plain modules of transformers, for every family."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The last layer, shortened to the token that the head reads: nothing that is learned changes.
+"""The last layer, limited to the token that the head reads: learning does not change.
 
-That outputs and gradients are those of the plain model, for every family, is in test_fast_path.
+test_fast_path compares outputs and gradients with the plain model, for every family.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The forward pass: padding changes nothing, in any family of models."""
+"""The forward pass: padding does not change the result, for every family."""
 
 from __future__ import annotations
 

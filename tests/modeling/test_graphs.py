@@ -1,6 +1,6 @@
-"""How work is recorded: on one stream, in order with the current one, and ended however it ends.
+"""Recording of graphs: on one stream, in order with the current one, and always ended.
 
-No GPU is asked: what it would be told is written down. That CUDA records it is not shown by this.
+Uses a stand-in for the GPU that logs the calls, so recording by CUDA itself is not tested.
 """
 
 from __future__ import annotations

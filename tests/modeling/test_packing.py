@@ -1,4 +1,4 @@
-"""Packed texts get what each would get alone: logits, gradients, dropout."""
+"""Packed texts have the same logits, gradients and dropout as each text alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Device and arithmetic: what is chosen, why, and what is said of a wrong one."""
+"""Device and arithmetic: what is chosen, why, and messages for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of positions and token types: the same rows, the same gradients, by a product."""
+"""Position and token-type embeddings by matrix product: the same rows and gradients."""
 
 from __future__ import annotations
 

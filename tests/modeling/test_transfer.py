@@ -1,4 +1,4 @@
-"""What is queued for a device: in order, nothing lost, and on a CPU nothing late."""
+"""Transfers queued for a device: in order, nothing lost, and no delay on a CPU."""
 
 from __future__ import annotations
 

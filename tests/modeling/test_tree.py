@@ -1,4 +1,4 @@
-"""The tree of a model: its counts, its shares and its folded layers."""
+"""The tree of a model: its counts, shares and collapsed layers."""
 
 from __future__ import annotations
 

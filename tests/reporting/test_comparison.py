@@ -1,4 +1,4 @@
-"""Comparisons, slices, errors, suspects and seeds fit 80 columns whatever they are called."""
+"""Comparisons, slices, errors, suspects and seeds fit 80 columns whatever the names."""
 
 from __future__ import annotations
 

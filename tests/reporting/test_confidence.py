@@ -1,4 +1,4 @@
-"""Confidence in words: what is told, what is left out, and that it fits 80 columns."""
+"""Confidence in words: what is shown, what is omitted, within 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Findings in 80 columns: leaks first, nothing of a user's text taken as markup."""
+"""Findings in 80 columns: leaks first, and user text is not interpreted as markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots show the numbers they are given, on figures of their own, and never warn."""
+"""Plots show the given numbers, on separate figures, without warnings."""
 
 from __future__ import annotations
 

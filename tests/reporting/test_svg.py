@@ -1,4 +1,4 @@
-"""A figure becomes an SVG element that can stand beside others in a page."""
+"""A figure becomes an SVG element that can share a page with others."""
 
 from __future__ import annotations
 

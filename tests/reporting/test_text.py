@@ -1,4 +1,4 @@
-"""Tables fit 80 columns whatever the classes are called, and say what they leave out."""
+"""Tables fit 80 columns whatever the class names, and state what they omit."""
 
 from __future__ import annotations
 

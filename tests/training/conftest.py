@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Shared fixtures of the training tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bertfit.training.loop import TrainingData
 
 @pytest.fixture(scope="session")
 def encode_reviews():
-    """Give a function that encodes reviews for a loaded model, as data to train it on."""
+    """Return a function that encodes reviews as training data for a loaded model."""
 
     def encode(loaded, reviews) -> TrainingData:
         texts = [row["text"] for row in reviews]

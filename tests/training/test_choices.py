@@ -1,4 +1,4 @@
-"""What a training does where the settings leave it open."""
+"""Choices that a training makes for unspecified settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps of AdamW are those of torch with clipped gradients: compiled, or by torch in one pass."""
+"""AdamW steps equal torch's with clipped gradients: compiled, or by torch in one pass."""
 
 from __future__ import annotations
 

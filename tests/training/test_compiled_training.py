@@ -1,4 +1,4 @@
-"""Training with compiled operators learns what training in float32 does."""
+"""Training with compiled operators learns the same as training in float32."""
 
 from __future__ import annotations
 

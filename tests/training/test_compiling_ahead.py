@@ -1,4 +1,4 @@
-"""Kernels compiled ahead: what a training launches is in Triton's cache before it asks."""
+"""Ahead-of-time compilation: kernels are in Triton's cache before training launches them."""
 
 from __future__ import annotations
 

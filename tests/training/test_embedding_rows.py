@@ -1,4 +1,4 @@
-"""The update of embedding rows gives the weights of the dense AdamW, and touches fewer rows."""
+"""The sparse update of embedding rows equals dense AdamW, and touches fewer rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first asks, the second ends."""
+"""Ctrl-C: the first requests a stop, the second stops immediately."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: a step's gradient is that of its rows' mean loss, however the step is cut."""
+"""The training loop: a step's gradient is that of the mean loss of its rows, however it is cut."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Inside a step the CPU asks the device for nothing, and what is not finite changes nothing.
+"""No synchronization with the device within a step, and non-finite steps change nothing.
 
-A CPU cannot show that a GPU is not waited for. It can show that no operation is called that would
-have to: none that gives Python a number of a tensor, and none that gives a tensor whose size
-depends on such a number; and that the passes run on tensors that have no numbers at all.
+A CPU cannot show that there is no waiting for a GPU. It can show that no synchronizing operation is
+called: none that returns a value of a tensor to Python, and none whose output size depends on such
+a value; and that the passes run on tensors without data.
 """
 
 from __future__ import annotations

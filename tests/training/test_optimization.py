@@ -1,4 +1,4 @@
-"""AdamW's groups and the learning rate of each step."""
+"""AdamW's parameter groups, and the learning rate of each step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Passes that were recorded give what passes as written give, of other texts, without Python.
+"""Recorded passes give the same results as eager ones on other texts, without running Python.
 
-A CPU has no CUDA graphs. What takes their place here traces every operation of both passes and
-plays the trace: as a graph, it knows nothing but the tensors that stand in it. Attention is torch's
-own operator with a dense kernel.
+A CPU has no CUDA graphs. Their stand-in traces all operations of both passes and replays the trace:
+like a graph, it only knows the recorded tensors. Attention is torch's own operator with a dense
+kernel.
 """
 
 from __future__ import annotations

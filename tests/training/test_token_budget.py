@@ -1,4 +1,4 @@
-"""The token budget: doubled while that pays, halved where memory ends."""
+"""The token budget: doubled while that is faster, halved if memory runs out."""
 
 from __future__ import annotations
 

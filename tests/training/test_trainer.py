@@ -1,4 +1,4 @@
-"""Training with validation: the epoch that is kept, when it stops, and what it learns."""
+"""Training with validation: the kept epoch, when it stops, and what it learns."""
 
 from __future__ import annotations
 

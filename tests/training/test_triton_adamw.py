@@ -1,4 +1,4 @@
-"""Steps of AdamW by Triton kernels are those of torch with clipped gradients.
+"""AdamW steps by Triton kernels equal torch's with clipped gradients.
 
 On a GPU the kernels are compiled; elsewhere Triton's interpreter runs them on the CPU.
 """

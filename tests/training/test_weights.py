@@ -1,4 +1,4 @@
-"""Masters, working copies and their update: the same training, whatever does the arithmetic."""
+"""Master weights, working copies and their update: the same training on any backend."""
 
 from __future__ import annotations
 

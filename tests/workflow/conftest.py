@@ -1,7 +1,8 @@
-"""What the tests of whole trainings share: figures not drawn, and a Ctrl-C that must not end all.
+"""Shared fixtures of the workflow tests: no figures, and a Ctrl-C that must not end the test run.
 
-matplotlib's drawing takes half of a training of a tiny encoder. What figures look like, and that a
-training's report has them, is for test_reporting, the command line's tests and tests/reporting.
+Drawing with matplotlib takes half of the time of training a tiny encoder. Figures, and that a
+training's report has them, are tested in test_reporting, the command-line tests and
+tests/reporting.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def train_on(train: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a module's `train`, whose KeyboardInterrupt fails the test: it would end all tests."""
+    """Return a module's `train`; KeyboardInterrupt fails the test instead of ending the run."""
 
     def run(*args: Any, **options: Any) -> Any:
         try:

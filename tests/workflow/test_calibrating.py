@@ -1,4 +1,4 @@
-"""Calibration, threshold and selective curve: learned from validation, kept in weights and run."""
+"""Calibration, threshold and selective curve: fitted on validation, kept in weights and run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check`: what it returns, and what the gate does inside a training."""
+"""`check`: what it returns, and what the data gate does within a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compare`: two runs on the rows that both kept, or on rows that are given."""
+"""`compare`: two runs on the rows that both kept, or on given rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluate`: scores of a run on labelled rows, with what it was trained with."""
+"""`evaluate`: scores of a run on labelled rows, with the settings of its training."""
 
 from __future__ import annotations
 

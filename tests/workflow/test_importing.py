@@ -1,4 +1,4 @@
-"""Import of the notebook's folder: equal logits, no code run, and what is said of a bad one."""
+"""Import of the notebook's folder: equal logits, no code executed, and error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inspect`: a model, or a run with what it says of itself, without its weights."""
+"""`inspect`: a model, or a run with its record, without loading weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction of many rows: in their order, in every format, whole or not at all."""
+"""Prediction of many rows: in order, in all formats, atomically."""
 
 from __future__ import annotations
 

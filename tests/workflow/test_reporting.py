@@ -1,4 +1,4 @@
-"""The report and the model card of a run: whole, well-formed, escaped, and honest about gaps."""
+"""The report and the model card of a run: complete, well-formed, escaped, clear about gaps."""
 
 from __future__ import annotations
 

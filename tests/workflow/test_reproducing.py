@@ -1,4 +1,4 @@
-"""The command that would train a run again."""
+"""The command that reproduces a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine described: what is chosen is what training chooses, and advice fits the machine."""
+"""The runtime description: the same choices as training, and advice that fits the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train_seeds`: one split, several seeds, the best on validation as a whole run."""
+"""`train_seeds`: one split, several seeds, the best on validation kept as a complete run."""
 
 from __future__ import annotations
 

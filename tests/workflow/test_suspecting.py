@@ -1,4 +1,4 @@
-"""`find_suspects`: wrong labels come first, and a run that learned them is warned of."""
+"""`find_suspects`: wrong labels come first, with a warning if the run was trained on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`train`: what a run holds, what is said on the way, and what is left when it fails."""
+"""`train`: the content of a run, its progress messages, and what remains after a failure."""
 
 from __future__ import annotations
 

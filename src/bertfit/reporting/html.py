@@ -54,7 +54,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
 
     Args:
         facts: From `workflow.report_facts.gather_facts`.
-        with_texts: False if the texts of rows were omitted on request.
+        with_texts: False omits the texts of rows.
     """
     names, record = facts["label_names"], facts["record"]
     view = {

@@ -1,4 +1,4 @@
-"""Where Triton's kernels are tested: on a GPU, or in Triton's interpreter on a CPU."""
+"""The device for tests of Triton kernels: a GPU, or Triton's interpreter on a CPU."""
 
 from __future__ import annotations
 

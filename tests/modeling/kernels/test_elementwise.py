@@ -1,4 +1,4 @@
-"""Each kernel computes what torch computes."""
+"""Each kernel computes the same as torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer of our own over a pack: what transformers' layer gives, and every gradient of it."""
+"""The custom layer for packs: outputs and all gradients equal transformers' layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where nobody has tried the kernels they are tried against transformers' layer."""
+"""On untested devices, the kernels are first checked against transformers' layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled attention is attention: outputs and gradients, any length, and an honest dropout."""
+"""Compiled attention: outputs and gradients, any length, and correct dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole encoders with compiled operators compute what the plain modules do, as near as bfloat16."""
+"""Encoders with compiled operators equal the plain modules within bfloat16 precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compiled layers and their gradients are those of torch in float32, to a rounding."""
+"""Compiled layers and their gradients equal torch in float32, up to rounding."""
 
 from __future__ import annotations
 

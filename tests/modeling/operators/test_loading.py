@@ -1,4 +1,4 @@
-"""The operators are built once, and whatever is in their way is said, and stops nothing."""
+"""The operators are built once, and any obstacle is reported without failing the run."""
 
 from __future__ import annotations
 
