@@ -139,7 +139,10 @@ def _entropy(shares: np.ndarray) -> np.ndarray:
 
 
 def _measure_rest(told: np.ndarray, word_ids: np.ndarray, num_labels: int) -> float:
-    """Return the score of the best word after the first `num_labels + 1` words."""
+    """Return the score of the best word after the first `num_labels + 1` words.
+
+    Each label may have a giveaway in its texts, so the first words are not part of the rest.
+    """
     best = np.zeros(int(word_ids.max()) + 1)
     np.maximum.at(best, word_ids, told)
     rank = num_labels + 1

@@ -217,9 +217,8 @@ def compare_with_baseline(
     Both predict the most probable class, because a threshold chosen for recall, for example, gives
     up accuracy on purpose.
 
-    The model is called better or worse only if the bootstrap interval of the difference (which
-    accounts for groups) excludes zero and McNemar's exact test (which is valid for few rows)
-    rejects.
+    The model is called better or worse only if both the bootstrap interval of the difference, which
+    accounts for groups, excludes zero, and McNemar's exact test, valid for few rows, rejects.
 
     Args:
         model_probabilities: (n, C).

@@ -72,8 +72,7 @@ def bootstrap_intervals(
     """Return percentile bootstrap intervals of the scores of `metrics.score`.
 
     With groups, whole groups are drawn (a cluster bootstrap): reviews of one movie are not
-    independent, so drawing single rows would give intervals that are too narrow. If there is only
-    one group, single rows are drawn.
+    independent, so drawing rows would give too narrow intervals. With one group, rows are drawn.
 
     Resamples lack some rows of every class, which biases macro averages of classes with few rows
     downwards. Their intervals are shifted by that bias (mean of the resamples minus score) and
