@@ -1,6 +1,6 @@
 """Convert texts to word ids, in chunks, for counting and comparing texts.
 
-Defines what a word is. Ids are only meaningful with the vocabulary that assigned them.
+Ids are only meaningful with the vocabulary that assigned them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertfit.word_pattern import compile_word_pattern, is_mark
+
 _CHUNK_SIZE = 1024
-_WORD = re.compile(
-    # A run of letters and digits of any script; one character in scripts without spaces.
-    "[\u3040-\u30ff\u3400-\u9fff]|[^\\W_\u3040-\u30ff\u3400-\u9fff]+"
-)
+_WORD = compile_word_pattern(with_underscore=False)
 _ASCII_WORD = re.compile("[a-z0-9]+")  # the same for lower-cased ASCII, twice as fast
 
 
@@ -70,7 +69,8 @@ def find_signs(text: str) -> set[str]:
         >>> sorted(find_signs("★ It's 5!"))
         ['!', "'", '★']
     """
-    return {sign for sign in set(text) if not sign.isalnum() and not sign.isspace()}
+    others = {character for character in set(text) if not character.isalnum()}
+    return {sign for sign in others if not sign.isspace() and not is_mark(sign)}
 
 
 def number_signs(
