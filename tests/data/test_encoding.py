@@ -154,6 +154,17 @@ def test_full_lengths_are_those_before_truncation(bert):
     assert encoded.num_truncated == 1
 
 
+@pytest.mark.parametrize(("vocabulary", "blank"), [({"a": 0, "\u0120": 1}, 1), ({"a": 0}, 0)])
+def test_every_text_has_a_token_where_there_are_no_special_ones(vocabulary, blank):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    encoded = encode_texts(["a", "", "\u200b", "aa"], tokenizer, EncodingRule(max_length=4))
+    assert rows_of(encoded) == [[0], [blank], [blank], [0, 0]]
+    assert encoded.num_truncated == 0
+
+
 def test_no_texts_give_no_rows(bert):
     encoded = encode([], bert)
     assert (len(encoded), encoded.token_ids.tolist(), encoded.num_truncated) == (0, [], 0)

@@ -84,6 +84,8 @@ def encode_texts(
 ) -> EncodedTexts:
     """Encode texts in parallel (the tokenizers library uses all cores).
 
+    A text that would have no token is read as a space.
+
     Args:
         texts: n texts.
         tokenizer: From `tokenizers`; its own truncation and padding must be off.
@@ -100,6 +102,8 @@ def encode_texts(
             f"max_length {rule.max_length} leaves no room for text beside "
             f"{len(prefix) + len(suffix)} special tokens"
         )
+    # Without special tokens an empty text has no token at all, which no model can read.
+    blank = [] if prefix or suffix else tokenizer.encode(" ").ids[:1] or [0]
     pieces: list[np.ndarray] = []
     lengths = np.empty(len(texts), dtype=np.int64)
     full_lengths = np.empty(len(texts), dtype=np.int32)
@@ -109,7 +113,7 @@ def encode_texts(
         ]
         encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         for row, encoding in enumerate(encodings, start):
-            ids = encoding.ids
+            ids = encoding.ids or blank
             kept = [*prefix, *truncate(ids, room, rule), *suffix]
             pieces.append(np.asarray(kept, dtype=np.int32))
             lengths[row] = len(kept)
