@@ -231,7 +231,7 @@ def test_a_mount_point_is_refused_before_the_training(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "run")
     assert error_of(refuse_existing, tmp_path / "run", overwrite=False) == (
-        f"{tmp_path / 'run'} is where a file system is mounted, and no folder can take its place\n"
+        f"{tmp_path / 'run'} is a mount point, which a run cannot replace\n"
         "Name a folder in it as --output."
     )
 

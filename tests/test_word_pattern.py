@@ -6,8 +6,9 @@ import unicodedata
 
 import pytest
 
-from bertfit.data.words import find_signs, find_words
+from bertfit.data.words import find_signs
 from bertfit.evaluation.ngrams import learn_ngrams
+from bertfit.word_pattern import find_words
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
         return
     if is_there and os.path.ismount(output.resolve()):
         raise RunError(
-            f"{output} is where a file system is mounted, and no folder can take its place",
+            f"{output} is a mount point, which a run cannot replace",
             hint="Name a folder in it as --output.",
         )
     if is_there and output.resolve() == Path.cwd():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -12,27 +13,36 @@ _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 """They follow emoji and are no part of a word."""
 
 
-def compile_word_pattern(*, with_underscore: bool) -> re.Pattern[str]:
-    """Return a pattern that finds the words of a text.
+def find_words(text: str, *, with_underscore: bool = False) -> list[str]:
+    """Return the words of a text, lower-cased, without punctuation.
 
     A word is a run of letters and digits, or a single one in scripts without spaces; each with the
     marks that follow it, such as the vowels of Devanagari, Arabic or Thai.
 
     Args:
+        text: Any text.
         with_underscore: Whether an underscore counts as a letter.
 
     Example:
-        >>> compile_word_pattern(with_underscore=False).findall("हिन्दी film_12 ดีมาก 好!")
-        ['हिन्दी', 'film', '12', 'ดี', 'ม', 'า', 'ก', '好']
+        >>> find_words("It's film_12, हिन्दी ดีมาก 好!")
+        ['it', 's', 'film', '12', 'हिन्दी', 'ดี', 'ม', 'า', 'ก', '好']
     """
-    other = "" if with_underscore else "_"
-    marks, letter = _list_marks(), rf"[^\W{other}{_UNSPACED}]"
-    return re.compile(rf"(?![\W{other}])[{_UNSPACED}][{marks}]*|{letter}+(?:[{marks}]+{letter}*)*")
+    lowered = text.lower()
+    return _compile_pattern(lowered.isascii(), with_underscore).findall(lowered)
 
 
 def is_mark(character: str) -> bool:
     """Return whether a character only modifies the one before it, like an accent."""
     return not character.isascii() and unicodedata.category(character).startswith("M")
+
+
+@functools.cache
+def _compile_pattern(is_ascii: bool, with_underscore: bool) -> re.Pattern[str]:  # noqa: FBT001 (a key of the cache)
+    if is_ascii:  # the same for lower-cased ASCII, several times as fast
+        return re.compile("[a-z0-9_]+" if with_underscore else "[a-z0-9]+")
+    other = "" if with_underscore else "_"
+    marks, letter = _list_marks(), rf"[^\W{other}{_UNSPACED}]"
+    return re.compile(rf"(?![\W{other}])[{_UNSPACED}][{marks}]*|{letter}+(?:[{marks}]+{letter}*)*")
 
 
 def _list_marks() -> str:

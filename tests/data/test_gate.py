@@ -153,7 +153,7 @@ def test_more_telling_words_than_are_told_one_by_one_are_counted():
     *first, last = (found for found in inspect(rows).findings if found.kind == "giveaway")
     assert len(first) == 10
     assert last.message == (
-        "Beside the 10 most telling words and signs 6 more tell one of 6 labels: "
+        "Besides the 10 most telling words and signs, 6 more give away one of 6 labels: "
         "'name10', 'name11', 'name12', 'name13', 'name14' …."
     )
 

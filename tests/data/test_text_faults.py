@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bertfit.data.text_faults import find_text_faults
-from bertfit.data.words import find_words
+from bertfit.word_pattern import find_words
 
 
 def kinds(text):

@@ -222,7 +222,7 @@ def test_a_decoders_head_is_told_which_token_fills_short_rows(tiny_model_dir, tm
 def test_a_decoder_without_such_a_token_is_refused(tiny_model_dir, tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir, pad_token=None)
     message = error_of(make_decoder(tmp_path, tokenizer))
-    assert "has no token that fills short rows" in message
+    assert "has no padding token" in message
     assert "tokenizer.pad_token = tokenizer.eos_token" in message
 
 
@@ -360,7 +360,7 @@ def test_weights_that_may_not_be_read_are_not_called_missing(model_dir, monkeypa
     monkeypatch.setattr(os, "access", lambda file, _mode: file != path)
     assert error_of(model_dir) == (
         f"the model '{model_dir}' cannot be loaded: no permission to read {path}\n"
-        "Its owner can give it; bertfit gives it for the runs that it writes."
+        "Ask its owner for permission to read it."
     )
 
 

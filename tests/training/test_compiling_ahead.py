@@ -41,7 +41,10 @@ for master, of in pairs:
     keep_master(of, master, stays=True)
 layers = [layer for layer in work.modules() if find_parts(layer) is not None]
 assert len(layers) == 2
-for starts in ([0, 3, 9, 10, 41], [0, 64], [0, 5, 11, 64, 90, 91, 92, 93, 94, 160]):
+texts = [[0, 3, 9, 10, 41], [0, 64], [0, 5, 11, 64, 90, 91, 92, 93, 94, 160]]
+if sys.argv[2] == "long":
+    texts += [[0, 300, 303, 310], [0, 129]]
+for starts in texts:
     pack = Pack.build(np.array(starts, np.int32), torch.device("cpu"))
     for trains in (True, False):
         states = torch.zeros(starts[-1], 128, dtype=torch.bfloat16, requires_grad=trains)
@@ -79,16 +82,18 @@ def find_files(folder: Path) -> set[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("max_length", "texts"), [(64, "short"), (None, "long")])
 @needs_triton
-def test_a_training_of_any_sizes_finds_every_kernel(cache, model):
-    process = start_compiling(dataclasses.replace(SETTINGS, model=str(model)), ON_GPU)
+def test_a_training_of_any_sizes_finds_every_kernel(cache, model, max_length, texts):
+    settings = dataclasses.replace(SETTINGS, model=str(model), max_length=max_length)
+    process = start_compiling(settings, ON_GPU)
     assert process is not None
     assert process.wait() == 0
     before = find_files(cache)
     assert len([path for path in before if path.suffix == ".cubin"]) > 10
-    subprocess.run([sys.executable, "-c", TRAINING, str(model)], check=True)
+    subprocess.run([sys.executable, "-c", TRAINING, str(model), texts], check=True)
     assert find_files(cache) == before
-    assert start_compiling(dataclasses.replace(SETTINGS, model=str(model)), ON_GPU) is None
+    assert start_compiling(settings, ON_GPU) is None
 
 
 @needs_triton

@@ -39,6 +39,7 @@ KINDS = (
 )
 """All kinds; within one severity, the more harmful ones come first."""
 
+NO_TEST_SET = "No test set was given, so leaks into it were not checked."
 NUM_EXAMPLES = 3
 _SEVERITIES = ("leak", "serious", "minor")
 _EXAMPLE_CHARACTERS = 60

@@ -14,6 +14,7 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.findings import (
+    NO_TEST_SET,
     NUM_EXAMPLES,
     Example,
     Finding,
@@ -118,7 +119,7 @@ def inspect_rows(
 def summarize_leaks(report: GateReport) -> str:
     """Return the headline of the report: whether there are leaks into the test set."""
     if report.num_test is None:
-        return "No test set was given, so leaks into it were not checked."
+        return NO_TEST_SET
     num_leaked, num_test = len(report.leaked_test_rows), report.num_test
     num_near = num_leaked - len(report.shared_test_rows)
     told = []

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import rensa
 
-from bertfit.data.words import NumberedWords, find_words
+from bertfit.data.words import NumberedWords
+from bertfit.word_pattern import find_words
 
 THRESHOLD = 0.8
 """Minimum similarity of near-duplicates.

@@ -20,8 +20,9 @@ from bertfit.data.findings import (
 from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_text_faults
-from bertfit.data.words import find_signs, find_words
+from bertfit.data.words import find_signs
 from bertfit.labels import find_alike
+from bertfit.word_pattern import find_words
 from bertfit.wording import format_count
 
 FEWEST_ROWS = 10
@@ -229,7 +230,7 @@ def describe_more_giveaways(
         count=min(giveaway.num_rows for giveaway in more),  # sorts it after the first ones
         num_rows=len(profile.rows),
         message=(
-            f"Beside the {num_told} most telling words and signs {len(more):,} more tell "
+            f"Besides the {num_told} most telling words and signs, {len(more):,} more give away "
             f"{'a label' if labels == 1 else f'one of {labels:,} labels'}: {words}"
             f"{' …' if len(more) > _MOST_LABELS_NAMED else ''}."
         ),

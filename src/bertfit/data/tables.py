@@ -94,7 +94,7 @@ def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
         raise SourceError(source, "there are no rows")
     if not any(isinstance(row, Mapping) for row in rows):  # there are no column names
         kinds = {type(row).__name__ for row in itertools.islice(rows, NUM_ROWS_PEEKED)}
-        message = f"each row is a {' or '.join(sorted(kinds))}; a dict was expected, column by name"
+        message = f"each row is a {' or '.join(sorted(kinds))}; a dict was expected"
         raise SourceError(source, message)
 
     def read(_wanted: Sequence[str]) -> Iterator[Record | Fault]:

@@ -5,18 +5,15 @@ Ids are only meaningful with the vocabulary that assigned them.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from bertfit.word_pattern import compile_word_pattern, is_mark
+from bertfit.word_pattern import find_words, is_mark
 
 _CHUNK_SIZE = 1024
-_WORD = compile_word_pattern(with_underscore=False)
-_ASCII_WORD = re.compile("[a-z0-9]+")  # the same for lower-cased ASCII, twice as fast
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +46,6 @@ def make_vocabulary() -> defaultdict[str, int]:
     vocabulary: defaultdict[str, int] = defaultdict()
     vocabulary.default_factory = vocabulary.__len__
     return vocabulary
-
-
-def find_words(text: str) -> list[str]:
-    """Return the words of a text, lower-cased, without punctuation.
-
-    Example:
-        >>> find_words("It's pos_17, 好!")
-        ['it', 's', 'pos', '17', '好']
-    """
-    lowered = text.lower()
-    return (_ASCII_WORD if lowered.isascii() else _WORD).findall(lowered)
 
 
 def find_signs(text: str) -> set[str]:

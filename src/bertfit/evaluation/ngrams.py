@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.evaluation.threads import run_in_threads
-from bertfit.word_pattern import compile_word_pattern
+from bertfit.word_pattern import find_words
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,9 +36,6 @@ MIN_ROWS_FOR_PRUNING = 1_000
 MAX_CHARACTER_SHARE = 0.1
 """Character n-grams in a larger share of the rows say little, and are half of all counts."""
 
-_WORDS = compile_word_pattern(with_underscore=True)
-_ASCII_WORDS = re.compile("[a-z0-9_]+")  # the same for lower-cased ASCII, several times as fast
-_CHARACTERS = re.compile(r"\S")
 _NO_WORDS = "no words in the texts: n-grams of characters were counted instead"
 
 
@@ -101,7 +97,7 @@ class InsideWords:
 class NgramCounter:
     """The n-grams of the training texts, ready to be counted in any texts."""
 
-    pattern: re.Pattern[str]
+    split: Callable[[str], list[str]]
     columns: dict[str, int]
     """Column of each word."""
     keys: tuple[NDArray[np.int64], ...]
@@ -118,7 +114,7 @@ class NgramCounter:
 
     def count(self, texts: Sequence[str]) -> Counts:
         """Count the learned n-grams in texts."""
-        tokens = _split(texts, self.pattern)
+        tokens = _tokenize(texts, self.split)
         word_columns = _find_columns(tokens, self.columns)
         places, blocks = word_columns, [_count_known(tokens, word_columns, len(self.columns))]
         for order, keys in enumerate(self.keys, start=2):
@@ -160,11 +156,11 @@ def learn_ngrams(
     Returns:
         A counter for other texts, and the counts in these texts.
     """
-    tokens, note = _split(texts, _WORDS), None
-    pattern = _WORDS
+    split, note = _split_into_words, None
+    tokens = _tokenize(texts, split)
     if not len(tokens.words):
-        pattern, note = _CHARACTERS, _NO_WORDS
-        tokens = _split(texts, pattern)
+        split, note = _split_into_characters, _NO_WORDS
+        tokens = _tokenize(texts, split)
     min_rows = 2 if len(texts) >= MIN_ROWS_FOR_PRUNING else 1
     learned = _learn_words(tokens, min_rows=min_rows)
     if not len(learned.keys):  # no word occurs in two rows
@@ -174,25 +170,31 @@ def learn_ngrams(
     tasks: list[Callable[[], Any]] = [
         functools.partial(_learn_longer, tokens, learned, min_rows=min_rows, max_order=max_order)
     ]
-    if characters and pattern is _WORDS:
+    if characters and split is _split_into_words:
         tasks.append(functools.partial(_learn_characters, tokens, learned.keys, min_rows=min_rows))
     longer, *beside = run_in_threads(tasks)
     inside_words, of_characters = beside[0] if beside else (None, None)
     if not len(tokens.words):
         note = "the texts are empty"
-    counter = NgramCounter(pattern, columns, tuple(one.keys for one in longer), inside_words, note)
+    counter = NgramCounter(split, columns, tuple(one.keys for one in longer), inside_words, note)
     blocks = [learned.counts, *(one.counts for one in longer)]
     return counter, _join(blocks, of_characters)
 
 
-def _split(texts: Sequence[str], pattern: re.Pattern[str]) -> Tokens:
+def _split_into_words(text: str) -> list[str]:
+    return find_words(text, with_underscore=True)
+
+
+def _split_into_characters(text: str) -> list[str]:
+    return [character for character in text.lower() if not character.isspace()]
+
+
+def _tokenize(texts: Sequence[str], split: Callable[[str], list[str]]) -> Tokens:
     # The first look-up of a word assigns the next id.
     id_of_word: defaultdict[str, int] = defaultdict(itertools.count().__next__)
-    pieces = []
-    for lowered in map(str.lower, texts):
-        quick = pattern is _WORDS and lowered.isascii()
-        words = (_ASCII_WORDS if quick else pattern).findall(lowered)
-        pieces.append(np.fromiter(map(id_of_word.__getitem__, words), dtype=np.int64))
+    pieces = [
+        np.fromiter(map(id_of_word.__getitem__, split(text)), dtype=np.int64) for text in texts
+    ]
     word_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
     rows = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     return Tokens(list(id_of_word), word_ids, rows, len(pieces))

@@ -302,8 +302,8 @@ def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedToke
         return
     if tokenizer.pad_token_id is None:
         raise ModelError(
-            f"the model {name!r} has no token that fills short rows, and its kind "
-            f"({model.config.model_type}) needs one",
+            f"the model {name!r} has no padding token, and models of its kind "
+            f"({model.config.model_type}) need one",
             hint="Choose one and save it: tokenizer.pad_token = tokenizer.eos_token; "
             "tokenizer.save_pretrained(FOLDER). Or take an encoder, such as BERT.",
         )
@@ -372,7 +372,7 @@ def _explaining(name: str) -> Iterator[None]:
         if (unreadable := _find_unreadable(name)) is not None:  # reported as missing or damaged
             raise ModelError(
                 f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
-                hint="Its owner can give it; bertfit gives it for the runs that it writes.",
+                hint="Ask its owner for permission to read it.",
             ) from error
         first_line = next((line for line in str(error).splitlines() if line.strip()), "")
         raise ModelError(

@@ -176,7 +176,7 @@ def _choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (missing := _find_missing_code(device)):
         raise ConfigError(
             f"device: {name!r} was asked for, but {missing}",
-            hint="Install a build of torch for an older CUDA, or take --device cpu.",
+            hint="Install a build of torch for an older CUDA, or use --device cpu.",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: 'mps' was asked for, but torch finds none here")

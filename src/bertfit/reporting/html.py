@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bertfit.data.findings import NO_TEST_SET
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_threshold
 from bertfit.reporting.figures import draw_figures
@@ -106,10 +107,7 @@ def _explain_missing_texts(facts: Mapping[str, Any], *, with_texts: bool) -> str
 def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
     data = facts["record"].get("data") or {}
     found = list_findings(facts)
-    if data.get("test"):
-        clean = "No leak into the test set was found."
-    else:
-        clean = "No test set was given, so leaks into it were not checked."
+    clean = "No leak into the test set was found." if data.get("test") else NO_TEST_SET
     has_leak = any(finding["severity"] == "leak" for finding in found)
     return {
         "findings": found if "findings" in data else None,
