@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from bertfit.run_directory import (
     RECORD_NAME,
     check_place,
     describe_environment,
+    find_changed_files,
     is_run,
     read_record,
     refuse_existing,
@@ -44,7 +46,37 @@ def test_a_published_run_holds_its_files_and_its_record(run):
         "format_version": 1,
         "label_names": ["neg", "pos"],
         "files": [RECORD_NAME, "weights"],
+        "sha256": {},
     }
+
+
+def publish_model(output: Path) -> Path:
+    """Make a run with stand-ins for the files of a model."""
+    staging = stage_run(output, overwrite=False)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "train.log"):
+        (staging.folder / name).write_text(name)
+    staging.publish({})
+    return output
+
+
+def test_a_run_records_the_sha256_of_the_files_that_decide_its_answers(tmp_path):
+    known = read_record(publish_model(tmp_path / "run"))["sha256"]
+    assert list(known) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert known["config.json"] == hashlib.sha256(b"config.json").hexdigest()
+
+
+def test_files_of_a_model_that_were_changed_or_removed_are_found(tmp_path):
+    run = publish_model(tmp_path / "run")
+    record = read_record(run)
+    (run / "train.log").write_text("more")
+    assert find_changed_files(run, record) == ()
+    (run / "model.safetensors").write_text("others")
+    (run / "tokenizer.json").unlink()
+    assert find_changed_files(run, record) == ("model.safetensors", "tokenizer.json")
+
+
+def test_nothing_is_said_of_the_files_of_a_run_that_recorded_no_digests(tmp_path):
+    assert find_changed_files(tmp_path, {"files": ["model.safetensors"]}) == ()
 
 
 def test_nothing_stands_at_the_output_before_publishing(tmp_path):

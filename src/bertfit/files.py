@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,12 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         if isinstance(error, OSError) and error.filename is None:  # if the disk is full
             error.filename = str(path)
         raise
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_part(name: str) -> bool:

@@ -20,14 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from bertfit.errors import RunError
-from bertfit.files import check_folders, is_part, make_readable, write_json
+from bertfit.files import check_folders, digest_file, is_part, make_readable, write_json
 from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
 from bertfit.progress import Listener
 
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
-_ENTRIES = {"label_names": list, "encoding": dict, "settings": dict, "training": dict}
+_ENTRIES = {
+    "label_names": list,
+    "encoding": dict,
+    "settings": dict,
+    "training": dict,
+    "sha256": dict,
+}
 """Types of the entries of bertfit.json that the verbs read, if they exist."""
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
@@ -35,6 +41,8 @@ _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
 """Files that `bertfit report` or a file manager may add to a run later."""
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 """Files that a folder needs to be loaded as a plain model."""
+_DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+"""Files that decide a model's answers, in addition to its weights."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
@@ -65,7 +73,12 @@ class Staging:
             )
         make_readable(self.folder)
         files = sorted({RECORD_NAME, *(path.name for path in self.folder.iterdir())})
-        whole = {"format_version": FORMAT_VERSION, **record, "files": files}
+        whole = {
+            "format_version": FORMAT_VERSION,
+            **record,
+            "files": files,
+            "sha256": {name: digest_file(self.folder / name) for name in filter(_decides, files)},
+        }
         write_json(self.folder / RECORD_NAME, whole)
         try:
             refuse_existing(self.output, overwrite=self.overwrite)
@@ -243,6 +256,26 @@ def read_record(run: Path) -> dict[str, Any]:
             )
     checked: dict[str, Any] = record
     return checked
+
+
+def find_changed_files(run: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files of a run's model that were changed or removed after it was made.
+
+    Args:
+        run: Folder of the run.
+        record: Content of its bertfit.json. Older runs have no digests there: nothing is found.
+    """
+    known: dict[str, str] = record.get("sha256", {})
+    return tuple(
+        name
+        for name, digest in known.items()
+        if not (run / name).is_file() or digest_file(run / name) != digest
+    )
+
+
+def _decides(name: str) -> bool:
+    """Return whether a file of a run decides the answers of its model."""
+    return name in _DECIDING_FILES or name.endswith(".safetensors")
 
 
 def is_run(path: Path) -> bool:

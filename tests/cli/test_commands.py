@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,22 @@ def test_inspect_shows_the_tree_and_what_a_run_says(trained):
     assert "embeddings" in result.stdout
     assert "neg → 0, pos → 1" in result.stdout
     assert "Kept: epoch" in result.stdout
+    assert "The model's files are as they were when the run was made" in result.stdout
+
+
+def test_every_command_that_uses_a_changed_model_says_so(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    with (run / "config.json").open("a") as file:
+        file.write("\n")
+    for command in (
+        ["inspect", run],
+        ["predict", run, "good"],
+        ["evaluate", run, trained[1]],
+        ["suspects", trained[1], "--with", run],
+    ):
+        result = runner.invoke(app, [*map(str, command)])
+        assert result.exit_code == 0
+        assert "WARNING: config.json in" in result.output
 
 
 def test_settings_lists_every_field():

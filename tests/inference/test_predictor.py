@@ -133,6 +133,22 @@ def test_an_empty_text_of_a_table_is_refused(classifier):
             method([{"text": "good"}, {"text": " "}])
 
 
+def test_weights_saved_over_those_of_a_run_are_noticed(run):
+    weights = load_file(run / "model.safetensors")
+    save_file({name: value * 2 for name, value in weights.items()}, run / "model.safetensors")
+    told = []
+    TextClassifier.load(run, tell=told.append)
+    (first,) = told
+    assert first == (
+        f"WARNING: model.safetensors in {run} was changed after the run was made. The scores and "
+        "the calibration in bertfit.json may not hold any more. Restore the file, or train again."
+    )
+    (run / "tokenizer_config.json").write_text("{}")
+    TextClassifier.load(run, tell=told.append)
+    assert "model.safetensors and tokenizer_config.json in" in told[1]
+    assert "were changed" in told[1]
+
+
 @pytest.mark.parametrize("dtype", ["int8", "bogus", 5])
 def test_a_run_is_not_loaded_for_arithmetic_that_there_is_not(run, dtype):
     with pytest.raises(ConfigError, match="dtype: expected one of auto, float32, bfloat16, got"):
@@ -521,7 +537,11 @@ def test_a_model_of_another_task_is_refused(model_folder, run, kind):
         change_json(folder / "config.json", problem_type=kind)
     with pytest.raises(ModelError, match=f"problem_type '{kind}': bertfit answers one label"):
         TextClassifier.load(model_folder)
-    assert len(TextClassifier.load(run).predict("good")[0].probabilities) == 3
+    told = []
+    classifier = TextClassifier.load(run, tell=told.append)
+    assert len(classifier.predict("good")[0].probabilities) == 3
+    assert len(told) == 1
+    assert "config.json" in told[0]
 
 
 def test_a_model_with_one_output_is_refused(tiny_model_dir, tmp_path):

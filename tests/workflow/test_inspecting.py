@@ -9,6 +9,7 @@ import pytest
 from transformers import BertConfig
 
 from bertfit.errors import ModelError, RunError
+from bertfit.run_directory import stage_run
 from bertfit.workflow.inspecting import inspect
 
 
@@ -45,6 +46,20 @@ def test_a_run_shows_its_record(model_dir):
     record = {"format_version": 1, "label_names": ["neg", "pos"]}
     (model_dir / "bertfit.json").write_text(json.dumps(record))
     assert inspect(str(model_dir)).record == record
+
+
+def test_a_run_tells_which_files_were_changed(model_dir, tmp_path):
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    shutil.copytree(model_dir, staging.folder, dirs_exist_ok=True)
+    staging.publish({})
+    assert inspect(tmp_path / "run").to_json()["changed_files"] == []
+    with (tmp_path / "run" / "config.json").open("a") as file:
+        file.write("\n")
+    assert inspect(tmp_path / "run").changed_files == ("config.json",)
+
+
+def test_whether_files_were_changed_is_unknown_without_digests(model_dir):
+    assert inspect(model_dir).to_json()["changed_files"] is None
 
 
 def test_everything_can_be_written_as_json(model_dir):

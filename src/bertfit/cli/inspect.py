@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bertfit.cli.options import Device, Dtype, Json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bertfit.workflow.inspecting import Inspection
 
 
 def inspect(
@@ -60,6 +66,18 @@ def inspect(
         from bertfit.cli.results import show_record
 
         show_record(console, inspection.record)
+        _show_changes(console, inspection)
+
+
+def _show_changes(console: Console, inspection: Inspection) -> None:
+    """Say whether the model's files are those with which the run was made, if that is known."""
+    from bertfit.inference.loading import describe_changes
+
+    if inspection.changed_files:
+        told = describe_changes(Path(inspection.name), inspection.changed_files)
+        console.print(told, style="yellow", soft_wrap=True)
+    elif "sha256" in inspection.record:
+        console.print("The model's files are as they were when the run was made (SHA-256).")
 
 
 def _show_runtime(

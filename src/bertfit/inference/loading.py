@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -64,6 +65,16 @@ def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
         f"{folder / 'config.json'} says {what}: bertfit answers one label per text, of two or more",
         hint="Multi-label classifiers and regressions are used with transformers; as a start, "
         f"bertfit train TRAIN --model {shlex.quote(str(folder))} gives it a task of one label.",
+    )
+
+
+def describe_changes(run: Path, changed: Sequence[str]) -> str:
+    """Return a warning that files of a run's model were changed after the run was made."""
+    one = len(changed) == 1
+    return (
+        f"WARNING: {' and '.join(changed)} in {run} {'was' if one else 'were'} changed after the "
+        f"run was made. The scores and the calibration in {RECORD_NAME} may not hold any more. "
+        f"Restore {'the file' if one else 'the files'}, or train again."
     )
 
 

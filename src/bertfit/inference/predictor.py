@@ -23,7 +23,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
-from bertfit.inference.loading import check_whole, read_rule
+from bertfit.inference.loading import check_whole, describe_changes, read_rule
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.texts import iter_texts, list_texts
@@ -38,7 +38,7 @@ from bertfit.modeling.classifier import (
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.run_directory import is_run, read_record
+from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:
     import torch
@@ -130,8 +130,8 @@ class TextClassifier:
                 hardware is fast at it, is several times faster. None uses the dtype of the
                 training, if the hardware is fast at it, and so comes closest to the scores
                 recorded in the run.
-            tell: Called once with a sentence, if a GPU's memory runs out and scoring continues in
-                smaller pieces.
+            tell: Called with a sentence if a file of the model was changed after the run was made,
+                or if a GPU's memory runs out and scoring continues in smaller pieces.
 
         Raises:
             ConfigError: `run` is not a path, or there is no such device or dtype.
@@ -144,6 +144,8 @@ class TextClassifier:
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
         check_whole(loaded, path, record)
+        if changed := find_changed_files(path, record):
+            tell(describe_changes(path, changed))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
         rule = EncodingRule(max_length=limit)
         if record:

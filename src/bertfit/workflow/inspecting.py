@@ -16,12 +16,12 @@ from bertfit.modeling.tree import (
     count_parameters,
     estimate_memory,
 )
-from bertfit.run_directory import has_leftovers, is_run, read_record
+from bertfit.run_directory import find_changed_files, has_leftovers, is_run, read_record
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A model's tree and memory estimate; for a run also its record."""
+    """A model's tree and memory estimate; for a run also its record and its changed files."""
 
     name: str
     tree: ModuleNode
@@ -29,6 +29,8 @@ class Inspection:
     num_trainable: int
     memory: MemoryEstimate | None
     record: dict[str, Any]
+    changed_files: tuple[str, ...]
+    """Files of the model that were changed after the run was made."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -39,6 +41,7 @@ class Inspection:
             "memory": dataclasses.asdict(self.memory) if self.memory else None,
             "tree": self.tree.to_json(),
             "run": self.record or None,
+            "changed_files": list(self.changed_files) if "sha256" in self.record else None,
         }
 
 
@@ -80,4 +83,5 @@ def inspect(
         if has_shape
         else None,
         record=record,
+        changed_files=find_changed_files(path, record),
     )
