@@ -21,6 +21,13 @@ from dataclasses import dataclass, replace
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[.*\]|\{.*\}""")
 """The `repr` of a value: a string in either kind of quotes, a list, a dict."""
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS, Triton
+    "_status_alloc_failed",  # cuBLAS and cuDNN, which allocate memory of their own
+    "can't allocate memory",  # torch on a CPU
+    "failed to map segment",  # a library that cannot be loaded under ulimit -v
+)
+"""What errors say, in lower case, when memory has run out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,3 +144,15 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     by_folded_name = {candidate.lower(): candidate for candidate in candidates}
     near = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.6)
     return f" Did you mean {by_folded_name[near[0]]!r}?" if near else ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, whichever library raised it.
+
+    Errors of bertfit itself do not count: whoever raised them has given up already.
+    """
+    if isinstance(error, BertfitError):
+        return False
+    told = str(error).lower()
+    is_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_of_memory or any(words in told for words in _OUT_OF_MEMORY)

@@ -114,23 +114,29 @@ def test_softmax_of_no_rows_is_no_rows():
     assert softmax(np.empty((0, 2))).shape == (0, 2)
 
 
-def run_out_of_memory(monkeypatch, *, most_tokens):
+CUDA_IS_FULL = torch.OutOfMemoryError("CUDA out of memory")
+TRITON_IS_FULL = RuntimeError("Triton Error [CUDA]: out of memory")
+
+
+def run_out_of_memory(monkeypatch, *, most_tokens, error=CUDA_IS_FULL):
     """Let a larger micro-batch fail, as a GPU does whose memory has ended."""
     real, failures = micro_batches.compute_logits, []
 
     def compute_logits(model, token_ids, mask, **options):
         if token_ids.size > most_tokens:
             failures.append(token_ids.size)
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return real(model, token_ids, mask, **options)
 
     monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
     return failures
 
 
-def test_what_does_not_fit_is_scored_in_smaller_pieces(loaded, encoded, monkeypatch):
+@pytest.mark.parametrize("error", [CUDA_IS_FULL, TRITON_IS_FULL])
+def test_what_does_not_fit_is_scored_in_smaller_pieces(loaded, encoded, monkeypatch, error):
     expected = score(loaded, encoded)
-    failures, told, seen = run_out_of_memory(monkeypatch, most_tokens=62), [], []
+    failures = run_out_of_memory(monkeypatch, most_tokens=62, error=error)
+    told, seen = [], []
     logits = score(
         loaded,
         encoded,
@@ -144,6 +150,14 @@ def test_what_does_not_fit_is_scored_in_smaller_pieces(loaded, encoded, monkeypa
     assert len(failures) == 3
     assert seen == sorted(set(seen))
     assert seen[-1] == len(TEXTS)
+
+
+def test_scoring_that_fails_for_another_reason_is_not_tried_again(loaded, encoded, monkeypatch):
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    failures = run_out_of_memory(monkeypatch, most_tokens=62, error=error)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        score(loaded, encoded, max_tokens=260)
+    assert len(failures) == 1
 
 
 def test_a_text_that_does_not_fit_alone_is_an_error(loaded, encoded, monkeypatch):

@@ -193,14 +193,18 @@ def test_packed_rows_give_the_gradient_of_padded_ones(model, data, max_tokens):
         torch.testing.assert_close(packed[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
 
 
-def run_out_of_memory(monkeypatch, *, most_rows):
+CUDA_IS_FULL = torch.OutOfMemoryError("CUDA out of memory")
+CUBLAS_IS_FULL = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+
+def run_out_of_memory(monkeypatch, *, most_rows, error=CUDA_IS_FULL):
     """Let a micro-batch of more rows fail, as a GPU does whose memory has ended."""
     real, failures = micro_batches.compute_logits, []
 
     def compute_logits(model, token_ids, mask, **options):
         if len(token_ids) > most_rows:
             failures.append(len(token_ids))
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return real(model, token_ids, mask, **options)
 
     monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
@@ -214,19 +218,28 @@ def with_dropout(model):
     return model
 
 
-def test_a_step_that_does_not_fit_is_taken_again_in_smaller_pieces(model, data, monkeypatch):
+@pytest.mark.parametrize("error", [CUDA_IS_FULL, CUBLAS_IS_FULL])
+def test_a_step_that_does_not_fit_is_taken_again_in_smaller_pieces(model, data, monkeypatch, error):
     """Dropout is on: the random numbers, too, are those of a run with the smaller budget."""
     model = with_dropout(model)
     epochs = [[INDICES, INDICES[::-1], INDICES]]
     torch.manual_seed(0)
     expected = list(make_steps(copy.deepcopy(model), data, epochs, max_tokens=20))
-    failures = run_out_of_memory(monkeypatch, most_rows=2)
+    failures = run_out_of_memory(monkeypatch, most_rows=2, error=error)
     torch.manual_seed(0)
     found = list(make_steps(model, data, epochs, max_tokens=41))
     assert failures == [3]  # once, after a piece of two rows had gone well; then the rest fits
     assert [report.max_tokens for report in found] == [20] * 3
     assert [report.loss for report in found] == [report.loss for report in expected]
     assert [report.grad_norm for report in found] == [report.grad_norm for report in expected]
+
+
+def test_a_step_that_fails_for_another_reason_is_not_taken_again(model, data, monkeypatch):
+    error = RuntimeError("CUDA error: device-side assert triggered")
+    failures = run_out_of_memory(monkeypatch, most_rows=2, error=error)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        list(make_steps(model, data, [[INDICES]], max_tokens=41))
+    assert failures == [3]
 
 
 def test_a_row_that_does_not_fit_alone_ends_the_training(model, data, monkeypatch):

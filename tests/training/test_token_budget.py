@@ -50,6 +50,14 @@ def measure(rates, *, enough=10**6):
     return find_fastest_budget(rate_of, enough=enough), tried
 
 
+def test_a_measurement_that_fails_for_another_reason_is_an_error():
+    def fail(_):
+        raise RuntimeError("no kernel image is available")
+
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        find_fastest_budget(fail, enough=4096)
+
+
 def test_doubling_ends_where_it_gains_little():
     rates = {2048: 100.0, 4096: 150.0, 8192: 151.0, 16384: 500.0}
     assert measure(rates) == (4096, [2048, 4096, 8192])

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.streams import guard_streams
-from bertfit.errors import BertfitError, Fault
+from bertfit.errors import BertfitError, Fault, is_out_of_memory
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
 
@@ -215,7 +215,7 @@ def exit_code_of(error: BaseException) -> int:
         # The reader of the pipe (such as head) has exited: stop quietly, as other tools do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         _tell(
             "Error: out of memory. In training, lower --set micro_batch_tokens=…, batch_size or "
             "max_length; else close other programs, or split the file.",
@@ -234,15 +234,6 @@ def _tell(text: str, *, style: str | None = None, soft_wrap: bool = False) -> No
         error_console.print(text, style=style, soft_wrap=soft_wrap)
     except OSError:
         error_console.on_broken_pipe()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or any(
-        words in told
-        # Of a GPU, of a CPU, and of a library that cannot be mapped under ulimit -v.
-        for words in ("out of memory", "can't allocate memory", "failed to map segment")
-    )
 
 
 def _explain_os_error(error: OSError) -> str:

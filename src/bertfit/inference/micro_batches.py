@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bertfit.data.batching import Batch, Pack, iter_batches, iter_packs
+from bertfit.errors import is_out_of_memory
 from bertfit.modeling.forward import compute_logits, compute_packed_logits
 from bertfit.modeling.packing import takes_packs
 
@@ -105,7 +106,7 @@ def iter_logits_within_memory(
         on_halved: Called with the new budget whenever it was halved.
 
     Raises:
-        torch.OutOfMemoryError: Not even the longest remaining row fits alone.
+        RuntimeError: Memory ran out: not even the longest remaining row fits alone.
     """
     is_left = np.ones(len(encoded), dtype=bool)
     while is_left.any():
@@ -116,7 +117,9 @@ def iter_logits_within_memory(
             ):
                 is_left[batch.indices] = False
                 yield batch.indices, logits
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if not budget.halve(int(encoded.lengths[is_left].max())):
                 raise
         else:

@@ -63,7 +63,7 @@ def score_texts(
         on_halved: Called with the new `max_tokens` if memory ran out.
 
     Raises:
-        torch.OutOfMemoryError: Not even the longest text fits into memory alone.
+        RuntimeError: Memory ran out: not even the longest text fits alone.
     """
     if takes_operators(model, precision):
         load_operators(build=len(encoded) >= _ROWS_WORTH_BUILDING)

@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from bertfit.errors import TrainingError
+from bertfit.errors import TrainingError, is_out_of_memory
 from bertfit.modeling.plan import Plan
 
 Work: TypeAlias = Callable[[], None]
@@ -91,8 +91,9 @@ class GraphRecorder:
             graph = torch.cuda.CUDAGraph()
             try:
                 return self._capture(graph, work)
-            except torch.OutOfMemoryError:
-                pass
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
             torch.cuda.empty_cache()  # torch does not do this itself while recording
             replay = self._capture(torch.cuda.CUDAGraph(), work)
             # Kept as long as the others: after torch 2.11, destroying a graph frees the matmul

@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bertfit.data.batching import iter_packs
+from bertfit.errors import is_out_of_memory
 from bertfit.inference.micro_batches import TokenBudget, iter_logits
 from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.transfer import LateValues, mark_moment, to_device
@@ -71,7 +72,7 @@ def train_steps(
             memory, this is halved permanently and the step is repeated.
 
     Raises:
-        torch.OutOfMemoryError: Not even the longest row of a step fits alone.
+        RuntimeError: Memory ran out: not even the longest row of a step fits alone.
     """
     step, budget = 0, TokenBudget(max_tokens)
     for epoch, steps in enumerate(epochs):
@@ -188,7 +189,7 @@ def accumulate_within_memory(
     equals one taken with the smaller budget from the start.
 
     Raises:
-        torch.OutOfMemoryError: Not even the longest row fits alone.
+        RuntimeError: Memory ran out: not even the longest row fits alone.
     """
     numbers = _RandomNumbers.keep(precision.device)
     longest = int(data.encoded.lengths[indices].max())
@@ -203,7 +204,9 @@ def accumulate_within_memory(
                     max_tokens=budget.tokens,
                     recorded=weights.recorded,
                 )
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if not (weights.forget_recorded("memory ran out") or budget.halve(longest)):
                 raise
         # Outside the except clause: the error kept the tensors of the failed micro-batch alive.

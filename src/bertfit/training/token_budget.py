@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
+from bertfit.errors import is_out_of_memory
 
 DEFAULT_TOKENS = 2048
 """At least as fast as 4,096 on a CPU (docs/performance.md); on a GPU the search starts here."""
@@ -40,21 +40,26 @@ def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:
     """Return the budget, doubled from 2,048 while a step fits into memory and gets faster.
 
     Args:
-        rate_of: Takes a step with a budget and returns its tokens per second; raises
-            `torch.OutOfMemoryError` if the step does not fit.
+        rate_of: Takes a step with a budget and returns its tokens per second; raises RuntimeError
+            if memory runs out.
         enough: The most tokens that a step has; a larger budget would change nothing.
     """
-    best = DEFAULT_TOKENS
-    try:
-        best_rate = rate_of(best)
-    except torch.OutOfMemoryError:
+    best, best_rate = DEFAULT_TOKENS, _rate_within_memory(rate_of, DEFAULT_TOKENS)
+    if best_rate is None:
         return best  # the loop halves it as needed
     while best < min(enough, _MOST_TOKENS):
-        try:
-            rate = rate_of(2 * best)
-        except torch.OutOfMemoryError:
-            break
-        if rate < _CLEARLY_FASTER * best_rate:
+        rate = _rate_within_memory(rate_of, 2 * best)
+        if rate is None or rate < _CLEARLY_FASTER * best_rate:
             break
         best, best_rate = 2 * best, rate
     return best
+
+
+def _rate_within_memory(rate_of: Callable[[int], float], max_tokens: int) -> float | None:
+    """Return the tokens per second with a budget, or None if a step does not fit into memory."""
+    try:
+        return rate_of(max_tokens)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    return None

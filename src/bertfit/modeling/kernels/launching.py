@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from bertfit.errors import is_out_of_memory
+
 _LEAST_CAPABILITY = (8, 0)
 _TESTED_CAPABILITY, _TESTED_TRITON = (9, 0), "3.6."
 """Those of an H100 and of torch 2.11."""
@@ -41,9 +43,9 @@ def _find_failure(device: torch.device) -> str | None:
         with on_device(device):
             activate(torch.ones(1, 8, device=device))
             torch.cuda.synchronize(device)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
+    except Exception as error:  # Triton's have no common base class
+        if is_out_of_memory(error):
+            raise
         first_line = str(error).strip().partition("\n")[0]
         return f"Triton fails here: {type(error).__name__}: {first_line}"
     return None

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bertfit.errors import is_out_of_memory
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.launching import is_known_good, on_device
 from bertfit.modeling.kernels.layer import pass_layer
@@ -52,7 +53,7 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
         dtype: Dtype of its weights there.
 
     Raises:
-        torch.OutOfMemoryError: The few megabytes for the trial are not available.
+        RuntimeError: Memory ran out: the few megabytes for the trial are not available.
     """
     parts = find_parts(layer)
     if parts is None or is_known_good(device):
@@ -64,9 +65,9 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
         try:
             with on_device(device):
                 _found[key] = _try(layer, device, dtype)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
+        except Exception as error:  # Triton's have no common base class
+            if is_out_of_memory(error):
+                raise
             first_line = str(error).strip().partition("\n")[0]
             _found[key] = f"they fail here: {type(error).__name__}: {first_line}"
     return _found[key]
