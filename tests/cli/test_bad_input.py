@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from bertfit.cli.main import main
 from bertfit.modeling.classifier import load_classifier, save_model
@@ -159,6 +160,16 @@ def write_pickled_model(folder: Path) -> None:
     shutil.copytree(folder / "tiny", folder / "pickled")
     (folder / "pickled" / "model.safetensors").unlink()
     (folder / "pickled" / "pytorch_model.bin").write_bytes(b"pickle")
+
+
+def write_model_without_mask(folder: Path) -> None:
+    from transformers import FNetConfig, FNetForSequenceClassification
+
+    shutil.copytree(folder / "tiny", folder / "fnet")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 64}
+    config = FNetConfig(vocab_size=100, num_hidden_layers=1, pad_token_id=0, **sizes)
+    FNetForSequenceClassification(config).save_pretrained(folder / "fnet")
 
 
 CASES = [
@@ -319,6 +330,13 @@ CASES = [
         4,
         "safetensors",
         both(good, write_pickled_model),
+    ),
+    Case(
+        "a model that reads padding",
+        "train good.csv --model fnet --output run",
+        4,
+        "reads padding",
+        both(good, write_model_without_mask),
     ),
     setting_case("more tokens than the model reads", "--max-length 999", "reads at most 64", 4),
     setting_case("a setting that does not exist", "--set epoch=3", "Did you mean 'epochs'?"),

@@ -38,6 +38,7 @@ from bertfit.modeling.classifier import (
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.soundness import check_sound
 from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ class TextClassifier:
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
         check_whole(loaded, path, record)
+        if not record:  # the model of a run was checked before its training
+            check_sound(loaded, str(path))
         if changed := find_changed_files(path, record):
             tell(describe_changes(path, changed))
         limit = find_length_limit(loaded.model, loaded.tokenizer)

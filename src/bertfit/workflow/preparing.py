@@ -34,6 +34,7 @@ from bertfit.modeling.operators.loading import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.soundness import check_sound
 from bertfit.progress import Listener
 from bertfit.reporting.text import describe_columns
 from bertfit.training.loop import TrainingData
@@ -130,6 +131,7 @@ def prepare_model(
     loaded = load_classifier(
         settings.model, rows.label_names, dropout=settings.dropout, seed=settings.seed
     )
+    check_sound(loaded, settings.model)
     for text in loaded.notes:
         listener.note(text)
     rule = _choose_rule(settings, loaded, rows.report, listener)
