@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from bertfit.cli.main import main
 from bertfit.modeling.classifier import load_classifier, save_model
@@ -162,14 +161,11 @@ def write_pickled_model(folder: Path) -> None:
     (folder / "pickled" / "pytorch_model.bin").write_bytes(b"pickle")
 
 
-def write_model_without_mask(folder: Path) -> None:
-    from transformers import FNetConfig, FNetForSequenceClassification
-
-    shutil.copytree(folder / "tiny", folder / "fnet")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 64}
-    config = FNetConfig(vocab_size=100, num_hidden_layers=1, pad_token_id=0, **sizes)
-    FNetForSequenceClassification(config).save_pretrained(folder / "fnet")
+def write_model_of_few_words(folder: Path) -> None:
+    shutil.copytree(folder / "tiny", folder / "foreign")
+    model = load_classifier(str(folder / "tiny")).model
+    model.resize_token_embeddings(6)
+    save_model(model, folder / "foreign")
 
 
 CASES = [
@@ -332,11 +328,11 @@ CASES = [
         both(good, write_pickled_model),
     ),
     Case(
-        "a model that reads padding",
-        "train good.csv --model fnet --output run",
+        "a model with the tokenizer of another",
+        "train good.csv --model foreign --output run",
         4,
-        "reads padding",
-        both(good, write_model_without_mask),
+        "embeddings for 6 tokens",
+        both(good, write_model_of_few_words),
     ),
     setting_case("more tokens than the model reads", "--max-length 999", "reads at most 64", 4),
     setting_case("a setting that does not exist", "--set epoch=3", "Did you mean 'epochs'?"),

@@ -377,3 +377,22 @@ def test_an_old_run_stays_until_the_new_one_is_whole(train, tmp_path, fail_at_se
 def test_impossible_settings_are_refused_before_anything_is_read(train, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         train(tmp_path / "run", "no such file.csv", **options)
+
+
+def test_every_seed_of_a_model_that_reads_padding_is_given_texts_of_equal_length(
+    train, tmp_path, tiny_model_dir
+):
+    from transformers import FNetConfig, FNetModel
+
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "fnet")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 64}
+    config = FNetConfig(vocab_size=100, num_hidden_layers=1, pad_token_id=0, **sizes)
+    FNetModel(config).save_pretrained(folder)
+    listener = Recorder()
+    result = train(tmp_path / "run", model=str(folder), num_seeds=2, listener=listener)
+    told = [note for note in listener.notes if "reads padding" in note]
+    assert told == ["This model reads padding: only texts of equal length are computed together."]
+    for classifier in (result.classifier, TextClassifier.load(result.run)):
+        together = classifier.predict_probabilities(TEXTS)
+        alone = [classifier.predict_probabilities([text])[0] for text in TEXTS]
+        np.testing.assert_allclose(together, alone, atol=1e-6)

@@ -90,15 +90,18 @@ def plan_epoch(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -
 
 
 def cut_by_tokens(
-    indices: Sequence[int] | np.ndarray, lengths: np.ndarray, max_tokens: int
+    indices: Sequence[int] | np.ndarray, lengths: np.ndarray, max_tokens: int, *, pads: bool = True
 ) -> list[np.ndarray]:
     """Cut rows into micro-batches of similar length, at most `max_tokens` tokens after padding.
 
     A row longer than the budget gets a batch of its own. The longest rows come first, so that a
-    batch that does not fit into memory fails immediately.
+    batch that does not fit into memory fails immediately. Without `pads`, the rows of a batch have
+    equal lengths.
 
     Example:
         >>> cut_by_tokens([0, 1, 2], np.array([4, 2, 2]), 4)
+        [array([0]), array([1, 2])]
+        >>> cut_by_tokens([0, 1, 2], np.array([4, 2, 2]), 12, pads=False)
         [array([0]), array([1, 2])]
     """
     rows = np.asarray(indices)
@@ -106,9 +109,13 @@ def cut_by_tokens(
     pieces = []
     start = 0
     while start < len(rows):
-        num_rows = max(1, max_tokens // max(int(lengths[rows[start]]), 1))
-        pieces.append(rows[start : start + num_rows])
-        start += num_rows
+        longest = int(lengths[rows[start]])
+        num_rows = max(1, max_tokens // max(longest, 1))
+        piece = rows[start : start + num_rows]
+        if not pads:
+            piece = piece[lengths[piece] == longest]
+        pieces.append(piece)
+        start += len(piece)
     return pieces
 
 
@@ -189,10 +196,15 @@ def fill_pack(pack: Pack, *, pad_id: int, tokens_step: int, rows_step: int) -> P
 
 
 def iter_batches(
-    encoded: EncodedTexts, indices: Sequence[int] | np.ndarray, *, max_tokens: int, pad_id: int
+    encoded: EncodedTexts,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    max_tokens: int,
+    pad_id: int,
+    pads: bool = True,
 ) -> Iterator[Batch]:
-    """Yield the micro-batches of `indices`, longest rows first."""
-    for piece in cut_by_tokens(indices, encoded.lengths, max_tokens):
+    """Yield the micro-batches of `indices`, longest rows first; see `cut_by_tokens`."""
+    for piece in cut_by_tokens(indices, encoded.lengths, max_tokens, pads=pads):
         yield pad_rows(encoded, piece, pad_id=pad_id)
 
 

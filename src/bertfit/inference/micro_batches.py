@@ -19,6 +19,7 @@ from bertfit.data.batching import Batch, Pack, iter_batches, iter_packs
 from bertfit.errors import is_out_of_memory
 from bertfit.modeling.forward import compute_logits, compute_packed_logits
 from bertfit.modeling.packing import takes_packs
+from bertfit.modeling.soundness import reads_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,7 +78,9 @@ def iter_logits(
                 ),
             )
         return
-    for batch in iter_batches(encoded, indices, max_tokens=max_tokens, pad_id=pad_id):
+    for batch in iter_batches(
+        encoded, indices, max_tokens=max_tokens, pad_id=pad_id, pads=not reads_padding(model)
+    ):
         yield (
             batch,
             compute_logits(model, batch.token_ids, batch.attention_mask, precision=precision),

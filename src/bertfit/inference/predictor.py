@@ -38,7 +38,7 @@ from bertfit.modeling.classifier import (
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.modeling.soundness import check_sound
+from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
 from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class TextClassifier:
         config = copy.deepcopy(self.model.config)
         config._attn_implementation = None  # noqa: SLF001 (has no public name)
         weights = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        model = (type(self.model), config, weights)
+        model = (type(self.model), config, weights, reads_padding(self.model))
         parts = (self.tokenizer, self.rule, self.precision, self.record, self.confidence)
         return _rebuild, (type(self), model, *parts)
 
@@ -145,8 +145,7 @@ class TextClassifier:
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
         check_whole(loaded, path, record)
-        if not record:  # the model of a run was checked before its training
-            check_sound(loaded, str(path))
+        try_model(loaded, str(path))
         if changed := find_changed_files(path, record):
             tell(describe_changes(path, changed))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
@@ -363,15 +362,16 @@ class TextClassifier:
 
 def _rebuild(
     kind: type[TextClassifier],
-    model: tuple[type[PreTrainedModel], PretrainedConfig, dict[str, torch.Tensor]],
+    model: tuple[type[PreTrainedModel], PretrainedConfig, dict[str, torch.Tensor], bool],
     tokenizer: PreTrainedTokenizerBase,
     rule: EncodingRule,
     precision: Precision,
     *told: Any,  # noqa: ANN401 (record and confidence)
 ) -> TextClassifier:
     """Unpickle a classifier, and plug in what is fast in this process."""
-    model_kind, config, weights = model
+    model_kind, config, weights, reads_it = model
     built = model_kind(config)
+    mark_padding(built, reads_it=reads_it)
     built.load_state_dict(weights)
     plug_in(built, precision.device)
     set_up_packing(built, precision)

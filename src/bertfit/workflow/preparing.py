@@ -34,7 +34,7 @@ from bertfit.modeling.operators.loading import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.modeling.soundness import check_sound
+from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
 from bertfit.progress import Listener
 from bertfit.reporting.text import describe_columns
 from bertfit.training.loop import TrainingData
@@ -131,9 +131,8 @@ def prepare_model(
     loaded = load_classifier(
         settings.model, rows.label_names, dropout=settings.dropout, seed=settings.seed
     )
-    check_sound(loaded, settings.model)
-    for text in loaded.notes:
-        listener.note(text)
+    try_model(loaded, settings.model)
+    _note_model(loaded, listener)
     rule = _choose_rule(settings, loaded, rows.report, listener)
     tokenizer = fast_tokenizer(loaded.tokenizer)
     store = find_store() if settings.keep_encoded == "auto" else None
@@ -184,6 +183,7 @@ def renew_model(
     loaded = load_classifier(
         settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
     )
+    mark_padding(loaded.model, reads_it=reads_padding(old.model))
     make_fast(loaded, settings, old.precision)
     classifier = TextClassifier(
         loaded.model,
@@ -208,6 +208,13 @@ def make_fast(
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
     asked = settings.packing if is_fast or settings.packing == "on" else "off"
     return fast_path, set_up_packing(loaded.model, precision, asked)
+
+
+def _note_model(loaded: LoadedClassifier, listener: Listener) -> None:
+    for text in loaded.notes:
+        listener.note(text)
+    if reads_padding(loaded.model):
+        listener.note("This model reads padding: only texts of equal length are computed together.")
 
 
 def _note_fast_path(
