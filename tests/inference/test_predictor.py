@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, DataError, ModelError, RunError
-from bertfit.inference import predictor, working_copy
+from bertfit.inference import loading, predictor, working_copy
 from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.soundness import reads_padding
 from bertfit.run_directory import stage_run
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "fine"]
@@ -131,6 +132,14 @@ def test_an_empty_text_of_a_table_is_refused(classifier):
     for method in (classifier.predict, classifier.predict_probabilities):
         with pytest.raises(DataError, match="rows:2: the text is empty"):
             method([{"text": "good"}, {"text": " "}])
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_model_of_a_training_is_not_tried_again(run, monkeypatch, known):
+    """It takes a tenth of a second, which is much for one text."""
+    monkeypatch.setattr(loading, "try_model", lambda *_: pytest.fail("tried again"))
+    change_json(run / "bertfit.json", training={"reads_padding": known})
+    assert reads_padding(TextClassifier.load(run).model) is known
 
 
 def test_weights_saved_over_those_of_a_run_are_noticed(run):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from bertfit.config import TextCleaning, Truncation
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError, RunError
+from bertfit.modeling.soundness import mark_padding, try_model
 from bertfit.run_directory import RECORD_NAME
 
 if TYPE_CHECKING:
@@ -66,6 +67,19 @@ def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
         hint="Multi-label classifiers and regressions are used with transformers; as a start, "
         f"bertfit train TRAIN --model {shlex.quote(str(folder))} gives it a task of one label.",
     )
+
+
+def settle_padding(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) -> None:
+    """Mark whether a model reads padding: as recorded before its training, else by trying it.
+
+    Raises:
+        ModelError: The model, which bertfit did not train, cannot be computed.
+    """
+    known = record.get("training", {}).get("reads_padding")
+    if known is None:
+        try_model(loaded, str(folder))
+    else:
+        mark_padding(loaded.model, reads_it=bool(known))
 
 
 def describe_changes(run: Path, changed: Sequence[str]) -> str:

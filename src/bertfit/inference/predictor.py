@@ -23,7 +23,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
-from bertfit.inference.loading import check_whole, describe_changes, read_rule
+from bertfit.inference.loading import check_whole, describe_changes, read_rule, settle_padding
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.texts import iter_texts, list_texts
@@ -38,7 +38,7 @@ from bertfit.modeling.classifier import (
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
+from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class TextClassifier:
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(str(path))
         check_whole(loaded, path, record)
-        try_model(loaded, str(path))
+        settle_padding(loaded, path, record)
         if changed := find_changed_files(path, record):
             tell(describe_changes(path, changed))
         limit = find_length_limit(loaded.model, loaded.tokenizer)

@@ -23,6 +23,7 @@ from bertfit.evaluation.predictions import (
     write_predictions,
 )
 from bertfit.files import open_atomically, write_json
+from bertfit.modeling.soundness import reads_padding
 from bertfit.progress import Listener
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.run_directory import BASELINES_NAME, Staging, describe_environment
@@ -98,6 +99,7 @@ def make_record(
             "recording_seconds": round(outcome.recording_seconds, 1),
             "dtype": precision.dtype_name,
             "device": precision.device_name,
+            "reads_padding": reads_padding(model.classifier.model),
         },
         "data": _describe_data(rows, model, resolved.settings),
         "scores": _describe_scores(outcome, test),
