@@ -106,7 +106,7 @@ def test_the_headline_fits_what_was_to_be_done():
 
 def test_training_rows_must_be_given():
     for part in ({}, {"validation": GOOD}, {"test": GOOD}):
-        with pytest.raises(DataError, match="cannot read rows from NoneType; a path, a DataFrame"):
+        with pytest.raises(DataError, match="cannot read rows from NoneType; a path, a pandas"):
             check(None, **part)
 
 

@@ -327,8 +327,18 @@ def test_an_object_of_another_kind_is_refused():
     with pytest.raises(DataError) as caught:
         read(7)
     assert str(caught.value) == (
-        "cannot read rows from int; a path, a DataFrame, a Table or a list of dicts was expected"
+        "cannot read rows from int; a path, a pandas DataFrame, an Arrow Table or a list of dicts "
+        "was expected"
     )
+
+
+def test_a_table_of_another_library_is_refused_with_the_way_to_convert_it():
+    """Polars, datasets and others call their tables DataFrame, Table and Dataset, too."""
+    frame = type("DataFrame", (), {"__module__": "polars.dataframe.frame", "to_arrow": None})
+    with pytest.raises(DataError) as caught:
+        read(frame())
+    assert caught.value.message.startswith("cannot read rows from polars.DataFrame; a path, ")
+    assert caught.value.hint == "Give what its method to_arrow() returns."
 
 
 def test_faults_before_the_damage_are_kept(tmp_path):

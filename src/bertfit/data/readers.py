@@ -119,9 +119,16 @@ def _open(source: Source) -> RecordStream:
         return _open_file(as_path(source), name_source(source))
     stream = open_table(source, name_source(source))
     if stream is None:
-        kind = type(source).__name__
-        message = f"cannot read rows from {kind}; a path, a DataFrame, a Table or a list of dicts"
-        raise DataError(f"{message} was expected")
+        kind = type(source)
+        package = kind.__module__.partition(".")[0]
+        name = kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
+        methods = ("to_arrow", "to_pandas")
+        method = next((method for method in methods if hasattr(source, method)), None)
+        raise DataError(
+            f"cannot read rows from {name}; a path, a pandas DataFrame, an Arrow Table or a list "
+            "of dicts was expected",
+            hint=None if method is None else f"Give what its method {method}() returns.",
+        )
     return stream
 
 
