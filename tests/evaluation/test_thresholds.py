@@ -86,6 +86,17 @@ def test_no_threshold_costs_less(drawn, costs):
     assert found.validation.cost == pytest.approx(best)
 
 
+@pytest.mark.parametrize("unit", ["e-15", "e-300", "e307"])
+def test_only_the_ratio_of_the_costs_matters(unit):
+    label_ids = [0, 1, 0, 1, 1, 0]
+    positive = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7])
+    probabilities = np.stack([1 - positive, positive], axis=1)
+    plain = choose_threshold(probabilities, label_ids, "cost:3,15")
+    found = choose_threshold(probabilities, label_ids, f"cost:3{unit},15{unit}")
+    assert found.value == plain.value == pytest.approx(0.15)
+    assert found.validation.cost == pytest.approx(plain.validation.cost * float(f"1{unit}"))
+
+
 @given(scored, st.sampled_from(["f1", "recall>=0.7", "cost:2,1"]))
 def test_the_figures_are_those_of_deciding_by_the_threshold(drawn, aim):
     probabilities, label_ids = as_rows(drawn)

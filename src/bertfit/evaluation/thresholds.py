@@ -101,7 +101,7 @@ def choose_threshold(probabilities: ArrayLike, label_ids: ArrayLike, aim: str) -
         best = float(_precisions(counts).max())
         message = f"no threshold reaches precision {parsed.rate:g}; the highest is {best:.4f}"
         raise DataError(message)
-    best_rows = np.flatnonzero(np.isclose(merit, merit.max(), rtol=0, atol=1e-12))
+    best_rows = np.flatnonzero(np.isclose(merit, merit.max(), rtol=1e-12, atol=0))
     value = min(counts.candidates[best_rows].tolist(), key=lambda candidate: abs(candidate - 0.5))
     rated = [
         _rate(predicted_ids, label_ids, parsed)
@@ -156,8 +156,10 @@ def _weigh(counts: _Counts, aim: ThresholdAim) -> NDArray[np.float64]:
         f1: NDArray[np.float64] = 2 * hits / np.maximum(num_positive + hits + alarms, 1)
         return f1
     if aim.kind == "cost":
-        costs = aim.false_positive_cost * alarms
-        return -(costs + aim.false_negative_cost * (num_positive - hits)) / max(num_positive, 1)
+        # Only their ratio matters; of any size, they could overflow.
+        most = max(aim.false_positive_cost, aim.false_negative_cost)
+        costs = (aim.false_positive_cost / most) * alarms
+        return -(costs + (aim.false_negative_cost / most) * (num_positive - hits))
     reached = {"precision": _precisions(counts), "recall": recalls}[aim.kind]
     gained = {"precision": recalls, "recall": _precisions(counts)}[aim.kind]
     return np.where(reached >= aim.rate - 1e-12, gained, -math.inf)
@@ -174,15 +176,16 @@ def _rate(
 ) -> Rates:
     hits = int(((predicted_ids == 1) & (label_ids == 1)).sum())
     num_called, num_positive = int(predicted_ids.sum()), int(label_ids.sum())
-    costs = aim.false_positive_cost * (num_called - hits)
-    costs += aim.false_negative_cost * (num_positive - hits)
+    num_rows = len(label_ids)
+    cost = aim.false_positive_cost * ((num_called - hits) / num_rows)
+    cost += aim.false_negative_cost * ((num_positive - hits) / num_rows)
     return Rates(
-        num_rows=len(label_ids),
+        num_rows=num_rows,
         accuracy=float((predicted_ids == label_ids).mean()),
         precision=hits / max(num_called, 1),
         precision_interval=exact_interval(hits, num_called) if num_called else None,
         recall=hits / max(num_positive, 1),
         recall_interval=exact_interval(hits, num_positive) if num_positive else None,
         f1=2 * hits / max(num_called + num_positive, 1),
-        cost=costs / len(label_ids) if aim.kind == "cost" else None,
+        cost=cost if aim.kind == "cost" else None,
     )
