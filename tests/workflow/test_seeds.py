@@ -224,6 +224,31 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     assert names_in(tmp_path) == {"run"}
 
 
+@pytest.mark.parametrize("task", ["calibrating", "scoring"])
+def test_a_seed_that_was_not_judged_to_the_end_does_not_win(train, tmp_path, make_reviews, task):
+    """Its calibration or its test score is missing, however good it is on the validation rows."""
+    heard = []
+
+    def interrupt_second(name, _done):
+        if name == task:
+            heard.append(name)
+            if len(heard) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    result = train(
+        tmp_path / "run",
+        test=make_reviews(10, seed=7),  # few enough to be scored at once
+        baseline=False,
+        selection_metric="loss",
+        listener=Recorder(interrupt_second),
+    )
+    first, second = result.seeds["runs"]
+    assert second["validation"]["loss"] < first["validation"]["loss"]  # else it cannot win
+    assert (first["interrupted"], second["interrupted"]) == (False, True)
+    assert result.seeds["best_seed"] == first["seed"]
+    assert read_record(tmp_path / "run")["scores"]["test"] == result.test.evaluation.to_json()
+
+
 @pytest.fixture
 def interrupt_in(monkeypatch):
     """Give a function that has SIGINT raised at one call of this work, or as it has ended."""

@@ -31,6 +31,8 @@ class Judged:
 
     evaluation: Evaluation | None = None
     baselines: BaselineResults | None = None
+    interrupted: bool = False
+    """Whether Ctrl-C had come before the end of the judging."""
 
 
 def judge(
@@ -54,6 +56,7 @@ def judge(
                 judged.baselines = fit_baselines(listener)
                 _note_baselines(judged.baselines, listener)
     except FirstInterrupt:
+        judged.interrupted = True
         if fit_baselines is not None and judged.baselines is None:
             listener.note("Interrupted: the baselines were not fitted.")
         if rows.test is not None and judged.evaluation is None:

@@ -208,7 +208,7 @@ def _rank(finished: FinishedRun | None) -> tuple[bool, float, float]:
     loss = history.val_losses[epoch]
     scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1}
     chosen_by = scores.get(outcome.selection_metric)
-    return (not outcome.interrupted, -loss if chosen_by is None else chosen_by[epoch], -loss)
+    return (not finished.interrupted, -loss if chosen_by is None else chosen_by[epoch], -loss)
 
 
 def _describe_run(seed: int, finished: FinishedRun) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _describe_run(seed: int, finished: FinishedRun) -> dict[str, Any]:
     return {
         "seed": seed,
         "best_epoch": outcome.best_epoch + 1,
-        "interrupted": outcome.interrupted,
+        "interrupted": finished.interrupted,
         "train_seconds": round(outcome.train_seconds, 1),
         "validation": {name: scores["validation"][name] for name in ("loss", *_SCORES)},
         "test": _pick(scores["test"], ("log_loss", *_SCORES)),

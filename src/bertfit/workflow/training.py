@@ -153,6 +153,8 @@ class FinishedRun:
     outcome: TrainingOutcome
     test: ScoredTest | None
     baselines: BaselineResults | None
+    interrupted: bool
+    """Whether Ctrl-C ended the training, or came before the model was calibrated and judged."""
 
     def result(self, run: Path, rows: PreparedRows) -> TrainResult:
         """Return the result of `train`, once the run is at its place."""
@@ -225,7 +227,7 @@ def make_run(
         log=log,
         interruption=interruption,
     )
-    return FinishedRun(record, model.classifier, outcome, test, baselines)
+    return FinishedRun(record, model.classifier, outcome, test, baselines, judged.interrupted)
 
 
 @contextlib.contextmanager
