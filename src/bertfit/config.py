@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import inspect
 import math
+import numbers
 import tomllib
 import types
 import typing
@@ -219,6 +220,11 @@ def check_flags(**flags: object) -> None:
     for name, flag in flags.items():
         if type(flag).__name__ not in {"bool", "bool_"}:
             raise ConfigError(f"{name}: expected true or false, got {flag!r}")
+
+
+def is_whole_number(value: object) -> typing.TypeGuard[int]:
+    """Return whether an argument is Python's or numpy's whole number, and not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def setting_names() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertfit.config import ResolvedSettings
+from bertfit.config import ResolvedSettings, is_whole_number
 from bertfit.errors import ConfigError
 from bertfit.files import write_json
 from bertfit.progress import Listener, Silent
@@ -115,11 +115,11 @@ def train_seeds(
         RunError: `output` exists and may not be replaced.
         TrainingError: A loss became infinite or not a number.
     """
-    if num_seeds < 2:
-        raise ConfigError(f"--seeds: expected at least 2, got {num_seeds}")
+    if not is_whole_number(num_seeds) or num_seeds < 2:
+        raise ConfigError(f"--seeds: expected at least 2, got {num_seeds!r}")
     resolved = settle_settings(settings, options)
     first = resolved.settings.seed
-    resolved.settle("seed", first + num_seeds - 1, origin="")  # checks the range of the last seed
+    resolved.settle("seed", int(first + num_seeds) - 1, origin="")  # checks the last one's range
     log = LogKeeper(listener or Silent())
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)

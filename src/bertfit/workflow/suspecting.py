@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertfit.config import is_whole_number
 from bertfit.data.checks import check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.errors import ConfigError, DataError
@@ -101,7 +102,7 @@ def find_suspects(
     """
     if run is not None and num_folds is not None:
         raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
-    if not 0 <= seed < 2**32:
+    if not is_whole_number(seed) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: expected a number at least 0 and below 2**32, got {seed!r}")
     listener = listener or Silent()
     if run is not None:
@@ -173,8 +174,8 @@ def _judge_by_folds(
     seed: int,
     listener: Listener,
 ) -> SuspectReport:
-    if num_folds < 2:
-        raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds}")
+    if not is_whole_number(num_folds) or num_folds < 2:
+        raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds!r}")
     checked = check_training_data(
         data, columns=columns or Columns(), on_bad_row=on_bad_row, verb="judged"
     )
