@@ -158,3 +158,17 @@ def test_the_file_that_is_read_is_never_replaced(tmp_path):
     for output in (file, link):
         with pytest.raises(ConfigError, match="is the file that is read, and would be lost"):
             check_output(output, (".csv",), overwrite=True, source=file)
+
+
+def test_lists_of_numbers_take_one_line_and_nothing_changes_its_value(tmp_path):
+    value = {
+        "confusion": [[1, 0], [0, 2]],
+        "mixed": [1.5e-07, None, True, -3],
+        "texts": ["[\n1,\n2\n]", "a [ 1 ]"],
+        "nested": [{"empty": [], "of": [1]}],
+    }
+    write_json(tmp_path / "a.json", value)
+    written = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(written) == value
+    assert "    [1, 0],\n    [0, 2]\n" in written
+    assert '"mixed": [1.5e-07, null, true, -3],\n' in written

@@ -16,6 +16,9 @@ from typing import IO, Any
 
 from bertfit.errors import ConfigError
 
+_NUMBERS = re.compile(r"\[\n([-+.\w,\s]+)\]")
+"""A list of numbers, true, false or null in indented JSON."""
+
 
 def as_path(name: str | Path, argument: str = "path") -> Path:
     """Return a path as given, with a leading ~ expanded.
@@ -120,8 +123,24 @@ def check_output(
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
     """Write `value` as indented JSON, completely or not at all. NaN is refused: not valid JSON."""
     with open_atomically(path) as file:
-        json.dump(value, file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
+        file.write(f"{_format_json(value)}\n")
+
+
+def _format_json(value: Any) -> str:  # noqa: ANN401 (JSON is of any type)
+    """Return indented JSON with each list of numbers on one line.
+
+    With a number a line, the confusion matrix of 1,000 classes would take a million lines.
+
+    Example:
+        >>> print(_format_json({"a": [1, 2.5], "b": []}))
+        {
+          "a": [1, 2.5],
+          "b": []
+        }
+    """
+    indented = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # In a string, line breaks are escaped: what matches is a list, never a part of a text.
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", indented)
 
 
 def find_cache(kind: str) -> Path:
