@@ -340,6 +340,21 @@ def test_many_rows_are_cut_and_the_cut_is_noted() -> None:
     assert {one.note for one in results.results} == {None, "fitted on 10 of 30 rows"}
 
 
+def test_with_many_classes_the_commonest_ngrams_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit needs memory for each n-gram and class: 1,000 classes took gigabytes."""
+    texts = [f"the {word} {word}" for word in ("good", "bad", "odd") for _ in range(4)]
+    label_ids = [0] * 4 + [1] * 4 + [2] * 4
+    monkeypatch.setattr(lexical, "MAX_WEIGHTS", 3 * 5)
+    baselines = fit_baselines((texts, label_ids), (texts, label_ids), num_labels=3, seed=0)
+    tfidf = next(one for one in baselines if one.name == BASELINE_NAME)
+    assert tfidf.classifier.regression.coef_.shape == (3, 5)
+    assert tfidf.note == "with 3 classes, only the 5 n-grams that occur in most texts are used"
+    assert tfidf.predict_probabilities(texts).argmax(axis=1).tolist() == label_ids
+    counts = tfidf.counter.count(texts)
+    alone = lexical.fit_tfidf((counts, np.array(label_ids)), num_labels=3)
+    assert (counts.words[:, alone.columns] > 0).sum(axis=0).tolist() == [[12, 4, 4, 4, 4]]
+
+
 def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     baseline = fit_baseline(TEXTS, LABEL_IDS)
     (whole,) = predict_with_baselines([baseline], TEXTS)

@@ -291,6 +291,7 @@ def _choose(
 ) -> LexicalBaseline:
     """Return the baseline with the lowest validation loss."""
     classifier = min(trials, key=lambda trial: trial.loss).classifier
+    notes = [*notes, *([classifier.note] if classifier.note else [])]
     if not classifier.converged:
         notes = [*notes, f"the fit was stopped after {MAX_ITERATIONS} iterations"]
     seconds = sum(trial.seconds for trial in trials)

@@ -38,8 +38,15 @@ USUAL_REGULARIZATION = 10.0
 CHARACTER_WEIGHTS = (0.0, 0.5)
 """Weights of character n-grams relative to word n-grams; 0 disables them."""
 
-_Weighting: TypeAlias = "tuple[TfidfTransformer, TfidfTransformer | None, float]"
-"""Transformers of words and of characters, and the weight of the latter."""
+MAX_WEIGHTS = 2**22
+"""Most weights, n-grams times classes, of a logistic regression of TF-IDF. A fit takes some 200
+bytes for each, so beyond that only the n-grams in most texts are used."""
+
+_Weighting: TypeAlias = (
+    "tuple[TfidfTransformer, TfidfTransformer | None, float, NDArray[np.int64] | None]"
+)
+"""Transformers of words and of characters, the weight of the latter, and the n-grams used (None:
+all)."""
 LabelledCounts = tuple[Counts, "NDArray[np.int64]"]
 """Counts of n texts, and (n,) label ids."""
 
@@ -55,6 +62,10 @@ class Lexical(Protocol):
     def converged(self) -> bool:
         """Whether all fits converged."""
 
+    @property
+    def note(self) -> str | None:
+        """What was left out, in words, or None."""
+
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
         """Return (n, C) probabilities, zero for classes without training rows."""
 
@@ -67,6 +78,8 @@ class TfidfClassifier:
     characters: TfidfTransformer | None
     """None if character n-grams are not used."""
     character_weight: float
+    columns: NDArray[np.int64] | None
+    """Sorted columns of the n-grams used; None if all are."""
     regression: LogisticRegression
     num_labels: int
     converged: bool
@@ -76,9 +89,20 @@ class TfidfClassifier:
         """The tuned settings, by name."""
         return {"C": self.regression.C, "character_weight": self.character_weight}
 
+    @property
+    def note(self) -> str | None:
+        """What was left out, in words, or None."""
+        if self.columns is None:
+            return None
+        classes = len(self.regression.classes_)
+        return (
+            f"with {classes:,} classes, only the {len(self.columns):,} n-grams that occur in most "
+            "texts are used"
+        )
+
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
         """Return (n, C) probabilities, zero for classes without training rows."""
-        weighting = (self.words, self.characters, self.character_weight)
+        weighting = (self.words, self.characters, self.character_weight, self.columns)
         return _predict_classes(self.regression, _weigh(counts, weighting), self.num_labels)
 
 
@@ -105,7 +129,7 @@ def fit_tfidf(train: LabelledCounts, *, num_labels: int) -> TfidfClassifier:
     Source:
         Manning, Raghavan & Schütze 2008, section 6.4.1 (sublinear term frequency).
     """
-    weighting = _learn_weights(train[0], 0.0)
+    weighting = _learn_weights(train, 0.0)
     features = (_weigh(train[0], weighting), train[1])
     return _fit_tfidf(weighting, features, num_labels, USUAL_REGULARIZATION)
 
@@ -118,7 +142,7 @@ def prepare_tfidf(
     character_weight: float,
 ) -> TryOut:
     """Return a function that fits TF-IDF for a given C; a weight of 0 excludes characters."""
-    weighting = _learn_weights(train[0], character_weight)
+    weighting = _learn_weights(train, character_weight)
     features = (_weigh(train[0], weighting), train[1])
 
     def try_out(inverse: float) -> Trial:
@@ -160,6 +184,11 @@ class NaiveBayesClassifier:
     def settings(self) -> Mapping[str, float]:
         """The tuned settings, by name."""
         return {"C": self.inverse_regularization}
+
+    @property
+    def note(self) -> str | None:
+        """Nothing is left out."""
+        return None
 
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
         """Return (n, C) probabilities, zero for classes without training rows."""
@@ -268,25 +297,36 @@ def _look_beyond(losses: Mapping[float, float]) -> list[float]:
     return [beyond] if beyond is not None and is_tried else []
 
 
-def _learn_weights(counts: Counts, character_weight: float) -> _Weighting:
+def _learn_weights(train: LabelledCounts, character_weight: float) -> _Weighting:
     from sklearn.feature_extraction.text import TfidfTransformer
 
+    counts, label_ids = train
     words = TfidfTransformer(sublinear_tf=True).fit(counts.words[:, : counts.num_short])
-    if not character_weight:
-        return words, None, character_weight
-    return words, TfidfTransformer(sublinear_tf=True).fit(counts.characters), character_weight
+    characters = None
+    if character_weight:
+        characters = TfidfTransformer(sublinear_tf=True).fit(counts.characters)
+    whole = (words, characters, character_weight, None)
+    num_classes = len(np.unique(label_ids))
+    most = MAX_WEIGHTS // (1 if num_classes == 2 else num_classes)
+    num_ngrams = counts.num_short
+    if characters is not None and counts.characters is not None:
+        num_ngrams += counts.characters.shape[1]
+    if num_ngrams <= most:
+        return whole
+    num_texts = _weigh(counts, whole).getnnz(axis=0)
+    return (*whole[:3], np.sort(np.argsort(-num_texts, kind="stable")[:most]))
 
 
 def _weigh(counts: Counts, weighting: _Weighting) -> csr_matrix:
     from scipy.sparse import hstack
 
-    words, characters, character_weight = weighting
+    words, characters, character_weight, columns = weighting
     features: csr_matrix = words.transform(counts.words[:, : counts.num_short])
-    if characters is None:
-        return features
-    beside = characters.transform(counts.characters)
-    beside.data *= np.float32(character_weight)
-    return hstack([features, beside], format="csr")
+    if characters is not None:
+        beside = characters.transform(counts.characters)
+        beside.data *= np.float32(character_weight)
+        features = hstack([features, beside], format="csr")
+    return features if columns is None else features[:, columns]
 
 
 def _binarize(words: csr_matrix) -> csr_matrix:
