@@ -7,8 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import bertfit
+from bertfit.cli.results import show_suspects
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.workflow.suspecting import CSV_COLUMNS, write_suspects
 
@@ -195,6 +197,17 @@ def test_a_label_of_one_row_is_told(rows):
     report = bertfit.find_suspects([*rows, {"text": "odd", "label": "none", "movie": "x"}])
     assert report.unjudged_labels == ("none",)
     assert report.num_rows == 160
+
+
+def test_a_label_of_one_text_or_group_cannot_be_judged(rows, capsys):
+    report = bertfit.find_suspects([*rows, *[{"text": "odd", "label": "none"}] * 3])
+    assert report.unjudged_labels == ("none",)
+    show_suspects(Console(), report)
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.endswith("Not judged, because no row of another fold has the label: none.")
+    apart = [{**row, "group": row["label"]} for row in rows]
+    with pytest.raises(DataError, match="can be judged: all rows of a label are in one fold"):
+        bertfit.find_suspects(apart, num_folds=2, columns=bertfit.Columns(group="group"))
 
 
 def test_a_report_can_be_written_as_json(rows):

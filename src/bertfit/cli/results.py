@@ -149,7 +149,7 @@ def show_suspects(
     told = [summary]
     if report.unjudged_labels:
         labels = ", ".join(report.unjudged_labels[:10])
-        told.append(f"Not judged, because only one row has the label: {labels}.")
+        told.append(f"Not judged, because no row of another fold has the label: {labels}.")
     console.print("\n".join(told))
     if output is not None:
         console.print(f"All suspects are in {output}.", soft_wrap=True)

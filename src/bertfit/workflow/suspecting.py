@@ -60,7 +60,8 @@ class SuspectReport:
     judged_by: str
     """Where the probabilities came from, in words."""
     unjudged_labels: tuple[str, ...]
-    """Labels of rows that could not be judged, because no other row has them."""
+    """Labels of rows that could not be judged, because no row of another fold has them: one row, or
+    rows of one text or group."""
     warning: str | None
 
     def to_json(self) -> dict[str, Any]:
@@ -211,7 +212,10 @@ def _rank(
 ) -> SuspectReport:
     (judged,) = np.nonzero(is_judged)
     if not len(judged):
-        raise DataError(f"no row of {dataset.source} can be judged: each label has a single row")
+        raise DataError(
+            f"no row of {dataset.source} can be judged: all rows of a label are in one fold",
+            hint="Rows of one text or group are in one fold: a label needs at least two of these.",
+        )
     label_ids = np.asarray(encode_labels(dataset.labels, label_names), dtype=np.int64)
     ranked = rank_suspicious_labels(probabilities[judged], label_ids[judged])
     # After the labels that look wrong, rows are sorted by margin: those predicted otherwise first.
