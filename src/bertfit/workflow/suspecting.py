@@ -107,7 +107,7 @@ def find_suspects(
         raise ConfigError(f"seed: expected a number at least 0 and below 2**32, got {seed!r}")
     listener = listener or Silent()
     if run is not None:
-        classifier = TextClassifier.load(run, device=device, tell=listener.note)
+        classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
         known = classifier.known_columns(columns)
         dataset, _ = check_evaluation_data(
             data, known, classifier.label_names, on_bad_row, verb="judged"
