@@ -118,8 +118,12 @@ def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     _thin_ticks(figure.axes[0], len(names))
     blue = "#3a7bc8"
     fading = LinearSegmentedColormap.from_list("fading", [f"{blue}00", f"{blue}ff"])
-    figure.axes[0].images[0].set_cmap(fading)  # transparent to the background of the page
-    figure.axes[1].remove()  # the caption explains the shades
+    (image,) = figure.axes[0].images
+    image.set_cmap(fading)  # transparent to the background of the page
+    # The caption explains the shades. The layout of matplotlib before 3.11 fails if only the axes
+    # of a colour bar are removed.
+    assert image.colorbar is not None
+    image.colorbar.remove()
     caption = (
         f"Confusion of {len(names)} classes by their numbers in the table below: true class down, "
         "predicted class across; the stronger the colour, the larger the share of the true class. "
