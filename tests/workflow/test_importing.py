@@ -215,6 +215,18 @@ def test_weights_of_another_kind_are_refused(run_import, folder):
     )
 
 
+def test_an_encoder_of_robertas_family_is_refused(run_import, folder, model):
+    """Its weights have BERT's names, but BERT would read other positions: wrong predictions."""
+    state = dict(model.state_dict())
+    key = "encoder.embeddings.token_type_embeddings.weight"
+    state[key] = state[key][:1]
+    torch.save(state, folder / "model.pth")
+    assert error_of(run_import) == (
+        "the encoder has one token type, as RoBERTa and its relatives have; BERT has two\n"
+        "Only the notebook's BertModel + dropout + linear can be imported."
+    )
+
+
 def test_a_head_of_two_layers_is_refused(run_import, folder, model):
     state = model.state_dict()
     extra = {"head2.weight": torch.zeros(2, 2), "head2.bias": torch.zeros(2)}

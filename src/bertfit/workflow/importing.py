@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import BertConfig
 
 _EXPECTED = "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
+_ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."
 _HISTORY_FIELDS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
 
 
@@ -135,7 +136,7 @@ def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, tor
     if anchor is None:
         raise ModelError(
             f"{path} has no BERT embeddings; its weights begin with {sorted(state)[:3]}",
-            hint="Only the notebook's BertModel + dropout + linear can be imported.",
+            hint=_ONLY_BERT,
         )
     prefix = anchor.removesuffix("embeddings.word_embeddings.weight")
     encoder = {key: value for key, value in state.items() if key.startswith(prefix) and "." in key}
@@ -170,6 +171,13 @@ def _infer_config(
             f"given: {', '.join(label_names)}",
             hint="Name them in order of their ids with --label-names.",
         )
+    num_token_types = _shape(state, "bert.embeddings.token_type_embeddings.weight")[0]
+    if num_token_types == 1:
+        # The names are BERT's, but RoBERTa counts positions from another number.
+        raise ModelError(
+            "the encoder has one token type, as RoBERTa and its relatives have; BERT has two",
+            hint=_ONLY_BERT,
+        )
     vocabulary_size, embedding_width = _shape(state, "bert.embeddings.word_embeddings.weight")
     if embedding_width != width:
         raise ModelError(f"the head reads {width} values, but the encoder gives {embedding_width}")
@@ -184,7 +192,7 @@ def _infer_config(
         num_attention_heads=heads,
         intermediate_size=_shape(state, "bert.encoder.layer.0.intermediate.dense.weight")[0],
         max_position_embeddings=_shape(state, "bert.embeddings.position_embeddings.weight")[0],
-        type_vocab_size=_shape(state, "bert.embeddings.token_type_embeddings.weight")[0],
+        type_vocab_size=num_token_types,
         id2label=dict(enumerate(label_names)),
         label2id={name: index for index, name in enumerate(label_names)},
     )
