@@ -269,6 +269,17 @@ def test_a_wrong_number_of_label_names_is_explained(run_import):
     )
 
 
+@pytest.mark.parametrize("names", [("neg", "pos"), ("pos",)])
+def test_a_head_of_one_output_is_refused(run_import, folder, model, names):
+    """The notebook took a sigmoid of it; a softmax over one class is always 1."""
+    one = {"head.weight": torch.zeros(1, 8), "head.bias": torch.zeros(1)}
+    torch.save(model.state_dict() | one, folder / "model.pth")
+    assert error_of(run_import, label_names=names) == (
+        "the head has one output, as for a sigmoid or a regression; expected one for each class, "
+        "of two or more\nTrain the notebook's model with one output for each class."
+    )
+
+
 @pytest.mark.parametrize("names", [("neg", "neg"), ("neg", "")])
 def test_label_names_that_do_not_differ_are_refused(run_import, names):
     assert "expected names that differ, got 'neg', " in error_of(run_import, label_names=names)

@@ -165,6 +165,12 @@ def _infer_config(
     from transformers import BertConfig
 
     num_labels, width = _shape(state, "classifier.weight")
+    if num_labels < 2:
+        raise ModelError(
+            "the head has one output, as for a sigmoid or a regression; expected one for each "
+            "class, of two or more",
+            hint="Train the notebook's model with one output for each class.",
+        )
     if len(label_names) != num_labels:
         raise ConfigError(
             f"the weights have {num_labels} classes, but {len(label_names)} label names were "
