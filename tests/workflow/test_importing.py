@@ -188,6 +188,19 @@ def test_an_empty_tokenizer_folder_is_refused(run_import, folder):
     assert f"the tokenizer in {folder / 'tokenizer'} cannot be loaded" in error_of(run_import)
 
 
+def test_a_tokenizer_runs_no_code(run_import, folder, tmp_path, monkeypatch):
+    """Transformers would ask whether to, and a `yes |` before the command would answer."""
+    monkeypatch.setattr("builtins.input", lambda _prompt: "y")
+    (folder / "tokenizer" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    config = {
+        "tokenizer_class": "EvilTokenizer",
+        "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]},
+    }
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    assert f"the tokenizer in {folder / 'tokenizer'} cannot be loaded" in error_of(run_import)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
 def test_damaged_weights_are_named(run_import, folder, content):
     (folder / "model.pth").write_bytes(content)

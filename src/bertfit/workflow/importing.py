@@ -224,7 +224,10 @@ def _build_classifier(
     if not place.is_dir():
         raise ModelError(f"{folder} has no folder tokenizer/", hint=_EXPECTED)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        # Left open, transformers would ask on the terminal whether to run the folder's code.
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # loading can raise anything: JSON, keys, missing files
         raise ModelError(f"the tokenizer in {place} cannot be loaded: {error}") from error
     model = BertForSequenceClassification(config)
