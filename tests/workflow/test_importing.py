@@ -201,6 +201,18 @@ def test_a_tokenizer_runs_no_code(run_import, folder, tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_tokenizer_without_its_vocabulary_is_refused(run_import, folder):
+    """Transformers makes one of five special tokens, for which every word is unknown."""
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    config = folder / "tokenizer" / "tokenizer_config.json"
+    config.write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert error_of(run_import) == (
+        f"the tokenizer in {folder / 'tokenizer'} cannot be loaded: its vocabulary is missing "
+        "(tokenizer.json, vocab.txt, vocab.json, *.model)\n"
+        "In the notebook, save it with tokenizer.save_pretrained('tokenizer')."
+    )
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
 def test_damaged_weights_are_named(run_import, folder, content):
     (folder / "model.pth").write_bytes(content)

@@ -33,7 +33,7 @@ _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
 """A number of tokens that stands for no limit, and the limit that is then assumed."""
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,11 +282,11 @@ def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTo
     from transformers import AutoTokenizer
 
     folder = Path(source)
-    if folder.is_dir() and not any(any(folder.glob(name)) for name in _TOKENIZER_FILES):
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
         # transformers would create a tokenizer with an empty vocabulary.
         raise ModelError(
             f"the model {name!r} cannot be loaded: its folder has no tokenizer "
-            f"({', '.join(_TOKENIZER_FILES)})",
+            f"({', '.join(TOKENIZER_FILES)})",
             hint="Copy the tokenizer's files of the same checkpoint into the folder.",
         )
     with _explaining(name), _quiet_transformers():

@@ -16,7 +16,7 @@ from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.files import as_path, write_json
 from bertfit.inference.predictor import TextClassifier
-from bertfit.modeling.classifier import save_model
+from bertfit.modeling.classifier import TOKENIZER_FILES, save_model
 from bertfit.modeling.precision import choose_precision
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import check_place, describe_environment, stage_run
@@ -223,6 +223,12 @@ def _build_classifier(
     place = folder / "tokenizer"
     if not place.is_dir():
         raise ModelError(f"{folder} has no folder tokenizer/", hint=_EXPECTED)
+    if not any(any(place.glob(name)) for name in TOKENIZER_FILES):
+        raise ModelError(
+            f"the tokenizer in {place} cannot be loaded: its vocabulary is missing "
+            f"({', '.join(TOKENIZER_FILES)})",
+            hint="In the notebook, save it with tokenizer.save_pretrained('tokenizer').",
+        )
     try:
         # Left open, transformers would ask on the terminal whether to run the folder's code.
         tokenizer = AutoTokenizer.from_pretrained(
