@@ -329,7 +329,19 @@ def test_a_tokenizer_of_another_model_is_refused(run_import, folder, model):
     assert message.endswith(" tokens, but the weights have 10")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"train_losses": []}'])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
+def test_a_history_without_a_finite_number_is_refused(run_import, folder, value):
+    """A loss that was NaN: Python's json writes it, but a run holds plain JSON."""
+    path = folder / "training_history.json"
+    path.write_text(json.dumps(HISTORY | {"val_losses": [0.6, value]}))
+    assert error_of(run_import) == (
+        f"{path}: expected the lists train_losses, val_losses, train_acc, val_acc, train_f1, "
+        "val_f1, a finite number for each epoch\n"
+        "Without this file the model is imported without a history."
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"train_losses": []}', "[" * 100_000])
 def test_a_history_of_another_shape_is_refused(run_import, folder, content):
     (folder / "training_history.json").write_text(content)
     assert str(folder / "training_history.json") in error_of(run_import)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import warnings
@@ -267,12 +268,14 @@ def _read_history(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         history = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     columns = [history.get(name) for name in _HISTORY_FIELDS] if isinstance(history, dict) else []
     if not columns or not all(_is_column(one, like=columns[0]) for one in columns):
         raise RunError(
-            f"{path}: expected the lists {', '.join(_HISTORY_FIELDS)}, a number for each epoch"
+            f"{path}: expected the lists {', '.join(_HISTORY_FIELDS)}, "
+            "a finite number for each epoch",
+            hint="Without this file the model is imported without a history.",
         )
     return dict(zip(_HISTORY_FIELDS, columns, strict=True))
 
@@ -282,5 +285,6 @@ def _is_column(value: object, *, like: object) -> bool:
         isinstance(value, list)
         and isinstance(like, list)
         and len(value) == len(like) > 0
-        and all(isinstance(one, int | float) for one in value)
+        # JSON has no NaN, but Python writes and reads it.
+        and all(isinstance(one, int | float) and abs(one) < math.inf for one in value)
     )
