@@ -340,6 +340,15 @@ def test_files_that_are_there_are_not_replaced_unasked(archive, output):
     assert (output / "imdb_test.jsonl").read_text(encoding="utf-8") == "mine"
 
 
+def test_an_output_that_is_a_file_is_refused_before_the_archive_is_read(archive, output):
+    """Reading the whole archive takes most of a minute."""
+    output.write_text("mine", encoding="utf-8")
+    heard = []
+    with pytest.raises(NotADirectoryError) as caught:
+        prepare_imdb(archive, output, report=lambda *report: heard.append(report))
+    assert (caught.value.filename, heard) == (str(output), [])
+
+
 def test_files_that_are_there_are_replaced_when_asked(archive, output):
     prepare_imdb(archive, output)
     (output / "imdb_test.jsonl").write_text("old", encoding="utf-8")

@@ -21,7 +21,7 @@ from bertfit.data.imdb_sources import (
     read_published,
 )
 from bertfit.errors import ConfigError, DataError
-from bertfit.files import as_path, open_atomically
+from bertfit.files import as_path, check_folders, open_atomically
 
 TextFormat = Literal["text", "tokens"]
 _FormatRow = Callable[[str, Review], dict[str, Any]]
@@ -90,6 +90,7 @@ def prepare_imdb(
     check_flags(overwrite=overwrite)
     paths = _name_files(as_path(output_dir, "output_dir"), text_format)
     _refuse_existing(paths, overwrite=overwrite)
+    check_folders(next(iter(paths)))  # all are in one folder
     tell = report or _ignore
     reviews = read_hub(tell) if source == "hub" else read_published(as_path(source, "source"), tell)
     _check_complete(reviews, str(source))
