@@ -269,6 +269,20 @@ def test_an_archive_whose_checksum_is_wrong_is_refused(archive, output):
     assert "damaged or cut off" in refuse(archive, output)
 
 
+@pytest.mark.parametrize("header", [{"GNU.sparse.size": "x"}, {"GNU.sparse.map": "x,y"}])
+def test_an_archive_with_numbers_that_are_none_is_refused(archive, output, header):
+    member = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
+    member.pax_headers = header
+    make_archive(archive, members=[member])
+    assert "damaged or cut off" in refuse(archive, output)
+
+
+def test_a_name_of_thousands_of_digits_is_no_review(archive, output):
+    """Python converts at most 4,300 digits to a number."""
+    make_archive(archive, {**FILES, f"train/pos/{'1' * 5000}_9.txt": b"Good"})
+    assert prepare_imdb(archive, output).num_skipped == 1
+
+
 def test_what_is_no_archive_is_refused(archive, output):
     archive.write_bytes(b"PK a zip")
     message = f"{archive}: not a gzip archive; aclImdb_v1.tar.gz was expected"

@@ -38,7 +38,7 @@ _WANTED = re.compile(
     r"(?:^|/)(?P<split>train|test)/"
     r"(?:urls_(?P<urls>pos|neg|unsup)\.txt|(?P<kind>pos|neg|unsup)/(?P<file>[^/]+))$"
 )
-_REVIEW_FILE = re.compile(r"(?P<number>\d+)_(?P<rating>\d+)\.txt")
+_REVIEW_FILE = re.compile(r"(?P<number>\d{1,9})_(?P<rating>\d{1,2})\.txt")
 _MOVIE = re.compile(r"tt\d{7,}")
 
 Report = Callable[[str, int, int], None]
@@ -153,7 +153,10 @@ def _iter_archive(path: Path, report: Report) -> Iterator[_File]:
                 if done % NUM_FILES_PER_REPORT == 0:
                     report(f"reading {path.name}", min(compressed.tell(), size), size)
                 yield file
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except DataError:
+            raise
+        # tarfile raises ValueError for numbers in a header that are none.
+        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
             message = f"{path}: the archive is damaged or cut off: {error}"
             raise DataError(message, hint="Download it again.") from error
     report(f"reading {path.name}", size, size)
