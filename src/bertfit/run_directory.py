@@ -153,12 +153,21 @@ def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
         RunError: As for `refuse_existing`, or nothing can be written there.
     """
     refuse_existing(output, overwrite=overwrite)
+    check_writable(output)
+    for told in _tell_leftovers(output, is_free=False):  # the new run will be there
+        listener.note(told)
+
+
+def check_writable(output: Path) -> None:
+    """Check that a folder can be made at `output`.
+
+    Raises:
+        RunError: Nothing can be written there.
+    """
     try:
         check_folders(output.resolve() if output.exists() else output)
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    for told in _tell_leftovers(output, is_free=False):  # the new run will be there
-        listener.note(told)
 
 
 def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HINT) -> None:

@@ -404,6 +404,23 @@ def test_a_demo_in_the_place_of_a_run_gives_no_advice_that_it_cannot_take(traine
     assert "Choose another --output" in result.exception.hint
 
 
+def test_a_demo_expands_the_home_folder_before_it_looks_for_a_run(trained, monkeypatch):
+    """A shell expands `--output ~/x`, but not `--output=~/x`."""
+    monkeypatch.setenv("HOME", str(trained[0].parent))
+    result = runner.invoke(app, ["demo", f"--output=~/{trained[0].name}"])
+    assert result.exception.message == f"a run exists in {trained[0]}"
+    assert "Choose another --output" in result.exception.hint
+
+
+def test_a_demo_that_cannot_be_written_ends_before_anything_is_measured(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    result = runner.invoke(app, ["demo", "--output", str(tmp_path / "runs" / "demo")])
+    assert result.exception.message == (
+        f"the run folder {tmp_path / 'runs' / 'demo'} cannot be made: Not a directory"
+    )
+    assert result.stdout == ""
+
+
 @pytest.fixture(scope="module")
 def long_label():
     return "on two\nlines, " + "and so long " * 25 + "that it is cut"
