@@ -226,10 +226,40 @@ def test_truncated_weights_are_named(run_import, folder):
 
 
 def test_a_checkpoint_with_more_than_weights_is_refused(run_import, folder, model):
-    torch.save({"model": model.state_dict(), "epoch": 3}, folder / "model.pth")
+    checkpoint = {"model_state_dict": model.state_dict(), "optimizer": {}, "epoch": 3}
+    torch.save(checkpoint, folder / "model.pth")
     assert error_of(run_import) == (
-        f"{folder / 'model.pth'} holds dict, expected a state dict of tensors"
+        f"{folder / 'model.pth'}: expected a state dict of tensors, got the entries 'epoch', "
+        "'model_state_dict', 'optimizer'\n"
+        "The weights are its entry 'model_state_dict'. Save that alone: "
+        "torch.save(torch.load('model.pth')['model_state_dict'], 'model.pth')."
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [([1, 2], "list"), ({"epoch": 3}, "the entries 'epoch'")]
+)
+def test_a_file_without_weights_is_refused(run_import, folder, content, found):
+    torch.save(content, folder / "model.pth")
+    assert error_of(run_import) == (
+        f"{folder / 'model.pth'}: expected a state dict of tensors, got {found}\n"
+        "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
+    )
+
+
+def test_weights_without_permission_are_named(run_import, folder, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    assert error_of(run_import) == f"{folder / 'model.pth'} cannot be read: permission denied"
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(folder, tmp_path):
+    with pytest.raises(RunError) as caught:
+        import_notebook(folder / "model.pth", tmp_path / "run")
+    told = f"expected a folder, but {folder / 'model.pth'} is a file\n"
+    assert str(caught.value).startswith(told)
 
 
 def test_weights_of_another_kind_are_refused(run_import, folder):

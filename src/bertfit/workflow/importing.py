@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _EXPECTED = "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
 _ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."
+_SAVE_HINT = "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
+_ANCHOR = "embeddings.word_embeddings.weight"
 _HISTORY_FIELDS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
 
 
@@ -102,6 +104,8 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     import torch
 
     path = folder / "model.pth"
+    if folder.is_file():
+        raise RunError(f"expected a folder, but {folder} is a file", hint=_EXPECTED)
     if not folder.is_dir():
         raise RunError(f"the folder {folder} does not exist", hint=_EXPECTED)
     if not path.is_file():
@@ -116,12 +120,28 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # noqa: BLE001 (a file that is not a pickle can raise anything)
         raise _explain_unread(path, error) from None
     if not isinstance(state, Mapping) or not all(hasattr(v, "shape") for v in state.values()):
-        raise ModelError(f"{path} holds {type(state).__name__}, expected a state dict of tensors")
+        raise _explain_other(path, state)
     return _rename_weights({str(key): value for key, value in state.items()}, path)
 
 
+def _explain_other(path: Path, found: object) -> ModelError:
+    """Explain a file with more than weights; name the entry that holds them, if there is one."""
+    what, hint = type(found).__name__, _SAVE_HINT
+    if isinstance(found, Mapping):
+        what = f"the entries {', '.join(sorted(map(repr, found))[:5])}"
+        for name, entry in found.items():
+            if isinstance(entry, Mapping) and any(str(key).endswith(_ANCHOR) for key in entry):
+                hint = (
+                    f"The weights are its entry {name!r}. Save that alone: "
+                    f"torch.save(torch.load('model.pth')[{name!r}], 'model.pth')."
+                )
+    return ModelError(f"{path}: expected a state dict of tensors, got {what}", hint=hint)
+
+
 def _explain_unread(path: Path, error: Exception) -> ModelError:
-    hint = "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
+    hint = _SAVE_HINT
+    if isinstance(error, PermissionError):
+        return ModelError(f"{path} cannot be read: permission denied")
     if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
         told = f"{path} is not a plain state dict: reading it would run code from the file"
         return ModelError(told, hint=hint)
@@ -133,13 +153,13 @@ def _explain_unread(path: Path, error: Exception) -> ModelError:
 
 def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
     """Rename the weights to the names used by `BertForSequenceClassification`."""
-    anchor = next((k for k in state if k.endswith("embeddings.word_embeddings.weight")), None)
+    anchor = next((k for k in state if k.endswith(_ANCHOR)), None)
     if anchor is None:
         raise ModelError(
             f"{path} has no BERT embeddings; its weights begin with {sorted(state)[:3]}",
             hint=_ONLY_BERT,
         )
-    prefix = anchor.removesuffix("embeddings.word_embeddings.weight")
+    prefix = anchor.removesuffix(_ANCHOR)
     encoder = {key: value for key, value in state.items() if key.startswith(prefix) and "." in key}
     head = {key: value for key, value in state.items() if key not in encoder}
     if not prefix:
