@@ -56,6 +56,19 @@ def _root(
     ] = False,
 ) -> None:
     """Turn labelled text into a BERT classifier that you can trust."""
+    _check_current_folder()
+
+
+def _check_current_folder() -> None:
+    """Refuse to work in a folder that was removed, where torch's libraries end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        from bertfit.errors import BertfitError
+
+        raise BertfitError(
+            "the current folder does not exist any more", hint="Change to another one (cd)."
+        ) from None
 
 
 def _find_hidden_cause(end: SystemExit) -> BaseException | None:
