@@ -306,19 +306,19 @@ class _Leftover:
     def tell(self, keep_as: Path) -> str:
         """Return a description with the commands that keep or remove it."""
         size = max(measure_folder(self.folder) / 1e6, 0.1)
-        folder = _quote(self.folder)
+        folder = quote_path(self.folder)
         lines = [
             f"A training that was killed left {self.folder} ({size:,.1f} MB): {self.what}. "
             "No process on this machine is using it. "
             + ("To remove it:" if self.content is None else "To keep it, or to remove it:")
         ]
         if self.content is not None:
-            move = f"  mv {_quote(self.content)} {_quote(keep_as)}"
+            move = f"  mv {quote_path(self.content)} {quote_path(keep_as)}"
             lines.append(move if self.content == self.folder else f"{move} && rmdir {folder}")
         return "\n".join([*lines, f"  rm -r {folder}"])
 
 
-def _quote(path: Path) -> str:
+def quote_path(path: str | Path) -> str:
     """Return a path quoted for a shell; with a leading dash it would be read as an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 

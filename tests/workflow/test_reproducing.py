@@ -31,6 +31,11 @@ def test_the_command_names_files_and_settings_that_were_chosen():
     ]
 
 
+def test_a_file_with_a_leading_dash_is_not_named_as_an_option():
+    record = make_record("-a.csv")
+    assert shlex.split(describe(record))[:4] == ["bertfit", "train", "./-a.csv", "--output"]
+
+
 def test_a_recipe_stands_for_its_settings():
     assert describe(make_record(recipe="notebook", seed=4), with_baseline=False).endswith(
         "--output run --recipe notebook --no-baseline --set seed=4"

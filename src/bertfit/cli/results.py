@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
+from bertfit.run_directory import quote_path
 from bertfit.wording import format_count
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def show_training(console: Console, result: TrainResult) -> None:
     page = result.run / "report.html"
     if page.is_file():
         console.print(f"  look at {page}", soft_wrap=True)
-    quoted = shlex.quote(str(result.run))
+    quoted = quote_path(result.run)
     for command in (
         f'bertfit predict {quoted} "your text"',
         f"bertfit evaluate {quoted} FILE",

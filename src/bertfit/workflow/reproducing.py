@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertfit.data.readers import TABLE_NAMES
+from bertfit.run_directory import quote_path
 
 
 def describe_command(
@@ -36,7 +37,8 @@ def describe_command(
         num_seeds = len(runs) if len(runs) > 1 else None
     if not TABLE_NAMES.isdisjoint(sources.values()):  # a command line cannot name tables in memory
         return _write_call(sources, name, recipe, changed, num_seeds, with_baseline=with_baseline)
-    words = ["bertfit", "train", sources.pop("train")]
+    start = f"bertfit train {quote_path(sources.pop('train'))}"
+    words: list[str] = []
     for part, source in sources.items():
         words += [f"--{part}", source]
     words += ["--output", name]
@@ -47,7 +49,7 @@ def describe_command(
         words += ["--slice", column]
     for setting, value in changed.items():
         words += ["--set", f"{setting}={_show_value(value)}"]
-    return shlex.join(words)
+    return f"{start} {shlex.join(words)}"
 
 
 def _list_parts(data: Mapping[str, Any], was_split: str | None) -> Iterator[str]:
