@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
+from typer.testing import CliRunner
 
 from bertfit import TextClassifier, import_notebook
+from bertfit.cli.main import app
 from bertfit.errors import BertfitError, ConfigError, ModelError, RunError
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
@@ -132,6 +134,15 @@ def test_an_existing_run_is_refused(run_import):
     run_import()
     assert "a run exists in" in error_of(run_import)
     run_import(overwrite=True)
+
+
+def test_the_command_tells_what_the_weights_do_not_say(folder, tmp_path):
+    """A linear layer on last_hidden_state has the same weights, but another meaning."""
+    command = ["import", str(folder), "--output", str(tmp_path / "run"), "--max-length", "20"]
+    told = " ".join(CliRunner().invoke(app, command).stdout.split())
+    assert "one per 64 of the width was assumed" in told
+    assert "the pooled output (pooler_output) was assumed" in told
+    assert f"The run is in {tmp_path / 'run'}." in told
 
 
 def test_a_pickled_module_is_refused(run_import, folder, model):

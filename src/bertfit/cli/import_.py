@@ -42,4 +42,8 @@ def import_(
             "The weights do not say how many attention heads there are; one per 64 of the width "
             "was assumed. If that is wrong, every prediction is wrong: set --num-heads."
         )
+    console.print(
+        "The weights do not say what the linear layer reads; the pooled output (pooler_output) was "
+        "assumed. For a notebook that reads last_hidden_state, every prediction is wrong."
+    )
     console.print(f"The run is in {run}.", soft_wrap=True)
