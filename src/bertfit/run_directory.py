@@ -162,12 +162,18 @@ def check_writable(output: Path) -> None:
     """Check that a folder can be made at `output`.
 
     Raises:
-        RunError: Nothing can be written there.
+        RunError: Nothing can be written there, or the path is not UTF-8.
     """
     try:
         check_folders(output.resolve() if output.exists() else output)
+        str(output.resolve()).encode()
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
+    except UnicodeEncodeError:  # the libraries that save models and tokenizers refuse it
+        raise RunError(
+            f"the run folder {output.resolve()} cannot be made: the path is not UTF-8",
+            hint="Rename its folders, or choose another --output.",
+        ) from None
 
 
 def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HINT) -> None:
