@@ -45,10 +45,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from bertfit.assets import find_embedded_model
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
+from bertfit.environment import describe_environment
 from bertfit.modeling import compilation
 from bertfit.modeling.classifier import fast_tokenizer, load_classifier
 from bertfit.modeling.precision import choose_precision
-from bertfit.run_directory import describe_environment
 
 PARTS = ("training", "scoring", "jobs")
 REAL = Size(

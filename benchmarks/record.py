@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bertfit.environment import describe_environment
 from bertfit.files import write_json
-from bertfit.run_directory import describe_environment
 from bertfit.workflow.runtime import list_instructions
 
 RESULTS = Path(__file__).parent / "results"

@@ -33,7 +33,7 @@ ROWS = (
     ("run_directory",),
     ("modeling", "data", "evaluation"),
     ("config",),
-    ("labels", "assets", "progress", "threshold_aim", "word_pattern", "wording"),
+    ("labels", "assets", "environment", "progress", "threshold_aim", "word_pattern", "wording"),
     ("files", "leftovers"),
     ("errors",),
 )

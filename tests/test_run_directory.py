@@ -16,7 +16,6 @@ from bertfit.files import write_json
 from bertfit.run_directory import (
     RECORD_NAME,
     check_place,
-    describe_environment,
     find_changed_files,
     is_run,
     read_record,
@@ -557,13 +556,6 @@ def test_a_record_of_another_format_is_refused(run, record, version):
         f"{run / RECORD_NAME} has format {version}, expected 1\n"
         "It was written by another version of bertfit."
     )
-
-
-def test_the_environment_names_versions_and_hardware():
-    environment = describe_environment()
-    assert {"bertfit", "python", "torch", "transformers"} <= set(environment["versions"])
-    assert environment["hardware"]["num_cores"] >= 1
-    assert environment["hardware"]["processor"]
 
 
 def test_commands_of_leftovers_take_names_that_begin_with_a_dash(tmp_path, monkeypatch):

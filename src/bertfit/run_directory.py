@@ -10,12 +10,10 @@ import contextlib
 import itertools
 import json
 import os
-import platform
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +41,6 @@ _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 """Files that a folder needs to be loaded as a plain model."""
 _DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 """Files that decide a model's answers, in addition to its weights."""
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,31 +382,3 @@ def _free_names(output: Path, end: str) -> Iterator[Path]:
     names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
     places = (output.with_name(f"{output.name}.{name}") for name in names)
     return (place for place in places if not place.exists())
-
-
-def describe_environment() -> dict[str, Any]:
-    """Return versions and hardware, as recorded in a run."""
-    return {
-        "versions": {
-            "bertfit": metadata.version("bertfit"),
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in _PACKAGES},
-        },
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": _processor_name(),
-            "num_cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
-            "system": platform.system(),
-        },
-    }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from bertfit.config import check_flags
 from bertfit.data.encoding import EncodingRule
+from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.files import as_path, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import TOKENIZER_FILES, save_model
 from bertfit.modeling.precision import choose_precision
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import check_place, describe_environment, stage_run
+from bertfit.run_directory import check_place, stage_run
 
 if TYPE_CHECKING:
     import torch

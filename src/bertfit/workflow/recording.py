@@ -14,6 +14,7 @@ import numpy as np
 from bertfit.config import ResolvedSettings, TrainSettings
 from bertfit.data.checks import describe
 from bertfit.data.findings import Finding, order_findings
+from bertfit.environment import describe_environment
 from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.predictions import (
@@ -26,7 +27,7 @@ from bertfit.files import open_atomically, write_json
 from bertfit.modeling.soundness import reads_padding
 from bertfit.progress import Listener
 from bertfit.reporting.control_characters import escape_controls
-from bertfit.run_directory import BASELINES_NAME, Staging, describe_environment
+from bertfit.run_directory import BASELINES_NAME, Staging
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertfit.data.encoded_store import find_store
+from bertfit.environment import describe_environment
 from bertfit.modeling.allocation import can_keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, load_architecture
 from bertfit.modeling.compilation import plan_compilation
@@ -23,7 +24,6 @@ from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.transfer import wait_for
-from bertfit.run_directory import describe_environment
 from bertfit.training.token_budget import default_tokens
 
 if TYPE_CHECKING:
