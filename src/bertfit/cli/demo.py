@@ -19,7 +19,7 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder to save the run in.")] = Path("runs/demo"),
     max_train_seconds: Annotated[
         float,
-        typer.Option(min=1, help="Training time in seconds; at least 2,000 rows are used."),
+        typer.Option(min=1, help="Training time in seconds; about 2,000 rows are always used."),
     ] = _MAX_TRAIN_SECONDS,
 ) -> None:
     """Train a real classifier in minutes, without a network."""
