@@ -287,7 +287,7 @@ def find_changed_files(run: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _decides(name: str) -> bool:
     """Return whether a file of a run decides the answers of its model."""
-    return name in _DECIDING_FILES or name.endswith(".safetensors")
+    return name in _DECIDING_FILES or (name.startswith("model") and name.endswith(".safetensors"))
 
 
 def is_run(path: Path) -> bool:
