@@ -218,6 +218,8 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     result = train(tmp_path / "run", baseline=False, listener=listener)
     seeds = result.seeds
     assert [run["interrupted"] for run in seeds["runs"]] == [False, True]
+    kept = "Kept: seed 0, the best by validation accuracy of those that were not interrupted."
+    assert listener.notes[-1] == kept
     assert seeds["best_seed"] == 0
     assert "Interrupted: 2 of 3 seeds were trained." in listener.notes
     assert seeds["validation"]["standard_deviation"] is None
