@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,6 +62,21 @@ def test_a_model_that_is_tried_stays_as_it_was(loaded):
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(value, before[name])
     assert not reads_padding(loaded.model)
+
+
+@pytest.mark.parametrize(("difference", "reads_it"), [(1e-6, False), (1e-3, True)])
+def test_rounding_is_not_taken_for_padding_where_logits_cancel_out(
+    loaded, monkeypatch, difference, reads_it
+):
+    """A trained model may find both classes equally likely: its logits are then almost 0."""
+
+    def answer(input_ids, **_):
+        rows = [[1e-5, -1e-5]] if len(input_ids) == 1 else [[1e-5 + difference, -1e-5], [1, -1]]
+        return SimpleNamespace(logits=torch.tensor(rows))
+
+    monkeypatch.setattr(loaded.model, "forward", answer)
+    try_model(loaded, "bert")
+    assert reads_padding(loaded.model) is reads_it
 
 
 @pytest.mark.parametrize("kind", READ_PADDING)

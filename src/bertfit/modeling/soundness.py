@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _TEXTS = ("a", "a text that is longer than the other one, which is padded beside it")
 _TOLERANCE = 1e-4
-"""Of the logits, relative to the largest: rounding gives up to 2e-6, ConvBERT's padding 4e-4."""
+"""Of the logits, relative to the largest of both texts: rounding gives up to 2e-6, ConvBERT's
+padding 4e-4."""
 _MARK = "bertfit_reads_padding"
 """Attribute of a model that reads padding."""
 
@@ -52,8 +53,10 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     with _explaining(name), _evaluating(model):
         check_token_ids(model, rows_BT)
         alone = _give_logits(model, short_T[None], np.ones((1, len(short_T))))[0]
-        padded = _give_logits(model, rows_BT, mask_BT)[0]
-    changed = (padded - alone).abs().max() > _TOLERANCE * alone.abs().max()
+        padded = _give_logits(model, rows_BT, mask_BT)
+    # Also relative to the other text: logits of one text may cancel out to almost nothing.
+    largest = torch.maximum(alone.abs().max(), padded.abs().max())
+    changed = (padded[0] - alone).abs().max() > _TOLERANCE * largest
     mark_padding(model, reads_it=bool(changed))
 
 
