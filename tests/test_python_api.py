@@ -96,22 +96,24 @@ def test_what_is_neither_true_nor_false_is_refused(flag, use, value, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("value", ["3", 2.5, None, True])
+@pytest.mark.parametrize("value", ["3", 2.5, 2.0, None, True])
 def test_what_is_no_whole_number_is_refused(value, tmp_path):
     with pytest.raises(ConfigError) as caught:
         bertfit.train_seeds(ROWS, tmp_path / "run", num_seeds=value)
-    assert str(caught.value) == f"--seeds: expected at least 2, got {value!r}"
+    assert str(caught.value) == f"--seeds: expected a whole number, at least 2, got {value!r}"
     if value is not None:
         with pytest.raises(ConfigError) as caught:
             bertfit.find_suspects(ROWS, num_folds=value)
-        assert str(caught.value) == f"--folds: expected at least 2 folds, got {value!r}"
-    with pytest.raises(ConfigError, match=f"seed: expected a number at least 0 .*, got {value!r}"):
+        assert str(caught.value) == f"--folds: expected a whole number, at least 2, got {value!r}"
+    with pytest.raises(ConfigError, match=f"seed: expected a whole number .*, got {value!r}"):
         bertfit.find_suspects(ROWS, seed=value)
 
 
 def test_a_whole_number_of_numpy_is_one(tmp_path):
     with pytest.raises(DataError):
         bertfit.train_seeds(None, tmp_path / "run", num_seeds=np.int64(2))
+    with pytest.raises(DataError):  # not an OverflowError: 1,000 is no int8
+        bertfit.train_seeds(None, tmp_path / "run", num_seeds=np.int8(2), seed=1000)
     with pytest.raises(DataError):
         bertfit.find_suspects(None, num_folds=np.int64(2), seed=np.uint32(1))
 

@@ -565,7 +565,9 @@ CASES = [
         both(good, text("bad.csv", "text,label,kind\ngood,pos,a\nbad,neg,b\n")),
     ),
     setting_case("a column of slices in --set", "--set slice_columns=label,kind", "'kind'", 3),
-    Case("suspects by one fold", "suspects good.csv --folds 1", 2, "at least 2 folds", good),
+    Case(
+        "suspects by one fold", "suspects good.csv --folds 1", 2, "a whole number, at least 2", good
+    ),
     Case(
         "suspects by a run and by folds",
         "suspects good.csv --with tiny --folds 3",

@@ -239,7 +239,7 @@ def test_a_report_can_be_written_as_json(rows):
 def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
     with pytest.raises(ConfigError, match="--with and --folds"):
         bertfit.find_suspects(rows, run=run, num_folds=3)
-    with pytest.raises(ConfigError, match="expected at least 2 folds, got 1"):
+    with pytest.raises(ConfigError, match="expected a whole number, at least 2, got 1"):
         bertfit.find_suspects(rows, num_folds=1)
     with pytest.raises(RunError, match="does not exist"):
         bertfit.find_suspects(rows, run=tmp_path / "none")

@@ -116,10 +116,10 @@ def train_seeds(
         TrainingError: A loss became infinite or not a number.
     """
     if not is_whole_number(num_seeds) or num_seeds < 2:
-        raise ConfigError(f"--seeds: expected at least 2, got {num_seeds!r}")
+        raise ConfigError(f"--seeds: expected a whole number, at least 2, got {num_seeds!r}")
     resolved = settle_settings(settings, options)
-    first = resolved.settings.seed
-    resolved.settle("seed", int(first + num_seeds) - 1, origin="")  # checks the last one's range
+    first, num_seeds = resolved.settings.seed, int(num_seeds)  # an int8 cannot hold a seed
+    resolved.settle("seed", first + num_seeds - 1, origin="")  # checks the last one's range
     log = LogKeeper(listener or Silent())
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)

@@ -104,7 +104,7 @@ def find_suspects(
     if run is not None and num_folds is not None:
         raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
     if not is_whole_number(seed) or not 0 <= seed < 2**32:
-        raise ConfigError(f"seed: expected a number at least 0 and below 2**32, got {seed!r}")
+        raise ConfigError(f"seed: expected a whole number at least 0 and below 2**32, got {seed!r}")
     listener = listener or Silent()
     if run is not None:
         classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
@@ -176,7 +176,7 @@ def _judge_by_folds(
     listener: Listener,
 ) -> SuspectReport:
     if not is_whole_number(num_folds) or num_folds < 2:
-        raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds!r}")
+        raise ConfigError(f"--folds: expected a whole number, at least 2, got {num_folds!r}")
     checked = check_training_data(
         data, columns=columns or Columns(), on_bad_row=on_bad_row, verb="judged"
     )
