@@ -283,7 +283,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_training(tmp_pa
 
 def test_a_path_that_is_not_utf8_is_refused_before_the_training(tmp_path):
     """Such as a name in Latin-1: the library that saves the tokenizer would raise."""
-    output = tmp_path / "donn\udce9es" / "run"
+    output = tmp_path / "n\udce9e" / "run"
     assert error_of(check_place, output, overwrite=False, listener=Notes()) == (
         f"the run folder {output} cannot be made: the path is not UTF-8\n"
         "Rename its folders, or choose another --output."

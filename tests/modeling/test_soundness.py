@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,
     BertConfig,
+    BigBirdConfig,
     ConvBertConfig,
     FNetConfig,
     XLNetConfig,
@@ -77,6 +78,15 @@ def test_rounding_is_not_taken_for_padding_where_logits_cancel_out(
     monkeypatch.setattr(loaded.model, "forward", answer)
     try_model(loaded, "bert")
     assert reads_padding(loaded.model) is reads_it
+
+
+def test_big_bird_keeps_the_attention_of_its_configuration(loaded):
+    """In transformers, a batch of short texts gives it full attention for good."""
+    tried = with_model(loaded, BigBirdConfig(**SMALL, num_attention_heads=2))
+    try_model(tried, "big_bird")
+    assert tried.model.bert.attention_type == "block_sparse"
+    (layer,) = tried.model.bert.encoder.layer
+    assert type(layer.attention.self).__name__ == "BigBirdBlockSparseAttention"
 
 
 @pytest.mark.parametrize("kind", READ_PADDING)

@@ -88,6 +88,8 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+        if hasattr(model.base_model, "set_attention_type"):  # BigBird's short texts change it
+            model.base_model.set_attention_type(model.config.attention_type)
 
 
 @contextmanager
