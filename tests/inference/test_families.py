@@ -1,12 +1,11 @@
-"""A text gets transformers' own answer from models of every kind, alone or among others.
+"""A text gets transformers' own answer from models of many families, alone or among others.
 
-The families were tried because of what their users report: models that read padding, decoders
-without a padding token, encoder-decoders, positions that begin elsewhere.
+Families differ in what can go wrong: some read padding, some have no padding token of their own,
+some number positions from elsewhere, some are decoders.
 """
 
 from __future__ import annotations
 
-import copy
 import shutil
 
 import numpy as np
@@ -144,6 +143,6 @@ def test_a_text_among_others_gets_the_answer_of_transformers(folder):
         with torch.no_grad():
             logits = model(torch.from_numpy(encoded.token_ids.astype(np.int64))[None]).logits
         expected.append(logits.softmax(dim=1)[0].numpy())
-    found = classifier.predict_probabilities(copy.copy(TEXTS))
+    found = classifier.predict_probabilities(TEXTS)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.ptp(found, axis=0).max() > 1e-3
