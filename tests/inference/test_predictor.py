@@ -149,12 +149,13 @@ def test_weights_saved_over_those_of_a_run_are_noticed(run):
     TextClassifier.load(run, tell=told.append)
     (first,) = told
     assert first == (
-        f"WARNING: model.safetensors in {run} was changed after the run was made. The scores and "
-        "the calibration in bertfit.json may not hold any more. Restore the file, or train again."
+        f"WARNING: model.safetensors in {run} was changed or removed after the run was made. The "
+        "scores and the calibration in bertfit.json may not hold any more. Restore the file, or "
+        "train again."
     )
     (run / "tokenizer_config.json").write_text("{}")
     TextClassifier.load(run, tell=told.append)
-    assert "model.safetensors and tokenizer_config.json in" in told[1]
+    assert "model.safetensors, tokenizer_config.json in" in told[1]
     assert "were changed" in told[1]
 
 

@@ -84,11 +84,11 @@ def settle_padding(loaded: LoadedClassifier, folder: Path, record: dict[str, Any
 
 def describe_changes(run: Path, changed: Sequence[str]) -> str:
     """Return a warning that files of a run's model were changed after the run was made."""
-    one = len(changed) == 1
+    verb, files = ("was", "the file") if len(changed) == 1 else ("were", "the files")
     return (
-        f"WARNING: {' and '.join(changed)} in {run} {'was' if one else 'were'} changed after the "
-        f"run was made. The scores and the calibration in {RECORD_NAME} may not hold any more. "
-        f"Restore {'the file' if one else 'the files'}, or train again."
+        f"WARNING: {', '.join(changed)} in {run} {verb} changed or removed after the run was made. "
+        f"The scores and the calibration in {RECORD_NAME} may not hold any more. Restore {files}, "
+        "or train again."
     )
 
 
