@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bertfit.errors import ModelError, is_out_of_memory
+from bertfit.errors import BertfitError, ModelError, is_out_of_memory
 from bertfit.modeling.classifier import check_token_ids, fast_tokenizer, find_length_limit
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ _TEXTS = ("a", "a text that is longer than the other one, which is padded beside
 _TOLERANCE = 1e-4
 """Of the logits, relative to the largest of both texts: rounding gives up to 2e-6, ConvBERT's
 padding 4e-4."""
+_HINT = (
+    "bertfit is for encoders such as BERT. Its configuration may not fit its kind, or its "
+    "tokenizer may be that of another model."
+)
 _MARK = "bertfit_reads_padding"
 """Attribute of a model that reads padding."""
 
@@ -50,7 +54,7 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     rows_BT = np.full((2, len(long_T)), loaded.tokenizer.pad_token_id or 0)
     rows_BT[0, : len(short_T)], rows_BT[1] = short_T, long_T
     mask_BT = np.arange(len(long_T)) < [[len(short_T)], [len(long_T)]]
-    with _explaining(name), _evaluating(model):
+    with explain_failure(name), _evaluating(model):
         check_token_ids(model, rows_BT)
         alone = _give_logits(model, short_T[None], np.ones((1, len(short_T))))[0]
         padded = _give_logits(model, rows_BT, mask_BT)
@@ -93,11 +97,18 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _explaining(name: str) -> Iterator[None]:
-    """Turn what a model's own code raises into a ModelError."""
+def explain_failure(name: str, *, hint: str = _HINT) -> Iterator[None]:
+    """Turn what a model's own code raises into a ModelError, except memory that ran out.
+
+    Args:
+        name: Name of the model.
+        hint: What to do.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
     try:
         yield
-    except ModelError:
+    except (BertfitError, TorchDynamoException):  # the latter says that compiling failed
         raise
     except Exception as error:
         if is_out_of_memory(error):
@@ -105,6 +116,5 @@ def _explaining(name: str) -> Iterator[None]:
         first_line = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"the model {name!r} cannot be computed: {type(error).__name__}: {first_line[:300]}",
-            hint="bertfit is for encoders such as BERT. Its configuration may not fit its kind, or "
-            "its tokenizer may be that of another model.",
+            hint=hint,
         ) from error

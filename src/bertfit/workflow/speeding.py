@@ -17,6 +17,7 @@ from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.soundness import explain_failure
 from bertfit.progress import Listener
 from bertfit.training.compiling_ahead import start_compiling
 from bertfit.training.measuring import SpeedEstimate, measure_speed
@@ -63,6 +64,7 @@ def settle_speed(
 
     Raises:
         ConfigError: Compiling was asked for and failed.
+        ModelError: The model cannot be computed in the type of the training.
     """
     asked, precision = resolved.settings.compile, model.classifier.precision
     as_written = uncompiled = _measure(resolved, model, compiled=False)
@@ -111,10 +113,11 @@ def _measure(
     settings = dataclasses.replace(resolved.settings, compile="on" if compiled else "off")
     if not recorded:  # on a GPU, this turns off recording and the Triton kernels of AdamW
         settings = dataclasses.replace(settings, fast_path="off")
-    classifier = model.classifier
-    return measure_speed(
-        classifier.model, model.train, settings=settings, precision=classifier.precision
-    )
+    classifier, precision = model.classifier, model.classifier.precision
+    # The first steps in this type: FNet's Fourier transform, for one, has none in bfloat16.
+    hint = f"It was computed in {precision.dtype_name}. Try --dtype float32."
+    with explain_failure(settings.model, hint=hint):
+        return measure_speed(classifier.model, model.train, settings=settings, precision=precision)
 
 
 def _measure_compiled(
