@@ -74,6 +74,22 @@ def test_a_linear_layer_is_one(num_rows, num_inputs, num_outputs, activate):
     assert_near(layer.bias.grad, exact.bias.grad, rounding=2 * ROUNDING)
 
 
+@pytest.mark.parametrize("activate", [False, True], ids=["linear", "gelu"])
+def test_an_output_may_be_changed_in_place(activate):
+    """As Longformer does with its queries; torch refuses that for views."""
+    layer = torch.nn.Linear(32, 64).to(torch.bfloat16)
+    exact = copy_exactly(layer)
+    values = draw(70, 32)
+    exact_values = values.detach().float().requires_grad_()
+    found = multiply(values, layer, activate=activate)
+    found /= 2
+    expected = exact(exact_values)
+    expected = (plain_gelu(expected) if activate else expected) / 2
+    assert_near(found, expected)
+    backpropagate(found, expected)
+    assert_near(values.grad, exact_values.grad, rounding=2 * ROUNDING)
+
+
 def test_rows_may_have_any_number_of_dimensions():
     layer = torch.nn.Linear(64, 32).to(torch.bfloat16)
     values = draw(3, 5, 7, 64)

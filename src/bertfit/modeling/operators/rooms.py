@@ -15,7 +15,8 @@ import torch
 def make_room(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """Return an uninitialized contiguous tensor of this shape on the CPU."""
     size = math.prod(shape)
-    return torch.empty(round_size(size), dtype=dtype)[:size].view(*shape)
+    # Resized, it is no view, which a model could not change in place (Longformer its queries).
+    return torch.empty(round_size(size), dtype=dtype).resize_(shape)
 
 
 def make_room_like(values: torch.Tensor) -> torch.Tensor:
