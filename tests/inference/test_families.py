@@ -14,6 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bertfit import TextClassifier
+from bertfit.inference.micro_batches import iter_logits
+from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.operators.loading import forget_operators, load_operators
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +136,14 @@ def folder(request, tiny_model_dir, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.fixture
+def with_operators():
+    """Use compiled operators, where this processor has some."""
+    load_operators(build=True)
+    yield
+    forget_operators()
+
+
 @pytest.mark.parametrize("folder", FAMILIES, indirect=True)
 def test_a_text_among_others_gets_the_answer_of_transformers(folder):
     classifier = TextClassifier.load(folder)
@@ -146,3 +157,24 @@ def test_a_text_among_others_gets_the_answer_of_transformers(folder):
     found = classifier.predict_probabilities(TEXTS)
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.ptp(found, axis=0).max() > 1e-3
+
+
+@pytest.mark.usefixtures("with_operators")
+@pytest.mark.parametrize("folder", [one for one in FAMILIES if one != "fnet"], indirect=True)
+def test_gradients_in_bfloat16_are_finite_with_what_is_plugged_in(folder):
+    """FNet is left out: on a CPU, its Fourier transform cannot be computed in bfloat16."""
+    classifier = TextClassifier.load(folder, dtype="bfloat16")
+    working = copy_for_work(classifier.model, classifier.precision).train()
+    encoded = classifier.encode(TEXTS * 60)  # operators are for 512 tokens or more
+    for _, logits in iter_logits(
+        working,
+        encoded,
+        range(len(encoded)),
+        max_tokens=4096,
+        pad_id=classifier.pad_id,
+        precision=classifier.precision,
+    ):
+        logits.square().sum().backward()
+    gradients = [weight.grad for weight in working.parameters() if weight.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -35,11 +35,14 @@ def adds_residual(module: torch.nn.Module) -> bool:
     """Return whether this is the output block of attention or feed-forward of BERT's family.
 
     It computes LayerNorm(dropout(dense(hidden)) + input) and has exactly these three children.
+    DeBERTa's first version has a norm of its own.
     """
+    parts = dict(module.named_children())
     return (
         type(module).__name__.endswith("Output")
         and is_of_transformers(module)
-        and set(dict(module.named_children())) == {"dense", "dropout", "LayerNorm"}
+        and set(parts) == {"dense", "dropout", "LayerNorm"}
+        and is_plain_norm(parts["LayerNorm"])
     )
 
 
