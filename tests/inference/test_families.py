@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from bertfit import TextClassifier
 from bertfit.inference.micro_batches import iter_logits
 from bertfit.modeling.fast_path import copy_for_work
-from bertfit.modeling.operators.loading import forget_operators, load_operators
 
 pytestmark = pytest.mark.slow
 
@@ -136,14 +135,6 @@ def folder(request, tiny_model_dir, tmp_path):
     return tmp_path / "model"
 
 
-@pytest.fixture
-def with_operators():
-    """Use compiled operators, where this processor has some."""
-    load_operators(build=True)
-    yield
-    forget_operators()
-
-
 @pytest.mark.parametrize("folder", FAMILIES, indirect=True)
 def test_a_text_among_others_gets_the_answer_of_transformers(folder):
     classifier = TextClassifier.load(folder)
@@ -159,7 +150,7 @@ def test_a_text_among_others_gets_the_answer_of_transformers(folder):
     assert np.ptp(found, axis=0).max() > 1e-3
 
 
-@pytest.mark.usefixtures("with_operators")
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("folder", [one for one in FAMILIES if one != "fnet"], indirect=True)
 def test_gradients_in_bfloat16_are_finite_with_what_is_plugged_in(folder):
     """FNet is left out: on a CPU, its Fourier transform cannot be computed in bfloat16."""
