@@ -7,7 +7,9 @@ tests/reporting.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,18 @@ def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
         if not request.module.__name__.endswith("test_reporting"):
             patch.setattr(svg, "_draw", lambda _figure: UNDRAWN)
         yield
+
+
+@pytest.fixture
+def fnet(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """Give the folder of a tiny FNet, which reads padding and has no arithmetic in bfloat16."""
+    from transformers import FNetConfig, FNetModel
+
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "fnet")
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 64}
+    config = FNetConfig(vocab_size=100, num_hidden_layers=1, pad_token_id=0, **sizes)
+    FNetModel(config).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -407,16 +407,10 @@ def test_impossible_settings_are_refused_before_anything_is_read(train, tmp_path
 
 
 def test_every_seed_of_a_model_that_reads_padding_is_given_texts_of_equal_length(
-    train, tmp_path, tiny_model_dir
+    train, tmp_path, fnet
 ):
-    from transformers import FNetConfig, FNetModel
-
-    folder = shutil.copytree(tiny_model_dir, tmp_path / "fnet")
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 64}
-    config = FNetConfig(vocab_size=100, num_hidden_layers=1, pad_token_id=0, **sizes)
-    FNetModel(config).save_pretrained(folder)
     listener = Recorder()
-    result = train(tmp_path / "run", model=str(folder), num_seeds=2, listener=listener)
+    result = train(tmp_path / "run", model=str(fnet), num_seeds=2, listener=listener)
     told = [note for note in listener.notes if "reads padding" in note]
     assert told == ["This model reads padding: only texts of equal length are computed together."]
     for classifier in (result.classifier, TextClassifier.load(result.run)):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import FNetConfig, FNetModel
 
 import bertfit
 from bertfit import TextClassifier
@@ -1030,14 +1029,10 @@ def test_without_texts_a_text_in_a_wrong_column_is_not_kept_either(train, tmp_pa
 
 
 def test_a_model_that_has_no_arithmetic_in_the_type_of_the_training_is_explained(
-    tiny_model_dir, make_reviews, tmp_path
+    fnet, make_reviews, tmp_path
 ):
     """FNet's Fourier transform cannot be computed in bfloat16 on a CPU."""
-    folder = shutil.copytree(tiny_model_dir, tmp_path / "fnet")
-    sizes = {"hidden_size": 8, "intermediate_size": 8, "max_position_embeddings": 64}
-    config = FNetConfig(vocab_size=100, num_hidden_layers=1, pad_token_id=0, **sizes)
-    FNetModel(config).save_pretrained(folder)
     with pytest.raises(ModelError, match="cannot be computed: RuntimeError: ") as caught:
-        bertfit.train(make_reviews(20), tmp_path / "run", model=str(folder), dtype="bfloat16")
+        bertfit.train(make_reviews(20), tmp_path / "run", model=str(fnet), dtype="bfloat16")
     assert caught.value.hint == "It was computed in bfloat16. Try --dtype float32."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fnet"]

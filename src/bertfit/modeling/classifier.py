@@ -21,6 +21,7 @@ import torch
 from bertfit.assets import find_embedded_model
 from bertfit.errors import ModelError
 from bertfit.files import as_path
+from bertfit.modeling.tokenizer_files import VOCABULARY_FILES, lacks_vocabulary, read_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,6 @@ _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
 """A number of tokens that stands for no limit, and the limit that is then assumed."""
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,21 +279,15 @@ def _load_model(
 
 
 def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     folder = Path(source)
-    if folder.is_dir() and not any(any(folder.glob(name)) for name in TOKENIZER_FILES):
-        # transformers would create a tokenizer with an empty vocabulary.
+    if folder.is_dir() and lacks_vocabulary(folder):
         raise ModelError(
             f"the model {name!r} cannot be loaded: its folder has no tokenizer "
-            f"({', '.join(TOKENIZER_FILES)})",
+            f"({', '.join(VOCABULARY_FILES)})",
             hint="Copy the tokenizer's files of the same checkpoint into the folder.",
         )
     with _explaining(name), _quiet_transformers():
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, local_files_only=local_only, trust_remote_code=False, use_fast=True
-        )
-    return tokenizer
+        return read_tokenizer(source, local_only=local_only)
 
 
 def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

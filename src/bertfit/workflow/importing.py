@@ -18,8 +18,13 @@ from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.files import as_path, write_json
 from bertfit.inference.predictor import TextClassifier
-from bertfit.modeling.classifier import TOKENIZER_FILES, save_model
+from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.tokenizer_files import (
+    VOCABULARY_FILES,
+    lacks_vocabulary,
+    read_tokenizer,
+)
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import check_place, stage_run
 
@@ -240,22 +245,19 @@ def _shape(state: Mapping[str, torch.Tensor], name: str) -> tuple[int, int]:
 def _build_classifier(
     folder: Path, state: Mapping[str, torch.Tensor], config: BertConfig, max_length: int
 ) -> TextClassifier:
-    from transformers import AutoTokenizer, BertForSequenceClassification
+    from transformers import BertForSequenceClassification
 
     place = folder / "tokenizer"
     if not place.is_dir():
         raise ModelError(f"{folder} has no folder tokenizer/", hint=_EXPECTED)
-    if not any(any(place.glob(name)) for name in TOKENIZER_FILES):
+    if lacks_vocabulary(place):
         raise ModelError(
             f"the tokenizer in {place} cannot be loaded: its vocabulary is missing "
-            f"({', '.join(TOKENIZER_FILES)})",
+            f"({', '.join(VOCABULARY_FILES)})",
             hint="In the notebook, save it with tokenizer.save_pretrained('tokenizer').",
         )
     try:
-        # Left open, transformers would ask on the terminal whether to run the folder's code.
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = read_tokenizer(str(place), local_only=True)
     except Exception as error:  # loading can raise anything: JSON, keys, missing files
         raise ModelError(f"the tokenizer in {place} cannot be loaded: {error}") from error
     model = BertForSequenceClassification(config)
