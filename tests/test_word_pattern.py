@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 import unicodedata
 
 import pytest
@@ -32,6 +34,54 @@ def test_marks_stay_with_their_letters(text, words):
     assert [unicodedata.normalize("NFC", word) for word in found] == [
         unicodedata.normalize("NFC", word) for word in words
     ]
+
+
+@pytest.mark.parametrize("with_underscore", [False, True])
+def test_the_words_of_random_characters_are_those_of_the_definition(with_underscore):
+    generator = random.Random(0)
+    every = [chr(number) for number in range(sys.maxunicode + 1)]
+    marks = [one for one in every if unicodedata.category(one) in {"Mn", "Mc"}]
+    pools = [every[:0x250], every[0x250:0x3000], every[0x3000:0xD800], every[0x10000:], marks, "a _"]
+    for length in range(400):
+        text = "".join(generator.choice(generator.choice(pools)) for _ in range(length))
+        assert find_words(text, with_underscore=with_underscore) == spell_out_words(
+            text.lower(), with_underscore=with_underscore
+        )
+
+
+def test_ascii_words_are_the_same_beside_other_characters():
+    text = "".join(map(chr, range(128))) + " It's FILM_12 a\tb\x1fc"
+    for with_underscore in (False, True):
+        alone = find_words(text, with_underscore=with_underscore)
+        assert find_words(text + " é", with_underscore=with_underscore) == [*alone, "é"]
+
+
+def spell_out_words(text, *, with_underscore):
+    """Return the words, found character by character."""
+    words, is_open, is_single = [], False, False
+    for one in text:
+        number = ord(one)
+        if unicodedata.category(one) in {"Mn", "Mc"} and 0x300 <= number <= 0x1EFFF:
+            if 0xFE00 <= number < 0xFE10:  # variation selectors
+                is_open = False
+            elif is_open:
+                words[-1] += one
+        elif one.isalnum() or (with_underscore and one == "_"):
+            single = any(
+                first <= number <= last
+                for first, last in (
+                    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF),
+                    (0x3400, 0x9FFF),
+                )
+            )  # fmt: skip
+            if is_open and not single and not is_single:
+                words[-1] += one
+            else:
+                words.append(one)
+            is_open, is_single = True, single
+        else:
+            is_open = False
+    return words
 
 
 def test_a_mark_is_no_sign():

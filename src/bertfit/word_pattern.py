@@ -8,7 +8,7 @@ import unicodedata
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 """Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese kana, Chinese."""
-_FIRST_MARK, _LAST_MARK = 0x0300, 0x1EFFF
+_FIRST_MARK, _LAST_OF_PLANE, _LAST_MARK = 0x0300, 0xFFFF, 0x1EFFF
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 """They follow emoji and are no part of a word."""
 
@@ -27,8 +27,9 @@ def find_words(text: str, *, with_underscore: bool = False) -> list[str]:
         >>> find_words("It's film_12, हिन्दी ดีมาก 好!")
         ['it', 's', 'film', '12', 'हिन्दी', 'ดี', 'ม', 'า', 'ก', '好']
     """
-    lowered = text.lower()
-    return _compile_pattern(lowered.isascii(), with_underscore).findall(lowered)
+    if text.isascii():  # the same words, in a third of the time
+        return text.translate(_table_of_ascii(with_underscore)).split()
+    return _compile_pattern(with_underscore).findall(text.lower())
 
 
 def is_mark(character: str) -> bool:
@@ -37,19 +38,37 @@ def is_mark(character: str) -> bool:
 
 
 @functools.cache
-def _compile_pattern(is_ascii: bool, with_underscore: bool) -> re.Pattern[str]:  # noqa: FBT001 (a key of the cache)
-    if is_ascii:  # the same for lower-cased ASCII, several times as fast
-        return re.compile("[a-z0-9_]+" if with_underscore else "[a-z0-9]+")
+def _table_of_ascii(with_underscore: bool) -> dict[int, str]:  # noqa: FBT001 (a key of the cache)
+    """Return what each ASCII character becomes: lower case, or a space between words."""
+    characters = map(chr, range(128))
+    return {
+        ord(one): one.lower() if one.isalnum() or (with_underscore and one == "_") else " "
+        for one in characters
+    }
+
+
+@functools.cache
+def _compile_pattern(with_underscore: bool) -> re.Pattern[str]:  # noqa: FBT001 (a key of the cache)
     other = "" if with_underscore else "_"
-    marks, letter = _list_marks(), rf"[^\W{other}{_UNSPACED}]"
-    return re.compile(rf"(?![\W{other}])[{_UNSPACED}][{marks}]*|{letter}+(?:[{marks}]+{letter}*)*")
+    mark, letter = _match_mark(), rf"[^\W{other}{_UNSPACED}]"
+    return re.compile(rf"{letter}+(?:{mark}+{letter}*)*|(?![\W{other}])[{_UNSPACED}]{mark}*")
 
 
-def _list_marks() -> str:
-    """Return all combining marks, written for a character class."""
+def _match_mark() -> str:
+    """Return a pattern for any combining mark.
+
+    Python's `re` looks a character up in a class of the first plane (up to U+FFFF) at once, but
+    goes through a class that reaches beyond, mark by mark: words took eight times as long.
+    """
+    first, beyond = _list_marks(_FIRST_MARK, _LAST_OF_PLANE), _list_marks(0x10000, _LAST_MARK)
+    return rf"(?:[{first}]|(?=[\U00010000-\U{_LAST_MARK:08x}])[{beyond}])"
+
+
+def _list_marks(first: int, last: int) -> str:
+    """Return the combining marks from one code point to another, for a character class."""
     marks = [
         chr(number)
-        for number in range(_FIRST_MARK, _LAST_MARK + 1)
+        for number in range(first, last + 1)
         if number not in _VARIATION_SELECTORS and unicodedata.category(chr(number)) in {"Mn", "Mc"}
     ]
     return "".join(marks)
