@@ -34,7 +34,7 @@ ROWS = (
     ("modeling", "data", "evaluation"),
     ("config",),
     ("labels", "assets", "environment", "progress", "threshold_aim", "word_pattern", "wording"),
-    ("files", "leftovers"),
+    ("files", "garbage", "leftovers"),
     ("errors",),
 )
 ROW_OF_PART = {part: number for number, row in enumerate(ROWS) for part in row}
@@ -45,7 +45,10 @@ LIBRARIES_FORBIDDEN = {
     "reporting": {"torch", "transformers"},
     "evaluation": {"torch", "transformers"},
 }
-SLOW_LIBRARIES = {"matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "torch", "transformers"}
+SLOW_LIBRARIES = {
+    *("matplotlib", "pandas", "pyarrow", "scipy", "sklearn", "torch", "torch._dynamo"),
+    "transformers",
+}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -155,6 +158,12 @@ def test_importing_bertfit_is_light() -> None:
 def test_help_is_light() -> None:
     code = "import sys; sys.argv = ['bertfit', '--help']\nfrom bertfit.cli.main import main; main()"
     assert _slow_libraries_loaded_by(code) == set()
+
+
+def test_commands_that_need_no_model_load_none() -> None:
+    assert "torch" not in _slow_libraries_loaded_by("import bertfit.workflow.comparing")
+    loaded = _slow_libraries_loaded_by("import bertfit.workflow.checking")
+    assert "torch._dynamo" not in loaded  # as long to import as torch itself
 
 
 def test_files_are_short() -> None:

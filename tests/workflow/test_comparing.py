@@ -48,7 +48,7 @@ def change_record(run, change):
 
 
 def test_the_better_run_is_named_without_scoring_anything(runs, monkeypatch):
-    monkeypatch.setattr("bertfit.workflow.comparing.evaluate", None)
+    monkeypatch.setattr("bertfit.workflow.evaluating.evaluate", None)
     result = bertfit.compare(*runs)
     accuracy = result.comparison.scores["accuracy"]
     record = json.loads((runs[1] / "bertfit.json").read_text(encoding="utf-8"))

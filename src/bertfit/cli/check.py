@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bertfit.cli import options
+from bertfit.garbage import pause_collection
 
 
 def check(
@@ -34,12 +35,13 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Find leaks, duplicates and damaged text before training."""
-    from bertfit.cli.results import print_json, show_suspects
-    from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.data.dataset import Columns
-    from bertfit.data.gate import refuse_leaks
-    from bertfit.reporting.findings import findings_text, lengths_table
-    from bertfit.workflow.checking import check as run_check
+    with pause_collection():
+        from bertfit.cli.results import print_json, show_suspects
+        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.data.dataset import Columns
+        from bertfit.data.gate import refuse_leaks
+        from bertfit.reporting.findings import findings_text, lengths_table
+        from bertfit.workflow.checking import check as run_check
 
     with Terminal(error_console) as terminal:
         result = run_check(

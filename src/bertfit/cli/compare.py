@@ -16,6 +16,7 @@ from bertfit.cli.options import (
     RunDtype,
     TextColumn,
 )
+from bertfit.garbage import pause_collection
 
 _MOST_SHOWN = 5
 
@@ -40,11 +41,12 @@ def compare(
     dtype: RunDtype = None,
 ) -> None:
     """Say whether two runs differ by more than chance."""
-    from bertfit.cli.results import print_json
-    from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.data.dataset import Columns
-    from bertfit.reporting.comparison import disagreement_table, paired_table
-    from bertfit.workflow.comparing import compare as run_comparison
+    with pause_collection():
+        from bertfit.cli.results import print_json
+        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.data.dataset import Columns
+        from bertfit.reporting.comparison import disagreement_table, paired_table
+        from bertfit.workflow.comparing import compare as run_comparison
 
     with Terminal(error_console) as terminal:
         result = run_comparison(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bertfit.garbage import pause_collection
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,13 +25,14 @@ def demo(
     ] = _MAX_TRAIN_SECONDS,
 ) -> None:
     """Train a real classifier in minutes, without a network."""
-    from bertfit.cli.results import show_training
-    from bertfit.cli.terminal import Terminal, console
-    from bertfit.config import resolve_settings
-    from bertfit.files import as_path
-    from bertfit.run_directory import check_writable, refuse_existing
-    from bertfit.workflow.demo import load_demo_data, plan_demo, to_rows
-    from bertfit.workflow.training import train
+    with pause_collection():
+        from bertfit.cli.results import show_training
+        from bertfit.cli.terminal import Terminal, console
+        from bertfit.config import resolve_settings
+        from bertfit.files import as_path
+        from bertfit.run_directory import check_writable, refuse_existing
+        from bertfit.workflow.demo import load_demo_data, plan_demo, to_rows
+        from bertfit.workflow.training import train
 
     output = as_path(output, "output")
     overwrite = _is_demo(output)

@@ -19,6 +19,7 @@ from bertfit.cli.options import (
     SliceColumns,
     TextColumn,
 )
+from bertfit.garbage import pause_collection
 
 
 def evaluate(
@@ -37,10 +38,11 @@ def evaluate(
     dtype: RunDtype = None,
 ) -> None:
     """Score a run on labelled rows, with 95 % intervals."""
-    from bertfit.cli.results import print_json, show_evaluation, show_weaknesses
-    from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.data.dataset import Columns
-    from bertfit.workflow.evaluating import evaluate as run_evaluation
+    with pause_collection():
+        from bertfit.cli.results import print_json, show_evaluation, show_weaknesses
+        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.data.dataset import Columns
+        from bertfit.workflow.evaluating import evaluate as run_evaluation
 
     with Terminal(error_console if as_json else console) as terminal:
         evaluation = run_evaluation(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bertfit.cli.options import Overwrite
+from bertfit.garbage import pause_collection
 
 
 def import_(
@@ -25,8 +26,9 @@ def import_(
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a notebook's model.pth to a run, without running its code."""
-    from bertfit.cli.terminal import Terminal, console
-    from bertfit.workflow.importing import import_notebook
+    with pause_collection():
+        from bertfit.cli.terminal import Terminal, console
+        from bertfit.workflow.importing import import_notebook
 
     run = import_notebook(
         folder,

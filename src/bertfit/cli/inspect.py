@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertfit.cli.options import Device, Dtype, Json
+from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,10 +46,11 @@ def inspect(
 
     if model is None:
         raise ConfigError("expected MODEL, or --runtime", hint="Such as bertfit inspect embedded.")
-    from bertfit.cli.results import print_json
-    from bertfit.cli.terminal import console
-    from bertfit.reporting.tree import describe_memory, draw_tree
-    from bertfit.workflow.inspecting import inspect as run_inspection
+    with pause_collection():
+        from bertfit.cli.results import print_json
+        from bertfit.cli.terminal import console
+        from bertfit.reporting.tree import describe_memory, draw_tree
+        from bertfit.workflow.inspecting import inspect as run_inspection
 
     inspection = run_inspection(
         model, depth=depth, num_labels=num_labels, batch_size=batch_size, num_tokens=num_tokens
@@ -87,10 +89,11 @@ def _show_runtime(
     dtype: Literal["auto", "float32", "bfloat16"] | None,
     as_json: bool,
 ) -> None:
-    from bertfit.cli.results import print_json
-    from bertfit.cli.terminal import console
-    from bertfit.reporting.runtime import runtime_table
-    from bertfit.workflow.runtime import describe_runtime
+    with pause_collection():
+        from bertfit.cli.results import print_json
+        from bertfit.cli.terminal import console
+        from bertfit.reporting.runtime import runtime_table
+        from bertfit.workflow.runtime import describe_runtime
 
     described = describe_runtime(model, device=device or "auto", dtype=dtype or "auto").to_json()
     if as_json:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertfit.cli.options import Device, OnBadRow, Run, RunDtype, TextColumn
+from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
     from bertfit.errors import Fault
@@ -45,13 +46,14 @@ def predict(
     dtype: RunDtype = None,
 ) -> None:
     """Classify texts, a file or standard input, in input order."""
-    from bertfit.data.dataset import Columns
-    from bertfit.workflow.predicting import (
-        PredictionCount,
-        predict_lines,
-        predict_rows,
-        write_predictions,
-    )
+    with pause_collection():
+        from bertfit.data.dataset import Columns
+        from bertfit.workflow.predicting import (
+            PredictionCount,
+            predict_lines,
+            predict_rows,
+            write_predictions,
+        )
 
     _check_arguments(texts, file, abstain_below)
     _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)

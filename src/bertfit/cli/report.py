@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bertfit.cli.options import Json
+from bertfit.garbage import pause_collection
 
 
 def report(
@@ -27,9 +28,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Rewrite a run's report.html and its model card."""
-    from bertfit.cli.results import print_json
-    from bertfit.cli.terminal import console
-    from bertfit.workflow.reporting import report as run_report
+    with pause_collection():
+        from bertfit.cli.results import print_json
+        from bertfit.cli.terminal import console
+        from bertfit.workflow.reporting import report as run_report
 
     written = run_report(run, output=output, with_texts=not no_texts, overwrite=overwrite)
     if as_json:

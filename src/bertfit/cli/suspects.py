@@ -17,6 +17,7 @@ from bertfit.cli.options import (
     Seed,
     TextColumn,
 )
+from bertfit.garbage import pause_collection
 
 _MOST_SHOWN = 10
 
@@ -49,11 +50,12 @@ def suspects(
     device: Device = None,
 ) -> None:
     """Find labels that are probably wrong, for you to review."""
-    from bertfit.cli.results import print_json, show_suspects
-    from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.data.dataset import Columns
-    from bertfit.files import check_output
-    from bertfit.workflow.suspecting import find_suspects, write_suspects
+    with pause_collection():
+        from bertfit.cli.results import print_json, show_suspects
+        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.data.dataset import Columns
+        from bertfit.files import check_output
+        from bertfit.workflow.suspecting import find_suspects, write_suspects
 
     if output is not None:
         check_output(output, (".csv",), overwrite=overwrite, source=data)

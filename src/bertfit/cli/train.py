@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from bertfit.cli import options
+from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
     from bertfit.workflow.training import TrainResult
@@ -56,10 +57,10 @@ def train(
     given["micro_batch_tokens"] = options.read_number(micro_batch_tokens)
     given["slice_columns"] = slice_columns or None  # an empty list means not given
     settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assignments)
-    from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.workflow.seeds import train_seeds
-    from bertfit.workflow.training import train as run_training
-
+    with pause_collection():
+        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.workflow.seeds import train_seeds
+        from bertfit.workflow.training import train as run_training
     run = run_training if seeds is None else functools.partial(train_seeds, num_seeds=seeds)
     with Terminal(error_console if as_json else console) as terminal:
         result = run(

@@ -1,12 +1,11 @@
-"""The one place that loads models and tokenizers.
+"""The one place that loads models.
 
-Responsible for finding a model by name, float32 weights, the size and label names of the head, and
+Responsible for float32 weights, the size and label names of the head, and
 the one-line notes on new weights. Never runs code from a checkpoint and never unpickles one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import errno
 import os
@@ -18,10 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bertfit.assets import find_embedded_model
 from bertfit.errors import ModelError
-from bertfit.files import as_path
-from bertfit.modeling.tokenizer_files import VOCABULARY_FILES, lacks_vocabulary, read_tokenizer
+from bertfit.garbage import pause_collection
+from bertfit.modeling.locating import (
+    explaining_failures,
+    locate_model,
+    quieting_transformers,
+)
+from bertfit.modeling.tokenizer_files import read_model_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +32,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_LONGEST_NAME = 255
-_HUB_SECONDS = 10.0
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
 """A number of tokens that stands for no limit, and the limit that is then assumed."""
 
@@ -49,6 +49,7 @@ class LoadedClassifier:
     """Whether it had every weight except those of the head, and none of those."""
 
 
+@pause_collection()
 def load_classifier(
     name: str,
     label_names: Sequence[str] | None = None,
@@ -67,7 +68,7 @@ def load_classifier(
     Raises:
         ModelError: The model cannot be found or loaded.
     """
-    source, local_only = _locate(name)
+    source, local_only = locate_model(name)
     config = _load_config(name, source, local_only=local_only)
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
@@ -78,7 +79,7 @@ def load_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loading = _load_model(name, source, config, local_only=local_only)
-    tokenizer = _load_tokenizer(name, source, local_only=local_only)
+    tokenizer = read_model_tokenizer(name, source, local_only=local_only)
     _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
     notes = tuple(_describe_loading(loading))
@@ -86,6 +87,7 @@ def load_classifier(
     return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole, is_encoder=is_encoder)
 
 
+@pause_collection()
 def load_architecture(
     name: str, *, num_labels: int | None = None, dropout: float | None = None
 ) -> PreTrainedModel:
@@ -101,13 +103,13 @@ def load_architecture(
     """
     from transformers import AutoModelForSequenceClassification
 
-    source, local_only = _locate(name)
+    source, local_only = locate_model(name)
     config = _load_config(name, source, local_only=local_only)
     if num_labels is not None:
         config.num_labels = num_labels
     if dropout is not None:
         set_dropout(config, dropout)
-    with _explaining(name), torch.device("meta"):
+    with explaining_failures(name), torch.device("meta"):
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
             config, trust_remote_code=False
         )
@@ -123,7 +125,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     from safetensors import SafetensorError
 
     try:
-        with _quiet_transformers():
+        with quieting_transformers():
             model.save_pretrained(folder)
     except SafetensorError as error:  # only its text has the system's error code
         found = re.search(r"os error (\d+)", str(error))
@@ -133,7 +135,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 
 def restore_model(model: PreTrainedModel, folder: Path) -> None:
     """Load weights written by `save_model` into a model of the same class."""
-    with _explaining(str(folder)), _quiet_transformers():
+    with explaining_failures(str(folder)), quieting_transformers():
         saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     model.load_state_dict(saved.state_dict())
 
@@ -210,49 +212,10 @@ def set_dropout(config: PretrainedConfig, rate: float) -> None:
             setattr(config, name, rate)
 
 
-def _locate(name: str) -> tuple[str, bool]:
-    """Return where transformers should load from, and whether that is local."""
-    if name == "embedded":
-        return str(find_embedded_model()), True
-    with _explaining(name):
-        path = as_path(name)
-        is_folder, is_file = path.is_dir(), path.is_file()
-    if is_folder:
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"the folder {name} is not a model: it has no config.json",
-                hint="Expected a Hugging Face folder: config.json, weights and a tokenizer.",
-            )
-        return str(path), True
-    if is_file:
-        raise ModelError(f"expected a model folder, but {name} is a file")
-    if not _HUB_NAME.fullmatch(name):
-        raise ModelError(f"the model folder {name} does not exist")
-    is_cached = _is_cached(name)
-    if not is_cached:
-        _ask_hub(name)
-    return name, is_cached
-
-
-def _ask_hub(name: str) -> None:
-    """Check once whether the hub has the model: a download would retry for half a minute."""
-    from huggingface_hub import HfApi
-
-    with _explaining(name):
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
-
-
-def _is_cached(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    with _explaining(name):
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
-
-
 def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfig:
     from transformers import AutoConfig
 
-    with _explaining(name):
+    with explaining_failures(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source, local_files_only=local_only, trust_remote_code=False
         )
@@ -264,7 +227,7 @@ def _load_model(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     from transformers import AutoModelForSequenceClassification
 
-    with _explaining(name), _quiet_transformers():
+    with explaining_failures(name), quieting_transformers():
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
             config=config,
@@ -276,18 +239,6 @@ def _load_model(
             use_safetensors=True,
         )
     return model, loading
-
-
-def _load_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
-    folder = Path(source)
-    if folder.is_dir() and lacks_vocabulary(folder):
-        raise ModelError(
-            f"the model {name!r} cannot be loaded: its folder has no tokenizer "
-            f"({', '.join(VOCABULARY_FILES)})",
-            hint="Copy the tokenizer's files of the same checkpoint into the folder.",
-        )
-    with _explaining(name), _quiet_transformers():
-        return read_tokenizer(source, local_only=local_only)
 
 
 def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -337,58 +288,3 @@ def _describe_loading(loading: dict[str, Any]) -> Iterator[str]:
 def _shorten(names: Sequence[str], *, most: int = 4) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' load report and progress bars; notes here give what matters."""
-    from transformers.utils import logging
-
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _explaining(name: str) -> Iterator[None]:
-    """Turn exceptions of transformers and the hub into a ModelError with a hint."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        if (unreadable := _find_unreadable(name)) is not None:  # reported as missing or damaged
-            raise ModelError(
-                f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
-                hint="Ask its owner for permission to read it.",
-            ) from error
-        first_line = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise ModelError(
-            f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
-            hint=_loading_hint(name, str(error)),
-        ) from error
-
-
-def _find_unreadable(name: str) -> Path | None:
-    """Return the first file in a folder that this user may not read, or None."""
-    with contextlib.suppress(OSError, ValueError):  # not a folder, or not a valid path
-        files = sorted(as_path(name).iterdir())
-        return next((file for file in files if not os.access(file, os.R_OK)), None)
-    return None
-
-
-def _loading_hint(name: str, text: str) -> str:
-    if "safetensors" in text or "pytorch_model.bin" in text:
-        return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
-    if len(name) < _LONGEST_NAME and as_path(name).is_dir():
-        return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
-    return (
-        "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
-        "the spelling, go online once, name a local folder, or use --model embedded."
-    )

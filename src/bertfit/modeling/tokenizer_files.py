@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bertfit.errors import ModelError
+from bertfit.garbage import pause_collection
+from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -15,6 +19,37 @@ VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 def lacks_vocabulary(folder: Path) -> bool:
     """Return whether a folder has no vocabulary; transformers would make an empty one."""
     return not any(any(folder.glob(name)) for name in VOCABULARY_FILES)
+
+
+@pause_collection()
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model, without loading the model.
+
+    Args:
+        name: Hub name, local folder, or "embedded".
+
+    Raises:
+        ModelError: The model cannot be found, or its tokenizer cannot be loaded.
+    """
+    source, local_only = locate_model(name)
+    return read_model_tokenizer(name, source, local_only=local_only)
+
+
+def read_model_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model that was located.
+
+    Raises:
+        ModelError: There is none, or it cannot be loaded.
+    """
+    folder = Path(source)
+    if folder.is_dir() and lacks_vocabulary(folder):
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: its folder has no tokenizer "
+            f"({', '.join(VOCABULARY_FILES)})",
+            hint="Copy the tokenizer's files of the same checkpoint into the folder.",
+        )
+    with explaining_failures(name), quieting_transformers():
+        return read_tokenizer(source, local_only=local_only)
 
 
 def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:

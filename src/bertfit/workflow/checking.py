@@ -24,19 +24,18 @@ from bertfit.data.token_faults import (
 )
 from bertfit.errors import ModelError
 from bertfit.files import as_path
-from bertfit.modeling.classifier import (
-    LoadedClassifier,
-    fast_tokenizer,
-    find_length_limit,
-    load_classifier,
-)
+from bertfit.garbage import pause_collection
+from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_architecture
+from bertfit.modeling.tokenizer_files import load_tokenizer
 from bertfit.progress import Listener, Silent
 from bertfit.reporting.text import describe_columns
 from bertfit.run_directory import read_record
-from bertfit.workflow.suspecting import SuspectReport, find_suspects
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from bertfit.config import OnBadRow
+    from bertfit.workflow.suspecting import SuspectReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +124,9 @@ def check(
     report = dataclasses.replace(report, findings=findings)
     if run is None:
         return CheckResult(report, parts, model)
+    with pause_collection():  # imports all that models need
+        from bertfit.workflow.suspecting import find_suspects
+
     options: dict[str, Any] = {"columns": columns, "on_bad_row": on_bad_row, "listener": listener}
     suspects = find_suspects(data, run=run, folds_if_learned=True, **options)
     return CheckResult(report, parts, model, suspects)
@@ -167,30 +169,33 @@ def _inspect_parts(
     checked: CheckedData, model: str, max_length: int | None, listener: Listener
 ) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
     """Return statistics of each part, and findings about its tokens."""
-    loaded = _load(model, checked, max_length)
+    tokenizer = _load_tokenizer(model, max_length)
     of_tokens: list[Finding] = []
     parts: dict[str, dict[str, Any]] = {}
     for name, rows in _name_parts(checked).items():
-        described, found = _inspect_tokens(name, rows, loaded, max_length, listener)
+        described, found = _inspect_tokens(name, rows, tokenizer, max_length, listener)
         parts[name] = {"source": rows.source, **describe(rows, checked.label_names), **described}
         of_tokens += found
     return parts, of_tokens
 
 
-def _load(model: str, checked: CheckedData, max_length: int | None) -> LoadedClassifier:
-    loaded = load_classifier(model, checked.label_names)
-    limit = find_length_limit(loaded.model, loaded.tokenizer)
-    if max_length is not None and max_length > limit:
+def _load_tokenizer(model: str, max_length: int | None) -> PreTrainedTokenizerBase:
+    """Return the model's tokenizer, after checking that the model reads `max_length` tokens."""
+    tokenizer = load_tokenizer(model)
+    if max_length is None:
+        return tokenizer
+    limit = find_length_limit(load_architecture(model), tokenizer)
+    if max_length > limit:
         raise ModelError(
             f"max_length {max_length} was asked for, but {model} reads at most {limit} tokens"
         )
-    return loaded
+    return tokenizer
 
 
 def _inspect_tokens(
     name: str,
     rows: TextDataset,
-    loaded: LoadedClassifier,
+    tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
     listener: Listener,
 ) -> tuple[dict[str, Any], list[Finding]]:
@@ -200,8 +205,8 @@ def _inspect_tokens(
     def count(chosen: np.ndarray) -> TokenCounts:
         return count_tokens(
             rows.texts,
-            fast_tokenizer(loaded.tokenizer),
-            loaded.tokenizer.unk_token_id,
+            fast_tokenizer(tokenizer),
+            tokenizer.unk_token_id,
             rows=chosen,
             on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
         )

@@ -19,9 +19,9 @@ from bertfit.evaluation.comparison import (
 from bertfit.evaluation.predictions import TEST_NAME, KeptPredictions, read_predictions
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
+from bertfit.garbage import pause_collection
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import read_record
-from bertfit.workflow.evaluating import evaluate
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -110,6 +110,9 @@ def compare(
     if data is None:
         rows, sides = _read_kept(runs)
     else:
+        with pause_collection():  # imports torch, which kept predictions do not need
+            from bertfit.workflow.evaluating import evaluate
+
         _check_labels(*(tuple(read_record(run)["label_names"]) for run in runs), runs=runs)
         evaluations = [
             evaluate(

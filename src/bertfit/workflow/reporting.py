@@ -16,6 +16,7 @@ from bertfit.config import check_flags
 from bertfit.errors import RunError
 from bertfit.evaluation.slices import name_values
 from bertfit.files import as_path, check_output, open_atomically, write_json
+from bertfit.garbage import pause_collection
 from bertfit.reporting.html import render_report
 from bertfit.reporting.model_card import is_unchanged, render_card
 from bertfit.run_directory import RECORD_NAME, Staging, read_record
@@ -109,7 +110,7 @@ def add_report(
     If the report cannot be made, that is noted, and the run is saved without it. The first Ctrl-C
     skips the report.
     """
-    with _costing_nothing(staging, log, interruption):
+    with _costing_nothing(staging, log, interruption), pause_collection():
         kept = _draw_before(learned, evaluation)
         _keep(staging, record, rows=rows, model=model, reliability=kept)
         _write_pages(staging, record)
@@ -159,6 +160,7 @@ def _note(staging: Staging, log: LogKeeper, text: str) -> None:
     write_log(staging, log)
 
 
+@pause_collection()
 def _render(run: Path, record: Mapping[str, Any], *, with_texts: bool) -> tuple[str, str]:
     """Return the page and the card.
 

@@ -1,0 +1,118 @@
+"""Finds a model by its name, and says why one cannot be loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertfit.assets import find_embedded_model
+from bertfit.errors import ModelError
+from bertfit.files import as_path
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_LONGEST_NAME = 255
+_HUB_SECONDS = 10.0
+
+
+def locate_model(name: str) -> tuple[str, bool]:
+    """Return where transformers should load a model from, and whether that is local.
+
+    Args:
+        name: Hub name, local folder, or "embedded".
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    if name == "embedded":
+        return str(find_embedded_model()), True
+    with explaining_failures(name):
+        path = as_path(name)
+        is_folder, is_file = path.is_dir(), path.is_file()
+    if is_folder:
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"the folder {name} is not a model: it has no config.json",
+                hint="Expected a Hugging Face folder: config.json, weights and a tokenizer.",
+            )
+        return str(path), True
+    if is_file:
+        raise ModelError(f"expected a model folder, but {name} is a file")
+    if not _HUB_NAME.fullmatch(name):
+        raise ModelError(f"the model folder {name} does not exist")
+    is_cached = _is_cached(name)
+    if not is_cached:
+        _ask_hub(name)
+    return name, is_cached
+
+
+def _ask_hub(name: str) -> None:
+    """Check once whether the hub has the model: a download would retry for half a minute."""
+    from huggingface_hub import HfApi
+
+    with explaining_failures(name):
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    with explaining_failures(name):
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+@contextlib.contextmanager
+def quieting_transformers() -> Iterator[None]:
+    """Silence transformers' load report and progress bars; notes here give what matters."""
+    from transformers.utils import logging
+
+    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def explaining_failures(name: str) -> Iterator[None]:
+    """Turn exceptions of transformers and the hub into a ModelError with a hint."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        if (unreadable := _find_unreadable(name)) is not None:  # reported as missing or damaged
+            raise ModelError(
+                f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
+                hint="Ask its owner for permission to read it.",
+            ) from error
+        first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
+            hint=_loading_hint(name, str(error)),
+        ) from error
+
+
+def _find_unreadable(name: str) -> Path | None:
+    """Return the first file in a folder that this user may not read, or None."""
+    with contextlib.suppress(OSError, ValueError):  # not a folder, or not a valid path
+        files = sorted(as_path(name).iterdir())
+        return next((file for file in files if not os.access(file, os.R_OK)), None)
+    return None
+
+
+def _loading_hint(name: str, text: str) -> str:
+    if "safetensors" in text or "pytorch_model.bin" in text:
+        return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
+    if len(name) < _LONGEST_NAME and as_path(name).is_dir():
+        return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
+    return (
+        "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
+        "the spelling, go online once, name a local folder, or use --model embedded."
+    )

@@ -1,0 +1,55 @@
+"""How the process of a command ends: at once, but with everything done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+END = "from bertfit.cli.leaving import leave\n"
+WITH_RUIN = """
+class Kept:
+    def __del__(self):
+        print("taken apart")
+kept = Kept()
+"""
+
+
+def run_code(code, *, output=subprocess.PIPE):
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+
+
+def test_the_process_ends_with_its_code_its_output_and_what_was_to_be_done():
+    code = "import atexit; atexit.register(print, 'done at the end')\n"
+    ended = run_code(f"{code}{WITH_RUIN}{END}print('said')\nleave(3)")
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert ended.stdout.split("\n") == ["said", "done at the end", ""]  # and nothing taken apart
+
+
+def test_objects_would_be_taken_apart_otherwise():
+    assert "taken apart" in run_code(WITH_RUIN).stdout
+
+
+def test_a_thread_that_still_works_is_waited_for():
+    code = "import threading, time\ndef work(): time.sleep(0.3); print('worked')\n"
+    ended = run_code(f"{code}{END}threading.Thread(target=work).start()\nleave(4)")
+    assert (ended.returncode, ended.stdout.strip()) == (4, "worked")
+
+
+def test_output_that_cannot_be_written_is_no_success():
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        ended = run_code(f"import sys\n{END}sys.stdout.write('said')\nleave(0)", output=full)
+    assert ended.returncode != 0
+    assert "No space left" in ended.stderr
+
+
+def test_the_command_leaves_so():
+    command = "import sys; sys.argv = ['bertfit', '--version']\nfrom bertfit.__main__ import main\n"
+    ended = run_code(f"{WITH_RUIN}{command}main()")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("bertfit ")
+    assert "taken apart" not in ended.stdout
+    failed = run_code(f"{command}".replace("--version", "nonsense") + "main()")
+    assert failed.returncode == 2
+    assert "No such command" in failed.stderr
