@@ -206,9 +206,10 @@ def test_the_hub_needs_datasets(output, monkeypatch):
     )
 
 
-def test_a_hub_that_cannot_be_reached_is_said(hub, output):
+@pytest.mark.parametrize("kind", [ConnectionError, type("ProxyError", (Exception,), {})])
+def test_a_hub_that_cannot_be_reached_is_said(hub, output, kind):
     def refuse_connection(_name):
-        raise ConnectionError("no network")
+        raise kind("no network")
 
     hub.load_dataset = refuse_connection
     assert refuse("hub", output) == (

@@ -107,7 +107,7 @@ def read_hub(report: Report) -> Reviews:
     try:
         splits = datasets.load_dataset(HUB_NAME)
         parts = [(split, splits[name]) for split, name in _HUB_SPLITS]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a proxy, a timeout or a server's error is an HTTP library's own
         message = f"{HUB_NAME} cannot be read from the hub: {error}"
         raise DataError(message, hint="Give the path of aclImdb_v1.tar.gz instead.") from error
     reviews = Reviews()

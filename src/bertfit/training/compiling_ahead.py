@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from bertfit.config import TrainSettings
+from bertfit.garbage import pause_collection
 from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import launching
@@ -182,6 +183,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+@pause_collection()  # compiling takes an eighth longer with it
 def _main(job: str, mark: str) -> None:
     torch.set_num_threads(1)
     asked = json.loads(job)
