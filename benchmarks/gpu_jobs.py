@@ -80,7 +80,7 @@ def time_job(
 
     If it fails, or takes longer than `seconds`, return the reason instead.
     """
-    command = [sys.executable, "-m", "bertfit.cli.main", "train", str(file)]
+    command = [sys.executable, "-m", "bertfit", "train", str(file)]
     command += ["--output", str(run), "--model", str(folder), "--recipe", "notebook"]
     command += ["--max-length", str(length), "--no-baseline", "--json"]
     command += ["--set", "keep_encoded=off", *options]
