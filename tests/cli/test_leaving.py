@@ -37,6 +37,13 @@ def test_a_thread_that_still_works_is_waited_for():
     assert (ended.returncode, ended.stdout.strip()) == (4, "worked")
 
 
+def test_a_profile_is_written(tmp_path):
+    command = [sys.executable, "-m", "cProfile", "-o", str(tmp_path / "profile")]
+    ended = subprocess.run([*command, "-m", "bertfit", "--version"], check=False)
+    assert ended.returncode == 0
+    assert (tmp_path / "profile").stat().st_size > 0
+
+
 def test_output_that_cannot_be_written_is_no_success():
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
         ended = run_code(f"import sys\n{END}sys.stdout.write('said')\nleave(0)", output=full)

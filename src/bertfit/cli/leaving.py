@@ -14,7 +14,8 @@ def leave(code: int) -> NoReturn:
 
     The system frees their memory at once; Python takes more than a second after torch and
     transformers were imported. What was to be done at the end is done, and streams are written out.
-    If that fails, or threads still run, Python ends the process in its own way.
+    If that fails, or threads still run, or the process is profiled or debugged, Python ends it in
+    its own way.
     """
     atexit._run_exitfuncs()  # noqa: SLF001 (Python has no public name for it; each runs only once)
     try:
@@ -22,6 +23,6 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
     except (OSError, ValueError):
         sys.exit(code)
-    if threading.active_count() > 1:
+    if threading.active_count() > 1 or sys.getprofile() is not None or sys.gettrace() is not None:
         sys.exit(code)
     os._exit(code)
