@@ -137,7 +137,7 @@ class TextClassifier:
         Raises:
             ConfigError: `run` is not a path, or there is no such device or dtype.
             RunError: There is no such folder, or its files are damaged.
-            ModelError: The model in it cannot be loaded.
+            ModelError: The model in it cannot be loaded or computed, or is not a classifier.
         """
         path = as_path(run, "run")
         if not is_run(path) and not (path / "config.json").is_file():
@@ -260,7 +260,7 @@ class TextClassifier:
         """Return probabilities (n, C) in the order of the texts, given as for `predict`.
 
         Raises:
-            DataError: As `predict` does.
+            DataError: As `predict` does, like ModelError.
         """
         pieces = make_ahead(self.encode, _chunks(self._list_texts(texts)))
         chunks = [self.score(piece) for piece in pieces]
@@ -288,6 +288,7 @@ class TextClassifier:
             ConfigError: `abstain_below` is out of range.
             DataError: A table has no text column, a row of it has no text, or a text is neither
                 a string nor a list of strings.
+            ModelError: The model gives numbers that are not finite.
         """
         least = _find_least(abstain_below)
         return list(self._predict_chunks(_chunks(self._list_texts(texts)), least))
@@ -328,6 +329,7 @@ class TextClassifier:
             ConfigError: `abstain_below` is out of range.
             DataError: At once, if `texts` is not an iterable of texts, but a string or a table;
                 while iterating, if a text is neither a string nor a list of strings.
+            ModelError: While iterating, if the model gives numbers that are not finite.
         """
         return self._predict_chunks(_chunks(iter_texts(texts)), _find_least(abstain_below))
 

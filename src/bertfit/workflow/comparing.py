@@ -102,8 +102,10 @@ def compare(
         listener: Receives the progress.
 
     Raises:
-        RunError: A run is missing, has no test predictions or those of other rows, or the labels
-            differ.
+        ConfigError: An argument is wrong: there is no such device, for example.
+        RunError: A run is missing or damaged, has no test predictions or those of other rows, or
+            the labels differ.
+        ModelError: A model cannot be loaded or computed.
         DataError: The rows have faults, or a label that a model does not know.
     """
     runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))

@@ -166,8 +166,9 @@ def evaluate(
         listener: Receives the progress.
 
     Raises:
-        ConfigError: `run` is not a path, or there is no such device or dtype.
-        RunError: There is no such run.
+        ConfigError: An argument is wrong: there is no such device, for example.
+        RunError: There is no such run, or it is damaged.
+        ModelError: The model in it cannot be loaded or computed, or is not a classifier.
         DataError: The rows have faults, or a label that the model does not know.
     """
     listener = listener or Silent()

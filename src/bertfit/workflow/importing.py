@@ -65,9 +65,12 @@ def import_notebook(
         listener: Receives notes.
 
     Raises:
-        ConfigError: The label names are empty or repeated, or do not fit the weights.
-        ModelError: The weights are missing, pickled code, or not those of a BERT classifier.
-        RunError: `output` exists and may not be replaced.
+        ConfigError: The label names are empty or repeated, or these, `max_length` or `num_heads` do
+            not fit the weights.
+        ModelError: Weights or tokenizer are missing or damaged, or are not those of a BERT
+            classifier, or reading the weights would run code.
+        RunError: There is no such folder, its history is damaged, or `output` exists and may not be
+            replaced, or cannot be written.
     """
     _check_label_names(label_names)
     check_flags(overwrite=overwrite)

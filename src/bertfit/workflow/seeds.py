@@ -110,10 +110,7 @@ def train_seeds(
 
     Raises:
         ConfigError: A setting is wrong, or there are fewer than 2 seeds.
-        DataError: The data has faults; all are listed.
-        ModelError: The model cannot be loaded.
-        RunError: `output` exists and may not be replaced.
-        TrainingError: A loss became infinite or not a number.
+        BertfitError: As in `train`.
     """
     if not is_whole_number(num_seeds) or num_seeds < 2:
         raise ConfigError(f"--seeds: expected a whole number, at least 2, got {num_seeds!r}")

@@ -97,9 +97,10 @@ def find_suspects(
         listener: Receives the progress.
 
     Raises:
-        ConfigError: Both a run and folds are given, or fewer than 2 folds, or an invalid seed.
+        ConfigError: Both a run and folds are given, or another argument is wrong.
         DataError: The rows have faults, or are too few for the folds.
-        RunError: There is no such run.
+        RunError: There is no such run, or it is damaged.
+        ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
     if run is not None and num_folds is not None:
         raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")

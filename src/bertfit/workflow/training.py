@@ -95,9 +95,11 @@ def train(
     Raises:
         ConfigError: A setting or an argument is wrong.
         DataError: The data has faults; all are listed.
-        ModelError: The model cannot be loaded.
-        RunError: `output` exists and may not be replaced.
-        TrainingError: A loss became infinite or not a number.
+        LeakError: The setting `strict` is on, and the test set leaks.
+        MissingDependencyError: The embedded model was asked for and is not installed.
+        ModelError: The model cannot be loaded or computed.
+        RunError: `output` exists and may not be replaced, or cannot be written.
+        TrainingError: Training cannot go on: a loss is not finite, for example.
     """
     resolved = settle_settings(settings, options)
     log = LogKeeper(listener or Silent())
