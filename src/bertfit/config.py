@@ -75,7 +75,7 @@ class TrainSettings:
     calibration: Calibration = "auto"
     """none, temperature, or auto: a temperature, or a richer scaling where it is clearly better."""
     threshold_aim: str | None = None
-    """For two classes: f1, precision>=P, recall>=R or cost:FP,FN of the second; none: p≥0.5."""
+    """For two classes: f1, precision>=P, recall>=R or cost:FP,FN of the second; none: p>0.5."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Dtype = "auto"

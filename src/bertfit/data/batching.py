@@ -171,15 +171,15 @@ def fill_pack(pack: Pack, *, pad_id: int, tokens_step: int, rows_step: int) -> P
     """Append padding rows to a pack, to reduce the number of distinct pack sizes.
 
     A pack whose number of tokens is already a multiple of `tokens_step` is returned unchanged.
-    Otherwise, the number of rows is rounded up to a multiple of `rows_step` and the number of
-    tokens to a multiple of `tokens_step`. The added rows share the padding, at least one token
-    each, all at position 0, which every model has. `indices` lists the pack's own rows only.
+    Otherwise, at least one row is added, so that the number of rows is a multiple of `rows_step`
+    and the number of tokens one of `tokens_step`. The added rows share the padding, at least one
+    token each, all at position 0, which every model has. `indices` lists the pack's own rows only.
 
     Args:
         pack: S rows.
         pad_id: The padding token.
         tokens_step: The number of tokens becomes a multiple of it.
-        rows_step: The number of rows becomes a multiple of it.
+        rows_step: The number of rows becomes a multiple of it, if any are added.
     """
     if pack.num_tokens % tokens_step == 0:
         return pack

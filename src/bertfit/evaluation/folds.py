@@ -60,7 +60,8 @@ def predict_by_folds(
 
     Raises:
         ConfigError: There are fewer than 2 folds.
-        DataError: There are fewer groups or rows of any label than folds, or no words.
+        DataError: There are fewer groups, texts or rows of the most frequent label than folds, or
+            the texts are empty.
     """
     label_ids = np.asarray(label_ids, dtype=np.int64)
     tell = on_progress or (lambda _done, _total: None)

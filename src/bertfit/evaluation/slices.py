@@ -31,7 +31,7 @@ MIN_ROWS = 10
 SMALL_ROWS = 50
 """Slices of fewer rows are flagged: their accuracy says little."""
 OWN_SLICES = ("tokens", "truncated", "label", "group")
-"""Slices that are always computed; others are of columns that the user requests."""
+"""Slices that need not be requested (groups only if there are any); others are of columns."""
 MISSING = "(none)"
 """The slice of rows without a value."""
 

@@ -76,7 +76,7 @@ def choose_threshold(probabilities: ArrayLike, label_ids: ArrayLike, aim: str) -
     - cost:FP,FN: the lowest total cost.
 
     Ties are broken by the distance to 0.5. Candidates are the midpoints of adjacent distinct
-    probabilities of the rows.
+    probabilities of the rows, 0, and, below 1, one above all of them.
 
     Args:
         probabilities: (n, 2), each row summing to 1.

@@ -97,8 +97,9 @@ def fit(
     If `interruption` is requested, the epoch ends after the current step, and is the last.
 
     Raises:
-        TrainingError: A loss or a gradient is not finite. `best_folder` then holds the best epoch
-            before that, if one had finished.
+        TrainingError: A loss, a gradient or a validation row's logit is not finite, or a recording
+            on a GPU failed beyond recovery. `best_folder` then holds the best epoch before that, if
+            one had finished.
         KeyboardInterrupt: A second Ctrl-C came.
     """
     metric = choose_selection_metric(settings, train.label_ids)
