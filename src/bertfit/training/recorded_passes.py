@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from bertfit.training.optimization import Pair
 
 _TOKENS_STEP, _ROWS_STEP = 128, 8
-"""Pack sizes are multiples of these: a GPU's matmuls and attention use tiles of 128 tokens, and
-rows cost something only in the head. Above 8,192 tokens the step is 256, to limit the sizes."""
+"""A filled pack's sizes are multiples of these: a GPU's matmuls and attention use tiles of 128
+tokens, and rows cost something only in the head. Above 8,192 tokens the step is 256, to limit the
+sizes."""
 _MOST_TOKENS, _MOST_SIZES = 16_384, 128
 """Larger packs, and packs of further sizes, run eagerly. With this many tokens a GPU computes for
 longer than a CPU takes to launch the kernels."""
