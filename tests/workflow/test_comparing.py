@@ -10,7 +10,7 @@ import pytest
 
 import bertfit
 from bertfit import Columns
-from bertfit.errors import RunError
+from bertfit.errors import ConfigError, RunError
 
 SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
 
@@ -109,6 +109,21 @@ def test_everything_can_be_written_as_json(runs):
     value = json.loads(json.dumps(bertfit.compare(*runs).to_json()))
     assert (value["a"], value["could_be_chance"]) == (str(runs[0]), False)
     assert len(value["disagreements"]) == value["num_disagreeing"]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"columns": Columns(group="movie")}, "group column"),
+        ({"columns": Columns(text="a", label="b")}, "text column, label column"),
+        ({"on_bad_row": "skip", "device": "cpu", "dtype": "float32"}, "on_bad_row, device, dtype"),
+    ],
+)
+def test_options_for_rows_need_rows(runs, options, named):
+    with pytest.raises(ConfigError, match=f"^{named}: this is for rows to score") as caught:
+        bertfit.compare(*runs, **options)
+    assert "--data" in caught.value.hint
+    bertfit.compare(*runs, columns=Columns())
 
 
 def test_runs_of_other_test_rows_are_refused(copies):

@@ -237,6 +237,8 @@ def test_a_report_can_be_written_as_json(rows):
 
 
 def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
+    with pytest.raises(ConfigError, match="device: cpu is for a run that judges"):
+        bertfit.find_suspects(rows, device="cpu")
     with pytest.raises(ConfigError, match="--with and --folds"):
         bertfit.find_suspects(rows, run=run, num_folds=3)
     with pytest.raises(ConfigError, match="expected a whole number, at least 2, got 1"):

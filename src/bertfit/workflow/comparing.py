@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.data.dataset import Columns
-from bertfit.errors import RunError
+from bertfit.errors import ConfigError, RunError
 from bertfit.evaluation.comparison import (
     PairedComparison,
     compare_predictions,
@@ -110,6 +110,7 @@ def compare(
     """
     runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))
     if data is None:
+        _refuse_options(columns or Columns(), on_bad_row, device, dtype)
         rows, sides = _read_kept(runs)
     else:
         with pause_collection():  # imports torch, which kept predictions do not need
@@ -134,6 +135,27 @@ def compare(
             for one in evaluations
         ]
     return _compare(sides[0], _align(sides[1], sides[0].label_names), rows=rows, runs=runs)
+
+
+def _refuse_options(
+    columns: Columns, on_bad_row: OnBadRow, device: str, dtype: Dtype | None
+) -> None:
+    """Refuse what only says how given rows are read and scored."""
+    given = {
+        "text column": columns.text is not None,
+        "label column": columns.label is not None,
+        "group column": columns.group is not None,
+        "on_bad_row": on_bad_row != "error",
+        "device": device != "auto",
+        "dtype": dtype is not None,
+    }
+    useless = [name for name, is_given in given.items() if is_given]
+    if useless:
+        raise ConfigError(
+            f"{', '.join(useless)}: this is for rows to score, which were not given; what both "
+            "runs kept of their test rows is compared as it is",
+            hint="Give the rows with --data, or leave these options out.",
+        )
 
 
 def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:

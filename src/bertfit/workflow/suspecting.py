@@ -104,6 +104,11 @@ def find_suspects(
     """
     if run is not None and num_folds is not None:
         raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
+    if run is None and device != "auto":
+        raise ConfigError(
+            f"device: {device} is for a run that judges (--with), which was not given; models that "
+            "count words need none"
+        )
     if not is_whole_number(seed) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: expected a whole number at least 0 and below 2**32, got {seed!r}")
     listener = listener or Silent()
