@@ -267,6 +267,20 @@ def test_version_is_printed():
 
 
 @pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--runtime", "--depth", "1"], "--depth and --num-labels"),
+        (["embedded", "--runtime", "--num-labels", "3"], "--depth and --num-labels"),
+        (["embedded", "--device", "cpu"], "--device and --dtype"),
+        (["embedded", "--dtype", "bfloat16"], "--device and --dtype"),
+    ],
+)
+def test_options_of_inspect_that_would_do_nothing_are_refused(options, named):
+    with pytest.raises(ConfigError, match=f"^{named} are for"):
+        runner.invoke(app, ["inspect", *options], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
     "verb", ["demo", "prepare", "check", "inspect", "train", "evaluate", "predict"]
 )
 def test_help_fits_into_80_columns(verb):

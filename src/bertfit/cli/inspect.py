@@ -39,11 +39,15 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a model or a run as a tree, or describe this machine."""
+    from bertfit.errors import ConfigError
+
+    if runtime and not (depth is num_labels is None):
+        raise ConfigError("--depth and --num-labels are for the tree, which --runtime replaces")
+    if not runtime and not (device is dtype is None):
+        raise ConfigError("--device and --dtype are for --runtime; the tree depends on neither")
     if runtime:
         _show_runtime(model or "embedded", device=device, dtype=dtype, as_json=as_json)
         return
-    from bertfit.errors import ConfigError
-
     if model is None:
         raise ConfigError("expected MODEL, or --runtime", hint="Such as bertfit inspect embedded.")
     with pause_collection():
