@@ -24,6 +24,7 @@ from bertfit.modeling.classifier import (
     save_model,
     set_dropout,
 )
+from bertfit.modeling.tokenizer_files import load_tokenizer
 
 
 @pytest.fixture
@@ -306,8 +307,8 @@ def test_a_hub_name_without_network_says_how_to_go_on():
     message = error_of("no-such/model")
     assert message.startswith("the model 'no-such/model' cannot be loaded: OfflineModeIsEnabled: ")
     assert message.endswith(
-        "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
-        "the spelling, go online once, name a local folder, or use --model embedded."
+        "It is neither a folder here nor complete in the local cache, and the hub did not give "
+        "it. Check the spelling, go online once, name a local folder, or use --model embedded."
     )
 
 
@@ -323,6 +324,48 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     message = error_of("no-such/model")
     assert asked == [("no-such/model", 10.0)]
     assert message.startswith("the model 'no-such/model' cannot be loaded: ConnectionError: Name")
+
+
+@pytest.fixture
+def cached_model(tiny_model_dir, tmp_path, monkeypatch):
+    """Give the folder of `some/model` in a cache of the hub."""
+    folder = tmp_path / "models--some--model"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return shutil.copytree(tiny_model_dir, folder / "snapshots" / "0123")
+
+
+@pytest.mark.parametrize(
+    ("load", "needed"),
+    [
+        (load_classifier, ["config.json", "model.safetensors", "tokenizer.json"]),
+        (load_tokenizer, ["config.json", "tokenizer.json"]),
+        (load_architecture, ["config.json"]),
+    ],
+)
+def test_what_the_cache_lacks_is_asked_of_the_hub(cached_model, load, needed):
+    """Checking rows downloads a tokenizer alone; training on them then needs the weights, too."""
+    for file in cached_model.iterdir():
+        if file.name not in {*needed, "tokenizer_config.json"}:
+            file.unlink()
+    load("some/model")  # the hub is not asked, and cannot be
+    for name in needed:
+        kept = (cached_model / name).read_bytes()
+        (cached_model / name).unlink()
+        with pytest.raises(ModelError, match="OfflineModeIsEnabled: Cannot reach"):
+            load("some/model")
+        (cached_model / name).write_bytes(kept)
+
+
+def test_weights_in_several_files_are_needed_whole(cached_model):
+    loaded = load_classifier("some/model")
+    (cached_model / "model.safetensors").unlink()
+    loaded.model.save_pretrained(cached_model, max_shard_size="4KB")
+    load_classifier("some/model")
+    min(cached_model.glob("model-*.safetensors")).unlink()
+    with pytest.raises(ModelError, match="OfflineModeIsEnabled: Cannot reach"):
+        load_classifier("some/model")
 
 
 @pytest.mark.parametrize("name", ["bert--base", "-bert", "bert.git", "bert..base", "b" * 300])

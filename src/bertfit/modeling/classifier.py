@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from bertfit.modeling.locating import (
     locate_model,
     quieting_transformers,
 )
-from bertfit.modeling.tokenizer_files import read_model_tokenizer
+from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +69,7 @@ def load_classifier(
     Raises:
         ModelError: The model cannot be found or loaded.
     """
-    source, local_only = locate_model(name)
+    source, local_only = locate_model(name, lacks=_lacks_parts)
     config = _load_config(name, source, local_only=local_only)
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
@@ -210,6 +211,14 @@ def set_dropout(config: PretrainedConfig, rate: float) -> None:
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(config, name, rate)
+
+
+def _lacks_parts(folder: Path) -> bool:
+    """Return whether a folder has no tokenizer, or not all of its weights."""
+    weights, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
+    if index.is_file():  # large weights lie in several files
+        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return lacks_vocabulary(folder) or not all((folder / name).is_file() for name in weights)
 
 
 def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfig:

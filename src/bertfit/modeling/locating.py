@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertfit.assets import find_embedded_model
@@ -17,11 +17,13 @@ _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
 
 
-def locate_model(name: str) -> tuple[str, bool]:
+def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> tuple[str, bool]:
     """Return where transformers should load a model from, and whether that is local.
 
     Args:
         name: Hub name, local folder, or "embedded".
+        lacks: Whether a folder of the hub's cache lacks files that are needed besides config.json:
+            an interrupted download, or a command that needed fewer, leaves only some there.
 
     Raises:
         ModelError: There is no such model.
@@ -42,7 +44,7 @@ def locate_model(name: str) -> tuple[str, bool]:
         raise ModelError(f"expected a model folder, but {name} is a file")
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(f"the model folder {name} does not exist")
-    is_cached = _is_cached(name)
+    is_cached = _is_cached(name, lacks)
     if not is_cached:
         _ask_hub(name)
     return name, is_cached
@@ -56,11 +58,12 @@ def _ask_hub(name: str) -> None:
         HfApi().model_info(name, timeout=_HUB_SECONDS)
 
 
-def _is_cached(name: str) -> bool:
+def _is_cached(name: str, lacks: Callable[[Path], bool] | None) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     with explaining_failures(name):
-        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+        config = try_to_load_from_cache(name, "config.json")
+        return isinstance(config, str) and not (lacks is not None and lacks(Path(config).parent))
 
 
 @contextlib.contextmanager
@@ -113,6 +116,6 @@ def _loading_hint(name: str, text: str) -> str:
     if len(name) < _LONGEST_NAME and as_path(name).is_dir():
         return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
     return (
-        "It is neither a folder here nor in the local cache, and the hub did not give it. Check "
-        "the spelling, go online once, name a local folder, or use --model embedded."
+        "It is neither a folder here nor complete in the local cache, and the hub did not give "
+        "it. Check the spelling, go online once, name a local folder, or use --model embedded."
     )

@@ -31,7 +31,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: The model cannot be found, or its tokenizer cannot be loaded.
     """
-    source, local_only = locate_model(name)
+    source, local_only = locate_model(name, lacks=lacks_vocabulary)
     return read_model_tokenizer(name, source, local_only=local_only)
 
 
