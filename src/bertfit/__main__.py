@@ -4,18 +4,19 @@ import sys
 
 
 def main() -> None:
-    """Run the command; Ctrl-C while it is still being imported ends it without a traceback."""
+    """Run the command; Ctrl-C while it is imported and set up ends it without a traceback."""
     try:
-        from bertfit.cli.leaving import leave
         from bertfit.cli.main import main as run
+
+        run()
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         sys.exit(130)
-    try:
-        run()
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise
+        from bertfit.cli.leaving import leave
+
         leave(end.code)
 
 

@@ -23,6 +23,7 @@ from rich.text import Text
 from typer.testing import CliRunner
 
 import bertfit
+from bertfit.__main__ import main as run_command
 from bertfit.cli.main import app, main
 from bertfit.cli.terminal import Terminal, console, exit_code_of
 from bertfit.errors import BertfitError, ConfigError, RunError
@@ -104,6 +105,19 @@ def test_ctrl_c_while_the_command_is_being_imported_shows_no_traceback(tmp_path)
         text=True,
     )
     assert (ended.returncode, ended.stderr) == (130, "Interrupted.\n")
+
+
+def test_ctrl_c_while_the_options_are_set_up_shows_no_traceback(monkeypatch, capsys):
+    """That takes typer a tenth of a second, before it looks for Ctrl-C itself."""
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.main.get_command", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        run_command()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_a_current_folder_that_was_removed_is_told(tmp_path, monkeypatch):
