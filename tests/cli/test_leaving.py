@@ -44,6 +44,14 @@ def test_a_profile_is_written(tmp_path):
     assert (tmp_path / "profile").stat().st_size > 0
 
 
+def test_a_profile_by_monitoring_is_waited_for():
+    """So does cProfile from Python 3.12 on; older ones have no `sys.monitoring`."""
+    tools = "import sys, types\ntools = [None, None, 'cProfile', None, None, None]\n"
+    watched = f"{tools}sys.monitoring = types.SimpleNamespace(get_tool=tools.__getitem__)\n"
+    ended = run_code(f"{WITH_RUIN}{watched}{END}leave(3)")
+    assert (ended.returncode, ended.stdout) == (3, "taken apart\n")
+
+
 def test_output_that_cannot_be_written_is_no_success():
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
         ended = run_code(f"import sys\n{END}sys.stdout.write('said')\nleave(0)", output=full)

@@ -8,6 +8,9 @@ import sys
 import threading
 from typing import NoReturn
 
+_NUM_TOOLS = 6
+"""How many tools may watch a process at once through `sys.monitoring`."""
+
 
 def leave(code: int) -> NoReturn:
     """End the process with an exit code, without freeing one by one all objects that it made.
@@ -23,6 +26,14 @@ def leave(code: int) -> NoReturn:
         sys.stderr.flush()
     except (OSError, ValueError):
         sys.exit(code)
-    if threading.active_count() > 1 or sys.getprofile() is not None or sys.gettrace() is not None:
+    if threading.active_count() > 1 or _is_watched():
         sys.exit(code)
     os._exit(code)
+
+
+def _is_watched() -> bool:
+    """Return whether the process is profiled or debugged."""
+    if sys.getprofile() is not None or sys.gettrace() is not None:
+        return True
+    monitoring = getattr(sys, "monitoring", None)  # what cProfile uses from Python 3.12 on
+    return monitoring is not None and any(map(monitoring.get_tool, range(_NUM_TOOLS)))
