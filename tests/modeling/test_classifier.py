@@ -358,6 +358,15 @@ def test_what_the_cache_lacks_is_asked_of_the_hub(cached_model, load, needed):
         (cached_model / name).write_bytes(kept)
 
 
+def test_a_model_of_the_hub_without_a_tokenizer_is_told(cached_model, monkeypatch):
+    """Its words would all be unknown tokens."""
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_args, **_options: None)
+    for file in cached_model.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="its folder has no tokenizer"):
+        load_tokenizer("some/model")
+
+
 def test_weights_in_several_files_are_needed_whole(cached_model):
     loaded = load_classifier("some/model")
     (cached_model / "model.safetensors").unlink()

@@ -42,14 +42,18 @@ def read_model_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrai
         ModelError: There is none, or it cannot be loaded.
     """
     folder = Path(source)
-    if folder.is_dir() and lacks_vocabulary(folder):
+    tokenizer = None
+    if not (folder.is_dir() and lacks_vocabulary(folder)):
+        with explaining_failures(name), quieting_transformers():
+            tokenizer = read_tokenizer(source, local_only=local_only)
+    # Without a vocabulary on the hub, transformers makes a tokenizer of special tokens alone.
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(
             f"the model {name!r} cannot be loaded: its folder has no tokenizer "
             f"({', '.join(VOCABULARY_FILES)})",
             hint="Copy the tokenizer's files of the same checkpoint into the folder.",
         )
-    with explaining_failures(name), quieting_transformers():
-        return read_tokenizer(source, local_only=local_only)
+    return tokenizer
 
 
 def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
