@@ -100,6 +100,14 @@ def test_faults_that_stop_a_training_stop_a_check(check):
         check([{"text": "", "label": "pos"}, {"text": "bad", "label": "neg"}])
 
 
+def test_a_model_that_is_wrong_is_told_before_the_rows_are_compared(tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(checking, "inspect_rows", None)
+    rows = [{"text": "good film", "label": "pos"}, {"text": "bad film", "label": "neg"}]
+    for options in ({"model": "no/such/folder"}, {"model": str(tiny_model_dir), "max_length": 65}):
+        with pytest.raises(ModelError):
+            bertfit.check(rows, **options)
+
+
 def test_more_tokens_than_the_model_reads_are_refused(check, make_reviews):
     with pytest.raises(ModelError, match="reads at most 64 tokens"):
         check(make_reviews(10), max_length=65)
@@ -174,10 +182,13 @@ def test_where_all_test_rows_leaked_nothing_is_left(train, make_reviews):
     assert (stored["num_leaked"], stored["num_rows"], stored["accuracy"]) == (10, 0, None)
 
 
-def test_a_strict_training_stops_before_the_model_is_loaded(train, make_reviews, tmp_path):
+def test_a_strict_training_stops_before_the_model_is_loaded(
+    train, make_reviews, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bertfit.workflow.preparing.load_classifier", None)
     rows, test = leaking(make_reviews)
     with pytest.raises(LeakError) as caught:
-        train(rows, test=test, strict=True, model="no such model")
+        train(rows, test=test, strict=True)
     assert caught.value.exit_code == 8
     assert not (tmp_path / "run").exists()
 

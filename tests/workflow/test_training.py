@@ -462,6 +462,12 @@ def test_without_max_length_the_longest_text_decides(finished):
     assert finished[0].classifier.rule.max_length == 14
 
 
+def test_a_model_that_is_not_there_is_told_before_the_rows_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "prepare_rows", None)
+    with pytest.raises(ModelError, match="the model folder no/such/folder does not exist"):
+        bertfit.train(tmp_path / "rows.csv", tmp_path / "run", model="no/such/folder")
+
+
 def test_more_tokens_than_the_model_reads_are_refused(train, tmp_path, tiny_model_dir):
     with pytest.raises(ModelError) as caught:
         train(tmp_path / "run", max_length=65)

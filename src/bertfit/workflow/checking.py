@@ -116,10 +116,11 @@ def check(
     if run is not None and not (as_path(run, "run") / "config.json").is_file():
         read_record(as_path(run))  # says what is missing, before the long work
     checked = _read(data, validation, test, columns=columns, on_bad_row=on_bad_row)
+    tokenizer = _load_tokenizer(model, max_length)  # before the long work
     report = _inspect_rows(checked, listener)
     if strict:
         refuse_leaks(report)
-    parts, of_tokens = _inspect_parts(checked, model, max_length, listener)
+    parts, of_tokens = _inspect_parts(checked, tokenizer, max_length, listener)
     findings = order_findings([*report.findings, *of_tokens])
     report = dataclasses.replace(report, findings=findings)
     if run is None:
@@ -166,10 +167,12 @@ def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
 
 
 def _inspect_parts(
-    checked: CheckedData, model: str, max_length: int | None, listener: Listener
+    checked: CheckedData,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    listener: Listener,
 ) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
     """Return statistics of each part, and findings about its tokens."""
-    tokenizer = _load_tokenizer(model, max_length)
     of_tokens: list[Finding] = []
     parts: dict[str, dict[str, Any]] = {}
     for name, rows in _name_parts(checked).items():

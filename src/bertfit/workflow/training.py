@@ -14,6 +14,7 @@ from bertfit.evaluation.baseline import BaselineResults
 from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.locating import locate_model
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import Staging, check_place, stage_run
 from bertfit.training.interruption import Interruption, catch_interrupts
@@ -133,6 +134,7 @@ def prepare_training(
     log: LogKeeper,
 ) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
     """Read, check and encode the rows, load the model, and settle the settings left open."""
+    locate_model(resolved.settings.model)  # a name that is wrong is told before the long work
     compile_ahead(resolved.settings, listener=log)
     rows = prepare_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
