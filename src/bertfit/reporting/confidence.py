@@ -52,7 +52,7 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     low, high = expectation.interval.low, expectation.interval.high
     return (
         f"{told}, of which {100 * expectation.accuracy:.1f} % were right (95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f}). The same rows chose the epoch and the "
+        f"{100 * low:.1f} to {100 * high:.1f}). The same rows chose the epoch and any "
         "calibration: expect a little less."
     )
 

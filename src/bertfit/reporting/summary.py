@@ -142,7 +142,7 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
     if judged["part"] != "test":
         told = (
             "There was no test set. The scores are those of the validation rows, which chose the "
-            "epoch and the calibration, so they make the model look better than it is."
+            "epoch and any calibration, so they make the model look better than it is."
         )
         return [told]
     source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
