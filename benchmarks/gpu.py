@@ -47,8 +47,9 @@ from bertfit.assets import find_embedded_model
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
 from bertfit.environment import describe_environment
 from bertfit.modeling import compilation
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 PARTS = ("training", "scoring", "jobs")
 REAL = Size(

@@ -24,7 +24,6 @@ from transformers import AutoTokenizer
 
 from bertfit.assets import find_embedded_model
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.modeling.classifier import fast_tokenizer
 from bertfit.modeling.kernels.attention import Spans, States, attend, attend_backward
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
@@ -36,6 +35,7 @@ from bertfit.modeling.kernels.elementwise import (
     sum_columns,
 )
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 WIDTH, INNER, HEADS, RATE = 768, 3072, 12, 0.1
 REPEATS, ROUNDS = 20, 5

@@ -25,11 +25,12 @@ from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.inference.micro_batches import TokenBudget
 from bertfit.inference.scoring import score_texts
 from bertfit.modeling.allocation import keep_freed_memory
-from bertfit.modeling.classifier import fast_tokenizer, find_hidden_size, load_classifier
+from bertfit.modeling.classifier import find_hidden_size, load_classifier
 from bertfit.modeling.fast_path import is_compiled, plug_in
 from bertfit.modeling.operators.loading import load_operators
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training.loop import TrainingData, accumulate_within_memory
 from bertfit.training.token_budget import default_tokens
 from bertfit.training.weights import TrainedWeights

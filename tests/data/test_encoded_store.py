@@ -10,7 +10,8 @@ import pytest
 from bertfit.data import encoded_store
 from bertfit.data.encoded_store import encode_or_reuse, find_store
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 RULE = EncodingRule(max_length=16)
 

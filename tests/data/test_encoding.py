@@ -16,7 +16,7 @@ from bertfit.data.encoding import (
     truncate,
 )
 from bertfit.errors import ModelError
-from bertfit.modeling.classifier import fast_tokenizer
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 TEXTS = [
     "a good film",

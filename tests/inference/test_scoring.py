@@ -12,9 +12,10 @@ from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.inference import micro_batches
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import score_texts, softmax
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 PRECISION = choose_precision("cpu", "float32")
 TEXTS = ["good " * length for length in (9, 1, 30, 4, 4, 17, 2, 60)] + ["bad", "a bad film"]

@@ -17,14 +17,13 @@ from safetensors.torch import load_file, save_file
 from bertfit.errors import ModelError
 from bertfit.modeling.classifier import (
     check_token_ids,
-    fast_tokenizer,
     find_length_limit,
     load_architecture,
     load_classifier,
     save_model,
     set_dropout,
 )
-from bertfit.modeling.tokenizer_files import load_tokenizer
+from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 
 
 @pytest.fixture

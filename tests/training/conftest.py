@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.modeling.classifier import fast_tokenizer
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training.loop import TrainingData
 
 

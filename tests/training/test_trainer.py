@@ -15,8 +15,9 @@ from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.errors import TrainingError
 from bertfit.inference import micro_batches
 from bertfit.inference.scoring import score_texts
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training import trainer
 from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts

@@ -29,16 +29,12 @@ from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.texts import iter_texts, list_texts
 from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
-from bertfit.modeling.classifier import (
-    check_token_ids,
-    fast_tokenizer,
-    find_length_limit,
-    load_classifier,
-)
+from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:

@@ -1,12 +1,11 @@
 """The one place that loads models.
 
-Responsible for float32 weights, the size and label names of the head, and
-the one-line notes on new weights. Never runs code from a checkpoint and never unpickles one.
+Responsible for float32 weights, the size and label names of the head, and the one-line notes on
+new weights. Never runs code from a checkpoint and never unpickles one.
 """
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import os
@@ -20,17 +19,12 @@ import torch
 
 from bertfit.errors import ModelError
 from bertfit.garbage import pause_collection
-from bertfit.modeling.locating import (
-    explaining_failures,
-    locate_model,
-    quieting_transformers,
-)
+from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from tokenizers import Tokenizer
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
@@ -141,25 +135,6 @@ def restore_model(model: PreTrainedModel, folder: Path) -> None:
     model.load_state_dict(saved.state_dict())
 
 
-def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """Return a copy of the underlying `tokenizers` tokenizer without truncation and padding.
-
-    Raises:
-        ModelError: The tokenizer has no fast form.
-    """
-    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelError(
-            f"the tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json)",
-            hint="Choose a checkpoint that carries tokenizer.json.",
-        )
-    # A copy, because calling the tokenizer with padding turns it on for everyone who shares it.
-    own = copy.deepcopy(backend)
-    own.no_truncation()
-    own.no_padding()
-    return own
-
-
 def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the maximum number of tokens that the model reads, special tokens included.
 
@@ -178,6 +153,18 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ]
     limit = min(positions - max(offsets, default=0), tokenizer.model_max_length)
     return int(limit) if limit < _NO_LIMIT // 2 else _DEFAULT_LIMIT
+
+
+def check_length(max_length: int, limit: int, name: str) -> None:
+    """Refuse more tokens than the model `name` reads, as `find_length_limit` found.
+
+    Raises:
+        ModelError: `max_length` is above `limit`.
+    """
+    if max_length > limit:
+        raise ModelError(
+            f"max_length {max_length} was asked for, but {name} reads at most {limit} tokens"
+        )
 
 
 def check_token_ids(model: PreTrainedModel, token_ids: NDArray[np.integer]) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from bertfit.errors import BertfitError, ModelError, is_out_of_memory
-from bertfit.modeling.classifier import check_token_ids, fast_tokenizer, find_length_limit
+from bertfit.modeling.classifier import check_token_ids, find_length_limit
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
@@ -65,3 +67,22 @@ def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
         source, local_files_only=local_only, trust_remote_code=False, use_fast=True
     )
     return tokenizer
+
+
+def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """Return a copy of the underlying `tokenizers` tokenizer without truncation and padding.
+
+    Raises:
+        ModelError: The tokenizer has no fast form.
+    """
+    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} has no fast form (tokenizer.json)",
+            hint="Choose a checkpoint that carries tokenizer.json.",
+        )
+    # A copy, because calling the tokenizer with padding turns it on for everyone who shares it.
+    own = copy.deepcopy(backend)
+    own.no_truncation()
+    own.no_padding()
+    return own

@@ -22,11 +22,10 @@ from bertfit.data.token_faults import (
     describe_tokens,
     shows_more,
 )
-from bertfit.errors import ModelError
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
-from bertfit.modeling.classifier import fast_tokenizer, find_length_limit, load_architecture
-from bertfit.modeling.tokenizer_files import load_tokenizer
+from bertfit.modeling.classifier import check_length, find_length_limit, load_architecture
+from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 from bertfit.progress import Listener, Silent
 from bertfit.reporting.text import describe_columns
 from bertfit.run_directory import read_record
@@ -185,13 +184,8 @@ def _inspect_parts(
 def _load_tokenizer(model: str, max_length: int | None) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, after checking that the model reads `max_length` tokens."""
     tokenizer = load_tokenizer(model)
-    if max_length is None:
-        return tokenizer
-    limit = find_length_limit(load_architecture(model), tokenizer)
-    if max_length > limit:
-        raise ModelError(
-            f"max_length {max_length} was asked for, but {model} reads at most {limit} tokens"
-        )
+    if max_length is not None:
+        check_length(max_length, find_length_limit(load_architecture(model), tokenizer), model)
     return tokenizer
 
 

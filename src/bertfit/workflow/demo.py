@@ -15,8 +15,9 @@ from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.data.splits import split_off
 from bertfit.errors import DataError
 from bertfit.labels import encode_labels
-from bertfit.modeling.classifier import fast_tokenizer, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
 from bertfit.workflow.preparing import make_fast

@@ -20,7 +20,8 @@ from bertfit.data.token_faults import count_encoded, describe_tokens
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import score
-from bertfit.modeling.classifier import LoadedClassifier, fast_tokenizer
+from bertfit.modeling.classifier import LoadedClassifier
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.reporting.findings import brief_lines
 from bertfit.wording import format_count

@@ -20,11 +20,7 @@ from bertfit.files import as_path, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
-from bertfit.modeling.tokenizer_files import (
-    VOCABULARY_FILES,
-    lacks_vocabulary,
-    read_tokenizer,
-)
+from bertfit.modeling.tokenizer_files import VOCABULARY_FILES, lacks_vocabulary, read_tokenizer
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import check_place, stage_run
 

@@ -18,13 +18,12 @@ from bertfit.data.encoding import EncodedTexts, EncodingRule
 from bertfit.data.findings import Finding
 from bertfit.data.gate import GateReport
 from bertfit.data.splits import split_off
-from bertfit.errors import ModelError
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.classifier import (
     LoadedClassifier,
+    check_length,
     check_token_ids,
-    fast_tokenizer,
     find_length_limit,
     load_classifier,
 )
@@ -35,6 +34,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.reporting.text import describe_columns
 from bertfit.training.loop import TrainingData
@@ -232,10 +232,8 @@ def _choose_rule(
 ) -> EncodingRule:
     limit = find_length_limit(loaded.model, loaded.tokenizer)
     asked = settings.max_length
-    if asked is not None and asked > limit:
-        raise ModelError(
-            f"max_length {asked} was asked for, but {settings.model} reads at most {limit} tokens"
-        )
+    if asked is not None:
+        check_length(asked, limit, settings.model)
     return EncodingRule(
         max_length=asked or limit,
         truncation=settings.truncation,
