@@ -8,15 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from bertfit.config import TrainSettings
-from bertfit.modeling.precision import Precision
+from bertfit.training import compiling_ahead
 from bertfit.training.compiling_ahead import start_compiling
 from tests.modeling.kernels.on_device import needs_triton
 from tests.modeling.test_fast_path import make_classifier
 
-ON_GPU = Precision(torch.device("cuda"), torch.bfloat16, "a test")
 SETTINGS = TrainSettings(max_length=64)
 
 TRAINING = """
@@ -30,7 +28,7 @@ from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import find_parts
 from bertfit.modeling.pack import Pack
 from bertfit.modeling.precision import Precision
-from bertfit.training.compiling_ahead import _start_nothing
+from bertfit.training.kernel_compiling import _start_nothing
 from bertfit.training.triton_adamw import TritonAdamW
 
 _start_nothing(90)
@@ -66,7 +64,8 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("TRITON_CACHE_DIR", str(folder))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.setattr(compiling_ahead, "_ask_driver", {0: 90, 1: 75}.get)
+    monkeypatch.setattr(compiling_ahead, "_started", {})
     return folder
 
 
@@ -86,37 +85,80 @@ def find_files(folder: Path) -> set[Path]:
 @needs_triton
 def test_a_training_of_any_sizes_finds_every_kernel(cache, model, max_length, texts):
     settings = dataclasses.replace(SETTINGS, model=str(model), max_length=max_length)
-    process = start_compiling(settings, ON_GPU)
+    process = start_compiling(settings)
     assert process is not None
     assert process.wait() == 0
     before = find_files(cache)
     assert len([path for path in before if path.suffix == ".cubin"]) > 10
     subprocess.run([sys.executable, "-c", TRAINING, str(model), texts], check=True)
     assert find_files(cache) == before
-    assert start_compiling(settings, ON_GPU) is None
+    assert start_compiling(settings) is None
 
 
 @needs_triton
 def test_a_model_that_is_not_there_leaves_no_mark(cache, tmp_path):
     settings = dataclasses.replace(SETTINGS, model=str(tmp_path / "none"))
-    process = start_compiling(settings, ON_GPU)
+    process = start_compiling(settings)
     assert process is not None
     assert process.wait() != 0
     assert not find_files(cache)
 
 
+@needs_triton
+def test_a_process_is_started_once_and_before_torch_is_imported(cache, tmp_path):
+    settings = dataclasses.replace(SETTINGS, model=str(tmp_path / "none"))
+    process = start_compiling(settings)
+    assert process is not None
+    assert start_compiling(settings) is process
+    code = "import sys, bertfit.training.compiling_ahead; print('torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout == "False\n"
+
+
 @pytest.mark.parametrize(
-    ("changed", "precision"),
+    "changed",
     [
-        ({}, Precision(torch.device("cpu"), torch.bfloat16, "a test")),
-        ({}, Precision(torch.device("cuda"), torch.float32, "a test")),
-        ({"fast_path": "off"}, ON_GPU),
-        ({"packing": "off"}, ON_GPU),
+        {"device": "cpu"},
+        {"device": "cuda:1"},
+        {"device": "cuda:2"},
+        {"dtype": "float32"},
+        {"fast_path": "off"},
+        {"packing": "off"},
     ],
-    ids=["a CPU", "float32", "no fast path", "no packing"],
+    ids=["a CPU", "an old GPU", "no such GPU", "float32", "no fast path", "no packing"],
 )
 @pytest.mark.usefixtures("cache")
-def test_nothing_is_started_where_kernels_will_not_be_used(changed, precision, monkeypatch):
+def test_nothing_is_started_where_kernels_will_not_be_used(changed, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
     settings = dataclasses.replace(SETTINGS, **changed)
-    assert start_compiling(settings, precision) is None
+    assert start_compiling(settings) is None
+
+
+def test_without_a_driver_there_is_no_gpu(monkeypatch):
+    def find_none(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(compiling_ahead.ctypes, "CDLL", find_none)
+    assert compiling_ahead._ask_driver.__wrapped__(0) is None
+
+
+def test_the_driver_names_the_capability_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(compiling_ahead.ctypes, "CDLL", lambda _name: Driver())
+    assert compiling_ahead._ask_driver.__wrapped__(1) == 89
+    assert compiling_ahead._ask_driver.__wrapped__(2) is None
+
+
+class Driver:
+    """Two GPUs, as `libcuda` tells of them."""
+
+    def cuInit(self, flags):  # noqa: N802 (the driver's name)
+        return 0
+
+    def cuDeviceGet(self, gpu, index):  # noqa: N802 (as above)
+        gpu._obj.value = 1000 + index
+        return 0 if index < 2 else 101
+
+    def cuDeviceGetAttribute(self, value, attribute, gpu):  # noqa: N802 (as above)
+        assert gpu.value == 1001
+        value._obj.value = {75: 8, 76: 9}[attribute]
+        return 0

@@ -114,3 +114,13 @@ def test_measuring_takes_the_largest_step_and_leaves_the_model_as_it_was(
     assert cuts == [(3000, 2048)] * 3 + [(3000, 4096)] * 3
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_nothing_is_measured_if_the_default_holds_every_step(tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(measuring, "TrainedWeights", None)
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    encoded = EncodedTexts(np.full(640, 7, np.int32), np.arange(0, 641, 64), np.full(10, 64))
+    data = TrainingData(encoded, np.arange(10) % 2, pad_id=0)
+    precision = choose_precision("cpu", "float32")
+    settings = TrainSettings(batch_size=10)
+    assert measure_token_budget(model, data, settings=settings, precision=precision) is None

@@ -16,7 +16,7 @@ from bertfit.errors import TrainingError
 from bertfit.inference import micro_batches
 from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import load_classifier
-from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training import trainer
 from bertfit.training.choices import choose_selection_metric
@@ -449,3 +449,27 @@ def test_memory_that_runs_out_in_validation_is_told_once(run_fit, monkeypatch):
         "Out of memory in scoring: texts are scored in smaller pieces from here on, with the same "
         "result."
     )
+
+
+@pytest.mark.parametrize(
+    ("device", "of_steps", "of_scoring", "expected"),
+    [
+        ("cpu", 2048, None, 2048),
+        ("cpu", 2048, 1024, 1024),
+        ("cuda", 2048, None, 2**14),
+        ("cuda", 2**15, None, 2**15),
+        ("cuda", 1024, None, 1024),
+        ("cuda", 2048, 4096, 4096),
+    ],
+    ids=["a CPU", "halved", "a GPU", "large steps", "memory ran out in a step", "and in scoring"],
+)
+def test_a_gpu_is_not_left_idle_in_validation(device, of_steps, of_scoring, expected):
+    run = trainer._Run(
+        *(None, None, None, TrainSettings(micro_batch_tokens=max(2048, of_steps))),
+        Precision(torch.device(device), torch.bfloat16, "a test"),
+        *(None, None, "accuracy", None),
+        num_epochs=1,
+        max_tokens=of_steps,
+    )
+    run.scoring_tokens = of_scoring
+    assert run._choose_scoring_tokens() == expected

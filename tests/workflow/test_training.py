@@ -1005,16 +1005,27 @@ def test_compiling_without_a_compiler_is_refused_before_the_first_step(
     assert not list(tmp_path.glob("*run*"))
 
 
-def test_a_budget_that_shall_be_measured_is_measured_on_a_cpu_too(train, tmp_path):
+def test_a_budget_that_shall_be_measured_is_not_if_the_default_holds_every_step(train, tmp_path):
     listener = Recorder()
     result = train(
         tmp_path / "run", micro_batch_tokens="auto", epochs=1, baseline=False, listener=listener
     )
     record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
-    # A step of so few rows is whole in the smallest budget.
-    expected = {"value": 2048, "origin": "argument, measured"}
+    expected = {"value": 2048, "origin": "argument, as no step has more"}
     assert record["settings"]["micro_batch_tokens"] == expected
-    assert "Micro-batches: at most 2,048 tokens, the quickest that was measured." in listener.notes
+    assert "Micro-batches: at most 2,048 tokens, and no step has more." in listener.notes
+
+
+def test_a_measured_budget_is_said_and_kept(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("bertfit.workflow.settling.measure_token_budget", lambda *_, **__: 4096)
+    listener = Recorder()
+    result = train(
+        tmp_path / "run", micro_batch_tokens="auto", epochs=1, baseline=False, listener=listener
+    )
+    record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
+    expected = {"value": 4096, "origin": "argument, measured"}
+    assert record["settings"]["micro_batch_tokens"] == expected
+    assert "Micro-batches: at most 4,096 tokens, the quickest that was measured." in listener.notes
 
 
 def test_without_texts_a_text_in_a_wrong_column_is_not_kept_either(train, tmp_path, make_reviews):

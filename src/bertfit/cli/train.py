@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from bertfit.cli import options
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
+    from bertfit.config import ResolvedSettings
     from bertfit.workflow.training import TrainResult
 
 
@@ -50,13 +51,10 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Fine-tune a model on labelled text and save it as a run."""
-    from bertfit.config import resolve_settings, setting_names
+    from bertfit.training.compiling_ahead import start_compiling
 
-    # An option with the name of a setting sets it.
-    given = {name: context.params[name] for name in setting_names() if name in context.params}
-    given["micro_batch_tokens"] = options.read_number(micro_batch_tokens)
-    given["slice_columns"] = slice_columns or None  # an empty list means not given
-    settings = resolve_settings(given, recipe=recipe, config_file=config, assignments=assignments)
+    settings = _resolve_settings(context.params)
+    start_compiling(settings.settings)  # now: importing torch takes as long as compiling
     with pause_collection():
         from bertfit.cli.terminal import Terminal, console, error_console
         from bertfit.workflow.seeds import train_seeds
@@ -74,6 +72,21 @@ def train(
             listener=terminal,
         )
     _show(result, as_json=as_json)
+
+
+def _resolve_settings(given: dict[str, Any]) -> ResolvedSettings:
+    """Return the settings; an option with the name of a setting sets it."""
+    from bertfit.config import resolve_settings, setting_names
+
+    named = {name: given[name] for name in setting_names() if name in given}
+    named["micro_batch_tokens"] = options.read_number(given["micro_batch_tokens"])
+    named["slice_columns"] = given["slice_columns"] or None  # an empty list means not given
+    return resolve_settings(
+        named,
+        recipe=given["recipe"],
+        config_file=given["config"],
+        assignments=given["assignments"],
+    )
 
 
 def _show(result: TrainResult, *, as_json: bool) -> None:

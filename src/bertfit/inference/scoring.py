@@ -33,7 +33,7 @@ _COMPILED_TOKENS = 8192
 _ROWS_WORTH_BUILDING = 256
 """For fewer texts, the operators are used if already built; building them takes seconds."""
 
-_TOKENS_ON_GPU = 2**14
+TOKENS_ON_GPU = 2**14
 """As few as fit a processor's cache would leave a GPU idle. Not measured."""
 
 
@@ -100,7 +100,7 @@ def score_texts(
 
 def _choose_tokens(model: PreTrainedModel, precision: Precision) -> int:
     if precision.device.type == "cuda":
-        return _TOKENS_ON_GPU
+        return TOKENS_ON_GPU
     if is_compiled(model, precision):
         return _COMPILED_TOKENS
     return _BYTES_PER_MICRO_BATCH // precision.weight_dtype.itemsize

@@ -19,7 +19,11 @@ from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.choices import choose_epochs
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
-from bertfit.training.token_budget import find_fastest_budget, starting_budget
+from bertfit.training.token_budget import (
+    DEFAULT_TOKENS,
+    find_fastest_budget,
+    starting_budget,
+)
 from bertfit.training.weights import TrainedWeights
 
 if TYPE_CHECKING:
@@ -85,15 +89,18 @@ def measure_speed(
 
 def measure_token_budget(
     model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
-) -> int:
+) -> int | None:
     """Return the budget with which the largest step of an epoch is fastest and fits into memory.
 
-    By default only on a GPU: on a CPU the default is as fast as any other (docs/performance.md).
+    Return None, without measuring, if the default holds every step. By default only on a GPU: on a
+    CPU the default is as fast as any other (docs/performance.md).
     """
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
     largest = max(steps, key=lambda rows: int(lengths[rows].sum()))
     num_tokens = int(lengths[largest].sum())
+    if num_tokens <= DEFAULT_TOKENS:
+        return None
     weights = TrainedWeights(model, settings, precision)
     weights.working.train()
 

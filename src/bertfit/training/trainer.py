@@ -15,7 +15,7 @@ from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.micro_batches import SMALLER_PIECES
-from bertfit.inference.scoring import score_texts, softmax
+from bertfit.inference.scoring import TOKENS_ON_GPU, score_texts, softmax
 from bertfit.modeling.allocation import Fragments, keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.compilation import run_as_written
@@ -275,7 +275,7 @@ class _Run:
                 self.validation.encoded,
                 precision=self.precision,
                 pad_id=self.validation.pad_id,
-                max_tokens=min(self.max_tokens, self.scoring_tokens or self.max_tokens),
+                max_tokens=self._choose_scoring_tokens(),
                 on_progress=lambda done, total: self.listener.progress(task, done, total),
                 on_halved=self._heed_memory_in_scoring,
             )
@@ -285,6 +285,14 @@ class _Run:
                 hint="Lower learning_rate, or train with --dtype float32.",
             )
         return softmax(logits)
+
+    def _choose_scoring_tokens(self) -> int:
+        """Return the tokens per micro-batch in validation: on a GPU, more than a small step has."""
+        tokens = self.max_tokens
+        ran_out = tokens < starting_budget(self.settings.micro_batch_tokens)
+        if self.precision.device.type == "cuda" and not ran_out:
+            tokens = max(tokens, TOKENS_ON_GPU)
+        return min(tokens, self.scoring_tokens or tokens)
 
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""

@@ -14,7 +14,7 @@ from bertfit.modeling.fast_path import is_compiled
 from bertfit.progress import Listener
 from bertfit.training.choices import choose_epochs, choose_learning_rate, choose_selection_metric
 from bertfit.training.measuring import measure_token_budget
-from bertfit.training.token_budget import default_tokens
+from bertfit.training.token_budget import DEFAULT_TOKENS, default_tokens
 from bertfit.wording import format_count
 from bertfit.workflow.preparing import PreparedModel, PreparedRows
 
@@ -113,9 +113,13 @@ def _settle_token_budget(
             find_hidden_size(classifier), is_compiled=is_compiled(classifier, precision)
         )
         return resolved.settle("micro_batch_tokens", tokens, origin=origin)
-    tokens = measure_token_budget(
+    measured = measure_token_budget(
         model.classifier.model, model.train, settings=resolved.settings, precision=precision
     )
-    listener.note(f"Micro-batches: at most {tokens:,} tokens, the quickest that was measured.")
     origin = "default" if asked is None else resolved.origins["micro_batch_tokens"]
-    return resolved.settle("micro_batch_tokens", tokens, origin=f"{origin}, measured")
+    if measured is None:
+        listener.note(f"Micro-batches: at most {DEFAULT_TOKENS:,} tokens, and no step has more.")
+        origin = f"{origin}, as no step has more"
+        return resolved.settle("micro_batch_tokens", DEFAULT_TOKENS, origin=origin)
+    listener.note(f"Micro-batches: at most {measured:,} tokens, the quickest that was measured.")
+    return resolved.settle("micro_batch_tokens", measured, origin=f"{origin}, measured")

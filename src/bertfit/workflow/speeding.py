@@ -49,11 +49,13 @@ class MeasuredSpeed:
 def compile_ahead(settings: TrainSettings, *, listener: Listener) -> None:
     """Start compiling the GPU kernels in a second process, if they have not been compiled yet.
 
+    `bertfit train` has started it even earlier, before torch was imported.
+
     Raises:
         ConfigError: The device is unknown or not present.
     """
-    precision = choose_precision(settings.device, settings.dtype)
-    if start_compiling(settings, precision) is not None:
+    choose_precision(settings.device, settings.dtype)
+    if start_compiling(settings) is not None:
         listener.note("Compiling the GPU kernels in a second process; this is needed once.")
 
 

@@ -1,0 +1,116 @@
+"""Compiles the kernels of a GPU training into Triton's cache, in a process that needs no GPU.
+
+It calls the same functions as the training on CPU tensors, with a Triton driver that names the type
+of GPU and launches nothing. `compiling_ahead` starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertfit.garbage import pause_collection
+from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.gradients import keep_master
+from bertfit.modeling.kernels.elementwise import activate
+from bertfit.modeling.kernels.layer import pass_layer
+from bertfit.modeling.kernels.parts import find_parts, join_projections
+from bertfit.modeling.pack import Pack
+from bertfit.training.triton_adamw import TritonAdamW
+
+_STARTS = np.array([0, 8, 16], np.int32)
+"""Start offsets of the texts in a call. The compiled code does not depend on them."""
+
+
+def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[int]) -> None:
+    """Compile every kernel that a training launches for such layers into Triton's cache.
+
+    After this call, Triton launches nothing in this process.
+
+    Args:
+        layer: A layer of a BERT-like encoder; the values of its weights do not matter.
+        capability: Compute capability of the GPU, such as 90.
+        lengths: Longest texts of a pack, in tokens, one for each code path.
+    """
+    _start_nothing(capability)
+    activate(torch.ones(1, 8))  # the kernel that `launching` tries first
+    join_projections(layer.to(torch.bfloat16))
+    pairs = [(torch.nn.Parameter(of.detach().float()), of) for of in layer.parameters()]
+    for master, work in pairs:
+        keep_master(work, master)
+    parts = find_parts(layer)
+    assert parts is not None
+    pack = Pack.build(_STARTS, torch.device("cpu"))
+    hidden = torch.zeros(int(_STARTS[-1]), len(parts.output.weight), dtype=torch.bfloat16)
+    for longest in lengths:
+        pack = dataclasses.replace(pack, longest=longest)
+        for only_firsts in (False, True):
+            for _ in range(2):  # the second pass adds to the gradients of the first
+                states = hidden.detach().requires_grad_()
+                found = pass_layer(states, parts, pack, trains=True, only_firsts=only_firsts)
+                found.backward(torch.zeros_like(found))
+            with torch.no_grad():
+                pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
+    optimizer = TritonAdamW(pairs, torch.optim.AdamW([master for master, _ in pairs]))
+    optimizer.measure_norm()
+    optimizer.step(0.0, halted=torch.zeros(()))
+
+
+def _start_nothing(capability: int) -> None:
+    """Give Triton a driver that names a type of GPU and launches nothing."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    target = GPUTarget("cuda", capability, 32)
+    plenty = 2**30
+    driver.set_active(
+        SimpleNamespace(
+            get_current_target=lambda: target,
+            get_current_device=lambda: 0,
+            get_current_stream=lambda _device: 0,
+            launcher_cls=_build_launcher,
+            utils=SimpleNamespace(
+                get_device_properties=lambda _device: {"max_shared_mem": plenty},
+                load_binary=lambda *_binary: (None, None, 0, 0, plenty),
+            ),
+        )
+    )
+
+
+def _build_launcher(source: Any, metadata: Any) -> Callable[..., None]:  # noqa: ANN401 (Triton's)
+    """Return a launcher that does nothing, after building the real one if Triton compiles it.
+
+    Triton 3.6 compiles a launcher in C for each signature, linked with the GPU's driver; 3.9 has a
+    single one, which cannot be created here.
+    """
+    from triton.backends.nvidia.driver import CudaLauncher
+
+    with contextlib.suppress(Exception):
+        CudaLauncher(source, metadata)
+    return lambda *_arguments: None
+
+
+@pause_collection()  # compiling takes an eighth longer with it
+def _main(job: str, mark: str) -> None:
+    torch.set_num_threads(1)
+    asked = json.loads(job)
+    model = load_architecture(asked["model"], dropout=asked["dropout"])
+    layer = next((one for one in model.modules() if find_parts(one) is not None), None)
+    if layer is not None:
+        layer.to_empty(device="cpu")
+        compile_kernels(layer, capability=asked["capability"], lengths=asked["lengths"])
+    Path(mark).parent.mkdir(parents=True, exist_ok=True)
+    Path(mark).touch()
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
