@@ -8,6 +8,7 @@ kernel.
 from __future__ import annotations
 
 import copy
+import types
 
 import numpy as np
 import pytest
@@ -388,12 +389,12 @@ def test_sizes_too_many_and_too_large_are_computed_as_written(monkeypatch, limit
 
 def test_large_packs_have_fewer_sizes():
     sizes = set()
-    for num_tokens in range(2_000, 16_000, 50):
+    for num_tokens in range(2_000, 32_000, 50):
         (pack,) = iter_packs(make_encoded((num_tokens,)), [0], max_tokens=num_tokens)
         filled = recorded_passes._fill(pack, pad_id=0)
         assert filled.num_tokens < 1.08 * num_tokens
         sizes.add(filled.num_tokens)
-    assert len(sizes) < 90
+    assert len(sizes) < 120
 
 
 @pytest.fixture
@@ -495,6 +496,16 @@ def make_model_on_gpu(family="bert", *, dropout=0.0):
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 ON_GPU = Precision(GPU, torch.bfloat16, "a test")
+
+
+@pytest.mark.parametrize(
+    ("device", "gibibytes", "expected"),
+    [("cpu", 999, 2**14), ("cuda", 79, 2**15), ("cuda", 40, 2**14)],
+)
+def test_larger_packs_are_recorded_where_memory_is_plenty(device, gibibytes, expected, monkeypatch):
+    properties = types.SimpleNamespace(total_memory=gibibytes * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
+    assert recorded_passes._count_most_tokens(torch.device(device)) == expected
 
 
 @pytest.mark.gpu

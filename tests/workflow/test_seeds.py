@@ -15,8 +15,8 @@ from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError, TrainingError
 from bertfit.files import write_json
 from bertfit.run_directory import Staging, read_record
+from bertfit.workflow import making
 from bertfit.workflow import seeds as seeds_module
-from bertfit.workflow import training
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
@@ -280,7 +280,7 @@ def interrupt_in(monkeypatch):
         (seeds_module, "renew_model", 1),
         (seeds_module, "stage_run", 2),
         (TextClassifier, "save_tokenizer", 2),
-        (training, "settle_speed", 2),
+        (making, "settle_speed", 2),
     ],
 )
 def test_an_interruption_between_seeds_ends_with_the_finished_ones(
@@ -315,9 +315,7 @@ def test_an_interruption_after_the_last_seed_keeps_all(
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(
-    ("place", "name"), [(seeds_module, "stage_run"), (training, "settle_speed")]
-)
+@pytest.mark.parametrize(("place", "name"), [(seeds_module, "stage_run"), (making, "settle_speed")])
 def test_an_interruption_before_the_first_seed_leaves_nothing(
     train, tmp_path, interrupt_in, place, name, after
 ):

@@ -24,7 +24,7 @@ from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
-from bertfit.workflow import calibrating, preparing, reporting, training
+from bertfit.workflow import calibrating, making, reporting, rows, training
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
@@ -444,8 +444,8 @@ def test_of_very_many_skipped_rows_the_first_are_noted(train, tmp_path, make_rev
 
 def test_many_labels_are_told_in_a_line():
     names = tuple(f"c{number}" for number in range(77))
-    assert preparing._list_labels(names[:3]) == "c0 → 0, c1 → 1, c2 → 2"
-    told = preparing._list_labels(names)
+    assert rows._list_labels(names[:3]) == "c0 → 0, c1 → 1, c2 → 2"
+    told = rows._list_labels(names)
     assert told.endswith("c9 → 9 and 67 more, which bertfit.json lists")
     assert "c10" not in told
 
@@ -463,7 +463,7 @@ def test_without_max_length_the_longest_text_decides(finished):
 
 
 def test_a_model_that_is_not_there_is_told_before_the_rows_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "prepare_rows", None)
+    monkeypatch.setattr(training, "start_rows", None)
     with pytest.raises(ModelError, match="the model folder no/such/folder does not exist"):
         bertfit.train(tmp_path / "rows.csv", tmp_path / "run", model="no/such/folder")
 
@@ -708,22 +708,22 @@ WHILE_FITTING = [
 ]
 AFTER_FITTING = [
     (trainer._Run, "outcome"),
-    (training, "_fit"),
-    (training, "calibrate"),
+    (making, "_fit"),
+    (making, "calibrate"),
     (calibrating, "_learn"),
     (calibrating, "_fold"),
     (calibrating, "_note_calibration"),
-    (training, "judge"),
+    (making, "judge"),
 ]
 WHILE_FINISHING = [
-    (training, "compare_on_test"),
-    (training, "make_record"),
-    (training, "keep_predictions"),
-    (training, "write_side_files"),
-    (training, "add_report"),
+    (making, "compare_on_test"),
+    (making, "make_record"),
+    (making, "keep_predictions"),
+    (making, "write_side_files"),
+    (making, "add_report"),
     (reporting, "_keep"),
     (reporting, "_write_pages"),
-    (training, "make_run"),
+    (making, "make_run"),
 ]
 
 
@@ -775,11 +775,11 @@ def test_a_second_interruption_while_the_run_is_published_waits(train_on, tmp_pa
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["stage_run", "settle_speed"])
+@pytest.mark.parametrize(("place", "name"), [(training, "stage_run"), (making, "settle_speed")])
 def test_an_interruption_before_the_first_step_leaves_nothing(
-    train, tmp_path, monkeypatch, name, after
+    train, tmp_path, monkeypatch, place, name, after
 ):
-    work = getattr(training, name)
+    work = getattr(place, name)
 
     def interrupted(*args, **options):
         if not after:
@@ -789,7 +789,7 @@ def test_an_interruption_before_the_first_step_leaves_nothing(
             signal.raise_signal(signal.SIGINT)
         return result
 
-    monkeypatch.setattr(training, name, interrupted)
+    monkeypatch.setattr(place, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", baseline=False)
     assert names_in(tmp_path) == set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -51,15 +52,12 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Fine-tune a model on labelled text and save it as a run."""
+    from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.training.compiling_ahead import start_compiling
 
     settings = _resolve_settings(context.params)
-    start_compiling(settings.settings)  # now: importing torch takes as long as compiling
-    with pause_collection():
-        from bertfit.cli.terminal import Terminal, console, error_console
-        from bertfit.workflow.seeds import train_seeds
-        from bertfit.workflow.training import train as run_training
-    run = run_training if seeds is None else functools.partial(train_seeds, num_seeds=seeds)
+    start_compiling(settings.settings)  # now, because reading and importing take as long
+    run = _find_function(seeds)
     with Terminal(error_console if as_json else console) as terminal:
         result = run(
             data,
@@ -87,6 +85,16 @@ def _resolve_settings(given: dict[str, Any]) -> ResolvedSettings:
         config_file=given["config"],
         assignments=given["assignments"],
     )
+
+
+def _find_function(seeds: int | None) -> Callable[..., TrainResult]:
+    from bertfit.workflow.training import train as run_training
+
+    if seeds is None:
+        return run_training
+    with pause_collection():
+        from bertfit.workflow.seeds import train_seeds
+    return functools.partial(train_seeds, num_seeds=seeds)
 
 
 def _show(result: TrainResult, *, as_json: bool) -> None:

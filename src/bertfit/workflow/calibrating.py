@@ -34,7 +34,8 @@ from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
 from bertfit.training.interruption import FirstInterrupt, Interruption
-from bertfit.workflow.preparing import PreparedModel, PreparedRows
+from bertfit.workflow.preparing import PreparedModel
+from bertfit.workflow.rows import PreparedRows
 
 _MAX_FEATURES = 2**25
 """With more numbers (rows times inputs of the last layer) than this, no cubic is tried."""

@@ -9,13 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from bertfit.config import TrainSettings
-from bertfit.data.checks import CheckedData
 from bertfit.data.dataset import TextDataset
-from bertfit.data.duplicates import Dropped, drop_duplicates
 from bertfit.data.encoding import EncodedTexts, find_special_tokens
-from bertfit.data.findings import Finding, count_rows
-from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.findings import Finding
+from bertfit.data.gate import GateReport
 from bertfit.data.token_faults import count_encoded, describe_tokens
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import bootstrap_intervals
@@ -24,7 +21,6 @@ from bertfit.modeling.classifier import LoadedClassifier
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.reporting.findings import brief_lines
-from bertfit.wording import format_count
 from bertfit.workflow.evaluating import Evaluation
 
 _MOST_NOTED = 3
@@ -48,59 +44,6 @@ class LeakFreeScores:
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return dataclasses.asdict(self)
-
-
-def drop_copies(
-    checked: CheckedData, settings: TrainSettings, listener: Listener
-) -> tuple[CheckedData, Dropped]:
-    """Drop repeated and leaked texts from the training rows, if `settings.drop_duplicates`.
-
-    This is done before the split, so that no text is in both parts.
-
-    Raises:
-        DataError: A label would have no rows left.
-    """
-    if not settings.drop_duplicates:
-        return checked, Dropped()
-    train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
-    listener.note(
-        f"Dropped from the training rows: {format_count(dropped.duplicates, 'duplicate')}, and "
-        f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
-    )
-    return dataclasses.replace(checked, train=train), dropped
-
-
-def gate_rows(
-    train: TextDataset,
-    validation: TextDataset,
-    test: TextDataset | None,
-    *,
-    checked: CheckedData,
-    settings: TrainSettings,
-    listener: Listener,
-) -> GateReport:
-    """Check the parts as they will be used, and note the findings, leaks first.
-
-    Raises:
-        LeakError: `settings.strict` is on, and the test set leaks.
-    """
-    report = inspect_rows(
-        train,
-        validation=validation,
-        test=test,
-        is_split=checked.validation is None,
-        label_names=checked.label_names,
-        skipped=checked.skipped,
-        on_progress=lambda done, total: listener.progress("comparing", done, total),
-    )
-    if settings.strict:
-        refuse_leaks(report)
-    leaks = [finding for finding in report.findings if finding.severity == "leak"]
-    if leaks:
-        listener.note(summarize_leaks(report))
-    for line in brief_lines(report.findings[len(leaks) :], most=_MOST_NOTED):
-        listener.note(line)
-    return report
 
 
 def find_token_faults(

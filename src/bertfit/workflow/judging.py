@@ -18,8 +18,9 @@ from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_seconds
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
 from bertfit.workflow.gating import score_without_groups, score_without_leaks
-from bertfit.workflow.preparing import PreparedModel, PreparedRows
+from bertfit.workflow.preparing import PreparedModel
 from bertfit.workflow.recording import ScoredTest
+from bertfit.workflow.rows import PreparedRows
 
 BaselineFitter: TypeAlias = Callable[[Listener], BaselineResults]
 """Fits the baselines, or returns them if already fitted."""

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from bertfit.config import TextCleaning, TrainSettings
-from bertfit.data.checks import CheckedData, check_training_data
 from bertfit.data.cleaning import choose_cleaning
-from bertfit.data.dataset import Columns, TextDataset
-from bertfit.data.duplicates import Dropped
+from bertfit.data.dataset import TextDataset
 from bertfit.data.encoded_store import encode_or_reuse, find_store
 from bertfit.data.encoding import EncodedTexts, EncodingRule
 from bertfit.data.findings import Finding
 from bertfit.data.gate import GateReport
-from bertfit.data.splits import split_off
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.classifier import (
@@ -36,32 +32,12 @@ from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
-from bertfit.reporting.text import describe_columns
 from bertfit.training.loop import TrainingData
-from bertfit.wording import format_count
-from bertfit.workflow.gating import drop_copies, find_token_faults, gate_rows
+from bertfit.workflow.gating import find_token_faults
+from bertfit.workflow.rows import PreparedRows
 
 _MOST_SKIPPED_TOLD = 20
 _MOST_LABELS_TOLD = 20
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedRows:
-    """Checked rows, by part."""
-
-    train: TextDataset
-    validation: TextDataset
-    test: TextDataset | None
-    checked: CheckedData
-    dropped: Dropped
-    """What was dropped from the training rows before the split."""
-    report: GateReport
-    """What the gate found in the parts."""
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Classes in order of their ids."""
-        return self.checked.label_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,46 +49,6 @@ class PreparedModel:
     validation: TrainingData
     findings: tuple[Finding, ...]
     """Texts that the model cannot read."""
-
-
-def prepare_rows(
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
-    *,
-    validation: Any,  # noqa: ANN401 (as data)
-    test: Any,  # noqa: ANN401 (as data)
-    settings: TrainSettings,
-    listener: Listener,
-) -> PreparedRows:
-    """Read and check all rows, and split off validation rows if none are given.
-
-    Raises:
-        DataError: The data has faults; all are listed.
-        LeakError: `settings.strict` is on, and the test set leaks.
-    """
-    columns = Columns(
-        text=settings.text_column,
-        label=settings.label_column,
-        group=settings.group_column,
-        slices=settings.slice_columns,
-    )
-    checked = check_training_data(
-        data,
-        validation=validation,
-        test=test,
-        columns=columns,
-        on_bad_row=settings.on_bad_row,
-    )
-    checked, dropped = drop_copies(checked, settings, listener)
-    if checked.validation is not None:
-        train, held_out = checked.train, checked.validation
-    else:
-        train, held_out = split_off(checked.train, settings.validation_fraction, seed=settings.seed)
-    report = gate_rows(
-        train, held_out, checked.test, checked=checked, settings=settings, listener=listener
-    )
-    rows = PreparedRows(train, held_out, checked.test, checked, dropped, report)
-    _note_rows(rows, settings, listener)
-    return rows
 
 
 def prepare_model(
@@ -262,38 +198,6 @@ def _join(encoded: EncodedTexts, rows: TextDataset, classifier: TextClassifier) 
     check_token_ids(classifier.model, encoded.token_ids)
     label_ids = np.asarray(encode_labels(rows.labels, classifier.label_names), dtype=np.int64)
     return TrainingData(encoded, label_ids, classifier.pad_id)
-
-
-def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
-    told = describe_columns(rows.checked.columns)
-    if told is not None:
-        listener.note(told)
-    listener.note(f"Labels: {_list_labels(rows.label_names)}.")
-    if rows.checked.validation is not None:
-        how = "given"
-    elif rows.train.groups:
-        how = f"split off, stratified, grouped by {settings.group_column}"
-    else:
-        how = "split off, stratified"
-    num_test = "no" if rows.test is None else f"{len(rows.test):,}"
-    listener.note(
-        f"Rows: {len(rows.train):,} train, {len(rows.validation):,} validation ({how}), "
-        f"{num_test} test."
-    )
-    if rows.checked.skipped:
-        listener.note(f"Skipped {format_count(len(rows.checked.skipped), 'bad row')}:")
-        for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
-            listener.note(f"  {fault if settings.keep_texts else fault.without_values()}")
-        num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD
-        if num_more > 0:
-            listener.note(f"  … and {num_more:,} more, which bertfit.json lists")
-
-
-def _list_labels(names: tuple[str, ...]) -> str:
-    shown = names if len(names) <= _MOST_LABELS_TOLD else names[: _MOST_LABELS_TOLD // 2]
-    told = ", ".join(f"{name} → {index}" for index, name in enumerate(shown))
-    num_more = len(names) - len(shown)
-    return f"{told} and {num_more} more, which bertfit.json lists" if num_more else told
 
 
 def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,37 +22,17 @@ from bertfit.evaluation.predictions import (
     KeptPredictions,
     write_predictions,
 )
-from bertfit.files import open_atomically, write_json
+from bertfit.files import write_json
 from bertfit.modeling.soundness import reads_padding
-from bertfit.progress import Listener
-from bertfit.reporting.control_characters import escape_controls
 from bertfit.run_directory import BASELINES_NAME, Staging
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores
 from bertfit.workflow.learned import write_digests
-from bertfit.workflow.preparing import PreparedModel, PreparedRows
+from bertfit.workflow.log import LogKeeper, write_log
+from bertfit.workflow.preparing import PreparedModel
+from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.speeding import MeasuredSpeed
-
-
-class LogKeeper:
-    """A listener that passes everything on and keeps the notes, with their time, for the log."""
-
-    def __init__(self, listener: Listener) -> None:
-        """Pass on to `listener`."""
-        self._listener = listener
-        self.lines: list[str] = []
-        self.started = time.perf_counter()
-
-    def note(self, text: str) -> None:
-        """Log the sentence and pass it on."""
-        now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-        self.lines.append(f"{now} {escape_controls(text)}")
-        self._listener.note(text)
-
-    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
-        """Pass progress on."""
-        self._listener.progress(task, done, total, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +101,6 @@ def write_side_files(
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
     write_json(staging.folder / "metrics.json", record["scores"])
     write_log(staging, log)
-
-
-def write_log(staging: Staging, log: LogKeeper) -> None:
-    """Write all notes so far."""
-    with open_atomically(staging.folder / "train.log") as file:
-        file.writelines(f"{line}\n" for line in log.lines)
 
 
 def keep_predictions(

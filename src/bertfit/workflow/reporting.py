@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from bertfit.data.dataset import TextDataset
     from bertfit.workflow.calibrating import LearnedConfidence
     from bertfit.workflow.evaluating import Evaluation
-    from bertfit.workflow.preparing import PreparedModel, PreparedRows
-    from bertfit.workflow.recording import LogKeeper
+    from bertfit.workflow.log import LogKeeper
+    from bertfit.workflow.preparing import PreparedModel
+    from bertfit.workflow.rows import PreparedRows
 
 Points: TypeAlias = "list[tuple[float, float]]"
 """Points (x, y) of a curve."""
@@ -154,7 +155,7 @@ def _costing_nothing(
 
 
 def _note(staging: Staging, log: LogKeeper, text: str) -> None:
-    from bertfit.workflow.recording import write_log
+    from bertfit.workflow.log import write_log
 
     log.note(text)
     write_log(staging, log)

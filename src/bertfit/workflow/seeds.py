@@ -23,17 +23,17 @@ from bertfit.progress import Listener, Silent
 from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 from bertfit.workflow.judging import BaselineFitter, baseline_fitter
-from bertfit.workflow.preparing import PreparedModel, PreparedRows, renew_model
-from bertfit.workflow.recording import LogKeeper, write_log
+from bertfit.workflow.log import LogKeeper, write_log
+from bertfit.workflow.making import FinishedRun, keeping_the_model, make_run
+from bertfit.workflow.preparing import PreparedModel, renew_model
 from bertfit.workflow.reporting import renew_report
+from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.training import (
-    FinishedRun,
     TrainResult,
-    keeping_the_model,
-    make_run,
     prepare_training,
     settle_place,
     settle_settings,
+    sum_up,
 )
 
 _SCORES = ("accuracy", "macro_f1")
@@ -133,7 +133,7 @@ def train_seeds(
             best.offer(seed, staging, finished)
         record = best.publish(num_seeds, log, interruption)
     assert best.finished is not None
-    return dataclasses.replace(best.finished.result(output, rows), seeds=record["seeds"])
+    return dataclasses.replace(sum_up(best.finished, rows, run=output), seeds=record["seeds"])
 
 
 def _train_each(

@@ -16,7 +16,8 @@ from bertfit.training.choices import choose_epochs, choose_learning_rate, choose
 from bertfit.training.measuring import measure_token_budget
 from bertfit.training.token_budget import DEFAULT_TOKENS, default_tokens
 from bertfit.wording import format_count
-from bertfit.workflow.preparing import PreparedModel, PreparedRows
+from bertfit.workflow.preparing import PreparedModel
+from bertfit.workflow.rows import PreparedRows
 
 
 def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Listener) -> None:

@@ -1,52 +1,34 @@
-"""Train a classifier from labelled rows and save it as a run."""
+"""Train a classifier from labelled rows and save it as a run.
+
+torch is imported only once the rows were read: faults in them are told at once, and a second
+process checks them in the meantime.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bertfit.config import ResolvedSettings, TrainSettings, check_flags, resolve_settings
-from bertfit.errors import ConfigError, TrainingError
-from bertfit.evaluation.baseline import BaselineResults
+from bertfit.config import ResolvedSettings, check_flags, resolve_settings
+from bertfit.errors import ConfigError
 from bertfit.files import as_path
-from bertfit.inference.predictor import TextClassifier
-from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import locate_model
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import Staging, check_place, stage_run
-from bertfit.training.interruption import Interruption, catch_interrupts
-from bertfit.training.reports import NonFiniteLossError
-from bertfit.training.trainer import TrainingOutcome, fit
-from bertfit.workflow.calibrating import calibrate, record_confidence, refuse_impossible_aim
-from bertfit.workflow.judging import (
-    BaselineFitter,
-    baseline_fitter,
-    compare_on_test,
-    judge,
-)
-from bertfit.workflow.preparing import (
-    PreparedModel,
-    PreparedRows,
-    prepare_model,
-    prepare_rows,
-)
-from bertfit.workflow.recording import (
-    LogKeeper,
-    ScoredTest,
-    keep_predictions,
-    make_record,
-    write_baselines,
-    write_side_files,
-)
-from bertfit.workflow.reporting import add_report
-from bertfit.workflow.settling import note_unused, settle_columns, settle_epochs, settle_model
-from bertfit.workflow.speeding import compile_ahead, settle_speed
+from bertfit.run_directory import check_place, stage_run
+from bertfit.training.compiling_ahead import start_compiling
+from bertfit.training.interruption import catch_interrupts
+from bertfit.workflow.log import LogKeeper
+from bertfit.workflow.rows import PreparedRows, finish_rows, start_rows
 
-_MOST_LINES = 64
-"""Most lines of a failed step that an error names."""
+if TYPE_CHECKING:
+    from bertfit.evaluation.baseline import BaselineResults
+    from bertfit.inference.predictor import TextClassifier
+    from bertfit.training.trainer import TrainingOutcome
+    from bertfit.workflow.making import FinishedRun
+    from bertfit.workflow.preparing import PreparedModel
+    from bertfit.workflow.recording import ScoredTest
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +90,9 @@ def train(
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
     )
+    from bertfit.workflow.judging import baseline_fitter
+    from bertfit.workflow.making import keeping_the_model, make_run
+
     with catch_interrupts() as interruption:
         staging = stage_run(output, overwrite=overwrite)
         with keeping_the_model(staging, log):
@@ -122,7 +107,7 @@ def train(
             )
             with catch_interrupts():  # count from 0 again: publishing must not stop half-way
                 staging.publish(finished.record)
-    return finished.result(output, rows)
+    return sum_up(finished, rows, run=output)
 
 
 def prepare_training(
@@ -135,10 +120,22 @@ def prepare_training(
 ) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
     """Read, check and encode the rows, load the model, and settle the settings left open."""
     locate_model(resolved.settings.model)  # a name that is wrong is told before the long work
-    compile_ahead(resolved.settings, listener=log)
-    rows = prepare_rows(
+    start_compiling(resolved.settings)
+    started = start_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
+    with pause_collection():  # imports torch
+        from bertfit.workflow.calibrating import refuse_impossible_aim
+        from bertfit.workflow.preparing import prepare_model
+        from bertfit.workflow.settling import (
+            note_unused,
+            settle_columns,
+            settle_epochs,
+            settle_model,
+        )
+        from bertfit.workflow.speeding import compile_ahead
+    compile_ahead(resolved.settings, listener=log)
+    rows = finish_rows(started, resolved.settings, listener=log)
     refuse_impossible_aim(resolved.settings, rows.label_names)
     resolved = settle_columns(resolved, rows)
     resolved = settle_epochs(resolved, rows, listener=log)
@@ -147,111 +144,18 @@ def prepare_training(
     return settle_model(resolved, model, listener=log), rows, model
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRun:
-    """A run that is complete except for its place and its bertfit.json."""
-
-    record: dict[str, Any]
-    """Content of bertfit.json."""
-    classifier: TextClassifier
-    outcome: TrainingOutcome
-    test: ScoredTest | None
-    baselines: BaselineResults | None
-    interrupted: bool
-    """Whether Ctrl-C ended the training, or came before the model was calibrated and judged."""
-
-    def result(self, run: Path, rows: PreparedRows) -> TrainResult:
-        """Return the result of `train`, once the run is at its place."""
-        return TrainResult(
-            run=run,
-            classifier=self.classifier,
-            outcome=self.outcome,
-            label_names=rows.label_names,
-            test=self.test,
-            baselines=self.baselines,
-            num_train=len(rows.train),
-            num_validation=len(rows.validation),
-        )
-
-
-@keep_freed_memory()  # from measuring to scoring the test rows: page faults are paid for once
-def make_run(
-    resolved: ResolvedSettings,
-    rows: PreparedRows,
-    *,
-    model: PreparedModel,
-    staging: Staging,
-    fit_baselines: BaselineFitter | None,
-    log: LogKeeper,
-    interruption: Interruption,
-) -> FinishedRun:
-    """Train and judge a prepared model, and write everything of a run except bertfit.json.
-
-    Raises:
-        FirstInterrupt: An end was requested before the first step, so there is nothing to keep.
-    """
-    with interruption.raise_first():
-        interruption.raise_if_requested()
-        model.classifier.save_tokenizer(staging.folder)  # so that a kept model can always be loaded
-        resolved, speed = settle_speed(resolved, model, listener=log)
-    settings, folder = resolved.settings, staging.folder
-    outcome = _fit(
-        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
+def sum_up(finished: FinishedRun, rows: PreparedRows, *, run: Path) -> TrainResult:
+    """Return the result of a training, once the run is at its place."""
+    return TrainResult(
+        run=run,
+        classifier=finished.classifier,
+        outcome=finished.outcome,
+        label_names=rows.label_names,
+        test=finished.test,
+        baselines=finished.baselines,
+        num_train=len(rows.train),
+        num_validation=len(rows.validation),
     )
-    learned = calibrate(
-        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
-    )
-    judged = judge(
-        rows, model, fit_baselines=fit_baselines, listener=log, interruption=interruption
-    )
-    evaluation, baselines = judged.evaluation, judged.baselines
-    test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
-    record = make_record(
-        resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
-    )
-    record |= record_confidence(learned)
-    keep_predictions(
-        staging,
-        rows,
-        model=model,
-        validation_probabilities=learned.probabilities if learned is not None else None,
-        evaluation=evaluation,
-    )
-    if baselines is not None:
-        write_baselines(staging, baselines)
-    texts = rows.train.texts if settings.keep_texts else None
-    write_side_files(staging, record, outcome=outcome, texts=texts, log=log)
-    add_report(
-        staging,
-        record,
-        rows=rows,
-        model=model,
-        learned=learned,
-        evaluation=evaluation,
-        log=log,
-        interruption=interruption,
-    )
-    return FinishedRun(record, model.classifier, outcome, test, baselines, judged.interrupted)
-
-
-@contextlib.contextmanager
-def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
-    """If an error ends the run, keep the best epoch's model, if there is one, and note its place.
-
-    A second Ctrl-C discards it.
-    """
-    try:
-        yield
-    except Exception:
-        if staging.holds_model():
-            kept = f"The best epoch so far is saved, as a plain model, in {staging.set_aside()}."
-            listener.note(kept)
-        else:
-            staging.discard()
-        raise
-    except BaseException:
-        staging.discard()
-        raise
 
 
 def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) -> ResolvedSettings:
@@ -272,43 +176,3 @@ def settle_place(
     place = as_path(output, "output")
     check_place(place, overwrite=overwrite, listener=listener)
     return place
-
-
-def _fit(
-    rows: PreparedRows,
-    model: PreparedModel,
-    *,
-    settings: TrainSettings,
-    folder: Path,
-    listener: Listener,
-    interruption: Interruption,
-) -> TrainingOutcome:
-    """Train, name the lines of a failed step, and note which epoch was kept."""
-    classifier = model.classifier
-    try:
-        outcome = fit(
-            classifier.model,
-            model.train,
-            model.validation,
-            settings=settings,
-            precision=classifier.precision,
-            best_folder=folder,
-            listener=listener,
-            interruption=interruption,
-        )
-    except NonFiniteLossError as error:
-        raise _name_lines(error, rows) from error
-    listener.note(f"Kept: {outcome.reason}.")
-    if outcome.collapsed_to is not None:
-        listener.note(
-            f"WARNING: the model collapsed: it predicts {rows.label_names[outcome.collapsed_to]!r} "
-            "for every validation row. Lower learning_rate, train longer, or check the labels."
-        )
-    return outcome
-
-
-def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
-    lines = sorted(rows.train.lines[index] for index in error.indices)
-    shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
-    message = f"{error.message}; the step's rows are lines {shown} of {rows.train.source}"
-    return TrainingError(message, hint=error.hint)

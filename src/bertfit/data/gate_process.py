@@ -1,0 +1,150 @@
+"""The data gate in a second process, while this one imports torch.
+
+Checking 25,000 reviews takes seconds, and in a thread it would hold the GIL. The rows go to the
+process, and the report comes back, as JSON. If the process fails, or there are too few rows to be
+worth it, the rows are checked here, when the report is needed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import joblib
+
+from bertfit.data.dataset import TextDataset
+from bertfit.data.findings import Example, Finding
+from bertfit.data.gate import GateReport, inspect_rows
+from bertfit.errors import Fault
+
+_LEAST_ROWS = 4000
+"""Fewer are checked in hardly more time than a process takes to start."""
+_MOST_CHARACTERS = 2**28
+"""More are not kept in memory twice."""
+_FIELDS = ("source", "texts", "labels", "groups", "lines")
+"""What the gate reads of a part."""
+
+Finish: TypeAlias = Callable[[Callable[[int, int], None]], GateReport]
+"""Waits for the report; takes what `inspect_rows` calls with (done, total) rows."""
+
+
+def start_inspection(
+    parts: Mapping[str, TextDataset | None],
+    *,
+    is_split: bool,
+    label_names: Sequence[str],
+    skipped: Sequence[Fault],
+) -> Finish:
+    """Start `inspect_rows` for the parts "train", "validation" and "test".
+
+    The other arguments are also those of `inspect_rows`.
+    """
+    given = {name: rows for name, rows in parts.items() if rows is not None}
+    process = None
+    if _is_worth_it(list(given.values())):
+        job = {
+            "parts": {
+                name: {field: getattr(rows, field) for field in _FIELDS}
+                for name, rows in given.items()
+            },
+            "is_split": is_split,
+            "label_names": list(label_names),
+            "skipped": [dataclasses.asdict(fault) for fault in skipped],
+        }
+        process = _Process.start(json.dumps(job).encode())
+
+    def finish(on_progress: Callable[[int, int], None]) -> GateReport:
+        answer = None if process is None else process.wait()
+        if answer is not None:
+            return _read_report(json.loads(answer))
+        return inspect_rows(
+            given["train"],
+            validation=given.get("validation"),
+            test=given.get("test"),
+            is_split=is_split,
+            label_names=label_names,
+            skipped=skipped,
+            on_progress=on_progress,
+        )
+
+    return finish
+
+
+class _Process:
+    """This module, run with a job on its standard input."""
+
+    def __init__(self, process: subprocess.Popen[bytes], job: bytes) -> None:
+        self._process = process
+        self._answer = b""
+        # In a thread, because a pipe takes no more until the process has started and reads.
+        self._thread = threading.Thread(target=self._talk, args=(job,), daemon=True)
+        self._thread.start()
+        atexit.register(self._end)
+
+    @classmethod
+    def start(cls, job: bytes) -> _Process | None:
+        """Return the running process, or None if it cannot be started."""
+        pipe = subprocess.PIPE
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bertfit.data.gate_process"],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError:
+            return None
+        return cls(process, job)
+
+    def wait(self) -> bytes | None:
+        """Return what it wrote, or None if it failed."""
+        self._thread.join()
+        atexit.unregister(self._end)
+        return self._answer if self._process.returncode == 0 else None
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _talk(self, job: bytes) -> None:
+        self._answer, _ = self._process.communicate(job)
+
+
+def _is_worth_it(parts: Sequence[TextDataset]) -> bool:
+    if sum(map(len, parts)) < _LEAST_ROWS or joblib.cpu_count() < 2:
+        return False
+    return sum(len(text) for rows in parts for text in rows.texts) <= _MOST_CHARACTERS
+
+
+def _read_report(written: dict[str, Any]) -> GateReport:
+    """Return the report whose fields were written as JSON."""
+    findings = tuple(
+        Finding(**finding | {"examples": tuple(Example(**one) for one in finding["examples"])})
+        for finding in written.pop("findings")
+    )
+    rows = {name: tuple(of) for name, of in written.items() if name.endswith("_rows")}
+    return GateReport(findings=findings, num_test=written["num_test"], **rows)
+
+
+def _main() -> None:
+    job = json.load(sys.stdin.buffer)
+    parts = {name: TextDataset(**fields) for name, fields in job["parts"].items()}
+    report = inspect_rows(
+        parts["train"],
+        validation=parts.get("validation"),
+        test=parts.get("test"),
+        is_split=job["is_split"],
+        label_names=job["label_names"],
+        skipped=[Fault(**fault) for fault in job["skipped"]],
+    )
+    json.dump(dataclasses.asdict(report), sys.stdout)
+
+
+if __name__ == "__main__":
+    _main()

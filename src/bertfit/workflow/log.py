@@ -1,0 +1,37 @@
+"""Keeps what a training says, for its train.log."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+
+from bertfit.files import open_atomically
+from bertfit.progress import Listener
+from bertfit.reporting.control_characters import escape_controls
+from bertfit.run_directory import Staging
+
+
+class LogKeeper:
+    """A listener that passes everything on and keeps the notes, with their time, for the log."""
+
+    def __init__(self, listener: Listener) -> None:
+        """Pass on to `listener`."""
+        self._listener = listener
+        self.lines: list[str] = []
+        self.started = time.perf_counter()
+
+    def note(self, text: str) -> None:
+        """Log the sentence and pass it on."""
+        now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
+        self.lines.append(f"{now} {escape_controls(text)}")
+        self._listener.note(text)
+
+    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
+        """Pass progress on."""
+        self._listener.progress(task, done, total, detail)
+
+
+def write_log(staging: Staging, log: LogKeeper) -> None:
+    """Write all notes so far."""
+    with open_atomically(staging.folder / "train.log") as file:
+        file.writelines(f"{line}\n" for line in log.lines)

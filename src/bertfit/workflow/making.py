@@ -1,0 +1,171 @@
+"""Makes a run of a prepared model: trains, calibrates and judges it, and writes its files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertfit.config import ResolvedSettings, TrainSettings
+from bertfit.errors import TrainingError
+from bertfit.evaluation.baseline import BaselineResults
+from bertfit.inference.predictor import TextClassifier
+from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.progress import Listener
+from bertfit.run_directory import Staging
+from bertfit.training.interruption import Interruption
+from bertfit.training.reports import NonFiniteLossError
+from bertfit.training.trainer import TrainingOutcome, fit
+from bertfit.workflow.calibrating import calibrate, record_confidence
+from bertfit.workflow.judging import BaselineFitter, compare_on_test, judge
+from bertfit.workflow.log import LogKeeper
+from bertfit.workflow.preparing import PreparedModel
+from bertfit.workflow.recording import (
+    ScoredTest,
+    keep_predictions,
+    make_record,
+    write_baselines,
+    write_side_files,
+)
+from bertfit.workflow.reporting import add_report
+from bertfit.workflow.rows import PreparedRows
+from bertfit.workflow.speeding import settle_speed
+
+_MOST_LINES = 64
+"""Most lines of a failed step that an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A run that is complete except for its place and its bertfit.json."""
+
+    record: dict[str, Any]
+    """Content of bertfit.json."""
+    classifier: TextClassifier
+    outcome: TrainingOutcome
+    test: ScoredTest | None
+    baselines: BaselineResults | None
+    interrupted: bool
+    """Whether Ctrl-C ended the training, or came before the model was calibrated and judged."""
+
+
+@keep_freed_memory()  # from measuring to scoring the test rows: page faults are paid for once
+def make_run(
+    resolved: ResolvedSettings,
+    rows: PreparedRows,
+    *,
+    model: PreparedModel,
+    staging: Staging,
+    fit_baselines: BaselineFitter | None,
+    log: LogKeeper,
+    interruption: Interruption,
+) -> FinishedRun:
+    """Train and judge a prepared model, and write everything of a run except bertfit.json.
+
+    Raises:
+        FirstInterrupt: An end was requested before the first step, so there is nothing to keep.
+    """
+    with interruption.raise_first():
+        interruption.raise_if_requested()
+        model.classifier.save_tokenizer(staging.folder)  # so that a kept model can always be loaded
+        resolved, speed = settle_speed(resolved, model, listener=log)
+    settings, folder = resolved.settings, staging.folder
+    outcome = _fit(
+        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
+    )
+    learned = calibrate(
+        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
+    )
+    judged = judge(
+        rows, model, fit_baselines=fit_baselines, listener=log, interruption=interruption
+    )
+    evaluation, baselines = judged.evaluation, judged.baselines
+    test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
+    record = make_record(
+        resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
+    )
+    record |= record_confidence(learned)
+    keep_predictions(
+        staging,
+        rows,
+        model=model,
+        validation_probabilities=learned.probabilities if learned is not None else None,
+        evaluation=evaluation,
+    )
+    if baselines is not None:
+        write_baselines(staging, baselines)
+    texts = rows.train.texts if settings.keep_texts else None
+    write_side_files(staging, record, outcome=outcome, texts=texts, log=log)
+    add_report(
+        staging,
+        record,
+        rows=rows,
+        model=model,
+        learned=learned,
+        evaluation=evaluation,
+        log=log,
+        interruption=interruption,
+    )
+    return FinishedRun(record, model.classifier, outcome, test, baselines, judged.interrupted)
+
+
+@contextlib.contextmanager
+def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
+    """If an error ends the run, keep the best epoch's model, if there is one, and note its place.
+
+    A second Ctrl-C discards it.
+    """
+    try:
+        yield
+    except Exception:
+        if staging.holds_model():
+            kept = f"The best epoch so far is saved, as a plain model, in {staging.set_aside()}."
+            listener.note(kept)
+        else:
+            staging.discard()
+        raise
+    except BaseException:
+        staging.discard()
+        raise
+
+
+def _fit(
+    rows: PreparedRows,
+    model: PreparedModel,
+    *,
+    settings: TrainSettings,
+    folder: Path,
+    listener: Listener,
+    interruption: Interruption,
+) -> TrainingOutcome:
+    """Train, name the lines of a failed step, and note which epoch was kept."""
+    classifier = model.classifier
+    try:
+        outcome = fit(
+            classifier.model,
+            model.train,
+            model.validation,
+            settings=settings,
+            precision=classifier.precision,
+            best_folder=folder,
+            listener=listener,
+            interruption=interruption,
+        )
+    except NonFiniteLossError as error:
+        raise _name_lines(error, rows) from error
+    listener.note(f"Kept: {outcome.reason}.")
+    if outcome.collapsed_to is not None:
+        listener.note(
+            f"WARNING: the model collapsed: it predicts {rows.label_names[outcome.collapsed_to]!r} "
+            "for every validation row. Lower learning_rate, train longer, or check the labels."
+        )
+    return outcome
+
+
+def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
+    lines = sorted(rows.train.lines[index] for index in error.indices)
+    shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
+    message = f"{error.message}; the step's rows are lines {shown} of {rows.train.source}"
+    return TrainingError(message, hint=error.hint)

@@ -1,0 +1,170 @@
+"""Reads and checks the rows of a training, without torch: it is imported in the meantime."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from bertfit.config import TrainSettings
+from bertfit.data.checks import CheckedData, check_training_data
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.duplicates import Dropped, drop_duplicates
+from bertfit.data.findings import count_rows
+from bertfit.data.gate import GateReport, refuse_leaks, summarize_leaks
+from bertfit.data.gate_process import Finish, start_inspection
+from bertfit.data.splits import split_off
+from bertfit.progress import Listener
+from bertfit.reporting.findings import brief_lines
+from bertfit.reporting.text import describe_columns
+from bertfit.wording import format_count
+
+_MOST_NOTED = 3
+_MOST_SKIPPED_TOLD = 20
+_MOST_LABELS_TOLD = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRows:
+    """Checked rows, by part."""
+
+    train: TextDataset
+    validation: TextDataset
+    test: TextDataset | None
+    checked: CheckedData
+    dropped: Dropped
+    """What was dropped from the training rows before the split."""
+    report: GateReport
+    """What the gate found in the parts."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Classes in order of their ids."""
+        return self.checked.label_names
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRows:
+    """Rows that were read and split, while the gate still looks at them."""
+
+    train: TextDataset
+    validation: TextDataset
+    checked: CheckedData
+    dropped: Dropped
+    finish: Finish
+
+
+def start_rows(
+    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    *,
+    validation: Any,  # noqa: ANN401 (as data)
+    test: Any,  # noqa: ANN401 (as data)
+    settings: TrainSettings,
+    listener: Listener,
+) -> StartedRows:
+    """Read all rows, split off validation rows if none are given, and start the gate.
+
+    Raises:
+        DataError: The data has faults; all are listed.
+    """
+    columns = Columns(
+        text=settings.text_column,
+        label=settings.label_column,
+        group=settings.group_column,
+        slices=settings.slice_columns,
+    )
+    checked = check_training_data(
+        data,
+        validation=validation,
+        test=test,
+        columns=columns,
+        on_bad_row=settings.on_bad_row,
+    )
+    checked, dropped = _drop_copies(checked, settings, listener)
+    if checked.validation is not None:
+        train, held_out = checked.train, checked.validation
+    else:
+        train, held_out = split_off(checked.train, settings.validation_fraction, seed=settings.seed)
+    finish = start_inspection(
+        {"train": train, "validation": held_out, "test": checked.test},
+        is_split=checked.validation is None,
+        label_names=checked.label_names,
+        skipped=checked.skipped,
+    )
+    return StartedRows(train, held_out, checked, dropped, finish)
+
+
+def finish_rows(
+    started: StartedRows, settings: TrainSettings, *, listener: Listener
+) -> PreparedRows:
+    """Wait for the gate, and note its findings, leaks first, and how many rows there are.
+
+    Raises:
+        LeakError: `settings.strict` is on, and the test set leaks.
+    """
+    report = started.finish(lambda done, total: listener.progress("comparing", done, total))
+    if settings.strict:
+        refuse_leaks(report)
+    leaks = [finding for finding in report.findings if finding.severity == "leak"]
+    if leaks:
+        listener.note(summarize_leaks(report))
+    for line in brief_lines(report.findings[len(leaks) :], most=_MOST_NOTED):
+        listener.note(line)
+    checked = started.checked
+    rows = PreparedRows(
+        started.train, started.validation, checked.test, checked, started.dropped, report
+    )
+    _note_rows(rows, settings, listener)
+    return rows
+
+
+def _drop_copies(
+    checked: CheckedData, settings: TrainSettings, listener: Listener
+) -> tuple[CheckedData, Dropped]:
+    """Drop repeated and leaked texts from the training rows, if `settings.drop_duplicates`.
+
+    This is done before the split, so that no text is in both parts.
+
+    Raises:
+        DataError: A label would have no rows left.
+    """
+    if not settings.drop_duplicates:
+        return checked, Dropped()
+    train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
+    listener.note(
+        f"Dropped from the training rows: {format_count(dropped.duplicates, 'duplicate')}, and "
+        f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
+    )
+    return dataclasses.replace(checked, train=train), dropped
+
+
+def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
+    told = describe_columns(rows.checked.columns)
+    if told is not None:
+        listener.note(told)
+    listener.note(f"Labels: {_list_labels(rows.label_names)}.")
+    if rows.checked.validation is not None:
+        how = "given"
+    elif rows.train.groups:
+        how = f"split off, stratified, grouped by {settings.group_column}"
+    else:
+        how = "split off, stratified"
+    num_test = "no" if rows.test is None else f"{len(rows.test):,}"
+    listener.note(
+        f"Rows: {len(rows.train):,} train, {len(rows.validation):,} validation ({how}), "
+        f"{num_test} test."
+    )
+    if rows.checked.skipped:
+        listener.note(f"Skipped {format_count(len(rows.checked.skipped), 'bad row')}:")
+        for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
+            listener.note(f"  {fault if settings.keep_texts else fault.without_values()}")
+        num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD
+        if num_more > 0:
+            listener.note(f"  … and {num_more:,} more, which bertfit.json lists")
+
+
+def _list_labels(names: tuple[str, ...]) -> str:
+    shown = names if len(names) <= _MOST_LABELS_TOLD else names[: _MOST_LABELS_TOLD // 2]
+    told = ", ".join(f"{name} → {index}" for index, name in enumerate(shown))
+    num_more = len(names) - len(shown)
+    return f"{told} and {num_more} more, which bertfit.json lists" if num_more else told

@@ -1,0 +1,128 @@
+"""The gate in a second process: the same report as here, and never a failure of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bertfit.data import gate_process
+from bertfit.data.dataset import TextDataset
+from bertfit.data.gate import inspect_rows
+from bertfit.data.gate_process import start_inspection
+from bertfit.errors import Fault
+
+SKIPPED = (Fault("rows.csv", 7, "text is empty"), Fault("rows.csv", None, "a fault of the whole"))
+
+
+def make_part(name, count, *, groups=False):
+    texts = [
+        f"{name} review {row} says this film was fine, \ud83d and long" for row in range(count)
+    ]
+    texts[0], texts[1] = (
+        "the same text in all parts, word for word",
+        "caf\u00e9 \u4e2d\u6587 <br /> Ã©",
+    )
+    return TextDataset(
+        source=f"{name}.csv",
+        texts=texts,
+        labels=["neg" if row % 3 else "pos" for row in range(count)],
+        groups=[f"movie {row % 5}" for row in range(count)] if groups else (),
+        lines=list(range(2, count + 2)),
+    )
+
+
+@pytest.fixture
+def parts():
+    sizes = {"train": 60, "validation": 20, "test": 20}
+    return {name: make_part(name, count, groups=True) for name, count in sizes.items()}
+
+
+@pytest.fixture
+def worth_it(monkeypatch):
+    """A process is started for any number of rows; the result says how many were."""
+    started, popen = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(gate_process, "_is_worth_it", lambda _parts: True)
+    monkeypatch.setattr(gate_process.subprocess, "Popen", start)
+    return started
+
+
+def start(parts):
+    return start_inspection(parts, is_split=False, label_names=("neg", "pos"), skipped=SKIPPED)
+
+
+def inspect(parts):
+    return inspect_rows(**parts, is_split=False, label_names=("neg", "pos"), skipped=SKIPPED)
+
+
+@pytest.mark.parametrize("with_test", [True, False])
+def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test):
+    if not with_test:
+        parts["test"] = None
+    expected = inspect(parts)
+    finish = start(parts)
+    monkeypatch.setattr(gate_process, "inspect_rows", None)
+    assert finish(lambda *_: None) == expected
+    assert {finding.kind for finding in expected.findings} >= {"shared_texts", "skipped_rows"}
+    assert [process.returncode for process in worth_it] == [0]
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(1)", "import os; os.kill(os.getpid(), 9)"])
+def test_if_the_process_fails_the_rows_are_checked_here(parts, worth_it, monkeypatch, code):
+    command = [sys.executable, "-c", code]
+    counted, popen = [], gate_process.subprocess.Popen
+    monkeypatch.setattr(
+        gate_process.subprocess, "Popen", lambda _, **options: popen(command, **options)
+    )
+    finish = start(parts)
+    assert finish(lambda *counts: counted.append(counts)) == inspect(parts)
+    assert counted[-1] == (100, 100)
+
+
+def test_if_no_process_can_be_started_the_rows_are_checked_here(parts, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(gate_process, "_is_worth_it", lambda _parts: True)
+    monkeypatch.setattr(gate_process.subprocess, "Popen", fail)
+    assert start(parts)(lambda *_: None) == inspect(parts)
+
+
+def test_few_rows_and_too_much_text_need_no_process(monkeypatch):
+    monkeypatch.setattr(gate_process.joblib, "cpu_count", lambda: 2)
+    many, few = make_part("train", 4000), make_part("train", 3999)
+    assert gate_process._is_worth_it([many])
+    assert gate_process._is_worth_it([few, few])
+    assert not gate_process._is_worth_it([few])
+    monkeypatch.setattr(gate_process, "_MOST_CHARACTERS", 1000)
+    assert not gate_process._is_worth_it([many])
+    monkeypatch.undo()
+    monkeypatch.setattr(gate_process.joblib, "cpu_count", lambda: 1)
+    assert not gate_process._is_worth_it([many])
+
+
+def test_a_process_whose_report_nobody_waits_for_ends_with_this_one(tmp_path):
+    """A training that stops early leaves nothing behind."""
+    code = """
+from bertfit.data import gate_process
+from bertfit.data.dataset import TextDataset
+gate_process._is_worth_it = lambda parts: True
+texts = [f"review {row} of a film that is told in many words" for row in range(200_000)]
+rows = TextDataset("rows", texts, ["neg", "pos"] * 100_000, (), list(range(200_000)))
+gate_process.start_inspection(
+    {"train": rows}, is_split=False, label_names=("neg", "pos"), skipped=()
+)
+import gc
+process = [one for one in gc.get_objects() if isinstance(one, gate_process._Process)][0]
+print(process._process.pid)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stderr == ""
+    found = subprocess.run(["ps", "-p", said.stdout.strip()], check=False, capture_output=True)
+    assert found.returncode == 1
