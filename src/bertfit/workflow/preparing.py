@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,23 +52,33 @@ class PreparedModel:
     """Texts that the model cannot read."""
 
 
-def prepare_model(
-    rows: PreparedRows, settings: TrainSettings, *, listener: Listener
-) -> PreparedModel:
-    """Load the model and encode the training and validation text once.
+def load_model(settings: TrainSettings, label_names: Sequence[str]) -> LoadedClassifier:
+    """Load the model and try it.
 
     Raises:
-        ModelError: The model cannot be loaded, or reads fewer tokens than `settings.max_length`.
-        ConfigError: There is no such device, or packing or compiling was asked for and is not
-            possible.
+        ModelError: The model cannot be loaded.
+        ConfigError: There is no such device, or compiling was asked for and is not possible.
     """
-    precision = choose_precision(settings.device, settings.dtype)
-    if settings.compile == "on" and (obstacle := find_compile_obstacle(precision.device)):
+    device = choose_precision(settings.device, settings.dtype).device
+    if settings.compile == "on" and (obstacle := find_compile_obstacle(device)):
         raise cannot_compile(obstacle)
     loaded = load_classifier(
-        settings.model, rows.label_names, dropout=settings.dropout, seed=settings.seed
+        settings.model, label_names, dropout=settings.dropout, seed=settings.seed
     )
     try_model(loaded, settings.model)
+    return loaded
+
+
+def prepare_model(
+    loaded: LoadedClassifier, rows: PreparedRows, settings: TrainSettings, *, listener: Listener
+) -> PreparedModel:
+    """Prepare a loaded model for its device, and encode the training and validation text once.
+
+    Raises:
+        ModelError: The model reads fewer tokens than `settings.max_length`.
+        ConfigError: Packing was asked for and is not possible.
+    """
+    precision = choose_precision(settings.device, settings.dtype)
     _note_model(loaded, listener)
     rule = _choose_rule(settings, loaded, rows.report, listener)
     tokenizer = fast_tokenizer(loaded.tokenizer)

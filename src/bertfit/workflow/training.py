@@ -126,7 +126,7 @@ def prepare_training(
     )
     with pause_collection():  # imports torch
         from bertfit.workflow.calibrating import refuse_impossible_aim
-        from bertfit.workflow.preparing import prepare_model
+        from bertfit.workflow.preparing import load_model, prepare_model
         from bertfit.workflow.settling import (
             note_unused,
             settle_columns,
@@ -134,13 +134,14 @@ def prepare_training(
             settle_model,
         )
         from bertfit.workflow.speeding import compile_ahead
+    refuse_impossible_aim(resolved.settings, started.checked.label_names)
     compile_ahead(resolved.settings, listener=log)
+    loaded = load_model(resolved.settings, started.checked.label_names)
     rows = finish_rows(started, resolved.settings, listener=log)
-    refuse_impossible_aim(resolved.settings, rows.label_names)
     resolved = settle_columns(resolved, rows)
     resolved = settle_epochs(resolved, rows, listener=log)
     note_unused(resolved, rows, listener=log)
-    model = prepare_model(rows, resolved.settings, listener=log)
+    model = prepare_model(loaded, rows, resolved.settings, listener=log)
     return settle_model(resolved, model, listener=log), rows, model
 
 
