@@ -3,6 +3,9 @@
 Each runs in a separate process, in turn, after one run that fills the file cache. They are compared
 with lower bounds: a bare interpreter, and for the prediction one that imports torch and the model's
 class from transformers and loads the same weights. With `--before`, an older source runs in turn.
+
+`--reviews N` times only a training on N reviews of IMDB with a model so small that its steps cost
+little: what surrounds them. It needs BERTFIT_DATA.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from record import RESULTS, summarize, write_result
+from reviews import read_reviews
 from scoring import make_classifier
+from transformers import AutoTokenizer, BertConfig, BertModel
 
+from bertfit.assets import find_embedded_model
+from bertfit.data.dataset import TextDataset
 from bertfit.workflow.demo import load_demo_data
 
 NUM_ROWS = 200
@@ -34,10 +41,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7, help="Runs of each command (7).")
     parser.add_argument("--before", type=Path, help="Folder src/ of an older checkout.")
+    parser.add_argument("--reviews", type=int, help="Time only a training on so many reviews.")
     parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        commands = list_commands(Path(scratch))
+        if arguments.reviews:
+            commands = {
+                f"bertfit train, {arguments.reviews:,} reviews": train_tiny(
+                    Path(scratch), arguments.reviews
+                )
+            }
+        else:
+            commands = list_commands(Path(scratch))
         sources = {"": None} | ({", before": arguments.before} if arguments.before else {})
         seconds: dict[str, list[float]] = {}
         for number in range(arguments.runs + 1):
@@ -52,8 +67,9 @@ def main() -> None:
             f"{name:36}{summary['median']:7.3f} s   "
             f"({summary['min']:.3f} to {summary['max']:.3f}, {arguments.runs} runs)"
         )
+    name = "startup-reviews" if arguments.reviews else "startup"
     write_result(
-        "startup", {"unit": "seconds of wall clock", "seconds": measured}, output=arguments.output
+        name, {"unit": "seconds of wall clock", "seconds": measured}, output=arguments.output
     )
 
 
@@ -62,7 +78,7 @@ def list_commands(scratch: Path) -> dict[str, Sequence[str]]:
     python, bertfit = sys.executable, (sys.executable, "-m", "bertfit")
     model, run, rows = (str(scratch / name) for name in ("model", "run", "rows.jsonl"))
     make_classifier(scratch / "model")
-    write_rows(Path(rows))
+    write_rows(Path(rows), load_demo_data().test.select(range(NUM_ROWS)))
     train = (*bertfit, "train", rows, "--max-length", "16", "--epochs", "1", "--overwrite")
     time_command((*train, "--test", rows, "--output", run), None)
     return {
@@ -80,10 +96,22 @@ def list_commands(scratch: Path) -> dict[str, Sequence[str]]:
     }
 
 
-def write_rows(file: Path) -> None:
-    """Write real reviews of the embedded corpus, with their labels, as JSON lines."""
-    data = load_demo_data().test
-    rows = zip(data.texts[:NUM_ROWS], data.labels[:NUM_ROWS], strict=True)
+def train_tiny(scratch: Path, num_reviews: int) -> Sequence[str]:
+    """Return the command of a training whose steps cost little, after making its model and rows."""
+    model, rows = scratch / "model", scratch / "reviews.jsonl"
+    sizes = {"hidden_size": 32, "num_attention_heads": 1, "intermediate_size": 64}
+    BertModel(BertConfig(num_hidden_layers=1, **sizes)).save_pretrained(model)
+    AutoTokenizer.from_pretrained(find_embedded_model()).save_pretrained(model)
+    write_rows(rows, read_reviews("train", num_rows=num_reviews, seed=0))
+    command = (sys.executable, "-m", "bertfit", "train", str(rows), "--model", str(model))
+    options = ("--max-length", "16", "--epochs", "1", "--batch-size", "256", "--no-baseline")
+    kept = ("--set", "keep_encoded=off", "--output", str(scratch / "run"), "--overwrite")
+    return (*command, *options, *kept)
+
+
+def write_rows(file: Path, data: TextDataset) -> None:
+    """Write rows with their labels as JSON lines."""
+    rows = zip(data.texts, data.labels, strict=True)
     lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
     file.write_text("\n".join(lines), encoding="utf-8")
 

@@ -166,6 +166,20 @@ def test_commands_that_need_no_model_load_none() -> None:
     assert "torch._dynamo" not in loaded  # as long to import as torch itself
 
 
+def test_training_reads_the_rows_before_it_loads_torch(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\nfine,\n", encoding="utf-8")
+    code = f"""
+import sys
+sys.argv = ["bertfit", "train", {str(tmp_path / "rows.csv")!r}, "--output", "run"]
+from bertfit.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert end.code == 3, end.code
+"""
+    assert not {"torch", "transformers"} & _slow_libraries_loaded_by(code)
+
+
 def test_files_are_short() -> None:
     lengths = {_name(file): len(file.read_text().splitlines()) for file in SOURCE_FILES}
     long = {name: length for name, length in lengths.items() if length > MAX_FILE_LINES}

@@ -249,7 +249,7 @@ def _take_step(
     made = accumulate_within_memory(weights, data, indices, precision=precision, budget=budget)
     grad_norm = weights.collect()
     step, epoch, rate = place
-    weights.update(rate, is_finite=made.loss.isfinite() & grad_norm.isfinite())
+    weights.update(rate, is_finite=(made.loss + grad_norm).isfinite())
     moments = (started, mark_moment(precision.device))
     known = functools.partial(
         StepReport,
