@@ -28,6 +28,7 @@ from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import find_parts
 from bertfit.modeling.pack import Pack
 from bertfit.modeling.precision import Precision
+from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.kernel_compiling import _start_nothing
 from bertfit.training.triton_adamw import TritonAdamW
 
@@ -52,9 +53,18 @@ for starts in texts:
                 states = pass_layer(states, parts, pack, trains=trains, only_firsts=last)
             if trains:
                 states.sum().backward()
-optimizer = TritonAdamW(pairs, torch.optim.AdamW(model.parameters()))
-optimizer.clip(1.0, optimizer.measure_norm())
-optimizer.step(1e-4, halted=torch.zeros(()))
+table, copied = model.get_input_embeddings().weight, work.get_input_embeddings()
+table.data = table.data.clone()  # aligned, as on a GPU; that of a file need not be
+rows = GpuEmbeddingRows(table, copied, weight_decay=0.01)
+pairs = [pair for pair in pairs if pair[0] is not table]
+optimizer = TritonAdamW(pairs, torch.optim.AdamW([master for master, _ in pairs]), rows)
+for num_tokens in (1, 7, 16, 128):
+    rows.catch_up(torch.arange(min(num_tokens, 50)))
+    token_ids = torch.zeros(1, num_tokens, dtype=torch.int64)
+    copied(token_ids).sum().backward()
+    optimizer.clip(1.0, optimizer.measure_norm())
+    optimizer.step(1e-4, halted=torch.zeros(()))
+rows.catch_up_all()
 """
 
 

@@ -37,6 +37,11 @@ class Pack:
     None if only the device knows the lengths: a recorded pass, replayed for other packs, reads only
     `cu_seqlens`.
     """
+    by_id: torch.Tensor | None = None
+    """(2, N) int64 on the device: tokens sorted by id, and where each id ends; None if not known.
+
+    For the gradient of token embeddings (`training.gpu_embedding_rows`).
+    """
 
     @classmethod
     def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:

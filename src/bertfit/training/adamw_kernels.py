@@ -141,10 +141,9 @@ def _step_chunk(
     p = tl.load(masters, mask=mask)
     m = tl.load(firsts, mask=mask)
     v = tl.load(seconds, mask=mask)
-    p -= decay * p
-    m += complement1 * (g - m)
-    v = beta2 * v + complement2 * g * g
-    p -= step_size * (m / (tl.sqrt(v) / root_correction2 + epsilon))
+    p, m, v = advance(
+        p, m, v, g, decay, step_size, root_correction2, complement1, beta2, complement2, epsilon
+    )
     tl.store(masters, p, mask=mask)
     tl.store(firsts, m, mask=mask)
     tl.store(seconds, v, mask=mask)
@@ -154,6 +153,18 @@ def _step_chunk(
             # 4 elements per thread, as for float32: 8 would need a layout conversion.
             copies = tl.multiple_of(copies, 8)
         tl.store(copies + places, p.to(tl.bfloat16), mask=mask)
+
+
+@triton.jit
+def advance(
+    p, m, v, g, decay, step_size, root_correction2, complement1, beta2, complement2, epsilon
+):
+    """Return weights and moments after a step with the gradients g."""
+    p -= decay * p
+    m += complement1 * (g - m)
+    v = beta2 * v + complement2 * g * g
+    p -= step_size * (m / (tl.sqrt(v) / root_correction2 + epsilon))
+    return p, m, v
 
 
 @triton.jit

@@ -119,7 +119,8 @@ def _find_mark(job: str) -> Path:
     """Return the file in Triton's cache whose presence marks a job as done."""
     version = importlib.metadata.version("triton")
     digest = hashlib.blake2b(f"{version} {job}".encode(), digest_size=10)
-    for source in (*sorted(_KERNELS.glob("*.py")), *sorted(_STEPS.glob("*adamw*.py"))):
+    of_steps = [path for kind in ("adamw", "embedding") for path in _STEPS.glob(f"*{kind}*.py")]
+    for source in sorted([*_KERNELS.glob("*.py"), *of_steps]):
         digest.update(source.read_bytes())
     home = os.environ.get("TRITON_HOME") or Path.home()
     cache = os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache")

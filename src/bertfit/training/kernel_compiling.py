@@ -25,13 +25,17 @@ from bertfit.modeling.kernels.elementwise import activate
 from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import find_parts, join_projections
 from bertfit.modeling.pack import Pack
+from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows, sort_by_id
+from bertfit.training.optimization import Pair
 from bertfit.training.triton_adamw import TritonAdamW
 
 _STARTS = np.array([0, 8, 16], np.int32)
 """Start offsets of the texts in a call. The compiled code does not depend on them."""
 
 
-def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[int]) -> None:
+def compile_kernels(
+    layer: torch.nn.Module, *, capability: int, lengths: list[int], embedding_size: int
+) -> None:
     """Compile every kernel that a training launches for such layers into Triton's cache.
 
     After this call, Triton launches nothing in this process.
@@ -40,6 +44,7 @@ def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[in
         layer: A layer of a BERT-like encoder; the values of its weights do not matter.
         capability: Compute capability of the GPU, such as 90.
         lengths: Longest texts of a pack, in tokens, one for each code path.
+        embedding_size: Numbers per row of the token embeddings.
     """
     _start_nothing(capability)
     activate(torch.ones(1, 8))  # the kernel that `launching` tries first
@@ -60,7 +65,19 @@ def compile_kernels(layer: torch.nn.Module, *, capability: int, lengths: list[in
                 found.backward(torch.zeros_like(found))
             with torch.no_grad():
                 pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
-    optimizer = TritonAdamW(pairs, torch.optim.AdamW([master for master, _ in pairs]))
+    _compile_step(pairs, embedding_size)
+
+
+def _compile_step(pairs: list[Pair], embedding_size: int) -> None:
+    """Compile the kernels of AdamW, also for the rows of token embeddings."""
+    token_ids = np.arange(_STARTS[-1], dtype=np.int64)
+    work = torch.nn.Embedding(len(token_ids), embedding_size, dtype=torch.bfloat16)
+    master = torch.nn.Parameter(work.weight.detach().float())
+    rows = GpuEmbeddingRows(master, work, weight_decay=0.0)
+    rows.catch_up(torch.from_numpy(token_ids))
+    by_id = torch.from_numpy(sort_by_id(token_ids))
+    rows.add(torch.zeros_like(work.weight), torch.from_numpy(token_ids), by_id)
+    optimizer = TritonAdamW(pairs, torch.optim.AdamW([master for master, _ in pairs]), rows)
     optimizer.measure_norm()
     optimizer.step(0.0, halted=torch.zeros(()))
 
@@ -107,7 +124,12 @@ def _main(job: str, mark: str) -> None:
     layer = next((one for one in model.modules() if find_parts(one) is not None), None)
     if layer is not None:
         layer.to_empty(device="cpu")
-        compile_kernels(layer, capability=asked["capability"], lengths=asked["lengths"])
+        compile_kernels(
+            layer,
+            capability=asked["capability"],
+            lengths=asked["lengths"],
+            embedding_size=model.get_input_embeddings().embedding_dim,
+        )
     Path(mark).parent.mkdir(parents=True, exist_ok=True)
     Path(mark).touch()
 

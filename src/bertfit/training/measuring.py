@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from bertfit.config import TrainSettings
@@ -68,6 +69,7 @@ def measure_speed(
     moments = [time.perf_counter()]
     try:
         for place, indices in enumerate(steps):
+            weights.prepare(np.append(train.encoded.gather(indices), train.pad_id))
             made = accumulate_within_memory(
                 weights, train, indices, precision=precision, budget=budget
             )
@@ -108,6 +110,7 @@ def measure_token_budget(
         seconds = []
         for _ in range(3):  # the first includes start-up
             started = time.perf_counter()
+            weights.prepare(np.append(train.encoded.gather(largest), train.pad_id))
             try:
                 with quick_float32(precision.device):  # as in the training
                     accumulate_gradients(

@@ -29,6 +29,7 @@ from bertfit.modeling.graphs import plan_recording
 from bertfit.modeling.packing import has_kernel, number_positions, takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.transfer import write_to
+from bertfit.training.gpu_embedding_rows import sort_by_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,6 +78,8 @@ class _Place:
     """(N,) int64."""
     positions: torch.Tensor
     """(N,) int64."""
+    by_id: torch.Tensor
+    """(2, N) int64, see `Pack.by_id`."""
     cu_seqlens: torch.Tensor
     """(S + 1,) int32."""
     label_ids: torch.Tensor
@@ -98,6 +101,7 @@ class _Place:
         return cls(
             room(size.num_tokens, dtype=torch.int64),
             room(size.num_tokens, dtype=torch.int64),
+            room(2, size.num_tokens, dtype=torch.int64),
             room(size.num_rows + 1, dtype=torch.int32),
             room(size.num_rows, dtype=torch.int64),
             room(size.num_rows, dtype=torch.float32),
@@ -198,6 +202,7 @@ class RecordedPasses:
         arrays = (
             (place.token_ids, filled.token_ids),
             (place.positions, number_positions(self._model, filled.token_ids, filled.positions)),
+            (place.by_id, sort_by_id(filled.token_ids)),
             (place.cu_seqlens, filled.cu_seqlens),
             (place.label_ids, np.pad(label_ids.astype(np.int64), (0, num_fillers))),
             (place.shares, np.pad(shares, (0, num_fillers))),
@@ -214,7 +219,7 @@ class RecordedPasses:
             self._model,
             place.token_ids,
             place.positions,
-            packs.Pack(place.cu_seqlens, size.longest, None),
+            packs.Pack(place.cu_seqlens, size.longest, None, place.by_id),
             precision=self._precision,
         )
         losses = cross_entropy(logits, place.label_ids, reduction="none")

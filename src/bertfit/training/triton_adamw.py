@@ -15,6 +15,7 @@ import torch
 
 from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
 from bertfit.modeling.transfer import to_device
+from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.optimization import Pair
 
 _BLOCK = 4096
@@ -54,17 +55,23 @@ class TritonAdamW:
     Masters and copies must not move in memory; gradients may.
     """
 
-    def __init__(self, pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        optimizer: torch.optim.AdamW,
+        rows: GpuEmbeddingRows | None = None,
+    ) -> None:
         """Take the settings of `optimizer`, which takes no step itself from now on.
 
         Args:
             pairs: Each master with its copy, or with itself, as checked by `launch_step`.
             optimizer: Holds every master; its groups differ only in weight decay.
+            rows: Rows of an embedding that are to be updated, too; not one of `pairs`.
         """
         from bertfit.training import adamw_kernels  # imports Triton, which may be missing
 
         self._kernels = adamw_kernels
-        self._pairs = list(pairs)
+        self._pairs, self._rows = list(pairs), rows
         self._masters = [master for master, _ in self._pairs]
         self._device = self._masters[0].device
         group = optimizer.param_groups[0]
@@ -91,10 +98,12 @@ class TritonAdamW:
                 gradients.table,
                 self._tensors,
                 self._chunks,
-                self._partials,
+                self._partials[self._num_of_rows :],
                 BLOCK=_BLOCK,
                 num_warps=_NUM_WARPS_OF_SUM,
             )
+        if self._rows is not None:
+            self._rows.sum_squares(self._partials[: self._num_of_rows])
         return self._partials.sum().sqrt_()
 
     def clip(self, max_norm: float, norm: torch.Tensor) -> None:
@@ -119,6 +128,8 @@ class TritonAdamW:
                 addresses = np.where(self._num_steps == count, gradients.addresses, 0)
                 chosen = self._keep_gradients(tuple(addresses.tolist()))
             self._launch(chosen, learning_rate, count, halted)
+        if self._rows is not None:
+            self._rows.step(learning_rate, max_norm=self._max_norm, norm=self._norm, halted=halted)
 
     def _launch(
         self, gradients: _Gradients, learning_rate: float, count: int, halted: torch.Tensor
@@ -167,7 +178,8 @@ class TritonAdamW:
         ]
         self._tensors = to_device(tensors.astype(np.int64), self._device)
         self._chunks = to_device(np.array(chunks, np.int64), self._device)
-        self._partials = torch.zeros(len(chunks), device=self._device)
+        self._num_of_rows = 0 if self._rows is None else self._rows.num_partials
+        self._partials = torch.zeros(self._num_of_rows + len(chunks), device=self._device)
         self._grid = (len(chunks),)
 
     def _find_gradients(self) -> _Gradients:
@@ -188,10 +200,10 @@ class TritonAdamW:
         return self._kept[key]
 
 
-def launch_step(pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> TritonAdamW | None:
-    """Return the step by Triton kernels, or None if they are unavailable or do not fit `pairs`."""
+def can_launch(pairs: Sequence[Pair]) -> bool:
+    """Return whether Triton kernels are available and fit `pairs`."""
     if not pairs:
-        return None
+        return False
     device = pairs[0][0].device
     fits = device.type == "cuda" and all(
         master.device == work.device == device
@@ -203,6 +215,11 @@ def launch_step(pairs: Sequence[Pair], optimizer: torch.optim.AdamW) -> TritonAd
         )
         for master, work in pairs
     )
-    if not fits or find_kernel_obstacle(device) is not None:
-        return None
-    return TritonAdamW(pairs, optimizer)
+    return fits and find_kernel_obstacle(device) is None
+
+
+def launch_step(
+    pairs: Sequence[Pair], optimizer: torch.optim.AdamW, rows: GpuEmbeddingRows | None = None
+) -> TritonAdamW | None:
+    """Return the step by Triton kernels, or None if they are unavailable or do not fit `pairs`."""
+    return TritonAdamW(pairs, optimizer, rows) if can_launch(pairs) else None

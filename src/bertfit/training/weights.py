@@ -19,9 +19,10 @@ from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.graphs import GraphRecorder
 from bertfit.training.compiled_adamw import compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
+from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.optimization import TorchAdamW, build_optimizer
 from bertfit.training.recorded_passes import RecordedPasses, plan_passes
-from bertfit.training.triton_adamw import launch_step
+from bertfit.training.triton_adamw import can_launch, launch_step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from bertfit.config import TrainSettings
     from bertfit.modeling.plan import Plan
     from bertfit.modeling.precision import Precision
+    from bertfit.training.optimization import Pair
 
 
 class TrainedWeights:
@@ -48,15 +50,15 @@ class TrainedWeights:
         self._max_grad_norm = settings.max_grad_norm
         self._rows = _take_embedding_rows(self.masters, self.working, settings, precision)
         row_weights = {id(model.get_input_embeddings().weight)} if self._rows else set()
-        self._dense = [
-            (master, work)
-            for master, work in zip(model.parameters(), self.working.parameters(), strict=True)
-            if master.requires_grad and id(master) not in row_weights
-        ]
+        trained = _pair_trained(model, self.working)
+        self._dense = [pair for pair in trained if id(pair[0]) not in row_weights]
         optimizer = build_optimizer(model, settings, leave_out=row_weights)
         quick = None
         if settings.fast_path == "auto":
-            quick = compile_step(self._dense, optimizer) or launch_step(self._dense, optimizer)
+            on_gpu = self._rows if isinstance(self._rows, GpuEmbeddingRows) else None
+            quick = compile_step(self._dense, optimizer) or launch_step(
+                self._dense, optimizer, on_gpu
+            )
         self._optimizer = quick or TorchAdamW(self._dense, optimizer)
         # A float, as AdamW's fused step expects; 1 makes the step a no-op.
         self._halted = torch.zeros((), device=precision.device)
@@ -68,7 +70,7 @@ class TrainedWeights:
         if self._recording.is_on:
             self.recorded = RecordedPasses(
                 self.working,
-                self._dense,
+                trained,
                 precision=precision,
                 plan=self._recording,
                 recorder=GraphRecorder(precision.device),
@@ -87,7 +89,7 @@ class TrainedWeights:
     def collect(self) -> torch.Tensor:
         """Clip the collected gradients to `max_grad_norm`; return their norm () before clipping."""
         norm = self._optimizer.measure_norm()
-        if self._rows is not None:  # only on a CPU, where reading a number costs nothing
+        if isinstance(self._rows, EmbeddingRows):  # on a CPU, reading a number costs nothing
             both = math.hypot(float(norm), self._rows.gather_gradient())
             self._rows.scale_gradient(min(1.0, self._max_grad_norm / (both + 1e-6)))
             norm = torch.tensor(both, dtype=torch.float64)
@@ -104,7 +106,7 @@ class TrainedWeights:
         """
         self._halted.logical_or_(is_finite.logical_not())
         self._optimizer.step(learning_rate, halted=self._halted)
-        if self._rows is not None and not self._halted:
+        if isinstance(self._rows, EmbeddingRows) and not self._halted:
             self._rows.update(learning_rate)
         self.drop_gradients()
 
@@ -160,15 +162,21 @@ def _add_gradients_to(
     return handle
 
 
+def _pair_trained(masters: PreTrainedModel, working: PreTrainedModel) -> list[Pair]:
+    """Return each trained weight with its copy, or with itself."""
+    pairs = zip(masters.parameters(), working.parameters(), strict=True)
+    return [(master, work) for master, work in pairs if master.requires_grad]
+
+
 def _take_embedding_rows(
     masters: PreTrainedModel,
     working: PreTrainedModel,
     settings: TrainSettings,
     precision: Precision,
-) -> EmbeddingRows | None:
+) -> EmbeddingRows | GpuEmbeddingRows | None:
     """Return row-wise updates of the token embeddings, or None if slower or impossible."""
     master, work = masters.get_input_embeddings(), working.get_input_embeddings()
-    if settings.fast_path == "off" or precision.device.type != "cpu":
+    if settings.fast_path == "off" or precision.device.type not in {"cpu", "cuda"}:
         return None
     if type(master) is not torch.nn.Embedding or not master.weight.requires_grad:
         return None
@@ -182,4 +190,9 @@ def _take_embedding_rows(
     table = master.weight
     assert isinstance(table, torch.nn.Parameter)
     assert isinstance(work, torch.nn.Embedding)  # a copy of `master`, or itself
-    return EmbeddingRows(table, work, weight_decay=settings.weight_decay)
+    if precision.device.type == "cpu":
+        return EmbeddingRows(table, work, weight_decay=settings.weight_decay)
+    pairs = _pair_trained(masters, working)
+    if not can_launch(pairs) or len(pairs) == 1:  # the others must not be none
+        return None
+    return GpuEmbeddingRows(table, work, weight_decay=settings.weight_decay)
