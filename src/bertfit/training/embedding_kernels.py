@@ -1,9 +1,22 @@
 """Triton kernels of AdamW for the rows of a token embedding that a step reads.
 
-`gpu_embedding_rows` launches them and has the formulas. Each program handles whole rows, or some
-columns of one, and finds a row by its token id, so nothing depends on which program ends first.
+`gpu_embedding_rows` launches them; `embedding_rows` has the formula. Each program handles whole
+rows, or some columns of one, and no two the same, so nothing depends on which program ends first.
 
-Shapes: R rows of the step, of V in the table; WIDTH numbers each; N tokens of a pack.
+Shapes: R rows of the step, of V in the table; WIDTH numbers each; N tokens of a pack. What the
+kernels share:
+
+    rows        (R,) int64, distinct: which rows
+    weights     (V, WIDTH) float32
+    copies      the same in another dtype, if HAS_COPIES
+    first       (V, WIDTH) float32, first moments
+    second      (V, WIDTH) float32, second moments
+    gradient    (V, WIDTH) float32
+    last        (V,) int32, the step that each row is up to date with
+    reached     () int32, the last step that was taken
+    history     (steps, 3) float32, for each step s: the sum of log(1 − lr·λ) of all steps to s; its
+                lr·√(1−β2^s)/(1−β1^s); its ε·√(1−β2^s)
+    BLOCK       the next power of two after WIDTH
 """
 
 from __future__ import annotations
@@ -35,7 +48,7 @@ def add_rows(
         of_tokens: (N, WIDTH), gradient of the embeddings that were read.
         token_ids: (N,) int64.
         by_id: (2, N) int64: tokens sorted by id; for each place in that order, where its id ends.
-        gradient: (V, WIDTH) float32, which receives the sums.
+        gradient: Receives the sums.
         num_tokens: N.
         padding_id: Row that gets no gradient; -1 if there is none.
         WIDTH: Numbers per row.
@@ -66,13 +79,7 @@ def add_rows(
 def sum_row_squares(rows, gradient, partials, num_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Write sums of squares of the gradient: each program that of every P-th of the R rows.
 
-    Args:
-        rows: (R,) int64, which rows.
-        gradient: (V, WIDTH) float32.
-        partials: (P,) float32, output.
-        num_rows: R.
-        WIDTH: Numbers per row.
-        BLOCK: The next power of two.
+    The output, `partials`, is (P,) float32.
     """
     columns = tl.arange(0, BLOCK)
     squares = tl.zeros((BLOCK,), tl.float32)
@@ -102,43 +109,19 @@ def catch_up_rows(
 ):
     """Bring rows to the state that dense AdamW would have left them in.
 
-    Args:
-        rows: (R,) int64, distinct.
-        weights: (V, WIDTH) float32.
-        copies: The same in another dtype, if HAS_COPIES.
-        first: (V, WIDTH) float32, first moments.
-        second: (V, WIDTH) float32, second moments.
-        last: (V,) int32, the step that each row is up to date with.
-        history: (steps, 3) float32, see `step_rows`.
-        reached: () int32, the last step that was taken.
-        log2_beta1: Of the decay rate of the first moment.
-        log2_beta2: Of the decay rate of the second moment.
-        HAS_COPIES: Whether there are copies.
-        WIDTH: Numbers per row.
-        BLOCK: The next power of two.
-        HORIZON: Missed steps, a power of two, after which the momentum is used up.
+    HORIZON is the number of missed steps, a power of two, after which the momentum is used up.
     """
     row = tl.load(rows + tl.program_id(0))
     since = tl.load(last + row)
     now = tl.load(reached)
     if since < now:
-        ages = tl.arange(0, HORIZON) + 1
-        is_missed = since + ages <= now
-        missed = history + 3 * (since + ages)
-        decay_now = tl.load(history + 3 * now)
-        decay_then = tl.load(missed, mask=is_missed, other=0.0)
-        terms = tl.load(missed + 1, mask=is_missed, other=0.0)
-        epsilons = tl.load(missed + 2, mask=is_missed, other=0.0)
-        ages = tl.where(is_missed, ages, 0).to(tl.float32)
-        # A term is decayed only by the steps after it.
-        terms *= tl.exp2(ages * (log2_beta1 - 0.5 * log2_beta2)) * tl.exp(decay_now - decay_then)
-        epsilons *= tl.exp2(ages * (-0.5 * log2_beta2))
-        total = tl.sum(terms, axis=0)
-        # Learning rates of 0 give a total of 0, and then epsilon does not matter.
-        shares = terms / tl.maximum(total, 1e-30)
-        epsilon = tl.sum(shares * epsilons, axis=0) + 1e-30
-        spread = tl.sqrt(tl.sum(shares * (epsilons - epsilon) * (epsilons - epsilon), axis=0))
-        kept = tl.exp(decay_now - tl.load(history + 3 * since))
+        total, epsilon, spread = _sum_missed(
+            history, since, now, log2_beta1, log2_beta2, HORIZON=HORIZON
+        )
+        log = tl.load(history + 3 * now) - tl.load(history + 3 * since)
+        # A GPU's exp may be off by more than what decays a weight in many steps.
+        series = 1.0 + log * (1.0 + log * (1.0 / 2 + log * (1.0 / 6 + log * (1.0 / 24))))
+        kept = tl.where(log > -0.05, series, tl.exp(log))
         num_missed = (now - since).to(tl.float32)
         columns = tl.arange(0, BLOCK)
         inside = columns < WIDTH
@@ -155,6 +138,27 @@ def catch_up_rows(
         if HAS_COPIES:
             tl.store(copies + places, p.to(copies.dtype.element_ty), mask=inside)
         tl.store(last + row, now)
+
+
+@triton.jit
+def _sum_missed(history, since, now, log2_beta1, log2_beta2, HORIZON: tl.constexpr):
+    """Return the sum over the steps missed, and the mean and deviation of their ε'."""
+    ages = tl.arange(0, HORIZON) + 1
+    is_missed = since + ages <= now
+    missed = history + 3 * (since + ages)
+    # A term is decayed only by the steps after it.
+    decays = tl.load(history + 3 * now) - tl.load(missed, mask=is_missed, other=0.0)
+    terms = tl.load(missed + 1, mask=is_missed, other=0.0) * tl.exp(decays)
+    epsilons = tl.load(missed + 2, mask=is_missed, other=0.0)
+    ages = tl.where(is_missed, ages, 0).to(tl.float32)
+    terms *= tl.exp2(ages * (log2_beta1 - 0.5 * log2_beta2))
+    epsilons *= tl.exp2(ages * (-0.5 * log2_beta2))
+    total = tl.sum(terms, axis=0)
+    # Learning rates of 0 give a total of 0, and then epsilon does not matter.
+    shares = terms / tl.maximum(total, 1e-30)
+    mean = tl.sum(shares * epsilons, axis=0) + 1e-30
+    apart = epsilons - mean
+    return total, mean, tl.sqrt(tl.sum(shares * apart * apart, axis=0))
 
 
 @triton.jit(do_not_specialize=["step"])
@@ -185,35 +189,12 @@ def step_rows(
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Update rows that are up to date, and set their gradient to zero.
+    """Update rows that are up to date, and write the step's entry of the history.
 
-    Args:
-        rows: As for `catch_up_rows`, like the next four.
-        weights: See above.
-        copies: See above.
-        first: See above.
-        second: See above.
-        gradient: (V, WIDTH) float32.
-        last: As for `catch_up_rows`.
-        history: (steps, 3) float32. For each step s: the sum of log(1 − lr·λ) of all steps to s;
-            its lr·√(1−β2^s)/(1−β1^s); its ε·√(1−β2^s). The step's own entry is written.
-        reached: () int32, set to this step.
-        norm: () float32, of all gradients, which are scaled down to `max_norm`.
-        halted: () float32: 1 if nothing may change; the gradient is set to zero anyway.
-        step: Number of the step, from 1.
-        max_norm: See `norm`.
-        decay: Learning rate times weight decay.
-        step_size: As for `adamw_kernels.step_adamw`, like the next five.
-        root_correction2: See above.
-        complement1: See above.
-        beta2: See above.
-        complement2: See above.
-        epsilon: See above.
-        log_decay: First entry of the history.
-        term: Second entry of the history.
-        HAS_COPIES: As for `catch_up_rows`.
-        WIDTH: Numbers per row.
-        BLOCK: The next power of two.
+    The gradient, of which `norm` () float32 is scaled down to `max_norm`, is set to zero also if
+    `halted` () float32 is 1; nothing else changes then. The other numbers are as for
+    `adamw_kernels.step_adamw`. `log_decay` and `term` are the first two entries of the history for
+    `step`, counted from 1. Its third, and `reached`, are written here, too.
     """
     row = tl.load(rows + tl.program_id(0))
     columns = tl.arange(0, BLOCK)
