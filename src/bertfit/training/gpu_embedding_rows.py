@@ -1,8 +1,9 @@
 """The lazy updates of `embedding_rows`, by Triton kernels: the CPU never waits for the GPU.
 
-The formula for what a row has missed, and its exactness, are the same. The sum is computed anew for
-each row from the history of the learning rates, which stays on the device, as does the number of
-steps taken: a step that was halted does not count, and only the device knows.
+The formula for what a row has missed is the same, except that the effect of ε is replaced by that
+of its mean and its deviation in the sum, not by its mean alone. The sum is computed anew for each
+row from the history of the learning rates, which stays on the device, as does the number of steps
+taken: a step that was halted does not count, and only the device knows.
 
 The gradient has a whole table's memory, at a fixed address, so recorded passes can add to it. It is
 zero except for the rows of a step between its first backward pass and its update. `master.grad` is
