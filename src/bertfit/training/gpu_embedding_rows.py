@@ -150,7 +150,7 @@ class GpuEmbeddingRows:
 
     def release(self) -> None:
         """Make the embedding produce ordinary gradients again."""
-        del self._work.forward
+        vars(self._work).pop("forward", None)
         torch.autograd.graph.increment_version(self._master)
 
     def add(self, of_tokens: torch.Tensor, token_ids: torch.Tensor, by_id: torch.Tensor) -> None:
