@@ -87,6 +87,11 @@ def as_on_gpu(monkeypatch):
         yield build
 
 
+@pytest.fixture(autouse=True)
+def small_tables_count(monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_ON_GPU", 0)
+
+
 def settle(*, fast_path="auto"):
     return TrainSettings(fast_path=fast_path, weight_decay=0.1, max_grad_norm=0.5)
 
@@ -261,6 +266,9 @@ def test_rows_are_chosen_by_device_and_kernels(monkeypatch, device, fits, kind):
 
     assert choose(make_model()) is kind
     assert choose(make_model(), fast_path="off") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_LEAST_ON_GPU", 10**6)
+        assert choose(make_model()) is (kind if device == "cpu" else None)
     scaled, frozen, limited = make_model(), make_model(), make_model()
     scaled.get_input_embeddings().scale_grad_by_freq = True
     frozen.get_input_embeddings().requires_grad_(False)
@@ -271,8 +279,8 @@ def test_rows_are_chosen_by_device_and_kernels(monkeypatch, device, fits, kind):
     assert {choose(each) for each in (scaled, frozen, limited, tied)} == {None}
 
 
-def train_on_gpu(model, *, num_steps=30):
-    """Train for 30 steps; return the losses, and how far the token embeddings moved."""
+def train_on_gpu(model, *, num_steps=8):
+    """Train for a few steps; return the losses, and how far the token embeddings moved."""
     before = model.get_input_embeddings().weight.detach().clone()
     weights = TrainedWeights(model, settle(), ON_GPU)
     steps = take_steps(weights, precision=ON_GPU, num_steps=num_steps)
@@ -293,8 +301,8 @@ def test_a_recorded_training_on_a_gpu_follows_the_dense_one(monkeypatch, family)
     monkeypatch.setattr(module, "_take_embedding_rows", lambda *_: None)
     dense, expected_losses, expected = train_on_gpu(copy.deepcopy(model))
     assert dense._rows is None
-    assert losses == pytest.approx(expected_losses, abs=0.02)
-    assert float((moved - expected).norm() / expected.norm()) < 0.1
+    assert losses == pytest.approx(expected_losses, abs=0.05)
+    assert float((moved - expected).norm() / expected.norm()) < 0.2
     never = (rows._rows._first.abs().sum(dim=1) == 0.0).nonzero().flatten()
     assert len(never) > 0
     torch.testing.assert_close(moved[never], expected[never], atol=1e-6, rtol=1e-4)

@@ -9,6 +9,7 @@ in the cache. Anything missing there is compiled as usual, so nothing depends on
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,7 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
             stdout=nothing,
             stderr=nothing,
             env=environment,
+            start_new_session=True,  # so that its forks end with it
         )
     except OSError:
         return None
@@ -128,5 +131,6 @@ def _find_mark(job: str) -> Path:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
     process.wait()

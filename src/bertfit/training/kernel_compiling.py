@@ -1,14 +1,17 @@
 """Compiles the kernels of a GPU training into Triton's cache, in a process that needs no GPU.
 
 It calls the same functions as the training on CPU tensors, with a Triton driver that names the type
-of GPU and launches nothing. `compiling_ahead` starts it.
+of GPU and launches nothing. `compiling_ahead` starts it. Triton compiles one kernel at a time, so
+the process forks once it has imported everything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
+import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +26,7 @@ from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.elementwise import activate
 from bertfit.modeling.kernels.layer import pass_layer
-from bertfit.modeling.kernels.parts import find_parts, join_projections
+from bertfit.modeling.kernels.parts import Parts, find_parts, join_projections
 from bertfit.modeling.pack import Pack
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows, sort_by_id
 from bertfit.training.optimization import Pair
@@ -54,22 +57,46 @@ def compile_kernels(
         keep_master(work, master)
     parts = find_parts(layer)
     assert parts is not None
-    pack = Pack.build(_STARTS, torch.device("cpu"))
+    works: list[Callable[[], None]] = [
+        functools.partial(_compile_layer, parts, longest=longest, only_firsts=only_firsts)
+        for longest in lengths
+        for only_firsts in (False, True)
+    ]
+    _run_beside([*works, functools.partial(_compile_step, pairs, embedding_size)])
+
+
+def _run_beside(works: list[Callable[[], None]]) -> None:
+    """Run each in a process of its own, forked: what was imported is there.
+
+    Raises:
+        RuntimeError: One failed.
+    """
+    forking = multiprocessing.get_context("fork")
+    processes = [forking.Process(target=work) for work in works]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise RuntimeError("some kernels were not compiled")
+
+
+def _compile_layer(parts: Parts, *, longest: int, only_firsts: bool) -> None:
+    """Compile the kernels of a layer, in training and in scoring."""
+    pack = dataclasses.replace(Pack.build(_STARTS, torch.device("cpu")), longest=longest)
     hidden = torch.zeros(int(_STARTS[-1]), len(parts.output.weight), dtype=torch.bfloat16)
-    for longest in lengths:
-        pack = dataclasses.replace(pack, longest=longest)
-        for only_firsts in (False, True):
-            for _ in range(2):  # the second pass adds to the gradients of the first
-                states = hidden.detach().requires_grad_()
-                found = pass_layer(states, parts, pack, trains=True, only_firsts=only_firsts)
-                found.backward(torch.zeros_like(found))
-            with torch.no_grad():
-                pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
-    _compile_step(pairs, embedding_size)
+    for _ in range(2):  # the second pass adds to the gradients of the first
+        states = hidden.detach().requires_grad_()
+        found = pass_layer(states, parts, pack, trains=True, only_firsts=only_firsts)
+        found.backward(torch.zeros_like(found))
+    with torch.no_grad():
+        pass_layer(hidden, parts, pack, trains=False, only_firsts=only_firsts)
 
 
 def _compile_step(pairs: list[Pair], embedding_size: int) -> None:
     """Compile the kernels of AdamW, also for the rows of token embeddings."""
+    for master, _ in pairs:
+        master.grad = torch.zeros_like(master)
     token_ids = np.arange(_STARTS[-1], dtype=np.int64)
     work = torch.nn.Embedding(len(token_ids), embedding_size, dtype=torch.bfloat16)
     master = torch.nn.Parameter(work.weight.detach().float())

