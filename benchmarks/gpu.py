@@ -102,7 +102,7 @@ def measure(size: Size, arguments: argparse.Namespace) -> Iterator[dict[str, Any
         yield {"operations_per_second": rate}
         for part in arguments.parts:
             if part == "training":
-                for length in size.lengths:
+                for length in arguments.lengths or size.lengths:
                     for times in time_training(size, encoded[length], length, rate, arguments.ways):
                         yield {f"training_{length}": times}
             elif part == "scoring":
@@ -131,6 +131,13 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--ways", nargs="+", default=WAYS, choices=WAYS, help="Ways of training (all)."
+    )
+    parser.add_argument(
+        "--lengths",
+        nargs="+",
+        type=int,
+        choices=REAL.lengths,
+        help="Lengths at which training is timed, in this order (all).",
     )
     parser.add_argument(
         "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."

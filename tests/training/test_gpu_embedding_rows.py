@@ -317,3 +317,17 @@ def test_no_number_is_looked_at(blindfold):  # noqa: F811 (the fixture)
     lazy.rows.catch_up(torch.tensor([1, 2]))
     with blindfold:
         take_step()
+
+
+@needs_triton
+def test_a_gradient_is_dropped_for_token_ids_of_32_bits_too():
+    """Encoded texts have those, and a step that ran out of memory drops its gradient."""
+    lazy = Lazy(make_table(), weight_decay=0.0)
+    lazy.rows.catch_up(torch.tensor([1, 2], dtype=torch.int32))
+    lazy.work(torch.tensor([1, 2, 1], device=DEVICE)).sum().backward()
+    assert lazy.master.weight.grad is not None
+    assert lazy.master.weight.grad.any()
+    kept = lazy.master.weight.grad
+    lazy.rows.drop_gradient()
+    assert lazy.master.weight.grad is None
+    assert not kept.any()

@@ -80,8 +80,8 @@ class GpuEmbeddingRows:
         work.forward = types.MethodType(self._look_up, work)  # type: ignore[method-assign]  # of this one
 
     def catch_up(self, rows: torch.Tensor) -> None:
-        """Bring distinct rows, int64 on the CPU, up to date; the step to come reads no others."""
-        self._rows = to_device(rows.numpy(), self._device)
+        """Bring distinct rows, integers on the CPU, up to date; the next step reads no others."""
+        self._rows = to_device(rows.numpy().astype(np.int64), self._device)
         self._catch_up(self._rows)
 
     def catch_up_all(self) -> None:
