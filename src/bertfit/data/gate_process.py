@@ -8,6 +8,7 @@ worth it, the rows are checked here, when the report is needed.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -113,7 +114,15 @@ class _Process:
         self._process.wait()
 
     def _talk(self, job: bytes) -> None:
-        self._answer, _ = self._process.communicate(job)
+        # Not `communicate`: it writes 4 kilobytes at a time, and waits for the GIL after each.
+        asked, answered = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert answered is not None
+        with contextlib.suppress(OSError), asked:  # the process may have ended
+            asked.write(job)
+        with answered:
+            self._answer = answered.read()
+        self._process.wait()
 
 
 def _is_worth_it(parts: Sequence[TextDataset]) -> bool:
