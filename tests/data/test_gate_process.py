@@ -68,7 +68,10 @@ def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test)
     expected = inspect(parts)
     finish = start(parts)
     monkeypatch.setattr(gate_process, "inspect_rows", None)
-    assert finish(lambda *_: None) == expected
+    counted = []
+    assert finish(lambda *counts: counted.append(counts)) == expected
+    num_rows = 100 if with_test else 80
+    assert counted == [(0, num_rows), (num_rows, num_rows)]
     assert {finding.kind for finding in expected.findings} >= {"shared_texts", "skipped_rows"}
     assert [process.returncode for process in worth_it] == [0]
 

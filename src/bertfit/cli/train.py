@@ -53,10 +53,8 @@ def train(
 ) -> None:
     """Fine-tune a model on labelled text and save it as a run."""
     from bertfit.cli.terminal import Terminal, console, error_console
-    from bertfit.training.compiling_ahead import start_compiling
 
     settings = _resolve_settings(context.params)
-    start_compiling(settings.settings)  # now, because reading and importing take as long
     run = _find_function(seeds)
     with Terminal(error_console if as_json else console) as terminal:
         result = run(

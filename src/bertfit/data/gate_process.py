@@ -61,8 +61,12 @@ def start_inspection(
         process = _Process.start(json.dumps(job).encode())
 
     def finish(on_progress: Callable[[int, int], None]) -> GateReport:
-        answer = None if process is None else process.wait()
+        answer, num_rows = None, sum(map(len, given.values()))
+        if process is not None:
+            on_progress(0, num_rows)
+            answer = process.wait()
         if answer is not None:
+            on_progress(num_rows, num_rows)
             return _read_report(json.loads(answer))
         return inspect_rows(
             given["train"],

@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 
-from bertfit.config import ResolvedSettings, TrainSettings
+from bertfit.config import ResolvedSettings
 from bertfit.modeling.compilation import cannot_compile, plan_compilation
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
-from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.soundness import explain_failure
 from bertfit.progress import Listener
-from bertfit.training.compiling_ahead import start_compiling
 from bertfit.training.measuring import SpeedEstimate, measure_speed
 from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.preparing import PreparedModel
@@ -44,19 +42,6 @@ class MeasuredSpeed:
             "cold_start_seconds": round(self.speed.first_step_seconds, 1) if compiled else None,
             "tokens_per_second_as_written": round(self.as_written.tokens_per_second, 1),
         }
-
-
-def compile_ahead(settings: TrainSettings, *, listener: Listener) -> None:
-    """Start compiling the GPU kernels in a second process, if they have not been compiled yet.
-
-    `bertfit train` has started it even earlier, before torch was imported.
-
-    Raises:
-        ConfigError: The device is unknown or not present.
-    """
-    choose_precision(settings.device, settings.dtype)
-    if start_compiling(settings) is not None:
-        listener.note("Compiling the GPU kernels in a second process; this is needed once.")
 
 
 def settle_speed(

@@ -120,7 +120,8 @@ def prepare_training(
 ) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
     """Read, check and encode the rows, load the model, and settle the settings left open."""
     locate_model(resolved.settings.model)  # a name that is wrong is told before the long work
-    start_compiling(resolved.settings)
+    if start_compiling(resolved.settings) is not None:
+        log.note("Compiling the GPU kernels in a second process; this is needed once.")
     started = start_rows(
         data, validation=validation, test=test, settings=resolved.settings, listener=log
     )
@@ -133,9 +134,7 @@ def prepare_training(
             settle_epochs,
             settle_model,
         )
-        from bertfit.workflow.speeding import compile_ahead
     refuse_impossible_aim(resolved.settings, started.checked.label_names)
-    compile_ahead(resolved.settings, listener=log)
     loaded = load_model(resolved.settings, started.checked.label_names)
     rows = finish_rows(started, resolved.settings, listener=log)
     resolved = settle_columns(resolved, rows)
