@@ -182,10 +182,10 @@ def test_where_all_test_rows_leaked_nothing_is_left(train, make_reviews):
     assert (stored["num_leaked"], stored["num_rows"], stored["accuracy"]) == (10, 0, None)
 
 
-def test_a_strict_training_stops_before_the_model_is_loaded(
+def test_a_strict_training_stops_before_the_rows_are_encoded(
     train, make_reviews, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("bertfit.workflow.preparing.load_classifier", None)
+    monkeypatch.setattr("bertfit.workflow.preparing.encode_or_reuse", None)
     rows, test = leaking(make_reviews)
     with pytest.raises(LeakError) as caught:
         train(rows, test=test, strict=True)
