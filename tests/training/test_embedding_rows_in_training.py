@@ -41,7 +41,7 @@ from tests.training.test_recorded_passes import (
 FLOAT32, BFLOAT16 = (choose_precision("cpu", dtype) for dtype in ("float32", "bfloat16"))
 ON, OFF = Plan(is_on=True, reason="a test"), Plan(is_on=False, reason="a test")
 interpreted = pytest.mark.skipif(DEVICE.type != "cpu", reason="kernels are compiled on a GPU")
-WAYS = ["written", "recorded"]
+WAYS = [pytest.param("written", marks=pytest.mark.slow), "recorded"]
 
 
 class Replayer:
@@ -128,7 +128,7 @@ def assert_same(model, expected, **tolerance):
 @interpreted
 @needs_triton
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("roberta", marks=pytest.mark.slow)])
 def test_a_training_comes_to_the_same_weights(as_on_gpu, family, way):
     model = make_model(family)
     expected, before = copy.deepcopy(model), copy.deepcopy(model.state_dict())
@@ -149,6 +149,7 @@ def test_a_training_comes_to_the_same_weights(as_on_gpu, family, way):
     assert float((table - moved[0]).detach().abs().max()) > 5e-3
 
 
+@pytest.mark.slow
 @interpreted
 @needs_triton
 def test_a_training_in_bfloat16_follows_the_dense_one(as_on_gpu):

@@ -128,7 +128,10 @@ def train(num_steps, *, weight_decay=0.1, betas=BETAS, padding_idx=None, **optio
 @needs_triton
 @pytest.mark.parametrize(
     ("num_steps", "weight_decay"),
-    [(1, 0.1), (2, 0.1), (40, 0.0), (40, 0.1), pytest.param(300, 0.1, marks=pytest.mark.slow)],
+    [
+        *((1, 0.1), (2, 0.1), (40, 0.1)),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((40, 0.0), (300, 0.1))),
+    ],
 )
 def test_the_weights_are_those_of_the_dense_adamw(num_steps, weight_decay):
     dense, lazy, excesses = train(num_steps, weight_decay=weight_decay)
@@ -146,7 +149,9 @@ def test_the_weights_are_those_of_the_dense_adamw(num_steps, weight_decay):
 
 
 @needs_triton
-@pytest.mark.parametrize(("beta1", "is_used_up"), [(0.1, True), (0.9, False)])
+@pytest.mark.parametrize(
+    ("beta1", "is_used_up"), [(0.1, True), pytest.param(0.9, False, marks=pytest.mark.slow)]
+)
 def test_momentum_after_the_horizon_is_ignored(monkeypatch, beta1, is_used_up):
     monkeypatch.setattr(gpu_embedding_rows, "_HORIZON", 16)
     dense, lazy, _ = train(40, betas=(beta1, 0.999))
@@ -189,7 +194,9 @@ def test_a_step_that_is_not_finite_leaves_no_trace():
 
 
 @needs_triton
-@pytest.mark.parametrize("scale", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize(
+    "scale", [*(pytest.param(scale, marks=pytest.mark.slow) for scale in (1e-4, 1e-6)), 1e-8]
+)
 def test_gradients_as_small_as_epsilon_are_met_too(scale):
     """As on a CPU: where epsilon weighs as much as the second moment, its mean must do."""
     dense, lazy, _ = train(60, weight_decay=0.0, scale=scale)
