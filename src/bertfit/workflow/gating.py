@@ -112,6 +112,7 @@ def _score_others(
         label_ids,
         predicted_ids=predicted_ids,
         groups=np.asarray(groups)[kept] if groups else None,
+        with_auroc=False,
     )
     return LeakFreeScores(
         num_leaked=len(leaked),
