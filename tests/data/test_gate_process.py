@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -76,7 +77,25 @@ def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test)
     assert [process.returncode for process in worth_it] == [0]
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(1)", "import os; os.kill(os.getpid(), 9)"])
+def test_what_else_python_prints_is_not_the_report(parts, worth_it, monkeypatch, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("print('Welcome!', end=' ')")
+    folders = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
+    expected = inspect(parts)
+    monkeypatch.setattr(gate_process, "inspect_rows", None)
+    assert start(parts)(lambda *_: None) == expected
+    assert [process.returncode for process in worth_it] == [0]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise SystemExit(1)",
+        "import os; os.kill(os.getpid(), 9)",
+        "pass",
+        "print('not a report')",
+    ],
+)
 def test_if_the_process_fails_the_rows_are_checked_here(parts, worth_it, monkeypatch, code):
     command = [sys.executable, "-c", code]
     counted, popen = [], gate_process.subprocess.Popen

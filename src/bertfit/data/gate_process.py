@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import joblib
 
@@ -61,13 +61,13 @@ def start_inspection(
         process = _Process.start(json.dumps(job).encode())
 
     def finish(on_progress: Callable[[int, int], None]) -> GateReport:
-        answer, num_rows = None, sum(map(len, given.values()))
+        report, num_rows = None, sum(map(len, given.values()))
         if process is not None:
             on_progress(0, num_rows)
-            answer = process.wait()
-        if answer is not None:
+            report = _read_report(process.wait())
+        if report is not None:
             on_progress(num_rows, num_rows)
-            return _read_report(json.loads(answer))
+            return report
         return inspect_rows(
             given["train"],
             validation=given.get("validation"),
@@ -107,11 +107,11 @@ class _Process:
             return None
         return cls(process, job)
 
-    def wait(self) -> bytes | None:
-        """Return what it wrote, or None if it failed."""
+    def wait(self) -> bytes:
+        """Return what it wrote; nothing if it failed."""
         self._thread.join()
         atexit.unregister(self._end)
-        return self._answer if self._process.returncode == 0 else None
+        return self._answer if self._process.returncode == 0 else b""
 
     def _end(self) -> None:
         self._process.kill()
@@ -135,8 +135,12 @@ def _is_worth_it(parts: Sequence[TextDataset]) -> bool:
     return sum(len(text) for rows in parts for text in rows.texts) <= _MOST_CHARACTERS
 
 
-def _read_report(written: dict[str, Any]) -> GateReport:
-    """Return the report whose fields were written as JSON."""
+def _read_report(answer: bytes) -> GateReport | None:
+    """Return the report whose fields are the last line, or None if that is not a report."""
+    try:
+        written = json.loads(answer.splitlines()[-1])
+    except (IndexError, ValueError):
+        return None
     findings = tuple(
         Finding(**finding | {"examples": tuple(Example(**one) for one in finding["examples"])})
         for finding in written.pop("findings")
@@ -156,7 +160,8 @@ def _main() -> None:
         label_names=job["label_names"],
         skipped=[Fault(**fault) for fault in job["skipped"]],
     )
-    json.dump(dataclasses.asdict(report), sys.stdout)
+    # On a line of its own: what Python imports at its start (a sitecustomize.py) may print, too.
+    sys.stdout.write(f"\n{json.dumps(dataclasses.asdict(report))}\n")
 
 
 if __name__ == "__main__":
