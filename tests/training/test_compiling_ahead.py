@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,44 @@ def test_a_process_is_started_once_and_before_torch_is_imported(cache, tmp_path)
     code = "import sys, bertfit.training.compiling_ahead; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert said.stdout == "False\n"
+
+
+@needs_triton
+def test_triton_is_found_under_any_name_of_its_distribution(cache, tmp_path, monkeypatch):
+    """Such as pytorch-triton, with torch's nightly builds."""
+
+    def find_none(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", find_none)
+    assert compiling_ahead._find_mark("a job").parent == cache
+    first = compiling_ahead._find_mark("a job")
+    (tmp_path / "triton.py").write_text("__version__ = '0'")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    assert compiling_ahead._find_mark("a job") != first
+
+
+@needs_triton
+@pytest.mark.usefixtures("cache")
+def test_a_cache_that_cannot_be_used_starts_nothing(monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", None)
+    monkeypatch.setenv("TRITON_CACHE_DIR", "/" + 300 * "x")
+    assert start_compiling(SETTINGS) is None
+
+
+@needs_triton
+@pytest.mark.usefixtures("cache")
+def test_a_user_without_a_home_has_a_cache_where_triton_has_it(monkeypatch):
+    """As in a container that runs under a number without a name."""
+
+    def find_none(user_id):
+        raise KeyError(user_id)
+
+    monkeypatch.setattr(pwd, "getpwuid", find_none)
+    for name in ("HOME", "TRITON_HOME", "TRITON_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    assert compiling_ahead._find_mark("a job").parent == Path("~", ".triton", "cache")
 
 
 @pytest.mark.parametrize(

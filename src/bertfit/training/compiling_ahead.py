@@ -13,7 +13,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -61,7 +60,10 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
     mark = _find_mark(job)
     if mark in _started:
         return _started[mark]
-    if mark.exists():
+    try:
+        if mark.exists():
+            return None
+    except OSError:  # a cache that cannot be used, such as in another user's home
         return None
     # It sees no GPU, downloads nothing, and imports nothing from the current folder (-P).
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
@@ -90,7 +92,7 @@ def _find_capability_wanted(settings: TrainSettings) -> int | None:
         and settings.dtype in {"auto", "bfloat16"}
         and settings.fast_path == "auto"
         and settings.packing != "off"
-        and importlib.util.find_spec("triton") is not None
+        and _find_triton() is not None
     )
     if not will_be_used:
         return None
@@ -118,14 +120,24 @@ def _ask_driver(index: int) -> int | None:
     return None if answers else 10 * major.value + minor.value
 
 
+def _find_triton() -> Path | None:
+    """Return Triton's first file, which says its version, without importing it.
+
+    Its distribution has several names (triton, pytorch-triton), so its metadata may not be found.
+    """
+    found = importlib.util.find_spec("triton")
+    return None if found is None or found.origin is None else Path(found.origin)
+
+
 def _find_mark(job: str) -> Path:
     """Return the file in Triton's cache whose presence marks a job as done."""
-    version = importlib.metadata.version("triton")
-    digest = hashlib.blake2b(f"{version} {job}".encode(), digest_size=10)
+    digest = hashlib.blake2b(job.encode(), digest_size=10)
+    triton = _find_triton()
+    assert triton is not None
     of_steps = [path for kind in ("adamw", "embedding") for path in _STEPS.glob(f"*{kind}*.py")]
-    for source in sorted([*_KERNELS.glob("*.py"), *of_steps]):
+    for source in (triton, *sorted([*_KERNELS.glob("*.py"), *of_steps])):
         digest.update(source.read_bytes())
-    home = os.environ.get("TRITON_HOME") or Path.home()
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 (never fails)
     cache = os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache")
     return Path(cache, f"bertfit_{digest.hexdigest()}")
 
