@@ -123,6 +123,10 @@ def test_a_process_is_started_once_and_before_torch_is_imported(cache, tmp_path)
     process = start_compiling(settings)
     assert process is not None
     assert start_compiling(settings) is process
+    (mark,) = compiling_ahead._started
+    mark.parent.mkdir()
+    mark.touch()  # as the process does when all is compiled
+    assert start_compiling(settings) is None
     code = "import sys, bertfit.training.compiling_ahead; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert said.stdout == "False\n"

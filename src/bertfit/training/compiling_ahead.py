@@ -40,7 +40,7 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
     """Start the second process, if the training will need kernels that are not in the cache.
 
     It ends on its own, or with this process. Return it, also if this process started it before, or
-    None if none is needed.
+    None if none is needed, or no longer.
 
     Args:
         settings: Settings of the training.
@@ -58,13 +58,13 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
         }
     )
     mark = _find_mark(job)
-    if mark in _started:
-        return _started[mark]
     try:
         if mark.exists():
             return None
     except OSError:  # a cache that cannot be used, such as in another user's home
         return None
+    if mark in _started:
+        return _started[mark]
     # It sees no GPU, downloads nothing, and imports nothing from the current folder (-P).
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     nothing = subprocess.DEVNULL
