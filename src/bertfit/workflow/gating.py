@@ -1,4 +1,4 @@
-"""The data checks of a training: what is dropped, noted or refused, and scores without leaks."""
+"""Texts that the model cannot read, and scores without leaked rows."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.reporting.findings import brief_lines
 from bertfit.workflow.evaluating import Evaluation
-
-_MOST_NOTED = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Prepares what the first step needs: checked rows, a loaded model, encoded text."""
+"""Prepares what the first step needs: a loaded model and encoded text."""
 
 from __future__ import annotations
 
@@ -36,9 +36,6 @@ from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
 from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.rows import PreparedRows
-
-_MOST_SKIPPED_TOLD = 20
-_MOST_LABELS_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
