@@ -166,11 +166,12 @@ def test_commands_that_need_no_model_load_none() -> None:
     assert "torch._dynamo" not in loaded  # as long to import as torch itself
 
 
-def test_training_reads_the_rows_before_it_loads_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--seeds", "2"]], ids=["one seed", "two seeds"])
+def test_training_reads_the_rows_before_it_loads_torch(tmp_path: Path, more: list[str]) -> None:
     (tmp_path / "rows.csv").write_text("text,label\nfine,\n", encoding="utf-8")
     code = f"""
 import sys
-sys.argv = ["bertfit", "train", {str(tmp_path / "rows.csv")!r}, "--output", "run"]
+sys.argv = ["bertfit", "train", {str(tmp_path / "rows.csv")!r}, "--output", "run", *{more!r}]
 from bertfit.cli.main import main
 try:
     main()

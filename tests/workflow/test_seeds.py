@@ -15,7 +15,7 @@ from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError, TrainingError
 from bertfit.files import write_json
 from bertfit.run_directory import Staging, read_record
-from bertfit.workflow import making
+from bertfit.workflow import making, preparing, reporting
 from bertfit.workflow import seeds as seeds_module
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
@@ -70,7 +70,7 @@ def fail_at_seed(monkeypatch):
     """Give a function that makes a seed fail before or after it was trained."""
 
     def arrange(number, error, *, after=False):
-        real, calls = seeds_module.make_run, []
+        real, calls = making.make_run, []
 
         def make_run(*args, **options):
             calls.append(1)
@@ -80,7 +80,7 @@ def fail_at_seed(monkeypatch):
                 real(*args, **options)
             raise error
 
-        monkeypatch.setattr(seeds_module, "make_run", make_run)
+        monkeypatch.setattr(making, "make_run", make_run)
 
     return arrange
 
@@ -277,7 +277,7 @@ def interrupt_in(monkeypatch):
     ("place", "name", "call"),
     [
         (seeds_module._Best, "offer", 1),
-        (seeds_module, "renew_model", 1),
+        (preparing, "renew_model", 1),
         (seeds_module, "stage_run", 2),
         (TextClassifier, "save_tokenizer", 2),
         (making, "settle_speed", 2),
@@ -301,7 +301,7 @@ def test_an_interruption_between_seeds_ends_with_the_finished_ones(
     [
         (seeds_module._Best, "record"),
         (seeds_module, "write_log"),
-        (seeds_module, "renew_report"),
+        (reporting, "renew_report"),
         (Staging, "publish"),
     ],
 )
@@ -326,8 +326,8 @@ def test_an_interruption_before_the_first_seed_leaves_nothing(
 
 
 def test_a_second_interruption_sets_the_best_finished_seed_aside(train, tmp_path, interrupt_in):
-    interrupt_in(seeds_module, "renew_model")
-    interrupt_in(seeds_module, "renew_report")
+    interrupt_in(preparing, "renew_model")
+    interrupt_in(reporting, "renew_report")
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", baseline=False)
     assert names_in(tmp_path) == {"run.unfinished"}
@@ -352,7 +352,7 @@ def test_a_best_seed_whose_folder_was_removed_is_not_said_to_be_kept(train, tmp_
         shutil.rmtree(staging.folder)
         write_json(staging.folder / "metrics.json", {})  # what writes there makes missing folders
 
-    monkeypatch.setattr(seeds_module, "renew_report", remove)
+    monkeypatch.setattr(reporting, "renew_report", remove)
     listener = Recorder()
     with pytest.raises(RunError, match="was removed meanwhile"):
         train(tmp_path / "run", epochs=1, baseline=False, listener=listener)

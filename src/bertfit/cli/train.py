@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bertfit.cli import options
-from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
     from bertfit.config import ResolvedSettings
@@ -90,8 +89,8 @@ def _find_function(seeds: int | None) -> Callable[..., TrainResult]:
 
     if seeds is None:
         return run_training
-    with pause_collection():
-        from bertfit.workflow.seeds import train_seeds
+    from bertfit.workflow.seeds import train_seeds
+
     return functools.partial(train_seeds, num_seeds=seeds)
 
 

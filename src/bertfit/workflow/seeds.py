@@ -2,7 +2,8 @@
 
 The rows are read, split and encoded once. The score that chose each seed's epoch also chooses the
 seed: the score on the validation rows, before calibration, which is fitted on the same rows. The
-test rows are scored with every seed as it would be saved, calibrated, and choose nothing.
+test rows are scored with every seed as it would be saved, calibrated, and choose nothing. As in
+`training`, torch is imported only once the rows were read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertfit.config import ResolvedSettings, is_whole_number
 from bertfit.errors import ConfigError
@@ -22,11 +23,7 @@ from bertfit.files import write_json
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
-from bertfit.workflow.judging import BaselineFitter, baseline_fitter
 from bertfit.workflow.log import LogKeeper, write_log
-from bertfit.workflow.making import FinishedRun, keeping_the_model, make_run
-from bertfit.workflow.preparing import PreparedModel, renew_model
-from bertfit.workflow.reporting import renew_report
 from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.training import (
     TrainResult,
@@ -35,6 +32,11 @@ from bertfit.workflow.training import (
     settle_settings,
     sum_up,
 )
+
+if TYPE_CHECKING:
+    from bertfit.workflow.judging import BaselineFitter
+    from bertfit.workflow.making import FinishedRun
+    from bertfit.workflow.preparing import PreparedModel
 
 _SCORES = ("accuracy", "macro_f1")
 
@@ -60,6 +62,8 @@ class _Best:
 
     def publish(self, num_seeds: int, log: LogKeeper, interruption: Interruption) -> dict[str, Any]:
         """Move the best run to its place, and return its record."""
+        from bertfit.workflow.reporting import renew_report
+
         assert self.staging is not None
         record = self.record()
         _note_seeds(record["seeds"], num_seeds, log)
@@ -120,6 +124,8 @@ def train_seeds(
     log = LogKeeper(listener or Silent())
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
+    from bertfit.workflow.judging import baseline_fitter
+
     rows, best = prepared[1], _Best()
     with catch_interrupts() as interruption, _keeping_the_best(best, log):
         for seed, staging, finished in _train_each(
@@ -151,6 +157,9 @@ def _train_each(
         FirstInterrupt: It came before the first step of the first seed.
         KeyboardInterrupt: A second Ctrl-C came.
     """
+    from bertfit.workflow.making import keeping_the_model, make_run
+    from bertfit.workflow.preparing import renew_model
+
     resolved, rows, model = prepared
     for number, seed in enumerate(seeds, start=1):
         try:
