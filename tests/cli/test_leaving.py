@@ -27,6 +27,18 @@ def test_the_process_ends_with_its_code_its_output_and_what_was_to_be_done():
     assert ended.stdout.split("\n") == ["said", "done at the end", ""]  # and nothing taken apart
 
 
+def test_ctrl_c_does_not_keep_from_what_is_to_be_done():
+    code = """
+import atexit, signal
+atexit.register(print, "done at the end")
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
+    atexit.register(signal.raise_signal, number)
+"""
+    ended = run_code(f"{code}{END}leave(130)")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "done at the end\n", "")
+
+
 def test_objects_would_be_taken_apart_otherwise():
     assert "taken apart" in run_code(WITH_RUIN).stdout
 

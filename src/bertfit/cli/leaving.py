@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 _NUM_TOOLS = 6
@@ -20,7 +23,8 @@ def leave(code: int) -> NoReturn:
     If that fails, or threads still run, or the process is profiled or debugged, Python ends it in
     its own way.
     """
-    atexit._run_exitfuncs()  # noqa: SLF001 (Python has no public name for it; each runs only once)
+    with _ignore_interrupts():
+        atexit._run_exitfuncs()  # noqa: SLF001 (Python has no public name; each runs only once)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -29,6 +33,24 @@ def leave(code: int) -> NoReturn:
     if threading.active_count() > 1 or _is_watched():
         sys.exit(code)
     os._exit(code)
+
+
+@contextlib.contextmanager
+def _ignore_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM in the block: the second of two would keep processes from ending.
+
+    Outside the main thread, where Python cannot handle signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _is_watched() -> bool:
