@@ -77,6 +77,15 @@ def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test)
     assert [process.returncode for process in worth_it] == [0]
 
 
+def test_texts_in_other_scripts_take_no_more_memory_than_in_a_file(parts, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(gate_process, "_is_worth_it", lambda _parts: True)
+    monkeypatch.setattr(gate_process._Process, "start", jobs.append)
+    parts["train"].texts[2:] = ["\u4e2d" * 1000] * 58
+    start(parts)
+    assert 58 * 3000 < len(jobs[0]) < 60 * 3000 + 5000
+
+
 def test_what_else_python_prints_is_not_the_report(parts, worth_it, monkeypatch, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('Welcome!', end=' ')")
     folders = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -58,7 +58,9 @@ def start_inspection(
             "label_names": list(label_names),
             "skipped": [dataclasses.asdict(fault) for fault in skipped],
         }
-        process = _Process.start(json.dumps(job).encode())
+        # Escapes such as \u4e2d would take six bytes for each character that is not ASCII.
+        written = json.dumps(job, ensure_ascii=False)
+        process = _Process.start(written.encode("utf-8", "surrogatepass"))
 
     def finish(on_progress: Callable[[int, int], None]) -> GateReport:
         report, num_rows = None, sum(map(len, given.values()))
