@@ -125,6 +125,13 @@ def test_if_no_process_can_be_started_the_rows_are_checked_here(parts, monkeypat
     assert start(parts)(lambda *_: None) == inspect(parts)
 
 
+@pytest.mark.parametrize("executable", [None, ""])
+def test_in_a_program_that_is_not_python_the_rows_are_checked_here(parts, monkeypatch, executable):
+    monkeypatch.setattr(gate_process, "_is_worth_it", lambda _parts: True)
+    monkeypatch.setattr(sys, "executable", executable)
+    assert start(parts)(lambda *_: None) == inspect(parts)
+
+
 def test_few_rows_and_too_much_text_need_no_process(monkeypatch):
     monkeypatch.setattr(gate_process.joblib, "cpu_count", lambda: 2)
     many, few = make_part("train", 4000), make_part("train", 3999)

@@ -189,6 +189,12 @@ def test_nothing_is_started_where_kernels_will_not_be_used(changed, monkeypatch)
     assert start_compiling(settings) is None
 
 
+@pytest.mark.usefixtures("cache")
+def test_in_a_program_that_is_not_python_nothing_is_started(monkeypatch):
+    monkeypatch.setattr(sys, "executable", None)
+    assert start_compiling(SETTINGS) is None
+
+
 def test_without_a_driver_there_is_no_gpu(monkeypatch):
     def find_none(name):
         raise OSError(name)

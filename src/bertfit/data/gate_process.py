@@ -98,6 +98,8 @@ class _Process:
     def start(cls, job: bytes) -> _Process | None:
         """Return the running process, or None if it cannot be started."""
         pipe = subprocess.PIPE
+        if not sys.executable:  # Python is part of another program
+            return None
         try:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bertfit.data.gate_process"],

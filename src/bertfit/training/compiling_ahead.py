@@ -93,6 +93,7 @@ def _find_capability_wanted(settings: TrainSettings) -> int | None:
         and settings.fast_path == "auto"
         and settings.packing != "off"
         and _find_triton() is not None
+        and bool(sys.executable)  # there is none if Python is part of another program
     )
     if not will_be_used:
         return None
