@@ -164,3 +164,12 @@ print(process._process.pid)
     assert said.stderr == ""
     found = subprocess.run(["ps", "-p", said.stdout.strip()], check=False, capture_output=True)
     assert found.returncode == 1
+
+
+def test_if_no_thread_can_be_started_the_rows_are_checked_here(parts, worth_it, monkeypatch):
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(gate_process.threading.Thread, "start", fail)
+    assert start(parts)(lambda *_: None) == inspect(parts)
+    assert [process.returncode for process in worth_it] == [-9]

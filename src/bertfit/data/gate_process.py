@@ -109,7 +109,12 @@ class _Process:
             )
         except OSError:
             return None
-        return cls(process, job)
+        try:
+            return cls(process, job)
+        except RuntimeError:  # no thread can be started
+            process.kill()
+            process.communicate()
+            return None
 
     def wait(self) -> bytes:
         """Return what it wrote; nothing if it failed."""
