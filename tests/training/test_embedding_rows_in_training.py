@@ -169,7 +169,17 @@ def test_a_training_in_bfloat16_follows_the_dense_one(as_on_gpu):
 @interpreted
 @needs_triton
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", PACKED)
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("bert", "modernbert"),
+        *(
+            pytest.param(family, marks=pytest.mark.slow)
+            for family in PACKED
+            if family not in {"bert", "modernbert"}
+        ),
+    ],
+)
 def test_the_dense_gradient_can_be_read_before_the_update(as_on_gpu, family, way):
     written = make_model(family)
     model = copy.deepcopy(written)
@@ -191,6 +201,7 @@ def test_the_dense_gradient_can_be_read_before_the_update(as_on_gpu, family, way
 
 @interpreted
 @needs_triton
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_step_that_is_taken_again_is_the_same_step(as_on_gpu, way):
     model = make_model()
