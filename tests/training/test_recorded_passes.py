@@ -508,6 +508,15 @@ def test_larger_packs_are_recorded_where_memory_is_plenty(device, gibibytes, exp
     assert recorded_passes._count_most_tokens(torch.device(device)) == expected
 
 
+def test_tokens_are_sorted_only_for_embeddings_that_need_it(monkeypatch):
+    monkeypatch.setattr(recorded_passes, "sort_by_id", None)
+    model = make_model()
+    recorded, _ = record_passes(model, [(p, p) for p in model.parameters()])
+    (pack,) = iter_packs(make_encoded((4, 5)), np.arange(2), max_tokens=256)
+    loss, *_ = recorded.take(pack, np.arange(2), num_rows=2, pad_id=0)
+    assert loss.isfinite()
+
+
 @pytest.mark.gpu
 @on_a_gpu
 @pytest.mark.parametrize("family", PACKED)

@@ -95,8 +95,7 @@ def step_adamw(
         master, work = tl.load(row), tl.load(row + 1)
         first, second, size = tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
         decay = learning_rate * tl.load(decays + tensor)
-        factor = max_norm / (tl.load(norm) + 1e-6)
-        factor = tl.where(factor > 1.0, 1.0, factor)  # unlike a minimum, this keeps a NaN
+        factor = find_factor(norm, max_norm)
         if (start + BLOCK <= size) & (gradient % 16 == 0):
             _step_chunk(
                 master, work, first, second, gradient, start, size, factor, decay, step_size,
@@ -153,6 +152,13 @@ def _step_chunk(
             # 4 elements per thread, as for float32: 8 would need a layout conversion.
             copies = tl.multiple_of(copies, 8)
         tl.store(copies + places, p.to(tl.bfloat16), mask=mask)
+
+
+@triton.jit
+def find_factor(norm, max_norm):
+    """Return by how much gradients with this norm () are scaled, down to `max_norm`."""
+    factor = max_norm / (tl.load(norm) + 1e-6)
+    return tl.where(factor > 1.0, 1.0, factor)  # unlike a minimum, this keeps a NaN
 
 
 @triton.jit

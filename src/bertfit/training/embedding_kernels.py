@@ -24,7 +24,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bertfit.training.adamw_kernels import advance
+from bertfit.training.adamw_kernels import advance, find_factor
 
 
 @triton.jit(do_not_specialize=["num_tokens", "padding_id"])
@@ -201,8 +201,7 @@ def step_rows(
     inside = columns < WIDTH
     places = row * WIDTH + columns
     if tl.load(halted) == 0.0:
-        factor = max_norm / (tl.load(norm) + 1e-6)
-        factor = tl.where(factor > 1.0, 1.0, factor)  # unlike a minimum, this keeps a NaN
+        factor = find_factor(norm, max_norm)
         g = tl.load(gradient + places, mask=inside, other=0.0) * factor
         p = tl.load(weights + places, mask=inside, other=0.0)
         m = tl.load(first + places, mask=inside, other=0.0)

@@ -75,7 +75,7 @@ def measure_speed(
             )
             if on_gpu:  # a third of a small step there; a rate of 0 changes nothing
                 norm = weights.collect()
-                weights.update(0.0, is_finite=made.loss.isfinite() & norm.isfinite())
+                weights.update(0.0, is_finite=(made.loss + norm).isfinite())
             weights.drop_gradients()
             if place < num_first or place == len(steps) - 1:
                 wait_for(precision.device)

@@ -78,8 +78,8 @@ class _Place:
     """(N,) int64."""
     positions: torch.Tensor
     """(N,) int64."""
-    by_id: torch.Tensor
-    """(2, N) int64, see `Pack.by_id`."""
+    by_id: torch.Tensor | None
+    """(2, N) int64, see `Pack.by_id`; None if no embedding needs it."""
     cu_seqlens: torch.Tensor
     """(S + 1,) int32."""
     label_ids: torch.Tensor
@@ -94,14 +94,14 @@ class _Place:
     """Replays the recorded passes; None before they are recorded."""
 
     @classmethod
-    def make(cls, size: _Size, device: torch.device) -> _Place:
+    def make(cls, size: _Size, device: torch.device, *, sorts: bool) -> _Place:
         def room(*shape: int, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         return cls(
             room(size.num_tokens, dtype=torch.int64),
             room(size.num_tokens, dtype=torch.int64),
-            room(2, size.num_tokens, dtype=torch.int64),
+            room(2, size.num_tokens, dtype=torch.int64) if sorts else None,
             room(size.num_rows + 1, dtype=torch.int32),
             room(size.num_rows, dtype=torch.int64),
             room(size.num_rows, dtype=torch.float32),
@@ -121,6 +121,7 @@ class RecordedPasses:
         precision: Precision,
         plan: Plan,
         recorder: Recorder,
+        sorts: bool = False,
     ) -> None:
         """Take what is trained.
 
@@ -130,9 +131,11 @@ class RecordedPasses:
             precision: Device and dtype of the computation.
             plan: Why passes are recorded.
             recorder: Runs passes and records them (`modeling.graphs`).
+            sorts: Whether the token embeddings need the tokens of a pack sorted by id
+                (`gpu_embedding_rows`), which costs the CPU a while.
         """
         self._model, self._pairs, self._precision = model, pairs, precision
-        self._recorder, self.plan = recorder, plan
+        self._recorder, self.plan, self._sorts = recorder, plan, sorts
         self._gradients: list[torch.Tensor | None] = [None] * len(pairs)
         self._places: dict[_Size, _Place] = {}
         self._most_tokens = _count_most_tokens(precision.device)
@@ -160,7 +163,7 @@ class RecordedPasses:
         place = self._places.get(size)
         is_known = place is not None
         if place is None:
-            place = _Place.make(size, self._precision.device)
+            place = _Place.make(size, self._precision.device, sorts=self._sorts)
             if is_small and len(self._places) < _MOST_SIZES:
                 self._places[size] = place
         self._write(filled, label_ids, num_rows, place)
@@ -202,13 +205,14 @@ class RecordedPasses:
         arrays = (
             (place.token_ids, filled.token_ids),
             (place.positions, number_positions(self._model, filled.token_ids, filled.positions)),
-            (place.by_id, sort_by_id(filled.token_ids)),
             (place.cu_seqlens, filled.cu_seqlens),
             (place.label_ids, np.pad(label_ids.astype(np.int64), (0, num_fillers))),
             (place.shares, np.pad(shares, (0, num_fillers))),
         )
         for tensor, values in arrays:
             write_to(tensor, values)
+        if place.by_id is not None:
+            write_to(place.by_id, sort_by_id(filled.token_ids))
 
     def _run(self, size: _Size, place: _Place) -> None:
         """Compute both passes from a place's tensors, and write the results back."""

@@ -59,8 +59,8 @@ class TrainedWeights:
         self._dense = [pair for pair in trained if id(pair[0]) not in row_weights]
         optimizer = build_optimizer(model, settings, leave_out=row_weights)
         quick = None
+        on_gpu = self._rows if isinstance(self._rows, GpuEmbeddingRows) else None
         if settings.fast_path == "auto":
-            on_gpu = self._rows if isinstance(self._rows, GpuEmbeddingRows) else None
             quick = compile_step(self._dense, optimizer) or launch_step(
                 self._dense, optimizer, on_gpu
             )
@@ -79,6 +79,7 @@ class TrainedWeights:
                 precision=precision,
                 plan=self._recording,
                 recorder=GraphRecorder(precision.device),
+                sorts=on_gpu is not None,
             )
 
     @property
