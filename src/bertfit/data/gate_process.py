@@ -23,6 +23,7 @@ from bertfit.data.dataset import TextDataset
 from bertfit.data.findings import Example, Finding
 from bertfit.data.gate import GateReport, inspect_rows
 from bertfit.errors import Fault
+from bertfit.second_process import start_module
 
 _LEAST_ROWS = 4000
 """Fewer are checked in hardly more time than a process takes to start."""
@@ -98,16 +99,8 @@ class _Process:
     def start(cls, job: bytes) -> _Process | None:
         """Return the running process, or None if it cannot be started."""
         pipe = subprocess.PIPE
-        if not sys.executable:  # Python is part of another program
-            return None
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bertfit.data.gate_process"],
-                stdin=pipe,
-                stdout=pipe,
-                stderr=subprocess.DEVNULL,
-            )
-        except OSError:
+        process = start_module("bertfit.data.gate_process", stdin=pipe, stdout=pipe)
+        if process is None:
             return None
         try:
             return cls(process, job)

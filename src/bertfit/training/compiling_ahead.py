@@ -18,14 +18,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 from bertfit.config import TrainSettings
+from bertfit.second_process import start_module
 
 _SHORT, _LONG = 128, 512
 """Longest texts, in tokens, whose attention has one backward kernel, and two."""
 _LEAST_CAPABILITY = 80
+"""As in `modeling.kernels.launching`, which imports torch."""
 _MAJOR, _MINOR = 75, 76
 """What the driver calls the two parts of a compute capability (`CUdevice_attribute`)."""
 _STEPS = Path(__file__).parent
@@ -65,19 +66,16 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
         return None
     if mark in _started:
         return _started[mark]
-    # It sees no GPU, downloads nothing, and imports nothing from the current folder (-P).
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     nothing = subprocess.DEVNULL
-    try:
-        process = subprocess.Popen(  # noqa: S603 (this interpreter, and a list of arguments)
-            [sys.executable, "-P", "-m", "bertfit.training.kernel_compiling", job, str(mark)],
-            stdin=nothing,
-            stdout=nothing,
-            stderr=nothing,
-            env=environment,
-            start_new_session=True,  # so that its forks end with it
-        )
-    except OSError:
+    process = start_module(
+        "bertfit.training.kernel_compiling",
+        *(job, str(mark)),
+        stdin=nothing,
+        stdout=nothing,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"},
+        start_new_session=True,  # so that its forks end with it
+    )
+    if process is None:
         return None
     atexit.register(_end, process)
     _started[mark] = process
@@ -93,7 +91,6 @@ def _find_capability_wanted(settings: TrainSettings) -> int | None:
         and settings.fast_path == "auto"
         and settings.packing != "off"
         and _find_triton() is not None
-        and bool(sys.executable)  # there is none if Python is part of another program
     )
     if not will_be_used:
         return None
