@@ -31,6 +31,7 @@ from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import stay_ahead
 from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
 from bertfit.training.measuring import measure_token_budget
+from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.training.weights import TrainedWeights
 
 NOTEBOOK_ROWS, BERTFIT_ROWS = 16, 64
@@ -345,7 +346,8 @@ def train_bertfit(
     plan = plan_epoch(texts.lengths[rows], rows_a_step, seed=0, epoch=0)
     steps = [rows[places] for places in plan]
     as_written = dataclasses.replace(settings, compile="off")
-    budget = measure_token_budget(model, data, settings=as_written, precision=precision)
+    measured = measure_token_budget(model, data, settings=as_written, precision=precision)
+    budget = DEFAULT_TOKENS if measured is None else measured
     weights = TrainedWeights(model, settings, precision)
     print(f"  token budget {budget:,}; recording {weights.recording}", flush=True)
     marks = [time.perf_counter()]
