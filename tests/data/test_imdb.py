@@ -250,9 +250,20 @@ def test_a_review_of_many_megabytes_is_refused(archive, output, monkeypatch):
     assert refuse(archive, output) == f"{archive}: {message}"
 
 
-def test_reviews_without_end_are_refused(archive, output, monkeypatch):
-    monkeypatch.setattr(bertfit.data.imdb_sources, "MAX_TOTAL_BYTES", 100)
-    assert refuse(archive, output) == f"{archive}: the reviews take more than 100 bytes"
+def test_an_archive_without_end_is_refused(archive, output, monkeypatch):
+    monkeypatch.setattr(bertfit.data.imdb_sources, "MAX_ARCHIVE_BYTES", 1_000)
+    message = refuse(archive, output)
+    assert message.startswith(f"{archive}: more than 1,000 bytes when unpacked\n")
+
+
+def test_a_header_without_end_is_refused(archive, output, monkeypatch):
+    """A header of this kind is read as a whole, and compressed it takes next to no space."""
+    monkeypatch.setattr(bertfit.data.imdb_sources, "MAX_ARCHIVE_BYTES", 100_000)
+    member = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
+    member.pax_headers = {"comment": "x" * 10_000_000}
+    make_archive(archive, members=[member])
+    message = refuse(archive, output)
+    assert message.startswith(f"{archive}: more than 100,000 bytes when unpacked\n")
 
 
 @pytest.mark.parametrize("num_kept", [30, -30, -8])

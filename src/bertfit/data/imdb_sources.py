@@ -24,8 +24,8 @@ from bertfit.errors import DataError, Fault, MissingDependencyError
 
 MAX_FILE_BYTES = 16 * 2**20
 """Far more than any review or list of URLs; protects memory from anything larger."""
-MAX_TOTAL_BYTES = 2**30
-"""Several times the size of all reviews together."""
+MAX_ARCHIVE_BYTES = 2**30
+"""Several times the size of the archive, unpacked. Headers that claim to be long count as well."""
 NUM_FILES_PER_REPORT = 1_000
 NUM_NAMES_SHOWN = 5
 HUB_NAME = "stanfordnlp/imdb"
@@ -163,9 +163,9 @@ def _iter_archive(path: Path, report: Report) -> Iterator[_File]:
 
 
 def _iter_members(compressed: IO[bytes], source: str) -> Iterator[_File]:
-    num_bytes = 0
     # gzip is opened separately: tarfile's own stream mode does not verify the checksum.
-    with gzip.open(compressed, "rb") as stream:
+    with gzip.open(compressed, "rb") as unlimited:
+        stream = _LimitedStream(unlimited, source)
         with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
             for member in archive:
                 _check_member(member, source)
@@ -173,15 +173,28 @@ def _iter_members(compressed: IO[bytes], source: str) -> Iterator[_File]:
                     yield _File(member.name, None)
                     continue
                 _check_size(member.name, member.size, source)
-                num_bytes += member.size
-                if num_bytes > MAX_TOTAL_BYTES:
-                    message = f"{source}: the reviews take more than {MAX_TOTAL_BYTES:,} bytes"
-                    raise DataError(message)
                 content = archive.extractfile(member)
                 assert content is not None  # regular files have content
                 yield _File(member.name, content.read())
         while stream.read(2**20):  # to the end, to verify the checksum
             pass
+
+
+class _LimitedStream:
+    """Reads a stream up to `MAX_ARCHIVE_BYTES`; more is an error, whatever part it belongs to."""
+
+    def __init__(self, stream: gzip.GzipFile, source: str) -> None:
+        self._stream = stream
+        self._source = source
+        self._num_left = MAX_ARCHIVE_BYTES
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        self._num_left -= len(content)
+        if self._num_left < 0:
+            message = f"{self._source}: more than {MAX_ARCHIVE_BYTES:,} bytes when unpacked"
+            raise DataError(message, hint="aclImdb_v1.tar.gz, as published, is far smaller.")
+        return content
 
 
 def _check_member(member: tarfile.TarInfo, source: str) -> None:
