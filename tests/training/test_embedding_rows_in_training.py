@@ -22,7 +22,6 @@ from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
 from bertfit.training.measuring import measure_speed
 from bertfit.training.reports import NonFiniteLossError
-from bertfit.training.triton_adamw import TritonAdamW
 from bertfit.training.weights import TrainedWeights
 from tests.modeling.flash_on_cpu import flash_on_cpu
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
@@ -69,11 +68,9 @@ def as_on_gpu(monkeypatch):
     take = module._take_embedding_rows
     monkeypatch.setattr(module, "can_launch", lambda pairs: True)
     monkeypatch.setattr(
-        module, "_take_embedding_rows", lambda *those: take(*those[:3], Precision(
-            torch.device("cuda"), torch.float32, "a test"))
+        module, "_take_embedding_rows", lambda *those, on_gpu: take(*those[:3], Precision(
+            torch.device("cuda"), torch.float32, "a test"), on_gpu=on_gpu)
     )  # fmt: skip
-    monkeypatch.setattr(module, "compile_step", lambda *_: None)
-    monkeypatch.setattr(module, "launch_step", TritonAdamW)
 
     def build(model, way, *, precision=FLOAT32, **options):
         replayer = Replayer()
@@ -269,11 +266,11 @@ def test_what_is_read_between_trainings_is_an_ordinary_model(as_on_gpu, tmp_path
 )
 @needs_triton
 def test_rows_are_chosen_by_device_and_kernels(monkeypatch, device, fits, kind):
-    monkeypatch.setattr(module, "can_launch", lambda pairs: fits)
     precision = Precision(torch.device(device), torch.float32, "a test")
 
     def choose(model, fast_path="auto"):
-        rows = module._take_embedding_rows(model, model, settle(fast_path=fast_path), precision)
+        settings = settle(fast_path=fast_path)
+        rows = module._take_embedding_rows(model, model, settings, precision, on_gpu=fits)
         return None if rows is None else type(rows)
 
     assert choose(make_model()) is kind

@@ -18,7 +18,7 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
-from bertfit.training import trainer
+from bertfit.training import trainer, weights
 from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import TrainingData
@@ -109,6 +109,14 @@ def fix_scores(monkeypatch):
         monkeypatch.setattr(trainer, "accuracy_and_macro_f1", fake)
 
     return fix
+
+
+def test_kernels_of_adamw_that_are_not_used_are_named(run_fit, monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(weights, "can_launch", lambda _pairs: True)
+    monkeypatch.setattr(weights, "find_step_fault", lambda *_, **__: "they fail here")
+    run_fit(listener=recorder, epochs=1)
+    assert "AdamW: torch's own, not the kernels; they fail here." in recorder.notes
 
 
 def test_a_set_of_twenty_rows_is_learned_by_heart(run_fit, make_data, make_reviews):

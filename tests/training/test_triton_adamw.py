@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from bertfit.training.triton_adamw import TritonAdamW, launch_step
+from bertfit.training.triton_adamw import TritonAdamW, can_launch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":
@@ -233,9 +233,8 @@ def test_gradients_that_stay_are_listed_once():
 
 def test_a_cpu_is_left_to_others():
     master = torch.nn.Parameter(torch.ones(3))
-    optimizer = torch.optim.AdamW([master])
-    assert launch_step([(master, master)], optimizer) is None
-    assert launch_step([], optimizer) is None
+    assert not can_launch([(master, master)])
+    assert not can_launch([])
 
 
 @pytest.mark.gpu
@@ -243,10 +242,10 @@ def test_a_cpu_is_left_to_others():
 @needs_gpu
 def test_a_gpu_takes_what_is_aligned_and_of_the_right_type():
     pairs = make_pairs()
-    assert isinstance(launch_step(pairs, make_optimizer(pairs)), TritonAdamW)
+    assert can_launch(pairs)
     memory = torch.zeros(9, device=DEVICE)
     shifted = torch.nn.Parameter(memory[1:])
     half = torch.nn.Parameter(torch.zeros(9, device=DEVICE, dtype=torch.float16))
     whole = torch.nn.Parameter(memory)
     for pair in ((shifted, shifted), (whole, half), (half, half)):
-        assert launch_step([pair], make_optimizer([pair])) is None
+        assert not can_launch([pair])

@@ -110,6 +110,8 @@ def fit(
         for epoch in range(num_epochs)
     ]
     weights = TrainedWeights(model, settings, precision)
+    if weights.kernel_fault is not None:
+        listener.note(f"AdamW: torch's own, not the kernels; {weights.kernel_fault}.")
     run = _Run(
         weights,
         train,

@@ -64,7 +64,7 @@ class TritonAdamW:
         """Take the settings of `optimizer`, which takes no step itself from now on.
 
         Args:
-            pairs: Each master with its copy, or with itself, as checked by `launch_step`.
+            pairs: Each master with its copy, or with itself, as checked by `can_launch`.
             optimizer: Holds every master; its groups differ only in weight decay.
             rows: Rows of an embedding that are to be updated, too; not one of `pairs`.
         """
@@ -216,10 +216,3 @@ def can_launch(pairs: Sequence[Pair]) -> bool:
         for master, work in pairs
     )
     return fits and find_kernel_obstacle(device) is None
-
-
-def launch_step(
-    pairs: Sequence[Pair], optimizer: torch.optim.AdamW, rows: GpuEmbeddingRows | None = None
-) -> TritonAdamW | None:
-    """Return the step by Triton kernels, or None if they are unavailable or do not fit `pairs`."""
-    return TritonAdamW(pairs, optimizer, rows) if can_launch(pairs) else None

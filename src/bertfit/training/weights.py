@@ -17,12 +17,13 @@ from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.graphs import GraphRecorder
-from bertfit.training.compiled_adamw import compile_step
+from bertfit.training.compiled_adamw import CompiledAdamW, compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.optimization import TorchAdamW, build_optimizer
 from bertfit.training.recorded_passes import RecordedPasses, plan_passes
-from bertfit.training.triton_adamw import can_launch, launch_step
+from bertfit.training.step_trial import find_step_fault
+from bertfit.training.triton_adamw import TritonAdamW, can_launch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,17 +54,33 @@ class TrainedWeights:
         if settings.compile == "on":
             compile_layers(self.working)
         self._max_grad_norm = settings.max_grad_norm
-        self._rows = _take_embedding_rows(self.masters, self.working, settings, precision)
-        row_weights = {id(model.get_input_embeddings().weight)} if self._rows else set()
         trained = _pair_trained(model, self.working)
+        launches = settings.fast_path == "auto" and can_launch(trained)
+        self.kernel_fault: str | None = None
+        """Why AdamW's kernels are not used here, although they fit."""
+        if launches:
+            width = _find_width_on_gpu(model)
+            has_copies = self.working is not model
+            self.kernel_fault = find_step_fault(
+                precision.device, has_copies=has_copies, width=width
+            )
+            launches = self.kernel_fault is None
+        self._rows = _take_embedding_rows(
+            self.masters,
+            self.working,
+            settings,
+            precision,
+            on_gpu=launches and len(trained) > 1,  # others are updated with them
+        )
+        row_weights = {id(model.get_input_embeddings().weight)} if self._rows else set()
         self._dense = [pair for pair in trained if id(pair[0]) not in row_weights]
         optimizer = build_optimizer(model, settings, leave_out=row_weights)
-        quick = None
         on_gpu = self._rows if isinstance(self._rows, GpuEmbeddingRows) else None
-        if settings.fast_path == "auto":
-            quick = compile_step(self._dense, optimizer) or launch_step(
-                self._dense, optimizer, on_gpu
-            )
+        quick: TritonAdamW | CompiledAdamW | None = None
+        if launches:
+            quick = TritonAdamW(self._dense, optimizer, on_gpu)
+        elif settings.fast_path == "auto":
+            quick = compile_step(self._dense, optimizer)
         self._optimizer = quick or TorchAdamW(self._dense, optimizer)
         # A float, as AdamW's fused step expects; 1 makes the step a no-op.
         self._halted = torch.zeros((), device=precision.device)
@@ -179,6 +196,8 @@ def _take_embedding_rows(
     working: PreTrainedModel,
     settings: TrainSettings,
     precision: Precision,
+    *,
+    on_gpu: bool,
 ) -> EmbeddingRows | GpuEmbeddingRows | None:
     """Return row-wise updates of the token embeddings, or None if slower or impossible."""
     master, work = masters.get_input_embeddings(), working.get_input_embeddings()
@@ -198,8 +217,12 @@ def _take_embedding_rows(
     assert isinstance(work, torch.nn.Embedding)  # a copy of `master`, or itself
     if precision.device.type == "cpu":
         return EmbeddingRows(table, work, weight_decay=settings.weight_decay)
-    pairs = _pair_trained(masters, working)
-    is_large = table.numel() >= _LEAST_ON_GPU
-    if not is_large or not can_launch(pairs) or len(pairs) == 1:  # the others must not be none
+    if not on_gpu or _find_width_on_gpu(masters) is None:
         return None
     return GpuEmbeddingRows(table, work, weight_decay=settings.weight_decay)
+
+
+def _find_width_on_gpu(model: PreTrainedModel) -> int | None:
+    """Return the numbers per row of the token embeddings if a GPU may update them by rows."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return weight.shape[1] if weight is not None and weight.numel() >= _LEAST_ON_GPU else None

@@ -43,12 +43,17 @@ def _find_failure(device: torch.device) -> str | None:
         with on_device(device):
             activate(torch.ones(1, 8, device=device))
             torch.cuda.synchronize(device)
-    except Exception as error:  # Triton's have no common base class
-        if is_out_of_memory(error):
-            raise
-        first_line = str(error).strip().partition("\n")[0]
-        return f"Triton fails here: {type(error).__name__}: {first_line}"
+    except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
+        return f"Triton fails here: {name_failure(error)}"
     return None
+
+
+def name_failure(error: Exception) -> str:
+    """Return the type and first line of an error of kernels; memory that ran out is raised."""
+    if is_out_of_memory(error):
+        raise error
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}"
 
 
 @functools.lru_cache

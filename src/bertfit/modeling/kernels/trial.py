@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertfit.errors import is_out_of_memory
 from bertfit.modeling.gradients import keep_master
-from bertfit.modeling.kernels.launching import is_known_good, on_device
+from bertfit.modeling.kernels.launching import is_known_good, name_failure, on_device
 from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import Parts, find_parts
 from bertfit.modeling.pack import Pack, computing
@@ -65,11 +64,8 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
         try:
             with on_device(device):
                 _found[key] = _try(layer, device, dtype)
-        except Exception as error:  # Triton's have no common base class
-            if is_out_of_memory(error):
-                raise
-            first_line = str(error).strip().partition("\n")[0]
-            _found[key] = f"they fail here: {type(error).__name__}: {first_line}"
+        except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
+            _found[key] = f"they fail here: {name_failure(error)}"
     return _found[key]
 
 
