@@ -16,7 +16,7 @@ from bertfit.evaluation.comparison import (
     describe_difference,
 )
 from bertfit.evaluation.interval import Interval
-from bertfit.evaluation.intervals import bootstrap_intervals
+from bertfit.evaluation.intervals import bootstrap_intervals, paired_difference_interval
 from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
 
 NAME = "TF-IDF + logistic regression"
@@ -52,13 +52,46 @@ def test_a_better_model_beats_the_baseline_in_words() -> None:
 
 
 def test_three_rows_never_tell_models_apart() -> None:
-    """The bootstrap of three equal differences has no width; the exact test knows better."""
+    """The bootstrap of three equal differences has no width, which said 100.0 to 100.0."""
     right, wrong = as_probabilities(np.ones(3, dtype=int)), as_probabilities(np.zeros(3, dtype=int))
     comparison = compare_with_baseline(right, wrong, [1, 1, 1], baseline_name="the majority")
     assert comparison.verdict == (
         "The model and the majority cannot be told apart on these rows: the difference is "
-        "+100.0 points (95 % interval 100.0 to 100.0)."
+        "+100.0 points (95 % interval -41.5 to 100.0)."
     )
+
+
+@pytest.mark.parametrize("num_rows", [1, 5, 6, 30])
+def test_one_model_alone_right_on_all_rows_has_an_interval(num_rows: int) -> None:
+    """It excludes zero where McNemar's exact test rejects, and never has no width."""
+    label_ids = np.arange(num_rows) % 2
+    pair = (as_probabilities(label_ids), as_probabilities(1 - label_ids))
+    comparison = compare_predictions(*pair, label_ids, num_resamples=100)
+    found = compare_with_baseline(*pair, label_ids, baseline_name=NAME, num_resamples=100)
+    for interval in (comparison.scores["accuracy"].interval, found.interval):
+        assert (interval.low > 0) == (num_rows >= 6) == (found.p_value < 0.05)
+        assert interval.low < 0.8
+        assert interval.high == 1
+    assert comparison.scores["macro_f1"].interval.low < 0.8
+
+
+def test_two_groups_never_tell_models_apart() -> None:
+    """Forty rows of two movies, all right by one model alone, are two equal differences."""
+    label_ids, groups = np.ones(40, dtype=int), np.repeat(["one", "two"], 20)
+    pair = (as_probabilities(label_ids), as_probabilities(1 - label_ids))
+    grouped = compare_with_baseline(*pair, label_ids, groups=groups, baseline_name=NAME)
+    assert "cannot be told apart" in grouped.verdict
+
+
+def test_the_interval_covers_a_difference_in_nearly_all_rows() -> None:
+    """With 0.9 and 10 rows, plain resampling covered the truth in 66 of 100 draws."""
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(100):
+        right = rng.random(10) < 0.9
+        found = paired_difference_interval(right, np.zeros(10, dtype=bool), num_resamples=200)
+        covered += found.low <= 0.9 <= found.high
+    assert covered >= 95
 
 
 def test_groups_can_take_the_certainty_away() -> None:

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.interval import Interval, exact_interval, intervals_to_json
+from bertfit.evaluation.interval import (
+    Interval,
+    allow_for_alike,
+    cut,
+    exact_interval,
+    intervals_to_json,
+)
 from bertfit.evaluation.intervals import (
     bootstrap_intervals,
     mcnemar_p_value,
@@ -310,23 +316,26 @@ def _widen_where_alike(
     *,
     level: float,
 ) -> list[Interval]:
-    """Widen the intervals of `SCORE_NAMES` if the models agree on all rows; on others they may not.
+    """Widen the intervals of `SCORE_NAMES` if all rows have the same difference; others may not.
 
     For macro F1, the bound of each class depends on its number of units (rows or groups); the
-    bounds are combined as for a mean of independent shares.
+    bounds are combined as for a mean of independent shares. If one model alone is right on all
+    rows, each unit that differs may cost twice as much, as for accuracy.
     """
     units = number_units(groups, len(label_ids))
     most = [
         exact_interval(0, len(np.unique(units[label_ids == label])), level=level).high
         for label in np.unique(label_ids)
     ]
-    of_accuracy = exact_interval(0, len(np.unique(units)), level=level).high
     of_macro_f1 = float(np.linalg.norm(most)) / len(most)
     (a, b), (accuracy, macro_f1, log_loss) = predicted_ids, intervals
-    if np.array_equal(a == label_ids, b == label_ids):
-        accuracy = Interval(-of_accuracy, of_accuracy)
+    differences = (a == label_ids).astype(np.int64) - (b == label_ids)
+    accuracy = cut(allow_for_alike(accuracy, differences, units, level=level), low=-1.0)
     if np.array_equal(a, b):
         macro_f1 = Interval(-of_macro_f1, of_macro_f1)
+    elif abs(int(differences.sum())) == len(differences):
+        low, high = macro_f1.low - 2 * of_macro_f1, macro_f1.high + 2 * of_macro_f1
+        macro_f1 = cut(Interval(low, high), low=-1.0)
     return [accuracy, macro_f1, log_loss]
 
 

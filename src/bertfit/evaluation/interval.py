@@ -98,6 +98,39 @@ def allow_for_mistakes(
     return Interval(min(interval.low, low), max(interval.high, high))
 
 
+def allow_for_alike(
+    interval: Interval,
+    differences: NDArray[np.int64],
+    units: NDArray[np.int64],
+    *,
+    level: float,
+) -> Interval:
+    """Widen the interval of a mean difference in accuracy if resamples vary too little.
+
+    If the difference is the same in all rows, it is the same in all resamples. If it is 0, the
+    interval is the largest share of rows that could still differ. If it is 1 (or -1), with fewer
+    than 10 exceptions without groups or none with groups, the exact interval of a share from 0 to 1
+    is spread over the range from -1 to 1.
+
+    Args:
+        interval: Bootstrap interval of the mean difference.
+        differences: (n,) 1 if only A is right, -1 if only B is, else 0.
+        units: (n,) resampling unit of each row: the number of its group, or of the row.
+        level: Confidence level, in (0, 1).
+    """
+    num_units, total = len(np.unique(units)), int(differences.sum())
+    if not differences.any():
+        most = exact_interval(0, num_units, level=level).high
+        return Interval(-most, most)
+    num_others = int((differences != np.sign(total)).sum())
+    is_few = num_units == len(units) and num_others < min(FEW, len(units) / 2)
+    if total == 0 or not (num_others == 0 or is_few):
+        return interval
+    share = (1 + total / len(units)) / 2
+    exact = exact_interval(share * num_units, num_units, level=level)
+    return Interval(min(interval.low, 2 * exact.low - 1), max(interval.high, 2 * exact.high - 1))
+
+
 def allow_for_certain(
     interval: Interval, score: float, trials: Sequence[tuple[float, float]], *, level: float
 ) -> Interval:

@@ -15,6 +15,7 @@ import numpy as np
 from bertfit.errors import DataError
 from bertfit.evaluation.interval import (
     Interval,
+    allow_for_alike,
     allow_for_certain,
     allow_for_mistakes,
     allow_for_skew,
@@ -132,7 +133,7 @@ def paired_difference_interval(
     """Return the percentile bootstrap interval of accuracy of A minus accuracy of B.
 
     Both models are scored on the same resamples, so the difficulty of rows that they share cancels.
-    If both are right on the same rows, the interval is the largest share of rows that could differ.
+    If (nearly) all rows have the same difference, see `interval.allow_for_alike`.
 
     Args:
         correct_a: (n,) whether A is right on each row.
@@ -157,9 +158,7 @@ def paired_difference_interval(
     values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
     interval = percentile_interval(np.concatenate(values), level=level)
     interval = stretch(interval, float(differences.mean()), num_units=num_units, level=level)
-    if not differences.any():  # all resamples are 0, but other rows might differ
-        most = exact_interval(0, num_units, level=level).high
-        interval = Interval(-most, most)
+    interval = allow_for_alike(interval, differences, units, level=level)
     return cut(interval, low=-1.0, high=1.0)
 
 
