@@ -105,6 +105,19 @@ def test_a_threshold_decides_what_is_answered(copies):
     assert {one.predicted_a for one in result.disagreements} == {"pos"}
 
 
+def test_thresholds_are_named_in_the_verdict(copies, make_reviews):
+    """A threshold chosen for recall gives up accuracy on purpose; the verdict blamed the model."""
+    poor, good = copies
+    assert "by its threshold" not in bertfit.compare(poor, good).verdict
+    change_record(poor, lambda record: record.update(threshold={"value": 0.0}))
+    told = f" {poor} answers by its threshold here, which may cost accuracy."
+    assert bertfit.compare(poor, good).verdict.endswith(told)
+    assert bertfit.compare(poor, good, data=make_reviews(40)).verdict.endswith(told)
+    change_record(good, lambda record: record.update(threshold={"value": 0.5}))
+    both = f" {poor} and {good} answer by their thresholds here, which may cost accuracy."
+    assert bertfit.compare(poor, good).verdict.endswith(both)
+
+
 def test_everything_can_be_written_as_json(runs):
     value = json.loads(json.dumps(bertfit.compare(*runs).to_json()))
     assert (value["a"], value["could_be_chance"]) == (str(runs[0]), False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from bertfit.run_directory import read_record
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
+    from bertfit.workflow.evaluating import Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,8 @@ class RunComparison:
     """Which rows were compared, in words."""
     comparison: PairedComparison
     verdict: str
-    """One sentence: whether the difference could be chance."""
+    """Whether the difference could be chance; and, in a second sentence, which runs answer by a
+    threshold."""
     disagreements: tuple[Disagreement, ...]
     """All rows with different predictions, the most confident ones first."""
 
@@ -74,6 +77,8 @@ class _Side:
     label_names: tuple[str, ...]
     kept: KeptPredictions
     predicted_ids: np.ndarray
+    threshold: float | None
+    """By which it answers; None if it answers the most probable class."""
     texts: Sequence[str] | None
 
 
@@ -130,10 +135,7 @@ def compare(
             for run in runs
         ]
         rows = f"the {len(evaluations[0].dataset):,} rows of {evaluations[0].dataset.source}"
-        sides = [
-            _Side(tuple(one.scores.label_names), one.kept(), one.predicted_ids, one.dataset.texts)
-            for one in evaluations
-        ]
+        sides = [_take_side(one) for one in evaluations]
     return _compare(sides[0], _align(sides[1], sides[0].label_names), rows=rows, runs=runs)
 
 
@@ -158,6 +160,11 @@ def _refuse_options(
         )
 
 
+def _take_side(found: Evaluation) -> _Side:
+    names, texts = tuple(found.scores.label_names), found.dataset.texts
+    return _Side(names, found.kept(), found.predicted_ids, found.threshold, texts)
+
+
 def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
     """Return a description of the rows, and each run's kept test predictions."""
     records = [read_record(run) for run in runs]
@@ -168,7 +175,8 @@ def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
         names = tuple(record.get("label_names", ()))
         kept = read_predictions(run / TEST_NAME, names, num_rows=test.get("num_rows"))
         threshold = (record.get("threshold") or {}).get("value")
-        sides.append(_Side(names, kept, decide(kept.probabilities, threshold), None))
+        answers = decide(kept.probabilities, threshold)
+        sides.append(_Side(names, kept, answers, threshold, None))
     fingerprints = [test.get("fingerprint") for test in tests]
     if fingerprints[0] is None or fingerprints[0] != fingerprints[1]:
         sources = [
@@ -207,7 +215,9 @@ def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
         num_tokens=kept.num_tokens,
         is_truncated=kept.is_truncated,
     )
-    return _Side(label_names, moved, new_ids[side.predicted_ids], side.texts)
+    return dataclasses.replace(
+        side, label_names=label_names, kept=moved, predicted_ids=new_ids[side.predicted_ids]
+    )
 
 
 def _compare(a: _Side, b: _Side, *, rows: str, runs: tuple[Path, Path]) -> RunComparison:
@@ -225,9 +235,20 @@ def _compare(a: _Side, b: _Side, *, rows: str, runs: tuple[Path, Path]) -> RunCo
         name_b=name_b,
         rows=rows,
         comparison=comparison,
-        verdict=describe_difference(comparison, name_a, name_b),
+        verdict=describe_difference(comparison, name_a, name_b) + _tell_thresholds(a, b, runs),
         disagreements=tuple(_list_disagreements(a, b)),
     )
+
+
+def _tell_thresholds(a: _Side, b: _Side, runs: tuple[Path, Path]) -> str:
+    """Return which runs answer by a threshold, which may be chosen for more than accuracy."""
+    sides = zip(runs, (a, b), strict=True)
+    names = [str(run) for run, side in sides if side.threshold is not None]
+    if not names:
+        return ""
+    told = " and ".join(names)
+    how = "answers by its threshold" if len(names) == 1 else "answer by their thresholds"
+    return f" {told} {how} here, which may cost accuracy."
 
 
 def _list_disagreements(a: _Side, b: _Side) -> list[Disagreement]:
