@@ -68,6 +68,18 @@ def test_training_shows_slices_by_a_column_that_was_asked_for(folder):
     assert counts == {"a": 26, "b": 14}
 
 
+def test_evaluate_says_that_rows_of_one_group_were_drawn(folder, make_reviews, write_csv):
+    """With a group column it drew rows all the same, and did not say so."""
+    rows = [dict(row) for row in make_reviews(12, seed=7)]
+    told = "All rows are of one group: the intervals do not say how much groups differ."
+    for groups, is_told in ((["same"], True), (["one", "two"], False)):
+        for at, row in enumerate(rows):
+            row["movie"] = groups[at % len(groups)]
+        write_csv(folder / "grouped.csv", rows)
+        command = ("evaluate", folder / "b", folder / "grouped.csv", "--group-column", "movie")
+        assert (told in " ".join(call(*command).split())) == is_told
+
+
 def test_compare_shows_differences_and_a_verdict(folder):
     output = call("compare", folder / "a", folder / "b")
     for part in ("A minus B", "Macro F1", "Different answers:", "paired bootstrap"):

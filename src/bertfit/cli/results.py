@@ -166,8 +166,12 @@ def _describe_intervals(evaluation: Evaluation) -> str:
             f"{evaluation.truncation} of {'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )
     supports = [of_class.support for of_class in evaluation.scores.per_class.values()]
+    groups, of_one = evaluation.dataset.groups, ""
+    if len(groups) > 1 and groups[0] and len(set(groups)) == 1:
+        of_one = "All rows are of one group: the intervals do not say how much groups differ."
     told = (
         f"Intervals: 95 %, bootstrap over {drawn}.",
+        of_one,
         describe_small_classes(supports),
         cut,
         f"Arithmetic: {evaluation.dtype}.",

@@ -32,7 +32,7 @@ class CalibrationScores:
 
     ece: float
     """Expected calibration error in [0, 1]: mean gap between confidence and accuracy over bins of
-    equally many rows."""
+    about equally many rows."""
     ece_noise: float
     """95 % quantile of the `ece` of a perfectly calibrated model on as many rows: a lower `ece` is
     no evidence of miscalibration."""
@@ -147,10 +147,10 @@ def score_confidence(
 
 
 def expected_calibration_error(confidences: ArrayLike, is_right: ArrayLike) -> float:
-    """Return the mean gap between confidence and accuracy over bins of equally many rows.
+    """Return the mean gap between confidence and accuracy over bins of about equally many rows.
 
-    There are up to 15 bins of at least 10 rows. Rows of equal confidence share a bin, so that the
-    order of rows does not matter.
+    There are up to 15 bins, one for every 10 rows. Rows of equal confidence share a bin, so that
+    the order of rows does not matter.
 
     Args:
         confidences: (n,) n ≥ 1 probabilities of the predictions.
