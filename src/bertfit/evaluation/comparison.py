@@ -316,7 +316,7 @@ def _widen_where_alike(
     *,
     level: float,
 ) -> list[Interval]:
-    """Widen the intervals of `SCORE_NAMES` if all rows have the same difference; others may not.
+    """Widen the intervals of `SCORE_NAMES` if (nearly) all rows have the same difference.
 
     For macro F1, the bound of each class depends on its number of units (rows or groups); the
     bounds are combined as for a mean of independent shares. If one model alone is right on all
