@@ -80,6 +80,23 @@ def test_a_head_of_another_size_is_replaced_with_a_note(classifier_dir):
     )
 
 
+def test_weights_of_the_encoder_of_another_size_are_not_called_the_head(classifier_dir):
+    path = classifier_dir / "model.safetensors"
+    name = "bert.embeddings.word_embeddings.weight"
+    save_file(load_file(path) | {name: torch.zeros(5, 8)}, path, metadata={"format": "pt"})
+    notes = load_classifier(str(classifier_dir), ["neg", "pos"]).notes
+    assert notes == (
+        (
+            "The checkpoint's head has a different size, so it was replaced by a new one: "
+            "classifier.bias, classifier.weight."
+        ),
+        (
+            "Weights whose size in the checkpoint differs from that in config.json, replaced by "
+            f"new ones, trained from scratch: {name}."
+        ),
+    )
+
+
 def test_without_label_names_the_checkpoints_own_are_kept(classifier_dir):
     config = load_classifier(str(classifier_dir)).model.config
     assert list(config.id2label.values()) == ["a", "b", "c"]

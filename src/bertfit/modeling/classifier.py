@@ -77,7 +77,7 @@ def load_classifier(
     tokenizer = read_model_tokenizer(name, source, local_only=local_only)
     _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
-    notes = tuple(_describe_loading(loading))
+    notes = tuple(_describe_loading(model, loading))
     is_encoder = _is_encoder(model, loading)
     return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole, is_encoder=is_encoder)
 
@@ -264,15 +264,22 @@ def _is_encoder(model: PreTrainedModel, loading: dict[str, Any]) -> bool:
     )
 
 
-def _describe_loading(loading: dict[str, Any]) -> Iterator[str]:
+def _describe_loading(model: PreTrainedModel, loading: dict[str, Any]) -> Iterator[str]:
     mismatched = sorted(
         key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]
     )
     missing = sorted(set(loading["missing_keys"]) - set(mismatched))
-    if mismatched:
+    of_encoder = [name for name in mismatched if name.startswith(f"{model.base_model_prefix}.")]
+    of_head = [name for name in mismatched if name not in of_encoder]
+    if of_head:
         yield (
             f"The checkpoint's head has a different size, so it was replaced by a new one: "
-            f"{_shorten(mismatched)}."
+            f"{_shorten(of_head)}."
+        )
+    if of_encoder:
+        yield (
+            "Weights whose size in the checkpoint differs from that in config.json, replaced by "
+            f"new ones, trained from scratch: {_shorten(of_encoder)}."
         )
     if missing:
         yield f"New weights, trained from scratch: {_shorten(missing)}."
