@@ -217,6 +217,13 @@ def test_the_output_may_be_relative(tmp_path, monkeypatch):
     assert is_run(tmp_path / "run")
 
 
+def test_a_path_back_out_of_a_folder_that_did_not_exist_leads_to_the_run(tmp_path):
+    output = tmp_path / "new" / ".." / "run"
+    stage_run(output, overwrite=False).publish({})
+    assert is_run(output)
+    assert is_run(tmp_path / "run")
+
+
 def test_an_existing_run_is_refused(run):
     assert error_of(refuse_existing, run, overwrite=False) == (
         f"a run exists in {run}\nChoose another --output, or add --overwrite."

@@ -134,9 +134,10 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
         RunError: `output` exists and may not be replaced, or cannot be written.
     """
     refuse_existing(output, overwrite=overwrite)
-    output = output.resolve()  # a symlink stays, and its target is replaced
     try:
+        # As given, with folders before a "..": without them the path would not lead to the run.
         output.parent.mkdir(parents=True, exist_ok=True)
+        output = output.resolve()  # a symlink stays, and its target is replaced
         folder, hold = make_held_folder(output.parent, f".{output.name}.incomplete-")
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
