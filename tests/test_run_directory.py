@@ -544,6 +544,13 @@ def test_a_missing_run_is_named(tmp_path):
     )
 
 
+def test_a_file_in_place_of_a_run_is_named_as_one(tmp_path):
+    (tmp_path / "data.csv").touch()
+    assert error_of(read_record, tmp_path / "data.csv") == (
+        f"{tmp_path / 'data.csv'} is a file; the folder of a run was expected"
+    )
+
+
 def test_a_folder_without_a_record_is_not_a_complete_run(tmp_path):
     assert error_of(read_record, tmp_path) == (
         f"{tmp_path} is not a complete run: it has no bertfit.json\n"

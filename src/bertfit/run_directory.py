@@ -242,6 +242,8 @@ def read_record(run: Path) -> dict[str, Any]:
         RunError: The folder is missing, is not a run, is incomplete, damaged or of another format.
     """
     path = run / RECORD_NAME
+    if run.is_file():
+        raise RunError(f"{run} is a file; the folder of a run was expected")
     if not run.is_dir():
         hint = "\n".join(_tell_leftovers(run, is_free=not run.exists()))
         raise RunError(f"the run {run} does not exist", hint=hint or "bertfit train makes one.")
