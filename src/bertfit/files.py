@@ -61,6 +61,27 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         raise
 
 
+@contextlib.contextmanager
+def raising_system_errors(place: Path) -> Iterator[None]:
+    """Raise an OSError where a library in Rust (tokenizers, safetensors) failed to write.
+
+    Such libraries raise errors of their own kind, and only the text has the system's error code.
+
+    Args:
+        place: What was to be written, or its folder; it is named in the error.
+
+    Raises:
+        OSError: The disk is full, for example.
+    """
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(place)) from error
+
+
 def digest_file(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits, as `sha256sum` prints it."""
     with path.open("rb") as file:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import errno
 import itertools
 import json
 import pickle
@@ -19,6 +21,7 @@ from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, DataError, ModelError, RunError
 from bertfit.inference import loading, predictor, working_copy
+from bertfit.inference.confidence import UncalibratedLayer
 from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
@@ -583,3 +586,30 @@ def test_numbers_that_are_none_are_no_answer(model_folder):
         classifier.model.classifier.bias[0] = float("nan")
     with pytest.raises(ModelError, match="numbers that are not finite"):
         classifier.predict(TEXTS)
+
+
+@contextlib.contextmanager
+def limiting_files(num_bytes):
+    """Make writing more than this into a file fail, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_system(classifier, tmp_path):
+    """The library that writes it raises a plain Exception, which ended commands in a traceback."""
+    saved = copy.deepcopy(classifier)
+    with limiting_files(1000), pytest.raises(OSError, match="File too large") as caught:
+        saved.save_tokenizer(tmp_path)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path))
+
+
+def test_an_uncalibrated_layer_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    layer = UncalibratedLayer("classifier", np.zeros((2, 8), np.float32), np.zeros(2, np.float32))
+    with limiting_files(10), pytest.raises(OSError, match="File too large") as caught:
+        layer.save(tmp_path)
+    assert caught.value.errno == errno.EFBIG

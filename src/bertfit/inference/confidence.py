@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from bertfit.errors import RunError
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.selective import SelectiveCurve
+from bertfit.files import raising_system_errors
 from bertfit.run_directory import RECORD_NAME
 
 UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
@@ -35,8 +36,14 @@ class UncalibratedLayer:
     """(C,)."""
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of a run."""
-        save_file({"weight": self.weight, "bias": self.bias}, folder / UNCALIBRATED_NAME)
+        """Write it into the folder of a run.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written.
+        """
+        path = folder / UNCALIBRATED_NAME
+        with raising_system_errors(path):
+            save_file({"weight": self.weight, "bias": self.bias}, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from bertfit.data.readers import iter_rows
 from bertfit.errors import DataError, Fault, ModelError, RunError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
-from bertfit.files import as_path
+from bertfit.files import as_path, raising_system_errors
 from bertfit.inference.ahead import make_ahead
 from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
 from bertfit.inference.loading import check_whole, describe_changes, read_rule, settle_padding
@@ -345,13 +345,17 @@ class TextClassifier:
 
         If asked to truncate, it also truncates them the same way, except for head+tail, which only
         bertfit can do.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written.
         """
         self.tokenizer.model_max_length = self.rule.max_length
         side = "left" if self.rule.truncation == "tail" else "right"
         self.tokenizer.truncation_side = self.tokenizer.init_kwargs["truncation_side"] = side
-        self.tokenizer.save_pretrained(folder)
-        if self.rule.text_cleaning == "html_breaks":
-            fold_cleaning(folder)
+        with raising_system_errors(folder):
+            self.tokenizer.save_pretrained(folder)
+            if self.rule.text_cleaning == "html_breaks":
+                fold_cleaning(folder)
 
     def encoding_record(self) -> dict[str, Any]:
         """Return the encoding rule as it is stored in a run."""

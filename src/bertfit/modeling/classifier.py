@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertfit.errors import ModelError
+from bertfit.files import raising_system_errors
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
@@ -120,12 +120,10 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     from safetensors import SafetensorError
 
     try:
-        with quieting_transformers():
+        with quieting_transformers(), raising_system_errors(folder):
             model.save_pretrained(folder)
-    except SafetensorError as error:  # only its text has the system's error code
-        found = re.search(r"os error (\d+)", str(error))
-        code = int(found[1]) if found else errno.EIO
-        raise OSError(code, os.strerror(code), str(folder)) from error
+    except SafetensorError as error:  # without the system's error code
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder)) from error
 
 
 def restore_model(model: PreTrainedModel, folder: Path) -> None:
