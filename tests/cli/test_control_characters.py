@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.main import main
-from bertfit.cli.streams import VisibleStream
+from bertfit.cli.streams import VisibleStream, write_json
 from bertfit.cli.terminal import Terminal, console, error_console
 
 CLEAR, TITLE, BACK, C1, TURNED = "\x1b[2J", "\x1b]0;owned\x07", "\x08\x08", "\x9b1A", "\u202e\u2066"
@@ -316,3 +316,16 @@ def test_the_terminal_below_a_bar_is_given_back(monkeypatch):
     with Terminal(error_console):
         assert isinstance(sys.stderr, VisibleStream)
     assert (sys.stdout, sys.stderr) == before
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_is_valid_in_any_encoding_of_standard_output(monkeypatch, encoding, indent):
+    """A stream writes what its encoding lacks as in Python, such as \\xe9, which JSON refuses."""
+    written = io.BytesIO()
+    below = io.TextIOWrapper(written, encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", VisibleStream(below))
+    write_json({"text": f"café {ORDINARY}{C1}"}, indent=indent)
+    below.flush()
+    assert json.loads(written.getvalue().decode(encoding)) == {"text": f"café {ORDINARY}{C1}"}
+    assert ("é".encode() in written.getvalue()) == (encoding == "utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,13 +178,14 @@ def _refuse_nothing(count: PredictionCount) -> None:
 
 
 def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: bool) -> None:
+    from bertfit.cli.streams import write_json
     from bertfit.reporting.control_characters import put_on_one_line
     from bertfit.reporting.text import shorten
     from bertfit.workflow.predicting import prediction_to_json
 
     if as_json:
         value = {"line": line, **prediction_to_json(text, prediction)}
-        sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+        write_json(value)
     else:
         shown = put_on_one_line(text)
         shown = shown if len(shown) <= 60 else f"{shown[:57]}…"

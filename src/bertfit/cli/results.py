@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
+from bertfit.cli.streams import write_json
 from bertfit.cli.terminal import show_skipped
 from bertfit.data.findings import count_rows
 from bertfit.reporting.comparison import (
@@ -45,8 +44,7 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
     """Write one JSON object to standard output."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=2)
-    sys.stdout.write("\n")
+    write_json(value, indent=2)
 
 
 def show_training(console: Console, result: TrainResult) -> None:

@@ -5,6 +5,8 @@ Control characters in data are escaped, so that a terminal does not interpret th
 
 from __future__ import annotations
 
+import codecs
+import json
 import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
@@ -42,6 +44,17 @@ class VisibleStream:
         """Write every line."""
         for line in lines:
             self.write(line)
+
+
+def write_json(value: Any, *, indent: int | None = None) -> None:  # noqa: ANN401 (JSON is of any type)
+    r"""Write JSON and a line end to standard output.
+
+    Where standard output is not UTF-8, other characters than ASCII are escaped as JSON does it. The
+    stream's own escapes of what its encoding lacks (`\xe9`) are not JSON.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"
+    sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8, indent=indent) + "\n")
 
 
 def guard_streams() -> None:
