@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +67,26 @@ def test_a_source_named_in_a_third_of_one_label_is_found():
     ]
     (found,) = find(texts, labels)
     assert (found.word, found.label, found.purity) == ("acme", "pos", 1.0)
+
+
+def test_signs_that_tell_equally_much_are_in_the_same_order_in_every_process():
+    code = """
+from bertfit.data.words import make_vocabulary, number_signs
+vocabulary = make_vocabulary()
+list(number_signs(["* ~ # ^", "% + ="], vocabulary))
+print(*vocabulary)
+"""
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert orders == {"# * ^ ~ % + =\n"}
 
 
 def test_few_rows_may_be_chance():

@@ -62,14 +62,16 @@ def find_signs(text: str) -> set[str]:
 def number_signs(
     texts: Sequence[str], vocabulary: defaultdict[str, int]
 ) -> Iterator[NumberedWords]:
-    """Yield the signs of all texts, in chunks; each once per text, in no particular order.
+    """Yield the signs of all texts, in chunks; each once per text, by code point.
+
+    In the order of a set, their ids would differ between processes, and so would findings.
 
     Args:
         texts: n texts.
         vocabulary: From `make_vocabulary`; extended with new signs.
     """
     for start in range(0, len(texts), _CHUNK_SIZE):
-        signs = [find_signs(text) for text in texts[start : start + _CHUNK_SIZE]]
+        signs = [sorted(find_signs(text)) for text in texts[start : start + _CHUNK_SIZE]]
         numbers = [vocabulary[sign] for of_text in signs for sign in of_text]
         offsets = np.cumsum([0, *map(len, signs)])
         yield NumberedWords(start, np.array(numbers, dtype=np.int64), offsets)
