@@ -146,6 +146,33 @@ def test_runs_of_other_test_rows_are_refused(copies):
     assert "--data" in caught.value.hint
 
 
+@pytest.fixture
+def one_of_other_columns(copies):
+    """Give two runs, the second of which was trained on the columns review and stars."""
+
+    def rename(record):
+        record["settings"]["text_column"]["value"] = "review"
+        record["settings"]["label_column"]["value"] = "stars"
+
+    change_record(copies[1], rename)
+    return copies
+
+
+@pytest.mark.parametrize("column", ["review", "stars"], ids=["another row skipped", "other labels"])
+def test_runs_that_read_other_rows_are_refused(one_of_other_columns, make_reviews, column):
+    """They were compared by the labels of the first, or failed with a message about arrays."""
+    rows = [{**one, "review": one["text"], "stars": one["label"]} for one in make_reviews(40)]
+    bertfit.compare(*one_of_other_columns, data=rows)
+    rows[3][column] = {"review": "", "stars": rows[4]["label"]}[column]
+    with pytest.raises(RunError, match="read other rows or labels of rows: ") as caught:
+        bertfit.compare(*one_of_other_columns, data=rows, on_bad_row="skip")
+    assert "poor the columns 'text' and 'label', " in caught.value.message
+    assert caught.value.message.endswith("good 'review' and 'stars'")
+    assert "--label-column" in caught.value.hint
+    named = Columns(text="text", label="label")
+    bertfit.compare(*one_of_other_columns, data=rows, columns=named, on_bad_row="skip")
+
+
 def test_runs_with_other_labels_are_refused(copies, make_reviews):
     def rename(record):
         record["label_names"] = ["bad", "good"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.data.dataset import Columns
+from bertfit.data.dataset import Columns, TextDataset
 from bertfit.errors import ConfigError, RunError
 from bertfit.evaluation.comparison import (
     PairedComparison,
@@ -109,7 +109,7 @@ def compare(
     Raises:
         ConfigError: An argument is wrong: there is no such device, for example.
         RunError: A run is missing or damaged, has no test predictions or those of other rows, or
-            the labels differ.
+            the labels differ; or the runs were trained on other columns, which give other rows.
         ModelError: A model cannot be loaded or computed.
         DataError: The rows have faults, or a label that a model does not know.
     """
@@ -134,6 +134,7 @@ def compare(
             )
             for run in runs
         ]
+        _check_rows(*(one.dataset for one in evaluations), runs=runs)
         rows = f"the {len(evaluations[0].dataset):,} rows of {evaluations[0].dataset.source}"
         sides = [_take_side(one) for one in evaluations]
     return _compare(sides[0], _align(sides[1], sides[0].label_names), rows=rows, runs=runs)
@@ -197,6 +198,20 @@ def _check_labels(
         shown = [", ".join(names[:10]) for names in (names_a, names_b)]
         raise RunError(
             f"the runs have different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
+        )
+
+
+def _check_rows(a: TextDataset, b: TextDataset, *, runs: tuple[Path, Path]) -> None:
+    """Check that both runs read the same rows and labels: each reads its own training's columns."""
+    if (list(a.lines), list(a.labels)) != (list(b.lines), list(b.labels)):
+        read = [
+            " and ".join(repr(column.name) for column in dataset.columns.values())
+            for dataset in (a, b)
+        ]
+        raise RunError(
+            f"the runs read other rows or labels of {a.source}: {runs[0]} the columns {read[0]}, "
+            f"{runs[1]} {read[1]}",
+            hint="Name the columns for both with --text-column and --label-column.",
         )
 
 
