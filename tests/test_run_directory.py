@@ -565,6 +565,28 @@ def test_a_damaged_record_is_named(run, content):
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label_names", {}),
+        ("settings", None),
+        ("data", None),
+        ("scores", [1]),
+        ("calibration", 5),
+        ("threshold", "0.5"),
+    ],
+)
+def test_a_damaged_entry_of_the_record_is_named(run, name, value):
+    (run / RECORD_NAME).write_text(json.dumps({"format_version": 1, name: value}))
+    assert error_of(read_record, run) == (
+        f"{run / RECORD_NAME} is damaged: its entry {name!r} is {value!r}\n"
+        "It was changed. Restore the file, or train again."
+    )
+    whole = {"format_version": 1, "calibration": None, "threshold": None}
+    (run / RECORD_NAME).write_text(json.dumps(whole))
+    assert read_record(run) == whole
+
+
+@pytest.mark.parametrize(
     ("record", "version"), [({"format_version": 2}, "2"), ({}, "None"), ([], "None")]
 )
 def test_a_record_of_another_format_is_refused(run, record, version):

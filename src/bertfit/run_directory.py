@@ -30,6 +30,10 @@ _ENTRIES = {
     "encoding": dict,
     "settings": dict,
     "training": dict,
+    "data": dict,
+    "scores": dict,
+    "calibration": dict | None,
+    "threshold": dict | None,
     "sha256": dict,
 }
 """Types of the entries of bertfit.json that the verbs read, if they exist."""
@@ -264,9 +268,9 @@ def read_record(run: Path) -> dict[str, Any]:
             hint="It was written by another version of bertfit.",
         )
     for name, kind in _ENTRIES.items():
-        if not isinstance(record.get(name, kind()), kind):
+        if name in record and not isinstance(record[name], kind):
             raise RunError(
-                f"{path} is damaged: its entry {name!r} is {record.get(name)!r}",
+                f"{path} is damaged: its entry {name!r} is {record[name]!r}",
                 hint="It was changed. Restore the file, or train again.",
             )
     checked: dict[str, Any] = record

@@ -118,6 +118,21 @@ def test_thresholds_are_named_in_the_verdict(copies, make_reviews):
     assert bertfit.compare(poor, good).verdict.endswith(both)
 
 
+@pytest.mark.parametrize("value", ["high", None, 7])
+def test_a_damaged_threshold_is_refused_as_by_evaluate(copies, value):
+    change_record(copies[0], lambda record: record.update(threshold={"value": value}))
+    for call in (lambda: bertfit.compare(*copies), lambda: bertfit.evaluate(copies[0], [])):
+        with pytest.raises(RunError, match="is damaged: its calibration, threshold or selective"):
+            call()
+
+
+def test_a_record_without_label_names_is_refused(copies, make_reviews):
+    change_record(copies[0], lambda record: record.pop("label_names"))
+    for data in (None, make_reviews(4)):
+        with pytest.raises(RunError, match=r"different labels: .*poor has none; .*good has neg,"):
+            bertfit.compare(*copies, data=data)
+
+
 def test_everything_can_be_written_as_json(runs):
     value = json.loads(json.dumps(bertfit.compare(*runs).to_json()))
     assert (value["a"], value["could_be_chance"]) == (str(runs[0]), False)

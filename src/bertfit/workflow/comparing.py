@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from bertfit.evaluation.predictions import TEST_NAME, KeptPredictions, read_pred
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
+from bertfit.inference.confidence import read_confidence
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import read_record
 
@@ -121,7 +122,7 @@ def compare(
         with pause_collection():  # imports torch, which kept predictions do not need
             from bertfit.workflow.evaluating import evaluate
 
-        _check_labels(*(tuple(read_record(run)["label_names"]) for run in runs), runs=runs)
+        _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
         evaluations = [
             evaluate(
                 run,
@@ -169,13 +170,13 @@ def _take_side(found: Evaluation) -> _Side:
 def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
     """Return a description of the rows, and each run's kept test predictions."""
     records = [read_record(run) for run in runs]
-    _check_labels(*(tuple(record.get("label_names", ())) for record in records), runs=runs)
+    _check_labels(*map(_list_labels, records), runs=runs)
     tests = [record.get("data", {}).get("test") or {} for record in records]
     sides = []
     for run, record, test in zip(runs, records, tests, strict=True):
-        names = tuple(record.get("label_names", ()))
+        names = _list_labels(record)
         kept = read_predictions(run / TEST_NAME, names, num_rows=test.get("num_rows"))
-        threshold = (record.get("threshold") or {}).get("value")
+        threshold = read_confidence(record, num_labels=len(names), run=run).threshold
         answers = decide(kept.probabilities, threshold)
         sides.append(_Side(names, kept, answers, threshold, None))
     fingerprints = [test.get("fingerprint") for test in tests]
@@ -191,11 +192,15 @@ def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
     return f"the {len(sides[0].kept):,} test rows that both runs kept", sides
 
 
+def _list_labels(record: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(record.get("label_names", ()))
+
+
 def _check_labels(
     names_a: tuple[str, ...], names_b: tuple[str, ...], *, runs: tuple[Path, Path]
 ) -> None:
     if sorted(names_a) != sorted(names_b):
-        shown = [", ".join(names[:10]) for names in (names_a, names_b)]
+        shown = [", ".join(names[:10]) or "none" for names in (names_a, names_b)]
         raise RunError(
             f"the runs have different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
         )
