@@ -180,6 +180,25 @@ def test_a_check_with_a_run_lists_suspects_and_names_the_judge(folder, tiny_mode
     assert value["suspects"]["judged_by"].rstrip(".") in " ".join(output.split())
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compare", "a", "b", "--data", "bad.csv"),
+        ("suspects", "bad.csv", "--folds", "2"),
+        ("suspects", "bad.csv", "--with", "a"),
+        ("evaluate", "a", "bad.csv"),
+    ],
+    ids=" ".join,
+)
+def test_skipped_rows_are_listed(folder, make_reviews, write_csv, monkeypatch, command):
+    monkeypatch.chdir(folder)
+    write_csv(folder / "bad.csv", [*make_reviews(20, seed=8), {"text": "", "label": "pos"}])
+    output = call(*command, "--on-bad-row", "skip")
+    assert "Skipped 1 bad row:\n  bad.csv:22: the text is empty\n" in output
+    value = json.loads(call(*command, "--on-bad-row", "skip", "--json"))
+    assert value["skipped"] == ["bad.csv:22: the text is empty"]
+
+
 def test_suspects_of_the_training_rows_by_their_own_run_are_warned_of(folder):
     result = runner.invoke(
         app, ["suspects", str(folder / "train.csv"), "--with", str(folder / "b"), "--json"]

@@ -43,7 +43,7 @@ def compare(
     """Say whether two runs differ by more than chance."""
     with pause_collection():
         from bertfit.cli.results import print_json
-        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
         from bertfit.data.dataset import Columns
         from bertfit.reporting.comparison import disagreement_table, paired_table
         from bertfit.workflow.comparing import compare as run_comparison
@@ -74,3 +74,4 @@ def compare(
     if value["disagreements"]:
         console.print()
         console.print(disagreement_table(value["disagreements"]))
+    show_skipped(console, result.skipped)

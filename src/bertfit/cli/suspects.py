@@ -52,7 +52,7 @@ def suspects(
     """Find labels that are probably wrong, for you to review."""
     with pause_collection():
         from bertfit.cli.results import print_json, show_suspects
-        from bertfit.cli.terminal import Terminal, console, error_console
+        from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
         from bertfit.data.dataset import Columns
         from bertfit.files import check_output
         from bertfit.workflow.suspecting import find_suspects, write_suspects
@@ -77,3 +77,4 @@ def suspects(
         print_json(value | {"suspects": value["suspects"][:top]})
     else:
         show_suspects(console, report, top=top or _MOST_SHOWN, output=output)
+        show_skipped(console, report.skipped)

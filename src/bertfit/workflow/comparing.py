@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bertfit.data.dataset import Columns, TextDataset
-from bertfit.errors import ConfigError, RunError
+from bertfit.errors import ConfigError, Fault, RunError
 from bertfit.evaluation.comparison import (
     PairedComparison,
     compare_predictions,
@@ -58,6 +57,8 @@ class RunComparison:
     threshold."""
     disagreements: tuple[Disagreement, ...]
     """All rows with different predictions, the most confident ones first."""
+    skipped: tuple[Fault, ...] = ()
+    """The bad rows that were left out, if asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -67,6 +68,7 @@ class RunComparison:
             "rows": self.rows,
             "verdict": self.verdict,
             **self.comparison.to_json(),
+            "skipped": [str(fault) for fault in self.skipped],
             "disagreements": [asdict(one) for one in self.disagreements],
         }
 
@@ -102,7 +104,7 @@ def compare(
         data: Labelled rows to score both on; None uses the test predictions that the runs kept,
             which must be of the same rows.
         columns: Which columns of `data` hold what.
-        on_bad_row: "skip" leaves bad rows of `data` out.
+        on_bad_row: "skip" leaves bad rows of `data` out and lists them.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Dtype of the computation; None uses that of each training, if it is fast here.
         listener: Receives the progress.
@@ -117,28 +119,28 @@ def compare(
     runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))
     if data is None:
         _refuse_options(columns or Columns(), on_bad_row, device, dtype)
-        rows, sides = _read_kept(runs)
-    else:
-        with pause_collection():  # imports torch, which kept predictions do not need
-            from bertfit.workflow.evaluating import evaluate
+        return _compare(*_read_kept(runs), runs=runs)
+    with pause_collection():  # imports torch, which kept predictions do not need
+        from bertfit.workflow.evaluating import evaluate
 
-        _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
-        evaluations = [
-            evaluate(
-                run,
-                data,
-                columns=columns,
-                on_bad_row=on_bad_row,
-                device=device,
-                dtype=dtype,
-                listener=listener or Silent(),
-            )
-            for run in runs
-        ]
-        _check_rows(*(one.dataset for one in evaluations), runs=runs)
-        rows = f"the {len(evaluations[0].dataset):,} rows of {evaluations[0].dataset.source}"
-        sides = [_take_side(one) for one in evaluations]
-    return _compare(sides[0], _align(sides[1], sides[0].label_names), rows=rows, runs=runs)
+    _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
+    evaluations = [
+        evaluate(
+            run,
+            data,
+            columns=columns,
+            on_bad_row=on_bad_row,
+            device=device,
+            dtype=dtype,
+            listener=listener or Silent(),
+        )
+        for run in runs
+    ]
+    dataset = evaluations[0].dataset
+    _check_rows(dataset, evaluations[1].dataset, runs=runs)
+    sides = [_take_side(one) for one in evaluations]
+    found = _compare(f"the {len(dataset):,} rows of {dataset.source}", sides, runs=runs)
+    return replace(found, skipped=evaluations[0].skipped)
 
 
 def _refuse_options(
@@ -235,12 +237,14 @@ def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
         num_tokens=kept.num_tokens,
         is_truncated=kept.is_truncated,
     )
-    return dataclasses.replace(
+    return replace(
         side, label_names=label_names, kept=moved, predicted_ids=new_ids[side.predicted_ids]
     )
 
 
-def _compare(a: _Side, b: _Side, *, rows: str, runs: tuple[Path, Path]) -> RunComparison:
+def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> RunComparison:
+    """Compare two sides; `rows` says which rows were compared."""
+    a, b = sides[0], _align(sides[1], sides[0].label_names)
     groups = a.kept.known_groups if a.kept.known_groups is not None else b.kept.known_groups
     comparison = compare_predictions(
         a.kept.probabilities,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from bertfit.config import is_whole_number
 from bertfit.data.checks import check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
-from bertfit.errors import ConfigError, DataError
+from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.files import as_path, check_output, open_atomically
@@ -63,10 +63,12 @@ class SuspectReport:
     """Labels of rows that could not be judged, because no row of another fold has them: one row, or
     rows of one text or group."""
     warning: str | None
+    skipped: tuple[Fault, ...] = ()
+    """The bad rows that were left out, if asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        return {**asdict(self), "skipped": [str(fault) for fault in self.skipped]}
 
 
 def find_suspects(
@@ -91,7 +93,7 @@ def find_suspects(
         folds_if_learned: If the run was trained on more than a hundredth of these rows, judge by
             folds instead; if False, the run judges them, with a warning.
         columns: Which columns hold what; rows of one group are in one fold.
-        on_bad_row: "skip" leaves bad rows out.
+        on_bad_row: "skip" leaves bad rows out and lists them.
         seed: Seed of the folds.
         device: Device of the run: auto, cpu, cuda, cuda:N or mps.
         listener: Receives the progress.
@@ -115,12 +117,13 @@ def find_suspects(
     if run is not None:
         classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
         known = classifier.known_columns(columns)
-        dataset, _ = check_evaluation_data(
+        dataset, skipped = check_evaluation_data(
             data, known, classifier.label_names, on_bad_row, verb="judged"
         )
         learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
         if not folds_if_learned or share <= _MOST_LEARNED:
-            return _judge_with_run(dataset, as_path(run), classifier, learned, listener)
+            found = _judge_with_run(dataset, as_path(run), classifier, learned, listener)
+            return replace(found, skipped=skipped)
         listener.note(
             f"The run was trained {learned}, so it has learned their labels, including wrong ones. "
             "Word-count models, which see other rows, judge them instead."
@@ -197,7 +200,7 @@ def _judge_by_folds(
         on_progress=lambda done, total: listener.progress("folds", done, total),
     )
     judged_by = f"TF-IDF + logistic regression, {num_folds} folds"
-    return _rank(
+    found = _rank(
         dataset,
         names,
         predicted.probabilities,
@@ -205,6 +208,7 @@ def _judge_by_folds(
         judged_by=judged_by,
         warning=None,
     )
+    return replace(found, skipped=checked.skipped)
 
 
 def _rank(
