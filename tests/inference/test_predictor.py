@@ -145,6 +145,12 @@ def test_the_model_of_a_training_is_not_tried_again(run, monkeypatch, known):
     assert reads_padding(TextClassifier.load(run).model) is known
 
 
+def test_a_run_named_like_the_embedded_model_is_loaded(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    run.rename("embedded")
+    assert TextClassifier.load("embedded").label_names == ("bad", "fair", "good")
+
+
 def test_weights_saved_over_those_of_a_run_are_noticed(run):
     weights = load_file(run / "model.safetensors")
     save_file({name: value * 2 for name, value in weights.items()}, run / "model.safetensors")

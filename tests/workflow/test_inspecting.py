@@ -48,6 +48,16 @@ def test_a_run_shows_its_record(model_dir):
     assert inspect(str(model_dir)).record == record
 
 
+def test_embedded_is_the_embedded_model_beside_a_run_of_that_name(model_dir, monkeypatch):
+    run = model_dir.rename(model_dir.with_name("embedded"))
+    (run / "bertfit.json").write_text(json.dumps({"format_version": 1}))
+    monkeypatch.chdir(run.parent)
+    found = inspect("embedded", num_labels=2)
+    assert (found.num_parameters > 20_000_000, found.record) == (True, {})
+    found = inspect("./embedded", num_labels=2)
+    assert (found.num_parameters < 10_000, found.record) == (True, {"format_version": 1})
+
+
 def test_a_run_tells_which_files_were_changed(model_dir, tmp_path):
     staging = stage_run(tmp_path / "run", overwrite=False)
     shutil.copytree(model_dir, staging.folder, dirs_exist_ok=True)

@@ -139,7 +139,8 @@ class TextClassifier:
         if not is_run(path) and not (path / "config.json").is_file():
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
-        loaded = load_classifier(str(path))
+        # A run may be named like the embedded model, which is no folder.
+        loaded = load_classifier("./embedded" if str(path) == "embedded" else str(path))
         check_whole(loaded, path, record)
         settle_padding(loaded, path, record)
         if changed := find_changed_files(path, record):

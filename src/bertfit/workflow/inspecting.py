@@ -67,8 +67,9 @@ def inspect(
         RunError: The run's bertfit.json is damaged, or a killed training left it unfinished.
     """
     path = as_path(name)
-    was_killed = not path.exists() and has_leftovers(path)
-    record = read_record(path) if is_run(path) or was_killed else {}
+    record: dict[str, Any] = {}
+    if str(name) != "embedded" and (is_run(path) or (not path.exists() and has_leftovers(path))):
+        record = read_record(path)
     model = load_architecture(str(name), num_labels=num_labels)
     has_shape = all(
         hasattr(model.config, field)

@@ -253,7 +253,7 @@ def _inspect_model(folder: Path) -> dict[str, Any]:
     """Return the model's tree and counts, as `bertfit inspect` shows them."""
     from bertfit.workflow.inspecting import inspect
 
-    found = inspect(folder).to_json()
+    found = inspect(folder.absolute()).to_json()
     return {name: found[name] for name in ("tree", "num_parameters", "num_trainable")}
 
 
