@@ -168,7 +168,7 @@ def find_cache(kind: str) -> Path:
     """Return the cache folder for `kind`: in $BERTFIT_CACHE, else in the user's cache."""
     chosen = os.environ.get("BERTFIT_CACHE")
     if chosen:
-        return Path(chosen) / kind
+        return as_path(chosen) / kind
     cache = as_path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG specification ignores relative paths, which would give each folder its own cache.
     return (cache if cache.is_absolute() else as_path("~/.cache")) / "bertfit" / kind

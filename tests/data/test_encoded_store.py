@@ -155,10 +155,12 @@ def test_without_a_store_nothing_is_kept(encode):
 def test_the_store_is_found_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path / "mine"))
     assert find_store() == tmp_path / "mine" / "encoded"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BERTFIT_CACHE", "~/mine")
+    assert find_store() == tmp_path / "home" / "mine" / "encoded"
     monkeypatch.delenv("BERTFIT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert find_store() == tmp_path / "xdg" / "bertfit" / "encoded"
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for unset in ("relative", ""):
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
         assert find_store() == tmp_path / "home" / ".cache" / "bertfit" / "encoded"
