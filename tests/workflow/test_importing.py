@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from bertfit import TextClassifier, import_notebook
 from bertfit.cli.main import app
+from bertfit.cli.terminal import console
 from bertfit.errors import BertfitError, ConfigError, ModelError, RunError
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
@@ -143,6 +145,19 @@ def test_the_command_tells_what_the_weights_do_not_say(folder, tmp_path):
     assert "one per 64 of the width was assumed" in told
     assert "the pooled output (pooler_output) was assumed" in told
     assert f"The run is in {tmp_path / 'run'}." in told
+
+
+def test_a_note_that_cannot_be_written_is_no_success(folder, tmp_path, monkeypatch):
+    """The console keeps silent afterwards; the command ended with exit code 0."""
+    left = tmp_path / ".run.incomplete-abcd1234"
+    left.mkdir()
+    (left / "config.json").write_text("{}")
+    command = ["import", str(folder), "--output", str(tmp_path / "run"), "--max-length", "20"]
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        monkeypatch.setattr("bertfit.cli.terminal.console", type(console)(file=full, stderr=False))
+        result = CliRunner().invoke(app, command)
+    assert "standard output could not be written" in str(result.exception)
+    assert (tmp_path / "run" / "bertfit.json").is_file()
 
 
 def test_a_pickled_module_is_refused(run_import, folder, model):

@@ -30,15 +30,16 @@ def import_(
         from bertfit.cli.terminal import Terminal, console
         from bertfit.workflow.importing import import_notebook
 
-    run = import_notebook(
-        folder,
-        output,
-        label_names=tuple(name.strip() for name in label_names.split(",")),
-        max_length=max_length,
-        num_heads=num_heads,
-        overwrite=overwrite,
-        listener=Terminal(console),
-    )
+    with Terminal(console) as terminal:
+        run = import_notebook(
+            folder,
+            output,
+            label_names=tuple(name.strip() for name in label_names.split(",")),
+            max_length=max_length,
+            num_heads=num_heads,
+            overwrite=overwrite,
+            listener=terminal,
+        )
     if num_heads is None:
         console.print(
             "The weights do not say how many attention heads there are; one per 64 of the width "
