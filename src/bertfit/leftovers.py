@@ -50,7 +50,7 @@ def find_leftovers(place: Path, prefix: str) -> list[Path]:
 
 
 def measure_folder(folder: Path) -> int:
-    """Return the total size in bytes of all files in a folder."""
+    """Return the total size in bytes of all files in a folder; 0 if there is no such folder."""
     size = 0
     for place, _, names in os.walk(folder):
         for name in names:

@@ -15,6 +15,7 @@ import torch
 
 from bertfit.data.encoded_store import find_store
 from bertfit.environment import describe_environment
+from bertfit.leftovers import measure_folder
 from bertfit.modeling.allocation import can_keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, load_architecture
 from bertfit.modeling.compilation import plan_compilation
@@ -136,7 +137,7 @@ def describe_runtime(
         micro_batch_tokens=None if precision.device.type == "cuda" else tokens,
         gflops=gflops,
         store=str(store),
-        store_bytes=_sum_sizes(store),
+        store_bytes=measure_folder(store),
         advice=tuple(_advise(num_cores, torch.get_num_threads(), gflops, precision.dtype_name)),
     )
 
@@ -193,12 +194,6 @@ def _count_cores() -> float:
         return num_cores if quota == "max" else min(num_cores, int(quota) / int(period))
     except (OSError, ValueError):
         return num_cores
-
-
-def _sum_sizes(folder: Path) -> int:
-    if not folder.is_dir():
-        return 0
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _advise(num_cores: float, num_threads: int, gflops: dict[str, float], dtype: str) -> list[str]:
