@@ -30,7 +30,6 @@ from bertfit.workflow.report_facts import gather_facts
 HOSTILE = '<script>alert(1)</script></svg></style><img src="http://evil.test/x" onerror=x> & "q"'
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
 VOID = {"meta", "br", "img", "link", "hr", "input", "wbr"}
-SELF_CLOSING_IN_SVG = {"path", "use", "image", "rect", "circle", "line"}
 LOADING = {"src", "srcset", "data", "poster", "action", "background"}
 
 

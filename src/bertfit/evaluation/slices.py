@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.errors import ConfigError, DataError
+from bertfit.errors import DataError
 from bertfit.evaluation.interval import Interval
 from bertfit.labels import is_missing, normalize_label
 
@@ -27,7 +27,7 @@ NUM_BINS = 5
 MAX_VALUES = 20
 """Numeric columns with more distinct values are binned."""
 MIN_ROWS = 10
-"""Smaller slices are not judged."""
+"""Smaller slices are counted but not judged."""
 SMALL_ROWS = 50
 """Slices of fewer rows are flagged: their accuracy says little."""
 OWN_SLICES = ("tokens", "truncated", "label", "group")
@@ -85,9 +85,7 @@ class SliceReport:
         }
 
 
-def score_slices(
-    is_right: ArrayLike, values: Mapping[str, Sequence[str | None]], *, min_rows: int = MIN_ROWS
-) -> SliceReport:
+def score_slices(is_right: ArrayLike, values: Mapping[str, Sequence[str | None]]) -> SliceReport:
     """Judge every slice: the rows that share a value of one of the columns.
 
     The tests assume independent rows. A slice of all rows is skipped, because there are no others.
@@ -95,10 +93,8 @@ def score_slices(
     Args:
         is_right: (n,) whether the model is right on each row.
         values: n values per column, by column name; None for rows without a value.
-        min_rows: Slices of fewer rows are counted but not judged.
 
     Raises:
-        ConfigError: `min_rows` is below 1.
         DataError: There are no rows, or a column has not one value per row.
 
     Source:
@@ -112,8 +108,6 @@ def score_slices(
     is_right = np.asarray(is_right, dtype=bool)
     if is_right.ndim != 1 or is_right.size == 0:
         raise DataError(f"expected a truth value for each row, got shape {is_right.shape}")
-    if min_rows < 1:
-        raise ConfigError(f"expected min_rows of at least 1, got {min_rows}")
     drafts, num_too_small = [], 0
     for by, column in values.items():
         if len(column) != len(is_right):
@@ -122,7 +116,7 @@ def score_slices(
         for value, members in _find_members(column).items():
             if len(members) == len(is_right):
                 continue
-            if len(members) < min_rows:
+            if len(members) < MIN_ROWS:
                 num_too_small += 1
                 continue
             drafts.append((by, value, len(members), int(is_right[members].sum())))

@@ -62,18 +62,15 @@ def format_percent_with_interval(value: float, interval: Interval | None = None)
     return f"{percent} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
-def scores_table(
-    scores: Scores, intervals: Mapping[str, Interval] | None = None, *, level: float = 0.95
-) -> RenderableType:
+def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None) -> RenderableType:
     """Return the scores with their intervals, followed by those of each class.
 
     Args:
         scores: Scores of one set of rows.
-        intervals: By score name, as returned by `bootstrap_intervals`.
-        level: Confidence level of the intervals, for the heading.
+        intervals: 95 % intervals by score name, as returned by `bootstrap_intervals`.
     """
     intervals = intervals or {}
-    heading = f"Value ({100 * level:g} % interval)" if intervals else "Value"
+    heading = "Value (95 % interval)" if intervals else "Value"
     summary = _make_table()
     summary.add_column("Score", no_wrap=True)
     summary.add_column(heading, no_wrap=True)
