@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
+from bertfit.files import as_path
 from bertfit.threshold_aim import parse_threshold_aim
 
 Truncation = Literal["head", "tail", "head+tail"]
@@ -234,7 +235,7 @@ def setting_names() -> tuple[str, ...]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"the settings file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

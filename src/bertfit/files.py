@@ -129,6 +129,7 @@ def check_output(
         raise ConfigError(f"--output: expected a name ending in {expected}, got {path.name!r}")
     if path.is_dir():
         raise ConfigError(f"--output: {path} is a folder")
+    source = None if source is None else as_path(source)
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise ConfigError(
             f"--output: {path} is the file that is read, and would be lost",

@@ -451,6 +451,31 @@ def test_a_demo_expands_the_home_folder_before_it_looks_for_a_run(trained, monke
     assert "Choose another --output" in result.exception.hint
 
 
+def test_predict_and_suspects_expand_the_home_folder(trained, tmp_path, monkeypatch):
+    """As above; a folder named ~ was made in the current one, and files were not found."""
+    run, data, _ = trained
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(data, tmp_path / "rows.csv")
+    for command in (
+        ["predict", str(run), "--file=~/rows.csv", "--output=~/predictions.csv"],
+        ["suspects", str(data), "--with", str(run), "--output=~/suspects.csv"],
+    ):
+        assert runner.invoke(app, command).exit_code == 0
+    assert {"predictions.csv", "suspects.csv"} < {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "~").exists()
+    command = ["suspects", "~/rows.csv", "--output=~/rows.csv", "--overwrite"]
+    assert "is the file that is read" in runner.invoke(app, command).exception.message
+
+
+def test_train_expands_the_home_folder_of_its_settings(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "settings.toml").write_text("epochs = 0", encoding="utf-8")
+    command = ["train", "rows.csv", "--output", "run", "--config=~/settings.toml"]
+    told = runner.invoke(app, command).exception.message
+    assert told == "epochs: expected a number at least 1, got 0"
+
+
 def test_a_demo_that_cannot_be_written_ends_before_anything_is_measured(tmp_path):
     (tmp_path / "runs").write_text("a file")
     result = runner.invoke(app, ["demo", "--output", str(tmp_path / "runs" / "demo")])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bertfit.cli.options import Device, OnBadRow, Run, RunDtype, TextColumn
+from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def predict(
             write_predictions,
         )
 
+    file, output = (None if path is None else as_path(path) for path in (file, output))
     _check_arguments(texts, file, abstain_below)
     _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)
     classifier = _load(run, device or "auto", dtype=dtype)

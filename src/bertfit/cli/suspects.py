@@ -54,10 +54,11 @@ def suspects(
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
         from bertfit.data.dataset import Columns
-        from bertfit.files import check_output
+        from bertfit.files import as_path, check_output
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
     if output is not None:
+        output = as_path(output)
         check_output(output, (".csv",), overwrite=overwrite, source=data)
     with Terminal(error_console) as terminal:
         report = find_suspects(
