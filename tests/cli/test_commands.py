@@ -283,8 +283,10 @@ def test_version_is_printed():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--runtime", "--depth", "1"], "--depth and --num-labels"),
-        (["embedded", "--runtime", "--num-labels", "3"], "--depth and --num-labels"),
+        (["--runtime", "--depth", "1"], "--depth, .*"),
+        (["embedded", "--runtime", "--num-labels", "3"], ".* --num-labels, .*"),
+        (["--runtime", "--batch-size", "32"], ".* --batch-size and .*"),
+        (["--runtime", "--num-tokens", "9"], ".* and --num-tokens"),
         (["embedded", "--device", "cpu"], "--device and --dtype"),
         (["embedded", "--dtype", "bfloat16"], "--device and --dtype"),
     ],

@@ -29,11 +29,12 @@ def inspect(
         int | None, typer.Option(min=2, help="Number of classes (default: the model's own).")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Batch size for the memory estimate.")
-    ] = 32,
+        int | None, typer.Option(min=1, help="Batch size for the memory estimate (default: 32).")
+    ] = None,
     num_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens per text for the memory estimate.")
-    ] = 128,
+        int | None,
+        typer.Option(min=1, help="Tokens per text for the memory estimate (default: 128)."),
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     as_json: Json = False,
@@ -41,10 +42,7 @@ def inspect(
     """Show a model or a run as a tree, or describe this machine."""
     from bertfit.errors import ConfigError
 
-    if runtime and not (depth is num_labels is None):
-        raise ConfigError("--depth and --num-labels are for the tree, which --runtime replaces")
-    if not runtime and not (device is dtype is None):
-        raise ConfigError("--device and --dtype are for --runtime; the tree depends on neither")
+    _refuse_idle(runtime, (depth, num_labels, batch_size, num_tokens), (device, dtype))
     if runtime:
         _show_runtime(model or "embedded", device=device, dtype=dtype, as_json=as_json)
         return
@@ -57,7 +55,11 @@ def inspect(
         from bertfit.workflow.inspecting import inspect as run_inspection
 
     inspection = run_inspection(
-        model, depth=depth, num_labels=num_labels, batch_size=batch_size, num_tokens=num_tokens
+        model,
+        depth=depth,
+        num_labels=num_labels,
+        batch_size=batch_size or 32,
+        num_tokens=num_tokens or 128,
     )
     if as_json:
         print_json(inspection.to_json())
@@ -73,6 +75,21 @@ def inspect(
 
         show_record(console, inspection.record)
         _show_changes(console, inspection)
+
+
+def _refuse_idle(
+    runtime: bool, of_tree: tuple[object, ...], of_runtime: tuple[object, ...]
+) -> None:
+    """Refuse options that would have no effect; None means not given."""
+    from bertfit.errors import ConfigError
+
+    if runtime and set(of_tree) != {None}:
+        raise ConfigError(
+            "--depth, --num-labels, --batch-size and --num-tokens are for the tree, which "
+            "--runtime replaces"
+        )
+    if not runtime and set(of_runtime) != {None}:
+        raise ConfigError("--device and --dtype are for --runtime; the tree depends on neither")
 
 
 def _show_changes(console: Console, inspection: Inspection) -> None:
