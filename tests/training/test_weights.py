@@ -13,8 +13,9 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
+from bertfit.training import weights as weights_module
 from bertfit.training.loop import accumulate_gradients, train_steps
-from bertfit.training.weights import TrainedWeights
+from bertfit.training.weights import TrainedWeights, updates_read_rows
 
 FLOAT32, BFLOAT16 = (choose_precision("cpu", dtype) for dtype in ("float32", "bfloat16"))
 ALL = np.arange(24)
@@ -142,3 +143,14 @@ def test_after_release_the_model_is_an_ordinary_one(loaded, data):
     accumulate_gradients(model, data, ALL, precision=FLOAT32, max_tokens=64)
     gradients = [parameter.grad for parameter in model.parameters()]
     assert all(gradient is not None and not gradient.is_sparse for gradient in gradients)
+
+
+def test_rows_that_a_step_reads_are_updated_on_a_cpu_and_of_large_tables_on_a_gpu(monkeypatch):
+    """`inspect --runtime` said on a GPU that all rows are."""
+    cpu, gpu, mps = map(torch.device, ("cpu", "cuda", "mps"))
+    monkeypatch.setattr(weights_module, "find_kernel_obstacle", lambda _device: None)
+    sizes = (30_522 * 768, 30_522 * 384)
+    assert [updates_read_rows(size, gpu) for size in sizes] == [True, False]
+    assert (updates_read_rows(sizes[1], cpu), updates_read_rows(sizes[0], mps)) == (True, False)
+    monkeypatch.setattr(weights_module, "find_kernel_obstacle", lambda _device: "no Triton")
+    assert not updates_read_rows(sizes[0], gpu)

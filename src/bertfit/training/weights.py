@@ -17,6 +17,7 @@ from bertfit.modeling.compilation import compile_layers, undo_compiling
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.graphs import GraphRecorder
+from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.training.compiled_adamw import CompiledAdamW, compile_step
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
@@ -163,6 +164,20 @@ class TrainedWeights:
             torch.autograd.graph.increment_version(master)
         if self._rows is not None:
             self._rows.release()
+
+
+def updates_read_rows(num_numbers: int, device: torch.device) -> bool:
+    """Return whether a step updates only those rows of the token embeddings that it reads.
+
+    So it is with the fast path, unless the table is shared or of a special kind.
+
+    Args:
+        num_numbers: Numbers in the table.
+        device: Device of the training.
+    """
+    if device.type != "cuda":
+        return device.type == "cpu"
+    return num_numbers >= _LEAST_ON_GPU and find_kernel_obstacle(device) is None
 
 
 def _add_gradients_to(

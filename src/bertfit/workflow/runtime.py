@@ -26,6 +26,7 @@ from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.token_budget import default_tokens
+from bertfit.training.weights import updates_read_rows
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype
@@ -106,7 +107,9 @@ def describe_runtime(
     fast_path = plan_fast_path(config, precision.device)
     operators = plan_operators_for(config, precision)
     packing = plan_packing(config, precision)
-    on_cpu = precision.device.type == "cpu"
+    by_rows = updates_read_rows(
+        architecture.get_input_embeddings().weight.numel(), precision.device
+    )
     tokens = default_tokens(
         find_hidden_size(architecture), is_compiled=operators.is_on and fast_path.is_whole
     )
@@ -129,7 +132,7 @@ def describe_runtime(
         dropout=fast_path.dropout,
         last_layer=fast_path.last_layer,
         operators=str(operators),
-        embeddings="only the rows that a step reads are updated" if on_cpu else "all rows",
+        embeddings="only the rows that a step reads are updated" if by_rows else "all rows",
         memory="kept for the next layer" if can_keep_freed_memory() else "left to the system",
         packing=str(packing),
         compilation=_describe_compilation(precision.device, packing, operators),
