@@ -131,7 +131,8 @@ def write_predictions(
         label_names: Classes in order of their ids.
 
     Raises:
-        ConfigError: The output's suffix is unknown.
+        ConfigError: The output's suffix is unknown, or it is a folder.
+        OSError: The file cannot be written.
     """
     check_output(output, SUFFIXES, overwrite=True)  # the caller has checked
     with open_atomically(output) as file:
