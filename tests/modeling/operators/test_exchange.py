@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bertfit.modeling.attention import NAME, register
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
@@ -114,6 +115,46 @@ def test_scoring_and_training_give_the_same_logits(family, called):
     called.clear()
     assert torch.equal(score(model).logits, in_training)
     assert ("encoder_forward" in called) == (family in OF_BERT)
+
+
+WITH_PARTS_OF_BERT = {
+    "mobilebert": {
+        "embedding_size": 64,
+        "true_hidden_size": 64,
+        "hidden_act": "gelu",
+        "normalization_type": "layer_norm",
+        "use_bottleneck": False,
+    },
+    "xmod": {"languages": ("en_XX",), "default_language": "en_XX"},
+}
+"""Families with an output block that has the parts of BERT's and computes something else."""
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("kind", WITH_PARTS_OF_BERT)
+def test_a_block_with_the_parts_of_bert_that_computes_otherwise_is_left_alone(kind):
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+        num_labels=3,
+        **WITH_PARTS_OF_BERT[kind],
+    )
+    torch.manual_seed(5)
+    plain = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():  # a norm of weight 1 would change nothing if it were applied twice
+        for parameter in plain.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    fast = copy.deepcopy(plain)
+    plug_in(fast, CPU)
+    expected = score(plain).logits
+    away = (score(fast.to(torch.bfloat16)).logits - expected).abs().max()
+    away_of_plain = (score(plain.to(torch.bfloat16)).logits - expected).abs().max()
+    assert float(away) <= 3 * float(away_of_plain)
 
 
 @pytest.mark.usefixtures("operators")
