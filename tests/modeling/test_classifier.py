@@ -161,6 +161,7 @@ FAMILIES = {
     "deberta-v2": "DebertaV2Config",
     "distilbert": "DistilBertConfig",
     "electra": "ElectraConfig",
+    "gpt2": "GPT2Config",
     "modernbert": "ModernBertConfig",
     "mpnet": "MPNetConfig",
     "roberta": "RobertaConfig",

@@ -191,10 +191,12 @@ def find_hidden_size(model: PreTrainedModel) -> int:
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
     """Set every dropout rate of the configuration to `rate`, in [0, 1).
 
-    A rate of None falls back to another one of the same model and stays None.
+    A rate of None falls back to another one of the same model and stays None. GPT-2 and others
+    name theirs resid_pdrop and the like.
     """
     for name, value in config.to_dict().items():
-        if "dropout" in name and isinstance(value, (int, float)) and not isinstance(value, bool):
+        is_rate = "dropout" in name or name.endswith("_pdrop")
+        if is_rate and isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(config, name, rate)
 
 
