@@ -77,6 +77,25 @@ def test_weights_without_a_gradient_stay():
 
 
 @pytest.mark.usefixtures("operators")
+def test_a_weight_counts_only_the_steps_in_which_it_had_a_gradient():
+    """A layer that layerdrop skips has none; torch corrects the bias of its moments by its own."""
+    expected, found = make_pairs(), make_pairs()
+    optimizer = make_optimizer(expected)
+    compiled = compile_step(found, make_optimizer(found))
+    for step in range(6):
+        for pairs in (expected, found):
+            set_gradients(pairs, step)
+            if step in {0, 1, 3}:
+                pairs[2][0].grad = None
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2
+        optimizer.step()
+        compiled.step(1e-2, halted=torch.zeros(()))
+    for (wanted, _), (master, _) in zip(expected, found, strict=True):
+        torch.testing.assert_close(master, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("operators")
 def test_other_types_are_left_to_torch():
     pairs = make_pairs(dtype=torch.float32)
     assert compile_step(pairs, make_optimizer(pairs)) is None

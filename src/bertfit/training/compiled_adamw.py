@@ -65,7 +65,7 @@ class CompiledAdamW:
             (master, work, torch.zeros_like(master), torch.zeros_like(master), decays[id(master)])
             for master, work in pairs
         ]
-        self._num_steps = 0
+        self._num_steps = [0] * len(self._weights)  # of each master
 
     def measure_norm(self) -> torch.Tensor:
         """Return the total norm () of all gradients."""
@@ -81,21 +81,27 @@ class CompiledAdamW:
         """Update every master that has a gradient, unless `halted` () is 1."""
         if halted:
             return
-        self._num_steps += 1
+        counts: set[int] = set()
+        for place, (master, *_) in enumerate(self._weights):
+            if master.grad is not None:
+                self._num_steps[place] += 1
+                counts.add(self._num_steps[place])
         beta1, beta2 = self._betas
-        step = _Step(
-            learning_rate,
-            self._factor,
-            beta1,
-            beta2,
-            self._epsilon,
-            1.0 - beta1**self._num_steps,
-            1.0 - beta2**self._num_steps,
-        )
-        weights = self._list_weights()
-        call("adamw_step", ctypes.byref(step), weights, ctypes.c_int64(len(weights)))
+        for count in counts:  # more than one only if some had no gradient in an earlier step
+            step = _Step(
+                learning_rate,
+                self._factor,
+                beta1,
+                beta2,
+                self._epsilon,
+                1.0 - beta1**count,
+                1.0 - beta2**count,
+            )
+            weights = self._list_weights(count)
+            call("adamw_step", ctypes.byref(step), weights, ctypes.c_int64(len(weights)))
 
-    def _list_weights(self) -> ctypes.Array[_Weight]:
+    def _list_weights(self, num_steps: int | None = None) -> ctypes.Array[_Weight]:
+        """Return the weights that have a gradient, or those of them with this number of steps."""
         listed = [
             _Weight(
                 master.data_ptr(),
@@ -106,8 +112,10 @@ class CompiledAdamW:
                 master.numel(),
                 decay,
             )
-            for master, work, first, second, decay in self._weights
-            if master.grad is not None
+            for (master, work, first, second, decay), count in zip(
+                self._weights, self._num_steps, strict=True
+            )
+            if master.grad is not None and num_steps in {None, count}
         ]
         return (_Weight * len(listed))(*listed)
 
