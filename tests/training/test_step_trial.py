@@ -21,6 +21,10 @@ pytestmark = needs_triton
 def untried(monkeypatch):
     monkeypatch.setattr(step_trial, "_found", {})
     monkeypatch.setattr(step_trial, "is_known_good", lambda _device: False)
+    if DEVICE.type == "cpu":  # the interpreter takes its time
+        monkeypatch.setattr(step_trial, "_SIZE", 5_000)
+        monkeypatch.setattr(step_trial, "_NUM_ROWS", 12)
+        monkeypatch.setattr(step_trial, "_NUM_TOKENS", 10)
 
 
 def find(*, has_copies=True, width=20):

@@ -54,13 +54,9 @@ def inspect(
         from bertfit.reporting.tree import describe_memory, draw_tree
         from bertfit.workflow.inspecting import inspect as run_inspection
 
-    inspection = run_inspection(
-        model,
-        depth=depth,
-        num_labels=num_labels,
-        batch_size=batch_size or 32,
-        num_tokens=num_tokens or 128,
-    )
+    sizes = {"batch_size": batch_size, "num_tokens": num_tokens}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    inspection = run_inspection(model, depth=depth, num_labels=num_labels, **given)
     if as_json:
         print_json(inspection.to_json())
         return

@@ -31,6 +31,7 @@ from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.locating import name_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
@@ -139,8 +140,7 @@ class TextClassifier:
         if not is_run(path) and not (path / "config.json").is_file():
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
-        # A run may be named like the embedded model, which is no folder.
-        loaded = load_classifier("./embedded" if str(path) == "embedded" else str(path))
+        loaded = load_classifier(name_folder(path))
         check_whole(loaded, path, record)
         settle_padding(loaded, path, record)
         if changed := find_changed_files(path, record):

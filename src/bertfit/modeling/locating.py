@@ -50,6 +50,11 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
     return name, is_cached
 
 
+def name_folder(path: Path) -> str:
+    """Return a name by which `locate_model` finds a folder, also if it is called "embedded"."""
+    return os.path.join(os.curdir, path) if str(path) == "embedded" else str(path)  # noqa: PTH118 (a Path drops the dot)
+
+
 def _ask_hub(name: str) -> None:
     """Check once whether the hub has the model: a download would retry for half a minute."""
     from huggingface_hub import HfApi

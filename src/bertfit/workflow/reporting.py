@@ -251,9 +251,10 @@ def _find_base_model(record: Mapping[str, Any]) -> str | None:
 
 def _inspect_model(folder: Path) -> dict[str, Any]:
     """Return the model's tree and counts, as `bertfit inspect` shows them."""
+    from bertfit.modeling.locating import name_folder
     from bertfit.workflow.inspecting import inspect
 
-    found = inspect(folder.absolute()).to_json()
+    found = inspect(name_folder(folder)).to_json()
     return {name: found[name] for name in ("tree", "num_parameters", "num_trainable")}
 
 
