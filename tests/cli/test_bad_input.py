@@ -576,6 +576,20 @@ CASES = [
         good,
     ),
     Case(
+        "suspects by a run, with a seed of the folds",
+        "suspects good.csv --with tiny --seed 1",
+        2,
+        "give one of them",
+        good,
+    ),
+    Case(
+        "a file of suspects replaced that is not written",
+        "suspects good.csv --overwrite",
+        2,
+        "--overwrite replaces the file of --output",
+        good,
+    ),
+    Case(
         "suspects by more folds than texts",
         "suspects good.csv --folds 5",
         3,

@@ -83,6 +83,14 @@ def test_a_folder_that_is_no_model_is_explained(tmp_path):
         inspect(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["calibration", "threshold", "selective"])
+def test_damaged_rules_of_a_run_are_explained(model_dir, name):
+    record = {"format_version": 1, "label_names": ["neg", "pos"], name: {"wrong": 1}}
+    (model_dir / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(RunError, match="calibration, threshold or selective curve cannot be read"):
+        inspect(model_dir)
+
+
 def test_a_damaged_record_is_explained(model_dir):
     (model_dir / "bertfit.json").write_text("{")
     with pytest.raises(RunError, match="cannot be read"):

@@ -57,6 +57,7 @@ def suspects(
         from bertfit.files import as_path, check_output
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
+    _refuse_unused(run, seed, output, overwrite=overwrite)
     if output is not None:
         output = as_path(output)
         check_output(output, (".csv",), overwrite=overwrite, source=data)
@@ -79,3 +80,14 @@ def suspects(
     else:
         show_suspects(console, report, top=top or _MOST_SHOWN, output=output)
         show_skipped(console, report.skipped)
+
+
+def _refuse_unused(
+    run: Path | None, seed: int | None, output: Path | None, *, overwrite: bool
+) -> None:
+    from bertfit.errors import ConfigError
+
+    if overwrite and output is None:
+        raise ConfigError("--overwrite replaces the file of --output, which was not given")
+    if run is not None and seed is not None:
+        raise ConfigError("--with and --seed: a run judges all rows at once; give one of them")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertfit.files import as_path
+from bertfit.inference.confidence import read_confidence
 from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.tree import (
     MemoryEstimate,
@@ -70,6 +71,8 @@ def inspect(
     record: dict[str, Any] = {}
     if str(name) != "embedded" and (is_run(path) or (not path.exists() and has_leftovers(path))):
         record = read_record(path)
+        num_names = len(record.get("label_names", ()))
+        read_confidence(record, num_labels=num_names, run=path)  # says what is damaged
     model = load_architecture(str(name), num_labels=num_labels)
     has_shape = all(
         hasattr(model.config, field)
