@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -12,6 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console, RenderableType
 
 from bertfit.data.dataset import ReadColumn
+from bertfit.evaluation.baseline import BaselineResult, BaselineResults
 from bertfit.evaluation.comparison import compare_with_baseline
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import bootstrap_intervals
@@ -172,29 +174,35 @@ def test_an_empty_history_has_no_rows() -> None:
     assert "Epoch" in render(epoch_table({}))
 
 
-def test_a_comparison_ends_with_its_verdict() -> None:
-    probabilities = np.tile([0.2, 0.8], (10, 1))
+def test_accuracies_of_model_and_baselines_have_their_intervals_and_a_verdict() -> None:
+    probabilities, label_ids = np.tile([0.2, 0.8], (10, 1)), [1] * 9 + [0]
     comparison = compare_with_baseline(
-        probabilities, probabilities, [1] * 10, baseline_name="NB-SVM", num_resamples=10
+        probabilities, probabilities, label_ids, baseline_name="NB-SVM", num_resamples=10
     )
-    others = {"majority class": 1.0}
-    table = comparison_table(comparison, model_name="[mine]", other_accuracies=others)
-    text = render(table)
+    comparison = dataclasses.replace(comparison, model_intervals={"accuracy": Interval(0.7, 0.99)})
+    scores = score(probabilities, label_ids, ["neg", "pos"])
+    results = tuple(
+        BaselineResult(
+            name=name,
+            settings={},
+            note=None,
+            seconds=0.0,
+            validation=scores,
+            test=scores,
+            test_probabilities=None,
+            test_intervals={"accuracy": interval},
+        )
+        for name, interval in (
+            ("NB-SVM", Interval(0.71, 0.98)),
+            ("majority class", Interval(0.72, 0.97)),
+        )
+    )
+    text = render(comparison_table(comparison, BaselineResults(results, seconds=0.0)))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "this model 90.0 % (70.0 to 99.0)" in lines
+    assert "NB-SVM 90.0 % (71.0 to 98.0)" in lines
+    assert "majority class 90.0 % (72.0 to 97.0)" in lines
     assert text.endswith(comparison.verdict)
-    assert "[mine]" in text
-    assert "majority class" in text
-    assert "majority class" not in render(comparison_table(comparison))
-
-
-def test_accuracies_beside_baselines_have_their_intervals() -> None:
-    probabilities = np.tile([0.2, 0.8], (10, 1))
-    comparison = compare_with_baseline(
-        probabilities, probabilities, [1] * 9 + [0], baseline_name="NB-SVM", num_resamples=10
-    )
-    intervals = {"this model": Interval(0.7, 0.99), "NB-SVM": Interval(0.71, 0.98)}
-    text = render(comparison_table(comparison, intervals=intervals))
-    assert "90.0 % (70.0 to 99.0)" in text
-    assert "90.0 % (71.0 to 98.0)" in text
 
 
 @pytest.mark.parametrize(

@@ -67,17 +67,7 @@ def show_training(console: Console, result: TrainResult) -> None:
         if result.test.without_groups is not None:
             _show_without(console, result.test.without_groups, "leaked or grouped")
         if result.test.comparison is not None and result.baselines is not None:
-            others = {one.name: one.test.accuracy for one in result.baselines.results if one.test}
-            others.pop(result.test.comparison.baseline_name)
-            intervals = {
-                one.name: one.test_intervals["accuracy"] for one in result.baselines.results
-            }
-            intervals["this model"] = result.test.comparison.model_intervals["accuracy"]
-            console.print(
-                comparison_table(
-                    result.test.comparison, other_accuracies=others, intervals=intervals
-                )
-            )
+            console.print(comparison_table(result.test.comparison, result.baselines))
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.data.dataset import ReadColumn
+from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores
@@ -113,35 +114,20 @@ def epoch_table(
     return table
 
 
-def comparison_table(
-    comparison: Comparison,
-    *,
-    model_name: str = "this model",
-    other_accuracies: Mapping[str, float] | None = None,
-    intervals: Mapping[str, Interval] | None = None,
-) -> RenderableType:
-    """Return the accuracies of all models, followed by the verdict.
-
-    Args:
-        comparison: Comparison of the model with the baseline.
-        model_name: Name of the model.
-        other_accuracies: Accuracies of further baselines on the same rows, by name.
-        intervals: Known intervals of the accuracies, by name.
-    """
-    intervals = intervals or {}
+def comparison_table(comparison: Comparison, baselines: BaselineResults) -> RenderableType:
+    """Return the test accuracies of the model and of all baselines, followed by the verdict."""
     table = _make_table()
     table.add_column("Model", no_wrap=True)
-    table.add_column("Accuracy (95 %)" if intervals else "Accuracy", justify="right", no_wrap=True)
-    rows = [
-        (model_name, comparison.model_accuracy),
-        (comparison.baseline_name, comparison.baseline_accuracy),
-        *(other_accuracies or {}).items(),
-    ]
-    for name, accuracy in rows:
-        shown = format_percent_with_interval(accuracy, intervals.get(name))
-        table.add_row(Text(shorten(name, 50)), shown)
-    title = "Accuracy on the same rows"
-    return Group(_put_title(title, table), Text(comparison.verdict))
+    table.add_column("Accuracy (95 %)", justify="right", no_wrap=True)
+    own = format_percent_with_interval(
+        comparison.model_accuracy, comparison.model_intervals["accuracy"]
+    )
+    table.add_row("this model", own)
+    for one in baselines.results:
+        if one.test is not None:
+            accuracy, interval = one.test.accuracy, one.test_intervals["accuracy"]
+            table.add_row(one.name, format_percent_with_interval(accuracy, interval))
+    return Group(_put_title("Accuracy on the same rows", table), Text(comparison.verdict))
 
 
 def shorten(name: str, width: int) -> str:
