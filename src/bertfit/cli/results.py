@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from bertfit.workflow.suspecting import SuspectReport
     from bertfit.workflow.training import TrainResult
 
+_MOST_SUSPECTS = 10
+
 
 def print_json(value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
     """Write one JSON object to standard output."""
@@ -121,10 +123,10 @@ def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int
 
 
 def show_suspects(
-    console: Console, report: SuspectReport, *, top: int = 10, output: Path | None = None
+    console: Console, report: SuspectReport, *, top: int | None = None, output: Path | None = None
 ) -> None:
     """Show the first suspects with their texts, their number, and where they were written."""
-    shown = [dataclasses.asdict(one) for one in report.suspects[:top]]
+    shown = [dataclasses.asdict(one) for one in report.suspects[: top or _MOST_SUSPECTS]]
     console.print(suspect_table(shown, num_rows=report.num_rows))
     num_more = len(report.suspects) - report.num_wrong
     more = "1 more row is" if num_more == 1 else f"{num_more:,} more rows are"

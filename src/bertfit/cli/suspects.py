@@ -19,8 +19,6 @@ from bertfit.cli.options import (
 )
 from bertfit.garbage import pause_collection
 
-_MOST_SHOWN = 10
-
 
 def suspects(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="File of labelled rows.")],
@@ -78,7 +76,7 @@ def suspects(
         value = report.to_json()
         print_json(value | {"suspects": value["suspects"][:top]})
     else:
-        show_suspects(console, report, top=top or _MOST_SHOWN, output=output)
+        show_suspects(console, report, top=top, output=output)
         show_skipped(console, report.skipped)
 
 

@@ -21,7 +21,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener
 from bertfit.run_directory import read_record
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def compare(
             on_bad_row=on_bad_row,
             device=device,
             dtype=dtype,
-            listener=listener or Silent(),
+            listener=listener,
         )
         for run in runs
     ]
