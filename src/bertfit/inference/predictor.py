@@ -124,10 +124,10 @@ class TextClassifier:
             run: A run of bertfit (its encoding rule is applied) or a plain model folder (texts
                 are truncated at the model's own limit).
             device: auto, cpu, cuda, cuda:N or mps.
-            dtype: float32 gives the results of transformers; bfloat16, which auto chooses if the
-                hardware is fast at it, is several times faster. None uses the dtype of the
-                training, if the hardware is fast at it, and so comes closest to the scores
-                recorded in the run.
+            dtype: float32, the default, gives the results of transformers; bfloat16, which auto
+                chooses if the hardware is fast at it, is several times faster. None, as in
+                `bertfit predict`, uses the dtype of the training, if the hardware is fast at it,
+                and so comes closest to the scores recorded in the run.
             tell: Called with a sentence if a file of the model was changed after the run was made,
                 or if a GPU's memory runs out and scoring continues in smaller pieces.
 
