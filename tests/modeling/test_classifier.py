@@ -404,7 +404,8 @@ def test_a_damaged_config_is_explained(model_dir):
     message = error_of(model_dir)
     assert message.startswith(f"the model '{model_dir}' cannot be loaded: OSError: ")
     assert message.endswith(
-        "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
+        "The folder is damaged, or of a kind that this transformers does not know: copy it again, "
+        "or name another model."
     )
 
 
@@ -412,7 +413,7 @@ def test_an_unknown_kind_of_model_is_explained(model_dir):
     (model_dir / "config.json").write_text('{"model_type": "nonesuch"}')
     message = error_of(model_dir)
     assert "nonesuch" in message
-    assert "bertfit inspect" in message
+    assert "of a kind that this transformers does not know" in message
 
 
 def test_damaged_weights_are_explained(model_dir):

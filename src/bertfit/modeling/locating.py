@@ -119,7 +119,10 @@ def _loading_hint(name: str, text: str) -> str:
     if "safetensors" in text or "pytorch_model.bin" in text:
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
     if len(name) < _LONGEST_NAME and as_path(name).is_dir():
-        return "The folder is damaged or of an unknown kind: bertfit inspect looks at it."
+        return (
+            "The folder is damaged, or of a kind that this transformers does not know: copy it "
+            "again, or name another model."
+        )
     return (
         "It is neither a folder here nor complete in the local cache, and the hub did not give "
         "it. Check the spelling, go online once, name a local folder, or use --model embedded."
