@@ -40,7 +40,7 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NEED_DATA)}")
     if arguments.list:
         for name in NEED_DATA:
-            print(f"{name:18}{describe(name)}")
+            print(f"{name:20}{describe(name)}")
         return
     codes = [run(name) for name in arguments.names or NEED_DATA]
     sys.exit(max(codes))
