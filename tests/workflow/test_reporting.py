@@ -169,6 +169,18 @@ def test_the_test_scores_of_baselines_stand_with_their_intervals(run):
         assert row["cells"][1] in read_page(run).words
 
 
+def test_beside_baselines_the_model_answers_the_most_probable_class(run):
+    """With a threshold, its test score is another one, which the headline shows."""
+    record = read_record(run)
+    interval = {"low": 0.3, "high": 0.7}
+    record["scores"]["comparison"] |= {
+        "model_accuracy": 0.5,
+        "model_intervals": {"accuracy": interval, "macro_f1": interval},
+    }
+    model = list_baselines(gather_facts(run, record, name="run"))[0]
+    assert model["cells"][1] == "50.0 % (30.0 to 70.0)"
+
+
 def test_texts_are_shown_as_they_are_and_never_as_markup(run):
     page = read_page(run)
     assert HOSTILE[:25] in page.words
@@ -452,6 +464,16 @@ def test_reliability_before_and_after_are_of_the_same_test_rows(scaled_apart):
     assert np.asarray(drawn["points"]) == pytest.approx(np.asarray(expected), abs=1e-4)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "that of the validation rows" not in page
+
+
+def test_reliability_before_of_other_rows_is_said_to_be_theirs(scaled_apart, tmp_path):
+    run = shutil.copytree(scaled_apart[0], tmp_path / "run")
+    kept = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    del kept["test_reliability_before"]  # as in older runs
+    (run / "report.json").write_text(json.dumps(kept), encoding="utf-8")
+    bertfit.report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "The curve before calibration is that of the validation rows." in page
 
 
 def test_beside_baselines_stands_what_the_saved_model_answers(scaled_apart):

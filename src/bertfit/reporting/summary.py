@@ -159,7 +159,12 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
 
 
 def describe_units(num_units: int | None, *, grouped: bool) -> str:
-    """Return what was resampled: rows, or groups with their number if known."""
+    """Return what was resampled: rows, or groups with their number if known.
+
+    Example:
+        >>> describe_units(25, grouped=True), describe_units(3, grouped=True)
+        ('25 groups', '3 groups, too few to be sure of much')
+    """
     if not grouped or num_units is None:
         return "groups" if grouped else "rows"
     few = ", too few to be sure of much" if num_units < _FEW_GROUPS else ""
