@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from bertfit.errors import DataError
+from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import plot_confusion, plot_history, plot_token_lengths
 
 HISTORY = {
@@ -100,3 +101,11 @@ def test_plots_keep_out_of_global_state() -> None:
     draw(plot_history(HISTORY))
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_a_single_text_that_is_cut_is_told_in_the_singular() -> None:
+    lengths = {"part": "train", "max_length": 8, "counts": [[4, 2], [9, 1]]}
+    facts = {"history": None, "judged": None, "curves": None, "label_names": [], "lengths": lengths}
+    drawn = draw_figures(facts)["lengths"]
+    assert drawn is not None
+    assert drawn.caption.endswith("The model reads 8; 1 row is longer, and cut.")

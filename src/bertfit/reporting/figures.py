@@ -24,6 +24,7 @@ from bertfit.reporting.plots import (
 )
 from bertfit.reporting.svg import to_svg
 from bertfit.reporting.text import format_percent_with_interval as format_percent
+from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,6 +249,9 @@ def _draw_lengths(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     )
     if limit is not None:
         num_cut = int((lengths > limit).sum())
-        caption += f" The model reads {limit:,}; {num_cut:,} rows are longer, and cut."
+        are = "is" if num_cut == 1 else "are"
+        caption += (
+            f" The model reads {limit:,}; {format_count(num_cut, 'row')} {are} longer, and cut."
+        )
     svg = to_svg(figure, name="fig-lengths", title="Lengths of texts", description=caption)
     return {"lengths": DrawnFigure(svg, caption)}

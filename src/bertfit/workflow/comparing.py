@@ -23,6 +23,7 @@ from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
 from bertfit.progress import Listener
 from bertfit.run_directory import read_record
+from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -184,7 +185,7 @@ def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
     fingerprints = [test.get("fingerprint") for test in tests]
     if fingerprints[0] is None or fingerprints[0] != fingerprints[1]:
         sources = [
-            f"{run}: {test.get('source')}, {len(side.kept):,} rows"
+            f"{run}: {test.get('source')}, {format_count(len(side.kept), 'row')}"
             for run, test, side in zip(runs, tests, sides, strict=True)
         ]
         raise RunError(
