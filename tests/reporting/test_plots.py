@@ -109,3 +109,24 @@ def test_a_single_text_that_is_cut_is_told_in_the_singular() -> None:
     drawn = draw_figures(facts)["lengths"]
     assert drawn is not None
     assert drawn.caption.endswith("The model reads 8; 1 row is longer, and cut.")
+
+
+def test_risk_is_told_of_the_most_confident_four_fifths() -> None:
+    judged = {"part": "test", "confidence": {"ece": 0.1, "ece_noise": 0.2, "aurc": 0.05}}
+    curves = {
+        "roc": None,
+        "reliability": [(0.6, 0.5), (0.9, 0.8)],
+        "reliability_before": None,
+        "risk_coverage": [(0.2, 0.0), (0.79, 0.1), (1.0, 0.25)],
+    }
+    facts = {
+        "history": None,
+        "judged": judged,
+        "curves": curves,
+        "label_names": [],
+        "lengths": None,
+    }
+    drawn = draw_figures(facts)["risk_coverage"]
+    assert drawn is not None
+    told = "of all rows, 25.0 % are wrong; of the most confident 79 %, 10.0 %."
+    assert told in drawn.caption

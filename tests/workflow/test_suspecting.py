@@ -15,6 +15,7 @@ from bertfit.cli.results import show_suspects
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.inference import predictor
 from bertfit.modeling.precision import choose_precision
+from bertfit.workflow.learned import write_digests
 from bertfit.workflow.suspecting import CSV_COLUMNS, write_suspects
 
 SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
@@ -174,6 +175,15 @@ def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
     assert report == bertfit.find_suspects(rows)
     assert report.judged_by == "TF-IDF + logistic regression, 5 folds"
     assert heard.notes[0].startswith("The run was trained on 144 of these 160 texts")
+
+
+def test_a_run_judges_all_rows_if_it_has_learned_at_most_a_hundredth(rows, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    judges = []
+    for num_learned in (1, 2):  # of 160
+        write_digests(copied, [row["text"] for row in rows[:num_learned]])
+        judges.append(bertfit.find_suspects(rows, run=copied, folds_if_learned=True).judged_by)
+    assert judges == [f"the run {copied}", "TF-IDF + logistic regression, 5 folds"]
 
 
 def test_a_check_lists_suspects_by_a_run_of_other_rows(tiny_model_dir, rows, run):
