@@ -165,13 +165,9 @@ def _rename_weights(state: dict[str, torch.Tensor], path: Path) -> dict[str, tor
             hint=_ONLY_BERT,
         )
     prefix = anchor.removesuffix(_ANCHOR)
-    encoder = {key: value for key, value in state.items() if key.startswith(prefix) and "." in key}
+    begins = (prefix,) if prefix else ("embeddings.", "encoder.", "pooler.")
+    encoder = {key: value for key, value in state.items() if key.startswith(begins)}
     head = {key: value for key, value in state.items() if key not in encoder}
-    if not prefix:
-        encoder = {
-            k: v for k, v in state.items() if k.split(".")[0] in {"embeddings", "encoder", "pooler"}
-        }
-        head = {key: value for key, value in state.items() if key not in encoder}
     kinds = sorted(key.rpartition(".")[2] for key in head)
     if kinds != ["bias", "weight"]:
         raise ModelError(
