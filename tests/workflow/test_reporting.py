@@ -22,7 +22,7 @@ from bertfit.evaluation.curves import reliability_points
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.reporting.facts_tables import list_baselines
-from bertfit.reporting.html import SECTIONS
+from bertfit.reporting.html import SECTIONS, render_report
 from bertfit.run_directory import BASELINES_NAME, read_record
 from bertfit.workflow import calibrating, reporting
 from bertfit.workflow.report_facts import gather_facts
@@ -304,6 +304,14 @@ def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_revie
         words = Page(page.read_text(encoding="utf-8")).words
         assert "source: press" in words
         assert "source: web" in words
+
+
+def test_slices_of_grouped_rows_are_said_to_ignore_the_groups(run):
+    told = "Rows of one group are taken as independent here, which makes p too small."
+    facts = gather_facts(run, read_record(run), name="run")
+    assert told not in render_report(facts)
+    facts["judged"]["interval_unit"] = "group"
+    assert told in render_report(facts)
 
 
 def test_77_classes_stay_readable(train, tmp_path):
