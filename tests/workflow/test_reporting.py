@@ -23,6 +23,7 @@ from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.reporting.facts_tables import list_baselines
 from bertfit.reporting.html import SECTIONS, render_report
+from bertfit.reporting.model_card import render_card
 from bertfit.run_directory import BASELINES_NAME, read_record
 from bertfit.workflow import calibrating, reporting
 from bertfit.workflow.report_facts import gather_facts
@@ -530,6 +531,14 @@ def test_the_card_agrees_with_the_metrics(run):
     assert "Leak" not in text
     assert "1 row of test" in text
     assert "alert(1)" not in text
+
+
+def test_a_card_lists_at_most_a_hundred_classes(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    rates = next(iter(facts["judged"]["per_class"].values()))
+    for num_classes, is_listed in ((100, True), (101, False)):
+        facts["judged"]["per_class"] = {f"class-{at}": rates for at in range(num_classes)}
+        assert ("class-99 |" in render_card(facts)) == is_listed
 
 
 def test_a_report_that_fails_costs_no_training(train, tmp_path, monkeypatch):
