@@ -128,6 +128,10 @@ def test_tokens_in_a_numpy_array_are_joined():
 
 def test_bytes_in_a_table_are_decoded():
     assert rows_of(pa.table({"text": [b"caf\xc3\xa9"], "label": [1]})) == [(1, "café", "1")]
+    assert rows_of(pa.table({"text": ["a"], "label": [b"caf\xc3\xa9"]})) == [(1, "a", "café")]
+    assert rows_of(pa.table({"text": [[b"caf\xc3\xa9", b"noir"]], "label": [1]})) == [
+        (1, "café noir", "1")
+    ]
 
 
 # Columns

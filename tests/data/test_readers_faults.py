@@ -180,6 +180,36 @@ def test_parquet_strings_that_are_not_utf8_are_faults(tmp_path):
     assert message.startswith("byte 0xe9 at offset 3 of the text is not UTF-8")
 
 
+@pytest.mark.parametrize("role", ["label", "group"])
+def test_a_parquet_name_that_is_not_utf8_is_the_fault_of_its_row_alone(tmp_path, role):
+    buffers = pa.array([b"a", b"caf\xe9", b"b"]).buffers()
+    columns = {"text": ["x", "y", "z"], "label": ["1", "0", "1"], "group": ["a", "b", "b"]}
+    columns[role] = pa.Array.from_buffers(pa.string(), 3, buffers)
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    line, message = fault_of(tmp_path / "a.parquet", group="group")
+    assert line == 2
+    assert message.startswith(f"byte 0xe9 at offset 3 of the {role} is not UTF-8")
+
+
+@pytest.mark.parametrize("kind", ["list", "dictionary"])
+def test_nested_arrow_strings_that_are_not_utf8_are_faults(kind):
+    strings = pa.Array.from_buffers(pa.string(), 2, pa.array([b"fine", b"caf\xe9"]).buffers())
+    if kind == "list":
+        array = pa.ListArray.from_arrays(pa.array([0, 1, 2]), strings)
+    else:
+        array = pa.DictionaryArray.from_arrays(pa.array([0, 1]), strings)
+    line, message = fault_of(pa.table({"text": array, "label": [1, 0]}))
+    assert line == 2
+    assert message.startswith("byte 0xe9 at offset 3 of the text is not UTF-8")
+
+
+def test_a_parquet_struct_that_is_not_utf8_is_refused_as_a_struct():
+    strings = pa.Array.from_buffers(pa.string(), 1, pa.array([b"caf\xe9"]).buffers())
+    table = pa.table({"text": pa.StructArray.from_arrays([strings], names=["a"]), "label": [1]})
+    message = r"the text is dict {'a': b'caf\xe9'}; a string or a list of strings was expected"
+    assert fault_of(table) == (1, message)
+
+
 # Faults of a source
 
 

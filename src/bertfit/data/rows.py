@@ -79,7 +79,7 @@ def _join_tokens(value: object) -> str:
     if is_missing(value):
         raise _RowError("the text is missing")
     if isinstance(value, bytes):
-        return _decode(value)
+        return _decode(value, "text")
     tokens = value.tolist() if hasattr(value, "tolist") else value  # numpy arrays, from pandas
     if not isinstance(tokens, list | tuple):
         message = f"the text is {_show(value)}; a string or a list of strings was expected"
@@ -88,19 +88,23 @@ def _join_tokens(value: object) -> str:
 
 
 def _join_strings(tokens: Sequence[object]) -> str:
-    strings = [token for token in tokens if isinstance(token, str)]
+    strings = [
+        _decode(token, "text") if isinstance(token, bytes) else token
+        for token in tokens
+        if isinstance(token, str | bytes)
+    ]
     if len(strings) < len(tokens):
-        odd = next(token for token in tokens if not isinstance(token, str))
+        odd = next(token for token in tokens if not isinstance(token, str | bytes))
         message = f"the text is a list with {_show(odd)}; all its items must be strings"
         raise _RowError(message)
     return " ".join(strings)
 
 
-def _decode(value: bytes) -> str:
+def _decode(value: bytes, role: str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _RowError(describe_undecodable(error, place="text")) from None
+        raise _RowError(describe_undecodable(error, place=role)) from None
 
 
 def _check_characters(value: str, role: str) -> str:
@@ -114,12 +118,12 @@ def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) 
     if not chosen.need_label:
         # If labels are not used, an invalid value is treated as missing.
         try:
-            return normalize_label(values.get(name))
-        except TypeError:
+            return _to_name(values.get(name), "label")
+        except (TypeError, _RowError):
             return None
     value = _value_of(values, name)
     try:
-        label = normalize_label(value)
+        label = _to_name(value, "label")
     except TypeError:
         message = f"the label is {_show(value)}; a string, an integer or a boolean was expected"
         raise _RowError(message) from None
@@ -131,13 +135,18 @@ def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) 
 def _read_group(values: Mapping[str, object], name: str) -> str:
     value = _value_of(values, name)
     try:
-        group = normalize_label(value)
+        group = _to_name(value, "group")
     except TypeError:
         message = f"the group is {_show(value)}; a string or an integer was expected"
         raise _RowError(message) from None
     if group is None:
         raise _RowError(f"the group is missing (column {name!r})")
     return _check_characters(group, "group")
+
+
+def _to_name(value: object, role: str) -> str | None:
+    """Return the name of a label or group, or None if it is missing."""
+    return normalize_label(_decode(value, role) if isinstance(value, bytes) else value)
 
 
 def _show(value: object) -> str:

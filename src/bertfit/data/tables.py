@@ -120,10 +120,28 @@ def _read_batches(batches: Iterator[Any]) -> Iterator[Record]:
 def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types)
     try:
         values: list[object] = column.to_pylist()
-    except UnicodeDecodeError:
-        # Parquet does not validate strings; as bytes, bad ones are reported row by row.
-        values = column.cast("binary").to_pylist()
+    except UnicodeDecodeError:  # Parquet does not validate strings
+        values = [_to_value(scalar) for scalar in column]
     return values
+
+
+def _to_value(scalar: Any) -> object:  # noqa: ANN401 (pyarrow has no types)
+    """Return a value in which strings that are not UTF-8 are bytes, for their row to report."""
+    import pyarrow as pa
+
+    value: object
+    try:
+        value = scalar.as_py()
+    except UnicodeDecodeError:
+        if hasattr(scalar, "value"):  # of a dictionary, a union or an extension type
+            value = _to_value(scalar.value)
+        elif isinstance(scalar, pa.ListScalar):
+            value = [_to_value(item) for item in scalar.values]
+        elif isinstance(scalar, pa.StructScalar):
+            value = {name: _to_value(item) for name, item in scalar.items()}
+        else:
+            value = scalar.as_buffer().to_pybytes()
+    return value
 
 
 def _unreadable(source: str, error: Exception) -> SourceError:
