@@ -23,6 +23,13 @@ _HTML_TAG = re.compile(
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """C0 and DEL, except tab, line feed and carriage return, which are white space."""
 _C1_CONTROL = re.compile("[\x80-\x9f]")
+_UTF8_READ_AS_LATIN1 = re.compile(
+    "[\xc2-\xc5\xce-\xd1\xd7-\xd9][\x80-\x9f]"  # letters of Europe and the Near East
+    "|\xe2[\x80-\x9f][\x80-\xbf]|\xf0\x9f[\x80-\xbf]{2}"  # quotes, dashes, signs; emoji
+    "|\xe3[\x80-\x83][\x80-\xbf]|[\xe0\xe1\xe4-\xe9][\xa1-\xba\xbc-\xbf][\x80-\x9f]"  # Asia
+)
+"""Characters of UTF-8 with a byte that latin-1 reads as C1; without those in which a word and the
+quote or dash after it may end if cp1252 was read as latin-1, such as U+00DF (ß) and U+0094."""
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
 """Includes the characters before and after it, which ftfy needs as context."""
 _MOST_RUNS_REMEMBERED = 1 << 17
@@ -38,7 +45,11 @@ def _find_control_character(text: str) -> int | None:
 
 
 def _find_c1_character(text: str) -> int | None:
-    return None if text.isascii() else _start_of(_C1_CONTROL.search(text))
+    if text.isascii() or _C1_CONTROL.search(text) is None:
+        return None
+    # Those of wrongly decoded UTF-8 are mojibake, which is mended in another way.
+    rest = _UTF8_READ_AS_LATIN1.sub(lambda found: " " * len(found[0]), text)
+    return _start_of(_C1_CONTROL.search(rest))
 
 
 def _find_replacement_character(text: str) -> int | None:
@@ -56,10 +67,11 @@ def _find_quoting(text: str) -> int | None:
 def _find_mojibake(text: str) -> int | None:
     if text.isascii():
         return None
-    # C1 and U+FFFD are reported separately. Runs repeat across texts, so the slow test is cached.
+    # Other C1 and U+FFFD are reported separately. Runs repeat, so the slow test is cached.
     plain = _C1_CONTROL.sub(" ", text).replace("\ufffd", " ")
     runs = (run for run in _NON_ASCII_RUN.finditer(plain) if _is_badly_decoded(run.group()))
-    return _start_of(next(runs, None))
+    starts = (_start_of(_UTF8_READ_AS_LATIN1.search(text)), _start_of(next(runs, None)))
+    return min((start for start in starts if start is not None), default=None)
 
 
 @functools.lru_cache(maxsize=_MOST_RUNS_REMEMBERED)
