@@ -104,6 +104,17 @@ def test_an_entry_cut_short_is_built_anew(encode, tmp_path, texts, tokenizer):
     assert_same(found, encode_texts(texts, tokenizer, RULE))
 
 
+@pytest.mark.parametrize("name", ["token_ids", "full_lengths"])
+def test_an_entry_of_zeros_is_built_anew(encode, tmp_path, texts, tokenizer, name):
+    """A machine that crashed may have kept the size of a file, but not what was in it."""
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    np.save(entry / f"{name}.npy", np.zeros_like(np.load(entry / f"{name}.npy")))
+    found, was_encoded = encode()
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, RULE))
+
+
 def test_a_pickle_in_the_store_is_not_read(encode, tmp_path):
     encode()
     (entry,) = (tmp_path / "store").iterdir()

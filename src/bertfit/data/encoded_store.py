@@ -31,6 +31,8 @@ MAX_BYTES = 2 * 1024**3
 _FORMAT = "bertfit encoded text 1"
 _DRAFT = ".draft-"
 _ARRAYS = ("token_ids", "offsets", "full_lengths")
+_DIGEST = "digest"
+"""File with the digest of the others: a machine that crashed can leave zeros for token ids."""
 
 
 def find_store() -> Path:
@@ -91,16 +93,15 @@ def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) 
 
 def _open_entry(entry: Path) -> EncodedTexts | None:
     try:
+        if (entry / _DIGEST).read_text(encoding="ascii") != _digest_arrays(entry):
+            return None
         arrays = [
             np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
         ]
         os.utime(entry)
     except (OSError, ValueError, EOFError):
         return None
-    token_ids, offsets, full_lengths = arrays
-    if len(offsets) != len(full_lengths) + 1 or int(offsets[-1]) != len(token_ids):
-        return None
-    return EncodedTexts(token_ids, offsets, full_lengths)
+    return EncodedTexts(*arrays)
 
 
 def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
@@ -110,10 +111,19 @@ def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
         try:
             for name in _ARRAYS:
                 np.save(draft / f"{name}.npy", getattr(encoded, name), allow_pickle=False)
+            (draft / _DIGEST).write_text(_digest_arrays(draft), encoding="ascii")
             shutil.rmtree(entry, ignore_errors=True)
             draft.rename(entry)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _digest_arrays(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=20)
+    for name in _ARRAYS:
+        with (folder / f"{name}.npy").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def _make_room(store: Path, *, keep: Path) -> None:
