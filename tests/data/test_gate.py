@@ -298,6 +298,16 @@ def test_dropping_keeps_a_text_of_two_labels_which_the_split_may_part():
     assert finding.advice.endswith("does that, except for texts with two labels.")
 
 
+def test_dropping_leaves_texts_of_two_labels_which_the_advice_says():
+    copy, minds = CLEAN["train"][4], [row("a text of two minds", label) for label in ("pos", "neg")]
+    for extra, told in (([copy], "does that."), (minds, "does that, except for texts with two la")):
+        report = inspect([*CLEAN["train"], *extra])
+        (finding,) = [finding for finding in report.findings if finding.kind == "duplicates"]
+        assert finding.advice.startswith(
+            f"Keep one of each; bertfit train --drop-duplicates {told}"
+        )
+
+
 def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
     group = row("new words", "neg", "a1")
     with pytest.raises(LeakError) as caught:

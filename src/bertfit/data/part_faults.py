@@ -73,7 +73,9 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
     """Yield findings on texts that occur more than once."""
     rows = profile.rows
     repeats = find_repeats(profile.fingerprints)
+    conflicts = find_conflicts(profile.fingerprints, rows.labels)
     if repeats:
+        kept = ", except for texts with two labels" if conflicts else ""  # as `drop_duplicates`
         verb = "repeats" if len(repeats) == 1 else "repeat"
         yield _make_finding(
             profile,
@@ -82,12 +84,11 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
             message=f"{verb} the text of an earlier row of {profile.name}.",
             notes=[f"as line {rows.lines[first]}" for _, first in repeats],
             advice=(
-                "Keep one of each; bertfit train --drop-duplicates does that."
+                f"Keep one of each; bertfit train --drop-duplicates does that{kept}."
                 if profile.name == "train"
                 else "They count twice in every score. Leave an official set as it is, but say so."
             ),
         )
-    conflicts = find_conflicts(profile.fingerprints, rows.labels)
     if conflicts:
         concerned = [row for group in conflicts for row in group]
         texts = format_count(len(conflicts), "text")
