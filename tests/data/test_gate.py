@@ -249,6 +249,18 @@ def test_a_shared_group_alone_is_a_leak():
         refuse_leaks(report)
 
 
+def test_a_group_that_is_another_spelling_of_a_number_is_shared():
+    """pandas saves the numbers of a column with 7.0 for 7 if one of them is missing."""
+    train = [
+        row(text, ("neg", "pos")[at % 2], f"{at // 4}.0")
+        for at, text in enumerate(make_texts(40, seed=1))
+    ]
+    test = [row("words of its own", "pos", "7"), row("others of its own", "neg", "77")]
+    report = inspect(train, test=test)
+    assert report.grouped_test_rows == (0,)
+    assert summarize_leaks(report) == "LEAK: 1 of 2 test rows in groups seen before"
+
+
 def test_without_a_test_set_the_first_line_says_so():
     report = inspect(CLEAN["train"])
     assert summarize_leaks(report) == "No test set was given, so leaks into it were not checked."

@@ -14,6 +14,7 @@ from bertfit.data.near_duplicates import (
     find_near_duplicates,
 )
 from bertfit.data.profiles import PartProfile, choose_comparable
+from bertfit.labels import match_spelling
 
 _MOST_GROUPS_NAMED = 3
 
@@ -52,12 +53,14 @@ class Overlap:
 def find_overlap(part: PartProfile, other: PartProfile, *, is_split: bool = False) -> Overlap:
     """Compare two parts; a row with an equal text is not also reported as a near-duplicate."""
     groups = set(other.rows.groups)
+    # A table with a missing number is saved with 7.0 for 7, the other one is not.
+    part_groups = match_spelling(part.rows.groups, sorted(groups))
     return Overlap(
         part=part,
         other=other,
         shared=tuple(find_shared(part.fingerprints, other.fingerprints)),
         near=tuple(_find_near(part, other)),
-        grouped=tuple(row for row, group in enumerate(part.rows.groups) if group in groups),
+        grouped=tuple(row for row, group in enumerate(part_groups) if group in groups),
         is_split=is_split,
     )
 
