@@ -377,3 +377,10 @@ def test_what_is_very_short_depends_on_the_other_texts(num_words, short, told):
     found = [one for one in report.findings if one.kind == "short_texts"]
     assert [one.count for one in found] == ([len(short)] if told else [])
     assert all(told in one.message for one in found)
+
+
+def test_a_very_short_text_of_one_word_has_1_word():
+    texts = [*make_texts(60, seed=3), "word", "!"]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    (found,) = [one for one in report.findings if one.kind == "short_texts"]
+    assert [example.note for example in found.examples] == ["1 word", "0 words"]

@@ -168,7 +168,7 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
     ):
         if len(rows):
             verb = "is" if len(rows) == 1 else "are"
-            counts = [f"{profile.num_words[row]:,} words" for row in rows]
+            counts = [format_count(int(profile.num_words[row]), "word") for row in rows]
             yield _make_finding(
                 profile,
                 kind,
