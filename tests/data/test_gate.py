@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 
 import pytest
@@ -384,3 +385,10 @@ def test_a_very_short_text_of_one_word_has_1_word():
     report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
     (found,) = [one for one in report.findings if one.kind == "short_texts"]
     assert [example.note for example in found.examples] == ["1 word", "0 words"]
+
+
+@pytest.mark.parametrize("kind", ["mojibake", "control_characters", "csv_quotes", "html_tags"])
+def test_a_single_damaged_text_is_told_in_the_singular(kind):
+    report = inspect(CLEAN["train"] + PLANTED[kind][0]["train"])
+    (found,) = [one for one in report.findings if one.kind == kind]
+    assert re.match(r"1 row of train \(0\.5 %\) (shows|has|stands) ", found.message)

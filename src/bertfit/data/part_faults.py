@@ -304,7 +304,8 @@ def _make_fault_finding(
     num_rows = len(profile.rows)
     subject = f"{count_rows(len(faults))} of {profile.name}"
     if len(faults) == 1:
-        message = message.replace("have ", "has ", 1).replace("show ", "shows ", 1)
+        for plural, singular in (("have ", "has "), ("show ", "shows "), ("stand ", "stands ")):
+            message = message.replace(plural, singular, 1)
     return Finding(
         kind=kind,
         severity="minor",
