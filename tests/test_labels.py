@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ from bertfit.labels import (
         (np.int64(7), "7"),
         (3.0, "3"),
         (np.float32(2.0), "2"),
+        (Decimal(12345678901234567890), "12345678901234567890"),
+        (Decimal("1.00"), "1"),
         (None, None),
         ("", None),
         ("  ", None),
@@ -43,7 +46,9 @@ def test_a_value_becomes_its_name(value, name):
     assert normalize_label(value) == name
 
 
-@pytest.mark.parametrize("value", [0.5, ["pos"], {"a": 1}, float("inf")])
+@pytest.mark.parametrize(
+    "value", [0.5, ["pos"], {"a": 1}, float("inf"), Decimal("0.5"), Decimal("NaN")]
+)
 def test_what_cannot_be_a_class_is_refused(value):
     with pytest.raises(TypeError) as caught:
         normalize_label(value)

@@ -5,6 +5,7 @@ Owns the normalisation of label values and the order of label names. Does not re
 
 from __future__ import annotations
 
+import decimal
 import numbers
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,9 @@ from collections.abc import Iterable, Sequence
 def normalize_label(value: object) -> str | None:
     """Convert a label value from a file or a table to its name.
 
-    Strings are stripped; booleans become "false" and "true"; integers, and floats without a
-    fraction (as pandas stores integers if a value is missing), become their digits.
+    Strings are stripped; booleans become "false" and "true"; integers, and floats and decimals
+    without a fraction (as pandas stores integers if a value is missing, and databases export
+    them), become their digits.
 
     Returns:
         The name, or None if the label is missing (None, NaN, an empty string).
@@ -38,6 +40,8 @@ def normalize_label(value: object) -> str | None:
         number = float(value)
         if number.is_integer():
             return str(int(number))
+    if isinstance(value, decimal.Decimal) and value.is_finite() and value == int(value):
+        return str(int(value))
     message = f"a label is a string, an integer or a boolean, not {type(value).__name__} {value!r}"
     raise TypeError(message)
 
