@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tokenizers
 
 from bertfit.data import encoded_store
 from bertfit.data.encoded_store import encode_or_reuse, find_store
@@ -74,6 +75,12 @@ def test_another_rule_is_another_entry(encode, texts, tokenizer, change):
     found, was_encoded = encode(rule=rule)
     assert was_encoded
     assert_same(found, encode_texts(texts, tokenizer, rule))
+
+
+def test_another_version_of_the_tokenizers_is_another_entry(encode, monkeypatch):
+    encode()
+    monkeypatch.setattr(tokenizers, "__version__", "another")
+    assert encode()[1] is True
 
 
 def test_other_texts_are_another_entry_even_where_they_join_to_the_same(encode, tokenizer):

@@ -1,8 +1,9 @@
 """On-disk cache of encoded text, memory-mapped when it is reused.
 
-Entries are keyed by a hash of everything that determines their content (texts, tokenizer, rule),
-so they are never stale. The least recently used ones are evicted. The texts can be recovered from
-the token ids, so the cache is in the user's own cache folder, readable only by them.
+Entries are keyed by a hash of everything that determines their content (texts, tokenizer, the
+version of its library, rule), so they are never stale. The least recently used ones are evicted.
+The texts can be recovered from the token ids, so the cache is in the user's own cache folder,
+readable only by them.
 """
 
 from __future__ import annotations
@@ -82,8 +83,11 @@ def encode_or_reuse(
 
 
 def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) -> str:
+    import tokenizers
+
     digest = hashlib.blake2b(digest_size=20)
-    for part in (_FORMAT, tokenizer.to_str(), repr(sorted(asdict(rule).items())), *texts):
+    program = f"{_FORMAT}, tokenizers {tokenizers.__version__}"  # another may give other ids
+    for part in (program, tokenizer.to_str(), repr(sorted(asdict(rule).items())), *texts):
         content = part.encode("utf-8", "surrogatepass")
         # The length first: otherwise "ab", "c" and "a", "bc" would have the same hash.
         digest.update(len(content).to_bytes(8, "little"))
