@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import csv
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -30,6 +31,8 @@ DEMO_SENTENCES = (
     ("mixed", "The actors are wonderful, but the script lets them down at every turn."),
 )
 _TEST_FRACTION = 0.15
+_OTHER_NAMES = MappingProxyType({"el_crimen_del_padre_amaro": "the_crime_of_padre_amaro"})
+"""A film that the corpus has twice, with the same snippets; it belongs to one part alone."""
 _MIN_ROWS = 2000
 """With fewer rows nothing is learned; a machine measured as that slow was only briefly busy."""
 
@@ -76,7 +79,7 @@ def load_demo_data() -> DemoData:
         source=path.name,
         texts=[row["text"] for _, row in kept],
         labels=[row["category"] for _, row in kept],
-        groups=[row["movie_name"] for _, row in kept],
+        groups=[_OTHER_NAMES.get(row["movie_name"], row["movie_name"]) for _, row in kept],
         lines=[line for line, _ in kept],
     )
     train, test = split_off(dataset, _TEST_FRACTION, seed=0)
