@@ -158,6 +158,31 @@ def test_a_block_with_the_parts_of_bert_that_computes_otherwise_is_left_alone(ki
 
 
 @pytest.mark.usefixtures("operators")
+def test_a_feed_forward_whose_width_no_block_divides_is_left_to_torch(called):
+    """The last of its columns would be left as the memory was, and its gradients would be wrong."""
+    config = AutoConfig.for_model(
+        "bert",
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=100,
+        max_position_embeddings=64,
+        num_labels=3,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    torch.manual_seed(5)
+    exact = AutoModelForSequenceClassification.from_config(config).to(torch.bfloat16).float()
+    plain, fast = copy.deepcopy(exact).to(torch.bfloat16), copy.deepcopy(exact)
+    plug_in(fast, CPU)
+    of_exact, of_plain = run(exact)[1], run(plain)[1]
+    of_fast = run(fast.to(torch.bfloat16))[1]
+    assert "attention_backward" in called
+    assert measure_error(of_fast, of_exact) <= 1.3 * measure_error(of_plain, of_exact)
+
+
+@pytest.mark.usefixtures("operators")
 @pytest.mark.parametrize("num_tokens", [3, 32, 40, 300])
 def test_any_number_of_texts_goes_through_all_layers_at_once(num_tokens, called):
     """One text or several are taken at a time; the last layer, kept whole here, is among them."""

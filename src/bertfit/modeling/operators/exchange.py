@@ -103,7 +103,8 @@ def _multiply_and_activate(
     module: Any,  # noqa: ANN401 (BertIntermediate or its equivalent)
     hidden: torch.Tensor,
 ) -> torch.Tensor:
-    if _is_worth_it(hidden) and are_unwatched(*module.children()):
+    is_for_it = _is_worth_it(hidden) and _is_wide_linear(module.dense)
+    if is_for_it and are_unwatched(*module.children()):
         return _multiply(hidden, module.dense, activate=True)
     output: torch.Tensor = type(module).forward(module, hidden)
     return output
