@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -202,6 +203,23 @@ def test_what_is_built_comes_to_its_place_with_its_digest(fresh, monkeypatch):
     assert loading._is_whole(path)
     assert path.read_bytes().startswith(b"compiled")
     assert list(fresh.iterdir()) == [path]
+
+
+def test_what_is_built_is_loaded_whatever_the_umask_is(fresh, monkeypatch):
+    """The linker makes a file as open as the umask lets it, and nothing open to all is loaded."""
+
+    def compile_into(name, _sources, *, build_directory, **_options):
+        library = Path(build_directory) / f"{name}.so"
+        library.write_bytes(b"compiled")
+        library.chmod(0o777)
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", compile_into)
+    before = os.umask(0)
+    try:
+        loading._build(loading._find_library())
+    finally:
+        os.umask(before)
+    loading._check_owner(loading._find_library())
 
 
 @pytest.mark.usefixtures("operators")

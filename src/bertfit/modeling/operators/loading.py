@@ -224,6 +224,7 @@ def _build(path: Path) -> None:
         )
         built = Path(folder) / path.name
         _seal(built)
+        built.chmod(0o700)  # whatever the umask is: `_check_owner` refuses what anybody may write
         built.replace(path)
 
 
