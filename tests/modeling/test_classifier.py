@@ -262,7 +262,16 @@ def test_tokens_without_an_embedding_are_refused(tiny_model_dir):
     assert "resize_token_embeddings" in str(told.value)
 
 
-@pytest.mark.parametrize("family", ["RobertaConfig", "XLMRobertaConfig", "MPNetConfig"])
+def test_mpt_has_the_length_limit_that_it_calls_by_another_name(model_dir):
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    loaded.tokenizer.model_max_length = 10**30
+    loaded.model.config = transformers.MptConfig(max_seq_len=32)
+    assert find_length_limit(loaded.model, loaded.tokenizer) == 32
+
+
+@pytest.mark.parametrize(
+    "family", ["RobertaConfig", "XLMRobertaConfig", "MPNetConfig", "IBertConfig"]
+)
 def test_robertas_family_reads_two_tokens_less_than_its_table_is_long(tiny_model_dir, family):
     """Its positions are counted from padding_idx + 1: a 513th token would be out of the table."""
     config = getattr(transformers, family)(max_position_embeddings=514, pad_token_id=1)

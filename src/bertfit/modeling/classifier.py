@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+_POSITIONS = ("max_position_embeddings", "max_seq_len")
+"""Names that configurations give to the number of positions; the second is MPT's."""
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
 """A number of tokens that stands for no limit, and the limit that is then assumed."""
 
@@ -138,17 +140,17 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
     If neither the model nor its tokenizer states a limit, it is 8,192.
     """
-    positions = getattr(model.config, "max_position_embeddings", None) or _NO_LIMIT
+    named = (getattr(model.config, name, None) for name in _POSITIONS)
+    positions = next((number for number in named if number), _NO_LIMIT)
     positions = positions if positions > 0 else _NO_LIMIT  # XLNet uses -1 for no limit
     # RoBERTa's family counts positions from padding_idx + 1, so its table is longer by that.
-    offsets = [
-        module.padding_idx + 1
+    tables = [  # I-BERT's is no torch.nn.Embedding
+        module
         for module_name, module in model.named_modules()
-        if module_name.endswith("position_embeddings")
-        and isinstance(module, torch.nn.Embedding)
-        and module.padding_idx is not None
-        and model.config.model_type != "bert"
+        if module_name.endswith("position_embeddings") and model.config.model_type != "bert"
     ]
+    starts = [getattr(table, "padding_idx", None) for table in tables]
+    offsets = [start + 1 for start in starts if start is not None]
     limit = min(positions - max(offsets, default=0), tokenizer.model_max_length)
     return int(limit) if limit < _NO_LIMIT // 2 else _DEFAULT_LIMIT
 
