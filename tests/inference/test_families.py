@@ -141,9 +141,9 @@ def test_a_text_among_others_gets_the_answer_of_transformers(folder):
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     expected = []
     for text in TEXTS:
-        encoded = classifier.encode([text])
+        inputs = classifier.tokenizer(text, truncation=True, return_tensors="pt")
         with torch.no_grad():
-            logits = model(torch.from_numpy(encoded.token_ids.astype(np.int64))[None]).logits
+            logits = model(**inputs).logits
         expected.append(logits.softmax(dim=1)[0].numpy())
     found = classifier.predict_probabilities(TEXTS)
     np.testing.assert_allclose(found, expected, atol=2e-5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from bertfit.modeling.forward import compute_logits
+from bertfit.modeling.forward import compute_logits, mark_token_types
 from bertfit.modeling.precision import choose_precision
 
 SIZES = {
@@ -112,3 +112,24 @@ def test_logits_of_scoring_are_not_rounded_to_the_type_of_the_arithmetic(model):
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
     torch.testing.assert_close(logits, rounded.float(), rtol=2**-7, atol=2**-8)
+
+
+@pytest.mark.parametrize("names", [["input_ids"], ["input_ids", "token_type_ids"]])
+def test_gpt2_gets_token_types_if_its_tokenizer_names_them(tiny_model_dir, precision, names):
+    """As from transformers: Chinese GPT-2 has BERT's tokenizer, and type 0 is the token 0 to it."""
+    sizes = {"vocab_size": 100, "n_embd": 8, "n_layer": 1, "n_head": 2, "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.GPT2ForSequenceClassification(transformers.GPT2Config(**sizes)).eval()
+    model.transformer.wte.weight.data[0] = 1.0
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir, model_input_names=names)
+    mark_token_types(model, tokenizer)
+    inputs = tokenizer("a good film", return_tensors="pt")
+    token_ids = inputs["input_ids"].numpy()
+    with torch.no_grad():
+        found, plain = (
+            compute_logits(one, token_ids, None, precision=precision)
+            for one in (model, copy.deepcopy(model))
+        )
+        assert torch.equal(found, plain)
+        torch.testing.assert_close(found, model(**inputs).logits)

@@ -31,6 +31,7 @@ from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.forward import mark_token_types
 from bertfit.modeling.locating import name_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
@@ -90,6 +91,7 @@ class TextClassifier:
             tell: Called once with a sentence, if memory runs out in scoring.
         """
         self.model = model.to(precision.device).eval()
+        mark_token_types(model, tokenizer)
         self.tokenizer = tokenizer
         self.rule = rule
         self.precision = precision

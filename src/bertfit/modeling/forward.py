@@ -10,6 +10,7 @@ Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -22,13 +23,28 @@ from bertfit.modeling.transfer import to_device
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bertfit.modeling.precision import Precision
 
 
 _Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
 """A layer with its input and output."""
+
+_MARK = "bertfit_adds_types"
+"""Attribute of a model that is given token types."""
+
+
+def mark_token_types(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set whether `compute_logits` gives the model token types, all 0, as transformers does.
+
+    To BERT's family, none means 0. But GPT-2 and its relatives, whose Chinese checkpoints have
+    BERT's tokenizer, add the embedding of token 0 for type 0, and nothing for none.
+    """
+    is_named = "token_type_ids" in tokenizer.model_input_names
+    takes_them = "token_type_ids" in inspect.signature(model.forward).parameters
+    has_table = any(name.endswith("token_type_embeddings") for name, _ in model.named_modules())
+    setattr(model, _MARK, is_named and takes_them and not has_table)
 
 
 def compute_logits(
@@ -49,8 +65,11 @@ def compute_logits(
     device = precision.device
     token_ids = to_device(token_ids_BT, device)
     mask = None if attention_mask_BT is None else to_device(attention_mask_BT, device)
+    inputs = {"input_ids": token_ids, "attention_mask": mask}
+    if getattr(model, _MARK, False):
+        inputs["token_type_ids"] = torch.zeros_like(token_ids)
     with precision.autocast(), safe_attention(device):
-        outputs = _call(model, input_ids=token_ids, attention_mask=mask)
+        outputs = _call(model, **inputs)
     return _finish(*outputs)
 
 
