@@ -1053,3 +1053,31 @@ def test_a_model_that_has_no_arithmetic_in_the_type_of_the_training_is_explained
         bertfit.train(make_reviews(20), tmp_path / "run", model=str(fnet), dtype="bfloat16")
     assert caught.value.hint == "It was computed in bfloat16. Try --dtype float32."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fnet"]
+
+
+def test_a_model_that_fails_only_in_training_is_not_blamed_on_float32(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    """Reformer's positions are factored, and then each text must have as many tokens as these."""
+    from transformers import AutoTokenizer, ReformerConfig, ReformerModel
+
+    vocabulary = AutoTokenizer.from_pretrained(tiny_model_dir)
+    config = ReformerConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=8,
+        num_attention_heads=2,
+        attention_head_size=4,
+        feed_forward_size=8,
+        attn_layers=["local"],
+        axial_pos_shape=[8, 8],
+        axial_pos_embds_dim=[4, 4],
+        max_position_embeddings=64,
+        is_decoder=False,
+    )
+    ReformerModel(config).save_pretrained(tmp_path / "reformer")
+    vocabulary.save_pretrained(tmp_path / "reformer")
+    with pytest.raises(ModelError, match=r"cannot be computed: .*axial_pos_shape") as caught:
+        bertfit.train(
+            make_reviews(20), tmp_path / "run", model=str(tmp_path / "reformer"), dtype="float32"
+        )
+    assert caught.value.hint.startswith("bertfit is for encoders such as BERT.")

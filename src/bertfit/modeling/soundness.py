@@ -30,10 +30,11 @@ _TEXTS = ("a", "a text that is longer than the other one, which is padded beside
 _TOLERANCE = 1e-4
 """Of the logits, relative to the largest of both texts: rounding gives up to 2e-6, ConvBERT's
 padding 4e-4."""
-_HINT = (
+UNFIT = (
     "bertfit is for encoders such as BERT. Its configuration may not fit its kind, or its "
     "tokenizer may be that of another model."
 )
+"""What to do about a model that fails, if the type of the arithmetic is not the cause."""
 _MARK = "bertfit_reads_padding"
 """Attribute of a model that reads padding."""
 
@@ -98,7 +99,7 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def explain_failure(name: str, *, hint: str = _HINT) -> Iterator[None]:
+def explain_failure(name: str, *, hint: str = UNFIT) -> Iterator[None]:
     """Turn what a model's own code raises into a ModelError, except memory that ran out.
 
     Args:

@@ -16,7 +16,7 @@ from bertfit.modeling.compilation import cannot_compile, plan_compilation
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
-from bertfit.modeling.soundness import explain_failure
+from bertfit.modeling.soundness import UNFIT, explain_failure
 from bertfit.progress import Listener
 from bertfit.training.measuring import SpeedEstimate, measure_speed
 from bertfit.wording import format_count, format_seconds
@@ -103,6 +103,8 @@ def _measure(
     classifier, precision = model.classifier, model.classifier.precision
     # The first steps in this type: FNet's Fourier transform, for one, has none in bfloat16.
     hint = f"It was computed in {precision.dtype_name}. Try --dtype float32."
+    if precision.dtype_name == "float32":
+        hint = UNFIT
     with explain_failure(settings.model, hint=hint):
         return measure_speed(classifier.model, model.train, settings=settings, precision=precision)
 
