@@ -443,6 +443,17 @@ def test_weights_that_may_not_be_read_are_not_called_missing(model_dir, monkeypa
     )
 
 
+@pytest.mark.parametrize("found", ["model.embeddings.LayerNorm.bias", "none"])
+def test_a_checkpoint_without_any_weight_of_the_encoder_is_refused(model_dir, found):
+    """Or a model of random numbers would be trained: DataParallel writes names of its own."""
+    path = model_dir / "model.safetensors"
+    state = {f"model.{key}": value for key, value in load_file(path).items()}
+    save_file(state if found in state else {}, path, metadata={"format": "pt"})
+    message = error_of(model_dir)
+    assert "expected names such as bert.embeddings.word_embeddings.weight" in message
+    assert f"got {found}\n" in message
+
+
 def test_pickled_weights_are_not_read(model_dir):
     state = load_file(model_dir / "model.safetensors")
     (model_dir / "model.safetensors").unlink()

@@ -76,6 +76,7 @@ def load_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loading = _load_model(name, source, config, local_only=local_only)
+    _refuse_foreign_weights(name, model, loading)
     tokenizer = read_model_tokenizer(name, source, local_only=local_only)
     _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
@@ -237,6 +238,22 @@ def _load_model(
             use_safetensors=True,
         )
     return model, loading
+
+
+def _refuse_foreign_weights(name: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
+    """Refuse a checkpoint without a single weight of the encoder: all would be random numbers."""
+    encoder = f"{model.base_model_prefix}."
+    of_encoder = [key for key, _ in model.named_parameters() if key.startswith(encoder)]
+    if not of_encoder or not set(loading["missing_keys"]).issuperset(of_encoder):
+        return
+    found = sorted(loading["unexpected_keys"])
+    raise ModelError(
+        f"the model {name!r} cannot be loaded: its weights are not those of its kind "
+        f"({model.config.model_type}): expected names such as {of_encoder[0]}, got "
+        f"{found[0] if found else 'none'}",
+        hint="Save the model by its save_pretrained, which gives the weights these names; or "
+        "correct the model_type in config.json.",
+    )
 
 
 def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
