@@ -443,6 +443,17 @@ def test_weights_that_may_not_be_read_are_not_called_missing(model_dir, monkeypa
     )
 
 
+def test_a_missing_file_of_several_is_not_called_pickled(model_dir):
+    (model_dir / "model.safetensors").unlink()
+    loaded = transformers.BertModel(transformers.AutoConfig.from_pretrained(model_dir))
+    loaded.save_pretrained(model_dir, max_shard_size="2KB")
+    missing = next(model_dir.glob("model-00002-*"))
+    missing.unlink()
+    message = error_of(model_dir)
+    assert missing.name in message
+    assert "The folder is damaged" in message
+
+
 @pytest.mark.parametrize("found", ["model.embeddings.LayerNorm.bias", "none"])
 def test_a_checkpoint_without_any_weight_of_the_encoder_is_refused(model_dir, found):
     """Or a model of random numbers would be trained: DataParallel writes names of its own."""

@@ -116,7 +116,7 @@ def _find_unreadable(name: str) -> Path | None:
 
 
 def _loading_hint(name: str, text: str) -> str:
-    if "safetensors" in text or "pytorch_model.bin" in text:
+    if "model.safetensors" in text or "pytorch_model.bin" in text:  # not one of several files
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
     if len(name) < _LONGEST_NAME and as_path(name).is_dir():
         return (
