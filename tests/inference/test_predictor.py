@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
@@ -604,6 +605,17 @@ def limiting_files(num_bytes):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_tokenizer_that_cleans_names_and_pads_as_its_class_did(classifier, tmp_path):
+    """BERT's names token types, and XLNet's pads on the left; what cleans does neither."""
+    saved = copy.deepcopy(classifier)
+    saved.tokenizer.padding_side = "left"  # as the class of XLNet's has it
+    saved.rule = dataclasses.replace(saved.rule, text_cleaning="html_breaks")
+    saved.save_tokenizer(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
+    assert again.padding_side == "left"
 
 
 def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_system(classifier, tmp_path):
