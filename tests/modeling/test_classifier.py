@@ -485,6 +485,21 @@ def test_code_in_a_checkpoint_is_never_run(model_dir):
     assert not (model_dir / "ran").exists()
 
 
+def test_code_that_is_not_run_is_said_and_not_named_in_what_is_saved(model_dir, tmp_path):
+    """Or whoever loads the run with trust_remote_code would look for a file that is not there."""
+    named = {"config.json": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
+    named["tokenizer_config.json"] = {"AutoTokenizer": ["own.Own", "own.Own"]}
+    for file, code in named.items():
+        content = json.loads((model_dir / file).read_text())
+        (model_dir / file).write_text(json.dumps(content | {"auto_map": code}))
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    assert "BertForSequenceClassification is transformers' own." in loaded.notes[-1]
+    save_model(loaded.model, tmp_path / "saved")
+    loaded.tokenizer.save_pretrained(tmp_path / "saved")
+    for file in named:
+        assert "auto_map" not in (tmp_path / "saved" / file).read_text()
+
+
 def test_a_folder_without_a_tokenizer_is_explained(model_dir):
     """Transformers makes an empty one instead, for which every word is unknown."""
     for path in model_dir.glob("*token*"):

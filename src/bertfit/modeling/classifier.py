@@ -67,6 +67,8 @@ def load_classifier(
     """
     source, local_only = locate_model(name, lacks=_lacks_parts)
     config = _load_config(name, source, local_only=local_only)
+    # Code beside the model is never run, and a run would name it without having it.
+    has_code = vars(config).pop("auto_map", None) is not None
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {label: index for index, label in enumerate(label_names)}
@@ -81,6 +83,9 @@ def load_classifier(
     _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
     notes = tuple(_describe_loading(model, loading))
+    if has_code and label_names is not None:
+        own = type(model).__name__
+        notes += (f"Code beside the model is not run; {own} is transformers' own.",)
     is_encoder = _is_encoder(model, loading)
     return LoadedClassifier(model, tokenizer, notes, is_whole=is_whole, is_encoder=is_encoder)
 

@@ -66,6 +66,7 @@ def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         source, local_files_only=local_only, trust_remote_code=False, use_fast=True
     )
+    tokenizer.init_kwargs.pop("auto_map", None)  # or a run would name code that it does not have
     return tokenizer
 
 
