@@ -204,6 +204,14 @@ def test_a_tokenizer_may_set_a_lower_length_limit(model_dir):
     assert find_length_limit(loaded.model, loaded.tokenizer) == 20
 
 
+@pytest.mark.parametrize("limit", ["512", 0, -1])
+def test_a_length_limit_of_a_tokenizer_that_is_none_is_explained(model_dir, limit):
+    path = model_dir / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": limit}))
+    message = error_of(model_dir)
+    assert f"says model_max_length {limit!r}, a number of tokens was expected" in message
+
+
 def test_where_no_limit_is_stated_there_is_one(model_dir):
     loaded = load_classifier(str(model_dir), ["neg", "pos"])
     loaded.tokenizer.model_max_length = 10**30

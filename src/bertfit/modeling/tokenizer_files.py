@@ -55,6 +55,13 @@ def read_model_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrai
             f"({', '.join(VOCABULARY_FILES)})",
             hint="Copy the tokenizer's files of the same checkpoint into the folder.",
         )
+    most = tokenizer.model_max_length
+    if not isinstance(most, (int, float)) or most < 1:
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: its tokenizer_config.json says model_max_length "
+            f"{most!r}, a number of tokens was expected",
+            hint="Correct it, or remove it: the model's own limit then holds.",
+        )
     return tokenizer
 
 
