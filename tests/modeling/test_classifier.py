@@ -69,6 +69,28 @@ def test_a_head_that_fits_is_kept(classifier_dir):
     assert torch.equal(loaded.model.classifier.weight, stored["classifier.weight"])
 
 
+@pytest.mark.parametrize("names", [["c", "a", "b"], ["B", "a", "C"]])
+def test_a_head_for_the_same_labels_keeps_its_answers_in_another_order(classifier_dir, names):
+    """In the old order, a good classifier would begin with its answers exchanged."""
+    token_ids = torch.tensor([[2, 6, 7, 3]])
+    before, after = (
+        load_classifier(str(classifier_dir), labels).model.eval() for labels in (None, names)
+    )
+    with torch.no_grad():
+        expected, found = before(token_ids).logits[0], after(token_ids).logits[0]
+    assert found.tolist() == [expected["abc".index(name.lower())] for name in names]
+    (note,) = load_classifier(str(classifier_dir), names).notes
+    assert note == f"The checkpoint's head was put in the order {', '.join(names)}."
+
+
+def test_a_head_for_other_labels_is_kept_as_it_is(classifier_dir):
+    before, after = (
+        load_classifier(str(classifier_dir), labels) for labels in (None, ["a", "b", "d"])
+    )
+    assert torch.equal(before.model.classifier.weight, after.model.classifier.weight)
+    assert after.notes == ()
+
+
 def test_a_head_of_another_size_is_replaced_with_a_note(classifier_dir):
     loaded = load_classifier(str(classifier_dir), ["neg", "pos"])
     assert loaded.model.classifier.weight.shape == (2, 8)

@@ -69,6 +69,7 @@ def load_classifier(
     config = _load_config(name, source, local_only=local_only)
     # Code beside the model is never run, and a run would name it without having it.
     has_code = vars(config).pop("auto_map", None) is not None
+    known_names = [str(name) for _, name in sorted(config.id2label.items())]
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {label: index for index, label in enumerate(label_names)}
@@ -83,6 +84,8 @@ def load_classifier(
     _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
     notes = tuple(_describe_loading(model, loading))
+    if is_whole and label_names is not None and _reorder_head(model, known_names, label_names):
+        notes += (f"The checkpoint's head was put in the order {', '.join(label_names)}.",)
     if has_code and label_names is not None:
         own = type(model).__name__
         notes += (f"Code beside the model is not run; {own} is transformers' own.",)
@@ -259,6 +262,35 @@ def _refuse_foreign_weights(name: str, model: PreTrainedModel, loading: dict[str
         hint="Save the model by its save_pretrained, which gives the weights these names; or "
         "correct the model_type in config.json.",
     )
+
+
+def _reorder_head(model: PreTrainedModel, old: Sequence[str], new: Sequence[str]) -> bool:
+    """Put the outputs of a head that knows these labels, in another order, in the order of `new`.
+
+    Otherwise it would begin with its answers exchanged.
+
+    Args:
+        model: A model whose head was loaded, changed in place.
+        old: The labels of that head, in the order of its outputs.
+        new: The labels of the data.
+
+    Returns:
+        Whether the outputs were put in another order.
+    """
+    known = [name.casefold() for name in old]
+    wanted = [name.casefold() for name in new]
+    if known == wanted or sorted(known) != sorted(wanted) or len(set(known)) < len(known):
+        return False
+    of_head = [child for child in model.children() if child is not model.base_model]
+    modules = [module for child in of_head for module in child.modules()]
+    layers = [module for module in modules if isinstance(module, torch.nn.Linear)]
+    if not layers or layers[-1].out_features != len(known):
+        return False
+    order = [known.index(name) for name in wanted]
+    with torch.no_grad():
+        for parameter in layers[-1].parameters():  # weight and, in most families, bias
+            parameter.copy_(parameter[order].clone())
+    return True
 
 
 def _settle_padding(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
