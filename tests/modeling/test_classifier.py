@@ -515,6 +515,17 @@ def test_code_in_a_checkpoint_is_never_run(model_dir):
     assert not (model_dir / "ran").exists()
 
 
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
+def test_quantized_weights_are_refused(model_dir, method):
+    """transformers says which package to install, which is not enough to train such a model."""
+    path = model_dir / "config.json"
+    config = json.loads(path.read_text()) | {"quantization_config": {"quant_method": method}}
+    path.write_text(json.dumps(config))
+    message = error_of(model_dir)
+    assert f"its weights are quantized ({method})" in message
+    assert "Name the checkpoint that it was made from." in message
+
+
 def test_code_that_is_not_run_is_said_and_not_named_in_what_is_saved(model_dir, tmp_path):
     """Or whoever loads the run with trust_remote_code would look for a file that is not there."""
     named = {"config.json": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}

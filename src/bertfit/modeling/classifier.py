@@ -69,6 +69,7 @@ def load_classifier(
     config = _load_config(name, source, local_only=local_only)
     # Code beside the model is never run, and a run would name it without having it.
     has_code = vars(config).pop("auto_map", None) is not None
+    _refuse_quantized(name, config)
     known_names = [str(name) for _, name in sorted(config.id2label.items())]
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
@@ -246,6 +247,17 @@ def _load_model(
             use_safetensors=True,
         )
     return model, loading
+
+
+def _refuse_quantized(name: str, config: PretrainedConfig) -> None:
+    quantization = getattr(config, "quantization_config", None)
+    if quantization:
+        method = dict(quantization).get("quant_method", "an unknown method")
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: its weights are quantized ({method}), and only "
+            "weights in float32, float16 or bfloat16 can be trained",
+            hint="Name the checkpoint that it was made from.",
+        )
 
 
 def _refuse_foreign_weights(name: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:
