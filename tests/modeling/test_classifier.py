@@ -548,6 +548,14 @@ def test_a_folder_without_a_tokenizer_is_explained(model_dir):
     assert error_of(model_dir).startswith(f"the model '{model_dir}' cannot be loaded: ")
 
 
+def test_a_tokenizer_that_needs_no_files_is_not_called_lost(model_dir):
+    for path in model_dir.glob("*token*"):
+        path.unlink()
+    transformers.CanineTokenizer().save_pretrained(model_dir)
+    message = error_of(model_dir)
+    assert "Models of bytes or characters, such as ByT5 and CANINE" in message
+
+
 def test_transformers_is_quiet_only_while_loading(tiny_model_dir):
     from transformers.utils import logging
 

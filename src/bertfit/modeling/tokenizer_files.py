@@ -53,7 +53,8 @@ def read_model_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrai
         raise ModelError(
             f"the model {name!r} cannot be loaded: its folder has no tokenizer "
             f"({', '.join(VOCABULARY_FILES)})",
-            hint="Copy the tokenizer's files of the same checkpoint into the folder.",
+            hint="Copy the tokenizer's files of the same checkpoint into the folder. Models of "
+            "bytes or characters, such as ByT5 and CANINE, have none and cannot be used.",
         )
     most = tokenizer.model_max_length
     if not isinstance(most, (int, float)) or most < 1:
