@@ -133,3 +133,24 @@ def test_gpt2_gets_token_types_if_its_tokenizer_names_them(tiny_model_dir, preci
         )
         assert torch.equal(found, plain)
         torch.testing.assert_close(found, model(**inputs).logits)
+
+
+def test_a_text_with_another_end_of_text_in_it_is_computed_beside_others(precision):
+    """BART's head refuses rows that have that token a different number of times."""
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
+    config = transformers.BartConfig(
+        **sizes, vocab_size=40, decoder_ffn_dim=16, encoder_attention_heads=2, num_labels=2
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.BartForSequenceClassification(config).eval()
+    rows = [[0, 9, 10, 11, 2], [0, 9, 2, 2], [0, 12, 2]]
+    pad_id = config.pad_token_id
+    token_ids = np.array([row + [pad_id] * (5 - len(row)) for row in rows])
+    mask = (token_ids != pad_id).astype(np.int64)
+    found = compute_logits(model, token_ids, mask, precision=precision)
+    found.sum().backward()
+    assert model.classification_head.out_proj.weight.grad is not None
+    with torch.no_grad():
+        expected = torch.cat([model(torch.tensor([row])).logits for row in rows])
+    torch.testing.assert_close(found, expected)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch.nn.functional import linear
 
@@ -22,7 +23,6 @@ from bertfit.modeling.precision import safe_attention
 from bertfit.modeling.transfer import to_device
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from bertfit.modeling.precision import Precision
@@ -62,6 +62,11 @@ def compute_logits(
         attention_mask_BT: 1 for tokens, 0 for padding; None if nothing is padded, which is faster.
         precision: Device and dtype.
     """
+    if _differ_in_ends(model, token_ids_BT):
+        kept_BT = np.ones_like(token_ids_BT) if attention_mask_BT is None else attention_mask_BT
+        rows = [ids_T[kept_T == 1] for ids_T, kept_T in zip(token_ids_BT, kept_BT, strict=True)]
+        each = [compute_logits(model, ids_T[None], None, precision=precision) for ids_T in rows]
+        return torch.cat(each)
     device = precision.device
     token_ids = to_device(token_ids_BT, device)
     mask = None if attention_mask_BT is None else to_device(attention_mask_BT, device)
@@ -121,6 +126,19 @@ def compute_logits_of_pack(
     with precision.autocast(), safe_attention(precision.device), computing(pack):
         outputs = _call(model, **inputs)
     return _finish(*outputs)
+
+
+def _differ_in_ends(model: PreTrainedModel, token_ids_BT: np.ndarray) -> bool:
+    """Return whether the head refuses these rows together.
+
+    T5, BART and the like read the last token that ends a text, and want as many of these in each
+    row. A text may well contain one: `</s>` ends struck-out text in HTML, too.
+    """
+    end_id = getattr(model.config, "eos_token_id", None)
+    if not getattr(model.config, "is_encoder_decoder", False) or not isinstance(end_id, int):
+        return False
+    counts_B = (token_ids_BT == end_id).sum(axis=1)
+    return bool((counts_B != counts_B[0]).any())
 
 
 def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, _Called]:
