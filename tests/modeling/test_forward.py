@@ -154,3 +154,37 @@ def test_a_text_with_another_end_of_text_in_it_is_computed_beside_others(precisi
     with torch.no_grad():
         expected = torch.cat([model(torch.tensor([row])).logits for row in rows])
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["BigBird", "BigBirdPegasus"])
+def test_big_birds_answer_to_a_text_does_not_depend_on_the_texts_before_it(precision, kind):
+    """transformers gives it full attention for good with the first text of 28 tokens or less."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 16, "sep_token_id": 3}
+    if kind == "BigBirdPegasus":
+        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16}
+        sizes |= {"decoder_attention_heads": 2, "encoder_attention_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(
+        **sizes, vocab_size=40, num_attention_heads=2, block_size=4, num_random_blocks=1
+    )
+    ids = np.random.default_rng(0).integers(5, 40, (4, 44))
+    rows = [[*row[:length], config.eos_token_id] for row, length in zip(ids, (40, 6, 32, 40))]  # noqa: B905 (of one length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(5)
+    expected = torch.cat(
+        [copy.deepcopy(model)(torch.tensor([row])).logits.detach() for row in rows]
+    )
+    token_ids = np.array([row + [0] * (41 - len(row)) for row in rows])
+    mask = np.array([[1] * len(row) + [0] * (41 - len(row)) for row in rows])
+    for _ in range(2):
+        found = compute_logits(model, token_ids, mask, precision=precision)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    found.sum().backward()
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    full = copy.deepcopy(model)
+    with torch.no_grad():
+        full(torch.tensor([rows[1]]))
+        changed = full(torch.tensor([rows[0]])).logits[0]
+    assert (changed - expected[0]).abs().max() > 1e-4

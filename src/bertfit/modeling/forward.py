@@ -62,7 +62,9 @@ def compute_logits(
         attention_mask_BT: 1 for tokens, 0 for padding; None if nothing is padded, which is faster.
         precision: Device and dtype.
     """
-    if _differ_in_ends(model, token_ids_BT):
+    is_sparse = _settle_attention(model, token_ids_BT.shape[1])
+    is_padded = attention_mask_BT is not None
+    if _differ_in_ends(model, token_ids_BT) or (is_sparse and is_padded and len(token_ids_BT) > 1):
         kept_BT = np.ones_like(token_ids_BT) if attention_mask_BT is None else attention_mask_BT
         rows = [ids_T[kept_T == 1] for ids_T, kept_T in zip(token_ids_BT, kept_BT, strict=True)]
         each = [compute_logits(model, ids_T[None], None, precision=precision) for ids_T in rows]
@@ -126,6 +128,23 @@ def compute_logits_of_pack(
     with precision.autocast(), safe_attention(precision.device), computing(pack):
         outputs = _call(model, **inputs)
     return _finish(*outputs)
+
+
+def _settle_attention(model: PreTrainedModel, num_tokens: int) -> bool:
+    """Give BigBird the attention that it has for texts of this length; return whether it is sparse.
+
+    transformers gives it full attention for good with the first short text, so its answer to a long
+    one would depend on the texts before it. Sparse attention reads the last block, so also padding.
+    """
+    config = model.config
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return False
+    is_sparse = bool(num_tokens > (5 + 2 * config.num_random_blocks) * config.block_size)
+    base = model.base_model
+    holder = base if hasattr(base, "set_attention_type") else base.encoder  # BigBirdPegasus
+    with torch.device("meta"):  # new modules, which get the weights of the old ones
+        holder.set_attention_type("block_sparse" if is_sparse else "original_full")
+    return is_sparse
 
 
 def _differ_in_ends(model: PreTrainedModel, token_ids_BT: np.ndarray) -> bool:
