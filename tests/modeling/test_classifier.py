@@ -23,6 +23,7 @@ from bertfit.modeling.classifier import (
     save_model,
     set_dropout,
 )
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 
 
@@ -539,6 +540,18 @@ def test_code_that_is_not_run_is_said_and_not_named_in_what_is_saved(model_dir, 
     loaded.tokenizer.save_pretrained(tmp_path / "saved")
     for file in named:
         assert "auto_map" not in (tmp_path / "saved" / file).read_text()
+
+
+@pytest.mark.parametrize("name", ["output_attentions", "output_hidden_states", "return_dict"])
+def test_outputs_that_a_checkpoint_asks_for_are_turned_off(model_dir, tmp_path, name):
+    """Or the model could not be saved under the fast path, which gives no attention weights."""
+    path = model_dir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: name != "return_dict"}))
+    loaded = load_classifier(str(model_dir), ["neg", "pos"])
+    plug_in(loaded.model, torch.device("cpu"))
+    outputs = loaded.model(torch.tensor([[2, 6, 3]]))
+    assert list(outputs) == ["logits"]
+    save_model(loaded.model, tmp_path / "saved")
 
 
 def test_a_folder_without_a_tokenizer_is_explained(model_dir):

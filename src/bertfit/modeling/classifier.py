@@ -227,6 +227,9 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source, local_files_only=local_only, trust_remote_code=False
         )
+        # Only the logits are read, by name; attention weights would need slower attention.
+        config.return_dict = True
+        config.output_attentions = config.output_hidden_states = False
     return config
 
 
