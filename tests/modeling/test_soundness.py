@@ -16,6 +16,7 @@ from transformers import (
     BigBirdConfig,
     ConvBertConfig,
     FNetConfig,
+    GPT2Config,
     XLNetConfig,
 )
 
@@ -106,6 +107,23 @@ def test_a_text_has_one_answer_of_a_model_that_reads_padding(loaded, kind):
     for one in (classifier, again):
         np.testing.assert_allclose(one.predict_probabilities(texts), alone, atol=1e-6)
     assert np.ptp(alone[:, 0]) > 1e-4  # texts do differ
+
+
+@pytest.mark.parametrize(("named", "kept"), [(7, 0), (0, 0)])
+def test_a_decoder_looks_for_the_padding_token_of_its_tokenizer(loaded, named, kept):
+    """Or its head reads padding, also for whoever loads the run and pads by its tokenizer."""
+    config = GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2, pad_token_id=named)
+    tried = with_model(loaded, config)
+    try_model(tried, "gpt2")
+    assert tried.model.config.pad_token_id == kept == loaded.tokenizer.pad_token_id
+    assert not reads_padding(tried.model)
+
+
+def test_a_model_that_reads_padding_keeps_its_padding_token(loaded):
+    tried = with_model(loaded, FNetConfig(**SMALL | {"pad_token_id": 3}))
+    try_model(tried, "fnet")
+    assert reads_padding(tried.model)
+    assert tried.model.config.pad_token_id == 3
 
 
 def test_what_a_model_itself_raises_is_shown_without_a_traceback(loaded):

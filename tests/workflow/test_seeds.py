@@ -9,6 +9,7 @@ import statistics
 
 import numpy as np
 import pytest
+from transformers import GPT2Config, GPT2Model
 
 import bertfit
 from bertfit import TextClassifier
@@ -415,3 +416,23 @@ def test_every_seed_of_a_model_that_reads_padding_is_given_texts_of_equal_length
         together = classifier.predict_probabilities(TEXTS)
         alone = [classifier.predict_probabilities([text])[0] for text in TEXTS]
         np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_every_seed_of_a_decoder_looks_for_the_padding_token_of_its_tokenizer(
+    train, tmp_path, tiny_model_dir, monkeypatch
+):
+    """Its configuration names another one, which the first seed alone is tried with."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "gpt2")
+    GPT2Model(
+        GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2, n_positions=64, pad_token_id=7)
+    ).save_pretrained(folder)
+    padded_with, renew_model = [], preparing.renew_model
+
+    def renew(*arguments, **options):
+        renewed = renew_model(*arguments, **options)
+        padded_with.append(renewed.classifier.model.config.pad_token_id)
+        return renewed
+
+    monkeypatch.setattr(preparing, "renew_model", renew)
+    result = train(tmp_path / "run", model=str(folder), num_seeds=2)
+    assert padded_with == [result.classifier.pad_id] == [0]

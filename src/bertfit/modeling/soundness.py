@@ -42,6 +42,8 @@ _MARK = "bertfit_reads_padding"
 def try_model(loaded: LoadedClassifier, name: str) -> None:
     """Check that a model computes, and find out whether padding changes its answers.
 
+    If only the padding token of its configuration is not that of its tokenizer, this is corrected.
+
     Args:
         loaded: The model as loaded, on a CPU, with its tokenizer.
         name: Its name, for errors.
@@ -59,11 +61,22 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     with explain_failure(name), _evaluating(model):
         check_token_ids(model, rows_BT)
         alone = _give_logits(model, short_T[None], np.ones((1, len(short_T))))[0]
-        padded = _give_logits(model, rows_BT, mask_BT)
+        reads_it = _differ(alone, _give_logits(model, rows_BT, mask_BT))
+        known, given = model.config.pad_token_id, loaded.tokenizer.pad_token_id
+        if reads_it and given not in {None, known}:
+            # The head of a decoder looks for the token that its configuration names.
+            model.config.pad_token_id = given
+            reads_it = _differ(alone, _give_logits(model, rows_BT, mask_BT))
+            if reads_it:
+                model.config.pad_token_id = known
+    mark_padding(model, reads_it=reads_it)
+
+
+def _differ(alone_C: torch.Tensor, padded_BC: torch.Tensor) -> bool:
+    """Return whether the first text's logits, padded beside another, are not those of it alone."""
     # Also relative to the other text: logits of one text may cancel out to almost nothing.
-    largest = torch.maximum(alone.abs().max(), padded.abs().max())
-    changed = (padded[0] - alone).abs().max() > _TOLERANCE * largest
-    mark_padding(model, reads_it=bool(changed))
+    largest = torch.maximum(alone_C.abs().max(), padded_BC.abs().max())
+    return bool((padded_BC[0] - alone_C).abs().max() > _TOLERANCE * largest)
 
 
 def mark_padding(model: PreTrainedModel, *, reads_it: bool) -> None:

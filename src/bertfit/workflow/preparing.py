@@ -128,6 +128,7 @@ def renew_model(
         settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
     )
     mark_padding(loaded.model, reads_it=reads_padding(old.model))
+    loaded.model.config.pad_token_id = old.model.config.pad_token_id
     make_fast(loaded, settings, old.precision)
     classifier = TextClassifier(
         loaded.model,
