@@ -512,7 +512,7 @@ def test_code_in_a_checkpoint_is_never_run(model_dir):
     (model_dir / "config.json").write_text(
         '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}'
     )
-    error_of(model_dir)
+    assert "Code from a checkpoint is never run." in error_of(model_dir)
     assert not (model_dir / "ran").exists()
 
 

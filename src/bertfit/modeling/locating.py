@@ -118,6 +118,8 @@ def _find_unreadable(name: str) -> Path | None:
 def _loading_hint(name: str, text: str) -> str:
     if "model.safetensors" in text or "pytorch_model.bin" in text:  # not one of several files
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
+    if "custom code" in text:
+        return "Code from a checkpoint is never run. Choose one of a kind that transformers knows."
     if len(name) < _LONGEST_NAME and as_path(name).is_dir():
         return (
             "The folder is damaged, or of a kind that this transformers does not know: copy it "
