@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertfit.data.duplicates import find_shared, fingerprint_texts
+from bertfit.data.duplicates import fingerprint_texts
 from bertfit.workflow.demo import load_demo_data
 
 
@@ -10,6 +10,5 @@ def test_the_demo_tests_on_films_that_it_has_not_seen_under_any_name():
     """The corpus has one film twice, under two names and with the same 35 snippets."""
     data = load_demo_data()
     assert not {*data.train.groups} & {*data.test.groups}
-    shared = find_shared(fingerprint_texts(data.test.texts), fingerprint_texts(data.train.texts))
-    # Three different films have this snippet.
-    assert [data.test.texts[row] for row, _ in shared] == ["An absorbing documentary."]
+    marks = fingerprint_texts([*data.train.texts, *data.test.texts])
+    assert len(set(marks)) == len(marks)

@@ -89,7 +89,7 @@ def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:
             f"{name + ':':20}{len(part):>7,} snippets of {len(set(part.groups)):>5,} films, "
             f"{fresh / len(part):.0%} fresh"
         )
-    console.print(f"Left out: {data.num_left_out:,} plot summaries and empty rows.")
+    console.print(f"Left out: {data.num_left_out:,} plot summaries, empty rows and repeats.")
     if len(plan.train) < plan.num_available:
         console.print(
             f"This machine is too slow for all {plan.num_available:,} training snippets within "
