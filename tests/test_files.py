@@ -62,6 +62,13 @@ def test_missing_folders_are_made(tmp_path):
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
 
 
+def test_an_error_names_the_file_and_not_the_part_that_is_moved_there(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match=r"a\.txt") as caught, open_atomically(tmp_path / "a.txt"):
+        pass
+    assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "a.txt"), None)
+
+
 def test_the_file_has_the_permissions_of_any_new_file(tmp_path):
     """A temporary file is its owner's alone; a server under another name could not read it."""
     path = tmp_path / "a.txt"

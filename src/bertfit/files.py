@@ -56,8 +56,8 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:  # if the disk is full
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
+            error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -80,3 +80,26 @@ def test_the_command_leaves_so():
     failed = run_code(f"{command}".replace("--version", "nonsense") + "main()")
     assert failed.returncode == 2
     assert "No such command" in failed.stderr
+
+
+def test_an_interrupt_that_python_discards_comes_again():
+    """In a callback of a weak reference, as the import system has them, errors are discarded."""
+    program = """
+import time, weakref
+from bertfit.cli.main import _prepare_process
+
+class Target: pass
+
+def interrupt(reference): raise KeyboardInterrupt
+
+_prepare_process()
+target = Target()
+reference = weakref.ref(target, interrupt)
+del target
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("came again")
+"""
+    done = run_code(program)
+    assert (done.stdout, done.stderr) == ("came again\n", "")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -90,6 +93,21 @@ def _prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_streams()
+    sys.unraisablehook = functools.partial(_repeat_interrupt, sys.unraisablehook)
+
+
+def _repeat_interrupt(
+    otherwise: Callable[[sys.UnraisableHookArgs], object], lost: sys.UnraisableHookArgs
+) -> None:
+    """Send a Ctrl-C again that Python discarded, as it came in a callback of the import system."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main_thread = threading.get_ident()
+        # Later, as here it would be discarded again.
+        again = threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        otherwise(lost)
 
 
 def main() -> None:
