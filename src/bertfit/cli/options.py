@@ -131,3 +131,15 @@ def read_number(text: str | None) -> int | str | None:
     """Return the number if the text is an integer, else the text, which the settings check."""
     is_number = text is not None and re.fullmatch(r"-?[0-9]+", text)
     return int(text) if is_number and text is not None else text
+
+
+def refuse_idle_overwrite(output: Path | None, *, overwrite: bool) -> None:
+    """Refuse --overwrite without --output, as nothing would be replaced.
+
+    Raises:
+        ConfigError: So it is.
+    """
+    from bertfit.errors import ConfigError
+
+    if overwrite and output is None:
+        raise ConfigError("--overwrite replaces the file of --output, which was not given")

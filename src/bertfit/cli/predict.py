@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bertfit.cli.options import Device, OnBadRow, Run, RunDtype, TextColumn
+from bertfit.cli.options import (
+    Device,
+    OnBadRow,
+    Run,
+    RunDtype,
+    TextColumn,
+    refuse_idle_overwrite,
+)
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 
@@ -139,8 +146,7 @@ def _check_combination(
 
     if text_column is not None and file is None:
         raise ConfigError("--text-column: only the rows of a --file have columns")
-    if overwrite and output is None:
-        raise ConfigError("--overwrite replaces the file of --output, which was not given")
+    refuse_idle_overwrite(output, overwrite=overwrite)
     if as_json and output is not None and output.suffix.lower() not in {".jsonl", ".json"}:
         raise ConfigError(f"--json writes JSON lines, but --output names {output.name}")
     if output is not None:

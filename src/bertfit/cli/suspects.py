@@ -16,7 +16,9 @@ from bertfit.cli.options import (
     Overwrite,
     Seed,
     TextColumn,
+    refuse_idle_overwrite,
 )
+from bertfit.errors import ConfigError
 from bertfit.garbage import pause_collection
 
 
@@ -55,7 +57,9 @@ def suspects(
         from bertfit.files import as_path, check_output
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
-    _refuse_unused(run, seed, output, overwrite=overwrite)
+    refuse_idle_overwrite(output, overwrite=overwrite)
+    if run is not None and seed is not None:
+        raise ConfigError("--with and --seed: a run judges all rows at once; give one of them")
     if output is not None:
         output = as_path(output)
         check_output(output, (".csv",), overwrite=overwrite, source=data)
@@ -78,14 +82,3 @@ def suspects(
     else:
         show_suspects(console, report, top=top, output=output)
         show_skipped(console, report.skipped)
-
-
-def _refuse_unused(
-    run: Path | None, seed: int | None, output: Path | None, *, overwrite: bool
-) -> None:
-    from bertfit.errors import ConfigError
-
-    if overwrite and output is None:
-        raise ConfigError("--overwrite replaces the file of --output, which was not given")
-    if run is not None and seed is not None:
-        raise ConfigError("--with and --seed: a run judges all rows at once; give one of them")

@@ -130,22 +130,27 @@ WITH_PARTS_OF_BERT = {
 """Families with an output block that has the parts of BERT's and computes something else."""
 
 
-@pytest.mark.usefixtures("operators")
-@pytest.mark.parametrize("kind", WITH_PARTS_OF_BERT)
-def test_a_block_with_the_parts_of_bert_that_computes_otherwise_is_left_alone(kind):
+def build_small(kind, *, intermediate_size=96, **special):
+    """Return a classifier of two layers with random weights."""
     config = AutoConfig.for_model(
         kind,
         vocab_size=VOCABULARY,
         hidden_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        intermediate_size=96,
+        intermediate_size=intermediate_size,
         max_position_embeddings=64,
         num_labels=3,
-        **WITH_PARTS_OF_BERT[kind],
+        **special,
     )
     torch.manual_seed(5)
-    plain = AutoModelForSequenceClassification.from_config(config)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.usefixtures("operators")
+@pytest.mark.parametrize("kind", WITH_PARTS_OF_BERT)
+def test_a_block_with_the_parts_of_bert_that_computes_otherwise_is_left_alone(kind):
+    plain = build_small(kind, **WITH_PARTS_OF_BERT[kind])
     with torch.no_grad():  # a norm of weight 1 would change nothing if it were applied twice
         for parameter in plain.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
@@ -160,20 +165,8 @@ def test_a_block_with_the_parts_of_bert_that_computes_otherwise_is_left_alone(ki
 @pytest.mark.usefixtures("operators")
 def test_a_feed_forward_whose_width_no_block_divides_is_left_to_torch(called):
     """The last of its columns would be left as the memory was, and its gradients would be wrong."""
-    config = AutoConfig.for_model(
-        "bert",
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=100,
-        max_position_embeddings=64,
-        num_labels=3,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-    torch.manual_seed(5)
-    exact = AutoModelForSequenceClassification.from_config(config).to(torch.bfloat16).float()
+    rates = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    exact = build_small("bert", intermediate_size=100, **rates).to(torch.bfloat16).float()
     plain, fast = copy.deepcopy(exact).to(torch.bfloat16), copy.deepcopy(exact)
     plug_in(fast, CPU)
     of_exact, of_plain = run(exact)[1], run(plain)[1]
