@@ -420,7 +420,8 @@ def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
     assert capsys.readouterr().err == "Interrupted; nothing half-made was left behind.\n"
 
 
-def test_sigterm_ends_predict_that_waits_for_a_line(trained):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_predict_that_waits_for_a_line(trained, number):
     """As Ctrl-C does; a thread that waited for standard input would not let it end."""
     command = [sys.executable, "-m", "bertfit.cli.main", "predict", str(trained[0])]
     with subprocess.Popen(
@@ -431,7 +432,7 @@ def test_sigterm_ends_predict_that_waits_for_a_line(trained):
     ) as process:
         try:
             told = process.stderr.readline()  # before the first line is read
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
             assert process.wait(timeout=60) == 130
             assert b"Interrupted" in told + process.stderr.read()
         finally:

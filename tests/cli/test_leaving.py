@@ -31,7 +31,7 @@ def test_ctrl_c_does_not_keep_from_what_is_to_be_done():
     code = """
 import atexit, signal
 atexit.register(print, "done at the end")
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler)
     atexit.register(signal.raise_signal, number)
 """

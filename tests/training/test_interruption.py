@@ -7,10 +7,15 @@ import threading
 
 import pytest
 
-from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
+from bertfit.training.interruption import (
+    ENDING_SIGNALS,
+    FirstInterrupt,
+    Interruption,
+    catch_interrupts,
+)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
 def test_the_first_signal_sets_a_flag(number):
     with catch_interrupts() as interruption:
         assert not interruption.requested
@@ -26,7 +31,29 @@ def test_the_second_signal_raises(second):
             signal.raise_signal(second)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("first", ENDING_SIGNALS)
+def test_a_closed_terminal_is_never_the_second_signal(first):
+    """SIGHUP comes from the shell, and then from the terminal."""
+    with catch_interrupts() as interruption:
+        signal.raise_signal(first)
+        signal.raise_signal(signal.SIGHUP)
+        assert interruption.requested
+
+
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
+def test_an_ignored_signal_remains_ignored(number):
+    """As under `nohup`, or in the background of a shell script."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with catch_interrupts() as interruption:
+            signal.raise_signal(number)
+            assert not interruption.requested
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", ENDING_SIGNALS)
 def test_where_it_may_raise_the_first_signal_sets_the_flag_and_raises(number):
     with catch_interrupts() as interruption:
         with pytest.raises(FirstInterrupt), interruption.raise_first():
@@ -69,11 +96,11 @@ def test_a_block_within_a_block_counts_for_itself():
 
 
 def test_after_the_block_the_handlers_are_those_from_before():
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
-    with catch_interrupts():
-        assert [signal.getsignal(number) for number in numbers] != before
-    assert [signal.getsignal(number) for number in numbers] == before
+    before = [signal.getsignal(number) for number in ENDING_SIGNALS]
+    with catch_interrupts() as interruption:
+        during = [signal.getsignal(number) for number in ENDING_SIGNALS]
+        assert during == [interruption.hear] * len(ENDING_SIGNALS)
+    assert [signal.getsignal(number) for number in ENDING_SIGNALS] == before
 
 
 def test_after_an_error_the_handlers_are_those_from_before():

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+from bertfit.training.interruption import ENDING_SIGNALS
+
 _NUM_TOOLS = 6
 """How many tools may watch a process at once through `sys.monitoring`."""
 
@@ -37,19 +39,18 @@ def leave(code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def _ignore_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM in the block: the second of two would keep processes from ending.
+    """Ignore Ctrl-C and its like in the block: the second of two would keep processes from ending.
 
     Outside the main thread, where Python cannot handle signals, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 

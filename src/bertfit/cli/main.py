@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from bertfit.cli import demo as demo_command
 from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
 from bertfit.cli.streams import guard_streams
+from bertfit.training.interruption import find_heard_signals
 
 app = typer.Typer(
     name="bertfit",
@@ -83,9 +85,10 @@ def _find_hidden_cause(end: SystemExit) -> BaseException | None:
 
 
 def _prepare_process() -> None:
-    """Make SIGTERM act like Ctrl-C, and make all characters printable and escaped."""
+    """Make SIGTERM and SIGHUP act like Ctrl-C; make all characters printable and escaped."""
     with contextlib.suppress(ValueError):  # outside the main thread there are no signals
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in find_heard_signals():
+            signal.signal(number, _interrupt)
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
@@ -94,6 +97,13 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
     guard_streams()
     sys.unraisablehook = functools.partial(_repeat_interrupt, sys.unraisablehook)
+
+
+def _interrupt(signal_number: int, _frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; hear SIGHUP only once, as a closed terminal sends it twice."""
+    if signal.Signals(signal_number).name == "SIGHUP":
+        signal.signal(signal_number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _repeat_interrupt(

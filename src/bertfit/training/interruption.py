@@ -1,7 +1,8 @@
 """Ctrl-C during training: the first requests a clean end, the second ends at once.
 
-One `catch_interrupts` spans a training from its first step to its published run, so that no Ctrl-C
-falls between two blocks. Work that may be skipped runs within `Interruption.raise_first`.
+SIGTERM, and the SIGHUP of a closed terminal, act like Ctrl-C. One `catch_interrupts` spans a
+training from its first step to its published run, so that no Ctrl-C falls between two blocks. Work
+that may be skipped runs within `Interruption.raise_first`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+
+ENDING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""What asks a command to end: Ctrl-C, a service manager, a closed terminal (not on Windows)."""
 
 
 class FirstInterrupt(KeyboardInterrupt):
@@ -45,9 +51,14 @@ class Interruption:
         if self.requested:
             raise FirstInterrupt
 
-    def hear(self, _signal_number: int, _frame: FrameType | None) -> None:
-        """Handle a signal: set the flag at the first one, raise at the second."""
+    def hear(self, signal_number: int, _frame: FrameType | None) -> None:
+        """Handle a signal: set the flag at the first one, raise at the second.
+
+        A SIGHUP is never the second, as a closed terminal sends it twice.
+        """
         if self.requested:
+            if signal.Signals(signal_number).name == "SIGHUP":
+                return
             raise KeyboardInterrupt
         self.requested = True
         if self._first_raises:
@@ -56,10 +67,10 @@ class Interruption:
 
 @contextlib.contextmanager
 def catch_interrupts() -> Iterator[Interruption]:
-    """Within the block, let the first SIGINT or SIGTERM set a flag and the second raise.
+    """Within the block, let the first of `ENDING_SIGNALS` set a flag and the second raise.
 
-    Nested blocks count separately. Outside the main thread, where Python cannot handle signals, the
-    flag stays off.
+    A signal that is ignored, as under `nohup`, remains so. Nested blocks count separately. Outside
+    the main thread, where Python cannot handle signals, the flag stays off.
 
     Raises:
         KeyboardInterrupt: A second signal came.
@@ -69,10 +80,17 @@ def catch_interrupts() -> Iterator[Interruption]:
         yield interruption
         return
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, interruption.hear) for number in numbers]
+    previous = {number: signal.getsignal(number) for number in find_heard_signals()}
+    for number in previous:
+        signal.signal(number, interruption.hear)
     try:
         yield interruption
     finally:
-        for number, handler in zip(numbers, previous, strict=True):
+        for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def find_heard_signals() -> list[int]:
+    """Return those of `ENDING_SIGNALS` that are neither ignored nor handled outside Python."""
+    unheard = (signal.SIG_IGN, None)
+    return [number for number in ENDING_SIGNALS if signal.getsignal(number) not in unheard]
