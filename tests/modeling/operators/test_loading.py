@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -193,16 +194,33 @@ def test_a_damaged_library_is_built_anew(monkeypatch, tmp_path, damage):
     assert built == [path]
 
 
-def test_what_is_built_comes_to_its_place_with_its_digest(fresh, monkeypatch):
-    def compile_into(name, _sources, *, build_directory, **_options):
-        (Path(build_directory) / f"{name}.so").write_bytes(b"compiled")
+def write_library(name, _sources, *, build_directory, **_options):
+    """Stand in for the compiler."""
+    (Path(build_directory) / f"{name}.so").write_bytes(b"compiled")
 
-    monkeypatch.setattr("torch.utils.cpp_extension.load", compile_into)
+
+def test_what_is_built_comes_to_its_place_with_its_digest(fresh, monkeypatch):
+    monkeypatch.setattr("torch.utils.cpp_extension.load", write_library)
     path = loading._find_library()
     loading._build(path)
     assert loading._is_whole(path)
     assert path.read_bytes().startswith(b"compiled")
     assert list(fresh.iterdir()) == [path]
+
+
+def test_what_a_killed_build_left_is_removed_and_what_another_builds_is_not(fresh, monkeypatch):
+    monkeypatch.setattr("torch.utils.cpp_extension.load", write_library)
+    fresh.mkdir(parents=True)
+    for name in (".build-left", ".build-used"):
+        (fresh / name).mkdir()
+        (fresh / name / "half.so").write_bytes(b"half")
+    descriptor = os.open(fresh / ".build-used", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        loading._build(loading._find_library())
+    finally:
+        os.close(descriptor)
+    assert sorted(fresh.iterdir()) == [fresh / ".build-used", loading._find_library()]
 
 
 def test_what_is_built_is_loaded_whatever_the_umask_is(fresh, monkeypatch):

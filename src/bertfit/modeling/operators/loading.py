@@ -18,7 +18,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 
 from bertfit.files import find_cache
+from bertfit.leftovers import find_leftovers, make_held_folder
 from bertfit.modeling.plan import Plan
 
 BLOCK = 32
@@ -49,6 +49,9 @@ _FLAGS = (
     "-Wno-maybe-uninitialized",
 )
 _NEEDED = ("avx512_f", "avx512_bf16")
+_DRAFT = ".build-"
+"""Prefix of the folders in which libraries are built."""
+
 _SEAL_SIZE = 16
 """Bytes of the digest at the end of a cached library."""
 
@@ -210,19 +213,20 @@ def _build(path: Path) -> None:
     from torch.utils.cpp_extension import load
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for abandoned in find_leftovers(path.parent, _DRAFT):
+        shutil.rmtree(abandoned, ignore_errors=True)
     # A separate folder, so that concurrent or aborted builds do not interfere.
-    with (
-        tempfile.TemporaryDirectory(prefix=".build-", dir=path.parent) as folder,
-        _found_first(ninja.BIN_DIR),
-    ):
+    folder, hold = make_held_folder(path.parent, _DRAFT)
+    with hold, _found_first(ninja.BIN_DIR):
+        hold.callback(shutil.rmtree, folder, ignore_errors=True)
         load(
             path.stem,
             [str(file) for file in sorted(_SOURCE.glob("*.cpp"))],
             extra_cflags=list(_FLAGS),
-            build_directory=folder,
+            build_directory=str(folder),
             is_python_module=False,
         )
-        built = Path(folder) / path.name
+        built = folder / path.name
         _seal(built)
         built.chmod(0o700)  # whatever the umask is: `_check_owner` refuses what anybody may write
         built.replace(path)
