@@ -72,12 +72,8 @@ def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator
     yield from _iter_chosen(stream, choose_columns(stream, columns, need_label=need_label))
 
 
-def read_dataset(
-    source: Source, columns: Columns, *, need_label: bool = True
-) -> tuple[TextDataset, list[Fault]]:
+def read_dataset(source: Source, columns: Columns) -> tuple[TextDataset, list[Fault]]:
     """Read a whole source: the dataset of its good rows, and the faults of the others.
-
-    If labels are not needed, the dataset has labels only if every good row has one.
 
     Raises:
         SourceError: The whole source cannot be read; `faults` has those of the rows read before.
@@ -86,7 +82,7 @@ def read_dataset(
     faults: list[Fault] = []
     try:
         stream = _open(source)
-        chosen = choose_columns(stream, columns, need_label=need_label)
+        chosen = choose_columns(stream, columns, need_label=True)
         for row in _iter_chosen(stream, chosen):
             if isinstance(row, Fault):
                 faults.append(row)
@@ -146,11 +142,10 @@ def _open_file(path: Path, source: str) -> RecordStream:
 
 
 def _make_dataset(rows: Sequence[Row], source: str, chosen: ChosenColumns) -> TextDataset:
-    labels = [row.label for row in rows if row.label is not None]
     return TextDataset(
         source=source,
         texts=[row.text for row in rows],
-        labels=labels if len(labels) == len(rows) else (),
+        labels=[row.label for row in rows if row.label is not None],  # all have one
         groups=[row.group for row in rows if row.group is not None],
         lines=[row.line for row in rows],
         slices={
