@@ -239,13 +239,6 @@ def test_a_named_label_column_must_be_there_though_not_needed():
         read([{"text": "good"}], need_label=False, label="stars")
 
 
-def test_a_dataset_has_labels_only_if_every_row_has_one():
-    dataset, _ = read_dataset(
-        [{"text": "a", "label": 1}, {"text": "b"}], Columns(), need_label=False
-    )
-    assert (len(dataset), len(dataset.labels)) == (2, 0)
-
-
 def test_a_dataset_holds_the_good_rows(tmp_path):
     path = write(tmp_path, "a.csv", "text,label,movie\na,pos,m1\n,neg,m1\nc,neg,m2\n")
     dataset, faults = read_dataset(path, Columns(group="movie"))

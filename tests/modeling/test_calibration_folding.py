@@ -132,9 +132,10 @@ def test_a_widened_layer_gives_its_inputs_behind_the_logits(family):
     model = build(_FAMILIES[family][0])
     layer = find_logit_layer(model, TOKEN_IDS)
     before, (weight, bias) = logits_of(model), read_layer(model, layer)
-    width = weight.shape[1]
+    width, drawn = weight.shape[1], torch.get_rng_state()
     with widened(model, layer, np.eye(width), np.zeros(width)):
         outputs = logits_of(model)
+    assert torch.equal(torch.get_rng_state(), drawn)  # what is drawn afterwards stays the same
     np.testing.assert_allclose(outputs[:, :NUM_LABELS], before, rtol=1e-5, atol=1e-6)
     features = outputs[:, NUM_LABELS:]
     np.testing.assert_allclose(features @ weight.T + bias, before, rtol=1e-5, atol=1e-5)

@@ -93,8 +93,12 @@ def widened(
     """
     layer = _find_linear(model, layer_name)
     old = layer.weight
-    wide = torch.nn.Linear(
-        layer.in_features, len(old) + len(weight_ED), device=old.device, dtype=old.dtype
+    wide = torch.nn.utils.skip_init(  # draws no random numbers
+        torch.nn.Linear,
+        layer.in_features,
+        len(old) + len(weight_ED),
+        device=old.device,
+        dtype=old.dtype,
     )
     with torch.no_grad():
         wide.weight[: len(old)], wide.bias[: len(old)] = old, 0.0
