@@ -166,6 +166,17 @@ def test_a_label_that_the_model_does_not_know_is_refused():
     ]
 
 
+def test_the_known_labels_are_listed_once_and_a_long_label_is_cut():
+    rows = [{"text": "hm", "label": label} for label in ("x" * 5000, "psitive", "odd", "pos")]
+    with pytest.raises(DataError) as caught:
+        check_evaluation_data(rows, Columns(), ["neg", "pos", "positive"])
+    assert str(caught.value).splitlines()[1:-1] == [
+        f"  rows:1: label '{'x' * 79}…' is not known to the model, which has neg, pos, positive.",
+        "  rows:2: label 'psitive' is not known to the model. Did you mean 'positive'?",
+        "  rows:3: label 'odd' is not known to the model.",
+    ]
+
+
 def test_unknown_labels_are_left_out_of_an_evaluation_when_asked():
     dataset, skipped = check_evaluation_data([*GOOD, ODD, BAD], Columns(), ["neg", "pos"], "skip")
     assert (len(dataset), [fault.line for fault in skipped]) == (2, [3, 4])

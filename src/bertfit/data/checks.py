@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from bertfit.data.readers import Source, SourceError, name_source, read_dataset
 from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
 from bertfit.labels import match_spelling, sort_label_names
 from bertfit.wording import format_count
+
+_LABEL_CHARACTERS = 80
+"""Characters of an unknown label that a message shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +88,8 @@ def check_training_data(
     label_names = _find_label_names(train_part)
     for part in parts:
         if part is not None and label_names:
-            known = f"does not occur in the training data, which has {list_names(label_names)}"
             as_given = part.dataset
-            _drop_unknown_labels(part, label_names, known)
+            _drop_unknown_labels(part, label_names, "does not occur in the training data")
             # A misspelt label is reported as such, not as a missing class.
             _check_labels_differ(part, part.dataset if on_bad_row == "skip" else as_given)
     skipped = _settle([train_part, *(part for part in parts if part)], on_bad_row, verb=verb)
@@ -122,8 +125,7 @@ def check_evaluation_data(
     """
     _check_choice(on_bad_row)
     part = _read(source, columns)
-    known = f"is not known to the model, which has {list_names(label_names)}"
-    _drop_unknown_labels(part, label_names, known)
+    _drop_unknown_labels(part, label_names, "is not known to the model")
     skipped = _settle([part], on_bad_row, verb=verb)
     assert part.dataset is not None  # else _settle had raised
     return part.dataset, skipped
@@ -188,7 +190,8 @@ def _check_labels_differ(part: _Part, dataset: TextDataset | None) -> None:
     part.source_faults.append(Fault(part.source, None, message))
 
 
-def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) -> None:
+def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: str) -> None:
+    """Make faults of the rows with unknown labels; the first of them lists the known ones."""
     if part.dataset is None:
         return
     part.dataset = replace(part.dataset, labels=match_spelling(part.dataset.labels, label_names))
@@ -196,15 +199,19 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], known: str) ->
     if not unknown:
         return
     guesses = {label: did_you_mean(label, label_names) for label in {one for _, one in unknown}}
-    part.row_faults += [
-        Fault(part.source, part.dataset.lines[index], f"label {label!r} {known}.{guesses[label]}")
-        for index, label in unknown
-    ]
+    known = f", which has {list_names(label_names)}"
+    for (index, label), names in zip(unknown, chain([known], repeat("")), strict=False):
+        told = f"label {_shorten(label)!r} {unknown_is}{names}.{guesses[label]}"
+        part.row_faults.append(Fault(part.source, part.dataset.lines[index], told))
     part.row_faults.sort(key=lambda fault: fault.line or 0)
     dropped = {index for index, _ in unknown}
     part.dataset = part.dataset.select(
         [index for index in range(len(part.dataset)) if index not in dropped]
     )
+
+
+def _shorten(label: str) -> str:
+    return label if len(label) <= _LABEL_CHARACTERS else f"{label[: _LABEL_CHARACTERS - 1]}…"
 
 
 def _find_unknown_labels(dataset: TextDataset, known: Collection[str]) -> Iterator[tuple[int, str]]:
