@@ -360,6 +360,26 @@ def test_a_folder_without_config_is_no_model(tmp_path):
     )
 
 
+def test_an_adapter_is_to_be_merged(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "merge it into its model (merge_and_unload)" in error_of(tmp_path)
+
+
+def test_a_folder_of_checkpoints_names_the_newest(tmp_path):
+    """As Trainer leaves them; the pooling of sentence-transformers has another config.json."""
+    for age, (name, text) in enumerate([("1_Pooling", "{}"), *CHECKPOINTS]):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "config.json"
+        file.write_text(text)
+        os.utime(file, (1000 - age, 1000 - age))
+    assert error_of(tmp_path).endswith(
+        f"Name a model folder in it, such as {tmp_path / 'checkpoint-9'}"
+    )
+
+
+CHECKPOINTS = [(f"checkpoint-{step}", '{"model_type": "bert"}') for step in (9, 10)]
+
+
 def test_a_hub_name_without_network_says_how_to_go_on():
     message = error_of("no-such/model")
     assert message.startswith("the model 'no-such/model' cannot be loaded: OfflineModeIsEnabled: ")

@@ -37,7 +37,7 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"the folder {name} is not a model: it has no config.json",
-                hint="Expected a Hugging Face folder: config.json, weights and a tokenizer.",
+                hint=_suggest_folder(path),
             )
         return str(path), True
     if is_file:
@@ -48,6 +48,24 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
     if not is_cached:
         _ask_hub(name)
     return name, is_cached
+
+
+def _suggest_folder(path: Path) -> str:
+    """Return what to name instead of a folder without config.json."""
+    if (path / "adapter_config.json").is_file():
+        return (
+            "It is an adapter of PEFT: merge it into its model (merge_and_unload), save that "
+            "together with its tokenizer, and name its folder."
+        )
+    inside = [
+        file
+        for file in path.glob("*/config.json")  # Trainer's checkpoints, for example
+        if "model_type" in file.read_text(encoding="utf-8", errors="replace")
+    ]
+    if inside:
+        newest = max(inside, key=lambda file: file.stat().st_mtime).parent
+        return f"Name a model folder in it, such as {newest}"
+    return "Expected a Hugging Face folder: config.json, weights and a tokenizer."
 
 
 def name_folder(path: Path) -> str:
