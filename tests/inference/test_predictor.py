@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
@@ -616,6 +616,26 @@ def test_a_tokenizer_that_cleans_names_and_pads_as_its_class_did(classifier, tmp
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
     assert again.padding_side == "left"
+
+
+def test_a_saved_tokenizer_is_in_words_that_transformers_4_knows(classifier, tmp_path):
+    """Version 4 has no class TokenizersBackend, and fails on extra_special_tokens that are a list.
+
+    The exporters to ONNX still ask for that version.
+    """
+    saved = copy.deepcopy(classifier)
+    backend = saved.tokenizer.backend_tokenizer
+    saved.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, extra_special_tokens=["good"]
+    )
+    saved.save_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["additional_special_tokens"] == ["good"]
+    assert "extra_special_tokens" not in config
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.extra_special_tokens == ["good"]
+    assert again(TEXTS)["input_ids"] == classifier.tokenizer(TEXTS)["input_ids"]
 
 
 def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_system(classifier, tmp_path):

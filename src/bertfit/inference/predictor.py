@@ -36,7 +36,7 @@ from bertfit.modeling.locating import name_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
-from bertfit.modeling.tokenizer_files import fast_tokenizer
+from bertfit.modeling.tokenizer_files import fast_tokenizer, save_tokenizer
 from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:
@@ -360,7 +360,7 @@ class TextClassifier:
             # Its class has these, and `fold_cleaning` names another class.
             self.tokenizer.init_kwargs[name] = getattr(self.tokenizer, name)
         with raising_system_errors(folder):
-            self.tokenizer.save_pretrained(folder)
+            save_tokenizer(self.tokenizer, folder)
             if cleans:
                 fold_cleaning(folder)
 

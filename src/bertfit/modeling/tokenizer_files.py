@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertfit.errors import ModelError
+from bertfit.files import write_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 
@@ -76,6 +78,22 @@ def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
     )
     tokenizer.init_kwargs.pop("auto_map", None)  # or a run would name code that it does not have
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer's files in words that transformers 4 knows as well.
+
+    The exporters of ONNX, among others, need it, and it fails on two words of transformers 5: the
+    class TokenizersBackend, and a list of extra_special_tokens. Version 5 reads the older words.
+    """
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    write_json(path, config)
 
 
 def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
