@@ -16,7 +16,12 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    ModernBertConfig,
+    ModernBertForTokenClassification,
+    PreTrainedTokenizerFast,
+)
 
 from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
@@ -562,6 +567,18 @@ def test_a_model_of_another_task_is_refused(model_folder, run, kind):
     assert len(classifier.predict("good")[0].probabilities) == 3
     assert len(told) == 1
     assert "config.json" in told[0]
+
+
+def test_a_classifier_of_words_is_refused(classifier, tmp_path):
+    """In ModernBERT, its weights have the names and sizes of a classifier of texts."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ModernBertConfig(vocab_size=99, pad_token_id=0, num_labels=5, **sizes)
+    ModernBertForTokenClassification(config).save_pretrained(tmp_path)
+    classifier.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="says ModernBertForTokenClassification") as caught:
+        TextClassifier.load(tmp_path)
+    assert caught.value.message.startswith(f"{tmp_path} is not a text classifier")
+    assert f"bertfit train TRAIN --model {tmp_path} " in caught.value.hint
 
 
 def test_a_model_with_one_output_is_refused(tiny_model_dir, tmp_path):

@@ -18,15 +18,20 @@ from bertfit.run_directory import RECORD_NAME
 if TYPE_CHECKING:
     from bertfit.modeling.classifier import LoadedClassifier
 
+_OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
+"""Ends of the names that transformers gives to models with heads for other tasks."""
+
 
 def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) -> None:
     """Refuse a model with newly initialized weights, or one that does not match the record.
 
     Raises:
-        ModelError: Weights and config.json do not match, there is no head, the model is not a
-            single-label classifier, or the label ids are not 0, 1, 2, ….
+        ModelError: Weights and config.json do not match, there is no head, it is one for another
+            task, the model is not a single-label classifier, or the label ids are not 0, 1, 2, ….
         RunError: config.json and bertfit.json name different labels.
     """
+    if not record:
+        _check_task(loaded, folder)
     if loaded.is_encoder and not record:
         raise ModelError(
             f"{folder} is not a classifier: it has no classification head. "
@@ -52,6 +57,18 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
             f"{folder / 'config.json'} names the labels {', '.join(map(str, names.values()))}, and "
             f"{RECORD_NAME} {', '.join(map(str, known))}",
             hint="One of the two was changed. Restore it, or train again.",
+        )
+
+
+def _check_task(loaded: LoadedClassifier, folder: Path) -> None:
+    """Refuse a head for words, spans or choices; ModernBERT's weights fit a text's, too."""
+    named = loaded.model.config.architectures or []
+    if named and all(name.endswith(_OTHER_TASKS) for name in named):
+        raise ModelError(
+            f"{folder} is not a text classifier: {folder / 'config.json'} says "
+            f"{', '.join(named)}, {type(loaded.model).__name__} was expected",
+            hint="Train a classifier from it: "
+            f"bertfit train TRAIN --model {shlex.quote(str(folder))} --output RUN",
         )
 
 
