@@ -526,6 +526,17 @@ def test_pickled_weights_are_not_read(model_dir):
     )
 
 
+@pytest.mark.parametrize("other", [None, "model.onnx"])
+def test_a_folder_without_weights_has_nothing_to_convert(model_dir, other):
+    (model_dir / "model.safetensors").unlink()
+    if other is not None:
+        (model_dir / other).write_bytes(b"onnx")
+    assert error_of(model_dir).endswith(
+        "Copy model.safetensors of the same checkpoint into the folder; weights of other kinds, "
+        "such as model.onnx or tf_model.h5, are not read."
+    )
+
+
 def test_code_in_a_checkpoint_is_never_run(model_dir):
     """A config may name a Python file beside it; that file must stay text."""
     (model_dir / "evil.py").write_text(f"open({str(model_dir / 'ran')!r}, 'w')\n")

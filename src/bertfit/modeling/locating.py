@@ -134,11 +134,17 @@ def _find_unreadable(name: str) -> Path | None:
 
 
 def _loading_hint(name: str, text: str) -> str:
+    is_folder = len(name) < _LONGEST_NAME and as_path(name).is_dir()
     if "model.safetensors" in text or "pytorch_model.bin" in text:  # not one of several files
+        if is_folder and not any(as_path(name).glob("*.bin")):
+            return (
+                "Copy model.safetensors of the same checkpoint into the folder; weights of other "
+                "kinds, such as model.onnx or tf_model.h5, are not read."
+            )
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
     if "custom code" in text:
         return "Code from a checkpoint is never run. Choose one of a kind that transformers knows."
-    if len(name) < _LONGEST_NAME and as_path(name).is_dir():
+    if is_folder:
         return (
             "The folder is damaged, or of a kind that this transformers does not know: copy it "
             "again, or name another model."
