@@ -355,13 +355,13 @@ class TextClassifier:
         self.tokenizer.model_max_length = self.rule.max_length
         side = "left" if self.rule.truncation == "tail" else "right"
         self.tokenizer.truncation_side = self.tokenizer.init_kwargs["truncation_side"] = side
-        cleans = self.rule.text_cleaning == "html_breaks"
-        for name in ("model_input_names", "padding_side") if cleans else ():
-            # Its class has these, and `fold_cleaning` names another class.
+        for name in ("model_input_names", "padding_side"):
+            # Its class has these, but `fold_cleaning` names another class, and the class of the
+            # same name in transformers 4 may have others.
             self.tokenizer.init_kwargs[name] = getattr(self.tokenizer, name)
         with raising_system_errors(folder):
             save_tokenizer(self.tokenizer, folder)
-            if cleans:
+            if self.rule.text_cleaning == "html_breaks":
                 fold_cleaning(folder)
 
     def encoding_record(self) -> dict[str, Any]:
