@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from transformers import (
     AutoTokenizer,
     ModernBertConfig,
@@ -659,6 +660,17 @@ def test_a_saved_tokenizer_is_in_words_that_transformers_4_knows(classifier, tmp
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.extra_special_tokens == ["good"]
     assert again(TEXTS)["input_ids"] == classifier.tokenizer(TEXTS)["input_ids"]
+
+
+def test_a_saved_tokenizer_neither_cuts_nor_pads_by_itself(classifier, tmp_path):
+    """The file of MiniLM does both, to 128 tokens, whatever the limit of the run is."""
+    saved = copy.deepcopy(classifier)
+    saved.tokenizer.backend_tokenizer.enable_truncation(4)
+    saved.tokenizer.backend_tokenizer.enable_padding(length=6)
+    saved.save_tokenizer(tmp_path)
+    alone = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    read = [encoding.ids for encoding in alone.encode_batch(TEXTS)]
+    assert read == classifier.tokenizer(TEXTS)["input_ids"]
 
 
 def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_system(classifier, tmp_path):

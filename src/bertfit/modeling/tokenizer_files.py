@@ -85,7 +85,13 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
     The exporters of ONNX, among others, need it, and it fails on two words of transformers 5: the
     class TokenizersBackend, and a list of extra_special_tokens. Version 5 reads the older words.
+
+    Padding and truncation are left out, since those of a checkpoint, or of the last call, say
+    nothing about the run: MiniLM's tokenizer.json cuts and pads each text to 128 tokens. Only
+    programs that read tokenizer.json alone would apply them; transformers sets them at each call.
     """
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
