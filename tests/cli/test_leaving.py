@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 END = "from bertfit.cli.leaving import leave\n"
 WITH_RUIN = """
 class Kept:
@@ -64,11 +66,38 @@ def test_a_profile_by_monitoring_is_waited_for():
     assert (ended.returncode, ended.stdout) == (3, "taken apart\n")
 
 
-def test_output_that_cannot_be_written_is_no_success():
+def test_output_that_cannot_be_written_is_no_success(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
         ended = run_code(f"import sys\n{END}sys.stdout.write('said')\nleave(0)", output=full)
-    assert ended.returncode != 0
-    assert "No space left" in ended.stderr
+        failed = run_code(f"import sys\n{END}sys.stdout.write('said')\nleave(5)", output=full)
+    assert (ended.returncode, failed.returncode) == (1, 5)
+
+
+@pytest.mark.parametrize("text", ["short", "longer than the buffer of the file " * 200])
+def test_a_command_whose_last_output_is_lost_fails_with_a_message(text, monkeypatch):
+    """Where Python buffers it, it is written only at the end; as a script's `--json > FILE`."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    code = f"""
+import sys
+import bertfit.cli.main
+from bertfit.__main__ import main
+def write(**_options):
+    sys.stdout.write({text!r})
+    sys.exit(0)
+bertfit.cli.main.app = write
+main()
+"""
+    with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
+        ended = run_code(code, output=full)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Error: the disk is full.")
+    assert "Exception ignored" not in ended.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        ended = run_code(code, output=gone)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_the_command_leaves_so():

@@ -21,17 +21,20 @@ def leave(code: int) -> NoReturn:
     """End the process with an exit code, without freeing one by one all objects that it made.
 
     The system frees their memory at once; Python takes more than a second after torch and
-    transformers were imported. What was to be done at the end is done, and streams are written out.
-    If that fails, or threads still run, or the process is profiled or debugged, Python ends it in
-    its own way.
+    transformers were imported. What was to be done at the end is done, and streams are written out;
+    if that fails, 0 becomes 1. If threads still run, or the process is profiled or debugged, Python
+    ends it in its own way.
     """
     with _ignore_interrupts():
         atexit._run_exitfuncs()  # noqa: SLF001 (Python has no public name; each runs only once)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            code = code or 1
+            with contextlib.suppress(OSError, ValueError):
+                # Otherwise Python would try again, and exit with 120.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if threading.active_count() > 1 or _is_watched():
         sys.exit(code)
     os._exit(code)

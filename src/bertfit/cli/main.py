@@ -120,6 +120,16 @@ def _repeat_interrupt(
         otherwise(lost)
 
 
+def _run_command() -> None:
+    """Run the command; at its end, output that cannot be written is an error like any other."""
+    try:
+        app(prog_name="bertfit")
+    except SystemExit as end:
+        if not end.code:  # the message of an error tells more
+            sys.stdout.flush()
+        raise
+
+
 def main() -> None:
     """Run the command line; every error becomes a message and an exit code."""
     # Progress bars of transformers, datasets and the hub would break bertfit's.
@@ -130,7 +140,7 @@ def main() -> None:
     os.environ["PYTHON_COLORS"] = "0"
     _prepare_process()
     try:
-        app(prog_name="bertfit")
+        _run_command()
     except SystemExit as end:
         cause = _find_hidden_cause(end)
         if cause is None:
