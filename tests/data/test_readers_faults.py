@@ -218,6 +218,16 @@ def test_a_missing_file_gets_a_guess(tmp_path):
     assert source_error(tmp_path / "trian.csv") == ": no such file. Did you mean 'train.csv'?"
 
 
+def test_a_link_that_leads_nowhere_is_told_with_its_target(tmp_path):
+    """It was "no such file. Did you mean" with its own name."""
+    link = tmp_path / "train.csv"
+    link.symlink_to("gone.csv")
+    assert source_error(link) == ": is a link to gone.csv, where there is no file"
+    link.unlink()
+    link.symlink_to("train.csv")
+    assert source_error(link) == ": is a link to train.csv, where there is no file"
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "data"])
 def test_a_folder_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()

@@ -45,6 +45,8 @@ def check_is_file(path: Path, source: str) -> None:
     """
     if path.is_dir():
         raise SourceError(source, "is a folder; a file was expected")
+    if path.is_symlink() and not path.exists():
+        raise SourceError(source, f"is a link to {path.readlink()}, where there is no file")
     if not path.exists():
         names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         raise SourceError(source, f"no such file.{did_you_mean(path.name, names)}")
