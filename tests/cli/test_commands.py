@@ -385,7 +385,7 @@ def test_the_exit_code_tells_an_error_that_cannot_be_written(full_disk, monkeypa
 )
 def test_a_full_disk_is_told_as_that(error, capsys):
     assert exit_code_of(error) == 1
-    assert capsys.readouterr().err.startswith("Error: the disk is full.")
+    assert capsys.readouterr().err.startswith("Error: the disk is full")
 
 
 def test_a_library_that_finds_no_memory_is_told_as_that(capsys):

@@ -91,7 +91,7 @@ main()
     with os.fdopen(os.open("/dev/full", os.O_WRONLY), "w") as full:
         ended = run_code(code, output=full)
     assert ended.returncode == 1
-    assert ended.stderr.startswith("Error: the disk is full.")
+    assert ended.stderr.startswith("Error: the disk is full;")
     assert "Exception ignored" not in ended.stderr
     reader, writer = os.pipe()
     os.close(reader)

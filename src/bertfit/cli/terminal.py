@@ -241,7 +241,10 @@ def _explain_os_error(error: OSError) -> str:
     # numpy sets no errno; its message only says how much of an array was written.
     if error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error)):
         if error.filename is None:  # standard output, for example
-            return "the disk is full. Free some space first; output sent to a file is incomplete."
+            return (
+                "the disk is full; free some space first. If the output of this command goes to a "
+                "file, that file is incomplete."
+            )
         return f"the disk is full{place}. Nothing half-written was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission to write or read{place}: {error.strerror}."
