@@ -36,6 +36,14 @@ def test_the_file_is_not_there_before_the_end(tmp_path):
     assert path.read_text() == "text"
 
 
+@pytest.mark.parametrize("character", ["a", "é", "中", "𝄞"])
+def test_the_longest_name_can_be_written(tmp_path, character):
+    path = tmp_path / (character * (255 // len(character.encode())))
+    with open_atomically(path) as file:
+        file.write("text")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_after_an_error_nothing_is_left(tmp_path):
     with pytest.raises(RuntimeError), open_atomically(tmp_path / "a.txt") as file:
         fail_after(file.write("half"))

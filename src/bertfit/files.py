@@ -47,7 +47,8 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")  # see `is_part`
+    # A name may have 255 bytes, and a character up to 4 of them. See also `is_part`.
+    part = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
