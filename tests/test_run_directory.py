@@ -538,6 +538,13 @@ def test_a_place_that_is_taken_is_refused(run):
     )
 
 
+def test_a_run_that_is_a_link_to_itself_does_not_exist(tmp_path):
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(RunError, match="loop does not exist"):
+        read_record(loop)
+
+
 def test_a_missing_run_is_named(tmp_path):
     assert error_of(read_record, tmp_path / "none") == (
         f"the run {tmp_path / 'none'} does not exist\nbertfit train makes one."

@@ -346,7 +346,7 @@ def _tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
         is_free: Whether a run may be moved there.
     """
     if output.is_symlink() or output.name in {"", ".."}:
-        output = output.resolve()
+        output = Path(os.path.realpath(output))  # for a loop of links, pathlib raises an error
     told = []
     for kind, look_at, name in (
         ("old", _look_at_old, "old"),
