@@ -131,6 +131,15 @@ def test_a_current_folder_that_was_removed_is_told(tmp_path, monkeypatch):
     )
 
 
+def test_python_without_docstrings_is_told(trained):
+    """Of transformers' own error, the message was that the folder of the run is damaged."""
+    command = [sys.executable, "-OO", "-m", "bertfit", "predict", str(trained[0]), "good"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO)")
+    assert done.stderr.endswith("Unset PYTHONOPTIMIZE, or set it to 1.\n")
+
+
 def test_packing_and_the_token_budget_are_taken_from_the_command(trained, tmp_path):
     run, data, _output = trained
     command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]

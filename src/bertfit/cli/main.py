@@ -61,7 +61,19 @@ def _root(
     ] = False,
 ) -> None:
     """Turn labelled text into a BERT classifier that you can trust."""
+    _check_python()
     _check_current_folder()
+
+
+def _check_python() -> None:
+    """Refuse to run without docstrings, where transformers cannot define its models."""
+    if sys.flags.optimize >= 2:
+        from bertfit.errors import BertfitError
+
+        raise BertfitError(
+            "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), and transformers needs them",
+            hint="Unset PYTHONOPTIMIZE, or set it to 1.",
+        )
 
 
 def _check_current_folder() -> None:
