@@ -299,6 +299,13 @@ def test_a_folder_that_is_neither_run_nor_model_is_refused(tmp_path):
         TextClassifier.load(tmp_path)
 
 
+def test_a_folder_of_checkpoints_is_no_killed_run(model_folder):
+    """Trainer writes such folders; the advice was to train the run again."""
+    with pytest.raises(ModelError, match="it has no config") as caught:
+        TextClassifier.load(model_folder.parent)
+    assert caught.value.hint == f"Name a model folder in it, such as {model_folder}"
+
+
 def test_a_run_without_weights_is_refused(run):
     (run / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be loaded"):

@@ -32,7 +32,7 @@ from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.forward import mark_token_types
-from bertfit.modeling.locating import name_folder
+from bertfit.modeling.locating import name_folder, suggest_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
@@ -139,7 +139,8 @@ class TextClassifier:
             ModelError: The model in it cannot be loaded or computed, or is not a classifier.
         """
         path = as_path(run, "run")
-        if not is_run(path) and not (path / "config.json").is_file():
+        # Folders of other tools are left to `load_classifier`, which says what they are.
+        if not (is_run(path) or (path / "config.json").is_file() or suggest_folder(path)):
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
         loaded = load_classifier(name_folder(path))

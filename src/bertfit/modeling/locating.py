@@ -37,7 +37,8 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"the folder {name} is not a model: it has no config.json",
-                hint=_suggest_folder(path),
+                hint=suggest_folder(path)
+                or "Expected a Hugging Face folder: config.json, weights and a tokenizer.",
             )
         return str(path), True
     if is_file:
@@ -50,8 +51,8 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
     return name, is_cached
 
 
-def _suggest_folder(path: Path) -> str:
-    """Return what to name instead of a folder without config.json."""
+def suggest_folder(path: Path) -> str | None:
+    """Return what to name instead of a folder without config.json, if that can be seen."""
     if (path / "adapter_config.json").is_file():
         return (
             "It is an adapter of PEFT: merge it into its model (merge_and_unload), save that "
@@ -65,7 +66,7 @@ def _suggest_folder(path: Path) -> str:
     if inside:
         newest = max(inside, key=lambda file: file.stat().st_mtime).parent
         return f"Name a model folder in it, such as {newest}"
-    return "Expected a Hugging Face folder: config.json, weights and a tokenizer."
+    return None
 
 
 def name_folder(path: Path) -> str:
