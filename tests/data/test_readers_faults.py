@@ -234,15 +234,16 @@ def test_a_folder_is_refused(tmp_path, name):
     assert source_error(tmp_path / name) == ": is a folder; a file was expected"
 
 
-def test_an_unknown_extension_lists_the_known_ones(tmp_path):
-    assert source_error(write(tmp_path, "a.txt", "good")) == (
-        ": unknown extension '.txt'; known are .csv, .csv.gz, .tsv, .tsv.gz, .jsonl, .jsonl.gz, "
-        ".ndjson, .ndjson.gz, .json, .json.gz, .parquet."
+@pytest.mark.parametrize("extension", [".txt", ".xlsx", ".arrow"])
+def test_an_unknown_extension_says_what_to_save_the_rows_as(tmp_path, extension):
+    assert source_error(write(tmp_path, f"a{extension}", "good")) == (
+        f": unknown extension {extension!r}; save the rows as one of .csv, .csv.gz, .tsv, .tsv.gz, "
+        ".jsonl, .jsonl.gz, .ndjson, .ndjson.gz, .json, .json.gz, .parquet."
     )
 
 
 def test_a_name_without_extension_is_refused(tmp_path):
-    message = ": the name has no extension; known are .csv"
+    message = ": the name has no extension; save the rows as one of .csv"
     assert source_error(write(tmp_path, "data", "good")).startswith(message)
 
 

@@ -137,7 +137,7 @@ def _open_file(path: Path, source: str) -> RecordStream:
         known = ", ".join(_OPENERS)
         guess = did_you_mean(extension, _OPENERS) if extension else ""
         what = f"unknown extension {extension!r}" if extension else "the name has no extension"
-        raise SourceError(source, f"{what}; known are {known}.{guess}")
+        raise SourceError(source, f"{what}; save the rows as one of {known}.{guess}")
     return _OPENERS[extension](path, source)
 
 
