@@ -25,6 +25,7 @@ from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
 from bertfit.workflow import calibrating, making, reporting, rows, training
+from bertfit.workflow.reproducing import describe_command
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
@@ -228,6 +229,23 @@ def test_the_learning_rate_is_settled_by_the_size_of_the_encoder(train, tmp_path
         "value": 1e-4,
         "origin": "default for a hidden size of 8",
     }
+
+
+def test_a_value_that_undoes_a_recipe_is_recorded_and_in_the_command(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    undone = ("epochs=none", "learning_rate=none", "max_length=none", "batch_size=40")
+    given = {"model": str(tiny_model_dir)}
+    settings = resolve_settings(given, recipe="notebook", assignments=undone)
+    run = bertfit.train(make_reviews(30), tmp_path / "run", settings=settings, baseline=False).run
+    record = read_record(run)
+    assert {name: record["settings"][name] for name in ("epochs", "learning_rate")} == {
+        "epochs": {"value": 20, "origin": "--set, chosen for 27 training rows of 2 classes"},
+        "learning_rate": {"value": 1e-4, "origin": "--set, chosen for a hidden size of 8"},
+    }
+    command = describe_command(record, name="x", was_split="split off", with_baseline=False)
+    assert command is not None
+    assert "    epochs=20,\n    batch_size=40,\n    learning_rate=0.0001," in command
 
 
 def test_a_setting_that_was_left_open_is_recorded_as_it_was_settled(record):

@@ -68,7 +68,7 @@ def settle_epochs(
     epochs = choose_epochs(resolved.settings, num_rows, num_labels=num_labels)
     chosen_for = f"{num_rows:,} training rows of {num_labels} classes"
     listener.note(f"Epochs: {epochs}, chosen for {chosen_for}.")
-    return resolved.settle("epochs", epochs, origin=f"default for {chosen_for}")
+    return resolved.settle("epochs", epochs, origin=_name_origin(resolved, "epochs", chosen_for))
 
 
 def settle_model(
@@ -79,7 +79,7 @@ def settle_model(
     if settings.learning_rate is None:
         size = find_hidden_size(classifier.model)
         rate = choose_learning_rate(settings, size)
-        origin = f"default for a hidden size of {size}"
+        origin = _name_origin(resolved, "learning_rate", f"a hidden size of {size}")
         resolved = resolved.settle("learning_rate", rate, origin=origin)
     metric = choose_selection_metric(settings, model.train.label_ids)
     used: dict[str, tuple[object, Any, str]] = {
@@ -94,6 +94,15 @@ def settle_model(
             origin = f"{resolved.origins[name]}, chosen {chosen}"
             resolved = resolved.settle(name, value, origin=origin)
     return _settle_token_budget(resolved, model, listener)
+
+
+def _name_origin(resolved: ResolvedSettings, name: str, chosen_for: str) -> str:
+    """Return the origin of a value that bertfit chose: by default, or because it was asked to.
+
+    `--set epochs=none` undoes a recipe's value; only the setting's own origin tells of it.
+    """
+    origin = resolved.origins[name]
+    return f"{'default' if origin == 'default' else f'{origin}, chosen'} for {chosen_for}"
 
 
 def _settle_token_budget(
