@@ -111,6 +111,24 @@ def test_a_single_text_that_is_cut_is_told_in_the_singular() -> None:
     assert drawn.caption.endswith("The model reads 8; 1 row is longer, and cut.")
 
 
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([0.5], "Loss: training 0.5000 after epoch 1. Epoch 1 was kept."),
+        (
+            [0.5, 0.25],
+            "Loss: training 0.5000 after epoch 1, 0.2500 after epoch 2. Epoch 1 was kept.",
+        ),
+    ],
+)
+def test_the_caption_of_a_history_tells_its_ends(losses: list[float], told: str) -> None:
+    record = {"training": {"best_epoch": 1}}
+    facts = {"history": {"train_losses": losses}, "record": record, "judged": None, "curves": None}
+    drawn = draw_figures({**facts, "label_names": [], "lengths": None})["history_loss"]
+    assert drawn is not None
+    assert drawn.caption == told
+
+
 def test_risk_is_told_of_the_most_confident_four_fifths() -> None:
     judged = {"part": "test", "confidence": {"ece": 0.1, "ece_noise": 0.2, "aurc": 0.05}}
     curves = {

@@ -13,7 +13,8 @@ from bertfit.reporting.curve_plots import (
     plot_risk_coverage,
     plot_roc,
 )
-from bertfit.reporting.plots import plot_confusion, plot_history, plot_token_lengths
+from bertfit.reporting.figures import CURVE_SIZE
+from bertfit.reporting.plots import new_axes, plot_confusion, plot_history, plot_token_lengths
 from bertfit.reporting.svg import to_svg
 
 POINTS = [(0.0, 0.1), (0.5, 0.8), (1.0, 1.0)]
@@ -62,6 +63,18 @@ def test_colours_are_the_pages_and_text_stays_text():
     assert "#1f5fa8" not in svg
     assert ">mean confidence</text>" in svg
     assert "<style" not in svg
+
+
+def test_the_name_of_an_axis_is_within_the_figure():
+    """Ticks with more digits, in axes made smaller for other ticks, pushed it over the edge."""
+    (loss_ax,), (score_ax,) = (new_axes(1, size=CURVE_SIZE) for _ in range(2))
+    history = {"train_losses": [0.6727], "val_losses": [0.6349]}
+    svg = show(plot_history(history, best_epoch=1, axes=(loss_ax, score_ax)))
+    (size, baseline), *others = re.findall(
+        r"font-size: (\d+)px[^>]*rotate\(-90 ([\d.]+) [^>]*>nats per row", svg
+    )
+    assert not others
+    assert float(baseline) >= float(size)  # letters stand on their baseline, turned to the left
 
 
 def test_names_that_xml_or_the_font_does_not_know_are_drawn():

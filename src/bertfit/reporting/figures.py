@@ -78,7 +78,7 @@ def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
         ("accuracy", score_ax, "acc", format_percent),
     ):
         told = [
-            f"{title} {show(values[0])} after epoch 1, {show(values[-1])} after epoch {len(values)}"
+            f"{title} {_tell_ends(list(map(show, values)))}"
             for title, values in _known_curves(history, key)
         ]
         caption = f"{name.capitalize()}: {'; '.join(told)}.{kept}"
@@ -92,6 +92,11 @@ def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
             caption,
         )
     return drawn
+
+
+def _tell_ends(shown: Sequence[str]) -> str:
+    last = f", {shown[-1]} after epoch {len(shown)}" if len(shown) > 1 else ""
+    return f"{shown[0]} after epoch 1{last}"
 
 
 def _known_curves(

@@ -67,6 +67,8 @@ def _draw(figure: Figure) -> str:
     with settings, warnings.catch_warnings():
         # Glyphs missing from matplotlib's font do not matter: the browser renders the text.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)  # with other ticks, in axes that are smaller now, again
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
 
