@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -132,3 +133,26 @@ except KeyboardInterrupt:
 """
     done = run_code(program)
     assert (done.stdout, done.stderr) == ("came again\n", "")
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_of_two_quick_signals_interrupts_no_removal(second):
+    program = f"""
+import signal, time
+import bertfit.cli.main
+bertfit.cli.main._LEAST_SECONDS_BETWEEN = 0.2
+bertfit.cli.main._prepare_process()
+signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # a background job ignores it
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    signal.raise_signal({int(second)})
+    print("removed")
+time.sleep(0.3)
+try:
+    signal.raise_signal({int(second)})
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = run_code(program)
+    assert (done.stdout, done.stderr) == ("removed\nheard\n", "")
