@@ -201,7 +201,7 @@ def test_a_file_that_is_no_utf8_is_explained(tmp_path):
         ("warmup_fraction", -0.1, "in [0, 1)"),
         ("weight_decay", -1.0, "in [0, 1)"),
         ("weight_decay", 1.0, "in [0, 1)"),
-        ("max_grad_norm", 0.0, "above 0"),
+        ("max_grad_norm", 0.0, "above 0 and finite"),
         ("dropout", 1.0, "in [0, 1)"),
         ("max_length", 3, "at least 4"),
         ("head_fraction", 0.0, "in (0, 1)"),
@@ -221,7 +221,7 @@ def test_a_number_out_of_range_is_refused_with_its_range(name, value, expected):
 
 def test_an_infinite_clip_is_refused():
     """A run stores its settings as JSON, which has no infinity: training would end in an error."""
-    with pytest.raises(ConfigError, match="max_grad_norm"):
+    with pytest.raises(ConfigError, match="max_grad_norm: expected a number above 0 and finite"):
         TrainSettings(max_grad_norm=float("inf"))
 
 

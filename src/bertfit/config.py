@@ -363,7 +363,7 @@ def _range_problems(settings: TrainSettings) -> list[str]:
         ("learning_rate", "above 0 and below 1", lambda v: 0 < v < 1),
         ("warmup_fraction", "in [0, 1)", lambda v: 0 <= v < 1),
         ("weight_decay", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("max_grad_norm", "above 0", lambda v: 0 < v < math.inf),
+        ("max_grad_norm", "above 0 and finite", lambda v: 0 < v < math.inf),
         ("dropout", "in [0, 1)", lambda v: 0 <= v < 1),
         ("max_length", "at least 4", lambda v: v >= 4),
         ("head_fraction", "in (0, 1)", lambda v: 0 < v < 1),
