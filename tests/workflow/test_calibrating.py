@@ -9,13 +9,14 @@ import signal
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 import bertfit
 from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError
 from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic
 from bertfit.evaluation.scaling_choice import ScalingChoice
+from bertfit.evaluation.selective import keep_curve
 from bertfit.inference.confidence import UNCALIBRATED_NAME
 from bertfit.workflow import calibrating
 
@@ -228,6 +229,23 @@ def test_changed_predictions_are_told_with_the_accuracy(train, tmp_path, monkeyp
     )
     loaded = TextClassifier.load(result.run)
     assert {prediction.label for prediction in loaded.predict(TEXTS)} == {"pos"}
+
+
+def test_one_changed_prediction_is_told_in_the_singular():
+    logits = np.array([[0.0, 9.0], [0.5, 0.0], [9.0, 0.0]])
+    scaling = Scaling("vector", (1.0, 1.0), (0.0, 1.0))
+    listener, losses = Recorder(), {"none": 1.0, "vector": 0.5}
+    learned = calibrating.LearnedConfidence(
+        choice=ScalingChoice(scaling, "made up", 3, losses),
+        layer="classifier",
+        logits=logits,
+        label_ids=np.array([1, 0, 0]),
+        probabilities=softmax(scaling.apply(logits), axis=1),
+        threshold=None,
+        curve=keep_curve([0.9, 0.6, 0.9], [True, False, True]),
+    )
+    calibrating._note_calibration(learned, listener)
+    assert "It changes 1 prediction of these rows: accuracy 1.0000 → 0.6667." in listener.notes
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
 from bertfit.training.interruption import FirstInterrupt, Interruption
+from bertfit.wording import format_count
 from bertfit.workflow.preparing import PreparedModel
 from bertfit.workflow.rows import PreparedRows
 
@@ -290,8 +291,8 @@ def _note_calibration(learned: LearnedConfidence, listener: Listener) -> None:
     if (before != after).any():
         accuracies = [float((ids == learned.label_ids).mean()) for ids in (before, after)]
         listener.note(
-            f"It changes {int((before != after).sum()):,} predictions of these rows: accuracy "
-            f"{accuracies[0]:.4f} → {accuracies[1]:.4f}."
+            f"It changes {format_count(int((before != after).sum()), 'prediction')} of these rows: "
+            f"accuracy {accuracies[0]:.4f} → {accuracies[1]:.4f}."
         )
 
 
