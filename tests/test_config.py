@@ -69,6 +69,17 @@ def test_set_can_take_a_value_back_to_none():
     assert resolved.origins["max_length"] == "--set"
 
 
+def test_a_file_can_take_a_value_back_to_none(tmp_path):
+    """TOML has no null, and no line at all leaves the value of the recipe."""
+    path = write_toml(
+        tmp_path, 'max_length = "none"\nlabel_column = "None"\nslice_columns = "none"'
+    )
+    resolved = resolve_settings(recipe="notebook", config_file=path)
+    found = resolved.settings
+    assert (found.max_length, found.label_column, found.slice_columns) == (None, None, ())
+    assert resolved.origins["max_length"] == "file settings.toml"
+
+
 def test_the_origin_of_options_can_be_named():
     resolved = resolve_settings({"epochs": 1}, options_origin="argument")
     assert resolved.to_json()["epochs"] == {"value": 1, "origin": "argument"}

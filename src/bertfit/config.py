@@ -234,12 +234,18 @@ def setting_names() -> tuple[str, ...]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    """Return the values of a file; "none" stands for none, as in `--set`: TOML has no null."""
     try:
-        return tomllib.loads(as_path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"the settings file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
+    hints = typing.get_type_hints(TrainSettings)
+    return {
+        name: None if _stands_for_none(value, hints.get(name)) else value
+        for name, value in values.items()
+    }
 
 
 def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -257,7 +263,7 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
     if typing.get_origin(hint) is tuple:
         return split_names(text)
     kinds = typing.get_args(hint) or (hint,)
-    if text.lower() == "none" and types.NoneType in kinds:
+    if _stands_for_none(text, hint):
         return None
     if bool in kinds and text.lower() in {"true", "false"}:
         return text.lower() == "true"
@@ -268,6 +274,11 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
             except ValueError:
                 continue
     return text
+
+
+def _stands_for_none(value: object, hint: Any) -> bool:  # noqa: ANN401 (a type or a union)
+    is_none = isinstance(value, str) and value.lower() == "none"
+    return is_none and types.NoneType in typing.get_args(hint)
 
 
 def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
