@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -110,49 +109,3 @@ def test_the_command_leaves_so():
     failed = run_code(f"{command}".replace("--version", "nonsense") + "main()")
     assert failed.returncode == 2
     assert "No such command" in failed.stderr
-
-
-def test_an_interrupt_that_python_discards_comes_again():
-    """In a callback of a weak reference, as the import system has them, errors are discarded."""
-    program = """
-import time, weakref
-from bertfit.cli.main import _prepare_process
-
-class Target: pass
-
-def interrupt(reference): raise KeyboardInterrupt
-
-_prepare_process()
-target = Target()
-reference = weakref.ref(target, interrupt)
-del target
-try:
-    time.sleep(30)
-except KeyboardInterrupt:
-    print("came again")
-"""
-    done = run_code(program)
-    assert (done.stdout, done.stderr) == ("came again\n", "")
-
-
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_of_two_quick_signals_interrupts_no_removal(second):
-    program = f"""
-import signal, time
-import bertfit.cli.main
-bertfit.cli.main._LEAST_SECONDS_BETWEEN = 0.2
-bertfit.cli.main._prepare_process()
-signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # a background job ignores it
-try:
-    signal.raise_signal(signal.SIGINT)
-except KeyboardInterrupt:
-    signal.raise_signal({int(second)})
-    print("removed")
-time.sleep(0.3)
-try:
-    signal.raise_signal({int(second)})
-except KeyboardInterrupt:
-    print("heard")
-"""
-    done = run_code(program)
-    assert (done.stdout, done.stderr) == ("removed\nheard\n", "")

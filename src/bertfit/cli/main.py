@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
-import math
 import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -24,11 +15,8 @@ from bertfit.cli import check, compare, evaluate, inspect, predict, prepare, rep
 from bertfit.cli import demo as demo_command
 from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
+from bertfit.cli.signals import hear_signals
 from bertfit.cli.streams import guard_streams
-from bertfit.training.interruption import find_heard_signals
-
-_LEAST_SECONDS_BETWEEN = 1.0
-"""A signal that comes sooner after another one is not heard."""
 
 app = typer.Typer(
     name="bertfit",
@@ -103,11 +91,8 @@ def _find_hidden_cause(end: SystemExit) -> BaseException | None:
 
 
 def _prepare_process() -> None:
-    """Make SIGTERM and SIGHUP act like Ctrl-C; make all characters printable and escaped."""
-    interrupter = _Interrupter()
-    with contextlib.suppress(ValueError):  # outside the main thread there are no signals
-        for number in find_heard_signals():
-            signal.signal(number, interrupter.hear)
+    """Hear signals; make all characters printable and escaped."""
+    hear_signals()
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 (stays open)
@@ -115,47 +100,6 @@ def _prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_streams()
-    sys.unraisablehook = functools.partial(_repeat_interrupt, interrupter, sys.unraisablehook)
-
-
-@dataclass(slots=True)
-class _Interrupter:
-    """Raises KeyboardInterrupt when a signal comes, but not twice in quick succession.
-
-    The second of two would come while files are removed, or the message is written.
-    """
-
-    _last: float = -math.inf
-
-    def hear(self, signal_number: int, _frame: FrameType | None) -> None:
-        """Handle a signal; hear SIGHUP only once, as a closed terminal sends it twice."""
-        if signal.Signals(signal_number).name == "SIGHUP":
-            signal.signal(signal_number, signal.SIG_IGN)
-        now = time.monotonic()
-        if now - self._last >= _LEAST_SECONDS_BETWEEN:
-            self._last = now
-            raise KeyboardInterrupt
-
-    def forget(self) -> None:
-        """Hear the next signal whenever it comes."""
-        self._last = -math.inf
-
-
-def _repeat_interrupt(
-    interrupter: _Interrupter,
-    otherwise: Callable[[sys.UnraisableHookArgs], object],
-    lost: sys.UnraisableHookArgs,
-) -> None:
-    """Send a Ctrl-C again that Python discarded, as it came in a callback of the import system."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        interrupter.forget()
-        main_thread = threading.get_ident()
-        # Later, as here it would be discarded again.
-        again = threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT))
-        again.daemon = True
-        again.start()
-    else:
-        otherwise(lost)
 
 
 def _run_command() -> None:

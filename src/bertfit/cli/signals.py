@@ -1,0 +1,71 @@
+"""Signals that end a command: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal.
+
+Each raises KeyboardInterrupt, except while `training.interruption` handles it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from bertfit.training.interruption import find_heard_signals
+
+_LEAST_SECONDS_BETWEEN = 1.0
+"""A signal that comes sooner after another one is not heard."""
+
+
+def hear_signals() -> None:
+    """Let each signal that is not ignored interrupt the command, also where Python discards it."""
+    interrupter = _Interrupter()
+    with contextlib.suppress(ValueError):  # outside the main thread there are no signals
+        for number in find_heard_signals():
+            signal.signal(number, interrupter.hear)
+    sys.unraisablehook = functools.partial(_repeat_interrupt, interrupter, sys.unraisablehook)
+
+
+@dataclass(slots=True)
+class _Interrupter:
+    """Raises KeyboardInterrupt when a signal comes, but not twice in quick succession.
+
+    The second of two would come while files are removed, or the message is written.
+    """
+
+    _last: float = -math.inf
+
+    def hear(self, signal_number: int, _frame: FrameType | None) -> None:
+        """Handle a signal; hear SIGHUP only once, as a closed terminal sends it twice."""
+        if signal.Signals(signal_number).name == "SIGHUP":
+            signal.signal(signal_number, signal.SIG_IGN)
+        now = time.monotonic()
+        if now - self._last >= _LEAST_SECONDS_BETWEEN:
+            self._last = now
+            raise KeyboardInterrupt
+
+    def forget(self) -> None:
+        """Hear the next signal whenever it comes."""
+        self._last = -math.inf
+
+
+def _repeat_interrupt(
+    interrupter: _Interrupter,
+    otherwise: Callable[[sys.UnraisableHookArgs], object],
+    lost: sys.UnraisableHookArgs,
+) -> None:
+    """Send a Ctrl-C again that Python discarded, as it came in a callback of the import system."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        interrupter.forget()
+        main_thread = threading.get_ident()
+        # Later, as here it would be discarded again.
+        again = threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        otherwise(lost)

@@ -1,0 +1,61 @@
+"""Signals interrupt a command once, and none is lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+
+def run(program):
+    """Return a finished process of Python."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_an_interrupt_that_python_discards_comes_again():
+    """In a callback of a weak reference, as the import system has them, errors are discarded."""
+    program = """
+import time, weakref
+from bertfit.cli.signals import hear_signals
+
+class Target: pass
+
+def interrupt(reference): raise KeyboardInterrupt
+
+hear_signals()
+target = Target()
+reference = weakref.ref(target, interrupt)
+del target
+try:
+    time.sleep(30)
+except KeyboardInterrupt:
+    print("came again")
+"""
+    done = run(program)
+    assert (done.stdout, done.stderr) == ("came again\n", "")
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_of_two_quick_signals_interrupts_no_removal(second):
+    program = f"""
+import signal, time
+from bertfit.cli import signals
+signals._LEAST_SECONDS_BETWEEN = 0.2
+signals.hear_signals()
+signal.signal(signal.SIGINT, signal.getsignal(signal.SIGTERM))  # a background job ignores it
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    signal.raise_signal({int(second)})
+    print("removed")
+time.sleep(0.3)
+try:
+    signal.raise_signal({int(second)})
+except KeyboardInterrupt:
+    print("heard")
+"""
+    done = run(program)
+    assert (done.stdout, done.stderr) == ("removed\nheard\n", "")
