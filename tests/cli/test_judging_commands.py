@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 
 import pytest
 from typer.testing import CliRunner
@@ -166,6 +167,20 @@ def test_suspects_show_a_table_and_write_a_file(folder, tmp_path):
     assert written
     assert all(row["label"] != row["suggested_label"] for row in written)
     check_width(output, tmp_path)
+
+
+def test_a_judge_that_doubts_too_many_labels_is_doubted_itself(tmp_path, make_reviews, write_csv):
+    rows = make_reviews(200)
+    told = []
+    for name, labels in (
+        ("right", [row["label"] for row in rows]),
+        ("random", random.Random(0).choices(["neg", "pos"], k=200)),
+    ):
+        labelled = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
+        write_csv(tmp_path / f"{name}.csv", labelled)
+        told.append(" ".join(call("suspects", tmp_path / f"{name}.csv").split()))
+    doubt = "most of these rows are more likely errors of the model."
+    assert [doubt in one for one in told] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,14 @@ def test_a_training_writes_a_whole_page(run):
         assert part in page.words
 
 
+@pytest.mark.parametrize(("num_wrong", "is_doubted"), [(9, False), (12, True)])
+def test_a_page_doubts_a_model_that_doubts_a_fifth_of_the_labels(run, num_wrong, is_doubted):
+    facts = gather_facts(run, read_record(run), name="run")
+    (part,) = (one for one in facts["suspects"] if one["part"] == "test")
+    part["num_wrong"] = num_wrong  # of 60
+    assert ("So many labels are rarely wrong" in render_report(facts)) == is_doubted
+
+
 def test_the_score_in_the_page_is_that_of_the_metrics(run):
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
     ends = metrics["intervals"]["accuracy"]

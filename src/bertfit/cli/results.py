@@ -19,7 +19,7 @@ from bertfit.reporting.confidence import (
     describe_calibration,
     describe_threshold,
 )
-from bertfit.reporting.summary import describe_small_classes, describe_units
+from bertfit.reporting.summary import describe_doubt, describe_small_classes, describe_units
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
@@ -137,6 +137,8 @@ def show_suspects(
         f"Judged by {report.judged_by}."
     )
     told = [summary]
+    if doubt := describe_doubt(report.num_wrong, report.num_rows):
+        told.append(doubt)
     if report.unjudged_labels:
         labels = ", ".join(report.unjudged_labels[:10])
         told.append(f"Not judged, because no row of another fold has the label: {labels}.")

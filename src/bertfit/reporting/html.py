@@ -16,6 +16,7 @@ from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
+    describe_doubt,
     describe_seeds,
     describe_slices,
     describe_verdict,
@@ -77,7 +78,10 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "errors": facts["errors"],
         "error_lines": {row["line"] for row in (facts["errors"] or {"rows": []})["rows"]},
         "error_part": (facts["errors"] or {}).get("part"),
-        "suspects": facts["suspects"],
+        "suspects": [
+            {**part, "doubt": describe_doubt(part["num_wrong"], part["num_rows"])}
+            for part in facts["suspects"]
+        ],
         "model": facts["model"],
         "command": facts["command"],
         "versions": record.get("versions") or {},
