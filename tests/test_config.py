@@ -182,6 +182,12 @@ def test_an_unknown_recipe_names_the_near_one():
     )
 
 
+@pytest.mark.parametrize("recipe", [None, 3, []])
+def test_a_recipe_that_is_no_name_is_refused(recipe):
+    expected = f"expected a recipe of default, notebook, got {recipe!r}."
+    assert error_of(recipe=recipe) == expected
+
+
 def test_a_missing_file_is_named(tmp_path):
     path = tmp_path / "none.toml"
     assert error_of(config_file=path) == f"the settings file {path} does not exist"

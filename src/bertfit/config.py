@@ -181,9 +181,9 @@ def resolve_settings(
     Raises:
         ConfigError: A name is unknown, or a value is of the wrong type or out of range.
     """
-    if recipe not in RECIPES:
+    if recipe not in tuple(RECIPES):  # a list has no hash
         message = f"expected a recipe of {', '.join(RECIPES)}, got {recipe!r}."
-        raise ConfigError(message + did_you_mean(recipe, RECIPES))
+        raise ConfigError(message + did_you_mean(str(recipe), RECIPES))
     given = {name: value for name, value in (options or {}).items() if value is not None}
     layers = [(f"recipe {recipe}", dict(RECIPES[recipe]))]
     if config_file is not None:
