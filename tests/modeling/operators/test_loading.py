@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import types
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,24 @@ def test_a_cache_that_cannot_be_written_is_said(fresh):
     assert not plan.is_on
     assert plan.reason.startswith("they could not be had: ")
     assert_attention_works()
+
+
+def test_where_no_library_can_be_loaded_none_is_built(fresh, monkeypatch):
+    """A build takes half a minute, and every training would start one in vain."""
+
+    def describe_disk(place):
+        place.stat()  # fails if there is no such folder yet
+        return types.SimpleNamespace(f_flag=os.ST_NOEXEC)
+
+    monkeypatch.setattr(loading.os, "statvfs", describe_disk)
+    assert not needs_building()
+    plan = load_operators(build=True)
+    assert plan == plan_operators()
+    assert str(plan) == (
+        f"off ({fresh} is mounted noexec, so no library in it can be loaded; "
+        "$BERTFIT_CACHE names another folder)"
+    )
+    assert not fresh.exists()
 
 
 def keep(content=b"not a library", *, seal=True):

@@ -151,12 +151,29 @@ def find_obstacle() -> str | None:
         return "this processor has no AVX512-BF16"
     if _state.failure is not None:
         return _state.failure
-    if _is_whole(_find_library()):
+    library = _find_library()
+    if _forbids_loading(library.parent):
+        return (
+            f"{library.parent} is mounted noexec, so no library in it can be loaded; "
+            "$BERTFIT_CACHE names another folder"
+        )
+    if _is_whole(library):
         return None
     compiler = name_compiler("c++")
     if shutil.which(compiler) is None:
         return f"a C++ compiler is needed to build them, and there is no {compiler!r}"
     return None
+
+
+def _forbids_loading(folder: Path) -> bool:
+    """Return whether a folder, which need not exist yet, is on a disk mounted noexec.
+
+    Loading a library would fail there only after each process has built one.
+    """
+    for place in (folder, *folder.parents):
+        with contextlib.suppress(OSError):
+            return bool(os.statvfs(place).f_flag & os.ST_NOEXEC)
+    return False
 
 
 def name_compiler(usual: str) -> str:
