@@ -397,6 +397,12 @@ def test_a_full_disk_is_told_as_that(error, capsys):
     assert capsys.readouterr().err.startswith("Error: the disk is full")
 
 
+def test_a_path_in_an_error_of_the_system_is_not_broken_into_lines(capsys):
+    path = f"/{'folder/' * 20}file"
+    assert exit_code_of(PermissionError(13, "Permission denied", path)) == 1
+    assert path in capsys.readouterr().err
+
+
 def test_a_library_that_finds_no_memory_is_told_as_that(capsys):
     """As ulimit -v makes it."""
     error = ImportError("libopenblas.so: failed to map segment from shared object")

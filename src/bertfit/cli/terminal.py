@@ -223,7 +223,7 @@ def exit_code_of(error: BaseException) -> int:
         )
         return 1
     if isinstance(error, OSError):
-        _tell(f"Error: {_explain_os_error(error)}", style="red")
+        _tell(f"Error: {_explain_os_error(error)}", style="red", soft_wrap=True)
         return 1
     raise error
 
