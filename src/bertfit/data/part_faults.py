@@ -86,7 +86,7 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
             advice=(
                 f"Keep one of each; bertfit train --drop-duplicates does that{kept}."
                 if profile.name == "train"
-                else "They count twice in every score. Leave an official set as it is, but say so."
+                else "A repeated text counts twice. Leave an official set as it is, but say so."
             ),
         )
     if conflicts:
