@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import bertfit
 from bertfit import TextClassifier
-from bertfit.config import resolve_settings
+from bertfit.config import TrainSettings, resolve_settings
 from bertfit.data.cleaning import clean_text
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
 from bertfit.evaluation.predictions import read_predictions
@@ -534,6 +534,13 @@ def test_bad_data_leaves_nothing(train, tmp_path):
 def test_settings_and_options_together_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="give settings or options, but not both; got epochs"):
         bertfit.train([], tmp_path / "run", settings=resolve_settings(), epochs=3)
+
+
+@pytest.mark.parametrize("settings", [TrainSettings(), {"epochs": 3}])
+def test_settings_that_are_not_resolved_are_refused(tmp_path, settings):
+    with pytest.raises(ConfigError, match="settings: expected ResolvedSettings, got ") as caught:
+        bertfit.train([], tmp_path / "run", settings=settings)
+    assert "bertfit.config.resolve_settings makes" in (caught.value.hint or "")
 
 
 def test_resolved_settings_may_be_given(tmp_path, tiny_model_dir, make_reviews):

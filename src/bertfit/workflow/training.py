@@ -163,6 +163,12 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     if settings is None:
         recipe = options.pop("recipe", "default")
         return resolve_settings(options, recipe=recipe, options_origin="argument")
+    if not isinstance(settings, ResolvedSettings):
+        raise ConfigError(
+            f"settings: expected ResolvedSettings, got {type(settings).__name__}",
+            hint="Give settings as options, such as epochs=2; or bertfit.config.resolve_settings "
+            "makes ResolvedSettings.",
+        )
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
