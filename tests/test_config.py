@@ -193,6 +193,12 @@ def test_a_missing_file_is_named(tmp_path):
     assert error_of(config_file=path) == f"the settings file {path} does not exist"
 
 
+def test_a_byte_order_mark_before_the_settings_is_not_read(tmp_path):
+    """Editors on Windows write one, and show it to nobody."""
+    path = write_toml(tmp_path, "\ufeffepochs = 4\n")
+    assert resolve_settings(config_file=path).settings.epochs == 4
+
+
 def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path):
     path = write_toml(tmp_path, "epochs = \n")
     message = error_of(config_file=path)

@@ -236,7 +236,7 @@ def setting_names() -> tuple[str, ...]:
 def _read_toml(path: Path) -> dict[str, Any]:
     """Return the values of a file; "none" stands for none, as in `--set`: TOML has no null."""
     try:
-        values = tomllib.loads(as_path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(as_path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"the settings file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
