@@ -19,7 +19,7 @@ from bertfit.config import TrainSettings, resolve_settings
 from bertfit.data.cleaning import clean_text
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
 from bertfit.evaluation.predictions import read_predictions
-from bertfit.modeling import compilation
+from bertfit.modeling import attention, compilation
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
@@ -534,6 +534,15 @@ def test_bad_data_leaves_nothing(train, tmp_path):
 def test_settings_and_options_together_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="give settings or options, but not both; got epochs"):
         bertfit.train([], tmp_path / "run", settings=resolve_settings(), epochs=3)
+
+
+def test_packs_without_the_fast_path_use_no_operators_loaded_earlier(train, tmp_path, monkeypatch):
+    """Else a run would depend on what the process had computed before it."""
+    asked = []
+    monkeypatch.setattr(attention, "takes", lambda _: asked.append(1) or True)
+    monkeypatch.setattr(attention, "attend_compiled", lambda *_, **__: pytest.fail("an operator"))
+    train(tmp_path / "run", fast_path="off", packing="on", epochs=1, baseline=False)
+    assert asked
 
 
 @pytest.mark.parametrize("settings", [TrainSettings(), {"epochs": 3}])

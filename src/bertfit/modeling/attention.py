@@ -25,6 +25,19 @@ NAME = "bertfit"
 """Name of this attention in the registry and, in memory, in `config._attn_implementation`."""
 
 
+_IS_PLAIN = "computes_without_bertfits_operators"
+"""Attribute of the modules of a model that `compute_plainly` was called for."""
+
+
+def compute_plainly(model: torch.nn.Module) -> None:
+    """Let `attend` leave compiled operators out for this model, and for copies of it.
+
+    They may be loaded for another model in the same process.
+    """
+    for module in model.modules():
+        setattr(module, _IS_PLAIN, True)
+
+
 def attend(
     module: torch.nn.Module,
     query_BHTD: torch.Tensor,
@@ -52,7 +65,8 @@ def attend(
     if scaling is None:
         scaling = query_BHTD.shape[-1] ** -0.5
     rate = dropout if module.training else 0.0
-    if takes(query_BHTD) and (attention_mask is None or attention_mask.shape[1] == 1):
+    may_compile = takes(query_BHTD) and not getattr(module, _IS_PLAIN, False)
+    if may_compile and (attention_mask is None or attention_mask.shape[1] == 1):
         states = (query_BHTD, key_BHTD, value_BHTD)
         return attend_compiled(*states, attention_mask, scaling=scaling, dropout=rate), None
     if not torch.is_grad_enabled() and query_BHTD.dtype == torch.float32:

@@ -17,6 +17,7 @@ from bertfit.data.findings import Finding
 from bertfit.data.gate import GateReport
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
+from bertfit.modeling.attention import compute_plainly
 from bertfit.modeling.classifier import (
     LoadedClassifier,
     check_length,
@@ -150,6 +151,8 @@ def make_fast(
     is_fast = settings.fast_path == "auto"
     if is_fast and is_for_operators(precision):
         load_operators(build=True)
+    if not is_fast:
+        compute_plainly(loaded.model)  # on a CPU, packs use bertfit's attention
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
     asked = settings.packing if is_fast or settings.packing == "on" else "off"
     return fast_path, set_up_packing(loaded.model, precision, asked)
