@@ -1,4 +1,4 @@
-"""Position and token-type embeddings by matrix product: the same rows and gradients."""
+"""Position and token-type embeddings: the same rows, and gradients summed in float32."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.small_embeddings import exchange_small_embeddings
 from tests.modeling.test_fast_path import FAMILIES, make_batch, make_classifier, run
 
@@ -67,6 +68,15 @@ def test_a_row_of_padding_is_not_trained():
     table = model["position_embeddings"]
     table(torch.tensor([[1, 2], [1, 2]])).sum().backward()
     assert table.weight.grad.tolist() == [[0.0] * 3, [0.0] * 3, [2.0] * 3, [0.0] * 3]
+
+
+def test_a_sum_over_many_tokens_in_bfloat16_does_not_stop_growing():
+    model = make_classifier("bert")
+    plug_in(model, torch.device("cpu"))
+    table = model.bert.embeddings.token_type_embeddings.bfloat16()
+    table(torch.zeros(8, 1024, dtype=torch.int64)).sum().backward()
+    assert (table.weight.grad[0] == 8192).all()
+    assert (table.weight.grad[1] == 0).all()
 
 
 def test_large_tables_and_other_kinds_stay():

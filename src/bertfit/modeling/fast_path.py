@@ -89,9 +89,9 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
         exchange_dropout(model)
         exchange_modules(model)
     if device.type == "cuda":
-        exchange_small_embeddings(model)
         exchange_layers(model)
     if device.type in {"cpu", "cuda"}:
+        exchange_small_embeddings(model)
         shorten_last_layer(model)
     return plan
 

@@ -1,7 +1,9 @@
-"""Gradients of position and token-type embeddings on a GPU, as a matrix product.
+"""Gradients of position and token-type embeddings, summed in float32.
 
 torch accumulates the gradients of each row of a small table one token at a time; there are few rows
-and, say, 2,048 tokens of one type. A product with a one-hot matrix computes the same sums at once.
+and, say, 2,048 tokens of one type. On a GPU, a product with a one-hot matrix computes the same sums
+at once. On a CPU, torch accumulates in the dtype of the gradients, and in bfloat16 such a sum stops
+growing: the gradient of MiniLM's token type was 12 % too small for 2,048 tokens, 23 % for 8,192.
 The values looked up are bitwise identical.
 
 The speedup on a GPU was not measured.
@@ -22,7 +24,7 @@ _MOST_ROWS = 1024
 
 
 def exchange_small_embeddings(model: torch.nn.Module) -> None:
-    """Make small position and token-type tables compute their gradients by a matrix product."""
+    """Make small position and token-type tables sum their gradients as above."""
     for name, module in model.named_modules():
         is_one = name.rpartition(".")[2] in _NAMES and type(module) is torch.nn.Embedding
         if is_one and module.num_embeddings <= _MOST_ROWS and module.max_norm is None:
@@ -54,6 +56,16 @@ class _LookUp(torch.autograd.Function):
         *gradients: torch.Tensor,
     ) -> tuple[torch.Tensor, None, None]:
         (ids,), gradient_ND = context.saved_tensors, gradients[0].flatten(0, -2)
+        if ids.device.type == "cpu":
+            padding_id = -1 if context.padding_id is None else context.padding_id
+            sums_RD: torch.Tensor = torch.ops.aten.embedding_dense_backward(
+                gradient_ND.float(),
+                ids.flatten(),
+                context.num_rows,
+                padding_id,
+                scale_grad_by_freq=False,
+            )
+            return sums_RD.to(gradient_ND.dtype), None, None
         rows = torch.arange(context.num_rows, device=ids.device)
         is_its_RN = ids.flatten() == rows[:, None]
         if context.padding_id is not None:  # its row is not trained
