@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+from bertfit.cli.streams import discard_output
 from bertfit.training.interruption import ENDING_SIGNALS
 
 _NUM_TOOLS = 6
@@ -34,7 +35,7 @@ def leave(code: int) -> NoReturn:
             code = code or 1
             with contextlib.suppress(OSError, ValueError):
                 # Otherwise Python would try again, and exit with 120.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                discard_output(stream)
     if threading.active_count() > 1 or _is_watched():
         sys.exit(code)
     os._exit(code)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import sys
 from collections.abc import Iterable
-from typing import Any, TextIO, cast
+from typing import IO, Any, TextIO, cast
 
 from bertfit.reporting.control_characters import escape_controls
 
@@ -55,6 +56,11 @@ def write_json(value: Any, *, indent: int | None = None) -> None:  # noqa: ANN40
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     is_utf8 = codecs.lookup(encoding).name == "utf-8"
     sys.stdout.write(json.dumps(value, ensure_ascii=not is_utf8, indent=indent) + "\n")
+
+
+def discard_output(stream: IO[str]) -> None:
+    """Let a stream that can no longer be written to lose all further output silently."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def guard_streams() -> None:

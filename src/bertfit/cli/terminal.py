@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +24,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from bertfit.cli.streams import guard_streams
+from bertfit.cli.streams import discard_output, guard_streams
 from bertfit.errors import BertfitError, Fault, is_out_of_memory
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
@@ -75,7 +74,7 @@ class _CarefulConsole(Console):
     def on_broken_pipe(self) -> None:
         """Discard all further output, and let the work go on."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        discard_output(self.file)
 
 
 # Brackets in names of files or classes are not markup, and words between colons are not emoji.
@@ -213,7 +212,7 @@ def exit_code_of(error: BaseException) -> int:
         return 130
     if isinstance(error, BrokenPipeError):
         # The reader of the pipe (such as head) has exited: stop quietly, as other tools do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output(sys.stdout)
         return 0
     if is_out_of_memory(error):
         _tell(

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+HANG_UP: int | None = getattr(signal, "SIGHUP", None)
+"""The signal of a closed terminal, which sends it twice; Windows has none."""
 ENDING_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None
 )
-"""What asks a command to end: Ctrl-C, a service manager, a closed terminal (not on Windows)."""
+"""What asks a command to end: Ctrl-C, a service manager, a closed terminal."""
 
 
 class FirstInterrupt(KeyboardInterrupt):
@@ -54,10 +56,10 @@ class Interruption:
     def hear(self, signal_number: int, _frame: FrameType | None) -> None:
         """Handle a signal: set the flag at the first one, raise at the second.
 
-        A SIGHUP is never the second, as a closed terminal sends it twice.
+        A closed terminal is never the second.
         """
         if self.requested:
-            if signal.Signals(signal_number).name == "SIGHUP":
+            if signal_number == HANG_UP:
                 return
             raise KeyboardInterrupt
         self.requested = True
