@@ -64,7 +64,7 @@ def test_new_weights_are_said_in_one_line(tiny_model_dir, capsys):
 
 
 def test_a_head_that_fits_is_kept(classifier_dir):
-    loaded = load_classifier(str(classifier_dir), ["x", "y", "z"])
+    loaded = load_classifier(str(classifier_dir), ["A", "b", "c"])
     stored = load_file(classifier_dir / "model.safetensors")
     assert loaded.notes == ()
     assert torch.equal(loaded.model.classifier.weight, stored["classifier.weight"])
@@ -84,12 +84,16 @@ def test_a_head_for_the_same_labels_keeps_its_answers_in_another_order(classifie
     assert note == f"The checkpoint's head was put in the order {', '.join(names)}."
 
 
-def test_a_head_for_other_labels_is_kept_as_it_is(classifier_dir):
+def test_a_head_for_other_labels_is_kept_with_a_note(classifier_dir):
     before, after = (
         load_classifier(str(classifier_dir), labels) for labels in (None, ["a", "b", "d"])
     )
     assert torch.equal(before.model.classifier.weight, after.model.classifier.weight)
-    assert after.notes == ()
+    (note,) = after.notes
+    assert note == (
+        "The checkpoint's head was trained for the labels a, b, c; training starts from its "
+        "weights."
+    )
 
 
 def test_a_head_of_another_size_is_replaced_with_a_note(classifier_dir):

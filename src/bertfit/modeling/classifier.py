@@ -85,8 +85,8 @@ def load_classifier(
     _settle_padding(name, model, tokenizer)
     is_whole = not (loading["missing_keys"] or loading["mismatched_keys"])
     notes = tuple(_describe_loading(model, loading))
-    if is_whole and label_names is not None and _reorder_head(model, known_names, label_names):
-        notes += (f"The checkpoint's head was put in the order {', '.join(label_names)}.",)
+    if is_whole and label_names is not None:
+        notes += tuple(_fit_head(model, known_names, label_names))
     if has_code and label_names is not None:
         own = type(model).__name__
         notes += (f"Code beside the model is not run; {own} is transformers' own.",)
@@ -277,6 +277,17 @@ def _refuse_foreign_weights(name: str, model: PreTrainedModel, loading: dict[str
         hint="Save the model by its save_pretrained, which gives the weights these names; or "
         "correct the model_type in config.json.",
     )
+
+
+def _fit_head(model: PreTrainedModel, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    """Put a loaded head in the order of the labels `new`, or say that it knows others."""
+    if _reorder_head(model, old, new):
+        yield f"The checkpoint's head was put in the order {_shorten(new)}."
+    elif [name.casefold() for name in old] != [name.casefold() for name in new]:
+        yield (
+            f"The checkpoint's head was trained for the labels {_shorten(old)}; training starts "
+            "from its weights."
+        )
 
 
 def _reorder_head(model: PreTrainedModel, old: Sequence[str], new: Sequence[str]) -> bool:
