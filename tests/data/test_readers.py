@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -87,6 +88,59 @@ def test_parquet_is_read(tmp_path):
 def test_tables_in_memory_are_read(table, name):
     assert rows_of(table) == [(1, "good", "1"), (2, "bad", "0")]
     assert read_dataset(table, Columns())[0].source == name
+
+
+def make_hub_dataset() -> datasets.Dataset:
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    rows = {"text": ["bad", "good", "who knows"], "label": [0, 1, -1]}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize("kind", ["Dataset", "torch", "Table", "parquet"])
+def test_class_numbers_of_a_hub_dataset_are_read_by_name(tmp_path, kind):
+    """In all of them the labels are 0, 1 and -1, which stands for none."""
+    rows = make_hub_dataset()
+    if kind == "parquet":
+        pq.write_table(rows.with_format("arrow")[:], tmp_path / "a.parquet")
+    source = {
+        "Dataset": rows,
+        "torch": rows.with_format("torch"),
+        "Table": rows.with_format("arrow")[:],
+        "parquet": tmp_path / "a.parquet",
+    }[kind]
+    dataset, (fault,) = read_dataset(source, Columns())
+    assert list(zip(dataset.texts, dataset.labels, strict=True)) == [
+        ("bad", "neg"),
+        ("good", "pos"),
+    ]
+    assert (fault.line, fault.message) == (3, "the label is missing (column 'label')")
+
+
+def test_selected_rows_of_a_hub_dataset_are_read_in_their_order():
+    rows = make_hub_dataset().rename_columns({"text": "review", "label": "sentiment"})
+    assert rows_of(rows.select([1, 0, 1])) == [
+        (1, "good", "pos"),
+        (2, "bad", "neg"),
+        (3, "good", "pos"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "not JSON",
+        "[]",
+        '{"info": {"features": {"label": "ClassLabel"}}}',
+        '{"info": {"features": {"label": {"_type": "ClassLabel", "names": null}}}}',
+        '{"info": {"features": {"label": {"_type": "Value", "dtype": "int64"}}}}',
+        '{"info": {"features": {"label": {"_type": "ClassLabel", "names": []}}}}',
+    ],
+)
+def test_numbers_without_names_stay_numbers(metadata):
+    table = make_table().replace_schema_metadata({"huggingface": metadata})
+    assert rows_of(table) == [(1, "good", "1"), (2, "bad", "0")]
 
 
 def test_the_line_is_where_the_row_starts(tmp_path):

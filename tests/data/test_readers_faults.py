@@ -6,6 +6,7 @@ import gzip
 import os
 from pathlib import Path
 
+import datasets
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -369,18 +370,25 @@ def test_an_object_of_another_kind_is_refused():
     with pytest.raises(DataError) as caught:
         read(7)
     assert str(caught.value) == (
-        "cannot read rows from int; a path, a pandas DataFrame, an Arrow Table or a list of dicts "
-        "was expected"
+        "cannot read rows from int; a path, a pandas DataFrame, an Arrow Table, a Dataset of the "
+        "library datasets or a list of dicts was expected"
     )
 
 
 def test_a_table_of_another_library_is_refused_with_the_way_to_convert_it():
-    """Polars, datasets and others call their tables DataFrame, Table and Dataset, too."""
+    """Polars and others call their tables DataFrame or Table, too."""
     frame = type("DataFrame", (), {"__module__": "polars.dataframe.frame", "to_arrow": None})
     with pytest.raises(DataError) as caught:
         read(frame())
     assert caught.value.message.startswith("cannot read rows from polars.DataFrame; a path, ")
     assert caught.value.hint == "Give what its method to_arrow() returns."
+
+
+def test_the_splits_of_a_hub_dataset_are_named():
+    rows = datasets.Dataset.from_dict({"text": ["good"], "label": ["pos"]})
+    with pytest.raises(DataError) as caught:
+        read(datasets.DatasetDict(train=rows, test=rows))
+    assert caught.value.hint == "Give one of its splits: train, test."
 
 
 def test_faults_before_the_damage_are_kept(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from bertfit.data.columns import ChosenColumns, choose_columns
+from bertfit.data.columns import ChosenColumns, choose_columns, list_names
 from bertfit.data.dataset import Columns, Row, TextDataset
 from bertfit.data.delimited import open_csv, open_tsv
 from bertfit.data.json_lines import open_json_lines
@@ -23,6 +23,7 @@ from bertfit.errors import DataError, Fault, did_you_mean
 from bertfit.files import as_path
 
 if TYPE_CHECKING:
+    import datasets
     import pandas as pd
     import pyarrow as pa
 
@@ -35,10 +36,12 @@ __all__ = [
     "read_dataset",
 ]
 
-Source: TypeAlias = "str | Path | pd.DataFrame | pa.Table | Sequence[Mapping[str, object]]"
+Source: TypeAlias = (
+    "str | Path | pd.DataFrame | pa.Table | datasets.Dataset | Sequence[Mapping[str, object]]"
+)
 """The path of a file, or a table in memory."""
 
-TABLE_NAMES = frozenset({"rows", "DataFrame", "Table"})
+TABLE_NAMES = frozenset({"rows", "DataFrame", "Table", "Dataset"})
 """Names that `name_source` gives to tables in memory; they do not identify a table."""
 
 _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
@@ -115,17 +118,23 @@ def _open(source: Source) -> RecordStream:
         return _open_file(as_path(source), name_source(source))
     stream = open_table(source, name_source(source))
     if stream is None:
-        kind = type(source)
-        package = kind.__module__.partition(".")[0]
-        name = kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
-        methods = ("to_arrow", "to_pandas")
-        method = next((method for method in methods if hasattr(source, method)), None)
-        raise DataError(
-            f"cannot read rows from {name}; a path, a pandas DataFrame, an Arrow Table or a list "
-            "of dicts was expected",
-            hint=None if method is None else f"Give what its method {method}() returns.",
-        )
+        raise _unknown_kind(source)
     return stream
+
+
+def _unknown_kind(source: object) -> DataError:
+    kind = type(source)
+    package = kind.__module__.partition(".")[0]
+    name = kind.__name__ if package == "builtins" else f"{package}.{kind.__name__}"
+    method = next((one for one in ("to_arrow", "to_pandas") if hasattr(source, one)), None)
+    hint = None if method is None else f"Give what its method {method}() returns."
+    if name == "datasets.DatasetDict" and isinstance(source, Mapping):
+        hint = f"Give one of its splits: {list_names(source)}."
+    return DataError(
+        f"cannot read rows from {name}; a path, a pandas DataFrame, an Arrow Table, a Dataset of "
+        "the library datasets or a list of dicts was expected",
+        hint=hint,
+    )
 
 
 def _open_file(path: Path, source: str) -> RecordStream:

@@ -1,10 +1,15 @@
-"""Read Parquet files, pyarrow Tables, pandas DataFrames and lists of dicts; rows are 1-based."""
+"""Read Parquet files, Arrow tables, hub datasets, DataFrames and lists of dicts; rows are 1-based.
+
+The library `datasets` stores labels as numbers, and their names in the schema's metadata, also in
+Parquet files, which is how the hub has most data sets. Such labels are read by name.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,9 @@ BATCH_SIZE = 1024
 """Rows of a Parquet file in memory at a time."""
 NUM_ROWS_PEEKED = 100
 """Keys may differ from dict to dict; the column names are those of the first dicts together."""
+
+_ClassNames = Mapping[str, Sequence[str]]
+"""By column: the names of the classes 0, 1, …"""
 
 
 def open_parquet(path: Path, source: str) -> RecordStream:
@@ -31,14 +39,15 @@ def open_parquet(path: Path, source: str) -> RecordStream:
         file = pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise _unreadable(source, error) from error
-    names = list(file.schema_arrow.names)
+    schema = file.schema_arrow
+    names = list(schema.names)
     check_names_differ(names, source)
 
     def read(wanted: Sequence[str]) -> Iterator[Record]:
         with file:
             batches = file.iter_batches(batch_size=BATCH_SIZE, columns=list(wanted))
             try:
-                yield from _read_batches(batches)
+                yield from _read_batches(batches, _find_class_names(schema))
             except (OSError, ValueError) as error:
                 raise _unreadable(source, error) from error
 
@@ -56,6 +65,8 @@ def open_table(table: object, source: str) -> RecordStream | None:
         return _open_frame(table, source)
     if _is_instance(table, "pyarrow", "Table"):
         return _open_arrow(table, source)
+    if _is_instance(table, "datasets", "Dataset"):
+        return _open_hub_dataset(table, source)
     if isinstance(table, Sequence) and not isinstance(table, str | bytes):
         return _open_dicts(table, source)
     return None
@@ -82,9 +93,19 @@ def _open_arrow(table: Any, source: str) -> RecordStream:  # noqa: ANN401 (pyarr
     check_names_differ(table.column_names, source)
 
     def read(wanted: Sequence[str]) -> Iterator[Record]:
-        return _read_batches(table.select(list(wanted)).to_batches(max_chunksize=BATCH_SIZE))
+        batches = table.select(list(wanted)).to_batches(max_chunksize=BATCH_SIZE)
+        return _read_batches(batches, _find_class_names(table.schema))
 
     return RecordStream(source=source, names=table.column_names, read=read)
+
+
+def _open_hub_dataset(dataset: Any, source: str) -> RecordStream:  # noqa: ANN401 (it is optional)
+    def read(wanted: Sequence[str]) -> Iterator[Record]:
+        chosen = dataset.select_columns(list(wanted)).with_format("arrow")
+        names = _find_class_names(dataset.features.arrow_schema)
+        return _read_batches(chosen.iter(batch_size=BATCH_SIZE), names)
+
+    return RecordStream(source=source, names=dataset.column_names, read=read)
 
 
 def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
@@ -108,13 +129,38 @@ def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
     return RecordStream(source=source, names=names, read=read)
 
 
-def _read_batches(batches: Iterator[Any]) -> Iterator[Record]:
+def _read_batches(batches: Iterable[Any], class_names: _ClassNames) -> Iterator[Record]:
     line = 0
     for batch in batches:
         names = batch.schema.names
-        for values in zip(*(_to_list(column) for column in batch.columns), strict=True):
+        columns = [
+            _name_classes(_to_list(column), class_names.get(name))
+            for name, column in zip(names, batch.columns, strict=True)
+        ]
+        for values in zip(*columns, strict=True):
             line += 1
             yield Record(line, dict(zip(names, values, strict=True)))
+
+
+def _find_class_names(schema: Any) -> _ClassNames:  # noqa: ANN401 (pyarrow has no types)
+    """Return the names of classes that the library `datasets` left in a schema's metadata."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in stored.items()
+            if feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # none, or of another form
+        return {}
+
+
+def _name_classes(values: list[object], names: Sequence[str] | None) -> list[object]:
+    """Replace numbers of classes by their names; `datasets` writes -1 where there is no label."""
+    if names is None:
+        return values
+    named: dict[object, object] = {-1: None, **dict(enumerate(names))}
+    return [named.get(value, value) if isinstance(value, int) else value for value in values]
 
 
 def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types)

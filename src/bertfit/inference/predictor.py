@@ -280,7 +280,7 @@ class TextClassifier:
         Args:
             texts: A string, texts (a list, a pandas Series, an Arrow array, any iterable) that are
                 strings or lists of tokens, or a table with a text column: a DataFrame, an Arrow
-                table or a list of dicts.
+                table, a `datasets.Dataset` or a list of dicts.
             abstain_below: Give no label to texts whose confidence is below this, in (0, 1]; None
                 labels all. `expect_selective` returns what to expect of it.
 

@@ -89,8 +89,7 @@ def check(
     """Check labelled rows for everything that spoils a training or its score.
 
     Args:
-        data: Labelled rows to train on: path of a CSV, TSV, JSONL or Parquet file, a DataFrame,
-            an Arrow table, or a list of dicts.
+        data: Labelled rows to train on; see `train`.
         validation: Labelled rows that will choose the epoch.
         test: Labelled rows that will be scored.
         model: Model whose tokenizer counts the tokens: hub name, local folder, or "embedded".

@@ -156,7 +156,7 @@ def evaluate(
 
     Args:
         run: Folder of the run, or of any Hugging Face classifier.
-        data: Path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow table, or dicts.
+        data: Labelled rows; see `train`.
         columns: Which columns hold what; by default text and label are those of the training.
             A group column must be named; otherwise intervals resample rows.
         slice_columns: Further columns whose values divide the rows into slices.

@@ -65,7 +65,7 @@ def train(
 
     Args:
         data: Labelled rows: path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow
-            table, or a list of dicts.
+            table, a `datasets.Dataset`, or a list of dicts.
         output: Folder of the run to make.
         validation: Labelled rows that choose the epoch; None splits them off `data`.
         test: Labelled rows that are scored once at the end and choose nothing.
