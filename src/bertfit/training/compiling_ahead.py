@@ -60,9 +60,12 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
     )
     mark = _find_mark(job)
     try:
-        if mark.exists():
-            return None
+        mark.stat()  # from Python 3.14 on, `exists` hides errors
+    except FileNotFoundError:
+        pass
     except OSError:  # a cache that cannot be used, such as in another user's home
+        return None
+    else:
         return None
     if mark in _started:
         return _started[mark]
