@@ -110,6 +110,22 @@ def check_folders(path: Path) -> None:
         raise OSError(error.errno, error.strerror, str(folder)) from None
 
 
+def refuse_hidden(path: Path) -> None:
+    """Refuse a path that a folder without permission hides, before it is said not to exist.
+
+    From Python 3.14 on, `Path.exists` and the like are false for such a path.
+
+    Raises:
+        PermissionError: A folder on the way may not be entered.
+    """
+    try:
+        path.stat()
+    except PermissionError:
+        raise
+    except OSError:
+        return
+
+
 def check_output(
     path: Path, suffixes: Sequence[str], *, overwrite: bool, source: Path | None = None
 ) -> None:

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from bertfit.errors import RunError
-from bertfit.files import check_folders, digest_file, is_part, make_readable, write_json
+from bertfit.files import (
+    check_folders,
+    digest_file,
+    is_part,
+    make_readable,
+    refuse_hidden,
+    write_json,
+)
 from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
 from bertfit.progress import Listener
 
@@ -249,6 +256,7 @@ def read_record(run: Path) -> dict[str, Any]:
     if run.is_file():
         raise RunError(f"{run} is a file; the folder of a run was expected")
     if not run.is_dir():
+        refuse_hidden(run)
         hint = "\n".join(_tell_leftovers(run, is_free=not run.exists()))
         raise RunError(f"the run {run} does not exist", hint=hint or "bertfit train makes one.")
     try:

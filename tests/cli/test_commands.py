@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import itertools
 import json
@@ -45,6 +46,51 @@ def trained(tmp_path_factory, tiny_model_dir):
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     return folder / "run", data, result.output
+
+
+@pytest.fixture
+def hidden(tmp_path, monkeypatch):
+    """A path in a folder that may not be entered, as pathlib treats it from Python 3.14 on."""
+    folder = tmp_path / "closed"
+    look_up = Path.stat
+
+    def stat(path, **options):
+        if path.is_relative_to(folder):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return look_up(path, **options)
+
+    def exists(path):
+        try:
+            return bool(path.stat())
+        except OSError:
+            return False
+
+    monkeypatch.setattr(Path, "stat", stat)
+    for name in ("exists", "is_dir", "is_file", "is_symlink"):
+        monkeypatch.setattr(Path, name, exists)
+    return folder / "a.csv"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate HIDDEN FILE",
+        "predict RUN --file HIDDEN",
+        "inspect HIDDEN",
+        "report HIDDEN",
+        "prepare imdb --source HIDDEN --output NEW",
+        "import HIDDEN --output NEW",
+    ],
+)
+def test_what_a_closed_folder_hides_is_not_said_to_be_missing(command, hidden, trained, tmp_path):
+    run, data, _output = trained
+    places = {"HIDDEN": hidden, "FILE": data, "RUN": run, "NEW": tmp_path / "new"}
+    words = [str(places.get(word, word)) for word in command.split()]
+    result = runner.invoke(app, words)
+    message = str(result.exception)
+    assert "ermission" in message
+    assert str(hidden) in message
+    assert "exist" not in message
 
 
 def test_training_shows_labels_epochs_choice_scores_and_next_commands(trained):

@@ -18,7 +18,7 @@ from bertfit.cli.options import (
     TextColumn,
     refuse_idle_overwrite,
 )
-from bertfit.files import as_path
+from bertfit.files import as_path, refuse_hidden
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def _check_arguments(
     if file is not None and file.is_dir():
         raise ConfigError(f"--file: {file} is a folder")
     if file is not None and not file.exists():
+        refuse_hidden(file)
         raise ConfigError(f"--file: {file} does not exist")
 
 

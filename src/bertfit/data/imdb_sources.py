@@ -21,6 +21,7 @@ from typing import IO, cast
 
 from bertfit.data.rows import describe_undecodable
 from bertfit.errors import DataError, Fault, MissingDependencyError
+from bertfit.files import refuse_hidden
 
 MAX_FILE_BYTES = 16 * 2**20
 """Far more than any review or list of URLs; protects memory from anything larger."""
@@ -88,6 +89,7 @@ def read_published(path: Path, report: Report) -> Reviews:
         return _gather(_iter_folder(path, report), str(path))
     if path.is_file():
         return _gather(_iter_archive(path, report), str(path))
+    refuse_hidden(path)
     message = f"{path}: no such file or folder; aclImdb_v1.tar.gz or aclImdb was expected"
     raise DataError(message)
 

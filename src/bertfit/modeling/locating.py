@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bertfit.assets import find_embedded_model
 from bertfit.errors import ModelError
-from bertfit.files import as_path
+from bertfit.files import as_path, refuse_hidden
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST_NAME = 255
@@ -32,6 +32,7 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
         return str(find_embedded_model()), True
     with explaining_failures(name):
         path = as_path(name)
+        refuse_hidden(path / "config.json")
         is_folder, is_file = path.is_dir(), path.is_file()
     if is_folder:
         if not (path / "config.json").is_file():

@@ -16,7 +16,7 @@ from bertfit.config import check_flags
 from bertfit.data.encoding import EncodingRule
 from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError
-from bertfit.files import as_path, write_json
+from bertfit.files import as_path, refuse_hidden, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
@@ -112,6 +112,7 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
     if folder.is_file():
         raise RunError(f"expected a folder, but {folder} is a file", hint=_EXPECTED)
     if not folder.is_dir():
+        refuse_hidden(folder)
         raise RunError(f"the folder {folder} does not exist", hint=_EXPECTED)
     if not path.is_file():
         raise ModelError(f"{folder} has no model.pth", hint=_EXPECTED)
