@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -485,6 +486,18 @@ def test_damaged_weights_are_explained(model_dir):
     path.write_bytes(path.read_bytes()[:100])
     message = error_of(model_dir)
     assert message.startswith(f"the model '{model_dir}' cannot be loaded: SafetensorError: ")
+
+
+def test_a_folder_that_may_not_be_read_is_not_called_damaged(model_dir, monkeypatch):
+    def refuse(path, **_options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert error_of(model_dir) == (
+        f"the model '{model_dir}' cannot be loaded: no permission to read {model_dir}\n"
+        "Ask its owner for permission to read it."
+    )
 
 
 def test_weights_that_may_not_be_read_are_not_called_missing(model_dir, monkeypatch):

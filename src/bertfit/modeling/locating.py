@@ -128,11 +128,15 @@ def explaining_failures(name: str) -> Iterator[None]:
 
 
 def _find_unreadable(name: str) -> Path | None:
-    """Return the first file in a folder that this user may not read, or None."""
-    with contextlib.suppress(OSError, ValueError):  # not a folder, or not a valid path
-        files = sorted(as_path(name).iterdir())
-        return next((file for file in files if not os.access(file, os.R_OK)), None)
-    return None
+    """Return a folder, or its first file, that this user may not read, or None."""
+    folder = as_path(name)
+    try:
+        files = sorted(folder.iterdir())
+    except PermissionError:
+        return folder
+    except (OSError, ValueError):  # not a folder, or not a valid path
+        return None
+    return next((file for file in files if not os.access(file, os.R_OK)), None)
 
 
 def _loading_hint(name: str, text: str) -> str:
