@@ -165,7 +165,7 @@ def resolve_settings(
     options: Mapping[str, Any] | None = None,
     *,
     recipe: str = "default",
-    config_file: Path | None = None,
+    config_file: str | Path | None = None,
     assignments: Sequence[str] | None = None,
     options_origin: str = "option",
 ) -> ResolvedSettings:
@@ -187,7 +187,8 @@ def resolve_settings(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     layers = [(f"recipe {recipe}", dict(RECIPES[recipe]))]
     if config_file is not None:
-        layers.append((f"file {config_file.name}", _read_toml(config_file)))
+        path = Path(config_file)
+        layers.append((f"file {path.name}", _read_toml(path)))
     layers.append(("--set", _parse_assignments(assignments or ())))
     layers.append((options_origin, given))
     values: dict[str, Any] = {}
