@@ -76,8 +76,12 @@ def test_epoch_scores_equal_the_final_scores(num_rows: int, seed: int) -> None:
 
 def test_many_confusions_are_scored_as_each_alone() -> None:
     confusions = np.random.default_rng(0).integers(0, 5, size=(20, 4, 4))
-    together = macro_scores(confusions).f1
-    assert together.tolist() == [float(macro_scores(confusion).f1) for confusion in confusions]
+    confusions[:5, :, 2] = 0  # never predicted
+    confusions[3:9, 1] = 0  # never true
+    together = macro_scores(confusions)
+    alone = [macro_scores(confusion) for confusion in confusions]
+    for name in ("accuracy", "precision", "recall", "f1"):
+        assert getattr(together, name).tolist() == [float(getattr(one, name)) for one in alone]
 
 
 def test_macro_leaves_out_classes_that_do_not_occur() -> None:
@@ -119,7 +123,10 @@ def test_log_loss_of_a_certain_mistake_is_finite() -> None:
 
 def test_probabilities_in_low_precision_are_taken() -> None:
     probabilities = np.asarray([[0.3, 0.701], [0.6, 0.399]], dtype=np.float16)
-    assert score(probabilities, [1, 0], ["neg", "pos"]).accuracy == 1.0
+    scores = score(probabilities, [1, 0], ["neg", "pos"])
+    assert scores.accuracy == 1.0
+    in_sum_1 = probabilities.astype(float) / probabilities.astype(float).sum(axis=1, keepdims=True)
+    assert scores.log_loss == pytest.approx(-np.log([in_sum_1[0, 1], in_sum_1[1, 0]]).mean())
 
 
 def test_scores_survive_json() -> None:
@@ -159,6 +166,11 @@ def test_logits_in_place_of_probabilities_get_a_hint() -> None:
 def test_names_must_be_one_per_class() -> None:
     with pytest.raises(DataError, match="expected a name for each of 2 classes, got 3 names"):
         score([[0.1, 0.9]], [0], ["a", "b", "c"])
+
+
+def test_a_prediction_must_be_one_of_the_classes() -> None:
+    with pytest.raises(DataError, match="expected predicted ids from 0 to 1, got 0 to 2"):
+        accuracy_and_macro_f1([0, 2], [0, 1], 2)
 
 
 def test_predictions_and_labels_must_be_equally_many() -> None:
