@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from sklearn.metrics import brier_score_loss
+from sklearn.metrics import brier_score_loss, log_loss
 
 from bertfit.errors import DataError
 from bertfit.evaluation.calibration import (
@@ -33,14 +33,17 @@ def test_the_brier_score_is_that_of_scikit_learn(draw_logits, num_labels):
 
 
 def test_the_error_of_one_bin_is_the_gap_of_confidence_and_accuracy():
-    assert expected_calibration_error([0.9] * 15, [True] * 12 + [False] * 3) == pytest.approx(0.1)
+    """Fewer than 20 rows have one bin, in which gaps of either sign cancel."""
+    confidences, is_right = [0.85] * 10 + [1.0] * 5, [True] * 12 + [False] * 3
+    assert expected_calibration_error(confidences, is_right) == pytest.approx(0.1)
 
 
 def test_bins_keep_their_gaps_apart():
-    """Over- and under-confidence must not cancel."""
-    confidences = np.repeat([0.6, 0.9], 100)
-    is_right = np.concatenate([np.arange(100) < 90, np.arange(100) < 60])
-    assert expected_calibration_error(confidences, is_right) == pytest.approx(0.3)
+    """Over- and under-confidence must not cancel, in none of the 15 bins."""
+    confidences = np.repeat(np.linspace(0.5, 0.95, 15), 10)
+    is_right = np.repeat(np.arange(15) % 2 == 0, 10)
+    expected = np.abs(confidences - is_right).mean()
+    assert expected_calibration_error(confidences, is_right) == pytest.approx(expected)
 
 
 @settings(max_examples=25)
@@ -61,6 +64,7 @@ def test_true_probabilities_stay_near_the_noise_and_others_do_not(draw_logits, s
     assert true.ece < 1.5 * true.ece_noise
     assert bold.ece > 3 * bold.ece_noise
     assert (bold.brier, bold.log_loss) > (true.brier, true.log_loss)
+    assert true.log_loss == pytest.approx(log_loss(label_ids, softmax(logits, axis=1)))
 
 
 def test_the_noise_falls_with_more_rows(draw_logits):
@@ -114,6 +118,11 @@ def test_intervals_end_where_scores_do_and_one_row_tells_nothing() -> None:
     assert scores.intervals["brier"].high <= 1
     alone = score_confidence([[0.6, 0.4]], [0], num_resamples=10).intervals
     assert all((interval.low, interval.high) == (0, 1) for interval in alone.values())
+
+
+def test_a_label_must_be_one_of_the_classes():
+    with pytest.raises(DataError, match="expected label ids from 0 to 1, got -1 to -1"):
+        score_confidence([[0.9, 0.1]], [-1])
 
 
 def test_logits_are_not_taken_for_probabilities():
