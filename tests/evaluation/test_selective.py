@@ -53,6 +53,11 @@ def test_the_area_is_a_sum_over_mistakes(drawn):
     assert (weights * ~is_right).mean() == pytest.approx(risk_area(share_mistakes(ranked)))
 
 
+def test_a_row_that_is_drawn_twice_counts_twice():
+    ranked = rank_rows(np.array([0.9, 0.9, 0.5]), np.array([False, True, True]))
+    assert share_mistakes(ranked, np.array([2, 1, 1])).tolist() == [2 / 3, 2 / 3, 2 / 3, 0]
+
+
 @given(rows)
 def test_the_last_risk_is_the_error_rate(drawn):
     confidences, is_right = zip(*drawn, strict=True)
@@ -81,7 +86,8 @@ def test_the_kept_curve_counts_rows_that_are_answered(drawn, abstain_below):
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"), [(0.9, 0.9), (0.905, 0.9), (0.999, 0.99), (1.0, 0.99), (0.01, 0.0)]
+    ("asked", "told"),
+    [(0.9, 0.9), (0.905, 0.9), (0.999, 0.99), (1.0, 0.99), (0.01, 0.0), (0.39, 0.3), (0.59, 0.55)],
 )
 def test_between_kept_confidences_the_lower_is_told(asked, told):
     assert expect(keep_curve([0.95], [True]), asked).confidence == told
@@ -92,7 +98,7 @@ def test_a_curve_is_small_in_json():
     assert len(json.dumps(curve.to_json())) < 600
 
 
-@pytest.mark.parametrize("value", [0, -0.1, 1.1, float("nan")])
+@pytest.mark.parametrize("value", [0, -0.1, 1.1, float("nan"), "0.9", True])
 def test_a_confidence_out_of_range_is_refused(value):
     with pytest.raises(ConfigError) as caught:
         check_abstain_below(value)
