@@ -55,17 +55,20 @@ def test_of_those_that_reach_a_recall_the_most_precise_is_taken(drawn, rate):
 @given(scored, st.sampled_from([0.5, 0.8, 1.0]))
 def test_of_those_that_reach_a_precision_the_highest_recall_is_taken(drawn, rate):
     probabilities, label_ids = as_rows(drawn)
+    possible = all_predictions(probabilities)
+    precisions = [precision_score(label_ids, ids, zero_division=0) for ids in possible]
     reached = [
         recall_score(label_ids, ids)
-        for ids in all_predictions(probabilities)
-        if precision_score(label_ids, ids, zero_division=0) >= rate
+        for ids, precision in zip(possible, precisions, strict=True)
+        if precision >= rate
     ]
     if reached:
         found = choose_threshold(probabilities, label_ids, f"precision>={rate}").validation
         assert found.precision >= rate
         assert found.recall == pytest.approx(max(reached))
     else:
-        with pytest.raises(DataError, match=f"no threshold reaches precision {rate:g}"):
+        highest = f"{rate:g}; the highest is {max(precisions):.4f}"
+        with pytest.raises(DataError, match=f"no threshold reaches precision {highest}"):
             choose_threshold(probabilities, label_ids, f"precision>={rate}")
 
 
@@ -112,6 +115,12 @@ def test_the_figures_are_those_of_deciding_by_the_threshold(drawn, aim):
 def test_among_equals_the_one_nearest_to_one_half_is_taken():
     probabilities = np.column_stack([[0.9, 0.8, 0.1], [0.1, 0.2, 0.9]])
     assert choose_threshold(probabilities, [0, 0, 1], "f1").value == pytest.approx(0.55)
+
+
+def test_rounding_does_not_merge_neighbours():
+    scores = np.array([0.5, np.nextafter(0.5, 1)])
+    found = choose_threshold(np.column_stack([1 - scores, scores]), [0, 1], "f1")
+    assert found.validation.f1 == 1
 
 
 def test_rates_have_intervals_and_everything_is_json():
