@@ -78,7 +78,11 @@ def test_folds_of_the_lexical_baseline_find_flipped_labels() -> None:
     texts, true_ids = make_rows()
     is_flipped = np.random.default_rng(1).random(400) < 0.05
     label_ids = np.where(is_flipped, 1 - true_ids, true_ids)
-    predicted = predict_by_folds(texts, label_ids, num_labels=2)
+    told = []
+    predicted = predict_by_folds(
+        texts, label_ids, num_labels=2, on_progress=lambda *progress: told.append(progress)
+    )
+    assert told == [(done, 6) for done in range(7)]
     ranked = rank_suspicious_labels(predicted.probabilities, label_ids)
     assert predicted.is_judged.all()
     assert is_flipped[ranked.rows[: is_flipped.sum()]].all()
@@ -108,6 +112,13 @@ def test_the_only_row_of_a_label_is_not_judged() -> None:
     predicted = predict_by_folds([*texts, "odd"], [*label_ids, 2], num_labels=3)
     assert not predicted.is_judged[-1]
     assert predicted.is_judged[:-1].all()
+
+
+def test_where_other_folds_have_one_label_alone_it_is_predicted() -> None:
+    texts, _ = make_rows(60)
+    predicted = predict_by_folds([*texts, "odd"], [0] * 60 + [1], num_labels=2)
+    assert predicted.probabilities[-1].tolist() == [1, 0]
+    assert predicted.is_judged.tolist() == [True] * 60 + [False]
 
 
 @pytest.mark.parametrize(
