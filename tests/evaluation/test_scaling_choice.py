@@ -48,11 +48,15 @@ def test_classes_that_are_wrong_apart_are_scaled_apart(draw_logits):
     assert after.ece < 2 * after.ece_noise
 
 
-def test_without_biases_none_is_fitted(draw_logits):
+def test_without_biases_none_is_fitted(draw_logits, draw_crowded):
     logits, label_ids = draw_logits(3000, 3)
     choice = choose_scaling(logits * [1, 1, 4], label_ids, with_bias=False)
     assert choice.scaling.kind == "vector"
     assert choice.scaling.biases == (0, 0, 0)
+    logits, label_ids, features = draw_crowded(2000)
+    choice = choose_scaling(logits, label_ids, features=features, with_bias=False)
+    assert choice.scaling.kind == "cubic"
+    assert choice.scaling.readout.bias.tolist() == [0, 0]
 
 
 def test_classes_are_scaled_apart_only_where_asked_and_with_rows_enough(draw_logits):
