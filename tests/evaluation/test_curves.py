@@ -44,7 +44,7 @@ def test_precision_recall_rises_in_recall_to_all(rows):
 
 def test_reliability_has_the_bins_of_the_calibration_error(rows):
     """15 bins of equally many rows: their mean gap is the error."""
-    confidences, is_right = rows
+    confidences, is_right = rows[0] ** 2, rows[1]
     points = np.array(reliability_points(confidences, is_right))
     assert len(points) == 15
     error = expected_calibration_error(confidences, is_right)
