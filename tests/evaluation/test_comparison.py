@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from bertfit.errors import DataError
 from bertfit.evaluation.comparison import (
@@ -77,6 +78,9 @@ def test_one_model_alone_right_on_all_rows_has_an_interval(num_rows: int) -> Non
         assert interval.low < 0.8
         assert interval.high == 1
     assert comparison.scores["macro_f1"].interval.low < 0.8
+    assert comparison.scores["macro_f1"].interval.high == 1
+    reverse = compare_predictions(*pair[::-1], label_ids, num_resamples=100)
+    assert reverse.scores["macro_f1"].interval.low == -1
 
 
 def test_two_groups_never_tell_models_apart() -> None:
@@ -158,6 +162,8 @@ def test_the_scores_of_both_are_those_of_metrics() -> None:
         assert (difference.a, difference.b) == pytest.approx((of_a, of_b))
         assert difference.difference == pytest.approx(of_a - of_b)
         assert difference.interval.low < difference.difference < difference.interval.high
+    widths = {name: one.interval.high - one.interval.low for name, one in comparison.scores.items()}
+    assert widths["macro_f1"] == pytest.approx(widths["accuracy"], rel=0.15)  # classes are balanced
 
 
 def test_every_row_is_counted_once() -> None:
@@ -226,16 +232,21 @@ def test_the_same_predictions_are_said_to_be_the_same() -> None:
     assert comparison.p_value == 1.0
     told = describe_difference(comparison, "new", "old")
     assert told == "new and old predict the same class for every row."
-    for name in ("accuracy", "macro_f1"):  # in other rows they may not
+    # In other rows they may not.
+    most = [binomtest(0, num).proportion_ci(0.95).high for num in np.bincount(label_ids)]
+    expected = {"accuracy": binomtest(0, 600).proportion_ci(0.95).high}
+    expected["macro_f1"] = np.linalg.norm(most) / 3
+    for name, high in expected.items():
         interval = comparison.scores[name].interval
-        assert interval.low < 0 < interval.high
+        assert (interval.low, interval.high) == pytest.approx((-high, high))
 
 
 def test_two_groups_are_two_rows_worth() -> None:
     label_ids, groups = np.ones(40, dtype=int), np.repeat(["one", "two"], 20)
     a, b = as_probabilities(label_ids), as_probabilities((groups == "one").astype(int))
-    assert not compare_predictions(a, b, label_ids).could_be_chance
-    assert compare_predictions(a, b, label_ids, groups=groups).could_be_chance
+    by_row, by_group = (compare_predictions(a, b, label_ids, groups=one) for one in (None, groups))
+    assert (by_row.could_be_chance, by_group.could_be_chance) == (False, True)
+    assert (by_row.grouped, by_group.grouped) == (False, True)
 
 
 def test_a_comparison_can_be_written_as_json() -> None:
