@@ -19,7 +19,7 @@ from bertfit.evaluation.intervals import (
     mcnemar_p_value,
     paired_difference_interval,
 )
-from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
+from bertfit.evaluation.metrics import WORST_LOG_LOSS, accuracy_and_macro_f1, score
 
 SCORE_NAMES = ("accuracy", "macro_precision", "macro_recall", "macro_f1", "log_loss")
 
@@ -75,6 +75,23 @@ def test_intervals_equal_those_of_resamples_scored_one_by_one(num_labels: int) -
     for name in names:
         expected = resample_by_hand(probabilities, label_ids, name, num_resamples=100, seed=3)
         assert (found[name].low, found[name].high) == pytest.approx((expected.low, expected.high))
+
+
+def test_intervals_of_other_scores_are_made_in_the_same_way() -> None:
+    probabilities, label_ids = draw_rows(80, 5)
+    answers = probabilities.argmax(axis=1)
+
+    def score_resample(counts: np.ndarray) -> tuple[float, float]:
+        drawn = np.repeat(np.arange(80), counts)
+        return accuracy_and_macro_f1(answers[drawn], label_ids[drawn], 5)
+
+    options = {"num_resamples": 100, "seed": 3}
+    found = resampling.resample_intervals(
+        score_resample, 80, biased=[1], within=[(0, 1), (0, 1)], **options
+    )
+    expected = bootstrap_intervals(probabilities, label_ids, **options)
+    for one, name in zip(found, ("accuracy", "macro_f1"), strict=True):
+        assert (one.low, one.high) == pytest.approx((expected[name].low, expected[name].high))
 
 
 def test_accuracy_interval_agrees_with_scipy() -> None:
@@ -314,11 +331,14 @@ def test_a_single_group_falls_back_to_rows() -> None:
     assert bootstrap_intervals(*rows, groups=[7] * 40) == bootstrap_intervals(*rows)
 
 
-def test_a_perfect_accuracy_keeps_its_doubt() -> None:
+@pytest.mark.parametrize(("groups", "num_units"), [(None, 20), ([*"a" * 10, *"b" * 10], 2)])
+def test_a_perfect_accuracy_keeps_its_doubt(groups: list[str] | None, num_units: int) -> None:
     """Resampling 20 right rows gives 100 % each time; the exact interval starts at 83 %."""
     probabilities, label_ids = np.tile([0.1, 0.9], (20, 1)), np.ones(20, dtype=int)
-    found = bootstrap_intervals(probabilities, label_ids, num_resamples=20)["accuracy"]
-    assert (found.low, found.high) == pytest.approx((0.025 ** (1 / 20), 1.0))
+    found = bootstrap_intervals(probabilities, label_ids, groups=groups, num_resamples=20)
+    low = 0.025 ** (1 / num_units)
+    assert (found["accuracy"].low, found["accuracy"].high) == pytest.approx((low, 1.0))
+    assert found["log_loss"].high == pytest.approx(-low * np.log(0.9) - (1 - low) * np.log(0.1))
 
 
 def test_no_right_row_is_the_mirror_of_a_perfect_accuracy() -> None:
@@ -372,6 +392,11 @@ def test_scores_that_are_all_equal_order_nothing() -> None:
     assert bootstrap_intervals(*rows, num_resamples=50)["auroc"] == Interval(0.5, 0.5)
 
 
+def test_rows_of_two_of_three_classes_have_no_auroc() -> None:
+    rows = (np.tile([0.2, 0.3, 0.5], (20, 1)), np.arange(20) % 2)
+    assert "auroc" not in bootstrap_intervals(*rows, num_resamples=10)
+
+
 def test_a_wrong_number_of_groups_is_refused() -> None:
     with pytest.raises(DataError, match="expected a group for each of 5 rows, got 3"):
         bootstrap_intervals(*draw_rows(5), groups=["a", "b", "c"])
@@ -382,6 +407,8 @@ def test_settings_out_of_range_are_refused() -> None:
         bootstrap_intervals(*draw_rows(5), num_resamples=0)
     with pytest.raises(ConfigError, match=r"between 0 and 1, got 95"):
         paired_difference_interval([True], [False], level=95)
+    with pytest.raises(ConfigError, match="expected at least 1 resample, got 0"):
+        resampling.resample_intervals(lambda _: [1.0], 5, num_resamples=0, within=[(0, 1)])
 
 
 def test_paired_interval_agrees_with_scipy() -> None:
