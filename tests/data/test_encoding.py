@@ -195,18 +195,27 @@ def test_special_tokens_are_found_where_the_tokenizer_puts_them(tokenizer):
     assert found == ([tokenizer.cls_token_id], [tokenizer.sep_token_id])
 
 
-def test_special_tokens_are_found_though_the_probe_is_unknown():
+@pytest.mark.parametrize(
+    ("template", "unknown", "expected"),
+    [
+        ("[CLS] $A [SEP]", "[UNK]", ([1], [2])),
+        ("$A [SEP]", "[UNK]", ([], [2])),
+        ("[CLS] $A", "[UNK]", ([1], [])),
+        ("[CLS] $A [SEP]", None, ([1], [2])),
+    ],
+)
+def test_special_tokens_are_found_though_the_probe_is_unknown(template, unknown, expected):
     """The probe is "a", which a vocabulary of another script may not have."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "你": 3}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106 (a token of text)
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single=template, special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    assert find_special_tokens(tokenizer) == ([1], [2])
+    assert find_special_tokens(tokenizer) == expected
 
 
 def test_encoding_applies_the_rules_cleaning(bert):

@@ -160,16 +160,7 @@ def find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     is_special = with_specials.special_tokens_mask
     ids = with_specials.ids
     inner = [index for index, special in enumerate(is_special) if not special]
-    if not inner:
-        # "a" is not in this vocabulary, and the unknown token counts as special.
-        plain = tokenizer.encode("a", add_special_tokens=False).ids
-        start = _find_sublist(ids, plain)
-        return ids[:start], ids[start + len(plain) :]
+    if not inner:  # this vocabulary has neither "a" nor an unknown token: suppose one on each side
+        middle = len(ids) // 2
+        return ids[:middle], ids[middle:]
     return ids[: inner[0]], ids[inner[-1] + 1 :]
-
-
-def _find_sublist(ids: list[int], part: list[int]) -> int:
-    for start in range(len(ids) - len(part) + 1):
-        if part and ids[start : start + len(part)] == part:
-            return start
-    return len(ids) // 2
