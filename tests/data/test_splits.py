@@ -159,6 +159,15 @@ def test_a_label_within_one_group_is_refused():
     assert message in refuse(make("aabb", ["g1", "g1", "g1", "g2"]))
 
 
+def test_a_label_of_two_groups_is_in_both_parts():
+    """Alone, either group is far more than a twentieth of the label, so neither came near it."""
+    labels, groups = ["a", "b", "c"] + ["a", "b"] * 99, [f"g{row // 4}" for row in range(201)]
+    labels[-1] = "c"
+    rest, part = split_off(make(labels, groups), 0.05, seed=0)
+    assert "c" in rest.labels
+    assert "c" in part.labels
+
+
 def test_groups_that_cannot_be_divided_between_the_parts_are_refused():
     # Each label has two of three groups: one part always lacks a label.
     message = refuse(make("accbab", ["1", "1", "2", "2", "3", "3"]), fraction=0.3)
