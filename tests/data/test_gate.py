@@ -188,6 +188,8 @@ def test_findings_stand_in_order_of_harm(planted_all):
     order = ["leak", "serious", "minor"]
     assert severities == sorted(severities, key=order.index)
     assert planted_all.findings[0].kind == "shared_texts"
+    serious = {one.kind for one in planted_all.findings if one.severity == "serious"}
+    assert serious == {"conflicting_labels", "missing_labels", "alike_labels"}
 
 
 def test_each_finding_says_count_share_example_and_advice(planted_all):
@@ -213,6 +215,7 @@ def test_a_shared_text_names_both_rows_and_another_label():
 def test_a_near_duplicate_shows_its_similarity():
     copy = row(near(CLEAN["train"][3]["text"]))
     (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings
+    assert (finding.part, finding.other) == ("test", "train")
     assert finding.examples[0].note == "0.89 as train line 4"  # 17 of 19 sequences
     assert "80 % or more of the 3-word sequences" in finding.message
 
@@ -245,6 +248,9 @@ def test_the_first_line_counts_texts_near_texts_and_groups():
 def test_a_shared_group_alone_is_a_leak():
     report = inspect(CLEAN["train"], test=[*CLEAN["test"], row("new words", "neg", "a1")])
     assert summarize_leaks(report) == "LEAK: 1 of 41 test rows in groups seen before"
+    assert report.findings[0].message == (
+        "1 group (a1) of test is also in train: 1 row of test (2.4 %)."
+    )
     assert report.leaked_test_rows == ()
     with pytest.raises(LeakError):
         refuse_leaks(report)
@@ -304,11 +310,18 @@ def test_dropping_is_advised_where_it_helps(part, other, is_split, place, told):
     assert finding.advice.endswith(told)
 
 
-def test_dropping_keeps_a_text_of_two_labels_which_the_split_may_part():
-    copy = row(CLEAN["train"][0]["text"], "pos")  # which is neg there
-    parts = {**CLEAN, "validation": [*CLEAN["validation"], copy]}
+@pytest.mark.parametrize(
+    ("part", "other", "told"),
+    [
+        ("validation", "train", "does that, except for texts with two labels."),
+        ("test", "validation", DROPS),
+    ],
+)
+def test_dropping_keeps_a_text_of_two_labels_which_the_split_may_part(part, other, told):
+    copy = row(CLEAN[other][0]["text"], "pos")  # which is neg there
+    parts = {**CLEAN, part: [*CLEAN[part], copy]}
     (finding,) = inspect(**parts, is_split=True).findings
-    assert finding.advice.endswith("does that, except for texts with two labels.")
+    assert finding.advice.endswith(told)
 
 
 def test_dropping_leaves_texts_of_two_labels_which_the_advice_says():
@@ -338,6 +351,38 @@ def test_strictness_lets_clean_data_pass():
     refuse_leaks(inspect(**CLEAN))
 
 
+@pytest.mark.parametrize(
+    ("num_rare", "told"),
+    [
+        (1, "1 label has fewer than 10 rows to train on: rare 0 (9)."),
+        (5, "rare 3 (9), rare 4 (9)."),
+        (
+            6,
+            (
+                "6 labels have fewer than 10 rows to train on: rare 0 (9), rare 1 (9), rare 2 (9), "
+                "rare 3 (9), rare 4 (9) and 1 more."
+            ),
+        ),
+    ],
+)
+def test_rare_labels_are_named(num_rare, told):
+    names = [f"rare {at // 9}" for at in range(9 * num_rare)] + ["not rare"] * 10
+    rare = [row(text, name) for text, name in zip(make_texts(64, seed=4), names, strict=False)]
+    report = inspect([*CLEAN["train"], *rare], group=None)
+    (found,) = [one for one in report.findings if one.kind == "rare_labels"]
+    assert found.message.endswith(told)
+
+
+@pytest.mark.parametrize(("num_lacking", "more"), [(5, "."), (6, " (and 1 more).")])
+def test_the_first_labels_that_the_validation_lacks_are_named(num_lacking, more):
+    extra = [row(text, f"x{at % 10}") for at, text in enumerate(make_texts(100, seed=5))]
+    validation = [*CLEAN["validation"], *extra[num_lacking:10]]
+    report = inspect([*CLEAN["train"], *extra[10:]], validation=validation, group=None)
+    (found,) = [one for one in report.findings if one.kind == "missing_labels"]
+    named = "'x0' or 'x1' or 'x2' or 'x3' or 'x4'"
+    assert found.message == f"No row of validation has the label {named}{more}"
+
+
 def test_a_label_that_the_validation_lacks_is_named():
     train = [
         {**one, "label": "fair"} if place % 3 == 0 else one
@@ -364,7 +409,8 @@ def test_progress_counts_the_rows_of_all_parts():
     ("num_words", "short", "told"),
     [
         (4, [1, 2], None),  # search terms
-        (12, [1], "1 word or none, where the median is 12"),  # tweets
+        (9, [1], None),
+        (10, [1], "1 word or none, where the median is 10"),  # tweets
         (60, [3, 2, 1], "at most 3 words, where the median is 60"),
         (60, [4], None),
     ],
@@ -378,6 +424,30 @@ def test_what_is_very_short_depends_on_the_other_texts(num_words, short, told):
     found = [one for one in report.findings if one.kind == "short_texts"]
     assert [one.count for one in found] == ([len(short)] if told else [])
     assert all(told in one.message for one in found)
+
+
+def test_a_text_without_a_word_is_very_short_among_any():
+    texts = [*make_texts(60, seed=3, num_words=4), "!?"]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    assert [one.message for one in report.findings] == [
+        "1 row of train (1.6 %) is very short: no word at all, where the median is 4."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("num_words", "long", "told"),
+    [
+        (12, 500, None),
+        (12, 501, "over 500 words, where the median is 12"),
+        (30, 600, None),
+        (30, 601, "over 600 words, where the median is 30"),
+    ],
+)
+def test_what_is_very_long_depends_on_the_other_texts(num_words, long, told):
+    texts = [*make_texts(60, seed=3, num_words=num_words), *make_texts(1, seed=4, num_words=long)]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    found = [one.message for one in report.findings if one.kind == "long_texts"]
+    assert found == ([f"1 row of train (1.6 %) is very long: {told}."] if told else [])
 
 
 def test_a_very_short_text_of_one_word_has_1_word():
