@@ -16,6 +16,7 @@ from bertfit.data.token_faults import (
     count_tokens,
     describe_token_lengths,
     describe_tokens,
+    shows_more,
 )
 
 
@@ -54,9 +55,25 @@ def test_texts_of_no_or_mostly_unknown_tokens_are_found(tokenizer):
     assert "another model" in unknown.advice
 
 
+def test_texts_of_known_tokens_give_no_finding(tokenizer):
+    rows, _ = read_dataset([{"text": "a good film", "label": "x"}], Columns())
+    assert not list(describe_tokens("train", rows, count(tokenizer, rows.texts)))
+
+
 def test_a_tokenizer_without_unknown_token_knows_all(tokenizer):
     counts = count_tokens(TEXTS, tokenizer, None, rows=np.arange(5))
     assert counts.num_unknown.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("good", False), ("好电影", False), ("12 34", True)]
+)
+def test_an_unsuspected_text_of_unknown_tokens_shows_that_there_may_be_more(
+    tokenizer, text, expected
+):
+    """Digits are no suspects, but this vocabulary has none."""
+    texts = ["a film", text]
+    assert shows_more(count(tokenizer, texts), choose_rows(texts)[1]) is expected
 
 
 def test_a_small_part_is_counted_whole():
