@@ -149,7 +149,7 @@ def test_the_line_is_where_the_row_starts(tmp_path):
 
 
 def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
-    path = write(tmp_path, "a.tsv", 'sentence\tlabel\n"open \t1\nnext "\t0\n')
+    path = write(tmp_path, "a.tsv", 'label\tsentence\n1\t"open \n0\tnext "\n')
     assert rows_of(path) == [(2, '"open ', "1"), (3, 'next "', "0")]
 
 
