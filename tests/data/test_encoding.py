@@ -13,6 +13,7 @@ from bertfit.data.encoding import (
     EncodingRule,
     encode_texts,
     find_special_tokens,
+    join_encoded,
     truncate,
 )
 from bertfit.errors import ModelError
@@ -182,6 +183,14 @@ def test_many_texts_are_encoded_in_chunks_and_in_order(bert):
     encoded = encode(texts, bert, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1024, 2500), (2048, 2500), (2500, 2500)]
     assert encoded.lengths.tolist() == [2 + number % 7 for number in range(2500)]
+
+
+def test_joined_pieces_are_as_if_encoded_at_once(bert):
+    whole = encode(TEXTS, bert, max_length=6)
+    joined = join_encoded([encode(some, bert, max_length=6) for some in (TEXTS[:2], TEXTS[2:])])
+    for name in ("token_ids", "offsets", "full_lengths"):
+        expected, found = getattr(whole, name), getattr(joined, name)
+        assert (found.tolist(), found.dtype) == (expected.tolist(), expected.dtype)
 
 
 def test_no_room_for_text_is_an_error(bert):
