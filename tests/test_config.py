@@ -136,6 +136,7 @@ def test_every_recipe_names_existing_settings(recipe):
         ("model=a=b", "a=b"),
         ("text_cleaning=none", "none"),
         ("text_column=none", None),
+        ("text_column=true", "true"),
         ("truncation=head+tail", "head+tail"),
     ],
 )
