@@ -427,6 +427,18 @@ def test_a_training_that_ended_is_not_told_and_holds_nothing(tmp_path, end):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.parametrize(("end", "name"), [("publish", "run"), ("set_aside", "run.unfinished")])
+def test_who_may_read_new_files_may_read_what_a_training_leaves(tmp_path, end, name):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "file").touch()
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    (staging.folder / "config.json").touch(mode=0o600)
+    getattr(staging, end)(*([{}] if end == "publish" else []))
+    left = tmp_path / name
+    assert (left / "config.json").stat().st_mode == (tmp_path / "new" / "file").stat().st_mode
+    assert left.stat().st_mode & 0o055 == (tmp_path / "new").stat().st_mode & 0o055
+
+
 def test_a_kill_while_replacing_leaves_both_runs_and_says_how_to_move_them(run, monkeypatch):
     new = kill_while_replacing(run, monkeypatch)
     (old,) = run.parent.glob(".run.old-*")
