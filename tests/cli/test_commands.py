@@ -361,6 +361,15 @@ def test_help_fits_into_80_columns(verb):
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
 
 
+def test_the_help_shows_what_each_command_does_in_whole_sentences():
+    command = [sys.executable, "-m", "bertfit.cli.main", "--help"]
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    commands = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(commands) == len(app.registered_commands) == 12
+    assert [line for line in commands if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
     bertfit = Path(sys.executable).with_name("bertfit")
     command = f"yes 'good fine film' | head -n 20000 | {bertfit} predict {trained[0]} | head -n 1"

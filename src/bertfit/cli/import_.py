@@ -25,7 +25,7 @@ def import_(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a notebook's model.pth to a run, without running its code."""
+    """Make a run of a notebook's model.pth, without running its code."""
     with pause_collection():
         from bertfit.cli.terminal import Terminal, console
         from bertfit.workflow.importing import import_notebook
