@@ -120,6 +120,21 @@ def test_a_narrow_terminal_breaks_the_lines_of_a_table_and_cuts_none(box):
     assert (text.split(), more.split()) == (["text"] * 8, ["text"])
 
 
+def test_a_narrow_terminal_shows_no_empty_lines_between_the_rows_of_a_table():
+    """The spaces that pad a row to the width of its table would be lines of their own there."""
+    table = Table("Score", "Value (95 % interval)", "Before", box=rich.box.SIMPLE, pad_edge=False)
+    for name in ("Accuracy", "Macro F1"):
+        table.add_row(name, "99.1 %", "")
+    told = type(console)(file=io.StringIO(), width=40)
+    told.print(table)
+    lines = told.file.getvalue().splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    assert [line.split() for line in lines[-3:-1]] == [
+        ["Accuracy", "99.1", "%"],
+        ["Macro", "F1", "99.1", "%"],
+    ]
+
+
 def test_nothing_that_training_prints_is_wider_than_80_columns(trained):
     run, _data, output = trained
     assert [line for line in output.splitlines() if len(line) > 80 and str(run) not in line] == []

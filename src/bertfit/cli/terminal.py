@@ -61,9 +61,11 @@ class _CarefulConsole(Console):
         would cut off numbers. Bars are grids, without box and header, and shrink.
         """
         options = options or self.options
-        if isinstance(renderable, Table) and (renderable.box or renderable.show_header):
+        is_table = isinstance(renderable, Table) and (renderable.box or renderable.show_header)
+        if is_table:
             options = options.update(max_width=max(options.max_width, _TABLE_WIDTH))
-        for segment in super().render(renderable, options):
+        segments = super().render(renderable, options)
+        for segment in _strip_lines(segments) if is_table else segments:
             shown = segment.text if segment.control else escape_controls(segment.text)
             yield segment if shown == segment.text else segment._replace(text=shown)
 
@@ -75,6 +77,22 @@ class _CarefulConsole(Console):
         """Discard all further output, and let the work go on."""
         self.quiet = True
         discard_output(self.file)
+
+
+def _strip_lines(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Yield segments without the spaces at line ends, which would wrap to lines of their own."""
+    spaces: list[Segment] = []
+    for segment in segments:
+        text = segment.text.rstrip(" ")
+        if text == "\n":
+            spaces.clear()
+        elif text:
+            yield from spaces
+            spaces.clear()
+        if text:
+            yield segment._replace(text=text)
+        if text != segment.text:
+            spaces.append(segment._replace(text=segment.text[len(text) :]))
 
 
 # Brackets in names of files or classes are not markup, and words between colons are not emoji.
