@@ -385,6 +385,14 @@ def test_the_help_shows_what_each_command_does_in_whole_sentences():
     assert [line for line in commands if not line.endswith(".") or line.endswith("...")] == []
 
 
+@pytest.mark.parametrize("width", [50, 60, 80])
+def test_the_settings_fit_into_a_narrow_terminal_without_torn_words(width):
+    shown = runner.invoke(app, ["settings"], env={"COLUMNS": str(width)}).output
+    assert max(len(line) for line in shown.splitlines()) <= width
+    assert "…" not in shown
+    assert {"micro_batch_tokens", "torch.compile", "(MiniLM-L6,"} <= set(shown.split())
+
+
 def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
     bertfit = Path(sys.executable).with_name("bertfit")
     command = f"yes 'good fine film' | head -n 20000 | {bertfit} predict {trained[0]} | head -n 1"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_LEAST_WIDTH = 50
+"""Columns into which names, defaults and the longest words of the sentences fit."""
+
 
 def settings() -> None:
     """List every training setting with its default and meaning."""
@@ -10,7 +13,8 @@ def settings() -> None:
     from bertfit.cli.terminal import console
     from bertfit.config import describe_settings
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    # Sentences may be wrapped, so it shrinks further than tables of numbers.
+    table = Table(box=None, padding=(0, 2, 0, 0), min_width=_LEAST_WIDTH)
     for heading in ("setting", "default", "meaning"):
         table.add_column(heading, no_wrap=heading != "meaning")
     for name, (default, text) in describe_settings().items():

@@ -58,14 +58,17 @@ class _CarefulConsole(Console):
         """Escape what was not a string, except rich's own control codes.
 
         Tables keep their width if the terminal is narrower, which then wraps their lines: rich
-        would cut off numbers. Bars are grids, without box and header, and shrink.
+        would cut off numbers. A table with a `min_width` of its own shrinks to that. Bars are
+        grids, without box and header, and shrink.
         """
         options = options or self.options
-        is_table = isinstance(renderable, Table) and (renderable.box or renderable.show_header)
-        if is_table:
-            options = options.update(max_width=max(options.max_width, _TABLE_WIDTH))
-        segments = super().render(renderable, options)
-        for segment in _strip_lines(segments) if is_table else segments:
+        if isinstance(renderable, Table) and (renderable.box or renderable.show_header):
+            least = renderable.min_width or _TABLE_WIDTH
+            options = options.update(max_width=max(options.max_width, least))
+            segments: Iterable[Segment] = _strip_lines(super().render(renderable, options))
+        else:
+            segments = super().render(renderable, options)
+        for segment in segments:
             shown = segment.text if segment.control else escape_controls(segment.text)
             yield segment if shown == segment.text else segment._replace(text=shown)
 
