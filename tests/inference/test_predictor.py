@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import (
@@ -28,7 +29,8 @@ from bertfit import Prediction, TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ConfigError, DataError, ModelError, RunError
 from bertfit.inference import loading, predictor, working_copy
-from bertfit.inference.confidence import UncalibratedLayer
+from bertfit.inference.confidence import ConfidenceRules, UncalibratedLayer
+from bertfit.modeling import attention
 from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
@@ -123,6 +125,14 @@ def test_a_data_frame_has_one_prediction_a_row(classifier):
     """Iterating over a frame gives its column names: they must not be taken for texts."""
     frame = pd.DataFrame({"text": TEXTS, "label": "bad"})
     assert classifier.predict(frame) == classifier.predict(TEXTS)
+
+
+def test_a_table_is_read_by_the_text_column_of_the_training(classifier):
+    other = copy.deepcopy(classifier)
+    other.record = {"settings": {"text_column": {"value": "review"}}}
+    table = [{"text": "bad", "review": "a good film"}]
+    expected = other.predict_probabilities("a good film")
+    np.testing.assert_array_equal(other.predict_probabilities(table), expected)
 
 
 def test_no_texts_have_no_predictions(classifier):
@@ -280,6 +290,15 @@ def test_padding_uses_the_tokenizers_pad_token(classifier):
     assert classifier.pad_id == classifier.tokenizer.pad_token_id
 
 
+def test_a_tokenizer_without_a_token_for_padding_pads_with_any(classifier):
+    """What is padded is masked."""
+    other = copy.deepcopy(classifier)
+    other.tokenizer.pad_token = None
+    assert other.pad_id == 0
+    expected = classifier.predict_probabilities(TEXTS)
+    np.testing.assert_allclose(other.predict_probabilities(TEXTS), expected, atol=1e-6)
+
+
 def test_encode_reports_its_progress(classifier):
     seen = []
     classifier.encode(TEXTS, on_progress=lambda *report: seen.append(report))
@@ -398,14 +417,19 @@ def test_no_texts_are_encoded_and_scored_to_nothing(classifier):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_worker_gets_a_classifier_by_pickle(model_folder, dtype):
+def test_a_worker_gets_a_classifier_by_pickle(model_folder, dtype, monkeypatch):
     classifier = TextClassifier.load(model_folder, dtype=dtype)
-    again = pickle.loads(pickle.dumps(classifier))  # noqa: S301 (our own, as multiprocessing does)
+    classifier.record = {"settings": {}}
+    classifier.confidence = ConfidenceRules(threshold=0.4)
+    pickled = pickle.dumps(classifier)
+    # A new process does not know bertfit's attention yet.
+    monkeypatch.delitem(transformers.AttentionInterface._global_mapping, attention.NAME)
+    again = pickle.loads(pickled)  # noqa: S301 (our own, as multiprocessing does)
     np.testing.assert_array_equal(
         again.predict_probabilities(TEXTS), classifier.predict_probabilities(TEXTS)
     )
-    assert again.rule == classifier.rule
-    assert again.label_names == classifier.label_names
+    for name in ("rule", "label_names", "precision", "record", "confidence"):
+        assert getattr(again, name) == getattr(classifier, name)
 
 
 def test_a_model_is_copied_once_and_anew_where_a_weight_changed(model_folder, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.inference import micro_batches
+from bertfit.inference import micro_batches, scoring
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import load_classifier
@@ -93,6 +93,19 @@ def test_progress_counts_rows_up_to_all(loaded, encoded):
 def test_no_texts_have_no_logits(loaded):
     nothing = encode_texts([], fast_tokenizer(loaded.tokenizer), EncodingRule(max_length=64))
     assert score(loaded, nothing).shape == (0, 2)
+
+
+@pytest.mark.parametrize(("worth", "builds"), [(len(TEXTS), True), (len(TEXTS) + 1, False)])
+def test_operators_are_built_for_many_texts_and_not_for_few(
+    loaded, encoded, monkeypatch, worth, builds
+):
+    """Building takes seconds, and would be done before the answer to a single text."""
+    asked = []
+    monkeypatch.setattr(scoring, "takes_operators", lambda *_: True)
+    monkeypatch.setattr(scoring, "load_operators", lambda *, build: asked.append(build))
+    monkeypatch.setattr(scoring, "_ROWS_WORTH_BUILDING", worth)
+    score(loaded, encoded)
+    assert asked == [builds]
 
 
 def test_softmax_gives_rows_that_sum_to_one():
