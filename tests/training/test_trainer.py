@@ -392,7 +392,7 @@ def test_memory_that_runs_out_is_told_once_and_scoring_heeds_it(run_fit, monkeyp
 
 def test_progress_shows_each_step_with_the_mean_loss_so_far(run_fit):
     listener = Recorder()
-    outcome, _ = run_fit(listener=listener)
+    outcome, _ = run_fit(batch_size=10, listener=listener)  # the last step has four rows
     steps = [report for report in listener.tasks if report[0] == "epoch 1/2"]
     assert [report[1:3] for report in steps] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert steps[-1][3] == f"loss {outcome.history.train_losses[0]:.4f}"
