@@ -23,8 +23,9 @@ from transformers import (
     RobertaConfig,
     XLMRobertaConfig,
 )
+from transformers.masking_utils import bidirectional_mask_function
 
-from bertfit.modeling.attention import NAME
+from bertfit.modeling.attention import NAME, make_mask
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.dropout import CheapDropout
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plan_fast_path, plug_in
@@ -213,6 +214,14 @@ def test_bfloat16_copies_are_near_and_leave_the_weights_alone(family):
     assert {p.dtype for p in working.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(rounded.float(), exact, atol=0.15, rtol=0.1)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_what_is_masked_stays_finite_in_bfloat16():
+    """A row that is masked everywhere would become NaN with -inf."""
+    padding = torch.tensor([[1, 0]])
+    mask = make_mask(mask_function=bidirectional_mask_function, attention_mask=padding)
+    assert mask.bfloat16().isfinite().all()
+    assert (mask == 0).tolist() == [[[[True, False]]]]
 
 
 def test_frequencies_of_rotary_positions_are_not_rounded():

@@ -79,6 +79,18 @@ def test_a_padded_row_has_the_logits_that_it_has_alone(model, precision, rows):
 
 
 @torch.no_grad()
+def test_padded_rows_are_computed_together(model, precision, rows):
+    """One by one they have the same logits, but take several times as long."""
+    sizes = []
+    hook = model.register_forward_pre_hook(
+        lambda _model, _arguments, inputs: sizes.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    compute_logits(model, *pad(rows), precision=precision)
+    hook.remove()
+    assert sizes == [len(rows)]
+
+
+@torch.no_grad()
 def test_no_mask_is_a_mask_of_ones(model, precision, rows):
     """Leaving the mask out is for speed alone."""
     row = rows[1][None]

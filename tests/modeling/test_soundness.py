@@ -25,7 +25,7 @@ from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError
 from bertfit.modeling.classifier import LoadedClassifier, load_classifier
 from bertfit.modeling.precision import choose_precision
-from bertfit.modeling.soundness import reads_padding, try_model
+from bertfit.modeling.soundness import explain_failure, reads_padding, try_model
 
 SMALL = {
     "vocab_size": 100,
@@ -119,11 +119,21 @@ def test_a_decoder_looks_for_the_padding_token_of_its_tokenizer(loaded, named, k
     assert not reads_padding(tried.model)
 
 
-def test_a_model_that_reads_padding_keeps_its_padding_token(loaded):
-    tried = with_model(loaded, FNetConfig(**SMALL | {"pad_token_id": 3}))
-    try_model(tried, "fnet")
-    assert reads_padding(tried.model)
+@pytest.mark.parametrize("kind", ["fnet", "bert"])
+def test_where_another_padding_token_would_not_help_the_models_own_is_kept(loaded, kind):
+    """FNet reads any padding, and BERT none."""
+    sizes = SMALL | {"pad_token_id": 3}
+    configs = {"fnet": FNetConfig(**sizes), "bert": BertConfig(**sizes, num_attention_heads=2)}
+    tried = with_model(loaded, configs[kind])
+    try_model(tried, kind)
+    assert reads_padding(tried.model) is (kind == "fnet")
     assert tried.model.config.pad_token_id == 3
+
+
+def test_of_a_long_explanation_the_first_line_is_shown():
+    with pytest.raises(ModelError) as caught, explain_failure("bert"):
+        raise RuntimeError("\nsizes differ\nset TORCH_TRACE to see more")
+    assert caught.value.message == "the model 'bert' cannot be computed: RuntimeError: sizes differ"
 
 
 def test_what_a_model_itself_raises_is_shown_without_a_traceback(loaded):
