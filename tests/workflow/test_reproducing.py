@@ -14,8 +14,9 @@ def describe(record, **options):
     )
 
 
-def make_record(source="my train.csv", *, recipe="default", **options):
-    settings = resolve_settings(options, recipe=recipe).settle("epochs", 3, origin="default for 9")
+def make_record(source="my train.csv", *, recipe="default", assignments=(), **options):
+    resolved = resolve_settings(options, recipe=recipe, assignments=assignments)
+    settings = resolved.settle("epochs", 3, origin="default for 9")
     return {
         "settings": settings.to_json(),
         "data": {"train": {"source": source}, "validation": {"source": source}},
@@ -74,5 +75,22 @@ def test_rows_from_memory_give_a_call_that_parses():
     assert "    train,\n    'run',\n    baseline=False," in call
 
 
+def test_the_call_names_every_part_and_choice():
+    record = make_record("DataFrame", recipe="notebook", batch_size=8)
+    record["data"] |= {"validation": {"source": "v.csv"}, "test": {"source": "rows"}}
+    record["seeds"] = {"runs": [{"seed": 7}, {"seed": 8}]}
+    assert describe(record, was_split="given").splitlines() == [
+        *("import bertfit", "", "bertfit.train_seeds("),
+        *("    train,", "    'run',", "    validation='v.csv',", "    test=test,"),
+        *("    num_seeds=2,", "    recipe='notebook',", "    batch_size=8,", "    seed=7,", ")"),
+    ]
+
+
+def test_a_setting_that_was_undone_is_none_in_the_command():
+    record = make_record(recipe="notebook", assignments=["max_length=none"])
+    assert describe(record).endswith("--recipe notebook --set max_length=none")
+
+
 def test_an_imported_run_has_no_command():
     assert describe({"training": {"imported_from": "notebook"}}) is None
+    assert describe(make_record() | {"data": {"test": {"source": "t.csv"}}}) is None
