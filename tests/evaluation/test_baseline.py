@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import lexical, ngrams, threads
@@ -52,6 +53,16 @@ def test_classes_without_rows_keep_their_column_and_get_zero() -> None:
     probabilities = baseline.predict_probabilities(["good", "bad"])
     assert probabilities.argmax(axis=1).tolist() == [3, 1]
     assert probabilities[:, [0, 2, 4]].tolist() == [[0.0] * 3] * 2
+
+
+def test_naive_bayes_weighs_a_word_by_the_ratio_of_its_frequencies() -> None:
+    """Each count starts at 1, and each text has the length 1, however many words it has."""
+    present = csr_matrix(np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=np.float32))
+    ratio = lexical._log_count_ratio(present, np.array([True, True, False]))
+    expected = np.log(np.array([3, 2, 2]) / 7) - np.log(np.array([1, 2, 2]) / 5)
+    assert ratio == pytest.approx(expected, abs=1e-6)
+    weighted = lexical._weigh_by_ratio(present, ratio).toarray()
+    assert weighted[0] == pytest.approx([*(ratio[:2] / np.hypot(*ratio[:2])), 0.0])
 
 
 def test_77_classes_are_learned() -> None:

@@ -16,6 +16,7 @@ NAMES = ("neg", "pos")
 @pytest.fixture
 def kept() -> KeptPredictions:
     probabilities = np.random.default_rng(0).dirichlet([1, 1], size=3)
+    probabilities[2] = [0.0, 1.0]  # as a model gives that is sure beyond rounding
     return KeptPredictions(
         lines=[2, 3, 5],
         groups=["movie é", None, "b"],
@@ -69,10 +70,12 @@ GOOD = {
         (json.dumps({**GOOD, "label": "x"}), "label 'x' is not one of the run's: neg, pos"),
         (json.dumps({**GOOD, "probabilities": [0.5]}), "probabilities: expected 2 numbers"),
         (json.dumps({**GOOD, "probabilities": [0.5, 0.9]}), "that sum to 1"),
+        (json.dumps({**GOOD, "probabilities": [0.5, 0.502]}), "that sum to 1"),
         (json.dumps({**GOOD, "probabilities": [1.5, -0.5]}), "of at least 0"),
         (json.dumps({**GOOD, "probabilities": ["1", "0"]}), "probabilities: expected 2 numbers"),
         (json.dumps({**GOOD, "num_tokens": -1}), "num_tokens: expected a whole number"),
         (json.dumps({**GOOD, "line": "2"}), "line: expected a whole number"),
+        (json.dumps({**GOOD, "line": True}), "line: expected a whole number"),
         (json.dumps({**GOOD, "truncated": 1}), "truncated: expected true or false, got 1"),
         (json.dumps({**GOOD, "group": 5}), "group: expected a string or null, got 5"),
     ],
