@@ -27,6 +27,7 @@ from bertfit.modeling.calibration_folding import (
     find_logit_layer,
     fold_scaling,
     has_bias,
+    has_layer,
     read_layer,
     widened,
 )
@@ -166,6 +167,14 @@ def test_looking_for_the_layer_changes_nothing(family):
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_layer_is_known_by_name_kind_and_shape():
+    model = build(_FAMILIES["bert"][0])
+    assert has_layer(model, "classifier", (3, 16))
+    assert not has_layer(model, "classifier", (2, 16))
+    assert not has_layer(model, "score", (3, 16))
+    assert not has_layer(model, "bert.embeddings.word_embeddings", (60, 16))
 
 
 def test_a_bias_is_told():

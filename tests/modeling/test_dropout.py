@@ -67,6 +67,7 @@ def test_masks_follow_the_seed_and_differ_from_draw_to_draw():
 def test_the_mean_is_kept(dtype):
     """In bfloat16 a mask that held the scale would make it 0.15 % too small."""
     values = CheapDropout(0.1).train()(torch.ones(4 * MANY, dtype=dtype)).double()
+    assert values.min() == 0.0
     error = values.mean() - 1.0
     assert abs(error) < 5 * math.sqrt(0.1 / 0.9 / (4 * MANY)) + (
         2e-3 if dtype != torch.float32 else 0
@@ -115,3 +116,5 @@ def test_attention_drops_weights_at_its_rate_and_keeps_their_mean():
     assert abs(float(out.detach().mean()) - 1.0) < 5 * math.sqrt(0.1 / 0.9 / num_weights)
     spread = float(out.detach().var()) * 64
     assert spread == pytest.approx(0.1 / 0.9, rel=0.05)
+    in_scoring, _ = attend(module.eval(), queries, keys, values, None, dropout=0.1)
+    torch.testing.assert_close(in_scoring, torch.ones_like(in_scoring))
