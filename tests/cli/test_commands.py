@@ -386,8 +386,9 @@ def test_the_help_shows_what_each_command_does_in_whole_sentences():
 
 
 @pytest.mark.parametrize("width", [50, 60, 80])
-def test_the_settings_fit_into_a_narrow_terminal_without_torn_words(width):
-    shown = runner.invoke(app, ["settings"], env={"COLUMNS": str(width)}).output
+def test_the_settings_fit_into_a_narrow_terminal_without_torn_words(width, monkeypatch):
+    monkeypatch.setattr(console, "_width", width)
+    shown = runner.invoke(app, ["settings"]).output
     assert max(len(line) for line in shown.splitlines()) <= width
     assert "…" not in shown
     assert {"micro_batch_tokens", "torch.compile", "(MiniLM-L6,"} <= set(shown.split())
