@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from bertfit.errors import ConfigError
-from bertfit.files import as_path, check_output, make_readable, open_atomically, write_json
+from bertfit.files import (
+    as_path,
+    check_output,
+    make_readable,
+    open_atomically,
+    refuse_hidden,
+    write_json,
+)
 
 
 def permissions(path: Path) -> int:
@@ -187,3 +194,8 @@ def test_lists_of_numbers_take_one_line_and_nothing_changes_its_value(tmp_path):
     assert json.loads(written) == value
     assert "    [1, 0],\n    [0, 2]\n" in written
     assert '"mixed": [1.5e-07, null, true, -3],\n' in written
+
+
+@pytest.mark.parametrize("name", ["none", "a\0b", 300 * "x"])
+def test_what_cannot_exist_is_not_hidden(tmp_path, name):
+    refuse_hidden(tmp_path / name)

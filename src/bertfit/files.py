@@ -122,7 +122,7 @@ def refuse_hidden(path: Path) -> None:
         path.stat()
     except PermissionError:
         raise
-    except OSError:
+    except (OSError, ValueError):  # ValueError: not a valid path
         return
 
 
