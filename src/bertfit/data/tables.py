@@ -22,9 +22,6 @@ BATCH_SIZE = 1024
 NUM_ROWS_PEEKED = 100
 """Keys may differ from dict to dict; the column names are those of the first dicts together."""
 
-_ClassNames = Mapping[str, Sequence[str]]
-"""By column: the names of the classes 0, 1, …"""
-
 
 def open_parquet(path: Path, source: str) -> RecordStream:
     """Open a Parquet file; only the requested columns are read, in batches.
@@ -39,15 +36,14 @@ def open_parquet(path: Path, source: str) -> RecordStream:
         file = pyarrow.parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
         raise _unreadable(source, error) from error
-    schema = file.schema_arrow
-    names = list(schema.names)
+    names = list(file.schema_arrow.names)
     check_names_differ(names, source)
 
     def read(wanted: Sequence[str]) -> Iterator[Record]:
         with file:
             batches = file.iter_batches(batch_size=BATCH_SIZE, columns=list(wanted))
             try:
-                yield from _read_batches(batches, _find_class_names(schema))
+                yield from _read_batches(batches)
             except (OSError, ValueError) as error:
                 raise _unreadable(source, error) from error
 
@@ -93,8 +89,7 @@ def _open_arrow(table: Any, source: str) -> RecordStream:  # noqa: ANN401 (pyarr
     check_names_differ(table.column_names, source)
 
     def read(wanted: Sequence[str]) -> Iterator[Record]:
-        batches = table.select(list(wanted)).to_batches(max_chunksize=BATCH_SIZE)
-        return _read_batches(batches, _find_class_names(table.schema))
+        return _read_batches(table.select(list(wanted)).to_batches(max_chunksize=BATCH_SIZE))
 
     return RecordStream(source=source, names=table.column_names, read=read)
 
@@ -102,8 +97,7 @@ def _open_arrow(table: Any, source: str) -> RecordStream:  # noqa: ANN401 (pyarr
 def _open_hub_dataset(dataset: Any, source: str) -> RecordStream:  # noqa: ANN401 (it is optional)
     def read(wanted: Sequence[str]) -> Iterator[Record]:
         chosen = dataset.select_columns(list(wanted)).with_format("arrow")
-        names = _find_class_names(dataset.features.arrow_schema)
-        return _read_batches(chosen.iter(batch_size=BATCH_SIZE), names)
+        return _read_batches(chosen.iter(batch_size=BATCH_SIZE))
 
     return RecordStream(source=source, names=dataset.column_names, read=read)
 
@@ -129,37 +123,35 @@ def _open_dicts(rows: Sequence[object], source: str) -> RecordStream:
     return RecordStream(source=source, names=names, read=read)
 
 
-def _read_batches(batches: Iterable[Any], class_names: _ClassNames) -> Iterator[Record]:
+def _read_batches(batches: Iterable[Any]) -> Iterator[Record]:
     line = 0
     for batch in batches:
         names = batch.schema.names
-        columns = [
-            _name_classes(_to_list(column), class_names.get(name))
-            for name, column in zip(names, batch.columns, strict=True)
-        ]
+        columns = [_to_list(column) for column in batch.columns]
+        for name, classes in _find_classes(batch.schema).items():
+            place = names.index(name)
+            columns[place] = _name_classes(columns[place], classes)
         for values in zip(*columns, strict=True):
             line += 1
             yield Record(line, dict(zip(names, values, strict=True)))
 
 
-def _find_class_names(schema: Any) -> _ClassNames:  # noqa: ANN401 (pyarrow has no types)
-    """Return the names of classes that the library `datasets` left in a schema's metadata."""
+def _find_classes(schema: Any) -> dict[str, list[str]]:  # noqa: ANN401 (pyarrow has no types)
+    """Return, by column, the names of classes that `datasets` left in a schema's metadata."""
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
             column: [str(name) for name in feature["names"]]
             for column, feature in stored.items()
-            if feature.get("_type") == "ClassLabel"
+            if feature.get("_type") == "ClassLabel" and column in schema.names
         }
     except (ValueError, KeyError, TypeError, AttributeError):  # none, or of another form
         return {}
 
 
-def _name_classes(values: list[object], names: Sequence[str] | None) -> list[object]:
+def _name_classes(values: list[object], classes: Sequence[str]) -> list[object]:
     """Replace numbers of classes by their names; `datasets` writes -1 where there is no label."""
-    if names is None:
-        return values
-    named: dict[object, object] = {-1: None, **dict(enumerate(names))}
+    named: dict[object, object] = {-1: None, **dict(enumerate(classes))}
     return [named.get(value, value) if isinstance(value, int) else value for value in values]
 
 

@@ -74,7 +74,7 @@ class CheckResult:
 
 
 def check(
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     *,
     validation: Any = None,  # noqa: ANN401 (as data)
     test: Any = None,  # noqa: ANN401 (as data)

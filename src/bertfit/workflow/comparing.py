@@ -90,7 +90,7 @@ def compare(
     run_a: str | Path,
     run_b: str | Path,
     *,
-    data: Any = None,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any = None,  # noqa: ANN401 (a path, a table or a list of dicts)
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
     device: str = "auto",

@@ -143,7 +143,7 @@ class Evaluation:
 
 def evaluate(
     run: str | Path,
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     *,
     columns: Columns | None = None,
     slice_columns: str | Sequence[str] = (),

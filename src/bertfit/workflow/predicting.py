@@ -43,7 +43,7 @@ class PredictionCount:
 
 def predict_rows(
     classifier: TextClassifier,
-    source: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    source: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     count: PredictionCount,
     *,
     columns: Columns | None = None,

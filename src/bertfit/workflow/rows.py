@@ -55,7 +55,7 @@ class StartedRows:
 
 
 def start_rows(
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     *,
     validation: Any,  # noqa: ANN401 (as data)
     test: Any,  # noqa: ANN401 (as data)

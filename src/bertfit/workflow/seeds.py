@@ -82,7 +82,7 @@ class _Best:
 
 
 def train_seeds(
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     output: str | Path,
     *,
     num_seeds: int,

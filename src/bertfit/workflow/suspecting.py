@@ -72,7 +72,7 @@ class SuspectReport:
 
 
 def find_suspects(
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     *,
     run: str | Path | None = None,
     num_folds: int | None = None,

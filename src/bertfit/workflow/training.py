@@ -50,7 +50,7 @@ class TrainResult:
 
 
 def train(
-    data: Any,  # noqa: ANN401 (a path, a DataFrame, an Arrow table or a list of dicts)
+    data: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
     output: str | Path,
     *,
     validation: Any = None,  # noqa: ANN401 (as data)
