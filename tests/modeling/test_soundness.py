@@ -66,6 +66,19 @@ def test_a_model_that_is_tried_stays_as_it_was(loaded):
     assert not reads_padding(loaded.model)
 
 
+def test_a_model_is_tried_with_few_threads_which_are_then_as_many_as_before(loaded):
+    seen, before = [], torch.get_num_threads()
+    loaded.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    try:
+        for num_threads in (16, 1):
+            torch.set_num_threads(num_threads)
+            try_model(loaded, "bert")
+            assert torch.get_num_threads() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [4, 4, 1, 1]
+
+
 @pytest.mark.parametrize(("difference", "reads_it"), [(1e-6, False), (1e-3, True)])
 def test_rounding_is_not_taken_for_padding_where_logits_cancel_out(
     loaded, monkeypatch, difference, reads_it

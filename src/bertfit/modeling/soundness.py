@@ -37,6 +37,9 @@ UNFIT = (
 """What to do about a model that fails, if the type of the arithmetic is not the cause."""
 _MARK = "bertfit_reads_padding"
 """Attribute of a model that reads padding."""
+_MOST_THREADS = 4
+"""For so short a text. Rows are checked and kernels compiled meanwhile, and each operation waits
+for the last of its threads to get a core: with 16, BERT-base took 2 seconds."""
 
 
 def try_model(loaded: LoadedClassifier, name: str) -> None:
@@ -58,7 +61,7 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     rows_BT = np.full((2, len(long_T)), loaded.tokenizer.pad_token_id or 0)
     rows_BT[0, : len(short_T)], rows_BT[1] = short_T, long_T
     mask_BT = np.arange(len(long_T)) < [[len(short_T)], [len(long_T)]]
-    with explain_failure(name), _evaluating(model):
+    with explain_failure(name), _evaluating(model), _few_threads():
         check_token_ids(model, rows_BT)
         alone = _give_logits(model, short_T[None], np.ones((1, len(short_T))))[0]
         reads_it = _differ(alone, _give_logits(model, rows_BT, mask_BT))
@@ -109,6 +112,16 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
         if hasattr(model.base_model, "set_attention_type"):  # BigBird's short texts change it
             model.base_model.set_attention_type(model.config.attention_type)
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(min(num_threads, _MOST_THREADS))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @contextmanager
