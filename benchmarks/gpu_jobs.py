@@ -55,8 +55,8 @@ def time_jobs(
         }
     # Empty at first; from the second job on it has what Triton and Inductor compiled.
     cache = {
-        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"),
-        "TRITON_CACHE_DIR": str(scratch / "kernels"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "cache" / "inductor"),
+        "TRITON_CACHE_DIR": str(scratch / "cache" / "triton"),
     }
     for number, (name, options) in enumerate(ways.items()):
         left = ends - time.monotonic()
