@@ -32,7 +32,6 @@ from bertfit.modeling.kernels.elementwise import (
     activate_backward,
     add_and_norm,
     add_and_norm_backward,
-    sum_columns,
 )
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.tokenizer_files import fast_tokenizer
@@ -118,8 +117,8 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
     inner, of_inner = (draw(num_rows, INNER, device=device) for _ in range(2))
     norm = torch.nn.LayerNorm(WIDTH, device=device, dtype=torch.bfloat16)
     dropout = Dropout(RATE, torch.tensor([7], device=device), 0)
-    sums = Sums.make(9 * WIDTH + INNER, num_rows, device)
-    row = torch.empty(9 * WIDTH + INNER, device=device)
+    sums = Sums.make(6 * WIDTH + INNER, num_rows, device)
+    row = torch.empty(6 * WIDTH + INNER, device=device)
     with torch.no_grad():
         _, kept = add_and_norm(hidden, residual, norm, dropout, keeps=True)
         works: dict[str, Callable[[], object]] = {
@@ -129,7 +128,6 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
             ),
             "gelu": lambda: activate(inner),
             "gelu_backward": lambda: activate_backward(of_inner, inner, sums, at=0),
-            "sums": lambda: sum_columns(hidden, sums, at=0),
             "fold": lambda: sums.fold(row, adds=False),
         }
         return {name: replay(work) for name, work in works.items()}

@@ -408,3 +408,15 @@ def test_runs_are_neighbours_of_one_length():
     assert pack.runs == ((2, 3), (1, 2), (1, 3))
     assert (pack.num_texts, pack.longest) == (4, 3)
     assert pack.firsts.tolist() == [0, 3, 6, 8]
+
+
+def test_each_layer_of_a_pack_gets_other_seeds_which_torchs_generator_decides():
+    def draw(seed):
+        torch.manual_seed(seed)
+        pack = Pack.build(np.array([0, 3], dtype=np.int32), CPU)
+        return torch.stack([pack.draw_seeds() for _ in range(70)])  # more than are drawn at once
+
+    first = draw(0)
+    assert len(first.unique()) == first.numel()
+    assert torch.equal(first, draw(0))
+    assert not torch.equal(first, draw(1))

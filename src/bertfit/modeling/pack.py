@@ -12,12 +12,15 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from bertfit.modeling.transfer import to_device
+
+_LAYERS = 32
+"""Layers for which seeds are drawn at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +45,8 @@ class Pack:
 
     For the gradient of token embeddings (`training.gpu_embedding_rows`).
     """
+    seeds: list[torch.Tensor] = field(default_factory=list)
+    """Seeds drawn for layers to come."""
 
     @classmethod
     def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:
@@ -51,6 +56,16 @@ class Pack:
         counts = np.diff(ends, prepend=-1)
         runs = tuple(zip(counts.tolist(), lengths[ends].tolist(), strict=True))
         return cls(to_device(cu_seqlens, device), int(lengths.max()), runs)
+
+    def draw_seeds(self) -> torch.Tensor:
+        """Return seeds for the dropout of a layer, (4,) int64 on the device, each time others.
+
+        They come from torch's generator, for many layers at once; replayed passes draw new ones.
+        """
+        if not self.seeds:
+            drawn = torch.empty(_LAYERS, 4, dtype=torch.int64, device=self.cu_seqlens.device)
+            self.seeds.extend(drawn.random_().unbind())
+        return self.seeds.pop()
 
     @property
     def num_texts(self) -> int:

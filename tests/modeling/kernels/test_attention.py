@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertfit.modeling.kernels import attention
 from bertfit.modeling.kernels.attention import (
     Spans,
     States,
@@ -128,9 +129,26 @@ def check(lengths, size, rate, *, only_firsts, tiles=None):
     found = attend_backward(gradient, states, attended, spans, dropout=dropout, tiles=tiles)
     for got, leaf in zip(found[:3], leaves, strict=True):
         torch.testing.assert_close(got.float(), leaf.grad.flatten(1), **TOLERANCE)
+    for sums, leaf in ((found.query_sums, leaves[0]), (found.value_sums, leaves[2])):
+        expected = leaf.grad.flatten(1).sum(dim=0)
+        sizes = {name: 8.0 * tolerance for name, tolerance in TOLERANCE.items()}
+        torch.testing.assert_close(sums.sum(dim=0), expected, **sizes)
     parts = found[1:3] if len(states.query) < len(states.key) else found[:3]
     assert torch.equal(found.joint, torch.cat(parts, dim=1))
     assert parts[0].data_ptr() == found.joint.data_ptr()
+
+
+@pytest.fixture(autouse=True)
+def _poison_new_memory(monkeypatch):
+    """Whatever a kernel fails to write is not a number."""
+
+    make = torch.empty
+
+    def make_poisoned(*shape, **how):
+        made = make(*shape, **how)
+        return made.fill_(float("nan")) if made.is_floating_point() else made
+
+    monkeypatch.setattr(attention.torch, "empty", make_poisoned)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import gelu
 
+from bertfit.modeling.kernels import launching
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
     Sums,
@@ -13,8 +14,8 @@ from bertfit.modeling.kernels.elementwise import (
     activate_backward,
     add_and_norm,
     add_and_norm_backward,
-    sum_columns,
 )
+from bertfit.modeling.kernels.launching import count_programs
 from tests.modeling.kernels.on_device import DEVICE, TOLERANCE, needs_triton
 
 pytestmark = needs_triton
@@ -128,11 +129,18 @@ def test_gelu_its_gradient_and_the_sums_of_it(size):
     torch.testing.assert_close(fold(sums), values.grad.sum(dim=0), **TOLERANCE)
 
 
-def test_sums_over_rows():
-    values = draw(17, 300, seed=1)
-    sums = make_sums(305)
-    sum_columns(values, sums, at=5)
-    torch.testing.assert_close(fold(sums)[5:], values.sum(dim=0), **TOLERANCE)
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("width", [64, 96])
+def test_sums_of_queries_and_values_come_before_the_others(width, adds):
+    sums = make_sums(70, poison=False)
+    sums.partials.copy_(draw(*sums.partials.shape, seed=1))
+    of_states = draw(3, width, seed=2), draw(130, width, seed=3)  # one and two rounds
+    there = draw(3 * width + 70, seed=4) if adds else poisoned(3 * width + 70)
+    zeros = torch.zeros(width, device=DEVICE)
+    found = [of_states[0].sum(dim=0), zeros, of_states[1].sum(dim=0), sums.partials.sum(dim=0)]
+    expected = torch.cat(found) + (there if adds else 0.0)
+    sums.fold(there, adds=adds, of_states=of_states)
+    torch.testing.assert_close(there, expected, **TOLERANCE)
 
 
 def test_sums_are_added_to_what_is_there_where_that_is_asked_for():
@@ -142,3 +150,14 @@ def test_sums_are_added_to_what_is_there_where_that_is_asked_for():
     expected = there + sums.partials.sum(dim=0)
     sums.fold(there, adds=True)
     torch.testing.assert_close(there, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("processors", "few", "many"), [(132, 256, 512), (108, 216, 432), (114, 228, 456)]
+)
+def test_programs_fill_the_gpu_and_few_are_left_for_a_last_round(
+    processors, few, many, monkeypatch
+):
+    monkeypatch.setattr(launching, "_count_processors", lambda _device: processors)
+    counts = [count_programs(torch.device("cuda"), num_rows) for num_rows in (2048, 16384)]
+    assert counts == [few, many]

@@ -134,11 +134,11 @@ def test_where_some_vectors_are_not_trained_the_others_get_their_gradients(kind)
 
 def test_dropout_is_drawn_by_torchs_generator_and_has_its_gradient():
     layer = first_layer(make_model("bert", dropout=0.2).train())
-    parts, pack = find_parts(layer), Pack.build(STARTS, DEVICE)
+    parts = find_parts(layer)
 
     def run(hidden, seed):
         torch.manual_seed(seed)
-        return pass_layer(hidden, parts, pack, trains=True)
+        return pass_layer(hidden, parts, Pack.build(STARTS, DEVICE), trains=True)
 
     hidden = draw(14, WIDTH, seed=1).requires_grad_()
     first, again, other = run(hidden, 0), run(hidden, 0), run(hidden, 1)

@@ -72,6 +72,10 @@ class OfStates(NamedTuple):
     value: torch.Tensor
     joint: torch.Tensor
     """(N, 3*H*K), of all three, or (N, 2*H*K), of keys and values, if M is not N."""
+    query_sums: torch.Tensor
+    """(any, H*K) float32: rows that add up to the sum of `query` over tokens."""
+    value_sums: torch.Tensor
+    """The same of `value`, right behind. The sum of `key` is zero."""
 
 
 class Spans(NamedTuple):
@@ -149,28 +153,33 @@ def attend_backward(
         tiles: Overrides `choose_tiles`; does not affect which weights are dropped.
     """
     tiles = tiles or choose_tiles(*spans[2:], states.query.shape[-1])
-    found = _make_room(states)
     places, num_queries = _count_places(states, spans), len(states.query)
+    is_whole = tiles.whole is not None and spans.longest_query <= tiles.whole.queries
+    query_tiles = 1 if is_whole else -(-spans.longest_query // tiles.of_queries.queries)
+    key_tiles = 1 if is_whole else -(-spans.longest_key // tiles.of_keys.keys)
+    num_texts = len(spans.query_starts) - 1
+    found = _make_room(states, num_texts * query_tiles, num_texts * key_tiles)
     given = (gradient.contiguous(), *states)
     needed = (*spans[:2], dropout.seeds)
     rows = {"OF_QUERY_ROW": found.query.stride(0), "OF_KEY_ROW": found.key.stride(0)}
-    if tiles.whole is not None and spans.longest_query <= tiles.whole.queries:
+    if is_whole:
+        assert tiles.whole is not None
         _kernels().go_back_whole[(places,)](
-            *(*given, *attended, *needed, *found[:3], num_queries),
+            *(*given, *attended, *needed, *found[:3], found.query_sums, num_queries),
             **rows,
             **_describe(states, dropout, tiles.whole),
         )
         return found
     pairs = torch.empty(*attended.log_sums.shape, 2, dtype=torch.float32, device=found.joint.device)
-    num_tiles = -(-spans.longest_query // tiles.of_queries.queries)
-    _kernels().go_back_to_queries[(places * num_tiles,)](
-        *(*given, *attended, *needed, found.query, pairs, num_queries, num_tiles),
+    _kernels().go_back_to_queries[(places * query_tiles,)](
+        *(*given, *attended, *needed, found.query, pairs, found.query_sums),
+        *(num_queries, query_tiles),
         OF_QUERY_ROW=rows["OF_QUERY_ROW"],
         **_describe(states, dropout, tiles.of_queries),
     )
-    num_tiles = -(-spans.longest_key // tiles.of_keys.keys)
-    _kernels().go_back_to_keys[(places * num_tiles,)](
-        *(*given, pairs, *needed, found.key, found.value, num_queries, num_tiles),
+    _kernels().go_back_to_keys[(places * key_tiles,)](
+        *(*given, pairs, *needed, found.key, found.value, found.value_sums),
+        *(num_queries, key_tiles),
         OF_KEY_ROW=rows["OF_KEY_ROW"],
         **_describe(states, dropout, tiles.of_keys),
     )
@@ -182,17 +191,20 @@ def _count_places(states: States, spans: Spans) -> int:
     return (len(spans.query_starts) - 1) * states.query.shape[1]
 
 
-def _make_room(states: States) -> OfStates:
+def _make_room(states: States, query_rows: int, value_rows: int) -> OfStates:
+    """Allocate the gradients, with so many rows of partial sums."""
     query, key = states.query, states.key
     width = key.shape[1] * key.shape[2]
+    rows = [query_rows, value_rows]
+    sums = torch.empty(sum(rows), width, dtype=torch.float32, device=key.device).split(rows)
     if len(query) == len(key):
         joint = torch.empty(len(key), 3 * width, dtype=key.dtype, device=key.device)
         of_query, of_key, of_value = joint.split(width, dim=1)
-        return OfStates(of_query, of_key, of_value, joint)
+        return OfStates(of_query, of_key, of_value, joint, *sums)
     of_query = torch.empty(len(query), width, dtype=query.dtype, device=query.device)
     joint = torch.empty(len(key), 2 * width, dtype=key.dtype, device=key.device)
     of_key, of_value = joint.split(width, dim=1)
-    return OfStates(of_query, of_key, of_value, joint)
+    return OfStates(of_query, of_key, of_value, joint, *sums)
 
 
 def _describe(states: States, dropout: Dropout, tile: Tile) -> dict[str, Any]:

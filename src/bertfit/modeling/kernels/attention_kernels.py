@@ -6,11 +6,14 @@ text, a single program computes all its gradients with five products per tile (`
 Longer texts take two kernels with seven products, which avoids atomics, so results are
 reproducible.
 
+The backward pass also sums the gradients of queries and of values over tokens, for their biases:
+each program writes one row of partial sums. That of the keys' bias is zero and is not computed: it
+would move all scores of a query alike, which softmax ignores.
+
 `attention` launches them. Shapes: rows are tokens; a row holds HEADS x SIZE numbers of one tensor,
 and ROW is the row stride. Sums and softmax are in float32.
 
-Sources: Dao 2023, arXiv 2307.08691 (FlashAttention 2: online softmax, log-sums for the backward);
-Wellons 2018, nullprogram.com/blog/2018/07/31 (`lowbias32`, a 32-bit mixer).
+Source: Dao 2023, arXiv 2307.08691 (FlashAttention 2: online softmax, log-sums for the backward).
 """
 
 from __future__ import annotations
@@ -18,73 +21,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from bertfit.modeling.kernels.attention_dropout_kernels import draw_streams, drop
+
 TO_BASE_2 = tl.constexpr(1.4426950408889634)
 TO_BASE_E = tl.constexpr(0.6931471805599453)
-# Odd constants: the primes of xxHash, the two of lowbias32, and that of a Weyl sequence.
-OF_QUERY = tl.constexpr(0x9E3779B1)
-OF_KEY = tl.constexpr(0x85EBCA77)
-MIXING = tl.constexpr(0x7FEB352D)
-MIXING_AGAIN = tl.constexpr(0x846CA68B)
-OF_ALL = tl.constexpr(0xC2B2AE3D)
-OF_LATER_QUERY = tl.constexpr(0x27D4EB2F)
-OF_LATER_KEY = tl.constexpr(0x165667B1)
-WEYL = tl.constexpr(0x9E3779B9)
-
-
-@triton.jit
-def _mix(number):
-    """Return 32 bits, each of which depends on all bits of a number (lowbias32)."""
-    number ^= number >> 16
-    number *= MIXING
-    number ^= number >> 15
-    number *= MIXING_AGAIN
-    return number ^ (number >> 16)
-
-
-@triton.jit
-def _draw_streams(seeds, place, WHICH: tl.constexpr, THRESHOLD: tl.constexpr):
-    """Return two 32-bit numbers for a text and head, from both halves of the seed."""
-    place = place.to(tl.uint32)
-    if THRESHOLD == 0:
-        return place, place
-    seed = tl.load(seeds + WHICH)
-    low = seed.to(tl.uint32)
-    high = (seed >> 32).to(tl.uint32)
-    first = _mix(_mix(place ^ low) + high)
-    second = _mix(_mix((place + WEYL) ^ high) + low)
-    return first, second
-
-
-@triton.jit
-def _drop(weights, streams, from_query, queries, from_key, keys, THRESHOLD: tl.constexpr):
-    """Return the weights with dropped ones set to zero; each weight draws 32 bits.
-
-    Four weights share one hash: queries q and q + 8, keys k and k + 8. In a tile of scores,
-    transposed or not, one thread holds all four, so the compiler computes the hash once. Each
-    weight has its own multiplier and so its own bits: any two of the four are practically
-    independent (a lattice of 2^32 points). The second stream enters between the two products;
-    otherwise the dropout pattern of one text could be a shifted copy of another's.
-
-    Args:
-        weights: (M, N), or transposed.
-        streams: The two numbers of the text and head.
-        from_query: The tile's first query, a multiple of 16.
-        queries: Offsets from it, (M, 1) or (1, M).
-        from_key: Like `from_query`, for keys.
-        keys: Offsets from it, (1, N) or (N, 1).
-        THRESHOLD: The rate times 2^32; at 0 none of this is compiled.
-    """
-    if THRESHOLD == 0:
-        return weights
-    of_queries = (from_query + (queries & -9)).to(tl.uint32) * OF_QUERY + streams[0]
-    of_keys = (from_key + (keys & -9)).to(tl.uint32) * OF_KEY
-    drawn = of_queries + of_keys
-    drawn ^= drawn >> 16
-    drawn *= MIXING
-    drawn ^= (drawn >> 15) ^ streams[1]
-    by_query = tl.where((queries & 8) == 0, 1, OF_LATER_QUERY).to(tl.uint32)
-    by_key = tl.where((keys & 8) == 0, 1, OF_LATER_KEY).to(tl.uint32) * OF_ALL
-    return tl.where(drawn * (by_query * by_key) >= THRESHOLD, weights, 0.0)
 
 
 @triton.jit
@@ -92,6 +32,16 @@ def _locate(starts, text):
     """Return a text's first row and number of rows."""
     first = tl.load(starts + text)
     return first, tl.load(starts + text + 1) - first
+
+
+@triton.jit
+def _choose_tile(num_tiles, TILE: tl.constexpr, HEADS: tl.constexpr):
+    """Return a program's text and head as one number, its head, its tile's start, its row of sums.
+
+    A text has `num_tiles` tiles of TILE queries or keys, some of them beyond its end.
+    """
+    place, tile = tl.program_id(0) // num_tiles, tl.program_id(0) % num_tiles
+    return place, place % HEADS, tile * TILE, place // HEADS * num_tiles + tile
 
 
 @triton.jit
@@ -114,10 +64,34 @@ def _load(place, rows, num_rows, ROW: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
+def _load_both(one, other, rows, num_rows, ROW: tl.constexpr, SIZE: tl.constexpr):
+    """Load the same rows of two tensors."""
+    return _load(one, rows, num_rows, ROW, SIZE), _load(other, rows, num_rows, ROW, SIZE)
+
+
+@triton.jit
 def _store(place, rows, num_rows, values, ROW: tl.constexpr, SIZE: tl.constexpr):
     """Store rows of one head, except beyond the end of the text."""
     places = place + rows[:, None] * ROW + tl.arange(0, SIZE)[None, :]
     tl.store(places, values.to(place.dtype.element_ty), mask=rows[:, None] < num_rows)
+
+
+@triton.jit
+def _store_with_sum(place, sums, rows, num_rows, values, ROW: tl.constexpr, SIZE: tl.constexpr):
+    """Store rows as `_store` does, and their sum (SIZE,)."""
+    _store(place, rows, num_rows, values, ROW, SIZE)
+    within = tl.where(rows[:, None] < num_rows, values, 0.0)
+    tl.store(sums + tl.arange(0, SIZE), tl.sum(within, axis=0))
+
+
+@triton.jit
+def _store_value_sum(sums, given, shares, SIZE: tl.constexpr):
+    """Store the sum (SIZE,) of the gradients of all values.
+
+    It is the sum of the output's gradients, (QUERIES, SIZE), each times the sum of its query's
+    weights, (QUERIES,).
+    """
+    tl.store(sums + tl.arange(0, SIZE), tl.sum(given.to(tl.float32) * shares[:, None], axis=0))
 
 
 @triton.jit
@@ -149,10 +123,8 @@ def attend(
     THRESHOLD: tl.constexpr,
 ):
     """Write the output of a tile of queries and the logs of its sums of exponentials."""
-    place = tl.program_id(0) // num_tiles
-    head = place % HEADS
+    place, head, start, _ = _choose_tile(num_tiles, QUERIES, HEADS)
     first_query, count = _locate(query_starts, place // HEADS)
-    start = tl.program_id(0) % num_tiles * QUERIES
     if start >= count:
         return
     first_key, num_keys = _locate(key_starts, place // HEADS)
@@ -161,7 +133,7 @@ def attend(
     asked = _load(
         _find(query, first_query, head, QUERY_ROW, SIZE), start + rows, count, QUERY_ROW, SIZE
     )
-    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
+    streams = draw_streams(seeds, place, WHICH, THRESHOLD)
     highest = tl.full((QUERIES,), float("-inf"), tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     seen = tl.zeros((QUERIES, SIZE), tl.float32)
@@ -172,7 +144,7 @@ def attend(
         weights = tl.exp2(scores - peak[:, None])
         shrunk = tl.exp2(highest - peak)
         total = total * shrunk + tl.sum(weights, axis=1)
-        kept = _drop(weights, streams, start, rows[:, None], at, columns[None, :], THRESHOLD)
+        kept = drop(weights, streams, start, rows[:, None], at, columns[None, :], THRESHOLD)
         values = _load(value, at + columns, num_keys, KEY_ROW, SIZE)
         seen = tl.dot(kept.to(values.dtype), values, seen * shrunk[:, None])
         highest = peak
@@ -197,6 +169,7 @@ def go_back_whole(
     of_query,
     of_key,
     of_value,
+    sums,
     num_queries,
     SCALE: tl.constexpr,
     QUERY_ROW: tl.constexpr,
@@ -211,27 +184,25 @@ def go_back_whole(
     THRESHOLD: tl.constexpr,
 ):
     """Write all gradients of one head of a text with at most QUERIES queries."""
-    place = tl.program_id(0)
-    head = place % HEADS
+    place, head = tl.program_id(0), tl.program_id(0) % HEADS
     first_query, count = _locate(query_starts, place // HEADS)
     first_key, num_keys = _locate(key_starts, place // HEADS)
     rows, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
     key, value = _find_both(key, value, first_key, head, KEY_ROW, SIZE)
     of_key, of_value = _find_both(of_key, of_value, first_key, head, OF_KEY_ROW, SIZE)
-    query = _find(query, first_query, head, QUERY_ROW, SIZE)
-    asked = _load(query, rows, count, QUERY_ROW, SIZE)
+    asked = _load(_find(query, first_query, head, QUERY_ROW, SIZE), rows, count, QUERY_ROW, SIZE)
     given, level = _find_level(gradient, output, first_query, head, rows, count, HEADS, SIZE)
     log_sum = _load_log_sum(log_sums + head.to(tl.int64) * num_queries + first_query, rows, count)
     SHARE: tl.constexpr = 1.0 - THRESHOLD / 4294967296
     level *= SHARE  # like all score gradients; undone when they are stored
-    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
-    found = tl.zeros((QUERIES, SIZE), tl.float32)
+    streams = draw_streams(seeds, place, WHICH, THRESHOLD)
+    found, shares = tl.zeros((QUERIES, SIZE), tl.float32), tl.zeros((QUERIES,), tl.float32)
     for at in range(0, num_keys, KEYS):
-        keys = _load(key, at + columns, num_keys, KEY_ROW, SIZE)
-        values = _load(value, at + columns, num_keys, KEY_ROW, SIZE)
+        keys, values = _load_both(key, value, at + columns, num_keys, KEY_ROW, SIZE)
         offset = _hide(at + columns, num_keys)[None, :] - log_sum[:, None]
         weights = tl.exp2(tl.dot(asked, tl.trans(keys)) * SCALE + offset)
-        kept = _drop(weights, streams, 0, rows[:, None], at, columns[None, :], THRESHOLD)
+        kept = drop(weights, streams, 0, rows[:, None], at, columns[None, :], THRESHOLD)
+        shares += tl.sum(kept, axis=1)
         # Transposed, so that the weights are the right operand, which is read as it is.
         back = tl.trans(tl.dot(tl.trans(given), kept.to(given.dtype)) / SHARE)
         _store(of_value, at + columns, num_keys, back, OF_KEY_ROW, SIZE)
@@ -240,8 +211,11 @@ def go_back_whole(
         back = tl.trans(tl.dot(tl.trans(asked), of_scores) * (SCALE / TO_BASE_2 / SHARE))
         _store(of_key, at + columns, num_keys, back, OF_KEY_ROW, SIZE)
         found = tl.dot(of_scores, keys, found)
+    found *= SCALE / TO_BASE_2 / SHARE
     of_query = _find(of_query, first_query, head, OF_QUERY_ROW, SIZE)
-    _store(of_query, rows, count, found * (SCALE / TO_BASE_2 / SHARE), OF_QUERY_ROW, SIZE)
+    sums += place.to(tl.int64) * SIZE
+    _store_with_sum(of_query, sums, rows, count, found, OF_QUERY_ROW, SIZE)
+    _store_value_sum(sums + tl.num_programs(0) * SIZE, given, shares / SHARE, SIZE)
 
 
 @triton.jit
@@ -277,6 +251,7 @@ def go_back_to_queries(
     seeds,
     of_query,
     pairs,
+    sums,
     num_queries,
     num_tiles,
     SCALE: tl.constexpr,
@@ -291,11 +266,11 @@ def go_back_to_queries(
     THRESHOLD: tl.constexpr,
 ):
     """Write the gradients of a tile of queries, and two numbers per query for `go_back_to_keys`."""
-    place = tl.program_id(0) // num_tiles
-    head = place % HEADS
+    place, head, start, row_of_sums = _choose_tile(num_tiles, QUERIES, HEADS)
     first_query, count = _locate(query_starts, place // HEADS)
-    start = tl.program_id(0) % num_tiles * QUERIES
+    sums = _find(sums, row_of_sums, head, HEADS * SIZE, SIZE)
     if start >= count:
+        tl.store(sums + tl.arange(0, SIZE), tl.zeros((SIZE,), tl.float32))
         return
     first_key, num_keys = _locate(key_starts, place // HEADS)
     local, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
@@ -311,19 +286,19 @@ def go_back_to_queries(
     pairs += (skipped + rows) * 2
     tl.store(pairs, log_sum, mask=rows < count)
     tl.store(pairs + 1, level, mask=rows < count)
-    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
+    streams = draw_streams(seeds, place, WHICH, THRESHOLD)
     found = tl.zeros((QUERIES, SIZE), tl.float32)
     for at in range(0, num_keys, KEYS):
-        keys = _load(key, at + columns, num_keys, KEY_ROW, SIZE)
-        values = _load(value, at + columns, num_keys, KEY_ROW, SIZE)
+        keys, values = _load_both(key, value, at + columns, num_keys, KEY_ROW, SIZE)
         offset = _hide(at + columns, num_keys)[None, :] - log_sum[:, None]
         weights = tl.exp2(tl.dot(asked, tl.trans(keys)) * SCALE + offset)
-        kept = _drop(weights, streams, start, local[:, None], at, columns[None, :], THRESHOLD)
+        kept = drop(weights, streams, start, local[:, None], at, columns[None, :], THRESHOLD)
         of_weights = tl.dot(given, tl.trans(values))
         of_scores = kept * of_weights - weights * level[:, None]
         found = tl.dot(of_scores.to(keys.dtype), keys, found)
+    found *= SCALE / TO_BASE_2 / SHARE
     of_query = _find(of_query, first_query, head, OF_QUERY_ROW, SIZE)
-    _store(of_query, rows, count, found * (SCALE / TO_BASE_2 / SHARE), OF_QUERY_ROW, SIZE)
+    _store_with_sum(of_query, sums, rows, count, found, OF_QUERY_ROW, SIZE)
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_tiles"])
@@ -338,6 +313,7 @@ def go_back_to_keys(
     seeds,
     of_key,
     of_value,
+    sums,
     num_queries,
     num_tiles,
     SCALE: tl.constexpr,
@@ -352,11 +328,11 @@ def go_back_to_keys(
     THRESHOLD: tl.constexpr,
 ):
     """Write the gradients of a tile of keys and values, with transposed scores."""
-    place = tl.program_id(0) // num_tiles
-    head = place % HEADS
+    place, head, start, row_of_sums = _choose_tile(num_tiles, KEYS, HEADS)
     first_key, num_keys = _locate(key_starts, place // HEADS)
-    start = tl.program_id(0) % num_tiles * KEYS
+    sums = _find(sums, row_of_sums, head, HEADS * SIZE, SIZE)
     if start >= num_keys:
+        tl.store(sums + tl.arange(0, SIZE), tl.zeros((SIZE,), tl.float32))
         return
     first_query, count = _locate(query_starts, place // HEADS)
     local, columns = tl.arange(0, QUERIES), tl.arange(0, KEYS)
@@ -364,20 +340,18 @@ def go_back_to_keys(
     query = _find(query, first_query, head, QUERY_ROW, SIZE)
     gradient = _find(gradient, first_query, head, HEADS * SIZE, SIZE)
     pairs += (head.to(tl.int64) * num_queries + first_query) * 2
-    keys = _load(key, start + columns, num_keys, KEY_ROW, SIZE)
-    values = _load(value, start + columns, num_keys, KEY_ROW, SIZE)
-    streams = _draw_streams(seeds, place, WHICH, THRESHOLD)
-    to_keys = tl.zeros((KEYS, SIZE), tl.float32)
-    to_values = tl.zeros((KEYS, SIZE), tl.float32)
+    keys, values = _load_both(key, value, start + columns, num_keys, KEY_ROW, SIZE)
+    streams = draw_streams(seeds, place, WHICH, THRESHOLD)
+    to_keys, to_values = tl.zeros((KEYS, SIZE), tl.float32), tl.zeros((KEYS, SIZE), tl.float32)
     for at in range(0, count, QUERIES):
         rows = at + local
         asked = _load(query, rows, count, QUERY_ROW, SIZE)
         given = _load(gradient, rows, count, HEADS * SIZE, SIZE)
         # Adjacent in memory, so that one load per row serves all threads.
         log_sum, level = tl.split(_load(pairs, rows, count, 2, 2))
-        # No mask: keys beyond the end only affect their own rows, which are not stored.
+        # No mask: keys beyond the end only affect their own rows, which are not stored or summed.
         weights = tl.exp2(tl.dot(keys, tl.trans(asked)) * SCALE - log_sum[None, :])
-        kept = _drop(weights, streams, at, local[None, :], start, columns[:, None], THRESHOLD)
+        kept = drop(weights, streams, at, local[None, :], start, columns[:, None], THRESHOLD)
         of_weights = tl.dot(values, tl.trans(given))
         of_scores = kept * of_weights - weights * level[None, :]
         to_values = tl.dot(kept.to(given.dtype), given, to_values)
@@ -386,4 +360,5 @@ def go_back_to_keys(
     of_key, of_value = _find_both(of_key, of_value, first_key, head, OF_KEY_ROW, SIZE)
     to_keys *= SCALE / TO_BASE_2 / SHARE
     _store(of_key, start + columns, num_keys, to_keys, OF_KEY_ROW, SIZE)
-    _store(of_value, start + columns, num_keys, to_values / SHARE, OF_KEY_ROW, SIZE)
+    to_values /= SHARE
+    _store_with_sum(of_value, sums, start + columns, num_keys, to_values, OF_KEY_ROW, SIZE)

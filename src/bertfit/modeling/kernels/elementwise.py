@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bertfit.modeling.kernels.launching import count_programs
+from bertfit.modeling.kernels.launching import FOLDED_ROWS, count_programs
 
 _ROWS = 2
 _NUMBERS_OF_A_WARP = 256
 """8 per thread, 16 bytes of bfloat16. A tile has as many warps as its columns need, so that sums
 over rows stay within a thread. Of 1, 2, 4 and 8 rows per tile, 2 were fastest on an H100."""
 _ELEMENTS = 1024
-_SUMMED_ROWS = 8
-_FOLDED_COLUMNS, _FOLDED_ROWS, _FOLDING_WARPS = 64, 128, 8
+_FOLDED_COLUMNS, _FOLDING_WARPS = 64, 8
 
 
 class Dropout(NamedTuple):
@@ -56,16 +55,38 @@ class Sums:
         programs = count_programs(device, num_rows)
         return cls(torch.empty(programs, num_columns, dtype=torch.float32, device=device))
 
-    def fold(self, output: torch.Tensor, *, adds: bool) -> None:
-        """Write the sums to `output`, (C,) float32, or add them to its content."""
+    def fold(
+        self,
+        output: torch.Tensor,
+        *,
+        adds: bool,
+        of_states: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        """Write the sums to `output`, (C,) float32, or add them to its content.
+
+        Args:
+            output: Receives the sums.
+            adds: Whether to add.
+            of_states: Partial sums (any, D) of the gradients of queries and of values. Then the
+                output is (3 D + C,): before the other sums come those, with zeros for the keys
+                between them.
+        """
         programs, columns = self.partials.shape
-        _kernels().fold[(-(-columns // _FOLDED_COLUMNS),)](
+        queries, values = of_states or (self.partials, self.partials)
+        width = 0 if of_states is None else queries.shape[1]
+        num_blocks = 3 * -(-width // _FOLDED_COLUMNS) - (-columns // _FOLDED_COLUMNS)
+        _kernels().fold[(num_blocks,)](
             self.partials,
+            queries,
+            values,
             output,
             programs,
+            len(queries),
+            len(values),
+            WIDTH=width,
             COLUMNS=columns,
             BLOCK=_FOLDED_COLUMNS,
-            ROWS=_FOLDED_ROWS,
+            ROWS=FOLDED_ROWS,
             ADDS=adds,
             num_warps=_FOLDING_WARPS,
         )
@@ -192,22 +213,6 @@ def activate_backward(
         num_warps=1,
     )
     return of_values
-
-
-def sum_columns(values: torch.Tensor, sums: Sums, *, at: int) -> None:
-    """Write the sums of (N, D) over its rows to D columns starting at `at`."""
-    num_rows, width = values.shape
-    _kernels().sum_columns[(len(sums.partials), -(-width // _NUMBERS_OF_A_WARP))](
-        values,
-        sums.partials,
-        num_rows,
-        AT=at,
-        COLUMNS=sums.partials.shape[1],
-        WIDTH=width,
-        BLOCK=_NUMBERS_OF_A_WARP,
-        ROWS=_SUMMED_ROWS,
-        num_warps=1,
-    )
 
 
 def _next_power(number: int) -> int:

@@ -186,42 +186,57 @@ def activate_backward(
     tl.store(row, sums, mask=flat < WIDTH)
 
 
-@triton.jit(do_not_specialize=["num_rows"])
-def sum_columns(
-    values,
-    partials,
-    num_rows,
-    AT: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Write the sums over rows."""
-    flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    columns = flat[None, :]
-    sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
-        rows = start + tl.arange(0, ROWS)[:, None]
-        inside = (rows < num_rows) & (columns < WIDTH)
-        places = rows.to(tl.int64) * WIDTH + columns
-        sums += tl.sum(tl.load(values + places, mask=inside, other=0.0).to(tl.float32), axis=0)
-    row = partials + tl.program_id(0) * COLUMNS + AT + flat
-    tl.store(row, sums, mask=flat < WIDTH)
-
-
-@triton.jit(do_not_specialize=["num_partials"])
+@triton.jit(do_not_specialize=["num_partials", "num_of_queries", "num_of_values"])
 def fold(
     partials,
+    query_sums,
+    value_sums,
     output,
     num_partials,
+    num_of_queries,
+    num_of_values,
+    WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     ADDS: tl.constexpr,
 ):
-    """Write the sums of all programs' rows, or add them to the output's content."""
-    flat = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Write the sums of all rows of partial sums, or add them to the output's content.
+
+    The output has WIDTH sums of queries, as many zeros for the keys, WIDTH sums of values, and
+    COLUMNS sums of the other partials.
+    """
+    BLOCKS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
+    block = tl.program_id(0)
+    if block >= 3 * BLOCKS:
+        output += 3 * WIDTH
+        block -= 3 * BLOCKS
+        _fold_block(partials, output, num_partials, block, COLUMNS, BLOCK, ROWS, ADDS)
+    elif block >= 2 * BLOCKS:
+        output += 2 * WIDTH
+        block -= 2 * BLOCKS
+        _fold_block(value_sums, output, num_of_values, block, WIDTH, BLOCK, ROWS, ADDS)
+    elif block >= BLOCKS:
+        if not ADDS:
+            flat = (block - BLOCKS) * BLOCK + tl.arange(0, BLOCK)
+            tl.store(output + WIDTH + flat, tl.zeros((BLOCK,), tl.float32), mask=flat < WIDTH)
+    else:
+        _fold_block(query_sums, output, num_of_queries, block, WIDTH, BLOCK, ROWS, ADDS)
+
+
+@triton.jit
+def _fold_block(
+    partials,
+    output,
+    num_partials,
+    block,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    ADDS: tl.constexpr,
+):
+    """Sum one block of columns over all rows."""
+    flat = block * BLOCK + tl.arange(0, BLOCK)
     columns = flat[None, :]
     tile = tl.zeros((ROWS, BLOCK), tl.float32)  # reduced once, at the end
     for start in range(0, num_partials, ROWS):

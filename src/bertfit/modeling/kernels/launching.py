@@ -16,6 +16,8 @@ _TESTED_CAPABILITY, _TESTED_TRITON = (9, 0), "3.6."
 """Those of an H100 and of torch 2.11."""
 _PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
 """With few rows, summing is quick, but folding the programs' partial sums costs the same."""
+FOLDED_ROWS = 128
+"""Programs whose partial sums are folded in one round."""
 _PROGRAMS_ON_A_CPU = 3
 """In Triton's interpreter, for tests: more than one, and not a divisor of the tests' sizes."""
 
@@ -81,7 +83,10 @@ def count_programs(device: torch.device, num_rows: int) -> int:
     if device.type != "cuda":
         return _PROGRAMS_ON_A_CPU
     is_few = num_rows <= _FEW_ROWS
-    return _count_processors(device) * (_FEWER_PROGRAMS if is_few else _PROGRAMS_PER_PROCESSOR)
+    programs = _count_processors(device) * (_FEWER_PROGRAMS if is_few else _PROGRAMS_PER_PROCESSOR)
+    # The partial sums of an H100's last 8 or 16 programs would cost a whole round of folding.
+    left_over = programs % FOLDED_ROWS
+    return programs - left_over if left_over < programs // 20 else programs
 
 
 @functools.lru_cache

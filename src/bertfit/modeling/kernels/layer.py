@@ -36,7 +36,6 @@ from bertfit.modeling.kernels.elementwise import (
     activate_backward,
     add_and_norm,
     add_and_norm_backward,
-    sum_columns,
 )
 from bertfit.modeling.kernels.parts import Parts, join
 from bertfit.modeling.pack import Pack
@@ -67,14 +66,15 @@ class _Places(NamedTuple):
     spans: Spans
     firsts: torch.Tensor | None
     """(S,) int64, if only first tokens are queries."""
+    pack: Pack
 
     @classmethod
     def of(cls, pack: Pack, num_tokens: int, *, only_firsts: bool) -> _Places:
         starts = pack.cu_seqlens
         if not only_firsts or num_tokens == pack.num_texts:
-            return cls(Spans(starts, starts, pack.longest, pack.longest), None)
+            return cls(Spans(starts, starts, pack.longest, pack.longest), None, pack)
         counted = torch.arange(pack.num_texts + 1, dtype=torch.int32, device=starts.device)
-        return cls(Spans(counted, starts, 1, pack.longest), pack.firsts)
+        return cls(Spans(counted, starts, 1, pack.longest), pack.firsts, pack)
 
 
 class _Tape(NamedTuple):
@@ -99,7 +99,8 @@ def _pass(
     hidden: torch.Tensor, parts: Parts, places: _Places, *, trains: bool, keeps: bool
 ) -> tuple[torch.Tensor, _Tape]:
     rates = parts.rates if trains else (0.0, 0.0, 0.0)
-    seeds = _draw_seeds(hidden.device, anew=any(rates))
+    unused = torch.empty(3, dtype=torch.int64, device=hidden.device)
+    seeds = places.pack.draw_seeds() if any(rates) else unused
     dropouts = in_attention, after_output, after_outer = (
         Dropout(rates[0], seeds, 0),
         Dropout(rates[1], seeds, 1),
@@ -126,21 +127,21 @@ def _go_back(
     """Return the gradients of all tokens (N, D) and of weights without a master."""
     width, inner_width = parts.output.weight.shape[0], parts.inner.weight.shape[0]
     in_attention, after_output, after_outer = tape.dropouts
-    sums = Sums.make(9 * width + inner_width, len(tape.hidden), gradient.device)
+    sums = Sums.make(6 * width + inner_width, len(tape.hidden), gradient.device)
     of_normed, of_fed = add_and_norm_backward(
         gradient.contiguous(),
         tape.of_outer,
         parts.outer_norm.weight,
         after_outer,
         sums,
-        at=6 * width + inner_width,
+        at=3 * width + inner_width,
     )
     outer = _give((parts.outer.weight,), of_fed, tape.activated)
-    of_inner = activate_backward(of_fed @ parts.outer.weight, tape.inner, sums, at=6 * width)
+    of_inner = activate_backward(of_fed @ parts.outer.weight, tape.inner, sums, at=3 * width)
     inner = _give((parts.inner.weight,), of_inner, tape.normed)
     of_normed.addmm_(of_inner, parts.inner.weight)
     of_asking, of_dense = add_and_norm_backward(
-        of_normed, tape.of_output, parts.output_norm.weight, after_output, sums, at=3 * width
+        of_normed, tape.of_output, parts.output_norm.weight, after_output, sums, at=0
     )
     output = _give((parts.output.weight,), of_dense, tape.attended.output.flatten(1))
     of_attended = (of_dense @ parts.output.weight).view(tape.attended.output.shape)
@@ -148,13 +149,13 @@ def _go_back(
         of_attended, tape.states, tape.attended, places.spans, dropout=in_attention
     )
     if places.firsts is None:
-        of_hidden, states = _collect(of_asking, of_states, tape, parts, sums)
+        of_hidden, states = _collect(of_asking, of_states, tape, parts)
     else:
         of_hidden, states = _collect_of_firsts(
-            of_asking, of_states, tape, parts, sums, firsts=places.firsts
+            of_asking, of_states, tape, parts, firsts=places.firsts
         )
     row, adds = find_gradients_in_a_row(parts.vectors)
-    sums.fold(row, adds=adds)
+    sums.fold(row, adds=adds, of_states=(of_states.query_sums, of_states.value_sums))
     return of_hidden, [*states, *output, *inner, *outer, *hand_out(row, parts.vectors)]
 
 
@@ -162,14 +163,9 @@ _Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
 
 
 def _collect(
-    of_asking: torch.Tensor,
-    of_states: OfStates,
-    tape: _Tape,
-    parts: Parts,
-    sums: Sums,
+    of_asking: torch.Tensor, of_states: OfStates, tape: _Tape, parts: Parts
 ) -> tuple[torch.Tensor, _Gradients]:
     """Return the gradients of all tokens (N, D), attention and residual, and of weights."""
-    sum_columns(of_states.joint, sums, at=0)
     weights = (parts.query.weight, parts.key.weight, parts.value.weight)
     found = _give(weights, of_states.joint, tape.hidden)
     return _multiply_back(of_states.joint, weights, onto=of_asking), found
@@ -180,14 +176,10 @@ def _collect_of_firsts(
     of_states: OfStates,
     tape: _Tape,
     parts: Parts,
-    sums: Sums,
     *,
     firsts: torch.Tensor,
 ) -> tuple[torch.Tensor, _Gradients]:
     """Return the same as `_collect`, if only first tokens are queries."""
-    width = parts.query.weight.shape[0]
-    sum_columns(of_states.query, sums, at=0)
-    sum_columns(of_states.joint, sums, at=width)
     weights = (parts.key.weight, parts.value.weight)
     found = (
         *_give((parts.query.weight,), of_states.query, tape.asking),
@@ -239,12 +231,6 @@ def _give(
     else:
         torch.mm(of_outputs.t(), source, out_dtype=torch.float32, out=matrix)
     return hand_out(row, weights)
-
-
-def _draw_seeds(device: torch.device, *, anew: bool) -> torch.Tensor:
-    """Return three seeds, (3,) int64, from torch's generator; replayed passes draw new ones too."""
-    seeds = torch.empty(3, dtype=torch.int64, device=device)
-    return seeds.random_() if anew else seeds
 
 
 def _project(asking: torch.Tensor, hidden: torch.Tensor, parts: Parts) -> States:
