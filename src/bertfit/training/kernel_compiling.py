@@ -62,7 +62,7 @@ def compile_kernels(
         for longest in lengths
         for only_firsts in (False, True)
     ]
-    _run_beside([*works, functools.partial(_compile_step, pairs, embedding_size)])
+    _run_beside([_build_utilities, *works, functools.partial(_compile_step, pairs, embedding_size)])
 
 
 def _run_beside(works: list[Callable[[], None]]) -> None:
@@ -128,6 +128,14 @@ def _start_nothing(capability: int) -> None:
             ),
         )
     )
+
+
+def _build_utilities() -> None:
+    """Build the extension in C that Triton needs before its first launch."""
+    from triton.backends.nvidia.driver import CudaUtils
+
+    with contextlib.suppress(Exception):  # without the GPU's driver it cannot be linked
+        CudaUtils()
 
 
 def _build_launcher(source: Any, metadata: Any) -> Callable[..., None]:  # noqa: ANN401 (Triton's)
