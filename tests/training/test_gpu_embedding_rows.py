@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from bertfit.modeling.pack import Pack, computing
 from bertfit.training import gpu_embedding_rows
-from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows, sort_by_id
+from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows, _sort_on_device, sort_by_id
 from bertfit.training.triton_adamw import TritonAdamW
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
 from tests.training.test_no_waiting import blindfold  # noqa: F401 (a fixture)
@@ -271,6 +271,14 @@ def test_the_gradients_of_all_tokens_are_summed(width, dtype):
     rows.release()
     work(token_ids).backward(slopes)
     torch.testing.assert_close(work.weight.grad.float(), expected, atol=0.1, rtol=0.02)
+
+
+def test_tokens_are_sorted_alike_on_the_host_and_on_the_device():
+    """Also in type: the kernel is compiled ahead for one."""
+    token_ids = np.array([7, 3, 7, 5, 0, 3])
+    found = _sort_on_device(torch.from_numpy(token_ids).to(DEVICE)).cpu()
+    assert found.dtype == torch.int32
+    assert torch.equal(found, torch.from_numpy(sort_by_id(token_ids)))
 
 
 @needs_triton

@@ -24,6 +24,7 @@ from bertfit.modeling.graphs import plan_recording
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.transfer import write_to
 from bertfit.training import recorded_passes
 from bertfit.training.interruption import Interruption
 from bertfit.training.loop import (
@@ -366,6 +367,46 @@ def test_a_recording_that_is_tried_again_adds_to_nothing(monkeypatch):
     assert len(tracer.traces) == 1
     assert len(seen) == 2  # as written, and for the record; what is played looks at nothing
     assert all(map(all, seen))
+
+
+def test_each_pack_is_sent_by_one_copy_that_leaves_nothing_of_the_pack_before(monkeypatch):
+    written, copies = make_model(), []
+
+    def write(tensor, values):
+        copies.append(values.dtype)
+        write_to(tensor, values)
+
+    monkeypatch.setattr(recorded_passes, "write_to", write)
+    model = copy.deepcopy(written)
+    recorded, tracer = record_passes(model, [(p, p) for p in model.parameters()])
+    for num_rows in (5, 3, 1, 4):
+        data = TrainingData(make_encoded(LENGTHS[-num_rows:], seed=num_rows), 2 - ROWS % 3, 0)
+        losses = []
+        for each, options in ((model, {"recorded": recorded}), (written, {})):
+            each.zero_grad()
+            made = accumulate_gradients(
+                each, data, ROWS[:num_rows], precision=FLOAT32, max_tokens=128, **options
+            )
+            losses.append(made.loss)
+        torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-5)
+        for name, gradient in gradients_of(written).items():
+            found = gradients_of(model)[name]
+            torch.testing.assert_close(found, gradient, atol=1e-5, rtol=1e-5, msg=name)
+    assert copies == [np.uint8] * 4
+    assert len(recorded._places) == len(tracer.traces) == 1
+
+
+@pytest.mark.parametrize("sorts", [True, False])
+@pytest.mark.parametrize("num_tokens", [127, 128])
+def test_the_inputs_of_a_pack_are_aligned_and_do_not_overlap(num_tokens, sorts):
+    """Packs that are not filled up have any number of tokens."""
+    size = recorded_passes._Size(num_tokens, 5, 128, True)
+    _, *parts = recorded_passes._allocate(size, CPU, sorts=sorts)
+    for value, part in enumerate(parts, start=1):
+        assert part.data_ptr() % 16 == 0 or part.numel() == 0
+        part.fill_(value)
+    for value, part in enumerate(parts, start=1):
+        assert (part == value).all()
 
 
 @pytest.mark.parametrize(("limit", "value"), [("_MOST_SIZES", 1), ("_MOST_TOKENS", 128)])

@@ -41,7 +41,7 @@ class Pack:
     `cu_seqlens`.
     """
     by_id: torch.Tensor | None = None
-    """(2, N) int64 on the device: tokens sorted by id, and where each id ends; None if not known.
+    """(2, N) int32 on the device: tokens sorted by id, and where each id ends; None if not known.
 
     For the gradient of token embeddings (`training.gpu_embedding_rows`).
     """

@@ -47,7 +47,7 @@ def add_rows(
     Args:
         of_tokens: (N, WIDTH), gradient of the embeddings that were read.
         token_ids: (N,) int64.
-        by_id: (2, N) int64: tokens sorted by id; for each place in that order, where its id ends.
+        by_id: (2, N) int32: tokens sorted by id; for each place in that order, where its id ends.
         gradient: Receives the sums.
         num_tokens: N.
         padding_id: Row that gets no gradient; -1 if there is none.
@@ -59,12 +59,12 @@ def add_rows(
     end_before = tl.load(by_id + num_tokens + place - 1, mask=place > 0, other=0)
     row = tl.load(token_ids + tl.load(by_id + place))
     if (end_before == place) & (row != padding_id):
-        end = tl.load(by_id + num_tokens + place)
+        end = tl.load(by_id + num_tokens + place).to(tl.int64)
         columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         total = tl.zeros((BLOCK,), tl.float32)
         for start in range(place, end, ROWS):
             places = start + tl.arange(0, ROWS)
-            tokens = tl.load(by_id + places, mask=places < end, other=0)
+            tokens = tl.load(by_id + places, mask=places < end, other=0).to(tl.int64)
             inside = (places < end)[:, None] & (columns < WIDTH)[None, :]
             values = tl.load(
                 of_tokens + tokens[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0

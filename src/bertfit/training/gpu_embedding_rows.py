@@ -159,7 +159,7 @@ class GpuEmbeddingRows:
         Args:
             of_tokens: The gradient.
             token_ids: int64, on the device.
-            by_id: As `sort_by_id` returns it.
+            by_id: As `sort_by_id` returns it, on the device.
         """
         self._master.grad = self._gradient
         num_tokens, width = of_tokens.shape
@@ -239,20 +239,22 @@ class _LookUp(torch.autograd.Function):
 
 
 def sort_by_id(token_ids_N: np.ndarray) -> np.ndarray:
-    """Return the tokens sorted by id, and for each place in that order, where its id ends; (2, N).
+    """Return the tokens sorted by id, and for each place in that order, where its id ends.
+
+    They are (2, N) int32, half of what int64 would take to copy to a GPU.
 
     Example:
         >>> sort_by_id(np.array([7, 3, 7, 5]))
         array([[1, 3, 0, 2],
-               [1, 2, 4, 4]])
+               [1, 2, 4, 4]], dtype=int32)
     """
     order = np.argsort(token_ids_N, kind="stable")
     ids = token_ids_N[order]
     ends = np.append(np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids))
-    return np.stack([order, np.repeat(ends, np.diff(ends, prepend=0))])
+    return np.stack([order, np.repeat(ends, np.diff(ends, prepend=0))], dtype=np.int32)
 
 
 def _sort_on_device(token_ids_N: torch.Tensor) -> torch.Tensor:
     """Return the same as `sort_by_id`."""
     ids, order = torch.sort(token_ids_N, stable=True)
-    return torch.stack([order, torch.searchsorted(ids, ids, right=True)])
+    return torch.stack([order, torch.searchsorted(ids, ids, right=True)]).int()

@@ -2,7 +2,8 @@
 
 Packs are filled up with rows of padding so that only a few sizes occur (`batching.fill_pack`); such
 a row has weight 0 in the loss. The first pack of a size runs eagerly, from static tensors; the
-second is recorded; from then on texts are written into those tensors and the recording is replayed.
+second is recorded; from then on texts are written into those tensors, with one copy to the device,
+and the recording is replayed.
 Gradients also go to static float32 tensors: the first pack of a step overwrites them, and later
 ones add to them.
 
@@ -12,10 +13,11 @@ Shapes: S rows of a pack and N tokens, both including padding.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -50,6 +52,10 @@ were recorded whole, 25.0 in two packs, and 32.6 eagerly, next to a slow process
 of up to 32,768 tokens hold 11 GiB more, which a smaller GPU needs for other packs."""
 _MOST_SIZES = 128
 """Packs of further sizes run eagerly."""
+_ALIGNMENT = 16
+"""Bytes: the input tensors start at multiples of it, as Triton's kernels are compiled for."""
+
+_Array = TypeVar("_Array", torch.Tensor, np.ndarray)
 
 
 def plan_passes(model: PreTrainedModel, settings: TrainSettings, precision: Precision) -> Plan:
@@ -70,22 +76,56 @@ class _Size(NamedTuple):
     """Whether the pack is the first of its step, so that its gradients overwrite the old ones."""
 
 
+class _Inputs(NamedTuple, Generic[_Array]):
+    """What the passes of one pack size read."""
+
+    memory: _Array
+    """(bytes,) uint8: the others are parts of it, so that one copy fills them all."""
+    token_ids: _Array
+    """(N,) int64."""
+    positions: _Array
+    """(N,) int64."""
+    cu_seqlens: _Array
+    """(S + 1,) int32."""
+    label_ids: _Array
+    """(S,) int64."""
+    shares: _Array
+    """(S,) float32: weight of each row in the loss."""
+    by_id: _Array
+    """(2, N) int32, see `Pack.by_id`; (2, 0) if no embedding needs it."""
+
+
+def _allocate(size: _Size, device: torch.device, *, sorts: bool) -> _Inputs[torch.Tensor]:
+    """Return inputs of zeros."""
+    num_tokens, num_rows = size.num_tokens, size.num_rows
+    kinds = (
+        ((num_tokens,), torch.int64),
+        ((num_tokens,), torch.int64),
+        ((num_rows + 1,), torch.int32),
+        ((num_rows,), torch.int64),
+        ((num_rows,), torch.float32),
+        ((2, num_tokens if sorts else 0), torch.int32),
+    )
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in kinds]
+    padded = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+    memory = torch.zeros(sum(padded), dtype=torch.uint8, device=device)
+    parts = [
+        part[:size].view(dtype).view(shape)
+        for part, size, (shape, dtype) in zip(memory.split(padded), sizes, kinds, strict=True)
+    ]
+    return _Inputs(memory, *parts)
+
+
 @dataclass(slots=True, eq=False)
 class _Place:
     """The static input and output tensors of one pack size."""
 
-    token_ids: torch.Tensor
-    """(N,) int64."""
-    positions: torch.Tensor
-    """(N,) int64."""
-    by_id: torch.Tensor | None
-    """(2, N) int64, see `Pack.by_id`; None if no embedding needs it."""
-    cu_seqlens: torch.Tensor
-    """(S + 1,) int32."""
-    label_ids: torch.Tensor
-    """(S,) int64."""
-    shares: torch.Tensor
-    """(S,) float32: weight of each row in the loss."""
+    inputs: _Inputs[torch.Tensor]
+    staged: _Inputs[np.ndarray]
+    """The same on the CPU, where a pack is written first.
+
+    `write_to` pins a copy, so the next pack may be written while this one is on its way.
+    """
     loss: torch.Tensor
     """()."""
     predicted_ids: torch.Tensor
@@ -95,18 +135,12 @@ class _Place:
 
     @classmethod
     def make(cls, size: _Size, device: torch.device, *, sorts: bool) -> _Place:
-        def room(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
+        on_cpu = _allocate(size, torch.device("cpu"), sorts=sorts)
         return cls(
-            room(size.num_tokens, dtype=torch.int64),
-            room(size.num_tokens, dtype=torch.int64),
-            room(2, size.num_tokens, dtype=torch.int64) if sorts else None,
-            room(size.num_rows + 1, dtype=torch.int32),
-            room(size.num_rows, dtype=torch.int64),
-            room(size.num_rows, dtype=torch.float32),
-            room(dtype=torch.float32),
-            room(size.num_rows, dtype=torch.int64),
+            _allocate(size, device, sorts=sorts),
+            _Inputs(*(part.numpy() for part in on_cpu)),
+            torch.zeros((), device=device),
+            torch.zeros(size.num_rows, dtype=torch.int64, device=device),
         )
 
 
@@ -200,34 +234,34 @@ class RecordedPasses:
 
     def _write(self, filled: Pack, label_ids: np.ndarray, num_rows: int, place: _Place) -> None:
         """Copy a pack into the tensors that the passes read."""
-        num_fillers = len(place.label_ids) - len(label_ids)
-        shares = np.full(len(label_ids), 1.0 / num_rows, dtype=np.float32)
-        arrays = (
-            (place.token_ids, filled.token_ids),
-            (place.positions, number_positions(self._model, filled.token_ids, filled.positions)),
-            (place.cu_seqlens, filled.cu_seqlens),
-            (place.label_ids, np.pad(label_ids.astype(np.int64), (0, num_fillers))),
-            (place.shares, np.pad(shares, (0, num_fillers))),
-        )
-        for tensor, values in arrays:
-            write_to(tensor, values)
-        if place.by_id is not None:
-            write_to(place.by_id, sort_by_id(filled.token_ids))
+        staged, num_own = place.staged, len(label_ids)
+        staged.token_ids[:] = filled.token_ids
+        staged.positions[:] = number_positions(self._model, filled.token_ids, filled.positions)
+        staged.cu_seqlens[:] = filled.cu_seqlens
+        staged.label_ids[:num_own] = label_ids
+        staged.label_ids[num_own:] = 0
+        staged.shares[:num_own] = 1.0 / num_rows
+        staged.shares[num_own:] = 0.0
+        if self._sorts:
+            staged.by_id[:] = sort_by_id(filled.token_ids)
+        write_to(place.inputs.memory, staged.memory)
 
     def _run(self, size: _Size, place: _Place) -> None:
         """Compute both passes from a place's tensors, and write the results back."""
         if size.is_first:  # a failed or repeated recording may have left some
             for master, _ in self._pairs:
                 master.grad = None
+        inputs = place.inputs
+        by_id = inputs.by_id if self._sorts else None
         logits = compute_logits_of_pack(
             self._model,
-            place.token_ids,
-            place.positions,
-            packs.Pack(place.cu_seqlens, size.longest, None, place.by_id),
+            inputs.token_ids,
+            inputs.positions,
+            packs.Pack(inputs.cu_seqlens, size.longest, None, by_id),
             precision=self._precision,
         )
-        losses = cross_entropy(logits, place.label_ids, reduction="none")
-        loss = (losses * place.shares).sum()
+        losses = cross_entropy(logits, inputs.label_ids, reduction="none")
+        loss = (losses * inputs.shares).sum()
         working = [work for _, work in self._pairs]
         found = torch.autograd.grad(loss, working, allow_unused=True)
         with torch.no_grad():
