@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import types
 
 import numpy as np
 import pytest
@@ -96,6 +97,22 @@ def test_tokens_and_padding_are_counted(model, data):
     _, made = gradients(model, data, max_tokens=10**6)
     assert made.num_tokens == lengths.sum()
     assert made.num_pad_tokens == len(lengths) * lengths.max() - lengths.sum()
+
+
+@pytest.mark.parametrize(("max_tokens", "num_packs"), [(10**6, 1), (1, len(INDICES))])
+def test_results_of_one_pack_are_taken_as_they_are_and_those_of_more_are_joined(
+    model, data, max_tokens, num_packs
+):
+    passed = [(torch.tensor(2.0**i), torch.tensor([i]), 10) for i in range(num_packs)]
+    left = iter(passed)
+    recorded = types.SimpleNamespace(take=lambda *_, **__: next(left))
+    made = accumulate_gradients(
+        model, data, INDICES, precision=PRECISION, max_tokens=max_tokens, recorded=recorded
+    )
+    assert float(made.loss) == 2**num_packs - 1
+    assert made.predicted_ids.tolist() == list(range(num_packs))
+    is_same = made.loss is passed[0][0], made.predicted_ids is passed[0][1]
+    assert is_same == (num_packs == 1,) * 2
 
 
 def test_predicted_ids_belong_to_their_rows(model, data):
