@@ -185,7 +185,7 @@ def test_the_dense_gradient_can_be_read_before_the_update(as_on_gpu, family, way
         data, options = make_data(seed), {"precision": FLOAT32, "max_tokens": MAX_TOKENS}
         weights.drop_gradients()
         weights.prepare(np.append(data.encoded.token_ids, data.pad_id))
-        accumulate_gradients(model, data, ROWS, recorded=weights.recorded, **options)
+        made = accumulate_gradients(model, data, ROWS, recorded=weights.recorded, **options)
         written.zero_grad()
         accumulate_gradients(written, data, ROWS, **options)
         wanted = gradients_of(written)
@@ -193,7 +193,8 @@ def test_the_dense_gradient_can_be_read_before_the_update(as_on_gpu, family, way
         for name, gradient in gradients_of(model).items():
             torch.testing.assert_close(gradient, wanted[name], atol=1e-5, rtol=1e-5, msg=name)
         norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in wanted.values()))
-        assert float(weights.collect()) == pytest.approx(norm, rel=1e-5)
+        expected = (norm, float(made.loss))
+        assert weights.collect(made.loss).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 @interpreted

@@ -102,8 +102,11 @@ def test_the_global_norm_is_that_before_clipping(loaded, data, fast_path, precis
     weights = TrainedWeights(model, settings, precision)
 
     def gradient_norm():
-        accumulate_gradients(weights.working, data, ALL, precision=precision, max_tokens=64)
-        return float(weights.collect())
+        options = {"precision": precision, "max_tokens": 64}
+        made = accumulate_gradients(weights.working, data, ALL, **options)
+        norm, loss = weights.collect(made.loss).tolist()
+        assert loss == float(made.loss)
+        return norm
 
     before = gradient_norm()
     assert before > 0.05
@@ -117,8 +120,9 @@ def test_the_norm_counts_embedding_rows_too(loaded, data):
     for fast_path in ("auto", "off"):
         model = copy.deepcopy(loaded.model)
         weights = TrainedWeights(model, TrainSettings(fast_path=fast_path), FLOAT32)
-        accumulate_gradients(weights.working, data, ALL, precision=FLOAT32, max_tokens=64)
-        norms.append(float(weights.collect()))
+        options = {"precision": FLOAT32, "max_tokens": 64}
+        made = accumulate_gradients(weights.working, data, ALL, **options)
+        norms.append(float(weights.collect(made.loss)[0]))
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 

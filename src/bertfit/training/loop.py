@@ -1,6 +1,6 @@
 """The training loop: a generator that takes a step, reports on it, and does no I/O.
 
-Within a step the CPU never waits for the device: `weights.TrainedWeights.update` checks on the
+Within a step the CPU never waits for the device: `weights.TrainedWeights.collect` checks on the
 device whether loss and gradient are finite, and results are fetched when they are read.
 
 A step is a fixed set of rows. It is split into micro-batches by a token budget. The loss of each is
@@ -248,9 +248,9 @@ def _take_step(
     started = mark_moment(precision.device)
     weights.prepare(np.append(data.encoded.gather(indices), data.pad_id))
     made = accumulate_within_memory(weights, data, indices, precision=precision, budget=budget)
-    grad_norm = weights.collect()
+    norm_and_loss = weights.collect(made.loss)
     step, epoch, rate = place
-    weights.update(rate, is_finite=(made.loss + grad_norm).isfinite())
+    weights.update(rate)
     moments = (started, mark_moment(precision.device))
     known = functools.partial(
         StepReport,
@@ -262,4 +262,4 @@ def _take_step(
         num_pad_tokens=made.num_pad_tokens,
         max_tokens=budget.tokens,
     )
-    return TakenStep(known, LateValues.send(made.loss, grad_norm, made.predicted_ids), moments)
+    return TakenStep(known, LateValues.send(norm_and_loss, made.predicted_ids), moments)

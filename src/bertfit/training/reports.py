@@ -44,7 +44,7 @@ class TakenStep:
     known: Callable[..., StepReport]
     """Makes the report, given what is not known yet: loss, norm, predicted classes and seconds."""
     numbers: LateValues
-    """Loss (), norm () and predicted classes (B,)."""
+    """Norm and loss (2,), and predicted classes (B,)."""
     moments: tuple[Moment, Moment]
     """Start and end."""
 
@@ -54,7 +54,7 @@ class TakenStep:
         Raises:
             NonFiniteLossError: Loss or gradient is not finite; the step changed no weight.
         """
-        loss, grad_norm, predicted_ids = self.numbers.wait()
+        (grad_norm, loss), predicted_ids = self.numbers.wait()
         report = self.known(
             loss=float(loss),
             grad_norm=float(grad_norm),

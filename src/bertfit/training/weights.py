@@ -110,25 +110,28 @@ class TrainedWeights:
         if self._rows is not None:
             self._rows.catch_up(torch.from_numpy(np.unique(token_ids)))
 
-    def collect(self) -> torch.Tensor:
-        """Clip the collected gradients to `max_grad_norm`; return their norm () before clipping."""
+    def collect(self, loss: torch.Tensor) -> torch.Tensor:
+        """Clip the collected gradients to `max_grad_norm`; halt if they or the loss are not finite.
+
+        Once halted, neither this step nor a later one changes a weight; the device decides it.
+
+        Args:
+            loss: () of this step, on the device.
+
+        Returns:
+            (2,) norm of the gradients before clipping, and the loss; on the device.
+        """
         norm = self._optimizer.measure_norm()
         if isinstance(self._rows, EmbeddingRows):  # on a CPU, reading a number costs nothing
             both = math.hypot(float(norm), self._rows.gather_gradient())
             self._rows.scale_gradient(min(1.0, self._max_grad_norm / (both + 1e-6)))
             norm = torch.tensor(both, dtype=torch.float64)
         self._optimizer.clip(self._max_grad_norm, norm)
-        return norm
+        self._halted.logical_or_((loss + norm).isfinite().logical_not())
+        return torch.stack([norm, loss])
 
-    def update(self, learning_rate: float, *, is_finite: torch.Tensor) -> None:
-        """Take one step of AdamW with the gradients that `collect` clipped.
-
-        Args:
-            learning_rate: Of this step.
-            is_finite: () bool on the device: whether loss and gradient are finite. Once it is
-                False, no later step changes a weight; this is decided on the device.
-        """
-        self._halted.logical_or_(is_finite.logical_not())
+    def update(self, learning_rate: float) -> None:
+        """Take one step of AdamW with the gradients that `collect` clipped."""
         self._optimizer.step(learning_rate, halted=self._halted)
         if isinstance(self._rows, EmbeddingRows) and not self._halted:
             self._rows.update(learning_rate)
