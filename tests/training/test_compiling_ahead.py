@@ -64,8 +64,9 @@ for num_tokens in (1, 7, 16, 128):
     rows.catch_up(torch.arange(min(num_tokens, 50)))
     token_ids = torch.zeros(1, num_tokens, dtype=torch.int64)
     copied(token_ids).sum().backward()
-    optimizer.clip(1.0, optimizer.measure_norm())
-    optimizer.step(1e-4, halted=torch.zeros(()))
+    loss, halted = torch.zeros(()), torch.zeros(())
+    optimizer.clip(1.0, optimizer.measure_norm(loss, halted=halted)[0])
+    optimizer.step(1e-4, halted=halted)
 rows.catch_up_all()
 """
 

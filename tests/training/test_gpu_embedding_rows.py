@@ -69,9 +69,9 @@ class Lazy:
         for token_ids, slope in zip(packs, slopes, strict=True):
             (self.work(token_ids) * slope).sum().backward()
         self.other.grad = slopes[0].sum().expand(3).contiguous()
-        norm = self.adam.measure_norm()
-        self.adam.clip(MAX_NORM, norm)
         self.halted.fill_(float(halted))
+        norm, _ = self.adam.measure_norm(torch.ones((), device=DEVICE), halted=self.halted)
+        self.adam.clip(MAX_NORM, norm)
         self.adam.step(rate, halted=self.halted)
         self.rows.drop_gradient()
         return norm
@@ -315,14 +315,14 @@ def test_no_number_is_looked_at(blindfold):  # noqa: F811 (the fixture)
 
     lazy = Lazy(make_table(), weight_decay=0.1)
     names = ("add_rows", "sum_row_squares", "catch_up_rows", "step_rows", "sum_squares")
-    nothing = SimpleNamespace(**dict.fromkeys((*names, "step_adamw"), Nothing()))
+    nothing = SimpleNamespace(**dict.fromkeys((*names, "finish_norm", "step_adamw"), Nothing()))
     lazy.rows._kernels = lazy.adam._kernels = nothing
     token_ids, slopes = torch.tensor([1, 2, 1], device=DEVICE), torch.ones(3, 5, device=DEVICE)
-    lazy.other.grad = torch.ones(3, device=DEVICE)
+    lazy.other.grad, loss = torch.ones(3, device=DEVICE), torch.ones((), device=DEVICE)
 
     def take_step():
         lazy.work(token_ids).backward(slopes)
-        lazy.adam.clip(1.0, lazy.adam.measure_norm())
+        lazy.adam.clip(1.0, lazy.adam.measure_norm(loss, halted=lazy.halted)[0])
         lazy.adam.step(0.1, halted=lazy.halted)
         lazy.work(token_ids).backward(slopes)
         lazy.rows.drop_gradient()

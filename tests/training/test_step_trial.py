@@ -93,6 +93,14 @@ def test_copies_that_are_not_written_are_found(monkeypatch):
     assert find(has_copies=False) is None
 
 
+def test_a_loss_that_does_not_halt_is_found(monkeypatch):
+    def take_any_loss(right, self, loss, **more):
+        return right(self, torch.ones_like(loss), **more)
+
+    change(monkeypatch, TritonAdamW, "measure_norm", take_any_loss)
+    assert find() == "they were tried here, and change weights in a step that must not"
+
+
 @pytest.mark.parametrize("of", [TritonAdamW, GpuEmbeddingRows])
 def test_a_halt_that_is_not_heeded_is_found(monkeypatch, of):
     def step_anyway(right, self, rate, *, halted, **more):

@@ -6,12 +6,14 @@ On a GPU the kernels are compiled; elsewhere Triton's interpreter runs them on t
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 
 import pytest
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from bertfit.training import triton_adamw
 from bertfit.training.triton_adamw import TritonAdamW, can_launch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -67,9 +69,10 @@ def set_gradients(pairs, step, *, without=()):
 
 
 def take_step(stepper, rate, *, max_norm=1.0, halted=0.0):
-    norm = stepper.measure_norm()
+    loss, halted = torch.tensor([0.5, halted], device=DEVICE)
+    norm, _ = stepper.measure_norm(loss, halted=halted)
     stepper.clip(max_norm, norm)
-    stepper.step(rate, halted=torch.tensor(halted, device=DEVICE))
+    stepper.step(rate, halted=halted)
     return norm
 
 
@@ -168,6 +171,56 @@ def test_a_halted_step_changes_nothing():
     pairs[2][0].grad[17] = torch.nan
     assert torch.isnan(take_step(stepper, 0.1, halted=1.0))
     assert all(map(torch.equal, before, copy_state(pairs, stepper)))
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")  # the interpreter's
+@pytest.mark.parametrize(
+    ("loss", "gradient", "expected"),
+    [
+        (0.5, 1.0, 0.0),
+        (0.0, 0.0, 0.0),
+        (3e38, 1.0, 0.0),
+        (math.nan, 1.0, 1.0),
+        (math.inf, 1.0, 1.0),
+        (-math.inf, 1.0, 1.0),
+        (0.5, math.nan, 1.0),
+        (0.5, -math.inf, 1.0),
+        (-math.inf, math.inf, 1.0),
+        (0.5, 1e30, 1.0),  # its square is infinite
+    ],
+)
+def test_steps_are_halted_from_the_first_whose_loss_or_norm_is_not_finite(loss, gradient, expected):
+    pairs = make_pairs()
+    stepper = TritonAdamW(pairs, make_optimizer(pairs))
+    before = copy_state(pairs, stepper)
+    halted = torch.zeros((), device=DEVICE)
+    for number, value in ((loss, gradient), (0.5, 1.0)):  # the second is finite, and comes too late
+        for master, _ in pairs:
+            master.grad = torch.zeros_like(master)
+        pairs[2][0].grad[4999] = value
+        numbers = stepper.measure_norm(torch.tensor(number, device=DEVICE), halted=halted)
+        wanted = float(torch.tensor(value).square().sqrt())
+        assert numbers.tolist() == pytest.approx([wanted, number], rel=1e-6, nan_ok=True)
+        stepper.clip(1.0, numbers[0])
+        stepper.step(0.1, halted=halted)
+        assert float(halted) == expected
+    is_same = all(map(torch.equal, before, copy_state(pairs, stepper)))
+    assert is_same == (expected == 1.0)
+
+
+@needs_triton
+def test_more_partial_sums_than_are_added_at_once_all_count(monkeypatch):
+    monkeypatch.setattr(triton_adamw, "_PARTIALS", 4)
+    pairs = make_pairs()
+    take_steps_of_both(make_pairs(), pairs, num_steps=3)
+    stepper = TritonAdamW(pairs, make_optimizer(pairs))
+    assert len(stepper._partials) == 8
+    for place, (master, _) in enumerate(pairs):
+        master.grad = torch.full_like(master, 2.0**place)
+    found = float(take_step(stepper, 0.0))
+    squares = sum(master.numel() * 4.0**place for place, (master, _) in enumerate(pairs))
+    assert found == pytest.approx(math.sqrt(squares), rel=1e-6)
 
 
 @needs_triton

@@ -1,4 +1,4 @@
-"""Triton kernels of AdamW: the sum of squares of all gradients, and the step.
+"""Triton kernels of AdamW: the norm of all gradients, whether it and the loss are finite, the step.
 
 One launch handles all tensors: a program processes one chunk of one tensor, which it finds through
 tables of addresses. The kernels are memory-bound, so full chunks of aligned tensors are read and
@@ -47,6 +47,33 @@ def _sum_chunk(address, num_left, IS_FULL: tl.constexpr, BLOCK: tl.constexpr):
     else:
         values = tl.load(pointer + places, mask=places < num_left, other=0.0)
     return tl.sum(values * values, axis=0)
+
+
+@triton.jit(do_not_specialize=["num_partials"])
+def finish_norm(partials, loss, halted, norm_and_loss, num_partials, BLOCK: tl.constexpr):
+    """Write the norm of the gradients and the loss, and halt if one of them is not finite.
+
+    There is one program, so the sum is the same every time.
+
+    Args:
+        partials: (num_partials,) float32, sums of squares.
+        loss: () float32.
+        halted: () float32, output: set to 1 to halt, else not written.
+        norm_and_loss: (2,) float32, output. The norm is first, so its address is aligned as those
+            of other tensors are, and the kernels that read it are compiled once.
+        num_partials: A multiple of BLOCK.
+        BLOCK: Partial sums read at once.
+    """
+    places = tl.arange(0, BLOCK)
+    sums = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, num_partials, BLOCK):
+        sums += tl.load(partials + start + places)
+    norm = tl.sqrt(tl.sum(sums, axis=0))
+    lost = tl.load(loss)
+    tl.store(norm_and_loss, norm)
+    tl.store(norm_and_loss + 1, lost)
+    is_finite = tl.abs(lost + norm) < float("inf")  # also false for a NaN
+    tl.store(halted, 1.0, mask=is_finite == 0)
 
 
 @triton.jit

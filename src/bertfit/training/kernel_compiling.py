@@ -105,8 +105,9 @@ def _compile_step(pairs: list[Pair], embedding_size: int) -> None:
     by_id = torch.from_numpy(sort_by_id(token_ids))
     rows.add(torch.zeros_like(work.weight), torch.from_numpy(token_ids), by_id)
     optimizer = TritonAdamW(pairs, torch.optim.AdamW([master for master, _ in pairs]), rows)
-    optimizer.measure_norm()
-    optimizer.step(0.0, halted=torch.zeros(()))
+    loss, halted = torch.zeros(()), torch.zeros(())
+    optimizer.clip(1.0, optimizer.measure_norm(loss, halted=halted)[0])
+    optimizer.step(0.0, halted=halted)
 
 
 def _start_nothing(capability: int) -> None:

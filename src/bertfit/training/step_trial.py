@@ -9,6 +9,7 @@ Shapes: T tokens, D numbers per token.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -83,7 +84,7 @@ def _try(device: torch.device, *, has_copies: bool, width: int | None) -> str | 
     if not all(ratio <= _ROUNDING for ratio in copies_apart):
         return f"{_TRIED}, and do not write bfloat16 copies as they should"
     settled = [weight.clone() for weight in (*ways.masters, *ways.works)]
-    ways.step(_RATES[0], generator, halted=1.0)
+    ways.step(_RATES[0], generator, loss=math.nan)
     if not all(map(torch.equal, settled, (*ways.masters, *ways.works))):
         return f"{_TRIED}, and change weights in a step that must not"
     return None
@@ -136,9 +137,12 @@ class _Ways:
         )
 
     def step(
-        self, rate: float, generator: torch.Generator, *, halted: float = 0.0
+        self, rate: float, generator: torch.Generator, *, loss: float = 1.0
     ) -> tuple[float, float]:
-        """Take a step both ways; return the norms of the gradients, that of torch last."""
+        """Take a step both ways; return the norms of the gradients, that of torch last.
+
+        With a loss that is not finite, the kernels must not change a weight.
+        """
         device = self.plain[0].device
         gradient = torch.randn(_SIZE, generator=generator).to(device)
         self.plain[0].grad, self.masters[0].grad = gradient.clone(), gradient
@@ -154,9 +158,10 @@ class _Ways:
                 with torch.enable_grad():
                     self.table(pack_T).backward(of_tokens_TD)
                 self.plain[1].grad.index_add_(0, pack_T, of_tokens_TD.float())
-        found = self.by_kernels.measure_norm()
+        halted = torch.zeros((), device=device)
+        found, _ = self.by_kernels.measure_norm(torch.tensor(loss, device=device), halted=halted)
         self.by_kernels.clip(_MAX_NORM, found)
-        self.by_kernels.step(rate, halted=torch.tensor(halted, device=device))
+        self.by_kernels.step(rate, halted=halted)
         wanted = clip_grad_norm_(self.plain, _MAX_NORM, foreach=False)
         for group in self.by_torch.param_groups:
             group["lr"] = rate

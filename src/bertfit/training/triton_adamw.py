@@ -23,6 +23,10 @@ _BLOCK = 4096
 
 _NUM_WARPS_OF_SUM = 8
 
+_PARTIALS = 8192
+"""Partial sums that one program adds up at once: three times this for the weights of BERT-base."""
+_NUM_WARPS_OF_NORM = 16
+
 _NUM_WARPS_OF_STEP = 16
 """8 elements of each tensor per thread: with 8 warps, a thread needs 127 registers, not 64."""
 
@@ -52,6 +56,7 @@ class _Gradients:
 class TritonAdamW:
     """AdamW for float32 masters and their bfloat16 copies, with the interface of `TorchAdamW`.
 
+    Only `measure_norm` differs: the kernel that ends it also does what depends on it and the loss.
     Masters and copies must not move in memory; gradients may.
     """
 
@@ -90,8 +95,13 @@ class TritonAdamW:
         self._norm = torch.zeros((), device=self._device)
         self._max_norm = math.inf
 
-    def measure_norm(self) -> torch.Tensor:
-        """Return the total norm () of all gradients, in float32 on their device."""
+    def measure_norm(self, loss: torch.Tensor, *, halted: torch.Tensor) -> torch.Tensor:
+        """Return the total norm of all gradients, and the loss: (2,) float32 on their device.
+
+        Args:
+            loss: () float32, of the step.
+            halted: () float32, becomes 1 if norm or loss is not finite, and else stays.
+        """
         gradients = self._find_gradients()
         with on_device(self._device):
             self._kernels.sum_squares[self._grid](
@@ -104,7 +114,18 @@ class TritonAdamW:
             )
         if self._rows is not None:
             self._rows.sum_squares(self._partials[: self._num_of_rows])
-        return self._partials.sum().sqrt_()
+        norm_and_loss = torch.empty(2, device=self._device)
+        with on_device(self._device):
+            self._kernels.finish_norm[(1,)](
+                self._partials,
+                loss,
+                halted,
+                norm_and_loss,
+                len(self._partials),
+                BLOCK=_PARTIALS,
+                num_warps=_NUM_WARPS_OF_NORM,
+            )
+        return norm_and_loss
 
     def clip(self, max_norm: float, norm: torch.Tensor) -> None:
         """Scale the gradients of the next step, whose norm () is `norm`, down to `max_norm`.
@@ -179,7 +200,9 @@ class TritonAdamW:
         self._tensors = to_device(tensors.astype(np.int64), self._device)
         self._chunks = to_device(np.array(chunks, np.int64), self._device)
         self._num_of_rows = 0 if self._rows is None else self._rows.num_partials
-        self._partials = torch.zeros(self._num_of_rows + len(chunks), device=self._device)
+        num_partials = self._num_of_rows + len(chunks)
+        num_partials = -(-num_partials // _PARTIALS) * _PARTIALS  # the last ones stay 0
+        self._partials = torch.zeros(num_partials, device=self._device)
         self._grid = (len(chunks),)
 
     def _find_gradients(self) -> _Gradients:

@@ -121,6 +121,10 @@ class TrainedWeights:
         Returns:
             (2,) norm of the gradients before clipping, and the loss; on the device.
         """
+        if isinstance(self._optimizer, TritonAdamW):
+            norm_and_loss = self._optimizer.measure_norm(loss, halted=self._halted)
+            self._optimizer.clip(self._max_grad_norm, norm_and_loss[0])
+            return norm_and_loss
         norm = self._optimizer.measure_norm()
         if isinstance(self._rows, EmbeddingRows):  # on a CPU, reading a number costs nothing
             both = math.hypot(float(norm), self._rows.gather_gradient())
