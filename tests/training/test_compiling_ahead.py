@@ -15,6 +15,7 @@ from bertfit.config import TrainSettings
 from bertfit.training import compiling_ahead
 from bertfit.training.compiling_ahead import start_compiling
 from tests.modeling.kernels.on_device import needs_triton
+from tests.modeling.kernels.test_layer import first_layer
 from tests.modeling.test_fast_path import make_classifier
 
 SETTINGS = TrainSettings(max_length=64)
@@ -107,6 +108,30 @@ def test_a_training_of_any_sizes_finds_every_kernel(cache, model, max_length, te
     assert find_files(cache) == before
     compiling_ahead._started.clear()  # as in a process that comes later
     assert start_compiling(settings) is None
+
+
+@needs_triton
+@pytest.mark.parametrize("can_link", [True, False])
+def test_tritons_own_extension_is_built_where_that_is_possible(monkeypatch, can_link):
+    from triton.backends.nvidia import driver
+
+    from bertfit.training import kernel_compiling
+
+    works, built = [], []
+
+    def build():
+        built.append(1)
+        if not can_link:
+            raise subprocess.CalledProcessError(1, "gcc")
+
+    monkeypatch.setattr(driver, "CudaUtils", build)
+    monkeypatch.setattr(kernel_compiling, "_start_nothing", lambda _capability: None)
+    monkeypatch.setattr(kernel_compiling, "activate", lambda _values: None)
+    monkeypatch.setattr(kernel_compiling, "_run_beside", works.extend)
+    layer = first_layer(make_classifier("bert", width=128))
+    kernel_compiling.compile_kernels(layer, capability=90, lengths=[128], embedding_size=8)
+    works[0]()
+    assert built == [1]
 
 
 @needs_triton

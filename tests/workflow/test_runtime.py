@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import json
+import sys
 
 import pytest
 import torch
@@ -78,6 +80,19 @@ def test_advice_fits_the_machine(num_cores, num_threads, rates, expected):
     advice = runtime._advise(num_cores, num_threads, gflops, "float32")
     assert len(advice) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, advice, strict=True))
+
+
+def test_where_python_keeps_no_bytecode_the_advice_says_how_to_make_it(tmp_path, monkeypatch):
+    module = tmp_path / "site" / "torch" / "__init__.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("")
+    (advice,) = runtime._advise_on_bytecode(str(module))
+    assert advice.endswith(f"python -m compileall -q -j 0 {tmp_path / 'site'}")
+    compileall.compile_dir(tmp_path / "site", quiet=1)
+    assert runtime._advise_on_bytecode(str(module)) == []
+    assert runtime._advise_on_bytecode(str(module) + "c") == []  # there is no source
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "other"))
+    assert len(runtime._advise_on_bytecode(str(module))) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import statistics
@@ -141,7 +142,10 @@ def describe_runtime(
         gflops=gflops,
         store=str(store),
         store_bytes=measure_folder(store),
-        advice=tuple(_advise(num_cores, torch.get_num_threads(), gflops, precision.dtype_name)),
+        advice=(
+            *_advise(num_cores, torch.get_num_threads(), gflops, precision.dtype_name),
+            *_advise_on_bytecode(torch.__file__),
+        ),
     )
 
 
@@ -217,3 +221,18 @@ def _advise(num_cores: float, num_threads: int, gflops: dict[str, float], dtype:
             f"here: try --dtype {other}."
         )
     return advice
+
+
+def _advise_on_bytecode(module: str) -> list[str]:
+    """Say so if Python compiles an imported module, and so all libraries, anew in every process.
+
+    Some images set PYTHONDONTWRITEBYTECODE, and not every installer compiles.
+    """
+    if not module.endswith(".py") or Path(importlib.util.cache_from_source(module)).exists():
+        return []
+    advice = (
+        "Python compiles torch and transformers anew in each run, which takes many seconds: unset "
+        "PYTHONDONTWRITEBYTECODE, or compile them once, with python -m compileall -q -j 0 "
+        f"{Path(module).parents[1]}"
+    )
+    return [advice]
