@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bertfit.modeling.fast_path import plug_in
-from bertfit.modeling.small_embeddings import exchange_small_embeddings
+from bertfit.modeling.small_embeddings import exchange_small_embeddings, sum_by_product
 from tests.modeling.test_fast_path import FAMILIES, make_batch, make_classifier, run
 
 
@@ -89,3 +89,17 @@ def test_large_tables_and_other_kinds_stay():
     )
     exchange_small_embeddings(model)
     assert find_exchanged(model) == set()
+
+
+@pytest.mark.parametrize("padding_id", [None, 0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_product_of_a_gpu_has_the_same_sums(dtype, padding_id):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 4, (30,), generator=generator)  # none has id 4
+    gradient = torch.randn(30, 3, generator=generator).to(dtype)
+    expected = torch.zeros(5, 3).index_add_(0, ids, gradient.float())
+    if padding_id is not None:
+        expected[padding_id] = 0.0
+    found = sum_by_product(gradient, ids, 5, padding_id=padding_id)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=1e-5, rtol=1e-2)

@@ -308,7 +308,7 @@ def test_a_recorded_training_on_a_gpu_follows_the_dense_one(monkeypatch, family)
     model = make_model_on_gpu(family)
     rows, losses, moved = train_on_gpu(copy.deepcopy(model))
     assert isinstance(rows._rows, GpuEmbeddingRows)
-    monkeypatch.setattr(module, "_take_embedding_rows", lambda *_: None)
+    monkeypatch.setattr(module, "_take_embedding_rows", lambda *_, on_gpu: None)
     dense, expected_losses, expected = train_on_gpu(copy.deepcopy(model))
     assert dense._rows is None
     assert losses == pytest.approx(expected_losses, abs=0.05)

@@ -58,16 +58,32 @@ class _LookUp(torch.autograd.Function):
         (ids,), gradient_ND = context.saved_tensors, gradients[0].flatten(0, -2)
         if ids.device.type == "cpu":
             padding_id = -1 if context.padding_id is None else context.padding_id
-            sums_RD: torch.Tensor = torch.ops.aten.embedding_dense_backward(
+            sums: torch.Tensor = torch.ops.aten.embedding_dense_backward(
                 gradient_ND.float(),
                 ids.flatten(),
                 context.num_rows,
                 padding_id,
                 scale_grad_by_freq=False,
             )
-            return sums_RD.to(gradient_ND.dtype), None, None
-        rows = torch.arange(context.num_rows, device=ids.device)
-        is_its_RN = ids.flatten() == rows[:, None]
-        if context.padding_id is not None:  # its row is not trained
-            is_its_RN &= (rows != context.padding_id)[:, None]
-        return is_its_RN.to(gradient_ND.dtype) @ gradient_ND, None, None
+            return sums.to(gradient_ND.dtype), None, None
+        sums_RD = sum_by_product(
+            gradient_ND, ids.flatten(), context.num_rows, padding_id=context.padding_id
+        )
+        return sums_RD, None, None
+
+
+def sum_by_product(
+    gradient_ND: torch.Tensor, ids_N: torch.Tensor, num_rows: int, *, padding_id: int | None
+) -> torch.Tensor:
+    """Return, for each of R rows, the sum of the gradients of its ids, (R, D).
+
+    Args:
+        gradient_ND: Of what was looked up.
+        ids_N: int64.
+        num_rows: R.
+        padding_id: Row that is not trained.
+    """
+    is_its_RN = gradient_ND.new_zeros(num_rows, len(ids_N)).scatter_(0, ids_N.unsqueeze(0), 1.0)
+    if padding_id is not None:
+        is_its_RN[padding_id].zero_()
+    return is_its_RN @ gradient_ND
