@@ -48,8 +48,8 @@ tokens, and rows cost something only in the head. The step is 256 above 8,192 to
 16,384, to limit the sizes."""
 _MOST_TOKENS, _MOST_OF_LARGE, _LARGE_BYTES = 16_384, 32_768, 64 * 2**30
 """Larger packs run eagerly. With 64 texts of up to 512 tokens, an H100 took 24.1 ms a step if they
-were recorded whole, 25.0 in two packs, and 32.6 eagerly, next to a slow processor. But recordings
-of up to 32,768 tokens hold 11 GiB more, which a smaller GPU needs for other packs."""
+were recorded whole, 25.0 in two packs, and 32.6 eagerly. But recordings of up to 32,768 tokens
+hold 11 GiB more, which a smaller GPU needs for other packs."""
 _MOST_SIZES = 128
 """Packs of further sizes run eagerly."""
 _ALIGNMENT = 16
