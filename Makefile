@@ -23,8 +23,8 @@ test: .venv/.installed-dev ## Run the tests that need no accelerator, no network
 test-slow: .venv/.installed-dev ## Run the slow tests
 	@$(BIN)/python -m pytest -m "slow and not gpu and not network and not bench" --timeout 1800
 
-test-gpu: .venv/.installed-dev ## Run the tests that need a CUDA GPU
-	@$(BIN)/python -m pytest -m gpu
+test-gpu: .venv/.installed-dev ## Run the tests that need a CUDA GPU, and those of its kernels
+	@$(BIN)/python -m pytest -m "gpu or triton"
 
 lint: .venv/.installed-dev ## Check style, format, types and spelling
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ The environment is set before anything imports torch or huggingface_hub, which r
 from __future__ import annotations
 
 import csv
+import importlib.util
 import ipaddress
 import os
 import random
@@ -45,6 +46,15 @@ WORDS = (*NEUTRAL, *POSITIVE, *NEGATIVE, "not")
 def pytest_configure() -> None:
     """Enable Ctrl-C, which some tests send; background jobs of a shell start with it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Skip tests of Triton kernels where there is no Triton."""
+    if importlib.util.find_spec("triton") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("triton") is not None:
+            item.add_marker(pytest.mark.skip(reason="Triton is not installed"))
 
 
 def pytest_unconfigure() -> None:

@@ -5,9 +5,7 @@ On a GPU the kernels are compiled; elsewhere Triton's interpreter runs them on t
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 
 import pytest
 import torch
@@ -15,28 +13,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from bertfit.training import triton_adamw
 from bertfit.training.triton_adamw import TritonAdamW, can_launch
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-if DEVICE.type == "cpu":
-    # Before anything imports Triton, which decides by it what its functions become.
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+from tests.modeling.kernels.on_device import DEVICE, needs_triton
 
 SIZES = ((1,), (2,), (5000,), (33, 129), (4096, 2))
-
-
-def find_obstacle():
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    import triton.language
-    from triton.runtime.interpreter import InterpretedFunction
-
-    if DEVICE.type == "cpu" and not isinstance(triton.language.sum, InterpretedFunction):
-        return "Triton was imported before it could be told to interpret: set TRITON_INTERPRET=1"
-    return None
-
-
-OBSTACLE = find_obstacle()
-needs_triton = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
 needs_gpu = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import pytest
@@ -12,7 +11,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if DEVICE.type == "cpu":  # read once, as Triton is imported; nothing else here does that
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
-)
+needs_triton = pytest.mark.triton
+"""Skipped without Triton; `make test-gpu` runs these tests, too."""
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}
