@@ -44,8 +44,13 @@ WORDS = (*NEUTRAL, *POSITIVE, *NEGATIVE, "not")
 
 
 def pytest_configure() -> None:
-    """Enable Ctrl-C, which some tests send; background jobs of a shell start with it ignored."""
+    """Enable signals that tests send: a shell's background jobs start with SIGINT ignored.
+
+    So do programs started by nohup with SIGHUP.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
