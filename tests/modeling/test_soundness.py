@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,9 +67,16 @@ def test_a_model_that_is_tried_stays_as_it_was(loaded):
     assert not reads_padding(loaded.model)
 
 
-def test_a_model_is_tried_with_few_threads_which_are_then_as_many_as_before(loaded):
-    seen, before = [], torch.get_num_threads()
-    loaded.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+def test_a_model_is_tried_with_few_threads_which_concerns_nobody_else(loaded):
+    seen, elsewhere, before = [], [], torch.get_num_threads()
+
+    def look(*_):
+        seen.append(torch.get_num_threads())
+        other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+
+    loaded.model.register_forward_hook(look)
     try:
         for num_threads in (16, 1):
             torch.set_num_threads(num_threads)
@@ -77,6 +85,7 @@ def test_a_model_is_tried_with_few_threads_which_are_then_as_many_as_before(load
     finally:
         torch.set_num_threads(before)
     assert seen == [4, 4, 1, 1]
+    assert elsewhere == [16, 16, 1, 1]
 
 
 @pytest.mark.parametrize(("difference", "reads_it"), [(1e-6, False), (1e-3, True)])

@@ -11,11 +11,12 @@ Shapes: B rows, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from bertfit.errors import BertfitError, ModelError, is_out_of_memory
 from bertfit.modeling.classifier import check_token_ids, find_length_limit
@@ -114,14 +115,13 @@ def _evaluating(model: PreTrainedModel) -> Iterator[None]:
             model.base_model.set_attention_type(model.config.attention_type)
 
 
-@contextmanager
-def _few_threads() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(min(num_threads, _MOST_THREADS))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
+def _few_threads() -> AbstractContextManager[object]:
+    """Limit the threads of what this thread computes; `torch.set_num_threads` is for all."""
+    num_threads = torch.get_num_threads()  # its first call would undo the limit
+    limit: AbstractContextManager[object] = threadpool_limits(
+        min(num_threads, _MOST_THREADS), user_api="openmp"
+    )
+    return limit
 
 
 @contextmanager
