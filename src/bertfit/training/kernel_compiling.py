@@ -133,9 +133,9 @@ def _start_nothing(capability: int) -> None:
 
 def _build_utilities() -> None:
     """Build the extension in C that Triton needs before its first launch."""
-    from triton.backends.nvidia.driver import CudaUtils
-
     with contextlib.suppress(Exception):  # without the GPU's driver it cannot be linked
+        from triton.backends.nvidia.driver import CudaUtils
+
         CudaUtils()
 
 
