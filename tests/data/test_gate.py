@@ -162,6 +162,16 @@ def test_more_telling_words_than_are_told_one_by_one_are_counted():
 def test_skipped_rows_are_a_finding():
     report = inspect([*CLEAN["train"], row("")], on_bad_row="skip")
     assert kinds(report) == {("skipped_rows", "all", 1)}
+    (finding,) = report.findings
+    assert finding.message == "1 row (0.5 %) cannot be used and was left out."
+    assert [str(example) for example in finding.examples] == ["rows:201: the text is empty"]
+
+
+def test_the_share_of_skipped_rows_is_of_all_rows_that_were_read():
+    report = inspect([*CLEAN["train"], *[row("")] * 200], on_bad_row="skip")
+    assert [finding.message for finding in report.findings] == [
+        "200 rows (50.0 %) cannot be used and were left out."
+    ]
 
 
 def test_every_kind_is_planted_somewhere():
@@ -268,6 +278,16 @@ def test_a_group_that_is_another_spelling_of_a_number_is_shared():
     assert summarize_leaks(report) == "LEAK: 1 of 2 test rows in groups seen before"
 
 
+@pytest.mark.parametrize(("kind", "copied"), [("shared", str), ("near", near)])
+def test_leaked_rows_are_told_in_the_order_of_the_test_set(kind, copied):
+    test = list(CLEAN["test"])
+    for at in (7, 32):
+        test[at] = row(copied(CLEAN["train"][at]["text"]), movie="a1")
+    report = inspect(CLEAN["train"], test=test)
+    told = (getattr(report, f"{kind}_test_rows"), report.grouped_test_rows)
+    assert (*told, report.leaked_test_rows) == ((7, 32),) * 3
+
+
 def test_without_a_test_set_the_first_line_says_so():
     report = inspect(CLEAN["train"])
     assert summarize_leaks(report) == "No test set was given, so leaks into it were not checked."
@@ -349,6 +369,17 @@ def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
 
 def test_strictness_lets_clean_data_pass():
     refuse_leaks(inspect(**CLEAN))
+
+
+def test_strictness_refuses_leaks_and_nothing_else():
+    copy = CLEAN["train"][0]
+    faulty = [*CLEAN["train"], copy]
+    report = inspect(faulty, validation=[*CLEAN["validation"], copy])
+    assert {finding.severity for finding in report.findings} == {"serious", "minor"}
+    refuse_leaks(report)
+    with pytest.raises(LeakError) as caught:
+        refuse_leaks(inspect(faulty, test=[*CLEAN["test"], row("new words", movie="a1")]))
+    assert [fault.line for fault in caught.value.faults] == [41]
 
 
 @pytest.mark.parametrize(
