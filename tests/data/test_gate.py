@@ -137,6 +137,15 @@ def test_a_sign_that_tells_the_label_is_a_finding():
     assert "★★★" in finding.examples[0].text
 
 
+def test_only_the_training_rows_are_searched_for_giveaways():
+    """The model learns from no other rows."""
+    marked = [
+        {**row, "text": f"{row['text']} ★"} if row["label"] == "pos" else row
+        for row in CLEAN["test"]
+    ]
+    assert inspect(CLEAN["train"], test=marked).findings == ()
+
+
 def test_a_percent_sign_in_a_word_or_a_label_is_told_as_it_is():
     marked = [
         {**row, "text": f"{row['text']} %", "label": "50% off"} if row["label"] == "pos" else row

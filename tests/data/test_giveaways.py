@@ -92,6 +92,36 @@ print(*vocabulary)
 def test_few_rows_may_be_chance():
     texts = ["alpha one", "beta two"] * 4
     assert find(texts, ["pos", "neg"] * 4) == []
+    (found,) = find(["alpha"] * 10 + ["beta"] * 9, ["pos"] * 10 + ["neg"] * 9)
+    assert found.word == "alpha"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"a": (200, 15)}, ["a"]),  # removes 80.4 % of the uncertainty
+        ({"a": (200, 16)}, []),  # 79.4 %
+        ({"a": (200, 15), "b": (200, 8)}, ["b", "a"]),
+        ({"a": (38, 0)}, ["a"]),  # 10.2 %
+        ({"a": (37, 0)}, []),  # 9.9 %
+        ({"a": (98, 2)}, ["a"]),  # a purity of 98 %
+        ({"a": (98, 3)}, []),
+        ({"a": (44, 0), "b": (12, 0), "c": (12, 0)}, ["a"]),
+        ({"a": (44, 0), "b": (12, 0), "c": (12, 0), "d": (12, 0)}, []),  # 3.9 times as much as d
+        ({"a": (45, 0), "b": (12, 0), "c": (12, 0), "d": (12, 0)}, ["a"]),  # 4.004 times
+        ({**dict.fromkeys("abc", (45, 0)), **dict.fromkeys("de", (12, 0))}, ["a", "b", "c"]),
+    ],
+)
+def test_how_much_a_word_must_tell(words, expected):
+    """Each word stands twice in so many of 200 texts of pos, and in so many of 200 of neg."""
+    labels = ["pos"] * 200 + ["neg"] * 200
+    texts = [
+        " ".join(word for word, (pos, neg) in words.items() if at < (pos, 200 + neg)[at >= 200])
+        for at in range(400)
+    ]
+    found = find([f"{text} {text}" for text in texts], labels)
+    assert [one.word for one in found] == expected
+    assert all((one.label, one.num_rows) == ("pos", sum(words[one.word])) for one in found)
 
 
 def test_a_word_that_speaks_against_a_label_is_told_of_the_other():
