@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import random
+
 import pytest
 
 from bertfit.data.checks import (
@@ -44,7 +47,9 @@ def test_good_data_passes():
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
 def test_a_part_with_one_class_is_refused(part, on_bad_row):
     message = refuse(GOOD, **{part: [GOOD[0], BAD]}, on_bad_row=on_bad_row)
-    assert "rows: all rows have the label 'pos': a part with one class only cannot tell" in message
+    assert (
+        "\n  rows: all rows have the label 'pos': a part with one class only cannot tell" in message
+    )
 
 
 def test_a_misspelt_label_is_told_as_that_alone_unless_it_is_skipped():
@@ -84,9 +89,20 @@ def test_all_faults_of_all_files_come_in_one_error(tmp_path):
 
 def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     test = write(tmp_path / "test.csv", [BAD, *GOOD])
-    message = refuse(tmp_path / "train.csv", test=test)
-    assert "train.csv: no such file." in message
-    assert "test.csv:2: the text is empty" in message
+    assert refuse(tmp_path / "train.csv", test=test).splitlines()[:-1] == [
+        "2 problems in the data: nothing was trained",
+        f"  {tmp_path / 'train.csv'}: no such file.",
+        f"  {test}:2: the text is empty",
+    ]
+
+
+def test_a_file_that_breaks_off_does_not_hide_the_rows_before(tmp_path):
+    lines = "text,label\n,pos\n" + "".join(f"{random.random()},pos\n" for _ in range(3000))
+    test = tmp_path / "test.csv.gz"
+    test.write_bytes(gzip.compress(lines.encode())[:-9000])
+    first, second = refuse(GOOD, test=test).splitlines()[1:-1]
+    assert first.startswith(f"  {test}:")
+    assert second == f"  {test}:2: the text is empty"
 
 
 def test_one_problem_is_one_problem():
@@ -108,6 +124,14 @@ def test_training_rows_must_be_given():
     for part in ({}, {"validation": GOOD}, {"test": GOOD}):
         with pytest.raises(DataError, match="cannot read rows from NoneType; a path, a pandas"):
             check(None, **part)
+
+
+def test_a_label_of_another_spelling_is_that_of_the_training_rows():
+    """pandas writes whole numbers with .0 if a value of the column is missing."""
+    rows = [{"text": "good", "label": 1}, {"text": "bad", "label": 0}]
+    written = [{**row, "label": f"{row['label']}.0"} for row in rows]
+    assert check(rows, test=written).test.labels == ["1", "0"]
+    assert check_evaluation_data(written, Columns(), ["0", "1"])[0].labels == ["1", "0"]
 
 
 def test_an_unknown_label_gets_a_guess():
@@ -134,18 +158,20 @@ def test_a_single_label_cannot_be_skipped():
 
 def test_a_file_with_a_header_alone_has_no_rows(tmp_path):
     train = write(tmp_path / "train.csv", [])
-    assert f"{train}: has no rows" in refuse(train)
+    assert f"\n  {train}: has no rows" in refuse(train)
 
 
 def test_a_source_of_which_no_row_is_left_is_refused():
     message = refuse(GOOD, validation=[BAD, BAD], on_bad_row="skip")
-    assert "rows: no row can be used: all 2 have faults" in message
+    assert "\n  rows: no row can be used: all 2 have faults" in message
 
 
 def test_an_unknown_choice_is_refused():
-    with pytest.raises(ConfigError) as caught:
+    message = "on_bad_row is 'ignore'; 'error' or 'skip' was expected"
+    with pytest.raises(ConfigError, match=message):
         check(GOOD, on_bad_row="ignore")
-    assert str(caught.value) == "on_bad_row is 'ignore'; 'error' or 'skip' was expected"
+    with pytest.raises(ConfigError, match=message):
+        check_evaluation_data(GOOD, Columns(), ["neg", "pos"], "ignore")
 
 
 def test_evaluation_data_passes_with_fewer_labels_than_the_model():
@@ -167,13 +193,15 @@ def test_a_label_that_the_model_does_not_know_is_refused():
 
 
 def test_the_known_labels_are_listed_once_and_a_long_label_is_cut():
-    rows = [{"text": "hm", "label": label} for label in ("x" * 5000, "psitive", "odd", "pos")]
+    labels = ("x" * 5000, "psitive", "odd", "pos", "y" * 80)
+    rows = [{"text": "hm", "label": label} for label in labels]
     with pytest.raises(DataError) as caught:
         check_evaluation_data(rows, Columns(), ["neg", "pos", "positive"])
     assert str(caught.value).splitlines()[1:-1] == [
         f"  rows:1: label '{'x' * 79}…' is not known to the model, which has neg, pos, positive.",
         "  rows:2: label 'psitive' is not known to the model. Did you mean 'positive'?",
         "  rows:3: label 'odd' is not known to the model.",
+        f"  rows:5: label '{'y' * 80}' is not known to the model.",
     ]
 
 
@@ -183,7 +211,7 @@ def test_unknown_labels_are_left_out_of_an_evaluation_when_asked():
 
 
 def test_a_dataset_is_described():
-    texts = ["a b c", "a", "a b c", "one<BR/>two"]
+    texts = ["a b c d e f", "a b c", "a b c", "one<BR/>two"]
     rows = [
         {"text": text, "label": label, "movie": movie}
         for text, label, movie in zip(texts, "xxyx", "1122", strict=True)
@@ -195,9 +223,9 @@ def test_a_dataset_is_described():
         "num_groups": 2,
         "num_duplicates": 1,
         "num_with_html_breaks": 1,
-        "words_median": 2.0,
-        "words_p95": 3.0,
-        "words_max": 3,
+        "words_median": 3.0,
+        "words_p95": 5.5,  # 5.55
+        "words_max": 6,
     }
 
 
