@@ -24,6 +24,7 @@ def kinds(text):
         ("good \xf0\x9f\x98\x80", "mojibake"),
         ("\xe4\xb8\x80", "mojibake"),
         ("it\ufffds", "replacement_characters"),
+        ("\ufffdit", "replacement_characters"),
         ("a dash \x96 here", "c1_characters"),
         ("next\x85line", "c1_characters"),
         ("\x84Spa\xdf\x93 und caf\xe9\x85\x94", "c1_characters"),
@@ -37,6 +38,8 @@ def kinds(text):
         ("fish &amp; chips", "html_tags"),
         ("it&#39;s", "html_tags"),
         ('"a ""good"" film"', "csv_quotes"),
+        ('"""good"" film"', "csv_quotes"),
+        ('"a ""film"""', "csv_quotes"),
     ],
 )
 def test_a_fault_is_found_and_named(text, kind):
@@ -55,6 +58,9 @@ def test_a_fault_is_found_and_named(text, kind):
         "good 😀👍🏽",
         "AT&T and R&D; <break> is no tag",
         '"good" they said, and "bad"',
+        '"good, they said"',
+        '"good, ""they"" said',
+        'good, ""they"" said"',
         '"good" was said, ""bad"" was meant, "so it goes"',
     ],
 )
@@ -65,6 +71,13 @@ def test_what_only_looks_odd_is_no_fault(text):
 def test_the_first_place_is_told():
     (fault,) = find_text_faults(["", "abc<br>def"])["html_breaks"]
     assert (fault.row, fault.offset) == (1, 3)
+
+
+@pytest.mark.parametrize("text", ["caf\xc3\xa9 don\xe2\x80\x99t", "don\xe2\x80\x99t caf\xc3\xa9"])
+def test_the_first_place_of_either_kind_of_mojibake_is_told(text):
+    """One is found by its C1 characters, the other by what ftfy knows."""
+    (fault,) = find_text_faults([text])["mojibake"]
+    assert fault.offset < 5
 
 
 def test_words_of_scripts_without_spaces_are_characters():
