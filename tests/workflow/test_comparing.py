@@ -97,6 +97,29 @@ def test_the_order_of_the_classes_may_differ(copies, runs):
         assert turned.difference == pytest.approx(-difference.difference)
 
 
+def test_three_classes_in_another_order_are_put_in_the_order_of_the_first_run(copies):
+    """Of three, the way back is another one than the way there."""
+    names = ("bad", "fair", "good")
+    sure = {"bad": [0.7, 0.2, 0.1], "fair": [0.1, 0.6, 0.3], "good": [0.0, 0.1, 0.9]}
+    for run, order, first in ((copies[0], (0, 1, 2), "bad"), (copies[1], (2, 0, 1), "good")):
+        change_record(
+            run, lambda record, order=order: record.update(label_names=[names[at] for at in order])
+        )
+        path = run / "test_predictions.jsonl"
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for at, line in enumerate(lines):
+            answer = names[at % 3] if at else first
+            line["label"] = names[at % 3]
+            line["probabilities"] = [sure[answer][place] for place in order]
+        path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    result = bertfit.compare(*copies)
+    accuracy = result.comparison.scores["accuracy"]
+    assert (accuracy.a, accuracy.b) == (1.0, pytest.approx(39 / 40))
+    (row,) = result.disagreements
+    assert (row.line, row.label, row.predicted_a, row.predicted_b) == (1, "bad", "bad", "good")
+    assert (row.confidence_a, row.confidence_b) == (0.7, 0.9)
+
+
 def test_a_threshold_decides_what_is_answered(copies):
     poor, _ = copies
     change_record(poor, lambda record: record.update(threshold={"value": 0.0}))
@@ -185,7 +208,15 @@ def test_runs_that_read_other_rows_are_refused(one_of_other_columns, make_review
     assert caught.value.message.endswith("good 'review' and 'stars'")
     assert "--label-column" in caught.value.hint
     named = Columns(text="text", label="label")
-    bertfit.compare(*one_of_other_columns, data=rows, columns=named, on_bad_row="skip")
+    found = bertfit.compare(*one_of_other_columns, data=rows, columns=named, on_bad_row="skip")
+    assert found.skipped == ()
+
+
+def test_bad_rows_that_both_leave_out_are_told(runs, make_reviews):
+    rows = [*make_reviews(10), {"text": "", "label": "pos"}]
+    found = bertfit.compare(*runs, data=rows, on_bad_row="skip")
+    assert found.rows == "the 10 rows of rows"
+    assert found.to_json()["skipped"] == ["rows:11: the text is empty"]
 
 
 def test_runs_with_other_labels_are_refused(copies, make_reviews):
