@@ -296,6 +296,14 @@ def test_a_column_that_has_a_role_already_is_told_as_that(role, used, columns):
 def test_names_that_occur_twice_are_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text,label,text,,\na,b,c,,\n")
     assert source_error(path) == ": column 'text' occurs twice; column names must differ"
+    names = ["text", "label", "text"]
+    frame = pd.DataFrame([["good", "pos", "fine"]], columns=names)
+    table = pa.table([["good"], ["pos"], ["fine"]], names=names)
+    pq.write_table(table, tmp_path / "a.parquet")
+    for source in (frame, table, tmp_path / "a.parquet"):
+        assert source_error(source).endswith(
+            ": column 'text' occurs twice; column names must differ"
+        )
 
 
 def test_a_header_that_is_not_utf8_is_refused(tmp_path):
@@ -359,6 +367,17 @@ def test_what_is_no_gzip_is_refused(tmp_path):
 
 def test_damaged_parquet_is_refused(tmp_path):
     path = write(tmp_path, "a.parquet", "no parquet at all")
+    assert source_error(path).startswith(": cannot be read as Parquet: ")
+
+
+def test_parquet_that_is_damaged_further_down_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = [os.urandom(20).hex() for _ in range(3000)]
+    pq.write_table(pa.table({"text": texts, "label": ["pos"] * 3000}), path, row_group_size=1000)
+    content = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(2).column(0).data_page_offset
+    content[start : start + 200] = bytes(200)
+    path.write_bytes(content)
     assert source_error(path).startswith(": cannot be read as Parquet: ")
 
 
