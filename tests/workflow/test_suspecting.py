@@ -49,6 +49,13 @@ def test_folds_put_wrong_labels_first(rows):
     assert (report.num_rows, report.warning) == (160, None)
 
 
+def test_the_seed_and_the_number_of_folds_are_used(rows):
+    report = bertfit.find_suspects(rows, num_folds=2)
+    assert report.judged_by == "TF-IDF + logistic regression, 2 folds"
+    assert bertfit.find_suspects(rows, num_folds=2).suspects == report.suspects
+    assert bertfit.find_suspects(rows, num_folds=2, seed=1).suspects != report.suspects
+
+
 def test_a_run_of_other_rows_puts_wrong_labels_first(rows, run):
     report = bertfit.find_suspects(rows, run=run)
     assert {one.line - 1 for one in report.suspects[: len(FLIPPED)]} == set(FLIPPED)
@@ -81,6 +88,14 @@ def test_of_bad_rows_it_is_said_that_nothing_was_judged(rows, run):
     for options in ({}, {"run": run}):
         with pytest.raises(DataError, match="1 problem in the data: nothing was judged\n"):
             bertfit.find_suspects([*rows, {"text": "", "label": "pos"}], **options)
+
+
+def test_bad_rows_are_left_out_and_told_when_asked(rows, run):
+    bad = [*rows, {"text": "", "label": "pos"}]
+    for options in ({}, {"run": run}):
+        report = bertfit.find_suspects(bad, on_bad_row="skip", **options)
+        assert report.to_json()["skipped"] == ["rows:161: the text is empty"]
+        assert report.suspects == bertfit.find_suspects(rows, **options).suspects
 
 
 def test_every_suspect_is_predicted_otherwise(rows, run):
@@ -202,6 +217,13 @@ def test_suspects_are_written_as_a_table_to_edit(rows, run, tmp_path):
     assert len(written) == len(report.suspects)
     assert int(written[0]["line"]) == report.suspects[0].line
     assert written[0]["text"] == report.suspects[0].text
+    for line, one in zip(written, report.suspects, strict=True):
+        assert (line["label"], line["suggested_label"]) == (one.label, one.suggested_label)
+        assert line["looks_wrong"] == ("yes" if one.looks_wrong else "no")
+        assert (line["confidence"], line["margin"]) == (
+            f"{one.confidence:.4f}",
+            f"{one.margin:.4f}",
+        )
 
 
 def test_an_edited_file_is_not_overwritten(rows, run, tmp_path):
@@ -224,10 +246,14 @@ def test_an_output_that_cannot_be_is_refused(rows, run, tmp_path, name, message)
         write_suspects(tmp_path / name, bertfit.find_suspects(rows, run=run))
 
 
-def test_a_label_of_one_row_is_told(rows):
-    report = bertfit.find_suspects([*rows, {"text": "odd", "label": "none", "movie": "x"}])
-    assert report.unjudged_labels == ("none",)
+def test_labels_of_one_row_are_told_and_the_others_are_judged(rows):
+    odd = [{"text": f"odd {label}", "label": label, "movie": "x"} for label in ("none", "a", "b")]
+    report = bertfit.find_suspects([*odd, *rows])
+    assert report.unjudged_labels == ("a", "b", "none")
     assert report.num_rows == 160
+    assert all(one.text == rows[one.line - 4]["text"] for one in report.suspects)
+    top = {one.line - 4 for one in report.suspects[: len(FLIPPED)]}
+    assert len(top & set(FLIPPED)) >= 3
 
 
 def test_a_label_of_one_text_or_group_cannot_be_judged(rows, capsys):
@@ -249,10 +275,16 @@ def test_a_report_can_be_written_as_json(rows):
 def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
     with pytest.raises(ConfigError, match="device: cpu is for a run that judges"):
         bertfit.find_suspects(rows, device="cpu")
+    for seed in (-1, 2**32, 0.5):
+        with pytest.raises(
+            ConfigError, match=r"seed: expected a whole number at least 0 and below"
+        ):
+            bertfit.find_suspects(rows, seed=seed)
     with pytest.raises(ConfigError, match="--with and --folds"):
         bertfit.find_suspects(rows, run=run, num_folds=3)
-    with pytest.raises(ConfigError, match="expected a whole number, at least 2, got 1"):
-        bertfit.find_suspects(rows, num_folds=1)
+    for folds in (1, 2.5):
+        with pytest.raises(ConfigError, match=f"expected a whole number, at least 2, got {folds}"):
+            bertfit.find_suspects(rows, num_folds=folds)
     with pytest.raises(RunError, match="does not exist"):
         bertfit.find_suspects(rows, run=tmp_path / "none")
     with pytest.raises(DataError, match="5 folds need at least as many"):
