@@ -46,6 +46,29 @@ def test_encoded_texts_give_the_same_counts(tokenizer):
     assert counts.num_unknown.tolist() == count(tokenizer).num_unknown.tolist()
 
 
+def test_texts_are_counted_chunk_by_chunk(tokenizer, monkeypatch):
+    monkeypatch.setattr(token_faults, "_CHUNK_SIZE", 2)
+    heard = []
+    counts = count_tokens(
+        TEXTS,
+        tokenizer,
+        tokenizer.token_to_id("[UNK]"),
+        rows=np.array([4, 1, 3]),
+        on_progress=lambda done, total: heard.append((done, total)),
+    )
+    assert counts.rows.tolist() == [4, 1, 3]
+    assert counts.full_lengths.tolist() == [3, 6, 2]
+    assert counts.num_read.tolist() == [1, 4, 0]
+    assert counts.num_unknown.tolist() == [0, 3, 0]
+    assert heard == [(2, 3), (3, 3)]
+
+
+def test_of_a_long_text_unknown_tokens_are_counted_as_far_as_models_read(tokenizer):
+    counts = count(tokenizer, ["好 " * 600])
+    assert (counts.full_lengths.tolist(), counts.num_read.tolist()) == ([602], [510])
+    assert counts.num_unknown.tolist() == [510]
+
+
 def test_texts_of_no_or_mostly_unknown_tokens_are_found(tokenizer):
     rows, _ = read_dataset([{"text": text, "label": "x"} for text in TEXTS], Columns())
     nothing, unknown = describe_tokens("train", rows, count(tokenizer))
@@ -53,6 +76,19 @@ def test_texts_of_no_or_mostly_unknown_tokens_are_found(tokenizer):
     assert (unknown.kind, unknown.count, unknown.examples[0].line) == ("unknown_tokens", 1, 2)
     assert unknown.examples[0].note == "3 of 4 unknown"
     assert "another model" in unknown.advice
+    assert unknown.message == (
+        "1 row of train (20.0 %) becomes mostly unknown tokens in this model's vocabulary."
+    )
+
+
+def test_more_than_half_of_the_tokens_is_mostly(tokenizer):
+    texts = ["好 a", "好 影 a", "好 影 电 a film"]
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts))
+    assert [example.line for example in found.examples] == [2, 3]
+    assert found.message == (
+        "2 rows of train (66.7 %) become mostly unknown tokens in this model's vocabulary."
+    )
 
 
 def test_texts_of_known_tokens_give_no_finding(tokenizer):
@@ -82,16 +118,37 @@ def test_a_small_part_is_counted_whole():
     assert suspects.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("x" * 50, False),
+        ("x" * 51, True),
+        (f"{'x' * 50} {'x' * 49}", False),
+        (f"{'x' * 50} {'x' * 50}", True),
+        ("abcé", False),  # three of four letters are in ASCII
+        ("abéé", True),
+        ("abcd ééf", False),
+        ("abcd éé", True),
+        ("12", False),
+        ("!?", True),
+    ],
+)
+def test_what_may_be_unknown_is_suspected(text, expected):
+    assert choose_rows([text])[1].tolist() == [0][: int(expected)]
+
+
 def test_of_a_large_part_a_sample_and_all_suspects_are_counted(monkeypatch):
     monkeypatch.setattr(token_faults, "MOST_SAMPLED", 50)
     texts = ["a good film"] * 500 + ["好电影"]
     sample, suspects = choose_rows(texts)
-    assert len(sample) == len(set(sample.tolist())) == 50
+    assert len(sample) == 50
+    assert sample.tolist() == sorted(set(sample.tolist()))
     assert suspects.tolist() == [500]
     assert sample.tolist() == choose_rows(texts)[0].tolist()
 
 
 def test_lengths_are_described_at_the_usual_limits_and_at_ones_own():
-    described = describe_token_lengths(np.array([100, 130, 300, 600]), 200)
+    described = describe_token_lengths(np.array([100, 130, 300, 601]), 200)
     assert described["cut_shares"] == {"128": 0.75, "200": 0.5, "256": 0.5, "512": 0.25}
-    assert (described["median"], described["max"], described["num_counted"]) == (215.0, 600, 4)
+    assert (described["median"], described["max"], described["num_counted"]) == (215.0, 601, 4)
+    assert described["p95"] == 555.8  # 555.85
