@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import tokenizers
 from bertfit.data import encoded_store
 from bertfit.data.encoded_store import encode_or_reuse, find_store
 from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.leftovers import make_held_folder
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 
@@ -137,6 +140,7 @@ def test_a_store_that_cannot_be_written_costs_only_time(encode, tmp_path, texts,
     assert_same(found, encode_texts(texts, tokenizer, RULE))
     assert len(problems) == 1
     assert problems[0].startswith("The encoded text is not kept for the next time: ")
+    assert_same(encode(store=tmp_path / "file" / "store")[0], found)  # nobody listens
 
 
 def test_a_full_disk_leaves_no_draft(encode, tmp_path, monkeypatch):
@@ -157,6 +161,38 @@ def test_the_longest_unused_entries_make_room(encode, tmp_path, monkeypatch, tex
     encode([*texts, "more"])
     (left,) = (tmp_path / "store").iterdir()
     assert left != old
+
+
+def test_what_was_used_last_is_kept(encode, tmp_path, monkeypatch):
+    names = []
+    for number, used in (("one", 100), ("two", 200)):
+        encode([number])
+        (entry,) = {*(tmp_path / "store").iterdir()} - set(names)
+        os.utime(entry, (used, used))
+        names.append(entry)
+    encode(["one"])
+    size = sum(file.stat().st_size for file in names[0].iterdir())
+    monkeypatch.setattr(encoded_store, "MAX_BYTES", 2 * size)
+    encode(["six"])
+    assert [entry.exists() for entry in names] == [True, False]
+    assert len(list((tmp_path / "store").iterdir())) == 2
+
+
+def test_what_another_process_is_writing_stays(encode, tmp_path, monkeypatch):
+    encode()
+    monkeypatch.setattr(encoded_store, "MAX_BYTES", 1)
+    draft, hold = make_held_folder(tmp_path / "store", ".draft-")
+    with hold:
+        (draft / "token_ids.npy").write_bytes(b"half of it")
+        encode(["more"])
+        assert (draft / "token_ids.npy").read_bytes() == b"half of it"
+
+
+def test_an_entry_that_another_process_evicts_at_once_costs_nothing(
+    encode, texts, tokenizer, monkeypatch
+):
+    monkeypatch.setattr(encoded_store, "_make_room", lambda _store, *, keep: shutil.rmtree(keep))
+    assert_same(encode()[0], encode_texts(texts, tokenizer, RULE))
 
 
 def test_little_text_is_not_kept(encode, tmp_path, monkeypatch):
