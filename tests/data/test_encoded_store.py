@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -66,6 +67,7 @@ def test_the_second_time_nothing_is_encoded(encode, texts, tokenizer):
     assert (was_encoded, was_encoded_again) == (True, False)
     assert_same(first, expected)
     assert_same(second, expected)
+    assert isinstance(first.token_ids, np.memmap)
     assert isinstance(second.token_ids, np.memmap)
 
 
@@ -193,6 +195,12 @@ def test_an_entry_that_another_process_evicts_at_once_costs_nothing(
 ):
     monkeypatch.setattr(encoded_store, "_make_room", lambda _store, *, keep: shutil.rmtree(keep))
     assert_same(encode()[0], encode_texts(texts, tokenizer, RULE))
+
+
+def test_only_the_user_can_read_what_is_kept(encode, tmp_path):
+    encode()
+    for folder in (tmp_path / "store", *(tmp_path / "store").iterdir()):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_little_text_is_not_kept(encode, tmp_path, monkeypatch):
