@@ -59,6 +59,17 @@ def test_the_better_run_is_named_without_scoring_anything(runs, monkeypatch):
     assert result.comparison.grouped
 
 
+def test_the_groups_of_either_run_are_those_of_both(copies):
+    path = copies[0] / "test_predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.write_text(
+        "\n".join(json.dumps({**line, "group": None}) for line in lines), encoding="utf-8"
+    )
+    assert bertfit.compare(*copies).comparison.grouped
+    assert bertfit.compare(*copies[::-1]).comparison.grouped
+    assert not bertfit.compare(copies[0], copies[0]).comparison.grouped
+
+
 def test_a_run_is_the_same_as_itself(runs):
     result = bertfit.compare(runs[1], runs[1])
     assert result.comparison.could_be_chance
@@ -121,11 +132,12 @@ def test_three_classes_in_another_order_are_put_in_the_order_of_the_first_run(co
 
 
 def test_a_threshold_decides_what_is_answered(copies):
-    poor, _ = copies
-    change_record(poor, lambda record: record.update(threshold={"value": 0.0}))
+    _, good = copies
+    assert bertfit.compare(*copies).comparison.scores["accuracy"].b > 0.5
+    change_record(good, lambda record: record.update(threshold={"value": 0.0}))
     result = bertfit.compare(*copies)
-    assert result.comparison.scores["accuracy"].a == 0.5  # everything is answered "pos"
-    assert {one.predicted_a for one in result.disagreements} == {"pos"}
+    assert result.comparison.scores["accuracy"].b == 0.5  # everything is answered "pos"
+    assert {one.predicted_b for one in result.disagreements} <= {"pos"}
 
 
 def test_thresholds_are_named_in_the_verdict(copies, make_reviews):
