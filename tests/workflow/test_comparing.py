@@ -11,6 +11,7 @@ import pytest
 import bertfit
 from bertfit import Columns
 from bertfit.errors import ConfigError, RunError
+from bertfit.progress import Silent
 
 SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
 
@@ -85,6 +86,17 @@ def test_given_rows_give_what_the_kept_ones_give(runs, make_reviews):
     assert given.disagreements[0].text in {row["text"] for row in rows}
     assert kept.disagreements[0].text is None
     assert [one.line for one in given.disagreements] == [one.line for one in kept.disagreements]
+
+
+def test_the_progress_of_both_runs_is_told(runs, make_reviews):
+    heard = []
+
+    class Listener(Silent):
+        def progress(self, task, done, total, detail=""):
+            heard.append((task, done, total))
+
+    bertfit.compare(*runs, data=make_reviews(4), listener=Listener())
+    assert heard.count(("scoring", 4, 4)) == 2
 
 
 def test_the_surest_disagreements_come_first(runs, make_reviews):

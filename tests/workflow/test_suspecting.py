@@ -105,15 +105,30 @@ def test_every_suspect_is_predicted_otherwise(rows, run):
     assert verdicts == sorted(verdicts, reverse=True)
 
 
+def test_only_the_first_suspects_look_wrong(rows):
+    report = bertfit.find_suspects(rows, num_folds=2)
+    verdicts = [one.looks_wrong for one in report.suspects]
+    assert 0 < report.num_wrong < len(verdicts)
+    assert verdicts == [place < report.num_wrong for place in range(len(verdicts))]
+
+
 class Notes:
     def __init__(self):
-        self.notes = []
+        self.notes, self.progresses = [], []
 
     def note(self, text):
         self.notes.append(text)
 
     def progress(self, task, done, total, detail=""):
-        pass
+        self.progresses.append((task, done, total))
+
+
+def test_progress_is_told(rows, run):
+    heard = Notes()
+    bertfit.find_suspects(rows, run=run, listener=heard)
+    bertfit.find_suspects(rows, listener=heard)
+    ends = [("encoding", 160, 160), ("scoring", 160, 160), ("folds", 6, 6)]
+    assert [told for told in heard.progresses if told[1] == told[2]] == ends
 
 
 @pytest.mark.parametrize("group", [None, "movie"])
@@ -190,6 +205,17 @@ def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
     assert report == bertfit.find_suspects(rows)
     assert report.judged_by == "TF-IDF + logistic regression, 5 folds"
     assert heard.notes[0].startswith("The run was trained on 144 of these 160 texts")
+
+
+def test_folds_read_the_columns_that_the_run_has_learned(rows, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    record = json.loads((copied / "bertfit.json").read_text(encoding="utf-8"))
+    record["settings"]["text_column"]["value"] = "review"
+    (copied / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    write_digests(copied, [row["text"] for row in rows])
+    both = [{**row, "review": row["text"], "text": "another"} for row in rows]
+    report = bertfit.find_suspects(both, run=copied, folds_if_learned=True)
+    assert report == bertfit.find_suspects(rows)
 
 
 def test_a_run_judges_all_rows_if_it_has_learned_at_most_a_hundredth(rows, run, tmp_path):
