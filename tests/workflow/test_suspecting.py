@@ -167,6 +167,19 @@ def test_a_run_that_keeps_no_texts_knows_its_file_by_any_path(
     monkeypatch.chdir(tmp_path)
     report = bertfit.find_suspects("train.csv", run=tmp_path / "run")
     assert report.warning.startswith(f"the run was trained on rows of {path}")
+    other = write_csv(tmp_path / "other.csv", make_reviews(40))
+    for data in (other, make_reviews(40)):
+        assert bertfit.find_suspects(data, run=tmp_path / "run").warning is None
+
+
+def test_rows_in_memory_may_be_any(run, make_reviews, tmp_path):
+    """Without the texts of the training there is nothing to know them by."""
+    copied = shutil.copytree(run, tmp_path / "run")
+    (copied / "trained_texts.npy").unlink()
+    record = json.loads((copied / "bertfit.json").read_text(encoding="utf-8"))
+    assert record["data"]["train"]["source"] == "rows"
+    assert bertfit.find_suspects(make_reviews(80), run=run).warning is not None
+    assert bertfit.find_suspects(make_reviews(80), run=copied).warning is None
 
 
 def test_damaged_digests_are_named(tiny_model_dir, make_reviews, tmp_path):
@@ -177,9 +190,10 @@ def test_damaged_digests_are_named(tiny_model_dir, make_reviews, tmp_path):
         path.write_bytes(content)
         with pytest.raises(RunError, match=r"trained_texts\.npy cannot be read"):
             bertfit.find_suspects(make_reviews(40), run=tmp_path / "run")
-    np.save(path, np.zeros((2, 2)))
-    with pytest.raises(RunError, match="expected a row of 64-bit digests, got shape"):
-        bertfit.evaluate(tmp_path / "run", make_reviews(40))
+    for array in (np.zeros((2, 2), dtype=np.uint64), np.zeros(2)):
+        np.save(path, array)
+        with pytest.raises(RunError, match="expected a row of 64-bit digests, got shape"):
+            bertfit.evaluate(tmp_path / "run", make_reviews(40))
 
 
 def test_scores_on_rows_of_the_training_are_warned_of(tiny_model_dir, make_reviews, tmp_path):
@@ -301,6 +315,8 @@ def test_a_report_can_be_written_as_json(rows):
 def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
     with pytest.raises(ConfigError, match="device: cpu is for a run that judges"):
         bertfit.find_suspects(rows, device="cpu")
+    with pytest.raises(ConfigError, match="abacus"):
+        bertfit.find_suspects(rows, run=run, device="abacus")
     for seed in (-1, 2**32, 0.5):
         with pytest.raises(
             ConfigError, match=r"seed: expected a whole number at least 0 and below"
