@@ -46,7 +46,7 @@ def test_good_data_passes():
 @pytest.mark.parametrize("part", ["validation", "test"])
 @pytest.mark.parametrize("on_bad_row", ["error", "skip"])
 def test_a_part_with_one_class_is_refused(part, on_bad_row):
-    message = refuse(GOOD, **{part: [GOOD[0], BAD]}, on_bad_row=on_bad_row)
+    message = refuse(GOOD, **{part: [GOOD[0], BAD, GOOD[0]]}, on_bad_row=on_bad_row)
     assert (
         "\n  rows: all rows have the label 'pos': a part with one class only cannot tell" in message
     )
