@@ -514,7 +514,9 @@ def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
     assert capsys.readouterr().err == "Interrupted; nothing half-made was left behind.\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_predict_that_waits_for_a_line(trained, number):
     """As Ctrl-C does; a thread that waited for standard input would not let it end."""
     command = [sys.executable, "-m", "bertfit.cli.main", "predict", str(trained[0])]

@@ -44,6 +44,7 @@ def find(layer):
     return trial.find_fault(layer, device=DEVICE, dtype=DTYPE)
 
 
+@pytest.mark.slow
 def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up(monkeypatch):
     monkeypatch.setattr(trial, "_RATES", (1e-9, 0.0))
     layer = make_layer("bert")
