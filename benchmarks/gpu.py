@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import sys
 import tempfile
 import time
@@ -51,6 +50,7 @@ from bertfit.modeling import compilation
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
+from bertfit.workflow.runtime import is_compiled
 
 PARTS = ("training", "scoring", "jobs")
 REAL = Size(
@@ -76,8 +76,7 @@ def main() -> None:
     size = TINY if arguments.smoke else REAL
     describe_environment()  # fails now, not after everything was measured
     # If not, starting a command takes many seconds longer.
-    has_bytecode = Path(importlib.util.cache_from_source(torch.__file__)).exists()
-    measured: dict[str, Any] = {"libraries_are_compiled": has_bytecode}
+    measured: dict[str, Any] = {"libraries_are_compiled": is_compiled(torch.__file__)}
     for found in measure(size, arguments):
         measured |= found
         if not arguments.smoke:  # after each part: the machine may be gone before the end

@@ -224,11 +224,8 @@ def _advise(num_cores: float, num_threads: int, gflops: dict[str, float], dtype:
 
 
 def _advise_on_bytecode(module: str) -> list[str]:
-    """Say so if Python compiles an imported module, and so all libraries, anew in every process.
-
-    Some images set PYTHONDONTWRITEBYTECODE, and not every installer compiles.
-    """
-    if not module.endswith(".py") or Path(importlib.util.cache_from_source(module)).exists():
+    """Say so if Python compiles an imported module, and so all libraries, anew in every process."""
+    if is_compiled(module):
         return []
     advice = (
         "Python compiles torch and transformers anew in each run, which takes many seconds: unset "
@@ -236,3 +233,11 @@ def _advise_on_bytecode(module: str) -> list[str]:
         f"{Path(module).parents[1]}"
     )
     return [advice]
+
+
+def is_compiled(module: str) -> bool:
+    """Return whether Python keeps the bytecode of a module, given its file.
+
+    Some images set PYTHONDONTWRITEBYTECODE, and not every installer compiles.
+    """
+    return not module.endswith(".py") or Path(importlib.util.cache_from_source(module)).exists()

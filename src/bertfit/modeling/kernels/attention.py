@@ -154,20 +154,21 @@ def attend_backward(
     """
     tiles = tiles or choose_tiles(*spans[2:], states.query.shape[-1])
     places, num_queries = _count_places(states, spans), len(states.query)
-    is_whole = tiles.whole is not None and spans.longest_query <= tiles.whole.queries
-    query_tiles = 1 if is_whole else -(-spans.longest_query // tiles.of_queries.queries)
-    key_tiles = 1 if is_whole else -(-spans.longest_key // tiles.of_keys.keys)
+    whole = tiles.whole
+    if whole is not None and spans.longest_query > whole.queries:
+        whole = None
+    query_tiles = 1 if whole else -(-spans.longest_query // tiles.of_queries.queries)
+    key_tiles = 1 if whole else -(-spans.longest_key // tiles.of_keys.keys)
     num_texts = len(spans.query_starts) - 1
     found = _make_room(states, num_texts * query_tiles, num_texts * key_tiles)
     given = (gradient.contiguous(), *states)
     needed = (*spans[:2], dropout.seeds)
     rows = {"OF_QUERY_ROW": found.query.stride(0), "OF_KEY_ROW": found.key.stride(0)}
-    if is_whole:
-        assert tiles.whole is not None
+    if whole is not None:
         _kernels().go_back_whole[(places,)](
             *(*given, *attended, *needed, *found[:3], found.query_sums, num_queries),
             **rows,
-            **_describe(states, dropout, tiles.whole),
+            **_describe(states, dropout, whole),
         )
         return found
     pairs = torch.empty(*attended.log_sums.shape, 2, dtype=torch.float32, device=found.joint.device)

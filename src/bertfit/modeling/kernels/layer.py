@@ -99,8 +99,7 @@ def _pass(
     hidden: torch.Tensor, parts: Parts, places: _Places, *, trains: bool, keeps: bool
 ) -> tuple[torch.Tensor, _Tape]:
     rates = parts.rates if trains else (0.0, 0.0, 0.0)
-    unused = torch.empty(3, dtype=torch.int64, device=hidden.device)
-    seeds = places.pack.draw_seeds() if any(rates) else unused
+    seeds = places.pack.draw_seeds() if any(rates) else hidden.new_empty(4, dtype=torch.int64)
     dropouts = in_attention, after_output, after_outer = (
         Dropout(rates[0], seeds, 0),
         Dropout(rates[1], seeds, 1),
