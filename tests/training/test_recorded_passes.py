@@ -1,6 +1,6 @@
 """Recorded passes give the same results as eager ones on other texts, without running Python.
 
-A CPU has no CUDA graphs. Their stand-in traces all operations of both passes and replays the trace:
+A CPU has no CUDA graphs. Their stand-in keeps all operations of both passes and does them again:
 like a graph, it only knows the recorded tensors. Attention is torch's own operator with a dense
 kernel.
 """
@@ -13,7 +13,8 @@ import types
 import numpy as np
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bertfit.config import TrainSettings
 from bertfit.data.batching import iter_packs
@@ -52,6 +53,28 @@ MAX_TOKENS = 45
 """Two packs a step: of the first one's gradients, and of such as are added to them."""
 
 
+class Trace(TorchDispatchMode):
+    """The operations of some work, which can be done again in the same memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        results = operation(*args, **kwargs)
+        self.calls.append((operation, args, kwargs, tree_leaves(results)))
+        return results
+
+    @torch.no_grad()
+    def replay(self):
+        for operation, args, kwargs, results in self.calls:
+            again = tree_leaves(operation(*args, **kwargs))
+            for result, new in zip(results, again, strict=True):
+                if isinstance(new, torch.Tensor) and new.data_ptr() != result.data_ptr():
+                    result.copy_(new)
+
+
 class Tracer:
     """Records as a CUDA graph does: what is recorded is not done, and Python does not see it."""
 
@@ -68,14 +91,15 @@ class Tracer:
         kept_by_passes = [] if self.passes is None else self.passes._gradients
         gradients = [kept for kept in kept_by_passes if kept is not None]
         before = [kept.clone() for kept in gradients]
-        trace = make_fx(lambda: (work(), torch.zeros(()))[1])()
+        with Trace() as trace:
+            work()
         for kept, value in zip(gradients, before, strict=True):
             kept.copy_(value)
         self.traces.append(trace)
-        return torch.no_grad()(trace)
+        return trace.replay
 
     def operations(self):
-        return {node.target for trace in self.traces for node in trace.graph.nodes}
+        return {operation for trace in self.traces for operation, *_ in trace.calls}
 
 
 class Failing(Tracer):
