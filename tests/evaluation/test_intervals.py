@@ -146,7 +146,9 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
 
 
 @pytest.mark.parametrize("by_class", [False, True], ids=["drawn by chance", "so many of each"])
-@pytest.mark.parametrize(("num_labels", "rows_each"), [(40, 8), (77, 5)])
+@pytest.mark.parametrize(
+    ("num_labels", "rows_each"), [(40, 8), pytest.param(77, 5, marks=pytest.mark.slow)]
+)
 def test_intervals_of_macro_f1_cover_the_truth_where_classes_have_few_rows(
     num_labels: int, rows_each: int, by_class: bool
 ) -> None:

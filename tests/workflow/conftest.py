@@ -1,9 +1,4 @@
-"""Shared fixtures of the workflow tests: no figures, and a Ctrl-C that must not end the test run.
-
-Drawing with matplotlib takes half of the time of training a tiny encoder. Figures, and that a
-training's report has them, are tested in test_reporting, the command-line tests and
-tests/reporting.
-"""
+"""Shared fixtures of the workflow tests: no figures, and a Ctrl-C that ends no test run."""
 
 from __future__ import annotations
 
@@ -14,17 +9,21 @@ from typing import Any
 
 import pytest
 
-from bertfit.reporting import svg
-
-UNDRAWN = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"/>'
+from tests.undrawn import draw_nothing
 
 
 @pytest.fixture(scope="module", autouse=True)
 def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not request.module.__name__.endswith("test_reporting"):
-            patch.setattr(svg, "_draw", lambda _figure: UNDRAWN)
+            draw_nothing(patch)
         yield
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of the pages of one test."""
+    draw_nothing(monkeypatch)
 
 
 @pytest.fixture

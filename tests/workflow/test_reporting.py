@@ -211,6 +211,7 @@ def test_report_gives_the_same_page_as_the_training(copy):
     assert written.page.read_bytes() == before
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     card = copy / "README.md"
     old = card.read_text(encoding="utf-8")
@@ -221,6 +222,7 @@ def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     assert card.read_text(encoding="utf-8") == old
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_card_of_a_folder_that_was_moved_is_known_as_ours(copy):
     moved = copy.rename(copy.with_name("other"))
     card = moved / "README.md"
@@ -239,6 +241,7 @@ def test_a_changed_card_is_kept_in_a_folder_that_was_moved(copy):
     assert card.read_text(encoding="utf-8") == changed
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_another_file_can_be_written_and_is_not_replaced_silently(copy, tmp_path):
     page = tmp_path / "page.html"
     (copy / "README.md").unlink()
@@ -293,6 +296,7 @@ def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
 
 
 @pytest.mark.parametrize("judged_by", ["test", "validation"])
+@pytest.mark.usefixtures("without_figures")
 def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_reviews, judged_by):
     rows, test = make_reviews(120), make_reviews(40, seed=7)
     for part in (rows, test):
@@ -315,6 +319,7 @@ def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_revie
         assert "source: web" in words
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_slices_of_grouped_rows_are_said_to_ignore_the_groups(run):
     told = "Rows of one group are taken as independent here, which makes p too small."
     facts = gather_facts(run, read_record(run), name="run")

@@ -273,7 +273,11 @@ def interrupt_in(monkeypatch):
     return arrange
 
 
-@pytest.mark.parametrize("after", [False, True])
+BEFORE_AND_AFTER = [pytest.param(False, marks=pytest.mark.slow), True]
+"""Before a call is hardly elsewhere than after the one before it."""
+
+
+@pytest.mark.parametrize("after", BEFORE_AND_AFTER)
 @pytest.mark.parametrize(
     ("place", "name", "call"),
     [
@@ -296,7 +300,7 @@ def test_an_interruption_between_seeds_ends_with_the_finished_ones(
     assert names_in(tmp_path) == {"run"}
 
 
-@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("after", BEFORE_AND_AFTER)
 @pytest.mark.parametrize(
     ("place", "name"),
     [

@@ -764,7 +764,10 @@ WHILE_FINISHING = [
 @pytest.mark.parametrize(
     ("place", "name", "after"),
     [
-        (*where, after)
+        # Before a call is hardly elsewhere than after the one before it.
+        pytest.param(
+            *where, after, marks=[] if after or where[1] == "publish" else pytest.mark.slow
+        )
         for where in (*WHILE_FITTING, *AFTER_FITTING, *WHILE_FINISHING, (Staging, "publish"))
         for after in (False, True)
         if after or where[1] not in {"_fit", "make_run"}  # no epoch is over then

@@ -18,6 +18,8 @@ def _patch_once_a_launch() -> None:
     from triton import language
     from triton.runtime import interpreter
 
+    if not hasattr(interpreter, "_LangPatchScope"):  # another Triton's
+        return
     patch = interpreter._patch_lang
 
     def patch_once(function):
