@@ -1,17 +1,5 @@
-"""Shared fixture of the command-line tests: only those of `report` draw figures."""
+"""Shared fixture of the command-line tests: no figures."""
 
-from __future__ import annotations
+from tests.undrawn import undrawn
 
-from collections.abc import Iterator
-
-import pytest
-
-from tests.undrawn import draw_nothing
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        if not request.module.__name__.endswith("test_report"):
-            draw_nothing(patch)
-        yield
+__all__ = ["undrawn"]

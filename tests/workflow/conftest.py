@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.undrawn import draw_nothing
+from tests.undrawn import undrawn, without_figures
 
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        if not request.module.__name__.endswith("test_reporting"):
-            draw_nothing(patch)
-        yield
-
-
-@pytest.fixture
-def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the figures of the pages of one test."""
-    draw_nothing(monkeypatch)
+__all__ = ["fnet", "train_on", "undrawn", "without_figures"]
 
 
 @pytest.fixture
