@@ -8,7 +8,7 @@ float32, whatever the dtype of the tensors.
 `elementwise` launches them. Shapes: N rows (tokens) of WIDTH numbers.
 
 Source: Ba et al. 2016, arXiv 1607.06450 (layer normalization); the finalizer of MurmurHash3 (A.
-Appleby, 2011), with a key between its rounds.
+Appleby, 2011), with a key between its rounds; Abramowitz and Stegun 1964, 7.1.26 (normal tail).
 """
 
 from __future__ import annotations
@@ -144,13 +144,29 @@ def add_and_norm_backward(
     tl.store(row + 2 * WIDTH, of_dense, mask=flat < WIDTH)
 
 
+@triton.jit
+def _share_and_peak(values):
+    """Return the normal distribution's share below each value, and exp(-values² / 2).
+
+    GELU is the value times this share. Computed from the smaller tail, to within 8e-8, it does not
+    cancel, as 1 + erf does, and it takes half the instructions, for which these kernels wait.
+    """
+    near = 1.0 / (1.0 + 0.2316419 * tl.abs(values))
+    peak = tl.exp2(-0.72134752 * values * values)
+    tail = -0.7265760135 + near * 0.5307027145
+    tail = near * (0.127414796 + near * (-0.142248368 + near * (0.7107068705 + near * tail)))
+    tail *= peak
+    return tl.where(values < 0.0, tail, 1.0 - tail), peak
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def activate(values, output, num_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     """Write the exact GELU of values."""
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = places < num_rows.to(tl.int64) * WIDTH
     given = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
-    found = 0.5 * given * (1.0 + tl.erf(given * 0.7071067811865476))
+    share, _ = _share_and_peak(given)
+    found = given * share
     tl.store(output + places, found.to(output.dtype.element_ty), mask=inside)
 
 
@@ -170,15 +186,25 @@ def activate_backward(
     """Write the gradient of GELU's input and its sums over rows."""
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     sums = tl.zeros((BLOCK,), tl.float32)
-    for start in range(tl.program_id(0) * ROWS, num_rows, tl.num_programs(0) * ROWS):
+    step = tl.num_programs(0) * ROWS
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    inside = (rows < num_rows) & (columns < WIDTH)
+    next_given = tl.load(gradient + rows.to(tl.int64) * WIDTH + columns, mask=inside, other=0.0)
+    next_at = tl.load(values + rows.to(tl.int64) * WIDTH + columns, mask=inside, other=0.0)
+    for start in range(tl.program_id(0) * ROWS, num_rows, step):
         rows = start + tl.arange(0, ROWS)[:, None]
         inside = (rows < num_rows) & (columns < WIDTH)
         places = rows.to(tl.int64) * WIDTH + columns
-        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
-        at = tl.load(values + places, mask=inside, other=0.0).to(tl.float32)
-        share = 0.5 * (1.0 + tl.erf(at * 0.7071067811865476))
-        slope = share + at * tl.exp(-0.5 * at * at) * 0.3989422804014327
-        found = given * slope
+        given = next_given.to(tl.float32)
+        at = next_at.to(tl.float32)
+        # Loaded before this tile is computed, so memory is waited for once, not for each tile.
+        later = rows + step
+        is_inside = (later < num_rows) & (columns < WIDTH)
+        places_later = later.to(tl.int64) * WIDTH + columns
+        next_given = tl.load(gradient + places_later, mask=is_inside, other=0.0)
+        next_at = tl.load(values + places_later, mask=is_inside, other=0.0)
+        share, peak = _share_and_peak(at)
+        found = given * (share + at * peak * 0.3989422804014327)
         tl.store(of_values + places, found.to(of_values.dtype.element_ty), mask=inside)
         sums += tl.sum(found, axis=0)
     flat = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
