@@ -20,8 +20,14 @@ from bertfit.config import TrainSettings
 from bertfit.data.batching import iter_packs
 from bertfit.errors import TrainingError
 from bertfit.inference.micro_batches import TokenBudget
+from bertfit.modeling import backlog
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.graphs import plan_recording
+from bertfit.modeling.kernels import exchange
+from bertfit.modeling.kernels.layer import pass_layer
+from bertfit.modeling.kernels.parts import find_parts
+from bertfit.modeling.pack import current_pack
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
@@ -39,6 +45,7 @@ from bertfit.training.recorded_passes import RecordedPasses
 from bertfit.training.trainer import fit
 from bertfit.training.weights import TrainedWeights
 from tests.modeling.flash_on_cpu import flash_on_cpu
+from tests.modeling.kernels.on_device import needs_triton
 from tests.modeling.test_fast_path import make_classifier
 from tests.modeling.test_packing import PACKED, make_encoded
 from tests.modeling.test_transfer import no_waiting
@@ -143,6 +150,44 @@ def make_data(seed):
 
 def gradients_of(model):
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def compute_in_interpreter(layer, hidden, **options):
+    """Stand in for `exchange.compute_by_kernels`, which is for a GPU alone."""
+    passed = pass_layer(
+        hidden.squeeze(0), find_parts(layer), current_pack(), trains=layer.training, **options
+    )
+    return passed.unsqueeze(0)
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes no float32")
+def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeypatch):
+    written = make_classifier("bert", width=128, num_layers=4, dropout=1e-9)  # drops nothing
+    plug_in(written, GPU)
+    assert set_up_packing(written, FLOAT32, "on").is_on
+    model = copy.deepcopy(written)
+    batches = []
+    multiply = backlog._multiply
+    monkeypatch.setattr(backlog, "_multiply", lambda run: batches.append(len(run)) or multiply(run))
+    masters = copy.deepcopy(model)
+    pairs = list(zip(masters.parameters(), model.parameters(), strict=True))
+    for master, work in pairs:
+        keep_master(work, master, stays=True)
+    recorded, _ = record_passes(model, pairs)
+    rows, options = ROWS[2:], {"precision": FLOAT32, "max_tokens": MAX_TOKENS}
+    expected = accumulate_gradients(written, make_data(0), rows, **options)
+    monkeypatch.setattr(exchange, "compute_by_kernels", compute_in_interpreter)
+    monkeypatch.setattr(recorded_passes, "_TOKENS_STEP", 16)
+    batches.clear()  # of the trial
+    made = accumulate_gradients(model, make_data(0), rows, recorded=recorded, **options)
+    # Three layers compute all tokens; the first one's input is the output of no layer.
+    assert sorted(batches) == [1, 2, 3, 3, 3]
+    torch.testing.assert_close(made.loss, expected.loss, atol=1e-5, rtol=1e-5)
+    found, wanted = gradients_of(masters), gradients_of(written)
+    assert found.keys() == wanted.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=2e-5, rtol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize("family", PACKED)
@@ -551,9 +596,9 @@ def test_the_plan_says_why(device, packs, fast_path, expected):
     assert str(plan_recording(device, packs=packs, fast_path=fast_path)) == expected
 
 
-def make_model_on_gpu(family="bert", *, dropout=0.0):
+def make_model_on_gpu(family="bert", *, dropout=0.0, num_layers=2):
     """Return a classifier with heads of 8 numbers, the fewest that the kernel takes."""
-    model = make_classifier(family, dropout=dropout, width=128).to(GPU)
+    model = make_classifier(family, dropout=dropout, width=128, num_layers=num_layers).to(GPU)
     plug_in(model, GPU)
     assert set_up_packing(model, ON_GPU, "on").is_on
     return model
@@ -565,12 +610,12 @@ ON_GPU = Precision(GPU, torch.bfloat16, "a test")
 
 @pytest.mark.parametrize(
     ("device", "gibibytes", "expected"),
-    [("cpu", 999, 2**14), ("cuda", 79, 2**15), ("cuda", 40, 2**14)],
+    [("cpu", 999, False), ("cuda", 79, True), ("cuda", 40, False)],
 )
 def test_larger_packs_are_recorded_where_memory_is_plenty(device, gibibytes, expected, monkeypatch):
     properties = types.SimpleNamespace(total_memory=gibibytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
-    assert recorded_passes._count_most_tokens(torch.device(device)) == expected
+    assert recorded_passes._is_large(torch.device(device)) == expected
 
 
 def test_tokens_are_sorted_only_for_embeddings_that_need_it(monkeypatch):
@@ -584,9 +629,13 @@ def test_tokens_are_sorted_only_for_embeddings_that_need_it(monkeypatch):
 
 @pytest.mark.gpu
 @on_a_gpu
-@pytest.mark.parametrize("family", PACKED)
-def test_cuda_graphs_give_the_gradients_of_passes_as_written(family):
-    written = make_model_on_gpu(family)
+@pytest.mark.parametrize(
+    ("family", "num_layers", "dropout"),
+    # With several whole layers, and dropout that drops nothing, their weight gradients are batched.
+    [*((family, 2, 0.0) for family in PACKED), ("bert", 5, 1e-9)],
+)
+def test_cuda_graphs_give_the_gradients_of_passes_as_written(family, num_layers, dropout):
+    written = make_model_on_gpu(family, num_layers=num_layers, dropout=dropout)
     collected = []
     for record in (True, False):
         masters = copy.deepcopy(written)

@@ -61,6 +61,26 @@ def find_gradients_in_a_row(weights: Sequence[torch.Tensor]) -> tuple[torch.Tens
     return torch.empty(sum(sizes), device=weights[0].device), False
 
 
+def lie_with_masters(row: torch.Tensor, weights: Sequence[torch.Tensor]) -> bool:
+    """Return whether a row of `find_gradients_in_a_row` is where the masters' gradients are."""
+    first: torch.Tensor | None = getattr(weights[0], "bertfit_master", None)
+    return first is not None and first.grad is not None and first.grad.data_ptr() == row.data_ptr()
+
+
+def lay_out_rooms(groups: Sequence[Sequence[torch.Tensor]]) -> None:
+    """Space the gradients of several groups of weights evenly, if they stay where they are.
+
+    Args:
+        groups: Groups of equal size, each of which `find_gradients_in_a_row` is called with.
+    """
+    sizes = {sum(weight.numel() for weight in weights) for weights in groups}
+    firsts = [weights[0] for weights in groups]
+    if len(sizes) == 1 and all(getattr(first, "bertfit_stays", False) for first in firsts):
+        block = torch.empty(len(groups), sizes.pop(), device=firsts[0].device)
+        for first, room in zip(firsts, block, strict=True):
+            first.bertfit_room = room  # type: ignore[attr-defined]  # as in `keep_master`
+
+
 def hand_out(row: torch.Tensor, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
     """Return each weight's gradient from the row, or None if its master already has it there."""
     found: list[torch.Tensor | None] = []

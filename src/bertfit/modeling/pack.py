@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from bertfit.modeling.backlog import Backlog
 from bertfit.modeling.transfer import to_device
 
 _LAYERS = 32
@@ -47,6 +48,8 @@ class Pack:
     """
     seeds: list[torch.Tensor] = field(default_factory=list)
     """Seeds drawn for layers to come."""
+    backlog: Backlog | None = None
+    """Where layers may leave the products for weight gradients; who sets it calls `finish`."""
 
     @classmethod
     def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:

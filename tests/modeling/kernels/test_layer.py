@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 
+from bertfit.modeling.backlog import Backlog
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import exchange
-from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged
+from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged, lay_out_gradients
 from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import find_parts, join, join_projections
 from bertfit.modeling.pack import Pack, computing
@@ -103,6 +105,48 @@ def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firs
         assert work.grad is None
         torch.testing.assert_close(master.grad / 2, wanted.float(), **TOLERANCE)
         keep_master(work, None)
+
+
+def go_through(layers, *, backlog):
+    """Go through layers and back; return the gradients of input and masters."""
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    masters = [torch.nn.Parameter(weight.detach().float()) for weight in weights]
+    for master, work in zip(masters, weights, strict=True):
+        keep_master(work, master, stays=True)
+    assert lay_out_gradients(torch.nn.ModuleList(layers)) == len(layers)
+    torch.manual_seed(0)
+    pack = dataclasses.replace(Pack.build(STARTS, DEVICE), backlog=backlog)
+    hidden = draw(14, WIDTH, seed=1).requires_grad_()
+    output = hidden
+    for layer in layers:
+        output = pass_layer(output, find_parts(layer), pack, trains=True)
+    (of_hidden,) = torch.autograd.grad(output, hidden, draw(14, WIDTH, seed=2))
+    if backlog is not None:
+        backlog.finish()
+    for work in weights:
+        keep_master(work, None)
+    return [of_hidden, *(master.grad for master in masters)]
+
+
+@pytest.mark.parametrize(
+    ("family", "rate", "num_together"),
+    [
+        ("bert", 0.2, 3),
+        ("bert", 0.0, 3),
+        pytest.param("distilbert", 0.2, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_weight_gradients_of_several_layers_at_once_are_the_same(family, rate, num_together):
+    layer = first_layer(make_model(family, dropout=rate).train())
+    layers = [copy.deepcopy(layer) for _ in range(3)]
+    for number, each in enumerate(layers):
+        exchange_layers(each)
+        for weight in each.parameters():
+            weight.data.mul_(1.0 + 0.1 * number)
+    alone = go_through(layers, backlog=None)
+    together = go_through(layers, backlog=Backlog(3, num_together))
+    for got, wanted in zip(together, alone, strict=True):
+        torch.testing.assert_close(got, wanted, **TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", [torch.nn.LayerNorm, torch.nn.Linear])

@@ -110,7 +110,12 @@ class Attended(NamedTuple):
 
 
 def attend(
-    states: States, spans: Spans, *, dropout: Dropout, tiles: Tiles | None = None
+    states: States,
+    spans: Spans,
+    *,
+    dropout: Dropout,
+    tiles: Tiles | None = None,
+    output: torch.Tensor | None = None,
 ) -> Attended:
     """Return the attention output.
 
@@ -119,11 +124,14 @@ def attend(
         spans: Which of them belong to the same text.
         dropout: Dropout of the weights.
         tiles: Overrides `choose_tiles`.
+        output: (M, H * K), receives the output.
     """
     query = states.query
     num_queries, heads, size = query.shape
     tile = (tiles or choose_tiles(*spans[2:], size)).forward
-    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if output is None:
+        output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    output = output.view(query.shape)
     log_sums = torch.empty(heads, num_queries, dtype=torch.float32, device=query.device)
     num_tiles = -(-spans.longest_query // tile.queries)
     _kernels().attend[(_count_places(states, spans) * num_tiles,)](
@@ -141,6 +149,7 @@ def attend_backward(
     *,
     dropout: Dropout,
     tiles: Tiles | None = None,
+    joint: torch.Tensor | None = None,
 ) -> OfStates:
     """Return the gradients of queries, keys and values.
 
@@ -151,6 +160,7 @@ def attend_backward(
         spans: As in the forward pass.
         dropout: As in the forward pass.
         tiles: Overrides `choose_tiles`; does not affect which weights are dropped.
+        joint: (N, 3 * H * K), receives the gradients if all tokens are queries.
     """
     tiles = tiles or choose_tiles(*spans[2:], states.query.shape[-1])
     places, num_queries = _count_places(states, spans), len(states.query)
@@ -160,7 +170,7 @@ def attend_backward(
     query_tiles = 1 if whole else -(-spans.longest_query // tiles.of_queries.queries)
     key_tiles = 1 if whole else -(-spans.longest_key // tiles.of_keys.keys)
     num_texts = len(spans.query_starts) - 1
-    found = _make_room(states, num_texts * query_tiles, num_texts * key_tiles)
+    found = _make_room(states, num_texts * query_tiles, num_texts * key_tiles, joint)
     given = (gradient.contiguous(), *states)
     needed = (*spans[:2], dropout.seeds)
     rows = {"OF_QUERY_ROW": found.query.stride(0), "OF_KEY_ROW": found.key.stride(0)}
@@ -192,14 +202,17 @@ def _count_places(states: States, spans: Spans) -> int:
     return (len(spans.query_starts) - 1) * states.query.shape[1]
 
 
-def _make_room(states: States, query_rows: int, value_rows: int) -> OfStates:
+def _make_room(
+    states: States, query_rows: int, value_rows: int, joint: torch.Tensor | None
+) -> OfStates:
     """Allocate the gradients, with so many rows of partial sums."""
     query, key = states.query, states.key
     width = key.shape[1] * key.shape[2]
     rows = [query_rows, value_rows]
     sums = torch.empty(sum(rows), width, dtype=torch.float32, device=key.device).split(rows)
     if len(query) == len(key):
-        joint = torch.empty(len(key), 3 * width, dtype=key.dtype, device=key.device)
+        if joint is None:
+            joint = torch.empty(len(key), 3 * width, dtype=key.dtype, device=key.device)
         of_query, of_key, of_value = joint.split(width, dim=1)
         return OfStates(of_query, of_key, of_value, joint, *sums)
     of_query = torch.empty(len(query), width, dtype=query.dtype, device=query.device)

@@ -99,11 +99,15 @@ def add_and_norm(
     dropout: Dropout,
     *,
     keeps: bool,
+    output: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Normed]:
-    """Return norm(dropout(hidden) + residual), (N, D), and, if it `keeps`, what backward needs."""
+    """Return norm(dropout(hidden) + residual), (N, D), and, if it `keeps`, what backward needs.
+
+    If `output` is given, the first is written there.
+    """
     num_rows, width = hidden.shape
     block = _next_power(width)
-    output = torch.empty_like(hidden)
+    output = torch.empty_like(hidden) if output is None else output
     total = torch.empty_like(hidden) if keeps else output
     num_kept = num_rows if keeps else 0
     # Two tensors, not two rows of one: the second row might not be aligned to 16 bytes, and Triton
@@ -143,6 +147,7 @@ def add_and_norm_backward(
     sums: Sums,
     *,
     at: int,
+    of_hidden: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of `residual` and `hidden`, the same tensor without dropout.
 
@@ -154,11 +159,15 @@ def add_and_norm_backward(
         sums: Receives the sums for the norm's weight and bias and of `hidden`'s gradient, 3 D
             columns.
         at: The first of these columns.
+        of_hidden: Receives the second gradient, if there is dropout.
     """
     num_rows, width = gradient.shape
     block = _next_power(width)
     of_residual = torch.empty_like(gradient)
-    of_hidden = torch.empty_like(gradient) if dropout.rate > 0.0 else of_residual
+    if dropout.rate == 0.0:
+        of_hidden = of_residual
+    elif of_hidden is None:
+        of_hidden = torch.empty_like(gradient)
     _kernels().add_and_norm_backward[(len(sums.partials),)](
         gradient,
         normed.total,
@@ -183,10 +192,10 @@ def add_and_norm_backward(
     return of_residual, of_hidden
 
 
-def activate(values: torch.Tensor) -> torch.Tensor:
-    """Return the exact GELU of (N, D)."""
+def activate(values: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the exact GELU of (N, D), in `output` if given."""
     num_rows, width = values.shape
-    output = torch.empty_like(values)
+    output = torch.empty_like(values) if output is None else output
     _kernels().activate[(-(-values.numel() // _ELEMENTS),)](
         values, output, num_rows, WIDTH=width, BLOCK=_ELEMENTS
     )
@@ -194,11 +203,19 @@ def activate(values: torch.Tensor) -> torch.Tensor:
 
 
 def activate_backward(
-    gradient: torch.Tensor, values: torch.Tensor, sums: Sums, *, at: int
+    gradient: torch.Tensor,
+    values: torch.Tensor,
+    sums: Sums,
+    *,
+    at: int,
+    of_values: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the gradient of GELU's input (N, D); its sums go to D columns starting at `at`."""
+    """Return the gradient of GELU's input (N, D), in `of_values` if given.
+
+    Its sums go to D columns starting at `at`.
+    """
     num_rows, width = values.shape
-    of_values = torch.empty_like(values)
+    of_values = torch.empty_like(values) if of_values is None else of_values
     _kernels().activate_backward[(len(sums.partials), -(-width // _NUMBERS_OF_A_WARP))](
         gradient,
         values,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bertfit.modeling.compilation import leave_out
+from bertfit.modeling.gradients import lay_out_rooms
 from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
 from bertfit.modeling.kernels.layer import pass_layer
@@ -34,6 +35,18 @@ def exchange_layers(model: torch.nn.Module) -> int:
 def is_exchanged(layer: torch.nn.Module) -> bool:
     """Return whether `exchange_layers` has replaced this layer's forward."""
     return getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
+
+
+def lay_out_gradients(model: torch.nn.Module) -> int:
+    """Space the weight gradients of layers evenly, for a backlog; return the number of layers.
+
+    Those are meant that compute all tokens by the kernels, and whose gradients go to masters.
+    """
+    layers = [find_parts(module) for module in model.modules() if is_exchanged(module)]
+    groups = [parts.products for parts in layers if parts is not None]
+    for of_one_kind in zip(*groups, strict=True):
+        lay_out_rooms(of_one_kind)
+    return len(groups)
 
 
 def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | None:

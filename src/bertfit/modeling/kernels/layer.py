@@ -3,7 +3,7 @@
 Matrix products are torch's; kernels compute attention and the elementwise operations between
 products (`attention`, `elementwise`). Within a layer, gradients do not pass through autograd's
 engine: residual gradients are added where a product writes its output, and products write weight
-gradients directly to the masters in float32.
+gradients directly to the masters in float32; if the pack has a backlog, for several layers at once.
 
 The last layer can compute only the first token of each text (see `modeling.first_token`).
 
@@ -13,13 +13,20 @@ I, H heads of size K.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch.nn.functional import linear
 
-from bertfit.modeling.gradients import find_gradients_in_a_row, hand_out, has_master
+from bertfit.modeling.backlog import Backlog, Product, multiply
+from bertfit.modeling.gradients import (
+    find_gradients_in_a_row,
+    hand_out,
+    has_master,
+    lie_with_masters,
+)
 from bertfit.modeling.kernels.attention import (
     Attended,
     OfStates,
@@ -68,6 +75,11 @@ class _Places(NamedTuple):
     """(S,) int64, if only first tokens are queries."""
     pack: Pack
 
+    @property
+    def backlog(self) -> Backlog | None:
+        """Where the products for weight gradients may wait, if all tokens are computed."""
+        return self.pack.backlog if self.firsts is None else None
+
     @classmethod
     def of(cls, pack: Pack, num_tokens: int, *, only_firsts: bool) -> _Places:
         starts = pack.cu_seqlens
@@ -106,14 +118,22 @@ def _pass(
         Dropout(rates[2], seeds, 2),
     )
     asking = hidden if places.firsts is None else hidden.index_select(0, places.firsts)
+    room = functools.partial(_make_room, places.backlog if keeps else None, hidden)
+    width, inner_width = len(parts.output.weight), len(parts.inner.weight)
     states = _project(asking, hidden, parts)
-    attended = attend(states, places.spans, dropout=in_attention)
+    attended = attend(states, places.spans, dropout=in_attention, output=room("attended", width))
     dense = linear(attended.output.flatten(1), parts.output.weight, parts.output.bias)
-    normed, of_output = add_and_norm(dense, asking, parts.output_norm, after_output, keeps=keeps)
+    normed, of_output = add_and_norm(
+        *(dense, asking, parts.output_norm, after_output),
+        keeps=keeps,
+        output=room("normed", width),
+    )
     inner = linear(normed, parts.inner.weight, parts.inner.bias)
-    activated = activate(inner)
+    activated = activate(inner, room("activated", inner_width))
     fed = linear(activated, parts.outer.weight, parts.outer.bias)
-    output, of_outer = add_and_norm(fed, normed, parts.outer_norm, after_outer, keeps=keeps)
+    output, of_outer = add_and_norm(
+        *(fed, normed, parts.outer_norm, after_outer), keeps=keeps, output=room("hidden", width)
+    )
     return output, _Tape(
         *(hidden, asking, states, attended, of_output, normed, inner, activated, of_outer),
         dropouts,
@@ -124,8 +144,10 @@ def _go_back(
     gradient: torch.Tensor, tape: _Tape, parts: Parts, places: _Places
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """Return the gradients of all tokens (N, D) and of weights without a master."""
-    width, inner_width = parts.output.weight.shape[0], parts.inner.weight.shape[0]
+    width, inner_width = len(parts.output.weight), len(parts.inner.weight)
     in_attention, after_output, after_outer = tape.dropouts
+    backlog = places.backlog
+    room = functools.partial(_make_room, backlog, tape.hidden, back=True)
     sums = Sums.make(6 * width + inner_width, len(tape.hidden), gradient.device)
     of_normed, of_fed = add_and_norm_backward(
         gradient.contiguous(),
@@ -134,39 +156,68 @@ def _go_back(
         after_outer,
         sums,
         at=3 * width + inner_width,
+        of_hidden=room("outer", width),
     )
-    outer = _give((parts.outer.weight,), of_fed, tape.activated)
-    of_inner = activate_backward(of_fed @ parts.outer.weight, tape.inner, sums, at=3 * width)
-    inner = _give((parts.inner.weight,), of_inner, tape.normed)
+    # Without dropout both are one tensor, and `of_normed` is added to.
+    waits = backlog if of_fed is not of_normed else None
+    outer = _give((parts.outer.weight,), of_fed, tape.activated, waits)
+    of_inner = activate_backward(
+        of_fed @ parts.outer.weight,
+        tape.inner,
+        sums,
+        at=3 * width,
+        of_values=room("inner", inner_width),
+    )
+    inner = _give((parts.inner.weight,), of_inner, tape.normed, backlog)
     of_normed.addmm_(of_inner, parts.inner.weight)
     of_asking, of_dense = add_and_norm_backward(
-        of_normed, tape.of_output, parts.output_norm.weight, after_output, sums, at=0
+        *(of_normed, tape.of_output, parts.output_norm.weight, after_output, sums),
+        at=0,
+        of_hidden=room("output", width),
     )
-    output = _give((parts.output.weight,), of_dense, tape.attended.output.flatten(1))
+    waits = backlog if of_dense is not of_asking else None
+    output = _give((parts.output.weight,), of_dense, tape.attended.output.flatten(1), waits)
     of_attended = (of_dense @ parts.output.weight).view(tape.attended.output.shape)
     of_states = attend_backward(
-        of_attended, tape.states, tape.attended, places.spans, dropout=in_attention
+        *(of_attended, tape.states, tape.attended, places.spans),
+        dropout=in_attention,
+        joint=room("states", 3 * width),
     )
     if places.firsts is None:
-        of_hidden, states = _collect(of_asking, of_states, tape, parts)
+        of_hidden, states = _collect(of_asking, of_states, tape, parts, backlog)
     else:
         of_hidden, states = _collect_of_firsts(
             of_asking, of_states, tape, parts, firsts=places.firsts
         )
     row, adds = find_gradients_in_a_row(parts.vectors)
     sums.fold(row, adds=adds, of_states=(of_states.query_sums, of_states.value_sums))
+    if backlog is not None:
+        backlog.end_layer()
     return of_hidden, [*states, *output, *inner, *outer, *hand_out(row, parts.vectors)]
 
 
 _Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
 
 
+def _make_room(
+    backlog: Backlog | None, like: torch.Tensor, name: str, width: int, *, back: bool = False
+) -> torch.Tensor | None:
+    """Return memory for a factor of a product that may wait, or None if it need not lie there."""
+    if backlog is None:
+        return None
+    return (backlog.make_room_back if back else backlog.make_room)(name, like, width)
+
+
 def _collect(
-    of_asking: torch.Tensor, of_states: OfStates, tape: _Tape, parts: Parts
+    of_asking: torch.Tensor,
+    of_states: OfStates,
+    tape: _Tape,
+    parts: Parts,
+    backlog: Backlog | None,
 ) -> tuple[torch.Tensor, _Gradients]:
     """Return the gradients of all tokens (N, D), attention and residual, and of weights."""
     weights = (parts.query.weight, parts.key.weight, parts.value.weight)
-    found = _give(weights, of_states.joint, tape.hidden)
+    found = _give(weights, of_states.joint, tape.hidden, backlog)
     return _multiply_back(of_states.joint, weights, onto=of_asking), found
 
 
@@ -208,7 +259,10 @@ def _multiply_back(
 
 
 def _give(
-    weights: Sequence[torch.Tensor], of_outputs: torch.Tensor, source: torch.Tensor
+    weights: Sequence[torch.Tensor],
+    of_outputs: torch.Tensor,
+    source: torch.Tensor,
+    backlog: Backlog | None = None,
 ) -> _Gradients:
     """Add the gradients of weights to their masters; return those of weights without one.
 
@@ -216,19 +270,20 @@ def _give(
         weights: Weights of products with the same input.
         of_outputs: Gradients of their outputs, concatenated along columns.
         source: Their input.
+        backlog: Where the product may wait, if neither factor will be overwritten.
     """
     if not all(map(has_master, weights)):
-        product = of_outputs.t() @ source
-        return tuple(torch.split(product, [len(weight) for weight in weights]))
+        gradients = of_outputs.t() @ source
+        return tuple(torch.split(gradients, [len(weight) for weight in weights]))
     row, adds = find_gradients_in_a_row(weights)
     matrix = row.view(-1, source.shape[1])
-    if not row.is_cuda:  # torch.mm supports out_dtype only on a GPU
-        product = of_outputs.t().float() @ source.float()
-        matrix.copy_(matrix + product if adds else product)
-    elif adds:
-        matrix.add_(torch.mm(of_outputs.t(), source, out_dtype=torch.float32))
-    else:
-        torch.mm(of_outputs.t(), source, out_dtype=torch.float32, out=matrix)
+    if backlog is not None and not adds and lie_with_masters(row, weights):
+        backlog.add(Product(matrix, of_outputs, source))
+        return (None,) * len(weights)
+    found = torch.empty_like(matrix) if adds else matrix
+    multiply(Product(found, of_outputs, source))
+    if adds:
+        matrix.add_(found)
     return hand_out(row, weights)
 
 

@@ -46,6 +46,12 @@ class Parts:
         )
 
     @property
+    def products(self) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """The weights of each product, where queries, keys and values are one."""
+        query, key, value, *others = self.matrices
+        return ((query, key, value), *((weight,) for weight in others))
+
+    @property
     def vectors(self) -> tuple[torch.Tensor, ...]:
         """Biases, and the weights and biases of norms, in the order of their sums."""
         norms = (self.output_norm, self.outer_norm)

@@ -1,0 +1,172 @@
+"""A backlog computes the same products, several at once where they are evenly spaced."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bertfit.modeling import backlog
+from bertfit.modeling.backlog import Backlog, Product, start_backlog
+from bertfit.modeling.gradients import (
+    find_gradients_in_a_row,
+    keep_master,
+    lay_out_rooms,
+    lie_with_masters,
+)
+
+CPU = torch.device("cpu")
+TOKENS, OUTPUTS, INPUTS = 6, 3, 5
+
+
+class Counted(TorchDispatchMode):
+    """Counts the products, batched ones as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = {"mm": 0, "bmm": 0}
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if name in self.counts:
+            self.counts[name] += 1
+        return operation(*args, **kwargs or {})
+
+
+def draw(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def fill_layers(waiting, num_layers, *, gradients, like):
+    """Go through the layers and back, and return the products in the order of the layers."""
+    inputs = [waiting.make_room("in", like, INPUTS) for _ in range(num_layers)]
+    for layer, room in enumerate(inputs):
+        room.copy_(draw(TOKENS, INPUTS, seed=layer))
+    products = []
+    for layer in reversed(range(num_layers)):
+        of_outputs = waiting.make_room_back("out", like, OUTPUTS)
+        of_outputs.copy_(draw(TOKENS, OUTPUTS, seed=100 + layer))
+        product = Product(gradients[layer], of_outputs, inputs[layer])
+        waiting.add(product)
+        waiting.end_layer()
+        products.append(product)
+    return products[::-1]
+
+
+def assert_computed(products):
+    for gradient, of_outputs, inputs in products:
+        torch.testing.assert_close(gradient, of_outputs.t().float() @ inputs.float())
+
+
+@pytest.mark.parametrize(
+    ("num_together", "expected"),
+    [(5, {"mm": 0, "bmm": 1}), (2, {"mm": 1, "bmm": 2}), (3, {"mm": 0, "bmm": 2})],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_wait_for_each_other_and_the_rest_for_the_end(num_together, expected, dtype):
+    gradients = torch.full((5, OUTPUTS, INPUTS), torch.nan).unbind()
+    waiting, like = Backlog(5, num_together), torch.empty(TOKENS, 1, dtype=dtype)
+    with Counted() as counted:
+        products = fill_layers(waiting, 5, gradients=gradients, like=like)
+        assert torch.isnan(gradients[0]).all() == (5 % num_together != 0)
+        waiting.finish()
+        waiting.finish()  # nothing is left
+    assert counted.counts == expected
+    assert_computed(products)
+
+
+@pytest.mark.parametrize("moved", [0, 2, 4])
+def test_products_that_lie_elsewhere_are_computed_alone(moved):
+    gradients = list(torch.empty(5, OUTPUTS, INPUTS).unbind())
+    gradients[moved] = torch.empty(OUTPUTS, INPUTS)
+    waiting = Backlog(5, 9)
+    products = fill_layers(waiting, 5, gradients=gradients, like=torch.empty(TOKENS, 1))
+    with Counted() as counted:
+        waiting.finish()
+    assert counted.counts == {"mm": 1, "bmm": 2 if moved == 2 else 1}
+    assert_computed(products)
+
+
+def test_gaps_of_another_width_end_a_run():
+    block = torch.empty(8, OUTPUTS, INPUTS)
+    gradients = [block[index] for index in (0, 1, 3, 5, 7)]
+    waiting = Backlog(5, 9)
+    products = fill_layers(waiting, 5, gradients=gradients, like=torch.empty(TOKENS, 1))
+    with Counted() as counted:
+        waiting.finish()
+    assert counted.counts == {"mm": 0, "bmm": 2}
+    assert_computed(products)
+
+
+def test_products_of_other_shapes_wait_beside_each_other():
+    waiting, like = Backlog(2, 9), torch.empty(TOKENS, 1)
+    wide = [torch.empty(INPUTS, OUTPUTS) for _ in range(2)]
+    products = fill_layers(
+        waiting, 2, gradients=torch.empty(2, OUTPUTS, INPUTS).unbind(), like=like
+    )
+    for gradient, (_, of_outputs, inputs) in zip(wide, tuple(products), strict=True):
+        other = Product(gradient, inputs, of_outputs)
+        waiting.add(other)
+        products.append(other)
+    waiting.finish()
+    assert_computed(products)
+
+
+def test_layers_of_large_packs_do_not_wait():
+    assert start_backlog(12, num_tokens=100, width=8, memory=1_599) is None
+    assert start_backlog(1, num_tokens=100, width=8, memory=9_999) is None
+    few = start_backlog(12, num_tokens=100, width=8, memory=1_600)
+    assert (few._num_layers, few._num_together) == (12, 2)
+    assert start_backlog(12, num_tokens=100, width=8, memory=99_999)._num_together == 12
+
+
+def test_gradients_of_groups_are_spaced_evenly_where_they_stay():
+    groups = [[torch.nn.Parameter(torch.empty(2, 3)), torch.nn.Parameter(torch.empty(1, 3))]] * 1
+    groups += [[torch.nn.Parameter(torch.empty(3, 3))] for _ in range(2)]
+    for weight in (weight for weights in groups for weight in weights):
+        keep_master(weight, torch.nn.Parameter(torch.empty(weight.shape)), stays=True)
+    lay_out_rooms(groups)
+    rows = [find_gradients_in_a_row(weights)[0] for weights in groups]
+    places = [row.data_ptr() for row in rows]
+    assert [place - places[0] for place in places] == [0, 36, 72]
+    assert all(lie_with_masters(row, weights) for row, weights in zip(rows, groups, strict=True))
+    assert not lie_with_masters(torch.empty(9), groups[0])
+    keep_master(groups[0][0], None)
+    assert not lie_with_masters(rows[0], groups[0])
+
+
+@pytest.mark.parametrize("change", ["size", "stays"])
+def test_groups_that_differ_or_do_not_stay_keep_their_own_memory(change):
+    widths = (3, 4 if change == "size" else 3)
+    groups = [[torch.nn.Parameter(torch.empty(3, width))] for width in widths]
+    for (weight,) in groups:
+        stays = change != "stays" or weight is groups[0][0]
+        keep_master(weight, torch.nn.Parameter(torch.empty(weight.shape)), stays=stays)
+    lay_out_rooms(groups)
+    assert all(weight.bertfit_room is None for (weight,) in groups)
+    lay_out_rooms([])
+
+
+def write_nothing(_products):
+    pass
+
+
+def fail(_products):
+    raise RuntimeError("not for this GPU")
+
+
+def run_out(_products):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("broken", [write_nothing, fail])
+def test_products_that_fail_or_are_wrong_are_found_before_they_are_used(broken, monkeypatch):
+    assert backlog.is_sound.__wrapped__(CPU)
+    monkeypatch.setattr(backlog, "_multiply", broken)
+    assert not backlog.is_sound.__wrapped__(CPU)
+
+
+def test_memory_that_runs_out_in_the_trial_says_nothing_about_the_products(monkeypatch):
+    monkeypatch.setattr(backlog, "_multiply", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        backlog.is_sound.__wrapped__(CPU)
