@@ -98,6 +98,16 @@ def test_gaps_of_another_width_end_a_run():
     assert_computed(products)
 
 
+def test_gradients_in_the_opposite_order_are_computed_alone():
+    gradients = torch.empty(5, OUTPUTS, INPUTS).unbind()[::-1]
+    waiting = Backlog(5, 9)
+    products = fill_layers(waiting, 5, gradients=gradients, like=torch.empty(TOKENS, 1))
+    with Counted() as counted:
+        waiting.finish()
+    assert counted.counts == {"mm": 5, "bmm": 0}
+    assert_computed(products)
+
+
 def test_products_of_other_shapes_wait_beside_each_other():
     waiting, like = Backlog(2, 9), torch.empty(TOKENS, 1)
     wide = [torch.empty(INPUTS, OUTPUTS) for _ in range(2)]

@@ -87,7 +87,6 @@ class Backlog:
             for run in _iter_runs(products[::-1]):
                 _multiply(run)
         self._waiting.clear()
-        self._rooms_back.clear()
         self._num_waiting = 0
 
 

@@ -14,7 +14,7 @@ from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import exchange
 from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged, lay_out_gradients
-from bertfit.modeling.kernels.layer import pass_layer
+from bertfit.modeling.kernels.layer import _give, pass_layer
 from bertfit.modeling.kernels.parts import find_parts, join, join_projections
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import set_up_packing
@@ -147,6 +147,19 @@ def test_weight_gradients_of_several_layers_at_once_are_the_same(family, rate, n
     together = go_through(layers, backlog=Backlog(3, num_together))
     for got, wanted in zip(together, alone, strict=True):
         torch.testing.assert_close(got, wanted, **TOLERANCE)
+
+
+def test_what_is_added_to_a_gradient_does_not_wait():
+    work = torch.nn.Parameter(draw(16, 8))
+    master = torch.nn.Parameter(work.detach().float())
+    keep_master(work, master, stays=True)
+    factors, backlog = (draw(5, 16, seed=1), draw(5, 8, seed=2)), Backlog(2, 2)
+    _give((work,), *factors, backlog)
+    backlog.finish()
+    once = master.grad.clone()
+    _give((work,), *factors, backlog)
+    torch.testing.assert_close(master.grad, 2 * once)
+    torch.testing.assert_close(once, factors[0].float().t() @ factors[1].float(), **TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", [torch.nn.LayerNorm, torch.nn.Linear])
