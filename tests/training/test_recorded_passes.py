@@ -179,6 +179,7 @@ def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeyp
     expected = accumulate_gradients(written, make_data(0), rows, **options)
     monkeypatch.setattr(exchange, "compute_by_kernels", compute_in_interpreter)
     monkeypatch.setattr(recorded_passes, "_TOKENS_STEP", 16)
+    monkeypatch.setattr(recorded_passes, "_ROWS_STEP", 1)
     batches.clear()  # of the trial
     made = accumulate_gradients(model, make_data(0), rows, recorded=recorded, **options)
     # Three layers compute all tokens; the first one's input is the output of no layer.
