@@ -131,8 +131,8 @@ def test_layers_of_large_packs_do_not_wait():
 
 
 def test_gradients_of_groups_are_spaced_evenly_where_they_stay():
-    groups = [[torch.nn.Parameter(torch.empty(2, 3)), torch.nn.Parameter(torch.empty(1, 3))]] * 1
-    groups += [[torch.nn.Parameter(torch.empty(3, 3))] for _ in range(2)]
+    shapes = [[(2, 3), (1, 3)], [(3, 3)], [(3, 3)]]
+    groups = [[torch.nn.Parameter(torch.empty(shape)) for shape in group] for group in shapes]
     for weight in (weight for weights in groups for weight in weights):
         keep_master(weight, torch.nn.Parameter(torch.empty(weight.shape)), stays=True)
     lay_out_rooms(groups)
