@@ -44,7 +44,7 @@ def fill_layers(waiting, num_layers, *, gradients, like):
         room.copy_(draw(TOKENS, INPUTS, seed=layer))
     products = []
     for layer in reversed(range(num_layers)):
-        of_outputs = waiting.make_room_back("out", like, OUTPUTS)
+        of_outputs = waiting.make_room("out", like, OUTPUTS, back=True)
         of_outputs.copy_(draw(TOKENS, OUTPUTS, seed=100 + layer))
         product = Product(gradients[layer], of_outputs, inputs[layer])
         waiting.add(product)
@@ -87,24 +87,18 @@ def test_products_that_lie_elsewhere_are_computed_alone(moved):
     assert_computed(products)
 
 
-def test_gaps_of_another_width_end_a_run():
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [((0, 1, 3, 5, 7), {"mm": 0, "bmm": 2}), ((4, 3, 2, 1, 0), {"mm": 5, "bmm": 0})],
+    ids=["gaps of another width", "the opposite order"],
+)
+def test_what_is_spaced_otherwise_ends_a_run(places, expected):
     block = torch.empty(8, OUTPUTS, INPUTS)
-    gradients = [block[index] for index in (0, 1, 3, 5, 7)]
-    waiting = Backlog(5, 9)
+    gradients, waiting = [block[place] for place in places], Backlog(5, 9)
     products = fill_layers(waiting, 5, gradients=gradients, like=torch.empty(TOKENS, 1))
     with Counted() as counted:
         waiting.finish()
-    assert counted.counts == {"mm": 0, "bmm": 2}
-    assert_computed(products)
-
-
-def test_gradients_in_the_opposite_order_are_computed_alone():
-    gradients = torch.empty(5, OUTPUTS, INPUTS).unbind()[::-1]
-    waiting = Backlog(5, 9)
-    products = fill_layers(waiting, 5, gradients=gradients, like=torch.empty(TOKENS, 1))
-    with Counted() as counted:
-        waiting.finish()
-    assert counted.counts == {"mm": 5, "bmm": 0}
+    assert counted.counts == expected
     assert_computed(products)
 
 
@@ -172,11 +166,11 @@ def run_out(_products):
 @pytest.mark.parametrize("broken", [write_nothing, fail])
 def test_products_that_fail_or_are_wrong_are_found_before_they_are_used(broken, monkeypatch):
     assert backlog.is_sound.__wrapped__(CPU)
-    monkeypatch.setattr(backlog, "_multiply", broken)
+    monkeypatch.setattr(backlog, "_multiply_together", broken)
     assert not backlog.is_sound.__wrapped__(CPU)
 
 
 def test_memory_that_runs_out_in_the_trial_says_nothing_about_the_products(monkeypatch):
-    monkeypatch.setattr(backlog, "_multiply", run_out)
+    monkeypatch.setattr(backlog, "_multiply_together", run_out)
     with pytest.raises(torch.OutOfMemoryError):
         backlog.is_sound.__wrapped__(CPU)

@@ -168,8 +168,10 @@ def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeyp
     assert set_up_packing(written, FLOAT32, "on").is_on
     model = copy.deepcopy(written)
     batches = []
-    multiply = backlog._multiply
-    monkeypatch.setattr(backlog, "_multiply", lambda run: batches.append(len(run)) or multiply(run))
+    multiply = backlog._multiply_together
+    monkeypatch.setattr(
+        backlog, "_multiply_together", lambda run: batches.append(len(run)) or multiply(run)
+    )
     masters = copy.deepcopy(model)
     pairs = list(zip(masters.parameters(), model.parameters(), strict=True))
     for master, work in pairs:
@@ -601,7 +603,7 @@ def test_the_plan_says_why(device, packs, fast_path, expected):
 
 
 def make_model_on_gpu(family="bert", *, dropout=0.0, num_layers=2):
-    """Return a classifier with heads of 8 numbers, the fewest that the kernel takes."""
+    """Return a classifier with heads of 32 numbers, the fewest that the kernels take."""
     model = make_classifier(family, dropout=dropout, width=128, num_layers=num_layers).to(GPU)
     plug_in(model, GPU)
     assert set_up_packing(model, ON_GPU, "on").is_on

@@ -46,29 +46,24 @@ class Backlog:
         """
         self._num_layers, self._num_together = num_layers, num_together
         self._rooms: dict[str, list[torch.Tensor]] = {}
-        self._rooms_back: dict[str, list[torch.Tensor]] = {}
         self._waiting: defaultdict[tuple[int, ...], list[Product]] = defaultdict(list)
         self._num_waiting = 0
 
-    def make_room(self, name: str, like: torch.Tensor, width: int) -> torch.Tensor:
-        """Return memory (N, width) for the inputs of a product, behind that of the layer before.
+    def make_room(
+        self, name: str, like: torch.Tensor, width: int, *, back: bool = False
+    ) -> torch.Tensor:
+        """Return memory for one factor of a product, (N, width), next to that of other layers.
 
         Args:
             name: The same for each layer.
             like: (N, any), of the same dtype and device.
-            width: I.
+            width: I, or O for the gradient of the outputs.
+            back: Whether layers come from the last to the first, as in the backward pass.
         """
         rooms = self._rooms.setdefault(name, [])
         if not rooms:
-            rooms.extend(_allocate(self._num_layers, like, width))
-        return rooms.pop(0)
-
-    def make_room_back(self, name: str, like: torch.Tensor, width: int) -> torch.Tensor:
-        """Return memory for the gradient of the outputs; layers come in the opposite order."""
-        rooms = self._rooms_back.setdefault(name, [])
-        if not rooms:
-            rooms.extend(_allocate(self._num_together, like, width))
-        return rooms.pop()
+            rooms.extend(_allocate(self._num_together if back else self._num_layers, like, width))
+        return rooms.pop(-1 if back else 0)
 
     def add(self, product: Product) -> None:
         """Let a product wait."""
@@ -85,7 +80,7 @@ class Backlog:
         """Compute all products that wait."""
         for products in self._waiting.values():
             for run in _iter_runs(products[::-1]):
-                _multiply(run)
+                _multiply_together(run)
         self._waiting.clear()
         self._num_waiting = 0
 
@@ -118,7 +113,7 @@ def is_sound(device: torch.device) -> bool:
     ]
     gradients = torch.full((_TRIED, *(shape[-1] for shape in shapes)), math.nan, device=device)
     try:
-        _multiply([Product(*tensors) for tensors in zip(gradients, *factors, strict=True)])
+        _multiply_together([Product(*tensors) for tensors in zip(gradients, *factors, strict=True)])
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -136,7 +131,7 @@ def multiply(product: Product) -> None:
         torch.mm(of_outputs.t().float(), inputs.float(), out=gradient)
 
 
-def _multiply(products: Sequence[Product]) -> None:
+def _multiply_together(products: Sequence[Product]) -> None:
     """Compute evenly spaced products."""
     if len(products) == 1:
         multiply(products[0])

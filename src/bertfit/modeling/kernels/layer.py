@@ -205,7 +205,7 @@ def _make_room(
     """Return memory for a factor of a product that may wait, or None if it need not lie there."""
     if backlog is None:
         return None
-    return (backlog.make_room_back if back else backlog.make_room)(name, like, width)
+    return backlog.make_room(name, like, width, back=back)
 
 
 def _collect(
