@@ -625,9 +625,9 @@ CASES = [
         good,
     ),
     data_case(
-        "columns between semicolons",
-        "text;label\n" + "good film;pos\nbad film;neg\n" * 10,
-        "The columns seem to be separated by semicolons",
+        "columns between bars",
+        "text|label\n" + "good film|pos\nbad film|neg\n" * 10,
+        "The columns seem to be separated by bars",
     ),
     Case(
         "a label with half a surrogate pair",

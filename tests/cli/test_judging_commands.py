@@ -169,6 +169,20 @@ def test_suspects_show_a_table_and_write_a_file(folder, tmp_path):
     check_width(output, tmp_path)
 
 
+def test_that_no_label_looks_wrong_is_said_once(tmp_path, write_csv):
+    words = {"pos": "good great fine", "neg": "bad awful poor"}
+    rows = [
+        {"text": f"{words[label]} film {number}", "label": label}
+        for number in range(20)
+        for label in words
+    ]
+    output = call("suspects", write_csv(tmp_path / "clear.csv", rows))
+    assert output.splitlines() == [
+        "0 of 40 labels look wrong; 0 more rows are merely predicted differently. Judged ",
+        "by TF-IDF + logistic regression, 5 folds.",
+    ]
+
+
 def test_a_judge_that_doubts_too_many_labels_is_doubted_itself(tmp_path, make_reviews, write_csv):
     rows = make_reviews(200)
     told = []
@@ -189,7 +203,6 @@ def test_a_judge_that_doubts_too_many_labels_is_doubted_itself(tmp_path, make_re
 def test_a_check_with_a_run_lists_suspects_and_names_the_judge(folder, tiny_model_dir, file, judge):
     options = ("--model", tiny_model_dir, "--with", folder / "b")
     output = call("check", folder / file, *options)
-    assert "Labels that look wrong, the worst first" in output or "looks wrong." in output
     assert judge in " ".join(output.split())
     value = json.loads(call("check", folder / file, *options, "--json"))
     assert value["suspects"]["judged_by"].rstrip(".") in " ".join(output.split())

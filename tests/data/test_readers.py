@@ -148,6 +148,29 @@ def test_the_line_is_where_the_row_starts(tmp_path):
     assert rows_of(path) == [(3, 'one\ntwo, "three"', "pos"), (6, "last", "neg")]
 
 
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ('text;label\n"good; fine, too";pos\n', (2, "good; fine, too", "pos")),
+        ('\ufeff\r\n"text";"label (a, b)"\r\ngood, fine;pos\r\n', (3, "good, fine", "pos")),
+        ("sep=;\r\ntext;label;a, b\r\ngood;pos;1\r\n", (3, "good", "pos")),
+        ("sep=\t\ntext\tlabel\ngood\tpos\n", (3, "good", "pos")),
+        ("sep=,\n\ntext,a;b,label\ngood,1,pos\n", (4, "good", "pos")),
+        ('text,"a;b",label\ngood;fine,1,pos\n', (2, "good;fine", "pos")),
+    ],
+    ids=["semicolons", "quoted", "declared", "tabs declared", "commas declared", "commas"],
+)
+def test_a_csv_file_is_divided_as_its_header_says(tmp_path, content, row):
+    label = "label (a, b)" if "(a, b)" in content else None
+    assert rows_of(write(tmp_path, "a.csv", content), label=label) == [row]
+
+
+def test_semicolons_in_texts_divide_nothing(tmp_path):
+    path = write(tmp_path, "a.csv", "text\ngood; fine\nsep=;\n")
+    rows = rows_of(path, need_label=False)
+    assert rows == [(2, "good; fine", None), (3, "sep=;", None)]
+
+
 def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
     path = write(tmp_path, "a.tsv", 'label\tsentence\n1\t"open \n0\tnext "\n')
     assert rows_of(path) == [(2, '"open ', "1"), (3, 'next "', "0")]

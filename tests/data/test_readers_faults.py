@@ -326,9 +326,21 @@ def test_a_file_of_another_kind_than_its_name_says_is_named(tmp_path, start, tol
     assert source_error(write(tmp_path, "a.csv", start)) == f": the file is {told}"
 
 
-def test_commas_in_a_tsv_file_are_named(tmp_path):
-    path = write(tmp_path, "a.tsv", "text,label\na,b\n")
-    assert source_error(path).endswith("separated by commas; name the file .csv")
+@pytest.mark.parametrize(("sign", "told"), [(",", "commas"), (";", "semicolons")])
+def test_csv_that_is_called_tsv_is_named(tmp_path, sign, told):
+    path = write(tmp_path, "a.tsv", f"text{sign}label\na{sign}b\n")
+    assert source_error(path).endswith(f"separated by {told}; name the file .csv")
+
+
+@pytest.mark.parametrize(("sign", "told"), [("\t", "tabs"), ("|", "bars")])
+def test_other_separators_are_named(tmp_path, sign, told):
+    path = write(tmp_path, "a.csv", f"text{sign}label\na{sign}b\n")
+    assert f"separated by {told}; save the file with commas" in source_error(path)
+
+
+def test_a_row_with_another_separator_than_the_header_has_too_few_fields(tmp_path):
+    path = write(tmp_path, "a.csv", "text;label\ngood,pos\n")
+    assert fault_of(path) == (2, "too few fields: 1, but the header has 2")
 
 
 def test_utf16_is_named(tmp_path):

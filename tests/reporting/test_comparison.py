@@ -60,7 +60,7 @@ def test_rows_with_their_texts_fit(text: str) -> None:
     row = {"line": 123_456, "label": text, "confidence": 0.9, "text": text}
     tables = (
         error_table([{**row, "predicted": text}]),
-        suspect_table([{**row, "suggested_label": text}], num_rows=5),
+        suspect_table([{**row, "suggested_label": text}]),
         disagreement_table(
             [
                 {
@@ -90,10 +90,6 @@ def test_markup_is_shown_as_it_is() -> None:
     shown = render(error_table([row]))
     assert "[red]x" in shown
     assert "[b]y[/b]" in shown
-
-
-def test_no_suspects_are_said_to_be_none() -> None:
-    assert render(suspect_table([], num_rows=7)) == "No label of 7 rows looks wrong."
 
 
 @pytest.mark.parametrize("name", [LONG, WIDE, "kind"])

@@ -88,15 +88,20 @@ def test_given_rows_give_what_the_kept_ones_give(runs, make_reviews):
     assert [one.line for one in given.disagreements] == [one.line for one in kept.disagreements]
 
 
-def test_the_progress_of_both_runs_is_told(runs, make_reviews):
-    heard = []
+def test_the_progress_of_both_runs_is_told_and_what_they_note_once(runs, make_reviews):
+    heard, noted = [], []
 
     class Listener(Silent):
+        def note(self, text):
+            noted.append(text)
+
         def progress(self, task, done, total, detail=""):
             heard.append((task, done, total))
 
     bertfit.compare(*runs, data=make_reviews(4), listener=Listener())
     assert heard.count(("scoring", 4, 4)) == 2
+    assert [text for text in noted if text.startswith("Columns: ")] == ["Columns: text and label."]
+    assert len(noted) == len(set(noted))
 
 
 def test_the_surest_disagreements_come_first(runs, make_reviews):

@@ -127,7 +127,8 @@ def show_suspects(
 ) -> None:
     """Show the first suspects with their texts, their number, and where they were written."""
     shown = [dataclasses.asdict(one) for one in report.suspects[: top or _MOST_SUSPECTS]]
-    console.print(suspect_table(shown, num_rows=report.num_rows))
+    if shown:
+        console.print(suspect_table(shown))
     num_more = len(report.suspects) - report.num_wrong
     more = "1 more row is" if num_more == 1 else f"{num_more:,} more rows are"
     verb = "looks" if report.num_wrong == 1 else "look"

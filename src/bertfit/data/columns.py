@@ -141,11 +141,12 @@ def _usual(names: Sequence[str], role: str, taken: Collection[str]) -> str | Non
 def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) -> SourceError:
     separator = _find_separator(stream)
     if separator is not None:
-        mend = "save the file with commas, or with tabs as .tsv"
+        is_csv = separator in {"commas", "semicolons"}
+        mend = "name the file .csv" if is_csv else "save the file with commas, or with tabs as .tsv"
         return SourceError(
             stream.source,
             f"no {role} column: the only column is {stream.names[0]!r}. The columns seem to be "
-            f"separated by {separator}; {'name the file .csv' if separator == 'commas' else mend}",
+            f"separated by {separator}; {mend}",
         )
     used = _usual(stream.names, role, ())
     if used is not None:  # otherwise it would have been found
@@ -170,9 +171,9 @@ def _find_separator(stream: RecordStream) -> str | None:
     """Return the apparent separator, in words, of a file that was read as one column, or None."""
     if len(stream.names) != 1:
         return None
-    known = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    known = {"\t": "tabs", "|": "bars"}
     if stream.source.lower().endswith((".tsv", ".tsv.gz")):
-        known[","] = "commas"
+        known |= {";": "semicolons", ",": "commas"}
     return next((told for sign, told in known.items() if sign in stream.names[0]), None)
 
 

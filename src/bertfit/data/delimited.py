@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bertfit.data.lines import Line, iter_lines
@@ -14,6 +16,9 @@ from bertfit.errors import Fault
 MAX_FIELD_CHARACTERS = 2**31 - 1
 """The most that csv.field_size_limit accepts on every platform; long texts exceed its default of
 131,072."""
+_DECLARATION = re.compile(r"sep=([,;|\t])\s*")
+"""A first line for Excel, which shows no such line and divides the others as it says."""
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,9 @@ _Splitter = Callable[[Iterator[Line], str], Iterator[_Fields | Fault]]
 
 def open_csv(path: Path, source: str) -> RecordStream:
     """Open a comma-separated file; quoted fields may contain commas, quotes and line ends.
+
+    Semicolons divide the fields if the header has some and no comma, as Excel writes where commas
+    are for decimals; a line like "sep=;" before the header says it too.
 
     Raises:
         SourceError: The file cannot be read, is empty, or has an unusable header.
@@ -71,14 +79,15 @@ def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
 def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     faults: list[Fault] = []
+    delimiter, all_lines = _find_delimiter(lines)
 
     def texts() -> Iterator[str]:
-        for line in lines:
+        for line in all_lines:
             if line.fault is not None:
                 faults.append(line.fault)
             yield line.text
 
-    reader = csv.reader(texts(), strict=True)
+    reader = csv.reader(texts(), strict=True, delimiter=delimiter)
     while True:
         faults.clear()
         start = reader.line_num + 1
@@ -94,6 +103,21 @@ def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
         elif fields and not (len(fields) == 1 and fields[0].isspace()):
             # A blank line has no fields at all; a lone "" is an empty value, which is a fault.
             yield _Fields(start, fields)
+
+
+def _find_delimiter(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
+    """Return what divides the fields, and all lines; one that declares it is blank in them."""
+    head: list[Line] = []
+    for line in lines:
+        declared = None if head else _DECLARATION.fullmatch(line.text)
+        if declared is not None:
+            return declared[1], itertools.chain([replace(line, text="\n")], lines)
+        head.append(line)
+        if line.text.strip():
+            break
+    header = _QUOTED.sub("", head[-1].text) if head else ""
+    delimiter = ";" if ";" in header and "," not in header else ","
+    return delimiter, itertools.chain(head, lines)
 
 
 def _explain(error: csv.Error) -> str:

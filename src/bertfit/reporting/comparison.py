@@ -125,15 +125,12 @@ def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def suspect_table(suspects: Sequence[Mapping[str, Any]], *, num_rows: int) -> RenderableType:
+def suspect_table(suspects: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the rows whose labels are probably wrong, with their texts.
 
     Args:
         suspects: The suspects to show, with line, label, suggested_label, confidence and text.
-        num_rows: Number of rows that were checked.
     """
-    if not suspects:
-        return Text(f"No label of {num_rows:,} rows looks wrong.")
     parts: list[RenderableType] = [Text("Labels that look wrong, the worst first", style="bold")]
     for one in suspects:
         label, suggested = (shorten(str(one[name]), 24) for name in ("label", "suggested_label"))

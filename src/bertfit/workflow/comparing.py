@@ -21,7 +21,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
-from bertfit.progress import Listener
+from bertfit.progress import Listener, Silent
 from bertfit.run_directory import read_record
 from bertfit.wording import format_count
 
@@ -86,6 +86,20 @@ class _Side:
     texts: Sequence[str] | None
 
 
+class _TellingOnce:
+    """Passes on each note once: that of the columns, for example, is the same for both runs."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._told: set[str] = set()
+        self.progress = listener.progress
+
+    def note(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self._listener.note(text)
+
+
 def compare(
     run_a: str | Path,
     run_b: str | Path,
@@ -125,6 +139,7 @@ def compare(
         from bertfit.workflow.evaluating import evaluate
 
     _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
+    told = _TellingOnce(listener or Silent())
     evaluations = [
         evaluate(
             run,
@@ -133,7 +148,7 @@ def compare(
             on_bad_row=on_bad_row,
             device=device,
             dtype=dtype,
-            listener=listener,
+            listener=told,
         )
         for run in runs
     ]
