@@ -72,13 +72,19 @@ LABELS = torch.tensor([0, 2, 1, 1])
 
 
 def make_classifier(
-    family: str, *, dropout: float = 0.0, width: int = 16, num_layers: int = 2
+    family: str,
+    *,
+    dropout: float = 0.0,
+    width: int = 16,
+    num_layers: int = 2,
+    num_heads: int = 4,
 ) -> PreTrainedModel:
     """Return a random classifier of 3 classes, in train mode, with one rate for every dropout."""
     config = _OF_FAMILY[family].__class__.from_dict(_OF_FAMILY[family].to_dict())
     sizes = dict.fromkeys(("hidden_size", "pooler_hidden_size"), width)
     sizes |= dict.fromkeys(("intermediate_size", "hidden_dim"), width * 3 // 2)
     sizes |= dict.fromkeys(("num_hidden_layers", "n_layers"), num_layers)
+    sizes |= dict.fromkeys(("num_attention_heads", "n_heads"), num_heads)
     for name, size in {**sizes, "embedding_size": width // 2}.items():
         if hasattr(config, name):
             setattr(config, name, size)

@@ -86,7 +86,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def model(tmp_path):
     """A folder with a BERT of two layers."""
-    make_classifier("bert", width=128, dropout=0.1).save_pretrained(tmp_path / "model")
+    make_classifier("bert", width=64, num_heads=2, dropout=0.1).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -128,7 +128,7 @@ def test_tritons_own_extension_is_built_where_that_is_possible(monkeypatch, can_
     monkeypatch.setattr(kernel_compiling, "_start_nothing", lambda _capability: None)
     monkeypatch.setattr(kernel_compiling, "activate", lambda _values: None)
     monkeypatch.setattr(kernel_compiling, "_run_beside", works.extend)
-    layer = first_layer(make_classifier("bert", width=128))
+    layer = first_layer(make_classifier("bert", width=64, num_heads=2))
     kernel_compiling.compile_kernels(layer, capability=90, lengths=[128], embedding_size=8)
     works[0]()
     assert built == [1]

@@ -25,7 +25,7 @@ from tests.modeling.test_fast_path import make_classifier
 pytestmark = needs_triton
 FAMILIES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
 OTHERS = ("albert", "modernbert", "mpnet", "deberta-v2")
-WIDTH = 128  # heads of 32 numbers
+WIDTH, NUM_HEADS = 64, 2  # heads of 32 numbers
 STARTS = np.array([0, 5, 6, 14], dtype=np.int32)
 # On a GPU attention takes half precision alone.
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
@@ -33,7 +33,8 @@ TOLERANCE = {"atol": 0.03, "rtol": 0.03} if DEVICE.type == "cuda" else {"atol": 
 
 
 def make_model(family, *, dropout=0.0):
-    model = make_classifier(family, dropout=dropout, width=WIDTH).to(DEVICE, DTYPE)
+    model = make_classifier(family, dropout=dropout, width=WIDTH, num_heads=NUM_HEADS)
+    model = model.to(DEVICE, DTYPE)
     set_up_packing(model, Precision(DEVICE, DTYPE, "a test"), "on")
     return model
 
