@@ -2,7 +2,7 @@
 
 Microseconds per call in graph replays, the median of five replays of twenty calls, so launches are
 not counted. The texts are 16 and 62 of 128 tokens, and 64 with the lengths of real IMDB reviews cut
-at 512.
+at 512. The weight gradients of 11 layers are timed one by one and several layers at once.
 
 Needs BERTFIT_DATA and a CUDA GPU with Triton.
 """
@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 
 from bertfit.assets import find_embedded_model
 from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.modeling.backlog import Product, multiply, multiply_together
 from bertfit.modeling.kernels.attention import Spans, States, attend, attend_backward
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
@@ -37,7 +38,10 @@ from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 
 WIDTH, INNER, HEADS, RATE = 768, 3072, 12, 0.1
+ROWS = (2048, 8192, 16384)
 REPEATS, ROUNDS = 20, 5
+LAYERS, MOST_WAITING = 11, 2**26
+"""Layers that compute all tokens, and their limit for tokens that wait, in numbers."""
 
 
 def main() -> None:
@@ -59,6 +63,9 @@ def main() -> None:
     measured = {
         "attention": {name: time_attention(lengths, device) for name, lengths in mixes.items()},
         "others": {str(rows): time_others(rows, device) for rows in (2048, 8192, 16384)},
+        "weight gradients": {
+            str(rows): time_products(rows, device) for rows in (2048, 8192, 16384)
+        },
     }
     for part in measured.values():
         for name, times in part.items():
@@ -131,6 +138,31 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
             "fold": lambda: sums.fold(row, adds=False),
         }
         return {name: replay(work) for name, work in works.items()}
+
+
+def time_products(num_tokens: int, device: torch.device) -> dict[str, float]:
+    """Return the microseconds of all weight gradients, one by one and of several layers at once."""
+    times = {}
+    num_together = min(LAYERS, MOST_WAITING // (num_tokens * WIDTH))
+    shapes = ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER))
+    for num_outputs, num_inputs in shapes:
+        gradients = torch.empty(LAYERS, num_outputs, num_inputs, device=device)
+        factors = (draw(LAYERS, num_tokens, of, device=device) for of in (num_outputs, num_inputs))
+        products = [Product(*each) for each in zip(gradients, *factors, strict=True)]
+        runs = [products[at : at + num_together] for at in range(0, LAYERS, num_together)]
+
+        def go_one_by_one(products: Sequence[Product] = products) -> None:
+            for product in products:
+                multiply(product)
+
+        def go_together(runs: Sequence[Sequence[Product]] = runs) -> None:
+            for run in runs:
+                multiply_together(run)
+
+        name = f"{num_outputs} x {num_inputs}"
+        times[f"{name}, one by one"] = replay(go_one_by_one)
+        times[f"{name}, {num_together} at once"] = replay(go_together)
+    return times
 
 
 def draw(*shape: int, device: torch.device) -> torch.Tensor:

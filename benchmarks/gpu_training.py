@@ -335,23 +335,40 @@ def train_bertfit(
     the same packs, because in a whole training with these lengths 99 of 100 have a size that
     occurred twice before.
     """
-    precision = choose_precision()
-    model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
     settings = TrainSettings(
         batch_size=rows_a_step,
         compile="on" if compiled else "off",
         fast_path=fast_path,  # type: ignore[arg-type]  # one of its values
     )
+    with training(size, texts, rows, settings) as (take_epoch, _):
+        marks = [time.perf_counter()]
+        for _ in range(3):
+            take_epoch()
+            marks.append(time.perf_counter())
+    third = marks[3] - marks[2]
+    return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
+
+
+@contextlib.contextmanager
+def training(
+    size: Size, texts: EncodedTexts, rows: np.ndarray, settings: TrainSettings
+) -> Iterator[tuple[Callable[[], int], TrainedWeights]]:
+    """Give what takes the steps of an epoch, each time the same, and the weights they change.
+
+    It returns the number of steps, after the last one has ended.
+    """
+    precision = choose_precision()
+    model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
     data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
-    plan = plan_epoch(texts.lengths[rows], rows_a_step, seed=0, epoch=0)
+    plan = plan_epoch(texts.lengths[rows], settings.batch_size, seed=0, epoch=0)
     steps = [rows[places] for places in plan]
     as_written = dataclasses.replace(settings, compile="off")
     measured = measure_token_budget(model, data, settings=as_written, precision=precision)
     budget = DEFAULT_TOKENS if measured is None else measured
     weights = TrainedWeights(model, settings, precision)
     print(f"  token budget {budget:,}; recording {weights.recording}", flush=True)
-    marks = [time.perf_counter()]
-    for _ in range(3):
+
+    def take_epoch() -> int:
         taken = train_steps(
             weights,
             data,
@@ -362,12 +379,12 @@ def train_bertfit(
         )
         for step in stay_ahead(taken, precision.device):
             step.read()
-        marks.append(time.perf_counter())
+        return len(steps)
+
+    yield take_epoch, weights
     if weights.recorded is not None and not weights.recording.is_on:
         print(f"  recording {weights.recording}", flush=True)
     weights.release()
-    third = marks[3] - marks[2]
-    return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
 
 
 # bertfit first: if a peer fails, or takes all the time, the rest is known.

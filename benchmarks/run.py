@@ -26,6 +26,7 @@ NEED_DATA = {
     "packing": True,
     "fast_path_accuracy": True,
     "gpu": True,
+    "gpu_steps": True,
     "gpu_kernels": True,
 }
 

@@ -1,7 +1,8 @@
-"""The GPU benchmark measures nothing without a GPU, but its script runs with --smoke."""
+"""The GPU benchmarks measure nothing without a GPU, but their scripts run with --smoke."""
 
 from __future__ import annotations
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -14,20 +15,21 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.fixture
 def run(monkeypatch):
-    """Give a function that runs the script in this process, which has loaded torch already."""
+    """Give a function that runs a script in this process, which has loaded torch already."""
 
-    def run_script(*arguments):
+    def run_script(name, *arguments):
         monkeypatch.syspath_prepend(BENCHMARKS)
-        monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
-        runpy.run_path(str(BENCHMARKS / "gpu.py"), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
 
     return run_script
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
-def test_without_a_gpu_nothing_is_measured(run):
+@pytest.mark.parametrize("script", ["gpu.py", "gpu_steps.py"])
+def test_without_a_gpu_nothing_is_measured(run, script):
     with pytest.raises(SystemExit) as ended:
-        run()
+        run(script)
     assert str(ended.value) == (
         "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
     )
@@ -37,7 +39,7 @@ def test_without_a_gpu_nothing_is_measured(run):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
 def test_the_whole_script_runs_on_a_tiny_encoder(run, tmp_path, capsys):
-    run("--smoke", "--output", str(tmp_path))
+    run("gpu.py", "--smoke", "--output", str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("packed, float32") for line in lines)
     assert [line.partition(":")[0] for line in lines if line.startswith("training at")] == [
@@ -52,3 +54,18 @@ def test_the_whole_script_runs_on_a_tiny_encoder(run, tmp_path, capsys):
     assert any(line.startswith("whole job, as_written") for line in lines)
     assert sum(line.startswith("target: ") for line in lines) == 8
     assert not list(tmp_path.iterdir())  # times of a tiny encoder are no result
+
+
+@pytest.mark.slow
+def test_a_step_is_taken_apart(run, tmp_path, capsys):
+    run("gpu_steps.py", "--smoke", "--output", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if "texts of at most" in line]
+    assert [line.partition(":")[0] for line in titles] == [
+        "16 texts of at most 16 tokens",
+        "64 texts of at most 32 tokens",
+    ]
+    for title in titles:
+        times = re.search(r": (\d+\.\d+) ms a step, of which kernels (\d+\.\d+)", title)
+        assert min(map(float, times.groups())) > 0.0
+    assert not list(tmp_path.iterdir())

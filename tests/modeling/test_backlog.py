@@ -166,11 +166,11 @@ def run_out(_products):
 @pytest.mark.parametrize("broken", [write_nothing, fail])
 def test_products_that_fail_or_are_wrong_are_found_before_they_are_used(broken, monkeypatch):
     assert backlog.is_sound.__wrapped__(CPU)
-    monkeypatch.setattr(backlog, "_multiply_together", broken)
+    monkeypatch.setattr(backlog, "multiply_together", broken)
     assert not backlog.is_sound.__wrapped__(CPU)
 
 
 def test_memory_that_runs_out_in_the_trial_says_nothing_about_the_products(monkeypatch):
-    monkeypatch.setattr(backlog, "_multiply_together", run_out)
+    monkeypatch.setattr(backlog, "multiply_together", run_out)
     with pytest.raises(torch.OutOfMemoryError):
         backlog.is_sound.__wrapped__(CPU)

@@ -80,7 +80,7 @@ class Backlog:
         """Compute all products that wait."""
         for products in self._waiting.values():
             for run in _iter_runs(products[::-1]):
-                _multiply_together(run)
+                multiply_together(run)
         self._waiting.clear()
         self._num_waiting = 0
 
@@ -113,7 +113,7 @@ def is_sound(device: torch.device) -> bool:
     ]
     gradients = torch.full((_TRIED, *(shape[-1] for shape in shapes)), math.nan, device=device)
     try:
-        _multiply_together([Product(*tensors) for tensors in zip(gradients, *factors, strict=True)])
+        multiply_together([Product(*tensors) for tensors in zip(gradients, *factors, strict=True)])
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -131,8 +131,8 @@ def multiply(product: Product) -> None:
         torch.mm(of_outputs.t().float(), inputs.float(), out=gradient)
 
 
-def _multiply_together(products: Sequence[Product]) -> None:
-    """Compute evenly spaced products."""
+def multiply_together(products: Sequence[Product]) -> None:
+    """Compute evenly spaced products of one shape at once."""
     if len(products) == 1:
         multiply(products[0])
         return
