@@ -1,0 +1,123 @@
+"""One CUDA GPU: where a training step of bertfit goes, kernel by kernel.
+
+Steps of 16 texts cut at 128 tokens, as in the notebook's job, and of 64 cut at 512, with the
+lengths of real IMDB reviews and a BERT-base of random weights. Steps are recorded, then timed in
+rounds, the same in each; then torch.profiler adds up the time of every kernel. Kernels rarely
+overlap, so what is missing between their sum and the time of a step is the GPU waiting.
+
+Needs BERTFIT_DATA and a CUDA GPU. --smoke runs the same on any device with a tiny encoder and
+synthetic reviews, with operators instead of kernels where there is no GPU. Its times mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gpu import REAL, TINY, encode, make_folder, read_texts
+from gpu_training import Size, training
+from record import RESULTS, summarize, write_result
+from torch.profiler import ProfilerActivity, profile
+
+from bertfit.config import TrainSettings
+from bertfit.data.encoding import EncodedTexts
+from bertfit.environment import describe_environment
+
+ROWS = (16, 64)
+"""Texts a step, for each of the two lengths."""
+ROUNDS = 5
+_NUM_SHOWN = 25
+"""Kernels of a step that are listed; the others are one sum."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--smoke", action="store_true", help="Tiny, on any device; no result.")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
+    )
+    arguments = parser.parse_args()
+    if not arguments.smoke and not torch.cuda.is_available():
+        sys.exit(
+            "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
+        )
+    size = TINY if arguments.smoke else REAL
+    describe_environment()  # fails now, not after everything was measured
+    texts = read_texts(size, smoke=arguments.smoke)
+    steps: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = make_folder(size, Path(name), tokenizer=arguments.tokenizer)
+        for num_rows, length in zip(ROWS, size.lengths, strict=True):
+            found = measure_steps(size, encode(texts, folder, length), num_rows)
+            steps[f"{num_rows} of {length}"] = found
+            print_step(f"{num_rows} texts of at most {length} tokens", found)
+    if arguments.smoke:
+        print("The script runs. These times mean nothing.")
+        return
+    gpu = torch.cuda.get_device_name()
+    write_result("gpu-steps", {"gpu": gpu, "steps": steps}, output=arguments.output, gpu=gpu)
+
+
+def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, Any]:
+    """Return the milliseconds of a step, those of its kernels, and the peak memory."""
+    generator = np.random.default_rng(1)
+    rows = generator.choice(len(texts), min(size.num_steps * num_rows, len(texts)), replace=False)
+    on_gpu = torch.cuda.is_available()
+    milliseconds = []
+    with training(size, texts, rows, TrainSettings(batch_size=num_rows)) as (take_epoch, weights):
+        for _ in range(2):  # sizes that occur once are recorded in the second
+            num_steps = take_epoch()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            take_epoch()
+            milliseconds.append((time.perf_counter() - started) * 1e3 / num_steps)
+        with profile(
+            activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+        ) as seen:
+            take_epoch()
+        recording = str(weights.recording)
+    return {
+        "recording": recording,
+        "step_ms": summarize(milliseconds),
+        "kernels": list_kernels(seen, num_steps=num_steps, on_gpu=on_gpu),
+        "tokens_a_step": float(texts.lengths[rows].sum()) / num_steps,
+        "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
+    }
+
+
+def list_kernels(seen: profile, *, num_steps: int, on_gpu: bool) -> list[dict[str, Any]]:
+    """Return name, milliseconds and launches a step of each kernel, the slowest first."""
+    kernels = [
+        {
+            "name": event.key[:80],
+            "ms": (event.self_device_time_total if on_gpu else event.self_cpu_time_total)
+            / (1e3 * num_steps),
+            "launches": event.count / num_steps,
+        }
+        for event in seen.key_averages()
+        if not on_gpu or event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    return sorted(kernels, key=lambda kernel: -kernel["ms"])
+
+
+def print_step(title: str, found: dict[str, Any]) -> None:
+    kernels = found["kernels"]
+    of_all = sum(kernel["ms"] for kernel in kernels)
+    print(f"{title}: {found['step_ms']['median']:.3f} ms a step, of which kernels {of_all:.3f}")
+    for kernel in kernels[:_NUM_SHOWN]:
+        print(f"  {kernel['ms']:8.4f} ms {kernel['launches']:6.1f} ×  {kernel['name']}")
+    others = sum(kernel["ms"] for kernel in kernels[_NUM_SHOWN:])
+    print(f"  {others:8.4f} ms, the other {max(0, len(kernels) - _NUM_SHOWN)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
