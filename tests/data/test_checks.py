@@ -82,7 +82,7 @@ def test_all_faults_of_all_files_come_in_one_error(tmp_path):
         f"  {tmp_path / 'test.csv'}: no such file.",
         (
             "Fix the data, or skip 3 rows with --on-bad-row skip. "
-            "Problems without a line number must be fixed in any case."
+            "The other problem must be fixed in any case."
         ),
     ]
 

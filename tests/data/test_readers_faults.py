@@ -143,9 +143,37 @@ def test_a_bad_csv_row_is_a_fault_and_the_next_row_is_read(tmp_path, line, messa
     assert read(path)[1:] == [Row(line=3, text="fine", label="pos", group=None)]
 
 
-def test_an_unclosed_quote_is_reported_where_its_row_starts(tmp_path):
-    path = write(tmp_path, "a.csv", 'text,label\nfine,pos\n"open,pos\nlost,neg\n')
+def test_an_unclosed_quote_in_the_last_row_spoils_that_alone(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\nfine,pos\n"open,pos\n')
     assert fault_of(path) == (3, "a quote is opened in this row and never closed")
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        (
+            "lost,neg\nlost,pos\n",
+            "a quote is opened in this row and never closed; the row goes on over the next 2 lines",
+        ),
+        (
+            'lost,neg\n"fine",pos\nfine,neg\n',
+            "the row is not CSV: ',' expected after '\"'; the row goes on over the next 2 lines",
+        ),
+    ],
+)
+def test_an_unclosed_quote_that_hides_rows_cannot_be_skipped(tmp_path, rest, message):
+    """Else nobody would know how many rows are lost with it."""
+    path = write(tmp_path, "a.csv", f'text,label\nfine,pos\nx\n"open,pos\n{rest}')
+    assert source_error(path) == f":4: {message}"
+    with pytest.raises(SourceError) as caught:
+        read_dataset(path, Columns())
+    assert [fault.line for fault in caught.value.faults] == [3]
+
+
+def test_a_row_of_too_few_fields_that_hides_others_says_so(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"open,pos\nlost,neg\nlost"\nfine,neg\n')
+    told = "too few fields: 1, but the header has 2; the row goes on over the next 2 lines"
+    assert fault_of(path) == (2, told)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])

@@ -102,8 +102,8 @@ def test_groups_stay_in_one_fold() -> None:
     texts, label_ids = make_rows(100)
     groups = [f"g{row // 4}" for row in range(100)]
     marked = [f"{text} only{groups[row]}" for row, text in enumerate(texts)]
-    plain = predict_by_folds(texts, label_ids, num_labels=2, groups=groups).probabilities
-    seen = predict_by_folds(marked, label_ids, num_labels=2, groups=groups).probabilities
+    plain = predict_by_folds(texts, label_ids, num_labels=2, units=groups).probabilities
+    seen = predict_by_folds(marked, label_ids, num_labels=2, units=groups).probabilities
     assert (plain.argmax(axis=1) == seen.argmax(axis=1)).all()
 
 
@@ -166,7 +166,7 @@ def test_flipped_labels_of_imdb_are_found(data_dir) -> None:
         [row["text"] for row in chosen],
         label_ids,
         num_labels=2,
-        groups=[row["movie"] for row in chosen],
+        units=[row["movie"] for row in chosen],
     )
     hits = is_flipped[rank_suspicious_labels(predicted.probabilities, label_ids).rows]
     assert hits[:50].mean() > 0.8

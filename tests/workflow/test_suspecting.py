@@ -49,6 +49,15 @@ def test_folds_put_wrong_labels_first(rows):
     assert (report.num_rows, report.warning) == (160, None)
 
 
+def test_copies_do_not_confirm_a_wrong_label_however_they_are_spelt(make_reviews):
+    rows = make_reviews(160, seed=2)
+    text = f"{rows[0]['text']} zork"
+    wrong = "neg" if rows[0]["label"] == "pos" else "pos"
+    copies = (text, text.upper(), text.capitalize(), f" {text.replace(' ', '  ')}")
+    report = bertfit.find_suspects([*rows, *({"text": one, "label": wrong} for one in copies)])
+    assert {161, 162, 163, 164} <= {one.line for one in report.suspects}
+
+
 def test_the_seed_and_the_number_of_folds_are_used(rows):
     report = bertfit.find_suspects(rows, num_folds=2)
     assert report.judged_by == "TF-IDF + logistic regression, 2 folds"

@@ -37,7 +37,8 @@ def open_csv(path: Path, source: str) -> RecordStream:
     are for decimals; a line like "sep=;" before the header says it too.
 
     Raises:
-        SourceError: The file cannot be read, is empty, or has an unusable header.
+        SourceError: The file cannot be read, is empty, or has an unusable header; or, while its
+            rows are read, a quote is opened and not closed before other rows begin.
     """
     return _open_delimited(path, source, _split_csv)
 
@@ -73,7 +74,8 @@ def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
         return Record(row.line, dict(zip(names, row.fields, strict=True)))
     amount = "too few" if len(row.fields) < len(names) else "too many"
     message = f"{amount} fields: {len(row.fields)}, but the header has {len(names)}"
-    return Fault(source, row.line, message)
+    num_more = sum(field.count("\n") for field in row.fields)
+    return Fault(source, row.line, f"{message}; {_tell_lines(num_more)}" if num_more else message)
 
 
 def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
@@ -96,6 +98,9 @@ def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
         except StopIteration:
             return
         except csv.Error as error:
+            if reader.line_num > start:  # skipping it would lose rows, nobody knows how many
+                message = f"{_explain(error)}; {_tell_lines(reader.line_num - start)}"
+                raise SourceError(source, message, line=start) from error
             yield faults[0] if faults else Fault(source, start, _explain(error))
             continue
         if faults:
@@ -118,6 +123,11 @@ def _find_delimiter(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
     header = _QUOTED.sub("", head[-1].text) if head else ""
     delimiter = ";" if ";" in header and "," not in header else ","
     return delimiter, itertools.chain(head, lines)
+
+
+def _tell_lines(num_more: int) -> str:
+    lines = "the next line" if num_more == 1 else f"the next {num_more:,} lines"
+    return f"the row goes on over {lines}"
 
 
 def _explain(error: csv.Error) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,33 +39,36 @@ def predict_by_folds(
     label_ids: ArrayLike,
     *,
     num_labels: int,
-    groups: Sequence[str] | None = None,
+    units: Sequence[Hashable] | None = None,
+    units_are: str = "different texts",
     num_folds: int = DEFAULT_FOLDS,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> FoldPredictions:
     """Predict each fold with TF-IDF and logistic regression fitted on the others.
 
-    Rows of one group, or without groups of the same text, are in the same fold. The n-grams are
-    learned from all texts at once, which does not leak labels.
+    Rows of one unit are in the same fold: copies would confirm each other's wrong label. The
+    n-grams are learned from all texts at once, which does not leak labels.
 
     Args:
         texts: n texts.
         label_ids: (n,) integers in [0, num_labels).
         num_labels: C.
-        groups: n groups, or None if rows are independent.
+        units: n units, or None if these are the texts.
+        units_are: What the units are, in messages.
         num_folds: At least 2.
         seed: Seed of the folds.
         on_progress: Called with (done, total) after each piece of work.
 
     Raises:
         ConfigError: There are fewer than 2 folds.
-        DataError: There are fewer groups, texts or rows of the most frequent label than folds, or
-            the texts are empty.
+        DataError: There are fewer units or rows of the most frequent label than folds, or the texts
+            are empty.
     """
     label_ids = np.asarray(label_ids, dtype=np.int64)
     tell = on_progress or (lambda _done, _total: None)
-    folds = _cut_folds(texts, label_ids, groups, num_folds=num_folds, seed=seed)
+    units = texts if units is None else units
+    folds = _cut_folds(units, label_ids, num_folds=num_folds, units_are=units_are, seed=seed)
     tell(0, num_folds + 1)
     counter, counts = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
     if not counter.num_ngrams:
@@ -100,11 +103,11 @@ def _judge_fold(
 
 
 def _cut_folds(
-    texts: Sequence[str],
+    units: Sequence[Hashable],
     label_ids: NDArray[np.int64],
-    groups: Sequence[str] | None,
     *,
     num_folds: int,
+    units_are: str,
     seed: int,
 ) -> list[NDArray[np.int64]]:
     """Return the rows of each fold, stratified by label."""
@@ -112,21 +115,19 @@ def _cut_folds(
 
     if num_folds < 2:
         raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds}")
-    number_of_unit: dict[str, int] = {}
-    names = groups or texts
-    units = np.array([number_of_unit.setdefault(name, len(number_of_unit)) for name in names])
+    number_of_unit: dict[Hashable, int] = {}
+    numbers = np.array([number_of_unit.setdefault(unit, len(number_of_unit)) for unit in units])
     num_units = len(number_of_unit)
     most = int(np.bincount(label_ids).max())
     if min(num_units, most) < num_folds:
-        what = "groups" if groups else "different texts"
         raise DataError(
-            f"{num_folds} folds need at least as many {what}, and as many rows of a label; got "
-            f"{num_units} {what} and {most} rows of the most frequent label",
+            f"{num_folds} folds need at least as many {units_are}, and as many rows of a label; "
+            f"got {num_units} {units_are} and {most} rows of the most frequent label",
             hint="Ask for fewer --folds.",
         )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # Warns of labels with fewer rows than folds; is_judged reports those.
         warnings.simplefilter("ignore", UserWarning)
-        parts = splitter.split(texts, label_ids, groups=units)
+        parts = splitter.split(label_ids, label_ids, groups=numbers)
         return [part for _, part in parts if len(part)]

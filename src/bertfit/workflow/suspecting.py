@@ -12,6 +12,7 @@ import numpy as np
 from bertfit.config import is_whole_number
 from bertfit.data.checks import check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.duplicates import fingerprint_texts
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
@@ -194,7 +195,9 @@ def _judge_by_folds(
         dataset.texts,
         encode_labels(dataset.labels, names),
         num_labels=len(names),
-        groups=dataset.groups or None,
+        # Equal texts count as copies however they are spaced and spelt, as in the checks.
+        units=dataset.groups or fingerprint_texts(dataset.texts),
+        units_are="groups" if dataset.groups else "different texts",
         num_folds=num_folds,
         seed=seed,
         on_progress=lambda done, total: listener.progress("folds", done, total),
