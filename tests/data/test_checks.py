@@ -221,7 +221,6 @@ def test_a_dataset_is_described():
         "num_rows": 4,
         "num_per_label": {"x": 3, "y": 1, "z": 0},
         "num_groups": 2,
-        "num_duplicates": 1,
         "num_with_html_breaks": 1,
         "words_median": 3.0,
         "words_p95": 5.5,  # 5.55
@@ -257,3 +256,14 @@ def test_columns_of_slices_go_with_their_rows():
 
 def test_the_text_cuts_no_slices():
     assert "column 'text' is the text" in refuse(GOOD, columns=Columns(slices=("text",)))
+
+
+def test_of_many_unknown_labels_only_the_first_get_a_suggestion(monkeypatch):
+    monkeypatch.setattr("bertfit.data.checks._MOST_GUESSED", 2)
+    labels = ["poss", "poss", "negg", "negh"]
+    with pytest.raises(DataError) as caught:
+        check_evaluation_data(
+            [*GOOD, *({"text": "x", "label": label} for label in labels)], Columns(), ["neg", "pos"]
+        )
+    told = [fault.message for fault in caught.value.faults]
+    assert ["Did you mean" in one for one in told] == [True, True, True, False]

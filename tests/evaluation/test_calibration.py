@@ -120,6 +120,13 @@ def test_intervals_end_where_scores_do_and_one_row_tells_nothing() -> None:
     assert all((interval.low, interval.high) == (0, 1) for interval in alone.values())
 
 
+def test_an_interval_that_allows_for_mistakes_ends_where_its_score_does() -> None:
+    """With three rows, one of them wrong, it allowed for more than all."""
+    scores = score_confidence([[0.99, 0.01], [0.6, 0.4], [0.55, 0.45]], [1, 0, 0])
+    assert scores.intervals["aurc"].high == 1.0
+    assert 0.0 <= scores.intervals["brier"].low <= scores.intervals["brier"].high <= 1.0
+
+
 def test_a_label_must_be_one_of_the_classes():
     with pytest.raises(DataError, match="expected label ids from 0 to 1, got -1 to -1"):
         score_confidence([[0.9, 0.1]], [-1])

@@ -13,8 +13,11 @@ from sklearn import metrics as sklearn_metrics
 from bertfit.errors import DataError
 from bertfit.evaluation.metrics import (
     PROBABILITY_FLOOR,
+    ClassCounts,
     accuracy_and_macro_f1,
     collapsed_class,
+    count_classes,
+    count_confusion,
     macro_scores,
     score,
 )
@@ -78,10 +81,24 @@ def test_many_confusions_are_scored_as_each_alone() -> None:
     confusions = np.random.default_rng(0).integers(0, 5, size=(20, 4, 4))
     confusions[:5, :, 2] = 0  # never predicted
     confusions[3:9, 1] = 0  # never true
-    together = macro_scores(confusions)
-    alone = [macro_scores(confusion) for confusion in confusions]
+    together = macro_scores(ClassCounts.of_confusion(confusions))
+    alone = [macro_scores(ClassCounts.of_confusion(confusion)) for confusion in confusions]
     for name in ("accuracy", "precision", "recall", "f1"):
         assert getattr(together, name).tolist() == [float(getattr(one, name)) for one in alone]
+
+
+@pytest.mark.parametrize(("num_rows", "num_labels"), [(50, 4), (5, 40)])
+def test_rows_may_count_more_often_with_few_classes_and_with_many(num_rows, num_labels) -> None:
+    rng = np.random.default_rng(1)
+    predicted, labels = rng.integers(num_labels, size=(2, num_rows))
+    labels[::2] = predicted[::2]
+    weights = rng.integers(0, 4, size=(3, num_rows))
+    together = count_classes(predicted, labels, weights, num_labels=num_labels)
+    for place, of_set in enumerate(weights):
+        repeated = (np.repeat(ids, of_set) for ids in (predicted, labels))
+        alone = ClassCounts.of_confusion(count_confusion(*repeated, num_labels=num_labels))
+        for name in ("hits", "labelled", "predicted"):
+            assert getattr(together, name)[place].tolist() == getattr(alone, name).tolist()
 
 
 def test_macro_leaves_out_classes_that_do_not_occur() -> None:

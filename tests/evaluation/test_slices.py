@@ -107,6 +107,28 @@ def test_years_are_named_as_years_and_large_numbers_in_full() -> None:
     assert bin_numbers([10_000, *range(20_000, 20_004)] * 2)[0] == "10,000"
 
 
+@pytest.mark.parametrize(
+    ("start", "step", "name"),
+    [
+        (1_700_000_000.5, 1.0, "1700000000.5 to 1700000019.5"),
+        (0.9999, 1e-7, "0.9999 to 0.9999019"),
+        (0.5, 0.25, "0.5 to 5.25"),
+        (1e300, 1e300, "1e+300 to 2e+301"),
+    ],
+)
+def test_bins_are_told_apart_by_their_names(start: float, step: float, name: str) -> None:
+    names = name_values([start + step * place for place in range(100)])
+    assert [names.count(one) for one in dict.fromkeys(names)] == [20] * 5
+    assert names[0] == name
+
+
+def test_a_column_may_be_named_as_another_is_renamed() -> None:
+    further = {"label": ["u", "v"], "column label": ["w", "w"]}
+    values = list_slices([5, 9], [False, True], ["a", "b"], further=further)
+    assert values["column label"] == ["u", "v"]
+    assert values["column column label"] == ["w", "w"]
+
+
 def test_missing_numbers_stay_missing() -> None:
     names = name_values([None, *range(100)])
     assert names[0] is None

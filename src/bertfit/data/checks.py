@@ -22,6 +22,8 @@ from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
 from bertfit.labels import match_spelling, sort_label_names
 from bertfit.wording import format_count
 
+_MOST_GUESSED = 100
+"""Unknown labels for which a known one is suggested, the first ones: each takes a millisecond."""
 _LABEL_CHARACTERS = 80
 """Characters of an unknown label that a message shows."""
 
@@ -135,8 +137,8 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
     """Return statistics of a dataset, as JSON values.
 
     Returns:
-        num_rows, num_per_label (in the order of `label_names`), num_groups, num_duplicates (rows
-        whose text occurred before), num_with_html_breaks, and words_median, words_p95, words_max.
+        num_rows, num_per_label (in the order of `label_names`), num_groups, num_with_html_breaks,
+        and words_median, words_p95, words_max.
     """
     counts = Counter(dataset.labels)
     num_words = np.array([len(text.split()) for text in dataset.texts] or [0])
@@ -144,7 +146,6 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
         "num_rows": len(dataset),
         "num_per_label": {name: counts[name] for name in label_names},
         "num_groups": len(set(dataset.groups)),
-        "num_duplicates": len(dataset) - len(set(dataset.texts)),
         "num_with_html_breaks": sum(find_html_break(text) is not None for text in dataset.texts),
         "words_median": round(float(np.median(num_words)), 1),
         "words_p95": round(float(np.percentile(num_words, 95)), 1),
@@ -198,10 +199,11 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: st
     unknown = list(_find_unknown_labels(part.dataset, set(label_names)))
     if not unknown:
         return
-    guesses = {label: did_you_mean(label, label_names) for label in {one for _, one in unknown}}
+    first_ones = list(dict.fromkeys(label for _, label in unknown))[:_MOST_GUESSED]
+    guesses = {label: did_you_mean(label, label_names) for label in first_ones}
     known = f", which has {list_names(label_names)}"
     for (index, label), names in zip(unknown, chain([known], repeat("")), strict=False):
-        told = f"label {_shorten(label)!r} {unknown_is}{names}.{guesses[label]}"
+        told = f"label {_shorten(label)!r} {unknown_is}{names}.{guesses.get(label, '')}"
         part.row_faults.append(Fault(part.source, part.dataset.lines[index], told))
     part.row_faults.sort(key=lambda fault: fault.line or 0)
     dropped = {index for index, _ in unknown}

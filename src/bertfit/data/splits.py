@@ -59,8 +59,11 @@ def _check_divisible(dataset: TextDataset) -> None:
         message = f"{dataset.source} cannot be split: it has no labels"
         raise DataError(message)
     counts = Counter(dataset.labels)
+    first_lines: dict[str, int] = {}
+    for label, line in zip(dataset.labels, dataset.lines, strict=True):
+        first_lines.setdefault(label, line)
     faults = [
-        Fault(dataset.source, dataset.lines[dataset.labels.index(name)], message)
+        Fault(dataset.source, first_lines[name], message)
         for name, message in _find_indivisible(dataset, counts)
     ]
     if len(counts) == 1:
@@ -148,17 +151,20 @@ class _Draft:
     def __init__(self, groups: Sequence[Group], fraction: float) -> None:
         self.part: set[int] = set()
         self._groups = groups
+        self._held: set[str] = set()
         self._total: Counter[str] = Counter()
-        self._num_groups_in_rest: Counter[str] = Counter()
-        for group in groups:
+        self._places: dict[str, list[int]] = defaultdict(list)
+        for place, group in enumerate(groups):
             self._total.update(group)
-            self._num_groups_in_rest.update(group.keys())
+            for label in group:
+                self._places[label].append(place)
+        self._num_groups_in_rest = Counter({label: len(at) for label, at in self._places.items()})
         self._wanted = {label: count * fraction for label, count in self._total.items()}
 
     def fill(self) -> None:
         """Add a group for every label, rare labels first, then every group that lowers the cost."""
         for label in sorted(self._total, key=lambda label: self._num_groups_in_rest[label]):
-            if label in self.missing_labels():
+            if label not in self._held:
                 self._add_best_group_with(label)
         for place in range(len(self._groups)):
             if place not in self.part and self._may_leave(place) and self._cost(place) < 0:
@@ -166,20 +172,16 @@ class _Draft:
 
     def missing_labels(self) -> list[str]:
         """Return the labels that the part does not have yet."""
-        held = {label for place in self.part for label in self._groups[place]}
-        return [label for label in self._total if label not in held]
+        return [label for label in self._total if label not in self._held]
 
     def _add_best_group_with(self, label: str) -> None:
-        places = [
-            place
-            for place, group in enumerate(self._groups)
-            if label in group and place not in self.part and self._may_leave(place)
-        ]
+        places = [place for place in self._places[label] if self._may_leave(place)]
         if places:
             self._add(min(places, key=self._cost))
 
     def _add(self, place: int) -> None:
         self.part.add(place)
+        self._held.update(self._groups[place])
         for label, count in self._groups[place].items():
             self._wanted[label] -= count
             self._num_groups_in_rest[label] -= 1

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.evaluation.interval import Interval, allow_for_mistakes
+from bertfit.evaluation.interval import Interval, allow_for_mistakes, cut
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes, weigh_mistakes
@@ -124,13 +124,14 @@ def score_confidence(
         brier = float(counts @ brier_scores) / int(counts.sum())
         return brier, risk_area(share_mistakes(ranked, counts))
 
+    ranges = [(0.0, 1.0 if probabilities.shape[1] == 2 else 2.0), (0.0, 1.0)]
     brier, aurc = resample_intervals(
         score_resample,
         len(label_ids),
         groups=groups,
         num_resamples=num_resamples,
         seed=seed,
-        within=[(0.0, 1.0 if probabilities.shape[1] == 2 else 2.0), (0.0, 1.0)],
+        within=ranges,
     )
     units, weights = number_units(groups, len(label_ids)), weigh_mistakes(ranked)
     of_brier = _brier_scores_if(probabilities, brier_scores, answered, is_right)
@@ -142,7 +143,7 @@ def score_confidence(
         uncalibrated=before,
         aurc=risk_area(share_mistakes(ranked)),
         error_rate=float((~is_right).mean()),
-        intervals={"brier": brier, "aurc": aurc},
+        intervals={"brier": cut(brier, *ranges[0]), "aurc": cut(aurc, *ranges[1])},
     )
 
 

@@ -28,6 +28,7 @@ from bertfit.evaluation.metrics import (
     WORST_LOG_LOSS,
     accuracy_and_macro_f1,
     check_predictions,
+    count_classes,
     macro_scores,
     row_log_losses,
 )
@@ -346,12 +347,11 @@ def _make_scorer(
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
     """Return a function from row weights to the scores of `SCORE_NAMES`."""
     num_labels = probabilities.shape[1]
-    cells = label_ids * num_labels + predicted_ids
     losses = row_log_losses(probabilities, label_ids)
 
     def score_rows(weights: NDArray[np.int64]) -> NDArray[np.float64]:
-        counts = np.bincount(cells, weights=weights, minlength=num_labels**2)
-        macro = macro_scores(counts.reshape(num_labels, num_labels))
+        counts = count_classes(predicted_ids, label_ids, weights, num_labels=num_labels)
+        macro = macro_scores(counts)
         log_loss = float(weights @ losses) / int(weights.sum())
         return np.array([float(macro.accuracy), float(macro.f1), log_loss])
 

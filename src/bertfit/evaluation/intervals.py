@@ -29,6 +29,7 @@ from bertfit.evaluation.interval import (
 from bertfit.evaluation.metrics import (
     WORST_LOG_LOSS,
     check_predictions,
+    count_classes,
     log_losses_if,
     macro_scores,
     row_log_losses,
@@ -113,7 +114,7 @@ def bootstrap_intervals(
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     answers = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
     rows = _prepare_rows(probabilities, label_ids, answers, groups, with_auroc=with_auroc)
-    numbers, num_units = max(len(label_ids), rows.num_labels**2), int(rows.units.max()) + 1
+    numbers, num_units = max(len(label_ids), rows.num_labels), int(rows.units.max()) + 1
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -247,7 +248,8 @@ def _prepare_rows(
 
 def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return the scores (R,) of the resamples, given how often each row was drawn, (R, n)."""
-    macro = macro_scores(_weighted_confusions(rows, weights))
+    counts = count_classes(rows.predicted_ids, rows.label_ids, weights, num_labels=rows.num_labels)
+    macro = macro_scores(counts)
     scores = {
         "accuracy": macro.accuracy,
         "macro_precision": macro.precision,
@@ -258,15 +260,6 @@ def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDA
     if rows.tie_starts is not None:
         scores["auroc"] = weighted_aurocs(rows.label_ids == 1, weights, rows.tie_starts)
     return scores
-
-
-def _weighted_confusions(rows: _Rows, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (R, C, C) confusion matrices of the resamples."""
-    num_cells = rows.num_labels**2
-    cells = rows.label_ids * rows.num_labels + rows.predicted_ids
-    counts = [np.bincount(cells, weights=row, minlength=num_cells) for row in weights]
-    shape = (len(weights), rows.num_labels, rows.num_labels)
-    return np.asarray(counts, dtype=np.float64).reshape(shape)
 
 
 def _widen_where_few(

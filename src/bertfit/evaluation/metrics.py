@@ -100,7 +100,7 @@ def score(
         raise DataError(message)
     predicted_ids = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
     confusion = count_confusion(predicted_ids, label_ids, num_labels=len(label_names))
-    macro = macro_scores(confusion)
+    macro = macro_scores(ClassCounts.of_confusion(confusion))
     return Scores(
         num_rows=len(label_ids),
         accuracy=float(macro.accuracy),
@@ -132,7 +132,9 @@ def accuracy_and_macro_f1(
         >>> accuracy_and_macro_f1([0, 1, 1, 1], [0, 0, 1, 1], 2)
         (0.75, 0.7333333333333334)
     """
-    macro = macro_scores(count_confusion(predicted_ids, label_ids, num_labels=num_labels))
+    predicted_ids, label_ids = _check_pairs(predicted_ids, label_ids, num_labels)
+    weights = np.ones(len(label_ids))
+    macro = macro_scores(count_classes(predicted_ids, label_ids, weights, num_labels=num_labels))
     return float(macro.accuracy), float(macro.f1)
 
 
@@ -226,18 +228,14 @@ def count_confusion(
     Raises:
         DataError: There are no rows, the lengths differ, or an id is out of range.
     """
-    predicted_ids = _check_ids(predicted_ids, num_labels, what="predicted ids")
-    label_ids = _check_ids(label_ids, num_labels, what="label ids")
-    if len(predicted_ids) != len(label_ids):
-        message = f"expected a prediction per label, got {len(predicted_ids)} and {len(label_ids)}"
-        raise DataError(message)
+    predicted_ids, label_ids = _check_pairs(predicted_ids, label_ids, num_labels)
     cells = np.bincount(label_ids * num_labels + predicted_ids, minlength=num_labels**2)
     return cells.reshape(num_labels, num_labels)
 
 
 @dataclass(frozen=True, slots=True)
 class MacroScores:
-    """Accuracy and macro averages of confusion matrices, with their leading shape."""
+    """Accuracy and macro averages, of one set of rows or of many, (…)."""
 
     accuracy: NDArray[np.float64]
     precision: NDArray[np.float64]
@@ -245,17 +243,68 @@ class MacroScores:
     f1: NDArray[np.float64]
 
 
-def macro_scores(confusion: NDArray[Any]) -> MacroScores:
-    """Return accuracy and macro averages of one confusion matrix (C, C), or of many (…, C, C).
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """The numbers of rows that the rates of each class need, of one set of rows or of many."""
 
-    The averages are over the classes with a count in their row or column.
+    hits: NDArray[Any]
+    """(…, C) right predictions, the diagonal of the confusion matrix."""
+    labelled: NDArray[Any]
+    """(…, C) rows of the class."""
+    predicted: NDArray[Any]
+    """(…, C) predictions of the class."""
+
+    @classmethod
+    def of_confusion(cls, confusion: NDArray[Any]) -> ClassCounts:
+        """Take the counts from confusion matrices (…, C, C)."""
+        hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+        return cls(hits, confusion.sum(axis=-1), confusion.sum(axis=-2))
+
+
+def count_classes(
+    predicted_ids: NDArray[np.int64],
+    label_ids: NDArray[np.int64],
+    weights: NDArray[Any],
+    *,
+    num_labels: int,
+) -> ClassCounts:
+    """Return the counts of each class, if rows count as often as their weights say.
+
+    Args:
+        predicted_ids: (n,) integers in [0, num_labels).
+        label_ids: (n,) the same.
+        weights: (…, n).
+        num_labels: C.
     """
-    precision, recall, f1 = _class_rates(confusion)
-    occurs = confusion.sum(axis=-1) + confusion.sum(axis=-2) > 0
-    num_classes = occurs.sum(axis=-1)
-    right = np.trace(confusion, axis1=-2, axis2=-1)
+    num_cells = num_labels**2
+    if num_cells <= 2 * len(label_ids):
+        cells = _sum_by_id(label_ids * num_labels + predicted_ids, weights, num_cells)
+        return ClassCounts.of_confusion(cells.reshape(*weights.shape[:-1], num_labels, num_labels))
+    # With many classes, most of a matrix would be zero.
+    is_right = predicted_ids == label_ids
+    return ClassCounts(
+        _sum_by_id(label_ids[is_right], weights[..., is_right], num_labels),
+        _sum_by_id(label_ids, weights, num_labels),
+        _sum_by_id(predicted_ids, weights, num_labels),
+    )
+
+
+def _sum_by_id(ids: NDArray[np.int64], weights: NDArray[Any], num_ids: int) -> NDArray[np.float64]:
+    """Return (…, num_ids) the sums of weights (…, n) by id (n,)."""
+    if weights.ndim == 1:
+        return np.bincount(ids, weights=weights, minlength=num_ids).astype(np.float64, copy=False)
+    return np.stack([_sum_by_id(ids, of_set, num_ids) for of_set in weights])
+
+
+def macro_scores(counts: ClassCounts) -> MacroScores:
+    """Return accuracy and macro averages.
+
+    The averages are over the classes with rows or predictions.
+    """
+    precision, recall, f1 = _class_rates(counts)
+    num_classes = (counts.labelled + counts.predicted > 0).sum(axis=-1)
     return MacroScores(
-        accuracy=right / confusion.sum(axis=(-2, -1)),
+        accuracy=counts.hits.sum(axis=-1) / counts.labelled.sum(axis=-1),
         precision=precision.sum(axis=-1) / num_classes,
         recall=recall.sum(axis=-1) / num_classes,
         f1=f1.sum(axis=-1) / num_classes,
@@ -263,20 +312,19 @@ def macro_scores(confusion: NDArray[Any]) -> MacroScores:
 
 
 def _class_rates(
-    confusion: NDArray[Any],
+    counts: ClassCounts,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Return precision, recall and F1 of each class, (…, C), with 0/0 = 0."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    num_labelled, num_predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-    precision = hits / np.maximum(num_predicted, 1)
-    recall = hits / np.maximum(num_labelled, 1)
-    return precision, recall, 2 * hits / np.maximum(num_labelled + num_predicted, 1)
+    precision = counts.hits / np.maximum(counts.predicted, 1)
+    recall = counts.hits / np.maximum(counts.labelled, 1)
+    f1 = 2 * counts.hits / np.maximum(counts.labelled + counts.predicted, 1)
+    return precision, recall, f1
 
 
 def _score_classes(
     confusion: NDArray[np.int64], label_names: Sequence[str]
 ) -> dict[str, ClassScores]:
-    columns = [rate.tolist() for rate in _class_rates(confusion)]
+    columns = [rate.tolist() for rate in _class_rates(ClassCounts.of_confusion(confusion))]
     support = confusion.sum(axis=1).tolist()
     rows = zip(*columns, support, strict=True)
     return {name: ClassScores(*row) for name, row in zip(label_names, rows, strict=True)}
@@ -288,6 +336,17 @@ def _auroc(probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]) -> 
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(label_ids, probabilities[:, 1]))
+
+
+def _check_pairs(
+    predicted_ids: ArrayLike, label_ids: ArrayLike, num_labels: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    predicted_ids = _check_ids(predicted_ids, num_labels, what="predicted ids")
+    label_ids = _check_ids(label_ids, num_labels, what="label ids")
+    if len(predicted_ids) != len(label_ids):
+        message = f"expected a prediction per label, got {len(predicted_ids)} and {len(label_ids)}"
+        raise DataError(message)
+    return predicted_ids, label_ids
 
 
 def _check_ids(ids: ArrayLike, num_labels: int, *, what: str) -> NDArray[np.int64]:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 NUM_BINS = 5
 """Numbers are divided into this many bins with about equally many rows."""
+_NUM_DIGITS = (4, 8, 12, 17)
+"""Significant digits of fractions in the names of bins: the first that suffice."""
+_LEAST_SHORTENED = 1e15
+"""Smaller whole numbers are named in full."""
 MAX_VALUES = 20
 """Numeric columns with more distinct values are binned."""
 MIN_ROWS = 10
@@ -157,7 +161,10 @@ def list_slices(
     own = dict(values)
     for name, column in (further or {}).items():
         if list(column) not in map(list, own.values()):  # else each slice would be tested twice
-            values[f"column {name}" if name in own else name] = column
+            shown = name
+            while shown in values:
+                shown = f"column {shown}"
+            values[shown] = column
     return values
 
 
@@ -204,22 +211,28 @@ def bin_numbers(numbers: Sequence[float | None]) -> list[str | None]:
         return [None] * len(numbers)
     edges = np.unique(np.quantile(known, np.linspace(0, 1, NUM_BINS + 1)[1:-1], method="lower"))
     places = np.searchsorted(edges, known, side="left")
-    name_of_place = {
-        place: _name_span(known[places == place]) for place in np.unique(places).tolist()
-    }
+    bins = {place: known[places == place] for place in np.unique(places).tolist()}
+    name_of_place = dict(zip(bins, _name_spans(list(bins.values())), strict=True))
     names = iter(name_of_place[place] for place in places.tolist())
     return [None if number is None else next(names) for number in numbers]
 
 
-def _name_span(members: NDArray[np.float64]) -> str:
-    low, high = members.min(), members.max()
-    return _show(low) if low == high else f"{_show(low)} to {_show(high)}"
+def _name_spans(bins: Sequence[NDArray[np.float64]]) -> list[str]:
+    """Return a name for each bin, with as many digits as tell bins, and the ends of each, apart."""
+    ends = [sorted({float(members.min()), float(members.max())}) for members in bins]
+    names: list[str] = []
+    for num_digits in _NUM_DIGITS:
+        shown = [list(dict.fromkeys(_show(end, num_digits) for end in of_bin)) for of_bin in ends]
+        names = [" to ".join(of_bin) for of_bin in shown]
+        if len(set(names)) == len(bins) and list(map(len, shown)) == list(map(len, ends)):
+            break
+    return names
 
 
-def _show(number: float) -> str:
+def _show(number: float, num_digits: int) -> str:
     """Format a number briefly; numbers of four digits, which may be years, have no comma."""
-    if not float(number).is_integer():
-        return f"{number:.4g}"
+    if not float(number).is_integer() or abs(number) >= _LEAST_SHORTENED:
+        return f"{number:.{num_digits}g}"
     return f"{number:.0f}" if abs(number) < 10_000 else f"{number:,.0f}"
 
 

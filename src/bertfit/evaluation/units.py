@@ -26,8 +26,11 @@ def number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
     if len(names) != num_rows:
         message = f"expected a group for each of {num_rows} rows, got {len(names)}"
         raise DataError(message)
-    distinct, units = np.unique(names, return_inverse=True)
-    return units if distinct.size > 1 else np.arange(num_rows)
+    # Not numpy's unique: an array of names takes for each as much as the longest does.
+    number_of = {name: number for number, name in enumerate(sorted(set(names)))}
+    if len(number_of) == 1:
+        return np.arange(num_rows)
+    return np.array([number_of[name] for name in names])
 
 
 def count_units(groups: ArrayLike | None, num_rows: int) -> int:

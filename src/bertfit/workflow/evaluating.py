@@ -202,7 +202,7 @@ def evaluate_classifier(
     """Evaluate a loaded classifier on checked rows."""
     encoded, logits, raw_logits = _score(classifier, dataset.texts, listener)
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
-    groups = np.asarray(dataset.groups) if dataset.groups else None
+    groups = np.asarray(dataset.groups, dtype=object) if dataset.groups else None
     probabilities, rules = softmax(logits), classifier.confidence
     uncalibrated = None if raw_logits is None else softmax(raw_logits)
     answers: dict[str, Any] = {

@@ -109,7 +109,7 @@ def _score_others(
         probabilities,
         label_ids,
         predicted_ids=predicted_ids,
-        groups=np.asarray(groups)[kept] if groups else None,
+        groups=np.asarray(groups, dtype=object)[kept] if groups else None,
         with_auroc=False,
     )
     return LeakFreeScores(

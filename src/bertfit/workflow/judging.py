@@ -117,7 +117,7 @@ def compare_on_test(
         evaluation.probabilities,
         best.test_probabilities,
         evaluation.label_ids,
-        groups=np.asarray(groups) if groups else None,
+        groups=np.asarray(groups, dtype=object) if groups else None,
         baseline_name=best.name,
     )
     if evaluation.threshold is not None:
