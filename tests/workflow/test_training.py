@@ -697,6 +697,13 @@ def test_an_interruption_while_judging_keeps_the_model(
     train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, listener=listener)
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
     assert listener.notes[-1] == f"Interrupted: {message}"
+    card = " ".join((tmp_path / "run" / "README.md").read_text(encoding="utf-8").split())
+    assert ("before the test rows were scored" in card) == (task == "scoring")
+    assert "There was no test set" not in card
+    # The baselines were asked for, so they belong to what makes the run again.
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "bertfit.train(" in page
+    assert "baseline=False" not in page
 
 
 @pytest.fixture

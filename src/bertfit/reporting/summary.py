@@ -145,9 +145,12 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
     if judged is None:
         return ["The run holds no scores: score it on labelled rows with bertfit evaluate."]
     if judged["part"] != "test":
+        why = "There was no test set."
+        if data.get("test"):
+            why = "Interrupted before the test rows were scored, which bertfit evaluate does."
         told = (
-            "There was no test set. The scores are those of the validation rows, which chose the "
-            "epoch and any calibration, so they make the model look better than it is."
+            f"{why} The scores are those of the validation rows, which chose the epoch and any "
+            "calibration, so they make the model look better than it is."
         )
         return [told]
     source = PurePath((data.get("test") or {}).get("source", "the test rows")).name

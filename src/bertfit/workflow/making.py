@@ -84,7 +84,14 @@ def make_run(
     evaluation, baselines = judged.evaluation, judged.baselines
     test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
     record = make_record(
-        resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
+        resolved,
+        rows,
+        model=model,
+        speed=speed,
+        outcome=outcome,
+        test=test,
+        with_baselines=fit_baselines is not None,
+        log=log,
     )
     record |= record_confidence(learned)
     keep_predictions(

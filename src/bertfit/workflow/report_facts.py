@@ -113,7 +113,9 @@ def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str
             record,
             name=name,
             was_split=kept.get("validation"),
-            with_baseline=(run / BASELINES_NAME).is_file(),
+            with_baseline=(record.get("training") or {}).get(
+                "with_baselines", (run / BASELINES_NAME).is_file()
+            ),
         ),
     }
 

@@ -20,7 +20,7 @@ def describe_command(
         name: Name of the run to make.
         was_split: "split off" or "given": where the validation rows came from; None if that was
             not recorded (the same source then means that they were split off).
-        with_baseline: Whether baselines were fitted.
+        with_baseline: Whether baselines were to be fitted.
 
     Returns:
         None if the run was not trained by bertfit.
