@@ -10,7 +10,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from bertfit.errors import ConfigError, DataError
-from bertfit.evaluation import lexical, ngrams, threads
+from bertfit.evaluation import lexical, ngrams, threads, tuning
 from bertfit.evaluation.baseline import (
     BASELINE_NAME,
     MAJORITY_NAME,
@@ -202,7 +202,7 @@ def test_the_best_on_validation_stands_first(results) -> None:
 def test_what_was_tuned_is_told(results) -> None:
     by_name = {one.name: one for one in results.results}
     chosen = by_name[NAIVE_BAYES_NAME].settings["C"]
-    assert lexical.LEAST_INVERSE <= chosen <= lexical.MOST_INVERSE
+    assert tuning.LEAST_INVERSE <= chosen <= tuning.MOST_INVERSE
     assert set(by_name[BASELINE_NAME].settings) == {"C", "character_weight"}
     assert by_name[MAJORITY_NAME].settings == {}
 
@@ -225,7 +225,7 @@ def test_the_search_goes_on_where_the_best_stands_at_an_end(best: float, tried) 
         seen.append(inverse)
         return lexical.Trial(None, loss=abs(np.log(inverse / best)), seconds=0.0)
 
-    (trials,) = lexical.tune([try_out])
+    (trials,) = tuning.tune([try_out])
     assert sorted(seen) == pytest.approx(sorted(tried))
     assert len(trials) == len(tried)
 
@@ -365,6 +365,17 @@ def test_with_many_classes_the_commonest_ngrams_are_used(monkeypatch: pytest.Mon
     counts = tfidf.counter.count(texts)
     alone = lexical.fit_tfidf((counts, np.array(label_ids)), num_labels=3)
     assert (counts.words[:, alone.columns] > 0).sum(axis=0).tolist() == [[12, 4, 4, 4, 4]]
+
+
+def test_naive_bayes_takes_the_commonest_ngrams_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"the {word} {word}" for word in ("good", "bad", "odd") for _ in range(4)]
+    label_ids = [0] * 4 + [1] * 4 + [2] * 4
+    monkeypatch.setattr(lexical, "MAX_WEIGHTS_OF_NAIVE_BAYES", 3 * 5)
+    baselines = fit_baselines((texts, label_ids), (texts, label_ids), num_labels=3, seed=0)
+    bayes = next(one for one in baselines if one.name == NAIVE_BAYES_NAME)
+    assert bayes.classifier.weights.shape == (3, 5)
+    assert bayes.note == "with 3 classes, only the 5 n-grams that occur in most texts are used"
+    assert bayes.predict_probabilities(texts).argmax(axis=1).tolist() == label_ids
 
 
 def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ from bertfit.evaluation.interval import Interval, intervals_to_json
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.lexical import (
     CHARACTER_WEIGHTS,
-    INVERSE_REGULARIZATIONS,
     MAX_ITERATIONS,
     LabelledCounts,
     Lexical,
@@ -28,11 +27,11 @@ from bertfit.evaluation.lexical import (
     TryOut,
     prepare_naive_bayes,
     prepare_tfidf,
-    tune,
 )
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.ngrams import Counts, NgramCounter, learn_ngrams
 from bertfit.evaluation.threads import run_in_threads
+from bertfit.evaluation.tuning import INVERSE_REGULARIZATIONS, tune
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

@@ -1,15 +1,14 @@
 """Classifiers of the lexical baselines, fitted to n-gram counts.
 
-Owns TF-IDF with logistic regression and NB-SVM, their settings and their tuning. Their use is in
-baseline.py, counting in ngrams.py.
+Owns TF-IDF with logistic regression and NB-SVM, and their settings. Tuning is in tuning.py, their
+use in baseline.py, counting in ngrams.py.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -18,7 +17,6 @@ import numpy as np
 
 from bertfit.evaluation.metrics import row_log_losses
 from bertfit.evaluation.ngrams import Counts
-from bertfit.evaluation.threads import run_in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
 
 MAX_ITERATIONS = 300
 """Maximum number of iterations; Newton's method needs about 7, L-BFGS about 50."""
-INVERSE_REGULARIZATIONS = (1.0, 10.0, 100.0)
-"""Values of C of the logistic regression that are always tried in tuning. If the smallest or the
-largest is best, the search continues with a tenth or ten times of it."""
-LEAST_INVERSE, MOST_INVERSE = 0.01, 10_000.0
-"""Limits of the search for C: beyond them, the cost of a fit grows and the loss hardly changes."""
 USUAL_REGULARIZATION = 10.0
 """C without tuning."""
 CHARACTER_WEIGHTS = (0.0, 0.5)
@@ -41,6 +34,8 @@ CHARACTER_WEIGHTS = (0.0, 0.5)
 MAX_WEIGHTS = 2**22
 """Most weights, n-grams times classes, of a logistic regression of TF-IDF. A fit takes some 200
 bytes for each, so beyond that only the n-grams in most texts are used."""
+MAX_WEIGHTS_OF_NAIVE_BAYES = 2**24
+"""The same for NB-SVM, which takes 8 bytes for each and some 20 more during a fit."""
 
 _Weighting: TypeAlias = (
     "tuple[TfidfTransformer, TfidfTransformer | None, float, NDArray[np.int64] | None]"
@@ -92,13 +87,7 @@ class TfidfClassifier:
     @property
     def note(self) -> str | None:
         """What was left out, in words, or None."""
-        if self.columns is None:
-            return None
-        classes = len(self.regression.classes_)
-        return (
-            f"with {classes:,} classes, only the {len(self.columns):,} n-grams that occur in most "
-            "texts are used"
-        )
+        return _describe_columns(self.columns, len(self.regression.classes_))
 
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
         """Return (n, C) probabilities, zero for classes without training rows."""
@@ -176,6 +165,8 @@ class NaiveBayesClassifier:
     """(D, V)"""
     biases: NDArray[np.float32]
     """(D,)"""
+    columns: NDArray[np.int64] | None
+    """(V,) sorted columns of the n-grams used; None if all are."""
     inverse_regularization: float
     num_labels: int
     converged: bool
@@ -187,12 +178,12 @@ class NaiveBayesClassifier:
 
     @property
     def note(self) -> str | None:
-        """Nothing is left out."""
-        return None
+        """What was left out, in words, or None."""
+        return _describe_columns(self.columns, len(self.class_ids))
 
     def predict_probabilities(self, counts: Counts) -> NDArray[np.float64]:
         """Return (n, C) probabilities, zero for classes without training rows."""
-        present = _binarize(counts.words)
+        present = _take(_binarize(counts.words), self.columns)
         # Weighted rows have unit norm; dividing here avoids a weighted copy per class.
         lengths = np.sqrt(present @ np.square(self.ratios).T)
         decisions = present @ (self.ratios * self.weights).T / np.maximum(lengths, 1e-12)
@@ -215,6 +206,8 @@ def prepare_naive_bayes(
     present, class_ids = _binarize(counts.words), np.unique(label_ids)
     targets = [label_ids == class_id for class_id in class_ids]
     targets = targets[1:] if len(targets) == 2 else targets
+    columns = _choose_columns(present, MAX_WEIGHTS_OF_NAIVE_BAYES // len(targets))
+    present = _take(present, columns)
     ratios = np.stack([_log_count_ratio(present, target) for target in targets])
 
     def fit(inverse: float) -> NaiveBayesClassifier:
@@ -228,36 +221,13 @@ def prepare_naive_bayes(
             ratios,
             np.concatenate([regression.coef_ for regression, _ in fits]).astype(np.float32),
             np.concatenate([regression.intercept_ for regression, _ in fits]).astype(np.float32),
+            columns,
             inverse,
             num_labels,
             all(converged for _, converged in fits),
         )
 
     return lambda inverse: _try(lambda: fit(inverse), validation)
-
-
-def tune(
-    try_outs: Sequence[TryOut], *, on_trial: Callable[[], None] = lambda: None
-) -> list[list[Trial]]:
-    """Return the trials of several searches for the best C, run in parallel.
-
-    Each tries `INVERSE_REGULARIZATIONS`, and continues if the lowest loss is at an end. `on_trial`
-    is called after each trial.
-    """
-    trials: list[dict[float, Trial]] = [{} for _ in try_outs]
-    waiting = [(place, C) for place in range(len(trials)) for C in INVERSE_REGULARIZATIONS]
-    with without_warnings():
-        while waiting:
-            tasks = [functools.partial(try_outs[place], inverse) for place, inverse in waiting]
-            for (place, inverse), trial in zip(waiting, run_in_threads(tasks), strict=True):
-                trials[place][inverse] = trial
-                on_trial()
-            waiting = [
-                (place, inverse)
-                for place, tried in enumerate(trials)
-                for inverse in _look_beyond({C: trial.loss for C, trial in tried.items()})
-            ]
-    return [list(tried.values()) for tried in trials]
 
 
 @contextmanager
@@ -282,21 +252,6 @@ def _try(fit: Callable[[], Lexical], validation: LabelledCounts) -> Trial:
     return Trial(classifier, float(losses.mean()), seconds)
 
 
-def _look_beyond(losses: Mapping[float, float]) -> list[float]:
-    """Return the next C to try; none if the best so far is between two others.
-
-    Example:
-        >>> _look_beyond({1.0: 0.3, 10.0: 0.2, 100.0: 0.1})
-        [1000.0]
-        >>> _look_beyond({1.0: 0.3, 10.0: 0.2, 100.0: 0.4})
-        []
-    """
-    best = min(losses, key=losses.__getitem__)
-    beyond = {min(losses): best / 10, max(losses): best * 10}.get(best)
-    is_tried = beyond is not None and LEAST_INVERSE <= beyond <= MOST_INVERSE
-    return [beyond] if beyond is not None and is_tried else []
-
-
 def _learn_weights(train: LabelledCounts, character_weight: float) -> _Weighting:
     from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -313,8 +268,25 @@ def _learn_weights(train: LabelledCounts, character_weight: float) -> _Weighting
         num_ngrams += counts.characters.shape[1]
     if num_ngrams <= most:
         return whole
-    num_texts = _weigh(counts, whole).getnnz(axis=0)
-    return (*whole[:3], np.sort(np.argsort(-num_texts, kind="stable")[:most]))
+    return (*whole[:3], _choose_columns(_weigh(counts, whole), most))
+
+
+def _choose_columns(features: csr_matrix, most: int) -> NDArray[np.int64] | None:
+    """Return the sorted columns of the n-grams in most texts, or None if all may be used."""
+    if features.shape[1] <= most:
+        return None
+    return np.sort(np.argsort(-features.getnnz(axis=0), kind="stable")[:most])
+
+
+def _take(features: csr_matrix, columns: NDArray[np.int64] | None) -> csr_matrix:
+    return features if columns is None else features[:, columns]
+
+
+def _describe_columns(columns: NDArray[np.int64] | None, num_classes: int) -> str | None:
+    if columns is None:
+        return None
+    many = f"with {num_classes:,} classes, only the {len(columns):,} n-grams"
+    return f"{many} that occur in most texts are used"
 
 
 def _weigh(counts: Counts, weighting: _Weighting) -> csr_matrix:
@@ -326,7 +298,7 @@ def _weigh(counts: Counts, weighting: _Weighting) -> csr_matrix:
         beside = characters.transform(counts.characters)
         beside.data *= np.float32(character_weight)
         features = hstack([features, beside], format="csr")
-    return features if columns is None else features[:, columns]
+    return _take(features, columns)
 
 
 def _binarize(words: csr_matrix) -> csr_matrix:

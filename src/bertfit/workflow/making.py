@@ -84,15 +84,10 @@ def make_run(
     evaluation, baselines = judged.evaluation, judged.baselines
     test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
     record = make_record(
-        resolved,
-        rows,
-        model=model,
-        speed=speed,
-        outcome=outcome,
-        test=test,
-        with_baselines=fit_baselines is not None,
-        log=log,
+        resolved, rows, model=model, speed=speed, outcome=outcome, test=test, log=log
     )
+    # Whether they were asked for: Ctrl-C may have left them out.
+    record["training"]["with_baselines"] = fit_baselines is not None
     record |= record_confidence(learned)
     keep_predictions(
         staging,

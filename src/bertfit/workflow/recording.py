@@ -57,13 +57,9 @@ def make_record(
     speed: MeasuredSpeed,
     outcome: TrainingOutcome,
     test: ScoredTest | None,
-    with_baselines: bool,
     log: LogKeeper,
 ) -> dict[str, Any]:
-    """Return the content of bertfit.json for a training.
-
-    `with_baselines` says whether baselines were asked for; Ctrl-C may have left them out.
-    """
+    """Return the content of bertfit.json for a training."""
     precision = model.classifier.precision
     return {
         "label_names": list(rows.label_names),
@@ -75,7 +71,6 @@ def make_record(
             "reason": outcome.reason,
             "interrupted": outcome.interrupted,
             "collapsed_to": outcome.collapsed_to,
-            "with_baselines": with_baselines,
             "num_steps": outcome.num_steps,
             "train_seconds": round(outcome.train_seconds, 1),
             "total_seconds": round(time.perf_counter() - log.started, 1),
