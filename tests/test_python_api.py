@@ -96,6 +96,23 @@ def test_what_is_neither_true_nor_false_is_refused(flag, use, value, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", ["text", {"text": "text"}])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda columns: bertfit.check(ROWS, columns=columns),
+        lambda columns: bertfit.find_suspects(ROWS, columns=columns),
+        lambda columns: bertfit.compare("a", "b", columns=columns),
+    ],
+    ids=["check", "find_suspects", "compare"],
+)
+def test_columns_of_another_type_are_refused(use, value):
+    with pytest.raises(ConfigError) as caught:
+        use(value)
+    expected = f"expected bertfit.Columns(text=…, label=…), got {type(value).__name__}"
+    assert str(caught.value) == f"columns: {expected}"
+
+
 @pytest.mark.parametrize("value", ["3", 2.5, 2.0, None, True])
 def test_what_is_no_whole_number_is_refused(value, tmp_path):
     with pytest.raises(ConfigError) as caught:

@@ -15,7 +15,7 @@ import numbers
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -283,12 +283,14 @@ def _stands_for_none(value: object, hint: Any) -> bool:  # noqa: ANN401 (a type 
 
 
 def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names given as a list, or as a comma-separated string.
+    """Return names of columns given as a list, or as a comma-separated string.
 
     Example:
         >>> split_names("kind, year"), split_names(["a,b"]), split_names("none")
         (('kind', 'year'), ('a,b',), ())
     """
+    if not isinstance(names, str | Iterable):
+        raise ConfigError(f"slice_columns: expected a list of names, got {names!r}")
     if not isinstance(names, str):
         return tuple(names)
     return tuple(one.strip() for one in names.split(",") if one.strip().lower() not in {"", "none"})

@@ -594,7 +594,7 @@ CASES = [
         "suspects by more folds than texts",
         "suspects good.csv --folds 5",
         3,
-        "Ask for fewer --folds.",
+        "Add rows, or ask for fewer --folds.",
         good,
     ),
     Case(
@@ -628,7 +628,7 @@ CASES = [
     data_case(
         "columns between bars",
         "text|label\n" + "good film|pos\nbad film|neg\n" * 10,
-        "The columns seem to be separated by bars",
+        "They seem to be separated by bars",
     ),
     Case(
         "a label with half a surrogate pair",
@@ -636,6 +636,26 @@ CASES = [
         3,
         "the label has a lone surrogate U+D800 at offset 1",
         text("bad.jsonl", '{"text": "good", "label": "p\\ud800"}\n{"text": "bad", "label": "n"}\n'),
+    ),
+    Case(
+        "predictions onto a file of the model",
+        "predict tiny good --output tiny/config.json --overwrite",
+        2,
+        "tiny/config.json is a file of the run, and would be lost",
+    ),
+    Case(
+        "folds of two rows",
+        "suspects bad.csv --folds 2",
+        3,
+        "and 1 row of the most frequent label Add rows.",
+        text("bad.csv", "text,label\ngood,pos\nbad,neg\n"),
+    ),
+    data_case(
+        "a quote that hides the rows after it",
+        GOOD_ROWS + '"fine film,pos\n' + "good film,pos\n" * 5,
+        "bad.csv:22: a quote is opened in this row and never closed; the row goes on over the next "
+        "5 lines",
+        "--on-bad-row skip",
     ),
     Case("a folder as the file to predict", "predict tiny --file tiny", 2, "tiny is a folder"),
     Case("suspects with a seed below 0", "suspects good.csv --seed=-1", 2, "seed: expected", good),

@@ -156,9 +156,14 @@ def test_the_line_is_where_the_row_starts(tmp_path):
         ("sep=;\r\ntext;label;a, b\r\ngood;pos;1\r\n", (3, "good", "pos")),
         ("sep=\t\ntext\tlabel\ngood\tpos\n", (3, "good", "pos")),
         ("sep=,\n\ntext,a;b,label\ngood,1,pos\n", (4, "good", "pos")),
+        ("text;label;a, b\ngood;pos;1\n", (2, "good", "pos")),
+        ('"SEP=;";;\r\ntext;label;a, b, c, d\r\ngood;pos;1\r\n', (3, "good", "pos")),
         ('text,"a;b",label\ngood;fine,1,pos\n', (2, "good;fine", "pos")),
     ],
-    ids=["semicolons", "quoted", "declared", "tabs declared", "commas declared", "commas"],
+    ids=[
+        *("semicolons", "quoted", "declared", "tabs declared", "commas declared", "few commas"),
+        *("declared as a spreadsheet saves it", "commas"),
+    ],
 )
 def test_a_csv_file_is_divided_as_its_header_says(tmp_path, content, row):
     label = "label (a, b)" if "(a, b)" in content else None

@@ -360,9 +360,12 @@ def test_csv_that_is_called_tsv_is_named(tmp_path, sign, told):
     assert source_error(path).endswith(f"separated by {told}; name the file .csv")
 
 
-@pytest.mark.parametrize(("sign", "told"), [("\t", "tabs"), ("|", "bars")])
-def test_other_separators_are_named(tmp_path, sign, told):
-    path = write(tmp_path, "a.csv", f"text{sign}label\na{sign}b\n")
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [("text\tlabel", "tabs"), ("id\ttext, full\tlabel", "tabs"), ("text|label", "bars")],
+)
+def test_other_separators_are_named(tmp_path, header, told):
+    path = write(tmp_path, "a.csv", f"{header}\n")
     assert f"separated by {told}; save the file with commas" in source_error(path)
 
 

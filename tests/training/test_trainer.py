@@ -111,6 +111,17 @@ def fix_scores(monkeypatch):
     return fix
 
 
+@pytest.fixture
+def fix_losses(monkeypatch):
+    """Give a function that makes the epochs have these validation losses."""
+
+    def fix(*losses):
+        left = iter(losses)
+        monkeypatch.setattr(trainer, "row_log_losses", lambda *_: np.array([next(left)]))
+
+    return fix
+
+
 def test_kernels_of_adamw_that_are_not_used_are_named(run_fit, monkeypatch):
     recorder = Recorder()
     monkeypatch.setattr(weights, "can_launch", lambda _pairs: True)
@@ -210,13 +221,26 @@ def test_the_folder_holds_the_weights_of_the_model(run_fit, fix_scores, tmp_path
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
 
 
-def test_of_equal_epochs_the_first_is_kept(run_fit, fix_scores):
-    fix_scores(0.8, 0.8)
-    outcome, _ = run_fit()
-    assert outcome.best_epoch == 0
+@pytest.mark.parametrize(("losses", "best"), [((0.6, 0.2, 0.3), 2), ((0.2, 0.6, 0.2), 1)])
+def test_of_equal_epochs_that_with_the_lowest_loss_is_kept(
+    run_fit, fix_scores, fix_losses, losses, best
+):
+    """The first one, of few rows that are soon all right, answers with probabilities near 0.5."""
+    fix_scores(0.8, 0.8, 0.8)
+    fix_losses(*losses)
+    outcome, _ = run_fit(epochs=3)
+    assert outcome.best_epoch == best - 1
     assert outcome.reason == (
-        "epoch 1 of 2 has the highest validation accuracy, 0.8000 (the first of equals)"
+        f"epoch {best} of 3 has the highest validation accuracy, 0.8000 (with the lowest loss of "
+        "equals)"
     )
+
+
+def test_patience_waits_as_long_as_the_loss_of_equal_epochs_falls(run_fit, fix_scores, fix_losses):
+    fix_scores(*[1.0] * 6)
+    fix_losses(0.6, 0.5, 0.4, 0.45, 0.41, 0.2)
+    outcome, _ = run_fit(epochs=6, patience=2)
+    assert (len(outcome.history.val_acc), outcome.best_epoch) == (5, 2)
 
 
 def test_the_loss_is_better_when_lower(run_fit):

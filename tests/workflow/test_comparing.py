@@ -104,6 +104,27 @@ def test_the_progress_of_both_runs_is_told_and_what_they_note_once(runs, make_re
     assert len(noted) == len(set(noted))
 
 
+def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_reviews):
+    """Each by its name: a run that knows the rows is not comparable with one that does not."""
+    (copies[0] / "trained_texts.npy").unlink()
+    rows = make_reviews(120)[:30]
+    noted = []
+
+    class Listener(Silent):
+        def note(self, text):
+            noted.append(text)
+
+    found = bertfit.compare(copies[0], runs[1], data=rows, listener=Listener())
+    assert found.learned[0] is None
+    assert found.learned[1].endswith("of these 30 texts")
+    told = f"{runs[1]} was trained {found.learned[1]}"
+    assert found.verdict.endswith(f" {told}: scores of learned rows are too good.")
+    assert [note.startswith(f"WARNING: {told}") for note in noted if "trained" in note] == [True]
+    assert found.to_json()["learned"] == [None, found.learned[1]]
+    both = bertfit.compare(runs[0], runs[1], data=rows)
+    assert both.verdict.count("was trained on") == 2
+
+
 def test_the_surest_disagreements_come_first(runs, make_reviews):
     found = bertfit.compare(*runs, data=make_reviews(40, seed=7)).disagreements
     sure = [min(one.confidence_a, one.confidence_b) for one in found]
@@ -164,7 +185,7 @@ def test_thresholds_are_named_in_the_verdict(copies, make_reviews):
     change_record(poor, lambda record: record.update(threshold={"value": 0.0}))
     told = f" {poor} answers by its threshold here, which may cost accuracy."
     assert bertfit.compare(poor, good).verdict.endswith(told)
-    assert bertfit.compare(poor, good, data=make_reviews(40)).verdict.endswith(told)
+    assert told in bertfit.compare(poor, good, data=make_reviews(40)).verdict
     change_record(good, lambda record: record.update(threshold={"value": 0.5}))
     both = f" {poor} and {good} answer by their thresholds here, which may cost accuracy."
     assert bertfit.compare(poor, good).verdict.endswith(both)

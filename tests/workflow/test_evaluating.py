@@ -9,7 +9,8 @@ import pytest
 
 import bertfit
 from bertfit import Columns, TextClassifier
-from bertfit.errors import DataError, RunError
+from bertfit.errors import ConfigError, DataError, RunError
+from bertfit.progress import Silent
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,24 @@ def test_slices_can_be_cut_by_any_column(run, rows, write_csv, tmp_path, as_file
     right = found.predicted_ids == found.label_ids
     assert kinds["b"].num_right == int(right[1::2].sum())
     assert found.slices.num_too_small >= 5  # years fall into bins of six rows
+
+
+def test_a_column_that_cuts_no_slices_is_told(run, rows):
+    noted = []
+
+    class Listener(Silent):
+        def note(self, text):
+            noted.append(text)
+
+    data = [{**row, "kind": " a", "year": at} for at, row in enumerate(rows)]
+    found = bertfit.evaluate(run, data, slice_columns=["kind", "year"], listener=Listener())
+    assert "kind" not in {one.by for one in found.slices.slices}
+    assert noted[1:] == ["Column 'kind' has one value, so no slices are cut by it."]
+
+
+def test_slice_columns_of_another_type_are_refused(run, rows):
+    with pytest.raises(ConfigError, match="slice_columns: expected a list of names, got 3"):
+        bertfit.evaluate(run, rows, slice_columns=3)
 
 
 def test_a_column_of_slices_that_is_not_there_is_named(run, rows):

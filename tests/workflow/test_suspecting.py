@@ -211,9 +211,8 @@ def test_scores_on_rows_of_the_training_are_warned_of(tiny_model_dir, make_revie
     heard = Notes()
     found = bertfit.evaluate(tmp_path / "run", make_reviews(40), listener=heard)
     assert found.learned.endswith("of these 40 texts")
-    assert heard.notes[0].startswith(
-        f"WARNING: the run was trained {found.learned}, so these scores"
-    )
+    told = f"WARNING: {tmp_path / 'run'} was trained {found.learned}, so its scores are too good"
+    assert heard.notes[0].startswith(told)
     other = [{**row, "text": f"{row['text']} again"} for row in make_reviews(40)]
     assert bertfit.evaluate(tmp_path / "run", other).learned is None
 

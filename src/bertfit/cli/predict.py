@@ -65,6 +65,7 @@ def predict(
     file, output = (None if path is None else as_path(path) for path in (file, output))
     _check_arguments(texts, file, abstain_below)
     _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)
+    _refuse_own_file(output, run)
     classifier = _load(run, device or "auto", dtype=dtype)
     _tell_expectation(classifier, abstain_below)
     count, policy = PredictionCount(), on_bad_row or "error"
@@ -152,6 +153,18 @@ def _check_combination(
         raise ConfigError(f"--json writes JSON lines, but --output names {output.name}")
     if output is not None:
         check_output(output, SUFFIXES, overwrite=overwrite, source=file)
+
+
+def _refuse_own_file(output: Path | None, run: Path) -> None:
+    """Refuse an output that would replace a file of the run that predicts."""
+    from bertfit.errors import ConfigError
+    from bertfit.workflow.predicting import is_part_of_run
+
+    if output is not None and is_part_of_run(output, run):
+        raise ConfigError(
+            f"--output: {output} is a file of the run, and would be lost",
+            hint="Choose another --output.",
+        )
 
 
 def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -> None:

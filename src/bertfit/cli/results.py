@@ -19,6 +19,7 @@ from bertfit.reporting.confidence import (
     describe_calibration,
     describe_threshold,
 )
+from bertfit.reporting.facts_tables import show_setting
 from bertfit.reporting.summary import describe_doubt, describe_small_classes, describe_units
 from bertfit.reporting.text import (
     comparison_table,
@@ -173,7 +174,7 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 
 
 def show_record(console: Console, record: dict[str, Any]) -> None:
-    """Show a run's record: labels, settings that differ from the defaults, scores."""
+    """Show a run's record: labels, chosen settings, scores."""
     names = ", ".join(
         f"{name} → {index}" for index, name in enumerate(record.get("label_names", []))
     )
@@ -187,8 +188,8 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         if not str(entry["origin"]).startswith("default")
     }
     if chosen:
-        told = ", ".join(f"{name}={value}" for name, value in chosen.items())
-        console.print(f"Settings that differ from the defaults: {told}")
+        told = ", ".join(f"{name}={show_setting(value)}" for name, value in chosen.items())
+        console.print(f"Chosen settings: {told}")
     if "reason" in training:
         console.print(f"Kept: {training['reason']}")
     if record.get("calibration"):

@@ -145,8 +145,8 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
         mend = "name the file .csv" if is_csv else "save the file with commas, or with tabs as .tsv"
         return SourceError(
             stream.source,
-            f"no {role} column: the only column is {stream.names[0]!r}. The columns seem to be "
-            f"separated by {separator}; {mend}",
+            f"no {role} column: columns are {list_names(stream.names)}. They seem to be separated "
+            f"by {separator}; {mend}",
         )
     used = _usual(stream.names, role, ())
     if used is not None:  # otherwise it would have been found
@@ -168,10 +168,15 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
 
 
 def _find_separator(stream: RecordStream) -> str | None:
-    """Return the apparent separator, in words, of a file that was read as one column, or None."""
+    """Return, in words, what seems to separate the columns of a file, or None.
+
+    A tab in a name is one; other signs are only if the file was read as one column.
+    """
+    if any("\t" in name for name in stream.names):
+        return "tabs"
     if len(stream.names) != 1:
         return None
-    known = {"\t": "tabs", "|": "bars"}
+    known = {"|": "bars"}
     if stream.source.lower().endswith((".tsv", ".tsv.gz")):
         known |= {";": "semicolons", ",": "commas"}
     return next((told for sign, told in known.items() if sign in stream.names[0]), None)

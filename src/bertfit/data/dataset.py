@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bertfit.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -34,6 +36,21 @@ class Columns:
     """The text column used in training; preferred to the usual names if present."""
     trained_label: str | None = None
     """The label column used in training; likewise."""
+
+
+def as_columns(columns: object) -> Columns:
+    """Return an argument that is `Columns` or None, which stands for the usual names.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if columns is None:
+        return Columns()
+    if not isinstance(columns, Columns):
+        raise ConfigError(
+            f"columns: expected bertfit.Columns(text=…, label=…), got {type(columns).__name__}"
+        )
+    return columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

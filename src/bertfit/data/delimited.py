@@ -16,7 +16,7 @@ from bertfit.errors import Fault
 MAX_FIELD_CHARACTERS = 2**31 - 1
 """The most that csv.field_size_limit accepts on every platform; long texts exceed its default of
 131,072."""
-_DECLARATION = re.compile(r"sep=([,;|\t])\s*")
+_DECLARATION = re.compile(r'"?sep=([,;|\t])"?\1*\s*', re.IGNORECASE)
 """A first line for Excel, which shows no such line and divides the others as it says."""
 _QUOTED = re.compile(r'"[^"]*"')
 
@@ -33,8 +33,8 @@ _Splitter = Callable[[Iterator[Line], str], Iterator[_Fields | Fault]]
 def open_csv(path: Path, source: str) -> RecordStream:
     """Open a comma-separated file; quoted fields may contain commas, quotes and line ends.
 
-    Semicolons divide the fields if the header has some and no comma, as Excel writes where commas
-    are for decimals; a line like "sep=;" before the header says it too.
+    Semicolons divide the fields if the header has more of them than commas, as Excel writes where
+    commas are for decimals; a line like "sep=;" before the header says it too.
 
     Raises:
         SourceError: The file cannot be read, is empty, or has an unusable header; or, while its
@@ -121,7 +121,7 @@ def _find_delimiter(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
         if line.text.strip():
             break
     header = _QUOTED.sub("", head[-1].text) if head else ""
-    delimiter = ";" if ";" in header and "," not in header else ","
+    delimiter = ";" if header.count(";") > header.count(",") else ","
     return delimiter, itertools.chain(head, lines)
 
 

@@ -17,6 +17,7 @@ from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.lexical import fit_tfidf, without_warnings
 from bertfit.evaluation.ngrams import SHORT_ORDER, Counts, learn_ngrams
 from bertfit.evaluation.threads import run_in_threads
+from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -122,8 +123,9 @@ def _cut_folds(
     if min(num_units, most) < num_folds:
         raise DataError(
             f"{num_folds} folds need at least as many {units_are}, and as many rows of a label; "
-            f"got {num_units} {units_are} and {most} rows of the most frequent label",
-            hint="Ask for fewer --folds.",
+            f"got {num_units} {units_are}, and {format_count(most, 'row')} of the most frequent "
+            "label",
+            hint="Add rows." if num_folds == 2 else "Add rows, or ask for fewer --folds.",
         )
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

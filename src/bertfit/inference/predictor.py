@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from bertfit.data.cleaning import fold_cleaning
-from bertfit.data.dataset import Columns
+from bertfit.data.dataset import Columns, as_columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
 from bertfit.errors import DataError, Fault, ModelError, RunError
@@ -309,7 +309,7 @@ class TextClassifier:
         """Return the columns, with the column names that the run was trained on added."""
         settings = self.record.get("settings", {})
         return dataclasses.replace(
-            columns or Columns(),
+            as_columns(columns),
             trained_text=settings.get("text_column", {}).get("value"),
             trained_label=settings.get("label_column", {}).get("value"),
         )

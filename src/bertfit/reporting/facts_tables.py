@@ -218,7 +218,7 @@ def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, 
     return [
         {
             "name": name,
-            "value": _show_value(entry["value"]),
+            "value": show_setting(entry["value"]),
             "origin": entry["origin"],
             "meaning": known[name][1] if name in known else "",
         }
@@ -265,7 +265,13 @@ def _score_cells(one: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _show_value(value: object) -> str:
+def show_setting(value: object) -> str:
+    """Return a setting's value in words.
+
+    Example:
+        >>> show_setting(["a", "b"]), show_setting(None), show_setting(True), show_setting(0.1)
+        ('a, b', 'none', 'true', '0.1')
+    """
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

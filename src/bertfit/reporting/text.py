@@ -105,12 +105,11 @@ def epoch_table(
     table.add_column("Epoch", justify="right", no_wrap=True)
     for title in shown.values():
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
     for epoch, values in enumerate(zip_longest(*(history[key] for key in shown)), start=1):
         cells = [_format_epoch(key, value) for key, value in zip(shown, values, strict=True)]
         is_best = epoch == best_epoch
-        style = "bold" if is_best else None
-        table.add_row(str(epoch), *cells, "best" if is_best else "", style=style)
+        name = f"best {epoch}" if is_best else str(epoch)
+        table.add_row(name, *cells, style="bold" if is_best else None)
     return table
 
 

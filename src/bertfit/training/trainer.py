@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,6 +160,8 @@ class _Run:
     history: History = field(default_factory=History)
     scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
+    best_rank: tuple[float, float] = (-math.inf, -math.inf)
+    """Score and negative validation loss of the best epoch."""
     best_collapse: int | None = None
     train_seconds: float = 0.0
     num_steps: int = 0
@@ -236,8 +239,9 @@ class _Run:
             getattr(self.history, name).append(value)
         seconds = sum(report.seconds for report in seen)
         score = {"accuracy": val_acc, "macro_f1": val_f1, "loss": -val_loss}[self.metric]
-        if not self.scores or score > max(self.scores):
-            self.best_epoch = len(self.scores)
+        # Few validation rows are soon all right, long before the model is sure of them.
+        if (score, -val_loss) > self.best_rank:
+            self.best_epoch, self.best_rank = len(self.scores), (score, -val_loss)
             self.best_collapse = collapsed_class(val_ids, targets)
             save_model(self.weights.masters, self.best_folder)
         self.scores.append(score)
@@ -339,7 +343,8 @@ def _explain_choice(metric: str, scores: Sequence[float], best_epoch: int) -> st
     value = abs(scores[best_epoch])
     superlative = "lowest" if metric == "loss" else "highest"
     tied = [score for score in scores if score == scores[best_epoch]]
-    tie = " (the first of equals)" if len(tied) > 1 else ""
+    which = "the first" if metric == "loss" else "with the lowest loss"
+    tie = f" ({which} of equals)" if len(tied) > 1 else ""
     if len(scores) == 1:
         return f"epoch 1 is the only one; its validation {name} is {value:.4f}"
     return (

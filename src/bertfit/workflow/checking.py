@@ -11,7 +11,7 @@ import numpy as np
 
 from bertfit.config import TrainSettings, check_flags
 from bertfit.data.checks import CheckedData, check_training_data, describe
-from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.findings import Finding, order_findings
 from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
 from bertfit.data.token_faults import (
@@ -143,7 +143,7 @@ def _read(
         data,
         validation=validation,
         test=test,
-        columns=columns or Columns(),
+        columns=as_columns(columns),
         on_bad_row=on_bad_row,
         verb="checked further",
     )

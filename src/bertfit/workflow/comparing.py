@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.errors import ConfigError, Fault, RunError
 from bertfit.evaluation.comparison import (
     PairedComparison,
@@ -54,10 +54,12 @@ class RunComparison:
     """Which rows were compared, in words."""
     comparison: PairedComparison
     verdict: str
-    """Whether the difference could be chance; and, in a second sentence, which runs answer by a
-    threshold."""
+    """Whether the difference could be chance; and, in further sentences, which runs answer by a
+    threshold, and which were trained on some of the rows."""
     disagreements: tuple[Disagreement, ...]
     """All rows with different predictions, the most confident ones first."""
+    learned: tuple[str | None, str | None] = (None, None)
+    """On which of the rows each run was trained, in words; None if on none, as far as known."""
     skipped: tuple[Fault, ...] = ()
     """The bad rows that were left out, if asked for."""
 
@@ -69,6 +71,7 @@ class RunComparison:
             "rows": self.rows,
             "verdict": self.verdict,
             **self.comparison.to_json(),
+            "learned": list(self.learned),
             "skipped": [str(fault) for fault in self.skipped],
             "disagreements": [asdict(one) for one in self.disagreements],
         }
@@ -133,7 +136,7 @@ def compare(
     """
     runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))
     if data is None:
-        _refuse_options(columns or Columns(), on_bad_row, device, dtype)
+        _refuse_options(as_columns(columns), on_bad_row, device, dtype)
         return _compare(*_read_kept(runs), runs=runs)
     with pause_collection():  # imports torch, which kept predictions do not need
         from bertfit.workflow.evaluating import evaluate
@@ -152,11 +155,17 @@ def compare(
         )
         for run in runs
     ]
-    dataset = evaluations[0].dataset
-    _check_rows(dataset, evaluations[1].dataset, runs=runs)
-    sides = [_take_side(one) for one in evaluations]
-    found = _compare(f"the {len(dataset):,} rows of {dataset.source}", sides, runs=runs)
-    return replace(found, skipped=evaluations[0].skipped)
+    return _compare_evaluations(evaluations[0], evaluations[1], runs=runs)
+
+
+def _compare_evaluations(a: Evaluation, b: Evaluation, *, runs: tuple[Path, Path]) -> RunComparison:
+    """Compare two runs by their scores on given rows."""
+    _check_rows(a.dataset, b.dataset, runs=runs)
+    rows = f"the {len(a.dataset):,} rows of {a.dataset.source}"
+    found = _compare(rows, [_take_side(a), _take_side(b)], runs=runs)
+    learned = (a.learned, b.learned)
+    verdict = found.verdict + _tell_learned(learned, runs)
+    return replace(found, verdict=verdict, learned=learned, skipped=a.skipped)
 
 
 def _refuse_options(
@@ -278,6 +287,12 @@ def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> R
         verdict=describe_difference(comparison, name_a, name_b) + _tell_thresholds(a, b, runs),
         disagreements=tuple(_list_disagreements(a, b)),
     )
+
+
+def _tell_learned(learned: tuple[str | None, str | None], runs: tuple[Path, Path]) -> str:
+    """Return which runs were trained on some of the rows."""
+    told = [f"{run} was trained {of}" for run, of in zip(runs, learned, strict=True) if of]
+    return f" {' and '.join(told)}: scores of learned rows are too good." if told else ""
 
 
 def _tell_thresholds(a: _Side, b: _Side, runs: tuple[Path, Path]) -> str:

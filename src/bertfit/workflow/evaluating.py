@@ -182,12 +182,15 @@ def evaluate(
     learned = describe_learned(as_path(run), dataset)
     if learned is not None:
         listener.note(
-            f"WARNING: the run was trained {learned[0]}, so these scores are too good. Evaluate it "
-            "on rows that it has not seen."
+            f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
+            "rows that it has not seen."
         )
     told = describe_columns({"rows": dataset.columns})
     if told is not None:
         listener.note(told)
+    for name, values in dataset.slices.items():
+        if len(set(name_values(values))) == 1:
+            listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
     found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
     return replace(found, learned=learned[0] if learned is not None else None)
 

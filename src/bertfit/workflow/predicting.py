@@ -15,7 +15,8 @@ from bertfit.data.dataset import Columns
 from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault
-from bertfit.files import check_output, open_atomically
+from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
+from bertfit.files import as_path, check_output, open_atomically
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -139,6 +140,17 @@ def write_predictions(
         write = _open_writer(file, output.suffix.lower(), label_names)
         for line, text, prediction in predictions:
             write(line, text, prediction)
+
+
+def is_part_of_run(output: Path, run: Path) -> bool:
+    """Return whether a file is one of a run, or of another model's folder: not predictions in it.
+
+    Of the names that predictions may have, these end in .json, or are those that a training keeps.
+    """
+    is_in_run = output.exists() and as_path(run).is_dir() and output.parent.samefile(as_path(run))
+    return is_in_run and (
+        output.suffix.lower() == ".json" or output.name in {TEST_NAME, VALIDATION_NAME}
+    )
 
 
 def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bertfit.config import is_whole_number
 from bertfit.data.checks import check_evaluation_data, check_training_data
-from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
@@ -188,7 +188,7 @@ def _judge_by_folds(
     if not is_whole_number(num_folds) or num_folds < 2:
         raise ConfigError(f"--folds: expected a whole number, at least 2, got {num_folds!r}")
     checked = check_training_data(
-        data, columns=columns or Columns(), on_bad_row=on_bad_row, verb="judged"
+        data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
     )
     dataset, names = checked.train, checked.label_names
     predicted = predict_by_folds(
