@@ -67,14 +67,9 @@ TINY = Size(
 
 def main() -> None:
     arguments = parse_arguments()
-    if not arguments.smoke and not torch.cuda.is_available():
-        sys.exit(
-            "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
-        )
+    size = choose_size(smoke=arguments.smoke)
     if arguments.smoke:  # traces layers, needs no compiler
         compilation.BACKEND = "aot_eager"
-    size = TINY if arguments.smoke else REAL
-    describe_environment()  # fails now, not after everything was measured
     # If not, starting a command takes many seconds longer.
     measured: dict[str, Any] = {"libraries_are_compiled": is_compiled(torch.__file__)}
     for found in measure(size, arguments):
@@ -86,6 +81,16 @@ def main() -> None:
     print_targets(compare_with_targets(measured, size.lengths))
     if arguments.smoke:
         print("The script runs, and packs are right. These times mean nothing.")
+
+
+def choose_size(*, smoke: bool) -> Size:
+    """Return the size of what is measured; exit if that needs a GPU and there is none."""
+    if not smoke and not torch.cuda.is_available():
+        sys.exit(
+            "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
+        )
+    describe_environment()  # fails now, not after everything was measured
+    return TINY if smoke else REAL
 
 
 def measure(size: Size, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:

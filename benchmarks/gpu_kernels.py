@@ -62,10 +62,8 @@ def main() -> None:
     }
     measured = {
         "attention": {name: time_attention(lengths, device) for name, lengths in mixes.items()},
-        "others": {str(rows): time_others(rows, device) for rows in (2048, 8192, 16384)},
-        "weight gradients": {
-            str(rows): time_products(rows, device) for rows in (2048, 8192, 16384)
-        },
+        "others": {str(rows): time_others(rows, device) for rows in ROWS},
+        "weight gradients": {str(rows): time_products(rows, device) for rows in ROWS},
     }
     for part in measured.values():
         for name, times in part.items():

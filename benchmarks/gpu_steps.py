@@ -12,7 +12,6 @@ synthetic reviews, with operators instead of kernels where there is no GPU. Its 
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,14 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu import REAL, TINY, encode, make_folder, read_texts
+from gpu import choose_size, encode, make_folder, read_texts
 from gpu_training import Size, training
 from record import RESULTS, summarize, write_result
 from torch.profiler import ProfilerActivity, profile
 
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts
-from bertfit.environment import describe_environment
 
 ROWS = (16, 64)
 """Texts a step, for each of the two lengths."""
@@ -44,12 +42,7 @@ def main() -> None:
         "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
     )
     arguments = parser.parse_args()
-    if not arguments.smoke and not torch.cuda.is_available():
-        sys.exit(
-            "This measures a CUDA GPU, and torch finds none here. --smoke runs the script without."
-        )
-    size = TINY if arguments.smoke else REAL
-    describe_environment()  # fails now, not after everything was measured
+    size = choose_size(smoke=arguments.smoke)
     texts = read_texts(size, smoke=arguments.smoke)
     steps: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -203,6 +204,7 @@ def test_a_judge_that_doubts_too_many_labels_is_doubted_itself(tmp_path, make_re
 def test_a_check_with_a_run_lists_suspects_and_names_the_judge(folder, tiny_model_dir, file, judge):
     options = ("--model", tiny_model_dir, "--with", folder / "b")
     output = call("check", folder / file, *options)
+    assert re.search(r"\d+ of \d+ labels looks? wrong; ", " ".join(output.split()))
     assert judge in " ".join(output.split())
     value = json.loads(call("check", folder / file, *options, "--json"))
     assert value["suspects"]["judged_by"].rstrip(".") in " ".join(output.split())

@@ -250,8 +250,6 @@ def _advise(num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow) -
     rows = format_count(num_row_faults, "row")
     advice = f"Fix the data, or skip {rows} with --on-bad-row skip."
     if num_source_faults:
-        others = (
-            "other problem" if num_source_faults == 1 else f"other {num_source_faults} problems"
-        )
-        advice += f" The {others} must be fixed in any case."
+        others = "problem" if num_source_faults == 1 else f"{num_source_faults} problems"
+        advice += f" The other {others} must be fixed in any case."
     return advice

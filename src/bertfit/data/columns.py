@@ -172,9 +172,11 @@ def _find_separator(stream: RecordStream) -> str | None:
 
     A tab in a name is one; other signs are only if the file was read as one column.
     """
-    if stream.has_header_line and any("\t" in name for name in stream.names):
+    if not stream.has_header_line:
+        return None
+    if any("\t" in name for name in stream.names):
         return "tabs"
-    if len(stream.names) != 1 or not stream.has_header_line:
+    if len(stream.names) != 1:
         return None
     known = {"|": "bars"}
     if stream.source.lower().endswith((".tsv", ".tsv.gz")):

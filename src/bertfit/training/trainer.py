@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,8 +159,6 @@ class _Run:
     history: History = field(default_factory=History)
     scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
-    best_rank: tuple[float, float] = (-math.inf, -math.inf)
-    """Score and negative validation loss of the best epoch."""
     best_collapse: int | None = None
     train_seconds: float = 0.0
     num_steps: int = 0
@@ -238,13 +235,12 @@ class _Run:
         for name, value in zip(History.__dataclass_fields__, entry, strict=True):
             getattr(self.history, name).append(value)
         seconds = sum(report.seconds for report in seen)
-        score = {"accuracy": val_acc, "macro_f1": val_f1, "loss": -val_loss}[self.metric]
-        # Few validation rows are soon all right, long before the model is sure of them.
-        if (score, -val_loss) > self.best_rank:
-            self.best_epoch, self.best_rank = len(self.scores), (score, -val_loss)
+        rank, best = rank_epoch(self.history, len(self.scores), self.metric), self.best_epoch
+        if best < 0 or rank > rank_epoch(self.history, best, self.metric):
+            self.best_epoch = len(self.scores)
             self.best_collapse = collapsed_class(val_ids, targets)
             save_model(self.weights.masters, self.best_folder)
-        self.scores.append(score)
+        self.scores.append(rank[0])
         self.listener.note(
             f"Epoch {len(self.scores)} ({format_seconds(seconds)}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
@@ -328,6 +324,21 @@ class _Run:
             recording=self.recording,
             recording_seconds=self.recording_seconds,
         )
+
+
+def rank_epoch(history: History, epoch: int, metric: str) -> tuple[float, float]:
+    """Return what epochs are compared by, the higher the better: the score, then the loss.
+
+    Few validation rows are soon all right, long before the model is sure of them.
+
+    Args:
+        history: The history up to this epoch.
+        epoch: 0-based.
+        metric: "accuracy", "macro_f1" or "loss".
+    """
+    loss = history.val_losses[epoch]
+    scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1}
+    return (scores[metric][epoch] if metric in scores else -loss), -loss
 
 
 def _by_epoch(

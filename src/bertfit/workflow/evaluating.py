@@ -188,9 +188,6 @@ def evaluate(
     told = describe_columns({"rows": dataset.columns})
     if told is not None:
         listener.note(told)
-    for name, values in dataset.slices.items():
-        if len(set(name_values(values))) == 1:
-            listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
     found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
     return replace(found, learned=learned[0] if learned is not None else None)
 
@@ -240,7 +237,7 @@ def evaluate_classifier(
         dataset=dataset,
         num_tokens=encoded.full_lengths,
         is_truncated=encoded.full_lengths > encoded.lengths,
-        slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids),
+        slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids, listener),
     )
 
 
@@ -263,12 +260,18 @@ def _score(
     return encoded, logits, scaling.undo(logits)
 
 
-def _cut_slices(dataset: TextDataset, encoded: EncodedTexts, is_right: np.ndarray) -> SliceReport:
+def _cut_slices(
+    dataset: TextDataset, encoded: EncodedTexts, is_right: np.ndarray, listener: Listener
+) -> SliceReport:
+    further = {name: name_values(column) for name, column in dataset.slices.items()}
+    for name, column in further.items():
+        if len(set(column)) == 1:
+            listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
     values = list_slices(
         encoded.full_lengths,
         encoded.full_lengths > encoded.lengths,
         dataset.labels,
         groups=dataset.groups or None,
-        further={name: name_values(column) for name, column in dataset.slices.items()},
+        further=further,
     )
     return score_slices(is_right, values)

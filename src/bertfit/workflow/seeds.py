@@ -208,13 +208,12 @@ def _rank(finished: FinishedRun | None) -> tuple[bool, float, float]:
 
     Ties are broken by validation loss; of equal seeds the first is kept.
     """
+    from bertfit.training.trainer import rank_epoch  # imports torch
+
     assert finished is not None
     outcome = finished.outcome
-    history, epoch = outcome.history, outcome.best_epoch
-    loss = history.val_losses[epoch]
-    scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1}
-    chosen_by = scores.get(outcome.selection_metric)
-    return (not finished.interrupted, -loss if chosen_by is None else chosen_by[epoch], -loss)
+    rank = rank_epoch(outcome.history, outcome.best_epoch, outcome.selection_metric)
+    return not finished.interrupted, *rank
 
 
 def _describe_run(seed: int, finished: FinishedRun) -> dict[str, Any]:
