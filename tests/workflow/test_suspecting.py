@@ -166,18 +166,23 @@ def test_a_run_of_some_of_the_rows_is_warned_of(tiny_model_dir, make_reviews, tm
     assert bertfit.find_suspects(new, run=tmp_path / "run").warning is None
 
 
-def test_a_run_that_keeps_no_texts_knows_its_file_by_any_path(
-    tiny_model_dir, make_reviews, write_csv, tmp_path, monkeypatch
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_run_that_keeps_no_texts_knows_its_rows_in_whatever_file(
+    tiny_model_dir, make_reviews, write_csv, tmp_path, monkeypatch, drops
 ):
-    path = write_csv(tmp_path / "train.csv", make_reviews(40))
+    rows = make_reviews(40)
+    path = write_csv(tmp_path / "train.csv", [*rows, rows[0]])
     options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1, "keep_texts": False}
-    bertfit.train(path, tmp_path / "run", **options)
-    assert not (tmp_path / "run" / "trained_texts.npy").exists()
     monkeypatch.chdir(tmp_path)
-    report = bertfit.find_suspects("train.csv", run=tmp_path / "run")
-    assert report.warning.startswith(f"the run was trained on rows of {path}")
-    other = write_csv(tmp_path / "other.csv", make_reviews(40))
-    for data in (other, make_reviews(40)):
+    bertfit.train("train.csv", tmp_path / "run", drop_duplicates=drops, **options)
+    assert not (tmp_path / "run" / "trained_texts.npy").exists()
+    (tmp_path / "folder").mkdir()
+    moved = path.rename(tmp_path / "folder" / "moved.csv")
+    for data in (moved, [*rows, rows[0]]):
+        report = bertfit.find_suspects(data, run=tmp_path / "run")
+        assert report.warning.startswith("the run was trained on rows of train.csv")
+    write_csv(path, make_reviews(40, seed=1))
+    for data in ("train.csv", rows[1:]):
         assert bertfit.find_suspects(data, run=tmp_path / "run").warning is None
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
-from bertfit.data.readers import TABLE_NAMES
 from bertfit.errors import RunError
 from bertfit.run_directory import is_run, read_record
 
@@ -51,7 +50,7 @@ def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
 def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | None:
     """Return in words on which of these rows a run was trained, and their share; None if on none.
 
-    If a run kept no digests, the same file is assumed to hold the same rows.
+    If a run kept no digests, only the rows of its whole source are known again, in whatever file.
 
     Raises:
         RunError: The run is damaged.
@@ -63,11 +62,10 @@ def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | Non
         num, of = int(learned.sum()), len(learned)
         return (f"on {num:,} of these {of:,} texts", num / of) if num else None
     trained = read_record(run).get("data", {}).get("train") or {}
-    source = trained.get("source")
-    if source is None or source in TABLE_NAMES or dataset.source in TABLE_NAMES:
+    known = trained.get("fingerprint_as_read")
+    if known is None or known != dataset.fingerprint():
         return None
-    is_same = Path(source).resolve() == Path(dataset.source).resolve()
-    return (f"on rows of {source}", 1.0) if is_same else None
+    return f"on rows of {trained['source']}", 1.0
 
 
 def _digest(texts: Sequence[str]) -> np.ndarray:

@@ -145,6 +145,8 @@ def _describe_data(
         for name, part in parts.items()
         if part is not None
     }
+    if not settings.keep_texts:  # then nothing else tells which rows were learned
+        described["train"]["fingerprint_as_read"] = rows.checked.train.fingerprint()
     findings = order_findings([*rows.report.findings, *model.findings])
     return described | {
         "skipped": [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,7 @@ class PreparedRows:
     validation: TextDataset
     test: TextDataset | None
     checked: CheckedData
+    """The rows as read."""
     dropped: Dropped
     """What was dropped from the training rows before the split."""
     report: GateReport
@@ -80,11 +80,11 @@ def start_rows(
         columns=columns,
         on_bad_row=settings.on_bad_row,
     )
-    checked, dropped = _drop_copies(checked, settings, listener)
+    train, dropped = _drop_copies(checked, settings, listener)
     if checked.validation is not None:
-        train, held_out = checked.train, checked.validation
+        held_out = checked.validation
     else:
-        train, held_out = split_off(checked.train, settings.validation_fraction, seed=settings.seed)
+        train, held_out = split_off(train, settings.validation_fraction, seed=settings.seed)
     finish = start_inspection(
         {"train": train, "validation": held_out, "test": checked.test},
         is_split=checked.validation is None,
@@ -120,7 +120,7 @@ def finish_rows(
 
 def _drop_copies(
     checked: CheckedData, settings: TrainSettings, listener: Listener
-) -> tuple[CheckedData, Dropped]:
+) -> tuple[TextDataset, Dropped]:
     """Drop repeated and leaked texts from the training rows, if `settings.drop_duplicates`.
 
     This is done before the split, so that no text is in both parts.
@@ -129,13 +129,13 @@ def _drop_copies(
         DataError: A label would have no rows left.
     """
     if not settings.drop_duplicates:
-        return checked, Dropped()
+        return checked.train, Dropped()
     train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
     listener.note(
         f"Dropped from the training rows: {format_count(dropped.duplicates, 'duplicate')}, and "
         f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
     )
-    return dataclasses.replace(checked, train=train), dropped
+    return train, dropped
 
 
 def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
