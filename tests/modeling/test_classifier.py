@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -25,6 +26,7 @@ from bertfit.modeling.classifier import (
     set_dropout,
 )
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.locating import quieting_transformers
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 
 
@@ -622,6 +624,19 @@ def test_transformers_is_quiet_only_while_loading(tiny_model_dir):
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_of_threads_that_load_at_once_the_last_sets_transformers_back():
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    for one in (first, second):
+        one.enter_context(quieting_transformers())
+    first.close()
+    assert not logging.is_progress_bar_enabled()
+    second.close()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 

@@ -9,10 +9,18 @@ import torch
 from scipy import stats
 
 from bertfit.modeling.attention import attend
-from bertfit.modeling.dropout import CheapDropout, draw_mask, exchange_dropout
+from bertfit.modeling.dropout import (
+    _ELEMENTS_PER_WORD,
+    _LANES,
+    CheapDropout,
+    draw_mask,
+    exchange_dropout,
+)
 
 RATES = (0.05, 0.1, 0.3, 0.5, 0.9)
 MANY = 400_000
+BLOCK = _LANES * _ELEMENTS_PER_WORD
+"""Elements after which each random word is used again, shifted on."""
 BELIEVABLE = 1e-4
 """p-value under which a test of chance fails; the seeds are fixed, so it fails always or never."""
 
@@ -36,7 +44,7 @@ def test_each_quarter_of_a_word_meets_the_rate(lane):
     assert stats.binomtest(int((mask == 0).sum()), len(mask), 0.1).pvalue > BELIEVABLE
 
 
-@pytest.mark.parametrize("distance", [1, 2, 3, 4, 5, 8, 64, 384])
+@pytest.mark.parametrize("distance", [1, 2, 3, 4, 5, 8, 64, 384, BLOCK])
 def test_elements_do_not_depend_on_their_neighbours(distance):
     mask = draw_mask(torch.empty(MANY), 0.3)
     a, b = mask[:-distance] == 0, mask[distance:] == 0

@@ -126,6 +126,23 @@ def test_logits_of_scoring_are_not_rounded_to_the_type_of_the_arithmetic(model):
     torch.testing.assert_close(logits, rounded.float(), rtol=2**-7, atol=2**-8)
 
 
+@torch.no_grad()
+def test_nor_are_those_of_a_decoder_which_scores_every_token(rows):
+    config = transformers.GPT2Config(
+        **{**SIZES, "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}, num_labels=3
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2ForSequenceClassification(config).eval().to(torch.bfloat16)
+    token_ids, mask = pad(rows)
+    precision = choose_precision("cpu", "bfloat16")
+    logits = compute_logits(model, token_ids, mask, precision=precision)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    inputs = {"input_ids": token_ids, "attention_mask": mask}
+    rounded = model(**{name: torch.from_numpy(of) for name, of in inputs.items()}).logits
+    torch.testing.assert_close(logits, rounded.float(), rtol=2**-7, atol=2**-8)
+
+
 @pytest.mark.parametrize("names", [["input_ids"], ["input_ids", "token_type_ids"]])
 def test_gpt2_gets_token_types_if_its_tokenizer_names_them(tiny_model_dir, precision, names):
     """As from transformers: Chinese GPT-2 has BERT's tokenizer, and type 0 is the token 0 to it."""

@@ -67,6 +67,17 @@ def test_a_model_that_is_tried_stays_as_it_was(loaded):
     assert not reads_padding(loaded.model)
 
 
+def test_a_damaged_weight_is_told_of(loaded):
+    with torch.no_grad():
+        loaded.model.bert.encoder.layer[1].output.dense.weight[0, 0] = torch.nan
+    with pytest.raises(ModelError) as caught:
+        try_model(loaded, "mine")
+    assert str(caught.value) == (
+        "the model 'mine' answers a text with numbers that are not finite\n"
+        "Some of its weights are damaged. Get a good copy of it, or use another."
+    )
+
+
 def test_a_model_is_tried_with_few_threads_which_concerns_nobody_else(loaded):
     seen, elsewhere, before = [], [], torch.get_num_threads()
 

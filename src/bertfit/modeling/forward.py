@@ -167,9 +167,14 @@ def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.
     if layer is None:
         return model(**inputs).logits, called
 
-    def keep(layer: torch.nn.Module, read: tuple[torch.Tensor, ...], gave: torch.Tensor) -> None:
+    def keep(
+        layer: torch.nn.Module, read: tuple[torch.Tensor, ...], gave: torch.Tensor
+    ) -> torch.Tensor | None:
         assert isinstance(layer, torch.nn.Linear)
+        if gave.ndim == 3:  # a decoder's, for each token; of these, its model takes some
+            return _compute_exactly(layer, read[0])
         called.append((layer, read[0], gave))
+        return None
 
     hook = layer.register_forward_hook(keep)
     try:
@@ -182,11 +187,16 @@ def _finish(logits: torch.Tensor, called: _Called) -> torch.Tensor:
     """Return the logits in float32, recomputed if they are the output of a recorded call."""
     for layer, read, gave in called:  # may include calls from other threads
         if gave is logits and logits.dtype != torch.float32:
-            exact = linear(read.float(), layer.weight.float())
-            if layer.bias is not None:
-                exact += layer.bias.float()
-            return exact
+            return _compute_exactly(layer, read)
     return logits.float()
+
+
+def _compute_exactly(layer: torch.nn.Linear, read: torch.Tensor) -> torch.Tensor:
+    """Return a layer's output in float32."""
+    bias: torch.Tensor | None = layer.bias
+    exact_bias = None if bias is None else bias.float()
+    with torch.autocast(read.device.type, enabled=False):
+        return linear(read.float(), layer.weight.float(), exact_bias)
 
 
 def _find_last_linear(model: PreTrainedModel) -> torch.nn.Linear | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from bertfit.files import as_path, refuse_hidden
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
+
+_lock = threading.Lock()
+_found: list[tuple[int, bool]] = []
+"""Transformers' verbosity, and whether it has progress bars, as each who loads found them."""
 
 
 def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> tuple[str, bool]:
@@ -93,18 +98,27 @@ def _is_cached(name: str, lacks: Callable[[Path], bool] | None) -> bool:
 
 @contextlib.contextmanager
 def quieting_transformers() -> Iterator[None]:
-    """Silence transformers' load report and progress bars; notes here give what matters."""
+    """Silence transformers' load report and progress bars; notes here give what matters.
+
+    These are settings of the process. Where several threads load, the last one to end sets them
+    back.
+    """
     from transformers.utils import logging
 
-    level, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    with _lock:
+        _found.append((logging.get_verbosity(), logging.is_progress_bar_enabled()))
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if had_bars:
-            logging.enable_progress_bar()
+        with _lock:
+            level, had_bars = _found[0]
+            _found.pop()
+            if not _found:
+                logging.set_verbosity(level)
+                if had_bars:
+                    logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

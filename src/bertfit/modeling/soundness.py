@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_limits
 from bertfit.errors import BertfitError, ModelError, is_out_of_memory
 from bertfit.modeling.classifier import check_token_ids, find_length_limit
 from bertfit.modeling.tokenizer_files import fast_tokenizer
+from bertfit.modeling.torch_defaults import usual_torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,6 +44,7 @@ _MOST_THREADS = 4
 for the last of its threads to get a core: with 16, BERT-base took 2 seconds."""
 
 
+@usual_torch()
 def try_model(loaded: LoadedClassifier, name: str) -> None:
     """Check that a model computes, and find out whether padding changes its answers.
 
@@ -54,7 +56,7 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
 
     Raises:
         ModelError: The tokenizer has no fast form or gives tokens that the model does not know, or
-            the forward pass fails.
+            the forward pass fails, or gives numbers that are not finite.
     """
     model, tokenizer = loaded.model, fast_tokenizer(loaded.tokenizer)
     limit = find_length_limit(model, loaded.tokenizer)
@@ -65,6 +67,11 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     with explain_failure(name), _evaluating(model), _few_threads():
         check_token_ids(model, rows_BT)
         alone = _give_logits(model, short_T[None], np.ones((1, len(short_T))))[0]
+        if not alone.isfinite().all():
+            raise ModelError(
+                f"the model {name!r} answers a text with numbers that are not finite",
+                hint="Some of its weights are damaged. Get a good copy of it, or use another.",
+            )
         reads_it = _differ(alone, _give_logits(model, rows_BT, mask_BT))
         known, given = model.config.pad_token_id, loaded.tokenizer.pad_token_id
         if reads_it and given not in {None, known}:
