@@ -56,7 +56,7 @@ class TrainSettings:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm, above 0."""
     dropout: float | None = None
-    """Dropout rate of hidden states and attention, in [0, 1); none keeps the model's own."""
+    """Dropout rate of hidden states, attention and head, in [0, 1); none keeps the model's own."""
     max_length: int | None = None
     """Tokens per text, at least 4; none: the model's limit, or less if no text is that long."""
     truncation: Truncation = "head"

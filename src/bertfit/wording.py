@@ -27,3 +27,8 @@ def format_seconds(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def format_steps(taken: int, of: int) -> str:
+    """Return how far an epoch came that was interrupted: `1 of 9 steps`."""
+    return f"{taken:,} of {format_count(of, 'step')}"

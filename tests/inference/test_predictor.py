@@ -34,7 +34,7 @@ from bertfit.modeling import attention
 from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
-from bertfit.modeling.soundness import reads_padding
+from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.run_directory import stage_run
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "fine"]
@@ -430,6 +430,54 @@ def test_a_worker_gets_a_classifier_by_pickle(model_folder, dtype, monkeypatch):
     )
     for name in ("rule", "label_names", "precision", "record", "confidence"):
         assert getattr(again, name) == getattr(classifier, name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_unpickling_does_not_depend_on_what_the_process_has_set(classifier, dtype):
+    pickled = pickle.dumps(classifier)
+    expected = pickle.loads(pickled).predict_probabilities(TEXTS)  # noqa: S301 (as above)
+    torch.manual_seed(3)
+    random = torch.rand(1, dtype=torch.float32)
+    torch.manual_seed(3)
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            again = pickle.loads(pickled)  # noqa: S301 (as above)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(1), random)
+    assert {weight.dtype for weight in again.model.parameters()} == {torch.float32}
+    assert not any(weight.is_inference() for weight in again.model.parameters())
+    np.testing.assert_array_equal(again.predict_probabilities(TEXTS), expected)
+
+
+def test_a_model_that_reads_padding_does_so_after_pickling(classifier):
+    marked = copy.deepcopy(classifier)
+    mark_padding(marked.model, reads_it=True)
+    again = pickle.loads(pickle.dumps(marked))  # noqa: S301 (as above)
+    assert reads_padding(again.model)
+    assert not reads_padding(classifier.model)
+
+
+def test_a_label_that_a_threshold_decided_has_its_own_probability(classifier):
+    two = copy.deepcopy(classifier)
+    two.model.config.id2label = {0: "bad", 1: "good"}
+    scores = np.array([[0.7, 0.3], [0.9, 0.1]])
+    two.score = lambda _encoded: scores
+    two.confidence = ConfidenceRules(threshold=0.2)
+    found = [(one.label, one.confidence) for one in two.predict(TEXTS[:2])]
+    assert found == [("good", 0.3), ("bad", 0.9)]
+
+
+@pytest.mark.parametrize(("truncation", "side"), [("head", "right"), ("tail", "left")])
+def test_the_saved_tokenizer_cuts_at_the_same_end(classifier, tmp_path, truncation, side):
+    saved = copy.deepcopy(classifier)
+    saved.rule = EncodingRule(max_length=6, truncation=truncation)
+    saved.save_tokenizer(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.truncation_side == side
+    ids = tokenizer(TEXTS[2], truncation=True)["input_ids"]
+    assert ids == saved.encode(TEXTS[2:3]).gather(np.array([0])).tolist()
 
 
 def test_a_model_is_copied_once_and_anew_where_a_weight_changed(model_folder, monkeypatch):

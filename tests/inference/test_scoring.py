@@ -72,6 +72,13 @@ def test_the_model_is_scored_without_dropout_and_left_in_its_mode(loaded, encode
     np.testing.assert_array_equal(first, score(loaded, encoded))
 
 
+def test_a_model_that_is_to_answer_is_switched_for_no_moment(loaded, encoded, monkeypatch):
+    """Another thread may be scoring with it."""
+    loaded.model.eval()
+    monkeypatch.setattr(loaded.model, "train", None)
+    score(loaded, encoded)
+
+
 def test_the_mode_is_restored_after_an_error(loaded, encoded):
     def fail(done, total):
         raise RuntimeError

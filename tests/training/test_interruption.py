@@ -53,6 +53,15 @@ def test_an_ignored_signal_remains_ignored(number):
         signal.signal(number, before)
 
 
+def test_where_it_may_raise_it_still_may_after_a_block_within():
+    interruption = Interruption()
+    with interruption.raise_first():
+        with interruption.raise_first():
+            pass
+        with pytest.raises(FirstInterrupt):
+            interruption.hear(signal.SIGINT, None)
+
+
 @pytest.mark.parametrize("number", ENDING_SIGNALS)
 def test_where_it_may_raise_the_first_signal_sets_the_flag_and_raises(number):
     with catch_interrupts() as interruption:

@@ -18,7 +18,7 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.training.loop import accumulate_gradients, train_steps
-from bertfit.training.reports import NonFiniteLossError
+from bertfit.training.reports import NonFiniteLossError, advise_smaller_steps
 from bertfit.training.weights import TrainedWeights
 
 PRECISION = choose_precision("cpu", "float32")
@@ -184,8 +184,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_steps_rows(model, data):
     assert sorted(caught.value.indices) == sorted(INDICES)
     assert str(caught.value) == (
         "training stopped at step 1 (epoch 1): loss nan, gradient norm nan\n"
-        "Lower learning_rate, or train with --dtype float32, and look at the rows named."
+        "Lower learning_rate, and look at the rows named."
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("float32", "Lower learning_rate"),
+        ("bfloat16", "Lower learning_rate, or train with --dtype float32"),
+    ],
+)
+def test_float32_is_advised_where_it_is_another_type(dtype, expected):
+    assert advise_smaller_steps(choose_precision("cpu", dtype)) == expected
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_of_the_step_before(model, data):
@@ -235,7 +246,7 @@ def with_dropout(model):
     return model
 
 
-@pytest.mark.parametrize("error", [CUDA_IS_FULL, CUBLAS_IS_FULL])
+@pytest.mark.parametrize("error", [CUDA_IS_FULL, CUBLAS_IS_FULL, MemoryError()])
 def test_a_step_that_does_not_fit_is_taken_again_in_smaller_pieces(model, data, monkeypatch, error):
     """Dropout is on: the random numbers, too, are those of a run with the smaller budget."""
     model = with_dropout(model)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import XLNetConfig, XLNetModel
 
 from bertfit.config import TrainSettings
 from bertfit.modeling.classifier import load_classifier
@@ -34,6 +35,16 @@ def test_biases_and_norms_are_not_decayed(model):
     for name, parameter in model.named_parameters():
         is_free = name.endswith("bias") or "LayerNorm" in name
         assert decay_of[parameter] == (0.0 if is_free else 0.1), name
+
+
+def test_biases_of_several_dimensions_are_not_decayed_either():
+    config = XLNetConfig(vocab_size=9, d_model=4, n_layer=1, n_head=2, d_inner=4)
+    model = XLNetModel(config)
+    decayed, others = build_optimizer(model, TrainSettings(weight_decay=0.1)).param_groups
+    bias = model.layer[0].rel_attn.r_w_bias
+    assert bias.ndim == 2
+    assert any(weight is bias for weight in others["params"])
+    assert any(weight is model.layer[0].rel_attn.q for weight in decayed["params"])
 
 
 def test_every_trained_parameter_is_optimized_once(model):

@@ -12,6 +12,7 @@ from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts
 from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import measuring
 from bertfit.training.loop import TrainingData
@@ -114,6 +115,25 @@ def test_measuring_takes_the_largest_step_and_leaves_the_model_as_it_was(
     assert cuts == [(3000, 2048)] * 3 + [(3000, 4096)] * 3
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_padding_counts_where_texts_are_padded(tiny_model_dir, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        measuring, "find_fastest_budget", lambda _, *, enough: asked.append(enough) or 4096
+    )
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    lengths = np.array([3] * 63 + [64])
+    encoded = EncodedTexts(
+        np.full(lengths.sum(), 7, np.int32), np.append(0, lengths.cumsum()), lengths
+    )
+    data = TrainingData(encoded, np.arange(64) % 2, pad_id=0)
+    options = {"settings": TrainSettings(batch_size=64)}
+    options["precision"] = choose_precision("cpu", "float32")
+    assert measure_token_budget(model, data, **options) == 4096
+    assert asked == [64 * 64]
+    set_up_packing(model, options["precision"], "on")
+    assert measure_token_budget(model, data, **options) is None
 
 
 def test_nothing_is_measured_if_the_default_holds_every_step(tiny_model_dir, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -11,10 +12,12 @@ import signal
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import bertfit
 from bertfit import TextClassifier
+from bertfit.cli.results import show_training
 from bertfit.config import TrainSettings, resolve_settings
 from bertfit.data.cleaning import clean_text
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
@@ -659,10 +662,16 @@ def interrupt_at(task, done, *, times=1):
 
 
 def test_an_interruption_leaves_a_whole_run_that_says_so(train, tmp_path):
-    train(tmp_path / "run", epochs=5, listener=interrupt_at("epoch 2/5", 2))
+    result = train(tmp_path / "run", epochs=5, listener=interrupt_at("epoch 2/5", 2))
     record = json.loads((tmp_path / "run" / "bertfit.json").read_text())
     assert record["training"]["interrupted"] is True
     assert record["training"]["num_steps"] == 7
+    assert record["training"]["unfinished_epoch"] == [2, 5]
+    card = " ".join((tmp_path / "run" / "README.md").read_text(encoding="utf-8").split())
+    assert "The training was interrupted after 2 of 5 steps of its last epoch." in card
+    shown = io.StringIO()
+    show_training(Console(file=shown, width=80), result)
+    assert "The last epoch was interrupted after 2 of 5 steps." in shown.getvalue()
     assert names_in(tmp_path) == {"run"}
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
 

@@ -29,7 +29,7 @@ from bertfit.reporting.text import (
     scores_table,
 )
 from bertfit.run_directory import quote_path
-from bertfit.wording import format_count
+from bertfit.wording import format_count, format_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,9 @@ def show_training(console: Console, result: TrainResult) -> None:
         console.print()
     history = dataclasses.asdict(outcome.history)
     console.print(epoch_table(history, best_epoch=outcome.best_epoch + 1))
+    if outcome.unfinished is not None:
+        told = format_steps(*outcome.unfinished)
+        console.print(f"The last epoch was interrupted after {told}.", style="yellow")
     if result.test is not None:
         console.print()
         show_evaluation(console, result.test.evaluation, title="Test")

@@ -98,7 +98,7 @@ def iter_logits_within_memory(
 ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
     """Yield the rows of each micro-batch of all texts with their logits (rows, C), for scoring.
 
-    If a GPU's memory runs out, the budget is halved, and the remaining rows are scored with that.
+    If memory runs out, the budget is halved, and the remaining rows are scored with that.
 
     Args:
         model: As in `iter_logits`, like `encoded`, `pad_id` and `precision`.
@@ -120,7 +120,7 @@ def iter_logits_within_memory(
             ):
                 is_left[batch.indices] = False
                 yield batch.indices, logits
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if not budget.halve(int(encoded.lengths[is_left].max())):

@@ -37,6 +37,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.modeling.tokenizer_files import fast_tokenizer, save_tokenizer
+from bertfit.modeling.torch_defaults import build_model
 from bertfit.run_directory import find_changed_files, is_run, read_record
 
 if TYPE_CHECKING:
@@ -380,9 +381,8 @@ def _rebuild(
 ) -> TextClassifier:
     """Unpickle a classifier, and plug in what is fast in this process."""
     model_kind, config, weights, reads_it = model
-    built = model_kind(config)
+    built = build_model(model_kind, config, weights)
     mark_padding(built, reads_it=reads_it)
-    built.load_state_dict(weights)
     plug_in(built, precision.device)
     set_up_packing(built, precision)
     classifier = kind(built, tokenizer, rule=rule, precision=precision)

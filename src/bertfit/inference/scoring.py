@@ -15,6 +15,7 @@ from bertfit.inference.micro_batches import TokenBudget, iter_logits_within_memo
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.fast_path import copy_for_work, is_compiled, takes_operators
 from bertfit.modeling.operators.loading import load_operators
+from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import LateValues, stay_ahead
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ TOKENS_ON_GPU = 2**14
 
 
 @keep_freed_memory()
+@usual_torch()
 def score_texts(
     model: PreTrainedModel,
     encoded: EncodedTexts,
@@ -72,7 +74,8 @@ def score_texts(
         max_tokens = _choose_tokens(model, precision)
     model = copy_for_work(model, precision)
     was_training = model.training
-    model.eval()
+    if was_training:  # not in vain: another thread may be scoring with the same model
+        model.eval()
     logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
     num_done = 0
     try:
@@ -95,7 +98,8 @@ def score_texts(
                 if on_progress is not None:
                     on_progress(num_done, len(encoded))
     finally:
-        model.train(was_training)
+        if was_training:
+            model.train()
     return logits
 
 

@@ -21,6 +21,7 @@ from bertfit.files import raising_system_errors
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
+from bertfit.modeling.torch_defaults import usual_torch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,7 @@ class LoadedClassifier:
 
 
 @pause_collection()
+@usual_torch()
 def load_classifier(
     name: str,
     label_names: Sequence[str] | None = None,
@@ -59,7 +61,7 @@ def load_classifier(
     Args:
         name: Hub name, local folder, or "embedded".
         label_names: Classes in the order of their ids; None keeps the checkpoint's own.
-        dropout: If not None, replaces every dropout rate of the encoder.
+        dropout: If not None, replaces every dropout rate, also that of the head.
         seed: Seeds the weights that are missing from the checkpoint.
 
     Raises:
@@ -138,6 +140,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder)) from error
 
 
+@usual_torch()
 def restore_model(model: PreTrainedModel, folder: Path) -> None:
     """Load weights written by `save_model` into a model of the same class."""
     with explaining_failures(str(folder)), quieting_transformers():

@@ -13,7 +13,7 @@ from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import SMALL_ROWS
 from bertfit.reporting.confidence import describe_threshold
 from bertfit.reporting.text import format_percent_with_interval
-from bertfit.wording import format_count
+from bertfit.wording import format_count, format_steps
 
 _FEW_GROUPS = 10
 """With fewer groups, little is known about how much groups differ."""
@@ -254,7 +254,9 @@ def _limit_training(facts: Mapping[str, Any]) -> list[str]:
     if training.get("imported_from"):
         told.append(f"It was imported from a {training['imported_from']}, not trained by bertfit.")
     if training.get("interrupted"):
-        told.append("The training was interrupted.")
+        unfinished = training.get("unfinished_epoch")
+        where = f" after {format_steps(*unfinished)} of its last epoch" if unfinished else ""
+        told.append(f"The training was interrupted{where}.")
     if training.get("collapsed_to") is not None:
         name = facts["label_names"][training["collapsed_to"]]
         told.append(f"The model has collapsed: {name} is most probable for every validation row.")

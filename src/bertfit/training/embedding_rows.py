@@ -96,7 +96,7 @@ class EmbeddingRows:
             return 0.0
         places = torch.cat([place for place, _ in self._pieces])
         self._rows, inverse = torch.unique(places, return_inverse=True)
-        self._gradient = torch.zeros(len(self._rows), self._master.shape[1])
+        self._gradient = self._master.new_zeros(len(self._rows), self._master.shape[1])
         values = torch.cat([value for _, value in self._pieces])
         self._gradient.index_add_(0, inverse, values)
         self._pieces.clear()

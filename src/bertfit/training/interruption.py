@@ -39,11 +39,11 @@ class Interruption:
 
         Catch it outside the block: it may be raised as the block is entered or left.
         """
-        self._first_raises = True
+        before, self._first_raises = self._first_raises, True
         try:
             yield
         finally:
-            self._first_raises = False
+            self._first_raises = before
 
     def raise_if_requested(self) -> None:
         """Raise FirstInterrupt if an end was requested before.

@@ -68,7 +68,7 @@ def train_steps(
         epochs: For each epoch, the rows of each of its steps.
         learning_rate: Learning rate of a 0-based step.
         precision: Device and dtype of the computation.
-        max_tokens: Tokens per micro-batch, padding included. If a step does not fit into a GPU's
+        max_tokens: Tokens per micro-batch, padding included. If a step does not fit into
             memory, this is halved permanently and the step is repeated.
 
     Raises:
@@ -184,7 +184,7 @@ def accumulate_within_memory(
     precision: Precision,
     budget: TokenBudget,
 ) -> Accumulated:
-    """Call `accumulate_gradients`; if a GPU's memory runs out, halve the budget and start over.
+    """Call `accumulate_gradients`; if memory runs out, halve the budget and start over.
 
     Recorded passes hold memory and are dropped first. The random state is restored too, so the step
     equals one taken with the smaller budget from the start.
@@ -205,7 +205,7 @@ def accumulate_within_memory(
                     max_tokens=budget.tokens,
                     recorded=weights.recorded,
                 )
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if not (weights.forget_recorded("memory ran out") or budget.halve(longest)):
@@ -262,4 +262,4 @@ def _take_step(
         num_pad_tokens=made.num_pad_tokens,
         max_tokens=budget.tokens,
     )
-    return TakenStep(known, LateValues.send(norm_and_loss, made.predicted_ids), moments)
+    return TakenStep(known, LateValues.send(norm_and_loss, made.predicted_ids), moments, precision)

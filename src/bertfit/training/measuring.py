@@ -16,7 +16,9 @@ from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.inference.micro_batches import TokenBudget
 from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.precision import quick_float32
+from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.choices import choose_epochs
 from bertfit.training.loop import TrainingData, accumulate_gradients, accumulate_within_memory
@@ -47,6 +49,8 @@ class SpeedEstimate:
 
 
 @keep_freed_memory()
+@usual_torch()
+@torch.random.fork_rng(devices=[])
 def measure_speed(
     model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
 ) -> SpeedEstimate:
@@ -89,6 +93,8 @@ def measure_speed(
     return SpeedEstimate(rate, num_tokens_in_all / rate, moments[1] - moments[0], weights.recording)
 
 
+@usual_torch()
+@torch.random.fork_rng(devices=[])
 def measure_token_budget(
     model: PreTrainedModel, train: TrainingData, *, settings: TrainSettings, precision: Precision
 ) -> int | None:
@@ -99,10 +105,16 @@ def measure_token_budget(
     """
     lengths = train.encoded.lengths
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
-    largest = max(steps, key=lambda rows: int(lengths[rows].sum()))
-    num_tokens = int(lengths[largest].sum())
-    if num_tokens <= DEFAULT_TOKENS:
+
+    def count_cells(rows: np.ndarray) -> int:  # what a budget limits
+        if takes_packs(model):
+            return int(lengths[rows].sum())
+        return len(rows) * int(lengths[rows].max())
+
+    largest = max(steps, key=count_cells)
+    if count_cells(largest) <= DEFAULT_TOKENS:
         return None
+    num_tokens = int(lengths[largest].sum())
     weights = TrainedWeights(model, settings, precision)
     weights.working.train()
 
@@ -123,7 +135,7 @@ def measure_token_budget(
         return num_tokens / min(seconds[1:])
 
     try:
-        return find_fastest_budget(rate_of, enough=num_tokens)
+        return find_fastest_budget(rate_of, enough=count_cells(largest))
     finally:
         weights.release()
         if precision.device.type == "cuda":

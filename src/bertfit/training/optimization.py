@@ -20,14 +20,19 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Return AdamW with weight decay on matrices only.
 
-    Biases and norms (all one-dimensional parameters) are not decayed. Parameters whose `id` is in
-    `leave_out` are updated elsewhere.
+    Norms (all one-dimensional parameters) and biases (also XLNet's, of a row for each head) are not
+    decayed. Parameters whose `id` is in `leave_out` are updated elsewhere.
     Source: Devlin et al. 2019 (BERT), optimization.py of the reference implementation.
     """
-    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in leave_out]
+    decayed: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and id(weight) not in leave_out:
+            is_matrix = weight.ndim > 1 and not name.endswith("bias")
+            (decayed if is_matrix else others).append(weight)
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, fused=True)  # `step` sets the lr
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bertfit.errors import TrainingError
 from bertfit.modeling.transfer import LateValues, Moment, seconds_between
+
+if TYPE_CHECKING:
+    from bertfit.modeling.precision import Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class TakenStep:
     """Norm and loss (2,), and predicted classes (B,)."""
     moments: tuple[Moment, Moment]
     """Start and end."""
+    precision: Precision
 
     def read(self) -> StepReport:
         """Wait for the step and return its report.
@@ -62,18 +67,25 @@ class TakenStep:
             seconds=seconds_between(*self.moments),
         )
         if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
-            raise NonFiniteLossError(report)
+            raise NonFiniteLossError(report, self.precision)
         return report
 
 
 class NonFiniteLossError(TrainingError):
     """A loss or a gradient became infinite or not a number; `indices` are the step's rows."""
 
-    def __init__(self, report: StepReport) -> None:
+    def __init__(self, report: StepReport, precision: Precision) -> None:
         """Keep the rows, so that their lines in the file can be named."""
         super().__init__(
             f"training stopped at step {report.step + 1} (epoch {report.epoch + 1}): "
             f"loss {report.loss}, gradient norm {report.grad_norm}",
-            hint="Lower learning_rate, or train with --dtype float32, and look at the rows named.",
+            hint=f"{advise_smaller_steps(precision)}, and look at the rows named.",
         )
         self.indices = report.indices
+
+
+def advise_smaller_steps(precision: Precision) -> str:
+    """Return what to do about numbers that became infinite, without a full stop."""
+    if precision.dtype_name == "float32":
+        return "Lower learning_rate"
+    return "Lower learning_rate, or train with --dtype float32"

@@ -42,7 +42,8 @@ def find_fastest_budget(rate_of: Callable[[int], float], *, enough: int) -> int:
     Args:
         rate_of: Takes a step with a budget and returns its tokens per second; raises RuntimeError
             if memory runs out.
-        enough: The most tokens that a step has; a larger budget would change nothing.
+        enough: The most tokens that a step has, padding included; a larger budget would
+            change nothing.
     """
     best, best_rate = DEFAULT_TOKENS, _rate_within_memory(rate_of, DEFAULT_TOKENS)
     if best_rate is None:
@@ -59,7 +60,7 @@ def _rate_within_memory(rate_of: Callable[[int], float], max_tokens: int) -> flo
     """Return the tokens per second with a budget, or None if a step does not fit into memory."""
     try:
         return rate_of(max_tokens)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     return None

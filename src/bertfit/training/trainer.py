@@ -20,6 +20,7 @@ from bertfit.modeling.allocation import Fragments, keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.plan import Plan
+from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import stay_ahead
 from bertfit.training.choices import (
     choose_epochs,
@@ -29,10 +30,10 @@ from bertfit.training.choices import (
 from bertfit.training.interruption import Interruption
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
-from bertfit.training.reports import StepReport, TakenStep
+from bertfit.training.reports import StepReport, TakenStep, advise_smaller_steps
 from bertfit.training.token_budget import starting_budget
 from bertfit.training.weights import TrainedWeights
-from bertfit.wording import format_seconds
+from bertfit.wording import format_seconds, format_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,6 +75,8 @@ class TrainingOutcome:
     train_seconds: float
     """Time in optimizer steps, without validation."""
     num_steps: int
+    unfinished: tuple[int, int] | None
+    """Steps taken in the last epoch, and those that it would have had, if it was interrupted."""
     recording: Plan
     """Whether the passes were recorded to the end, and why."""
     recording_seconds: float
@@ -81,6 +84,8 @@ class TrainingOutcome:
 
 
 @keep_freed_memory()
+@usual_torch()
+@torch.random.fork_rng(devices=[])
 def fit(
     model: PreTrainedModel,
     train: TrainingData,
@@ -94,7 +99,8 @@ def fit(
 ) -> TrainingOutcome:
     """Train `model` and leave the weights of its best epoch in it and in `best_folder`.
 
-    If `interruption` is requested, the epoch ends after the current step, and is the last.
+    If `interruption` is requested, the epoch ends after the current step, and is the last. The
+    caller's random numbers go on as if nothing had been drawn, except those of a GPU.
 
     Raises:
         TrainingError: A loss, a gradient or a validation row's logit is not finite, or a recording
@@ -162,6 +168,7 @@ class _Run:
     best_collapse: int | None = None
     train_seconds: float = 0.0
     num_steps: int = 0
+    unfinished: tuple[int, int] | None = None
     recording_seconds: float = 0.0
     fragments: Fragments = field(default_factory=Fragments)
 
@@ -207,6 +214,8 @@ class _Run:
                 self.fragments.look()
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
         self._heed_recording()
+        if len(seen) < num_steps:
+            self.unfinished = (len(seen), num_steps)
         if interruption.requested:
             self.listener.note(
                 f"Interrupted after step {self.num_steps}: validating and keeping the best "
@@ -234,7 +243,9 @@ class _Run:
         entry = (train_loss, val_loss, train_acc, val_acc, train_f1, val_f1)
         for name, value in zip(History.__dataclass_fields__, entry, strict=True):
             getattr(self.history, name).append(value)
-        seconds = sum(report.seconds for report in seen)
+        extent = format_seconds(sum(report.seconds for report in seen))
+        if self.unfinished is not None:
+            extent = f"{format_steps(*self.unfinished)}, {extent}"
         rank, best = rank_epoch(self.history, len(self.scores), self.metric), self.best_epoch
         if best < 0 or rank > rank_epoch(self.history, best, self.metric):
             self.best_epoch = len(self.scores)
@@ -242,7 +253,7 @@ class _Run:
             save_model(self.weights.masters, self.best_folder)
         self.scores.append(rank[0])
         self.listener.note(
-            f"Epoch {len(self.scores)} ({format_seconds(seconds)}): train loss {train_loss:.4f}, "
+            f"Epoch {len(self.scores)} ({extent}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
         )
 
@@ -284,7 +295,7 @@ class _Run:
         if not np.isfinite(logits).all():
             raise TrainingError(
                 "the model gives logits that are not finite on the validation rows",
-                hint="Lower learning_rate, or train with --dtype float32.",
+                hint=f"{advise_smaller_steps(self.precision)}.",
             )
         return softmax(logits)
 
@@ -316,11 +327,12 @@ class _Run:
             history=self.history,
             best_epoch=self.best_epoch,
             selection_metric=self.metric,
-            reason=_explain_choice(self.metric, self.scores, self.best_epoch),
+            reason=_explain_choice(self.history, self.metric, self.scores, self.best_epoch),
             interrupted=interrupted,
             collapsed_to=self.best_collapse,
             train_seconds=self.train_seconds,
             num_steps=self.num_steps,
+            unfinished=self.unfinished,
             recording=self.recording,
             recording_seconds=self.recording_seconds,
         )
@@ -349,12 +361,13 @@ def _by_epoch(
         yield count, (next(steps) for _ in range(count))
 
 
-def _explain_choice(metric: str, scores: Sequence[float], best_epoch: int) -> str:
+def _explain_choice(history: History, metric: str, scores: Sequence[float], best_epoch: int) -> str:
     name = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}[metric]
     value = abs(scores[best_epoch])
     superlative = "lowest" if metric == "loss" else "highest"
-    tied = [score for score in scores if score == scores[best_epoch]]
-    which = "the first" if metric == "loss" else "with the lowest loss"
+    tied = [epoch for epoch, score in enumerate(scores) if score == scores[best_epoch]]
+    losses = [history.val_losses[epoch] for epoch in tied]
+    which = "the first" if len(set(losses)) == 1 else "with the lowest loss"
     tie = f" ({which} of equals)" if len(tied) > 1 else ""
     if len(scores) == 1:
         return f"epoch 1 is the only one; its validation {name} is {value:.4f}"

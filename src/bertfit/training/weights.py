@@ -158,8 +158,9 @@ class TrainedWeights:
             self._rows.catch_up_all()
 
     def release(self) -> None:
-        """Bring every weight up to date, and leave an ordinary model."""
+        """Bring every weight up to date, and leave an ordinary model, in evaluation mode."""
         self.settle()
+        self.masters.eval()
         self.drop_gradients()
         self._recording, self.recorded = self.recording, None
         undo_compiling(self.working)

@@ -70,6 +70,7 @@ def make_record(
             "selection_metric": outcome.selection_metric,
             "reason": outcome.reason,
             "interrupted": outcome.interrupted,
+            "unfinished_epoch": outcome.unfinished and list(outcome.unfinished),
             "collapsed_to": outcome.collapsed_to,
             "num_steps": outcome.num_steps,
             "train_seconds": round(outcome.train_seconds, 1),

@@ -1,0 +1,48 @@
+"""Computes as torch does by default, whatever the caller's process has set.
+
+bertfit is called from notebooks and services that may be inside `torch.no_grad`,
+`torch.inference_mode` or `torch.autocast`, or that have another default dtype or device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+@contextlib.contextmanager
+def usual_torch() -> Iterator[None]:
+    """Enable gradients, disable autocast, and make float32 and the CPU the defaults.
+
+    The default dtype is one for all threads of a process, so it is set only if it is another.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if device.type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype is not torch.float32:
+            stack.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+@usual_torch()
+def build_model(
+    kind: type[PreTrainedModel], config: PretrainedConfig, weights: Mapping[str, torch.Tensor]
+) -> PreTrainedModel:
+    """Return a float32 model with these weights; the caller's random numbers go on as before."""
+    with torch.random.fork_rng(devices=[]):
+        model = kind(config)
+    model.load_state_dict(weights)
+    return model

@@ -1,0 +1,74 @@
+"""Training, loading and predicting give the same whatever the caller's process has set in torch."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+import bertfit
+from bertfit.modeling.torch_defaults import usual_torch
+
+TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SURROUNDINGS = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "meta": lambda: torch.device("meta"),
+}
+
+
+@pytest.fixture(scope="module")
+def train(tiny_model_dir, make_reviews):
+    def run(folder):
+        options = {"epochs": 1, "batch_size": 8, "dtype": "float32", "baseline": False}
+        return bertfit.train(make_reviews(24), folder, model=str(tiny_model_dir), **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(train, tmp_path_factory):
+    """Give a run that was trained in usual surroundings, and its answers."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return run, train(run).classifier.predict_probabilities(TEXTS)
+
+
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_a_training_and_its_answers_are_the_same(train, expected, tmp_path, name):
+    run, probabilities = expected
+    with SURROUNDINGS[name]():
+        trained = train(tmp_path / "run").classifier
+        loaded = bertfit.TextClassifier.load(run)
+        found = [one.predict_probabilities(TEXTS) for one in (trained, loaded)]
+    for each in found:
+        np.testing.assert_allclose(each, probabilities, atol=1e-7)
+    assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
+
+
+def test_what_was_set_is_set_again():
+    with default_dtype(torch.float64), torch.device("meta"), torch.no_grad():
+        with usual_torch():
+            assert torch.is_grad_enabled()
+            assert torch.empty(1).dtype == torch.float32
+            assert torch.empty(1).device.type == "cpu"
+        with pytest.raises(KeyError), usual_torch():
+            raise KeyError
+        assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.empty(1).device.type == "meta"
