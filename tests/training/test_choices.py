@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bertfit.config import TrainSettings
-from bertfit.training.choices import choose_epochs, choose_learning_rate
+from bertfit.training.choices import (
+    choose_epochs,
+    choose_learning_rate,
+    choose_selection_metric,
+)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,12 @@ def test_what_is_asked_for_is_done():
     settings = TrainSettings(epochs=7, learning_rate=0.5)
     assert choose_epochs(settings, 10**6, num_labels=2) == 7
     assert choose_learning_rate(settings, 384) == 0.5
+
+
+@pytest.mark.parametrize(("num_rare", "metric"), [(7, "macro_f1"), (8, "accuracy")])
+def test_classes_are_balanced_from_four_fifths_on(num_rare, metric):
+    label_ids = np.array([0] * 10 + [1] * num_rare)
+    assert choose_selection_metric(TrainSettings(), label_ids) == metric
 
 
 def test_small_encoders_learn_faster():
