@@ -175,6 +175,15 @@ def test_each_step_is_taken_in_train_mode(model, data):
     assert model.training
 
 
+def test_the_padding_token_is_brought_up_to_date_too(model, data, monkeypatch):
+    """XLNet, for one, reads padding; its row is then as late as any other."""
+    seen = []
+    monkeypatch.setattr(TrainedWeights, "prepare", lambda _self, ids: seen.append(set(ids)))
+    list(make_steps(model, data, [[INDICES]]))
+    assert seen == [{*data.encoded.gather(INDICES), data.pad_id}]
+    assert data.pad_id not in data.encoded.gather(INDICES)
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_steps_rows(model, data):
     with torch.no_grad():
         model.classifier.bias[0] = math.nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
-from bertfit.training import trainer, weights
+from bertfit.training import measuring, trainer, weights
 from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import TrainingData
@@ -460,6 +461,18 @@ def test_measuring_the_speed_leaves_the_model_as_it_was(tiny_model_dir, make_dat
     assert all(parameter.grad is None for parameter in model.parameters())
     num_tokens = int(data.encoded.lengths.sum())
     assert speed.train_seconds == pytest.approx(2 * num_tokens / speed.tokens_per_second)
+
+
+def test_the_first_step_does_not_count_for_those_to_come(
+    tiny_model_dir, make_data, make_reviews, monkeypatch
+):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    data, settings = make_data(make_reviews(32)), TrainSettings(batch_size=8, epochs=2)
+    moments = iter([0.0, 100.0, 101.0, 102.0, 103.0])
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    speed = measure_speed(model, data, settings=settings, precision=PRECISION)
+    assert speed.first_step_seconds == 100.0
+    assert 3 < speed.train_seconds < 15  # two epochs of four steps, each of about a second
 
 
 def test_the_speed_of_a_single_step_can_be_measured(tiny_model_dir, make_data, make_reviews):
