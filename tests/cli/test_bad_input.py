@@ -448,6 +448,8 @@ CASES = [
     Case("JSON to a CSV file", "predict tiny hi --json --output o.csv", 2, "--json writes"),
     Case("texts and a file", "predict tiny hello --file good.csv", 2, "not both", good),
     Case("a file in the place of a text", "predict tiny good.csv", 2, "--file good.csv", good),
+    Case("a file among the texts", "predict tiny hi good.csv", 2, "'good.csv', which is a", good),
+    Case("a folder in the place of a text", "predict tiny ./tiny", 2, "which is a folder here"),
     Case("a confidence out of range", "predict tiny hi --abstain-below 90", 2, "at most 1"),
     Case(
         "a confidence that is no number", "predict tiny hi --abstain-below high", 2, "valid number"

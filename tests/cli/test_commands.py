@@ -239,6 +239,14 @@ def test_predict_takes_a_text_that_is_no_files_name(trained, text):
     assert result.stdout.startswith(("neg (0.", "pos (0."))
 
 
+def test_predict_takes_a_word_that_is_a_folders_name(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good").mkdir()
+    result = runner.invoke(app, ["predict", str(trained[0]), "good", "bad"])
+    assert result.exit_code == 0, result.output
+    assert [line.split("\t")[1] for line in result.stdout.splitlines()] == ["good", "bad"]
+
+
 def test_predict_reads_standard_input_line_by_line(trained):
     result = runner.invoke(
         app, ["predict", str(trained[0])], input="good fine film\nbad awful plot\n"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -112,11 +113,7 @@ def _check_arguments(
         check_abstain_below(abstain_below)
     if file is not None and texts:
         raise ConfigError("give texts or --file, but not both")
-    if texts is not None and len(texts) == 1 and _is_file(texts[0]):
-        raise ConfigError(
-            f"expected TEXT, got {texts[0]!r}, which is a file here",
-            hint=f"--file {texts[0]} predicts its rows; to classify the name itself, pipe it in.",
-        )
+    _refuse_paths(texts or [])
     if file is None and not texts and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
     if file is not None and file.is_dir():
@@ -126,11 +123,30 @@ def _check_arguments(
         raise ConfigError(f"--file: {file} does not exist")
 
 
-def _is_file(text: str) -> bool:
+def _refuse_paths(texts: Sequence[str]) -> None:
+    """Refuse names of files and paths of folders, which were hardly meant as texts."""
+    from bertfit.errors import ConfigError
+
+    found = ((text, kind) for text in texts if (kind := _find_kind(text)) is not None)
+    text, kind = next(found, (None, None))
+    if text is not None:
+        named = f"--file {text}" if kind == "file" else f"--file {Path(text) / 'FILE'}"
+        raise ConfigError(
+            f"expected TEXT, got {text!r}, which is a {kind} here",
+            hint=f"{named} predicts its rows; to classify the name itself, pipe it in.",
+        )
+
+
+def _find_kind(text: str) -> Literal["file", "folder"] | None:
+    """Return what a text names here; a folder only as a path, as its name may be a word: good."""
     try:
-        return Path(text).is_file()
+        path = Path(text)
+        if path.is_file():
+            return "file"
+        is_path = any(separator in text for separator in (os.sep, os.altsep) if separator)
+        return "folder" if is_path and path.is_dir() else None
     except (OSError, ValueError):  # too long for a file name, or with characters that none can have
-        return False
+        return None
 
 
 def _check_combination(
