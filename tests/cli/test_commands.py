@@ -247,9 +247,10 @@ def test_predict_takes_a_word_that_is_a_folders_name(trained, tmp_path, monkeypa
     assert [line.split("\t")[1] for line in result.stdout.splitlines()] == ["good", "bad"]
 
 
-def test_predict_reads_standard_input_line_by_line(trained):
+@pytest.mark.parametrize("texts", [[], ["-"]])
+def test_predict_reads_standard_input_line_by_line(trained, texts):
     result = runner.invoke(
-        app, ["predict", str(trained[0])], input="good fine film\nbad awful plot\n"
+        app, ["predict", str(trained[0]), *texts], input="good fine film\nbad awful plot\n"
     )
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["pos", "neg"]
 

@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from bertfit.workflow.predicting import NumberedPrediction, PredictionCount
 
 _LABEL_WIDTH = 60
+_Texts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT", help="Texts (default, and for -: the lines of standard input)."),
+]
 
 
 def predict(
     run: Run,
-    texts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="TEXT", help="Texts (default: the lines of standard input)."),
-    ] = None,
+    texts: _Texts = None,
     file: Annotated[
         Path | None, typer.Option(help="Classify the rows of a CSV, TSV, JSONL or Parquet file.")
     ] = None,
@@ -64,6 +65,7 @@ def predict(
         )
 
     file, output = (None if path is None else as_path(path) for path in (file, output))
+    texts = None if texts == ["-"] else texts
     _check_arguments(texts, file, abstain_below)
     _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)
     _refuse_own_file(output, run)
@@ -116,6 +118,11 @@ def _check_arguments(
     _refuse_paths(texts or [])
     if file is None and not texts and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
+    if file == Path("-"):
+        raise ConfigError(
+            "--file: expected the name of a file, got '-'",
+            hint="Without --file, the lines of standard input are predicted, each as one text.",
+        )
     if file is not None and file.is_dir():
         raise ConfigError(f"--file: {file} is a folder")
     if file is not None and not file.exists():
