@@ -587,6 +587,13 @@ CASES = [
         good,
     ),
     Case(
+        "suspects by a run, with a column of groups",
+        "suspects good.csv --with tiny --group-column text",
+        2,
+        "--with and --group-column: a run judges all rows at once",
+        good,
+    ),
+    Case(
         "a file of suspects replaced that is not written",
         "suspects good.csv --overwrite",
         2,

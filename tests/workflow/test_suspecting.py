@@ -146,10 +146,7 @@ def test_a_run_of_the_same_rows_is_warned_of(tiny_model_dir, make_reviews, tmp_p
     options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1, "group_column": group}
     bertfit.train(trained, tmp_path / "run", **options)
     heard = Notes()
-    columns = bertfit.Columns(group=group)
-    report = bertfit.find_suspects(
-        trained[::-1], run=tmp_path / "run", columns=columns, listener=heard
-    )
+    report = bertfit.find_suspects(trained[::-1], run=tmp_path / "run", listener=heard)
     assert report.warning.startswith("the run was trained on 3")
     assert " of these 40 texts" in report.warning
     assert heard.notes == [f"WARNING: {report.warning}"]
@@ -232,6 +229,13 @@ def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
     assert report == bertfit.find_suspects(rows)
     assert report.judged_by == "TF-IDF + logistic regression, 5 folds"
     assert heard.notes[0].startswith("The run was trained on 144 of these 160 texts")
+
+
+def test_groups_may_be_named_where_folds_judge_what_was_learned(rows, run):
+    """As `check --with` has them, for leaks; they are used if the run has learned the rows."""
+    columns = bertfit.Columns(group="movie")
+    report = bertfit.find_suspects(rows, run=run, folds_if_learned=True, columns=columns)
+    assert report.judged_by == f"the run {run}"
 
 
 def test_folds_read_the_columns_that_the_run_has_learned(rows, run, tmp_path):
@@ -337,6 +341,8 @@ def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
             bertfit.find_suspects(rows, seed=seed)
     with pytest.raises(ConfigError, match="--with and --folds"):
         bertfit.find_suspects(rows, run=run, num_folds=3)
+    with pytest.raises(ConfigError, match="--with and --group-column"):
+        bertfit.find_suspects(rows, run=run, columns=bertfit.Columns(group="movie"))
     for folds in (1, 2.5):
         with pytest.raises(ConfigError, match=f"expected a whole number, at least 2, got {folds}"):
             bertfit.find_suspects(rows, num_folds=folds)

@@ -19,6 +19,13 @@ LabelColumn = Annotated[
 GroupColumn = Annotated[
     str | None, typer.Option(help="Keep rows with the same value in this column together.")
 ]
+FoldGroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--group-column",
+        help="Keep rows with the same value in this column in one fold, without --with.",
+    ),
+]
 SliceColumns = Annotated[
     list[str] | None,
     typer.Option("--slice", metavar="COLUMN", help="Also score slices by this column; repeatable."),

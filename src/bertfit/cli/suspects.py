@@ -9,7 +9,7 @@ import typer
 
 from bertfit.cli.options import (
     Device,
-    GroupColumn,
+    FoldGroupColumn,
     Json,
     LabelColumn,
     OnBadRow,
@@ -44,7 +44,7 @@ def suspects(
     as_json: Json = False,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    group_column: GroupColumn = None,
+    group_column: FoldGroupColumn = None,
     on_bad_row: OnBadRow = None,
     seed: Seed = None,
     device: Device = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def find_suspects(
         num_folds: Folds without a run; None means 5.
         folds_if_learned: If the run was trained on more than a hundredth of these rows, judge by
             folds instead; if False, the run judges them, with a warning.
-        columns: Which columns hold what; rows of one group are in one fold.
+        columns: Which columns hold what; rows of one group are in one fold (not with a run).
         on_bad_row: "skip" leaves bad rows out and lists them.
         seed: Seed of the folds.
         device: Device of the run: auto, cpu, cuda, cuda:N or mps.
@@ -105,8 +106,8 @@ def find_suspects(
         RunError: There is no such run, or it is damaged.
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
-    if run is not None and num_folds is not None:
-        raise ConfigError("--with and --folds: a run judges all rows at once; give one of them")
+    group = None if folds_if_learned else as_columns(columns).group
+    _refuse_of_folds(run, {"--folds": num_folds, "--group-column": group})
     if run is None and device != "auto":
         raise ConfigError(
             f"device: {device} is for a run that judges (--with), which was not given; models that "
@@ -132,6 +133,13 @@ def find_suspects(
         columns = known
     folds = DEFAULT_FOLDS if num_folds is None else num_folds
     return _judge_by_folds(data, folds, columns, on_bad_row, seed, listener)
+
+
+def _refuse_of_folds(run: str | Path | None, given: Mapping[str, object]) -> None:
+    """Refuse what only says how folds are cut, by the names of its options, if a run judges."""
+    for name, value in given.items():
+        if run is not None and value is not None:
+            raise ConfigError(f"--with and {name}: a run judges all rows at once; give one of them")
 
 
 def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False) -> None:
