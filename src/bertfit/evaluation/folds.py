@@ -59,7 +59,7 @@ def predict_by_folds(
         units_are: What the units are, in messages.
         num_folds: At least 2.
         seed: Seed of the folds.
-        on_progress: Called with (done, total) after each piece of work.
+        on_progress: Called with (done, total) folds: first with 0, then after each.
 
     Raises:
         ConfigError: There are fewer than 2 folds.
@@ -70,7 +70,7 @@ def predict_by_folds(
     tell = on_progress or (lambda _done, _total: None)
     units = texts if units is None else units
     folds = _cut_folds(units, label_ids, num_folds=num_folds, units_are=units_are, seed=seed)
-    tell(0, num_folds + 1)
+    tell(0, num_folds)
     counter, counts = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
     if not counter.num_ngrams:
         raise DataError("the texts hold nothing to learn from: no words and no characters")
@@ -80,11 +80,10 @@ def predict_by_folds(
         functools.partial(_judge_fold, counts, label_ids, fold, num_labels=num_labels)
         for fold in folds
     ]
-    tell(1, num_folds + 1)
     with without_warnings():
-        for number, (fold, judged) in enumerate(zip(folds, run_in_threads(tasks), strict=True)):
+        for number, (fold, judged) in enumerate(zip(folds, run_in_threads(tasks), strict=True), 1):
             probabilities[fold], is_judged[fold] = judged
-            tell(number + 2, num_folds + 1)
+            tell(number, num_folds)
     return FoldPredictions(probabilities, is_judged)
 
 
