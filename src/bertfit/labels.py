@@ -10,6 +10,9 @@ import numbers
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+_SPELLINGS_OF_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat"}
+"""In lower case. Some are words, too, so that they can be classes: none of these, Namibia."""
+
 
 def normalize_label(value: object) -> str | None:
     """Convert a label value from a file or a table to its name.
@@ -55,6 +58,16 @@ def is_missing(value: object) -> bool:
     """
     is_nan = isinstance(value, numbers.Real) and value != value  # noqa: PLR0124 (NaN differs from itself)
     return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
+
+
+def reads_as_missing(label: str) -> bool:
+    """Return whether a label is spelt as programs write a missing value, such as str(nan).
+
+    Example:
+        >>> [reads_as_missing(label) for label in ("nan", "None", "<NA>", "neg")]
+        [True, True, True, False]
+    """
+    return label.lower() in _SPELLINGS_OF_MISSING
 
 
 def sort_label_names(label_names: Iterable[str]) -> list[str]:

@@ -99,6 +99,10 @@ PLANTED = {
         {"train": [row(text, "Pos") for text in make_texts(40, seed=8)]},
         ("train", 140),
     ),
+    "null_labels": (
+        {"train": [row(text, "nan") for text in make_texts(40, seed=8)]},
+        ("train", 40),
+    ),
     "mojibake": ({"train": [row("the cafÃ© was donâ€™t know what")]}, ("train", 1)),
     "replacement_characters": ({"train": [row("it\ufffds a good thing to see")]}, ("train", 1)),
     "duplicates": ({"train": [row(CLEAN["train"][4]["text"], "neg")]}, ("train", 1)),
@@ -168,6 +172,31 @@ def test_more_telling_words_than_are_told_one_by_one_are_counted():
     )
 
 
+@pytest.mark.parametrize("label", ["nan", "None", "NULL", "N/A", "na", "<NA>"])
+def test_a_label_that_reads_as_a_missing_value_is_a_finding(label):
+    """As `df.label.astype(str)` writes them; an empty cell has no label, and is refused."""
+    extra = [row(text, label) for text in make_texts(40, seed=8)]
+    (finding,) = inspect([*CLEAN["train"], *extra]).findings
+    assert (finding.kind, finding.severity) == ("null_labels", "serious")
+    assert finding.message == (
+        f"40 rows of train (16.7 %) have a label that reads like a missing value: {label!r}."
+    )
+    assert [(one.line, one.note) for one in finding.examples] == [
+        (line, f"label {label}") for line in (201, 202, 203)
+    ]
+    assert "dropna()" in finding.advice
+
+
+def test_labels_that_read_as_missing_values_are_found_in_each_part():
+    rows = [row(text, "none", f"n{at}") for at, text in enumerate(make_texts(21, seed=8))]
+    parts = {**CLEAN, "train": CLEAN["train"] + rows[:20], "test": CLEAN["test"] + rows[20:]}
+    found = [one for one in inspect(**parts).findings if one.kind == "null_labels"]
+    assert [(one.part, one.count) for one in found] == [("train", 20), ("test", 1)]
+    assert found[1].message == (
+        "1 row of test (2.4 %) has a label that reads like a missing value: 'none'."
+    )
+
+
 def test_skipped_rows_are_a_finding():
     report = inspect([*CLEAN["train"], row("")], on_bad_row="skip")
     assert kinds(report) == {("skipped_rows", "all", 1)}
@@ -208,7 +237,7 @@ def test_findings_stand_in_order_of_harm(planted_all):
     assert severities == sorted(severities, key=order.index)
     assert planted_all.findings[0].kind == "shared_texts"
     serious = {one.kind for one in planted_all.findings if one.severity == "serious"}
-    assert serious == {"conflicting_labels", "missing_labels", "alike_labels"}
+    assert serious == {"conflicting_labels", "missing_labels", "alike_labels", "null_labels"}
 
 
 def test_each_finding_says_count_share_example_and_advice(planted_all):

@@ -21,6 +21,7 @@ KINDS = (
     "conflicting_labels",
     "missing_labels",
     "alike_labels",
+    "null_labels",
     "unknown_tokens",
     "no_tokens",
     "mojibake",

@@ -21,7 +21,7 @@ from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_text_faults
 from bertfit.data.words import find_signs
-from bertfit.labels import find_alike
+from bertfit.labels import find_alike, reads_as_missing
 from bertfit.word_pattern import find_words
 from bertfit.wording import format_count
 
@@ -105,7 +105,7 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
 def describe_labels(
     profile: PartProfile, label_names: Sequence[str], *, train: PartProfile
 ) -> Iterator[Finding]:
-    """Yield findings on labels that are missing, spelt alike, rare or unbalanced.
+    """Yield findings on labels that are missing, or read so, spelt alike, rare or unbalanced.
 
     Args:
         profile: Profile of the part.
@@ -123,6 +123,7 @@ def describe_labels(
             message=f"No row of {profile.name} has the label {_name_labels(missing)}.",
             advice=f"Add such rows: {profile.name} says nothing of how well they are recognised.",
         )
+    yield from _describe_nulls(profile)
     if profile.name == "train":
         yield from _describe_alike(profile)
         rare = sorted(
@@ -239,6 +240,25 @@ def describe_more_giveaways(
     )
 
 
+def _describe_nulls(profile: PartProfile) -> Iterator[Finding]:
+    labels = profile.rows.labels
+    rows = [row for row, label in enumerate(labels) if reads_as_missing(label)]
+    if rows:
+        named = _name_labels(sorted({labels[row] for row in rows}))
+        has = "has" if len(rows) == 1 else "have"
+        yield _make_finding(
+            profile,
+            "null_labels",
+            rows,
+            message=f"{has} a label that reads like a missing value: {named}.",
+            notes=[f"label {labels[row]}" for row in rows],
+            advice=(
+                "Each such label becomes a class. If that is not meant, leave these rows out: in "
+                "pandas, dropna() before astype(str)."
+            ),
+        )
+
+
 def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
     groups = find_alike(profile.rows.labels)
     if groups:
@@ -288,7 +308,7 @@ def _make_finding(
     subject = f"{count_rows(len(rows))} of {profile.name}"
     return Finding(
         kind=kind,
-        severity="serious" if kind == "conflicting_labels" else "minor",
+        severity="serious" if kind in {"conflicting_labels", "null_labels"} else "minor",
         part=profile.name,
         count=len(rows),
         num_rows=len(profile.rows),
