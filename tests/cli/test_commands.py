@@ -376,14 +376,32 @@ def test_options_of_inspect_that_would_do_nothing_are_refused(options, named):
         runner.invoke(app, ["inspect", *options], catch_exceptions=False)
 
 
+def show_help(verb):
+    result = runner.invoke(app, [verb, "--help"])
+    return " ".join(result.stdout.split())
+
+
 @pytest.mark.parametrize(
-    "verb", ["demo", "prepare", "check", "inspect", "train", "evaluate", "predict"]
+    "verb", ["demo", "prepare", "check", "inspect", "train", "evaluate", "compare", "predict"]
 )
 def test_help_fits_into_80_columns(verb):
     command = [sys.executable, "-m", "bertfit.cli.main", verb, "--help"]
     environment = {"COLUMNS": "80", "PATH": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "compare", "predict"])
+def test_the_help_of_commands_with_a_run_names_the_columns_of_its_training(verb):
+    told = show_help(verb)
+    assert "Text column (default: as in the training, else text, sentence, review or" in told
+    named = "Label column (default: as in the training, else label, sentiment, category," in told
+    assert named == (verb != "predict")
+
+
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_the_help_says_that_strictness_is_about_groups_too(verb):
+    assert "Stop if texts or groups of the test rows" in show_help(verb)
 
 
 def test_the_help_shows_what_each_command_does_in_whole_sentences():

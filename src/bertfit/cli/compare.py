@@ -11,10 +11,10 @@ from bertfit.cli.options import (
     Device,
     IntervalGroupColumn,
     Json,
-    LabelColumn,
     OnBadRow,
     RunDtype,
-    TextColumn,
+    RunLabelColumn,
+    RunTextColumn,
 )
 from bertfit.garbage import pause_collection
 
@@ -33,8 +33,8 @@ def compare(
         typer.Option(min=0, help="Disagreements to show (default: 5; all with --json)."),
     ] = None,
     as_json: Json = False,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
+    text_column: RunTextColumn = None,
+    label_column: RunLabelColumn = None,
     group_column: IntervalGroupColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,

@@ -12,12 +12,12 @@ from bertfit.cli.options import (
     Device,
     IntervalGroupColumn,
     Json,
-    LabelColumn,
     OnBadRow,
     Run,
     RunDtype,
+    RunLabelColumn,
+    RunTextColumn,
     SliceColumns,
-    TextColumn,
 )
 from bertfit.garbage import pause_collection
 
@@ -30,8 +30,8 @@ def evaluate(
         int, typer.Option(min=0, help="Show this many wrong rows, with their texts.")
     ] = 0,
     as_json: Json = False,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
+    text_column: RunTextColumn = None,
+    label_column: RunLabelColumn = None,
     group_column: IntervalGroupColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,

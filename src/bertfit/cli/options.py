@@ -16,6 +16,21 @@ LabelColumn = Annotated[
     str | None,
     typer.Option(help="Label column (default: label, sentiment, category, target or class)."),
 ]
+RunTextColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--text-column",
+        help="Text column (default: as in the training, else text, sentence, review or content).",
+    ),
+]
+RunLabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        help="Label column (default: as in the training, else label, sentiment, category, target "
+        "or class).",
+    ),
+]
 GroupColumn = Annotated[
     str | None, typer.Option(help="Keep rows with the same value in this column together.")
 ]
@@ -46,7 +61,10 @@ OnBadRow = Annotated[
 ]
 Strict = Annotated[
     bool | None,
-    typer.Option("--strict", help="Stop if test rows also occur in the other rows (exit code 8)."),
+    typer.Option(
+        "--strict",
+        help="Stop if texts or groups of the test rows also occur in other rows (exit code 8).",
+    ),
 ]
 DropDuplicates = Annotated[
     bool | None,

@@ -16,7 +16,7 @@ from bertfit.cli.options import (
     OnBadRow,
     Run,
     RunDtype,
-    TextColumn,
+    RunTextColumn,
     refuse_idle_overwrite,
 )
 from bertfit.files import as_path, refuse_hidden
@@ -49,7 +49,7 @@ def predict(
         float | None,
         typer.Option(metavar="P", help="Give no label if the confidence is below P."),
     ] = None,
-    text_column: TextColumn = None,
+    text_column: RunTextColumn = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
