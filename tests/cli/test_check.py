@@ -42,6 +42,11 @@ def test_nothing_is_wider_than_80_columns(check, files):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_no_line_ends_in_spaces(check, files):
+    lines = check(files["train"], "--test", files["test"]).stdout.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+
+
 def test_without_a_leak_the_first_line_says_so(check, files):
     result = check(files["train"], "--test", files["clean"])
     assert result.stdout.startswith("No leak into the test set was found (20 rows).")

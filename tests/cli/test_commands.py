@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import rich.box
 from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
@@ -133,6 +134,20 @@ def test_a_narrow_terminal_shows_no_empty_lines_between_the_rows_of_a_table():
         ["Accuracy", "99.1", "%"],
         ["Macro", "F1", "99.1", "%"],
     ]
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_line_is_padded_to_the_width_of_a_terminal_alone(is_terminal):
+    told = type(console)(file=io.StringIO(), width=20, force_terminal=is_terminal, style="on red")
+    told.print(Padding(Text("in few words"), (1, 0, 0, 2)))
+    told.print(Text.assemble("one ", ("line", "bold"), "  ", ("", "bold"), "\n", "two  \nthree"))
+    told.print("goes ", end="")
+    told.print("on")
+    shown = Text.from_ansi(told.file.getvalue()).plain.split("\n")
+    if is_terminal:
+        assert shown[1] == "  in few words      "
+    else:
+        assert shown[:6] == ["", "  in few words", "one line", "two", "three", "goes on"]
 
 
 def test_nothing_that_training_prints_is_wider_than_80_columns(trained):

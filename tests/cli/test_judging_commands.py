@@ -179,7 +179,7 @@ def test_that_no_label_looks_wrong_is_said_once(tmp_path, write_csv):
     ]
     output = call("suspects", write_csv(tmp_path / "clear.csv", rows))
     assert output.splitlines() == [
-        "0 of 40 labels look wrong; 0 more rows are merely predicted differently. Judged ",
+        "0 of 40 labels look wrong; 0 more rows are merely predicted differently. Judged",
         "by TF-IDF + logistic regression, 5 folds.",
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,15 +60,17 @@ class _CarefulConsole(Console):
 
         Tables keep their width if the terminal is narrower, which then wraps their lines: rich
         would cut off numbers. A table with a `min_width` of its own shrinks to that. Bars are
-        grids, without box and header, and shrink.
+        grids, without box and header, and shrink. In a pipe or a file, no line is padded.
         """
         options = options or self.options
+        is_stripped = not self.is_terminal  # a bar, which is drawn on one, has a width
         if isinstance(renderable, Table) and (renderable.box or renderable.show_header):
             least = renderable.min_width or _TABLE_WIDTH
             options = options.update(max_width=max(options.max_width, least))
-            segments: Iterable[Segment] = _strip_lines(super().render(renderable, options))
-        else:
-            segments = super().render(renderable, options)
+            is_stripped = True
+        segments = super().render(renderable, options)
+        if is_stripped:
+            segments = _strip_lines(segments)
         for segment in segments:
             shown = segment.text if segment.control else escape_controls(segment.text)
             yield segment if shown == segment.text else segment._replace(text=shown)
@@ -86,16 +89,18 @@ def _strip_lines(segments: Iterable[Segment]) -> Iterator[Segment]:
     """Yield segments without the spaces at line ends, which would wrap to lines of their own."""
     spaces: list[Segment] = []
     for segment in segments:
-        text = segment.text.rstrip(" ")
-        if text == "\n":
+        inner = re.sub(r" +(?=\n)", "", segment.text)
+        text = inner.rstrip(" ")
+        if text.startswith("\n"):
             spaces.clear()
         elif text:
             yield from spaces
             spaces.clear()
         if text:
             yield segment._replace(text=text)
-        if text != segment.text:
-            spaces.append(segment._replace(text=segment.text[len(text) :]))
+        if text != inner:
+            spaces.append(segment._replace(text=inner[len(text) :]))
+    yield from spaces  # the line may go on in another renderable
 
 
 # Brackets in names of files or classes are not markup, and words between colons are not emoji.
