@@ -174,6 +174,19 @@ def test_an_unknown_key_in_a_file_names_the_file(tmp_path, kind):
     )
 
 
+def test_a_wrong_value_in_a_file_names_the_file_unless_an_option_overrides_it(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text('epochs = "3"\nseed = -1\nhead_fraction = 2', encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        resolve_settings({"head_fraction": 3.0}, config_file=path, assignments=["seed=-2"])
+    assert caught.value.message.splitlines() == [
+        "file s.toml: epochs: expected int or none, got '3'",
+        "head_fraction: expected a number in (0, 1), got 3.0",
+        "seed: expected a number at least 0 and below 2**32, got -2",
+    ]
+    assert caught.value.hint == "bertfit settings says what each one takes."
+
+
 def test_an_unknown_key_in_set_is_refused():
     assert error_of(assignments=("zzz=1",)) == "--set: there is no setting 'zzz'."
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
 from bertfit.files import as_path
+from bertfit.setting_types import list_kinds, list_words, parse_value, stands_for_none
 from bertfit.threshold_aim import parse_threshold_aim
 
 Truncation = Literal["head", "tail", "head+tail"]
@@ -168,6 +169,7 @@ def resolve_settings(
     config_file: str | Path | None = None,
     assignments: Sequence[str] | None = None,
     options_origin: str = "option",
+    typed_as: Mapping[str, str] | None = None,
 ) -> ResolvedSettings:
     """Merge defaults, recipe, TOML file, `key=value` assignments and options, in that order.
 
@@ -177,6 +179,7 @@ def resolve_settings(
         config_file: TOML file whose top-level keys are settings.
         assignments: Strings `key=value`, as `--set` takes them.
         options_origin: Recorded as the origin of `options`.
+        typed_as: Names of options that differ from those of their settings, for messages.
 
     Raises:
         ConfigError: A name is unknown, or a value is of the wrong type or out of range.
@@ -197,7 +200,15 @@ def resolve_settings(
         _refuse_unknown(layer, origin)
         values |= layer
         origins |= dict.fromkeys(layer, origin)
-    return ResolvedSettings(TrainSettings(**_adapt_values(values)), origins)
+    try:
+        return ResolvedSettings(TrainSettings(**_adapt_values(values)), origins)
+    except ConfigError as error:
+        typed = {
+            name: option
+            for name, option in (typed_as or {}).items()
+            if origins[name] == options_origin
+        }
+        raise _place_problems(error, origins, typed) from None
 
 
 def describe_settings() -> dict[str, tuple[str, str]]:
@@ -244,7 +255,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
     hints = typing.get_type_hints(TrainSettings)
     return {
-        name: None if _stands_for_none(value, hints.get(name)) else value
+        name: None if stands_for_none(value, hints.get(name)) else value
         for name, value in values.items()
     }
 
@@ -263,23 +274,7 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
     hint = typing.get_type_hints(TrainSettings).get(name)
     if typing.get_origin(hint) is tuple:
         return split_names(text)
-    kinds = typing.get_args(hint) or (hint,)
-    if _stands_for_none(text, hint):
-        return None
-    if bool in kinds and text.lower() in {"true", "false"}:
-        return text.lower() == "true"
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
-
-
-def _stands_for_none(value: object, hint: Any) -> bool:  # noqa: ANN401 (a type or a union)
-    is_none = isinstance(value, str) and value.lower() == "none"
-    return is_none and types.NoneType in typing.get_args(hint)
+    return parse_value(text, hint)
 
 
 def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -304,6 +299,24 @@ def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
                 f"{origin}: there is no setting {name!r}.{did_you_mean(name, known)}",
                 hint="bertfit settings lists them all.",
             )
+
+
+def _place_problems(
+    error: ConfigError, origins: Mapping[str, str], typed: Mapping[str, str]
+) -> ConfigError:
+    """Return an error of `TrainSettings` that says which file has a wrong value, or which option.
+
+    Args:
+        error: Its message has lines of a setting's name, a colon and what is wrong.
+        origins: Of the settings.
+        typed: Options by the names of their settings.
+    """
+    lines = []
+    for line in error.message.split("\n"):
+        name, colon, problem = line.partition(":")
+        place = f"{origins[name]}: " if origins.get(name, "").startswith("file ") else ""
+        lines.append(f"{place}{typed.get(name, name)}{colon}{problem}")
+    return ConfigError("\n".join(lines), hint=error.hint)
 
 
 def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,28 +349,16 @@ def _type_problems(settings: TrainSettings) -> list[str]:
         elif typing.get_origin(hint) is tuple:
             if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
                 problems.append(f"{name}: expected a list of names, got {value!r}")
-        elif value in _words(hint):
+        elif value in list_words(hint):
             continue
-        elif not isinstance(value, _plain_kinds(hint)) or (
+        elif not isinstance(value, list_kinds(hint)) or (
             isinstance(value, bool) and hint is not bool
         ):
             shown = {types.NoneType: "none", bool: "true or false"}
-            kinds = [shown.get(kind, kind.__name__) for kind in _plain_kinds(hint)]
-            expected = " or ".join([*kinds, *_words(hint)])
+            kinds = [shown.get(kind, kind.__name__) for kind in list_kinds(hint)]
+            expected = " or ".join([*kinds, *list_words(hint)])
             problems.append(f"{name}: expected {expected}, got {value!r}")
     return problems
-
-
-def _words(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 (a type, a union or a Literal)
-    """Return the words that a setting takes besides values of its types."""
-    literals = [kind for kind in typing.get_args(hint) if typing.get_origin(kind) is Literal]
-    return tuple(word for literal in literals for word in typing.get_args(literal))
-
-
-def _plain_kinds(hint: Any) -> tuple[type, ...]:  # noqa: ANN401 (as above)
-    """Return the types of a setting's values, apart from words."""
-    kinds = typing.get_args(hint) or (hint,)
-    return tuple(kind for kind in kinds if typing.get_origin(kind) is not Literal)
 
 
 def _aim_problems(settings: TrainSettings) -> list[str]:

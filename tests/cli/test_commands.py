@@ -233,9 +233,9 @@ def test_a_token_budget_that_is_no_number_is_refused(trained, tmp_path):
     command = ["train", str(data), "--model", str(run), "--output", str(tmp_path / "run")]
     result = runner.invoke(app, [*command, "--token-budget", "most"])
     assert isinstance(result.exception, ConfigError)
-    assert result.exception.message == (
-        "micro_batch_tokens: expected int or none or auto, got 'most'"
-    )
+    assert result.exception.message == ("--token-budget: expected int or none or auto, got 'most'")
+    result = runner.invoke(app, [*command, "--set", "micro_batch_tokens=most"])
+    assert result.exception.message.startswith("micro_batch_tokens: expected int or none or auto")
 
 
 def test_predict_prints_label_and_confidence_for_each_text(trained):
@@ -615,7 +615,7 @@ def test_train_expands_the_home_folder_of_its_settings(tmp_path, monkeypatch):
     (tmp_path / "settings.toml").write_text("epochs = 0", encoding="utf-8")
     command = ["train", "rows.csv", "--output", "run", "--config=~/settings.toml"]
     told = runner.invoke(app, command).exception.message
-    assert told == "epochs: expected a number at least 1, got 0"
+    assert told == "file settings.toml: epochs: expected a number at least 1, got 0"
 
 
 def test_a_demo_that_cannot_be_written_ends_before_anything_is_measured(tmp_path):

@@ -81,6 +81,7 @@ def _resolve_settings(given: dict[str, Any]) -> ResolvedSettings:
         recipe=given["recipe"],
         config_file=given["config"],
         assignments=given["assignments"],
+        typed_as={"micro_batch_tokens": "--token-budget"},
     )
 
 
