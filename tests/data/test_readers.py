@@ -276,7 +276,7 @@ def test_no_usual_text_column_is_explained(tmp_path):
 def test_no_usual_label_column_is_explained():
     assert source_error([{"text": "good"}]).endswith(
         ": no label column: columns are text; one of label, sentiment, category, target, class "
-        "was expected. Name it with --label-column"
+        "was expected. Rename the column to 'label'; train and evaluate can also be given its name"
     )
 
 

@@ -312,11 +312,16 @@ def test_rows_that_are_no_dicts_are_told_as_that(rows, kind):
         ("label", "text", {"text": "label", "group": "label"}),
     ],
 )
-def test_a_column_that_has_a_role_already_is_told_as_that(role, used, columns):
+def test_a_column_that_has_a_role_already_is_told_as_that(role, used, columns, tmp_path):
     usual = columns.get("group") or next(iter(columns.values()))
+    taken = f"no {role} column: {usual!r} is the {used} column already"
+    told = f": {taken}; columns are text, label, film."
     assert source_error([{"text": "good", "label": "pos", "film": "a"}], **columns) == (
-        f"rows: no {role} column: {usual!r} is the {used} column already; columns are text, label, "
-        f"film. Name another {role} column with --{role}-column, or another {used} column with "
+        f"rows{told} Name another {role} column, or another {used} column"
+    )
+    path = write(tmp_path, "a.csv", "text,label,film\ngood,pos,a\n")
+    assert source_error(path, **columns).endswith(
+        f"{told} Name another {role} column with --{role}-column, or another {used} column with "
         f"--{used}-column"
     )
 

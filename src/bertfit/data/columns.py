@@ -150,20 +150,27 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
         )
     used = _usual(stream.names, role, ())
     if used is not None:  # otherwise it would have been found
+        how, instead = (
+            "" if stream.is_in_memory else f" with --{one}-column" for one in (role, taken[used])
+        )
         return SourceError(
             stream.source,
             f"no {role} column: {used!r} is the {taken[used]} column already; columns are "
-            f"{list_names(stream.names)}. Name another {role} column with --{role}-column, or "
-            f"another {taken[used]} column with --{taken[used]}-column",
+            f"{list_names(stream.names)}. Name another {role} column{how}, or another "
+            f"{taken[used]} column{instead}",
         )
     free = [name for name in stream.names if name not in taken]
     guesses = (did_you_mean(name, free) for name in USUAL_NAMES[role])
     guess = next((guess for guess in guesses if guess), "")
+    mend = (
+        f"Rename the column to {role!r}; train and evaluate can also be given its name"
+        if stream.is_in_memory
+        else f"Name it with --{role}-column"
+    )
     return SourceError(
         stream.source,
         f"no {role} column: columns are {list_names(stream.names)}; one of "
-        f"{', '.join(USUAL_NAMES[role])} was expected.{guess}{_header_note(stream)} "
-        f"Name it with --{role}-column",
+        f"{', '.join(USUAL_NAMES[role])} was expected.{guess}{_header_note(stream)} {mend}",
     )
 
 

@@ -16,7 +16,7 @@ from bertfit.data.dataset import Columns, Row, TextDataset
 from bertfit.data.delimited import open_csv, open_tsv
 from bertfit.data.json_lines import open_json_lines
 from bertfit.data.lines import check_is_file
-from bertfit.data.records import RecordStream, SourceError
+from bertfit.data.records import TABLE_NAMES, RecordStream, SourceError
 from bertfit.data.rows import make_row
 from bertfit.data.tables import open_parquet, open_table
 from bertfit.errors import DataError, Fault, did_you_mean
@@ -40,9 +40,6 @@ Source: TypeAlias = (
     "str | Path | pd.DataFrame | pa.Table | datasets.Dataset | Sequence[Mapping[str, object]]"
 )
 """The path of a file, or a table in memory."""
-
-TABLE_NAMES = frozenset({"rows", "DataFrame", "Table", "Dataset"})
-"""Names that `name_source` gives to tables in memory; they do not identify a table."""
 
 _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
     {

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from bertfit.errors import DataError, Fault
 
+TABLE_NAMES = frozenset({"rows", "DataFrame", "Table", "Dataset"})
+"""Names that `readers.name_source` gives to tables in memory; they do not identify a table."""
+
 
 class SourceError(DataError):
     """A whole source cannot be read, so no row of it can be used or skipped."""
@@ -41,6 +44,11 @@ class RecordStream:
     """Yields the rows, once; the argument lists the columns to read."""
     has_header_line: bool = False
     """The names come from the first line of the file."""
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether it is a table that was given from Python, where there are no options."""
+        return self.source in TABLE_NAMES
 
 
 def check_names_differ(names: Sequence[str], source: str) -> None:
