@@ -279,6 +279,16 @@ def test_runs_with_other_labels_are_refused(copies, make_reviews):
             bertfit.compare(*copies, data=data)
 
 
+def test_long_labels_are_shortened_in_the_refusal(copies):
+    change_record(copies[1], lambda record: record.update(label_names=["long " * 40 + "end", "b"]))
+    with pytest.raises(RunError) as caught:
+        bertfit.compare(*copies)
+    shown = caught.value.message.partition(f"{copies[1]} has ")[2]
+    assert len(shown) == 80 + len(", b")
+    assert shown.startswith("long long")
+    assert shown.endswith("long end, b")
+
+
 def test_a_run_without_kept_predictions_is_refused_with_a_way_out(copies):
     (copies[1] / "test_predictions.jsonl").unlink()
     with pytest.raises(RunError, match="keeps no such predictions") as caught:

@@ -22,12 +22,16 @@ from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
 from bertfit.progress import Listener, Silent
+from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
 from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
     from bertfit.workflow.evaluating import Evaluation
+
+_LABEL_WIDTH = 80
+"""Columns of a label that a message shows, as of the unknown labels of `evaluate`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +231,10 @@ def _check_labels(
     names_a: tuple[str, ...], names_b: tuple[str, ...], *, runs: tuple[Path, Path]
 ) -> None:
     if sorted(names_a) != sorted(names_b):
-        shown = [", ".join(names[:10]) or "none" for names in (names_a, names_b)]
+        shown = [
+            ", ".join(shorten(name, _LABEL_WIDTH) for name in names[:10]) or "none"
+            for names in (names_a, names_b)
+        ]
         raise RunError(
             f"the runs have different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
         )
