@@ -270,6 +270,21 @@ def test_predict_reads_standard_input_line_by_line(trained, texts):
     assert [line.split()[0] for line in result.stdout.splitlines()] == ["pos", "neg"]
 
 
+def test_a_byte_order_mark_before_standard_input_is_no_part_of_the_first_text(trained):
+    """Only there is it a mark; elsewhere it is a character of the text."""
+    lines = b"\xef\xbb\xbfgood film\n\xef\xbb\xbfbad film\n"
+    result = runner.invoke(app, ["predict", str(trained[0]), "--json"], input=lines)
+    texts = [json.loads(line)["text"] for line in result.stdout.splitlines()]
+    assert texts == ["good film", "\ufeffbad film"]
+
+
+def test_predict_shows_the_beginning_of_a_long_text(trained):
+    whole, long = "good films" * 6, "good films" * 6 + "."
+    result = runner.invoke(app, ["predict", str(trained[0]), whole, long])
+    shown = [line.split("\t")[1] for line in result.stdout.splitlines()]
+    assert shown == [whole, f"{long[:57]}…"]
+
+
 def test_predictions_of_standard_input_keep_their_line_numbers(trained):
     lines = b"good fine film\n\n\xff\nbad awful plot\n"
     command = ["predict", str(trained[0]), "--json", "--on-bad-row", "skip"]
