@@ -177,7 +177,7 @@ def test_a_label_that_reads_as_a_missing_value_is_a_finding(label):
     """As `df.label.astype(str)` writes them; an empty cell has no label, and is refused."""
     extra = [row(text, label) for text in make_texts(40, seed=8)]
     (finding,) = inspect([*CLEAN["train"], *extra]).findings
-    assert (finding.kind, finding.severity) == ("null_labels", "serious")
+    assert (finding.kind, finding.severity) == ("null_labels", "minor")
     assert finding.message == (
         f"40 rows of train (16.7 %) have a label that reads like a missing value: {label!r}."
     )
@@ -237,7 +237,7 @@ def test_findings_stand_in_order_of_harm(planted_all):
     assert severities == sorted(severities, key=order.index)
     assert planted_all.findings[0].kind == "shared_texts"
     serious = {one.kind for one in planted_all.findings if one.severity == "serious"}
-    assert serious == {"conflicting_labels", "missing_labels", "alike_labels", "null_labels"}
+    assert serious == {"conflicting_labels", "missing_labels", "alike_labels"}
 
 
 def test_each_finding_says_count_share_example_and_advice(planted_all):

@@ -308,7 +308,7 @@ def _make_finding(
     subject = f"{count_rows(len(rows))} of {profile.name}"
     return Finding(
         kind=kind,
-        severity="serious" if kind in {"conflicting_labels", "null_labels"} else "minor",
+        severity="serious" if kind == "conflicting_labels" else "minor",
         part=profile.name,
         count=len(rows),
         num_rows=len(profile.rows),
