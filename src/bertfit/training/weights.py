@@ -46,7 +46,7 @@ class TrainedWeights:
     def __init__(
         self, model: PreTrainedModel, settings: TrainSettings, precision: Precision
     ) -> None:
-        """Take over `model`; `release` gives it back as it was, with its new weights.
+        """Take over `model`; `release` gives it back with its new weights, in evaluation mode.
 
         `settings.compile` of "auto" means off here; the caller decides by the training's length.
         """
