@@ -30,5 +30,10 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_steps(taken: int, of: int) -> str:
-    """Return how far an epoch came that was interrupted: `1 of 9 steps`."""
+    """Return how far an epoch came that was interrupted.
+
+    Example:
+        >>> format_steps(1, 9)
+        '1 of 9 steps'
+    """
     return f"{taken:,} of {format_count(of, 'step')}"

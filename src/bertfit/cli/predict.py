@@ -134,14 +134,14 @@ def _refuse_paths(texts: Sequence[str]) -> None:
     """Refuse names of files and paths of folders, which were hardly meant as texts."""
     from bertfit.errors import ConfigError
 
-    found = ((text, kind) for text in texts if (kind := _find_kind(text)) is not None)
-    text, kind = next(found, (None, None))
-    if text is not None:
-        named = f"--file {text}" if kind == "file" else f"--file {Path(text) / 'FILE'}"
-        raise ConfigError(
-            f"expected TEXT, got {text!r}, which is a {kind} here",
-            hint=f"{named} predicts its rows; to classify the name itself, pipe it in.",
-        )
+    for text in texts:
+        kind = _find_kind(text)
+        if kind is not None:
+            file = text if kind == "file" else Path(text) / "FILE"
+            raise ConfigError(
+                f"expected TEXT, got {text!r}, which is a {kind} here",
+                hint=f"--file {file} predicts its rows; to classify the name itself, pipe it in.",
+            )
 
 
 def _find_kind(text: str) -> Literal["file", "folder"] | None:

@@ -74,7 +74,7 @@ def score_texts(
         max_tokens = _choose_tokens(model, precision)
     model = copy_for_work(model, precision)
     was_training = model.training
-    if was_training:  # not in vain: another thread may be scoring with the same model
+    if was_training:  # else another thread, which scores with the same model, would notice
         model.eval()
     logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
     num_done = 0

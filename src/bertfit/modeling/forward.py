@@ -171,8 +171,8 @@ def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.
         layer: torch.nn.Module, read: tuple[torch.Tensor, ...], gave: torch.Tensor
     ) -> torch.Tensor | None:
         assert isinstance(layer, torch.nn.Linear)
-        if gave.ndim == 3:  # a decoder's, for each token; of these, its model takes some
-            return _compute_exactly(layer, read[0])
+        if gave.ndim == 3 and gave.dtype != torch.float32:
+            return _compute_exactly(layer, read[0])  # of a decoder's tokens, whose model takes one
         called.append((layer, read[0], gave))
         return None
 
