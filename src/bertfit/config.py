@@ -7,9 +7,7 @@ The origin of each value is recorded in the run.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
 import math
 import numbers
 import tomllib
@@ -22,7 +20,14 @@ from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
 from bertfit.files import as_path
-from bertfit.setting_types import list_kinds, list_words, parse_value, stands_for_none
+from bertfit.setting_types import (
+    list_kinds,
+    list_words,
+    parse_value,
+    read_descriptions,
+    read_types,
+    stands_for_none,
+)
 from bertfit.threshold_aim import parse_threshold_aim
 
 Truncation = Literal["head", "tail", "head+tail"]
@@ -211,17 +216,9 @@ def resolve_settings(
         raise _place_problems(error, origins, typed) from None
 
 
-def describe_settings() -> dict[str, tuple[str, str]]:
-    """Return {field: (default, help text)}, read from the source of `TrainSettings`."""
-    body = ast.parse(inspect.getsource(TrainSettings)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    described = {}
-    for field, docstring in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr):
-            default = ast.unparse(field.value or ast.Constant(None))
-            text = typing.cast("ast.Constant", docstring.value).value
-            described[ast.unparse(field.target)] = (default.strip("'"), str(text))
-    return described
+def describe_settings() -> Mapping[str, tuple[str, str]]:
+    """Return {field: (default, help text)}."""
+    return read_descriptions(TrainSettings)
 
 
 def check_flags(**flags: object) -> None:
@@ -253,7 +250,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"the settings file {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
-    hints = typing.get_type_hints(TrainSettings)
+    hints = read_types(TrainSettings)
     return {
         name: None if stands_for_none(value, hints.get(name)) else value
         for name, value in values.items()
@@ -271,7 +268,7 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is of any type)
-    hint = typing.get_type_hints(TrainSettings).get(name)
+    hint = read_types(TrainSettings).get(name)
     if typing.get_origin(hint) is tuple:
         return split_names(text)
     return parse_value(text, hint)
@@ -321,7 +318,7 @@ def _place_problems(
 
 def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert integers of float settings to floats, lists to tuples, and numpy's numbers."""
-    hints = typing.get_type_hints(TrainSettings)
+    hints = read_types(TrainSettings)
 
     def adapt(name: str, value: Any) -> Any:  # noqa: ANN401 (a setting is of any type)
         if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
@@ -337,7 +334,7 @@ def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _type_problems(settings: TrainSettings) -> list[str]:
     problems = []
-    for name, hint in typing.get_type_hints(TrainSettings).items():
+    for name, hint in read_types(TrainSettings).items():
         value = getattr(settings, name)
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)

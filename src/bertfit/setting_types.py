@@ -1,10 +1,34 @@
-"""What values and words a setting takes, read from the type of its field."""
+"""What values and words a setting takes, and what it is for, read from its field."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
+
+
+@functools.cache
+def read_types(dataclass: type) -> Mapping[str, Any]:
+    """Return {field: type}, read once: a training checks its settings a dozen times."""
+    return typing.get_type_hints(dataclass)
+
+
+@functools.cache
+def read_descriptions(dataclass: type) -> Mapping[str, tuple[str, str]]:
+    """Return {field: (default, docstring)}, read from the source of a dataclass, once."""
+    body = ast.parse(inspect.getsource(dataclass)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    described = {}
+    for field, docstring in zip(body.body, body.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr):
+            default = ast.unparse(field.value or ast.Constant(None))
+            text = typing.cast("ast.Constant", docstring.value).value
+            described[ast.unparse(field.target)] = (default.strip("'"), str(text))
+    return described
 
 
 def list_words(hint: Any) -> tuple[str, ...]:  # noqa: ANN401 (a type, a union or a Literal)

@@ -1,5 +1,5 @@
-"""Shared fixture of the command-line tests: no figures."""
+"""Shared fixtures of the command-line tests: shorter trainings."""
 
-from tests.undrawn import undrawn
+from tests.shorter import few_resamples, measured, undrawn, unmeasured
 
-__all__ = ["undrawn"]
+__all__ = ["few_resamples", "measured", "undrawn", "unmeasured"]

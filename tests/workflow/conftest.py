@@ -1,4 +1,4 @@
-"""Shared fixtures of the workflow tests: no figures, and a Ctrl-C that ends no test run."""
+"""Shared fixtures of the workflow tests: shorter trainings, a Ctrl-C that ends no test run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
-from tests.undrawn import undrawn, without_figures
+from tests.shorter import few_resamples, measured, undrawn, unmeasured, without_figures
 
-__all__ = ["fnet", "train_on", "undrawn", "without_figures"]
+__all__ = [
+    "few_resamples",
+    "fnet",
+    "measured",
+    "train_on",
+    "undrawn",
+    "unmeasured",
+    "without_figures",
+]
 
 
 @pytest.fixture

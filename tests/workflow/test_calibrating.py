@@ -63,7 +63,7 @@ def train(tiny_model_dir, make_reviews, noisy_reviews):
                 "baseline": False,
                 "model": str(tiny_model_dir),
                 "epochs": 3,
-                "batch_size": 4,
+                "batch_size": 8,
                 "learning_rate": 0.03,
                 "dropout": 0.0,
                 "dtype": "float32",
@@ -376,7 +376,7 @@ def test_a_threshold_of_few_rows_or_of_one_answer_is_warned_of(train, tmp_path, 
 
 
 def test_beside_a_baseline_the_model_answers_the_most_probable_class(train, tmp_path):
-    result = train(tmp_path / "run", threshold_aim="recall>=0.999", baseline=True)
+    result = train(tmp_path / "run", threshold_aim="recall>=0.999", baseline=True, batch_size=4)
     comparison, judged = result.test.comparison, result.test.evaluation
     probable = judged.probabilities.argmax(axis=1) == judged.label_ids
     assert judged.scores.accuracy < probable.mean()  # else this shows nothing

@@ -148,6 +148,7 @@ def test_a_training_writes_a_whole_page(run):
 
 
 @pytest.mark.parametrize(("num_wrong", "is_doubted"), [(9, False), (12, True)])
+@pytest.mark.usefixtures("without_figures")
 def test_a_page_doubts_a_model_that_doubts_a_fifth_of_the_labels(run, num_wrong, is_doubted):
     facts = gather_facts(run, read_record(run), name="run")
     (part,) = (one for one in facts["suspects"] if one["part"] == "test")
@@ -232,6 +233,7 @@ def test_a_card_of_a_folder_that_was_moved_is_known_as_ours(copy):
     assert bertfit.report(again).card == again / "README.md"
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_changed_card_is_kept_in_a_folder_that_was_moved(copy):
     moved = copy.rename(copy.with_name("other"))
     card = moved / "README.md"
@@ -257,6 +259,7 @@ def test_another_file_can_be_written_and_is_not_replaced_silently(copy, tmp_path
         bertfit.report(copy, output=tmp_path / "folder.html")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_page_without_texts_has_none(copy, tmp_path):
     kept = json.loads((copy / "report.json").read_text(encoding="utf-8"))["texts"]["test"]
     bertfit.report(copy, output=tmp_path / "page.html", with_texts=False)
@@ -267,6 +270,7 @@ def test_a_page_without_texts_has_none(copy, tmp_path):
     assert "left out on request" in page.words
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_without_texts_keeps_none_anywhere(train, tmp_path, make_reviews):
     rows, test = make_reviews(60), make_reviews(30, seed=7)
     test[3] = dict(rows[3])
@@ -350,6 +354,7 @@ def test_77_classes_stay_readable(train, tmp_path):
     assert "&lt;b&gt;\\$x\\$&lt;/b&gt; \\| 日本" in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_class_names_at_the_head_of_a_column_may_break(train, tmp_path, make_reviews):
     """One long name made the matrix of confusions wider than any screen."""
     names = {"neg": "card_payment_" + "x" * 90, "pos": "b"}
@@ -410,6 +415,7 @@ def test_a_run_with_scores_but_without_predictions_has_its_tables(copy):
     assert "Validation: " in page.words
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_run_that_knows_little_of_its_validation_says_that_little(copy):
     record = read_record(copy)
     record["scores"]["test"] = record["scores"]["comparison"] = None
@@ -425,6 +431,7 @@ def test_a_run_that_knows_little_of_its_validation_says_that_little(copy):
     assert read_card(copy)[0]["model-index"]
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_several_seeds_stand_side_by_side(copy):
     record = read_record(copy)
     scores = {"accuracy": 0.75, "macro_f1": 0.7, "loss": 0.5}

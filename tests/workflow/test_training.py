@@ -49,11 +49,12 @@ class Recorder:
 
 @pytest.fixture(scope="module")
 def train(tiny_model_dir, make_reviews):
-    """Give `bertfit.train` with small settings and 40 reviews where no data is given."""
+    """Give `bertfit.train` with small settings, no baselines, and 40 reviews if none are given."""
 
     def run(output, data=None, **options):
         data = make_reviews(40) if data is None else data
-        return bertfit.train(data, output, **{"model": str(tiny_model_dir), **SMALL, **options})
+        given = {"model": str(tiny_model_dir), "baseline": False, **SMALL, **options}
+        return bertfit.train(data, output, **given)
 
     return run
 
@@ -67,6 +68,7 @@ def finished(train, tmp_path_factory, make_reviews):
         make_reviews(60),
         test=make_reviews(30, seed=7),
         epochs=8,
+        baseline=True,
         listener=listener,
     )
     return result, listener.notes
@@ -148,7 +150,7 @@ def test_the_pipeline_of_transformers_gives_the_same_probabilities(finished):
 def test_the_tokenizer_of_a_run_cuts_as_the_run_does(train, tmp_path, truncation, kept):
     from transformers import AutoTokenizer
 
-    result = train(tmp_path / "run", truncation=truncation, max_length=6, baseline=False)
+    result = train(tmp_path / "run", truncation=truncation, max_length=6)
     tokenizer = AutoTokenizer.from_pretrained(result.run)
     text = "good " * 20 + "bad " * 20
     ids = tokenizer(text, truncation=True)["input_ids"]
@@ -163,7 +165,7 @@ def cleaned(train, tmp_path_factory, make_reviews):
     rows = [{**row, "text": f"<br />{row['text']}<BR>"} for row in make_reviews(40)]
     listener = Recorder()
     run = tmp_path_factory.mktemp("cleaned") / "run"
-    return train(run, rows, baseline=False, listener=listener).run, listener.notes
+    return train(run, rows, listener=listener).run, listener.notes
 
 
 def test_html_breaks_are_cleaned_by_default_and_named(cleaned):
@@ -227,7 +229,7 @@ def test_the_record_has_every_setting_with_its_origin(record):
 
 
 def test_the_learning_rate_is_settled_by_the_size_of_the_encoder(train, tmp_path):
-    result = train(tmp_path / "run", epochs=1, learning_rate=None, baseline=False)
+    result = train(tmp_path / "run", epochs=1, learning_rate=None)
     assert read_record(result.run)["settings"]["learning_rate"] == {
         "value": 1e-4,
         "origin": "default for a hidden size of 8",
@@ -411,7 +413,7 @@ def test_a_given_validation_set_is_used(train, tmp_path, make_reviews):
 def test_settings_that_change_nothing_are_noted(train, tmp_path, make_reviews):
     given = {"validation_fraction": 0.2, "head_fraction": 0.5, "patience": 1, "strict": True}
     listener = Recorder()
-    data = {"validation": make_reviews(10, seed=3), "baseline": False, "listener": listener}
+    data = {"validation": make_reviews(10, seed=3), "listener": listener}
     train(tmp_path / "idle", **given, **data)
     idle = {note.partition(" ")[0]: note for note in listener.notes if "changes nothing" in note}
     assert idle.keys() == given.keys()
@@ -420,7 +422,7 @@ def test_settings_that_change_nothing_are_noted(train, tmp_path, make_reviews):
     )
     listener.notes.clear()
     test = {"test": make_reviews(10, seed=4), "truncation": "head+tail", "epochs": 3}
-    train(tmp_path / "used", **given | test, baseline=False, listener=listener)
+    train(tmp_path / "used", **given | test, listener=listener)
     assert not any("changes nothing" in note for note in listener.notes)
 
 
@@ -438,7 +440,7 @@ def test_without_a_test_set_there_are_no_test_scores(train, tmp_path):
 
 
 def test_the_baseline_can_be_left_out(train, tmp_path, make_reviews):
-    result = train(tmp_path / "run", test=make_reviews(10, seed=3), baseline=False, epochs=1)
+    result = train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, baseline=False)
     assert result.test.evaluation.scores.num_rows == 10
     assert result.test.comparison is None
 
@@ -456,9 +458,7 @@ def test_skipped_rows_are_counted_and_listed(train, tmp_path, make_reviews):
 def test_of_very_many_skipped_rows_the_first_are_noted(train, tmp_path, make_reviews):
     rows = [*make_reviews(40), *[{"text": "", "label": "pos"}] * 23]
     listener = Recorder()
-    result = train(
-        tmp_path / "run", rows, baseline=False, epochs=1, on_bad_row="skip", listener=listener
-    )
+    result = train(tmp_path / "run", rows, epochs=1, on_bad_row="skip", listener=listener)
     assert "  … and 3 more, which bertfit.json lists" in listener.notes
     assert len(read_record(result.run)["data"]["skipped"]) == 23
 
@@ -544,7 +544,7 @@ def test_packs_without_the_fast_path_use_no_operators_loaded_earlier(train, tmp_
     asked = []
     monkeypatch.setattr(attention, "takes", lambda _: asked.append(1) or True)
     monkeypatch.setattr(attention, "attend_compiled", lambda *_, **__: pytest.fail("an operator"))
-    train(tmp_path / "run", fast_path="off", packing="on", epochs=1, baseline=False)
+    train(tmp_path / "run", fast_path="off", packing="on", epochs=1)
     assert asked
 
 
@@ -703,7 +703,8 @@ def test_an_interruption_while_judging_keeps_the_model(
     train, tmp_path, make_reviews, task, done, message
 ):
     listener = interrupt_at(task, done)
-    train(tmp_path / "run", test=make_reviews(10, seed=3), epochs=1, listener=listener)
+    given = {"test": make_reviews(10, seed=3), "epochs": 1, "baseline": True}
+    train(tmp_path / "run", **given, listener=listener)
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
     assert listener.notes[-1] == f"Interrupted: {message}"
     card = " ".join((tmp_path / "run" / "README.md").read_text(encoding="utf-8").split())
@@ -793,9 +794,7 @@ def test_an_interruption_after_the_last_epoch_keeps_the_run(
     train_on, tmp_path, make_reviews, interrupt_in, place, name, after
 ):
     listener = interrupt_in(place, name, after=after)
-    result = train_on(
-        tmp_path / "run", test=make_reviews(10, seed=3), baseline=False, listener=listener
-    )
+    result = train_on(tmp_path / "run", test=make_reviews(10, seed=3), listener=listener)
     record = read_record(tmp_path / "run")
     assert names_in(tmp_path) == {"run"}
     assert len(record["training"]["reason"]) > 0
@@ -812,15 +811,15 @@ def test_a_second_interruption_gives_everything_up(train, tmp_path, interrupt_in
     """The first came in the training, and was obeyed."""
     listener = interrupt_in(place, name, after=True, listener=interrupt_at("epoch 1/2", 1))
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", baseline=False, listener=listener)
+        train(tmp_path / "run", listener=listener)
     assert names_in(tmp_path) == set()
 
 
 def test_a_second_interruption_while_the_run_is_published_waits(train_on, tmp_path, interrupt_in):
     """Between two renames neither the old run nor the new one stands."""
-    train_on(tmp_path / "run", baseline=False)
+    train_on(tmp_path / "run")
     listener = interrupt_in(Staging, "_replace", listener=interrupt_at("epoch 1/2", 1))
-    train_on(tmp_path / "run", baseline=False, overwrite=True, seed=5, listener=listener)
+    train_on(tmp_path / "run", overwrite=True, seed=5, listener=listener)
     record = read_record(tmp_path / "run")
     assert record["training"]["interrupted"] is True
     assert record["settings"]["seed"]["value"] == 5
@@ -844,7 +843,7 @@ def test_an_interruption_before_the_first_step_leaves_nothing(
 
     monkeypatch.setattr(place, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", baseline=False)
+        train(tmp_path / "run")
     assert names_in(tmp_path) == set()
 
 
@@ -872,7 +871,7 @@ def test_every_run_keeps_predictions_and_baselines(finished, record):
 
 
 def test_without_test_rows_the_baselines_are_scored_on_validation(train, tmp_path):
-    result = train(tmp_path / "run", epochs=1)
+    result = train(tmp_path / "run", epochs=1, baseline=True)
     assert result.baselines.best.test is None
     baselines = json.loads((tmp_path / "run" / "baselines.json").read_text(encoding="utf-8"))
     assert {entry["test"] for entry in baselines["baselines"]} == {None}
@@ -960,7 +959,7 @@ def test_compiling_that_is_asked_for_trains_the_same_model(train, tmp_path, comp
     listener = Recorder()
     names, histories = [], []
     for state in ("on", "off"):
-        result = train(tmp_path / state, compile=state, baseline=False, listener=listener)
+        result = train(tmp_path / state, compile=state, listener=listener)
         histories.append(result.outcome.history)
         names.append(sorted(load_file(tmp_path / state / "model.safetensors")))
     np.testing.assert_allclose(histories[0].train_losses, histories[1].train_losses, atol=1e-4)
@@ -1005,7 +1004,7 @@ def test_where_passes_are_recorded_the_speed_without_is_told_beside_it(
 
     monkeypatch.setattr("bertfit.workflow.speeding.measure_speed", measure)
     listener = Recorder()
-    result = train(tmp_path / "run", baseline=False, listener=listener)
+    result = train(tmp_path / "run", listener=listener)
     told = "Recording: on (a test). 2,400 tokens a second; without it, and with torch's AdamW, 800."
     assert told in listener.notes
     assert any("2,400 tokens a second)" in note for note in listener.notes)
@@ -1022,23 +1021,25 @@ def fail_to_compile(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.usefixtures("measured")
 @quiet_tracing
 def test_a_compiler_that_fails_is_named_where_it_was_asked_for(train, tmp_path, monkeypatch):
     fail_to_compile(monkeypatch)
     with pytest.raises(ConfigError) as caught:
-        train(tmp_path / "run", compile="on", baseline=False)
+        train(tmp_path / "run", compile="on")
     assert "compile: on was asked for, but torch failed to compile: " in str(caught.value)
     assert "this compiler is broken" in str(caught.value)
     assert "--compile off trains without" in str(caught.value)
 
 
+@pytest.mark.usefixtures("measured")
 @quiet_tracing
 def test_a_compiler_that_fails_is_left_where_bertfit_chose_it(train, tmp_path, monkeypatch):
     """As on a GPU, for a long training."""
     fail_to_compile(monkeypatch)
     plan = Plan(is_on=True, reason="a test")
     monkeypatch.setattr("bertfit.workflow.speeding.plan_compilation", lambda *_, **__: plan)
-    result = train(tmp_path / "run", baseline=False)
+    result = train(tmp_path / "run")
     record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
     assert record["training"]["compile"].startswith("off (torch failed to compile: ")
     assert record["settings"]["compile"]["value"] == "off"
@@ -1060,9 +1061,7 @@ def test_compiling_without_a_compiler_is_refused_before_the_first_step(
 
 def test_a_budget_that_shall_be_measured_is_not_if_the_default_holds_every_step(train, tmp_path):
     listener = Recorder()
-    result = train(
-        tmp_path / "run", micro_batch_tokens="auto", epochs=1, baseline=False, listener=listener
-    )
+    result = train(tmp_path / "run", micro_batch_tokens="auto", epochs=1, listener=listener)
     record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
     expected = {"value": 2048, "origin": "argument, as no step has more"}
     assert record["settings"]["micro_batch_tokens"] == expected
@@ -1072,9 +1071,7 @@ def test_a_budget_that_shall_be_measured_is_not_if_the_default_holds_every_step(
 def test_a_measured_budget_is_said_and_kept(train, tmp_path, monkeypatch):
     monkeypatch.setattr("bertfit.workflow.settling.measure_token_budget", lambda *_, **__: 4096)
     listener = Recorder()
-    result = train(
-        tmp_path / "run", micro_batch_tokens="auto", epochs=1, baseline=False, listener=listener
-    )
+    result = train(tmp_path / "run", micro_batch_tokens="auto", epochs=1, listener=listener)
     record = json.loads((result.run / "bertfit.json").read_text(encoding="utf-8"))
     expected = {"value": 4096, "origin": "argument, measured"}
     assert record["settings"]["micro_batch_tokens"] == expected
@@ -1098,6 +1095,7 @@ def test_without_texts_a_text_in_a_wrong_column_is_not_kept_either(train, tmp_pa
     assert "  rows:21: label '…' does not occur" in "\n".join(listener.notes)
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_model_that_has_no_arithmetic_in_the_type_of_the_training_is_explained(
     fnet, make_reviews, tmp_path
 ):
@@ -1108,6 +1106,7 @@ def test_a_model_that_has_no_arithmetic_in_the_type_of_the_training_is_explained
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fnet"]
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_model_that_fails_only_in_training_is_not_blamed_on_float32(
     tiny_model_dir, make_reviews, tmp_path
 ):

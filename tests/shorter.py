@@ -1,0 +1,71 @@
+"""Fixtures that shorten the trainings of tests, which take a third of the time with them.
+
+What they leave out is tested elsewhere: figures in tests/reporting and workflow/test_reporting;
+intervals in tests/evaluation; measuring in tests/training and by the tests that ask for `measured`;
+and all of it by the README's commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bertfit.evaluation import intervals, resampling
+from bertfit.modeling.plan import Plan
+from bertfit.reporting import figures, html
+from bertfit.training.measuring import SpeedEstimate
+from bertfit.workflow import speeding
+
+FEW_RESAMPLES = 100
+SPEED = SpeedEstimate(
+    tokens_per_second=10_000.0,
+    train_seconds=1.0,
+    first_step_seconds=0.1,
+    recording=Plan(is_on=False, reason="this is for a CUDA GPU"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.module.__name__.endswith("test_reporting"):
+            _draw_nothing(patch)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Draw `FEW_RESAMPLES` for an interval, instead of one or two thousand."""
+    draw_counts = resampling.draw_counts
+
+    def draw_few(num_units: int, num_resamples: int, **options: Any) -> Any:
+        return draw_counts(num_units, min(num_resamples, FEW_RESAMPLES), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (resampling, intervals):
+            patch.setattr(module, "draw_counts", draw_few)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a made-up speed, except in tests that ask for `measured` and in shared trainings."""
+    if "measured" not in request.fixturenames:
+        monkeypatch.setattr(speeding, "measure_speed", lambda *_, **__: SPEED)
+
+
+@pytest.fixture
+def measured() -> None:
+    """Measure the speed before a training."""
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of the reports of one test."""
+    _draw_nothing(monkeypatch)
+
+
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(html, "draw_figures", lambda _facts: dict.fromkeys(figures.NAMES))
