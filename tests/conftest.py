@@ -34,7 +34,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if not Path("/dev/nvidiactl").exists():  # interpret GPU kernels on the CPU, slowly
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-hypothesis.settings.register_profile("unhurried", deadline=None)  # shared machines may stall
+# Shared machines may stall. Each run draws other examples, so that few a run are many in all.
+hypothesis.settings.register_profile("unhurried", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("unhurried")
 
 POSITIVE = ("good", "great", "fine")

@@ -573,9 +573,8 @@ def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):
     assert capsys.readouterr().err == "Interrupted; nothing half-made was left behind.\n"
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # a process that loads a model
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_predict_that_waits_for_a_line(trained, number):
     """As Ctrl-C does; a thread that waited for standard input would not let it end."""
     command = [sys.executable, "-m", "bertfit.cli.main", "predict", str(trained[0])]

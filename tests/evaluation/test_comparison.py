@@ -196,7 +196,7 @@ def test_the_interval_covers_the_true_difference() -> None:
     for _ in range(60):
         label_ids = np.zeros(300, dtype=int)
         models = [as_probabilities((rng.random(300) < share).astype(int)) for share in (0.15, 0.25)]
-        scores = compare_predictions(*models, label_ids, num_resamples=300).scores
+        scores = compare_predictions(*models, label_ids, num_resamples=100).scores
         interval = scores["accuracy"].interval
         covered += interval.low <= 0.1 <= interval.high
     assert 52 <= covered <= 60

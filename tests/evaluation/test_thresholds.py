@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -31,7 +31,6 @@ def all_predictions(probabilities):
     return [(probabilities[:, 1] >= score).astype(int) for score in (*scores, 2.0)]
 
 
-@settings(max_examples=40)  # scikit-learn is slow
 @given(scored)
 def test_no_threshold_has_a_higher_f1(drawn):
     probabilities, label_ids = as_rows(drawn)
@@ -40,7 +39,6 @@ def test_no_threshold_has_a_higher_f1(drawn):
     assert found.validation.f1 == pytest.approx(best)
 
 
-@settings(max_examples=40)  # scikit-learn is slow
 @given(scored, st.sampled_from([0.5, 0.8, 1.0]))
 def test_of_those_that_reach_a_recall_the_most_precise_is_taken(drawn, rate):
     probabilities, label_ids = as_rows(drawn)
@@ -54,7 +52,6 @@ def test_of_those_that_reach_a_recall_the_most_precise_is_taken(drawn, rate):
     assert found.precision == pytest.approx(best)
 
 
-@settings(max_examples=40)  # scikit-learn is slow
 @given(scored, st.sampled_from([0.5, 0.8, 1.0]))
 def test_of_those_that_reach_a_precision_the_highest_recall_is_taken(drawn, rate):
     probabilities, label_ids = as_rows(drawn)

@@ -10,6 +10,9 @@ import torch
 
 import bertfit
 from bertfit.modeling.torch_defaults import usual_torch
+from tests.shorter import few_resamples, undrawn
+
+__all__ = ["few_resamples", "undrawn"]
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 

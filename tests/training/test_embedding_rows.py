@@ -47,7 +47,7 @@ def train(num_steps, *, weight_decay, seed=0, read_before=True):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01, 0.5])
-@pytest.mark.parametrize("num_steps", [1, 2, 60, 700])
+@pytest.mark.parametrize("num_steps", [1, 2, 60, pytest.param(700, marks=pytest.mark.slow)])
 def test_the_weights_are_those_of_the_dense_adamw(num_steps, weight_decay):
     dense, sparse, rows = train(num_steps, weight_decay=weight_decay)
     rows.catch_up_all()

@@ -97,7 +97,7 @@ def copy_state(pairs, stepper):
 @pytest.mark.parametrize("with_copies", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_weights_are_those_of_torch_after_many_steps(with_copies):
     expected, found = make_pairs(), make_pairs(with_copies=with_copies)
-    take_steps_of_both(expected, found, num_steps=40)
+    take_steps_of_both(expected, found, num_steps=15)
     assert_same(expected, found)
 
 

@@ -52,9 +52,14 @@ def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=100, rate=1e-2):
     return np.array(losses), model
 
 
-def test_the_fast_path_follows_the_trajectory_of_the_plain_one(loaded, data):
+@pytest.fixture(scope="module")
+def followed(loaded, data):
+    return follow(loaded, data, fast=True)
+
+
+def test_the_fast_path_follows_the_trajectory_of_the_plain_one(loaded, data, followed):
     plain, plain_model = follow(loaded, data, fast=False)
-    fast, fast_model = follow(loaded, data, fast=True)
+    fast, fast_model = followed
     np.testing.assert_allclose(fast, plain, atol=2e-4)
     assert plain[-5:].mean() < plain[:5].mean() - 0.2  # it has learned
     expected, found = (
@@ -64,8 +69,8 @@ def test_the_fast_path_follows_the_trajectory_of_the_plain_one(loaded, data):
     np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
-def test_bfloat16_follows_float32(loaded, data):
-    exact, _ = follow(loaded, data, fast=True)
+def test_bfloat16_follows_float32(loaded, data, followed):
+    exact, _ = followed
     rounded, model = follow(loaded, data, fast=True, precision=BFLOAT16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     np.testing.assert_allclose(rounded[:10], exact[:10], atol=0.03)

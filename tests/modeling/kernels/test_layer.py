@@ -133,7 +133,7 @@ def go_through(layers, *, backlog):
     ("family", "rate", "num_together"),
     [
         ("bert", 0.2, 3),
-        ("bert", 0.0, 3),
+        pytest.param("bert", 0.0, 3, marks=pytest.mark.slow),
         pytest.param("distilbert", 0.2, 2, marks=pytest.mark.slow),
     ],
 )
