@@ -382,6 +382,14 @@ def test_files_that_are_there_are_replaced_when_asked(archive, output):
     assert len(read(output / "imdb_test.jsonl")) == 2
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_the_place_of_a_file_is_refused(archive, output, overwrite):
+    (output / "imdb_train.jsonl").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"place of a file: .*imdb_train.jsonl"):
+        prepare_imdb(archive, output, overwrite=overwrite)
+    assert [path.name for path in output.iterdir()] == ["imdb_train.jsonl"]
+
+
 def test_an_unknown_format_is_refused(archive, output):
     message = "text_format is 'xml'; 'text' or 'tokens' was expected"
     assert refuse(archive, output, ConfigError, text_format="xml") == message

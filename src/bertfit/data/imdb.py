@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -82,7 +82,8 @@ def prepare_imdb(
         report: Called with the progress.
 
     Raises:
-        ConfigError: A file exists and may not be replaced, or `text_format` is unknown.
+        ConfigError: A file exists and may not be replaced, a folder is in the place of a file, or
+            `text_format` is unknown.
         DataError: The source is missing, damaged, unsafe, incomplete or not IMDB.
         MissingDependencyError: `source` is "hub" and `datasets` is not installed.
         OSError: The files cannot be written.
@@ -124,7 +125,11 @@ def _name_files(folder: Path, text_format: str) -> dict[Path, tuple[Shelf, ...]]
     return {folder / f"{name}{extension}": shelves for name, shelves in files.items()}
 
 
-def _refuse_existing(paths: Iterable[Path], *, overwrite: bool) -> None:
+def _refuse_existing(paths: Collection[Path], *, overwrite: bool) -> None:
+    folders = [str(path) for path in paths if path.is_dir()]
+    if folders:  # would be found only when other files are in their places
+        message = f"a folder is in the place of a file: {', '.join(folders)}"
+        raise ConfigError(message, hint="Move it away, or name another folder.")
     existing = [str(path) for path in paths if path.exists()]
     if existing and not overwrite:
         message = f"already there: {', '.join(existing)}"
