@@ -7,6 +7,7 @@ import os
 import pickle
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertModel
@@ -364,6 +365,26 @@ def test_a_head_of_one_output_is_refused(run_import, folder, model, names):
 @pytest.mark.parametrize("names", [("neg", "neg"), ("neg", "")])
 def test_label_names_that_do_not_differ_are_refused(run_import, names):
     assert "expected names that differ, got 'neg', " in error_of(run_import, label_names=names)
+
+
+@pytest.mark.parametrize("names", ["np", None, (1, 2), 2])
+def test_label_names_that_are_no_names_are_refused(run_import, names):
+    expected = f"label_names: expected a list of names, got {names!r}"
+    assert error_of(run_import, label_names=names) == expected
+
+
+@pytest.mark.parametrize("name", ["max_length", "num_heads"])
+@pytest.mark.parametrize("value", [0, -1, "20", 2.0, True])
+def test_numbers_that_are_none_are_refused(run_import, tmp_path, name, value):
+    told = error_of(run_import, **{name: value})
+    assert told.startswith(f"{name}: expected a whole number, at least ")
+    assert told.endswith(f", got {value!r}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_may_be_those_of_numpy(run_import):
+    run = run_import(max_length=np.int64(20), num_heads=np.int8(2))
+    assert json.loads((run / "bertfit.json").read_text())["encoding"]["max_length"] == 20
 
 
 def test_a_wrong_number_of_heads_is_explained(run_import):

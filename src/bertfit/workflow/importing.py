@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertfit.config import check_flags
+from bertfit.config import check_flags, is_whole_number
 from bertfit.data.encoding import EncodingRule
 from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _EXPECTED = "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
 _ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."
 _SAVE_HINT = "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
+_LEAST_TOKENS = 4
+"""Of a text, as in `TrainSettings`."""
 _ANCHOR = "embeddings.word_embeddings.weight"
 _HISTORY_FIELDS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
 
@@ -62,13 +64,13 @@ def import_notebook(
 
     Raises:
         ConfigError: The label names are empty or repeated, or these, `max_length` or `num_heads` do
-            not fit the weights.
+            not fit the weights or are of another type.
         ModelError: Weights or tokenizer are missing or damaged, or are not those of a BERT
             classifier, or reading the weights would run code.
         RunError: There is no such folder, its history is damaged, or `output` exists and may not be
             replaced, or cannot be written.
     """
-    _check_label_names(label_names)
+    _check_arguments(label_names, max_length, num_heads)
     check_flags(overwrite=overwrite)
     check_place(as_path(output, "output"), overwrite=overwrite, listener=listener or Silent())
     folder = as_path(folder, "folder")
@@ -97,12 +99,29 @@ def import_notebook(
     return as_path(output)
 
 
-def _check_label_names(label_names: Sequence[str]) -> None:
+def _check_arguments(label_names: Sequence[str], max_length: int, num_heads: int | None) -> None:
+    if not _are_names(label_names):
+        raise ConfigError(f"label_names: expected a list of names, got {label_names!r}")
     if not all(label_names) or len(set(label_names)) < len(label_names):
         raise ConfigError(
             f"--label-names: expected names that differ, got {', '.join(map(repr, label_names))}",
             hint="Name every class once, in order of their ids.",
         )
+    if not is_whole_number(max_length) or max_length < _LEAST_TOKENS:
+        raise ConfigError(
+            f"max_length: expected a whole number, at least {_LEAST_TOKENS}, got {max_length!r}"
+        )
+    if num_heads is not None and (not is_whole_number(num_heads) or num_heads < 1):
+        raise ConfigError(
+            f"num_heads: expected a whole number, at least 1, or None, got {num_heads!r}"
+        )
+
+
+def _are_names(value: object) -> bool:
+    """Return whether an argument is a list or the like of strings, and not one string."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return False
+    return all(isinstance(name, str) for name in value)
 
 
 def _read_state(folder: Path) -> dict[str, torch.Tensor]:
@@ -211,7 +230,7 @@ def _infer_config(
     if embedding_width != width:
         raise ModelError(f"the head reads {width} values, but the encoder gives {embedding_width}")
     layers = {int(m[1]) for key in state if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", key))}
-    heads = num_heads or max(1, width // 64)
+    heads = int(num_heads or max(1, width // 64))  # the config refuses numpy's numbers
     if width % heads:
         raise ConfigError(f"--num-heads: the width {width} is not a multiple of {heads}")
     config: BertConfig = BertConfig(
@@ -276,7 +295,7 @@ def _build_classifier(
     return TextClassifier(
         model.float().eval(),
         tokenizer,
-        rule=EncodingRule(max_length=max_length),
+        rule=EncodingRule(max_length=int(max_length)),
         precision=choose_precision("cpu", "float32"),
     )
 
