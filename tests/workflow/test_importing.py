@@ -387,6 +387,14 @@ def test_numbers_may_be_those_of_numpy(run_import):
     assert json.loads((run / "bertfit.json").read_text())["encoding"]["max_length"] == 20
 
 
+def test_weights_that_are_not_finite_are_refused(run_import, folder, model, tmp_path):
+    state = model.state_dict() | {"head.bias": torch.tensor([0.0, float("nan")])}
+    torch.save(state, folder / "model.pth")
+    told = "the weights have numbers that are not finite: classifier.bias"
+    assert error_of(run_import).startswith(told)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_wrong_number_of_heads_is_explained(run_import):
     assert error_of(run_import, num_heads=3) == ("--num-heads: the width 8 is not a multiple of 3")
 

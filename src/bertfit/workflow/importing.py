@@ -284,6 +284,9 @@ def _build_classifier(
     problems = [key for key in missing if not key.endswith("position_ids")] + list(unexpected)
     if problems:
         raise ModelError(f"the weights do not fit a BERT classifier: {', '.join(problems[:5])}")
+    damaged = [key for key, value in model.named_parameters() if not value.isfinite().all()]
+    if damaged:
+        raise ModelError(f"the weights have numbers that are not finite: {', '.join(damaged[:5])}")
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, but the weights have {config.vocab_size}"
