@@ -62,8 +62,21 @@ def test_three_rows_never_tell_models_apart() -> None:
     comparison = compare_with_baseline(right, wrong, [1, 1, 1], baseline_name="the majority")
     assert comparison.verdict == (
         "The model and the majority cannot be told apart on these rows: the difference is "
-        "+100.0 points (95 % interval -41.5 to 100.0)."
+        "+100.0 points (95 % interval -41.5 to 100.0, McNemar p = 0.25)."
     )
+
+
+def test_an_interval_without_zero_is_not_enough_to_tell_models_apart() -> None:
+    """The verdict then says what the exact test finds, as the interval alone contradicts it."""
+    label_ids, model = np.ones(80, dtype=int), np.ones(80, dtype=int)
+    baseline = model.copy()
+    model[:2], baseline[2:11] = 0, 0
+    found = compare_with_baseline(
+        as_probabilities(model), as_probabilities(baseline), label_ids, baseline_name=NAME
+    )
+    assert found.interval.low > 0
+    assert "cannot be told apart" in found.verdict
+    assert found.verdict.endswith(", McNemar p = 0.065).")
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 6, 30])

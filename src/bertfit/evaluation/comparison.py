@@ -253,10 +253,7 @@ def compare_with_baseline(
     model_accuracy, model_macro_f1 = _score_most_probable(model_probabilities, label_ids)
     p_value = mcnemar_p_value(model_correct, baseline_correct)
     difference = float(model_correct.mean() - baseline_correct.mean())
-    is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
-    verdict = _word_verdict(
-        difference, interval, baseline_name=baseline_name, is_certain=is_certain, level=level
-    )
+    verdict = _word_verdict(difference, interval, p_value, baseline_name=baseline_name, level=level)
     return Comparison(
         baseline_name=baseline_name,
         model_accuracy=model_accuracy,
@@ -289,15 +286,16 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
 
 
 def _word_verdict(
-    difference: float, interval: Interval, *, baseline_name: str, is_certain: bool, level: float
+    difference: float, interval: Interval, p_value: float, *, baseline_name: str, level: float
 ) -> str:
     low, high = 100 * interval.low, 100 * interval.high
     points = f"{100 * abs(difference):.1f} points"
-    if not is_certain:
+    is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
+    if not is_certain:  # the interval alone may exclude 0, so p is shown
         return (
             f"The model and {baseline_name} cannot be told apart on these rows: the difference is "
             f"{100 * difference:+z.1f} points "
-            f"({100 * level:g} % interval {low:z.1f} to {high:z.1f})."
+            f"({100 * level:g} % interval {low:z.1f} to {high:z.1f}, McNemar p = {p_value:.2g})."
         )
     if difference > 0:
         span = f"({100 * level:g} % interval {low:z.1f} to {high:z.1f})"
