@@ -113,6 +113,14 @@ def test_columns_of_another_type_are_refused(use, value):
     assert str(caught.value) == f"columns: {expected}"
 
 
+@pytest.mark.parametrize("value", [0, 3, ["label"]])
+@pytest.mark.parametrize("role", ["text", "label", "group"])
+def test_a_name_of_a_column_that_is_no_string_is_refused(role, value):
+    with pytest.raises(ConfigError) as caught:
+        bertfit.check(ROWS, columns=bertfit.Columns(**{role: value}))
+    assert str(caught.value) == f"columns: {role}: expected the name of a column, got {value!r}"
+
+
 @pytest.mark.parametrize("value", ["3", 2.5, 2.0, None, True])
 def test_what_is_no_whole_number_is_refused(value, tmp_path):
     with pytest.raises(ConfigError) as caught:

@@ -284,7 +284,10 @@ def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(names, str | Iterable):
         raise ConfigError(f"slice_columns: expected a list of names, got {names!r}")
     if not isinstance(names, str):
-        return tuple(names)
+        names = tuple(names)
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"slice_columns: expected a list of names, got {names!r}")
+        return names
     return tuple(one.strip() for one in names.split(",") if one.strip().lower() not in {"", "none"})
 
 

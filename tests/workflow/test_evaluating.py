@@ -179,9 +179,11 @@ def test_a_column_that_cuts_no_slices_is_told(run, rows):
     assert noted[1:] == ["Column 'kind' has one value, so no slices are cut by it."]
 
 
-def test_slice_columns_of_another_type_are_refused(run, rows):
-    with pytest.raises(ConfigError, match="slice_columns: expected a list of names, got 3"):
-        bertfit.evaluate(run, rows, slice_columns=3)
+@pytest.mark.parametrize("value", [3, (3,), ("kind", None)])
+def test_slice_columns_of_another_type_are_refused(run, rows, value):
+    with pytest.raises(ConfigError) as caught:
+        bertfit.evaluate(run, rows, slice_columns=value)
+    assert str(caught.value) == f"slice_columns: expected a list of names, got {value!r}"
 
 
 def test_a_column_of_slices_that_is_not_there_is_named(run, rows):

@@ -42,7 +42,7 @@ def as_columns(columns: object) -> Columns:
     """Return an argument that is `Columns` or None, which stands for the usual names.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is neither, or a name in it is not a string.
     """
     if columns is None:
         return Columns()
@@ -50,6 +50,10 @@ def as_columns(columns: object) -> Columns:
         raise ConfigError(
             f"columns: expected bertfit.Columns(text=…, label=…), got {type(columns).__name__}"
         )
+    for role in ("text", "label", "group"):
+        name = getattr(columns, role)
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"columns: {role}: expected the name of a column, got {name!r}")
     return columns
 
 
