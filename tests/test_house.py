@@ -34,7 +34,7 @@ ROWS = (
     ("modeling", "data", "evaluation"),
     ("config",),
     ("labels", "assets", "environment", "progress", "threshold_aim", "word_pattern", "wording"),
-    ("files", "garbage", "leftovers", "second_process", "setting_types"),
+    ("files", "garbage", "leftovers", "record_entries", "second_process", "setting_types"),
     ("errors",),
 )
 ROW_OF_PART = {part: number for number, row in enumerate(ROWS) for part in row}

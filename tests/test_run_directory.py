@@ -600,9 +600,32 @@ def test_a_damaged_entry_of_the_record_is_named(run, name, value):
         f"{run / RECORD_NAME} is damaged: its entry {name!r} is {value!r}\n"
         "It was changed. Restore the file, or train again."
     )
-    whole = {"format_version": 1, "calibration": None, "threshold": None}
+    whole = {"format_version": 1, "calibration": None, "threshold": None, "data": {"test": None}}
     (run / RECORD_NAME).write_text(json.dumps(whole))
     assert read_record(run) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("settings.seed", 0),
+        ("settings.seed", {"value": 0}),
+        ("settings.seed", {"origin": "default"}),
+        ("settings.seed", {"value": 0, "origin": None}),
+        ("data.test", "test.csv"),
+        ("scores.test", 0.9),
+    ],
+)
+def test_a_damaged_part_of_an_entry_is_named(run, name, value):
+    entry, part = name.split(".")
+    (run / RECORD_NAME).write_text(json.dumps({"format_version": 1, entry: {part: value}}))
+    told = f"{run / RECORD_NAME} is damaged: its entry {name!r} is {value!r}\n"
+    assert error_of(read_record, run).startswith(told)
+
+
+def test_label_names_are_strings(run):
+    (run / RECORD_NAME).write_text(json.dumps({"format_version": 1, "label_names": ["a", None]}))
+    assert "its entry 'label_names' is ['a', None]" in error_of(read_record, run)
 
 
 @pytest.mark.parametrize(

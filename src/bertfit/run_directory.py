@@ -28,22 +28,11 @@ from bertfit.files import (
 )
 from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
 from bertfit.progress import Listener
+from bertfit.record_entries import find_damaged_entry
 
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
-_ENTRIES = {
-    "label_names": list,
-    "encoding": dict,
-    "settings": dict,
-    "training": dict,
-    "data": dict,
-    "scores": dict,
-    "calibration": dict | None,
-    "threshold": dict | None,
-    "sha256": dict,
-}
-"""Types of the entries of bertfit.json that the verbs read, if they exist."""
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
 _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
@@ -275,12 +264,11 @@ def read_record(run: Path) -> dict[str, Any]:
             f"{path} has format {version!r}, expected {FORMAT_VERSION}",
             hint="It was written by another version of bertfit.",
         )
-    for name, kind in _ENTRIES.items():
-        if name in record and not isinstance(record[name], kind):
-            raise RunError(
-                f"{path} is damaged: its entry {name!r} is {record[name]!r}",
-                hint="It was changed. Restore the file, or train again.",
-            )
+    if (damaged := find_damaged_entry(record)) is not None:
+        raise RunError(
+            f"{path} is damaged: its entry {damaged[0]!r} is {damaged[1]!r}",
+            hint="It was changed. Restore the file, or train again.",
+        )
     checked: dict[str, Any] = record
     return checked
 

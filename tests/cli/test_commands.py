@@ -365,6 +365,16 @@ def test_inspect_shows_the_tree_and_what_a_run_says(trained):
     assert "The model's files are as they were when the run was made" in result.stdout
 
 
+def test_inspect_says_what_a_damaged_record_lacks(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    record = json.loads((run / "bertfit.json").read_text(encoding="utf-8"))
+    record["scores"]["test"] = {"num_rows": 3}
+    (run / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    told = r"bertfit.json lacks what inspect shows \(KeyError: 'intervals'\)\nIt was changed"
+    with pytest.raises(RunError, match=told):
+        runner.invoke(app, ["inspect", str(run)], catch_exceptions=False)
+
+
 def test_every_command_that_uses_a_changed_model_says_so(trained, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
     with (run / "config.json").open("a") as file:

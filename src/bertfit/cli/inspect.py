@@ -67,9 +67,7 @@ def inspect(
     if inspection.memory is not None:
         console.print(describe_memory(inspection.memory))
     if inspection.record:
-        from bertfit.cli.results import show_record
-
-        show_record(console, inspection.record)
+        _show_record(console, inspection)
         _show_changes(console, inspection)
 
 
@@ -86,6 +84,21 @@ def _refuse_idle(
         )
     if not runtime and set(of_runtime) != {None}:
         raise ConfigError("--device and --dtype are for --runtime; the tree depends on neither")
+
+
+def _show_record(console: Console, inspection: Inspection) -> None:
+    from bertfit.cli.results import show_record
+    from bertfit.errors import RunError
+    from bertfit.run_directory import RECORD_NAME
+
+    try:
+        show_record(console, inspection.record)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        path, reason = Path(inspection.name) / RECORD_NAME, f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{path} lacks what inspect shows ({reason})",
+            hint="It was changed. Restore the file, or train again; --json shows it as it is.",
+        ) from error
 
 
 def _show_changes(console: Console, inspection: Inspection) -> None:

@@ -1,0 +1,52 @@
+"""What the entries of a run's bertfit.json must be, as far as the verbs rely on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_KINDS = {
+    "label_names": list,
+    "encoding": dict,
+    "settings": dict,
+    "training": dict,
+    "data": dict,
+    "scores": dict,
+    "calibration": dict | None,
+    "threshold": dict | None,
+    "sha256": dict,
+}
+"""Types of the entries that the verbs read, if they exist."""
+_PARTS = ("train", "validation", "test")
+
+
+def find_damaged_entry(record: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return the name and the value of the first entry that is of a wrong type, if there is one.
+
+    Example:
+        >>> find_damaged_entry({"settings": {"seed": {"value": 0, "origin": "default"}}})
+        >>> find_damaged_entry({"settings": {"seed": 0}})
+        ('settings.seed', 0)
+    """
+    of_whole = (
+        (name, record[name])
+        for name, kind in _KINDS.items()
+        if name in record and not isinstance(record[name], kind)
+    )
+    return next(of_whole, None) or next(_iter_damaged_parts(record), None)
+
+
+def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is damaged inside of entries that are of the right type themselves."""
+    names = record.get("label_names", [])
+    if not all(isinstance(name, str) for name in names):
+        yield "label_names", names
+    for name, entry in record.get("settings", {}).items():
+        is_whole = isinstance(entry, dict) and "value" in entry
+        if not is_whole or not isinstance(entry.get("origin"), str):
+            yield f"settings.{name}", entry
+    for entry in ("data", "scores"):
+        parts = record.get(entry, {})
+        for part in _PARTS:
+            if not isinstance(parts.get(part), dict | None):
+                yield f"{entry}.{part}", parts[part]
