@@ -166,6 +166,11 @@ def test_a_source_of_which_no_row_is_left_is_refused():
     assert "\n  rows: no row can be used: all 2 have faults" in message
 
 
+def test_skipping_is_not_advised_where_no_row_would_be_left():
+    message = refuse([*GOOD, BAD], validation=[BAD, BAD])
+    assert message.endswith("\nFix the data: without the bad rows, none would be left.")
+
+
 def test_an_unknown_choice_is_refused():
     message = "on_bad_row is 'ignore'; 'error' or 'skip' was expected"
     with pytest.raises(ConfigError, match=message):

@@ -58,6 +58,11 @@ class _Part:
     source_faults: list[Fault] = field(default_factory=list)
     """Faults that skipping rows does not fix."""
 
+    @property
+    def is_all_bad(self) -> bool:
+        """Whether skipping rows would leave none."""
+        return bool(self.row_faults) and self.dataset is not None and not len(self.dataset)
+
 
 def check_training_data(
     train: Source,
@@ -232,7 +237,9 @@ def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple
     raise DataError(
         f"{format_count(len(faults), 'problem')} in the data: nothing was {verb}",
         faults=faults,
-        hint=_advise(len(row_faults), len(source_faults), on_bad_row),
+        hint="Fix the data: without the bad rows, none would be left."
+        if on_bad_row != "skip" and any(part.is_all_bad for part in parts)
+        else _advise(len(row_faults), len(source_faults), on_bad_row),
     )
 
 
