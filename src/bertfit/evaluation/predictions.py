@@ -115,13 +115,13 @@ def read_predictions(
 def _parse(line: str, id_of_name: dict[str, int], *, place: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(place, f"the line is not JSON ({error})") from None
     if not isinstance(record, dict) or set(_KEYS) - set(record):
         raise _damaged(
             place, f"expected an object with {', '.join(_KEYS)}, got {line.strip()!r:.80}"
         )
-    if record["label"] not in id_of_name:
+    if not isinstance(record["label"], str) or record["label"] not in id_of_name:
         known = ", ".join(id_of_name)
         raise _damaged(place, f"label {record['label']!r} is not one of the run's: {known}")
     fault = _find_fault(record, num_labels=len(id_of_name))
@@ -137,8 +137,8 @@ def _find_fault(record: dict[str, Any], *, num_labels: int) -> str | None:
             f"got {record['probabilities']!r:.80}"
         )
     for name in ("line", "num_tokens"):
-        if type(record[name]) is not int or record[name] < 0:
-            return f"{name}: expected a whole number of at least 0, got {record[name]!r}"
+        if type(record[name]) is not int or not 0 <= record[name] < 2**63:
+            return f"{name}: expected a whole number from 0 to 2**63 - 1, got {record[name]!r:.80}"
     if not isinstance(record["truncated"], bool):
         return f"truncated: expected true or false, got {record['truncated']!r}"
     if record["group"] is not None and not isinstance(record["group"], str):
@@ -150,7 +150,7 @@ def _are_probabilities(value: object, num_labels: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == num_labels
-        and all(type(number) in {int, float} and number >= 0 for number in value)
+        and all(type(number) in {int, float} and 0 <= number < 2 for number in value)
         and math.isclose(sum(value), 1, abs_tol=_SUM_TOLERANCE)
     )
 
