@@ -129,6 +129,13 @@ def test_a_column_may_be_named_as_another_is_renamed() -> None:
     assert values["column column label"] == ["w", "w"]
 
 
+def test_bytes_are_named_as_the_text_that_they_are() -> None:
+    """Older writers of Parquet do not mark strings as such; labels are decoded, too."""
+    values = name_values([b"caf\xc3\xa9", b"\xff", b" ", None])
+    assert values == ["café", "\\xff", None, None]
+    assert name_values([str(number).encode() for number in range(100)])[0] == "0 to 19"
+
+
 def test_missing_numbers_stay_missing() -> None:
     names = name_values([None, *range(100)])
     assert names[0] is None

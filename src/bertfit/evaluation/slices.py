@@ -180,7 +180,9 @@ def name_values(values: Sequence[object]) -> list[str | None]:
         >>> name_values(list(range(100)))[:2], name_values(list(range(100)))[99]
         (['0 to 19', '0 to 19'], '80 to 99')
     """
-    present = [None if _is_missing(value) else value for value in values]
+    # Strings of Parquet files that are not marked as text are bytes, as for labels.
+    read = (v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in values)
+    present = [None if _is_missing(value) else value for value in read]
     distinct = {str(value) for value in present if value is not None}
     numbers = [_read_number(value) for value in present]
     are_numbers = all(
