@@ -136,6 +136,12 @@ def test_bytes_are_named_as_the_text_that_they_are() -> None:
     assert name_values([str(number).encode() for number in range(100)])[0] == "0 to 19"
 
 
+def test_ids_with_an_underscore_are_no_numbers() -> None:
+    """Python reads 12_7 as 127: ids were put into bins of numbers that no row has."""
+    ids = [f"{number}_7" for number in range(100)]
+    assert name_values(ids) == ids
+
+
 def test_missing_numbers_stay_missing() -> None:
     names = name_values([None, *range(100)])
     assert names[0] is None

@@ -303,6 +303,8 @@ def _read_number(value: object) -> float | None:
     """Return the value as a finite number, or None if it is not one."""
     if value is None or isinstance(value, bool):
         return None
+    if isinstance(value, str) and "_" in value:
+        return None  # an id such as 12_7, which Python reads as 127
     try:
         number = float(value)  # type: ignore[arg-type]  # anything but a number raises
     except (TypeError, ValueError):
