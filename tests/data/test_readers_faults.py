@@ -176,6 +176,16 @@ def test_a_row_of_too_few_fields_that_hides_others_says_so(tmp_path):
     assert fault_of(path) == (2, told)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_row_of_empty_values_alone_is_a_fault(tmp_path, name):
+    """In .tsv it was passed over without a word, so a prediction lacked a row."""
+    lines = ["text,label", "fine,1", ",", "", "fine,0"]
+    content = "\n".join(lines).replace(",", "\t" if name == "a.tsv" else ",")
+    dataset, faults = read_dataset(write(tmp_path, name, content), Columns())
+    assert list(dataset.lines) == [2, 5]
+    assert [(fault.line, fault.message) for fault in faults] == [(3, "the text is empty")]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_a_byte_that_is_not_utf8_spoils_its_row_alone(tmp_path, name):
     rows = {

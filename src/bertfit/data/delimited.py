@@ -143,5 +143,6 @@ def _split_tsv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
         fields = line.text.rstrip("\r\n").split("\t")
         if line.fault is not None:
             yield line.fault
-        elif line.text.strip():
+        elif len(fields) > 1 or fields[0].strip():
+            # As in CSV, tabs alone are a row of empty values, which is a fault.
             yield _Fields(line.number, fields)
