@@ -249,6 +249,20 @@ def test_a_parquet_struct_that_is_not_utf8_is_refused_as_a_struct():
     assert fault_of(table) == (1, message)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_dates_that_python_does_not_have_are_strings(tmp_path, nested):
+    """Databases write "infinity" as a date far away; it ended in an OverflowError."""
+    days = pa.array([0, 2_932_897], pa.int32()).cast(pa.date32())
+    if nested:
+        days = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), days)
+    pq.write_table(
+        pa.table({"text": ["x", "y"], "label": [1, 0], "day": days}), tmp_path / "a.parquet"
+    )
+    dataset, faults = read_dataset(tmp_path / "a.parquet", Columns(slices=("day",)))
+    assert not faults
+    assert dataset.slices["day"][1] == (["10000-01-01"] if nested else "10000-01-01")
+
+
 # Faults of a source
 
 

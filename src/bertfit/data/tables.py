@@ -158,20 +158,25 @@ def _name_classes(values: list[object], classes: Sequence[str]) -> list[object]:
 def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types)
     try:
         values: list[object] = column.to_pylist()
-    except UnicodeDecodeError:  # Parquet does not validate strings
+    except (UnicodeDecodeError, OverflowError):  # Parquet validates neither strings nor dates
         values = [_to_value(scalar) for scalar in column]
     return values
 
 
 def _to_value(scalar: Any) -> object:  # noqa: ANN401 (pyarrow has no types)
-    """Return a value in which strings that are not UTF-8 are bytes, for their row to report."""
+    """Return a value in which strings that are not UTF-8 are bytes, for their row to report.
+
+    Dates and times that Python does not have, as of the year 10000, are strings.
+    """
     import pyarrow as pa
 
     value: object
     try:
         value = scalar.as_py()
-    except UnicodeDecodeError:
-        if hasattr(scalar, "value"):  # of a dictionary, a union or an extension type
+    except (UnicodeDecodeError, OverflowError):
+        if pa.types.is_temporal(scalar.type):
+            value = scalar.cast(pa.string()).as_py()
+        elif hasattr(scalar, "value"):  # of a dictionary, a union or an extension type
             value = _to_value(scalar.value)
         elif isinstance(scalar, pa.ListScalar):
             value = [_to_value(item) for item in scalar.values]
