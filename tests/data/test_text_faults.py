@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from bertfit.data.text_faults import find_text_faults
@@ -78,6 +80,19 @@ def test_the_first_place_of_either_kind_of_mojibake_is_told(text):
     """One is found by its C1 characters, the other by what ftfy knows."""
     (fault,) = find_text_faults([text])["mojibake"]
     assert fault.offset < 5
+
+
+def test_long_texts_in_other_scripts_are_not_kept_in_memory():
+    """They were a second copy of the texts, up to 131,072 of them, as long as the process ran."""
+    texts = [f"No. {chr(0x4E00 + number)}{'好电影' * 1000}" for number in range(50)]
+    find_text_faults(texts[:1])  # loads ftfy
+    tracemalloc.start()
+    try:
+        assert not any(find_text_faults(texts).values())
+        num_kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_kept < sum(map(len, texts)) / 10
 
 
 def test_words_of_scripts_without_spaces_are_characters():

@@ -33,6 +33,9 @@ quote or dash after it may end if cp1252 was read as latin-1, such as U+00DF (ß
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
 """Includes the characters before and after it, which ftfy needs as context."""
 _MOST_RUNS_REMEMBERED = 1 << 17
+_LONGEST_REMEMBERED = 32
+"""Longer runs, such as sentences in Chinese, hardly ever repeat, and would be kept in memory as a
+second copy of the texts."""
 
 
 def _find_html_tag(text: str) -> int | None:
@@ -74,8 +77,13 @@ def _find_mojibake(text: str) -> int | None:
     return min((start for start in starts if start is not None), default=None)
 
 
-@functools.lru_cache(maxsize=_MOST_RUNS_REMEMBERED)
 def _is_badly_decoded(run: str) -> bool:
+    decide = _decide if len(run) <= _LONGEST_REMEMBERED else _decide.__wrapped__
+    return decide(run)
+
+
+@functools.lru_cache(maxsize=_MOST_RUNS_REMEMBERED)
+def _decide(run: str) -> bool:
     from ftfy.badness import is_bad
 
     return is_bad(run)
