@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from bertfit.data.findings import Example, Finding
@@ -67,6 +68,16 @@ def test_nothing_is_wider_than_80_columns():
 def test_an_example_stays_on_one_line():
     lines = show(findings_text(LEAK, [make(text="word " * 100)]))
     assert sum("train.csv:12" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("label", ["x" * 200, "two\nlines", "标签" * 40])
+def test_an_example_with_a_long_label_stays_on_one_line(label):
+    example = Example("训练集.csv", 12, "文" * 60, f"label {label}")
+    (line,) = [
+        line for line in show(findings_text(LEAK, [make(examples=(example,))])) if "文" in line
+    ]
+    assert "csv:12 (label " in line
+    assert line.rstrip().endswith("文")
 
 
 def test_without_findings_it_says_so():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -28,6 +29,8 @@ _HEADINGS = {
 }
 _MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
 _SOURCE_WIDTH = 30
+_NOTE_WIDTH = 32
+"""Most notes are shorter; labels and groups, which some name, can be of any length."""
 
 
 def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
@@ -106,7 +109,7 @@ def _show_finding(finding: Finding) -> RenderableType:
 def _show_example(example: Example) -> str:
     """Return an example on one line of at most `WIDTH` minus the indent."""
     name = shorten(Path(example.source).name or example.source, _SOURCE_WIDTH)
-    note = f" ({example.note})" if example.note else ""
+    note = f" ({shorten(example.note, _NOTE_WIDTH)})" if example.note else ""
     place = f"{name}:{example.line}{note}: "
-    room = WIDTH - 2 - len(place)
+    room = WIDTH - 2 - cell_len(place)
     return place + (shorten(example.text, room) if room > 10 else "…")
