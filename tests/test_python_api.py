@@ -118,7 +118,9 @@ def test_columns_of_another_type_are_refused(use, value):
 def test_a_name_of_a_column_that_is_no_string_is_refused(role, value):
     with pytest.raises(ConfigError) as caught:
         bertfit.check(ROWS, columns=bertfit.Columns(**{role: value}))
-    assert str(caught.value) == f"columns: {role}: expected the name of a column, got {value!r}"
+    told = f"columns: {role}: expected the name of a column, a string, got {value!r}"
+    assert caught.value.message == told
+    assert "read as str(name)" in caught.value.hint
 
 
 @pytest.mark.parametrize("value", ["3", 2.5, 2.0, None, True])

@@ -212,6 +212,19 @@ def test_the_share_of_skipped_rows_is_of_all_rows_that_were_read():
     ]
 
 
+def test_the_share_of_skipped_rows_is_of_the_rows_of_all_parts():
+    report = inspect(**{**CLEAN, "train": [*CLEAN["train"], row("")]}, on_bad_row="skip")
+    (finding,) = report.findings
+    assert (finding.count, finding.num_rows) == (1, 281)
+
+
+@pytest.mark.parametrize(("num_more", "is_told"), [(899, False), (900, True)])
+def test_ten_rows_for_each_of_the_rarest_label_are_unbalanced(num_more, is_told):
+    more = [row(text, "pos") for text in make_texts(num_more, seed=7)]
+    report = inspect([*CLEAN["train"], *more], group=None)
+    assert ("imbalance" in {finding.kind for finding in report.findings}) == is_told
+
+
 def test_every_kind_is_planted_somewhere():
     assert set(PLANTED) | TOKEN_KINDS | {"skipped_rows"} == set(KINDS)
 
@@ -266,6 +279,13 @@ def test_a_near_duplicate_shows_its_similarity():
     assert (finding.part, finding.other) == ("test", "train")
     assert finding.examples[0].note == "0.89 as train line 4"  # 17 of 19 sequences
     assert "80 % or more of the 3-word sequences" in finding.message
+
+
+def test_each_copy_of_a_near_duplicate_is_a_leaked_row():
+    """Texts are compared once each; the score without leaks would else keep the copies."""
+    copy = near(CLEAN["train"][3]["text"])
+    report = inspect(CLEAN["train"], test=[*CLEAN["test"], row(copy), row(copy.upper() + " ")])
+    assert report.near_test_rows == report.leaked_test_rows == (40, 41)
 
 
 def test_leaks_from_validation_count_too():

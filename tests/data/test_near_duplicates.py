@@ -72,6 +72,12 @@ def test_the_similarity_is_exact_and_the_partner_the_right_one(texts):
         assert one.similarity == jaccard(others[one.row], texts[one.other])
 
 
+def test_four_fifths_in_common_are_enough(texts):
+    words = texts[0].split()[:11]  # 9 sequences, 8 of 10 in common with the last word changed
+    (found,) = find([" ".join([*words[:-1], "changed"])], [" ".join(words)])
+    assert found.similarity == THRESHOLD
+
+
 def test_punctuation_and_case_alone_give_one():
     (found,) = find(["Is there an auto top-up, or not?"], ["is there an AUTO top up or not"])
     assert found.similarity == 1.0

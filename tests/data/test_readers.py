@@ -223,6 +223,16 @@ def test_usual_names_are_found_in_any_case():
     assert rows_of([{"Review": "good", "SENTIMENT": "pos"}]) == [(1, "good", "pos")]
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_keys_that_come_later_name_columns_too(tmp_path, is_file):
+    rows = [{"text": "a"}, {"text": "b", "label": "x"}, {"label": "y", "text": "c"}]
+    content = "\n".join(map(json.dumps, rows))
+    source = write(tmp_path, "a.jsonl", content) if is_file else rows
+    dataset, (fault,) = read_dataset(source, Columns())
+    assert (dataset.labels, fault.line) == (["x", "y"], 1)
+    assert fault.message == "key 'label' is missing; the keys are text."
+
+
 def test_the_first_usual_name_wins():
     row = {"content": "no", "review": "no", "sentence": "yes", "class": "no", "category": "yes"}
     assert rows_of([row]) == [(1, "yes", "yes")]

@@ -152,6 +152,10 @@ def test_an_unclosed_quote_in_the_last_row_spoils_that_alone(tmp_path):
     ("rest", "message"),
     [
         (
+            "lost,neg\n",
+            "a quote is opened in this row and never closed; the row goes on over the next line",
+        ),
+        (
             "lost,neg\nlost,pos\n",
             "a quote is opened in this row and never closed; the row goes on over the next 2 lines",
         ),

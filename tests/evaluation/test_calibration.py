@@ -18,6 +18,7 @@ from bertfit.evaluation.calibration import (
     score_calibration,
     score_confidence,
 )
+from bertfit.evaluation.interval import exact_interval
 
 
 @pytest.mark.parametrize("num_labels", [2, 5])
@@ -177,3 +178,28 @@ def test_intervals_of_a_sure_model_cover_the_truth() -> None:
     for name, truth in (("aurc", whole.aurc), ("brier", whole.calibration.brier)):
         intervals = [one.intervals[name] for one in found]
         assert sum(one.low <= truth <= one.high for one in intervals) >= 90
+
+
+def test_the_noise_is_what_one_true_model_in_twenty_exceeds() -> None:
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(0.5, 1, 300)
+    probabilities = np.stack([confidences, 1 - confidences], axis=1)
+    noise = score_calibration(probabilities, np.zeros(300, int)).ece_noise
+    errors = [
+        expected_calibration_error(confidences, rng.random(300) < confidences) for _ in range(400)
+    ]
+    assert 0.01 < np.mean(np.array(errors) > noise) < 0.1
+
+
+def test_in_the_area_a_mistake_of_a_confident_row_costs_more() -> None:
+    """It counts at all coverages from its rank on: here at all of 20, or at the last alone."""
+    confidences = np.linspace(0.95, 0.55, 20)
+    probabilities = np.stack([confidences, 1 - confidences], axis=1)
+    highs = []
+    for wrong in (0, 19):
+        found = score_confidence(probabilities, (np.arange(20) == wrong).astype(int))
+        highs.append(found.intervals["aurc"].high)
+    share = exact_interval(1, 20).high
+    of_first = sum(1 / rank for rank in range(1, 21))
+    assert highs[0] == pytest.approx(share * (of_first + 1) / 2)
+    assert highs[1] < 0.4 * highs[0]

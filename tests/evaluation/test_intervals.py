@@ -14,7 +14,13 @@ from scipy.special import expit
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import resampling
-from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.interval import (
+    Interval,
+    allow_for_alike,
+    allow_for_mistakes,
+    exact_interval,
+    has_few,
+)
 from bertfit.evaluation.intervals import (
     bootstrap_intervals,
     mcnemar_p_value,
@@ -463,3 +469,40 @@ def test_mcnemar_is_symmetric_and_the_binomial_tail(pairs: list[tuple[bool, bool
 def test_pairs_must_be_of_the_same_rows(correct_a: list[bool], correct_b: list[bool]) -> None:
     with pytest.raises(DataError, match="expected both models scored on the same rows"):
         mcnemar_p_value(correct_a, correct_b)
+
+
+def test_a_mistake_costs_the_mean_of_those_seen_and_of_one_more() -> None:
+    is_right, units = np.arange(20) >= 2, np.arange(20)
+    costs = np.zeros(20), np.where(is_right, 1.0, 4.0)  # one more costs 1.3 on average
+    share = exact_interval(2, 20)
+    found = allow_for_mistakes(Interval(0.4, 0.4), is_right, costs, units)
+    each = (4 + 4 + 1.3) / 3
+    assert (found.low, found.high) == pytest.approx((share.low * each, share.high * each))
+
+
+@pytest.mark.parametrize(("num_wrong", "expected"), [(0, True), (9, True), (10, False)])
+def test_fewer_than_ten_mistakes_or_hits_are_few(num_wrong: int, expected: bool) -> None:
+    is_right = np.arange(100) >= num_wrong
+    assert has_few(is_right, np.arange(100)) is expected
+    assert has_few(~is_right, np.arange(100)) is expected
+    assert has_few(is_right, np.arange(100) // 2) is (num_wrong == 0)
+
+
+def test_with_groups_some_exceptions_leave_the_interval_of_the_resamples() -> None:
+    differences, interval = np.array([1] + [0] * 39), Interval(0.0, 0.06)
+    groups = np.arange(40) // 2
+    assert allow_for_alike(interval, differences, groups, level=0.95) == interval
+    wider = allow_for_alike(interval, differences, np.arange(40), level=0.95)
+    assert wider.low < -0.05
+    assert wider.high > 0.1
+
+
+def test_a_group_counts_once_in_the_doubt_of_a_macro_average() -> None:
+    """Ten reviews of one movie that are all right tell as much as one."""
+    label_ids = np.arange(12) % 2
+    alone = bootstrap_intervals(np.eye(2)[label_ids], label_ids)
+    rows = np.repeat(label_ids, 10)
+    groups = np.repeat(np.arange(12), 10).astype(str)
+    grouped = bootstrap_intervals(np.eye(2)[rows], rows, groups=groups)
+    for name in ("macro_f1", "macro_recall", "macro_precision"):
+        assert grouped[name].low == pytest.approx(alone[name].low, abs=1e-9)

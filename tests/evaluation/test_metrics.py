@@ -165,6 +165,7 @@ def test_scores_survive_json() -> None:
         ([[0.1, 0.9]], [0, 1], "expected 1 label ids, one per row, got 2"),
         ([[0.1, 0.9], [2.0, -1.0]], [0, 1], "got [2.0, -1.0] in row 1 (1 such rows)"),
         ([[float("nan"), 0.9]], [0], "got [nan, 0.9] in row 0"),
+        ([[0.53, 0.5], [0.51, 0.5]], [0, 1], "got [0.53, 0.5] in row 0 (1 such rows)"),
     ],
 )
 def test_wrong_rows_are_refused_in_words(

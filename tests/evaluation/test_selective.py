@@ -111,3 +111,7 @@ def test_a_confidence_out_of_range_is_refused(value):
 def test_rows_that_do_not_fit_are_refused(confidences, is_right):
     with pytest.raises(DataError, match="expected a confidence and a right or wrong"):
         risk_coverage_curve(confidences, is_right)
+
+
+def test_the_highest_confidence_that_may_be_asked_for_is_one():
+    assert check_abstain_below(1) == 1.0

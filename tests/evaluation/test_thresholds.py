@@ -148,3 +148,13 @@ def test_one_class_alone_chooses_no_threshold():
 def test_a_malformed_aim_is_refused():
     with pytest.raises(ConfigError, match="expected f1, precision"):
         choose_threshold([[0.4, 0.6]], [1], "f2")
+
+
+@pytest.mark.parametrize(
+    ("scores", "value"), [([0.1, 0.3, 0.3, 0.6], 0.45), ([0.4, 0.7, 0.7, 0.9], 0.55)]
+)
+def test_of_equally_good_thresholds_the_one_next_to_a_half_is_taken(scores, value):
+    """A step to either side of the middle score costs one mistake: a false alarm, or a miss."""
+    probabilities = np.stack([1 - np.array(scores), scores], axis=1)
+    found = choose_threshold(probabilities, [0, 0, 1, 1], "cost:1,1")
+    assert found.value == pytest.approx(value)

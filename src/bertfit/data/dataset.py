@@ -53,7 +53,10 @@ def as_columns(columns: object) -> Columns:
     for role in ("text", "label", "group"):
         name = getattr(columns, role)
         if name is not None and not isinstance(name, str):
-            raise ConfigError(f"columns: {role}: expected the name of a column, got {name!r}")
+            raise ConfigError(
+                f"columns: {role}: expected the name of a column, a string, got {name!r}",
+                hint="Names of a table that are not strings are read as str(name).",
+            )
     return columns
 
 
