@@ -173,3 +173,9 @@ def test_groups_that_cannot_be_divided_between_the_parts_are_refused():
     message = refuse(make("accbab", ["1", "1", "2", "2", "3", "3"]), fraction=0.3)
     assert "train.csv: no split by group was found with" in message
     assert message.endswith("in both parts\nGive a validation file of its own.")
+
+
+def test_where_one_order_of_groups_leaves_a_label_out_another_is_tried():
+    labels, groups = "cdabcbdbba", "1330210211"
+    rest, part = split_off(make(labels, groups), 0.3, seed=0)
+    assert set(rest.labels) == set(part.labels) == set("abcd")

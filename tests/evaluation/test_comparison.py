@@ -150,6 +150,31 @@ def test_groups_can_take_the_certainty_away() -> None:
     assert "cannot be told apart" in grouped.verdict
 
 
+def test_the_exact_test_can_take_the_certainty_away_too() -> None:
+    """11 rows that the model alone gets right against 3: the interval is just above zero."""
+    label_ids = np.arange(200) % 2
+    model = as_probabilities(np.where(np.arange(200) < 3, 1 - label_ids, label_ids))
+    baseline = as_probabilities(np.where(np.arange(200) >= 189, 1 - label_ids, label_ids))
+    found = compare_with_baseline(model, baseline, label_ids, baseline_name=NAME)
+    assert found.interval.low > 0
+    assert 0.05 < found.p_value < 0.06
+    assert "cannot be told apart" in found.verdict
+
+
+def test_the_difference_in_macro_f1_allows_for_the_bias_of_resamples() -> None:
+    """Resamples lack rows of rare classes, so most differences are below that of the rows."""
+    label_ids = np.repeat(np.arange(40), 3)
+    good = np.where(np.arange(120) % 4 == 0, (label_ids + 1) % 40, label_ids)
+    bad = (label_ids + 1) % 40
+    probabilities = (as_probabilities(one, 40) for one in (good, bad))
+    found = compare_predictions(*probabilities, label_ids, num_resamples=200)
+    macro = found.scores["macro_f1"]
+    below, above = (
+        abs(end - macro.difference) for end in (macro.interval.low, macro.interval.high)
+    )
+    assert above > below
+
+
 def test_probabilities_and_labels_must_be_of_the_same_rows() -> None:
     with pytest.raises(DataError, match=r"got shapes \(2, 2\) and \(3,\)"):
         compare_with_baseline(np.eye(2), np.eye(2), [0, 1, 1], baseline_name=NAME)

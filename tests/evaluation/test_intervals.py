@@ -506,3 +506,30 @@ def test_a_group_counts_once_in_the_doubt_of_a_macro_average() -> None:
     grouped = bootstrap_intervals(np.eye(2)[rows], rows, groups=groups)
     for name in ("macro_f1", "macro_recall", "macro_precision"):
         assert grouped[name].low == pytest.approx(alone[name].low, abs=1e-9)
+
+
+def test_a_class_that_is_never_predicted_has_the_doubt_of_its_rows() -> None:
+    label_ids = np.repeat([0, 1], [100, 5])
+    found = bootstrap_intervals(np.eye(2)[np.zeros(105, int)], label_ids)["macro_precision"]
+    up = np.hypot(exact_interval(0, 5).high, exact_interval(100, 105).high - 100 / 105) / 2
+    assert found.high == pytest.approx(100 / 210 + up, abs=0.001)
+
+
+def test_the_auroc_changes_no_other_interval() -> None:
+    """It needs the rows in order of their scores, and the costs of mistakes have to go along."""
+    label_ids = np.arange(60) % 2
+    sure = np.random.default_rng(0).uniform(0.6, 0.99, 60)
+    sure[:2] = 0.1  # two mistakes, so that their cost counts
+    of_second = np.where(label_ids == 1, sure, 1 - sure)
+    probabilities = np.stack([1 - of_second, of_second], axis=1)
+    options = {"num_resamples": 100, "seed": 3}
+    found = bootstrap_intervals(probabilities, label_ids, **options)
+    plain = bootstrap_intervals(probabilities, label_ids, with_auroc=False, **options)
+    for name, interval in plain.items():
+        assert (found[name].low, found[name].high) == pytest.approx((interval.low, interval.high))
+
+
+def test_exact_intervals_are_of_the_level_that_is_asked_for() -> None:
+    label_ids = np.arange(20) % 2
+    found = bootstrap_intervals(np.eye(2)[label_ids], label_ids, level=0.5)["accuracy"]
+    assert found == exact_interval(20, 20, level=0.5)

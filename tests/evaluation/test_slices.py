@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, false_discovery_control, fisher_exact
 
 from bertfit.errors import DataError
 from bertfit.evaluation.slices import bin_numbers, list_slices, name_values, score_slices
@@ -40,6 +40,19 @@ def test_among_many_slices_that_do_not_differ_hardly_one_is_called_worse() -> No
         report = score_slices(rng.random(4000) < 0.8, {"group": groups})
         found += any(one.is_worse for one in report.slices)
     assert found <= 2
+
+
+def test_p_values_are_those_of_fisher_adjusted_by_benjamini_and_hochberg() -> None:
+    sizes = {"a": (10, 30), "b": (25, 30), "c": (28, 40)}
+    is_right = [at < right for right, size in sizes.values() for at in range(size)]
+    values = [name for name, (_, size) in sizes.items() for _ in range(size)]
+    p_values = [
+        fisher_exact([[right, size - right], [63 - right, 37 - size + right]]).pvalue
+        for right, size in sizes.values()
+    ]
+    adjusted = dict(zip(sizes, false_discovery_control(p_values, method="bh"), strict=True))
+    found = {one.value: one.p_value for one in score_slices(is_right, {"by": values}).slices}
+    assert found == pytest.approx(adjusted)
 
 
 def test_small_slices_are_flagged_and_tiny_ones_left_out() -> None:

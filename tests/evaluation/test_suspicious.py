@@ -58,6 +58,14 @@ def test_a_class_without_rows_is_never_suggested_as_an_issue() -> None:
     assert ranked.num_issues == 0
 
 
+def test_the_class_whose_own_rows_are_no_surer_is_suggested() -> None:
+    """Class 1 is more probable in the first row, but far less than in its own rows."""
+    probabilities = [[0.1, 0.5, 0.4], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.35, 0.3, 0.35]]
+    ranked = rank_suspicious_labels(probabilities, [0, 0, 1, 2])
+    assert (ranked.rows[0], ranked.num_issues) == (0, 1)
+    assert (ranked.suggested_ids[0], ranked.confidences[0]) == (2, 0.4)
+
+
 def test_wrong_probabilities_are_refused() -> None:
     with pytest.raises(DataError, match="sum to 1"):
         rank_suspicious_labels([[2.0, 3.0]], [0])
