@@ -462,6 +462,7 @@ def test_the_settings_fit_into_a_narrow_terminal_without_torn_words(width, monke
     assert {"micro_batch_tokens", "torch.compile", "(MiniLM-L6,"} <= set(shown.split())
 
 
+@pytest.mark.slow  # a process that loads a model
 def test_a_reader_that_stops_early_ends_the_command_quietly(trained):
     bertfit = Path(sys.executable).with_name("bertfit")
     text = "good fine film " * 60  # few rows fill a pipe
