@@ -118,7 +118,7 @@ def test_code_for_one_layer_serves_them_all(monkeypatch):
 
 
 def test_as_written_nothing_is_compiled_and_it_can_be_undone(monkeypatch):
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("eager")
     monkeypatch.setattr(compilation, "BACKEND", counter)
     model = make_classifier("bert")
     names = list(model.state_dict())
