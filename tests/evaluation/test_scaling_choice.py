@@ -162,3 +162,22 @@ def test_a_bend_that_costs_accuracy_is_not_taken(draw_crowded, monkeypatch):
     choice = choose_scaling(logits, label_ids, features=features)
     assert choice.held_out_log_losses["cubic"] < choice.held_out_log_losses["temperature"]
     assert choice.scaling.kind != "cubic"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_a_row_in_a_group_do_not_make_a_gain_clear(draw_logits, seed):
+    """Six of each: over rows, an error is less than half of what it is over groups."""
+    logits, label_ids = draw_logits(600, 2, seed=seed)
+    logits[:, 1] += 0.4
+    copies = np.repeat(logits, 6, axis=0), np.repeat(label_ids, 6)
+    choice = choose_scaling(*copies, groups=np.repeat(np.arange(600), 6))
+    assert choice.scaling.kind != "vector"
+
+
+def test_the_error_of_a_sum_is_that_over_units():
+    values = np.random.default_rng(0).normal(size=50)
+    values -= values.mean()
+    alone = scaling_choice._sum_error(values, np.arange(50))
+    assert alone == pytest.approx(values.std(ddof=1) * 50**0.5)
+    copies = scaling_choice._sum_error(np.repeat(values, 6), np.repeat(np.arange(50), 6))
+    assert copies == pytest.approx(6 * alone)

@@ -33,7 +33,8 @@ MIN_MISTAKES = 5
 MIN_CLASS_ROWS = 50
 """Rows that every class needs for a scaling per class."""
 CLEAR_ERRORS = 2.0
-"""Gain over a temperature, in standard errors, that any other scaling needs."""
+"""Gain over a temperature, in standard errors (over groups if there are), that any other scaling
+needs."""
 MAX_LOGITS = 500_000
 """With more logits (rows times classes), rows are sampled: more would be slower but not better."""
 NUM_FOLDS = 5
@@ -113,10 +114,11 @@ def choose_scaling(
     sample = _Sample(logits, label_ids, features).take(rows)
     fits = _list_fits(sample, allow_vector=allow_vector, with_bias=with_bias)
     groups = None if groups is None else np.asarray(groups, dtype=object)[rows]
-    folds = _draw_folds(groups, len(rows), seed=seed)
+    units = number_units(groups, len(rows))
+    folds = _draw_folds(units, seed=seed)
     held_out = {kind: _scale_held_out(fit, sample, folds) for kind, fit in fits.items()}
     losses = {kind: log_losses(scaled, sample.label_ids) for kind, scaled in held_out.items()}
-    kind = _choose_kind(losses, held_out, sample.label_ids)
+    kind = _choose_kind(losses, held_out, sample.label_ids, units=units)
     means = {str(name): float(values.mean()) for name, values in losses.items()}
     return ScalingChoice(fits[kind](sample), _REASONS[kind], len(rows), means)
 
@@ -156,9 +158,8 @@ def _draw_rows(shape: tuple[int, ...], *, seed: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(seed).choice(num_rows, num_drawn, replace=False))
 
 
-def _draw_folds(groups: ArrayLike | None, num_rows: int, *, seed: int) -> NDArray[np.int64]:
-    """Return (n,) the fold of each row; groups are not divided."""
-    units = number_units(groups, num_rows)
+def _draw_folds(units: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Return (n,) the fold of each row, given its unit; units are not divided."""
     folds: NDArray[np.int64] = (
         np.random.default_rng(seed).permutation(int(units.max()) + 1)[units] % NUM_FOLDS
     )
@@ -179,6 +180,8 @@ def _choose_kind(
     losses: dict[ScalingKind, NDArray[np.float64]],
     held_out: dict[ScalingKind, NDArray[np.float64]],
     label_ids: NDArray[np.int64],
+    *,
+    units: NDArray[np.int64],
 ) -> ScalingKind:
     means = {kind: float(values.mean()) for kind, values in losses.items()}
     is_right = {kind: scaled.argmax(axis=1) == label_ids for kind, scaled in held_out.items()}
@@ -186,11 +189,17 @@ def _choose_kind(
     for kind, may_lose in (("vector", 0.0), ("cubic", CLEAR_ERRORS)):
         if kind in losses:
             gains = losses["temperature"] - losses[kind]
-            error = float(gains.std(ddof=1)) / len(gains) ** 0.5
+            error = _sum_error(gains - gains.mean(), units) / len(gains)
             change = is_right[kind].astype(int) - is_right["temperature"]
             is_clear = float(gains.mean()) > CLEAR_ERRORS * error and means[kind] < means["none"]
-            if is_clear and change.sum() >= -may_lose * np.abs(change).sum() ** 0.5:
+            if is_clear and change.sum() >= -may_lose * _sum_error(change, units):
                 further.append(kind)
     if further:
         return min(further, key=means.__getitem__)
     return "temperature" if means["temperature"] < means["none"] else "none"
+
+
+def _sum_error(values: NDArray[np.floating], units: NDArray[np.int64]) -> float:
+    """Return the standard error of a sum of rows whose mean is 0, drawn by units."""
+    sums = np.bincount(units, weights=values)
+    return float(np.sqrt(np.square(sums).sum() * len(sums) / (len(sums) - 1)))
