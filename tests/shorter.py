@@ -1,8 +1,8 @@
-"""Fixtures that shorten the trainings of tests, which take a third of the time with them.
+"""Fixtures that shorten the trainings of tests.
 
 What they leave out is tested elsewhere: figures in tests/reporting and workflow/test_reporting;
 intervals in tests/evaluation; measuring in tests/training and by the tests that ask for `measured`;
-and all of it by the README's commands.
+and all of it by the first training of the README's commands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPEED = SpeedEstimate(
 def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not request.module.__name__.endswith("test_reporting"):
-            _draw_nothing(patch)
+            draw_nothing(patch)
         yield
 
 
@@ -64,8 +64,9 @@ def measured() -> None:
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the figures of the reports of one test."""
-    _draw_nothing(monkeypatch)
+    draw_nothing(monkeypatch)
 
 
-def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the figures of reports from here on."""
     patch.setattr(html, "draw_figures", lambda _facts: dict.fromkeys(figures.NAMES))

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from bertfit.cli.main import main
+from tests.shorter import draw_nothing
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,6 +103,8 @@ def test_every_command_ends_well(folder, monkeypatch, capsys):
         output = capsys.readouterr()
         assert code in {0, None}, f"{command}\n{output.err}"
         assert output.out or output.err, f"{command} says nothing"
+        if command.startswith("bertfit train"):
+            draw_nothing(monkeypatch)  # in further reports
     assert len((folder / "predictions.csv").read_text().splitlines()) == 61
     for run in ("mine", "tuned", "notebook", "imported", "imdb"):
         assert (folder / "runs" / run / "bertfit.json").is_file()
