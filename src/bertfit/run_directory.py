@@ -69,14 +69,7 @@ class Staging:
                 hint="What was in it is lost. Train again, and leave that folder alone.",
             )
         make_readable(self.folder)
-        files = sorted({RECORD_NAME, *(path.name for path in self.folder.iterdir())})
-        whole = {
-            "format_version": FORMAT_VERSION,
-            **record,
-            "files": files,
-            "sha256": {name: digest_file(self.folder / name) for name in filter(_decides, files)},
-        }
-        write_json(self.folder / RECORD_NAME, whole)
+        self.complete(record)
         try:
             refuse_existing(self.output, overwrite=self.overwrite)
         except RunError as error:
@@ -89,6 +82,17 @@ class Staging:
         else:
             self.folder.rename(self.output)
         self.hold.close()
+
+    def complete(self, record: Mapping[str, Any]) -> None:
+        """Write bertfit.json, with the names and digests of the files that are there."""
+        files = sorted({RECORD_NAME, *(path.name for path in self.folder.iterdir())})
+        whole = {
+            "format_version": FORMAT_VERSION,
+            **record,
+            "files": files,
+            "sha256": {name: digest_file(self.folder / name) for name in filter(_decides, files)},
+        }
+        write_json(self.folder / RECORD_NAME, whole)
 
     def _replace(self) -> None:
         """Move the old run away, move the new one to its place, and remove the old one."""

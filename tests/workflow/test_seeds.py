@@ -378,6 +378,8 @@ def test_a_failing_seed_leaves_the_best_finished_one_as_a_run(train, tmp_path, f
     assert names_in(tmp_path) == {"run.unfinished"}
     record = read_record(tmp_path / "run.unfinished")
     assert [run["seed"] for run in record["seeds"]["runs"]] == [0, 1]
+    assert set(record["files"]) == names_in(tmp_path / "run.unfinished")  # else a user's get lost
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(record["sha256"])
     assert len(TextClassifier.load(tmp_path / "run.unfinished").predict(TEXTS)) == 3
     assert listener.notes[-1].startswith("The best finished seed, ")
 

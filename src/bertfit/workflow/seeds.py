@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from bertfit.config import ResolvedSettings, is_whole_number
 from bertfit.errors import ConfigError
-from bertfit.files import write_json
 from bertfit.progress import Listener, Silent
-from bertfit.run_directory import FORMAT_VERSION, RECORD_NAME, Staging, stage_run
+from bertfit.run_directory import Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.rows import PreparedRows
@@ -197,8 +196,7 @@ def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
         if best.staging is not None and best.staging.is_intact():
             # On a full disk the record cannot be written, but the weights are kept.
             with contextlib.suppress(OSError):
-                record = {"format_version": FORMAT_VERSION, **best.record()}
-                write_json(best.staging.folder / RECORD_NAME, record)
+                best.staging.complete(best.record())
             log.note(f"The best finished seed, {best.seed}, is kept in {best.staging.set_aside()}.")
         raise
 
