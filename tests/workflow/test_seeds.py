@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError, TrainingError
 from bertfit.files import write_json
 from bertfit.run_directory import Staging, read_record
+from bertfit.workflow import log as log_module
 from bertfit.workflow import making, preparing, reporting
 from bertfit.workflow import seeds as seeds_module
+from bertfit.workflow.log import LogKeeper
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
@@ -95,6 +98,20 @@ def test_the_record_has_every_seed(finished):
     assert [run["seed"] for run in seeds["runs"]] == [5, 6, 7]
     assert seeds == finished[0].seeds
     assert len({json.dumps(run["validation"]) for run in seeds["runs"]}) == 3
+
+
+def test_the_total_time_is_that_of_all_seeds(monkeypatch):
+    """The kept seed was recorded when it ended, and others may have followed."""
+    clock = [100.0]
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: clock[0])
+    log = LogKeeper(Recorder())
+    clock[0] = 190.0
+    kept = SimpleNamespace(
+        record={"training": {"train_seconds": 8.0, "total_seconds": 10.0}},
+        outcome=SimpleNamespace(selection_metric="loss"),
+    )
+    record = seeds_module._Best(seed=0, finished=kept).record(log)
+    assert record["training"] == {"train_seconds": 8.0, "total_seconds": 90.0}
 
 
 def test_mean_and_deviation_are_those_of_the_seeds(finished):

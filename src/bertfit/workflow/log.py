@@ -18,7 +18,11 @@ class LogKeeper:
         """Pass on to `listener`."""
         self._listener = listener
         self.lines: list[str] = []
-        self.started = time.perf_counter()
+        self._started = time.perf_counter()
+
+    def count_seconds(self) -> float:
+        """Return how long ago the training began, rounded as in bertfit.json."""
+        return round(time.perf_counter() - self._started, 1)
 
     def note(self, text: str) -> None:
         """Log the sentence and pass it on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +73,7 @@ def make_record(
             "collapsed_to": outcome.collapsed_to,
             "num_steps": outcome.num_steps,
             "train_seconds": round(outcome.train_seconds, 1),
-            "total_seconds": round(time.perf_counter() - log.started, 1),
+            "total_seconds": log.count_seconds(),
             **speed.to_json(),
             "recording": str(outcome.recording),
             "recording_seconds": round(outcome.recording_seconds, 1),

@@ -64,7 +64,7 @@ class _Best:
         from bertfit.workflow.reporting import renew_report
 
         assert self.staging is not None
-        record = self.record()
+        record = self.record(log)
         _note_seeds(record["seeds"], num_seeds, log)
         write_log(self.staging, log)
         renew_report(self.staging, record, log=log, interruption=interruption)
@@ -72,11 +72,13 @@ class _Best:
             self.staging.publish(record)
         return record
 
-    def record(self) -> dict[str, Any]:
-        """Return the content of bertfit.json."""
+    def record(self, log: LogKeeper) -> dict[str, Any]:
+        """Return the content of bertfit.json; its total time is that of all seeds."""
         assert self.finished is not None
-        return self.finished.record | {
-            "seeds": _summarize(self.runs, self.seed, self.finished.outcome.selection_metric)
+        record, metric = self.finished.record, self.finished.outcome.selection_metric
+        return record | {
+            "training": record["training"] | {"total_seconds": log.count_seconds()},
+            "seeds": _summarize(self.runs, self.seed, metric),
         }
 
 
@@ -196,7 +198,7 @@ def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
         if best.staging is not None and best.staging.is_intact():
             # On a full disk the record cannot be written, but the weights are kept.
             with contextlib.suppress(OSError):
-                best.staging.complete(best.record())
+                best.staging.complete(best.record(log))
             log.note(f"The best finished seed, {best.seed}, is kept in {best.staging.set_aside()}.")
         raise
 
