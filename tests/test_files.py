@@ -51,6 +51,20 @@ def test_the_longest_name_can_be_written(tmp_path, character):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_content_is_on_the_disk_before_the_file_takes_its_name(tmp_path, monkeypatch):
+    """Else a power failure could leave an empty file in the place of the old one."""
+    path, sizes = tmp_path / "a.txt", []
+
+    def sync(descriptor):
+        assert not path.exists()
+        sizes.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with open_atomically(path) as file:
+        file.write("whole")
+    assert sizes == [5]
+
+
 def test_after_an_error_nothing_is_left(tmp_path):
     with pytest.raises(RuntimeError), open_atomically(tmp_path / "a.txt") as file:
         fail_after(file.write("half"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bertfit import leftovers
 from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
 
 PREFIX = ".run.incomplete-"
@@ -132,3 +133,25 @@ def test_where_a_lock_is_refused_folders_are_made_and_none_is_found(tmp_path, mo
     (folder / "weights").write_text("12345")
     hold.close()
     assert find_leftovers(tmp_path, PREFIX) == []
+
+
+def test_a_folder_that_its_holder_has_just_moved_away_is_not_found(held, tmp_path, monkeypatch):
+    """Between a look at the lock, which went with it, and a look at the content."""
+    held[1].close()
+
+    def move(folder):
+        folder.rename(tmp_path / "run")
+        return False
+
+    monkeypatch.setattr(leftovers, "_may_be_held", move)
+    assert find_leftovers(tmp_path, PREFIX) == []
+
+
+def test_of_a_link_its_own_size_counts(tmp_path):
+    (tmp_path / "large").write_text(1000 * "x")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "large")
+    (folder / "dangling").symlink_to("none")
+    sizes = [(folder / name).lstat().st_size for name in ("link", "dangling")]
+    assert measure_folder(folder) == sum(sizes) < 1000

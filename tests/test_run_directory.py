@@ -592,6 +592,7 @@ def test_a_damaged_record_is_named(run, content):
         ("scores", [1]),
         ("calibration", 5),
         ("threshold", "0.5"),
+        ("sha256", ["model.safetensors"]),
     ],
 )
 def test_a_damaged_entry_of_the_record_is_named(run, name, value):

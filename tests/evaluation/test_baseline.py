@@ -192,8 +192,9 @@ def test_the_test_scores_have_intervals_over_groups() -> None:
 
 
 def test_the_best_on_validation_stands_first(results) -> None:
-    accuracies = [one.validation.accuracy for one in results.results]
-    assert accuracies == sorted(accuracies, reverse=True)
+    ranks = [(-one.validation.accuracy, one.validation.log_loss) for one in results.results]
+    assert ranks == sorted(ranks)
+    assert ranks[0][0] == ranks[1][0]  # so that the loss has decided
     assert results.best.test.accuracy == 1.0
     assert results.results[-1].name == MAJORITY_NAME
     assert results.results[-1].test.accuracy == 0.5
@@ -317,6 +318,7 @@ def test_three_classes_and_one_without_rows() -> None:
     )
     for one in results.results:
         assert (one.test_probabilities[:, 1] == 0).all()
+        assert one.test_probabilities.sum(axis=1) == pytest.approx(np.ones(30))
         if one.name != MAJORITY_NAME:
             assert one.test.accuracy == 1.0
 
@@ -368,6 +370,12 @@ def test_with_many_classes_the_commonest_ngrams_are_used(monkeypatch: pytest.Mon
     counts = tfidf.counter.count(texts)
     alone = lexical.fit_tfidf((counts, np.array(label_ids)), num_labels=3)
     assert (counts.words[:, alone.columns] > 0).sum(axis=0).tolist() == [[12, 4, 4, 4, 4]]
+
+
+def test_two_classes_share_the_weights_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexical, "MAX_WEIGHTS", 6)
+    _, counts = ngrams.learn_ngrams(TEXTS)
+    assert lexical.fit_tfidf((counts, np.array(LABEL_IDS)), num_labels=2).columns.size == 6
 
 
 def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,12 @@ def test_from_a_thousand_rows_on_characters_of_most_rows_are_dropped(
     assert counts.characters.sum(axis=0).tolist() == [[2.0] * counts.characters.shape[1]]
     for word, is_known in (("here", False), ("there", True), ("where", True)):
         assert (counter.count([word]).characters.sum() > 0) == is_known
+    inside = counter.inside_words
+    kept = inside.vectorizer.get_feature_names_out()[inside.columns]
+    theirs = CountVectorizer(analyzer="char_wb", ngram_range=(3, 4), vocabulary=kept)
+    new = ["thereby whereas here"]
+    expected = theirs.transform(new).toarray()
+    assert counter.count(new).characters.toarray().tolist() == expected.tolist()
 
 
 def test_where_every_ngram_of_characters_is_in_most_rows_none_is_taken(

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
-from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic, fit_temperature, fit_vector
+from bertfit.evaluation.scaling import (
+    Readout,
+    Scaling,
+    _regress,
+    fit_cubic,
+    fit_temperature,
+    fit_vector,
+)
 
 
 @settings(max_examples=20)
@@ -124,3 +131,12 @@ def test_features_that_are_all_alike_teach_no_cubes(draw_crowded):
     logits, label_ids, _ = draw_crowded(500)
     found = fit_cubic(logits, label_ids, np.ones((500, 3)))
     np.testing.assert_allclose(found.readout.weight, 0, atol=1e-6)
+
+
+def test_features_far_from_zero_tell_as_much_as_others():
+    """They are centred before the ridge, which would otherwise take them for large."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3)) + 300
+    targets = features @ rng.normal(size=(3, 2)) + 7
+    readout = _regress(features, targets, with_bias=True)
+    np.testing.assert_allclose(readout.apply(features), targets, atol=1e-3)

@@ -13,7 +13,13 @@ from scipy.special import softmax
 from bertfit.evaluation import scaling_choice
 from bertfit.evaluation.calibration import score_calibration
 from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic, no_scaling
-from bertfit.evaluation.scaling_choice import MIN_MISTAKES, MIN_ROWS, choose_scaling
+from bertfit.evaluation.scaling_choice import (
+    MIN_CLASS_ROWS,
+    MIN_MISTAKES,
+    MIN_ROWS,
+    choose_scaling,
+)
+from bertfit.evaluation.units import number_units
 
 
 @settings(max_examples=10)
@@ -85,6 +91,45 @@ def test_rows_that_are_all_right_teach_nothing():
     assert choice.reason == "4 wrong validation rows are too few, 5 are needed"
 
 
+def test_just_enough_rows_and_mistakes_are_enough():
+    label_ids = np.arange(2 * MIN_CLASS_ROWS) % 2
+    logits = np.eye(2)[label_ids] * 2
+    logits[:MIN_MISTAKES] = logits[:MIN_MISTAKES, ::-1]
+    assert len(label_ids) == MIN_ROWS
+    assert set(choose_scaling(logits, label_ids).held_out_log_losses) == {
+        "none",
+        "temperature",
+        "vector",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_lost", "of_none", "expected"),
+    [
+        ("vector", 0, 2.0, "vector"),
+        ("vector", 1, 2.0, "temperature"),
+        ("cubic", 1, 2.0, "cubic"),
+        ("cubic", 4, 2.0, "cubic"),  # two standard errors of four changes
+        ("cubic", 5, 2.0, "temperature"),
+        ("vector", 0, 0.5, "none"),
+        ("cubic", 0, 0.5, "none"),
+    ],
+)
+def test_a_clear_gain_must_not_cost_accuracy_nor_be_a_loss(kind, num_lost, of_none, expected):
+    """All of 100 rows are right with a temperature; the other kind turns some round."""
+    label_ids, right = np.zeros(100, dtype=np.int64), np.tile([1.0, 0.0], (100, 1))
+    turned = right.copy()
+    turned[:num_lost] = [0.0, 1.0]
+    values = {"none": of_none, "temperature": 1.0, kind: 0.9}
+    chosen = scaling_choice._choose_kind(
+        {name: np.full(100, value) for name, value in values.items()},
+        {"none": right, "temperature": right, kind: turned},
+        label_ids,
+        units=np.arange(100),
+    )
+    assert chosen == expected
+
+
 def test_what_does_not_help_is_not_taken(draw_logits, monkeypatch):
     logits, label_ids = draw_logits(400, 2)
     harmful = Scaling("temperature", (5.0, 5.0), (0.0, 0.0))
@@ -116,6 +161,24 @@ def test_of_many_logits_rows_are_drawn(draw_logits, monkeypatch):
     monkeypatch.setattr(scaling_choice, "MAX_LOGITS", 1000)
     logits, label_ids = draw_logits(3000, 2, temperature=2)
     assert choose_scaling(logits, label_ids).num_rows == 500
+
+
+def test_of_many_classes_enough_rows_are_drawn(monkeypatch):
+    monkeypatch.setattr(scaling_choice, "MAX_LOGITS", 1000)
+    assert len(scaling_choice._draw_rows((300, 50), seed=0)) == MIN_ROWS
+
+
+def test_drawn_rows_keep_their_groups(draw_logits, monkeypatch):
+    monkeypatch.setattr(scaling_choice, "MAX_LOGITS", 400)
+    seen, rows = [], scaling_choice._draw_rows((300, 2), seed=0)
+
+    def draw_folds(units, *, seed):
+        seen.extend(units)
+        return np.arange(len(units) + seed) % 5
+
+    monkeypatch.setattr(scaling_choice, "_draw_folds", draw_folds)
+    choose_scaling(*draw_logits(300, 2), allow_vector=False, groups=np.arange(300) // 3)
+    assert seen == number_units(rows // 3, 200).tolist()
 
 
 def test_crowded_logits_are_bent(draw_crowded):
