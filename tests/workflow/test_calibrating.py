@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from scipy.special import log_softmax, softmax
 
 import bertfit
 from bertfit import TextClassifier
+from bertfit.config import TrainSettings
 from bertfit.errors import ConfigError, RunError
+from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
 from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic
 from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.evaluation.selective import keep_curve
+from bertfit.evaluation.thresholds import decide
 from bertfit.inference.confidence import UNCALIBRATED_NAME
 from bertfit.workflow import calibrating
 
@@ -345,6 +349,28 @@ def test_evaluation_counts_what_the_threshold_answers(decided, noisy_reviews):
     assert evaluation.scores.accuracy == pytest.approx(accuracy)
     assert evaluation.intervals["accuracy"].low <= accuracy <= evaluation.intervals["accuracy"].high
     assert evaluation.confidence.error_rate == pytest.approx(1 - accuracy)
+
+
+def test_the_curve_is_that_of_what_the_threshold_answers(decided):
+    """Its confidence may be below 0.5."""
+    record = read(decided[0])
+    kept = read_predictions(decided[0].run / VALIDATION_NAME, record["label_names"])
+    answered = decide(kept.probabilities, record["threshold"]["value"])
+    confidences = kept.probabilities[np.arange(len(answered)), answered]
+    assert confidences.min() < 0.5
+    curve = keep_curve(confidences, answered == kept.label_ids)
+    assert record["selective"] == curve.to_json()
+
+
+def test_of_too_many_features_no_cubic_is_tried(monkeypatch):
+    monkeypatch.setattr(calibrating, "_MAX_FEATURES", 15)
+    monkeypatch.setattr(calibrating, "read_layer", lambda *_: (np.zeros((2, 8)), np.zeros(2)))
+    logits = np.eye(2)
+    classifier = SimpleNamespace(model=None, score_logits=lambda *_, **__: logits)
+    model = SimpleNamespace(classifier=classifier, validation=SimpleNamespace(encoded=[0, 0]))
+    found = calibrating._score(model, "classifier", settings=TrainSettings(), listener=Recorder())
+    assert found[0] is logits
+    assert found[1] is None
 
 
 def test_the_threshold_is_noted_with_what_a_pipeline_does(decided):

@@ -227,6 +227,13 @@ def test_options_for_rows_need_rows(runs, options, named):
     bertfit.compare(*runs, columns=Columns())
 
 
+def test_runs_that_do_not_tell_their_test_rows_are_refused(copies):
+    for run in copies:
+        change_record(run, lambda record: record["data"]["test"].pop("fingerprint"))
+    with pytest.raises(RunError, match="tested on different rows"):
+        bertfit.compare(*copies)
+
+
 def test_runs_of_other_test_rows_are_refused(copies):
     change_record(copies[1], lambda record: record["data"]["test"].update(fingerprint="x"))
     with pytest.raises(RunError, match="tested on different rows") as caught:

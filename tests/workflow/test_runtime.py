@@ -72,6 +72,8 @@ def test_products_are_counted_in_operations():
         (0.5, 1, (100.0, 10.0), []),
         (0.5, 2, (100.0, 10.0), ["OMP_NUM_THREADS=1"]),
         (8.0, 1, (100.0, 10.0), ["unset OMP_NUM_THREADS"]),
+        (8.0, 3, (100.0, 10.0), ["unset OMP_NUM_THREADS"]),
+        (8.0, 4, (100.0, 10.0), []),  # half of the cores: perhaps two threads share one
         (2.0, 2, (100.0, 250.0), ["bfloat16 multiplies 2.5 times as fast"]),
     ],
 )

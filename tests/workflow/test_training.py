@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,13 +22,13 @@ from bertfit.cli.results import show_training
 from bertfit.config import TrainSettings, resolve_settings
 from bertfit.data.cleaning import clean_text
 from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
-from bertfit.evaluation.predictions import read_predictions
+from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
 from bertfit.modeling import attention, compilation
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
-from bertfit.workflow import calibrating, making, reporting, rows, training
+from bertfit.workflow import calibrating, judging, making, reporting, rows, training
 from bertfit.workflow.reproducing import describe_command
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
@@ -426,10 +427,32 @@ def test_settings_that_change_nothing_are_noted(train, tmp_path, make_reviews):
     assert not any("changes nothing" in note for note in listener.notes)
 
 
-def test_a_split_by_group_is_noted(train, tmp_path):
-    listener = Recorder()
+def test_a_split_by_group_is_noted_and_its_groups_are_known_to_the_calibration(
+    train, tmp_path, monkeypatch
+):
+    listener, choose, given = Recorder(), calibrating.choose_scaling, []
+
+    def choose_scaling(*args, groups, **options):
+        given.extend(groups)
+        return choose(*args, groups=groups, **options)
+
+    monkeypatch.setattr(calibrating, "choose_scaling", choose_scaling)
     train(tmp_path / "run", group_column="movie", epochs=1, listener=listener)
     assert any("stratified, grouped by movie" in note for note in listener.notes)
+    kept = read_predictions(tmp_path / "run" / VALIDATION_NAME, ("neg", "pos"))
+    assert given == kept.groups
+    assert given[0].startswith("movie ")
+
+
+def test_the_baselines_are_given_the_groups_of_the_test_rows(monkeypatch):
+    monkeypatch.setattr(judging, "run_baselines", lambda *_, **options: options)
+    part = SimpleNamespace(texts=["a", "b"], labels=["n", "p"], groups=["x", "y"])
+    rows = SimpleNamespace(train=part, validation=part, test=part, label_names=("n", "p"))
+    given = judging.baseline_fitter(rows, 3)(Recorder())
+    assert (given["test_groups"], given["seed"]) == (["x", "y"], 3)
+    rows.test = None
+    given = judging.baseline_fitter(rows, 3)(Recorder())
+    assert given["test_groups"] is given["test"] is None
 
 
 def test_without_a_test_set_there_are_no_test_scores(train, tmp_path):
