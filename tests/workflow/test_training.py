@@ -609,6 +609,14 @@ def test_a_loss_that_is_not_finite_names_the_lines_of_its_rows(train, tmp_path, 
     assert {int(line) for line in lines} <= set(range(1, 41))
 
 
+def test_of_many_rows_of_a_failed_step_the_number_of_those_not_named_is_told():
+    error = SimpleNamespace(message="stopped", hint="", indices=np.arange(100)[::-1])
+    rows = SimpleNamespace(train=SimpleNamespace(lines=range(2, 102), source="a.csv"))
+    message = making._name_lines(error, rows).message
+    assert message.startswith("stopped; the step's rows are lines 2, 3, ")
+    assert message.endswith(", 64, 65 and 36 more of a.csv")
+
+
 def test_a_failure_in_the_first_epoch_leaves_nothing(train, tmp_path, monkeypatch):
     fail_at_step(monkeypatch, 2)
     with pytest.raises(TrainingError):

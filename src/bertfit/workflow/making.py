@@ -169,5 +169,7 @@ def _fit(
 def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
     lines = sorted(rows.train.lines[index] for index in error.indices)
     shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
+    if len(lines) > _MOST_LINES:
+        shown += f" and {len(lines) - _MOST_LINES:,} more"
     message = f"{error.message}; the step's rows are lines {shown} of {rows.train.source}"
     return TrainingError(message, hint=error.hint)
