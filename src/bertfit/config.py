@@ -30,6 +30,8 @@ from bertfit.setting_types import (
 )
 from bertfit.threshold_aim import parse_threshold_aim
 
+LEAST_LENGTH = 4
+"""Least `max_length`, in tokens."""
 Truncation = Literal["head", "tail", "head+tail"]
 TextCleaning = Literal["none", "html_breaks"]
 TextCleaningChoice = Literal["auto", "none", "html_breaks"]
@@ -274,21 +276,20 @@ def _parse_value(text: str, *, name: str) -> Any:  # noqa: ANN401 (a setting is 
     return parse_value(text, hint)
 
 
-def split_names(names: str | Sequence[str]) -> tuple[str, ...]:
+def split_names(names: object) -> tuple[str, ...]:
     """Return names of columns given as a list, or as a comma-separated string.
 
     Example:
         >>> split_names("kind, year"), split_names(["a,b"]), split_names("none")
         (('kind', 'year'), ('a,b',), ())
     """
-    if not isinstance(names, str | Iterable):
-        raise ConfigError(f"slice_columns: expected a list of names, got {names!r}")
-    if not isinstance(names, str):
-        names = tuple(names)
-        if not all(isinstance(name, str) for name in names):
-            raise ConfigError(f"slice_columns: expected a list of names, got {names!r}")
-        return names
-    return tuple(one.strip() for one in names.split(",") if one.strip().lower() not in {"", "none"})
+    if isinstance(names, str):
+        listed = (one.strip() for one in names.split(","))
+        return tuple(one for one in listed if one.lower() not in {"", "none"})
+    given = tuple(names) if isinstance(names, Iterable) else names
+    if not isinstance(given, tuple) or not all(isinstance(name, str) for name in given):
+        raise ConfigError(f"slice_columns: expected a list of names, got {given!r}")
+    return given
 
 
 def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
@@ -380,7 +381,7 @@ def _range_problems(settings: TrainSettings) -> list[str]:
         ("weight_decay", "in [0, 1)", lambda v: 0 <= v < 1),
         ("max_grad_norm", "above 0 and finite", lambda v: 0 < v < math.inf),
         ("dropout", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("max_length", "at least 4", lambda v: v >= 4),
+        ("max_length", f"at least {LEAST_LENGTH}", lambda v: v >= LEAST_LENGTH),
         ("head_fraction", "in (0, 1)", lambda v: 0 < v < 1),
         ("seed", "at least 0 and below 2**32", lambda v: 0 <= v < 2**32),
         ("validation_fraction", "in (0, 0.5]", lambda v: 0 < v <= 0.5),

@@ -1,6 +1,8 @@
-"""Numbers in sentences: counts with their nouns, and durations."""
+"""Words for sentences: counts with their nouns, durations, and long lists cut short."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def format_count(number: int, noun: str) -> str:
@@ -27,6 +29,18 @@ def format_seconds(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def list_some(names: Iterable[object], most: int) -> str:
+    """Return the first names joined by commas, and how many more there are.
+
+    Example:
+        >>> list_some(["a", "b", "c"], 3), list_some([1, 2, 3], 1)
+        ('a, b, c', '1 and 2 more')
+    """
+    listed = [str(name) for name in names]
+    shown = ", ".join(listed[:most])
+    return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
 
 
 def format_steps(taken: int, of: int) -> str:

@@ -237,9 +237,12 @@ def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple
     raise DataError(
         f"{format_count(len(faults), 'problem')} in the data: nothing was {verb}",
         faults=faults,
-        hint="Fix the data: without the bad rows, none would be left."
-        if on_bad_row != "skip" and any(part.is_all_bad for part in parts)
-        else _advise(len(row_faults), len(source_faults), on_bad_row),
+        hint=_advise(
+            len(row_faults),
+            len(source_faults),
+            on_bad_row,
+            leaves_none=any(part.is_all_bad for part in parts),
+        ),
     )
 
 
@@ -251,9 +254,13 @@ def _check_not_empty(part: _Part) -> None:
     part.source_faults.append(Fault(part.source, None, message))
 
 
-def _advise(num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow) -> str | None:
+def _advise(
+    num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow, *, leaves_none: bool
+) -> str | None:
     if on_bad_row == "skip" or not num_row_faults:
         return None
+    if leaves_none:
+        return "Fix the data: without the bad rows, none would be left."
     rows = format_count(num_row_faults, "row")
     advice = f"Fix the data, or skip {rows} with --on-bad-row skip."
     if num_source_faults:

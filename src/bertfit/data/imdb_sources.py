@@ -22,6 +22,7 @@ from typing import IO, cast
 from bertfit.data.rows import describe_undecodable
 from bertfit.errors import DataError, Fault, MissingDependencyError
 from bertfit.files import refuse_hidden
+from bertfit.wording import list_some
 
 MAX_FILE_BYTES = 16 * 2**20
 """Far more than any review or list of URLs; protects memory from anything larger."""
@@ -275,9 +276,7 @@ def _finish(reviews: list[Review], addresses: list[str]) -> list[Review]:
 
 
 def _not_imdb(source: str, names: list[str]) -> DataError:
-    found = ", ".join(names[:NUM_NAMES_SHOWN]) or "nothing"
-    if len(names) > NUM_NAMES_SHOWN:
-        found += f" and {len(names) - NUM_NAMES_SHOWN:,} more"
+    found = list_some(names, NUM_NAMES_SHOWN) or "nothing"
     return DataError(
         f"{source} holds no IMDB reviews: files like aclImdb/train/pos/0_9.txt were expected; "
         f"found were {found}"

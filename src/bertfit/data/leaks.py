@@ -15,6 +15,7 @@ from bertfit.data.near_duplicates import (
 )
 from bertfit.data.profiles import PartProfile, choose_comparable
 from bertfit.labels import match_spelling
+from bertfit.wording import format_count, list_some
 
 _MOST_GROUPS_NAMED = 3
 
@@ -175,15 +176,8 @@ def _tell_dropping(overlap: Overlap, num_other_label: int) -> str:
 def _describe_groups(overlap: Overlap) -> Finding:
     part, other = overlap.part, overlap.other
     groups = sorted({part.rows.groups[row] for row in overlap.grouped})
-    named = ", ".join(groups[:_MOST_GROUPS_NAMED])
-    more = (
-        f" and {len(groups) - _MOST_GROUPS_NAMED:,} more"
-        if len(groups) > _MOST_GROUPS_NAMED
-        else ""
-    )
-    subject = (
-        f"1 group ({named})" if len(groups) == 1 else f"{len(groups):,} groups ({named}{more})"
-    )
+    named = list_some(groups, _MOST_GROUPS_NAMED)
+    subject = f"{format_count(len(groups), 'group')} ({named})"
     verb = "is" if len(groups) == 1 else "are"
     return Finding(
         kind="shared_groups",

@@ -23,7 +23,7 @@ from bertfit.data.text_faults import TextFault, find_text_faults
 from bertfit.data.words import find_signs
 from bertfit.labels import find_alike, reads_as_missing
 from bertfit.word_pattern import find_words
-from bertfit.wording import format_count
+from bertfit.wording import format_count, list_some
 
 FEWEST_ROWS = 10
 """A label with fewer training rows is called rare."""
@@ -131,18 +131,13 @@ def describe_labels(
         )
         if rare:
             least = f"fewer than {FEWEST_ROWS} rows to train on"
-            named = ", ".join(f"{name} ({counts[name]})" for name in rare[:_MOST_LABELS_NAMED])
-            more = (
-                f" and {len(rare) - _MOST_LABELS_NAMED} more"
-                if len(rare) > _MOST_LABELS_NAMED
-                else ""
-            )
+            named = list_some((f"{name} ({counts[name]})" for name in rare), _MOST_LABELS_NAMED)
             yield _make_label_finding(
                 profile,
                 "rare_labels",
                 rare,
                 examples=_show_label_rows(profile, rare),
-                message=f"{_count_labels(rare)} {least}: {named}{more}.",
+                message=f"{_count_labels(rare)} {least}: {named}.",
                 advice="Add rows, merge labels, or do not rely on these.",
             )
         yield from _describe_imbalance(profile, counts)

@@ -22,6 +22,7 @@ from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
 from bertfit.modeling.torch_defaults import usual_torch
+from bertfit.wording import list_some
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 """Names that configurations give to the number of positions; the second is MPT's."""
+_MOST_NAMED = 4
+"""Weights or labels that a note names."""
 _NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
 """A number of tokens that stands for no limit, and the limit that is then assumed."""
 
@@ -285,11 +288,11 @@ def _refuse_foreign_weights(name: str, model: PreTrainedModel, loading: dict[str
 def _fit_head(model: PreTrainedModel, old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
     """Put a loaded head in the order of the labels `new`, or say that it knows others."""
     if _reorder_head(model, old, new):
-        yield f"The checkpoint's head was put in the order {_shorten(new)}."
+        yield f"The checkpoint's head was put in the order {list_some(new, _MOST_NAMED)}."
     elif [name.casefold() for name in old] != [name.casefold() for name in new]:
         yield (
-            f"The checkpoint's head was trained for the labels {_shorten(old)}; training starts "
-            "from its weights."
+            f"The checkpoint's head was trained for the labels {list_some(old, _MOST_NAMED)}; "
+            "training starts from its weights."
         )
 
 
@@ -359,20 +362,15 @@ def _describe_loading(model: PreTrainedModel, loading: dict[str, Any]) -> Iterat
     if of_head:
         yield (
             f"The checkpoint's head has a different size, so it was replaced by a new one: "
-            f"{_shorten(of_head)}."
+            f"{list_some(of_head, _MOST_NAMED)}."
         )
     if of_encoder:
         yield (
             "Weights whose size in the checkpoint differs from that in config.json, replaced by "
-            f"new ones, trained from scratch: {_shorten(of_encoder)}."
+            f"new ones, trained from scratch: {list_some(of_encoder, _MOST_NAMED)}."
         )
     if missing:
-        yield f"New weights, trained from scratch: {_shorten(missing)}."
+        yield f"New weights, trained from scratch: {list_some(missing, _MOST_NAMED)}."
     if loading["unexpected_keys"]:
-        unused = _shorten(sorted(loading["unexpected_keys"]))
+        unused = list_some(sorted(loading["unexpected_keys"]), _MOST_NAMED)
         yield f"Weights of the checkpoint that are not used: {unused}."
-
-
-def _shorten(names: Sequence[str], *, most: int = 4) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

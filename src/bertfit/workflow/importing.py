@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertfit.config import check_flags, is_whole_number
+from bertfit.config import LEAST_LENGTH, check_flags, is_whole_number
 from bertfit.data.encoding import EncodingRule
 from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _EXPECTED = "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
 _ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."
 _SAVE_HINT = "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
-_LEAST_TOKENS = 4
-"""Of a text, as in `TrainSettings`."""
 _ANCHOR = "embeddings.word_embeddings.weight"
 _HISTORY_FIELDS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
 
@@ -107,9 +105,9 @@ def _check_arguments(label_names: Sequence[str], max_length: int, num_heads: int
             f"--label-names: expected names that differ, got {', '.join(map(repr, label_names))}",
             hint="Name every class once, in order of their ids.",
         )
-    if not is_whole_number(max_length) or max_length < _LEAST_TOKENS:
+    if not is_whole_number(max_length) or max_length < LEAST_LENGTH:
         raise ConfigError(
-            f"max_length: expected a whole number, at least {_LEAST_TOKENS}, got {max_length!r}"
+            f"max_length: expected a whole number, at least {LEAST_LENGTH}, got {max_length!r}"
         )
     if num_heads is not None and (not is_whole_number(num_heads) or num_heads < 1):
         raise ConfigError(

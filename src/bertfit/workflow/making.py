@@ -18,6 +18,7 @@ from bertfit.run_directory import Staging
 from bertfit.training.interruption import Interruption
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import TrainingOutcome, fit
+from bertfit.wording import list_some
 from bertfit.workflow.calibrating import calibrate, record_confidence
 from bertfit.workflow.judging import BaselineFitter, compare_on_test, judge
 from bertfit.workflow.log import LogKeeper
@@ -168,8 +169,6 @@ def _fit(
 
 def _name_lines(error: NonFiniteLossError, rows: PreparedRows) -> TrainingError:
     lines = sorted(rows.train.lines[index] for index in error.indices)
-    shown = ", ".join(str(line) for line in lines[:_MOST_LINES])
-    if len(lines) > _MOST_LINES:
-        shown += f" and {len(lines) - _MOST_LINES:,} more"
+    shown = list_some(lines, _MOST_LINES)
     message = f"{error.message}; the step's rows are lines {shown} of {rows.train.source}"
     return TrainingError(message, hint=error.hint)
