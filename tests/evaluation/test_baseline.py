@@ -258,11 +258,11 @@ def test_each_baseline_is_tuned_beyond_its_first_choices(num_noisy: int, is_stro
 
 
 def test_threads_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "count_threads", lambda: 3)
+    monkeypatch.setattr(threads, "count_threads", lambda _: 3)
     side_by_side = run_baselines(
         (TEXTS * 20, LABEL_IDS * 20), (TEXTS, LABEL_IDS), test=None, label_names=["n", "p"], seed=0
     )
-    monkeypatch.setattr(threads, "count_threads", lambda: 1)
+    monkeypatch.setattr(threads, "count_threads", lambda _: 1)
     in_turn = run_baselines(
         (TEXTS * 20, LABEL_IDS * 20), (TEXTS, LABEL_IDS), test=None, label_names=["n", "p"], seed=0
     )

@@ -6,7 +6,7 @@ import functools
 import threading
 
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from bertfit.evaluation import threads
 from bertfit.evaluation.threads import count_threads, run_in_threads
@@ -19,7 +19,7 @@ def test_results_come_in_the_order_of_the_tasks() -> None:
 
 
 def test_as_many_tasks_run_at_once_as_there_are_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "count_threads", lambda: 3)
+    monkeypatch.setattr(threads, "count_threads", lambda _: 3)
     together = threading.Barrier(3)  # passed only by three tasks that run at once
     tasks = [functools.partial(together.wait, timeout=60)] * 3
     assert sorted(run_in_threads(tasks)) == [0, 1, 2]
@@ -43,6 +43,6 @@ def test_blas_keeps_to_one_thread_meanwhile_and_takes_back_its_own_after() -> No
 def test_no_more_threads_than_blas_was_given() -> None:
     assert (
         1
-        <= count_threads()
+        <= count_threads(ThreadpoolController())
         <= min(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
     )

@@ -7,7 +7,10 @@ and nothing has to be copied between processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
 
@@ -20,18 +23,18 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     number of threads does not affect any result. Exceptions of tasks are raised here.
     """
     from joblib import Parallel, delayed
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import ThreadpoolController
 
-    num_threads = count_threads()
-    with threadpool_limits(1, user_api="blas"):
+    libraries = ThreadpoolController()  # finding them takes longer than a short task
+    num_threads = count_threads(libraries)
+    with libraries.limit(limits=1, user_api="blas"):
         run = Parallel(n_jobs=num_threads, backend="threading", return_as="generator")
         yield from run(delayed(task)() for task in tasks)
 
 
-def count_threads() -> int:
+def count_threads(libraries: ThreadpoolController) -> int:
     """Return the number of available cores, or the limit by OMP_NUM_THREADS and the like."""
     from joblib import cpu_count
-    from threadpoolctl import threadpool_info
 
-    of_blas = [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+    of_blas = [one["num_threads"] for one in libraries.info() if one["user_api"] == "blas"]
     return int(min([cpu_count(), *of_blas]))
