@@ -6,6 +6,7 @@ The environment is set before anything imports torch or huggingface_hub, which r
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import ipaddress
 import os
@@ -54,6 +55,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_finish() -> None:
+    """Spare Python from looking through the libraries' half a million objects again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Skip tests of Triton kernels where there is no Triton."""
     if importlib.util.find_spec("triton") is not None:
@@ -64,8 +72,9 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Remove the empty hub cache."""
+    """Remove the empty hub cache; thaw what Triton wants to see freed at the end."""
     EMPTY_HUB_CACHE.cleanup()
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """Shared fixtures of the command-line tests: shorter trainings."""
 
-from tests.shorter import few_resamples, measured, undrawn, unmeasured
+from tests.shorter import built_once, few_resamples, measured, undrawn, unmeasured
 
-__all__ = ["few_resamples", "measured", "undrawn", "unmeasured"]
+__all__ = ["built_once", "few_resamples", "measured", "undrawn", "unmeasured"]

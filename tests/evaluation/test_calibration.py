@@ -165,6 +165,7 @@ def test_a_model_without_a_mistake_may_make_some(num_labels: int) -> None:
     assert found.intervals["brier"].high == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_sure_model_cover_the_truth() -> None:
     """Log odds of normal rows, of which 1 in 160 is wrong: by resamples 4 and 40 times in 100."""
 

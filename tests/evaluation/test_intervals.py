@@ -155,13 +155,14 @@ def test_intervals_cover_the_truth_about_as_often_as_they_promise() -> None:
     assert 0.88 <= num_hits / num_trials <= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_labels", "rows_each", "by_class"),
     [
         pytest.param(40, 8, False, id="drawn by chance"),
-        pytest.param(40, 8, True, id="so many of each", marks=pytest.mark.slow),
-        pytest.param(77, 5, False, id="77 drawn by chance", marks=pytest.mark.slow),
-        pytest.param(77, 5, True, id="so many of each of 77", marks=pytest.mark.slow),
+        pytest.param(40, 8, True, id="so many of each"),
+        pytest.param(77, 5, False, id="77 drawn by chance"),
+        pytest.param(77, 5, True, id="so many of each of 77"),
     ],
 )
 def test_intervals_of_macro_f1_cover_the_truth_where_classes_have_few_rows(
@@ -236,7 +237,8 @@ def test_a_rare_class_that_is_all_right_is_not_certain() -> None:
     assert count_covered("macro_recall", truth, (980, 20), apart=4.0) >= 90
 
 
-@pytest.mark.parametrize("sizes", [(190, 10), pytest.param((980, 20), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(190, 10), (980, 20)])
 def test_intervals_of_auroc_cover_the_truth_where_one_class_is_rare(
     sizes: tuple[int, int],
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_few_mistakes_are_no_surer_than_none(num_rows: int) -> None:
         assert later[1] < earlier[1]
 
 
+@pytest.mark.slow
 def test_intervals_of_a_sure_model_cover_the_truth() -> None:
     rng = np.random.default_rng(2)
     num_hits, label_ids = 0, np.ones(200, dtype=int)
@@ -279,9 +282,8 @@ def test_intervals_of_a_sure_model_cover_the_truth() -> None:
     assert num_hits >= 186
 
 
-@pytest.mark.parametrize(
-    "num_groups", [3, *(pytest.param(number, marks=pytest.mark.slow) for number in (5, 12))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_groups", [3, 5, 12])
 def test_intervals_over_few_groups_cover_the_truth(num_groups: int) -> None:
     """Groups whose rates differ, as many rows in each: with 3 of them, a bootstrap covers 70 %."""
     rng = np.random.default_rng(num_groups)
@@ -296,7 +298,7 @@ def test_intervals_over_few_groups_cover_the_truth(num_groups: int) -> None:
     assert num_hits / num_trials >= 0.9
 
 
-@pytest.mark.parametrize("num_groups", [3, 8])
+@pytest.mark.parametrize("num_groups", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_equally_good_models_seldom_differ_over_few_groups(num_groups: int) -> None:
     rng = np.random.default_rng(num_groups)
     groups, num_certain, num_trials = np.repeat(np.arange(num_groups), 60), 0, 200

@@ -35,11 +35,11 @@ def test_among_many_slices_that_do_not_differ_hardly_one_is_called_worse() -> No
     """Without adjustment 5 of 100 slices would be; with it, hardly one in ten data sets."""
     rng = np.random.default_rng(1)
     found = 0
-    for _ in range(10):
+    for _ in range(5):
         groups = rng.integers(100, size=4000).astype(str).tolist()
         report = score_slices(rng.random(4000) < 0.8, {"group": groups})
         found += any(one.is_worse for one in report.slices)
-    assert found <= 2
+    assert found <= 1
 
 
 def test_p_values_are_those_of_fisher_adjusted_by_benjamini_and_hochberg() -> None:

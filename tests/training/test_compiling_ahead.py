@@ -134,6 +134,7 @@ def test_tritons_own_extension_is_built_where_that_is_possible(monkeypatch, can_
     assert built == [1]
 
 
+@pytest.mark.slow
 @needs_triton
 def test_a_model_that_is_not_there_leaves_no_mark(cache, tmp_path):
     settings = dataclasses.replace(SETTINGS, model=str(tmp_path / "none"))
@@ -153,6 +154,8 @@ def test_a_process_is_started_once_and_before_torch_is_imported(cache, tmp_path)
     mark.parent.mkdir()
     mark.touch()  # as the process does when all is compiled
     assert start_compiling(settings) is None
+    process.kill()
+    process.wait()
     code = "import sys, bertfit.training.compiling_ahead; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert said.stdout == "False\n"

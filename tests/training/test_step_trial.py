@@ -22,9 +22,10 @@ def untried(monkeypatch):
     monkeypatch.setattr(step_trial, "_found", {})
     monkeypatch.setattr(step_trial, "is_known_good", lambda _device: False)
     if DEVICE.type == "cpu":  # the interpreter takes its time
-        monkeypatch.setattr(step_trial, "_SIZE", 5_000)
-        monkeypatch.setattr(step_trial, "_NUM_ROWS", 12)
-        monkeypatch.setattr(step_trial, "_NUM_TOKENS", 10)
+        monkeypatch.setattr(step_trial, "_SIZE", 3_000)
+        monkeypatch.setattr(step_trial, "_NUM_ROWS", 8)
+        monkeypatch.setattr(step_trial, "_NUM_TOKENS", 6)
+        monkeypatch.setattr(step_trial, "_RATES", (1e-2, 0.0, 1e-2))
 
 
 def find(*, has_copies=True, width=20):

@@ -66,9 +66,9 @@ def train(tiny_model_dir, make_reviews, noisy_reviews):
                 "test": noisy_reviews(60, seed=4),
                 "baseline": False,
                 "model": str(tiny_model_dir),
-                "epochs": 3,
+                "epochs": 2,
                 "batch_size": 8,
-                "learning_rate": 0.03,
+                "learning_rate": 0.05,
                 "dropout": 0.0,
                 "dtype": "float32",
                 **options,
@@ -402,7 +402,8 @@ def test_a_threshold_of_few_rows_or_of_one_answer_is_warned_of(train, tmp_path, 
 
 
 def test_beside_a_baseline_the_model_answers_the_most_probable_class(train, tmp_path):
-    result = train(tmp_path / "run", threshold_aim="recall>=0.999", baseline=True, batch_size=4)
+    options = {"baseline": True, "batch_size": 4, "epochs": 3, "learning_rate": 0.03}
+    result = train(tmp_path / "run", threshold_aim="recall>=0.999", **options)
     comparison, judged = result.test.comparison, result.test.evaluation
     probable = judged.probabilities.argmax(axis=1) == judged.label_ids
     assert judged.scores.accuracy < probable.mean()  # else this shows nothing

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -807,15 +808,17 @@ WHILE_FINISHING = [
     (reporting, "_write_pages"),
     (making, "make_run"),
 ]
+# Before a call is hardly elsewhere than after the one before it.
+OFTEN = {
+    *((name, True) for name in ("release", "_fit", "_fold", "judge", "make_record", "add_report")),
+    *(("publish", after) for after in (False, True)),
+}
 
 
 @pytest.mark.parametrize(
     ("place", "name", "after"),
     [
-        # Before a call is hardly elsewhere than after the one before it.
-        pytest.param(
-            *where, after, marks=[] if after or where[1] == "publish" else pytest.mark.slow
-        )
+        pytest.param(*where, after, marks=[] if (where[1], after) in OFTEN else pytest.mark.slow)
         for where in (*WHILE_FITTING, *AFTER_FITTING, *WHILE_FINISHING, (Staging, "publish"))
         for after in (False, True)
         if after or where[1] not in {"_fit", "make_run"}  # no epoch is over then
@@ -1049,6 +1052,7 @@ def fail_to_compile(monkeypatch):
         raise RuntimeError("this compiler is broken")
 
     monkeypatch.setattr(compilation, "BACKEND", backend)
+    monkeypatch.setenv("CXX", sys.executable)  # this backend needs no compiler, but there is one
     torch._dynamo.reset()
 
 

@@ -152,7 +152,7 @@ def _poison_new_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.parametrize("rate", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize("only_firsts", [False, True], ids=["all tokens", "first tokens"])
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_output_and_all_gradients_are_those_of_dense_attention(lengths, only_firsts, rate, size):

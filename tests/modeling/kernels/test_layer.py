@@ -23,7 +23,10 @@ from tests.modeling.kernels.on_device import DEVICE, needs_triton
 from tests.modeling.test_fast_path import make_classifier
 
 pytestmark = needs_triton
-FAMILIES = ("bert", "distilbert", "electra", "roberta", "xlm-roberta")
+FAMILIES = (
+    *("bert", "distilbert"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("electra", "roberta", "xlm-roberta")),
+)
 OTHERS = ("albert", "modernbert", "mpnet", "deberta-v2")
 WIDTH, NUM_HEADS = 64, 2  # heads of 32 numbers
 STARTS = np.array([0, 5, 6, 14], dtype=np.int32)
@@ -81,7 +84,13 @@ def test_output_and_all_gradients_are_those_of_transformers_layer(family, only_f
         torch.testing.assert_close(got, wanted, **TOLERANCE)
 
 
-@pytest.mark.parametrize("only_firsts", [False, True], ids=["all tokens", "first tokens"])
+@pytest.mark.parametrize(
+    "only_firsts",
+    [
+        pytest.param(False, id="all tokens"),
+        pytest.param(True, id="first tokens", marks=pytest.mark.slow),
+    ],
+)
 def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firsts):
     layer = first_layer(make_model("bert"))
     pack = Pack.build(STARTS, DEVICE)
@@ -130,22 +139,24 @@ def go_through(layers, *, backlog):
 
 
 @pytest.mark.parametrize(
-    ("family", "rate", "num_together"),
+    ("family", "rate", "num_layers", "num_together"),
     [
-        ("bert", 0.2, 3),
-        pytest.param("bert", 0.0, 3, marks=pytest.mark.slow),
-        pytest.param("distilbert", 0.2, 2, marks=pytest.mark.slow),
+        ("distilbert", 0.2, 2, 2),
+        pytest.param("bert", 0.2, 3, 3, marks=pytest.mark.slow),
+        pytest.param("bert", 0.0, 3, 2, marks=pytest.mark.slow),
     ],
 )
-def test_weight_gradients_of_several_layers_at_once_are_the_same(family, rate, num_together):
+def test_weight_gradients_of_several_layers_at_once_are_the_same(
+    family, rate, num_layers, num_together
+):
     layer = first_layer(make_model(family, dropout=rate).train())
-    layers = [copy.deepcopy(layer) for _ in range(3)]
+    layers = [copy.deepcopy(layer) for _ in range(num_layers)]
     for number, each in enumerate(layers):
         exchange_layers(each)
         for weight in each.parameters():
             weight.data.mul_(1.0 + 0.1 * number)
     alone = go_through(layers, backlog=None)
-    together = go_through(layers, backlog=Backlog(3, num_together))
+    together = go_through(layers, backlog=Backlog(num_layers, num_together))
     for got, wanted in zip(together, alone, strict=True):
         torch.testing.assert_close(got, wanted, **TOLERANCE)
 

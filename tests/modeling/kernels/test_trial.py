@@ -60,7 +60,7 @@ def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_us
         assert torch.equal(weight, weights[name])
 
 
-@pytest.mark.parametrize("only_firsts", [False, True])
+@pytest.mark.parametrize("only_firsts", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_wrong_gradient_is_found(monkeypatch, only_firsts):
     def pass_wrongly(hidden, *arguments, **options):
         output = right(hidden, *arguments, **options)
@@ -123,6 +123,7 @@ def test_a_failure_is_told_and_met_once(monkeypatch, kind):
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_memory_that_ran_out_says_nothing_of_the_kernels(monkeypatch):
     def run_out(*_, **__):
         raise torch.OutOfMemoryError("for now")
