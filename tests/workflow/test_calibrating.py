@@ -427,12 +427,17 @@ def test_a_precision_that_cannot_be_had_is_a_warning(train, tmp_path):
         assert "the most probable class is answered" in warning
 
 
-def test_a_threshold_for_three_classes_is_refused_before_training(tmp_path):
-    rows = [{"text": f"film {row}", "label": "abc"[row % 3]} for row in range(30)]
+@pytest.mark.parametrize(
+    ("num_classes", "told"),
+    [(3, "3: a, b, c"), (12, "12: a, b, c, d, e, f, g, h, i, j and 2 more")],
+)
+def test_a_threshold_for_many_classes_is_refused_before_training(tmp_path, num_classes, told):
+    names = "abcdefghijkl"
+    rows = [{"text": f"film {row}", "label": names[row % num_classes]} for row in range(48)]
     with pytest.raises(ConfigError) as caught:
         bertfit.train(rows, tmp_path / "run", threshold_aim="f1")
     assert caught.value.message == (
-        "threshold_aim: a threshold decides between two classes, the data has 3: a, b, c"
+        f"threshold_aim: a threshold decides between two classes, the data has {told}"
     )
     assert list(tmp_path.iterdir()) == []
 

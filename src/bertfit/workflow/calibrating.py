@@ -34,7 +34,7 @@ from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
 from bertfit.training.interruption import FirstInterrupt, Interruption
-from bertfit.wording import format_count
+from bertfit.wording import format_count, list_some
 from bertfit.workflow.preparing import PreparedModel
 from bertfit.workflow.rows import PreparedRows
 
@@ -72,7 +72,7 @@ def refuse_impossible_aim(settings: TrainSettings, label_names: tuple[str, ...])
     if settings.threshold_aim is not None and len(label_names) != 2:
         raise ConfigError(
             f"threshold_aim: a threshold decides between two classes, the data has "
-            f"{len(label_names)}: {', '.join(label_names[:10])}",
+            f"{len(label_names)}: {list_some(label_names, 10)}",
             hint="Leave threshold_aim out; the most probable class is then answered.",
         )
 
