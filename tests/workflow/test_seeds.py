@@ -196,6 +196,15 @@ def test_the_spread_is_noted(finished):
     assert finished[1][-1].endswith("the best by validation accuracy.")
 
 
+def test_the_score_that_chose_the_seed_is_called_by_its_name():
+    scores = {"accuracy": 0.75, "macro_f1": 0.7, "loss": 0.5}
+    runs = [{"interrupted": False, "validation": scores, "test": None}] * 2
+    listener = Recorder()
+    summary = seeds_module._summarize(runs, best_seed=4, metric="macro_f1")
+    seeds_module._note_seeds(summary, 2, LogKeeper(listener))
+    assert listener.notes[-1] == "Kept: seed 4, the best by validation macro F1."
+
+
 def test_the_scores_of_seeds_say_of_which_model_they_are(finished):
     """Validation: what chose, before calibration. Test: what the run answers."""
     result, seeds = finished[0], finished[0].seeds

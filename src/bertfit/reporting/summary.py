@@ -55,10 +55,10 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
     """
     chosen_by = seeds["chosen_by"].removeprefix("validation").strip() or "score"
     best = "lowest" if chosen_by == "loss" else "highest"
+    name = chosen_by.replace("macro_f1", "macro F1")
     told = (
         "Validation scores are those of the models as trained, before calibration and threshold. "
-        f"They chose the seed with the {best} {chosen_by.replace('_', ' ')}, so they make it look "
-        "too good."
+        f"They chose the seed with the {best} {name}, so they make it look too good."
     )
     if seeds["test"]["mean"] is not None:
         told += " Test scores are those of the models as saved, after both; they chose nothing."

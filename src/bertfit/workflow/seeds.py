@@ -270,4 +270,5 @@ def _note_seeds(seeds: dict[str, Any], num_seeds: int, log: LogKeeper) -> None:
         log.note(f"Seeds, mean ± standard deviation: {', '.join(told)}.")
     cut_short = any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1
     of_which = " of those that were not interrupted" if cut_short else ""
-    log.note(f"Kept: seed {seeds['best_seed']}, the best by {seeds['chosen_by']}{of_which}.")
+    chosen_by = seeds["chosen_by"].replace("macro_f1", "macro F1")
+    log.note(f"Kept: seed {seeds['best_seed']}, the best by {chosen_by}{of_which}.")
