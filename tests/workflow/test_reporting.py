@@ -204,6 +204,38 @@ def test_errors_are_the_surest_wrong_rows_with_their_texts(run):
     assert all(row["label"] != row["predicted"] and row["text"] for row in listed["rows"])
 
 
+@pytest.mark.parametrize(
+    ("num_wrong", "num_shown", "told"),
+    [
+        (1, 1, "1 of 60 test rows is wrong: Line"),
+        (3, 3, "3 of 60 test rows are wrong, the most confident first: Line"),
+        (9, 3, "9 of 60 test rows are wrong. The 3 most confident ones: Line"),
+    ],
+)
+@pytest.mark.usefixtures("without_figures")
+def test_errors_are_counted_in_a_sentence(run, num_wrong, num_shown, told):
+    facts = gather_facts(run, read_record(run), name="run")
+    facts["errors"] |= {"num_wrong": num_wrong, "rows": facts["errors"]["rows"][:num_shown]}
+    assert told in Page(render_report(facts)).words
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_baselines_without_test_scores_are_not_said_to_have_intervals(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    assert "On the same rows, test scores with 95 % intervals; " in render_report(facts)
+    for one in facts["baselines"]["baselines"]:
+        one["test"] = None
+    assert "On the same rows; " in render_report(facts)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_commands_in_the_page_quote_the_name_of_the_run(run):
+    words = Page(render_report(gather_facts(run, read_record(run), name="my run"))).words
+    assert "bertfit predict 'my run' \"your text\"" in words
+    assert "bertfit evaluate 'my run' FILE" in words
+    assert "--output 'my run'" in words or "'my run'," in words
+
+
 def test_report_gives_the_same_page_as_the_training(copy):
     before = (copy / "report.html").read_bytes()
     (copy / "report.html").unlink()

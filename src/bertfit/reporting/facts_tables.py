@@ -174,14 +174,12 @@ def list_seeds(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     seeds = facts["record"].get("seeds")
     if seeds is None:
         return []
-    rows = [
-        {
-            "name": f"{run['seed']}{' (kept)' if run['seed'] == seeds['best_seed'] else ''}",
-            "is_kept": run["seed"] == seeds["best_seed"],
-            "cells": format_seed_scores(run["validation"], run["test"]),
-        }
-        for run in seeds["runs"]
-    ]
+    rows = []
+    for run in seeds["runs"]:
+        is_kept = run["seed"] == seeds["best_seed"]
+        note = " (kept)" if is_kept else " (interrupted)" if run["interrupted"] else ""
+        cells = format_seed_scores(run["validation"], run["test"])
+        rows.append({"name": f"{run['seed']}{note}", "is_kept": is_kept, "cells": cells})
     for title, key in (("mean", "mean"), ("standard deviation", "standard_deviation")):
         cells = format_seed_scores(seeds["validation"][key], seeds["test"][key])
         rows.append({"name": title, "is_kept": False, "cells": cells})

@@ -25,6 +25,7 @@ from bertfit.reporting.summary import (
     list_limits,
 )
 from bertfit.reporting.templating import html_templates, read_template, replace_unseen
+from bertfit.run_directory import quote_path
 
 SECTIONS = (
     ("asked", "Training"),
@@ -61,6 +62,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
     names, record = facts["label_names"], facts["record"]
     view = {
         "name": facts["name"],
+        "quoted_name": quote_path(facts["name"]),
         "label_names": names,
         "sections": SECTIONS,
         "css": read_template("report.css"),
@@ -163,7 +165,9 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _view_baselines(facts: Mapping[str, Any]) -> dict[str, Any]:
+    found = facts["baselines"] or {}
     return {
         "baseline_rows": tables.list_baselines(facts),
-        "best_baseline": (facts["baselines"] or {}).get("best"),
+        "best_baseline": found.get("best"),
+        "baselines_were_tested": any(one.get("test") for one in found.get("baselines") or []),
     }
