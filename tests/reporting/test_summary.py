@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from bertfit.reporting.facts_tables import list_baselines, list_seeds
+from bertfit.reporting.summary import describe_answer, list_leaks, list_limits
 
 INTERVALS = {"accuracy": {"low": 0.7, "high": 0.9}}
 
@@ -15,6 +18,96 @@ def make_facts(
     """Return the facts of a run of two classes that was judged on 1,000 rows of `part`."""
     own = {"part": part, "num_rows": 1000, "accuracy": 0.8, "intervals": INTERVALS}
     return {"label_names": ["no", "yes"], "judged": {**own, **(judged or {})}, "record": record}
+
+
+@pytest.mark.parametrize(
+    ("record", "chosen"),
+    [
+        ({"calibration": {"kind": "none"}}, "the epoch"),
+        ({"calibration": {"kind": "temperature"}}, "the epoch and the calibration"),
+        ({"seeds": {"runs": []}}, "the epoch and the seed"),
+        (
+            {
+                "seeds": {"runs": []},
+                "calibration": {"kind": "cubic"},
+                "threshold": {"value": 0.3, "aim": "f1"},
+            },
+            "the epoch, the seed, the calibration and the threshold",
+        ),
+    ],
+)
+def test_all_that_the_judging_validation_rows_chose_is_named(
+    record: dict[str, Any], chosen: str
+) -> None:
+    facts = make_facts(**record)
+    assert f"these rows also chose {chosen}, and no test rows" in describe_answer(facts)
+    assert f"the validation rows, which chose {chosen}, so they make" in list_limits(facts)[0]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_small_classes_and_groups_are_limits_on_either_part(part: str) -> None:
+    """On validation rows, intervals stood without what they take for granted."""
+    judged = {
+        "per_class": {"no": {"support": 996}, "yes": {"support": 4}},
+        "interval_unit": "group",
+        "num_interval_units": 9,
+    }
+    told = list_limits(make_facts(part=part, judged=judged))[0]
+    assert "Intervals: whole groups were resampled, 9 groups, too few to be sure" in told
+    assert "1 of 2 classes has fewer than 5 rows" in told
+    told = list_limits(make_facts(part=part))[0]
+    assert told.endswith("Intervals: rows are taken as independent.")
+    assert "Intervals" not in list_limits(make_facts(part=part, judged={"intervals": {}}))[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({"test": None}, "There was no test set."),
+        ({"test": {"source": "t.csv"}}, "Interrupted before the test rows were scored"),
+    ],
+)
+def test_why_no_test_rows_were_scored_is_said(data: dict[str, Any], why: str) -> None:
+    assert list_limits(make_facts(data=data))[0].startswith(why)
+
+
+def test_the_share_of_cut_texts_is_that_of_the_judged_rows() -> None:
+    encoding = {"max_length": 1024, "truncation": "tail"}
+    facts = make_facts(part="test", judged={"num_truncated": 1}, encoding=encoding)
+    told = "Of texts longer than 1,024 tokens the model reads only their end: 1 of 1,000 test rows"
+    assert f"{told} (0.1 %)." in list_limits(facts)
+
+
+@pytest.mark.parametrize(
+    ("ece", "verdict"), [(0.05, "is within chance"), (0.051, "is more than chance explains")]
+)
+def test_an_error_of_calibration_is_weighed_against_chance(ece: float, verdict: str) -> None:
+    facts = make_facts(judged={"confidence": {"ece": ece, "ece_noise": 0.05}})
+    assert list_limits(facts)[-1] == (
+        f"Confidence is not calibrated. Its calibration error of {ece:.4f} {verdict} (chance alone "
+        "gives up to 0.0500)."
+    )
+
+
+def test_scores_without_leaks_count_what_they_leave_out() -> None:
+    clean = {"num_leaked": 1, "num_rows": 1199, "accuracy": 0.75, "intervals": INTERVALS}
+    nothing = {"num_leaked": 1200, "num_rows": 0, "accuracy": None, "intervals": {}}
+    facts = make_facts(scores={"test_without_leaks": clean, "test_without_groups": nothing})
+    assert list_leaks(facts) == [
+        "Without 1 leaked row, on 1,199: accuracy 75.0 % (95 % interval 70.0 to 90.0).",
+        "Without the leaked or grouped rows nothing is left to score.",
+    ]
+
+
+def test_an_interrupted_training_says_how_far_its_last_epoch_came() -> None:
+    training = {"interrupted": True, "unfinished_epoch": [3, 9], "collapsed_to": 1}
+    limits = list_limits(make_facts(training=training))
+    assert "The training was interrupted after 3 of 9 steps of its last epoch." in limits
+    assert "The model has collapsed: yes is most probable for every validation row." in limits
+    training = {"interrupted": True, "unfinished_epoch": None, "collapsed_to": 0}
+    limits = list_limits(make_facts(training=training))
+    assert "The training was interrupted." in limits
+    assert "The model has collapsed: no is most probable for every validation row." in limits
 
 
 def test_the_kept_and_the_interrupted_seed_are_marked() -> None:

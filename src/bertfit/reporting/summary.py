@@ -43,7 +43,7 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     answer = f"The model classifies {share} of {number}{judged['part']} rows correctly{sure}"
     if judged["part"] == "test":
         return f"{answer}."
-    chosen = "the epoch and the seed" if facts["record"].get("seeds") else "the epoch"
+    chosen = _list_chosen(facts["record"])
     return f"{answer}; these rows also chose {chosen}, and no test rows were scored."
 
 
@@ -149,21 +149,40 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         if data.get("test"):
             why = "Interrupted before the test rows were scored, which bertfit evaluate does."
         told = (
-            f"{why} The scores are those of the validation rows, which chose the epoch and any "
-            "calibration, so they make the model look better than it is."
+            f"{why} The scores are those of the validation rows, which chose "
+            f"{_list_chosen(facts['record'])}, so they make the model look better than it is."
         )
-        return [told]
-    source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
+    else:
+        source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
+        told = (
+            f"The test set is {source}, {judged['num_rows']:,} rows, scored after training; it "
+            "chose nothing. The scores hold for text like it."
+        )
+    supports = [rates["support"] for rates in (judged.get("per_class") or {}).values()]
+    notes = (told, _describe_resampling(judged), describe_small_classes(supports))
+    return [" ".join(filter(None, notes))]
+
+
+def _list_chosen(record: Mapping[str, Any]) -> str:
+    """Return what the validation rows of a run chose, which makes scores on them too good."""
+    is_calibrated = (record.get("calibration") or {}).get("kind", "none") != "none"
+    chosen = ["the epoch"]
+    chosen += ["the seed"] if record.get("seeds") else []
+    chosen += ["the calibration"] if is_calibrated else []
+    chosen += ["the threshold"] if record.get("threshold") else []
+    *others, last = chosen
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _describe_resampling(judged: Mapping[str, Any]) -> str:
+    """Return what the intervals take as independent, or an empty string without intervals."""
+    if not judged.get("intervals"):
+        return ""
     how = "rows are taken as independent"
     if judged.get("interval_unit", "row") == "group":
         drawn = describe_units(judged.get("num_interval_units"), grouped=True)
         how = f"whole groups were resampled, {drawn}"
-    told = (
-        f"The test set is {source}, {judged['num_rows']:,} rows, scored after training; it chose "
-        f"nothing. The scores hold for text like it. Intervals: {how}."
-    )
-    supports = [rates["support"] for rates in (judged.get("per_class") or {}).values()]
-    return [" ".join(filter(None, (told, describe_small_classes(supports))))]
+    return f"Intervals: {how}."
 
 
 def describe_units(num_units: int | None, *, grouped: bool) -> str:
