@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from bertfit.reporting.facts_tables import list_baselines, list_seeds
-from bertfit.reporting.summary import describe_answer, list_leaks, list_limits
+from bertfit.reporting.summary import (
+    describe_answer,
+    describe_doubt,
+    describe_seeds,
+    list_leaks,
+    list_limits,
+)
 
 INTERVALS = {"accuracy": {"low": 0.7, "high": 0.9}}
 
@@ -25,10 +31,11 @@ def make_facts(
     [
         ({"calibration": {"kind": "none"}}, "the epoch"),
         ({"calibration": {"kind": "temperature"}}, "the epoch and the calibration"),
-        ({"seeds": {"runs": []}}, "the epoch and the seed"),
+        ({"seeds": {"runs": [{"seed": 0}]}}, "the epoch"),
+        ({"seeds": {"runs": [{"seed": 0}, {"seed": 1}]}}, "the epoch and the seed"),
         (
             {
-                "seeds": {"runs": []},
+                "seeds": {"runs": [{"seed": 0}, {"seed": 1}]},
                 "calibration": {"kind": "cubic"},
                 "threshold": {"value": 0.3, "aim": "f1"},
             },
@@ -136,3 +143,29 @@ def test_without_test_rows_baselines_have_only_their_validation_accuracy() -> No
         {"name": "this model", "note": None, "cells": ["50.0 %", "–", "–"]},
         {"name": "NB-SVM", "note": "n", "cells": ["62.5 %", "–", "–"]},
     ]
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "metric", "chosen"),
+    [
+        (2, "accuracy", "the seed with the highest accuracy"),
+        (2, "loss", "the seed with the lowest loss"),
+        (1, "accuracy", "the epoch"),  # Ctrl-C came before the second seed
+    ],
+)
+def test_what_chose_the_seed_is_told_if_there_was_a_choice(
+    num_seeds: int, metric: str, chosen: str
+) -> None:
+    runs = [{"seed": seed, "interrupted": False} for seed in range(num_seeds)]
+    seeds = {"runs": runs, "chosen_by": f"validation {metric}", "test": {"mean": None}}
+    assert f"They chose {chosen}, so they make it look too good." in describe_seeds(seeds)
+
+
+@pytest.mark.parametrize(
+    ("num_wrong", "num_rows", "is_doubted"),
+    [(9, 20, False), (10, 20, True), (19, 100, False), (20, 100, True)],
+)
+def test_a_few_labels_are_read_faster_than_a_doubt(
+    num_wrong: int, num_rows: int, *, is_doubted: bool
+) -> None:
+    assert bool(describe_doubt(num_wrong, num_rows)) == is_doubted

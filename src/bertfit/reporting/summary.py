@@ -56,9 +56,10 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
     chosen_by = seeds["chosen_by"].removeprefix("validation").strip() or "score"
     best = "lowest" if chosen_by == "loss" else "highest"
     name = chosen_by.replace("macro_f1", "macro F1")
+    chosen = f"the seed with the {best} {name}" if len(seeds["runs"]) > 1 else "the epoch"
     told = (
         "Validation scores are those of the models as trained, before calibration and threshold. "
-        f"They chose the seed with the {best} {name}, so they make it look too good."
+        f"They chose {chosen}, so they make it look too good."
     )
     if seeds["test"]["mean"] is not None:
         told += " Test scores are those of the models as saved, after both; they chose nothing."
@@ -167,7 +168,7 @@ def _list_chosen(record: Mapping[str, Any]) -> str:
     """Return what the validation rows of a run chose, which makes scores on them too good."""
     is_calibrated = (record.get("calibration") or {}).get("kind", "none") != "none"
     chosen = ["the epoch"]
-    chosen += ["the seed"] if record.get("seeds") else []
+    chosen += ["the seed"] if len((record.get("seeds") or {"runs": []})["runs"]) > 1 else []
     chosen += ["the calibration"] if is_calibrated else []
     chosen += ["the threshold"] if record.get("threshold") else []
     *others, last = chosen
