@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from bertfit.errors import DataError
+from bertfit.reporting import figures
 from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import plot_confusion, plot_history, plot_token_lengths
 
@@ -86,6 +88,22 @@ def test_lengths_are_all_counted_and_coloured_by_what_is_read(max_length: int) -
     assert figure.axes[0].get_title().startswith(share)
 
 
+def test_a_text_of_just_the_longest_length_is_not_coloured_as_cut() -> None:
+    bars = plot_token_lengths([2, 3, 4, 4, 5], 4).axes[0].patches  # of width 1
+    read_color = bars[0].get_facecolor()
+    assert sum(bar.get_height() for bar in bars if bar.get_facecolor() != read_color) == 1
+
+
+def test_only_the_longest_texts_share_the_last_bar_and_it_says_so() -> None:
+    lengths = np.arange(1, 1001)
+    ax = plot_token_lengths([*lengths, 9000], None).axes[0]
+    last = ax.patches[-1]
+    assert last.get_height() == sum(lengths > last.get_x()) + 1
+    assert 995 < last.get_x() + last.get_width() < 1100
+    assert ax.get_xlabel().endswith("(the last bar holds all that are longer)")
+    assert plot_token_lengths([3, 4], None).axes[0].get_xlabel() == "tokens per text"
+
+
 def test_lengths_without_a_limit_are_drawn() -> None:
     figure = plot_token_lengths([7], None)
     assert figure.axes[0].get_title() == "Tokens per text, 1 text"
@@ -127,6 +145,98 @@ def test_the_caption_of_a_history_tells_its_ends(losses: list[float], told: str)
     drawn = draw_figures({**facts, "label_names": [], "lengths": None})["history_loss"]
     assert drawn is not None
     assert drawn.caption == told
+
+
+CURVES = {
+    "roc": [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)],
+    "precision_recall": [(0.0, 1.0), (0.5, 0.6), (1.0, 0.3)],
+    "positive_share": 0.3,
+    "reliability": [(0.6, 0.5), (0.9, 0.8)],
+    "reliability_before": None,
+    "risk_coverage": [(0.01, 1.0), (0.2, 0.0), (0.79, 0.1), (1.0, 0.25)],
+}
+JUDGED = {
+    "part": "test",
+    "confusion": [[60, 10], [6, 24]],
+    "per_class": {"yes": {"precision": 24 / 34, "recall": 0.8}},
+    "auroc": 0.9,
+    "confidence": {"ece": 0.1, "ece_noise": 0.2, "aurc": 0.05},
+}
+
+
+def draw_curves(monkeypatch: pytest.MonkeyPatch, **curves: Any) -> tuple[dict[str, Any], Any]:
+    """Return the axes and the captions of the figures of curves, by name."""
+    drawn = {}
+
+    def keep(figure: Figure, *, name: str, title: str, description: str) -> str:
+        assert title
+        drawn[name.removeprefix("fig-")] = figure.axes[0]
+        return description
+
+    monkeypatch.setattr(figures, "to_svg", keep)
+    facts = {"history": None, "lengths": None, "label_names": ["no", "yes"]}
+    found = draw_figures({**facts, "judged": JUDGED, "curves": {**CURVES, **curves}})
+    return drawn, {name: one.caption for name, one in found.items() if one is not None}
+
+
+def test_the_operating_point_of_two_classes_is_marked_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    axes, captions = draw_curves(monkeypatch)
+    marks = {name: axes[name].lines[-1].get_xydata()[0] for name in ("roc", "precision-recall")}
+    assert marks["roc"] == pytest.approx([10 / 70, 0.8])
+    assert marks["precision-recall"] == pytest.approx([0.8, 24 / 34])
+    chance = axes["precision-recall"].lines[0]
+    assert chance.get_label() == "chance"
+    assert list(chance.get_ydata()) == [0.3, 0.3]
+    assert "finds 80.0 % of the rows of yes and mistakes 14.3 % of the other" in captions["roc"]
+    told = "precision 70.6 % at recall 80.0 %; 30.0 % of the rows are yes."
+    assert captions["precision_recall"].endswith(told)
+
+
+def test_risk_is_drawn_over_coverage_and_not_scaled_by_the_first_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ax = draw_curves(monkeypatch)[0]["risk-coverage"]
+    assert ax.lines[0].get_xydata()[-1].tolist() == [100.0, 25.0]
+    assert ax.get_ylim() == pytest.approx((0, 27.5))  # of the 1 % most confident, all are wrong
+
+
+@pytest.mark.parametrize(
+    ("lowest", "expected"), [(0.62, 0.5), (0.29, 0.2), (0.01, 0.0)], ids=["high", "low", "zero"]
+)
+def test_reliability_shows_all_its_points(
+    monkeypatch: pytest.MonkeyPatch, lowest: float, expected: float
+) -> None:
+    points = [(lowest + 0.05, lowest), (0.95, 0.97)]
+    ax = draw_curves(monkeypatch, reliability=points)[0]["reliability"]
+    assert ax.get_xlim()[0] == ax.get_ylim()[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("part", "is_told"), [("test", False), ("validation", True)])
+def test_a_curve_of_other_rows_is_told(
+    monkeypatch: pytest.MonkeyPatch, part: str, *, is_told: bool
+) -> None:
+    before = {"part": part, "points": [(0.6, 0.5)]}
+    _, captions = draw_curves(monkeypatch, reliability_before=before)
+    told = "The curve before calibration is that of the validation rows."
+    assert (told in captions["reliability"]) == is_told
+
+
+@pytest.mark.parametrize(("num_classes", "is_drawn"), [(12, False), (13, True)])
+def test_a_confusion_is_drawn_if_it_is_too_large_for_a_table(
+    monkeypatch: pytest.MonkeyPatch, num_classes: int, *, is_drawn: bool
+) -> None:
+    kept = []
+    monkeypatch.setattr(figures, "to_svg", lambda figure, **_: kept.append(figure) or "")
+    names = [f"class {number}" for number in range(num_classes)]
+    judged = {"confusion": np.eye(num_classes, dtype=int).tolist()}
+    facts = {"history": None, "lengths": None, "curves": None, "label_names": names}
+    drawn = draw_figures({**facts, "judged": judged})["confusion"]
+    assert (drawn is not None) == is_drawn
+    for figure in kept:
+        shown = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+        assert shown == [str(number) for number in range(1, 14)]
 
 
 def test_risk_is_told_of_the_most_confident_four_fifths() -> None:

@@ -197,6 +197,44 @@ def test_texts_are_shown_as_they_are_and_never_as_markup(run):
     assert page.tags["img"] == 0
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_a_leak_is_not_followed_by_the_news_that_there_is_none(run):
+    words = Page(render_report(gather_facts(run, read_record(run), name="run"))).words
+    assert "Leak: 1 row of test" in words
+    assert "No leak into the test set was found." not in words
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_two_classes_are_confused_without_a_table_of_pairs(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    assert "The pairs that are confused most" not in render_report(facts)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_threshold_is_that_of_the_second_class(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    facts["record"]["threshold"] = {"value": 0.25, "aim": "f1"}
+    words = Page(render_report(facts)).words
+    told = "Threshold: 'pos' is predicted at a probability of 0.2500 or more, chosen for f1"
+    assert words.count(told) == 2  # among the limits, and beside the confidence
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_suspect_of_another_part_shows_its_text_though_the_line_is_that_of_an_error(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    line = facts["errors"]["rows"][0]["line"]
+    suspect = {"line": line, "label": "neg", "suggested_label": "pos", "confidence": 0.9}
+    part = {"num_rows": 9, "num_wrong": 1, "rows": [{**suspect, "text": "a text of its own"}]}
+    facts["suspects"] = [{**part, "part": "validation"}]
+    words = Page(render_report(facts)).words
+    assert "a text of its own" in words
+    assert "its text is among the worst errors" not in words
+    facts["suspects"] = [{**part, "part": "test"}]
+    words = Page(render_report(facts)).words
+    assert "a text of its own" not in words
+    assert "its text is among the worst errors" in words
+
+
 def test_errors_are_the_surest_wrong_rows_with_their_texts(run):
     listed = reporting.gather_facts(run, read_record(run), name="run")["errors"]
     sure = [row["confidence"] for row in listed["rows"]]
@@ -544,6 +582,57 @@ def test_beside_baselines_stands_what_the_saved_model_answers(scaled_apart):
     assert saved != record["scores"]["validation"]["accuracy"]  # of the epoch, uncalibrated
     (model, *_) = list_baselines(gather_facts(run, record, name="run"))
     assert model["cells"][0] == f"{100 * saved:.1f} %"
+
+
+def flatten(value, path=""):
+    """Return plain values by their paths in nested dicts and lists."""
+    if not isinstance(value, dict | list):
+        return {path: value}
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    flat = [flatten(one, f"{path}/{key}") for key, one in inner]
+    return {name: one for part in flat for name, one in part.items()}
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_scores_of_validation_rows_are_those_of_an_evaluation(train, tmp_path, make_reviews):
+    """Without a test set the report scores them itself: by groups, slices and the threshold."""
+    rows = make_reviews(120, seed=3)
+    for at, row in enumerate(rows):
+        row["source"] = "press" if at % 4 < 2 else "web"
+        if at < 30:
+            row["label"] = "pos"  # some are wrong
+    run = train(
+        tmp_path / "run",
+        validation=rows,
+        epochs=1,
+        group_column="movie",
+        slice_columns=["source"],
+        threshold_aim="recall>=1",
+        max_length=8,
+        calibration="none",
+    )
+    record = read_record(run)
+    judged = gather_facts(run, record, name="run")["judged"]
+    columns = bertfit.Columns(group="movie")
+    found = bertfit.evaluate(run, rows, columns=columns, slice_columns=["source"])
+    assert (found.probabilities.argmax(axis=1) != found.predicted_ids).any()
+    expected = found.to_json()
+    for name in ("threshold", "dtype", "learned", "num_skipped", "skipped"):
+        del expected[name]
+    assert judged.pop("part") == "validation"
+    assert judged["interval_unit"] == "group"
+    assert {one["by"] for one in judged["slices"]["slices"]} >= {"source", "label"}
+    assert flatten(judged) == pytest.approx(flatten(expected), abs=1e-6)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_an_uncalibrated_run_shows_no_scores_of_before(train, tmp_path):
+    run = train(tmp_path / "run", validation_fraction=0.4, epochs=1, calibration="none")
+    record = read_record(run)
+    record["calibration"] |= {"validation": {"before": {"ece": 0.5}}}
+    facts = gather_facts(run, record, name="run")
+    assert facts["judged"]["confidence"]["uncalibrated"] is None
+    assert "Before calibration" not in render_report(facts)
 
 
 @pytest.mark.parametrize("name", ["report.json", "training_history.json", "baselines.json"])
