@@ -286,6 +286,17 @@ def test_runs_with_other_labels_are_refused(copies, make_reviews):
             bertfit.compare(*copies, data=data)
 
 
+def test_of_many_labels_the_refusal_names_the_differing_ones_first(copies):
+    """It named the first ten of each run, which may be the same."""
+    names = [f"class {number}" for number in range(12)]
+    for copy, last in zip(copies, ("old", "new"), strict=True):
+        change_record(copy, lambda record, last=last: record.update(label_names=[*names, last]))
+    shared = ", ".join(names[:9])
+    told = f" has old, {shared} and 3 more; .* has new, {shared} and 3 more$"
+    with pytest.raises(RunError, match=told):
+        bertfit.compare(*copies)
+
+
 def test_long_labels_are_shortened_in_the_refusal(copies):
     change_record(copies[1], lambda record: record.update(label_names=["long " * 40 + "end", "b"]))
     with pytest.raises(RunError) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -264,7 +265,12 @@ def test_a_checkpoint_with_more_than_weights_is_refused(run_import, folder, mode
 
 
 @pytest.mark.parametrize(
-    ("content", "found"), [([1, 2], "list"), ({"epoch": 3}, "the entries 'epoch'")]
+    ("content", "found"),
+    [
+        ([1, 2], "list"),
+        ({"epoch": 3}, "the entries 'epoch'"),
+        (dict.fromkeys("abcdefg", 0), "the entries 'a', 'b', 'c', 'd', 'e' and 2 more"),
+    ],
 )
 def test_a_file_without_weights_is_refused(run_import, folder, content, found):
     torch.save(content, folder / "model.pth")
@@ -392,6 +398,9 @@ def test_weights_that_are_not_finite_are_refused(run_import, folder, model, tmp_
     torch.save(state, folder / "model.pth")
     told = "the weights have numbers that are not finite: classifier.bias"
     assert error_of(run_import).startswith(told)
+    torch.save({name: one * float("nan") for name, one in state.items()}, folder / "model.pth")
+    num_more = len(state) - 5
+    assert re.search(rf"not finite: (\S+, ){{4}}\S+ and {num_more} more$", error_of(run_import))
     assert not (tmp_path / "run").exists()
 
 

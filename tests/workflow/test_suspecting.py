@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -322,6 +323,9 @@ def test_a_label_of_one_text_or_group_cannot_be_judged(rows, capsys):
     show_suspects(Console(), report)
     told = " ".join(capsys.readouterr().out.split())
     assert told.endswith("Not judged, because no row of another fold has the label: none.")
+    show_suspects(Console(), replace(report, unjudged_labels=tuple("abcdefghijkl")))
+    told = " ".join(capsys.readouterr().out.split())
+    assert told.endswith("has the label: a, b, c, d, e, f, g, h, i, j and 2 more.")
     apart = [{**row, "group": row["label"]} for row in rows]
     with pytest.raises(DataError, match="can be judged: all rows of a label are in one fold"):
         bertfit.find_suspects(apart, num_folds=2, columns=bertfit.Columns(group="group"))

@@ -29,7 +29,7 @@ from bertfit.reporting.text import (
     scores_table,
 )
 from bertfit.run_directory import quote_path
-from bertfit.wording import format_count, format_steps
+from bertfit.wording import format_count, format_steps, list_some
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +145,7 @@ def show_suspects(
     if doubt := describe_doubt(report.num_wrong, report.num_rows):
         told.append(doubt)
     if report.unjudged_labels:
-        labels = ", ".join(report.unjudged_labels[:10])
+        labels = list_some(report.unjudged_labels, 10)
         told.append(f"Not judged, because no row of another fold has the label: {labels}.")
     console.print("\n".join(told))
     if output is not None:

@@ -24,7 +24,7 @@ from bertfit.inference.confidence import read_confidence
 from bertfit.progress import Listener, Silent
 from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
-from bertfit.wording import format_count
+from bertfit.wording import format_count, list_some
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -232,12 +232,18 @@ def _check_labels(
 ) -> None:
     if sorted(names_a) != sorted(names_b):
         shown = [
-            ", ".join(shorten(name, _LABEL_WIDTH) for name in names[:10]) or "none"
-            for names in (names_a, names_b)
+            list_some((shorten(name, _LABEL_WIDTH) for name in _put_first(names, others)), 10)
+            for names, others in ((names_a, names_b), (names_b, names_a))
         ]
         raise RunError(
-            f"the runs have different labels: {runs[0]} has {shown[0]}; {runs[1]} has {shown[1]}"
+            f"the runs have different labels: {runs[0]} has {shown[0] or 'none'}; "
+            f"{runs[1]} has {shown[1] or 'none'}"
         )
+
+
+def _put_first(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    """Return the names with those first that are not among the others."""
+    return sorted(names, key=set(others).__contains__)
 
 
 def _check_rows(a: TextDataset, b: TextDataset, *, runs: tuple[Path, Path]) -> None:

@@ -23,6 +23,7 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import VOCABULARY_FILES, lacks_vocabulary, read_tokenizer
 from bertfit.progress import Listener, Silent
 from bertfit.run_directory import check_place, stage_run
+from bertfit.wording import list_some
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +152,7 @@ def _explain_other(path: Path, found: object) -> ModelError:
     """Explain a file with more than weights; name the entry that holds them, if there is one."""
     what, hint = type(found).__name__, _SAVE_HINT
     if isinstance(found, Mapping):
-        what = f"the entries {', '.join(sorted(map(repr, found))[:5])}"
+        what = f"the entries {list_some(sorted(map(repr, found)), 5)}"
         for name, entry in found.items():
             if isinstance(entry, Mapping) and any(str(key).endswith(_ANCHOR) for key in entry):
                 hint = (
@@ -281,10 +282,10 @@ def _build_classifier(
         raise ModelError(f"the weights do not fit a BERT classifier: {detail}") from None
     problems = [key for key in missing if not key.endswith("position_ids")] + list(unexpected)
     if problems:
-        raise ModelError(f"the weights do not fit a BERT classifier: {', '.join(problems[:5])}")
+        raise ModelError(f"the weights do not fit a BERT classifier: {list_some(problems, 5)}")
     damaged = [key for key, value in model.named_parameters() if not value.isfinite().all()]
     if damaged:
-        raise ModelError(f"the weights have numbers that are not finite: {', '.join(damaged[:5])}")
+        raise ModelError(f"the weights have numbers that are not finite: {list_some(damaged, 5)}")
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} tokens, but the weights have {config.vocab_size}"
