@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import compileall
+import itertools
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,9 +61,13 @@ def test_everything_is_json(described):
     assert json.loads(json.dumps(described.to_json()))["device"] == "cpu"
 
 
-def test_products_are_counted_in_operations():
-    """A product that took a second would give the number of operations, over 1e9."""
+def test_products_are_counted_in_operations(monkeypatch):
+    """A product that takes a second gives the number of operations, over 1e9."""
     assert measure_products(torch.float32, torch.device("cpu"), seconds=0.01) > 0.01
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)
+    monkeypatch.setattr(runtime, "time", clock)
+    rate = measure_products(torch.float32, torch.device("cpu"))
+    assert rate == pytest.approx(2 * 2048 * 384 * 1536 / 1e9, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,7 @@ def test_products_are_counted_in_operations():
         (8.0, 1, (100.0, 10.0), ["unset OMP_NUM_THREADS"]),
         (8.0, 3, (100.0, 10.0), ["unset OMP_NUM_THREADS"]),
         (8.0, 4, (100.0, 10.0), []),  # half of the cores: perhaps two threads share one
+        (2.0, 2, (100.0, 130.0), []),  # what measuring alone may give
         (2.0, 2, (100.0, 250.0), ["bfloat16 multiplies 2.5 times as fast"]),
     ],
 )
@@ -98,7 +105,8 @@ def test_where_python_keeps_no_bytecode_the_advice_says_how_to_make_it(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"), [("max 100000", 4.0), ("150000 100000", 1.5), ("broken", 4.0)]
+    ("content", "expected"),
+    [("max 100000", 4.0), ("150000 100000", 1.5), ("600000 100000", 4.0), ("broken", 4.0)],
 )
 def test_a_containers_limit_counts(monkeypatch, tmp_path, content, expected):
     monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _pid: set(range(4)), raising=False)
