@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from sklearn.metrics import auc
 
 import bertfit
 from bertfit.errors import ConfigError, RunError
@@ -680,6 +681,46 @@ def test_a_card_lists_at_most_a_hundred_classes(run):
     for num_classes, is_listed in ((100, True), (101, False)):
         facts["judged"]["per_class"] = {f"class-{at}": rates for at in range(num_classes)}
         assert ("class-99 |" in render_card(facts)) == is_listed
+
+
+def test_curves_of_two_classes_are_those_of_the_second(scaled_apart):
+    """Its validation rows are uneven; the test rows are judged."""
+    run, rows = scaled_apart
+    facts = gather_facts(run, read_record(run), name="run")
+    false_rates, true_rates = np.asarray(facts["curves"]["roc"]).T
+    area = auc(false_rates, true_rates)
+    assert area == pytest.approx(facts["judged"]["auroc"])
+    shutil.copytree(run, uneven := run.with_name("uneven"))
+    (uneven / "test_predictions.jsonl").unlink()
+    record = read_record(uneven)
+    record["scores"]["test"] = None
+    curves = gather_facts(uneven, record, name="run")["curves"]
+    share = np.mean([row["label"] == "pos" for row in rows["validation"]])
+    assert curves["positive_share"] == pytest.approx(share)
+
+
+def test_the_command_names_validation_rows_that_were_given(scaled_apart, run):
+    commands = [
+        gather_facts(one, read_record(one), name="run")["command"] for one in (scaled_apart[0], run)
+    ]
+    assert ["validation=validation" in command for command in commands] == [True, False]
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_lengths_are_those_before_texts_are_cut(train, tmp_path):
+    run = train(tmp_path / "run", baseline=False, epochs=1, max_length=5)
+    lengths = gather_facts(run, read_record(run), name="run")["lengths"]
+    assert lengths["max_length"] == 5
+    assert max(length for length, _ in lengths["counts"]) > 5
+
+
+def test_a_full_disk_is_not_taken_for_a_report_that_fails(train, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reporting, "render_report", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(tmp_path / "run", baseline=False, epochs=1)
 
 
 def test_a_report_that_fails_costs_no_training(train, tmp_path, monkeypatch):
