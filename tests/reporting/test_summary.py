@@ -117,6 +117,16 @@ def test_an_interrupted_training_says_how_far_its_last_epoch_came() -> None:
     assert "The model has collapsed: no is most probable for every validation row." in limits
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"), [("temperature", "yes is"), ("vector", "before its calibration, yes was")]
+)
+def test_a_collapse_is_told_of_the_model_that_had_it(kind: str, told: str) -> None:
+    """Biases of a calibration can make other classes the most probable ones."""
+    facts = make_facts(training={"collapsed_to": 1}, calibration={"kind": kind})
+    whole = f"The model has collapsed: {told} most probable for every validation row."
+    assert whole in list_limits(facts)
+
+
 def test_the_kept_and_the_interrupted_seed_are_marked() -> None:
     scores = {"accuracy": 0.75, "macro_f1": 0.7}
     part = {"mean": scores, "standard_deviation": None}

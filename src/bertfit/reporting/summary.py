@@ -279,7 +279,10 @@ def _limit_training(facts: Mapping[str, Any]) -> list[str]:
         told.append(f"The training was interrupted{where}.")
     if training.get("collapsed_to") is not None:
         name = facts["label_names"][training["collapsed_to"]]
-        told.append(f"The model has collapsed: {name} is most probable for every validation row.")
+        kind = (facts["record"].get("calibration") or {}).get("kind", "none")
+        is_as_trained = kind in {"none", "temperature"}  # others can change the most probable class
+        what = f"{name} is" if is_as_trained else f"before its calibration, {name} was"
+        told.append(f"The model has collapsed: {what} most probable for every validation row.")
     return told
 
 
