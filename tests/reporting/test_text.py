@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 
 import numpy as np
 import pytest
@@ -101,6 +102,14 @@ def test_classes_without_rows_are_counted_and_not_ranked() -> None:
 def test_a_small_confusion_names_rows_and_columns() -> None:
     text = render(confusion_table(draw_scores(["neg", "pos"])))
     assert len([line for line in text.splitlines() if "neg" in line]) == 2
+
+
+def test_right_answers_are_bold_in_a_small_confusion() -> None:
+    scores = draw_scores(["neg", "pos", "so so"])
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system="standard")
+    console.print(confusion_table(scores))
+    bold = re.findall(r"\x1b\[1m *([\d,]+) *\x1b", console.file.getvalue())
+    assert bold == [str(scores.confusion[at][at]) for at in range(3)]
 
 
 def test_long_names_are_numbered_in_the_columns() -> None:
