@@ -11,6 +11,8 @@ from bertfit.reporting.summary import (
     describe_answer,
     describe_doubt,
     describe_seeds,
+    describe_small_classes,
+    describe_units,
     list_leaks,
     list_limits,
 )
@@ -179,3 +181,16 @@ def test_a_few_labels_are_read_faster_than_a_doubt(
     num_wrong: int, num_rows: int, *, is_doubted: bool
 ) -> None:
     assert bool(describe_doubt(num_wrong, num_rows)) == is_doubted
+
+
+def test_five_rows_of_a_class_and_ten_groups_are_not_few() -> None:
+    assert describe_small_classes([5, 900]) == ""
+    assert describe_units(10, grouped=True) == "10 groups"
+
+
+def test_serious_findings_are_limits_and_others_are_told_elsewhere() -> None:
+    severities = ("leak", "serious", "minor")
+    findings = [{"severity": name, "message": f"a {name} one"} for name in severities]
+    facts = make_facts(data={"test": None, "findings": findings})
+    assert [told for told in list_limits(facts) if told.startswith("a ")] == ["a serious one"]
+    assert list_leaks(facts) == ["a leak one"]
