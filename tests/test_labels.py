@@ -19,6 +19,9 @@ from bertfit.labels import (
     sort_label_names,
 )
 
+# As text() takes by itself, which takes seconds to find out what UTF-8 can encode.
+ANY_CHARACTER = st.characters(exclude_categories=["Cs"])
+
 
 @pytest.mark.parametrize(
     ("value", "name"),
@@ -122,7 +125,7 @@ def test_names_stand_in_their_order(names, expected):
     assert sort_label_names(names) == expected
 
 
-@given(st.lists(st.text(max_size=3) | st.integers().map(str)), st.randoms())
+@given(st.lists(st.text(ANY_CHARACTER, max_size=3) | st.integers().map(str)), st.randoms())
 def test_the_order_of_names_never_depends_on_the_order_of_rows(
     names: list[str], order: random.Random
 ):
