@@ -62,7 +62,7 @@ def inspect(parts):
     return inspect_rows(**parts, is_split=False, label_names=("neg", "pos"), skipped=SKIPPED)
 
 
-@pytest.mark.parametrize("with_test", [True, False])
+@pytest.mark.parametrize("with_test", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test):
     if not with_test:
         parts["test"] = None

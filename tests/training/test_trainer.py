@@ -136,6 +136,7 @@ def test_a_set_of_twenty_rows_is_learned_by_heart(run_fit, make_data, make_revie
     outcome, _ = run_fit(data, data, epochs=40, batch_size=10, weight_decay=0.0)
     assert outcome.history.train_acc[-1] == 1.0
     assert outcome.history.val_acc[-1] == 1.0
+    assert outcome.collapsed_to is None
 
 
 def test_what_is_learned_holds_for_new_rows(run_fit, make_data, make_reviews):
@@ -151,7 +152,7 @@ def test_shuffled_labels_stay_at_chance(run_fit, make_data, make_reviews):
     random.Random(1).shuffle(labels)
     shuffled = [row | {"label": label} for row, label in zip(rows, labels, strict=True)]
     validation = make_data(make_reviews(100, seed=9))
-    outcome, _ = run_fit(make_data(shuffled), validation, epochs=8)
+    outcome, _ = run_fit(make_data(shuffled), validation, epochs=4)
     assert outcome.history.val_acc[-1] == pytest.approx(0.5, abs=0.2)
 
 
@@ -374,12 +375,6 @@ def test_an_interruption_after_the_last_epoch_keeps_the_best(run_fit, fix_scores
 def test_a_model_that_gives_one_class_for_all_is_called_collapsed(run_fit):
     outcome, _ = run_fit(epochs=1, learning_rate=1e-9)
     assert outcome.collapsed_to in {0, 1}
-
-
-def test_a_model_that_tells_classes_apart_has_not_collapsed(run_fit, make_data, make_reviews):
-    data = make_data(make_reviews(20))
-    outcome, _ = run_fit(data, data, epochs=40, batch_size=10)
-    assert outcome.collapsed_to is None
 
 
 def test_collapse_is_that_of_the_kept_epoch(run_fit, fix_scores, monkeypatch):
