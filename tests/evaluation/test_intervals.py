@@ -247,6 +247,7 @@ def test_intervals_of_auroc_cover_the_truth_where_one_class_is_rare(
     assert count_covered("auroc", truth, sizes, apart=2.5) >= 88
 
 
+@pytest.mark.slow
 def test_log_loss_of_few_mistakes_covers_the_truth() -> None:
     """A model that errs once in 150 rows, and is sure: its mistakes cost all that there is."""
     rng = np.random.default_rng(0)

@@ -223,6 +223,7 @@ def test_a_step_that_is_taken_again_is_the_same_step(as_on_gpu, way):
     assert_same(model, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @interpreted
 @needs_triton
 @pytest.mark.parametrize("way", WAYS)

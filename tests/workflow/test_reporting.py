@@ -426,6 +426,20 @@ def test_77_classes_stay_readable(train, tmp_path):
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_a_label_turns_nothing_beside_it_around(train, tmp_path, make_reviews):
+    """Names may be of a script that is read from right to left, or hold its control characters."""
+    sides = ("\u202eweb", "press") * 30
+    rows = [{**row, "side": side} for row, side in zip(make_reviews(60), sides, strict=True)]
+    test = [{**row, "label": {"neg": "pos", "pos": "neg"}[row["label"]]} for row in rows[:40]]
+    run = train(tmp_path / "run", rows, test=test, slice_columns=["side"], baseline=False)
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"^\.rows strong { unicode-bidi: isolate; }$", html, re.MULTILINE)
+    rows = html[html.index('<ol class="rows">') :]
+    assert re.search(r"<strong>\w+</strong>, predicted <strong>\w+</strong>", rows)
+    assert "<bdi>side:</bdi> <bdi>\u202eweb</bdi>" in html
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_class_names_at_the_head_of_a_column_may_break(train, tmp_path, make_reviews):
     """One long name made the matrix of confusions wider than any screen."""
     names = {"neg": "card_payment_" + "x" * 90, "pos": "b"}

@@ -840,7 +840,13 @@ def test_an_interruption_after_the_last_epoch_keeps_the_run(
     assert (told in listener.notes) == (not is_scored)
 
 
-@pytest.mark.parametrize(("place", "name"), [*WHILE_FITTING, *AFTER_FITTING, *WHILE_FINISHING[1:]])
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        pytest.param(*where, marks=[] if (where[1], True) in OFTEN else pytest.mark.slow)
+        for where in (*WHILE_FITTING, *AFTER_FITTING, *WHILE_FINISHING[1:])
+    ],
+)
 def test_a_second_interruption_gives_everything_up(train, tmp_path, interrupt_in, place, name):
     """The first came in the training, and was obeyed."""
     listener = interrupt_in(place, name, after=True, listener=interrupt_at("epoch 1/2", 1))
@@ -1067,6 +1073,7 @@ def test_a_compiler_that_fails_is_named_where_it_was_asked_for(train, tmp_path, 
     assert "--compile off trains without" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("measured")
 @quiet_tracing
 def test_a_compiler_that_fails_is_left_where_bertfit_chose_it(train, tmp_path, monkeypatch):
