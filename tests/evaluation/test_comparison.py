@@ -227,6 +227,7 @@ def test_pairing_narrows_the_interval_of_like_models() -> None:
     assert paired.high - paired.low < (alone.high - alone.low) / 2
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_true_difference() -> None:
     """Of 60 experiments with a known difference of 10 points, about 95 % must cover it."""
     rng = np.random.default_rng(3)

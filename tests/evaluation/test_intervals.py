@@ -228,6 +228,7 @@ def count_covered(
     return num_hits
 
 
+@pytest.mark.slow
 def test_a_rare_class_that_is_all_right_is_not_certain() -> None:
     """20 of 1,000 rows: their recall is 0.98, and 40 mistakes among the others do not tell it.
 

@@ -16,7 +16,7 @@ from bertfit.evaluation.thresholds import choose_threshold, decide
 scored = st.lists(
     st.tuples(st.floats(0, 1).map(lambda p: round(p, 2)), st.integers(0, 1)),
     min_size=2,
-    max_size=12,
+    max_size=10,
 ).filter(lambda drawn: {label for _, label in drawn} == {0, 1})
 
 

@@ -52,7 +52,13 @@ def expected(train, tmp_path_factory):
     return run, train(run).classifier.predict_probabilities(TEXTS)
 
 
-@pytest.mark.parametrize("name", SURROUNDINGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("inference_mode", "autocast", "float64", "meta"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("no_grad", "bfloat16")),
+    ],
+)
 def test_a_training_and_its_answers_are_the_same(train, expected, tmp_path, name):
     run, probabilities = expected
     with SURROUNDINGS[name]():

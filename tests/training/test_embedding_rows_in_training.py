@@ -125,6 +125,7 @@ def assert_same(model, expected, **tolerance):
         torch.testing.assert_close(found, wanted, msg=name, **tolerance)
 
 
+@pytest.mark.slow
 @interpreted
 @needs_triton
 @pytest.mark.parametrize("way", WAYS)

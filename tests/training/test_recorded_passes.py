@@ -160,6 +160,7 @@ def compute_in_interpreter(layer, hidden, **options):
     return passed.unsqueeze(0)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes no float32")
 def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeypatch):

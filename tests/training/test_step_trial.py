@@ -74,13 +74,13 @@ def spoil(right, self, of_tokens, *those):
     ("of", "name", "wrong"),
     [
         (TritonAdamW, "step", step_too_far),
-        (TritonAdamW, "_launch", do_nothing),
-        (GpuEmbeddingRows, "_catch_up", do_nothing),
         (GpuEmbeddingRows, "catch_up_all", do_nothing),
         (GpuEmbeddingRows, "sum_squares", do_nothing),
-        (GpuEmbeddingRows, "add", add_twice),
         (GpuEmbeddingRows, "add", leave_out_the_last),
-        (GpuEmbeddingRows, "add", spoil),
+        pytest.param(TritonAdamW, "_launch", do_nothing, marks=pytest.mark.slow),
+        pytest.param(GpuEmbeddingRows, "_catch_up", do_nothing, marks=pytest.mark.slow),
+        pytest.param(GpuEmbeddingRows, "add", add_twice, marks=pytest.mark.slow),
+        pytest.param(GpuEmbeddingRows, "add", spoil, marks=pytest.mark.slow),
     ],
 )
 def test_wrong_weights_are_found(monkeypatch, of, name, wrong):

@@ -35,7 +35,7 @@ def data(loaded, make_reviews, encode_reviews):
     return encode_reviews(loaded, make_reviews(24))
 
 
-def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=60, rate=1e-2):
+def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=40, rate=1e-2):
     """Train on batches of 6; return the losses and the model."""
     model = copy.deepcopy(loaded.model)
     if fast:

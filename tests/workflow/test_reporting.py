@@ -357,7 +357,8 @@ def test_a_run_without_texts_keeps_none_anywhere(train, tmp_path, make_reviews):
 
 
 def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
-    run = train(tmp_path / "run", validation_fraction=0.4, threshold_aim="f1")
+    options = {"validation_fraction": 0.4, "threshold_aim": "f1", "baseline": False}
+    run = train(tmp_path / "run", **options)
     page = read_page(run)
     check_page(page)
     assert "24 validation rows correctly (95 % interval" in page.words
@@ -377,8 +378,10 @@ def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_revie
     for part in (rows, test):
         for at, row in enumerate(part):
             row["source"] = "press" if at % 4 < 2 else "web"
-    given = {"test": test} if judged_by == "test" else {}
-    run = train(tmp_path / "run", rows, **given, slice_columns=["source"], validation_fraction=0.4)
+    options = {"validation_fraction": 0.4, "baseline": False}
+    if judged_by == "test":
+        options["test"] = test
+    run = train(tmp_path / "run", rows, slice_columns=["source"], **options)
     found = gather_facts(run, read_record(run), name="run")["judged"]
     by_source = {
         one["value"]: one["num_rows"] for one in found["slices"]["slices"] if one["by"] == "source"

@@ -257,7 +257,7 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     assert names_in(tmp_path) == {"run"}
 
 
-@pytest.mark.parametrize("task", ["calibrating", "scoring"])
+@pytest.mark.parametrize("task", ["scoring", pytest.param("calibrating", marks=pytest.mark.slow)])
 def test_a_seed_that_was_not_judged_to_the_end_does_not_win(train, tmp_path, make_reviews, task):
     """Its calibration or its test score is missing, however good it is on the validation rows."""
     heard = []
@@ -312,9 +312,9 @@ BEFORE_AND_AFTER = [pytest.param(False, marks=pytest.mark.slow), True]
     ("place", "name", "call"),
     [
         (seeds_module._Best, "offer", 1),
-        (preparing, "renew_model", 1),
         (seeds_module, "stage_run", 2),
-        (TextClassifier, "save_tokenizer", 2),
+        pytest.param(preparing, "renew_model", 1, marks=pytest.mark.slow),
+        pytest.param(TextClassifier, "save_tokenizer", 2, marks=pytest.mark.slow),
         (making, "settle_speed", 2),
     ],
 )
@@ -335,7 +335,7 @@ def test_an_interruption_between_seeds_ends_with_the_finished_ones(
     ("place", "name"),
     [
         (seeds_module._Best, "record"),
-        (seeds_module, "write_log"),
+        pytest.param(seeds_module, "write_log", marks=pytest.mark.slow),
         (reporting, "renew_report"),
         (Staging, "publish"),
     ],
