@@ -36,7 +36,7 @@ if not Path("/dev/nvidiactl").exists():  # interpret GPU kernels on the CPU, slo
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Shared machines may stall. Each run draws other examples, so that few a run are many in all.
-hypothesis.settings.register_profile("unhurried", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("unhurried", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("unhurried")
 
 POSITIVE = ("good", "great", "fine")

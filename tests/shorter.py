@@ -50,15 +50,8 @@ def undrawn(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_resamples() -> Iterator[None]:
-    """Draw `FEW_RESAMPLES` for an interval, instead of one or two thousand."""
-    draw_counts = resampling.draw_counts
-
-    def draw_few(num_units: int, num_resamples: int, **options: Any) -> Any:
-        return draw_counts(num_units, min(num_resamples, FEW_RESAMPLES), **options)
-
     with pytest.MonkeyPatch.context() as patch:
-        for module in (resampling, intervals):
-            patch.setattr(module, "draw_counts", draw_few)
+        draw_few_resamples(patch)
         yield
 
 
@@ -66,7 +59,7 @@ def few_resamples() -> Iterator[None]:
 def unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a made-up speed, except in tests that ask for `measured` and in shared trainings."""
     if "measured" not in request.fixturenames:
-        monkeypatch.setattr(speeding, "measure_speed", lambda *_, **__: SPEED)
+        measure_nothing(monkeypatch)
 
 
 @pytest.fixture
@@ -80,6 +73,29 @@ def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     draw_nothing(monkeypatch)
 
 
+def shorten_trainings(patch: pytest.MonkeyPatch) -> None:
+    """Draw, resample and measure little from here on."""
+    draw_nothing(patch)
+    draw_few_resamples(patch)
+    measure_nothing(patch)
+
+
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
     """Leave out the figures of reports from here on."""
     patch.setattr(html, "draw_figures", lambda _facts: dict.fromkeys(figures.NAMES))
+
+
+def draw_few_resamples(patch: pytest.MonkeyPatch) -> None:
+    """Draw `FEW_RESAMPLES` for an interval from here on, instead of one or two thousand."""
+    draw_counts = resampling.draw_counts
+
+    def draw_few(num_units: int, num_resamples: int, **options: Any) -> Any:
+        return draw_counts(num_units, min(num_resamples, FEW_RESAMPLES), **options)
+
+    for module in (resampling, intervals):
+        patch.setattr(module, "draw_counts", draw_few)
+
+
+def measure_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Take a made-up speed from here on."""
+    patch.setattr(speeding, "measure_speed", lambda *_, **__: SPEED)
