@@ -49,7 +49,8 @@ if sys.argv[2] == "long":
 for starts in texts:
     pack = Pack.build(np.array(starts, np.int32), torch.device("cpu"))
     for trains in (True, False):
-        states = torch.zeros(starts[-1], 128, dtype=torch.bfloat16, requires_grad=trains)
+        width = model.config.hidden_size
+        states = torch.zeros(starts[-1], width, dtype=torch.bfloat16, requires_grad=trains)
         with torch.set_grad_enabled(trains):
             for place, layer in enumerate(layers):
                 parts, last = find_parts(layer), place == 1
