@@ -10,6 +10,7 @@ import pytest
 
 import bertfit
 from bertfit.errors import ConfigError, DataError
+from bertfit.progress import Silent
 
 ROWS = [{"text": "good film", "label": "pos"}, {"text": "bad film", "label": "neg"}]
 
@@ -148,3 +149,56 @@ def test_a_whole_number_of_numpy_is_one(tmp_path):
 def test_a_bool_of_numpy_is_a_bool(tmp_path):
     with pytest.raises(DataError):
         bertfit.train(None, tmp_path / "run", overwrite=np.bool_(True), baseline=np.bool_(False))
+
+
+class Half:
+    """Receives notes, but no progress."""
+
+    def note(self, text):
+        """Receive a sentence."""
+
+
+@pytest.mark.parametrize("value", [print, "log", 5, Half(), Silent], ids=str)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda place, **of: bertfit.train(ROWS, place, **of),
+        lambda place, **of: bertfit.train_seeds(ROWS, place, num_seeds=2, **of),
+        lambda place, **of: bertfit.import_notebook("nb", place, **of),
+        lambda place, **of: bertfit.evaluate(place, ROWS, **of),
+        lambda _place, **of: bertfit.compare("a", "b", **of),
+        lambda _place, **of: bertfit.check(ROWS, **of),
+        lambda _place, **of: bertfit.find_suspects(ROWS, **of),
+    ],
+    ids=[
+        "train",
+        "train_seeds",
+        "import_notebook",
+        "evaluate",
+        "compare",
+        "check",
+        "find_suspects",
+    ],
+)
+def test_what_is_no_listener_is_refused_at_once(use, value, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        use(tmp_path / "run", listener=value)
+    methods = "note(text) and progress(task, done, total, detail)"
+    expected = f"listener: expected an object with the methods {methods}, got {value!r}"
+    assert str(caught.value) == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_listener_that_counts_as_false_is_heard():
+    """Such as a list of what it heard, which is empty at first."""
+
+    class Heard(list):
+        note = list.append
+
+        def progress(self, task, done, total, detail=""):
+            self.append(task)
+
+    heard = Heard()
+    rows = [{**row, "text": f"{row['text']} {place}"} for place in range(4) for row in ROWS]
+    bertfit.find_suspects(rows, num_folds=2, listener=heard)
+    assert "folds" in heard

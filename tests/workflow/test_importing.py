@@ -113,7 +113,7 @@ def test_what_a_killed_import_left_is_told(run_import, tmp_path):
     left.mkdir()
     (left / "config.json").write_text("{}")
     notes = []
-    run_import(listener=SimpleNamespace(note=notes.append))
+    run_import(listener=SimpleNamespace(note=notes.append, progress=notes.append))
     assert [note.partition(" (")[0] for note in notes] == [
         f"A training that was killed left {left}"
     ]

@@ -26,7 +26,7 @@ from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.modeling.classifier import check_length, find_length_limit, load_architecture
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
 from bertfit.run_directory import read_record
 
@@ -108,7 +108,7 @@ def check(
         ConfigError: An argument is out of range.
         RunError: There is no such run.
     """
-    listener = listener or Silent()
+    listener = as_listener(listener)
     check_flags(strict=strict)
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
     if run is not None and not (as_path(run, "run") / "config.json").is_file():

@@ -21,7 +21,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
 from bertfit.wording import format_count, list_some
@@ -139,6 +139,7 @@ def compare(
         DataError: The rows have faults, or a label that a model does not know.
     """
     runs = (as_path(run_a, "run_a"), as_path(run_b, "run_b"))
+    listener = as_listener(listener)
     if data is None:
         _refuse_options(as_columns(columns), on_bad_row, device, dtype)
         return _compare(*_read_kept(runs), runs=runs)
@@ -146,7 +147,7 @@ def compare(
         from bertfit.workflow.evaluating import evaluate
 
     _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
-    told = _TellingOnce(listener or Silent())
+    told = _TellingOnce(listener)
     evaluations = [
         evaluate(
             run,

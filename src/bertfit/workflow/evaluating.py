@@ -28,7 +28,7 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
 from bertfit.workflow.learned import describe_learned
 
@@ -171,7 +171,7 @@ def evaluate(
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
         DataError: The rows have faults, or a label that the model does not know.
     """
-    listener = listener or Silent()
+    listener = as_listener(listener)
     classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=listener.note)
     dataset, skipped = check_evaluation_data(
         data,

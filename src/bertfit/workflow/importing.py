@@ -21,7 +21,7 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import VOCABULARY_FILES, lacks_vocabulary, read_tokenizer
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import check_place, stage_run
 from bertfit.wording import list_some
 
@@ -71,7 +71,7 @@ def import_notebook(
     """
     _check_arguments(label_names, max_length, num_heads)
     check_flags(overwrite=overwrite)
-    check_place(as_path(output, "output"), overwrite=overwrite, listener=listener or Silent())
+    check_place(as_path(output, "output"), overwrite=overwrite, listener=as_listener(listener))
     folder = as_path(folder, "folder")
     state = _read_state(folder)
     config = _infer_config(state, label_names, num_heads)

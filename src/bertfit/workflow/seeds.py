@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertfit.config import ResolvedSettings, is_whole_number
 from bertfit.errors import ConfigError
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 from bertfit.workflow.log import LogKeeper, write_log
@@ -122,7 +122,7 @@ def train_seeds(
     resolved = settle_settings(settings, options)
     first, num_seeds = resolved.settings.seed, int(num_seeds)  # an int8 cannot hold a seed
     resolved.settle("seed", first + num_seeds - 1, origin="")  # checks the last one's range
-    log = LogKeeper(listener or Silent())
+    log = LogKeeper(as_listener(listener))
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     from bertfit.workflow.judging import baseline_fitter

@@ -20,7 +20,7 @@ from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.files import as_path, check_output, open_atomically
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.workflow.learned import describe_learned
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def find_suspects(
         )
     if not is_whole_number(seed) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: expected a whole number at least 0 and below 2**32, got {seed!r}")
-    listener = listener or Silent()
+    listener = as_listener(listener)
     if run is not None:
         classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
         known = classifier.known_columns(columns)

@@ -15,7 +15,7 @@ from bertfit.errors import ConfigError
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import locate_model
-from bertfit.progress import Listener, Silent
+from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import check_place, stage_run
 from bertfit.training.compiling_ahead import start_compiling
 from bertfit.training.interruption import catch_interrupts
@@ -85,7 +85,7 @@ def train(
         TrainingError: Training cannot go on: a loss is not finite, for example.
     """
     resolved = settle_settings(settings, options)
-    log = LogKeeper(listener or Silent())
+    log = LogKeeper(as_listener(listener))
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
