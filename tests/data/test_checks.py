@@ -175,6 +175,8 @@ def test_an_unknown_choice_is_refused():
     message = "on_bad_row is 'ignore'; 'error' or 'skip' was expected"
     with pytest.raises(ConfigError, match=message):
         check(GOOD, on_bad_row="ignore")
+    with pytest.raises(ConfigError, match=r"on_bad_row is \['skip'\]; 'error' or 'skip' was"):
+        check(GOOD, on_bad_row=["skip"])
     with pytest.raises(ConfigError, match=message):
         check_evaluation_data(GOOD, Columns(), ["neg", "pos"], "ignore")
 

@@ -166,6 +166,14 @@ def test_slices_can_be_cut_by_any_column(run, rows, write_csv, tmp_path, as_file
     assert found.slices.num_too_small >= 5  # years fall into bins of six rows
 
 
+def test_slices_are_cut_by_what_columns_names_too(run, rows):
+    data = [{**row, "kind": "ab"[at % 2], "half": "xy"[at // 15]} for at, row in enumerate(rows)]
+    columns = bertfit.Columns(slices=("kind",))
+    found = bertfit.evaluate(run, data, columns=columns, slice_columns="half")
+    cut = [one.by for one in found.slices.slices if one.by in {"kind", "half"}]
+    assert sorted(cut) == ["half", "half", "kind", "kind"]
+
+
 def test_a_column_that_cuts_no_slices_is_told(run, rows):
     noted = []
 

@@ -158,8 +158,8 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _check_choice(on_bad_row: str) -> None:
-    if on_bad_row not in {"error", "skip"}:
+def _check_choice(on_bad_row: object) -> None:
+    if not isinstance(on_bad_row, str) or on_bad_row not in {"error", "skip"}:
         message = f"on_bad_row is {on_bad_row!r}; 'error' or 'skip' was expected"
         raise ConfigError(message)
 

@@ -57,6 +57,9 @@ def as_columns(columns: object) -> Columns:
                 f"columns: {role}: expected the name of a column, a string, got {name!r}",
                 hint="Names of a table that are not strings are read as str(name).",
             )
+    slices: object = columns.slices
+    if not isinstance(slices, list | tuple) or not all(isinstance(name, str) for name in slices):
+        raise ConfigError(f"columns: slices: expected a tuple of names of columns, got {slices!r}")
     return columns
 
 

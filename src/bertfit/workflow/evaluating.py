@@ -159,7 +159,7 @@ def evaluate(
         data: Labelled rows; see `train`.
         columns: Which columns hold what; by default text and label are those of the training.
             A group column must be named; otherwise intervals resample rows.
-        slice_columns: Further columns whose values divide the rows into slices.
+        slice_columns: Columns whose values divide the rows into slices, besides those of `columns`.
         on_bad_row: "skip" leaves bad rows out and counts them.
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: Dtype of the computation; None uses that of the training, if it is fast here.
@@ -173,9 +173,10 @@ def evaluate(
     """
     listener = as_listener(listener)
     classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=listener.note)
+    asked = classifier.known_columns(columns)
     dataset, skipped = check_evaluation_data(
         data,
-        replace(classifier.known_columns(columns), slices=split_names(slice_columns)),
+        replace(asked, slices=(*asked.slices, *split_names(slice_columns))),
         classifier.label_names,
         on_bad_row,
     )
