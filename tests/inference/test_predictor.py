@@ -10,6 +10,7 @@ import itertools
 import json
 import pickle
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -549,7 +550,12 @@ def test_a_stream_is_no_string(model_folder):
 
 
 @pytest.mark.parametrize(
-    "texts", [None, 5, b"good", {"text": "good"}, np.array("good"), pd.DataFrame({"text": ["a"]})]
+    "texts",
+    [
+        *(None, 5, b"good", {"text": "good"}, np.array("good"), pd.DataFrame({"text": ["a"]})),
+        datasets.Dataset.from_dict({"text": ["a"]}),
+    ],
+    ids=lambda texts: type(texts).__name__,
 )
 def test_a_stream_of_what_is_no_texts_is_refused_at_once(classifier, texts):
     """A frame gives the names of its columns, which would have been predicted."""
@@ -561,6 +567,12 @@ def test_a_stream_of_what_is_no_texts_is_refused_at_once(classifier, texts):
 def test_a_text_of_a_stream_that_is_none_is_named_with_its_place(classifier, odd):
     with pytest.raises(DataError, match=r"^texts\[1\] "):
         list(classifier.predict_stream(["good", odd]))
+
+
+@pytest.mark.parametrize("make", [pa.array, lambda texts: pa.chunked_array([texts, texts])])
+def test_a_stream_takes_arrays_of_arrow(classifier, make):
+    texts = make(["good film", "bad film"])
+    assert list(classifier.predict_stream(texts)) == classifier.predict(texts)
 
 
 def test_a_list_of_two_tokens_is_no_pair_of_texts_in_a_stream(classifier):

@@ -45,12 +45,14 @@ def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller 
     """
     if isinstance(texts, str):
         raise DataError(f"texts: expected an iterable of texts, got the string {texts!r}")
-    if hasattr(texts, "columns"):  # iterating a table yields its column names
+    # Iterating a table yields its column names, and a Dataset its rows.
+    if hasattr(texts, "columns") or hasattr(texts, "column_names"):
         kind = type(texts).__name__
         raise DataError(f"texts: expected an iterable of texts, got a {kind}, which predict reads")
     if not _holds_many(texts):
         raise DataError(f"texts: expected an iterable of texts, got {texts!r}")
-    return (_join_tokens(text, place) for place, text in enumerate(texts))
+    given = (one.as_py() for one in texts) if hasattr(texts, "to_pylist") else texts
+    return (_join_tokens(text, place) for place, text in enumerate(given))
 
 
 def _holds_many(texts: Any) -> bool:  # noqa: ANN401 (whatever a caller passes)
