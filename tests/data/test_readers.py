@@ -118,6 +118,18 @@ def test_class_numbers_of_a_hub_dataset_are_read_by_name(tmp_path, kind):
     assert (fault.line, fault.message) == (3, "the label is missing (column 'label')")
 
 
+def test_a_transform_of_a_hub_dataset_is_not_left_out():
+    """Columns are read as stored; predict, which takes row by row, would see other texts."""
+    rows = make_hub_dataset().with_transform(lambda batch: {**batch, "text": ["x"] * 3})
+    with pytest.raises(SourceError) as caught:
+        read_dataset(rows, Columns())
+    assert str(caught.value) == (
+        "Dataset: rows were expected as they are stored, but a transform changes them when they "
+        "are read. Apply it with map(), or leave it out with with_format(None)"
+    )
+    assert len(read_dataset(rows.with_format(None), Columns())[0]) == 2
+
+
 def test_selected_rows_of_a_hub_dataset_are_read_in_their_order():
     rows = make_hub_dataset().rename_columns({"text": "review", "label": "sentiment"})
     assert rows_of(rows.select([1, 0, 1])) == [

@@ -54,7 +54,8 @@ def open_table(table: object, source: str) -> RecordStream | None:
     """Open a table in memory; return None for objects of an unknown type.
 
     Raises:
-        SourceError: Two columns have the same name, or there are no rows, or none is a dict.
+        SourceError: Two columns have the same name, or there are no rows, or none is a dict, or
+            a transform changes the rows of a hub dataset.
     """
     # A caller that passes a DataFrame has already imported pandas, which is optional.
     if _is_instance(table, "pandas", "DataFrame"):
@@ -95,6 +96,13 @@ def _open_arrow(table: Any, source: str) -> RecordStream:  # noqa: ANN401 (pyarr
 
 
 def _open_hub_dataset(dataset: Any, source: str) -> RecordStream:  # noqa: ANN401 (it is optional)
+    if dataset.format["type"] == "custom":  # reading by columns would leave it out
+        message = (
+            "rows were expected as they are stored, but a transform changes them when they are "
+            "read. Apply it with map(), or leave it out with with_format(None)"
+        )
+        raise SourceError(source, message)
+
     def read(wanted: Sequence[str]) -> Iterator[Record]:
         chosen = dataset.select_columns(list(wanted)).with_format("arrow")
         return _read_batches(chosen.iter(batch_size=BATCH_SIZE))
