@@ -167,7 +167,11 @@ class Half:
         """Receive a sentence."""
 
 
-@pytest.mark.parametrize("value", [print, "log", 5, Half(), Silent], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [print, "log", 5, Half(), Silent],
+    ids=["a function", "a string", "a number", "without progress", "a class"],
+)
 @pytest.mark.parametrize(
     "use",
     [
