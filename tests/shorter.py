@@ -7,13 +7,10 @@ and all of it by the first training of the README's commands.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer.main
-import typer.testing
 
 from bertfit.evaluation import intervals, resampling
 from bertfit.modeling.plan import Plan
@@ -28,16 +25,6 @@ SPEED = SpeedEstimate(
     first_step_seconds=0.1,
     recording=Plan(is_on=False, reason="this is for a CUDA GPU"),
 )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def built_once() -> Iterator[None]:
-    """Build the command line once in a process, as the command itself does."""
-    build = functools.cache(typer.main.get_command)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(typer.main, "get_command", build)
-        patch.setattr(typer.testing, "_get_command", build)
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,4 +1,4 @@
-"""Words for sentences: counts with their nouns, durations, and long lists cut short."""
+"""Words for sentences: counts with their nouns, durations, metrics, long lists cut short."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def format_seconds(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def name_metric(metric: str) -> str:
+    """Return the name of a metric in a sentence.
+
+    Example:
+        >>> name_metric("macro_f1"), name_metric("validation loss")
+        ('macro F1', 'validation loss')
+    """
+    return metric.replace("macro_f1", "macro F1")
 
 
 def list_some(names: Iterable[object], most: int) -> str:

@@ -18,9 +18,8 @@ from bertfit.data.encoding import (
 )
 from bertfit.errors import ModelError
 from bertfit.modeling.tokenizer_files import fast_tokenizer
+from tests.test_labels import ANY_CHARACTER
 
-# As text() takes by itself, which takes seconds to find out what UTF-8 can encode.
-ANY_CHARACTER = st.characters(exclude_categories=["Cs"])
 TEXTS = [
     "a good film",
     "the plot was awful, poor and bad. " * 4,

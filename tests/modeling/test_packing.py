@@ -31,7 +31,7 @@ from tests.modeling.test_fast_path import _COMMON, _OF_FAMILY, VOCABULARY, make_
 
 PACKED = ("albert", "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta")
 # The layers of the last three are BERT's.
-MARKED = (
+PACKED_SOME_SLOW = (
     *PACKED[:3],
     "modernbert",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("electra", "roberta", "xlm-roberta")),
@@ -93,7 +93,7 @@ def make_packed(plain, *, fast):
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-@pytest.mark.parametrize("family", MARKED)
+@pytest.mark.parametrize("family", PACKED_SOME_SLOW)
 def test_logits_and_every_gradient_are_those_of_the_plain_model(family, lengths, fast):
     plain = make_classifier(family)
     packed = make_packed(plain, fast=fast)

@@ -47,7 +47,7 @@ from bertfit.training.weights import TrainedWeights
 from tests.modeling.flash_on_cpu import flash_on_cpu
 from tests.modeling.kernels.on_device import needs_triton
 from tests.modeling.test_fast_path import make_classifier
-from tests.modeling.test_packing import MARKED, PACKED, make_encoded
+from tests.modeling.test_packing import PACKED, PACKED_SOME_SLOW, make_encoded
 from tests.modeling.test_transfer import no_waiting
 from tests.training.test_no_waiting import LOOKS, aten
 
@@ -197,7 +197,7 @@ def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeyp
         torch.testing.assert_close(gradient, wanted[name], atol=2e-5, rtol=2e-5, msg=name)
 
 
-@pytest.mark.parametrize("family", MARKED)
+@pytest.mark.parametrize("family", PACKED_SOME_SLOW)
 def test_texts_that_come_later_get_the_gradients_of_passes_as_written(family):
     written = make_model(family)
     model = copy.deepcopy(written)

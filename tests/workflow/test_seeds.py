@@ -395,7 +395,13 @@ def test_a_best_seed_whose_folder_was_removed_is_not_said_to_be_kept(train, tmp_
     assert not [note for note in listener.notes if "is kept in" in note]
 
 
-@pytest.mark.parametrize("error", [TrainingError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(TrainingError("no"), KeyboardInterrupt()),
+        pytest.param(OSError("no"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_failing_seed_leaves_the_best_finished_one_as_a_run(train, tmp_path, fail_at_seed, error):
     fail_at_seed(3, error)
     listener = Recorder()

@@ -13,7 +13,7 @@ from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import SMALL_ROWS
 from bertfit.reporting.confidence import describe_threshold
 from bertfit.reporting.text import format_percent_with_interval
-from bertfit.wording import format_count, format_steps
+from bertfit.wording import format_count, format_steps, name_metric
 
 _FEW_GROUPS = 10
 """With fewer groups, little is known about how much groups differ."""
@@ -55,8 +55,11 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
     """
     chosen_by = seeds["chosen_by"].removeprefix("validation").strip() or "score"
     best = "lowest" if chosen_by == "loss" else "highest"
-    name = chosen_by.replace("macro_f1", "macro F1")
-    chosen = f"the seed with the {best} {name}" if len(seeds["runs"]) > 1 else "the epoch"
+    chosen = (
+        f"the seed with the {best} {name_metric(chosen_by)}"
+        if len(seeds["runs"]) > 1
+        else "the epoch"
+    )
     told = (
         "Validation scores are those of the models as trained, before calibration and threshold. "
         f"They chose {chosen}, so they make it look too good."
@@ -166,13 +169,18 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
 
 def _list_chosen(record: Mapping[str, Any]) -> str:
     """Return what the validation rows of a run chose, which makes scores on them too good."""
-    is_calibrated = (record.get("calibration") or {}).get("kind", "none") != "none"
+    seeds = record.get("seeds")
     chosen = ["the epoch"]
-    chosen += ["the seed"] if len((record.get("seeds") or {"runs": []})["runs"]) > 1 else []
-    chosen += ["the calibration"] if is_calibrated else []
+    chosen += ["the seed"] if seeds and len(seeds["runs"]) > 1 else []
+    chosen += ["the calibration"] if _kind_of_calibration(record) != "none" else []
     chosen += ["the threshold"] if record.get("threshold") else []
     *others, last = chosen
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _kind_of_calibration(record: Mapping[str, Any]) -> str:
+    kind: str = (record.get("calibration") or {}).get("kind", "none")
+    return kind
 
 
 def _describe_resampling(judged: Mapping[str, Any]) -> str:
@@ -279,8 +287,8 @@ def _limit_training(facts: Mapping[str, Any]) -> list[str]:
         told.append(f"The training was interrupted{where}.")
     if training.get("collapsed_to") is not None:
         name = facts["label_names"][training["collapsed_to"]]
-        kind = (facts["record"].get("calibration") or {}).get("kind", "none")
-        is_as_trained = kind in {"none", "temperature"}  # others can change the most probable class
+        # Others can change the most probable class.
+        is_as_trained = _kind_of_calibration(facts["record"]) in {"none", "temperature"}
         what = f"{name} is" if is_as_trained else f"before its calibration, {name} was"
         told.append(f"The model has collapsed: {what} most probable for every validation row.")
     return told
@@ -312,7 +320,7 @@ def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
     if confidence is not None:
         is_fair = confidence["ece"] <= confidence["ece_noise"]
         verdict = "is within chance" if is_fair else "is more than chance explains"
-        kind = (record.get("calibration") or {}).get("kind", "none")
+        kind = _kind_of_calibration(record)
         how = "not calibrated" if kind == "none" else f"calibrated on validation rows ({kind})"
         told.append(
             f"Confidence is {how}. Its calibration error of {confidence['ece']:.4f} {verdict} "

@@ -33,7 +33,7 @@ from bertfit.training.optimization import learning_rate_at
 from bertfit.training.reports import StepReport, TakenStep, advise_smaller_steps
 from bertfit.training.token_budget import starting_budget
 from bertfit.training.weights import TrainedWeights
-from bertfit.wording import format_seconds, format_steps
+from bertfit.wording import format_seconds, format_steps, name_metric
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -362,8 +362,7 @@ def _by_epoch(
 
 
 def _explain_choice(history: History, metric: str, scores: Sequence[float], best_epoch: int) -> str:
-    name = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}[metric]
-    value = abs(scores[best_epoch])
+    name, value = name_metric(metric), abs(scores[best_epoch])
     superlative = "lowest" if metric == "loss" else "highest"
     tied = [epoch for epoch, score in enumerate(scores) if score == scores[best_epoch]]
     losses = [history.val_losses[epoch] for epoch in tied]

@@ -22,6 +22,7 @@ from bertfit.errors import ConfigError
 from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
+from bertfit.wording import name_metric
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.training import (
@@ -270,5 +271,5 @@ def _note_seeds(seeds: dict[str, Any], num_seeds: int, log: LogKeeper) -> None:
         log.note(f"Seeds, mean ± standard deviation: {', '.join(told)}.")
     cut_short = any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1
     of_which = " of those that were not interrupted" if cut_short else ""
-    chosen_by = seeds["chosen_by"].replace("macro_f1", "macro F1")
+    chosen_by = name_metric(seeds["chosen_by"])
     log.note(f"Kept: seed {seeds['best_seed']}, the best by {chosen_by}{of_which}.")
