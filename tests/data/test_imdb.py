@@ -218,6 +218,14 @@ def test_a_hub_that_cannot_be_reached_is_said(hub, output, kind):
     )
 
 
+def test_a_label_that_the_hub_did_not_have_is_said(hub, output):
+    hub.load_dataset(None)["test"].append({"text": "Meh", "label": 2})
+    assert refuse("hub", output) == (
+        "stanfordnlp/imdb on the hub has changed: it has the label 2; expected were 0 (neg), "
+        "1 (pos), -1 (unsup)\nGive the path of aclImdb_v1.tar.gz instead."
+    )
+
+
 # What is refused
 
 

@@ -14,9 +14,9 @@ from scipy.special import expit
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import resampling
+from bertfit.evaluation.few_differences import allow_for_alike
 from bertfit.evaluation.interval import (
     Interval,
-    allow_for_alike,
     allow_for_mistakes,
     exact_interval,
     has_few,

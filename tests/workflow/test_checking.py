@@ -236,3 +236,13 @@ def test_a_run_that_is_not_there_is_said_before_the_long_work(
     monkeypatch.setattr(checking, "inspect_rows", None)  # calling it would be a TypeError
     with pytest.raises(RunError, match="does not exist"):
         check(make_reviews(20), run=tmp_path / "nowhere")
+
+
+def test_labels_that_the_run_does_not_know_are_said_before_the_long_work(
+    check, make_reviews, train, tmp_path, monkeypatch
+):
+    train(make_reviews(40))
+    monkeypatch.setattr(checking, "inspect_rows", None)  # calling it would be a TypeError
+    rows = [{**row, "label": row["label"].upper()} for row in make_reviews(20, seed=3)]
+    with pytest.raises(DataError, match="label 'POS' is not known to the model"):
+        check(rows, run=tmp_path / "run")

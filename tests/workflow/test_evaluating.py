@@ -215,6 +215,12 @@ def test_the_worst_errors_are_those_of_which_the_model_is_surest(run, rows):
         assert one.text == turned[one.line - 1]["text"]
 
 
+@pytest.mark.parametrize("count", [-1, 1.5, True])
+def test_an_impossible_number_of_errors_is_refused(evaluation, count):
+    with pytest.raises(ConfigError, match=f"count: expected .* at least 0, got {count}"):
+        evaluation.worst_errors(count)
+
+
 def test_what_is_kept_of_an_evaluation_has_no_text(evaluation, rows):
     kept = evaluation.kept()
     assert len(kept) == 30

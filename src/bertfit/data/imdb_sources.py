@@ -117,12 +117,22 @@ def read_hub(report: Report) -> Reviews:
     for place, (split, rows) in enumerate(parts):
         report(f"reading {HUB_NAME}", place, len(parts))
         for row in rows:
-            kind = _HUB_KINDS[row["label"]]
+            kind = _HUB_KINDS.get(row["label"])
+            if kind is None:
+                raise _changed_on_hub(row["label"])
             shelf = reviews.by_shelf[split, kind]
             name = f"{split}/{kind}/{len(shelf)}"
             shelf.append(Review(name, len(shelf), row["text"], rating=None, movie=None))
     report(f"reading {HUB_NAME}", len(parts), len(parts))
     return reviews
+
+
+def _changed_on_hub(label: object) -> DataError:
+    known = ", ".join(f"{number} ({kind})" for number, kind in _HUB_KINDS.items())
+    return DataError(
+        f"{HUB_NAME} on the hub has changed: it has the label {label!r}; expected were {known}",
+        hint="Give the path of aclImdb_v1.tar.gz instead.",
+    )
 
 
 def _iter_folder(path: Path, report: Report) -> Iterator[_File]:

@@ -12,13 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.interval import (
-    Interval,
-    allow_for_alike,
-    cut,
-    exact_interval,
-    intervals_to_json,
-)
+from bertfit.evaluation.few_differences import widen_where_alike
+from bertfit.evaluation.interval import Interval, intervals_to_json
 from bertfit.evaluation.intervals import (
     bootstrap_intervals,
     mcnemar_p_value,
@@ -33,10 +28,10 @@ from bertfit.evaluation.metrics import (
     row_log_losses,
 )
 from bertfit.evaluation.resampling import resample_intervals
-from bertfit.evaluation.units import count_units, number_units
+from bertfit.evaluation.units import count_units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -178,7 +173,7 @@ def compare_predictions(
         biased=[SCORE_NAMES.index("macro_f1")],
         within=[(-1.0, 1.0), (-1.0, 1.0), (-WORST_LOG_LOSS, WORST_LOG_LOSS)],
     )
-    intervals = _widen_where_alike(intervals, answers, label_ids, groups, level=level)
+    intervals = widen_where_alike(intervals, answers, label_ids, groups, level=level)
     values = [scorer(np.ones(len(label_ids), dtype=np.int64)).tolist() for scorer in scorers]
     scores = {
         name: Difference(a, b, a - b, interval)
@@ -305,37 +300,6 @@ def _word_verdict(
         f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
         "model more data, more epochs or, where texts are cut, a longer max length."
     )
-
-
-def _widen_where_alike(
-    intervals: Sequence[Interval],
-    predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]],
-    label_ids: NDArray[np.int64],
-    groups: ArrayLike | None,
-    *,
-    level: float,
-) -> list[Interval]:
-    """Widen the intervals of `SCORE_NAMES` if (nearly) all rows have the same difference.
-
-    For macro F1, the bound of each class depends on its number of units (rows or groups); the
-    bounds are combined as for a mean of independent shares. If one model alone is right on all
-    rows, each unit that differs may cost twice as much, as for accuracy.
-    """
-    units = number_units(groups, len(label_ids))
-    most = [
-        exact_interval(0, len(np.unique(units[label_ids == label])), level=level).high
-        for label in np.unique(label_ids)
-    ]
-    of_macro_f1 = float(np.linalg.norm(most)) / len(most)
-    (a, b), (accuracy, macro_f1, log_loss) = predicted_ids, intervals
-    differences = (a == label_ids).astype(np.int64) - (b == label_ids)
-    accuracy = cut(allow_for_alike(accuracy, differences, units, level=level), low=-1.0)
-    if np.array_equal(a, b):
-        macro_f1 = Interval(-of_macro_f1, of_macro_f1)
-    elif abs(int(differences.sum())) == len(differences):
-        low, high = macro_f1.low - 2 * of_macro_f1, macro_f1.high + 2 * of_macro_f1
-        macro_f1 = cut(Interval(low, high), low=-1.0)
-    return [accuracy, macro_f1, log_loss]
 
 
 def _make_scorer(

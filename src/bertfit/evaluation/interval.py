@@ -98,44 +98,6 @@ def allow_for_mistakes(
     return Interval(min(interval.low, low), max(interval.high, high))
 
 
-def allow_for_alike(
-    interval: Interval,
-    differences: NDArray[np.int64],
-    units: NDArray[np.int64],
-    *,
-    level: float,
-) -> Interval:
-    """Widen the interval of a mean difference in accuracy if resamples vary too little.
-
-    They do if (nearly) all rows have the same difference: with fewer than 10 exceptions without
-    groups, or none with groups. The interval is then at least that of the difference of two shares,
-    those of the rows that only A and only B gets right. If one model alone is right on all rows, it
-    is also at least the exact interval of a share from 0 to 1, spread over the range from -1 to 1.
-
-    Args:
-        interval: Bootstrap interval of the mean difference.
-        differences: (n,) 1 if only A is right, -1 if only B is, else 0.
-        units: (n,) resampling unit of each row: the number of its group, or of the row.
-        level: Confidence level, in (0, 1).
-
-    Source:
-        Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a difference).
-    """
-    num_units, mean = len(np.unique(units)), float(differences.mean())
-    fewest = min(np.count_nonzero(differences != usual) for usual in (-1, 0, 1))
-    if fewest >= FEW or (fewest and num_units < len(units)):
-        return interval
-    shares = [float((differences == only).mean()) for only in (1, -1)]
-    a, b = (exact_interval(share * num_units, num_units, level=level) for share in shares)
-    down = float(np.hypot(shares[0] - a.low, b.high - shares[1]))
-    up = float(np.hypot(a.high - shares[0], shares[1] - b.low))
-    ends = [interval, Interval(mean - down, mean + up)]
-    if abs(mean) == 1:
-        share = exact_interval((1 + mean) / 2 * num_units, num_units, level=level)
-        ends.append(Interval(2 * share.low - 1, 2 * share.high - 1))
-    return Interval(min(one.low for one in ends), max(one.high for one in ends))
-
-
 def allow_for_certain(
     interval: Interval, score: float, trials: Sequence[tuple[float, float]], *, level: float
 ) -> Interval:

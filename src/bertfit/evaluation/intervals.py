@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.errors import DataError
+from bertfit.evaluation.few_differences import allow_for_alike
 from bertfit.evaluation.interval import (
     Interval,
-    allow_for_alike,
     allow_for_certain,
     allow_for_mistakes,
     allow_for_skew,
@@ -134,7 +134,7 @@ def paired_difference_interval(
     """Return the percentile bootstrap interval of accuracy of A minus accuracy of B.
 
     Both models are scored on the same resamples, so the difficulty of rows that they share cancels.
-    If (nearly) all rows have the same difference, see `interval.allow_for_alike`.
+    If (nearly) all rows have the same difference, see `few_differences.allow_for_alike`.
 
     Args:
         correct_a: (n,) whether A is right on each row.

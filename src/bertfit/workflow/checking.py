@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,21 +115,33 @@ def check(
     if run is not None and not (as_path(run, "run") / "config.json").is_file():
         read_record(as_path(run))  # says what is missing, before the long work
     checked = _read(data, validation, test, columns=columns, on_bad_row=on_bad_row)
-    tokenizer = _load_tokenizer(model, max_length)  # before the long work
+    # Both before the long work: what is wrong with a model or a run is said at once.
+    tokenizer = _load_tokenizer(model, max_length)
+    judge = None
+    if run is not None:
+        judge = _prepare_judging(data, run, columns, on_bad_row, listener)
     report = _inspect_rows(checked, listener)
     if strict:
         refuse_leaks(report)
     parts, of_tokens = _inspect_parts(checked, tokenizer, max_length, listener)
     findings = order_findings([*report.findings, *of_tokens])
     report = dataclasses.replace(report, findings=findings)
-    if run is None:
-        return CheckResult(report, parts, model)
+    return CheckResult(report, parts, model, None if judge is None else judge())
+
+
+def _prepare_judging(
+    data: Any,  # noqa: ANN401 (as in check)
+    run: str | Path,
+    columns: Columns | None,
+    on_bad_row: OnBadRow,
+    listener: Listener,
+) -> Callable[[], SuspectReport]:
+    """Return the function that judges the labels of the training rows by a run."""
     with pause_collection():  # imports all that models need
-        from bertfit.workflow.suspecting import find_suspects
+        from bertfit.workflow.suspecting import prepare_judging
 
     options: dict[str, Any] = {"columns": columns, "on_bad_row": on_bad_row, "listener": listener}
-    suspects = find_suspects(data, run=run, folds_if_learned=True, **options)
-    return CheckResult(report, parts, model, suspects)
+    return prepare_judging(data, run=run, folds_if_learned=True, **options)
 
 
 def _read(

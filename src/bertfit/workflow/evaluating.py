@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.config import split_names
+from bertfit.config import is_whole_number, split_names
 from bertfit.data.checks import check_evaluation_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.encoding import EncodedTexts
-from bertfit.errors import Fault
+from bertfit.errors import ConfigError, Fault
 from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
 from bertfit.evaluation.interval import Interval, intervals_to_json
 from bertfit.evaluation.intervals import bootstrap_intervals
@@ -95,7 +95,13 @@ class Evaluation:
         return self.num_units < len(self.label_ids)
 
     def worst_errors(self, count: int) -> tuple[WrongRow, ...]:
-        """Return the wrong rows with the highest confidence, at most `count`."""
+        """Return the wrong rows with the highest confidence, at most `count`.
+
+        Raises:
+            ConfigError: `count` is negative or no whole number.
+        """
+        if not is_whole_number(count) or count < 0:
+            raise ConfigError(f"count: expected a whole number, at least 0, got {count!r}")
         (wrong,) = np.nonzero(self.predicted_ids != self.label_ids)
         sure = self.probabilities[wrong, self.predicted_ids[wrong]]
         names = self.scores.label_names

@@ -122,7 +122,7 @@ def train_seeds(
         raise ConfigError(f"--seeds: expected a whole number, at least 2, got {num_seeds!r}")
     resolved = settle_settings(settings, options)
     first, num_seeds = resolved.settings.seed, int(num_seeds)  # an int8 cannot hold a seed
-    resolved.settle("seed", first + num_seeds - 1, origin="")  # checks the last one's range
+    _check_last(first, num_seeds)
     log = LogKeeper(as_listener(listener))
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
@@ -215,6 +215,14 @@ def _rank(finished: FinishedRun | None) -> tuple[bool, float, float]:
     outcome = finished.outcome
     rank = rank_epoch(outcome.history, outcome.best_epoch, outcome.selection_metric)
     return not finished.interrupted, *rank
+
+
+def _check_last(first: int, num_seeds: int) -> None:
+    last = first + num_seeds - 1
+    if last >= 2**32:
+        raise ConfigError(
+            f"--seeds: {num_seeds} seeds from {first} end at {last}; seeds are below 2**32"
+        )
 
 
 def _describe_run(seed: int, finished: FinishedRun) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bertfit.config import is_whole_number
-from bertfit.data.checks import check_evaluation_data, check_training_data
+from bertfit.data.checks import CheckedData, check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.errors import ConfigError, DataError, Fault
@@ -106,6 +107,37 @@ def find_suspects(
         RunError: There is no such run, or it is damaged.
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
+    judge = prepare_judging(
+        data,
+        run=run,
+        num_folds=num_folds,
+        folds_if_learned=folds_if_learned,
+        columns=columns,
+        on_bad_row=on_bad_row,
+        seed=seed,
+        device=device,
+        listener=listener,
+    )
+    return judge()
+
+
+def prepare_judging(
+    data: Any,  # noqa: ANN401 (as in find_suspects)
+    *,
+    run: str | Path | None = None,
+    num_folds: int | None = None,
+    folds_if_learned: bool = False,
+    columns: Columns | None = None,
+    on_bad_row: OnBadRow = "error",
+    seed: int = 0,
+    device: str = "auto",
+    listener: Listener | None = None,
+) -> Callable[[], SuspectReport]:
+    """Load the run and read the rows, and return the function that judges them.
+
+    So that other long work can begin once it is known that this will not be refused. Arguments and
+    errors are those of `find_suspects`.
+    """
     group = None if folds_if_learned else as_columns(columns).group
     _refuse_of_folds(run, {"--folds": num_folds, "--group-column": group})
     if run is None and device != "auto":
@@ -124,15 +156,20 @@ def find_suspects(
         )
         learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
         if not folds_if_learned or share <= _MOST_LEARNED:
-            found = _judge_with_run(dataset, as_path(run), classifier, learned, listener)
-            return replace(found, skipped=skipped)
+            judge = partial(_judge_with_run, dataset, as_path(run), classifier, learned, listener)
+            return lambda: replace(judge(), skipped=skipped)
         listener.note(
             f"The run was trained {learned}, so it has learned their labels, including wrong ones. "
             "Word-count models, which see other rows, judge them instead."
         )
         columns = known
     folds = DEFAULT_FOLDS if num_folds is None else num_folds
-    return _judge_by_folds(data, folds, columns, on_bad_row, seed, listener)
+    if not is_whole_number(folds) or folds < 2:
+        raise ConfigError(f"--folds: expected a whole number, at least 2, got {folds!r}")
+    checked = check_training_data(
+        data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
+    )
+    return partial(_judge_by_folds, checked, folds, seed, listener)
 
 
 def _refuse_of_folds(run: str | Path | None, given: Mapping[str, object]) -> None:
@@ -186,18 +223,8 @@ def _judge_with_run(
 
 
 def _judge_by_folds(
-    data: Any,  # noqa: ANN401 (as in find_suspects)
-    num_folds: int,
-    columns: Columns | None,
-    on_bad_row: OnBadRow,
-    seed: int,
-    listener: Listener,
+    checked: CheckedData, num_folds: int, seed: int, listener: Listener
 ) -> SuspectReport:
-    if not is_whole_number(num_folds) or num_folds < 2:
-        raise ConfigError(f"--folds: expected a whole number, at least 2, got {num_folds!r}")
-    checked = check_training_data(
-        data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
-    )
     dataset, names = checked.train, checked.label_names
     predicted = predict_by_folds(
         dataset.texts,

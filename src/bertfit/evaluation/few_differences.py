@@ -1,0 +1,146 @@
+"""Intervals of differences between two models that differ on few rows, where resamples fall short.
+
+Resamples contain only the few rows that differ, so that they vary too little: if only A is right
+on three rows and B on none, no resample has one for B. Here the share of each kind of rows gets its
+exact interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bertfit.evaluation.interval import FEW, Interval, cut, exact_interval
+from bertfit.evaluation.metrics import count_classes
+from bertfit.evaluation.units import number_units
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+def allow_for_alike(
+    interval: Interval,
+    differences: NDArray[np.int64],
+    units: NDArray[np.int64],
+    *,
+    level: float,
+    gains: tuple[NDArray[np.float64], float] | None = None,
+) -> Interval:
+    """Widen the interval of a difference of two scores if resamples vary too little.
+
+    They do if (nearly) all rows have the same difference: with fewer than 10 exceptions without
+    groups, or none with groups. The interval is then at least that of the difference of two shares,
+    those of the rows that only A and only B gets right, each times what such a row is worth: the
+    mean of those seen and of one more, whose worth is the average row's. For accuracy, if one model
+    alone is right on all rows, it is also at least the exact interval of a share from 0 to 1,
+    spread over the range from -1 to 1.
+
+    Args:
+        interval: Bootstrap interval of the difference.
+        differences: (n,) 1 if only A is right, -1 if only B is, else 0.
+        units: (n,) resampling unit of each row: the number of its group, or of the row.
+        level: Confidence level, in (0, 1).
+        gains: (n,) what each row adds to the difference, which is their sum, and what the average
+            row would add; None for accuracy, to which each adds 1/n.
+
+    Source:
+        Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a difference).
+    """
+    num_rows, num_units = len(units), len(np.unique(units))
+    fewest = min(np.count_nonzero(differences != usual) for usual in (-1, 0, 1))
+    if fewest >= FEW or (fewest and num_units < num_rows):
+        return interval
+    added, one_more = (differences / num_rows, 1 / num_rows) if gains is None else gains
+    difference = float(added.sum())
+    shares, worths = [], []
+    for only in (1, -1):
+        rows = differences == only
+        shares.append(float(rows.mean()))
+        total = abs(float(added[rows].sum())) + one_more
+        worths.append(num_rows * total / (np.count_nonzero(rows) + 1))
+    a, b = (exact_interval(share * num_units, num_units, level=level) for share in shares)
+    down = np.hypot((shares[0] - a.low) * worths[0], (b.high - shares[1]) * worths[1])
+    up = np.hypot((a.high - shares[0]) * worths[0], (shares[1] - b.low) * worths[1])
+    ends = [interval, Interval(difference - float(down), difference + float(up))]
+    if gains is None and max(shares) == 1:
+        share = exact_interval(shares[0] * num_units, num_units, level=level)
+        ends.append(Interval(2 * share.low - 1, 2 * share.high - 1))
+    return Interval(min(one.low for one in ends), max(one.high for one in ends))
+
+
+def widen_where_alike(
+    intervals: Sequence[Interval],
+    predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]],
+    label_ids: NDArray[np.int64],
+    groups: ArrayLike | None,
+    *,
+    level: float,
+) -> list[Interval]:
+    """Widen the intervals of accuracy and macro F1 if (nearly) all rows have the same difference.
+
+    If no answer differs, each class's F1 may still differ by the share of its units (rows or
+    groups) that its number allows; the shares are combined as for a mean of independent ones. If
+    one model alone is right on all rows, each unit that differs may cost twice as much.
+
+    Args:
+        intervals: Intervals of the differences in accuracy, macro F1 and log loss.
+        predicted_ids: (n,) answers of A, and of B.
+        label_ids: (n,).
+        groups: (n,) group of each row, or None.
+        level: Confidence level, in (0, 1).
+    """
+    (a, b), (accuracy, macro_f1, log_loss) = predicted_ids, intervals
+    units = number_units(groups, len(label_ids))
+    differences = (a == label_ids).astype(np.int64) - (b == label_ids)
+    accuracy = allow_for_alike(accuracy, differences, units, level=level)
+    reach = _reach_of_macro_f1(label_ids, units, level=level)
+    if np.array_equal(a, b):
+        macro_f1 = Interval(-reach, reach)
+    else:
+        gains = find_f1_gains((a, b), label_ids)
+        macro_f1 = allow_for_alike(macro_f1, differences, units, level=level, gains=gains)
+    if abs(int(differences.sum())) == len(differences):
+        macro_f1 = Interval(macro_f1.low - 2 * reach, macro_f1.high + 2 * reach)
+    return [cut(accuracy, low=-1.0), cut(macro_f1, low=-1.0), log_loss]
+
+
+def _reach_of_macro_f1(
+    label_ids: NDArray[np.int64], units: NDArray[np.int64], *, level: float
+) -> float:
+    """Return by how much macro F1 may differ if it does on no unit that was seen."""
+    most = [
+        exact_interval(0, len(np.unique(units[label_ids == label])), level=level).high
+        for label in np.unique(label_ids)
+    ]
+    return float(np.linalg.norm(most)) / len(most)
+
+
+def find_f1_gains(
+    predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]], label_ids: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return (n,) what each row adds to macro F1 of A minus that of B, and the average row's worth.
+
+    F1 of a class is 2 hits / size, where size counts its rows and its answers. Its difference is
+    then exactly (2 (hits of A - hits of B) - F1 (answers of A - answers of B)) / size, with F1 and
+    size halfway between A and B: a sum over rows. The average row is one that A answers rightly and
+    B by another class, the mean over rows and classes.
+    """
+    num_labels = 1 + max(int(ids.max()) for ids in (*predicted_ids, label_ids))
+    ones = np.ones(len(label_ids), dtype=np.int64)
+    counts = [count_classes(one, label_ids, ones, num_labels=num_labels) for one in predicted_ids]
+    sizes = [np.maximum(one.labelled + one.predicted, 1) for one in counts]
+    f1 = sum(2 * one.hits / size for one, size in zip(counts, sizes, strict=True)) / 2
+    is_there = sum(one.labelled + one.predicted for one in counts) > 0
+    size, num_there = sum(sizes) / 2, int(is_there.sum())
+
+    def worth(answers: NDArray[np.int64]) -> NDArray[np.float64]:
+        each: NDArray[np.float64] = (2.0 * (answers == label_ids) - f1[answers]) / size[answers]
+        return each
+
+    a, b = (worth(answers) for answers in predicted_ids)
+    lost = np.where(is_there, f1 / size, 0.0)  # by answering a class wrongly
+    others = (lost.sum() - lost[label_ids]) / max(1, num_there - 1)
+    one_more = float((worth(label_ids) + others).mean())
+    return (a - b) / num_there, one_more / num_there

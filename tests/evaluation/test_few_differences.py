@@ -1,0 +1,103 @@
+"""Intervals of differences between models that differ on few rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bertfit.evaluation.comparison import compare_predictions
+from bertfit.evaluation.few_differences import allow_for_alike, find_f1_gains
+from bertfit.evaluation.interval import Interval, exact_interval
+from bertfit.evaluation.metrics import accuracy_and_macro_f1
+
+
+def answer(label_ids, num_labels, *, only_a=(), only_b=()):
+    """Two models that are right on all rows but these, each wrong by the next class."""
+    a, b = label_ids.copy(), label_ids.copy()
+    for answers, rows in ((b, list(only_a)), (a, list(only_b))):
+        answers[rows] = (label_ids[rows] + 1) % num_labels
+    return a, b
+
+
+def compare(answers, label_ids, num_labels, **options):
+    certain = (np.eye(num_labels)[one] for one in answers)
+    return compare_predictions(*certain, label_ids, num_resamples=200, **options).scores
+
+
+def test_the_gains_of_the_rows_add_up_to_the_difference_in_macro_f1() -> None:
+    rng = np.random.default_rng(0)
+    label_ids, *answers = rng.integers(4, size=(3, 50))
+    gains, _ = find_f1_gains((answers[0], answers[1]), label_ids)
+    macro_f1 = [accuracy_and_macro_f1(one, label_ids, 5)[1] for one in answers]
+    assert gains.sum() == pytest.approx(macro_f1[0] - macro_f1[1], abs=1e-12)
+
+
+def test_one_more_row_is_worth_the_mean_over_rows_and_classes() -> None:
+    rng = np.random.default_rng(1)
+    label_ids = rng.permutation(np.repeat(np.arange(3), (500, 300, 200)))
+    _, one_more = find_f1_gains((label_ids, label_ids), label_ids)
+    tried = []
+    for label in range(3):
+        for other in {0, 1, 2} - {label}:
+            wrong = label_ids.copy()
+            wrong[np.flatnonzero(label_ids == label)[0]] = other
+            lost = 1 - accuracy_and_macro_f1(wrong, label_ids, 3)[1]
+            tried.append((lost, (label_ids == label).mean() / 2))
+    assert one_more == pytest.approx(sum(lost * share for lost, share in tried), rel=0.01)
+
+
+def test_few_differences_widen_macro_f1_as_they_do_accuracy() -> None:
+    """Of two classes of equally many rows, a row is worth as much to both scores."""
+    label_ids = np.arange(200) % 2
+    scores = compare(answer(label_ids, 2, only_a=(0, 1, 2)), label_ids, 2)
+    accuracy, macro_f1 = scores["accuracy"].interval, scores["macro_f1"].interval
+    assert macro_f1.low == pytest.approx(accuracy.low, rel=0.05)
+    assert macro_f1.high == pytest.approx(accuracy.high, rel=0.05)
+    exact = exact_interval(3, 200)
+    assert accuracy.high == pytest.approx(exact.high)
+    assert accuracy.low == pytest.approx(
+        0.015 - np.hypot(0.015 - exact.low, exact_interval(0, 200).high)
+    )
+
+
+def test_a_difference_on_a_rare_class_reaches_further_in_macro_f1() -> None:
+    label_ids = (np.arange(200) < 10).astype(int)
+    scores = compare(answer(label_ids, 2, only_a=(0, 1)), label_ids, 2)
+    rare, usual = scores["macro_f1"].interval, scores["accuracy"].interval
+    assert rare.high - rare.low > 3 * (usual.high - usual.low)
+    assert rare.low < 0 < scores["macro_f1"].difference < rare.high
+
+
+def test_ten_differences_leave_the_interval_of_the_resamples() -> None:
+    differences, units = np.zeros(200, dtype=np.int64), np.arange(200)
+    differences[:10] = 1
+    interval, gains = Interval(0.03, 0.08), (differences / 200, 1 / 200)
+    assert allow_for_alike(interval, differences, units, level=0.95, gains=gains) == interval
+    differences[0] = 0
+    assert allow_for_alike(interval, differences, units, level=0.95, gains=gains) != interval
+
+
+def test_with_groups_a_difference_leaves_the_interval_of_macro_f1() -> None:
+    label_ids, units = np.arange(40) % 2, np.arange(40) // 2
+    answers = answer(label_ids, 2, only_a=(0,))
+    by_row = compare(answers, label_ids, 2)["macro_f1"].interval
+    by_group = compare(answers, label_ids, 2, groups=units)["macro_f1"].interval
+    assert by_row.low < -0.05 < by_group.low
+    assert by_group.high < by_row.high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.9, 0.1), (0.4, 0.3, 0.2, 0.1)])
+def test_the_interval_of_macro_f1_covers_no_difference_of_models_that_differ_rarely(
+    shares,
+) -> None:
+    """Each model alone is right on 1 % of the rows; the resamples alone cover 0 in 88 to 90 %."""
+    rng, num_labels, covered = np.random.default_rng(2), len(shares), 0
+    for _ in range(100):
+        label_ids = rng.choice(num_labels, 200, p=shares)
+        alone = rng.permutation(200)[: rng.binomial(200, 0.02)]
+        is_a = rng.random(len(alone)) < 0.5
+        answers = answer(label_ids, num_labels, only_a=alone[is_a], only_b=alone[~is_a])
+        found = compare(answers, label_ids, num_labels)["macro_f1"].interval
+        covered += found.low <= 0 <= found.high
+    assert covered >= 95
