@@ -66,6 +66,9 @@ def test_small_classes_and_groups_are_limits_on_either_part(part: str) -> None:
     assert "1 of 2 classes has fewer than 5 rows" in told
     told = list_limits(make_facts(part=part))[0]
     assert told.endswith("Intervals: rows are taken as independent.")
+    judged = {"interval_unit": "row", "of_one_group": True}
+    told = list_limits(make_facts(part=part, judged=judged))[0]
+    assert "independent. All rows are of one group: the intervals do not say" in told
     assert "Intervals" not in list_limits(make_facts(part=part, judged={"intervals": {}}))[0]
 
 

@@ -99,7 +99,11 @@ def test_other_columns_can_be_named(run, rows, evaluation):
 
 def test_groups_are_resampled_whole(run, rows):
     evaluation = bertfit.evaluate(run, rows, columns=Columns(group="movie"))
-    assert evaluation.to_json()["interval_unit"] == "group"
+    found = evaluation.to_json()
+    assert (found["interval_unit"], found["of_one_group"]) == ("group", False)
+    alike = [{**row, "movie": "one"} for row in rows]
+    found = bertfit.evaluate(run, alike, columns=Columns(group="movie")).to_json()
+    assert (found["interval_unit"], found["of_one_group"]) == ("row", True)
 
 
 def test_without_groups_rows_are_resampled(evaluation):

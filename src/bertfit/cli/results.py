@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bertfit.cli.streams import write_json
 from bertfit.cli.terminal import show_skipped
 from bertfit.data.findings import count_rows
+from bertfit.evaluation.units import are_one_group
 from bertfit.reporting.comparison import (
     error_table,
     seed_table,
@@ -20,7 +21,12 @@ from bertfit.reporting.confidence import (
     describe_threshold,
 )
 from bertfit.reporting.facts_tables import show_setting
-from bertfit.reporting.summary import describe_doubt, describe_small_classes, describe_units
+from bertfit.reporting.summary import (
+    OF_ONE_GROUP,
+    describe_doubt,
+    describe_small_classes,
+    describe_units,
+)
 from bertfit.reporting.text import (
     comparison_table,
     confusion_table,
@@ -163,12 +169,9 @@ def _describe_intervals(evaluation: Evaluation) -> str:
             f"{evaluation.truncation} of {'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )
     supports = [of_class.support for of_class in evaluation.scores.per_class.values()]
-    groups, of_one = evaluation.dataset.groups, ""
-    if len(groups) > 1 and groups[0] and len(set(groups)) == 1:
-        of_one = "All rows are of one group: the intervals do not say how much groups differ."
     told = (
         f"Intervals: 95 %, bootstrap over {drawn}.",
-        of_one,
+        OF_ONE_GROUP if are_one_group(evaluation.dataset.groups) else "",
         describe_small_classes(supports),
         cut,
         f"Arithmetic: {evaluation.dtype}.",

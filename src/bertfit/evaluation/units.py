@@ -9,6 +9,8 @@ import numpy as np
 from bertfit.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
 
@@ -36,6 +38,18 @@ def number_units(groups: ArrayLike | None, num_rows: int) -> NDArray[np.int64]:
 def count_units(groups: ArrayLike | None, num_rows: int) -> int:
     """Return the number of units of `number_units`."""
     return int(number_units(groups, num_rows).max()) + 1
+
+
+def are_one_group(groups: Sequence[object] | None) -> bool:
+    """Return whether rows, two or more, all have the same group: then each row is a unit.
+
+    Example:
+        >>> are_one_group(["a", "a"]), are_one_group(["a", "b"]), are_one_group([None, None])
+        (True, False, False)
+    """
+    if groups is None or len(groups) < 2:
+        return False
+    return not _is_missing(groups[0]) and len(set(groups)) == 1
 
 
 def _is_missing(group: object) -> bool:

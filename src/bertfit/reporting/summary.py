@@ -17,6 +17,7 @@ from bertfit.wording import format_count, format_steps, name_metric
 
 _FEW_GROUPS = 10
 """With fewer groups, little is known about how much groups differ."""
+OF_ONE_GROUP = "All rows are of one group: the intervals do not say how much groups differ."
 _FEW_ROWS = 5
 """With 3 rows per class, intervals of macro averages covered the truth in 86 of 100 draws, and with
 2 in 80 (docs/judging.md)."""
@@ -191,7 +192,8 @@ def _describe_resampling(judged: Mapping[str, Any]) -> str:
     if judged.get("interval_unit", "row") == "group":
         drawn = describe_units(judged.get("num_interval_units"), grouped=True)
         how = f"whole groups were resampled, {drawn}"
-    return f"Intervals: {how}."
+    note = f" {OF_ONE_GROUP}" if judged.get("of_one_group") else ""
+    return f"Intervals: {how}.{note}"
 
 
 def describe_units(num_units: int | None, *, grouped: bool) -> str:

@@ -22,7 +22,7 @@ from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.predictions import KeptPredictions
 from bertfit.evaluation.slices import SliceReport, list_slices, name_values, score_slices
 from bertfit.evaluation.thresholds import decide
-from bertfit.evaluation.units import count_units
+from bertfit.evaluation.units import are_one_group, count_units
 from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
@@ -134,6 +134,7 @@ class Evaluation:
             "intervals": intervals_to_json(self.intervals),
             "interval_unit": "group" if self.grouped else "row",
             "num_interval_units": self.num_units,
+            "of_one_group": are_one_group(self.dataset.groups),
             "confidence": self.confidence.to_json(),
             "threshold": self.threshold,
             "num_truncated": self.num_truncated,

@@ -38,7 +38,7 @@ from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.slices import list_slices, score_slices
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.evaluation.thresholds import decide
-from bertfit.evaluation.units import count_units
+from bertfit.evaluation.units import are_one_group, count_units
 from bertfit.inference.confidence import read_confidence
 from bertfit.run_directory import BASELINES_NAME
 from bertfit.workflow.reproducing import describe_command
@@ -231,6 +231,7 @@ def _score_part(
         "intervals": intervals_to_json(intervals),
         "interval_unit": "group" if num_units < len(rows) else "row",
         "num_interval_units": num_units,
+        "of_one_group": are_one_group(groups),
         "confidence": {
             **confidence.to_json(),
             "uncalibrated": calibration.get("before") if is_calibrated else None,
