@@ -32,6 +32,8 @@ ROWS = (
     ("reporting", "training"),
     ("inference",),  # below training: validation scores with the forward pass of prediction
     ("run_directory",),
+    ("killed_trainings",),
+    ("run_files",),
     ("modeling", "data", "evaluation"),
     ("config",),
     ("labels", "assets", "environment", "progress", "threshold_aim", "word_pattern", "wording"),

@@ -14,15 +14,8 @@ import pytest
 
 from bertfit.errors import RunError
 from bertfit.files import write_json
-from bertfit.run_directory import (
-    RECORD_NAME,
-    check_place,
-    find_changed_files,
-    is_run,
-    read_record,
-    refuse_existing,
-    stage_run,
-)
+from bertfit.run_directory import check_place, read_record, refuse_existing, stage_run
+from bertfit.run_files import RECORD_NAME, find_changed_files, is_run
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ therefore either complete or absent, and an old one is replaced only by a finish
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
-import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +18,22 @@ from typing import Any
 from bertfit.errors import RunError
 from bertfit.files import (
     check_folders,
-    digest_file,
     is_part,
     make_readable,
     refuse_hidden,
     write_json,
 )
-from bertfit.leftovers import find_leftovers, make_held_folder, measure_folder
+from bertfit.killed_trainings import find_free_names, tell_leftovers
+from bertfit.leftovers import make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
+from bertfit.run_files import RECORD_NAME, digest_model, list_files
 
-RECORD_NAME = "bertfit.json"
-BASELINES_NAME = "baselines.json"
 FORMAT_VERSION = 1
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
 _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
 """Files that `bertfit report` or a file manager may add to a run later."""
-_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
-"""Files that a folder needs to be loaded as a plain model."""
-_DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
-"""Files that decide a model's answers, in addition to its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +83,7 @@ class Staging:
             "format_version": FORMAT_VERSION,
             **record,
             "files": files,
-            "sha256": {name: digest_file(self.folder / name) for name in filter(_decides, files)},
+            "sha256": digest_model(self.folder, files),
         }
         write_json(self.folder / RECORD_NAME, whole)
 
@@ -121,7 +114,7 @@ class Staging:
     def set_aside(self) -> Path:
         """Move the folder to a free name next to `output`, and return the new path."""
         make_readable(self.folder)
-        target = self.folder.rename(next(_free_names(self.output, "unfinished")))
+        target = self.folder.rename(next(find_free_names(self.output, "unfinished")))
         self.hold.close()
         return target
 
@@ -156,7 +149,7 @@ def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
     """
     refuse_existing(output, overwrite=overwrite)
     check_writable(output)
-    for told in _tell_leftovers(output, is_free=False):  # the new run will be there
+    for told in tell_leftovers(output, is_free=False):  # the new run will be there
         listener.note(told)
 
 
@@ -223,20 +216,11 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
 
 def _find_foreign(run: Path) -> list[str]:
     """Return the names in a run that its record does not list; none if it lists no files."""
-    known = _list_files(run)
+    known = list_files(run)
     if known is None:
         return []
     found = {path.name for path in run.iterdir() if not is_part(path.name)}
     return sorted(found - {*known} - _WRITTEN_LATER)
-
-
-def _list_files(run: Path) -> list[str] | None:
-    """Return the names of a run's files from its record, or None if it lists none."""
-    try:
-        known = json.loads((run / RECORD_NAME).read_text(encoding="utf-8")).get("files")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return [*map(str, known)] if isinstance(known, list) else None
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -250,12 +234,12 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} is a file; the folder of a run was expected")
     if not run.is_dir():
         refuse_hidden(run)
-        hint = "\n".join(_tell_leftovers(run, is_free=not run.exists()))
+        hint = "\n".join(tell_leftovers(run, is_free=not run.exists()))
         raise RunError(f"the run {run} does not exist", hint=hint or "bertfit train makes one.")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = "\n".join(_tell_leftovers(run, is_free=False))
+        hint = "\n".join(tell_leftovers(run, is_free=False))
         raise RunError(
             f"{run} is not a complete run: it has no {RECORD_NAME}",
             hint=hint or "A run that was killed before its end has none; train it again.",
@@ -275,117 +259,3 @@ def read_record(run: Path) -> dict[str, Any]:
         )
     checked: dict[str, Any] = record
     return checked
-
-
-def find_changed_files(run: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the files of a run's model that were changed or removed after it was made.
-
-    Args:
-        run: Folder of the run.
-        record: Content of its bertfit.json. Older runs have no digests there: nothing is found.
-    """
-    known: dict[str, str] = record.get("sha256", {})
-    return tuple(
-        name
-        for name, digest in known.items()
-        if not (run / name).is_file() or digest_file(run / name) != digest
-    )
-
-
-def _decides(name: str) -> bool:
-    """Return whether a file of a run decides the answers of its model."""
-    return name in _DECIDING_FILES or (name.startswith("model") and name.endswith(".safetensors"))
-
-
-def is_run(path: Path) -> bool:
-    """Return whether `path` is a folder with a bertfit.json."""
-    return (path / RECORD_NAME).is_file()
-
-
-@dataclass(frozen=True, slots=True)
-class _Leftover:
-    """What a killed training left next to the place of its run."""
-
-    folder: Path
-    """Hidden, and not locked by any process."""
-    what: str
-    content: Path | None
-    """What is worth keeping: a complete run, or a model that can be loaded."""
-    is_run: bool
-
-    def tell(self, keep_as: Path) -> str:
-        """Return a description with the commands that keep or remove it."""
-        size = max(measure_folder(self.folder) / 1e6, 0.1)
-        folder = quote_path(self.folder)
-        lines = [
-            f"A training that was killed left {self.folder} ({size:,.1f} MB): {self.what}. "
-            "No process on this machine is using it. "
-            + ("To remove it:" if self.content is None else "To keep it, or to remove it:")
-        ]
-        if self.content is not None:
-            move = f"  mv {quote_path(self.content)} {quote_path(keep_as)}"
-            lines.append(move if self.content == self.folder else f"{move} && rmdir {folder}")
-        return "\n".join([*lines, f"  rm -r {folder}"])
-
-
-def quote_path(path: str | Path) -> str:
-    """Return a path quoted for a shell; with a leading dash it would be read as an option."""
-    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
-
-
-def has_leftovers(run: Path) -> bool:
-    """Return whether killed trainings left something next to the place of a run."""
-    return bool(_tell_leftovers(run, is_free=False))
-
-
-def _tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
-    """Return descriptions of what killed trainings left next to `output`.
-
-    Args:
-        output: Where their runs would have been.
-        is_free: Whether a run may be moved there.
-    """
-    if output.is_symlink() or output.name in {"", ".."}:
-        output = Path(os.path.realpath(output))  # for a loop of links, pathlib raises an error
-    told = []
-    for kind, look_at, name in (
-        ("old", _look_at_old, "old"),
-        ("incomplete", _look_at_incomplete, "unfinished"),
-    ):
-        free_names = _free_names(output, name)
-        for folder in find_leftovers(output.parent, f".{output.name}.{kind}-"):
-            leftover = look_at(folder, output)
-            takes_place = is_free and leftover.is_run
-            told.append(leftover.tell(output if takes_place else next(free_names)))
-            is_free = is_free and not takes_place
-    return told
-
-
-def _look_at_old(folder: Path, output: Path) -> _Leftover:
-    """Describe a folder to which an old run was moved while a new one took its place."""
-    run = folder / output.name
-    if _is_whole(run):
-        return _Leftover(folder, f"the run that stood in {output} before", run, is_run=True)
-    return _Leftover(folder, "the rest of a run that was replaced", None, is_run=False)
-
-
-def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
-    """Describe a folder in which a run was built."""
-    if _is_whole(folder):
-        return _Leftover(folder, "a complete run, not yet moved to its place", folder, is_run=True)
-    if all((folder / name).is_file() for name in _MODEL_FILES):
-        what = "the model of its best epoch so far, which predict and evaluate can read"
-        return _Leftover(folder, what, folder, is_run=False)
-    return _Leftover(folder, "it holds no model that can be loaded", None, is_run=False)
-
-
-def _is_whole(run: Path) -> bool:
-    """Return whether all files that a run's record lists exist."""
-    return is_run(run) and all((run / name).exists() for name in _list_files(run) or ())
-
-
-def _free_names(output: Path, end: str) -> Iterator[Path]:
-    """Return the free names next to `output`, such as RUN.old, RUN.old-2, …."""
-    names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
-    places = (output.with_name(f"{output.name}.{name}") for name in names)
-    return (place for place in places if not place.exists())

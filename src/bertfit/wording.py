@@ -1,8 +1,10 @@
-"""Words for sentences: counts with their nouns, durations, metrics, long lists cut short."""
+"""Words for sentences: counts with nouns, durations, metrics, lists cut short, quoted paths."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def format_count(number: int, noun: str) -> str:
@@ -61,3 +63,8 @@ def format_steps(taken: int, of: int) -> str:
         '1 of 9 steps'
     """
     return f"{taken:,} of {format_count(of, 'step')}"
+
+
+def quote_path(path: str | Path) -> str:
+    """Return a path quoted for a shell; with a leading dash it would be read as an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -25,7 +25,8 @@ from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.reporting.facts_tables import list_baselines
 from bertfit.reporting.html import SECTIONS, render_report
 from bertfit.reporting.model_card import render_card
-from bertfit.run_directory import BASELINES_NAME, read_record
+from bertfit.run_directory import read_record
+from bertfit.run_files import BASELINES_NAME
 from bertfit.workflow import calibrating, reporting
 from bertfit.workflow.report_facts import gather_facts
 

@@ -73,7 +73,8 @@ def demo(
 
 def _is_demo(run: Path) -> bool:
     """Return whether `run` is the run of an earlier demo, which this one may replace."""
-    from bertfit.run_directory import is_run, read_record
+    from bertfit.run_directory import read_record
+    from bertfit.run_files import is_run
 
     settings = read_record(run).get("settings", {}) if is_run(run) else {}
     return any(entry.get("origin") == "demo" for entry in settings.values())

@@ -89,7 +89,7 @@ def _refuse_idle(
 def _show_record(console: Console, inspection: Inspection) -> None:
     from bertfit.cli.results import show_record
     from bertfit.errors import RunError
-    from bertfit.run_directory import RECORD_NAME
+    from bertfit.run_files import RECORD_NAME
 
     try:
         show_record(console, inspection.record)

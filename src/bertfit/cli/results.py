@@ -34,8 +34,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
-from bertfit.run_directory import quote_path
-from bertfit.wording import format_count, format_steps, list_some
+from bertfit.wording import format_count, format_steps, list_some, quote_path
 
 if TYPE_CHECKING:
     from pathlib import Path

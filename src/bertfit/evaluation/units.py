@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def count_units(groups: ArrayLike | None, num_rows: int) -> int:
     return int(number_units(groups, num_rows).max()) + 1
 
 
-def are_one_group(groups: Sequence[object] | None) -> bool:
+def are_one_group(groups: Sequence[object] | NDArray[Any] | None) -> bool:
     """Return whether rows, two or more, all have the same group: then each row is a unit.
 
     Example:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,8 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 from bertfit.config import TextCleaning, Truncation
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError, RunError
+from bertfit.inference.confidence import UNCALIBRATED_NAME, UncalibratedLayer
+from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.soundness import mark_padding, try_model
-from bertfit.run_directory import RECORD_NAME
+from bertfit.run_files import RECORD_NAME
+from bertfit.wording import quote_path
 
 if TYPE_CHECKING:
     from bertfit.modeling.classifier import LoadedClassifier
@@ -37,7 +39,7 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
             f"{folder} is not a classifier: it has no classification head. "
             f"{' '.join(loaded.notes)}",
             hint="Train a classifier from it: "
-            f"bertfit train TRAIN --model {shlex.quote(str(folder))} --output RUN",
+            f"bertfit train TRAIN --model {quote_path(folder)} --output RUN",
         )
     if not loaded.is_whole or (record and loaded.notes):
         raise ModelError(
@@ -60,6 +62,22 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
         )
 
 
+def check_uncalibrated(
+    loaded: LoadedClassifier, before: UncalibratedLayer | None, folder: Path
+) -> None:
+    """Check that a run's layer from before its calibration is one of the model.
+
+    Raises:
+        RunError: It is not.
+    """
+    if before is not None and not has_layer(loaded.model, before.name, before.weight.shape):
+        raise RunError(
+            f"{folder / UNCALIBRATED_NAME} does not fit the model: a linear layer "
+            f"{before.name!r} of shape {before.weight.shape} was expected in it",
+            hint="Remove that file; the scores before calibration are then left out.",
+        )
+
+
 def _check_task(loaded: LoadedClassifier, folder: Path) -> None:
     """Refuse a head for words, spans or choices; ModernBERT's weights fit a text's, too."""
     named = loaded.model.config.architectures or []
@@ -68,7 +86,7 @@ def _check_task(loaded: LoadedClassifier, folder: Path) -> None:
             f"{folder} is not a text classifier: {folder / 'config.json'} says "
             f"{', '.join(named)}, {type(loaded.model).__name__} was expected",
             hint="Train a classifier from it: "
-            f"bertfit train TRAIN --model {shlex.quote(str(folder))} --output RUN",
+            f"bertfit train TRAIN --model {quote_path(folder)} --output RUN",
         )
 
 
@@ -82,7 +100,7 @@ def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
     raise ModelError(
         f"{folder / 'config.json'} says {what}: bertfit answers one label per text, of two or more",
         hint="Multi-label classifiers and regressions are used with transformers; as a start, "
-        f"bertfit train TRAIN --model {shlex.quote(str(folder))} gives it a task of one label.",
+        f"bertfit train TRAIN --model {quote_path(folder)} gives it a task of one label.",
     )
 
 

@@ -17,18 +17,23 @@ from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns, as_columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
 from bertfit.data.readers import iter_rows
-from bertfit.errors import DataError, Fault, ModelError, RunError
+from bertfit.errors import DataError, Fault, ModelError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path, raising_system_errors
 from bertfit.inference.ahead import make_ahead
-from bertfit.inference.confidence import UNCALIBRATED_NAME, ConfidenceRules, read_confidence
-from bertfit.inference.loading import check_whole, describe_changes, read_rule, settle_padding
+from bertfit.inference.confidence import ConfidenceRules, read_confidence
+from bertfit.inference.loading import (
+    check_uncalibrated,
+    check_whole,
+    describe_changes,
+    read_rule,
+    settle_padding,
+)
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.texts import iter_texts, list_texts
 from bertfit.inference.working_copy import WorkingCopy
-from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.forward import mark_token_types
@@ -38,7 +43,8 @@ from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.modeling.tokenizer_files import fast_tokenizer, save_tokenizer
 from bertfit.modeling.torch_defaults import build_model
-from bertfit.run_directory import find_changed_files, is_run, read_record
+from bertfit.run_directory import read_record
+from bertfit.run_files import find_changed_files, is_run
 
 if TYPE_CHECKING:
     import torch
@@ -164,13 +170,7 @@ class TextClassifier:
         classifier.confidence = read_confidence(
             record, num_labels=len(classifier.label_names), run=path
         )
-        before = classifier.confidence.uncalibrated
-        if before is not None and not has_layer(loaded.model, before.name, before.weight.shape):
-            raise RunError(
-                f"{path / UNCALIBRATED_NAME} does not fit the model: a linear layer "
-                f"{before.name!r} of shape {before.weight.shape} was expected in it",
-                hint="Remove that file; the scores before calibration are then left out.",
-            )
+        check_uncalibrated(loaded, classifier.confidence.uncalibrated, path)
         return classifier
 
     @property

@@ -25,7 +25,7 @@ from bertfit.reporting.summary import (
     list_limits,
 )
 from bertfit.reporting.templating import html_templates, read_template, replace_unseen
-from bertfit.run_directory import quote_path
+from bertfit.wording import quote_path
 
 SECTIONS = (
     ("asked", "Training"),

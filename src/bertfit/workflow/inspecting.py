@@ -9,6 +9,7 @@ from typing import Any
 
 from bertfit.files import as_path
 from bertfit.inference.confidence import read_confidence
+from bertfit.killed_trainings import has_leftovers
 from bertfit.modeling.classifier import load_architecture
 from bertfit.modeling.tree import (
     MemoryEstimate,
@@ -17,7 +18,8 @@ from bertfit.modeling.tree import (
     count_parameters,
     estimate_memory,
 )
-from bertfit.run_directory import find_changed_files, has_leftovers, is_run, read_record
+from bertfit.run_directory import read_record
+from bertfit.run_files import find_changed_files, is_run
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import numpy as np
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.errors import RunError
-from bertfit.run_directory import is_run, read_record
+from bertfit.run_directory import read_record
+from bertfit.run_files import is_run
 
 DIGESTS_NAME = "trained_texts.npy"
 

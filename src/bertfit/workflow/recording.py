@@ -23,7 +23,8 @@ from bertfit.evaluation.predictions import (
 )
 from bertfit.files import write_json
 from bertfit.modeling.soundness import reads_padding
-from bertfit.run_directory import BASELINES_NAME, Staging
+from bertfit.run_directory import Staging
+from bertfit.run_files import BASELINES_NAME
 from bertfit.training.trainer import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores

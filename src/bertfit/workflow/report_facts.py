@@ -40,7 +40,7 @@ from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.evaluation.thresholds import decide
 from bertfit.evaluation.units import are_one_group, count_units
 from bertfit.inference.confidence import read_confidence
-from bertfit.run_directory import BASELINES_NAME
+from bertfit.run_files import BASELINES_NAME
 from bertfit.workflow.reproducing import describe_command
 
 KEPT_NAME = "report.json"

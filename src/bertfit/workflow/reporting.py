@@ -19,7 +19,8 @@ from bertfit.files import as_path, check_output, open_atomically, write_json
 from bertfit.garbage import pause_collection
 from bertfit.reporting.html import render_report
 from bertfit.reporting.model_card import is_unchanged, render_card
-from bertfit.run_directory import RECORD_NAME, Staging, read_record
+from bertfit.run_directory import Staging, read_record
+from bertfit.run_files import RECORD_NAME
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.workflow.report_facts import (
     KEPT_NAME,

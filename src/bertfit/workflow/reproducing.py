@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertfit.data.readers import TABLE_NAMES
-from bertfit.run_directory import quote_path
+from bertfit.wording import quote_path
 
 
 def describe_command(

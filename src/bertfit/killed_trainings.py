@@ -1,0 +1,98 @@
+"""What killed trainings left next to the place of a run, with the commands that keep or remove it.
+
+Nothing is removed by itself: a folder may hold hours of training.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertfit.leftovers import find_leftovers, measure_folder
+from bertfit.run_files import is_whole
+from bertfit.wording import quote_path
+
+_MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+"""Files that a folder needs to be loaded as a plain model."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Leftover:
+    """What a killed training left next to the place of its run."""
+
+    folder: Path
+    """Hidden, and not locked by any process."""
+    what: str
+    content: Path | None
+    """What is worth keeping: a complete run, or a model that can be loaded."""
+    is_run: bool
+
+    def tell(self, keep_as: Path) -> str:
+        """Return a description with the commands that keep or remove it."""
+        size = max(measure_folder(self.folder) / 1e6, 0.1)
+        folder = quote_path(self.folder)
+        lines = [
+            f"A training that was killed left {self.folder} ({size:,.1f} MB): {self.what}. "
+            "No process on this machine is using it. "
+            + ("To remove it:" if self.content is None else "To keep it, or to remove it:")
+        ]
+        if self.content is not None:
+            move = f"  mv {quote_path(self.content)} {quote_path(keep_as)}"
+            lines.append(move if self.content == self.folder else f"{move} && rmdir {folder}")
+        return "\n".join([*lines, f"  rm -r {folder}"])
+
+
+def has_leftovers(run: Path) -> bool:
+    """Return whether killed trainings left something next to the place of a run."""
+    return bool(tell_leftovers(run, is_free=False))
+
+
+def tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
+    """Return descriptions of what killed trainings left next to `output`.
+
+    Args:
+        output: Where their runs would have been.
+        is_free: Whether a run may be moved there.
+    """
+    if output.is_symlink() or output.name in {"", ".."}:
+        output = Path(os.path.realpath(output))  # for a loop of links, pathlib raises an error
+    told = []
+    for kind, look_at, name in (
+        ("old", _look_at_old, "old"),
+        ("incomplete", _look_at_incomplete, "unfinished"),
+    ):
+        free_names = find_free_names(output, name)
+        for folder in find_leftovers(output.parent, f".{output.name}.{kind}-"):
+            leftover = look_at(folder, output)
+            takes_place = is_free and leftover.is_run
+            told.append(leftover.tell(output if takes_place else next(free_names)))
+            is_free = is_free and not takes_place
+    return told
+
+
+def find_free_names(output: Path, end: str) -> Iterator[Path]:
+    """Return the free names next to `output`, such as RUN.old, RUN.old-2, …."""
+    names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
+    places = (output.with_name(f"{output.name}.{name}") for name in names)
+    return (place for place in places if not place.exists())
+
+
+def _look_at_old(folder: Path, output: Path) -> _Leftover:
+    """Describe a folder to which an old run was moved while a new one took its place."""
+    run = folder / output.name
+    if is_whole(run):
+        return _Leftover(folder, f"the run that stood in {output} before", run, is_run=True)
+    return _Leftover(folder, "the rest of a run that was replaced", None, is_run=False)
+
+
+def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
+    """Describe a folder in which a run was built."""
+    if is_whole(folder):
+        return _Leftover(folder, "a complete run, not yet moved to its place", folder, is_run=True)
+    if all((folder / name).is_file() for name in _MODEL_FILES):
+        what = "the model of its best epoch so far, which predict and evaluate can read"
+        return _Leftover(folder, what, folder, is_run=False)
+    return _Leftover(folder, "it holds no model that can be loaded", None, is_run=False)

@@ -1,0 +1,59 @@
+"""The files of a run: which ones there are, and which decide the answers of its model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bertfit.files import digest_file
+
+RECORD_NAME = "bertfit.json"
+BASELINES_NAME = "baselines.json"
+_DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+"""Files that decide a model's answers, in addition to its weights."""
+
+
+def is_run(path: Path) -> bool:
+    """Return whether `path` is a folder with a bertfit.json."""
+    return (path / RECORD_NAME).is_file()
+
+
+def list_files(run: Path) -> list[str] | None:
+    """Return the names of a run's files from its record, or None if it lists none."""
+    try:
+        known = json.loads((run / RECORD_NAME).read_text(encoding="utf-8")).get("files")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return [*map(str, known)] if isinstance(known, list) else None
+
+
+def is_whole(run: Path) -> bool:
+    """Return whether all files that a run's record lists exist."""
+    return is_run(run) and all((run / name).exists() for name in list_files(run) or ())
+
+
+def digest_model(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files that decide the answers of a run's model, by name."""
+    return {name: digest_file(folder / name) for name in names if _decides(name)}
+
+
+def find_changed_files(run: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the files of a run's model that were changed or removed after it was made.
+
+    Args:
+        run: Folder of the run.
+        record: Content of its bertfit.json. Older runs have no digests there: nothing is found.
+    """
+    known: dict[str, str] = record.get("sha256", {})
+    return tuple(
+        name
+        for name, digest in known.items()
+        if not (run / name).is_file() or digest_file(run / name) != digest
+    )
+
+
+def _decides(name: str) -> bool:
+    """Return whether a file of a run decides the answers of its model."""
+    return name in _DECIDING_FILES or (name.startswith("model") and name.endswith(".safetensors"))
