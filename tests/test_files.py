@@ -151,6 +151,12 @@ def test_what_is_no_path_is_refused(value):
     assert str(caught.value) == f"output: expected a path, got {type(value).__name__}"
 
 
+def test_an_empty_string_is_not_the_current_folder():
+    with pytest.raises(ConfigError, match="run: expected a path, got an empty string"):
+        as_path("", "run")
+    assert as_path(Path()) == Path()
+
+
 def test_what_utf8_cannot_hold_is_escaped_rather_than_lost(tmp_path):
     """A file's name may have bytes that are not UTF-8; it is no reason to lose a training."""
     write_json(tmp_path / "a.json", {"source": "caf\udce9.csv"})

@@ -28,8 +28,11 @@ def as_path(name: str | Path, argument: str = "path") -> Path:
         argument: Name of the argument, for the error.
 
     Raises:
-        ConfigError: `name` is not of a type that can be a path.
+        ConfigError: `name` is not of a type that can be a path, or an empty string, which would be
+            the current folder.
     """
+    if name == "":
+        raise ConfigError(f"{argument}: expected a path, got an empty string")
     try:
         # For an unknown user this leaves the name as it is; pathlib raises an error.
         return Path(os.path.expanduser(name))  # noqa: PTH111 (see above)
@@ -187,7 +190,7 @@ def find_cache(kind: str) -> Path:
     chosen = os.environ.get("BERTFIT_CACHE")
     if chosen:
         return as_path(chosen) / kind
-    cache = as_path(os.environ.get("XDG_CACHE_HOME", ""))
+    cache = as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     # The XDG specification ignores relative paths, which would give each folder its own cache.
     return (cache if cache.is_absolute() else as_path("~/.cache")) / "bertfit" / kind
 

@@ -173,6 +173,19 @@ def test_progress_is_reported(archive, output):
     assert ("writing imdb_train.jsonl", 3, 3) in heard
 
 
+def test_a_file_of_an_earlier_source_is_told(archive, output, tmp_path):
+    prepare_imdb(archive, output)
+    labelled = {name: content for name, content in FILES.items() if "unsup" not in name}
+    counts = prepare_imdb(make_folder(tmp_path / "new", labelled), output, overwrite=True)
+    left = output / "imdb_unsup.jsonl"
+    assert counts.differences[-1] == (
+        f"{left} is of an earlier source; this one has no such reviews"
+    )
+    left.unlink()
+    counts = prepare_imdb(tmp_path / "new", output, overwrite=True)
+    assert not [told for told in counts.differences if "earlier" in told]
+
+
 # The hub
 
 

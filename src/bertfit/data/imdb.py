@@ -58,7 +58,7 @@ class ImdbCounts:
     num_skipped: int
     """Files in the review folders that are not reviews, such as .DS_Store."""
     differences: tuple[str, ...]
-    """Differences from the published data set, one sentence each."""
+    """Differences from the published data set, one sentence each; and files of another source."""
 
 
 def prepare_imdb(
@@ -110,7 +110,14 @@ def prepare_imdb(
             for split, kind in _OFFICIAL_COUNTS
         },
         num_skipped=reviews.num_skipped,
-        differences=tuple(_find_differences(reviews, has_movies=source != "hub")),
+        differences=(
+            *_find_differences(reviews, has_movies=source != "hub"),
+            *(
+                f"{path} is of an earlier source; this one has no such reviews"
+                for path in paths
+                if path not in rows and path.exists()
+            ),
+        ),
     )
 
 
