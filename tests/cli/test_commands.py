@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import rich.box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -27,7 +27,9 @@ from typer.testing import CliRunner
 import bertfit
 from bertfit.__main__ import main as run_command
 from bertfit.cli.main import app, main
+from bertfit.cli.results import show_imdb_counts
 from bertfit.cli.terminal import Terminal, console, exit_code_of
+from bertfit.data.imdb import ImdbCounts
 from bertfit.errors import BertfitError, ConfigError, RunError
 
 runner = CliRunner()
@@ -365,6 +367,17 @@ def test_inspect_shows_the_tree_and_what_a_run_says(trained):
     assert "The model's files are as they were when the run was made" in result.stdout
 
 
+def test_what_inspect_shows_can_be_read_by_programs(trained):
+    for options, key in (([str(trained[0])], "tree"), (["--runtime"], "advice")):
+        result = runner.invoke(app, ["inspect", *options, "--json"])
+        assert key in json.loads(result.stdout)
+
+
+def test_inspect_needs_a_model_or_the_machine():
+    with pytest.raises(ConfigError, match="expected MODEL, or --runtime"):
+        runner.invoke(app, ["inspect"], catch_exceptions=False)
+
+
 def test_inspect_says_what_a_damaged_record_lacks(trained, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
     record = json.loads((run / "bertfit.json").read_text(encoding="utf-8"))
@@ -567,6 +580,16 @@ def test_a_training_whose_reader_has_gone_makes_its_run(tiny_model_dir, trained,
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) == 1
     assert (run / "bertfit.json").is_file()
+
+
+def test_official_counts_of_imdb_are_said_to_be(capsys):
+    counts = ImdbCounts(
+        num_rows={"imdb_train.jsonl": 25_000}, num_per_shelf={}, num_skipped=0, differences=()
+    )
+    show_imdb_counts(Console(), counts, Path("out"))
+    shown = capsys.readouterr().out
+    assert "imdb_train.jsonl: 25,000 rows" in shown
+    assert "The counts are the official ones.\nThe files are in out." in shown
 
 
 def test_a_ctrl_c_says_that_nothing_was_left_behind(monkeypatch, capsys):

@@ -417,14 +417,15 @@ def test_beside_a_baseline_the_model_answers_the_most_probable_class(train, tmp_
 
 
 def test_a_precision_that_cannot_be_had_is_a_warning(train, tmp_path):
+    """One text with both labels, as often: at any threshold, half of what is found is right."""
     listener = Recorder()
-    result = train(tmp_path / "run", threshold_aim="precision>=1", listener=listener)
-    entry = read(result)["threshold"]
-    warnings = [note for note in listener.notes if note.startswith("WARNING: threshold_aim")]
-    assert (entry is None) == bool(warnings)
-    for warning in warnings:
-        assert "no threshold reaches precision 1; the highest is" in warning
-        assert "the most probable class is answered" in warning
+    halves = [{"text": "a good film", "label": label} for label in ("pos", "neg")] * 4
+    options = {"threshold_aim": "precision>=1", "validation": halves, "listener": listener}
+    assert read(train(tmp_path / "run", **options))["threshold"] is None
+    assert (
+        "WARNING: threshold_aim precision>=1: no threshold reaches precision 1; the highest is "
+        "0.5000 on the validation rows. There is no threshold; the most probable class is answered."
+    ) in listener.notes
 
 
 @pytest.mark.parametrize(

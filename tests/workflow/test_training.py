@@ -456,6 +456,14 @@ def test_the_baselines_are_given_the_groups_of_the_test_rows(monkeypatch):
     assert given["test_groups"] is given["test"] is None
 
 
+def test_what_a_baseline_counts_in_place_of_words_is_noted(train, tmp_path):
+    listener = Recorder()
+    rows = [{"text": text, "label": text[0]} for text in ("!! ?", "?? !", "!!!", "???") * 10]
+    train(tmp_path / "run", rows, epochs=1, baseline=True, listener=listener)
+    (note,) = [told for told in listener.notes if told.startswith("The baseline TF-IDF")]
+    assert "characters" in note
+
+
 def test_without_a_test_set_there_are_no_test_scores(train, tmp_path):
     result = train(tmp_path / "run", epochs=1)
     record = json.loads((tmp_path / "run" / "bertfit.json").read_text())

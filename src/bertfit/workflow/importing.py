@@ -280,7 +280,8 @@ def _build_classifier(
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
         raise ModelError(f"the weights do not fit a BERT classifier: {detail}") from None
-    problems = [key for key in missing if not key.endswith("position_ids")] + list(unexpected)
+    problems = [f"{key} is missing" for key in missing if not key.endswith("position_ids")]
+    problems += [f"{key} is not known to it" for key in unexpected]
     if problems:
         raise ModelError(f"the weights do not fit a BERT classifier: {list_some(problems, 5)}")
     damaged = [key for key, value in model.named_parameters() if not value.isfinite().all()]
