@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _BYTES_PER_MICRO_BATCH = 4096
 """Micro-batches of 1,024 tokens in float32 and 2,048 in bfloat16 were the fastest or as fast as
-any; 4,096 in float32 took a quarter longer (docs/performance.md)."""
+any (docs/performance.md has those in float32)."""
 
 _COMPILED_TOKENS = 8192
 """With compiled operators: up to a tenth faster than 4,096 (docs/performance.md)."""

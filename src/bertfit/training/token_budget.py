@@ -13,7 +13,7 @@ DEFAULT_TOKENS = 2048
 """At least as fast as 4,096 on a CPU (docs/performance.md); on a GPU the search starts here."""
 _COMPILED_TOKENS, _COMPILED_NUMBERS = 8192, 3 * 2**20
 """Limits on tokens, and on numbers in a hidden state, with compiled operators, which keep no
-attention weights: 8,192 tokens of MiniLM, 4,096 of BERT-base were fastest (docs/performance.md)."""
+attention weights: 8,192 tokens of MiniLM, 4,096 of BERT-base were fastest (no result was kept)."""
 _MOST_TOKENS = 2**18
 _CLEARLY_FASTER = 1.03
 """The budget is doubled for a gain of at least 3 %: less is not worth the memory."""
