@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from notebook_loop import predict_plainly, train_plainly
-from record import RESULTS, summarize, write_result
-from reviews import LABEL_NAMES, read_reviews, take
+from record import summarize, write_result
+from reviews import LABEL_NAMES, label_ids_of, read_reviews, take, to_rows
+from script import add_output, run_script
 from transformers.utils import logging
 
 from bertfit import train
@@ -32,7 +33,6 @@ from bertfit.assets import find_embedded_model
 from bertfit.data.dataset import TextDataset
 from bertfit.data.splits import split_off
 from bertfit.evaluation.intervals import bootstrap_intervals, paired_difference_interval
-from bertfit.labels import encode_labels
 from bertfit.workflow.training import TrainResult
 
 VALIDATION_FRACTION = 0.1
@@ -81,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--skip-accuracy", action="store_true", help="Compare the speed alone.")
     parser.add_argument("--dtype", default="auto", help="bertfit's arithmetic (auto).")
     parser.add_argument("--seed", type=int, default=0, help="Of everything random (0).")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     return parser.parse_args()
 
 
@@ -183,14 +183,5 @@ def run_bertfit(parts: Parts, *, epochs: int, seed: int, dtype: str) -> TrainRes
         )
 
 
-def label_ids_of(dataset: TextDataset) -> list[int]:
-    return encode_labels(dataset.labels, LABEL_NAMES)
-
-
-def to_rows(dataset: TextDataset) -> list[dict[str, str]]:
-    pairs = zip(dataset.texts, dataset.labels, strict=True)
-    return [{"text": text, "label": label} for text, label in pairs]
-
-
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,17 +8,15 @@ Banking77 and IMDB.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from record import RESULTS, write_result
-from reviews import LABEL_NAMES, read_reviews
+from record import write_result
+from reviews import find_data, read_file, read_reviews
+from script import add_output, run_script
 
 from bertfit.data.dataset import Columns, TextDataset
-from bertfit.data.readers import read_dataset
 from bertfit.data.splits import split_off
 from bertfit.evaluation.baseline import run_baselines
 from bertfit.labels import encode_labels, sort_label_names
@@ -30,6 +28,9 @@ SETS = ("snippets", "banking77", "imdb")
 
 def main() -> None:
     arguments = parse_arguments()
+    for name in arguments.sets:
+        if name != "snippets":
+            find_data(name)  # missing data ends it now, not after other sets were measured
     measured = {name: measure(*read_set(name)) for name in arguments.sets}
     for name, found in measured.items():
         told = f"{found['processor_seconds']:.1f} s of the processor, {found['seconds']:.1f} s"
@@ -44,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--sets", nargs="+", choices=SETS, default=SETS, help="Sets to measure (all)."
     )
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     return parser.parse_args()
 
 
@@ -55,10 +56,9 @@ def read_set(name: str) -> tuple[TextDataset, TextDataset]:
         return data.train, data.test
     if name == "imdb":
         train, test = (read_reviews(part, num_rows=25_000, seed=0) for part in ("train", "test"))
-        assert set(train.labels) == set(LABEL_NAMES)
         return train, test
-    folder = Path(os.environ["BERTFIT_DATA"]) / name
-    train, test = (read_dataset(folder / f"{part}.csv", Columns())[0] for part in ("train", "test"))
+    folder = find_data(name)
+    train, test = (read_file(folder / f"{part}.csv", Columns()) for part in ("train", "test"))
     return train, test
 
 
@@ -84,4 +84,4 @@ def measure(train: TextDataset, test: TextDataset) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

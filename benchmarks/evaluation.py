@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, summarize, write_result
+from record import summarize, write_result
+from script import add_output, run_script
 
 from bertfit.evaluation.calibration import score_confidence
 from bertfit.evaluation.comparison import compare_predictions
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=25_000, help="Rows to judge (25000).")
     parser.add_argument("--labels", type=int, nargs="+", default=[2, 77], help="Classes (2 77).")
     parser.add_argument("--rounds", type=int, default=3, help="Times that all is done (3).")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     return parser.parse_args()
 
 
@@ -110,4 +110,4 @@ def make_logits(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

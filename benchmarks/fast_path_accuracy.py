@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, write_result
-from reviews import read_reviews
+from record import write_result
+from reviews import read_reviews, to_rows
+from script import add_output, run_script
 from transformers.utils import logging
 
 from bertfit import train
@@ -62,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="Pairs to train (1).")
     parser.add_argument("--seed", type=int, default=0, help="The first seed (0).")
     parser.add_argument("--dtype", default="auto", help="Type of the arithmetic (auto).")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     return parser.parse_args()
 
 
@@ -99,13 +100,9 @@ def compare(
 def train_one(
     rows: TextDataset, *, fast_path: str, seed: int, arguments: argparse.Namespace
 ) -> TrainResult:
-    table = [
-        {"text": text, "label": label, "movie": movie}
-        for text, label, movie in zip(rows.texts, rows.labels, rows.groups, strict=True)
-    ]
     with tempfile.TemporaryDirectory() as folder:
         return train(
-            table,
+            to_rows(rows, group_column="movie"),
             Path(folder) / "run",
             group_column="movie",
             epochs=arguments.epochs,
@@ -119,4 +116,4 @@ def train_one(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -39,8 +39,9 @@ from gpu_training import (
     time_scoring,
     time_training,
 )
-from record import RESULTS, write_result
+from record import write_result
 from reviews import read_reviews
+from script import add_output, add_tokenizer, run_script
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from bertfit.assets import find_embedded_model
@@ -125,7 +126,7 @@ def measure(size: Size, arguments: argparse.Namespace) -> Iterator[dict[str, Any
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="Tiny, on any device; no result.")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="After them no further job is begun (8)."
     )
@@ -146,9 +147,7 @@ def parse_arguments() -> argparse.Namespace:
         choices=REAL.lengths,
         help="Lengths at which training is timed, in this order (all).",
     )
-    parser.add_argument(
-        "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
-    )
+    add_tokenizer(parser)
     return parser.parse_args()
 
 
@@ -158,7 +157,8 @@ def read_texts(size: Size, *, smoke: bool) -> list[str]:
         return list(read_reviews("train", num_rows=size.num_texts, seed=0).texts)
     generator = np.random.default_rng(0)
     words = ["good", "bad", "film", "plot", "the", "a", "was", "very"]
-    return [" ".join(generator.choice(words, generator.integers(1, 40))) for _ in range(160)]
+    lengths = (generator.integers(1, 40) for _ in range(size.num_texts))
+    return [" ".join(generator.choice(words, length)) for length in lengths]
 
 
 def make_folder(size: Size, scratch: Path, *, tokenizer: Path | None) -> Path:
@@ -219,4 +219,4 @@ def over_trainer(ways: dict[str, Any]) -> float | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, write_result
+from record import write_result
 from reviews import read_reviews
+from script import add_output, add_tokenizer, run_script
 from transformers import AutoTokenizer
 
 from bertfit.assets import find_embedded_model
@@ -46,10 +47,8 @@ LAYERS, MOST_WAITING = 11, 2**26
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
-    )
+    add_output(parser)
+    add_tokenizer(parser)
     arguments = parser.parse_args()
     device = torch.device("cuda")
     obstacle = find_kernel_obstacle(device) if torch.cuda.is_available() else "torch finds no GPU"
@@ -189,4 +188,4 @@ def replay(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from gpu import choose_size, encode, make_folder, read_texts
 from gpu_training import Size, training
-from record import RESULTS, summarize, write_result
+from record import summarize, write_result
+from script import add_output, add_tokenizer, run_script
 from torch.profiler import ProfilerActivity, profile
 
 from bertfit.config import TrainSettings
@@ -37,10 +38,8 @@ _NUM_SHOWN = 25
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="Tiny, on any device; no result.")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
-    parser.add_argument(
-        "--tokenizer", type=Path, help="Folder of the tokenizer; the embedded model's by default."
-    )
+    add_output(parser)
+    add_tokenizer(parser)
     arguments = parser.parse_args()
     size = choose_size(smoke=arguments.smoke)
     texts = read_texts(size, smoke=arguments.smoke)
@@ -113,4 +112,4 @@ def print_step(title: str, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

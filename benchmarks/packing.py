@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from record import RESULTS, summarize, write_result
+from record import summarize, write_result
 from reviews import read_reviews
+from script import add_output, run_script
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--reviews", type=int, default=400, help="Reviews (400).")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512], help="Tokens kept.")
     parser.add_argument("--rounds", type=int, default=5, help="Rounds that are counted (5).")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     arguments = parser.parse_args()
     logging.disable_progress_bar()
     load_operators(build=True)
@@ -138,4 +138,4 @@ def time_scoring(model: PreTrainedModel, data: TrainingData, precision: Precisio
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

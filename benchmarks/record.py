@@ -58,7 +58,7 @@ def write_result(
 
 def _without_output(arguments: Sequence[str]) -> list[str]:
     """Return the arguments without the result's folder, which does not affect the result."""
-    kept = list(arguments)
+    kept = [one for one in arguments if not one.startswith("--output=")]
     if "--output" in kept:
         at = kept.index("--output")
         del kept[at : at + 2]
@@ -66,8 +66,14 @@ def _without_output(arguments: Sequence[str]) -> list[str]:
 
 
 def _without_folder(argument: str) -> str:
-    """Return only the name of an absolute path: its folder is private."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+    """Return only the name of an absolute path, also after an option's =: its folder is private.
+
+    Example:
+        >>> [_without_folder(one) for one in ("/home/me/run", "--before=/home/me/src", "a/b")]
+        ['run', '--before=src', 'a/b']
+    """
+    option, equals, path = argument.rpartition("=")
+    return f"{option}{equals}{Path(path).name}" if Path(path).is_absolute() else argument
 
 
 def _slug(processor: str) -> str:

@@ -20,9 +20,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from record import RESULTS, summarize, write_result
+from record import summarize, write_result
 from reviews import read_reviews
 from scoring import make_classifier
+from script import add_output, run_script, source_folder
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from bertfit.assets import find_embedded_model
@@ -40,9 +41,9 @@ BertForSequenceClassification.from_pretrained(sys.argv[1])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=7, help="Runs of each command (7).")
-    parser.add_argument("--before", type=Path, help="Folder src/ of an older checkout.")
+    parser.add_argument("--before", type=source_folder, help="Folder src/ of an older checkout.")
     parser.add_argument("--reviews", type=int, help="Time only a training on so many reviews.")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.reviews:
@@ -126,4 +127,4 @@ def time_command(command: Sequence[str], source: Path | None) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
