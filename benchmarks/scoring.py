@@ -3,7 +3,9 @@
 Each scores the same real IMDB reviews, cut at 512 tokens, with the same MiniLM, in a separate
 process, so that peak memory can be measured. "As it comes" is a batch of 1 in float32 with
 truncation, without which the pipeline fails on long reviews; "at its best" is batches of 16 from
-texts sorted by length, in bfloat16 if the processor is fast at it. Loading is not timed.
+texts sorted by length, in bfloat16 if the processor is fast at it. Neither loading is timed
+nor, for bertfit, building the operators. Each process reads the file of reviews, which adds to its
+peak memory.
 
 Needs BERTFIT_DATA. `--reviews 5000` is the full measurement; the pipeline as it comes is slow.
 """
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, summarize, write_result
-from reviews import read_reviews
+from record import summarize, write_result
+from reviews import find_reviews, read_reviews
+from script import add_output, run_script
 
 WAYS = ("pipeline", "pipeline-best", "bertfit", "bertfit-float32")
 MAX_LENGTH = 512
@@ -33,6 +36,8 @@ def main() -> None:
     if arguments.way:
         print(json.dumps(score(arguments.way, Path(arguments.model), arguments)))
         return
+    find_reviews("test")  # missing data ends it now, with one message
+    num_reviews = 0
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     memory: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as scratch:
@@ -42,6 +47,7 @@ def main() -> None:
                 result = run_apart(way, model, arguments)
                 rates[way].append(result["reviews_per_second"])
                 memory[way].append(result["peak_mib"])
+                num_reviews = result["num_reviews"]
             shown = ", ".join(f"{way} {values[-1]:.1f}" for way, values in rates.items())
             print(f"round {attempt + 1}: {shown} reviews/s", flush=True)
     ratios = {
@@ -54,7 +60,7 @@ def main() -> None:
     write_result(
         "scoring",
         {
-            "num_reviews": arguments.reviews,
+            "num_reviews": num_reviews,
             "max_length": MAX_LENGTH,
             "reviews_per_second": {way: summarize(values) for way, values in rates.items()},
             "peak_mib": {way: summarize(values) for way, values in memory.items()},
@@ -69,7 +75,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--reviews", type=int, default=1000, help="Reviews to score (1000).")
     parser.add_argument("--rounds", type=int, default=3, help="Times that each scores them (3).")
     parser.add_argument("--seed", type=int, default=0, help="Which reviews (0).")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -94,22 +100,28 @@ def run_apart(way: str, model: Path, arguments: argparse.Namespace) -> dict[str,
 
 
 def score(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Score the reviews once, and return the speed and the peak memory."""
+    """Score the reviews once, and return their number, the speed and the peak memory."""
     texts = list(read_reviews("test", num_rows=arguments.reviews, seed=arguments.seed).texts)
     if way.startswith("pipeline"):
         seconds = score_by_pipeline(model, texts, at_best=way == "pipeline-best")
     else:
         from bertfit import TextClassifier
+        from bertfit.modeling.operators.loading import load_operators
 
         classifier = TextClassifier.load(
             model, device="cpu", dtype="float32" if way == "bertfit-float32" else "auto"
         )
+        load_operators(build=True)  # else the first scoring of many texts would
         classifier.predict_probabilities(texts[:8])
         started = time.perf_counter()
         classifier.predict_probabilities(texts)
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"reviews_per_second": len(texts) / seconds, "peak_mib": round(peak)}
+    return {
+        "num_reviews": len(texts),
+        "reviews_per_second": len(texts) / seconds,
+        "peak_mib": round(peak),
+    }
 
 
 def score_by_pipeline(model: Path, texts: list[str], *, at_best: bool) -> float:
@@ -131,4 +143,4 @@ def score_by_pipeline(model: Path, texts: list[str], *, at_best: bool) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
