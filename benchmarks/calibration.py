@@ -9,12 +9,15 @@ and judged on the test rows; the one that `train` would choose is marked. This n
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import RESULTS, write_result
+from record import write_result
+from script import add_output, run_script
 
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.readers import read_dataset
@@ -39,8 +42,10 @@ def main() -> None:
     )
     kept = read_predictions(arguments.run / VALIDATION_NAME, classifier.label_names)
     train, test = (read(path, columns) for path in (arguments.train, arguments.test))
-    place_of_line = {line: place for place, line in enumerate(train.lines)}
-    validation = train.select([place_of_line[line] for line in kept.lines])
+    label_of_row = [classifier.label_names[label_id] for label_id in kept.label_ids]
+    validation = find_rows(train, kept.lines, label_of_row)
+    if validation is None:
+        sys.exit(f"{arguments.train} is not the file that {arguments.run} was trained on.")
     measured = compare(classifier, validation, test, seed=settings["seed"])
     chosen = {name: settings[name] for name in ("max_length", "truncation", "epochs", "seed")}
     write_result(
@@ -56,13 +61,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("train", type=Path, help="The file that it was trained on.")
     parser.add_argument("test", type=Path, help="Rows to judge by.")
     parser.add_argument("--dtype", default="bfloat16", help="Type of the arithmetic (bfloat16).")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="Folder of the result.")
+    add_output(parser)
     return parser.parse_args()
 
 
 def read(path: Path, columns: Columns) -> TextDataset:
     dataset, _ = read_dataset(path, columns)
     return dataset
+
+
+def find_rows(rows: TextDataset, lines: Sequence[int], labels: Sequence[str]) -> TextDataset | None:
+    """Return the rows of these lines, or None if they are not there or have other labels."""
+    place_of_line = {line: place for place, line in enumerate(rows.lines)}
+    if not place_of_line.keys() >= set(lines):
+        return None
+    found = rows.select([place_of_line[line] for line in lines])
+    return found if list(found.labels) == list(labels) else None
 
 
 def compare(
@@ -127,4 +141,4 @@ def score(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
