@@ -3,26 +3,9 @@
 from __future__ import annotations
 
 import re
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """Give a function that runs a script in this process, which has loaded torch already."""
-
-    def run_script(name, *arguments):
-        monkeypatch.syspath_prepend(BENCHMARKS)
-        monkeypatch.setattr(sys, "argv", [name, *arguments])
-        runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
-
-    return run_script
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
