@@ -5,7 +5,8 @@ round is one epoch of each over --rows reviews, every second one in reverse orde
 takes two steps that are not counted. Rows per second in training are compared, without
 validation, loading and, for bertfit and Trainer, the encoding beforehand (the notebook's loop
 tokenizes as it goes, as the notebook does). Trainer gets bfloat16 if the processor is fast at it,
-dynamic padding, batches grouped by length and fused AdamW.
+dynamic padding, fused AdamW and bertfit's batches of similar length: its own sampler makes such
+batches of thousands of rows, but not of as few as are timed here.
 
 Needs BERTFIT_DATA. Large models and long texts take a while; --models and --lengths choose.
 """
@@ -31,6 +32,7 @@ from trainer import settle_trainer
 from transformers.utils import logging
 
 from bertfit import train
+from bertfit.data.batching import plan_epoch
 from bertfit.data.dataset import TextDataset
 from bertfit.modeling.precision import choose_precision
 
@@ -144,6 +146,7 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
             encoded["input_ids"], encoded["attention_mask"], label_ids_of(rows), strict=True
         )
     ]
+    order = arrange(np.array([feature["length"] for feature in features]), seed=seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=len(LABEL_NAMES), dtype=torch.float32
     )
@@ -154,16 +157,23 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=2e-5,
             seed=seed,
+            train_sampling_strategy="sequential",
         )
         trainer = Trainer(
             model=model,
             args=settings,
-            train_dataset=features,
+            train_dataset=[features[row] for row in order],
             data_collator=DataCollatorWithPadding(tokenizer),
         )
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started
+
+
+def arrange(lengths: np.ndarray, *, seed: int) -> np.ndarray:
+    """Return all rows, step after step, as bertfit would take them; a smaller step comes last."""
+    steps = plan_epoch(lengths, BATCH_SIZE, seed=seed, epoch=0)
+    return np.concatenate(sorted(steps, key=len, reverse=True))
 
 
 def train_bertfit(folder: Path, rows: TextDataset, *, max_length: int, seed: int) -> float:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from bertfit.data.dataset import TextDataset
@@ -126,6 +126,16 @@ def test_peers_warm_up_and_take_turns_in_both_orders(load, monkeypatch, capsys):
     assert "round 2" in capsys.readouterr().out
 
 
+def test_trainer_gets_batches_as_close_in_length_as_bertfit(load):
+    peers, lengths = load("against_peers"), np.random.default_rng(0).permutation(np.arange(1, 38))
+    order = peers.arrange(lengths, seed=0)
+    assert sorted(order) == list(range(37))
+    batches = [order[at : at + peers.BATCH_SIZE] for at in range(0, 37, peers.BATCH_SIZE)]
+    assert [len(batch) for batch in batches] == [16, 16, 5]
+    for batch in batches:
+        assert np.ptp(lengths[batch]) == len(batch) - 1
+
+
 def test_calibration_is_compared_on_the_rows_that_the_run_held_out(load):
     find_rows, rows = load("calibration").find_rows, make_rows(4)
     found = find_rows(rows, [4, 2], ["pos", "pos"])
@@ -145,7 +155,7 @@ def test_mfu_counts_two_operations_a_weight_and_three_passes(load):
     config = BertConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
-    lengths = torch.tensor([2, 3]).numpy()
+    lengths = np.array([2, 3])
     count = load("gpu_training").count_operations
     of_weights = 2 * 3 * 5 * (4 * 16 * 16 + 2 * 16 * 32)
     of_attention = 3 * (2 + 2) * 16 * (2 * 2 + 3 * 3)
