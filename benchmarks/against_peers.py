@@ -28,11 +28,10 @@ from models import MODELS, make_model_folder
 from record import summarize, write_result
 from reviews import LABEL_NAMES, label_ids_of, read_reviews, to_rows
 from script import add_output, run_script
-from trainer import settle_trainer
+from trainer import arrange, settle_trainer
 from transformers.utils import logging
 
 from bertfit import train
-from bertfit.data.batching import plan_epoch
 from bertfit.data.dataset import TextDataset
 from bertfit.modeling.precision import choose_precision
 
@@ -136,17 +135,13 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
     tokenizer = AutoTokenizer.from_pretrained(folder)
     encoded = tokenizer(list(rows.texts), truncation=True, max_length=max_length)
     features = [
-        {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": label_id,
-            "length": len(ids),
-        }
+        {"input_ids": ids, "attention_mask": mask, "labels": label_id}
         for ids, mask, label_id in zip(
             encoded["input_ids"], encoded["attention_mask"], label_ids_of(rows), strict=True
         )
     ]
-    order = arrange(np.array([feature["length"] for feature in features]), seed=seed)
+    lengths = np.array([len(feature["input_ids"]) for feature in features])
+    order = arrange(lengths, BATCH_SIZE, seed=seed)
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=len(LABEL_NAMES), dtype=torch.float32
     )
@@ -157,7 +152,6 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
             per_device_train_batch_size=BATCH_SIZE,
             learning_rate=2e-5,
             seed=seed,
-            train_sampling_strategy="sequential",
         )
         trainer = Trainer(
             model=model,
@@ -168,12 +162,6 @@ def train_trainer(folder: Path, rows: TextDataset, *, max_length: int, seed: int
         started = time.perf_counter()
         trainer.train()
         return time.perf_counter() - started
-
-
-def arrange(lengths: np.ndarray, *, seed: int) -> np.ndarray:
-    """Return all rows, step after step, as bertfit would take them; a smaller step comes last."""
-    steps = plan_epoch(lengths, BATCH_SIZE, seed=seed, epoch=0)
-    return np.concatenate(sorted(steps, key=len, reverse=True))
 
 
 def train_bertfit(folder: Path, rows: TextDataset, *, max_length: int, seed: int) -> float:

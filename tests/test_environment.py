@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+
+import pytest
+
 from bertfit.environment import describe_environment
 
 
@@ -10,3 +14,16 @@ def test_the_environment_names_versions_and_hardware():
     assert {"bertfit", "python", "torch", "transformers"} <= set(environment["versions"])
     assert environment["hardware"]["num_cores"] >= 1
     assert environment["hardware"]["processor"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_triton_is_named_where_it_is_installed(monkeypatch, is_there):
+    def find_version(package):
+        if package == "triton" and not is_there:
+            raise metadata.PackageNotFoundError(package)
+        return "1.2"
+
+    monkeypatch.setattr(metadata, "version", find_version)
+    versions = describe_environment()["versions"]
+    assert versions.get("triton") == ("1.2" if is_there else None)
+    assert versions["torch"] == "1.2"

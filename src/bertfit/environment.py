@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
+_OPTIONAL = ("triton",)
+"""Recorded where they are installed: Triton comes with torch for CUDA."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -18,6 +20,7 @@ def describe_environment() -> dict[str, Any]:
             "bertfit": metadata.version("bertfit"),
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in _PACKAGES},
+            **{name: found for name in _OPTIONAL if (found := _find_version(name)) is not None},
         },
         "hardware": {
             "machine": platform.machine(),
@@ -28,6 +31,13 @@ def describe_environment() -> dict[str, Any]:
             "system": platform.system(),
         },
     }
+
+
+def _find_version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor_name() -> str:

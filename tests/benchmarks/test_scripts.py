@@ -127,10 +127,10 @@ def test_peers_warm_up_and_take_turns_in_both_orders(load, monkeypatch, capsys):
 
 
 def test_trainer_gets_batches_as_close_in_length_as_bertfit(load):
-    peers, lengths = load("against_peers"), np.random.default_rng(0).permutation(np.arange(1, 38))
-    order = peers.arrange(lengths, seed=0)
+    trainer, lengths = load("trainer"), np.random.default_rng(0).permutation(np.arange(1, 38))
+    order = trainer.arrange(lengths, 16, seed=0)
     assert sorted(order) == list(range(37))
-    batches = [order[at : at + peers.BATCH_SIZE] for at in range(0, 37, peers.BATCH_SIZE)]
+    batches = [order[at : at + 16] for at in range(0, 37, 16)]
     assert [len(batch) for batch in batches] == [16, 16, 5]
     for batch in batches:
         assert np.ptp(lengths[batch]) == len(batch) - 1
