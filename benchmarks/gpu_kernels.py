@@ -176,7 +176,7 @@ def replay(work: Callable[[], object]) -> float:
         for _ in range(REPEATS):
             work()
     graph.replay()
-    times = []
+    times: list[float] = []
     for _ in range(ROUNDS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()

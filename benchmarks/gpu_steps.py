@@ -23,6 +23,7 @@ from gpu import choose_size, encode, make_folder, read_texts
 from gpu_training import Size, training
 from record import summarize, write_result
 from script import add_output, add_tokenizer, run_script
+from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch does not export it
 from torch.profiler import ProfilerActivity, profile
 
 from bertfit.config import TrainSettings
@@ -64,8 +65,8 @@ def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, A
     on_gpu = torch.cuda.is_available()
     milliseconds = []
     with training(size, texts, rows, TrainSettings(batch_size=num_rows)) as (take_epoch, weights):
-        for _ in range(2):  # sizes that occur once are recorded in the second
-            num_steps = take_epoch()
+        take_epoch()
+        num_steps = take_epoch()  # in which sizes that occur once are recorded
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(ROUNDS):
@@ -96,7 +97,7 @@ def list_kernels(seen: profile, *, num_steps: int, on_gpu: bool) -> list[dict[st
             "launches": event.count / num_steps,
         }
         for event in seen.key_averages()
-        if not on_gpu or event.device_type == torch.autograd.DeviceType.CUDA
+        if not on_gpu or event.device_type == DeviceType.CUDA
     ]
     return sorted(kernels, key=lambda kernel: -kernel["ms"])
 

@@ -29,7 +29,7 @@ from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import stay_ahead
-from bertfit.training.loop import TrainingData, accumulate_gradients, train_steps
+from bertfit.training.loop import Accumulated, TrainingData, accumulate_gradients, train_steps
 from bertfit.training.measuring import measure_token_budget
 from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.training.weights import TrainedWeights
@@ -110,10 +110,11 @@ def collect_gradient(
     settings = TrainSettings(fast_path=fast_path)  # type: ignore[arg-type]  # one of its values
     weights = TrainedWeights(model, settings, precision)
     weights.working.train()
-    for _ in range(3):
+
+    def accumulate() -> Accumulated:
         weights.drop_gradients()
         weights.prepare(data.encoded.token_ids)
-        made = accumulate_gradients(  # without TF32, unlike in a training: it would round float32
+        return accumulate_gradients(  # without TF32, unlike in a training: it would round float32
             weights.working,
             data,
             np.arange(24),
@@ -121,6 +122,10 @@ def collect_gradient(
             max_tokens=4096,
             recorded=weights.recorded,
         )
+
+    for _ in range(2):
+        accumulate()
+    made = accumulate()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     weights.release()
     return float(made.loss), gradient
@@ -179,14 +184,17 @@ def count_operations(config: BertConfig, lengths: np.ndarray, *, is_short: bool)
         is_short: Whether the last layer computes only keys and values for all tokens, and the rest
             only for the first tokens, which the head needs.
     """
-    width, inner = config.hidden_size, config.intermediate_size
+    width, inner, num_layers = (
+        int(number)
+        for number in (config.hidden_size, config.intermediate_size, config.num_hidden_layers)
+    )
     num_tokens, num_texts = float(lengths.sum()), len(lengths)
     squares = float(np.square(lengths, dtype=np.float64).sum())
     layer = 6.0 * (4 * width**2 + 2 * width * inner) * num_tokens + 12.0 * width * squares
     if not is_short:
-        return config.num_hidden_layers * layer
+        return num_layers * layer
     last = 6.0 * (2 * width**2 * num_tokens + (2 * width**2 + 2 * width * inner) * num_texts)
-    return (config.num_hidden_layers - 1) * layer + last + 12.0 * width * num_tokens
+    return (num_layers - 1) * layer + last + 12.0 * width * num_tokens
 
 
 def measure_product(size: Size, precision: Precision) -> float:
@@ -221,8 +229,8 @@ def train_notebook(
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
     token_ids = np.full((len(rows), length), PAD_ID, dtype=np.int64)
     for place, row in enumerate(rows):
-        ids = texts.gather(np.array([row]))
-        token_ids[place, : len(ids)] = ids
+        of_row = texts.gather(np.array([row]))
+        token_ids[place, : len(of_row)] = of_row
     ids, labels = torch.from_numpy(token_ids), torch.from_numpy(rows % 2)
 
     def step(start: int) -> None:
@@ -257,7 +265,7 @@ def train_trainer(
 
     marks: dict[float, float] = {}
 
-    class Marks(TrainerCallback):
+    class Marks(TrainerCallback):  # type: ignore[misc]  # mypy does not follow transformers
         def on_step_begin(
             self, _settings: object, state: TrainerState, *_: object, **__: object
         ) -> None:

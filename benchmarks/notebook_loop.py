@@ -42,10 +42,11 @@ class SentimentClassifier(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return logits (B, C)."""
         outputs = self.bert(input_ids=input_ids, attention_mask=attention_mask)
-        return self.out(self.drop(outputs.pooler_output))
+        logits: torch.Tensor = self.out(self.drop(outputs.pooler_output))
+        return logits
 
 
-class ReviewDataset(Dataset):
+class ReviewDataset(Dataset[dict[str, torch.Tensor]]):
     """Texts that are tokenized and padded each time they are fetched."""
 
     def __init__(
@@ -128,7 +129,7 @@ def train_plainly(
 
 def _train_epoch(
     model: SentimentClassifier,
-    loader: DataLoader,
+    loader: DataLoader[dict[str, torch.Tensor]],
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:

@@ -16,7 +16,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bertfit.errors import ModelError
+from bertfit.errors import ConfigError, ModelError
 from bertfit.modeling.classifier import (
     check_token_ids,
     find_length_limit,
@@ -370,6 +370,13 @@ def test_a_folder_without_config_is_no_model(tmp_path):
 def test_an_adapter_is_to_be_merged(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "merge it into its model (merge_and_unload)" in error_of(tmp_path)
+
+
+def test_an_empty_name_is_not_the_current_folder(model_dir, monkeypatch):
+    monkeypatch.chdir(model_dir)
+    for load in (load_architecture, load_classifier, load_tokenizer):
+        with pytest.raises(ConfigError, match="model: expected a path, got an empty string"):
+            load("")
 
 
 def test_a_folder_of_checkpoints_names_the_newest(tmp_path):

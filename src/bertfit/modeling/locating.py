@@ -32,11 +32,12 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
 
     Raises:
         ModelError: There is no such model.
+        ConfigError: The name is empty.
     """
     if name == "embedded":
         return str(find_embedded_model()), True
+    path = as_path(name, "model")
     with explaining_failures(name):
-        path = as_path(name)
         refuse_hidden(path / "config.json")
         is_folder, is_file = path.is_dir(), path.is_file()
     if is_folder:

@@ -69,7 +69,7 @@ def inspect(
         ModelError: The model cannot be found or is of an unknown kind.
         RunError: The run's bertfit.json is damaged, or a killed training left it unfinished.
     """
-    path = as_path(name)
+    path = as_path(name, "model")
     record: dict[str, Any] = {}
     if str(name) != "embedded" and (is_run(path) or (not path.exists() and has_leftovers(path))):
         record = read_record(path)
