@@ -98,11 +98,11 @@ def widen_where_alike(
     reach = _reach_of_macro_f1(label_ids, units, level=level)
     if np.array_equal(a, b):
         macro_f1 = Interval(-reach, reach)
+    elif abs(int(differences.sum())) == len(differences):
+        macro_f1 = Interval(macro_f1.low - 2 * reach, macro_f1.high + 2 * reach)
     else:
         gains = find_f1_gains((a, b), label_ids)
         macro_f1 = allow_for_alike(macro_f1, differences, units, level=level, gains=gains)
-    if abs(int(differences.sum())) == len(differences):
-        macro_f1 = Interval(macro_f1.low - 2 * reach, macro_f1.high + 2 * reach)
     return [cut(accuracy, low=-1.0), cut(macro_f1, low=-1.0), log_loss]
 
 
@@ -132,15 +132,15 @@ def find_f1_gains(
     counts = [count_classes(one, label_ids, ones, num_labels=num_labels) for one in predicted_ids]
     sizes = [np.maximum(one.labelled + one.predicted, 1) for one in counts]
     f1 = sum(2 * one.hits / size for one, size in zip(counts, sizes, strict=True)) / 2
-    is_there = sum(one.labelled + one.predicted for one in counts) > 0
-    size, num_there = sum(sizes) / 2, int(is_there.sum())
+    size = sum(sizes) / 2
+    num_there = np.count_nonzero(counts[0].labelled + counts[0].predicted + counts[1].predicted)
 
     def worth(answers: NDArray[np.int64]) -> NDArray[np.float64]:
         each: NDArray[np.float64] = (2.0 * (answers == label_ids) - f1[answers]) / size[answers]
         return each
 
     a, b = (worth(answers) for answers in predicted_ids)
-    lost = np.where(is_there, f1 / size, 0.0)  # by answering a class wrongly
+    lost = f1 / size  # by answering a class wrongly
     others = (lost.sum() - lost[label_ids]) / max(1, num_there - 1)
     one_more = float((worth(label_ids) + others).mean())
     return (a - b) / num_there, one_more / num_there
