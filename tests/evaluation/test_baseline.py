@@ -387,6 +387,7 @@ def test_scoring_in_pieces_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # minutes on two slow cores
 def test_imdb_gives_the_published_accuracy(data_dir) -> None:
     """Wang & Manning report 91.2 % for NB-SVM with pairs of words on the whole training set."""
     train, test = (read_imdb(data_dir, part) for part in ("train", "test"))
