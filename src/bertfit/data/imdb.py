@@ -103,6 +103,11 @@ def prepare_imdb(
         if any(reviews.by_shelf[shelf] for shelf in shelves)
     }
     _write(rows, _format_tokens if text_format == "tokens" else _format_text, tell)
+    left = [
+        f"{path} is of an earlier source; this one has no such reviews"
+        for path in paths
+        if path not in rows and path.exists()
+    ]
     return ImdbCounts(
         num_rows={path.name: len(lines) for path, lines in rows.items()},
         num_per_shelf={
@@ -110,14 +115,7 @@ def prepare_imdb(
             for split, kind in _OFFICIAL_COUNTS
         },
         num_skipped=reviews.num_skipped,
-        differences=(
-            *_find_differences(reviews, has_movies=source != "hub"),
-            *(
-                f"{path} is of an earlier source; this one has no such reviews"
-                for path in paths
-                if path not in rows and path.exists()
-            ),
-        ),
+        differences=(*_find_differences(reviews, has_movies=source != "hub"), *left),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,13 +22,11 @@ from bertfit.data.token_faults import (
     describe_tokens,
     shows_more,
 )
-from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.modeling.classifier import check_length, find_length_limit, load_architecture
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
-from bertfit.run_directory import read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -112,14 +109,15 @@ def check(
     listener = as_listener(listener)
     check_flags(strict=strict)
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
-    if run is not None and not (as_path(run, "run") / "config.json").is_file():
-        read_record(as_path(run))  # says what is missing, before the long work
     checked = _read(data, validation, test, columns=columns, on_bad_row=on_bad_row)
     # Both before the long work: what is wrong with a model or a run is said at once.
     tokenizer = _load_tokenizer(model, max_length)
     judge = None
     if run is not None:
-        judge = _prepare_judging(data, run, columns, on_bad_row, listener)
+        with pause_collection():  # imports all that models need
+            from bertfit.workflow.suspecting import prepare_judging
+
+        judge = prepare_judging(data, run, columns, on_bad_row, listener, folds_if_learned=True)
     report = _inspect_rows(checked, listener)
     if strict:
         refuse_leaks(report)
@@ -127,21 +125,6 @@ def check(
     findings = order_findings([*report.findings, *of_tokens])
     report = dataclasses.replace(report, findings=findings)
     return CheckResult(report, parts, model, None if judge is None else judge())
-
-
-def _prepare_judging(
-    data: Any,  # noqa: ANN401 (as in check)
-    run: str | Path,
-    columns: Columns | None,
-    on_bad_row: OnBadRow,
-    listener: Listener,
-) -> Callable[[], SuspectReport]:
-    """Return the function that judges the labels of the training rows by a run."""
-    with pause_collection():  # imports all that models need
-        from bertfit.workflow.suspecting import prepare_judging
-
-    options: dict[str, Any] = {"columns": columns, "on_bad_row": on_bad_row, "listener": listener}
-    return prepare_judging(data, run=run, folds_if_learned=True, **options)
 
 
 def _read(

@@ -107,37 +107,6 @@ def find_suspects(
         RunError: There is no such run, or it is damaged.
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
-    judge = prepare_judging(
-        data,
-        run=run,
-        num_folds=num_folds,
-        folds_if_learned=folds_if_learned,
-        columns=columns,
-        on_bad_row=on_bad_row,
-        seed=seed,
-        device=device,
-        listener=listener,
-    )
-    return judge()
-
-
-def prepare_judging(
-    data: Any,  # noqa: ANN401 (as in find_suspects)
-    *,
-    run: str | Path | None = None,
-    num_folds: int | None = None,
-    folds_if_learned: bool = False,
-    columns: Columns | None = None,
-    on_bad_row: OnBadRow = "error",
-    seed: int = 0,
-    device: str = "auto",
-    listener: Listener | None = None,
-) -> Callable[[], SuspectReport]:
-    """Load the run and read the rows, and return the function that judges them.
-
-    So that other long work can begin once it is known that this will not be refused. Arguments and
-    errors are those of `find_suspects`.
-    """
     group = None if folds_if_learned else as_columns(columns).group
     _refuse_of_folds(run, {"--folds": num_folds, "--group-column": group})
     if run is None and device != "auto":
@@ -148,28 +117,68 @@ def prepare_judging(
     if not is_whole_number(seed) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: expected a whole number at least 0 and below 2**32, got {seed!r}")
     listener = as_listener(listener)
-    if run is not None:
-        classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
-        known = classifier.known_columns(columns)
-        dataset, skipped = check_evaluation_data(
-            data, known, classifier.label_names, on_bad_row, verb="judged"
-        )
-        learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
-        if not folds_if_learned or share <= _MOST_LEARNED:
-            judge = partial(_judge_with_run, dataset, as_path(run), classifier, learned, listener)
-            return lambda: replace(judge(), skipped=skipped)
+    if run is None:
+        folds = DEFAULT_FOLDS if num_folds is None else num_folds
+        return _prepare_folds(data, folds, columns, on_bad_row, seed, listener)()
+    judge = prepare_judging(
+        data,
+        run,
+        columns,
+        on_bad_row,
+        listener,
+        folds_if_learned=folds_if_learned,
+        seed=seed,
+        device=device,
+    )
+    return judge()
+
+
+def prepare_judging(
+    data: Any,  # noqa: ANN401 (as in find_suspects)
+    run: str | Path,
+    columns: Columns | None,
+    on_bad_row: OnBadRow,
+    listener: Listener,
+    *,
+    folds_if_learned: bool,
+    seed: int = 0,
+    device: str = "auto",
+) -> Callable[[], SuspectReport]:
+    """Load a run and read the rows, and return the function that judges them.
+
+    So that other long work can begin once it is known that this will not be refused. Arguments and
+    errors are those of `find_suspects`.
+    """
+    classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
+    known = classifier.known_columns(columns)
+    dataset, skipped = check_evaluation_data(
+        data, known, classifier.label_names, on_bad_row, verb="judged"
+    )
+    learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
+    if folds_if_learned and share > _MOST_LEARNED:
         listener.note(
             f"The run was trained {learned}, so it has learned their labels, including wrong ones. "
             "Word-count models, which see other rows, judge them instead."
         )
-        columns = known
-    folds = DEFAULT_FOLDS if num_folds is None else num_folds
-    if not is_whole_number(folds) or folds < 2:
-        raise ConfigError(f"--folds: expected a whole number, at least 2, got {folds!r}")
+        return _prepare_folds(data, DEFAULT_FOLDS, known, on_bad_row, seed, listener)
+    judge = partial(_judge_with_run, dataset, as_path(run), classifier, learned, listener)
+    return lambda: replace(judge(), skipped=skipped)
+
+
+def _prepare_folds(
+    data: Any,  # noqa: ANN401 (as in find_suspects)
+    num_folds: int,
+    columns: Columns | None,
+    on_bad_row: OnBadRow,
+    seed: int,
+    listener: Listener,
+) -> Callable[[], SuspectReport]:
+    if not is_whole_number(num_folds) or num_folds < 2:
+        raise ConfigError(f"--folds: expected a whole number, at least 2, got {num_folds!r}")
     checked = check_training_data(
         data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
     )
-    return partial(_judge_by_folds, checked, folds, seed, listener)
+    return partial(_judge_by_folds, checked, num_folds, seed, listener)
 
 
 def _refuse_of_folds(run: str | Path | None, given: Mapping[str, object]) -> None:
