@@ -14,6 +14,7 @@ from bertfit.files import (
     check_output,
     make_readable,
     open_atomically,
+    read_json,
     refuse_hidden,
     write_json,
 )
@@ -135,6 +136,15 @@ def test_nan_is_refused_because_it_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"", b"\xff{}", b"1" * 5000, b"[" * 100_000, b'{"a":' * 100_000]
+)
+def test_what_is_not_json_is_always_the_same_error(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"Expecting|utf-8|digits|nested too deeply"):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_tilde_is_the_home_of_the_user(monkeypatch):

@@ -162,6 +162,20 @@ def check_output(
     check_folders(path)
 
 
+def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is of any type)
+    """Return the content of a JSON file.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        ValueError: It is not JSON in UTF-8, or nested too deeply.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:  # a thousand brackets
+        message = "it is nested too deeply"
+        raise ValueError(message) from None
+
+
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any type)
     """Write `value` as indented JSON, completely or not at all. NaN is refused: not valid JSON."""
     with open_atomically(path) as file:

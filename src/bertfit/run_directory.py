@@ -7,7 +7,6 @@ therefore either complete or absent, and an old one is replaced only by a finish
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from bertfit.files import (
     check_folders,
     is_part,
     make_readable,
+    read_json,
     refuse_hidden,
     write_json,
 )
@@ -237,7 +237,7 @@ def read_record(run: Path) -> dict[str, Any]:
         hint = "\n".join(tell_leftovers(run, is_free=not run.exists()))
         raise RunError(f"the run {run} does not exist", hint=hint or "bertfit train makes one.")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except FileNotFoundError:
         hint = "\n".join(tell_leftovers(run, is_free=False))
         raise RunError(

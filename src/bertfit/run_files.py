@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bertfit.files import digest_file
+from bertfit.files import digest_file, read_json
 
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
@@ -23,7 +22,7 @@ def is_run(path: Path) -> bool:
 def list_files(run: Path) -> list[str] | None:
     """Return the names of a run's files from its record, or None if it lists none."""
     try:
-        known = json.loads((run / RECORD_NAME).read_text(encoding="utf-8")).get("files")
+        known = read_json(run / RECORD_NAME).get("files")
     except (OSError, ValueError, AttributeError):
         return None
     return [*map(str, known)] if isinstance(known, list) else None

@@ -100,9 +100,12 @@ def write_pickle(folder: Path) -> None:
     (folder / "nb" / "model.pth").write_bytes(pickle.dumps(Evil()))
 
 
-def write_damaged_run(folder: Path) -> None:
-    shutil.copytree(folder / "tiny", folder / "damaged")
-    (folder / "damaged" / "bertfit.json").write_text("{", encoding="utf-8")
+def write_damaged_run(content: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        shutil.copytree(folder / "tiny", folder / "damaged")
+        (folder / "damaged" / "bertfit.json").write_text(content, encoding="utf-8")
+
+    return write
 
 
 def write_damaged_threshold(folder: Path) -> None:
@@ -444,7 +447,7 @@ CASES = [
         "evaluate damaged good.csv",
         5,
         "cannot be read",
-        both(good, write_damaged_run),
+        both(good, write_damaged_run("{")),
     ),
     Case(
         "a run of a newer format", "evaluate newer good.csv", 5, "99", both(good, write_newer_run)
@@ -754,6 +757,20 @@ CASES = [
         3,
         "nothing was judged",
         text("bad.csv", "text,label\ngood,pos\n"),
+    ),
+    Case(
+        "a bertfit.json nested too deeply",
+        "inspect damaged",
+        5,
+        "nested too deeply",
+        write_damaged_run("[" * 100_000),
+    ),
+    Case(
+        "a report of a report.json nested too deeply",
+        "report a",
+        5,
+        "Remove it",
+        both(write_two_runs(KEPT_ROW), text("a/report.json", "[" * 100_000)),
     ),
 ]
 

@@ -197,6 +197,19 @@ def test_an_entry_that_another_process_evicts_at_once_costs_nothing(
     assert_same(encode()[0], encode_texts(texts, tokenizer, RULE))
 
 
+def test_entries_that_another_process_evicts_meanwhile_are_no_problem(
+    encode, texts, tokenizer, monkeypatch
+):
+    def fail(_store, *, keep):
+        raise FileNotFoundError(2, "No such file or directory", str(keep.with_name("another")))
+
+    monkeypatch.setattr(encoded_store, "_make_room", fail)
+    problems = []
+    assert_same(encode(problems=problems)[0], encode_texts(texts, tokenizer, RULE))
+    assert problems == []
+    assert encode()[1] is False
+
+
 def test_only_the_user_can_read_what_is_kept(encode, tmp_path):
     encode()
     for folder in (tmp_path / "store", *(tmp_path / "store").iterdir()):

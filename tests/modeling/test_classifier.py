@@ -463,6 +463,14 @@ def test_weights_in_several_files_are_needed_whole(cached_model):
     (cached_model / "model.safetensors").unlink()
     loaded.model.save_pretrained(cached_model, max_shard_size="4KB")
     load_classifier("some/model")
+    index = cached_model / "model.safetensors.index.json"
+    kept = index.read_text()
+    for damaged in ("{", "{}", "[]", '{"weight_map": 1}'):
+        index.write_text(damaged)
+        with pytest.raises(ModelError, match="OfflineModeIsEnabled: Cannot reach"):
+            load_classifier("some/model")
+    index.write_text(kept)
+    load_classifier("some/model")
     min(cached_model.glob("model-*.safetensors")).unlink()
     with pytest.raises(ModelError, match="OfflineModeIsEnabled: Cannot reach"):
         load_classifier("some/model")

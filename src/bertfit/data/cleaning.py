@@ -6,12 +6,11 @@ that texts are read as in training even if the folder is loaded without bertfit.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertfit.files import write_json
+from bertfit.files import read_json, write_json
 
 if TYPE_CHECKING:
     from bertfit.config import TextCleaning
@@ -66,7 +65,7 @@ def fold_cleaning(folder: Path) -> None:
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.save(str(path))
     config_path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json(config_path)
     # Model-specific classes may rebuild the normalizer; this one uses the file as it is.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     write_json(config_path, config)
@@ -74,7 +73,7 @@ def fold_cleaning(folder: Path) -> None:
 
 def _has_cleaning(path: Path) -> bool:
     """Return whether the tokenizer already contains the step, as that of a run does."""
-    normalizer = json.loads(path.read_text(encoding="utf-8")).get("normalizer") or {}
+    normalizer = read_json(path).get("normalizer") or {}
     steps = normalizer.get("normalizers", [])
     pattern = steps[0].get("pattern") if steps else None
     return pattern in [{"Regex": known} for known in _FOLDED_PATTERNS]

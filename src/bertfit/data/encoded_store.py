@@ -8,6 +8,7 @@ readable only by them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -74,11 +75,12 @@ def encode_or_reuse(
     encoded = encode_texts(texts, tokenizer, rule, on_progress=on_progress)
     try:
         _write_entry(entry, encoded)
-        _make_room(store, keep=entry)
     except OSError as error:
         if on_problem is not None:
             on_problem(f"The encoded text is not kept for the next time: {error}.")
         return encoded
+    with contextlib.suppress(OSError):  # another process may be evicting the same entries
+        _make_room(store, keep=entry)
     return _open_entry(entry) or encoded
 
 

@@ -7,7 +7,6 @@ new weights. Never runs code from a checkpoint and never unpickles one.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertfit.errors import ModelError
-from bertfit.files import raising_system_errors
+from bertfit.files import raising_system_errors, read_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
@@ -222,7 +221,10 @@ def _lacks_parts(folder: Path) -> bool:
     """Return whether a folder has no tokenizer, or not all of its weights."""
     weights, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
     if index.is_file():  # large weights lie in several files
-        weights = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            weights = set(read_json(index)["weight_map"].values())
+        except (ValueError, TypeError, KeyError, AttributeError):  # damaged, so none can be found
+            return True
     return lacks_vocabulary(folder) or not all((folder / name).is_file() for name in weights)
 
 

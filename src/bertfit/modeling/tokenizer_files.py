@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertfit.errors import ModelError
-from bertfit.files import write_json
+from bertfit.files import read_json, write_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 
@@ -94,7 +93,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json(path)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):

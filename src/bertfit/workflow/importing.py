@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
@@ -16,7 +15,7 @@ from bertfit.config import LEAST_LENGTH, check_flags, is_whole_number
 from bertfit.data.encoding import EncodingRule
 from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError
-from bertfit.files import as_path, refuse_hidden, write_json
+from bertfit.files import as_path, read_json, refuse_hidden, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
@@ -308,8 +307,8 @@ def _read_history(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        history = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        history = read_json(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
     columns = [history.get(name) for name in _HISTORY_FIELDS] if isinstance(history, dict) else []
     if not columns or not all(_is_column(one, like=columns[0]) for one in columns):

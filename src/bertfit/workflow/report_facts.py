@@ -7,7 +7,6 @@ functions.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from bertfit.evaluation.slices import list_slices, score_slices
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.evaluation.thresholds import decide
 from bertfit.evaluation.units import are_one_group, count_units
+from bertfit.files import read_json
 from bertfit.inference.confidence import read_confidence
 from bertfit.run_files import BASELINES_NAME
 from bertfit.workflow.reproducing import describe_command
@@ -167,7 +167,7 @@ def choose_shown_rows(parts: Mapping[str, KeptPart]) -> dict[str, list[int]]:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
