@@ -54,6 +54,7 @@ def test_a_calibration_that_changed_nothing_is_none():
         {"selective": GOOD["selective"] | {"confidences": [0.5] * 23}},
         {"selective": {**GOOD["selective"], "num_right": [1]}},
         {"selective": {**GOOD["selective"], "num_right": [3] * 23}},
+        {"selective": {**GOOD["selective"], "num_right": [float("inf")] * 23}},
         {"selective": {**GOOD["selective"], "num_answered": [3] * 23}},
         {"selective": {**GOOD["selective"], "num_answered": [1], "num_right": [1]}},
     ],

@@ -640,7 +640,7 @@ def test_other_labels_than_the_record_has_are_refused(run):
         TextClassifier.load(run)
 
 
-@pytest.mark.parametrize("names", [{"0": "a", "1": "a", "2": "b"}])
+@pytest.mark.parametrize("names", [{"0": "a", "1": "a", "2": "b"}, {"0": [], "1": [], "2": 3}])
 def test_labels_must_differ(run, names):
     change_json(run / "config.json", id2label=names)
     with pytest.raises(ModelError, match="expected names that differ"):

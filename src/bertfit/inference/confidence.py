@@ -22,6 +22,8 @@ from bertfit.run_files import RECORD_NAME
 
 UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
 """In a run with cubic calibration: the last layer before it, for uncalibrated scores."""
+_DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, SafetensorError)
+"""What reading a damaged entry raises."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +76,7 @@ def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) ->
             curve=_read_curve(record.get("selective")),
             uncalibrated=_read_uncalibrated(record.get("calibration"), num_labels, run),
         )
-    except (TypeError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(
             f"{run / RECORD_NAME} is damaged: its calibration, threshold or selective curve "

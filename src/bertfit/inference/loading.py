@@ -49,7 +49,7 @@ def check_whole(loaded: LoadedClassifier, folder: Path, record: dict[str, Any]) 
     if not record:
         _check_one_label(loaded, folder)
     names, known = loaded.model.config.id2label, record.get("label_names")
-    if sorted(names) != list(range(len(names))) or len(set(names.values())) < len(names):
+    if sorted(names) != list(range(len(names))) or len({*map(str, names.values())}) < len(names):
         raise ModelError(
             f"{folder / 'config.json'}: expected names that differ for the labels 0, 1, 2, …, got "
             f"id2label {names}"
