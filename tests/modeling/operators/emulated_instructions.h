@@ -32,7 +32,8 @@ inline __m512 add_products(__m512 sums, __m512i a, __m512i b) {
 inline __m256i narrow(__m512 values) {
   const __m512i words = _mm512_castps_si512(values);
   const __m512i is_odd = _mm512_and_si512(_mm512_srli_epi32(words, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(words, _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff)));
+  const __m512i half = _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_add_epi32(words, half);
   const __m512i quiet = _mm512_or_si512(words, _mm512_set1_epi32(0x400000));
   const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
   return _mm512_cvtepi32_epi16(
