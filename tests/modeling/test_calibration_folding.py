@@ -108,6 +108,19 @@ def logits_of(model: PreTrainedModel) -> np.ndarray:
         return model(input_ids=batch).logits.double().numpy()
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_default_device_of_the_caller_does_not_matter(device):
+    model = build(_FAMILIES["bert"][0])
+    before = logits_of(model)
+    added = (np.zeros((3, 16)), np.ones(3))
+    with torch.device(device):
+        layer = find_logit_layer(model, TOKEN_IDS)
+        fold_scaling(model, layer, weights=[0.5] * 3, biases=[1.0] * 3, added=added)
+        with widened(model, layer, np.ones((1, 16)), np.zeros(1)):
+            pass
+    np.testing.assert_allclose(logits_of(model), before * 0.5 + 2.0, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", _FAMILIES)
 @pytest.mark.parametrize("kind", ["temperature", "vector"])
 def test_logits_after_folding_are_the_scaled_logits_from_before(family, kind, tmp_path):

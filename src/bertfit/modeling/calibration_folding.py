@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bertfit.modeling.torch_defaults import usual_torch
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -23,6 +25,7 @@ _TOLERANCE = 1e-3
 """Of the probed logits, relative to the largest: allows for rounding on any device."""
 
 
+@usual_torch()
 def find_logit_layer(model: PreTrainedModel, token_ids_T: np.ndarray) -> str | None:
     """Return the name of the linear layer whose outputs are the logits, or None.
 
@@ -59,6 +62,7 @@ def read_layer(model: PreTrainedModel, layer_name: str) -> tuple[np.ndarray, np.
     return weight_CD, layer.bias.detach().float().cpu().numpy().copy()
 
 
+@usual_torch()
 def fold_scaling(
     model: PreTrainedModel,
     layer_name: str,
