@@ -38,6 +38,11 @@ SURROUNDINGS = {
 
 @pytest.fixture(scope="module")
 def train(tiny_model_dir, make_reviews):
+    # torch lists once which functions heed a default device. transformers replaces `linspace` while
+    # it loads a model: listed then, the usual one would not heed it.
+    with torch.device("meta"):
+        torch.empty(0)
+
     def run(folder):
         options = {"epochs": 1, "batch_size": 8, "dtype": "float32", "baseline": False}
         return bertfit.train(make_reviews(24), folder, model=str(tiny_model_dir), **options)
