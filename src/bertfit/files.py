@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and where bertfit keeps its own."""
+"""Files that are written completely or not at all, JSON, and where bertfit keeps its own."""
 
 from __future__ import annotations
 
@@ -169,8 +169,18 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is of any type)
         OSError: There is no such file, or it cannot be read.
         ValueError: It is not JSON in UTF-8, or nested too deeply.
     """
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:  # noqa: ANN401 (JSON is of any type)
+    """Return the value that JSON stands for.
+
+    Raises:
+        JSONDecodeError: It is not JSON.
+        ValueError: It is nested too deeply, or a number has thousands of digits.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
     except RecursionError:  # a thousand brackets
         message = "it is nested too deeply"
         raise ValueError(message) from None

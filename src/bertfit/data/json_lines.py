@@ -9,6 +9,7 @@ from pathlib import Path
 from bertfit.data.lines import Line, iter_lines
 from bertfit.data.records import Record, RecordStream, SourceError
 from bertfit.errors import Fault
+from bertfit.files import parse_json
 
 NUM_LINES_PEEKED = 100
 """Keys may differ from line to line; the column names are those of the first lines together."""
@@ -60,12 +61,12 @@ def _parse(line: Line, source: str) -> Record | Fault:
     if line.fault is not None:
         return line.fault
     try:
-        value = json.loads(line.text.rstrip())
+        value = parse_json(line.text.rstrip())
     except json.JSONDecodeError as error:
         return Fault(
             source, line.number, f"the line is not JSON: {error.msg} at column {error.colno}"
         )
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
+    except ValueError as error:  # a number of 5,000 digits, 1,000 brackets
         return Fault(source, line.number, f"the line cannot be read as JSON: {error}")
     if not isinstance(value, dict):
         message = f"the line is a JSON {type(value).__name__}; an object was expected"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import RunError
-from bertfit.files import open_atomically
+from bertfit.files import open_atomically, parse_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,8 +114,8 @@ def read_predictions(
 
 def _parse(line: str, id_of_name: dict[str, int], *, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise _damaged(place, f"the line is not JSON ({error})") from None
     if not isinstance(record, dict) or set(_KEYS) - set(record):
         raise _damaged(
