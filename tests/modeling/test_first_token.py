@@ -74,6 +74,19 @@ def _last_layer_name(family):
     return "transformer.layer.1" if family == "distilbert" else "encoder.layer.1"
 
 
+@pytest.mark.parametrize("family", CONFIGS)
+def test_without_layers_there_is_none_to_shorten(family):
+    """The head reads the embeddings: what the layers add can be measured with such a model."""
+    config = copy.deepcopy(CONFIGS[family])
+    config.num_hidden_layers = 0
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = torch.arange(24).view(2, 12) + 5
+    expected = model(input_ids=ids).logits
+    plan = plug_in(model, torch.device("cpu"))
+    assert plan.last_layer == "every token"
+    torch.testing.assert_close(model(input_ids=ids).logits, expected)
+
+
 def test_models_whose_head_may_read_more_are_left_alone():
     albert = AutoModelForSequenceClassification.from_config(AlbertConfig(**SMALL, embedding_size=8))
     assert not shorten_last_layer(albert)

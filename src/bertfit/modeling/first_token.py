@@ -63,7 +63,9 @@ def is_short(layer: torch.nn.Module) -> bool:
 
 def can_shorten(config: PretrainedConfig) -> bool:
     """Return whether the last layer of such a classifier can be shortened."""
-    return config.model_type in FAMILIES and not getattr(config, "is_decoder", False)
+    if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
+        return False
+    return bool(config.num_hidden_layers > 0)  # without layers, the head reads the embeddings
 
 
 def _forward_bert(

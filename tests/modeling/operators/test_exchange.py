@@ -130,13 +130,13 @@ WITH_PARTS_OF_BERT = {
 """Families with an output block that has the parts of BERT's and computes something else."""
 
 
-def build_small(kind, *, intermediate_size=96, **special):
-    """Return a classifier of two layers with random weights."""
+def build_small(kind, *, intermediate_size=96, num_layers=2, **special):
+    """Return a classifier with random weights."""
     config = AutoConfig.for_model(
         kind,
         vocab_size=VOCABULARY,
         hidden_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         intermediate_size=intermediate_size,
         max_position_embeddings=64,
@@ -173,6 +173,14 @@ def test_a_feed_forward_whose_width_no_block_divides_is_left_to_torch(called):
     of_fast = run(fast.to(torch.bfloat16))[1]
     assert "attention_backward" in called
     assert measure_error(of_fast, of_exact) <= 1.3 * measure_error(of_plain, of_exact)
+
+
+@pytest.mark.usefixtures("operators")
+def test_an_encoder_without_layers_is_left_alone():
+    plain = build_small("bert", num_layers=0).to(torch.bfloat16)
+    fast = copy.deepcopy(plain)
+    plug_in(fast, CPU)
+    torch.testing.assert_close(score(fast).logits, score(plain).logits, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.usefixtures("operators")

@@ -70,12 +70,12 @@ def _is_wide_linear(module: torch.nn.Module) -> bool:
 
 def _encodes(module: torch.nn.Module) -> bool:
     """Return whether this is an encoder of BERT's family: a stack of unmodified layers."""
-    return (
-        type(module).__name__.endswith("Encoder")
-        and is_of_transformers(module)
-        and set(dict(module.named_children())) == {"layer"}
-        and all(is_whole(layer) for layer in module.get_submodule("layer").children())
-    )
+    if not type(module).__name__.endswith("Encoder") or not is_of_transformers(module):
+        return False
+    if set(dict(module.named_children())) != {"layer"}:
+        return False
+    layers = list(module.get_submodule("layer").children())
+    return bool(layers) and all(is_whole(layer) for layer in layers)
 
 
 def _fits(values: torch.Tensor) -> bool:
