@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,12 @@ def test_the_origin_of_options_can_be_named():
 
 def test_to_json_holds_every_field():
     assert list(resolve_settings().to_json()) == FIELDS
+
+
+def test_to_json_gives_what_will_be_read_again():
+    """A report made from the record is then the training's own, to the byte."""
+    value = resolve_settings({"slice_columns": ["year", "by, whom"]}).to_json()
+    assert json.loads(json.dumps(value)) == value
 
 
 def test_the_notebook_recipe_has_the_notebooks_values():

@@ -164,6 +164,7 @@ class ResolvedSettings:
     def to_json(self) -> dict[str, dict[str, Any]]:
         """Return {field: {"value": …, "origin": …}}."""
         values = dataclasses.asdict(self.settings)
+        values["slice_columns"] = list(self.settings.slice_columns)  # as it will be read again
         return {
             name: {"value": value, "origin": self.origins[name]} for name, value in values.items()
         }

@@ -47,7 +47,7 @@ def test_each_column_of_slices_is_named_whatever_it_is_called():
     record = make_record(slice_columns=["by, whom", "year"])
     assert shlex.split(describe(record))[-4:] == ["--slice", "by, whom", "--slice", "year"]
     call = describe(make_record("DataFrame", slice_columns=["year"]))
-    assert "    slice_columns=('year',)," in call.splitlines()
+    assert "    slice_columns=['year']," in call.splitlines()
 
 
 def test_validation_rows_are_named_where_they_were_given():
