@@ -127,6 +127,19 @@ def test_confidence_never_falls_where_logits_grow(draw_crowded):
     assert not found.readout.weight.any()
 
 
+def test_a_cubic_is_never_flat_where_classes_are_equally_probable(draw_crowded):
+    """There the error of the regression would decide, not the logits."""
+    logits, label_ids, features = draw_crowded(5000, slope=0.0)
+    features = features + np.random.default_rng(1).normal(size=features.shape) / 5
+    found = fit_cubic(logits, label_ids, features)
+    least = fit_temperature(logits, label_ids).weights[0] / 4
+    assert found.weights == pytest.approx([least, least])
+    assert found.cube > 0
+    changed = found.apply(logits, features).argmax(axis=1) != logits.argmax(axis=1)
+    flat = found.readout.apply(features).argmax(axis=1) != logits.argmax(axis=1)
+    assert changed.sum() < flat.sum() / 2
+
+
 def test_features_that_are_all_alike_teach_no_cubes(draw_crowded):
     logits, label_ids, _ = draw_crowded(500)
     found = fit_cubic(logits, label_ids, np.ones((500, 3)))
