@@ -20,9 +20,9 @@ _PRIOR_DEVIATION = 0.5
 """Standard deviation of the normal prior, with mean 1 (or the temperature's) for weights and 0 for
 biases."""
 _INVERSE_TEMPERATURES = (0.01, 20.0)
-_LEAST_SLOPE = 0.25
-"""Minimum weight of the logits in a cubic, relative to their temperature's. Cubes alone are flat
-where classes are equally probable, so the error of their regression would decide there."""
+_LOGIT_FACTORS = (0.25, 20.0)
+"""Of a cubic, relative to the temperature's weight. Cubes alone are flat where classes are equally
+probable, so the error of their regression would decide there."""
 _CUBE_FACTORS = (0.0, 20.0)
 """Not below 0: confidence must not decrease as logits increase."""
 _RIDGE = 1e-4
@@ -203,8 +203,7 @@ def fit_cubic(
         loss = prior - float(log_shares[row_numbers, label_ids].sum())
         return loss / len(logits), gradient / len(logits)
 
-    bounds = [(_LEAST_SLOPE, _INVERSE_TEMPERATURES[1]), _CUBE_FACTORS]
-    options = {"ftol": 1e-10}
+    bounds, options = [_LOGIT_FACTORS, _CUBE_FACTORS], {"ftol": 1e-10}
     found = minimize(
         weigh, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds, options=options
     ).x.tolist()
