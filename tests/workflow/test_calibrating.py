@@ -312,8 +312,9 @@ def test_a_bend_whose_old_layer_is_gone_has_no_scores_before(bent, tmp_path, noi
     evaluation = bertfit.evaluate(run, noisy_reviews(60, seed=4))
     assert evaluation.confidence.uncalibrated is None
     (run / UNCALIBRATED_NAME).write_bytes(b"half")
-    with pytest.raises(RunError, match="damaged: its calibration"):
+    with pytest.raises(RunError, match=rf"{UNCALIBRATED_NAME} is damaged") as caught:
         TextClassifier.load(run)
+    assert caught.value.hint.startswith("Remove that file")
 
 
 def test_an_old_layer_that_does_not_fit_the_model_is_told(bent, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -549,6 +550,14 @@ def test_a_record_that_lacks_what_is_needed_is_named(copy):
     del record["data"]["train"]["num_rows"]
     (copy / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(RunError, match=r"bertfit\.json or a file beside it lacks"):
+        bertfit.report(copy)
+
+
+def test_a_number_that_cannot_be_shown_is_an_error_of_the_record(copy):
+    record = read_record(copy)
+    record["training"]["train_seconds"] = math.inf
+    (copy / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(RunError, match=r"bertfit\.json .*OverflowError"):
         bertfit.report(copy)
 
 

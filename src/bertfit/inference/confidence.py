@@ -22,6 +22,8 @@ from bertfit.run_files import RECORD_NAME
 
 UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
 """In a run with cubic calibration: the last layer before it, for uncalibrated scores."""
+WITHOUT_UNCALIBRATED = "the scores before calibration are then left out"
+"""What removing it costs."""
 _DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, SafetensorError)
 """What reading a damaged entry raises."""
 
@@ -67,7 +69,7 @@ def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) ->
     """Read the rules from a run's record; missing ones are None.
 
     Raises:
-        RunError: The rules are damaged.
+        RunError: The rules, or the file of the uncalibrated layer, are damaged.
     """
     try:
         return ConfidenceRules(
@@ -76,6 +78,8 @@ def read_confidence(record: Mapping[str, Any], *, num_labels: int, run: Path) ->
             curve=_read_curve(record.get("selective")),
             uncalibrated=_read_uncalibrated(record.get("calibration"), num_labels, run),
         )
+    except RunError:  # a ValueError, too
+        raise
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(
@@ -100,11 +104,18 @@ def _read_uncalibrated(entry: Any, num_labels: int, run: Path) -> UncalibratedLa
     path = run / UNCALIBRATED_NAME
     if entry is None or entry["kind"] != "cubic" or not path.is_file():
         return None
-    tensors = load_file(path)
-    weight, bias = tensors["weight"], tensors["bias"]
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != num_labels:
-        raise ValueError(f"{path.name} holds {weight.shape} and {bias.shape}")
-    return UncalibratedLayer(str(entry["layer"]), weight, bias)
+    name = str(entry["layer"])
+    try:
+        tensors = load_file(path)
+        weight, bias = tensors["weight"], tensors["bias"]
+        if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != num_labels:
+            raise ValueError(f"it holds {weight.shape} and {bias.shape}, for {num_labels} classes")
+    except _DAMAGE as error:
+        raise RunError(
+            f"{path} is damaged: {type(error).__name__}: {error}",
+            hint=f"Remove that file; {WITHOUT_UNCALIBRATED}.",
+        ) from None
+    return UncalibratedLayer(name, weight, bias)
 
 
 def _read_threshold(entry: Any, num_labels: int) -> float | None:  # noqa: ANN401 (JSON)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from bertfit.config import TextCleaning, Truncation
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError, RunError
-from bertfit.inference.confidence import UNCALIBRATED_NAME, UncalibratedLayer
+from bertfit.inference.confidence import UNCALIBRATED_NAME, WITHOUT_UNCALIBRATED, UncalibratedLayer
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.soundness import mark_padding, try_model
 from bertfit.run_files import RECORD_NAME
@@ -74,7 +74,7 @@ def check_uncalibrated(
         raise RunError(
             f"{folder / UNCALIBRATED_NAME} does not fit the model: a linear layer "
             f"{before.name!r} of shape {before.weight.shape} was expected in it",
-            hint="Remove that file; the scores before calibration are then left out.",
+            hint=f"Remove that file; {WITHOUT_UNCALIBRATED}.",
         )
 
 

@@ -45,6 +45,8 @@ REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
 MAX_TEXT_CHARACTERS = 3000
 """Longer texts are truncated to this."""
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, TemplateError)
+"""What a changed file raises in a report. ArithmeticError: a time that is infinite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,7 @@ def _render(run: Path, record: Mapping[str, Any], *, with_texts: bool) -> tuple[
         return render_report(facts, with_texts=with_texts), render_card(facts)
     except RunError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
+    except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise RunError(
             f"{run / RECORD_NAME} or a file beside it lacks what a report needs ({reason})",
