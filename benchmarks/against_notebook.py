@@ -25,10 +25,9 @@ import torch
 from notebook_loop import predict_plainly, train_plainly
 from record import summarize, write_result
 from reviews import LABEL_NAMES, label_ids_of, read_reviews, take, to_rows
-from script import add_output, run_script
+from script import add_output, run_script, train_to_the_end
 from transformers.utils import logging
 
-from bertfit import train
 from bertfit.assets import find_embedded_model
 from bertfit.data.dataset import TextDataset
 from bertfit.data.splits import split_off
@@ -172,7 +171,7 @@ def run_loop(parts: Parts, *, epochs: int, seed: int) -> Any:  # noqa: ANN401 (a
 
 def run_bertfit(parts: Parts, *, epochs: int, seed: int, dtype: str) -> TrainResult:
     with tempfile.TemporaryDirectory() as folder:
-        return train(
+        return train_to_the_end(
             to_rows(parts.train),
             Path(folder) / "run",
             validation=to_rows(parts.validation),

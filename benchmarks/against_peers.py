@@ -27,11 +27,10 @@ import torch
 from models import MODELS, make_model_folder
 from record import summarize, write_result
 from reviews import LABEL_NAMES, label_ids_of, read_reviews, to_rows
-from script import add_output, run_script
+from script import add_output, run_script, train_to_the_end
 from trainer import arrange, settle_trainer
 from transformers.utils import logging
 
-from bertfit import train
 from bertfit.data.dataset import TextDataset
 from bertfit.modeling.precision import choose_precision
 
@@ -168,7 +167,7 @@ def train_bertfit(folder: Path, rows: TextDataset, *, max_length: int, seed: int
     """Return the seconds of one epoch of bertfit's steps."""
     table = to_rows(rows)
     with tempfile.TemporaryDirectory() as output:
-        result = train(
+        result = train_to_the_end(
             table,
             Path(output) / "run",
             validation=few_of_each(table),

@@ -25,6 +25,7 @@ NEED_DATA = {
     "scoring": True,
     "packing": True,
     "fast_path_accuracy": True,
+    "gradients": True,
     "gpu": True,
     "gpu_steps": True,
     "gpu_kernels": True,

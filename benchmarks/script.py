@@ -1,4 +1,4 @@
-"""What the command lines of all benchmarks share: checked folders, and errors as messages."""
+"""What all benchmarks share: checked folders, whole trainings, and errors as messages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from record import RESULTS
 
+from bertfit import train
 from bertfit.errors import BertfitError
 from bertfit.files import check_folders
+from bertfit.workflow.training import TrainResult
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +61,18 @@ def _folder_with(name: str, file: str, what: str) -> Path:
     if not (Path(name) / file).is_file():
         raise argparse.ArgumentTypeError(f"{name} is not {what}: it has no {file}")
     return Path(name)
+
+
+def train_to_the_end(
+    rows: list[dict[str, str]],
+    folder: Path,
+    **settings: Any,  # noqa: ANN401 (as `train` takes them)
+) -> TrainResult:
+    """Call `bertfit.train`, and exit if a signal cut it short: it would be measured in part."""
+    result = train(rows, folder, **settings)
+    if result.outcome.interrupted:
+        sys.exit("A training was interrupted; nothing is kept of what it was part of.")
+    return result
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -6,16 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from bertfit.data.dataset import TextDataset
 
 NEED_REVIEWS = (
     *("against_notebook.py", "against_peers.py", "fast_path_accuracy.py"),
-    *("packing.py", "scoring.py"),
+    *("gradients.py", "packing.py", "scoring.py"),
 )
 WITH_OUTPUT = (
     *NEED_REVIEWS,
@@ -100,6 +102,46 @@ def test_a_result_names_no_private_folder(load, tmp_path, monkeypatch, form):
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["command"] == "python benchmarks/a.py --before=src run"
     assert written["seen"] == 1
+
+
+def test_a_training_that_a_signal_cut_short_is_not_measured(load, monkeypatch, tmp_path):
+    script, given = load("script"), {}
+
+    def train(rows, folder, **settings):
+        given.update(rows=rows, folder=folder, **settings)
+        return SimpleNamespace(outcome=SimpleNamespace(interrupted=given["epochs"] == 1))
+
+    monkeypatch.setattr(script, "train", train)
+    assert not script.train_to_the_end([{}], tmp_path, epochs=2).outcome.interrupted
+    assert given == {"rows": [{}], "folder": tmp_path, "epochs": 2}
+    with pytest.raises(SystemExit, match="was interrupted; nothing is kept"):
+        script.train_to_the_end([{}], tmp_path, epochs=1)
+
+
+def test_moments_of_gradients_are_those_of_numpy(load):
+    draws = np.random.default_rng(0).normal(0.5, 1.0, (40, 2, 3))
+    draws[1:] += 0.6 * draws[:-1]
+    moments = load("gradients").Moments()
+    for draw in draws:
+        moments.add({"a": torch.from_numpy(draw[0]), "b": torch.from_numpy(draw[1])})
+    for names, values in ((["a", "b"], draws), (["b"], draws[:, 1:])):
+        centred = values - values.mean(axis=0)
+        assert moments.square_sum(names) == pytest.approx(np.square(values).sum())
+        assert moments.mean_square(names) == pytest.approx(np.square(values.mean(axis=0)).sum())
+        assert moments.variance(names) == pytest.approx(values.var(axis=0, ddof=1).sum())
+        together = (centred[1:] * centred[:-1]).sum() / 39 / moments.variance(names)
+        assert moments.correlation(names) == pytest.approx(together)
+
+
+def test_weights_of_bert_have_kinds(load):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    model = BertForSequenceClassification(BertConfig(num_hidden_layers=1, vocab_size=8, **sizes))
+    groups = load("gradients").group_names([name for name, _ in model.named_parameters()])
+    assert {kind: len(names) for kind, names in groups.items()} == {
+        "all": 25, "embeddings": 3, "norms": 6, "head": 4,
+        "attention weights": 4, "attention biases": 4,
+        "feed-forward weights": 2, "feed-forward biases": 2,
+    }  # fmt: skip
 
 
 def test_peers_warm_up_and_take_turns_in_both_orders(load, monkeypatch, capsys):

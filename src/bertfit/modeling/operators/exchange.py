@@ -26,6 +26,7 @@ from bertfit.modeling.layer_kinds import (
     is_plain_norm,
     is_whole,
 )
+from bertfit.modeling.norm_gradients import pass_norm
 from bertfit.modeling.operators.encoder import encode
 from bertfit.modeling.operators.layer import list_modules, pass_layer
 from bertfit.modeling.operators.layers import gelu, multiply, normalize
@@ -113,7 +114,7 @@ def _multiply_and_activate(
 def _norm(module: torch.nn.LayerNorm, values: torch.Tensor) -> torch.Tensor:
     if _fits(values):
         return _normalize(values, None, module, dropout=0.0)
-    return torch.nn.LayerNorm.forward(module, values)
+    return pass_norm(module, values)
 
 
 def _add_and_norm(
