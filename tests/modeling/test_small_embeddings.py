@@ -12,6 +12,15 @@ from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.small_embeddings import exchange_small_embeddings, sum_by_product
 from tests.modeling.test_fast_path import FAMILIES, make_batch, make_classifier, run
 
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+class Tables(torch.nn.ModuleDict):
+    """Tables of embeddings by name."""
+
+    def get_input_embeddings(self):
+        return dict(self.items()).get("word_embeddings")
+
 
 def find_exchanged(model):
     return {
@@ -26,7 +35,7 @@ def find_exchanged(model):
 def test_outputs_are_the_same_to_the_bit_and_gradients_to_rounding(family, padded):
     plain = make_classifier(family)
     other = copy.deepcopy(plain)
-    exchange_small_embeddings(other)
+    exchange_small_embeddings(other, CPU)
     batch = make_batch(padded=padded)
     expected, expected_gradients = run(plain, batch)
     found, gradients = run(other, batch)
@@ -41,19 +50,26 @@ def test_outputs_are_the_same_to_the_bit_and_gradients_to_rounding(family, padde
         ("bert", {"position_embeddings", "token_type_embeddings"}),
         ("distilbert", {"position_embeddings"}),
         ("modernbert", set()),
+        ("mpnet", {"position_embeddings", "relative_attention_bias"}),
     ],
 )
 def test_the_tables_of_a_family_are_exchanged(family, tables):
     model = make_classifier(family)
-    exchange_small_embeddings(model)
+    exchange_small_embeddings(model, CPU)
     assert find_exchanged(model) == tables
+
+
+def test_a_gpu_gets_no_product_for_pairs_of_tokens():
+    model = make_classifier("mpnet")
+    exchange_small_embeddings(model, GPU)
+    assert find_exchanged(model) == {"position_embeddings"}
 
 
 def test_both_token_types_are_learned():
     """bertfit gives no types, but whoever calls the model may."""
     plain = make_classifier("bert")
     other = copy.deepcopy(plain)
-    exchange_small_embeddings(other)
+    exchange_small_embeddings(other, CPU)
     batch = make_batch(padded=False)
     batch["token_type_ids"] = (torch.arange(24) > 11).long().expand(4, 24)
     name = "bert.embeddings.token_type_embeddings.weight"
@@ -63,8 +79,8 @@ def test_both_token_types_are_learned():
 
 
 def test_a_row_of_padding_is_not_trained():
-    model = torch.nn.ModuleDict({"position_embeddings": torch.nn.Embedding(4, 3, padding_idx=1)})
-    exchange_small_embeddings(model)
+    model = Tables({"position_embeddings": torch.nn.Embedding(4, 3, padding_idx=1)})
+    exchange_small_embeddings(model, CPU)
     table = model["position_embeddings"]
     table(torch.tensor([[1, 2], [1, 2]])).sum().backward()
     assert table.weight.grad.tolist() == [[0.0] * 3, [0.0] * 3, [2.0] * 3, [0.0] * 3]
@@ -79,15 +95,24 @@ def test_a_sum_over_many_tokens_in_bfloat16_does_not_stop_growing():
     assert (table.weight.grad[1] == 0).all()
 
 
+def test_a_sum_over_pairs_of_tokens_does_not_stop_growing():
+    model = make_classifier("mpnet")
+    plug_in(model, CPU)
+    table = model.mpnet.encoder.relative_attention_bias.bfloat16()
+    table(torch.full((128, 128), 3)).sum().backward()
+    assert (table.weight.grad[3] == 128 * 128).all()
+
+
 def test_large_tables_and_other_kinds_stay():
-    model = torch.nn.ModuleDict(
+    model = Tables(
         {
             "position_embeddings": torch.nn.Embedding(8192, 3),
             "token_type_embeddings": torch.nn.Embedding(4, 3, max_norm=1.0),
+            "bias": torch.nn.Embedding(4, 3, scale_grad_by_freq=True),
             "word_embeddings": torch.nn.Embedding(4, 3),
         }
     )
-    exchange_small_embeddings(model)
+    exchange_small_embeddings(model, CPU)
     assert find_exchanged(model) == set()
 
 

@@ -91,7 +91,7 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     if device.type == "cuda":
         exchange_layers(model)
     if device.type in {"cpu", "cuda"}:
-        exchange_small_embeddings(model)
+        exchange_small_embeddings(model, device)
         shorten_last_layer(model)
     return plan
 

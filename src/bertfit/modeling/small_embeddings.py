@@ -1,4 +1,4 @@
-"""Gradients of position and token-type embeddings, summed in float32.
+"""Gradients of small embedding tables, such as positions and token types, summed in float32.
 
 torch accumulates the gradients of each row of a small table one token at a time; there are few rows
 and, say, 2,048 tokens of one type. On a GPU, a product with a one-hot matrix computes the same sums
@@ -13,22 +13,36 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import embedding
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _NAMES = ("position_embeddings", "token_type_embeddings")
+"""On a GPU, only these: one-hot matrices for pairs of tokens, say, would need much memory."""
 _MOST_ROWS = 1024
 """For larger tables, the product would cost more than it saves."""
 
 
-def exchange_small_embeddings(model: torch.nn.Module) -> None:
-    """Make small position and token-type tables sum their gradients as above."""
+def exchange_small_embeddings(model: PreTrainedModel, device: torch.device) -> None:
+    """Make small tables, except that of the tokens, sum their gradients as above on `device`."""
+    of_tokens = model.get_input_embeddings()
     for name, module in model.named_modules():
-        is_one = name.rpartition(".")[2] in _NAMES and type(module) is torch.nn.Embedding
-        if is_one and module.num_embeddings <= _MOST_ROWS and module.max_norm is None:
+        is_one = device.type == "cpu" or name.rpartition(".")[2] in _NAMES
+        if is_one and module is not of_tokens and _is_small(module):
             module.forward = types.MethodType(_look_up, module)
+
+
+def _is_small(module: torch.nn.Module) -> bool:
+    return (
+        type(module) is torch.nn.Embedding
+        and module.num_embeddings <= _MOST_ROWS
+        and module.max_norm is None
+        and not module.scale_grad_by_freq
+    )
 
 
 def _look_up(table: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
