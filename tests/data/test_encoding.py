@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from bertfit.data.encoding import (
     EncodingRule,
@@ -192,6 +194,20 @@ def test_joined_pieces_are_as_if_encoded_at_once(bert):
     for name in ("token_ids", "offsets", "full_lengths"):
         expected, found = getattr(whole, name), getattr(joined, name)
         assert (found.tolist(), found.dtype) == (expected.tolist(), expected.dtype)
+
+
+def test_a_vocabulary_without_the_token_for_unknown_words_is_an_error(bert):
+    settings = json.loads(fast_tokenizer(bert).to_str())
+    settings["model"] |= {"unk_token": "[NONE]"}
+    damaged = Tokenizer.from_str(json.dumps(settings))
+    rule = EncodingRule(max_length=6)
+    assert len(encode_texts(["the"], damaged, rule)) == 1
+    with pytest.raises(ModelError, match=r"cannot encode a text: .*Missing \[UNK\]") as caught:
+        encode_texts(["the", "漢"], damaged, rule)
+    assert "Get a good copy of the model." in caught.value.hint
+    settings["model"]["vocab"].pop("a", None)
+    with pytest.raises(ModelError, match="cannot encode a text"):
+        find_special_tokens(Tokenizer.from_str(json.dumps(settings)))
 
 
 def test_no_room_for_text_is_an_error(bert):

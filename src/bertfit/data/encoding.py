@@ -7,7 +7,8 @@ post-processor, so a text that is not truncated has the same ids as in transform
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,8 @@ def encode_texts(
         on_progress: Called with (done, n) after each chunk.
 
     Raises:
-        ModelError: The special tokens leave no room for text within `rule.max_length`.
+        ModelError: The special tokens leave no room for text within `rule.max_length`, or the
+            tokenizer has no token for a word, not even one for unknown words.
     """
     prefix, suffix = find_special_tokens(tokenizer)
     room = rule.max_length - len(prefix) - len(suffix)
@@ -111,7 +113,8 @@ def encode_texts(
         chunk = [
             clean_text(text, rule.text_cleaning) for text in texts[start : start + _CHUNK_SIZE]
         ]
-        encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+        with _explaining():
+            encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         for row, encoding in enumerate(encodings, start):
             ids = encoding.ids or blank
             kept = [*prefix, *truncate(ids, room, rule), *suffix]
@@ -123,6 +126,20 @@ def encode_texts(
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     token_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     return EncodedTexts(token_ids, offsets, full_lengths)
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """Turn what the tokenizers library raises for a text into a ModelError with a hint."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # the library's errors have no class of their own
+            raise
+        raise ModelError(
+            f"the tokenizer cannot encode a text: {error}",
+            hint="Its files do not fit together, or are damaged. Get a good copy of the model.",
+        ) from error
 
 
 def join_encoded(pieces: Sequence[EncodedTexts]) -> EncodedTexts:
@@ -155,8 +172,14 @@ def truncate(ids: Sequence[int], room: int, rule: EncodingRule) -> Sequence[int]
 
 
 def find_special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer puts before and after a single text."""
-    with_specials = tokenizer.encode("a", add_special_tokens=True)
+    """Return the ids that the tokenizer puts before and after a single text.
+
+    Raises:
+        ModelError: The tokenizer has neither a token for "a" nor the one that it names for unknown
+            words.
+    """
+    with _explaining():
+        with_specials = tokenizer.encode("a", add_special_tokens=True)
     is_special = with_specials.special_tokens_mask
     ids = with_specials.ids
     inner = [index for index, special in enumerate(is_special) if not special]

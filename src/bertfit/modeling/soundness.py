@@ -60,7 +60,8 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     """
     model, tokenizer = loaded.model, fast_tokenizer(loaded.tokenizer)
     limit = find_length_limit(model, loaded.tokenizer)
-    short_T, long_T = (np.array(tokenizer.encode(text).ids[:limit] or [0]) for text in _TEXTS)
+    with explain_failure(name):
+        short_T, long_T = (np.array(tokenizer.encode(text).ids[:limit] or [0]) for text in _TEXTS)
     rows_BT = np.full((2, len(long_T)), loaded.tokenizer.pad_token_id or 0)
     rows_BT[0, : len(short_T)], rows_BT[1] = short_T, long_T
     mask_BT = np.arange(len(long_T)) < [[len(short_T)], [len(long_T)]]
