@@ -97,7 +97,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--drawn-rows", type=int, default=8, help="Rows of each draw (8).")
     parser.add_argument("--seed", type=int, default=0, help="Of the rows and of dropout (0).")
     add_output(parser)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.steps < 1 or arguments.draws < 2:
+        parser.error("it takes at least 1 step and 2 draws: a variance needs two")
+    return arguments
 
 
 def measure_rounding(
