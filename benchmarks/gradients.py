@@ -40,6 +40,7 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.operators.loading import forget_operators, load_operators
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training.loop import TrainingData, accumulate_gradients
 from bertfit.training.weights import TrainedWeights
 
@@ -57,16 +58,18 @@ def main() -> None:
     arguments = parse_arguments()
     logging.disable_progress_bar()
     loaded = load_classifier(arguments.model, LABEL_NAMES)
+    without = load_classifier(arguments.model, LABEL_NAMES, dropout=0.0)
     rows = read_reviews("train", num_rows=arguments.rows, seed=arguments.seed)
     rule = EncodingRule(max_length=arguments.max_length)
-    encoded = encode_texts(rows.texts, loaded.tokenizer.backend_tokenizer, rule)
-    data = TrainingData(encoded, np.array(label_ids_of(rows)), pad_id=0)
+    encoded = encode_texts(rows.texts, fast_tokenizer(loaded.tokenizer), rule)
+    pad_id = loaded.tokenizer.pad_token_id or 0
+    data = TrainingData(encoded, np.array(label_ids_of(rows)), pad_id)
     steps = plan_epoch(encoded.lengths, arguments.batch_size, seed=arguments.seed, epoch=0)
     operators = load_operators(build=True)
     print(f"Compiled operators: {operators.reason}", flush=True)
     torch.manual_seed(arguments.seed)
     with keep_freed_memory():  # as in a training
-        rounding = measure_rounding(loaded.model, data, steps[: arguments.steps])
+        rounding = measure_rounding(without.model, data, steps[: arguments.steps])
         drawn = steps[0][: arguments.drawn_rows]
         dropout = measure_dropout(loaded.model, data, drawn, num_draws=arguments.draws)
     write_result(
@@ -106,9 +109,9 @@ def parse_arguments() -> argparse.Namespace:
 def measure_rounding(
     model: PreTrainedModel, data: TrainingData, steps: Sequence[np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    """Return, for each way and each kind of weight, errors relative to float32 without dropout."""
-    exact = make_gradient_of(model, "off", dtype="float32", dropout=0.0)
-    ways = make_ways(model, dropout=0.0)
+    """Return, for each way and kind of weight, errors of a model without dropout."""
+    exact = make_gradient_of(model, "off", dtype="float32")
+    ways = make_ways(model)
     truth = Moments()
     errors = {way: Moments() for way in ways}
     products: dict[str, dict[str, float]] = {way: {} for way in ways}
@@ -149,8 +152,8 @@ def measure_dropout(
     model: PreTrainedModel, data: TrainingData, indices: np.ndarray, *, num_draws: int
 ) -> dict[str, dict[str, Any]]:
     """Return, for each way and each kind of weight, how its draws differ from float32's."""
-    exact, truth = make_gradient_of(model, "off", dtype="float32", dropout=None), Moments()
-    ways = make_ways(model, dropout=None)
+    exact, truth = make_gradient_of(model, "off", dtype="float32"), Moments()
+    ways = make_ways(model)
     drawn = {way: Moments() for way in ways}
     for _ in range(num_draws):
         truth.add(exact(data, indices))
@@ -268,29 +271,20 @@ def name_kind(name: str) -> str:
 _GradientOf = Callable[[TrainingData, np.ndarray], _Gradient]
 
 
-def make_ways(model: PreTrainedModel, *, dropout: float | None) -> dict[str, _GradientOf]:
+def make_ways(model: PreTrainedModel) -> dict[str, _GradientOf]:
     """Return what computes the gradient in each way."""
     return {
-        way: make_gradient_of(
-            model, fast_path, dtype="bfloat16", dropout=dropout, with_operators=with_operators
-        )
+        way: make_gradient_of(model, fast_path, dtype="bfloat16", with_operators=with_operators)
         for way, (fast_path, with_operators) in WAYS.items()
     }
 
 
 def make_gradient_of(
-    model: PreTrainedModel,
-    fast_path: str,
-    *,
-    dtype: str,
-    dropout: float | None,
-    with_operators: bool = False,
+    model: PreTrainedModel, fast_path: str, *, dtype: str, with_operators: bool = False
 ) -> _GradientOf:
     """Return what computes the gradient of a step's mean loss, by name of the weight."""
     copied = copy.deepcopy(model)
     copied.get_input_embeddings().weight.requires_grad = False
-    if dropout is not None:
-        set_dropout_of(copied, dropout)
     precision: Precision = choose_precision("cpu", dtype)  # type: ignore[arg-type]  # one of Dtype
     if fast_path == "auto":
         plug_in(copied, precision.device)
@@ -315,13 +309,6 @@ def make_gradient_of(
         return found
 
     return compute
-
-
-def set_dropout_of(model: PreTrainedModel, rate: float) -> None:
-    """Set the rate of every dropout of a loaded model."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = rate
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Position and token-type embeddings: the same rows, and gradients summed in float32."""
+"""Small embedding tables: the same rows, and gradients summed in float32."""
 
 from __future__ import annotations
 

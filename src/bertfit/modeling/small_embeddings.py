@@ -32,11 +32,12 @@ def exchange_small_embeddings(model: PreTrainedModel, device: torch.device) -> N
     of_tokens = model.get_input_embeddings()
     for name, module in model.named_modules():
         is_one = device.type == "cpu" or name.rpartition(".")[2] in _NAMES
-        if is_one and module is not of_tokens and _is_small(module):
+        if is_one and module is not of_tokens and _is_plain_and_small(module):
             module.forward = types.MethodType(_look_up, module)
 
 
-def _is_small(module: torch.nn.Module) -> bool:
+def _is_plain_and_small(module: torch.nn.Module) -> bool:
+    """Return whether this is a table of few rows, none of which is rescaled."""
     return (
         type(module) is torch.nn.Embedding
         and module.num_embeddings <= _MOST_ROWS

@@ -60,12 +60,11 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     """
     model, tokenizer = loaded.model, fast_tokenizer(loaded.tokenizer)
     limit = find_length_limit(model, loaded.tokenizer)
-    with explain_failure(name):
-        short_T, long_T = (np.array(tokenizer.encode(text).ids[:limit] or [0]) for text in _TEXTS)
-    rows_BT = np.full((2, len(long_T)), loaded.tokenizer.pad_token_id or 0)
-    rows_BT[0, : len(short_T)], rows_BT[1] = short_T, long_T
-    mask_BT = np.arange(len(long_T)) < [[len(short_T)], [len(long_T)]]
     with explain_failure(name), _evaluating(model), _few_threads():
+        short_T, long_T = (np.array(tokenizer.encode(text).ids[:limit] or [0]) for text in _TEXTS)
+        rows_BT = np.full((2, len(long_T)), loaded.tokenizer.pad_token_id or 0)
+        rows_BT[0, : len(short_T)], rows_BT[1] = short_T, long_T
+        mask_BT = np.arange(len(long_T)) < [[len(short_T)], [len(long_T)]]
         check_token_ids(model, rows_BT)
         alone = _give_logits(model, short_T[None], np.ones((1, len(short_T))))[0]
         if not alone.isfinite().all():

@@ -1,9 +1,10 @@
 """Plugs the compiled operators into transformers' encoder modules.
 
 A module keeps its class, its weights and their names. Its forward uses the operators if they are
-loaded and the input is bfloat16, and otherwise does what it did before. Larger units take
-precedence: all layers of an encoder in scoring, a whole layer in training, then the parts of a
-layer. If anything inside a larger unit was changed or hooked, only its parts use the operators.
+loaded and the input is bfloat16, and otherwise does what it did before, except that a norm sums its
+gradients in float32 (`norm_gradients`). Larger units take precedence: all layers of an encoder in
+scoring, a whole layer in training, then the parts of a layer. If anything inside a larger unit was
+changed or hooked, only its parts use the operators.
 """
 
 from __future__ import annotations
