@@ -114,6 +114,17 @@ def test_make_readable_gives_the_permissions_of_any_new_file(tmp_path):
     assert permissions(path) == usual_permissions(tmp_path)
 
 
+def test_a_file_system_without_permissions_does_not_stop_a_run(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").touch()
+
+    def refuse(path, mode):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "chmod", refuse)
+    make_readable(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_finding_the_umask_leaves_it_as_it_was(tmp_path):
     before = os.umask(0o027)
     try:

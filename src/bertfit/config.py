@@ -66,7 +66,7 @@ class TrainSettings:
     dropout: float | None = None
     """Dropout rate of hidden states, attention and head, in [0, 1); none keeps the model's own."""
     max_length: int | None = None
-    """Tokens per text, at least 4; none: the model's limit, or less if no text is that long."""
+    """Tokens per text, at least 4; none: the model's limit."""
     truncation: Truncation = "head"
     """Which part of a longer text is kept: head, tail or head+tail."""
     head_fraction: float = 0.25
@@ -78,7 +78,7 @@ class TrainSettings:
     validation_fraction: float = 0.1
     """Share of the training rows held out if no validation file is given, in (0, 0.5]."""
     selection_metric: SelectionMetric = "auto"
-    """What chooses the epoch: accuracy, macro_f1 (auto: if classes are unbalanced) or loss."""
+    """Chooses the epoch: accuracy, loss or macro_f1 (auto: if sizes of classes differ by 20 %)."""
     patience: int | None = None
     """Stop after this many epochs without improvement, at least 1; none trains all epochs."""
     calibration: Calibration = "auto"

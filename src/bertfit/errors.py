@@ -40,6 +40,8 @@ class Fault:
     """1-based line of the file (1-based row of a table); None when the whole source is at fault."""
     message: str
     """What was expected and what was found, in one line."""
+    value: str = ""
+    """Part of the message that shows what the data has there, unless it is quoted."""
 
     def __str__(self) -> str:
         """Return `source:line: message`."""
@@ -47,14 +49,15 @@ class Fault:
         return f"{place}: {self.message}"
 
     def without_values(self) -> Fault:
-        """Return the fault without the values that it quotes, which may be texts of the data.
+        """Return the fault without the values that it shows, which may be texts of the data.
 
         Example:
             >>> fault = Fault("a.csv", 3, "label 'so sad' is not known. Did you mean 'sad'?")
             >>> print(fault.without_values())
             a.csv:3: label '…' is not known. Did you mean '…'?
         """
-        return replace(self, message=_QUOTED.sub("'…'", self.message))
+        message = self.message.replace(self.value, "'…'") if self.value else self.message
+        return replace(self, message=_QUOTED.sub("'…'", message), value="")
 
 
 class BertfitError(Exception):

@@ -223,13 +223,14 @@ def make_readable(folder: Path) -> None:
     """Give a folder and its files the default permissions of new ones.
 
     Writers that use a temporary file leave it readable only by its owner, and a server that runs as
-    another user could then not load the model.
+    another user could then not load the model. A file system that has no permissions may refuse it.
     """
     probe = folder / f".{secrets.token_hex(4)}.probe"
     probe.touch(exist_ok=False)  # a process cannot read the umask without changing it
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # whoever may read it may enter it
-    for path in folder.iterdir():
-        if path.is_file():
-            path.chmod(mode)
+    with contextlib.suppress(OSError):
+        folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # whoever may read it may enter it
+        for path in folder.iterdir():
+            if path.is_file():
+                path.chmod(mode)

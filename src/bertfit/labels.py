@@ -5,6 +5,7 @@ Owns the normalisation of label values and the order of label names. Does not re
 
 from __future__ import annotations
 
+import contextlib
 import decimal
 import numbers
 import unicodedata
@@ -12,6 +13,9 @@ from collections.abc import Iterable, Sequence
 
 _SPELLINGS_OF_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat"}
 """In lower case. Some are words, too, so that they can be classes: none of these, Namibia."""
+_MOST_DIGITS = 640
+"""Python converts integers of so many digits whatever its limit (sys.set_int_max_str_digits)."""
+_LEAST_UNWRITTEN = 10**_MOST_DIGITS
 
 
 def normalize_label(value: object) -> str | None:
@@ -25,7 +29,7 @@ def normalize_label(value: object) -> str | None:
         The name, or None if the label is missing (None, NaN, an empty string).
 
     Raises:
-        TypeError: The value cannot be a class (a list, a dict, 0.5).
+        TypeError: The value cannot be a class (a list, a dict, 0.5, an integer of 5,000 digits).
 
     Example:
         >>> [normalize_label(value) for value in (" pos ", True, 3, 3.0, float("nan"))]
@@ -37,16 +41,26 @@ def normalize_label(value: object) -> str | None:
         return None
     if isinstance(value, bool) or type(value).__name__ in {"bool", "bool_"}:
         return "true" if value else "false"
+    whole = _find_whole(value)
+    if whole is None:
+        name = type(value).__name__
+        raise TypeError(f"a label is a string, an integer or a boolean, not this {name}")
+    return str(whole)
+
+
+def _find_whole(value: object) -> int | None:
+    """Return the value if it is a whole number of no more digits than Python surely writes."""
+    whole = None
     if isinstance(value, numbers.Integral):
-        return str(int(value))
-    if isinstance(value, numbers.Real):
-        number = float(value)
-        if number.is_integer():
-            return str(int(number))
-    if isinstance(value, decimal.Decimal) and value.is_finite() and value == int(value):
-        return str(int(value))
-    message = f"a label is a string, an integer or a boolean, not {type(value).__name__} {value!r}"
-    raise TypeError(message)
+        whole = int(value)
+    elif isinstance(value, decimal.Decimal):
+        if value.is_finite() and value.adjusted() < _MOST_DIGITS and value == int(value):
+            whole = int(value)
+    elif isinstance(value, numbers.Real):
+        with contextlib.suppress(OverflowError):  # a fraction of huge numbers
+            number = float(value)
+            whole = int(number) if number.is_integer() else None
+    return whole if whole is not None and abs(whole) < _LEAST_UNWRITTEN else None
 
 
 def is_missing(value: object) -> bool:
@@ -73,14 +87,15 @@ def reads_as_missing(label: str) -> bool:
 def sort_label_names(label_names: Iterable[str]) -> list[str]:
     """Return the distinct names in an order that does not depend on the order of rows.
 
-    If all are whole numbers, they are sorted numerically, else by their characters.
+    If all are whole numbers of up to 640 characters, they are sorted numerically, else by their
+    characters.
 
     Example:
         >>> sort_label_names(["pos", "neg", "pos"]), sort_label_names(["10", "9", "-1"])
         (['neg', 'pos'], ['-1', '9', '10'])
     """
     distinct = set(label_names)
-    if all(_is_whole_number(name) for name in distinct):
+    if all(_is_whole_number(name) and len(name) <= _MOST_DIGITS for name in distinct):
         return sorted(distinct, key=lambda name: (int(name), name))
     return sorted(distinct)
 

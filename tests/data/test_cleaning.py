@@ -6,8 +6,16 @@ import shutil
 
 import pytest
 import transformers
+from tokenizers import Tokenizer
 
-from bertfit.data.cleaning import choose_cleaning, clean_text, find_html_break, fold_cleaning
+from bertfit.data.cleaning import (
+    choose_cleaning,
+    clean_text,
+    cleans_itself,
+    find_html_break,
+    fold_cleaning,
+    unfold_cleaning,
+)
 
 TAGS = ("<br>", "<br/>", "<br />", "<BR>", "</br>", "< br >")
 
@@ -67,6 +75,24 @@ def test_folding_changes_nothing_but_breaks(tiny_model_dir, folder):
         before.pad_token_id,
         before.cls_token_id,
     )
+
+
+@pytest.mark.parametrize("has_others", [True, False])
+def test_unfolding_gives_the_tokenizer_back(folder, has_others):
+    path = str(folder / "tokenizer.json")
+    plain = Tokenizer.from_file(path)
+    if not has_others:
+        plain.normalizer = None
+        plain.save(path)
+    fold_cleaning(folder)
+    folded = Tokenizer.from_file(path)
+    assert (cleans_itself(plain), cleans_itself(folded)) == (False, True)
+    for _ in range(2):
+        unfold_cleaning(folded)
+        assert not cleans_itself(folded)
+        texts = ["A<br />good < film", "BR<BR>", ""]
+        ids = [[tokenizer.encode(text).ids for text in texts] for tokenizer in (plain, folded)]
+        assert ids[0] == ids[1]
 
 
 def test_folding_again_adds_nothing(folder):

@@ -79,6 +79,13 @@ def test_rows_without_a_value_are_a_slice() -> None:
     assert {one.value for one in report.slices} == {"(none)", "a"}
 
 
+def test_a_value_spelt_as_the_missing_ones_is_a_slice_of_its_own() -> None:
+    values = [None] * 20 + ["(none)"] * 15 + ["a"] * 10
+    report = score_slices([True] * 20 + [False] * 25, {"by": values})
+    found = {one.value: (one.num_rows, one.num_right) for one in report.slices}
+    assert found == {"((none))": (20, 20), "(none)": (15, 0), "a": (10, 0)}
+
+
 def test_columns_are_adjusted_together() -> None:
     is_right = [True] * 90 + [False] * 10
     values = ["a"] * 80 + ["b"] * 20
@@ -153,6 +160,12 @@ def test_ids_with_an_underscore_are_no_numbers() -> None:
     """Python reads 12_7 as 127: ids were put into bins of numbers that no row has."""
     ids = [f"{number}_7" for number in range(100)]
     assert name_values(ids) == ids
+
+
+def test_integers_of_any_size_are_values() -> None:
+    assert name_values([10**400, 2, None]) == [str(10**400), "2", None]
+    assert name_values([10**5000, -(10**5000)]) == [hex(10**5000), hex(-(10**5000))]
+    assert name_values([10**400, *range(100)])[1:] == [str(number) for number in range(100)]
 
 
 def test_missing_numbers_stay_missing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -183,6 +184,32 @@ def test_a_text_with_another_end_of_text_in_it_is_computed_beside_others(precisi
     with torch.no_grad():
         expected = torch.cat([model(torch.tensor([row])).logits for row in rows])
     torch.testing.assert_close(found, expected)
+
+
+def test_threads_may_share_a_big_bird(precision):
+    """Its attention is exchanged for each length; another thread's text then had the wrong one."""
+    config = transformers.BigBirdConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=16,
+        num_attention_heads=2,
+        block_size=4,
+        num_random_blocks=1,
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    rows = np.random.default_rng(0).integers(5, 40, (2, 44))
+    texts = [rows[:1], rows[1:, :7]]
+
+    @torch.no_grad()
+    def score(text):
+        return compute_logits(model, text, None, precision=precision)
+
+    expected = [score(text) for text in texts]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(score, texts * 30))
+    for one, right in zip(found, expected * 30, strict=True):
+        torch.testing.assert_close(one, right)
 
 
 @pytest.mark.parametrize("kind", ["BigBird", "BigBirdPegasus"])

@@ -84,14 +84,21 @@ def test_lengths_are_all_counted_and_coloured_by_what_is_read(max_length: int) -
     read_color = bars[0].get_facecolor()
     cut = sum(bar.get_height() for bar in bars if bar.get_facecolor() != read_color)
     assert cut == (lengths > max_length).sum()
-    share = f"{100 * (lengths > max_length).mean():.1f} % of 2,000 texts"
-    assert figure.axes[0].get_title().startswith(share)
+    share = f"{100 * (lengths > max_length).mean():.1f} % of 2,000 texts are longer"
+    title = figure.axes[0].get_title()
+    assert title.startswith(share if cut else "None of 2,000 texts is longer")
 
 
 def test_a_text_of_just_the_longest_length_is_not_coloured_as_cut() -> None:
     bars = plot_token_lengths([2, 3, 4, 4, 5], 4).axes[0].patches  # of width 1
     read_color = bars[0].get_facecolor()
     assert sum(bar.get_height() for bar in bars if bar.get_facecolor() != read_color) == 1
+
+
+def test_a_limit_far_beyond_all_texts_leaves_the_room_to_the_bars() -> None:
+    ax = plot_token_lengths([3, 4, 4, 5], 8192).axes[0]
+    assert ax.get_title() == "None of 4 texts is longer than 8,192 tokens"
+    assert ax.get_xlim()[1] < 10
 
 
 def test_only_the_longest_texts_share_the_last_bar_and_it_says_so() -> None:

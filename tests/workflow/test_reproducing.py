@@ -50,6 +50,13 @@ def test_each_column_of_slices_is_named_whatever_it_is_called():
     assert "    slice_columns=['year']," in call.splitlines()
 
 
+def test_a_column_is_found_again_whatever_it_is_called():
+    record = make_record(text_column="none", label_column=" my label", group_column="-g")
+    assert shlex.split(describe(record))[-3:] == [
+        *("--text-column=none", "--label-column= my label", "--group-column=-g"),
+    ]
+
+
 def test_validation_rows_are_named_where_they_were_given():
     record = make_record()
     assert "--validation" not in describe(record)

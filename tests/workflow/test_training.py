@@ -30,6 +30,7 @@ from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
 from bertfit.workflow import calibrating, judging, making, reporting, rows, training
+from bertfit.workflow.base_model import load_base_tokenizer
 from bertfit.workflow.reproducing import describe_command
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
@@ -181,6 +182,38 @@ def test_html_breaks_are_cleaned_by_default_and_named(cleaned):
     assert any(note.startswith("HTML line breaks (<br />), which 100 % of") for note in notes)
 
 
+def test_a_loaded_run_cleans_once_as_in_training(cleaned):
+    """What is left of a tag in a tag is another, which cleaning again would remove."""
+    loaded = TextClassifier.load(cleaned[0])
+    plain = TextClassifier(
+        loaded.model,
+        load_base_tokenizer(str(cleaned[0])),
+        rule=loaded.rule,
+        precision=loaded.precision,
+    )
+    (once,), (again,) = (each.encode(["good<<br>br>"]).token_ids[None] for each in (plain, loaded))
+    assert once.tolist() == again.tolist()
+    assert len(once) > 3
+
+
+def test_a_training_from_a_run_chooses_length_and_cleaning_anew(
+    cleaned, train, tmp_path, make_reviews
+):
+    """The run's tokenizer cut and cleaned for it: longer texts were refused, breaks never read."""
+    short = train(tmp_path / "short", model=str(cleaned[0]), epochs=1, max_length=8).run
+    assert TextClassifier.load(short).rule.max_length == 8
+    rule = train(tmp_path / "long", model=str(short), epochs=1, max_length=48).classifier.rule
+    assert (rule.max_length, rule.text_cleaning) == (48, "none")
+    again = train(tmp_path / "again", model=str(short), epochs=1).classifier
+    assert again.rule.max_length == 64
+    loaded = TextClassifier.load(tmp_path / "again")
+    texts = ["good<br>bad", "good bad"]
+    for classifier in (again, loaded):
+        encoded = classifier.encode(texts)
+        assert encoded.lengths[0] > encoded.lengths[1]
+    bertfit.check(make_reviews(20), model=str(short), max_length=64)
+
+
 def test_whoever_loads_the_run_reads_html_breaks_as_it_does(cleaned):
     from transformers import pipeline
 
@@ -262,7 +295,7 @@ def test_a_setting_that_was_left_open_is_recorded_as_it_was_settled(record):
     assert settled == {
         "max_length": {
             "value": record["encoding"]["max_length"],
-            "origin": "default, chosen for the texts and the model",
+            "origin": "default, chosen for the model",
         },
         "selection_metric": {
             "value": record["training"]["selection_metric"],
@@ -274,7 +307,7 @@ def test_a_setting_that_was_left_open_is_recorded_as_it_was_settled(record):
 
 def test_the_record_has_the_rule_of_encoding(finished, record):
     assert record["encoding"] == {
-        "max_length": 14,
+        "max_length": 64,
         "truncation": "head",
         "head_fraction": 0.25,
         "text_cleaning": "none",
@@ -350,7 +383,7 @@ def test_columns_that_were_named_are_not_noted(train, tmp_path):
         "Labels: neg → 0, pos → 1.",
         "Rows: 54 train, 6 validation (split off, stratified), 30 test.",
         "New weights, trained from scratch: classifier.bias, classifier.weight.",
-        "Text: at most 14 tokens are read; the median is 9.",
+        "Text: at most 64 tokens are read; the median is 9.",
         "Arithmetic: float32 on cpu (asked for).",
     ],
 )
@@ -511,8 +544,9 @@ def test_truncated_training_rows_are_counted(train, tmp_path):
     assert note.endswith(" are longer and keep their tail.")
 
 
-def test_without_max_length_the_longest_text_decides(finished):
-    assert finished[0].classifier.rule.max_length == 14
+def test_without_max_length_the_model_decides(finished):
+    """The longest text did: a model trained on short texts cut all later ones as short."""
+    assert finished[0].classifier.rule.max_length == 64
 
 
 def test_a_model_that_is_not_there_is_told_before_the_rows_are_read(tmp_path, monkeypatch):
@@ -1129,20 +1163,34 @@ def test_a_measured_budget_is_said_and_kept(train, tmp_path, monkeypatch):
 
 
 def test_without_texts_a_text_in_a_wrong_column_is_not_kept_either(train, tmp_path, make_reviews):
-    rows = [*make_reviews(40), {"text": "fine", "label": 'it\'s "my" secret'}]
+    # Shortened, neither the dict nor the list is closed any more.
+    long = "secret " * 20
+    wrong = [{"body": long}, ["good", {"by": long}], 5551234567]
+    rows = [
+        *make_reviews(40),
+        {"text": "fine", "label": 'it\'s "my" secret'},
+        *({"text": text, "label": "pos"} for text in wrong),
+        *({"text": "good", "label": label} for label in (["secret", *range(100)], 5551234567.5)),
+    ]
     test = [*make_reviews(20, seed=3), {"text": "good", "label": "another secret"}]
     listener = Recorder()
     result = train(
         tmp_path / "run",
-        [row for row in rows if "secret" not in row["label"]],
-        test=[*test, rows[-1]],
+        [row for row in rows if "my" not in str(row["label"])],
+        test=[*test, rows[40]],
         on_bad_row="skip",
         keep_texts=False,
         listener=listener,
     )
     kept = [path for path in result.run.iterdir() if path.suffix not in {".safetensors", ".npy"}]
-    assert not [path.name for path in kept if "secret" in path.read_text(encoding="utf-8")]
-    assert "  rows:21: label '…' does not occur" in "\n".join(listener.notes)
+    written = {path.name: path.read_text(encoding="utf-8") for path in kept}
+    assert not [name for name, text in written.items() if "secret" in text or "55512" in text]
+    told = "\n".join(listener.notes)
+    assert "  rows:21: label '…' does not occur" in told
+    for what in ("dict '…'; a string", "a list with dict '…'; all", "int '…'; a string or a list"):
+        assert f": the text is {what}" in told
+    for what in ("list", "float"):
+        assert f": the label is {what} '…'; a string, an integer or a boolean" in told
 
 
 @pytest.mark.usefixtures("measured")

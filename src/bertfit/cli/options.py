@@ -75,7 +75,7 @@ DropDuplicates = Annotated[
 KeepTexts = Annotated[
     bool | None,
     typer.Option(
-        "--keep-texts/--no-texts", help="Keep the texts of errors for the report (default)."
+        "--keep-texts/--no-texts", help="Keep texts of rows in the run (default), or none."
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:N or mps.")]
@@ -116,7 +116,7 @@ LearningRate = Annotated[
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Tokens per text (default: the model's limit, or the longest text)."),
+    typer.Option(help="Tokens per text (default: the model's limit)."),
 ]
 TruncationOption = Annotated[
     str | None,

@@ -38,10 +38,12 @@ def predict(
     run: Run,
     texts: _Texts = None,
     file: Annotated[
-        Path | None, typer.Option(help="Classify the rows of a CSV, TSV, JSONL or Parquet file.")
+        Path | None,
+        typer.Option(help="Classify the rows of a CSV, TSV, JSONL (also .gz) or Parquet file."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write a .jsonl, .csv or .tsv (tabs become spaces) file.")
+        Path | None,
+        typer.Option(help="Write a .jsonl, .json, .csv or .tsv (tabs become spaces) file."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")] = False,
@@ -108,7 +110,7 @@ def _check_arguments(
     texts: list[str] | None, file: Path | None, abstain_below: float | None
 ) -> None:
     """Refuse invalid arguments before the model is loaded."""
-    from bertfit.errors import ConfigError
+    from bertfit.errors import ConfigError, DataError
     from bertfit.evaluation.selective import check_abstain_below
 
     if abstain_below is not None:
@@ -127,7 +129,7 @@ def _check_arguments(
         raise ConfigError(f"--file: {file} is a folder")
     if file is not None and not file.exists():
         refuse_hidden(file)
-        raise ConfigError(f"--file: {file} does not exist")
+        raise DataError(f"--file: {file} does not exist")
 
 
 def _refuse_paths(texts: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ that texts are read as in training even if the folder is loaded without bertfit.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from bertfit.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from bertfit.config import TextCleaning
 
 _BREAK_PATTERN = r"<\s*(?:/\s*)?br\s*(?:/\s*)?>"  # no backtracking over runs of spaces
@@ -57,9 +60,9 @@ def fold_cleaning(folder: Path) -> None:
     from tokenizers import Regex, Tokenizer, normalizers
 
     path = folder / "tokenizer.json"
-    if _has_cleaning(path):
-        return
     tokenizer = Tokenizer.from_file(str(path))
+    if cleans_itself(tokenizer):
+        return
     steps = [normalizers.Replace(Regex(_FOLDED_PATTERNS[0]), " ")]
     steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
     tokenizer.normalizer = normalizers.Sequence(steps)
@@ -71,9 +74,21 @@ def fold_cleaning(folder: Path) -> None:
     write_json(config_path, config)
 
 
-def _has_cleaning(path: Path) -> bool:
-    """Return whether the tokenizer already contains the step, as that of a run does."""
-    normalizer = read_json(path).get("normalizer") or {}
-    steps = normalizer.get("normalizers", [])
-    pattern = steps[0].get("pattern") if steps else None
+def unfold_cleaning(tokenizer: Tokenizer) -> None:
+    """Remove the step from a tokenizer that contains it, as that of a run may."""
+    from tokenizers import normalizers
+
+    if cleans_itself(tokenizer):
+        others = list(tokenizer.normalizer)[1:]
+        tokenizer.normalizer = normalizers.Sequence(others) if others else None
+
+
+def cleans_itself(tokenizer: Tokenizer) -> bool:
+    """Return whether the tokenizer replaces HTML line breaks, as that of a run may."""
+    from tokenizers import normalizers
+
+    steps = tokenizer.normalizer
+    if not isinstance(steps, normalizers.Sequence) or not len(steps):
+        return False
+    pattern = json.loads(steps[0].__getstate__()).get("pattern")
     return pattern in [{"Regex": known} for known in _FOLDED_PATTERNS]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertfit.data.cleaning import clean_text
+from bertfit.data.cleaning import clean_text, cleans_itself
 from bertfit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -104,15 +104,15 @@ def encode_texts(
             f"max_length {rule.max_length} leaves no room for text beside "
             f"{len(prefix) + len(suffix)} special tokens"
         )
+    # What is left of a broken-up tag could be another, so texts are cleaned once, as in training.
+    cleaning: TextCleaning = "none" if cleans_itself(tokenizer) else rule.text_cleaning
     # Without special tokens an empty text has no token at all, which no model can read.
     blank = [] if prefix or suffix else tokenizer.encode(" ").ids[:1] or [0]
     pieces: list[np.ndarray] = []
     lengths = np.empty(len(texts), dtype=np.int64)
     full_lengths = np.empty(len(texts), dtype=np.int32)
     for start in range(0, len(texts), _CHUNK_SIZE):
-        chunk = [
-            clean_text(text, rule.text_cleaning) for text in texts[start : start + _CHUNK_SIZE]
-        ]
+        chunk = [clean_text(text, cleaning) for text in texts[start : start + _CHUNK_SIZE]]
         with _explaining():
             encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
         for row, encoding in enumerate(encodings, start):

@@ -17,6 +17,11 @@ NUM_CHARACTERS_SHOWN = 60
 class _RowError(Exception):
     """A row cannot be used; converted to a Fault by the caller that knows source and line."""
 
+    def __init__(self, message: str, *, value: str = "") -> None:
+        """Keep what the message shows of a value that is not quoted."""
+        super().__init__(message)
+        self.value = value
+
 
 def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fault:
     """Return the row, with its text unchanged and its label normalised, or its first fault."""
@@ -25,7 +30,7 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
         label = None if chosen.label is None else _read_label(record.values, chosen.label, chosen)
         group = None if chosen.group is None else _read_group(record.values, chosen.group)
     except _RowError as error:
-        return Fault(source, record.line, str(error))
+        return Fault(source, record.line, str(error), error.value)
     slices = tuple(record.values.get(name) for name in chosen.slices)
     return Row(line=record.line, text=text, label=label, group=group, slices=slices)
 
@@ -82,8 +87,7 @@ def _join_tokens(value: object) -> str:
         return _decode(value, "text")
     tokens = value.tolist() if hasattr(value, "tolist") else value  # numpy arrays, from pandas
     if not isinstance(tokens, list | tuple):
-        message = f"the text is {_show(value)}; a string or a list of strings was expected"
-        raise _RowError(message)
+        raise _refuse("the text is {}; a string or a list of strings was expected", value)
     return _join_strings(tokens)
 
 
@@ -95,8 +99,7 @@ def _join_strings(tokens: Sequence[object]) -> str:
     ]
     if len(strings) < len(tokens):
         odd = next(token for token in tokens if not isinstance(token, str | bytes))
-        message = f"the text is a list with {_show(odd)}; all its items must be strings"
-        raise _RowError(message)
+        raise _refuse("the text is a list with {}; all its items must be strings", odd)
     return " ".join(strings)
 
 
@@ -125,8 +128,8 @@ def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) 
     try:
         label = _to_name(value, "label")
     except TypeError:
-        message = f"the label is {_show(value)}; a string, an integer or a boolean was expected"
-        raise _RowError(message) from None
+        message = "the label is {}; a string, an integer or a boolean was expected"
+        raise _refuse(message, value) from None
     if label is None:
         raise _RowError(f"the label is missing (column {name!r})")
     return _check_characters(label, "label")
@@ -137,8 +140,7 @@ def _read_group(values: Mapping[str, object], name: str) -> str:
     try:
         group = _to_name(value, "group")
     except TypeError:
-        message = f"the group is {_show(value)}; a string or an integer was expected"
-        raise _RowError(message) from None
+        raise _refuse("the group is {}; a string or an integer was expected", value) from None
     if group is None:
         raise _RowError(f"the group is missing (column {name!r})")
     return _check_characters(group, "group")
@@ -149,8 +151,12 @@ def _to_name(value: object, role: str) -> str | None:
     return normalize_label(_decode(value, role) if isinstance(value, bytes) else value)
 
 
-def _show(value: object) -> str:
-    shown = repr(value)
+def _refuse(message: str, value: object) -> _RowError:
+    """Return the error whose message has the value's type and beginning in place of {}."""
+    try:
+        shown = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        shown = "of too many digits"
     if len(shown) > NUM_CHARACTERS_SHOWN:
         shown = shown[:NUM_CHARACTERS_SHOWN] + "…"
-    return f"{type(value).__name__} {shown}"
+    return _RowError(message.format(f"{type(value).__name__} {shown}"), value=shown)

@@ -28,6 +28,8 @@ _NUM_DIGITS = (4, 8, 12, 17)
 """Significant digits of fractions in the names of bins: the first that suffice."""
 _LEAST_SHORTENED = 1e15
 """Smaller whole numbers are named in full."""
+_LEAST_IN_HEX = 10**640
+"""Python may refuse to write larger integers in decimal (sys.set_int_max_str_digits)."""
 MAX_VALUES = 20
 """Numeric columns with more distinct values are binned."""
 MIN_ROWS = 10
@@ -37,7 +39,7 @@ SMALL_ROWS = 50
 OWN_SLICES = ("tokens", "truncated", "label", "group")
 """Slices that need not be requested (groups only if there are any); others are of columns."""
 MISSING = "(none)"
-"""The slice of rows without a value."""
+"""The slice of rows without a value; in more parentheses if a value is spelt so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,8 @@ def name_values(values: Sequence[object]) -> list[str | None]:
     """
     # Strings of Parquet files that are not marked as text are bytes, as for labels.
     read = (v.decode("utf-8", "backslashreplace") if isinstance(v, bytes) else v for v in values)
-    present = [None if _is_missing(value) else value for value in read]
+    spelt = (hex(v) if isinstance(v, int) and abs(v) >= _LEAST_IN_HEX else v for v in read)
+    present = [None if _is_missing(value) else value for value in spelt]
     distinct = {str(value) for value in present if value is not None}
     numbers = [_read_number(value) for value in present]
     are_numbers = all(
@@ -240,12 +243,16 @@ def _show(number: float, num_digits: int) -> str:
 
 def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
     """Return the rows of each value, in order of first occurrence."""
-    counts = Counter(MISSING if value is None else value for value in column)
+    counts = Counter(column)
     place_of_value = {value: place for place, value in enumerate(counts)}
-    places = np.array([place_of_value[MISSING if value is None else value] for value in column])
+    places = np.array([place_of_value[value] for value in column])
     order = np.argsort(places, kind="stable")
     members = np.split(order, np.cumsum(list(counts.values()))[:-1])
-    return dict(zip(counts, members, strict=True))
+    missing = MISSING
+    while missing in counts:  # a value may be spelt so
+        missing = f"({missing})"
+    names = [missing if value is None else value for value in counts]
+    return dict(zip(names, members, strict=True))
 
 
 def _judge(
@@ -307,6 +314,6 @@ def _read_number(value: object) -> float | None:
         return None  # an id such as 12_7, which Python reads as 127
     try:
         number = float(value)  # type: ignore[arg-type]  # anything but a number raises
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
     return number if np.isfinite(number) else None

@@ -10,7 +10,9 @@ Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import threading
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
 """A layer with its input and output."""
 
+_turns = threading.Lock()
+"""Held while a model with BigBird's attention computes."""
 _MARK = "bertfit_adds_types"
 """Attribute of a model that is given token types."""
 
@@ -62,12 +66,25 @@ def compute_logits(
         attention_mask_BT: 1 for tokens, 0 for padding; None if nothing is padded, which is faster.
         precision: Device and dtype.
     """
-    is_sparse = _settle_attention(model, token_ids_BT.shape[1])
+    # BigBird's is exchanged in place, which other threads with the same model must not see.
+    turn = _turns if _has_block_attention(model) else contextlib.nullcontext()
+    with turn:
+        return _compute_padded(model, token_ids_BT, attention_mask_BT, precision=precision)
+
+
+def _compute_padded(
+    model: PreTrainedModel,
+    token_ids_BT: np.ndarray,
+    attention_mask_BT: np.ndarray | None,
+    *,
+    precision: Precision,
+) -> torch.Tensor:
+    is_sparse = _has_block_attention(model) and _settle_attention(model, token_ids_BT.shape[1])
     is_padded = attention_mask_BT is not None
     if _differ_in_ends(model, token_ids_BT) or (is_sparse and is_padded and len(token_ids_BT) > 1):
         kept_BT = np.ones_like(token_ids_BT) if attention_mask_BT is None else attention_mask_BT
         rows = [ids_T[kept_T == 1] for ids_T, kept_T in zip(token_ids_BT, kept_BT, strict=True)]
-        each = [compute_logits(model, ids_T[None], None, precision=precision) for ids_T in rows]
+        each = [_compute_padded(model, ids_T[None], None, precision=precision) for ids_T in rows]
         return torch.cat(each)
     device = precision.device
     token_ids = to_device(token_ids_BT, device)
@@ -130,6 +147,10 @@ def compute_logits_of_pack(
     return _finish(*outputs)
 
 
+def _has_block_attention(model: PreTrainedModel) -> bool:
+    return getattr(model.config, "attention_type", None) == "block_sparse"  # BigBird's
+
+
 def _settle_attention(model: PreTrainedModel, num_tokens: int) -> bool:
     """Give BigBird the attention that it has for texts of this length; return whether it is sparse.
 
@@ -137,8 +158,6 @@ def _settle_attention(model: PreTrainedModel, num_tokens: int) -> bool:
     one would depend on the texts before it. Sparse attention reads the last block, so also padding.
     """
     config = model.config
-    if getattr(config, "attention_type", None) != "block_sparse":
-        return False
     is_sparse = bool(num_tokens > (5 + 2 * config.num_random_blocks) * config.block_size)
     base = model.base_model
     holder = base if hasattr(base, "set_attention_type") else base.encoder  # BigBirdPegasus

@@ -122,12 +122,13 @@ def plot_token_lengths(
     if ax is None:
         (ax,) = new_axes(1, size=(7.0, 3.4))
     num_texts = format_count(lengths.size, "text")
+    share = 0.0 if max_length is None else 100 * float((lengths > max_length).mean())
+    _plot_bars(ax, lengths, longest_read=max_length if share else None)
     if max_length is None:
-        _plot_bars(ax, lengths, longest_read=None)
         ax.set_title(f"Tokens per text, {num_texts}")
+    elif not share:  # a limit far beyond the longest text would leave little room for the bars
+        ax.set_title(f"None of {num_texts} is longer than {max_length:,} tokens")
     else:
-        _plot_bars(ax, lengths, longest_read=max_length)
-        share = 100 * float((lengths > max_length).mean())
         ax.set_title(f"{share:.1f} % of {num_texts} are longer than {max_length:,} tokens")
         ax.axvline(max_length, color=TRUNCATED_COLOR, linewidth=1.2)
     return figure_of(ax)

@@ -24,9 +24,10 @@ from bertfit.data.token_faults import (
 )
 from bertfit.garbage import pause_collection
 from bertfit.modeling.classifier import check_length, find_length_limit, load_architecture
-from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
+from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
+from bertfit.workflow.base_model import load_base_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -178,7 +179,7 @@ def _inspect_parts(
 
 def _load_tokenizer(model: str, max_length: int | None) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, after checking that the model reads `max_length` tokens."""
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_base_tokenizer(model)
     if max_length is not None:
         check_length(max_length, find_length_limit(load_architecture(model), tokenizer), model)
     return tokenizer

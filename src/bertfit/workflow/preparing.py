@@ -23,7 +23,6 @@ from bertfit.modeling.classifier import (
     check_length,
     check_token_ids,
     find_length_limit,
-    load_classifier,
 )
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, is_for_operators, plan_operators_of, plug_in
@@ -35,6 +34,7 @@ from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
+from bertfit.workflow.base_model import load_base
 from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.rows import PreparedRows
 
@@ -60,9 +60,7 @@ def load_model(settings: TrainSettings, label_names: Sequence[str]) -> LoadedCla
     device = choose_precision(settings.device, settings.dtype).device
     if settings.compile == "on" and (obstacle := find_compile_obstacle(device)):
         raise cannot_compile(obstacle)
-    loaded = load_classifier(
-        settings.model, label_names, dropout=settings.dropout, seed=settings.seed
-    )
+    loaded = load_base(settings, label_names)
     try_model(loaded, settings.model)
     return loaded
 
@@ -92,9 +90,6 @@ def prepare_model(
         )
         for part in (rows.train, rows.validation)
     )
-    if settings.max_length is None:
-        longest = max(int(part.lengths.max()) for part in (train, validation))
-        rule = dataclasses.replace(rule, max_length=longest)
     _note_text(train, rule, listener)
     listener.note(f"Arithmetic: {precision.dtype_name} on {precision.device} ({precision.reason}).")
     is_fast = settings.fast_path == "auto"
@@ -125,9 +120,7 @@ def renew_model(
 ) -> PreparedModel:
     """Load the model again, with new weights from the seed, for rows already encoded."""
     old = prepared.classifier
-    loaded = load_classifier(
-        settings.model, old.label_names, dropout=settings.dropout, seed=settings.seed
-    )
+    loaded = load_base(settings, old.label_names)
     mark_padding(loaded.model, reads_it=reads_padding(old.model))
     loaded.model.config.pad_token_id = old.model.config.pad_token_id
     make_fast(loaded, settings, old.precision)

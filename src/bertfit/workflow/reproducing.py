@@ -47,6 +47,9 @@ def describe_command(
     words += [] if with_baseline else ["--no-baseline"]
     for column in changed.pop("slice_columns", ()):  # a name may hold a comma
         words += ["--slice", column]
+    for setting in ("text_column", "label_column", "group_column"):
+        if changed.get(setting) is not None:  # after --set, spaces and "none" would mean nothing
+            words.append(f"--{setting.replace('_', '-')}={changed.pop(setting)}")
     for setting, value in changed.items():
         words += ["--set", f"{setting}={_show_value(value)}"]
     return f"{start} {shlex.join(words)}"

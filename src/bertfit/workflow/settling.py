@@ -83,7 +83,7 @@ def settle_model(
         resolved = resolved.settle("learning_rate", rate, origin=origin)
     metric = choose_selection_metric(settings, model.train.label_ids)
     used: dict[str, tuple[object, Any, str]] = {
-        "max_length": (None, classifier.rule.max_length, "for the texts and the model"),
+        "max_length": (None, classifier.rule.max_length, "for the model"),
         "text_cleaning": ("auto", classifier.rule.text_cleaning, "for the texts"),
         "selection_metric": ("auto", metric, "for the classes"),
         "device": ("auto", str(classifier.precision.device), "on this machine"),

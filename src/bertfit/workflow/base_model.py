@@ -1,0 +1,56 @@
+"""Loads the model that a training starts from, which may be a run.
+
+The tokenizer of a run cuts and cleans texts as that run did, so that plain transformers reads them
+the same way. A training from it chooses both anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bertfit.config import TrainSettings
+from bertfit.data.cleaning import unfold_cleaning
+from bertfit.files import as_path
+from bertfit.modeling.classifier import LoadedClassifier, load_classifier
+from bertfit.modeling.tokenizer_files import load_tokenizer
+from bertfit.run_files import is_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_NO_LIMIT = 10**30
+"""What transformers uses for a tokenizer without a limit; the model still has its own."""
+
+
+def load_base(settings: TrainSettings, label_names: Sequence[str]) -> LoadedClassifier:
+    """Load the model of the settings, with a tokenizer that neither cuts nor cleans for a run.
+
+    Raises:
+        ModelError: The model cannot be found or loaded.
+    """
+    loaded = load_classifier(
+        settings.model, label_names, dropout=settings.dropout, seed=settings.seed
+    )
+    _forget_run(loaded.tokenizer, settings.model)
+    return loaded
+
+
+def load_base_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """Load only the tokenizer, as `load_base` does.
+
+    Raises:
+        ModelError: The model cannot be found, or its tokenizer cannot be loaded.
+    """
+    tokenizer = load_tokenizer(model)
+    _forget_run(tokenizer, model)
+    return tokenizer
+
+
+def _forget_run(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    if not is_run(as_path(model, "model")):
+        return
+    tokenizer.model_max_length = _NO_LIMIT
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        unfold_cleaning(backend)
