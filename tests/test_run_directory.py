@@ -505,6 +505,15 @@ def test_a_run_being_replaced_is_not_told(run, monkeypatch):
     assert told == [f"the run {run} does not exist\nbertfit train makes one."]
 
 
+def test_the_model_of_a_failed_training_is_named(tmp_path):
+    run, kept = tmp_path / "run", tmp_path / "run.unfinished"
+    kept.mkdir()
+    assert error_of(read_record, run) == (
+        f"the run {run} does not exist\n"
+        f"A training that failed kept its model in {kept}, which predict can read."
+    )
+
+
 def test_several_leftovers_are_kept_under_names_of_their_own(tmp_path):
     output = tmp_path / "my run"
     (tmp_path / "my run.unfinished").mkdir()

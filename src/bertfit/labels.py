@@ -16,6 +16,8 @@ _SPELLINGS_OF_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na
 _MOST_DIGITS = 640
 """Python converts integers of so many digits whatever its limit (sys.set_int_max_str_digits)."""
 _LEAST_UNWRITTEN = 10**_MOST_DIGITS
+_MOST_SHOWN = 80
+"""Characters of a label that a message shows."""
 
 
 def normalize_label(value: object) -> str | None:
@@ -135,6 +137,28 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
         groups.setdefault(_find_value(" ".join(seen.split())), []).append(name)
     alike = (names for names in groups.values() if len(names) > 1)
     return sorted(alike, key=lambda names: names[0].casefold())
+
+
+def find_joined(label_names: Iterable[str]) -> list[str]:
+    """Return names that are others joined by commas, semicolons or bars: several labels of a text.
+
+    Example:
+        >>> find_joined(["joy", "anger", "joy,anger", "joy; anger", "yes, or no", "a|b"])
+        ['joy,anger', 'joy; anger']
+    """
+    names = set(label_names)
+    parts = {
+        name: [part.strip() for part in name.split(sign)]
+        for name in names
+        for sign in (",", ";", "|")
+        if sign in name
+    }
+    return sorted(name for name, of_name in parts.items() if names.issuperset(of_name))
+
+
+def shorten_label(label: str) -> str:
+    """Return a label as messages show it: a text in the wrong column can be long."""
+    return label if len(label) <= _MOST_SHOWN else f"{label[: _MOST_SHOWN - 1]}…"
 
 
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:

@@ -234,8 +234,12 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} is a file; the folder of a run was expected")
     if not run.is_dir():
         refuse_hidden(run)
-        hint = "\n".join(tell_leftovers(run, is_free=not run.exists()))
-        raise RunError(f"the run {run} does not exist", hint=hint or "bertfit train makes one.")
+        told = tell_leftovers(run, is_free=not run.exists())
+        kept = run.with_name(f"{run.name}.unfinished") if run.name else run
+        if kept.is_dir():
+            told.append(f"A training that failed kept its model in {kept}, which predict can read.")
+        hint = "\n".join(told) or "bertfit train makes one."
+        raise RunError(f"the run {run} does not exist", hint=hint)
     try:
         record = read_json(path)
     except FileNotFoundError:

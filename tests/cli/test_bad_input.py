@@ -493,7 +493,7 @@ CASES = [
     ),
     Case("predictions to an unknown kind of file", "predict tiny hi --output o.xlsx", 2, ".jsonl"),
     Case("standard input as a file to predict", "predict tiny --file -", 2, "Without --file"),
-    Case("a file to predict that is not there", "predict tiny --file no.csv", 2, "no.csv"),
+    Case("a file to predict that is not there", "predict tiny --file no.csv", 3, "no.csv"),
     Case(
         "a bad row to predict",
         "predict tiny --file bad.csv --output o.csv",

@@ -159,7 +159,8 @@ def test_nothing_that_training_prints_is_wider_than_80_columns(trained):
 
 def test_predict_tells_how_many_texts_were_cut_and_where(trained):
     run, _data, _output = trained
-    result = runner.invoke(app, ["predict", str(run), "good fine film", "bad awful plot film film"])
+    long = "bad awful plot film film " * 20
+    result = runner.invoke(app, ["predict", str(run), "good fine film", long])
     limit = json.loads((run / "bertfit.json").read_text())["encoding"]["max_length"]
     assert " ".join(result.stderr.split()) == (
         f"Truncated: 1 of 2 texts (50.0 %) is longer than {limit} tokens; its head was read."

@@ -299,6 +299,25 @@ def test_where_no_bar_can_be_drawn_anew_lines_tell_of_progress(file, environment
     assert file.getvalue().removesuffix("\n") == "epoch 1/1: 3/3 loss"
 
 
+def test_a_task_whose_progress_was_told_is_told_to_its_end(monkeypatch):
+    """A log ended at "folds: 0/5" although all five were fitted."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    file = io.StringIO()
+    with Terminal(type(console)(file=file, highlight=False)) as terminal:
+        for seconds, task, done in (
+            (1, "quick", 0),
+            (2, "quick", 5),
+            (12, "slow", 1),
+            (13, "slow", 4),
+            (14, "slow", 5),
+            (15, "other", 5),
+        ):
+            now[0] = seconds
+            terminal.progress(task, done, 5)
+    assert file.getvalue().splitlines() == ["slow: 1/5", "slow: 5/5"]
+
+
 def test_a_stream_is_what_it_was_but_for_what_it_writes():
     below = io.StringIO()
     stream = VisibleStream(below)

@@ -12,6 +12,8 @@ from bertfit.data.checks import check_training_data
 from bertfit.data.dataset import Columns
 from bertfit.data.findings import KINDS
 from bertfit.data.gate import inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.readers import read_dataset
+from bertfit.data.splits import split_off
 from bertfit.errors import DataError, LeakError
 
 TOKEN_KINDS = {"unknown_tokens", "no_tokens"}  # of the tokenizer: tests/data/test_token_faults.py
@@ -90,6 +92,14 @@ PLANTED = {
     "conflicting_labels": (
         {"train": [row("a text of two minds", "pos"), row("A text of two minds", "neg")]},
         ("train", 2),
+    ),
+    "swallowed_rows": (
+        {"train": [row("it was good,pos\nso-so\nnot this one,neg\na great one")]},
+        ("train", 1),
+    ),
+    "joined_labels": (
+        {"train": [row(text, "neg, pos") for text in make_texts(40, seed=10)]},
+        ("train", 40),
     ),
     "missing_labels": (
         {"train": [row(text, "mixed") for text in make_texts(40, seed=8)]},
@@ -176,7 +186,7 @@ def test_more_telling_words_than_are_told_one_by_one_are_counted():
 def test_a_label_that_reads_as_a_missing_value_is_a_finding(label):
     """As `df.label.astype(str)` writes them; an empty cell has no label, and is refused."""
     extra = [row(text, label) for text in make_texts(40, seed=8)]
-    (finding,) = inspect([*CLEAN["train"], *extra]).findings
+    (finding,) = inspect([*CLEAN["train"], *extra], group=None).findings
     assert (finding.kind, finding.severity) == ("null_labels", "minor")
     assert finding.message == (
         f"40 rows of train (16.7 %) have a label that reads like a missing value: {label!r}."
@@ -226,7 +236,8 @@ def test_ten_rows_for_each_of_the_rarest_label_are_unbalanced(num_more, is_told)
 
 
 def test_every_kind_is_planted_somewhere():
-    assert set(PLANTED) | TOKEN_KINDS | {"skipped_rows"} == set(KINDS)
+    others = {"skipped_rows", "indivisible_labels"}
+    assert set(PLANTED) | TOKEN_KINDS | others == set(KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +261,10 @@ def test_findings_stand_in_order_of_harm(planted_all):
     assert severities == sorted(severities, key=order.index)
     assert planted_all.findings[0].kind == "shared_texts"
     serious = {one.kind for one in planted_all.findings if one.severity == "serious"}
-    assert serious == {"conflicting_labels", "missing_labels", "alike_labels"}
+    assert serious == {
+        *("swallowed_rows", "joined_labels", "conflicting_labels"),
+        *("missing_labels", "alike_labels"),
+    }
 
 
 def test_each_finding_says_count_share_example_and_advice(planted_all):
@@ -462,6 +476,22 @@ def test_rare_labels_are_named(num_rare, told):
     assert found.message.endswith(told)
 
 
+def test_without_validation_rows_a_label_that_cannot_be_split_is_serious():
+    """The check was content, and train then refused the file."""
+    rare = [row("so rare a label", "rare", "r"), *[row(f"of one {n}", "one", "r") for n in "abc"]]
+    rows = [*CLEAN["train"], *rare]
+    (found,) = [one for one in inspect(rows).findings if one.kind == "indivisible_labels"]
+    assert (found.severity, found.count) == ("serious", 4)
+    assert found.message == (
+        "train cannot split off validation rows: label 'rare' has 1 row; each part needs at least "
+        "one (and 1 more labels)."
+    )
+    report = inspect(rows, validation=CLEAN["validation"])
+    assert "indivisible_labels" not in {one.kind for one in report.findings}
+    with pytest.raises(DataError, match="label 'rare' has 1 row; each part needs at least one"):
+        split_off(read_dataset(rows, Columns(group="movie"))[0], 0.1, seed=0)
+
+
 @pytest.mark.parametrize(("num_lacking", "more"), [(5, "."), (6, " (and 1 more).")])
 def test_the_first_labels_that_the_validation_lacks_are_named(num_lacking, more):
     extra = [row(text, f"x{at % 10}") for at, text in enumerate(make_texts(100, seed=5))]
@@ -546,8 +576,8 @@ def test_a_very_short_text_of_one_word_has_1_word():
     assert [example.note for example in found.examples] == ["1 word", "0 words"]
 
 
-@pytest.mark.parametrize("kind", ["mojibake", "control_characters", "csv_quotes", "html_tags"])
+@pytest.mark.parametrize("kind", ["mojibake", "control_characters", "csv_quotes", "swallowed_rows"])
 def test_a_single_damaged_text_is_told_in_the_singular(kind):
     report = inspect(CLEAN["train"] + PLANTED[kind][0]["train"])
     (found,) = [one for one in report.findings if one.kind == kind]
-    assert re.match(r"1 row of train \(0\.5 %\) (shows|has|stands) ", found.message)
+    assert re.match(r"1 row of train \(0\.5 %\) (shows|has|stands|holds) ", found.message)

@@ -295,6 +295,16 @@ def test_no_usual_text_column_is_explained(tmp_path):
     )
 
 
+def test_a_column_of_labels_is_not_proposed_for_the_texts(tmp_path):
+    path = write(tmp_path, "a.csv", "Comment,Sentiment\ngood,pos\n")
+    assert "Did you mean 'Comment'?" in source_error(path)
+
+
+def test_without_a_header_the_texts_in_its_place_are_shortened(tmp_path):
+    path = write(tmp_path, "a.csv", f"{'a long review ' * 20},pos\ngood,pos\n")
+    assert f"columns are {('a long review ' * 20)[:79]}…, pos; one of" in source_error(path)
+
+
 def test_no_usual_label_column_is_explained():
     assert source_error([{"text": "good"}]).endswith(
         ": no label column: columns are text; one of label, sentiment, category, target, class "

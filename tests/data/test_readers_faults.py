@@ -80,7 +80,7 @@ def source_error(source, **options) -> str:
             {"text": "good", "label": list(range(99))},
             (
                 f"the label is list {str(list(range(99)))[:60]}…; "
-                "a string, an integer or a boolean was expected"
+                "a string, an integer or a boolean was expected; a text has one label"
             ),
         ),
         ({"text": "good"}, "key 'label' is missing; the keys are text."),
@@ -129,8 +129,20 @@ def test_a_bad_json_line_is_a_fault(tmp_path, line, message):
     ("line", "message"),
     [
         ("good", "too few fields: 1, but the header has 2"),
-        ("good,bad,pos", "too many fields: 3, but the header has 2"),
-        ('"good" ,pos', "the row is not CSV: ',' expected after '\"'"),
+        (
+            "good,bad,pos",
+            (
+                "too many fields: 3, but the header has 2; a text with the separator in it must "
+                "stand in quotes"
+            ),
+        ),
+        (
+            '"good" ,pos',
+            (
+                "the row is not CSV: ',' expected after '\"'; quotes inside a quoted text must be "
+                "doubled"
+            ),
+        ),
         ("go\rod,pos", "a bare carriage return stands outside quotes; re-save the file with LF"),
         ("go\0od,pos", "NUL byte at offset 2 of the line; the file is not plain text"),
     ],
@@ -161,7 +173,10 @@ def test_an_unclosed_quote_in_the_last_row_spoils_that_alone(tmp_path):
         ),
         (
             'lost,neg\n"fine",pos\nfine,neg\n',
-            "the row is not CSV: ',' expected after '\"'; the row goes on over the next 2 lines",
+            (
+                "the row is not CSV: ',' expected after '\"'; quotes inside a quoted text must be "
+                "doubled; the row goes on over the next 2 lines"
+            ),
         ),
     ],
 )
@@ -188,6 +203,15 @@ def test_a_row_of_empty_values_alone_is_a_fault(tmp_path, name):
     dataset, faults = read_dataset(write(tmp_path, name, content), Columns())
     assert list(dataset.lines) == [2, 5]
     assert [(fault.line, fault.message) for fault in faults] == [(3, "the text is empty")]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_empty_rows_at_the_end_of_a_table_are_none(tmp_path, name):
+    """Spreadsheets write them for cells that were once in use."""
+    content = "text,label\nfine,1\n,\nfine,0\n,\n , \n"
+    content = content.replace(",", "\t" if name == "a.tsv" else ",")
+    dataset, faults = read_dataset(write(tmp_path, name, content), Columns())
+    assert (list(dataset.lines), [fault.line for fault in faults]) == ([2, 4], [3])
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from bertfit.data.text_faults import find_text_faults
+from bertfit.data.text_faults import find_swallowed_rows, find_text_faults
 from bertfit.word_pattern import find_words
 
 
@@ -97,3 +97,33 @@ def test_long_texts_in_other_scripts_are_not_kept_in_memory():
 
 def test_words_of_scripts_without_spaces_are_characters():
     assert find_words("好电影 Film_12") == ["好", "电", "影", "film", "12"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "good,pos\nbad,neg\nso-so",
+        "good;pos\r\nbad;neg\r\nso-so",
+        'good","pos"\n"bad","neg"\n"so-so',
+        "good\npos,bad\nneg,so-so",  # the label comes first
+        "good,pos,7,2011\n12,bad,neg,8,2012\n13,so-so",  # and in the middle
+        "good,a.b*\nbad,a.b*",
+    ],
+)
+def test_rows_that_were_read_as_one_text_are_found(text):
+    (fault,) = find_swallowed_rows(["fine", text, "good"], ["neg", "pos", "a.b*"])
+    assert fault.row == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "good,pos\nand the rest",  # once may be chance
+        "good,pos and bad,neg",  # of one line
+        "it was good, pos\nand bad, neg\n",  # prose has a space there
+        "pos\nneg\npos\n",
+        "good,positive\nbad,negative",
+    ],
+)
+def test_lines_of_prose_are_not_taken_for_rows(text):
+    assert find_swallowed_rows([text], ["neg", "pos"]) == []

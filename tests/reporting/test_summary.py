@@ -53,6 +53,22 @@ def test_all_that_the_judging_validation_rows_chose_is_named(
     assert f"the validation rows, which chose {chosen}, so they make" in list_limits(facts)[0]
 
 
+@pytest.mark.parametrize(
+    ("clean", "told"),
+    [
+        (None, "; it chose nothing. The scores hold for text like it."),
+        (0.7, ". Some of them are not new to the model: the score without them, given above, is"),
+        (0, ". All of them leaked, so the scores say nothing about new text."),
+    ],
+)
+def test_leaked_rows_are_not_said_to_choose_nothing(clean: float | None, told: str) -> None:
+    """Test rows that are the validation rows chose the epoch, and the card said that none did."""
+    found = [] if clean is None else [{"severity": "leak", "message": "leaked"}]
+    scores = {"test_without_leaks": {"accuracy": clean or None, "num_leaked": 9, "num_rows": 9}}
+    record = {"data": {"findings": found}, "scores": scores if found else {}}
+    assert f"scored after training{told}" in list_limits(make_facts(part="test", **record))[0]
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_small_classes_and_groups_are_limits_on_either_part(part: str) -> None:
     """On validation rows, intervals stood without what they take for granted."""

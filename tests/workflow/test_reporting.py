@@ -207,6 +207,16 @@ def test_a_leak_is_not_followed_by_the_news_that_there_is_none(run):
     assert "No leak into the test set was found." not in words
 
 
+def test_metadata_has_no_score_if_all_test_rows_leaked(run):
+    """Whoever reads only the metadata, as the hub does, would take it for one on new text."""
+    record = read_record(run)
+    assert "model-index" in render_card(gather_facts(run, record, name="run"))
+    record["scores"]["test_without_leaks"]["accuracy"] = None
+    card = render_card(gather_facts(run, record, name="run"))
+    assert "model-index" not in card
+    assert "All of them leaked, so the scores say nothing about new text." in card
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_two_classes_are_confused_without_a_table_of_pairs(run):
     facts = gather_facts(run, read_record(run), name="run")

@@ -139,11 +139,27 @@ def _refuse_paths(texts: Sequence[str]) -> None:
     for text in texts:
         kind = _find_kind(text)
         if kind is not None:
-            file = text if kind == "file" else Path(text) / "FILE"
             raise ConfigError(
                 f"expected TEXT, got {text!r}, which is a {kind} here",
-                hint=f"--file {file} predicts its rows; to classify the name itself, pipe it in.",
+                hint=_advise_on(Path(text), kind),
             )
+
+
+def _advise_on(path: Path, kind: Literal["file", "folder"]) -> str:
+    """Return what to do with a path that was given as a text."""
+    from bertfit.data.readers import EXTENSIONS
+    from bertfit.run_files import is_run
+    from bertfit.wording import quote_path
+
+    shown = quote_path(path)
+    name_itself = "to classify the name itself, pipe it in."
+    if kind == "folder":
+        if is_run(path):
+            return f"The run comes first: bertfit predict {shown} TEXT, or --file FILE."
+        return f"--file {quote_path(path / 'FILE')} predicts its rows; {name_itself}"
+    if path.name.lower().endswith(EXTENSIONS):
+        return f"--file {shown} predicts its rows; {name_itself}"
+    return f"bertfit predict RUN < {shown} predicts its lines; {name_itself}"
 
 
 def _find_kind(text: str) -> Literal["file", "folder"] | None:

@@ -126,7 +126,9 @@ class Terminal:
         # rich draws no bar if TERM is dumb, and draws one to a file if FORCE_COLOR is set.
         self._is_drawing = out.is_terminal and not out.is_dumb_terminal and out.file.isatty()
         self._bars: dict[str, TaskID] = {}
-        self._last_line = 0.0
+        self._last_line = time.monotonic()
+        self._told: str | None = None
+        """The task of the last line that was written; its end is told too."""
         self._failure: OSError | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -210,9 +212,11 @@ class Terminal:
 
     def _write_line(self, task: str, done: int, total: int | None, detail: str) -> None:
         now = time.monotonic()
-        is_epoch_end = total is not None and done >= total and task.startswith("epoch")
-        if is_epoch_end or now - self._last_line >= _QUIET_SECONDS:
+        is_end = total is not None and done >= total
+        is_told_end = is_end and (task.startswith("epoch") or task == self._told)
+        if is_told_end or now - self._last_line >= _QUIET_SECONDS:
             self._last_line = now
+            self._told = None if is_end else task
             of_total = "" if total is None else f"/{total}"
             self._console.print(f"{task}: {done}{of_total} {detail}".rstrip())
 
@@ -270,7 +274,7 @@ def _explain_os_error(error: OSError) -> str:
                 "the disk is full; free some space first. If the output of this command goes to a "
                 "file, that file is incomplete."
             )
-        return f"the disk is full{place}. Nothing half-written was left; free some space first."
+        return f"the disk is full{place}. No half-written file was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission to write or read{place}: {error.strerror}."
     return f"{error.strerror or error}{place}."

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from bertfit.data.dataset import Columns, ReadColumn
 from bertfit.data.records import RecordStream, SourceError
 from bertfit.errors import did_you_mean
+from bertfit.labels import shorten_label
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -102,7 +103,8 @@ def list_names(names: Collection[str]) -> str:
         >>> list_names(["a", "b"])
         'a, b'
     """
-    shown = [str(name) for name in names][:NUM_NAMES_SHOWN] or ["none"]
+    # A file without a header has a row of data there.
+    shown = [shorten_label(str(name)) for name in names][:NUM_NAMES_SHOWN] or ["none"]
     num_hidden = len(names) - len(shown)
     return ", ".join(shown) + (f" … and {num_hidden} more" if num_hidden > 0 else "")
 
@@ -159,7 +161,10 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
             f"{list_names(stream.names)}. Name another {role} column{how}, or another "
             f"{taken[used]} column{instead}",
         )
-    free = [name for name in stream.names if name not in taken]
+    others = {usual for one, names in USUAL_NAMES.items() if one != role for usual in names}
+    free = [
+        name for name in stream.names if name not in taken and name.strip().lower() not in others
+    ]
     guesses = (did_you_mean(name, free) for name in USUAL_NAMES[role])
     guess = next((guess for guess in guesses if guess), "")
     mend = (

@@ -53,7 +53,7 @@ def open_tsv(path: Path, source: str) -> RecordStream:
 
 
 def _open_delimited(path: Path, source: str, split: _Splitter) -> RecordStream:
-    rows = split(iter_lines(path, source), source)
+    rows = _drop_empty_end(split(iter_lines(path, source), source))
     header = next(rows, None)
     if header is None:
         raise SourceError(source, "the file is empty")
@@ -69,13 +69,32 @@ def _open_delimited(path: Path, source: str, split: _Splitter) -> RecordStream:
     return RecordStream(source=source, names=names, read=read, has_header_line=True)
 
 
+def _drop_empty_end(rows: Iterator[_Fields | Fault]) -> Iterator[_Fields | Fault]:
+    """Drop rows of empty fields at the end: a spreadsheet writes them for cells that were in use.
+
+    Between other rows, they are kept, as each stands for a row.
+    """
+    waiting: list[_Fields] = []
+    for row in rows:
+        if isinstance(row, _Fields) and len(row.fields) > 1 and not any(map(str.strip, row.fields)):
+            waiting.append(row)
+            continue
+        yield from waiting
+        waiting.clear()
+        yield row
+
+
 def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
     if len(row.fields) == len(names):
         return Record(row.line, dict(zip(names, row.fields, strict=True)))
     amount = "too few" if len(row.fields) < len(names) else "too many"
     message = f"{amount} fields: {len(row.fields)}, but the header has {len(names)}"
     num_more = sum(field.count("\n") for field in row.fields)
-    return Fault(source, row.line, f"{message}; {_tell_lines(num_more)}" if num_more else message)
+    if num_more:
+        message += f"; {_tell_lines(num_more)}"
+    elif amount == "too many" and not source.lower().endswith((".tsv", ".tsv.gz")):
+        message += "; a text with the separator in it must stand in quotes"
+    return Fault(source, row.line, message)
 
 
 def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
@@ -135,7 +154,7 @@ def _explain(error: csv.Error) -> str:
         return "a quote is opened in this row and never closed"
     if "new-line character" in str(error):
         return "a bare carriage return stands outside quotes; re-save the file with LF line ends"
-    return f"the row is not CSV: {error}"
+    return f"the row is not CSV: {error}; quotes inside a quoted text must be doubled"
 
 
 def _split_tsv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:  # noqa: ARG001 (signature of _Splitter)

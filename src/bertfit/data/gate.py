@@ -23,10 +23,10 @@ from bertfit.data.findings import (
     order_findings,
 )
 from bertfit.data.giveaways import WordCounts, find_giveaways
+from bertfit.data.label_faults import describe_indivisible, describe_labels
 from bertfit.data.leaks import Overlap, describe_overlap, find_overlap
 from bertfit.data.part_faults import (
     describe_giveaway,
-    describe_labels,
     describe_lengths,
     describe_more_giveaways,
     describe_repeats,
@@ -76,7 +76,7 @@ def inspect_rows(
 
     Args:
         train: Training rows, each with a label of `label_names`; at least one.
-        validation: Rows that choose the epoch.
+        validation: Rows that choose the epoch; None if they are still to be split off.
         test: Rows that are scored at the end.
         is_split: Whether validation was split off the training rows.
         label_names: All labels.
@@ -105,6 +105,8 @@ def inspect_rows(
         find_overlap(part, other, is_split=is_split) for other, part in combinations(profiles, 2)
     ]
     of_parts = [_describe_part(profile, label_names, train=profiles[0]) for profile in profiles]
+    if not validation:
+        of_parts.append(describe_indivisible(profiles[0]))
     words = find_giveaways(counts, list(vocabulary), label_names)
     findings = [
         *(finding for overlap in overlaps for finding in describe_overlap(overlap)),
@@ -170,7 +172,7 @@ def _describe_part(
     yield from describe_repeats(profile)
     yield from describe_labels(profile, label_names, train=train)
     yield from describe_lengths(profile)
-    yield from describe_text_faults(profile)
+    yield from describe_text_faults(profile, label_names)
 
 
 def _describe_skipped(skipped: Sequence[Fault], num_kept: int) -> Iterator[Finding]:

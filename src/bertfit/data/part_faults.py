@@ -1,8 +1,7 @@
-"""Findings within one part: repeated texts, labels, lengths in words, damaged texts."""
+"""Findings within one part: repeated texts, lengths in words, damaged texts, giveaways."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,7 +9,6 @@ import numpy as np
 from bertfit.data.duplicates import find_conflicts, find_repeats
 from bertfit.data.findings import (
     NUM_EXAMPLES,
-    Example,
     Finding,
     count_rows,
     format_share,
@@ -19,16 +17,11 @@ from bertfit.data.findings import (
 )
 from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
-from bertfit.data.text_faults import TextFault, find_text_faults
+from bertfit.data.text_faults import TextFault, find_swallowed_rows, find_text_faults
 from bertfit.data.words import find_signs
-from bertfit.labels import find_alike, reads_as_missing
 from bertfit.word_pattern import find_words
-from bertfit.wording import format_count, list_some
+from bertfit.wording import format_count
 
-FEWEST_ROWS = 10
-"""A label with fewer training rows is called rare."""
-IMBALANCE_RATIO = 10
-"""Ratio of the most frequent to the rarest label from which a part is called unbalanced."""
 LENGTH_RATIO = 20
 """A text is short (long) if it has this many times fewer (more) words than the median."""
 ONE_WORD_MEDIAN = 10
@@ -41,6 +34,10 @@ _TEXT_FAULTS = {
     "mojibake": (
         "show signs of wrong decoding (such as Ã© for é)",
         "Read the source again in its own encoding, or repair the texts with the package ftfy.",
+    ),
+    "swallowed_rows": (
+        "hold several lines with a label in them, as if other rows had been read as text",
+        "Look for a quotation mark that opens a text and is not closed, or is not doubled, there.",
     ),
     "replacement_characters": (
         "have U+FFFD, which stands for bytes that could not be decoded",
@@ -77,7 +74,7 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
     if repeats:
         kept = ", except for texts with two labels" if conflicts else ""  # as `drop_duplicates`
         verb = "repeats" if len(repeats) == 1 else "repeat"
-        yield _make_finding(
+        yield make_finding(
             profile,
             "duplicates",
             [row for row, _ in repeats],
@@ -92,7 +89,7 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
     if conflicts:
         concerned = [row for group in conflicts for row in group]
         texts = format_count(len(conflicts), "text")
-        yield _make_finding(
+        yield make_finding(
             profile,
             "conflicting_labels",
             concerned,
@@ -100,47 +97,6 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
             notes=[f"label {rows.labels[row]}" for row in concerned],
             advice="Decide which label is right, or leave these texts out.",
         )
-
-
-def describe_labels(
-    profile: PartProfile, label_names: Sequence[str], *, train: PartProfile
-) -> Iterator[Finding]:
-    """Yield findings on labels that are missing, or read so, spelt alike, rare or unbalanced.
-
-    Args:
-        profile: Profile of the part.
-        label_names: All labels.
-        train: Provides example rows for labels that the part lacks.
-    """
-    counts = Counter(profile.rows.labels)
-    missing = [name for name in label_names if not counts[name]]
-    if missing:
-        yield _make_label_finding(
-            profile,
-            "missing_labels",
-            missing,
-            examples=_show_label_rows(train, missing),
-            message=f"No row of {profile.name} has the label {_name_labels(missing)}.",
-            advice=f"Add such rows: {profile.name} says nothing of how well they are recognised.",
-        )
-    yield from _describe_nulls(profile)
-    if profile.name == "train":
-        yield from _describe_alike(profile)
-        rare = sorted(
-            (name for name in counts if counts[name] < FEWEST_ROWS), key=counts.__getitem__
-        )
-        if rare:
-            least = f"fewer than {FEWEST_ROWS} rows to train on"
-            named = list_some((f"{name} ({counts[name]})" for name in rare), _MOST_LABELS_NAMED)
-            yield _make_label_finding(
-                profile,
-                "rare_labels",
-                rare,
-                examples=_show_label_rows(profile, rare),
-                message=f"{_count_labels(rare)} {least}: {named}.",
-                advice="Add rows, merge labels, or do not rely on these.",
-            )
-        yield from _describe_imbalance(profile, counts)
 
 
 def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
@@ -165,7 +121,7 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
         if len(rows):
             verb = "is" if len(rows) == 1 else "are"
             counts = [format_count(int(profile.num_words[row]), "word") for row in rows]
-            yield _make_finding(
+            yield make_finding(
                 profile,
                 kind,
                 rows.tolist(),
@@ -175,9 +131,11 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
             )
 
 
-def describe_text_faults(profile: PartProfile) -> Iterator[Finding]:
+def describe_text_faults(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
     """Yield findings on damaged texts."""
-    for kind, faults in find_text_faults(profile.rows.texts).items():
+    texts = profile.rows.texts
+    swallowed = {"swallowed_rows": find_swallowed_rows(texts, label_names)}
+    for kind, faults in (swallowed | find_text_faults(texts)).items():
         if faults:
             message, advice = _TEXT_FAULTS[kind]
             yield _make_fault_finding(profile, kind, faults, message=message, advice=advice)
@@ -235,63 +193,7 @@ def describe_more_giveaways(
     )
 
 
-def _describe_nulls(profile: PartProfile) -> Iterator[Finding]:
-    labels = profile.rows.labels
-    rows = [row for row, label in enumerate(labels) if reads_as_missing(label)]
-    if rows:
-        named = _name_labels(sorted({labels[row] for row in rows}))
-        has = "has" if len(rows) == 1 else "have"
-        yield _make_finding(
-            profile,
-            "null_labels",
-            rows,
-            message=f"{has} a label that reads like a missing value: {named}.",
-            notes=[f"label {labels[row]}" for row in rows],
-            advice=(
-                "Each such label becomes a class. If that is not meant, leave these rows out: in "
-                "pandas, dropna() before astype(str)."
-            ),
-        )
-
-
-def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
-    groups = find_alike(profile.rows.labels)
-    if groups:
-        names = [name for group in groups for name in group]
-        told = "; ".join(" and ".join(map(ascii, group)) for group in groups[:_MOST_LABELS_NAMED])
-        more = " …" if len(groups) > _MOST_LABELS_NAMED else ""
-        yield _make_label_finding(
-            profile,
-            "alike_labels",
-            names,
-            examples=_show_label_rows(profile, names),
-            message=f"Labels that are spelt alike are classes of their own: {told}{more}.",
-            advice="Spell each label one way, or the model learns to tell spellings apart.",
-        )
-
-
-def _describe_imbalance(profile: PartProfile, counts: Counter[str]) -> Iterator[Finding]:
-    ordered = counts.most_common()
-    (most, num_most), (least, num_least) = ordered[0], ordered[-1]
-    if num_most < IMBALANCE_RATIO * num_least:
-        return
-    num_rows = len(profile.rows)
-    yield Finding(
-        kind="imbalance",
-        severity="minor",
-        part=profile.name,
-        count=num_most,
-        num_rows=num_rows,
-        message=(
-            f"Labels are unbalanced: {most!r} has {format_share(num_most, num_rows)} of the rows "
-            f"({num_most:,}), {least!r} has {format_share(num_least, num_rows)} ({num_least:,})."
-        ),
-        examples=_show_label_rows(profile, [least]),
-        advice="Judge by macro F1 and by each class, not by accuracy; add rows of rare labels.",
-    )
-
-
-def _make_finding(
+def make_finding(
     profile: PartProfile,
     kind: str,
     rows: Sequence[int],
@@ -300,6 +202,7 @@ def _make_finding(
     notes: Sequence[str] = (),
     advice: str,
 ) -> Finding:
+    """Return the finding on some rows of a part; the message goes on from their number."""
     subject = f"{count_rows(len(rows))} of {profile.name}"
     return Finding(
         kind=kind,
@@ -319,11 +222,11 @@ def _make_fault_finding(
     num_rows = len(profile.rows)
     subject = f"{count_rows(len(faults))} of {profile.name}"
     if len(faults) == 1:
-        for plural, singular in (("have ", "has "), ("show ", "shows "), ("stand ", "stands ")):
-            message = message.replace(plural, singular, 1)
+        verb, _, rest = message.partition(" ")
+        message = f"{'has' if verb == 'have' else f'{verb}s'} {rest}"
     return Finding(
         kind=kind,
-        severity="minor",
+        severity="serious" if kind == "swallowed_rows" else "minor",
         part=profile.name,
         count=len(faults),
         num_rows=num_rows,
@@ -336,47 +239,7 @@ def _make_fault_finding(
     )
 
 
-def _make_label_finding(
-    profile: PartProfile,
-    kind: str,
-    names: Sequence[str],
-    *,
-    examples: tuple[Example, ...],
-    message: str,
-    advice: str,
-) -> Finding:
-    wanted = set(names)
-    return Finding(
-        kind=kind,
-        severity="minor" if kind == "rare_labels" else "serious",
-        part=profile.name,
-        count=sum(label in wanted for label in profile.rows.labels),
-        num_rows=len(profile.rows),
-        message=message,
-        examples=examples,
-        advice=advice,
-    )
-
-
-def _show_label_rows(profile: PartProfile, names: Sequence[str]) -> tuple[Example, ...]:
-    """Return the first rows with any of the labels, each with its label."""
-    wanted = set(names)
-    rows = [row for row, label in enumerate(profile.rows.labels) if label in wanted]
-    notes = [f"label {profile.rows.labels[row]}" for row in rows[:NUM_EXAMPLES]]
-    return show_rows(profile.rows, rows, notes=notes)
-
-
 def _count_words(most: int) -> str:
     if most == 0:
         return "no word at all"
     return "1 word or none" if most == 1 else f"at most {most:,} words"
-
-
-def _count_labels(names: Sequence[str]) -> str:
-    return "1 label has" if len(names) == 1 else f"{len(names):,} labels have"
-
-
-def _name_labels(names: Sequence[str]) -> str:
-    named = " or ".join(repr(name) for name in names[:_MOST_LABELS_NAMED])
-    num_more = len(names) - _MOST_LABELS_NAMED
-    return f"{named} (and {num_more:,} more)" if num_more > 0 else named

@@ -56,6 +56,8 @@ _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
         ".parquet": open_parquet,
     }
 )
+EXTENSIONS = tuple(_OPENERS)
+"""What the name of a file of rows ends in, in lower case."""
 
 
 def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator[Row | Fault]:

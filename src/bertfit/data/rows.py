@@ -129,6 +129,7 @@ def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) 
         label = _to_name(value, "label")
     except TypeError:
         message = "the label is {}; a string, an integer or a boolean was expected"
+        message += "; a text has one label" if hasattr(value, "__len__") else ""
         raise _refuse(message, value) from None
     if label is None:
         raise _RowError(f"the label is missing (column {name!r})")

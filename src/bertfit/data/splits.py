@@ -6,12 +6,13 @@ The result depends only on the labels and groups in order, the fraction and the 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError, Fault
+from bertfit.labels import shorten_label
 
 NUM_ATTEMPTS = 20
 """Number of random orders of the groups to try until both parts have every label."""
@@ -58,15 +59,14 @@ def _check_divisible(dataset: TextDataset) -> None:
     if not dataset.labels:
         message = f"{dataset.source} cannot be split: it has no labels"
         raise DataError(message)
-    counts = Counter(dataset.labels)
     first_lines: dict[str, int] = {}
     for label, line in zip(dataset.labels, dataset.lines, strict=True):
         first_lines.setdefault(label, line)
     faults = [
         Fault(dataset.source, first_lines[name], message)
-        for name, message in _find_indivisible(dataset, counts)
+        for name, message in find_indivisible(dataset)
     ]
-    if len(counts) == 1:
+    if len(first_lines) == 1:
         message = f"all rows have the label {dataset.labels[0]!r}; at least 2 labels are needed"
         faults.append(Fault(dataset.source, None, message))
     if faults:
@@ -74,20 +74,24 @@ def _check_divisible(dataset: TextDataset) -> None:
         raise _indivisible(dataset, faults, hint=hint)
 
 
-def _find_indivisible(dataset: TextDataset, counts: Mapping[str, int]) -> Iterable[tuple[str, str]]:
+def find_indivisible(dataset: TextDataset) -> list[tuple[str, str]]:
+    """Return the labels that `split_off` cannot put into both parts, each with the reason."""
     groups_of_label: dict[str, set[str]] = defaultdict(set)
     for label, group in zip(dataset.labels, dataset.groups, strict=False):
         groups_of_label[label].add(group)
-    for name, count in counts.items():
+    found = []
+    for name, count in Counter(dataset.labels).items():
+        shown = shorten_label(name)
         if count == 1:
-            yield name, f"label {name!r} has 1 row; each part needs at least one"
+            found.append((name, f"label {shown!r} has 1 row; each part needs at least one"))
         elif len(groups_of_label[name]) == 1:
             group = next(iter(groups_of_label[name]))
             message = (
-                f"all {count:,} rows with the label {name!r} belong to one group, {group!r}, and a "
-                "group is never divided; each part needs at least one"
+                f"all {count:,} rows with the label {shown!r} belong to one group, {group!r}, and "
+                "a group is never divided; each part needs at least one"
             )
-            yield name, message
+            found.append((name, message))
+    return found
 
 
 def _choose_rows(labels: Sequence[str], fraction: float, random: np.random.Generator) -> set[int]:

@@ -1,4 +1,4 @@
-"""Find damaged texts: leftover HTML, control characters, wrongly decoded characters.
+"""Find damaged texts: leftover HTML, control characters, wrong decoding, rows read as one text.
 
 Does not change any text; only `cleaning.clean_text` does.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -32,6 +32,8 @@ _UTF8_READ_AS_LATIN1 = re.compile(
 quote or dash after it may end if cp1252 was read as latin-1, such as U+00DF (ß) and U+0094."""
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
 """Includes the characters before and after it, which ftfy needs as context."""
+_LEAST_SWALLOWED = 2
+"""Lines with a label from which a text is taken for several rows of a CSV file."""
 _MOST_RUNS_REMEMBERED = 1 << 17
 _LONGEST_REMEMBERED = 32
 """Longer runs, such as sentences in Chinese, hardly ever repeat, and would be kept in memory as a
@@ -113,6 +115,30 @@ class TextFault:
     row: int
     offset: int
     """Offset of the first occurrence, in characters."""
+
+
+def find_swallowed_rows(texts: Sequence[str], label_names: Iterable[str]) -> list[TextFault]:
+    r"""Return the texts that hold several lines with a field that is a label.
+
+    In a CSV file, a quotation mark that opens a field and is not closed makes one text of all rows
+    up to the next mark, with their labels in it.
+
+    Example:
+        >>> texts = ["fine", "so good,pos\nso bad,neg\nso-so", "good, bad,\nor ugly"]
+        >>> find_swallowed_rows(texts, ["neg", "pos"])
+        [TextFault(row=1, offset=7)]
+    """
+    names = "|".join(map(re.escape, sorted(label_names, key=len, reverse=True)))
+    field = re.compile(
+        rf'[,;\t]"?(?:{names})"?(?=[,;\t]|\r?$)|^"?(?:{names})"?[,;\t](?=\S)', re.MULTILINE
+    )
+    faults = []
+    for row, text in enumerate(texts):
+        places = [found.start() for found in field.finditer(text)] if "\n" in text else []
+        lines = {text.count("\n", 0, place) for place in places}
+        if len(lines) >= _LEAST_SWALLOWED:
+            faults.append(TextFault(row, places[0]))
+    return faults
 
 
 def find_text_faults(texts: Sequence[str]) -> dict[str, list[TextFault]]:

@@ -107,6 +107,17 @@ def list_leaks(facts: Mapping[str, Any]) -> list[str]:
     return told
 
 
+def has_leaks(facts: Mapping[str, Any]) -> bool:
+    """Return whether test rows leaked, or their groups did."""
+    return any(finding["severity"] == "leak" for finding in list_findings(facts))
+
+
+def is_all_leaked(facts: Mapping[str, Any]) -> bool:
+    """Return whether no test row is left to score without those that leaked."""
+    clean = (_scores(facts).get("test_without_leaks"), _scores(facts).get("test_without_groups"))
+    return any(scores is not None and scores["accuracy"] is None for scores in clean)
+
+
 def list_findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the findings about the data, by severity; empty if the data was not checked."""
     return list((facts["record"].get("data") or {}).get("findings") or [])
@@ -159,10 +170,16 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         )
     else:
         source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
-        told = (
-            f"The test set is {source}, {judged['num_rows']:,} rows, scored after training; it "
-            "chose nothing. The scores hold for text like it."
-        )
+        told = f"The test set is {source}, {judged['num_rows']:,} rows, scored after training"
+        if is_all_leaked(facts):
+            told += ". All of them leaked, so the scores say nothing about new text."
+        elif has_leaks(facts):
+            told += (
+                ". Some of them are not new to the model: the score without them, given above, is "
+                "the one that holds for text like it."
+            )
+        else:
+            told += "; it chose nothing. The scores hold for text like it."
     supports = [rates["support"] for rates in (judged.get("per_class") or {}).values()]
     notes = (told, _describe_resampling(judged), describe_small_classes(supports))
     return [" ".join(filter(None, notes))]
