@@ -772,6 +772,28 @@ CASES = [
         "Remove it",
         both(write_two_runs(KEPT_ROW), text("a/report.json", "[" * 100_000)),
     ),
+    Case("columns to keep of no file", "predict tiny good --keep id", 2, "--keep: only"),
+    Case(
+        "columns to keep that are written nowhere",
+        "predict tiny --file good.csv --keep label",
+        2,
+        "--keep: the columns go to --output",
+        good,
+    ),
+    Case(
+        "a column to keep that is not there",
+        "predict tiny --file good.csv --keep lable --output o.csv",
+        3,
+        "no kept column 'lable'",
+        good,
+    ),
+    Case(
+        "a file of lines in the place of a text",
+        "predict tiny lines.txt",
+        2,
+        "bertfit predict RUN < lines.txt",
+        text("lines.txt", "good\nbad\n"),
+    ),
 ]
 
 

@@ -484,7 +484,7 @@ def test_without_validation_rows_a_label_that_cannot_be_split_is_serious():
     assert (found.severity, found.count) == ("serious", 4)
     assert found.message == (
         "train cannot split off validation rows: label 'rare' has 1 row; each part needs at least "
-        "one (and 1 more labels)."
+        "one (and 1 more label)."
     )
     report = inspect(rows, validation=CLEAN["validation"])
     assert "indivisible_labels" not in {one.kind for one in report.findings}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import json
 
 import pytest
@@ -16,9 +17,9 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.workflow.predicting import (
     PredictionCount,
+    name_kept,
     predict_lines,
     predict_rows,
-    prediction_to_json,
     write_predictions,
 )
 
@@ -37,10 +38,10 @@ def classifier(tiny_model_dir):
     )
 
 
-def predict_file(classifier, rows, path):
-    count = PredictionCount()
-    predictions = predict_rows(classifier, rows, count)
-    write_predictions(predictions, path, label_names=classifier.label_names)
+def predict_file(classifier, rows, path, **columns):
+    count, chosen, names = PredictionCount(), Columns(**columns), classifier.label_names
+    predictions = predict_rows(classifier, rows, count, columns=chosen)
+    write_predictions(predictions, path, label_names=names, kept=name_kept(chosen, names))
     return count
 
 
@@ -55,7 +56,41 @@ def test_json_lines_hold_the_whole_prediction(classifier, tmp_path):
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     expected = zip(TEXTS, classifier.predict(TEXTS), strict=True)
     for number, (line, (text, prediction)) in enumerate(zip(lines, expected, strict=True), 1):
-        assert line == {"line": number, **prediction_to_json(text, prediction)}
+        assert list(line) == ["line", "text", "label", "confidence", "probabilities"]
+        assert (line["line"], line["text"], line["label"]) == (number, text, prediction.label)
+        assert line["confidence"] == pytest.approx(prediction.confidence)
+        assert line["probabilities"] == pytest.approx(prediction.probabilities)
+
+
+def test_kept_columns_go_with_the_predictions_of_their_rows(classifier, tmp_path):
+    """Without them, predictions could be joined to their rows by line only."""
+    values = [7, "x,\ty", None, [1, "é"], 0.5]
+    others = [b"caf\xe9", float("nan"), dt.date(2026, 11, 29), True, {"a": 1}]
+    rows = [
+        {"id": value, "label": "true", "p_neg": other, **row}
+        for value, other, row in zip(values, others, ROWS, strict=True)
+    ]
+    kept = ("id", "label", "p_neg", "id")
+    for suffix in ("jsonl", "csv", "tsv"):
+        predict_file(classifier, rows, tmp_path / f"out.{suffix}", kept=kept)
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert list(found[0])[:5] == ["line", "id", "column label", "column p_neg", "text"]
+    assert [row["id"] for row in found] == values
+    written = ["caf\\xe9", None, "2026-11-29", True, {"a": 1}]
+    assert [row["column p_neg"] for row in found] == written
+    table = read_table(tmp_path / "out.csv")
+    assert list(table[0])[:5] == ["line", "id", "column label", "column p_neg", "text"]
+    assert [row["id"] for row in table] == ["7", "x,\ty", "", "[1, 'é']", "0.5"]
+    assert [row["text"] for row in table] == TEXTS
+    assert {row["column label"] for row in table} == {"true"}
+    tsv = (tmp_path / "out.tsv").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[1] for line in tsv] == ["id", "7", "x, y", "", "[1, 'é']", "0.5"]
+
+
+def test_a_kept_column_that_is_not_there_is_named(classifier, tmp_path):
+    with pytest.raises(DataError, match="no kept column 'it': columns are id, text"):
+        predict_file(classifier, [{"id": 1, **ROWS[0]}], tmp_path / "out.csv", kept=("it",))
 
 
 def test_a_csv_file_holds_texts_with_any_character(classifier, tmp_path):
@@ -96,7 +131,7 @@ def test_rows_keep_their_line_and_order_over_chunks(classifier, monkeypatch):
     rows = [{"text": "" if number in {2, 3, 8} else f"film {number}"} for number in range(1, 12)]
     count = PredictionCount()
     found = [
-        (line, text) for line, text, _ in predict_rows(classifier, rows, count, on_bad_row="skip")
+        (row.line, row.text) for row in predict_rows(classifier, rows, count, on_bad_row="skip")
     ]
     kept = [1, 4, 5, 6, 7, 9, 10, 11]
     assert found == [(number, f"film {number}") for number in kept]
@@ -105,9 +140,9 @@ def test_rows_keep_their_line_and_order_over_chunks(classifier, monkeypatch):
 
 def test_each_row_has_the_prediction_of_its_text(classifier, monkeypatch):
     monkeypatch.setattr(predictor, "_CHUNK_SIZE", 2)
-    for _, text, prediction in predict_rows(classifier, ROWS, PredictionCount()):
-        assert prediction.probabilities == pytest.approx(
-            classifier.predict(text)[0].probabilities, abs=1e-6
+    for row in predict_rows(classifier, ROWS, PredictionCount()):
+        assert row.prediction.probabilities == pytest.approx(
+            classifier.predict(row.text)[0].probabilities, abs=1e-6
         )
 
 
@@ -120,7 +155,7 @@ def test_rows_are_counted_as_they_are_predicted(classifier):
 def test_blank_lines_are_passed_over_and_still_numbered(classifier):
     count = PredictionCount()
     found = predict_lines(classifier, ["good", " ", "", "bad"], count)
-    assert [(number, text) for number, text, _ in found] == [(1, "good"), (4, "bad")]
+    assert [(row.line, row.text) for row in found] == [(1, "good"), (4, "bad")]
     assert count.num_rows == 2
 
 
@@ -144,7 +179,7 @@ def test_an_old_output_survives_a_bad_row(classifier, tmp_path):
 def test_a_column_can_be_named(classifier):
     rows = [{"other": "x", "snippet": "good"}]
     (found,) = predict_rows(classifier, rows, PredictionCount(), columns=Columns(text="snippet"))
-    assert found[1] == "good"
+    assert found.text == "good"
 
 
 @pytest.mark.parametrize("name", ["out.txt", "out", "out.parquet"])

@@ -23,9 +23,10 @@ from bertfit.files import as_path, refuse_hidden
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
+    from bertfit.data.dataset import Columns
     from bertfit.errors import Fault
-    from bertfit.inference.predictor import Prediction, TextClassifier
-    from bertfit.workflow.predicting import NumberedPrediction, PredictionCount
+    from bertfit.inference.predictor import TextClassifier
+    from bertfit.workflow.predicting import PredictedRow, PredictionCount
 
 _LABEL_WIDTH = 60
 _Texts = Annotated[
@@ -33,18 +34,25 @@ _Texts = Annotated[
     typer.Argument(metavar="TEXT", help="Texts (default, and for -: the lines of standard input)."),
 ]
 
+_File = Annotated[
+    Path | None,
+    typer.Option(help="Classify the rows of a CSV, TSV, JSONL (also .gz) or Parquet file."),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(help="Write a .jsonl, .json, .csv or .tsv (tabs become spaces) file."),
+]
+_Keep = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="Also write this column of the file; repeatable."),
+]
+
 
 def predict(
     run: Run,
     texts: _Texts = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(help="Classify the rows of a CSV, TSV, JSONL (also .gz) or Parquet file."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Write a .jsonl, .json, .csv or .tsv (tabs become spaces) file."),
-    ] = None,
+    file: _File = None,
+    output: _Output = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")] = False,
     abstain_below: Annotated[
@@ -52,6 +60,7 @@ def predict(
         typer.Option(metavar="P", help="Give no label if the confidence is below P."),
     ] = None,
     text_column: RunTextColumn = None,
+    keep: _Keep = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
@@ -61,6 +70,7 @@ def predict(
         from bertfit.data.dataset import Columns
         from bertfit.workflow.predicting import (
             PredictionCount,
+            name_kept,
             predict_lines,
             predict_rows,
             write_predictions,
@@ -69,7 +79,8 @@ def predict(
     file, output = (None if path is None else as_path(path) for path in (file, output))
     texts = None if texts == ["-"] else texts
     _check_arguments(texts, file, abstain_below)
-    _check_combination(file, output, text_column=text_column, as_json=as_json, overwrite=overwrite)
+    columns = Columns(text=text_column, kept=tuple(keep or ()))
+    _check_combination(file, output, columns=columns, as_json=as_json, overwrite=overwrite)
     _refuse_own_file(output, run)
     classifier = _load(run, device or "auto", dtype=dtype)
     _tell_expectation(classifier, abstain_below)
@@ -79,7 +90,7 @@ def predict(
             classifier,
             file,
             count,
-            columns=Columns(text=text_column),
+            columns=columns,
             on_bad_row=policy,
             abstain_below=abstain_below,
         )
@@ -89,10 +100,13 @@ def predict(
             classifier, lines, count, on_bad_row=policy, abstain_below=abstain_below
         )
     if output is None:
-        for line, text, prediction in predictions:
-            _print_prediction(line, text, prediction, as_json=as_json)
+        for row in predictions:
+            _print_prediction(row, as_json=as_json)
     else:
-        write_predictions(_watch(predictions, count), output, label_names=classifier.label_names)
+        names = classifier.label_names
+        write_predictions(
+            _watch(predictions, count), output, label_names=names, kept=name_kept(columns, names)
+        )
     _tell_outcome(count, output, classifier)
 
 
@@ -178,7 +192,7 @@ def _check_combination(
     file: Path | None,
     output: Path | None,
     *,
-    text_column: str | None,
+    columns: Columns,
     as_json: bool,
     overwrite: bool,
 ) -> None:
@@ -187,8 +201,11 @@ def _check_combination(
     from bertfit.files import check_output
     from bertfit.workflow.predicting import SUFFIXES
 
-    if text_column is not None and file is None:
-        raise ConfigError("--text-column: only the rows of a --file have columns")
+    for option, given in (("--text-column", columns.text), ("--keep", columns.kept)):
+        if given and file is None:
+            raise ConfigError(f"{option}: only the rows of a --file have columns")
+    if columns.kept and output is None and not as_json:
+        raise ConfigError("--keep: the columns go to --output, or with --json to the screen")
     refuse_idle_overwrite(output, overwrite=overwrite)
     if as_json and output is not None and output.suffix.lower() not in {".jsonl", ".json"}:
         raise ConfigError(f"--json writes JSON lines, but --output names {output.name}")
@@ -220,9 +237,7 @@ def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -
     error_console.print(told, soft_wrap=True)
 
 
-def _watch(
-    predictions: Iterator[NumberedPrediction], count: PredictionCount
-) -> Iterator[NumberedPrediction]:
+def _watch(predictions: Iterator[PredictedRow], count: PredictionCount) -> Iterator[PredictedRow]:
     """Yield predictions while showing their number; raise if there are none."""
     from bertfit.cli.terminal import Terminal, error_console
 
@@ -240,17 +255,16 @@ def _refuse_nothing(count: PredictionCount) -> None:
         raise DataError("there was no text to predict", faults=count.skipped)
 
 
-def _print_prediction(line: int, text: str, prediction: Prediction, *, as_json: bool) -> None:
+def _print_prediction(row: PredictedRow, *, as_json: bool) -> None:
     from bertfit.cli.streams import write_json
     from bertfit.reporting.control_characters import put_on_one_line
     from bertfit.reporting.text import shorten
-    from bertfit.workflow.predicting import prediction_to_json
+    from bertfit.workflow.predicting import row_to_json
 
     if as_json:
-        value = {"line": line, **prediction_to_json(text, prediction)}
-        write_json(value)
+        write_json(row_to_json(row))
     else:
-        shown = put_on_one_line(text)
+        shown, prediction = put_on_one_line(row.text), row.prediction
         shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
         label = None if prediction.label is None else shorten(prediction.label, _LABEL_WIDTH)
         answer = dataclasses.replace(prediction, label=label)

@@ -32,13 +32,14 @@ class ChosenColumns:
     """None if the source has no labels and needs none."""
     group: str | None
     slices: tuple[str, ...]
+    kept: tuple[str, ...]
     need_label: bool
     read: Mapping[str, ReadColumn]
     """By "text" and, if there is one, "label": the column, and the alternatives to it."""
 
     def names(self) -> list[str]:
         """Return the names of the columns to read, without duplicates."""
-        names = (self.text, self.label, self.group, *self.slices)
+        names = (self.text, self.label, self.group, *self.slices, *self.kept)
         return list(dict.fromkeys(name for name in names if name is not None))
 
 
@@ -64,6 +65,8 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         raise SourceError(stream.source, message)
     for name in columns.slices:
         _find(stream, "slice", name, taken={})
+    for name in columns.kept:
+        _find(stream, "kept", name, taken={})
     if text in columns.slices:
         message = f"column {text!r} is the text; slices are cut by a column of few different values"
         raise SourceError(stream.source, message)
@@ -72,6 +75,7 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         label=label,
         group=columns.group,
         slices=tuple(dict.fromkeys(columns.slices)),
+        kept=tuple(dict.fromkeys(columns.kept)),
         need_label=need_label,
         read=_describe_read(stream, asked, text=text, label=label),
     )

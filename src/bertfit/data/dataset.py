@@ -20,6 +20,8 @@ class Row:
     group: str | None
     slices: tuple[object, ...] = ()
     """Raw values of the slice columns; None if missing."""
+    kept: tuple[object, ...] = ()
+    """Raw values of the kept columns; None if missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Columns:
     """None means no grouping: a group column is never guessed."""
     slices: tuple[str, ...] = ()
     """Further columns, whose values divide the rows into slices."""
+    kept: tuple[str, ...] = ()
+    """Further columns, whose values are passed on with the predictions of a file."""
     trained_text: str | None = None
     """The text column used in training; preferred to the usual names if present."""
     trained_label: str | None = None
@@ -57,9 +61,12 @@ def as_columns(columns: object) -> Columns:
                 f"columns: {role}: expected the name of a column, a string, got {name!r}",
                 hint="Names of a table that are not strings are read as str(name).",
             )
-    slices: object = columns.slices
-    if not isinstance(slices, list | tuple) or not all(isinstance(name, str) for name in slices):
-        raise ConfigError(f"columns: slices: expected a tuple of names of columns, got {slices!r}")
+    for role in ("slices", "kept"):
+        names: object = getattr(columns, role)
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(
+                f"columns: {role}: expected a tuple of names of columns, got {names!r}"
+            )
     return columns
 
 

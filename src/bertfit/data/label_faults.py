@@ -10,7 +10,7 @@ from bertfit.data.part_faults import make_finding
 from bertfit.data.profiles import PartProfile
 from bertfit.data.splits import find_indivisible
 from bertfit.labels import find_alike, find_joined, reads_as_missing
-from bertfit.wording import list_some
+from bertfit.wording import format_count, list_some
 
 FEWEST_ROWS = 10
 """A label with fewer training rows is called rare."""
@@ -66,7 +66,7 @@ def describe_indivisible(profile: PartProfile) -> Iterator[Finding]:
     found = find_indivisible(profile.rows)
     if found:
         names = [name for name, _ in found]
-        more = f" (and {len(found) - 1:,} more labels)" if len(found) > 1 else ""
+        more = f" (and {format_count(len(found) - 1, 'more label')})" if len(found) > 1 else ""
         yield _make_label_finding(
             profile,
             "indivisible_labels",

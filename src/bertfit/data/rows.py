@@ -31,8 +31,8 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
         group = None if chosen.group is None else _read_group(record.values, chosen.group)
     except _RowError as error:
         return Fault(source, record.line, str(error), error.value)
-    slices = tuple(record.values.get(name) for name in chosen.slices)
-    return Row(line=record.line, text=text, label=label, group=group, slices=slices)
+    slices, kept = (tuple(map(record.values.get, names)) for names in (chosen.slices, chosen.kept))
+    return Row(record.line, text, label, group, slices, kept)
 
 
 def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:

@@ -6,10 +6,10 @@ import collections
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bertfit.data.dataset import Columns
 from bertfit.data.readers import iter_rows
@@ -17,15 +17,29 @@ from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault
 from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
 from bertfit.files import as_path, check_output, open_atomically
+from bertfit.labels import is_missing
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
     from bertfit.inference.predictor import Prediction, TextClassifier
 
-NumberedPrediction: TypeAlias = "tuple[int, str, Prediction]"
-"""1-based line or number, the text, and its prediction."""
+_Read: TypeAlias = tuple[int, str, Mapping[str, object]]
+"""1-based line or number, the text, and the values of the kept columns."""
+_OWN_COLUMNS = ("line", "text", "label", "confidence", "probabilities")
+"""Names in an output, besides those of the probabilities in a table."""
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 """Suffixes that a file of predictions may have."""
+
+
+class PredictedRow(NamedTuple):
+    """A text with its prediction."""
+
+    line: int
+    """1-based line or number."""
+    text: str
+    prediction: Prediction
+    kept: Mapping[str, object]
+    """Values of the kept columns, by the name that they have in an output."""
 
 
 @dataclass(slots=True)
@@ -50,14 +64,14 @@ def predict_rows(
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
     abstain_below: float | None = None,
-) -> Iterator[NumberedPrediction]:
-    """Yield (line, text, prediction) for each row of `source`, in order, in constant memory.
+) -> Iterator[PredictedRow]:
+    """Yield each row of `source` with its prediction, in order, in constant memory.
 
     Args:
         classifier: A loaded model.
         source: What `bertfit.data.readers` reads; labels are not needed.
         count: Counts the rows, and keeps the faults of skipped ones.
-        columns: Which column holds the text.
+        columns: Which column holds the text, and which ones are kept.
         on_bad_row: "skip" leaves bad rows out.
         abstain_below: Rows whose confidence is below this, in (0, 1], get no label; None labels
             all.
@@ -66,13 +80,14 @@ def predict_rows(
         ConfigError: `abstain_below` is out of range.
         DataError: A row has a fault and `on_bad_row` is "error".
     """
+    names = name_kept(columns, classifier.label_names)
 
-    def good_rows() -> Iterator[tuple[int, str]]:
+    def good_rows() -> Iterator[_Read]:
         for row in iter_rows(source, classifier.known_columns(columns), need_label=False):
             if isinstance(row, Fault):
                 _skip_or_raise(row, count, on_bad_row)
             else:
-                yield row.line, row.text
+                yield row.line, row.text, dict(zip(names, row.kept, strict=True))
 
     return _predict_numbered(classifier, good_rows(), count, abstain_below)
 
@@ -84,15 +99,15 @@ def predict_lines(
     *,
     on_bad_row: OnBadRow = "error",
     abstain_below: float | None = None,
-) -> Iterator[NumberedPrediction]:
-    """Yield (number, text, prediction) for each text; blank ones are counted and skipped.
+) -> Iterator[PredictedRow]:
+    """Yield each text with its prediction; blank ones are counted and skipped.
 
     Raises:
         ConfigError: `abstain_below` is out of range.
         DataError: A line is a fault and `on_bad_row` is "error".
     """
 
-    def good_lines() -> Iterator[tuple[int, str]]:
+    def good_lines() -> Iterator[_Read]:
         for number, line in enumerate(lines, 1):
             if isinstance(line, Fault):
                 _skip_or_raise(line, count, on_bad_row)
@@ -100,11 +115,29 @@ def predict_lines(
                 message = f"the text is not UTF-8: it has {surrogate}"
                 _skip_or_raise(Fault("TEXT", number, message), count, on_bad_row)
             elif line.strip():
-                yield number, line
+                yield number, line, {}
             else:
                 count.num_blank += 1
 
     return _predict_numbered(classifier, good_lines(), count, abstain_below)
+
+
+def name_kept(columns: Columns | None, label_names: Sequence[str]) -> list[str]:
+    """Return the name of each kept column in an output, which has columns of its own.
+
+    Example:
+        >>> name_kept(Columns(kept=("id", "label")), ["neg", "pos"])
+        ['id', 'column label']
+    """
+    taken = {*_OWN_COLUMNS, *map(_name_share, label_names)}
+    names: list[str] = []
+    for name in dict.fromkeys(columns.kept if columns is not None else ()):
+        shown = name
+        while shown in taken:
+            shown = f"column {shown}"
+        taken.add(shown)
+        names.append(shown)
+    return names
 
 
 def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -> None:
@@ -118,7 +151,11 @@ def _skip_or_raise(fault: Fault, count: PredictionCount, on_bad_row: OnBadRow) -
 
 
 def write_predictions(
-    predictions: Iterable[NumberedPrediction], output: Path, *, label_names: Sequence[str]
+    predictions: Iterable[PredictedRow],
+    output: Path,
+    *,
+    label_names: Sequence[str],
+    kept: Sequence[str] = (),
 ) -> None:
     """Write predictions to a file that appears only once it is complete.
 
@@ -127,9 +164,10 @@ def write_predictions(
     name becomes a space.
 
     Args:
-        predictions: Lines, texts and predictions.
+        predictions: From `predict_rows` or `predict_lines`.
         output: .jsonl, .json (JSON lines), .csv or .tsv.
         label_names: Classes in order of their ids.
+        kept: Names of the kept columns, from `name_kept`.
 
     Raises:
         ConfigError: The output's suffix is unknown, or it is a folder.
@@ -137,9 +175,9 @@ def write_predictions(
     """
     check_output(output, SUFFIXES, overwrite=True)  # the caller has checked
     with open_atomically(output) as file:
-        write = _open_writer(file, output.suffix.lower(), label_names)
-        for line, text, prediction in predictions:
-            write(line, text, prediction)
+        write = _open_writer(file, output.suffix.lower(), label_names, kept)
+        for row in predictions:
+            write(row)
 
 
 def is_part_of_run(output: Path, run: Path) -> bool:
@@ -153,58 +191,86 @@ def is_part_of_run(output: Path, run: Path) -> bool:
     )
 
 
-def prediction_to_json(text: str, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as one JSON object; its label is null if the model abstained."""
+def row_to_json(row: PredictedRow) -> dict[str, Any]:
+    """Return a row as one JSON object; its label is null if the model abstained."""
     return {
-        "text": text,
-        "label": prediction.label,
-        "confidence": prediction.confidence,
-        "probabilities": prediction.probabilities,
+        "line": row.line,
+        **{name: _to_plain(value) for name, value in row.kept.items()},
+        "text": row.text,
+        "label": row.prediction.label,
+        "confidence": row.prediction.confidence,
+        "probabilities": row.prediction.probabilities,
     }
+
+
+def _to_plain(value: object) -> object:
+    """Return a kept value as JSON has it: what JSON does not know, such as a date, as text."""
+    if is_missing(value):
+        return None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _predict_numbered(
     classifier: TextClassifier,
-    rows: Iterator[tuple[int, str]],
+    rows: Iterator[_Read],
     count: PredictionCount,
     abstain_below: float | None,
-) -> Iterator[NumberedPrediction]:
+) -> Iterator[PredictedRow]:
     # The classifier reads texts in chunks, and at most two chunks are waiting.
-    waiting: collections.deque[tuple[int, str]] = collections.deque()
+    waiting: collections.deque[_Read] = collections.deque()
 
     def texts() -> Iterator[str]:
-        for line, text in rows:
-            waiting.append((line, text))
-            yield text
+        for row in rows:
+            waiting.append(row)
+            yield row[1]
 
     for prediction in classifier.predict_stream(texts(), abstain_below=abstain_below):
-        line, text = waiting.popleft()
+        line, text, kept = waiting.popleft()
         count.num_rows += 1
         count.num_abstained += prediction.label is None
         count.num_truncated += prediction.is_truncated
-        yield line, text, prediction
+        yield PredictedRow(line, text, prediction, kept)
 
 
 def _open_writer(
-    file: IO[str], suffix: str, label_names: Iterable[str]
-) -> Callable[[int, str, Prediction], None]:
+    file: IO[str], suffix: str, label_names: Iterable[str], kept: Iterable[str]
+) -> Callable[[PredictedRow], None]:
     if suffix in {".jsonl", ".json"}:
 
-        def write_json_line(line: int, text: str, prediction: Prediction) -> None:
-            value = {"line": line, **prediction_to_json(text, prediction)}
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
+        def write_json_line(row: PredictedRow) -> None:
+            file.write(json.dumps(row_to_json(row), ensure_ascii=False) + "\n")
 
         return write_json_line
     write_fields = _write_tsv_row if suffix == ".tsv" else _write_csv_row
     names = list(label_names)
-    write_fields(file, ["line", "text", "label", "confidence", *(f"p_{name}" for name in names)])
+    shares = map(_name_share, names)
+    write_fields(file, ["line", *kept, "text", "label", "confidence", *shares])
 
-    def write_row(line: int, text: str, prediction: Prediction) -> None:
-        shares = [f"{prediction.probabilities[name]:.6f}" for name in names]
-        label = prediction.label or ""
-        write_fields(file, [str(line), text, label, f"{prediction.confidence:.6f}", *shares])
+    def write_row(row: PredictedRow) -> None:
+        plain = map(_to_plain, row.kept.values())
+        own = row.prediction
+        fields = [
+            str(row.line),
+            *("" if value is None else str(value) for value in plain),
+            row.text,
+            own.label or "",
+            f"{own.confidence:.6f}",
+            *(f"{own.probabilities[name]:.6f}" for name in names),
+        ]
+        write_fields(file, fields)
 
     return write_row
+
+
+def _name_share(label: str) -> str:
+    """Return the column of a table with the probabilities of a label."""
+    return f"p_{label}"
 
 
 def _write_csv_row(file: IO[str], fields: Sequence[str]) -> None:
