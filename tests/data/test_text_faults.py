@@ -115,6 +115,14 @@ def test_rows_that_were_read_as_one_text_are_found(text):
     assert fault.row == 1
 
 
+def test_rows_read_as_one_text_are_found_at_once_whatever_the_labels_are():
+    """Labels may be texts, if the wrong column was named, and one text may be a whole file."""
+    names = [f"{number} {'a long label ' * 50}" for number in range(5000)]
+    texts = ["no label,here\n" * 100_000, "good,pos\n" * 100_000]
+    (fault,) = find_swallowed_rows(texts, [*names, "pos"])
+    assert (fault.row, fault.offset) == (1, 4)
+
+
 @pytest.mark.parametrize(
     "text",
     [

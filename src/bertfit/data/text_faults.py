@@ -32,6 +32,11 @@ _UTF8_READ_AS_LATIN1 = re.compile(
 quote or dash after it may end if cp1252 was read as latin-1, such as U+00DF (ß) and U+0094."""
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
 """Includes the characters before and after it, which ftfy needs as context."""
+_FIELD = re.compile(
+    r'[,;\t]"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]|\r?$)|^"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]\S)',
+    re.MULTILINE,
+)
+"""A short field of a CSV or TSV file: after a separator, or at the beginning of a line."""
 _LEAST_SWALLOWED = 2
 """Lines with a label from which a text is taken for several rows of a CSV file."""
 _MOST_RUNS_REMEMBERED = 1 << 17
@@ -128,17 +133,22 @@ def find_swallowed_rows(texts: Sequence[str], label_names: Iterable[str]) -> lis
         >>> find_swallowed_rows(texts, ["neg", "pos"])
         [TextFault(row=1, offset=7)]
     """
-    names = "|".join(map(re.escape, sorted(label_names, key=len, reverse=True)))
-    field = re.compile(
-        rf'[,;\t]"?(?:{names})"?(?=[,;\t]|\r?$)|^"?(?:{names})"?[,;\t](?=\S)', re.MULTILINE
-    )
-    faults = []
-    for row, text in enumerate(texts):
-        places = [found.start() for found in field.finditer(text)] if "\n" in text else []
-        lines = {text.count("\n", 0, place) for place in places}
-        if len(lines) >= _LEAST_SWALLOWED:
-            faults.append(TextFault(row, places[0]))
-    return faults
+    names = frozenset(label_names)
+    of_rows = ((row, text) for row, text in enumerate(texts) if "\n" in text)
+    found = ((row, _find_labels(text, names)) for row, text in of_rows)
+    return [TextFault(row, start) for row, start in found if start is not None]
+
+
+def _find_labels(text: str, label_names: frozenset[str]) -> int | None:
+    """Return where the first field that is a label begins, if there are others in other lines."""
+    first_of_line: dict[int, int] = {}
+    for field in _FIELD.finditer(text):
+        if field[1] in label_names or field[2] in label_names:
+            start = field.start()
+            first_of_line.setdefault(text.rfind("\n", 0, start), start)
+            if len(first_of_line) == _LEAST_SWALLOWED:
+                return min(first_of_line.values())
+    return None
 
 
 def find_text_faults(texts: Sequence[str]) -> dict[str, list[TextFault]]:
