@@ -58,7 +58,7 @@ def test_all_that_the_judging_validation_rows_chose_is_named(
     [
         (None, "; it chose nothing. The scores hold for text like it."),
         (0.7, ". Some of them are not new to the model: the score without them, given above, is"),
-        (0, ". All of them leaked, so the scores say nothing about new text."),
+        (0, ". None of them is new to the model: the scores say nothing about new text."),
     ],
 )
 def test_leaked_rows_are_not_said_to_choose_nothing(clean: float | None, told: str) -> None:
@@ -67,6 +67,13 @@ def test_leaked_rows_are_not_said_to_choose_nothing(clean: float | None, told: s
     scores = {"test_without_leaks": {"accuracy": clean or None, "num_leaked": 9, "num_rows": 9}}
     record = {"data": {"findings": found}, "scores": scores if found else {}}
     assert f"scored after training{told}" in list_limits(make_facts(part="test", **record))[0]
+
+
+def test_of_groups_that_are_all_known_the_scores_hold_for_these() -> None:
+    scores = {"test_without_groups": {"accuracy": None, "num_leaked": 9, "num_rows": 0}}
+    data = {"findings": [{"severity": "leak", "message": "leaked"}]}
+    told = list_limits(make_facts(part="test", data=data, scores=scores))[0]
+    assert ". None of their groups is new to the model: the scores hold for these alone." in told
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

@@ -214,7 +214,7 @@ def test_metadata_has_no_score_if_all_test_rows_leaked(run):
     record["scores"]["test_without_leaks"]["accuracy"] = None
     card = render_card(gather_facts(run, record, name="run"))
     assert "model-index" not in card
-    assert "All of them leaked, so the scores say nothing about new text." in card
+    assert "None of them is new to the model: the scores say nothing about new text." in card
 
 
 @pytest.mark.usefixtures("without_figures")

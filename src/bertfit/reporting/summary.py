@@ -95,7 +95,7 @@ def list_leaks(facts: Mapping[str, Any]) -> list[str]:
         ("test_without_groups", "leaked or grouped"),
     ):
         clean = _scores(facts).get(key)
-        if clean is not None and clean["accuracy"] is None:
+        if _leaves_nothing(facts, key):
             told.append(f"Without the {what} rows nothing is left to score.")
         elif clean is not None:
             share = format_share_with_interval(clean, "accuracy")
@@ -113,9 +113,13 @@ def has_leaks(facts: Mapping[str, Any]) -> bool:
 
 
 def is_all_leaked(facts: Mapping[str, Any]) -> bool:
-    """Return whether no test row is left to score without those that leaked."""
-    clean = (_scores(facts).get("test_without_leaks"), _scores(facts).get("test_without_groups"))
-    return any(scores is not None and scores["accuracy"] is None for scores in clean)
+    """Return whether no test row is left to score without those whose text leaked."""
+    return _leaves_nothing(facts, "test_without_leaks")
+
+
+def _leaves_nothing(facts: Mapping[str, Any], key: str) -> bool:
+    clean = _scores(facts).get(key)
+    return clean is not None and clean["accuracy"] is None
 
 
 def list_findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -172,7 +176,9 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
         told = f"The test set is {source}, {judged['num_rows']:,} rows, scored after training"
         if is_all_leaked(facts):
-            told += ". All of them leaked, so the scores say nothing about new text."
+            told += ". None of them is new to the model: the scores say nothing about new text."
+        elif _leaves_nothing(facts, "test_without_groups"):
+            told += ". None of their groups is new to the model: the scores hold for these alone."
         elif has_leaks(facts):
             told += (
                 ". Some of them are not new to the model: the score without them, given above, is "
