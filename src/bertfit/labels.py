@@ -16,8 +16,6 @@ _SPELLINGS_OF_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na
 _MOST_DIGITS = 640
 """Python converts integers of so many digits whatever its limit (sys.set_int_max_str_digits)."""
 _LEAST_UNWRITTEN = 10**_MOST_DIGITS
-_MOST_SHOWN = 80
-"""Characters of a label that a message shows."""
 
 
 def normalize_label(value: object) -> str | None:
@@ -154,11 +152,6 @@ def find_joined(label_names: Iterable[str]) -> list[str]:
         if sign in name
     }
     return sorted(name for name, of_name in parts.items() if names.issuperset(of_name))
-
-
-def shorten_label(label: str) -> str:
-    """Return a label as messages show it: a text in the wrong column can be long."""
-    return label if len(label) <= _MOST_SHOWN else f"{label[: _MOST_SHOWN - 1]}…"
 
 
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:

@@ -1,10 +1,13 @@
-"""Words for sentences: counts with nouns, durations, metrics, lists cut short, quoted paths."""
+"""Words for sentences: counts with nouns, durations, metrics, short names and lists, quoted paths."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+
+_MOST_SHOWN = 80
+"""Characters of a name that a message shows."""
 
 
 def format_count(number: int, noun: str) -> str:
@@ -41,6 +44,11 @@ def name_metric(metric: str) -> str:
         ('macro F1', 'validation loss')
     """
     return metric.replace("macro_f1", "macro F1")
+
+
+def shorten_name(name: str) -> str:
+    """Return the name of a label or a column as messages show it: it may be a text by mistake."""
+    return name if len(name) <= _MOST_SHOWN else f"{name[: _MOST_SHOWN - 1]}…"
 
 
 def list_some(names: Iterable[object], most: int) -> str:

@@ -19,8 +19,8 @@ from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, ReadColumn, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
 from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
-from bertfit.labels import match_spelling, shorten_label, sort_label_names
-from bertfit.wording import format_count
+from bertfit.labels import match_spelling, sort_label_names
+from bertfit.wording import format_count, shorten_name
 
 _MOST_GUESSED = 100
 """Unknown labels for which a known one is suggested, the first ones: each takes a millisecond."""
@@ -206,7 +206,7 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: st
     guesses = {label: did_you_mean(label, label_names) for label in first_ones}
     known = f", which has {list_names(label_names)}"
     for (index, label), names in zip(unknown, chain([known], repeat("")), strict=False):
-        told = f"label {shorten_label(label)!r} {unknown_is}{names}.{guesses.get(label, '')}"
+        told = f"label {shorten_name(label)!r} {unknown_is}{names}.{guesses.get(label, '')}"
         part.row_faults.append(Fault(part.source, part.dataset.lines[index], told))
     part.row_faults.sort(key=lambda fault: fault.line or 0)
     dropped = {index for index, _ in unknown}

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from bertfit.data.dataset import Columns, ReadColumn
 from bertfit.data.records import RecordStream, SourceError
 from bertfit.errors import did_you_mean
-from bertfit.labels import shorten_label
+from bertfit.wording import shorten_name
 
 USUAL_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -108,7 +108,7 @@ def list_names(names: Collection[str]) -> str:
         'a, b'
     """
     # A file without a header has a row of data there.
-    shown = [shorten_label(str(name)) for name in names][:NUM_NAMES_SHOWN] or ["none"]
+    shown = [shorten_name(str(name)) for name in names][:NUM_NAMES_SHOWN] or ["none"]
     num_hidden = len(names) - len(shown)
     return ", ".join(shown) + (f" … and {num_hidden} more" if num_hidden > 0 else "")
 

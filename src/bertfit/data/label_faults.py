@@ -9,8 +9,8 @@ from bertfit.data.findings import NUM_EXAMPLES, Example, Finding, format_share, 
 from bertfit.data.part_faults import make_finding
 from bertfit.data.profiles import PartProfile
 from bertfit.data.splits import find_indivisible
-from bertfit.labels import find_alike, find_joined, reads_as_missing, shorten_label
-from bertfit.wording import format_count, list_some
+from bertfit.labels import find_alike, find_joined, reads_as_missing
+from bertfit.wording import format_count, list_some, shorten_name
 
 FEWEST_ROWS = 10
 """A label with fewer training rows is called rare."""
@@ -49,7 +49,7 @@ def describe_labels(
         )
         if rare:
             least = f"fewer than {FEWEST_ROWS} rows to train on"
-            shown = (f"{shorten_label(name)} ({counts[name]})" for name in rare)
+            shown = (f"{shorten_name(name)} ({counts[name]})" for name in rare)
             named = list_some(shown, _MOST_LABELS_NAMED)
             yield _make_label_finding(
                 profile,
@@ -189,6 +189,6 @@ def _count_labels(names: Sequence[str]) -> str:
 
 
 def _name_labels(names: Sequence[str]) -> str:
-    named = " or ".join(repr(shorten_label(name)) for name in names[:_MOST_LABELS_NAMED])
+    named = " or ".join(repr(shorten_name(name)) for name in names[:_MOST_LABELS_NAMED])
     num_more = len(names) - _MOST_LABELS_NAMED
     return f"{named} (and {num_more:,} more)" if num_more > 0 else named

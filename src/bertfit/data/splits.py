@@ -12,7 +12,7 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError, Fault
-from bertfit.labels import shorten_label
+from bertfit.wording import shorten_name
 
 NUM_ATTEMPTS = 20
 """Number of random orders of the groups to try until both parts have every label."""
@@ -81,7 +81,7 @@ def find_indivisible(dataset: TextDataset) -> list[tuple[str, str]]:
         groups_of_label[label].add(group)
     found = []
     for name, count in Counter(dataset.labels).items():
-        shown = shorten_label(name)
+        shown = shorten_name(name)
         if count == 1:
             found.append((name, f"label {shown!r} has 1 row; each part needs at least one"))
         elif len(groups_of_label[name]) == 1:

@@ -32,8 +32,10 @@ _POSITIONS = ("max_position_embeddings", "max_seq_len")
 """Names that configurations give to the number of positions; the second is MPT's."""
 _MOST_NAMED = 4
 """Weights or labels that a note names."""
-_NO_LIMIT, _DEFAULT_LIMIT = 10**9, 8192
-"""A number of tokens that stands for no limit, and the limit that is then assumed."""
+NO_LIMIT = 10**9
+"""A number of tokens that stands for no limit."""
+_DEFAULT_LIMIT = 8192
+"""The limit that is then assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +158,8 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     If neither the model nor its tokenizer states a limit, it is 8,192.
     """
     named = (getattr(model.config, name, None) for name in _POSITIONS)
-    positions = next((number for number in named if number), _NO_LIMIT)
-    positions = positions if positions > 0 else _NO_LIMIT  # XLNet uses -1 for no limit
+    positions = next((number for number in named if number), NO_LIMIT)
+    positions = positions if positions > 0 else NO_LIMIT  # XLNet uses -1 for no limit
     # RoBERTa's family counts positions from padding_idx + 1, so its table is longer by that.
     tables = [  # I-BERT's is no torch.nn.Embedding
         module
@@ -167,7 +169,7 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     starts = [getattr(table, "padding_idx", None) for table in tables]
     offsets = [start + 1 for start in starts if start is not None]
     limit = min(positions - max(offsets, default=0), tokenizer.model_max_length)
-    return int(limit) if limit < _NO_LIMIT // 2 else _DEFAULT_LIMIT
+    return int(limit) if limit < NO_LIMIT // 2 else _DEFAULT_LIMIT
 
 
 def check_length(max_length: int, limit: int, name: str) -> None:

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING
 from bertfit.config import TrainSettings
 from bertfit.data.cleaning import unfold_cleaning
 from bertfit.files import as_path
-from bertfit.modeling.classifier import LoadedClassifier, load_classifier
+from bertfit.modeling.classifier import NO_LIMIT, LoadedClassifier, load_classifier
 from bertfit.modeling.tokenizer_files import load_tokenizer
 from bertfit.run_files import is_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_NO_LIMIT = 10**30
-"""What transformers uses for a tokenizer without a limit; the model still has its own."""
 
 
 def load_base(settings: TrainSettings, label_names: Sequence[str]) -> LoadedClassifier:
@@ -50,7 +47,7 @@ def load_base_tokenizer(model: str) -> PreTrainedTokenizerBase:
 def _forget_run(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     if not is_run(as_path(model, "model")):
         return
-    tokenizer.model_max_length = _NO_LIMIT
+    tokenizer.model_max_length = NO_LIMIT  # the model still has its own
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         unfold_cleaning(backend)
