@@ -1,4 +1,4 @@
-"""Words for sentences: counts with nouns, durations, metrics, short names and lists, quoted paths."""
+"""Words for sentences: counts, durations, metrics, names and lists cut short, quoted paths."""
 
 from __future__ import annotations
 
