@@ -25,6 +25,7 @@ class StandIn:
         self.told = []
         self.graphs = []
         self.begin_fails = self.end_fails = False
+        self.errors_of_instantiation = []
 
     def stream(self, name):
         gpu = self
@@ -46,8 +47,9 @@ class StandIn:
         finally:
             self.told[before:] = [(str(what), self.told[before:])]
 
-    def graph(self):
+    def graph(self, *, keep_graph):
         gpu = self
+        assert keep_graph  # else its recording would not end if there is no memory to execute it
 
         class Graph:
             def capture_begin(self, pool):
@@ -59,6 +61,11 @@ class StandIn:
                 gpu.told.append("end")
                 if gpu.end_fails:
                     raise RuntimeError("operation failed due to a previous error\nduring capture")
+
+            def instantiate(self):
+                gpu.told.append("instantiate")
+                if gpu.errors_of_instantiation:
+                    raise gpu.errors_of_instantiation.pop()
 
             def replay(self):
                 gpu.told.append("play")
@@ -93,7 +100,8 @@ def in_order(*told):
     ]
 
 
-RECORDING = ("begin in the pool", "work", "end")
+RECORDED = ("begin in the pool", "work", "end")
+RECORDING = (*RECORDED, "instantiate")
 
 
 def test_work_as_written_is_done_in_order_with_the_current_stream(gpu):
@@ -134,7 +142,22 @@ def test_where_memory_runs_out_what_is_cached_is_given_back_and_it_is_tried_agai
             fail()
 
     GraphRecorder(SECOND_GPU).record(work)
+    assert gpu.told == in_order("give memory back", *RECORDED, "give memory back", *RECORDING)
+
+
+def test_memory_that_runs_out_after_the_recording_is_given_back_too(gpu):
+    gpu.errors_of_instantiation = [RuntimeError("CUDA error: out of memory")]
+    play = GraphRecorder(SECOND_GPU).record(lambda: gpu.told.append("work"))
     assert gpu.told == in_order("give memory back", *RECORDING, "give memory back", *RECORDING)
+    play()
+    assert gpu.told[-1] == "play"
+
+
+def test_a_recording_that_cannot_be_executed_is_a_failure_of_its_own(gpu):
+    gpu.errors_of_instantiation = [RuntimeError("no such instruction")]
+    with pytest.raises(RuntimeError, match="no such instruction") as caught:
+        GraphRecorder(SECOND_GPU).record(lambda: None)
+    assert not isinstance(caught.value, TrainingError)  # the training goes on without
 
 
 def test_a_recording_that_failed_is_kept_as_long_as_the_others(gpu):
@@ -154,7 +177,8 @@ def test_a_recording_that_failed_is_kept_as_long_as_the_others(gpu):
     failures.append(1)
     records.append(recorder.record(work))
     assert are_there() == [True, True, True]
-    del recorder, records
+    records.clear()
+    recorder.forget()
     assert are_there() == [False, False, False]
 
 
@@ -202,3 +226,33 @@ def test_one_that_cannot_be_begun_or_ended_ends_the_training_and_says_the_first_
     assert str(caught.value) == (
         f"recording a CUDA graph failed: {why}\n--set fast_path=off trains without."
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("num_failures", [0, 1])
+def test_recordings_that_are_given_up_leave_no_memory_behind(num_failures):
+    device = torch.device("cuda")
+    numbers = torch.zeros(2**22, device=device)
+    failures = [1] * num_failures
+
+    def work():
+        more = numbers + 1
+        if failures and torch.cuda.is_current_stream_capturing():
+            failures.pop()
+            raise torch.OutOfMemoryError("a test")
+        numbers.copy_(more)
+
+    recorder = GraphRecorder(device)
+    recorder.run(work)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    play = recorder.record(work)
+    play()
+    assert numbers.unique().tolist() == [2.0]
+    assert not failures
+    assert torch.cuda.memory_reserved() > before
+    del play
+    recorder.forget()
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() == before

@@ -32,7 +32,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import write_to
-from bertfit.training import recorded_passes
+from bertfit.training import recorded_passes, trainer
 from bertfit.training.interruption import Interruption
 from bertfit.training.loop import (
     TrainingData,
@@ -104,6 +104,9 @@ class Tracer:
             kept.copy_(value)
         self.traces.append(trace)
         return trace.replay
+
+    def forget(self):
+        self.traces.clear()
 
     def operations(self):
         return {operation for trace in self.traces for operation, *_ in trace.calls}
@@ -177,6 +180,7 @@ def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeyp
     pairs = list(zip(masters.parameters(), model.parameters(), strict=True))
     for master, work in pairs:
         keep_master(work, master, stays=True)
+    monkeypatch.setattr(recorded_passes, "plan_operators_of", lambda *_: ON)
     recorded, _ = record_passes(model, pairs)
     rows, options = ROWS[2:], {"precision": FLOAT32, "max_tokens": MAX_TOKENS}
     expected = accumulate_gradients(written, make_data(0), rows, **options)
@@ -380,7 +384,7 @@ def test_where_recording_fails_the_training_goes_on(trained):
 
 
 def test_records_are_given_up_before_a_step_is_cut_smaller(trained):
-    weights, _, _ = trained(record=True)
+    weights, _, tracer = trained(record=True)
     data, budget = make_data(0), TokenBudget(64)
     options = {"precision": FLOAT32, "budget": budget}
     for _ in range(3):
@@ -401,6 +405,7 @@ def test_records_are_given_up_before_a_step_is_cut_smaller(trained):
     accumulate_within_memory(weights, data, ROWS, **options)
     assert (len(failures), budget.tokens) == (1, 64)
     assert str(weights.recording) == "off (memory ran out)"
+    assert not tracer.traces  # the recorder keeps nothing either
     for name, gradient in gradients_of(weights.masters).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
 
@@ -416,6 +421,43 @@ def test_records_are_given_up_before_a_step_is_cut_smaller(trained):
     assert budget.tokens == 32
     for name, gradient in gradients_of(weights.masters).items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_size_whose_first_pass_ran_out_of_memory_is_not_recorded_before_one_has_run(trained):
+    weights, _, tracer = trained(record=True)
+    recorder, calls = weights.recorded._recorder, []
+
+    class RunningOut:
+        def run(self, work):
+            calls.append("run")
+            if len(calls) == 1:
+                raise torch.OutOfMemoryError
+            recorder.run(work)
+
+        def record(self, work):
+            calls.append("record")
+            return recorder.record(work)
+
+    weights.recorded._recorder = RunningOut()
+    options = {"precision": FLOAT32, "budget": TokenBudget(512)}
+    for _ in range(2):
+        weights.drop_gradients()
+        accumulate_within_memory(weights, make_data(0), ROWS, **options)
+    assert calls == ["run", "run", "record"]  # half the budget still holds all rows
+    assert len(tracer.traces) == 1
+
+
+@pytest.mark.parametrize("takes_kernels", [False, True])
+def test_gradients_are_laid_out_only_for_kernels(monkeypatch, takes_kernels):
+    laid_out = []
+    monkeypatch.setattr(
+        recorded_passes, "lay_out_gradients", lambda model: laid_out.append(model) or 2
+    )
+    plan = Plan(is_on=takes_kernels, reason="a test")
+    monkeypatch.setattr(recorded_passes, "plan_operators_of", lambda *_: plan)
+    model = make_model()
+    record_passes(model, [(p, p) for p in model.parameters()])
+    assert laid_out == [model] * takes_kernels
 
 
 def test_a_recording_that_is_tried_again_adds_to_nothing(monkeypatch):
@@ -584,9 +626,36 @@ def test_a_training_ends_where_torch_cannot_go_on(fit_recorded):
         fit_recorded(Failing(TrainingError("recording a CUDA graph failed: a test")))
 
 
+def test_validation_that_runs_out_of_memory_gives_recordings_up(fit_recorded, monkeypatch):
+    right, calls = trainer.score_texts, []
+
+    def run_out_once(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("not even one text fits")
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "score_texts", run_out_once)
+    tracer = Tracer()
+    outcome, notes = fit_recorded(tracer)
+    assert str(outcome.recording) == "off (memory ran out)"
+    assert not tracer.traces
+    assert "Recording: off (memory ran out); the rest is computed as it is written." in notes
+    assert len(calls) == 1 + len(outcome.history.val_losses)
+
+
+def test_validation_that_runs_out_of_memory_without_recordings_says_so(fit_recorded, monkeypatch):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("not even one text fits")
+
+    monkeypatch.setattr(trainer, "score_texts", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit_recorded(Tracer())
+
+
 def test_memory_that_runs_out_before_anything_was_recorded_leaves_recording_on(trained):
     weights, *_ = trained(record=True)
-    assert weights.forget_recorded("memory ran out") is False
+    assert weights.forget_recorded() is False
     assert weights.recording.is_on
 
 
@@ -602,6 +671,14 @@ def test_memory_that_runs_out_before_anything_was_recorded_leaves_recording_on(t
 )
 def test_the_plan_says_why(device, packs, fast_path, expected):
     assert str(plan_recording(device, packs=packs, fast_path=fast_path)) == expected
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_nothing_is_recorded_with_an_allocator_that_cannot_recover(monkeypatch, name):
+    monkeypatch.setenv(name, "expandable_segments:True")
+    assert plan_recording(GPU, packs=True).is_on
+    monkeypatch.setenv(name, "expandable_segments:True,max_split_size_mb:128")
+    assert str(plan_recording(GPU, packs=True)) == f"off ({name} sets max_split_size_mb)"
 
 
 def make_model_on_gpu(family="bert", *, dropout=0.0, num_layers=2):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -163,3 +165,20 @@ def test_rows_that_a_step_reads_are_updated_on_a_cpu_and_of_large_tables_on_a_gp
     assert (updates_read_rows(sizes[1], cpu), updates_read_rows(sizes[0], mps)) == (True, False)
     monkeypatch.setattr(weights_module, "find_kernel_obstacle", lambda _device: "no Triton")
     assert not updates_read_rows(sizes[0], gpu)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_working_copy_is_freed_without_a_search_for_garbage(device, loaded):
+    """A GPU whose memory runs out starts none."""
+    model = copy.deepcopy(loaded.model)
+    plug_in(model, torch.device(device))
+    gc.collect()
+    gc.disable()
+    try:
+        weights = TrainedWeights(model, TrainSettings(), BFLOAT16)
+        copies = [weakref.ref(parameter) for parameter in weights.working.parameters()]
+        weights.release()
+        del weights
+        assert not any(copy_() is not None for copy_ in copies)
+    finally:
+        gc.enable()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
@@ -18,6 +19,8 @@ import torch
 
 from bertfit.errors import TrainingError, is_out_of_memory
 from bertfit.modeling.plan import Plan
+
+_ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 Work: TypeAlias = Callable[[], None]
 """Reads some tensors and writes to others, the same ones on every call."""
@@ -31,6 +34,9 @@ class Recorder(Protocol):
 
     def record(self, work: Work) -> Work:
         """Record work that was run before, without running it; return what replays it."""
+
+    def forget(self) -> None:
+        """Free what was kept for recordings; all of them must be gone, and none may follow."""
 
 
 def plan_recording(device: torch.device, *, packs: bool, fast_path: bool = True) -> Plan:
@@ -47,6 +53,11 @@ def plan_recording(device: torch.device, *, packs: bool, fast_path: bool = True)
         return Plan(is_on=False, reason="asked for")
     if not packs:
         return Plan(is_on=False, reason="texts are not packed, or torch has no kernel for it")
+    for name in _ALLOCATOR_SETTINGS:
+        # With it, torch frees memory while it records if little is left, and cannot recover from
+        # that (pytorch issue 159594).
+        if "max_split_size_mb" in os.environ.get(name, ""):
+            return Plan(is_on=False, reason=f"{name} sets max_split_size_mb")
     return Plan(is_on=True, reason="packs of few sizes, each recorded when it comes again")
 
 
@@ -88,18 +99,25 @@ class GraphRecorder:
             if self._is_first:  # the pool needs what eager passes left cached
                 torch.cuda.empty_cache()
                 self._is_first = False
-            graph = torch.cuda.CUDAGraph()
+            graph = _make_graph()
             try:
                 return self._capture(graph, work)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             torch.cuda.empty_cache()  # torch does not do this itself while recording
-            replay = self._capture(torch.cuda.CUDAGraph(), work)
+            replay = self._capture(_make_graph(), work)
             # Kept as long as the others: after torch 2.11, destroying a graph frees the matmul
             # workspace shared by all graphs of its stream (pytorch issue 193402).
             self._failed.append(graph)
             return replay
+
+    def forget(self) -> None:
+        """Free what was kept for recordings; all of them must be gone, and none may follow.
+
+        The memory of the pool can be freed only when no graph is left, a failed one included.
+        """
+        self._failed.clear()
 
     def _capture(self, graph: torch.cuda.CUDAGraph, work: Work) -> Work:
         try:
@@ -112,6 +130,7 @@ class GraphRecorder:
             _end(graph, because=error)
             raise
         _end(graph)
+        graph.instantiate()
         replay: Work = graph.replay
         return replay
 
@@ -125,6 +144,14 @@ class GraphRecorder:
                 yield
         finally:
             current.wait_stream(self._stream)
+
+
+def _make_graph() -> torch.cuda.CUDAGraph:
+    """Return a graph that is not made executable when its recording ends.
+
+    That takes memory of the GPU. If it ran out there, the recording would seem not to have ended.
+    """
+    return torch.cuda.CUDAGraph(keep_graph=True)
 
 
 @contextlib.contextmanager

@@ -208,7 +208,7 @@ def accumulate_within_memory(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if not (weights.forget_recorded("memory ran out") or budget.halve(longest)):
+            if not (weights.forget_recorded() or budget.halve(longest)):
                 raise
         # Outside the except clause: the error kept the tensors of the failed micro-batch alive.
         weights.drop_gradients()

@@ -28,6 +28,7 @@ from bertfit.errors import TrainingError
 from bertfit.modeling import pack as packs
 from bertfit.modeling.backlog import is_sound, start_backlog
 from bertfit.modeling.classifier import find_hidden_size
+from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.forward import compute_logits_of_pack
 from bertfit.modeling.graphs import plan_recording
 from bertfit.modeling.kernels.exchange import lay_out_gradients
@@ -182,7 +183,9 @@ class RecordedPasses:
         is_large = _is_large(precision.device)
         self._most_tokens = _MOST_OF_LARGE if is_large else _MOST_TOKENS
         self._most_waiting = _MOST_WAITING_OF_LARGE if is_large else _MOST_WAITING
-        self._num_layers = lay_out_gradients(model) if is_sound(precision.device) else 0
+        uses_kernels = plan_operators_of(model, precision).is_on
+        batches = uses_kernels and is_sound(precision.device)
+        self._num_layers = lay_out_gradients(model) if batches else 0
         self.seconds = 0.0
         """Time spent recording so far, replays not included."""
 
@@ -208,8 +211,6 @@ class RecordedPasses:
         is_known = place is not None
         if place is None:
             place = _Place.make(size, self._precision.device, sorts=self._sorts)
-            if is_small and len(self._places) < _MOST_SIZES:
-                self._places[size] = place
         self._write(filled, label_ids, num_rows, place)
         work = functools.partial(self._run, size, place)
         if is_known and place.replay is None and self.plan.is_on:
@@ -218,18 +219,20 @@ class RecordedPasses:
             self._recorder.run(work)
         else:
             place.replay()
+        if is_small and len(self._places) < _MOST_SIZES:
+            self._places[size] = place  # not earlier: only what ran to its end may be recorded
         for (master, _), gradient in zip(self._pairs, self._gradients, strict=True):
             master.grad = gradient
         return place.loss.clone(), place.predicted_ids[: len(label_ids)].clone(), size.num_tokens
 
-    def forget(self, reason: str) -> bool:
-        """Stop recording and free its memory; return whether anything was recorded.
+    def forget(self) -> bool:
+        """Stop recording because memory ran out; return whether there was any to free.
 
         If nothing was recorded yet, recording stays on.
         """
         had_any = any(place.replay is not None for place in self._places.values())
         if had_any:
-            self._give_up(reason)
+            self._give_up("memory ran out")
         return had_any
 
     def _size_of(self, filled: Pack) -> _Size:
@@ -320,6 +323,7 @@ class RecordedPasses:
 
     def _give_up(self, reason: str) -> None:
         self._places.clear()
+        self._recorder.forget()
         self.plan = Plan(is_on=False, reason=reason)
 
     def _record(self, work: Work, place: _Place) -> None:

@@ -50,6 +50,7 @@ def find_step_fault(device: torch.device, *, has_copies: bool, width: int | None
 
     Raises:
         RuntimeError: Memory ran out: the few megabytes for the trial are not available.
+        ModelError: The kernels made the GPU unusable for this process.
     """
     if is_known_good(device):
         return None
@@ -59,7 +60,7 @@ def find_step_fault(device: torch.device, *, has_copies: bool, width: int | None
             with on_device(device), torch.inference_mode(mode=False):
                 _found[key] = _try(device, has_copies=has_copies, width=width)
         except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
-            _found[key] = f"they fail here: {name_failure(error)}"
+            _found[key] = f"they fail here: {name_failure(error, device)}"
     return _found[key]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
-from bertfit.errors import TrainingError
+from bertfit.errors import TrainingError, is_out_of_memory
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import TOKENS_ON_GPU, score_texts, softmax
@@ -281,23 +281,34 @@ class _Run:
         self.scoring_tokens = tokens
 
     def _validate(self) -> np.ndarray:
-        task = "validating"
         with run_as_written():
-            logits = score_texts(
-                self.weights.working,
-                self.validation.encoded,
-                precision=self.precision,
-                pad_id=self.validation.pad_id,
-                max_tokens=self._choose_scoring_tokens(),
-                on_progress=lambda done, total: self.listener.progress(task, done, total),
-                on_halved=self._heed_memory_in_scoring,
-            )
+            logits = self._score_validation()
         if not np.isfinite(logits).all():
             raise TrainingError(
                 "the model gives logits that are not finite on the validation rows",
                 hint=f"{advise_smaller_steps(self.precision)}.",
             )
         return softmax(logits)
+
+    def _score_validation(self) -> np.ndarray:
+        """Return the logits (n, C); if not even single texts fit, without recorded passes."""
+        while True:
+            try:
+                return score_texts(
+                    self.weights.working,
+                    self.validation.encoded,
+                    precision=self.precision,
+                    pad_id=self.validation.pad_id,
+                    max_tokens=self._choose_scoring_tokens(),
+                    on_progress=lambda done, all_: self.listener.progress("validating", done, all_),
+                    on_halved=self._heed_memory_in_scoring,
+                )
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self.weights.forget_recorded():
+                    raise
+            self._heed_recording()
+            if self.precision.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _choose_scoring_tokens(self) -> int:
         """Return the tokens per micro-batch in validation: on a GPU, more than a small step has."""

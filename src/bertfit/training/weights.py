@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bertfit.modeling.compilation import compile_layers, undo_compiling
-from bertfit.modeling.fast_path import copy_for_work
+from bertfit.modeling.fast_path import copy_for_work, give_up_copy
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.graphs import GraphRecorder
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
@@ -148,9 +148,9 @@ class TrainedWeights:
         if self._rows is not None:
             self._rows.drop_gradient()
 
-    def forget_recorded(self, reason: str) -> bool:
-        """Stop recording; return whether that frees memory."""
-        return self.recorded is not None and self.recorded.forget(reason)
+    def forget_recorded(self) -> bool:
+        """Stop recording because memory ran out; return whether that frees any."""
+        return self.recorded is not None and self.recorded.forget()
 
     def settle(self) -> None:
         """Bring every weight up to date, before validation or saving."""
@@ -172,6 +172,8 @@ class TrainedWeights:
             torch.autograd.graph.increment_version(master)
         if self._rows is not None:
             self._rows.release()
+        if self.working is not self.masters:
+            give_up_copy(self.working)
 
 
 def updates_read_rows(num_numbers: int, device: torch.device) -> bool:

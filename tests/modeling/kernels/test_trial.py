@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from bertfit.errors import ModelError
 from bertfit.modeling.gradients import find_gradients_in_a_row
 from bertfit.modeling.kernels import launching, trial
 from bertfit.modeling.kernels import layer as layer_module
@@ -121,6 +122,30 @@ def test_a_failure_is_told_and_met_once(monkeypatch, kind):
     expected = f"they fail here: {kind.__name__}: no such instruction"
     assert find(layer) == find(layer) == expected
     assert len(calls) == 1
+
+
+def test_a_failure_after_which_the_gpu_does_nothing_more_ends_the_command(monkeypatch):
+    """So it is after a kernel has read wrong memory."""
+
+    def fail(*_, **__):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(trial, "pass_layer", fail)
+    monkeypatch.setattr(launching, "_still_works", lambda device: False)
+    expected = "unusable for this process .RuntimeError: an illegal memory access was encountered"
+    with pytest.raises(ModelError, match=expected) as caught:
+        find(make_layer("bert"))
+    assert "fast_path=off" in caught.value.hint
+
+
+def test_whether_a_device_still_works_is_seen_by_using_it(monkeypatch):
+    assert launching._still_works(torch.device("cpu"))
+
+    def fail(*_, **__):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    assert not launching._still_works(torch.device("cpu"))
 
 
 @pytest.mark.slow

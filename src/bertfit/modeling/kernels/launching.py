@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from bertfit.errors import is_out_of_memory
+from bertfit.errors import ModelError, is_out_of_memory
 
 _LEAST_CAPABILITY = (8, 0)
 _TESTED_CAPABILITY, _TESTED_TRITON = (9, 0), "3.6."
@@ -46,16 +46,35 @@ def _find_failure(device: torch.device) -> str | None:
             activate(torch.ones(1, 8, device=device))
             torch.cuda.synchronize(device)
     except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
-        return f"Triton fails here: {name_failure(error)}"
+        return f"Triton fails here: {name_failure(error, device)}"
     return None
 
 
-def name_failure(error: Exception) -> str:
-    """Return the type and first line of an error of kernels; memory that ran out is raised."""
+def name_failure(error: Exception, device: torch.device) -> str:
+    """Return the type and first line of an error that kernels raised on a device.
+
+    Raises:
+        RuntimeError: Memory ran out; the error itself.
+        ModelError: The GPU does nothing more for this process, as after a read of wrong memory.
+    """
     if is_out_of_memory(error):
         raise error
     first_line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {first_line}"
+    told = f"{type(error).__name__}: {first_line}"
+    if not _still_works(device):
+        raise ModelError(
+            f"bertfit's Triton kernels made {device} unusable for this process ({told})",
+            hint="Without them: train with --set fast_path=off, or use --dtype float32.",
+        ) from error
+    return told
+
+
+def _still_works(device: torch.device) -> bool:
+    """Return whether a device still computes."""
+    try:
+        return torch.ones(1, device=device).item() == 1
+    except RuntimeError:
+        return False
 
 
 @functools.lru_cache

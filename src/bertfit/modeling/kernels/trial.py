@@ -23,7 +23,7 @@ import torch
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.launching import is_known_good, name_failure, on_device
 from bertfit.modeling.kernels.layer import pass_layer
-from bertfit.modeling.kernels.parts import Parts, find_parts
+from bertfit.modeling.kernels.parts import Parts, find_parts, join_projections
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.precision import safe_attention
 
@@ -53,6 +53,7 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
 
     Raises:
         RuntimeError: Memory ran out: the few megabytes for the trial are not available.
+        ModelError: The kernels made the GPU unusable for this process.
     """
     parts = find_parts(layer)
     if parts is None or is_known_good(device):
@@ -65,7 +66,7 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
             with on_device(device):
                 _found[key] = _try(layer, device, dtype)
         except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
-            _found[key] = f"they fail here: {name_failure(error)}"
+            _found[key] = f"they fail here: {name_failure(error, device)}"
     return _found[key]
 
 
@@ -73,6 +74,7 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
 @torch.enable_grad()
 def _try(layer: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> str | None:
     work = copy.deepcopy(layer).to(device, dtype).eval().requires_grad_()
+    join_projections(work)  # as in the working copy of a training
     parts = find_parts(work)
     assert parts is not None
     devices = [device] if device.type == "cuda" else []
