@@ -228,6 +228,19 @@ def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path):
     assert "line 1" in message
 
 
+@pytest.mark.parametrize("content", ["seed = " + "1" * 5001, "slice_columns = " + "[" * 3000])
+def test_a_file_that_python_does_not_read_is_named(tmp_path, content):
+    path = write_toml(tmp_path, content)
+    assert error_of(config_file=path).startswith(f"the settings file {path} cannot be read as TOML")
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_number_too_large_for_a_float_is_out_of_range(tmp_path, sign):
+    path = write_toml(tmp_path, f"weight_decay = {sign}1{'0' * 400}\n")
+    message = f"weight_decay: expected a number in [0, 1), got {sign}1e+300"
+    assert message in error_of(config_file=path)
+
+
 def test_a_file_that_is_no_utf8_is_explained(tmp_path):
     path = tmp_path / "settings.toml"
     path.write_bytes(b"model = '\xff'\n")

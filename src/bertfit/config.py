@@ -251,7 +251,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(as_path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # also numbers of too many digits
         raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
     hints = read_types(TrainSettings)
     return {
@@ -329,7 +329,7 @@ def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
         if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
             value = value.item()
         if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],)):
-            return float(value)
+            return float(max(-1e300, min(value, 1e300)))  # some larger ones have no float
         if typing.get_origin(hints[name]) is tuple and isinstance(value, list | str):
             return split_names(value)
         return value

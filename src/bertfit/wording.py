@@ -51,6 +51,16 @@ def shorten_name(name: str) -> str:
     return name if len(name) <= _MOST_SHOWN else f"{name[: _MOST_SHOWN - 1]}…"
 
 
+def show_name(name: str) -> str:
+    r"""Return the name of a label on one line: in quotes if it has a line end or a tab.
+
+    Example:
+        >>> print(show_name("so sad"), show_name("e\nf"))
+        so sad 'e\nf'
+    """
+    return repr(name) if "\t" in name or len(name.splitlines()) > 1 else name
+
+
 def list_some(names: Iterable[object], most: int) -> str:
     """Return the first names joined by commas, and how many more there are.
 

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import rich.box
@@ -29,6 +30,7 @@ from bertfit.__main__ import main as run_command
 from bertfit.cli.main import app, main
 from bertfit.cli.results import show_imdb_counts
 from bertfit.cli.terminal import Terminal, console, exit_code_of
+from bertfit.config import setting_names
 from bertfit.data.imdb import ImdbCounts
 from bertfit.errors import BertfitError, ConfigError, RunError
 
@@ -323,6 +325,25 @@ def test_prepare_tells_counts_in_words(tmp_path):
     assert "Reviews in the source: train/neg 1, train/pos 1, test/neg 1" in told
     assert "Skipped 4 files whose names are not those of reviews." in told
     assert "Differs: reviews in train/neg: 1; published: 12,500" in told
+    counts = json.loads(
+        runner.invoke(
+            app,
+            f"prepare imdb --source {tmp_path} --output {output} --overwrite --json".split(),
+        ).stdout
+    )
+    assert counts["num_rows"] == {"imdb_train.jsonl": 2, "imdb_test.jsonl": 2}
+    assert counts["num_skipped"] == 4
+
+
+def test_prepare_without_a_name_for_its_folder_is_refused():
+    result = runner.invoke(app, ["prepare", "imdb", "--source", "a.tar.gz", "--output", ""])
+    assert str(result.exception) == "output_dir: expected a path, got an empty string"
+
+
+def test_the_current_folder_is_named_in_full(capsys):
+    counts = ImdbCounts(num_rows={}, num_per_shelf={}, num_skipped=0, differences=())
+    show_imdb_counts(Console(soft_wrap=True), counts, Path())
+    assert f"The files are in {Path.cwd()}." in capsys.readouterr().out
 
 
 def test_predict_json_is_one_object_per_text(trained):
@@ -408,6 +429,9 @@ def test_settings_lists_every_field():
     result = runner.invoke(app, ["settings"])
     assert "warmup_fraction" in result.stdout
     assert "micro_batch_tokens" in result.stdout
+    listed = json.loads(runner.invoke(app, ["settings", "--json"]).stdout)
+    assert listed["warmup_fraction"] == {"default": 0.06, "meaning": ANY}
+    assert listed.keys() == set(setting_names())
 
 
 def test_version_is_printed():

@@ -342,11 +342,13 @@ def test_another_archive_is_refused_with_what_it_holds(archive, output):
     )
 
 
-@pytest.mark.parametrize(("files", "found"), [({}, "nothing"), ({"a.txt": b""}, "a.txt")])
+@pytest.mark.parametrize(
+    ("files", "found"), [({}, "it is empty"), ({"a.txt": b""}, "found were a.txt")]
+)
 def test_another_folder_is_refused_with_what_it_holds(tmp_path, output, files, found):
     (tmp_path / "folder").mkdir()
     make_folder(tmp_path / "folder", files)
-    assert refuse(tmp_path / "folder", output).endswith(f"were expected; found were {found}")
+    assert refuse(tmp_path / "folder", output).endswith(f"were expected; {found}")
 
 
 def test_a_part_of_the_dataset_is_refused(archive, output):

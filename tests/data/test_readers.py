@@ -318,11 +318,12 @@ def test_a_named_column_that_is_missing_gets_a_guess(tmp_path):
     assert source_error(path, label="lable") == message
 
 
-def test_a_group_column_that_is_missing_is_refused():
-    message = "rows: no group column 'film': columns are text, label."
+@pytest.mark.parametrize("role", ["text", "label", "group"])
+@pytest.mark.parametrize("name", ["film", ""])
+def test_a_column_that_is_missing_is_refused(role, name):
     with pytest.raises(SourceError) as caught:
-        read([{"text": "good", "label": 1}], group="film")
-    assert str(caught.value) == message
+        read([{"text": "good", "label": 1}], **{role: name})
+    assert str(caught.value) == f"rows: no {role} column {name!r}: columns are text, label."
 
 
 def test_one_column_cannot_be_both():

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
 from bertfit.data.encoding import EncodingRule, encode_texts
+from bertfit.errors import ModelError
 from bertfit.inference import micro_batches, scoring
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
@@ -176,9 +180,32 @@ def test_what_does_not_fit_is_scored_in_smaller_pieces(loaded, encoded, monkeypa
 def test_scoring_that_fails_for_another_reason_is_not_tried_again(loaded, encoded, monkeypatch):
     error = RuntimeError("CUDA error: an illegal memory access was encountered")
     failures = run_out_of_memory(monkeypatch, most_tokens=62, error=error)
-    with pytest.raises(RuntimeError, match="illegal memory access"):
+    with pytest.raises(ModelError) as caught:
         score(loaded, encoded, max_tokens=260)
+    assert caught.value.message.endswith(f"cannot be computed: RuntimeError: {error}")
     assert len(failures) == 1
+
+
+def test_a_copy_for_scoring_is_freed_without_a_search_for_garbage(loaded, encoded, monkeypatch):
+    model, copies = copy.deepcopy(loaded.model), []
+    plug_in(model, torch.device("cpu"))
+    make_copy = scoring.copy_for_work
+
+    def copy_and_look(*arguments):
+        made = make_copy(*arguments)
+        copies.extend(weakref.ref(parameter) for parameter in made.parameters())
+        return made
+
+    monkeypatch.setattr(scoring, "copy_for_work", copy_and_look)
+    gc.collect()
+    gc.disable()
+    try:
+        bfloat16 = choose_precision("cpu", "bfloat16")
+        score_texts(model, encoded, precision=bfloat16, pad_id=0)
+        assert copies
+        assert not any(parameter() is not None for parameter in copies)
+    finally:
+        gc.enable()
 
 
 def test_a_text_that_does_not_fit_alone_is_an_error(loaded, encoded, monkeypatch):

@@ -269,10 +269,12 @@ def test_families_that_cannot_be_packed_say_so(family):
     model = make_classifier(family)
     plan = set_up_packing(model, FLOAT32)
     assert str(plan) == (
-        f"off ({family} brings attention of its own; texts of like length are padded)"
+        f"off (bertfit does not pack {family}; texts of like length are computed together)"
     )
     assert not takes_packs(model)
-    with pytest.raises(ConfigError, match=f"packing: on was asked for, but {family} brings"):
+    with pytest.raises(
+        ConfigError, match=f"packing: on was asked for, but bertfit does not pack {family}"
+    ):
         set_up_packing(model, FLOAT32, "on")
 
 

@@ -470,6 +470,25 @@ def test_the_first_step_does_not_count_for_those_to_come(
     assert 3 < speed.train_seconds < 15  # two epochs of four steps, each of about a second
 
 
+def test_the_speed_of_compiled_steps_is_that_of_one_number_of_rows(
+    tiny_model_dir, make_data, make_reviews, monkeypatch
+):
+    """A last step of fewer rows is compiled again, which many steps would hardly notice."""
+    model, sizes = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model, []
+    accumulate = measuring.accumulate_within_memory
+
+    def accumulate_and_look(weights, data, indices, **options):
+        sizes.append(len(indices))
+        return accumulate(weights, data, indices, **options)
+
+    monkeypatch.setattr(measuring, "accumulate_within_memory", accumulate_and_look)
+    monkeypatch.setattr("bertfit.training.weights.compile_layers", lambda _model: None)
+    settings = TrainSettings(batch_size=8, compile="on")
+    measure_speed(model, make_data(make_reviews(10)), settings=settings, precision=PRECISION)
+    assert len(sizes) == 4
+    assert len(set(sizes)) == 1
+
+
 def test_the_speed_of_a_single_step_can_be_measured(tiny_model_dir, make_data, make_reviews):
     model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
     speed = measure_speed(

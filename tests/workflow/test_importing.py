@@ -259,8 +259,9 @@ def test_a_checkpoint_with_more_than_weights_is_refused(run_import, folder, mode
     assert error_of(run_import) == (
         f"{folder / 'model.pth'}: expected a state dict of tensors, got the entries 'epoch', "
         "'model_state_dict', 'optimizer'\n"
-        "The weights are its entry 'model_state_dict'. Save that alone: "
-        "torch.save(torch.load('model.pth')['model_state_dict'], 'model.pth')."
+        "The weights are its entry 'model_state_dict'. Save that alone in a new folder, beside a "
+        "copy of tokenizer/: torch.save(torch.load('model.pth')['model_state_dict'], "
+        "'new/model.pth')."
     )
 
 
@@ -358,7 +359,7 @@ def test_weights_that_do_not_fit_are_explained(run_import, folder, model, key, v
 
 def test_a_wrong_number_of_label_names_is_explained(run_import):
     assert error_of(run_import, label_names=("a", "b", "c")) == (
-        "the weights have 2 classes, but 3 label names were given: a, b, c\n"
+        "the weights have 2 classes, but there are label names for 3: a, b, c\n"
         "Name them in order of their ids with --label-names."
     )
 
@@ -429,7 +430,7 @@ def test_a_tokenizer_of_another_model_is_refused(run_import, folder, model):
     assert message.endswith(" tokens, but the weights have 10")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5", True, 10**400])
 def test_a_history_without_a_finite_number_is_refused(run_import, folder, value):
     """A loss that was NaN: Python's json writes it, but a run holds plain JSON."""
     path = folder / "training_history.json"
@@ -437,6 +438,16 @@ def test_a_history_without_a_finite_number_is_refused(run_import, folder, value)
     assert error_of(run_import) == (
         f"{path}: expected the lists train_losses, val_losses, train_acc, val_acc, train_f1, "
         "val_f1, a finite number for each epoch\n"
+        "Without this file the model is imported without a history."
+    )
+
+
+def test_a_history_in_percent_is_refused(run_import, folder):
+    path = folder / "training_history.json"
+    path.write_text(json.dumps(HISTORY | {"val_acc": [50, 60.5]}))
+    assert error_of(run_import) == (
+        f"{path}: expected accuracies and F1 from 0 to 1, got 50\n"
+        "If they are percentages, divide them by 100. "
         "Without this file the model is imported without a history."
     )
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from transformers import BertConfig
 
-from bertfit.errors import ModelError, RunError
+from bertfit.errors import ConfigError, ModelError, RunError
 from bertfit.run_directory import stage_run
 from bertfit.workflow.inspecting import inspect
 
@@ -38,6 +38,13 @@ def test_memory_is_for_the_batch_that_is_asked_for(model_dir):
     assert (memory.batch_size, memory.num_tokens) == (3, 5)
 
 
+def test_memory_is_for_no_more_tokens_than_the_model_reads(model_dir):
+    assert inspect(model_dir).memory.num_tokens == 64
+    with pytest.raises(ConfigError) as caught:
+        inspect(model_dir, num_tokens=1000)
+    assert str(caught.value) == f"num_tokens: {model_dir} reads at most 64 tokens, got 1,000"
+
+
 def test_a_model_has_no_record(model_dir):
     assert inspect(model_dir).to_json()["run"] is None
 
@@ -46,6 +53,8 @@ def test_a_run_shows_its_record(model_dir):
     record = {"format_version": 1, "label_names": ["neg", "pos"]}
     (model_dir / "bertfit.json").write_text(json.dumps(record))
     assert inspect(str(model_dir)).record == record
+    with pytest.raises(ConfigError, match="is a run, which has its labels"):
+        inspect(model_dir, num_labels=5)
 
 
 def test_embedded_is_the_embedded_model_beside_a_run_of_that_name(model_dir, monkeypatch):
@@ -54,7 +63,7 @@ def test_embedded_is_the_embedded_model_beside_a_run_of_that_name(model_dir, mon
     monkeypatch.chdir(run.parent)
     found = inspect("embedded", num_labels=2)
     assert (found.num_parameters > 20_000_000, found.record) == (True, {})
-    found = inspect("./embedded", num_labels=2)
+    found = inspect("./embedded")
     assert (found.num_parameters < 10_000, found.record) == (True, {"format_version": 1})
 
 

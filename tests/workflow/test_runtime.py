@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import CanineConfig
 
 from bertfit.errors import ConfigError, ModelError
 from bertfit.modeling.precision import choose_precision
@@ -113,6 +114,14 @@ def test_a_containers_limit_counts(monkeypatch, tmp_path, content, expected):
     monkeypatch.setattr(runtime, "_CGROUP_LIMIT", tmp_path / "cpu.max")
     (tmp_path / "cpu.max").write_text(content)
     assert runtime._count_cores() == expected
+
+
+def test_a_model_that_names_no_embeddings_is_refused(tmp_path):
+    CanineConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    ).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot be computed: NotImplementedError"):
+        describe_runtime(str(tmp_path))
 
 
 def test_what_is_not_there_is_refused(tiny_model_dir, tmp_path):

@@ -1016,7 +1016,9 @@ def test_packing_is_refused_where_the_model_cannot_do_it(train, tmp_path, tiny_m
     other = tmp_path / "mpnet"
     shutil.copytree(tiny_model_dir, other)
     (other / "config.json").write_text(json.dumps(config | {"model_type": "mpnet"}))
-    with pytest.raises(ConfigError, match="packing: on was asked for, but mpnet brings attention"):
+    with pytest.raises(
+        ConfigError, match="packing: on was asked for, but bertfit does not pack mpnet"
+    ):
         train(tmp_path / "run", model=str(other), packing="on")
 
 

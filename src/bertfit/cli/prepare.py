@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from bertfit.cli.options import Overwrite
+from bertfit.cli.options import Json, Overwrite
 
 
 def prepare(
@@ -15,22 +16,26 @@ def prepare(
     source: Annotated[
         str, typer.Option(help="aclImdb_v1.tar.gz, the extracted aclImdb folder, or hub.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the files.")],
+    output: Annotated[str, typer.Option(help="Folder for the files.")],
     text_format: Annotated[
         Literal["text", "tokens"],
         typer.Option("--format", help="text, or tokens: the notebook's lower-cased words."),
     ] = "text",
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Convert a public data set to files that bertfit train reads."""
-    from bertfit.cli.terminal import Terminal, console
+    from bertfit.cli.terminal import Terminal, console, error_console
     from bertfit.data.imdb import prepare_imdb
 
     assert dataset == "imdb"
-    with Terminal(console) as terminal:
+    with Terminal(error_console if as_json else console) as terminal:
         counts = prepare_imdb(
             source, output, text_format=text_format, report=terminal.progress, overwrite=overwrite
         )
-    from bertfit.cli.results import show_imdb_counts
+    from bertfit.cli.results import print_json, show_imdb_counts
 
-    show_imdb_counts(console, counts, output)
+    if as_json:
+        print_json(dataclasses.asdict(counts))
+    else:
+        show_imdb_counts(console, counts, Path(output))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertfit.cli.streams import write_json
@@ -34,11 +35,9 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
-from bertfit.wording import format_count, format_steps, list_some, quote_path
+from bertfit.wording import format_count, format_steps, list_some, quote_path, show_name
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.console import Console
 
     from bertfit.data.imdb import ImdbCounts
@@ -181,7 +180,7 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 def show_record(console: Console, record: dict[str, Any]) -> None:
     """Show a run's record: labels, chosen settings, scores."""
     names = ", ".join(
-        f"{name} → {index}" for index, name in enumerate(record.get("label_names", []))
+        f"{show_name(name)} → {index}" for index, name in enumerate(record.get("label_names", []))
     )
     console.print(f"Labels: {names}")
     encoding, training = record.get("encoding", {}), record.get("training", {})
@@ -225,4 +224,5 @@ def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None
         console.print(f"Differs: {difference}", style="yellow")
     if not counts.differences:
         console.print("The counts are the official ones.")
-    console.print(f"The files are in {output}.", soft_wrap=True)
+    place = output.resolve() if output == Path() else output  # "in .." would be another
+    console.print(f"The files are in {place}.", soft_wrap=True)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from bertfit.cli.options import Json
+
 _LEAST_WIDTH = 50
 """Columns into which names, defaults and the longest words of the sentences fit."""
 
 
-def settings() -> None:
+def settings(as_json: Json = False) -> None:
     """List every training setting with its default and meaning."""
     from rich.table import Table
 
+    from bertfit.cli.results import print_json
     from bertfit.cli.terminal import console
-    from bertfit.config import describe_settings
+    from bertfit.config import TrainSettings, describe_settings
+
+    if as_json:
+        defaults = dataclasses.asdict(TrainSettings())
+        print_json(
+            {
+                name: {"default": defaults[name], "meaning": text}
+                for name, (_, text) in describe_settings().items()
+            }
+        )
+        return
 
     # Sentences may be wrapped, so it shrinks further than tables of numbers.
     table = Table(box=None, padding=(0, 2, 0, 0), min_width=_LEAST_WIDTH)

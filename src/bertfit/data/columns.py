@@ -97,7 +97,11 @@ def _describe_read(
 def _prefer_trained(columns: Columns, names: Collection[str]) -> Columns:
     text = columns.trained_text if columns.trained_text in names else None
     label = columns.trained_label if columns.trained_label in names else None
-    return replace(columns, text=columns.text or text, label=columns.label or label)
+    return replace(
+        columns,
+        text=text if columns.text is None else columns.text,
+        label=label if columns.label is None else columns.label,
+    )
 
 
 def list_names(names: Collection[str]) -> str:

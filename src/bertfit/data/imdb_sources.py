@@ -91,7 +91,8 @@ def read_published(path: Path, report: Report) -> Reviews:
     if path.is_file():
         return _gather(_iter_archive(path, report), str(path))
     refuse_hidden(path)
-    message = f"{path}: no such file or folder; aclImdb_v1.tar.gz or aclImdb was expected"
+    fault = "neither a file nor a folder" if path.exists() else "no such file or folder"
+    message = f"{path}: {fault}; aclImdb_v1.tar.gz or aclImdb was expected"
     raise DataError(message)
 
 
@@ -286,8 +287,8 @@ def _finish(reviews: list[Review], addresses: list[str]) -> list[Review]:
 
 
 def _not_imdb(source: str, names: list[str]) -> DataError:
-    found = list_some(names, NUM_NAMES_SHOWN) or "nothing"
+    found = f"found were {list_some(names, NUM_NAMES_SHOWN)}" if names else "it is empty"
     return DataError(
         f"{source} holds no IMDB reviews: files like aclImdb/train/pos/0_9.txt were expected; "
-        f"found were {found}"
+        f"{found}"
     )

@@ -234,6 +234,7 @@ def prepare_naive_bayes(
 def without_warnings() -> Iterator[None]:
     """Suppress scikit-learn's warnings of fits that did not converge, which `converged` reports.
 
+    So is its guess that two rows of each class are not meant to be classes.
     Not to be used within threads, because warning filters are global.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -241,6 +242,7 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", message="Line Search failed")
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater")
         yield
 
 

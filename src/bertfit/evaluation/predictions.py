@@ -92,7 +92,7 @@ def read_predictions(
     except FileNotFoundError:
         raise RunError(
             f"{path} does not exist: the run keeps no such predictions",
-            hint="It was trained without such rows, or by an older bertfit. Give rows with --data.",
+            hint="It was imported, or trained without such rows. Give rows with --data.",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None

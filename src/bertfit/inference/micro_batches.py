@@ -19,7 +19,7 @@ from bertfit.data.batching import Batch, Pack, iter_batches, iter_packs
 from bertfit.errors import is_out_of_memory
 from bertfit.modeling.forward import compute_logits, compute_packed_logits
 from bertfit.modeling.packing import takes_packs
-from bertfit.modeling.soundness import reads_padding
+from bertfit.modeling.soundness import explain_failure, reads_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +33,7 @@ SMALLER_PIECES = (
     "result."
 )
 """Said once if scoring ran out of memory and continued."""
+_FAILS_ON_SOME = "If it fails on some texts only, such as empty ones, leave those out."
 
 
 @dataclass(slots=True)
@@ -110,16 +111,23 @@ def iter_logits_within_memory(
 
     Raises:
         RuntimeError: Memory ran out: not even the longest remaining row fits alone.
+        ModelError: The model cannot compute some of the texts.
     """
     is_left = np.ones(len(encoded), dtype=bool)
     while is_left.any():
         left = np.flatnonzero(is_left)
         try:
-            for batch, logits in iter_logits(
-                model, encoded, left, max_tokens=budget.tokens, pad_id=pad_id, precision=precision
-            ):
-                is_left[batch.indices] = False
-                yield batch.indices, logits
+            with explain_failure(type(model).__name__, hint=_FAILS_ON_SOME):
+                for batch, logits in iter_logits(
+                    model,
+                    encoded,
+                    left,
+                    max_tokens=budget.tokens,
+                    pad_id=pad_id,
+                    precision=precision,
+                ):
+                    is_left[batch.indices] = False
+                    yield batch.indices, logits
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

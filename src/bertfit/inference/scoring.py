@@ -5,7 +5,8 @@ Validation, evaluation and prediction all score through here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from bertfit.inference.micro_batches import TokenBudget, iter_logits_within_memory
 from bertfit.modeling.allocation import keep_freed_memory
-from bertfit.modeling.fast_path import copy_for_work, is_compiled, takes_operators
+from bertfit.modeling.fast_path import copy_for_work, give_up_copy, is_compiled, takes_operators
 from bertfit.modeling.operators.loading import load_operators
 from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import LateValues, stay_ahead
@@ -67,40 +68,49 @@ def score_texts(
 
     Raises:
         RuntimeError: Memory ran out: not even the longest text fits alone.
+        ModelError: The model cannot compute some of the texts.
     """
     if takes_operators(model, precision):
         load_operators(build=len(encoded) >= _ROWS_WORTH_BUILDING)
     if max_tokens is None:
         max_tokens = _choose_tokens(model, precision)
-    model = copy_for_work(model, precision)
-    was_training = model.training
-    if was_training:  # else another thread, which scores with the same model, would notice
-        model.eval()
     logits = np.empty((len(encoded), model.config.num_labels), dtype=np.float32)
     num_done = 0
+    with _answering(model, precision) as working, torch.inference_mode():
+        scored = iter_logits_within_memory(
+            working,
+            encoded,
+            budget=TokenBudget(max_tokens),
+            pad_id=pad_id,
+            precision=precision,
+            on_halved=on_halved,
+        )
+        queued = ((rows, LateValues.send(of_rows)) for rows, of_rows in scored)
+        for rows, late in stay_ahead(queued, precision.device):
+            (of_rows,) = late.wait()
+            if of_rows.shape[1] != logits.shape[1]:  # as `calibration_folding.widened` does
+                logits = np.empty((len(encoded), of_rows.shape[1]), dtype=np.float32)
+            logits[rows] = of_rows
+            num_done += len(rows)
+            if on_progress is not None:
+                on_progress(num_done, len(encoded))
+    return logits
+
+
+@contextmanager
+def _answering(model: PreTrainedModel, precision: Precision) -> Iterator[PreTrainedModel]:
+    """Give a model in the dtype of the computation and in eval mode, itself or a copy."""
+    working = copy_for_work(model, precision)
+    was_training = working.training
+    if was_training:  # else another thread, which scores with the same model, would notice
+        working.eval()
     try:
-        with torch.inference_mode():
-            scored = iter_logits_within_memory(
-                model,
-                encoded,
-                budget=TokenBudget(max_tokens),
-                pad_id=pad_id,
-                precision=precision,
-                on_halved=on_halved,
-            )
-            queued = ((rows, LateValues.send(of_rows)) for rows, of_rows in scored)
-            for rows, late in stay_ahead(queued, precision.device):
-                (of_rows,) = late.wait()
-                if of_rows.shape[1] != logits.shape[1]:  # as `calibration_folding.widened` does
-                    logits = np.empty((len(encoded), of_rows.shape[1]), dtype=np.float32)
-                logits[rows] = of_rows
-                num_done += len(rows)
-                if on_progress is not None:
-                    on_progress(num_done, len(encoded))
+        yield working
     finally:
         if was_training:
-            model.train()
-    return logits
+            working.train()
+        if working is not model:
+            give_up_copy(working)
 
 
 def _choose_tokens(model: PreTrainedModel, precision: Precision) -> int:

@@ -157,6 +157,12 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
     If neither the model nor its tokenizer states a limit, it is 8,192.
     """
+    limit = min(find_position_limit(model), tokenizer.model_max_length)
+    return int(limit) if limit < NO_LIMIT // 2 else _DEFAULT_LIMIT
+
+
+def find_position_limit(model: PreTrainedModel) -> int:
+    """Return for how many tokens a model has positions; some `NO_LIMIT` if it does not say."""
     named = (getattr(model.config, name, None) for name in _POSITIONS)
     positions = next((number for number in named if number), NO_LIMIT)
     positions = positions if positions > 0 else NO_LIMIT  # XLNet uses -1 for no limit
@@ -168,8 +174,7 @@ def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ]
     starts = [getattr(table, "padding_idx", None) for table in tables]
     offsets = [start + 1 for start in starts if start is not None]
-    limit = min(positions - max(offsets, default=0), tokenizer.model_max_length)
-    return int(limit) if limit < NO_LIMIT // 2 else _DEFAULT_LIMIT
+    return int(positions - max(offsets, default=0))
 
 
 def check_length(max_length: int, limit: int, name: str) -> None:

@@ -58,13 +58,13 @@ def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing 
     if family not in _LAST_BEFORE_HEAD or getattr(config, "is_decoder", False):
         if asked == "on":
             raise ConfigError(
-                f"packing: on was asked for, but {family} brings attention of its own, which "
-                "cannot be kept within a text",
+                f"packing: on was asked for, but bertfit does not pack {family}: it cannot keep "
+                "the texts apart",
                 hint="auto packs where it can be done, and pads texts of like length elsewhere.",
             )
         return Plan(
             is_on=False,
-            reason=f"{family} brings attention of its own; texts of like length are padded",
+            reason=f"bertfit does not pack {family}; texts of like length are computed together",
         )
     if asked == "on":
         return Plan(is_on=True, reason=f"asked for; {_name_kernel(config, precision)}")

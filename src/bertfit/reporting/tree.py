@@ -22,9 +22,9 @@ def draw_tree(node: ModuleNode, *, with_shapes: bool = True) -> Tree:
 def describe_memory(memory: MemoryEstimate) -> str:
     """Return the memory estimate in a sentence."""
     return (
-        f"Memory, estimated for {memory.batch_size} × {memory.num_tokens} tokens in float32: "
-        f"{memory.inference_gib:.2f} GiB for inference, {memory.training_gib:.2f} GiB for training "
-        f"(weights alone {memory.weights_gib:.2f} GiB)."
+        f"Memory, estimated for {memory.batch_size:,} × {memory.num_tokens:,} tokens in float32: "
+        f"{memory.inference_gib:,.2f} GiB for inference, {memory.training_gib:,.2f} GiB for "
+        f"training (weights alone {memory.weights_gib:,.2f} GiB)."
     )
 
 

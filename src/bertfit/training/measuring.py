@@ -62,11 +62,14 @@ def measure_speed(
     steps = plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=0)
     weights = TrainedWeights(model, settings, precision)
     on_gpu = precision.device.type == "cuda"
-    if on_gpu:
-        # Repeat the step of median length: the first time sets up, the second may be recorded, and
-        # the others are queued while the GPU computes, as in a training.
-        steps = [sorted(steps, key=lambda rows: int(lengths[rows].sum()))[len(steps) // 2]] * 8
-    steps = steps[: 8 if on_gpu else 4]
+    num_taken = 8 if on_gpu else 4
+    if on_gpu or settings.compile == "on":
+        # Repeat the step of median length: the first time sets up, or compiles, for this number of
+        # rows; on a GPU, the second may be recorded, and the others are queued while the GPU
+        # computes, as in a training.
+        median = sorted(steps, key=lambda rows: int(lengths[rows].sum()))[len(steps) // 2]
+        steps = [median] * num_taken
+    steps = steps[:num_taken]
     num_first = min(2 if on_gpu else 1, len(steps) - 1)  # include start-up
     weights.working.train()
     budget = TokenBudget(starting_budget(settings.micro_batch_tokens))

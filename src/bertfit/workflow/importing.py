@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _EXPECTED = "Expected model.pth (a state dict), tokenizer/ and, if at hand, training_history.json."
 _ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."
+_WITHOUT_HISTORY = "Without this file the model is imported without a history."
 _SAVE_HINT = "In the notebook, save it with torch.save(model.state_dict(), 'model.pth')."
 _ANCHOR = "embeddings.word_embeddings.weight"
 _HISTORY_FIELDS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
@@ -155,8 +156,9 @@ def _explain_other(path: Path, found: object) -> ModelError:
         for name, entry in found.items():
             if isinstance(entry, Mapping) and any(str(key).endswith(_ANCHOR) for key in entry):
                 hint = (
-                    f"The weights are its entry {name!r}. Save that alone: "
-                    f"torch.save(torch.load('model.pth')[{name!r}], 'model.pth')."
+                    f"The weights are its entry {name!r}. Save that alone in a new folder, beside "
+                    f"a copy of tokenizer/: torch.save(torch.load('model.pth')[{name!r}], "
+                    "'new/model.pth')."
                 )
     return ModelError(f"{path}: expected a state dict of tensors, got {what}", hint=hint)
 
@@ -213,8 +215,8 @@ def _infer_config(
         )
     if len(label_names) != num_labels:
         raise ConfigError(
-            f"the weights have {num_labels} classes, but {len(label_names)} label names were "
-            f"given: {', '.join(label_names)}",
+            f"the weights have {num_labels} classes, but there are label names for "
+            f"{len(label_names)}: {', '.join(label_names)}",
             hint="Name them in order of their ids with --label-names.",
         )
     num_token_types = _shape(state, "bert.embeddings.token_type_embeddings.weight")[0]
@@ -315,7 +317,13 @@ def _read_history(folder: Path) -> dict[str, Any] | None:
         raise RunError(
             f"{path}: expected the lists {', '.join(_HISTORY_FIELDS)}, "
             "a finite number for each epoch",
-            hint="Without this file the model is imported without a history.",
+            hint=_WITHOUT_HISTORY,
+        )
+    beyond = [one for name in _HISTORY_FIELDS[2:] for one in history[name] if not 0 <= one <= 1]
+    if beyond:
+        raise RunError(
+            f"{path}: expected accuracies and F1 from 0 to 1, got {beyond[0]}",
+            hint=f"If they are percentages, divide them by 100. {_WITHOUT_HISTORY}",
         )
     return dict(zip(_HISTORY_FIELDS, columns, strict=True))
 
@@ -326,5 +334,5 @@ def _is_column(value: object, *, like: object) -> bool:
         and isinstance(like, list)
         and len(value) == len(like) > 0
         # JSON has no NaN, but Python writes and reads it.
-        and all(isinstance(one, int | float) and abs(one) < math.inf for one in value)
+        and all(type(one) in {int, float} and abs(one) <= sys.float_info.max for one in value)
     )

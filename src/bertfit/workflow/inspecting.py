@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertfit.errors import ConfigError
 from bertfit.files import as_path
 from bertfit.inference.confidence import read_confidence
 from bertfit.killed_trainings import has_leftovers
-from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.classifier import find_position_limit, load_architecture
 from bertfit.modeling.tree import (
     MemoryEstimate,
     ModuleNode,
@@ -20,6 +21,8 @@ from bertfit.modeling.tree import (
 )
 from bertfit.run_directory import read_record
 from bertfit.run_files import find_changed_files, is_run
+
+_NUM_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +57,21 @@ def inspect(
     depth: int | None = None,
     num_labels: int | None = None,
     batch_size: int = 32,
-    num_tokens: int = 128,
+    num_tokens: int | None = None,
 ) -> Inspection:
     """Return the tree of a model, a run, or "embedded".
 
     Args:
         name: Hub name, local folder, a run, or "embedded".
         depth: Levels below the root; None means all.
-        num_labels: Classes of the head; None takes the number from the configuration.
+        num_labels: Classes of the head; None takes the number from the configuration. Not for a
+            run, whose head is trained.
         batch_size: Rows for the memory estimate.
-        num_tokens: Tokens per row for the memory estimate.
+        num_tokens: Tokens per row for the memory estimate; None means 128, or as many as the model
+            reads.
 
     Raises:
+        ConfigError: `num_labels` is given for a run, or the model reads fewer than `num_tokens`.
         ModelError: The model cannot be found or is of an unknown kind.
         RunError: The run's bertfit.json is damaged, or a killed training left it unfinished.
     """
@@ -73,9 +79,14 @@ def inspect(
     record: dict[str, Any] = {}
     if str(name) != "embedded" and (is_run(path) or (not path.exists() and has_leftovers(path))):
         record = read_record(path)
+        if num_labels is not None:
+            raise ConfigError(f"num_labels: {path} is a run, which has its labels")
         num_names = len(record.get("label_names", ()))
         read_confidence(record, num_labels=num_names, run=path)  # says what is damaged
     model = load_architecture(str(name), num_labels=num_labels)
+    limit = find_position_limit(model)
+    if num_tokens is not None and num_tokens > limit:
+        raise ConfigError(f"num_tokens: {name} reads at most {limit:,} tokens, got {num_tokens:,}")
     has_shape = all(
         hasattr(model.config, field)
         for field in ("hidden_size", "num_attention_heads", "num_hidden_layers")
@@ -85,7 +96,9 @@ def inspect(
         tree=build_tree(model, depth=depth),
         num_parameters=count_parameters(model),
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        memory=estimate_memory(model, batch_size=batch_size, num_tokens=num_tokens)
+        memory=estimate_memory(
+            model, batch_size=batch_size, num_tokens=num_tokens or min(_NUM_TOKENS, limit)
+        )
         if has_shape
         else None,
         record=record,

@@ -25,6 +25,7 @@ from bertfit.modeling.graphs import plan_recording
 from bertfit.modeling.packing import plan_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.soundness import explain_failure
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.token_budget import default_tokens
 from bertfit.training.weights import updates_read_rows
@@ -99,7 +100,7 @@ def describe_runtime(
         dtype: Dtype of the computation; auto chooses.
 
     Raises:
-        ModelError: The model cannot be found or is of an unknown kind.
+        ModelError: The model cannot be found or is of an unknown kind, or not for text.
         ConfigError: The device is unknown or not present.
     """
     precision = choose_precision(device, dtype)
@@ -108,9 +109,9 @@ def describe_runtime(
     fast_path = plan_fast_path(config, precision.device)
     operators = plan_operators_for(config, precision)
     packing = plan_packing(config, precision)
-    by_rows = updates_read_rows(
-        architecture.get_input_embeddings().weight.numel(), precision.device
-    )
+    with explain_failure(model):  # CANINE, for one, names no embeddings
+        num_numbers = architecture.get_input_embeddings().weight.numel()
+    by_rows = updates_read_rows(num_numbers, precision.device)
     tokens = default_tokens(
         find_hidden_size(architecture), is_compiled=operators.is_on and fast_path.is_whole
     )
