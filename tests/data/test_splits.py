@@ -115,6 +115,16 @@ def test_many_small_labels_give_one_row_each():
     assert set(Counter(part.labels).values()) == {1}
 
 
+def test_no_group_is_in_the_part_whatever_the_seed():
+    """Authors of very different numbers of texts: the largest has a tenth of all."""
+    sizes = [max(1, int(300 / rank**0.8)) for rank in range(1, 201)]
+    groups = [f"author {author}" for author, size in enumerate(sizes) for _ in range(size)]
+    labels = [("neg", "pos")[(row * 7 + row // 5) % 2] for row in range(len(groups))]
+    parts = [split_off(make(labels, groups), 0.1, seed=seed)[1] for seed in range(10)]
+    assert not set.intersection(*(set(part.groups) for part in parts))
+    assert all(0.08 < len(part) / len(groups) < 0.14 for part in parts)
+
+
 def test_a_grouped_part_comes_near_its_share_of_each_label():
     labels = [("neg", "pos")[(row * 7 + row // 5) % 2] for row in range(2000)]
     groups = [f"movie {(row * row) % 211}" for row in range(2000)]

@@ -1,7 +1,7 @@
 """Find equal texts within a part, with conflicting labels, and across parts.
 
-Two texts are equal if they differ only in white space and case. They are compared by 128-bit
-digests, to avoid a second copy in memory.
+Two texts are equal if they differ only in white space, case and HTML line breaks, which are read as
+spaces. They are compared by 128-bit digests, to avoid a second copy in memory.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from bertfit.data.cleaning import clean_text
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import DataError, Fault
 
@@ -31,17 +32,16 @@ def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
     """Return a digest of each text; equal texts have the same digest.
 
     Example:
-        >>> a, b, c = fingerprint_texts(["A  film", "a film ", "a film!"])
-        >>> a == b, a == c
+        >>> a, b, c, d = fingerprint_texts(["A  film", "a film ", "a<br />film", "a film!"])
+        >>> a == b == c, a == d
         (True, False)
     """
-    return [
-        hashlib.blake2b(
-            " ".join(text.split()).casefold().encode("utf-8", "surrogatepass"),
-            digest_size=_DIGEST_BYTES,
-        ).digest()
-        for text in texts
-    ]
+    return [_digest(clean_text(text, "html_breaks") if "<" in text else text) for text in texts]
+
+
+def _digest(text: str) -> bytes:
+    folded = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(folded, digest_size=_DIGEST_BYTES).digest()
 
 
 def find_repeats(fingerprints: Sequence[bytes]) -> list[tuple[int, int]]:

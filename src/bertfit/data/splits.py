@@ -166,10 +166,14 @@ class _Draft:
         self._wanted = {label: count * fraction for label, count in self._total.items()}
 
     def fill(self) -> None:
-        """Add a group for every label, rare labels first, then every group that lowers the cost."""
+        """Add a group for every label, rare labels first, then every group that lowers the cost.
+
+        A group that lowers it is taken in random order: if the best one were taken, it would be in
+        the part whatever the seed, and a large one might be most of it.
+        """
         for label in sorted(self._total, key=lambda label: self._num_groups_in_rest[label]):
             if label not in self._held:
-                self._add_best_group_with(label)
+                self._add_group_with(label)
         for place in range(len(self._groups)):
             if place not in self.part and self._may_leave(place) and self._cost(place) < 0:
                 self._add(place)
@@ -178,10 +182,12 @@ class _Draft:
         """Return the labels that the part does not have yet."""
         return [label for label in self._total if label not in self._held]
 
-    def _add_best_group_with(self, label: str) -> None:
+    def _add_group_with(self, label: str) -> None:
         places = [place for place in self._places[label] if self._may_leave(place)]
         if places:
-            self._add(min(places, key=self._cost))
+            lowering = (place for place in places if self._cost(place) < 0)
+            first = next(lowering, None)
+            self._add(min(places, key=self._cost) if first is None else first)
 
     def _add(self, place: int) -> None:
         self.part.add(place)
