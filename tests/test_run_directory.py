@@ -652,3 +652,14 @@ def test_commands_of_leftovers_take_names_that_begin_with_a_dash(tmp_path, monke
     command = next(line for line in told.splitlines() if line.startswith("  mv "))
     subprocess.run(command, shell=True, check=True)  # noqa: S602 (the line that people copy)
     assert (tmp_path / "-run" / "x.unfinished" / "config.json").is_file()
+
+
+def test_the_files_of_a_run_are_recorded_in_the_order_of_their_names(tmp_path):
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    names = [f"file {number}" for number in range(9)]
+    for name in reversed(names):
+        (staging.folder / name).write_text("", encoding="utf-8")
+    staging.publish({})
+    assert json.loads((tmp_path / "run" / RECORD_NAME).read_text("utf-8"))["files"] == sorted(
+        [RECORD_NAME, *names]
+    )

@@ -51,6 +51,18 @@ def shorten_name(name: str) -> str:
     return name if len(name) <= _MOST_SHOWN else f"{name[: _MOST_SHOWN - 1]}…"
 
 
+def choose_decimals(*percents: float) -> int:
+    """Return how many decimals, 1 to 4, tell percentages or points from 0 and 100.
+
+    Example:
+        >>> choose_decimals(93.34, 100.0), choose_decimals(99.968), choose_decimals(-0.012)
+        (1, 2, 2)
+    """
+    gaps = [min(abs(one), abs(100 - abs(one))) for one in percents]
+    least = min((gap for gap in gaps if gap > 1e-9), default=1.0)
+    return next((number for number in (1, 2, 3) if round(least, number) > 0), 4)
+
+
 def show_name(name: str) -> str:
     r"""Return the name of a label on one line: in quotes if it has a line end or a tab.
 

@@ -581,3 +581,27 @@ def test_a_single_damaged_text_is_told_in_the_singular(kind):
     report = inspect(CLEAN["train"] + PLANTED[kind][0]["train"])
     (found,) = [one for one in report.findings if one.kind == kind]
     assert re.match(r"1 row of train \(0\.5 %\) (shows|has|stands|holds) ", found.message)
+
+
+def test_the_nearest_of_near_duplicates_are_shown_first():
+    texts = [one["text"] for one in CLEAN["train"]]
+    copies = [row(near(texts[3])), row(f"{texts[5]} more")]
+    (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], *copies]).findings
+    notes = [example.note for example in finding.examples]
+    assert notes == ["0.95 as train line 6", "0.89 as train line 4"]
+    assert finding.message.startswith("2 rows of test (4.8 %) are nearly a text of train: ")
+
+
+def test_the_rows_and_groups_that_parts_share_are_named():
+    extra = [row(f"new words {at}", "neg", f"a{at}") for at in (1, 2)]
+    (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], *extra]).findings
+    assert finding.message == (
+        "2 groups (a1, a2) of test are also in train: 2 rows of test (4.8 %)."
+    )
+    assert [example.note for example in finding.examples] == ["group a1", "group a2"]
+
+
+def test_a_copy_in_validation_is_not_told_as_one_in_test():
+    copy = row(CLEAN["train"][0]["text"], "neg")
+    (finding,) = inspect(CLEAN["train"], validation=[*CLEAN["validation"], copy]).findings
+    assert finding.advice.startswith("Remove the copies from train: they reward memorising. ")

@@ -189,3 +189,19 @@ def test_where_one_order_of_groups_leaves_a_label_out_another_is_tried():
     labels, groups = "cdabcbdbba", "1330210211"
     rest, part = split_off(make(labels, groups), 0.3, seed=0)
     assert set(rest.labels) == set(part.labels) == set("abcd")
+
+
+def test_a_grouped_part_stops_where_it_is_nearest_to_its_share():
+    """Of ten groups of ten rows, one is nearer to 14 rows than two, and two to 16 rows than one."""
+    dataset = make("ab" * 50, [f"g{row // 10}" for row in range(100)])
+    sizes = [len(split_off(dataset, fraction, seed=0)[1]) for fraction in (0.14, 0.16, 0.9)]
+    assert sizes == [10, 20, 90]
+
+
+def test_the_group_nearest_to_the_share_brings_a_rare_label_in():
+    """The other group with the label holds most of the rows."""
+    labels = ["a", "b", "c"] * 300 + ["a", "b", "c"] + ["a", "b"] * 50
+    groups = ["huge"] * 900 + ["small"] * 3 + [f"g{row // 10}" for row in range(100)]
+    for seed in range(5):
+        _, part = split_off(make(labels, groups), 0.1, seed=seed)
+        assert "huge" not in part.groups

@@ -41,19 +41,54 @@ def test_a_better_model_beats_the_baseline_in_words() -> None:
     assert comparison.difference == pytest.approx(0.1)
     assert comparison.p_value < 1e-6
     assert comparison.verdict.startswith(
-        "The model beats TF-IDF + logistic regression by 10.0 points (95 % interval "
+        "The model beats TF-IDF + logistic regression by 10.0 points of accuracy (95 % interval "
     )
     reverse = compare_with_baseline(
         as_probabilities(bad), as_probabilities(good), label_ids, baseline_name=NAME
     )
     assert reverse.verdict.startswith(
-        "The model LOSES to TF-IDF + logistic regression by 10.0 points (95 % interval "
+        "The model LOSES to TF-IDF + logistic regression by 10.0 points of accuracy (95 % interval "
     )
     assert "use the baseline, or give the model more data" in reverse.verdict
     assert "where texts are cut, a longer max length" in reverse.verdict
     span = reverse.verdict.partition("interval ")[2].partition(")")[0]
     assert span == comparison.verdict.partition("interval ")[2].partition(")")[0]
     assert json.loads(json.dumps(comparison.to_json()))["interval"]["low"] > 0
+
+
+def test_a_model_that_finds_the_rare_class_is_not_told_to_give_way_to_one_that_never_does() -> None:
+    label_ids = np.arange(1000) % 20 == 0  # 50 of 1,000
+    finds = np.where(np.arange(1000) % 14 == 0, True, label_ids & (np.arange(1000) % 100 > 0))
+    never = np.zeros(1000, dtype=int)
+    verdict = compare_with_baseline(
+        as_probabilities(finds.astype(int)),
+        as_probabilities(never),
+        label_ids.astype(int),
+        baseline_name="majority class",
+    ).verdict
+    assert verdict.startswith("The model loses to majority class by ")
+    assert verdict.endswith(
+        ", but has the higher macro F1, 75.0 % against 48.7, in which rare classes count as much "
+        "as common ones."
+    )
+    reverse = compare_with_baseline(
+        as_probabilities(never),
+        as_probabilities(finds.astype(int)),
+        label_ids.astype(int),
+        baseline_name=NAME,
+    ).verdict
+    assert reverse.endswith(", but has the lower macro F1, 48.7 % against 75.0.")
+
+
+def test_a_difference_that_is_no_chance_is_never_told_as_nothing() -> None:
+    label_ids = np.arange(100_000) % 2
+    worse = np.where(np.arange(100_000) < 12, 1 - label_ids, label_ids)
+    verdict = compare_with_baseline(
+        as_probabilities(label_ids), as_probabilities(worse), label_ids, baseline_name=NAME
+    ).verdict
+    assert verdict == (
+        f"The model beats {NAME} by 0.01 points of accuracy (95 % interval 0.01 to 0.02)."
+    )
 
 
 def test_three_rows_never_tell_models_apart() -> None:
@@ -319,3 +354,10 @@ def test_zero_has_no_sign() -> None:
     told = describe_difference(comparison, "new", "old")
     assert "new minus old is +0.0 points" in told
     assert "interval 0.0 to 1.3," in told
+
+
+def test_fewer_rows_than_classes_are_compared_with_a_baseline() -> None:
+    label_ids = np.asarray([0, 5])
+    pair = (as_probabilities(label_ids, 7), as_probabilities(label_ids[::-1], 7))
+    comparison = compare_with_baseline(*pair, label_ids, baseline_name=NAME, num_resamples=100)
+    assert (comparison.model_accuracy, comparison.model_macro_f1) == (1.0, 1.0)

@@ -210,3 +210,13 @@ def test_collapse_is_one_class_for_labels_of_several(
     predicted_ids: list[int], label_ids: list[int], expected: int | None
 ) -> None:
     assert collapsed_class(predicted_ids, label_ids) == expected
+
+
+def test_given_predictions_are_scored_and_checked() -> None:
+    rows = ([[0.4, 0.6], [0.9, 0.1]], [0, 0], ["neg", "pos"])
+    assert score(*rows).accuracy == 0.5
+    assert score(*rows, predicted_ids=[0, 0]).confusion == [[2, 0], [0, 0]]
+    with pytest.raises(DataError, match="expected predicted ids from 0 to 1, got 0 to 2"):
+        score(*rows, predicted_ids=[0, 2])
+    with pytest.raises(DataError, match="expected a prediction per label, got 1 and 2"):
+        score(*rows, predicted_ids=[0])

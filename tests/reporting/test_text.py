@@ -215,9 +215,9 @@ def test_accuracies_of_model_and_baselines_have_their_intervals_and_a_verdict() 
     )
     text = render(comparison_table(comparison, BaselineResults(results, seconds=0.0)))
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "this model 90.0 % (70.0 to 99.0)" in lines
-    assert "NB-SVM 90.0 % (71.0 to 98.0)" in lines
-    assert "majority class 90.0 % (72.0 to 97.0)" in lines
+    assert "this model 90.0 % (70.0 to 99.0) 47.4 %" in lines
+    assert "NB-SVM 90.0 % (71.0 to 98.0) 47.4 %" in lines
+    assert "majority class 90.0 % (72.0 to 97.0) 47.4 %" in lines
     assert text.endswith(comparison.verdict)
 
 

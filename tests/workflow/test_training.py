@@ -30,7 +30,7 @@ from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
 from bertfit.workflow import calibrating, judging, making, reporting, rows, training
-from bertfit.workflow.base_model import load_base_tokenizer
+from bertfit.workflow.base_model import load_base, load_base_tokenizer
 from bertfit.workflow.reproducing import describe_command
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
@@ -1233,3 +1233,12 @@ def test_a_model_that_fails_only_in_training_is_not_blamed_on_float32(
             make_reviews(20), tmp_path / "run", model=str(tmp_path / "reformer"), dtype="float32"
         )
     assert caught.value.hint.startswith("bertfit is for encoders such as BERT.")
+
+
+def test_the_head_is_drawn_by_the_seed_of_the_settings(tiny_model_dir):
+    def draw(seed):
+        settings = TrainSettings(model=str(tiny_model_dir), seed=seed)
+        return load_base(settings, ["neg", "pos"]).model.classifier.weight
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.evaluation.interval import Interval, allow_for_mistakes, cut
+from bertfit.evaluation.interval import Interval, allow_for_mistakes, cut, stretch
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes, weigh_mistakes
@@ -34,8 +34,8 @@ class CalibrationScores:
     """Expected calibration error in [0, 1]: mean gap between confidence and accuracy over bins of
     about equally many rows."""
     ece_noise: float
-    """95 % quantile of the `ece` of a perfectly calibrated model on as many rows: a lower `ece` is
-    no evidence of miscalibration."""
+    """95 % quantile of the `ece` of a perfectly calibrated model on as many rows, or groups of
+    rows: a lower `ece` is no evidence of miscalibration."""
     brier: float
     """Mean squared error of the probabilities; in [0, 1] for two classes, otherwise in [0, 2]."""
     log_loss: float
@@ -67,13 +67,18 @@ class ConfidenceScores:
 
 
 def score_calibration(
-    probabilities: ArrayLike, label_ids: ArrayLike, *, seed: int = 0
+    probabilities: ArrayLike,
+    label_ids: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
 ) -> CalibrationScores:
     """Compute the calibration scores of the rows.
 
     Args:
         probabilities: (n, C), each row summing to 1.
         label_ids: (n,) integers in [0, C).
+        groups: (n,) group of each row, whose rows may be right or wrong together; or None.
         seed: Seed of the draws for `ece_noise`.
 
     Raises:
@@ -83,7 +88,9 @@ def score_calibration(
     confidences, is_right = take_best(probabilities, label_ids)
     return CalibrationScores(
         ece=expected_calibration_error(confidences, is_right),
-        ece_noise=_draw_noise(confidences, seed=seed),
+        ece_noise=_draw_noise(
+            confidences, is_right, number_units(groups, len(label_ids)), seed=seed
+        ),
         brier=float(row_brier_scores(probabilities, label_ids).mean()),
         log_loss=float(row_log_losses(probabilities, label_ids).mean()),
     )
@@ -137,9 +144,13 @@ def score_confidence(
     of_brier = _brier_scores_if(probabilities, brier_scores, answered, is_right)
     brier = allow_for_mistakes(brier, is_right, of_brier, units)
     aurc = allow_for_mistakes(aurc, is_right, (np.zeros_like(weights), weights), units)
-    before = None if uncalibrated is None else score_calibration(uncalibrated, label_ids, seed=seed)
+    now, before = (
+        None if each is None else score_calibration(each, label_ids, groups=groups, seed=seed)
+        for each in (probabilities, uncalibrated)
+    )
+    assert now is not None
     return ConfidenceScores(
-        calibration=score_calibration(probabilities, label_ids, seed=seed),
+        calibration=now,
         uncalibrated=before,
         aurc=risk_area(share_mistakes(ranked)),
         error_rate=float((~is_right).mean()),
@@ -228,13 +239,52 @@ def _assign_bins(confidences: NDArray[np.float64]) -> NDArray[np.int64]:
     return bins
 
 
-def _draw_noise(confidences: NDArray[np.float64], *, seed: int) -> float:
+def _draw_noise(
+    confidences: NDArray[np.float64],
+    is_right: NDArray[np.bool_],
+    units: NDArray[np.int64],
+    *,
+    seed: int,
+) -> float:
     """Return the upper quantile of the calibration error of a perfectly calibrated model.
 
     Source:
         Bröcker & Smith 2007, "Increasing the reliability of reliability diagrams", section 3
         (labels drawn from the forecast itself).
     """
+    noise = _draw_noise_of_rows(confidences, seed=seed)
+    if len(np.unique(units)) == len(units):
+        return noise
+    return max(noise, _draw_noise_of_groups(confidences, is_right, units, seed=seed))
+
+
+def _draw_noise_of_groups(
+    confidences: NDArray[np.float64],
+    is_right: NDArray[np.bool_],
+    units: NDArray[np.int64],
+    *,
+    seed: int,
+) -> float:
+    """Return the same if the rows of a group are right or wrong together, as far as they are here.
+
+    The gaps of each group, less what is common to a bin, get a random sign in each draw.
+
+    Source:
+        Cameron, Gelbach & Miller 2008, "Bootstrap-based improvements for inference with clustered
+        errors", section 3 (the wild cluster bootstrap).
+    """
+    bins = _assign_bins(confidences)
+    gaps = confidences - is_right
+    gaps -= (np.bincount(bins, weights=gaps) / np.maximum(np.bincount(bins), 1))[bins]
+    num_units, num_bins = int(units.max()) + 1, int(bins.max()) + 1
+    cells = np.bincount(units * num_bins + bins, weights=gaps, minlength=num_units * num_bins)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_NUM_NOISE_DRAWS, num_units))
+    errors = np.abs(signs @ cells.reshape(num_units, num_bins)).sum(axis=1)
+    noise = Interval(0.0, float(np.quantile(errors, _NOISE_QUANTILE)) / len(confidences))
+    return stretch(noise, 0.0, num_units=num_units, level=0.95).high
+
+
+def _draw_noise_of_rows(confidences: NDArray[np.float64], *, seed: int) -> float:
     rng = np.random.default_rng(seed)
     bins = _assign_bins(confidences)
     errors = np.empty(_NUM_NOISE_DRAWS)

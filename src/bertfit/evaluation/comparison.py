@@ -29,12 +29,15 @@ from bertfit.evaluation.metrics import (
 )
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.units import count_units
+from bertfit.wording import choose_decimals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
+_CLEAR_F1 = 0.01
+"""Least difference of macro F1 that is worth a word."""
 SCORE_NAMES = ("accuracy", "macro_f1", "log_loss")
 """The scores by which two models are compared."""
 
@@ -196,11 +199,17 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
             f"{high:z.1f}, {test})."
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
-    low, high = (low, high) if accuracy.difference > 0 else (-high, -low)
-    return (
-        f"{better} is better than {worse} by {100 * abs(accuracy.difference):.1f} points of "
-        f"accuracy ({level} interval {low:z.1f} to {high:z.1f}, {test}): hardly chance."
-    )
+    points = _format_points(accuracy.difference, accuracy.interval, level=comparison.level)
+    return f"{better} is better than {worse} by {points[:-1]}, {test}): hardly chance."
+
+
+def _format_points(difference: float, interval: Interval, *, level: float) -> str:
+    """Return a difference that is hardly chance, without its sign, and its interval."""
+    ends = [100 * end for end in (difference, interval.low, interval.high)]
+    if difference < 0:
+        ends = [-ends[0], -ends[2], -ends[1]]
+    size, low, high = (f"{end:z.{choose_decimals(*ends)}f}" for end in ends)
+    return f"{size} points of accuracy ({100 * level:g} % interval {low} to {high})"
 
 
 def compare_with_baseline(
@@ -235,30 +244,29 @@ def compare_with_baseline(
     Raises:
         DataError: The arrays differ in length or have no rows.
     """
-    model_correct = _find_correct(model_probabilities, label_ids)
-    baseline_correct = _find_correct(baseline_probabilities, label_ids)
+    both = (model_probabilities, baseline_probabilities)
+    are_right = [_find_correct(each, label_ids) for each in both]
     drawn: dict[str, Any] = {
         "groups": groups,
         "num_resamples": num_resamples,
         "seed": seed,
         "level": level,
     }
-    interval = paired_difference_interval(model_correct, baseline_correct, **drawn)
+    interval = paired_difference_interval(*are_right, **drawn)
     intervals = bootstrap_intervals(model_probabilities, label_ids, with_auroc=False, **drawn)
-    model_accuracy, model_macro_f1 = _score_most_probable(model_probabilities, label_ids)
-    p_value = mcnemar_p_value(model_correct, baseline_correct)
-    difference = float(model_correct.mean() - baseline_correct.mean())
-    verdict = _word_verdict(difference, interval, p_value, baseline_name=baseline_name, level=level)
+    (accuracy, macro_f1), of_baseline = (_score_most_probable(each, label_ids) for each in both)
+    difference, p_value = accuracy - of_baseline[0], mcnemar_p_value(*are_right)
+    macro_f1s, named = (macro_f1, of_baseline[1]), {"baseline_name": baseline_name}
     return Comparison(
-        baseline_name=baseline_name,
-        model_accuracy=model_accuracy,
-        model_macro_f1=model_macro_f1,
+        **named,
+        model_accuracy=accuracy,
+        model_macro_f1=macro_f1,
         model_intervals={name: intervals[name] for name in ("accuracy", "macro_f1")},
-        baseline_accuracy=float(baseline_correct.mean()),
+        baseline_accuracy=of_baseline[0],
         difference=difference,
         interval=interval,
         p_value=p_value,
-        verdict=verdict,
+        verdict=_word_verdict(difference, interval, p_value, macro_f1s, level=level, **named),
     )
 
 
@@ -281,10 +289,19 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
 
 
 def _word_verdict(
-    difference: float, interval: Interval, p_value: float, *, baseline_name: str, level: float
+    difference: float,
+    interval: Interval,
+    p_value: float,
+    macro_f1s: tuple[float, float],
+    *,
+    baseline_name: str,
+    level: float,
 ) -> str:
+    """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
     low, high = 100 * interval.low, 100 * interval.high
-    points = f"{100 * abs(difference):.1f} points"
+    own, other = (f"{100 * value:.1f}" for value in macro_f1s)
+    gap = macro_f1s[0] - macro_f1s[1]
+    is_opposite = gap * difference < 0 and abs(gap) >= _CLEAR_F1
     is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
     if not is_certain:  # the interval alone may exclude 0, so p is shown
         return (
@@ -292,12 +309,17 @@ def _word_verdict(
             f"{100 * difference:+z.1f} points "
             f"({100 * level:g} % interval {low:z.1f} to {high:z.1f}, McNemar p = {p_value:.2g})."
         )
+    points = _format_points(difference, interval, level=level)
     if difference > 0:
-        span = f"({100 * level:g} % interval {low:z.1f} to {high:z.1f})"
-        return f"The model beats {baseline_name} by {points} {span}."
-    span = f"({100 * level:g} % interval {-high:z.1f} to {-low:z.1f})"
+        told = f", but has the lower macro F1, {own} % against {other}" if is_opposite else ""
+        return f"The model beats {baseline_name} by {points}{told}."
+    if is_opposite:
+        return (
+            f"The model loses to {baseline_name} by {points}, but has the higher macro F1, "
+            f"{own} % against {other}, in which rare classes count as much as common ones."
+        )
     return (
-        f"The model LOSES to {baseline_name} by {points} {span}: use the baseline, or give the "
+        f"The model LOSES to {baseline_name} by {points}: use the baseline, or give the "
         "model more data, more epochs or, where texts are cut, a longer max length."
     )
 

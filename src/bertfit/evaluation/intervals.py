@@ -86,7 +86,8 @@ def bootstrap_intervals(
     accuracy gets at least the exact binomial interval, macro averages that of a mean of exact ones,
     and log loss the cost of as many mistakes. A class whose rows are all right, or all wrong,
     always adds its exact interval. AUROC gets at least the interval of its log odds; if it is 0 or
-    1, an exact interval by the rows of the smaller class.
+    1, an exact interval by the rows of the smaller class. With groups, accuracy and macro averages
+    get at least that of their log odds, too: few groups hold most of the mistakes.
 
     Args:
         probabilities: (n, C), each row summing to 1.
@@ -195,7 +196,7 @@ def _take_intervals(
 ) -> dict[str, Interval]:
     """Return the interval of each score from its resampled values."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
-    intervals, trials = {}, _list_trials(rows)
+    intervals, trials, is_grouped = {}, _list_trials(rows), num_units < len(rows.units)
     for name, each in values.items():
         interval, score = percentile_interval(each, level=level), float(whole[name][0])
         if name in MACRO_NAMES:
@@ -203,10 +204,11 @@ def _take_intervals(
         interval = stretch(interval, score, num_units=num_units, level=level)
         if name in MACRO_NAMES:
             interval = allow_for_certain(interval, score, trials[name], level=level)
-        if name == "auroc":
-            of_smaller, deviation = _count_smaller(rows), float(np.nanstd(each))
+        if name == "auroc" or (is_grouped and name != "log_loss"):
+            num_precise = _count_smaller(rows) if name == "auroc" else num_units
+            deviation = float(np.nanstd(each))
             interval = allow_for_skew(
-                interval, score, deviation=deviation, num_units=of_smaller, level=level
+                interval, score, deviation=deviation, num_units=num_precise, level=level
             )
         if name == "log_loss" and num_units == 1:  # a single row says nothing about others
             interval = Interval(0.0, WORST_LOG_LOSS)

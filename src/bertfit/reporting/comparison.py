@@ -115,8 +115,10 @@ def slice_table(
 def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
     table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
     for one in slices:
-        accuracy = format_percent_with_interval(one["accuracy"], Interval(**one["interval"]))
-        rest = format_percent_with_interval(one["rest_accuracy"])
+        accuracy = format_percent_with_interval(  # there is no room for more decimals
+            one["accuracy"], Interval(**one["interval"]), most_decimals=1
+        )
+        rest = format_percent_with_interval(one["rest_accuracy"], most_decimals=1)
         name = Text(shorten(f"{one['by']}: {one['value']}", _SLICE_WIDTH))
         p_value = f"{one['p_value']:.3f}" if one["p_value"] >= 0.001 else "<.001"
         num_rows = f"{one['num_rows']:,}{'*' if one['is_small'] else ' '}"

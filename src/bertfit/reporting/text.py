@@ -21,7 +21,7 @@ from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores
 from bertfit.reporting.control_characters import put_on_one_line
-from bertfit.wording import format_count
+from bertfit.wording import choose_decimals, format_count
 
 WIDTH = 80
 """Maximum width of all tables, in columns."""
@@ -48,19 +48,29 @@ _HISTORY_COLUMNS = {
 }
 
 
-def format_percent_with_interval(value: float, interval: Interval | None = None) -> str:
+def format_percent_with_interval(
+    value: float, interval: Interval | None = None, *, most_decimals: int = 3
+) -> str:
     """Return a share in [0, 1] as a percentage, with its interval if there is one.
+
+    It has one decimal, or as many, up to `most_decimals`, as keep it from looking like 0 or 100.
 
     Example:
         >>> format_percent_with_interval(0.9334, Interval(0.9303, 0.9365))
         '93.3 % (93.0 to 93.7)'
         >>> format_percent_with_interval(1.0)
         '100.0 %'
+        >>> format_percent_with_interval(0.99968, Interval(0.99937, 0.99984))
+        '99.97 % (99.94 to 99.98)'
     """
-    percent = f"{100 * value:.1f} %"
+    told = [value]
+    if interval is not None and value in {0.0, 1.0}:
+        told.append(interval.low if value else interval.high)
+    decimals = min(most_decimals, choose_decimals(*(100 * one for one in told)))
+    percent = f"{100 * value:.{decimals}f} %"
     if interval is None:
         return percent
-    return f"{percent} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+    return f"{percent} ({100 * interval.low:.{decimals}f} to {100 * interval.high:.{decimals}f})"
 
 
 def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None) -> RenderableType:
@@ -114,19 +124,24 @@ def epoch_table(
 
 
 def comparison_table(comparison: Comparison, baselines: BaselineResults) -> RenderableType:
-    """Return the test accuracies of the model and of all baselines, followed by the verdict."""
+    """Return the test scores of the model and of all baselines, followed by the verdict."""
     table = _make_table()
     table.add_column("Model", no_wrap=True)
-    table.add_column("Accuracy (95 %)", justify="right", no_wrap=True)
+    for heading in ("Accuracy (95 %)", "Macro F1"):
+        table.add_column(heading, justify="right", no_wrap=True)
     own = format_percent_with_interval(
         comparison.model_accuracy, comparison.model_intervals["accuracy"]
     )
-    table.add_row("this model", own)
+    table.add_row("this model", own, format_percent_with_interval(comparison.model_macro_f1))
     for one in baselines.results:
         if one.test is not None:
             accuracy, interval = one.test.accuracy, one.test_intervals["accuracy"]
-            table.add_row(one.name, format_percent_with_interval(accuracy, interval))
-    return Group(_put_title("Accuracy on the same rows", table), Text(comparison.verdict))
+            table.add_row(
+                one.name,
+                format_percent_with_interval(accuracy, interval),
+                format_percent_with_interval(one.test.macro_f1),
+            )
+    return Group(_put_title("Scores on the same rows", table), Text(comparison.verdict))
 
 
 def shorten(name: str, width: int) -> str:
