@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from bertfit.data.encoding import (
     EncodingRule,
@@ -247,3 +247,15 @@ def test_special_tokens_are_found_though_the_probe_is_unknown(template, unknown,
 def test_encoding_applies_the_rules_cleaning(bert):
     dirty = encode(["a<br />film"], bert, text_cleaning="html_breaks")
     assert rows_of(dirty) == rows_of(encode(["a film"], bert))
+
+
+def test_a_probe_of_several_tokens_has_no_special_ones_among_them():
+    """As of a vocabulary that has the mark of a space and "a" only apart."""
+    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "▁": 3, "a": 4}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    assert find_special_tokens(tokenizer) == ([1], [2])

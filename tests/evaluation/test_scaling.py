@@ -153,3 +153,16 @@ def test_features_far_from_zero_tell_as_much_as_others():
     targets = features @ rng.normal(size=(3, 2)) + 7
     readout = _regress(features, targets, with_bias=True)
     np.testing.assert_allclose(readout.apply(features), targets, atol=1e-3)
+
+
+def test_a_temperature_of_few_rows_stays_near_1():
+    """The prior of deviation 0.5 around a weight of 1 decides where rows say little."""
+    assert fit_temperature(np.zeros((3, 2)), [0, 1, 1]).temperature == pytest.approx(1, abs=1e-3)
+    logits = np.array([[2.0, 0.0], [0.0, 1.0]])
+
+    def weigh(weight):
+        return 2 * log_loss([0, 1], softmax(logits * weight, axis=1)) + (weight - 1) ** 2 / 0.5
+
+    found = fit_temperature(logits, [0, 1]).weights[0]
+    assert 1.02 < found < 1.5
+    assert weigh(found) < min(weigh(found - 0.01), weigh(found + 0.01))

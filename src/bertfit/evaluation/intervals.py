@@ -85,9 +85,8 @@ def bootstrap_intervals(
     With no mistakes (or hits), or fewer than 10 without groups, resamples vary too little. Then
     accuracy gets at least the exact binomial interval, macro averages that of a mean of exact ones,
     and log loss the cost of as many mistakes. A class whose rows are all right, or all wrong,
-    always adds its exact interval. AUROC gets at least the interval of its log odds; if it is 0 or
-    1, an exact interval by the rows of the smaller class. With groups, accuracy and macro averages
-    get at least that of their log odds, too: few groups hold most of the mistakes.
+    always adds its exact interval. AUROC, and with groups accuracy and macro averages, get at least
+    the interval of their log odds; an AUROC of 0 or 1, an exact one by the rows of the smaller class.
 
     Args:
         probabilities: (n, C), each row summing to 1.
