@@ -86,7 +86,7 @@ def bootstrap_intervals(
     accuracy gets at least the exact binomial interval, macro averages that of a mean of exact ones,
     and log loss the cost of as many mistakes. A class whose rows are all right, or all wrong,
     always adds its exact interval. AUROC, and with groups accuracy and macro averages, get at least
-    the interval of their log odds; an AUROC of 0 or 1, an exact one by the rows of the smaller class.
+    the interval of their log odds; an AUROC of 0 or 1, an exact one by rows of the smaller class.
 
     Args:
         probabilities: (n, C), each row summing to 1.
