@@ -23,7 +23,7 @@ class PartProfile:
     """train, validation or test."""
     rows: TextDataset
     fingerprints: list[bytes]
-    """(n,) equal for texts that differ only in white space and case."""
+    """(n,) equal for texts that differ only in white space, case and HTML line breaks."""
     num_words: np.ndarray
     """(n,) words of each text."""
     signatures: np.ndarray | None

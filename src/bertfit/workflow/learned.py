@@ -1,7 +1,7 @@
 """Which rows a run was trained on, to warn if they are scored or judged with it.
 
 A run keeps a digest of each training text, from which the text cannot be recovered. Two texts that
-differ only in white space and case have the same digest.
+differ only in white space, case and HTML line breaks have the same digest.
 """
 
 from __future__ import annotations
