@@ -167,6 +167,27 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def make_wider_model(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Return a function that makes a model folder like `tiny_model_dir`, of other sizes."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    def make(*, seed: int = 0, **sizes: float) -> Path:
+        path = tmp_path_factory.mktemp("models") / "bert"
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+        tokenizer.save_pretrained(path)
+        config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            BertModel(config).save_pretrained(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_reviews() -> Callable[..., list[dict[str, str]]]:
     """Return a function that makes linearly separable labelled reviews.
 

@@ -63,16 +63,6 @@ def choose_decimals(*percents: float) -> int:
     return next((number for number in (1, 2, 3) if round(least, number) > 0), 4)
 
 
-def show_name(name: str) -> str:
-    r"""Return the name of a label on one line: in quotes if it has a line end or a tab.
-
-    Example:
-        >>> print(show_name("so sad"), show_name("e\nf"))
-        so sad 'e\nf'
-    """
-    return repr(name) if "\t" in name or len(name.splitlines()) > 1 else name
-
-
 def list_some(names: Iterable[object], most: int) -> str:
     """Return the first names joined by commas, and how many more there are.
 

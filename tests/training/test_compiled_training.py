@@ -7,7 +7,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
 
 from bertfit.config import TrainSettings
 from bertfit.inference.scoring import score_texts
@@ -24,22 +23,16 @@ pytestmark = pytest.mark.usefixtures("operators")
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_model_dir, tmp_path_factory):
+def loaded(make_wider_model):
     """A BERT of width 64, wide enough for the operators, without dropout."""
-    folder = tmp_path_factory.mktemp("wide") / "bert"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    tokenizer.save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
+    folder = make_wider_model(
+        seed=1,
         hidden_size=64,
         num_hidden_layers=3,
         num_attention_heads=2,
         intermediate_size=128,
-        max_position_embeddings=64,
         initializer_range=0.08,
     )
-    torch.manual_seed(1)
-    BertModel(config).save_pretrained(folder)
     return load_classifier(str(folder), ["neg", "pos"], dropout=0.0)
 
 

@@ -8,7 +8,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel
 
 from bertfit import TextClassifier, evaluate, train_seeds
 
@@ -23,23 +22,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def model_dir(tiny_model_dir, tmp_path_factory):
+def model_dir(make_wider_model):
     """A model with heads of 32 numbers, the fewest that the kernels take."""
-    path = tmp_path_factory.mktemp("models") / "bert"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    tokenizer.save_pretrained(path)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=256,
-        max_position_embeddings=64,
+    return make_wider_model(
+        hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        BertModel(config).save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")

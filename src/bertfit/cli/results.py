@@ -21,6 +21,7 @@ from bertfit.reporting.confidence import (
     describe_calibration,
     describe_threshold,
 )
+from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.facts_tables import show_setting
 from bertfit.reporting.summary import (
     OF_ONE_GROUP,
@@ -35,7 +36,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
-from bertfit.wording import format_count, format_steps, list_some, quote_path, show_name
+from bertfit.wording import format_count, format_steps, list_some, quote_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -180,7 +181,8 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 def show_record(console: Console, record: dict[str, Any]) -> None:
     """Show a run's record: labels, chosen settings, scores."""
     names = ", ".join(
-        f"{show_name(name)} → {index}" for index, name in enumerate(record.get("label_names", []))
+        f"{put_on_one_line(name)} → {index}"
+        for index, name in enumerate(record.get("label_names", []))
     )
     console.print(f"Labels: {names}")
     encoding, training = record.get("encoding", {}), record.get("training", {})

@@ -12,13 +12,11 @@ _LEAST_WIDTH = 50
 
 def settings(as_json: Json = False) -> None:
     """List every training setting with its default and meaning."""
-    from rich.table import Table
-
-    from bertfit.cli.results import print_json
-    from bertfit.cli.terminal import console
     from bertfit.config import TrainSettings, describe_settings
 
     if as_json:
+        from bertfit.cli.results import print_json
+
         defaults = dataclasses.asdict(TrainSettings())
         print_json(
             {
@@ -27,6 +25,9 @@ def settings(as_json: Json = False) -> None:
             }
         )
         return
+    from rich.table import Table
+
+    from bertfit.cli.terminal import console
 
     # Sentences may be wrapped, so it shrinks further than tables of numbers.
     table = Table(box=None, padding=(0, 2, 0, 0), min_width=_LEAST_WIDTH)

@@ -14,7 +14,7 @@ from bertfit.evaluation.interval import Interval, allow_for_mistakes, cut, stret
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes, weigh_mistakes
-from bertfit.evaluation.units import number_units
+from bertfit.evaluation.units import are_rows, number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -144,13 +144,11 @@ def score_confidence(
     of_brier = _brier_scores_if(probabilities, brier_scores, answered, is_right)
     brier = allow_for_mistakes(brier, is_right, of_brier, units)
     aurc = allow_for_mistakes(aurc, is_right, (np.zeros_like(weights), weights), units)
-    now, before = (
-        None if each is None else score_calibration(each, label_ids, groups=groups, seed=seed)
-        for each in (probabilities, uncalibrated)
-    )
-    assert now is not None
+    before = None
+    if uncalibrated is not None:
+        before = score_calibration(uncalibrated, label_ids, groups=groups, seed=seed)
     return ConfidenceScores(
-        calibration=now,
+        calibration=score_calibration(probabilities, label_ids, groups=groups, seed=seed),
         uncalibrated=before,
         aurc=risk_area(share_mistakes(ranked)),
         error_rate=float((~is_right).mean()),
@@ -252,43 +250,36 @@ def _draw_noise(
         Bröcker & Smith 2007, "Increasing the reliability of reliability diagrams", section 3
         (labels drawn from the forecast itself).
     """
-    noise = _draw_noise_of_rows(confidences, seed=seed)
-    if len(np.unique(units)) == len(units):
+    rng = np.random.default_rng(seed)
+    bins = _assign_bins(confidences)
+    errors = np.empty(_NUM_NOISE_DRAWS)
+    for draw in range(_NUM_NOISE_DRAWS):
+        drawn = rng.random(len(confidences)) < confidences
+        errors[draw] = np.abs(np.bincount(bins, weights=confidences - drawn)).sum()
+    noise = float(np.quantile(errors, _NOISE_QUANTILE) / len(confidences))
+    if are_rows(units):
         return noise
-    return max(noise, _draw_noise_of_groups(confidences, is_right, units, seed=seed))
+    return max(noise, _draw_noise_of_groups(confidences - is_right, bins, units, rng))
 
 
 def _draw_noise_of_groups(
-    confidences: NDArray[np.float64],
-    is_right: NDArray[np.bool_],
+    gaps: NDArray[np.float64],
+    bins: NDArray[np.int64],
     units: NDArray[np.int64],
-    *,
-    seed: int,
+    rng: np.random.Generator,
 ) -> float:
     """Return the same if the rows of a group are right or wrong together, as far as they are here.
 
-    The gaps of each group, less what is common to a bin, get a random sign in each draw.
+    The gaps (n,) of each group, less what is common to a bin, get a random sign in each draw.
 
     Source:
         Cameron, Gelbach & Miller 2008, "Bootstrap-based improvements for inference with clustered
         errors", section 3 (the wild cluster bootstrap).
     """
-    bins = _assign_bins(confidences)
-    gaps = confidences - is_right
-    gaps -= (np.bincount(bins, weights=gaps) / np.maximum(np.bincount(bins), 1))[bins]
+    gaps = gaps - (np.bincount(bins, weights=gaps) / np.maximum(np.bincount(bins), 1))[bins]
     num_units, num_bins = int(units.max()) + 1, int(bins.max()) + 1
     cells = np.bincount(units * num_bins + bins, weights=gaps, minlength=num_units * num_bins)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_NUM_NOISE_DRAWS, num_units))
+    signs = rng.choice([-1.0, 1.0], (_NUM_NOISE_DRAWS, num_units))
     errors = np.abs(signs @ cells.reshape(num_units, num_bins)).sum(axis=1)
-    noise = Interval(0.0, float(np.quantile(errors, _NOISE_QUANTILE)) / len(confidences))
+    noise = Interval(0.0, float(np.quantile(errors, _NOISE_QUANTILE)) / len(gaps))
     return stretch(noise, 0.0, num_units=num_units, level=0.95).high
-
-
-def _draw_noise_of_rows(confidences: NDArray[np.float64], *, seed: int) -> float:
-    rng = np.random.default_rng(seed)
-    bins = _assign_bins(confidences)
-    errors = np.empty(_NUM_NOISE_DRAWS)
-    for draw in range(_NUM_NOISE_DRAWS):
-        is_right = rng.random(len(confidences)) < confidences
-        errors[draw] = np.abs(np.bincount(bins, weights=confidences - is_right)).sum()
-    return float(np.quantile(errors, _NOISE_QUANTILE) / len(confidences))

@@ -6,7 +6,7 @@ intervals.py. Models are given as arrays of probabilities.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class Comparison:
     model_intervals: dict[str, Interval]
     """Bootstrap intervals of its accuracy and macro F1."""
     baseline_accuracy: float
+    baseline_macro_f1: float
     difference: float
     """Accuracy of the model minus that of the baseline, in [-1, 1]."""
     interval: Interval
@@ -199,17 +200,20 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
             f"{high:z.1f}, {test})."
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
-    points = _format_points(accuracy.difference, accuracy.interval, level=comparison.level)
-    return f"{better} is better than {worse} by {points[:-1]}, {test}): hardly chance."
+    points, span = _format_points(accuracy.difference, accuracy.interval)
+    return (
+        f"{better} is better than {worse} by {points} ({level} interval {span}, {test}): hardly "
+        "chance."
+    )
 
 
-def _format_points(difference: float, interval: Interval, *, level: float) -> str:
-    """Return a difference that is hardly chance, without its sign, and its interval."""
+def _format_points(difference: float, interval: Interval) -> tuple[str, str]:
+    """Return a difference that is hardly chance, and its interval, both without their sign."""
     ends = [100 * end for end in (difference, interval.low, interval.high)]
     if difference < 0:
         ends = [-ends[0], -ends[2], -ends[1]]
     size, low, high = (f"{end:z.{choose_decimals(*ends)}f}" for end in ends)
-    return f"{size} points of accuracy ({100 * level:g} % interval {low} to {high})"
+    return f"{size} points of accuracy", f"{low} to {high}"
 
 
 def compare_with_baseline(
@@ -254,20 +258,20 @@ def compare_with_baseline(
     }
     interval = paired_difference_interval(*are_right, **drawn)
     intervals = bootstrap_intervals(model_probabilities, label_ids, with_auroc=False, **drawn)
-    (accuracy, macro_f1), of_baseline = (_score_most_probable(each, label_ids) for each in both)
-    difference, p_value = accuracy - of_baseline[0], mcnemar_p_value(*are_right)
-    macro_f1s, named = (macro_f1, of_baseline[1]), {"baseline_name": baseline_name}
-    return Comparison(
-        **named,
-        model_accuracy=accuracy,
-        model_macro_f1=macro_f1,
+    of_model, of_baseline = (_score_most_probable(each, label_ids) for each in both)
+    comparison = Comparison(
+        baseline_name=baseline_name,
+        model_accuracy=of_model[0],
+        model_macro_f1=of_model[1],
         model_intervals={name: intervals[name] for name in ("accuracy", "macro_f1")},
         baseline_accuracy=of_baseline[0],
-        difference=difference,
+        baseline_macro_f1=of_baseline[1],
+        difference=of_model[0] - of_baseline[0],
         interval=interval,
-        p_value=p_value,
-        verdict=_word_verdict(difference, interval, p_value, macro_f1s, level=level, **named),
+        p_value=mcnemar_p_value(*are_right),
+        verdict="",
     )
+    return replace(comparison, verdict=_word_verdict(comparison, level=level))
 
 
 def _find_correct(probabilities: ArrayLike, label_ids: ArrayLike) -> NDArray[np.bool_]:
@@ -288,39 +292,32 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
     return accuracy_and_macro_f1(probabilities.argmax(axis=1), label_ids, probabilities.shape[1])
 
 
-def _word_verdict(
-    difference: float,
-    interval: Interval,
-    p_value: float,
-    macro_f1s: tuple[float, float],
-    *,
-    baseline_name: str,
-    level: float,
-) -> str:
+def _word_verdict(found: Comparison, *, level: float) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
-    low, high = 100 * interval.low, 100 * interval.high
-    own, other = (f"{100 * value:.1f}" for value in macro_f1s)
-    gap = macro_f1s[0] - macro_f1s[1]
-    is_opposite = gap * difference < 0 and abs(gap) >= _CLEAR_F1
-    is_certain = p_value < 1 - level and not interval.low <= 0 <= interval.high
+    name, interval, percent = found.baseline_name, found.interval, f"{100 * level:g} %"
+    is_certain = found.p_value < 1 - level and not interval.low <= 0 <= interval.high
     if not is_certain:  # the interval alone may exclude 0, so p is shown
         return (
-            f"The model and {baseline_name} cannot be told apart on these rows: the difference is "
-            f"{100 * difference:+z.1f} points "
-            f"({100 * level:g} % interval {low:z.1f} to {high:z.1f}, McNemar p = {p_value:.2g})."
+            f"The model and {name} cannot be told apart on these rows: the difference is "
+            f"{100 * found.difference:+z.1f} points ({percent} interval {100 * interval.low:z.1f} "
+            f"to {100 * interval.high:z.1f}, McNemar p = {found.p_value:.2g})."
         )
-    points = _format_points(difference, interval, level=level)
-    if difference > 0:
-        told = f", but has the lower macro F1, {own} % against {other}" if is_opposite else ""
-        return f"The model beats {baseline_name} by {points}{told}."
+    points, span = _format_points(found.difference, interval)
+    lead = f"{name} by {points} ({percent} interval {span})"
+    gap = found.model_macro_f1 - found.baseline_macro_f1
+    f1s = f"{100 * found.model_macro_f1:.1f} % against {100 * found.baseline_macro_f1:.1f}"
+    is_opposite = gap * found.difference < 0 and abs(gap) >= _CLEAR_F1
+    if found.difference > 0:
+        told = f", but has the lower macro F1, {f1s}" if is_opposite else ""
+        return f"The model beats {lead}{told}."
     if is_opposite:
         return (
-            f"The model loses to {baseline_name} by {points}, but has the higher macro F1, "
-            f"{own} % against {other}, in which rare classes count as much as common ones."
+            f"The model loses to {lead}, but has the higher macro F1, {f1s}, in which rare classes "
+            "count as much as common ones."
         )
     return (
-        f"The model LOSES to {baseline_name} by {points}: use the baseline, or give the "
-        "model more data, more epochs or, where texts are cut, a longer max length."
+        f"The model LOSES to {lead}: use the baseline, or give the model more data, more epochs "
+        "or, where texts are cut, a longer max length."
     )
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bertfit.evaluation.units import are_rows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -63,8 +65,7 @@ def average_exact(trials: Sequence[tuple[float, float]], *, level: float) -> Int
 def has_few(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> bool:
     """Return whether mistakes or hits are too few: below `FEW` without groups, 0 with groups."""
     fewest = min(int(is_right.sum()), int((~is_right).sum()))
-    is_single = len(np.unique(units)) == len(units)
-    return fewest == 0 or (is_single and fewest < FEW)
+    return fewest == 0 or (are_rows(units) and fewest < FEW)
 
 
 def allow_for_mistakes(

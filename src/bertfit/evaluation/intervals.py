@@ -36,7 +36,7 @@ from bertfit.evaluation.metrics import (
     weighted_aurocs,
 )
 from bertfit.evaluation.resampling import check_settings, draw_counts, percentile_interval
-from bertfit.evaluation.units import number_units
+from bertfit.evaluation.units import are_rows, number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -195,7 +195,7 @@ def _take_intervals(
 ) -> dict[str, Interval]:
     """Return the interval of each score from its resampled values."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
-    intervals, trials, is_grouped = {}, _list_trials(rows), num_units < len(rows.units)
+    intervals, trials, is_grouped = {}, _list_trials(rows), not are_rows(rows.units)
     for name, each in values.items():
         interval, score = percentile_interval(each, level=level), float(whole[name][0])
         if name in MACRO_NAMES:

@@ -40,6 +40,16 @@ def count_units(groups: ArrayLike | None, num_rows: int) -> int:
     return int(number_units(groups, num_rows).max()) + 1
 
 
+def are_rows(units: NDArray[np.int64]) -> bool:
+    """Return whether each row is a unit of its own.
+
+    Example:
+        >>> are_rows(number_units(None, 3)), are_rows(number_units(["a", "a", "b"], 3))
+        (True, False)
+    """
+    return len(np.unique(units)) == len(units)
+
+
 def are_one_group(groups: Sequence[object] | NDArray[Any] | None) -> bool:
     """Return whether rows, two or more, all have the same group: then each row is a unit.
 

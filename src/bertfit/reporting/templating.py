@@ -10,6 +10,8 @@ from importlib import resources
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bertfit.reporting.text import format_percent_with_interval
+
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
 _OPENING_CHARACTERS = 240
@@ -82,7 +84,7 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "md": escape_markdown,
         "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
         "p_value": lambda value: f"{value:.3f}" if value >= 0.001 else "<.001",
-        "percent": lambda value: f"{100 * value:.1f}\u00a0%",
+        "percent": lambda value: format_percent_with_interval(value).replace(" ", "\u00a0"),
         "plain": lambda text: re.sub(r'["\\\n`]', "_", replace_unseen(str(text))),
         "points": lambda value: f"{100 * value:.1f}",
         "trusted": Markup,  # for generated SVG and the style sheet

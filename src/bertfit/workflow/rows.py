@@ -14,9 +14,10 @@ from bertfit.data.gate import GateReport, refuse_leaks, summarize_leaks
 from bertfit.data.gate_process import Finish, start_inspection
 from bertfit.data.splits import split_off
 from bertfit.progress import Listener
+from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.findings import brief_lines
 from bertfit.reporting.text import describe_columns
-from bertfit.wording import format_count, show_name
+from bertfit.wording import format_count
 
 _MOST_NOTED = 3
 _MOST_SKIPPED_TOLD = 20
@@ -165,6 +166,6 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
 
 def _list_labels(names: tuple[str, ...]) -> str:
     shown = names if len(names) <= _MOST_LABELS_TOLD else names[: _MOST_LABELS_TOLD // 2]
-    told = ", ".join(f"{show_name(name)} → {index}" for index, name in enumerate(shown))
+    told = ", ".join(f"{put_on_one_line(name)} → {index}" for index, name in enumerate(shown))
     num_more = len(names) - len(shown)
     return f"{told} and {num_more} more, which bertfit.json lists" if num_more else told
