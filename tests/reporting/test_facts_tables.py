@@ -47,7 +47,7 @@ def test_a_column_has_its_own_slices_unless_all_are_among_the_worst() -> None:
     assert worst == ("The worst 3 of 4 slices", slices[:3])
     (_, of_shop) = tables.group_slices(slices, most=2)
     assert of_shop == ("By the column shop, the worst first", slices[1:3])
-    assert tables.group_slices(slices[:2], most=2) == [("The worst slices", slices[:2])]
+    assert tables.group_slices(slices[:2], most=2) == [("The slices, the worst first", slices[:2])]
 
 
 def test_settings_are_told_apart_by_where_they_come_from() -> None:

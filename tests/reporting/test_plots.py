@@ -107,7 +107,7 @@ def test_only_the_longest_texts_share_the_last_bar_and_it_says_so() -> None:
     last = ax.patches[-1]
     assert last.get_height() == sum(lengths > last.get_x()) + 1
     assert 995 < last.get_x() + last.get_width() < 1100
-    assert ax.get_xlabel().endswith("(the last bar holds all that are longer)")
+    assert ax.get_xlabel().endswith("(the last bar: this many or more)")
     assert plot_token_lengths([3, 4], None).axes[0].get_xlabel() == "tokens per text"
 
 

@@ -9,10 +9,12 @@ import pytest
 from bertfit.reporting.facts_tables import list_baselines, list_seeds
 from bertfit.reporting.summary import (
     describe_answer,
+    describe_collapse,
     describe_doubt,
     describe_seeds,
     describe_small_classes,
     describe_units,
+    describe_verdict,
     list_leaks,
     list_limits,
 )
@@ -135,14 +137,12 @@ def test_scores_without_leaks_count_what_they_leave_out() -> None:
 
 
 def test_an_interrupted_training_says_how_far_its_last_epoch_came() -> None:
-    training = {"interrupted": True, "unfinished_epoch": [3, 9], "collapsed_to": 1}
+    training = {"interrupted": True, "unfinished_epoch": [3, 9]}
     limits = list_limits(make_facts(training=training))
     assert "The training was interrupted after 3 of 9 steps of its last epoch." in limits
-    assert "The model has collapsed: yes is most probable for every validation row." in limits
-    training = {"interrupted": True, "unfinished_epoch": None, "collapsed_to": 0}
+    training = {"interrupted": True, "unfinished_epoch": None}
     limits = list_limits(make_facts(training=training))
     assert "The training was interrupted." in limits
-    assert "The model has collapsed: no is most probable for every validation row." in limits
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,32 @@ def test_a_collapse_is_told_of_the_model_that_had_it(kind: str, told: str) -> No
     """Biases of a calibration can make other classes the most probable ones."""
     facts = make_facts(training={"collapsed_to": 1}, calibration={"kind": kind})
     whole = f"The model has collapsed: {told} most probable for every validation row."
-    assert whole in list_limits(facts)
+    assert describe_collapse(facts) == whole
+    assert describe_collapse(make_facts(training={"collapsed_to": None})) is None
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "told"),
+    [
+        (0.9, "The model does better than NB-SVM on the validation rows, which tuned both"),
+        (0.8, "The model does as well as NB-SVM on the validation rows, which tuned both"),
+        (0.7, "The model does WORSE than NB-SVM on the validation rows, which tuned both"),
+    ],
+)
+def test_without_a_test_set_the_best_baseline_is_compared_on_validation(accuracy, told) -> None:
+    facts = make_facts() | {
+        "judged": {"part": "validation"},
+        "validation_accuracy": accuracy,
+        "baselines": {
+            "best": "NB-SVM",
+            "baselines": [
+                {"name": "majority class", "validation": {"accuracy": 0.5}},
+                {"name": "NB-SVM", "validation": {"accuracy": 0.8}},
+            ],
+        },
+    }
+    assert describe_verdict(facts) == f"{told}: {100 * accuracy:.1f} % against 80.0 %."
+    assert describe_verdict(facts | {"baselines": None}) is None
 
 
 def test_the_kept_and_the_interrupted_seed_are_marked() -> None:

@@ -23,6 +23,7 @@ from bertfit.errors import ConfigError, RunError
 from bertfit.evaluation.curves import reliability_points
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.scaling_choice import ScalingChoice
+from bertfit.files import write_json
 from bertfit.reporting.facts_tables import list_baselines
 from bertfit.reporting.html import SECTIONS, render_report
 from bertfit.reporting.model_card import render_card
@@ -156,6 +157,7 @@ def test_a_page_doubts_a_model_that_doubts_a_fifth_of_the_labels(run, num_wrong,
     facts = gather_facts(run, read_record(run), name="run")
     (part,) = (one for one in facts["suspects"] if one["part"] == "test")
     part["num_wrong"] = num_wrong  # of 60
+    facts["record"]["training"]["collapsed_to"] = None
     assert ("So many labels are rarely wrong" in render_report(facts)) == is_doubted
 
 
@@ -238,6 +240,7 @@ def test_a_suspect_of_another_part_shows_its_text_though_the_line_is_that_of_an_
     line = facts["errors"]["rows"][0]["line"]
     suspect = {"line": line, "label": "neg", "suggested_label": "pos", "confidence": 0.9}
     part = {"num_rows": 9, "num_wrong": 1, "rows": [{**suspect, "text": "a text of its own"}]}
+    facts["record"]["training"]["collapsed_to"] = None
     facts["suspects"] = [{**part, "part": "validation"}]
     words = Page(render_report(facts)).words
     assert "a text of its own" in words
@@ -246,6 +249,37 @@ def test_a_suspect_of_another_part_shows_its_text_though_the_line_is_that_of_an_
     words = Page(render_report(facts)).words
     assert "a text of its own" not in words
     assert "its text is among the worst errors" in words
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_collapsed_model_judges_no_labels_and_the_top_says_so(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    facts["record"]["training"]["collapsed_to"] = 1
+    page = render_report(facts)
+    words = Page(page).words
+    top = page.index("The model has collapsed: ")
+    assert top < page.index('id="asked"')
+    assert words.count("The model has collapsed: ") == 2  # in the section of suspects, too
+    assert "rather" not in words
+    assert "**The model has collapsed: " in render_card(facts)
+
+
+def test_metadata_has_the_score_without_leaks(run):
+    """Without leaks, it has that of the metrics."""
+    facts = gather_facts(run, read_record(run), name="run")
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    clean = facts["record"]["scores"]["test_without_leaks"]
+    assert clean["accuracy"] != metrics["accuracy"]
+    for findings, scores, name in (
+        (facts["record"]["data"]["findings"], clean, "Accuracy without 1 leaked row: "),
+        ([], metrics, "Accuracy: "),
+    ):
+        facts["record"]["data"]["findings"] = findings
+        metadata = yaml.safe_load(render_card(facts).split("---\n")[1])
+        (result,) = metadata["model-index"][0]["results"]
+        values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+        assert values == {"accuracy": scores["accuracy"], "f1": scores["macro_f1"]}
+        assert result["metrics"][0]["name"].startswith(name)
 
 
 def test_errors_are_the_surest_wrong_rows_with_their_texts(run):
@@ -258,9 +292,9 @@ def test_errors_are_the_surest_wrong_rows_with_their_texts(run):
 @pytest.mark.parametrize(
     ("num_wrong", "num_shown", "told"),
     [
-        (1, 1, "1 of 60 test rows is wrong: Line"),
-        (3, 3, "3 of 60 test rows are wrong, the most confident first: Line"),
-        (9, 3, "9 of 60 test rows are wrong. The 3 most confident ones: Line"),
+        (1, 1, "1 of 60 test rows is wrong: Row"),
+        (3, 3, "3 of 60 test rows are wrong, the most confident first: Row"),
+        (9, 3, "9 of 60 test rows are wrong. The 3 most confident ones: Row"),
     ],
 )
 @pytest.mark.usefixtures("without_figures")
@@ -430,7 +464,7 @@ def test_77_classes_stay_readable(train, tmp_path):
     page = read_page(run)
     check_page(page)
     assert "All 77 classes" in page.words
-    assert "and 65 more: all of them" in page.words
+    assert "and 65 more: the list under Scores" in page.words
     assert "#all-classes" in page.references
     assert "<b>$x$</b> | 日本�" in page.words
     assert page.tags["b"] == 0
@@ -466,7 +500,7 @@ def test_class_names_at_the_head_of_a_column_may_break(train, tmp_path, make_rev
     style = re.search(r"^\.label {(.*)}$", html, re.MULTILINE)
     number = re.search(r"^\.number {.*white-space: nowrap.*}$", html, re.MULTILINE)
     assert number.start() < style.start(), "the later rule holds"
-    assert "white-space: normal; overflow-wrap: anywhere" in style[1]
+    assert "white-space: normal; overflow-wrap: break-word" in style[1]
 
 
 def test_an_imported_or_bare_run_says_what_it_does_not_have(copy):
@@ -507,6 +541,9 @@ def test_a_run_of_before_reports_has_all_but_the_texts(copy):
 
 def test_a_run_with_scores_but_without_predictions_has_its_tables(copy):
     (copy / "test_predictions.jsonl").unlink()
+    record = read_record(copy)
+    record["training"]["collapsed_to"] = None
+    write_json(copy / "bertfit.json", record)
     bertfit.report(copy)
     page = read_page(copy)
     check_page(page)
@@ -699,10 +736,7 @@ def test_a_file_of_another_version_is_refused(copy):
 
 def test_the_card_agrees_with_the_metrics(run):
     metadata, text = read_card(run)
-    test = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
     (result,) = metadata["model-index"][0]["results"]
-    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
-    assert values == {"accuracy": test["accuracy"], "f1": test["macro_f1"]}
     assert all("95 % interval" in metric["name"] for metric in result["metrics"])
     assert metadata["library_name"] == "transformers"
     assert metadata["pipeline_tag"] == "text-classification"

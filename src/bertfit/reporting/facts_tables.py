@@ -155,7 +155,7 @@ def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     scores = facts["record"].get("scores") or {}
     model = {"name": "this model", "note": None, **scores}
     compared = scores.get("comparison") or {}
-    if "model_intervals" in compared:  # older runs do not record it
+    if compared:
         model["test"] = {
             "accuracy": compared["model_accuracy"],
             "macro_f1": compared["model_macro_f1"],
@@ -200,8 +200,10 @@ def group_slices(
     if not slices:
         return []
     worst = slices[:most]
-    of_all = f"{most} of {len(slices):,} slices" if len(slices) > most else "slices"
-    groups = [(f"The worst {of_all}", worst)]
+    title = "The slices, the worst first"
+    if len(slices) > most:
+        title = f"The worst {most} of {len(slices):,} slices"
+    groups = [(title, worst)]
     for name in dict.fromkeys(one["by"] for one in slices if one["by"] not in OWN_SLICES):
         of_column = [one for one in slices if one["by"] == name]
         if any(one not in worst for one in of_column):

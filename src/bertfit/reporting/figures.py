@@ -17,10 +17,11 @@ from bertfit.reporting.curve_plots import (
 )
 from bertfit.reporting.plots import (
     MAX_COUNTED_CLASSES,
+    figure_of,
     new_axes,
-    plot_confusion,
     plot_history,
     plot_token_lengths,
+    share_rows,
 )
 from bertfit.reporting.svg import to_svg
 from bertfit.reporting.text import format_percent_with_interval as format_percent
@@ -51,6 +52,10 @@ NAMES = (
     "lengths",
 )
 """Names of all figures."""
+_MAP_SIZE = (4.8, 4.8)
+"""Inches; the page shows it at most 1.4 times as wide, and a phone 0.7 times."""
+_RIGHT_COLOR, _WRONG_COLOR = (0.227, 0.482, 0.784), (0.820, 0.318, 0.220)
+"""Red, green and blue in [0, 1]; visible on white and on black."""
 
 
 def draw_figures(facts: Mapping[str, Any]) -> dict[str, DrawnFigure | None]:
@@ -73,20 +78,27 @@ def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     plot_history(history, best_epoch=best, axes=(loss_ax, score_ax))
     kept = f" Epoch {best} was kept." if best else ""
     drawn = {}
-    for name, ax, key, show in (
-        ("loss", loss_ax, "losses", "{:.4f}".format),
-        ("accuracy", score_ax, "acc", format_percent),
+    for name, title, ax, show, kinds in (
+        ("loss", "Loss", loss_ax, "{:.4f}".format, {"losses": ""}),
+        (
+            "accuracy",
+            "Accuracy and macro F1",
+            score_ax,
+            format_percent,
+            {"acc": " accuracy", "f1": " macro F1"},
+        ),
     ):
         told = [
-            f"{title} {_tell_ends(list(map(show, values)))}"
-            for title, values in _known_curves(history, key)
+            f"{part}{kind} {_tell_ends(list(map(show, values)))}"
+            for key, kind in kinds.items()
+            for part, values in _known_curves(history, key)
         ]
-        caption = f"{name.capitalize()}: {'; '.join(told)}.{kept}"
+        caption = f"{title}: {'; '.join(told)}.{kept}"
         drawn[f"history_{name}"] = DrawnFigure(
             to_svg(
                 ax.figure.figure,
                 name=f"fig-history-{name}",
-                title=f"{name.capitalize()} by epoch",
+                title=f"{title} by epoch",
                 description=caption,
             ),
             caption,
@@ -117,37 +129,31 @@ def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     names = facts["label_names"]
     if confusion is None or len(names) <= MAX_COUNTED_CLASSES:
         return {}
-    from matplotlib.colors import LinearSegmentedColormap
-
-    numbers = [str(number) for number in range(1, len(names) + 1)]
-    figure = plot_confusion(confusion, numbers)
-    _thin_ticks(figure.axes[0], len(names))
-    blue = "#3a7bc8"
-    fading = LinearSegmentedColormap.from_list("fading", [f"{blue}00", f"{blue}ff"])
-    (image,) = figure.axes[0].images
-    image.set_cmap(fading)  # transparent to the background of the page
-    # The caption explains the shades. The layout of matplotlib before 3.11 fails if only the axes
-    # of a colour bar are removed.
-    assert image.colorbar is not None
-    image.colorbar.remove()
+    (ax,) = new_axes(1, size=_MAP_SIZE, layout="compressed")
+    shares = share_rows(np.asarray(confusion))
+    colors = np.empty((*shares.shape, 4))
+    colors[..., :3] = _WRONG_COLOR
+    np.einsum("iij->ij", colors)[:, :3] = _RIGHT_COLOR
+    # Transparent to the background of the page; the root makes small shares visible.
+    colors[..., 3] = np.sqrt(shares)
+    ax.imshow(colors)
+    ax.set(xlabel="predicted class", ylabel="true class")
+    _number_classes(ax, len(names))
     caption = (
-        f"Confusion of {len(names)} classes by their numbers in the table below: true class down, "
-        "predicted class across; the stronger the colour, the larger the share of the true class. "
-        "Off the diagonal is wrong."
+        f"Confusion of {len(names)} classes by their numbers in the table of all classes below: "
+        "true class down, predicted class across; the stronger the colour, the larger the share of "
+        "the true class. Blue, on the diagonal, is right; red is wrong."
     )
-    svg = to_svg(figure, name="fig-confusion", title="Confusion matrix", description=caption)
+    svg = to_svg(figure_of(ax), name="fig-confusion", title="Confusion matrix", description=caption)
     return {"confusion": DrawnFigure(svg, caption)}
 
 
-def _thin_ticks(ax: Axes, num_classes: int) -> None:
-    """Keep only as many class numbers on the axes as are legible, and draw a frame."""
-    step = max(1, round(num_classes / 15))
-    places = range(0, num_classes, step)
+def _number_classes(ax: Axes, num_classes: int) -> None:
+    """Put as many class numbers on the axes as are legible, and draw a frame."""
+    places = range(0, num_classes, max(1, round(num_classes / 15)))
     numbers = [str(place + 1) for place in places]
-    ax.set_xticks(places, numbers, fontsize=11, rotation=0)
-    ax.set_yticks(places, numbers, fontsize=11)
-    ax.xaxis.label.set_fontsize(12)
-    ax.yaxis.label.set_fontsize(12)
+    ax.set_xticks(places, numbers)
+    ax.set_yticks(places, numbers)
     ax.spines[:].set_visible(True)
 
 

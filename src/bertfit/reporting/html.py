@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from bertfit.data.findings import NO_TEST_SET
+from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_threshold
 from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
+    describe_collapse,
     describe_doubt,
     describe_seeds,
     describe_slices,
@@ -44,6 +46,7 @@ SECTIONS = (
     ("reproduce", "Train it again"),
 )
 """Anchor and short title of each section, in order."""
+_PARTS = ("train", "validation", "test")
 _FEW_CLASSES = 4
 _WORST_CLASSES = 15
 _NUM_PAIRS = 15
@@ -59,7 +62,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         facts: From `workflow.report_facts.gather_facts`.
         with_texts: False omits the texts of rows.
     """
-    names, record = facts["label_names"], facts["record"]
+    names, record, collapse = facts["label_names"], facts["record"], describe_collapse(facts)
     view = {
         "name": facts["name"],
         "quoted_name": quote_path(facts["name"]),
@@ -69,7 +72,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "no_texts": _explain_missing_texts(facts, with_texts=with_texts),
         "answer": describe_answer(facts).replace(" %", "\u00a0%"),
         "verdict": describe_verdict(facts),
-        "leaks": list_leaks(facts),
+        "warnings": [*list_leaks(facts), *filter(None, [collapse])],
         "limits": list_limits(facts),
         "asked": tables.describe_task(facts),
         "parts": tables.list_parts(facts),
@@ -80,10 +83,11 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "errors": facts["errors"],
         "error_lines": {row["line"] for row in (facts["errors"] or {"rows": []})["rows"]},
         "error_part": (facts["errors"] or {}).get("part"),
-        "suspects": [
-            {**part, "doubt": describe_doubt(part["num_wrong"], part["num_rows"])}
-            for part in facts["suspects"]
-        ],
+        "suspects": [] if collapse else _view_suspects(facts),
+        "no_suspects": collapse
+        or "Not in this run: predictions of rows that it was not trained on.",
+        "table_names": TABLE_NAMES,
+        "line_words": _name_lines(record),
         "model": facts["model"],
         "command": facts["command"],
         "versions": record.get("versions") or {},
@@ -108,6 +112,21 @@ def _explain_missing_texts(facts: Mapping[str, Any], *, with_texts: bool) -> str
     if not with_texts:
         return "The texts were left out on request."
     return None if facts["has_texts"] else "The run keeps no texts."
+
+
+def _view_suspects(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**part, "doubt": describe_doubt(part["num_wrong"], part["num_rows"])}
+        for part in facts["suspects"]
+    ]
+
+
+def _name_lines(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the numbers of a part's rows count: lines of its file, or rows of a table."""
+    parts = ((name, part) for name, part in (record.get("data") or {}).items() if name in _PARTS)
+    return {
+        name: "Row" if (part or {}).get("source") in TABLE_NAMES else "Line" for name, part in parts
+    }
 
 
 def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,9 +184,10 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _view_baselines(facts: Mapping[str, Any]) -> dict[str, Any]:
-    found = facts["baselines"] or {}
+    found, rows = facts["baselines"] or {}, tables.list_baselines(facts)
     return {
-        "baseline_rows": tables.list_baselines(facts),
+        "baseline_rows": rows,
+        "baseline_notes": any(row["note"] for row in rows),
         "best_baseline": found.get("best"),
         "baselines_were_tested": any(one.get("test") for one in found.get("baselines") or []),
     }

@@ -15,13 +15,17 @@ from typing import Any
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.summary import (
     describe_answer,
+    describe_collapse,
     describe_verdict,
+    find_clean_scores,
     format_share_with_interval,
+    has_leaks,
     is_all_leaked,
     list_leaks,
     list_limits,
 )
 from bertfit.reporting.templating import markdown_templates, replace_unseen
+from bertfit.wording import format_count
 
 _METRICS = {"accuracy": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
 _MOST_CLASSES = 100
@@ -42,7 +46,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "name": facts["name"],
         "label_names": facts["label_names"],
         "answer": describe_answer(facts),
-        "leaks": list_leaks(facts),
+        "warnings": [*list_leaks(facts), *filter(None, [describe_collapse(facts)])],
         "verdict": describe_verdict(facts),
         "architecture": (model.get("tree") or {}).get("name"),
         "num_parameters": model.get("num_parameters"),
@@ -78,8 +82,11 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
     """Return the card's YAML, without its fences."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    judged = facts["judged"] or {}
+    judged, scores, where = facts["judged"] or {}, facts["judged"] or {}, ""
     source = _name_source(facts)
+    if has_leaks(facts) and (clean := find_clean_scores(facts)) is not None:
+        scores = clean
+        where = f" without {format_count(clean['num_leaked'], 'leaked row')}"
     results = [
         EvalResult(
             task_type="text-classification",
@@ -87,11 +94,11 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
             dataset_name=source or "rows",
             dataset_split=judged["part"],
             metric_type=kind,
-            metric_value=judged[name],
-            metric_name=f"{title}: {format_share_with_interval(judged, name)}",
+            metric_value=scores[name],
+            metric_name=f"{title}{where}: {format_share_with_interval(scores, name)}",
         )
         for name, (kind, title) in _METRICS.items()
-        if judged.get(name) is not None
+        if scores.get(name) is not None
     ]
     data = ModelCardData(
         library_name="transformers",

@@ -63,7 +63,14 @@ def plot_history(
         _mark_best_epoch(ax, best_epoch)
         if ax.lines:  # below the axes: inside, it would cover the curves of a short training
             below = (0.5, -0.18)
-            ax.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=below)
+            ax.legend(
+                frameon=False,
+                fontsize=8,
+                ncols=2,
+                loc="upper center",
+                bbox_to_anchor=below,
+                handlelength=4,  # long enough to tell dashes from a line
+            )
     return figure_of(loss_ax)
 
 
@@ -88,7 +95,7 @@ def plot_confusion(
     if ax is None:
         side = min(3.2 + 0.55 * num_labels, 11.0)
         (ax,) = new_axes(1, size=(side + 1.2, side), layout="compressed")
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shares = share_rows(counts)
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     colorbar = figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
     colorbar.set_label("share of the true class", fontsize=8)
@@ -98,6 +105,12 @@ def plot_confusion(
     if num_labels <= MAX_COUNTED_CLASSES:
         _write_counts(ax, counts, shares)
     return figure_of(ax)
+
+
+def share_rows(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each cell's share of its true class, (C, C); 0 for classes without rows."""
+    shares: NDArray[np.float64] = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    return shares
 
 
 def plot_token_lengths(
@@ -226,7 +239,7 @@ def _plot_bars(ax: Axes, lengths: NDArray[np.int64], *, longest_read: int | None
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter("{x:,.0f}")
     is_clipped = bool((lengths >= edges[-1]).any())
-    note = " (the last bar holds all that are longer)" if is_clipped else ""
+    note = " (the last bar: this many or more)" if is_clipped else ""
     ax.set(xlabel=f"tokens per text{note}", ylabel="texts")
 
 

@@ -30,7 +30,7 @@ def _list_rows(runtime: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Processor", f"{runtime['processor']} ({instructions})"),
         (
             "Cores",
-            f"{runtime['num_cores']:g} available; torch threads: {runtime['num_threads']}",
+            f"{runtime['num_cores']} available; torch threads: {runtime['num_threads']}",
         ),
         ("Device", runtime["device"]),
         ("Arithmetic", f"{runtime['dtype']}: {runtime['reason']}"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import SMALL_ROWS
 from bertfit.reporting.confidence import describe_threshold
@@ -82,9 +83,39 @@ def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
 
 
 def describe_verdict(facts: Mapping[str, Any]) -> str | None:
-    """Return how the model compares to the baseline if both were scored on test rows, or None."""
+    """Return how the model compares to the best baseline, on test rows if any were scored.
+
+    Returns:
+        None if no baseline was fitted, or nothing was scored.
+    """
     comparison = _scores(facts).get("comparison")
-    return None if comparison is None else str(comparison["verdict"])
+    if comparison is not None:
+        return str(comparison["verdict"])
+    found, accuracy = facts["baselines"], facts["validation_accuracy"]
+    if (facts["judged"] or {}).get("part") != "validation" or found is None or accuracy is None:
+        return None
+    best = next(one for one in found["baselines"] if one["name"] == found["best"])
+    theirs = best["validation"]["accuracy"]
+    ours, best_share = map(format_percent_with_interval, (accuracy, theirs))
+    shares = f"{ours} against {best_share}"
+    where = "on the validation rows, which tuned both"
+    if accuracy > theirs:
+        return f"The model does better than {best['name']} {where}: {shares}."
+    if accuracy < theirs:
+        return f"The model does WORSE than {best['name']} {where}: {shares}."
+    return f"The model does as well as {best['name']} {where}: {shares}."
+
+
+def describe_collapse(facts: Mapping[str, Any]) -> str | None:
+    """Return that the model predicts one class for every validation row, if it does."""
+    collapsed_to = (facts["record"].get("training") or {}).get("collapsed_to")
+    if collapsed_to is None:
+        return None
+    name = facts["label_names"][collapsed_to]
+    # Others can change the most probable class.
+    is_as_trained = _kind_of_calibration(facts["record"]) in {"none", "temperature"}
+    what = f"{name} is" if is_as_trained else f"before its calibration, {name} was"
+    return f"The model has collapsed: {what} most probable for every validation row."
 
 
 def list_leaks(facts: Mapping[str, Any]) -> list[str]:
@@ -112,6 +143,12 @@ def has_leaks(facts: Mapping[str, Any]) -> bool:
     return any(finding["severity"] == "leak" for finding in list_findings(facts))
 
 
+def find_clean_scores(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the scores without the rows whose text leaked; None if they are not known."""
+    clean: dict[str, Any] | None = _scores(facts).get("test_without_leaks")
+    return None if clean is None or clean["accuracy"] is None else clean
+
+
 def is_all_leaked(facts: Mapping[str, Any]) -> bool:
     """Return whether no test row is left to score without those whose text leaked."""
     return _leaves_nothing(facts, "test_without_leaks")
@@ -130,7 +167,7 @@ def list_findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def list_limits(facts: Mapping[str, Any]) -> list[str]:
     """Return what a user must know before trusting the model, a sentence or two each.
 
-    Leaks and the comparison with baselines are reported next to the score, not here.
+    Leaks, a collapse and the comparison with baselines are reported next to the score, not here.
     """
     return [
         *_limit_test(facts),
@@ -174,7 +211,8 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         )
     else:
         source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
-        told = f"The test set is {source}, {judged['num_rows']:,} rows, scored after training"
+        what = "was given in memory" if source in TABLE_NAMES else f"is {source}"
+        told = f"The test set {what}, {judged['num_rows']:,} rows, scored after training"
         if is_all_leaked(facts):
             told += ". None of them is new to the model: the scores say nothing about new text."
         elif _leaves_nothing(facts, "test_without_groups"):
@@ -310,12 +348,6 @@ def _limit_training(facts: Mapping[str, Any]) -> list[str]:
         unfinished = training.get("unfinished_epoch")
         where = f" after {format_steps(*unfinished)} of its last epoch" if unfinished else ""
         told.append(f"The training was interrupted{where}.")
-    if training.get("collapsed_to") is not None:
-        name = facts["label_names"][training["collapsed_to"]]
-        # Others can change the most probable class.
-        is_as_trained = _kind_of_calibration(facts["record"]) in {"none", "temperature"}
-        what = f"{name} is" if is_as_trained else f"before its calibration, {name} was"
-        told.append(f"The model has collapsed: {what} most probable for every validation row.")
     return told
 
 

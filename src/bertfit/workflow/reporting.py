@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import TemplateError
@@ -22,6 +22,7 @@ from bertfit.reporting.model_card import is_unchanged, render_card
 from bertfit.run_directory import Staging, read_record
 from bertfit.run_files import RECORD_NAME
 from bertfit.training.interruption import FirstInterrupt, Interruption
+from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.report_facts import (
     KEPT_NAME,
     KEPT_VERSION,
@@ -33,14 +34,12 @@ from bertfit.workflow.report_facts import (
 
 if TYPE_CHECKING:
     from bertfit.data.dataset import TextDataset
+    from bertfit.evaluation.curves import Points
     from bertfit.workflow.calibrating import LearnedConfidence
     from bertfit.workflow.evaluating import Evaluation
-    from bertfit.workflow.log import LogKeeper
     from bertfit.workflow.preparing import PreparedModel
     from bertfit.workflow.rows import PreparedRows
 
-Points: TypeAlias = "list[tuple[float, float]]"
-"""Points (x, y) of a curve."""
 REPORT_NAME = "report.html"
 CARD_NAME = "README.md"
 MAX_TEXT_CHARACTERS = 3000
@@ -158,8 +157,6 @@ def _costing_nothing(
 
 
 def _note(staging: Staging, log: LogKeeper, text: str) -> None:
-    from bertfit.workflow.log import write_log
-
     log.note(text)
     write_log(staging, log)
 
