@@ -64,6 +64,12 @@ def test_an_option_that_is_none_was_not_given():
     assert resolved.settings.max_length == 128
 
 
+def test_a_model_may_be_a_path():
+    assert resolve_settings({"model": Path("models") / "mine"}).settings.model == str(
+        Path("models/mine")
+    )
+
+
 def test_set_can_take_a_value_back_to_none():
     resolved = resolve_settings(recipe="notebook", assignments=("max_length=none",))
     assert resolved.settings.max_length is None

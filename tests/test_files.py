@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -240,3 +241,34 @@ def test_lists_of_numbers_take_one_line_and_nothing_changes_its_value(tmp_path):
 @pytest.mark.parametrize("name", ["none", "a\0b", 300 * "x"])
 def test_what_cannot_exist_is_not_hidden(tmp_path, name):
     refuse_hidden(tmp_path / name)
+
+
+def test_a_symlink_stays_and_its_target_is_replaced(tmp_path):
+    target, link = tmp_path / "kept" / "target.txt", tmp_path / "link.txt"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    for text in ("new", "newer"):  # at first, the target is missing
+        with open_atomically(link) as file:
+            file.write(text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert [path.name for path in target.parent.iterdir()] == ["target.txt"]
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
+    """What only its owner may read stays so."""
+    path = tmp_path / "a.txt"
+    path.touch()
+    path.chmod(0o600)
+    with open_atomically(path) as file:
+        assert {permissions(part) for part in tmp_path.iterdir()} == {0o600}
+        file.write("x")
+    assert permissions(path) == 0o600
+
+
+def test_a_disk_too_full_to_find_the_umask_does_not_stop_a_run(tmp_path, monkeypatch):
+    def refuse(path, **_options):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "touch", refuse)
+    make_readable(tmp_path)

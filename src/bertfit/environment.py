@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +14,8 @@ _OPTIONAL = ("triton",)
 
 def describe_environment() -> dict[str, Any]:
     """Return versions and hardware, as recorded in a run."""
+    import joblib
+
     return {
         "versions": {
             "bertfit": metadata.version("bertfit"),
@@ -25,9 +26,8 @@ def describe_environment() -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "processor": _processor_name(),
-            "num_cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            # Those that this process may use: affinity and a container's limit are respected.
+            "num_cores": joblib.cpu_count(),
             "system": platform.system(),
         },
     }

@@ -45,19 +45,23 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
 
     What UTF-8 cannot encode, such as a stray byte of a file name, is written as a backslash escape.
+    A file that is replaced keeps its permissions, and a symlink stays: its target is replaced.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
     # A name may have 255 bytes, and a character up to 4 of them. See also `is_part`.
-    part = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
+    part = target.with_name(f".{target.name[:60]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            with contextlib.suppress(OSError):  # a new file, or no permissions in its file system
+                part.chmod(stat.S_IMODE(target.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        part.replace(target)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
@@ -223,13 +227,14 @@ def make_readable(folder: Path) -> None:
     """Give a folder and its files the default permissions of new ones.
 
     Writers that use a temporary file leave it readable only by its owner, and a server that runs as
-    another user could then not load the model. A file system that has no permissions may refuse it.
+    another user could then not load the model. A file system that has no permissions may refuse it,
+    and a full disk the file that tells what they are; both leave the folder as it is.
     """
     probe = folder / f".{secrets.token_hex(4)}.probe"
-    probe.touch(exist_ok=False)  # a process cannot read the umask without changing it
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
     with contextlib.suppress(OSError):
+        probe.touch(exist_ok=False)  # a process cannot read the umask without changing it
+        mode = stat.S_IMODE(probe.stat().st_mode)
+        probe.unlink()
         folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # whoever may read it may enter it
         for path in folder.iterdir():
             if path.is_file():

@@ -43,7 +43,7 @@ def find_changed_files(run: Path, record: Mapping[str, Any]) -> tuple[str, ...]:
 
     Args:
         run: Folder of the run.
-        record: Content of its bertfit.json. Older runs have no digests there: nothing is found.
+        record: Content of its bertfit.json. Without digests there, nothing is found.
     """
     known: dict[str, str] = record.get("sha256", {})
     return tuple(

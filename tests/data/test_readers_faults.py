@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import pickle
 from pathlib import Path
 
 import datasets
@@ -516,3 +517,10 @@ def test_faults_before_the_damage_are_kept(tmp_path):
     with pytest.raises(SourceError) as caught:
         read_dataset(path, Columns())
     assert [fault.message for fault in caught.value.faults] == ["the text is empty"]
+
+
+def test_an_error_can_come_from_another_process():
+    with pytest.raises(SourceError) as caught:
+        read([{"body": "good"}])
+    copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (its own bytes)
+    assert (str(copied), copied.fault) == (str(caught.value), caught.value.fault)

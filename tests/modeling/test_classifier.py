@@ -505,6 +505,26 @@ def test_damaged_weights_are_explained(model_dir):
     assert message.startswith(f"the model '{model_dir}' cannot be loaded: SafetensorError: ")
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_a_machine_that_is_out_of_memory_or_disk_is_not_called_a_wrong_name(
+    model_dir, monkeypatch, failure
+):
+    def fail(*_arguments, **_options):
+        raise failure
+
+    monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", fail)
+    with pytest.raises(type(failure)) as caught:
+        load_classifier(str(model_dir), ["a", "b"])
+    assert caught.value is failure
+
+
 def test_a_folder_that_may_not_be_read_is_not_called_damaged(model_dir, monkeypatch):
     def refuse(path, **_options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

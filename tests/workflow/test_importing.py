@@ -289,6 +289,16 @@ def test_weights_without_permission_are_named(run_import, folder, monkeypatch):
     assert error_of(run_import) == f"{folder / 'model.pth'} cannot be read: permission denied"
 
 
+def test_memory_that_runs_out_is_not_called_a_damaged_file(run_import, monkeypatch):
+    def fail(*_arguments, **_options):
+        message = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        run_import()
+
+
 def test_a_file_in_the_place_of_the_folder_is_named(folder, tmp_path):
     with pytest.raises(RunError) as caught:
         import_notebook(folder / "model.pth", tmp_path / "run")

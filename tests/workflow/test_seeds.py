@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import signal
 import statistics
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -301,6 +303,20 @@ def interrupt_in(monkeypatch):
         monkeypatch.setattr(place, name, interrupted)
 
     return arrange
+
+
+def test_the_model_of_a_losing_seed_does_not_stay_in_memory(train, tmp_path, monkeypatch):
+    fit, models, numbers_alive = making.fit, [], []
+
+    def watch(model, *arguments, **options):
+        gc.collect()
+        numbers_alive.append(sum(model() is not None for model in models))
+        models.append(weakref.ref(model))
+        return fit(model, *arguments, **options)
+
+    monkeypatch.setattr(making, "fit", watch)
+    train(tmp_path / "run", num_seeds=5, epochs=1, baseline=False)
+    assert numbers_alive == [0, 1, 1, 1, 1]  # the best so far
 
 
 BEFORE_AND_AFTER = [pytest.param(False, marks=pytest.mark.slow), True]

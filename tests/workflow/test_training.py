@@ -132,6 +132,16 @@ def test_a_loaded_run_gives_the_probabilities_of_the_trained_model(finished):
     np.testing.assert_array_equal(loaded, result.classifier.predict_probabilities(TEXTS))
 
 
+def test_the_trained_classifier_knows_its_columns_like_a_loaded_one(train, make_reviews, tmp_path):
+    rows = [{"body": row["text"], "stars": row["label"]} for row in make_reviews(40)]
+    columns = {"text_column": "body", "label_column": "stars"}
+    result = train(tmp_path / "run", rows, epochs=1, **columns)
+    expected = TextClassifier.load(result.run).predict(rows[:2])
+    assert [one.label for one in result.classifier.predict(rows[:2])] == [
+        one.label for one in expected
+    ]
+
+
 def test_the_run_has_learned_something(finished):
     """Else the comparisons of probabilities here would compare one half with one half."""
     probabilities = finished[0].classifier.predict_probabilities(TEXTS)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
 from bertfit.reporting.control_characters import escape_controls
@@ -60,7 +61,8 @@ def write_json(value: Any, *, indent: int | None = None) -> None:  # noqa: ANN40
 
 def discard_output(stream: IO[str]) -> None:
     """Let a stream that can no longer be written to lose all further output silently."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with Path(os.devnull).open("wb") as sink:
+        os.dup2(sink.fileno(), stream.fileno())
 
 
 def guard_streams() -> None:

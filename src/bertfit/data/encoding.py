@@ -8,6 +8,7 @@ post-processor, so a text that is not truncated has the same ids as in transform
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class EncodingRule:
     text_cleaning: TextCleaning = "none"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, which cached properties cannot have
 class EncodedTexts:
     """Token ids of n texts, concatenated.
 
@@ -58,7 +59,7 @@ class EncodedTexts:
         """Return the number of texts."""
         return len(self.full_lengths)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """(n,) tokens of each text after truncation."""
         return np.diff(self.offsets)
@@ -71,9 +72,14 @@ class EncodedTexts:
         )
 
     @property
+    def is_truncated(self) -> np.ndarray:
+        """(n,) bool: whether the text lost tokens to truncation."""
+        return self.full_lengths > self.lengths
+
+    @property
     def num_truncated(self) -> int:
         """Number of truncated texts."""
-        return int((self.full_lengths > self.lengths).sum())
+        return int(self.is_truncated.sum())
 
 
 def encode_texts(

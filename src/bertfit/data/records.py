@@ -6,8 +6,10 @@ file format.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bertfit.errors import DataError, Fault
 
@@ -22,6 +24,11 @@ class SourceError(DataError):
         """Keep the fault, so that it can be listed with the faults of other sources."""
         self.fault = Fault(source, line, message)
         super().__init__(str(self.fault))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what made it, so that it can come from another process."""
+        make = functools.partial(type(self), line=self.fault.line)
+        return make, (self.fault.source, self.fault.message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,6 @@ def compare_with_baseline(
     baseline_name: str,
     num_resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Comparison:
     """Compare a model with a baseline on the same rows, and word the verdict.
 
@@ -243,19 +242,13 @@ def compare_with_baseline(
         baseline_name: Name of the baseline in the verdict.
         num_resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
-        level: Confidence level of the interval, in (0, 1); the test rejects below 1 - level.
 
     Raises:
         DataError: The arrays differ in length or have no rows.
     """
     both = (model_probabilities, baseline_probabilities)
     are_right = [_find_correct(each, label_ids) for each in both]
-    drawn: dict[str, Any] = {
-        "groups": groups,
-        "num_resamples": num_resamples,
-        "seed": seed,
-        "level": level,
-    }
+    drawn: dict[str, Any] = {"groups": groups, "num_resamples": num_resamples, "seed": seed}
     interval = paired_difference_interval(*are_right, **drawn)
     intervals = bootstrap_intervals(model_probabilities, label_ids, with_auroc=False, **drawn)
     of_model, of_baseline = (_score_most_probable(each, label_ids) for each in both)
@@ -271,7 +264,7 @@ def compare_with_baseline(
         p_value=mcnemar_p_value(*are_right),
         verdict="",
     )
-    return replace(comparison, verdict=_word_verdict(comparison, level=level))
+    return replace(comparison, verdict=_word_verdict(comparison))
 
 
 def _find_correct(probabilities: ArrayLike, label_ids: ArrayLike) -> NDArray[np.bool_]:
@@ -292,18 +285,18 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
     return accuracy_and_macro_f1(probabilities.argmax(axis=1), label_ids, probabilities.shape[1])
 
 
-def _word_verdict(found: Comparison, *, level: float) -> str:
+def _word_verdict(found: Comparison) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
-    name, interval, percent = found.baseline_name, found.interval, f"{100 * level:g} %"
-    is_certain = found.p_value < 1 - level and not interval.low <= 0 <= interval.high
+    name, interval = found.baseline_name, found.interval
+    is_certain = found.p_value < 0.05 and not interval.low <= 0 <= interval.high
     if not is_certain:  # the interval alone may exclude 0, so p is shown
         return (
             f"The model and {name} cannot be told apart on these rows: the difference is "
-            f"{100 * found.difference:+z.1f} points ({percent} interval {100 * interval.low:z.1f} "
+            f"{100 * found.difference:+z.1f} points (95 % interval {100 * interval.low:z.1f} "
             f"to {100 * interval.high:z.1f}, McNemar p = {found.p_value:.2g})."
         )
     points, span = _format_points(found.difference, interval)
-    lead = f"{name} by {points} ({percent} interval {span})"
+    lead = f"{name} by {points} (95 % interval {span})"
     gap = found.model_macro_f1 - found.baseline_macro_f1
     f1s = f"{100 * found.model_macro_f1:.1f} % against {100 * found.baseline_macro_f1:.1f}"
     is_opposite = gap * found.difference < 0 and abs(gap) >= _CLEAR_F1

@@ -339,7 +339,7 @@ class TextClassifier:
         for encoded in make_ahead(self.encode, chunks):
             probabilities = self.score(encoded)
             decided_ids = decide(probabilities, self.confidence.threshold).tolist()
-            is_cut = (encoded.full_lengths > encoded.lengths).tolist()
+            is_cut = encoded.is_truncated.tolist()
             for row, decided, cut in zip(probabilities.tolist(), decided_ids, is_cut, strict=True):
                 by_name = dict(zip(names, row, strict=True))
                 label = names[decided] if row[decided] >= least else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -10,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertfit.assets import find_embedded_model
-from bertfit.errors import ModelError
+from bertfit.errors import ModelError, is_out_of_memory
 from bertfit.files import as_path, refuse_hidden
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 _lock = threading.Lock()
 _found: list[tuple[int, bool]] = []
@@ -130,6 +132,8 @@ def explaining_failures(name: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
+        if is_out_of_memory(error) or getattr(error, "errno", None) in _FULL_DISK:
+            raise  # not the model's fault
         if (unreadable := _find_unreadable(name)) is not None:  # reported as missing or damaged
             raise ModelError(
                 f"the model {name!r} cannot be loaded: no permission to read {unreadable}",

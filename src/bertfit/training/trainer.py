@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,11 @@ class History:
     val_acc: list[float] = field(default_factory=list)
     train_f1: list[float] = field(default_factory=list)
     val_f1: list[float] = field(default_factory=list)
+
+    @property
+    def num_epochs(self) -> int:
+        """Number of finished epochs."""
+        return len(self.val_losses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +169,6 @@ class _Run:
     scoring_tokens: int | None = None
     """The same in validation, once memory has run out there."""
     history: History = field(default_factory=History)
-    scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
     best_collapse: int | None = None
     train_seconds: float = 0.0
@@ -195,7 +200,7 @@ class _Run:
     ) -> list[StepReport]:
         """Take the steps of an epoch, or fewer if interrupted."""
         num_steps, steps = taken
-        epoch = len(self.scores)
+        epoch = self.history.num_epochs
         task = f"epoch {epoch + 1}/{self.num_epochs}"
         self.listener.progress(task, 0, num_steps)
         seen: list[StepReport] = []
@@ -246,14 +251,14 @@ class _Run:
         extent = format_seconds(sum(report.seconds for report in seen))
         if self.unfinished is not None:
             extent = f"{format_steps(*self.unfinished)}, {extent}"
-        rank, best = rank_epoch(self.history, len(self.scores), self.metric), self.best_epoch
-        if best < 0 or rank > rank_epoch(self.history, best, self.metric):
-            self.best_epoch = len(self.scores)
+        epoch, best = self.history.num_epochs - 1, self.best_epoch
+        rank = functools.partial(rank_epoch, self.history, metric=self.metric)
+        if best < 0 or rank(epoch) > rank(best):
+            self.best_epoch = epoch
             self.best_collapse = collapsed_class(val_ids, targets)
             save_model(self.weights.masters, self.best_folder)
-        self.scores.append(rank[0])
         self.listener.note(
-            f"Epoch {len(self.scores)} ({extent}): train loss {train_loss:.4f}, "
+            f"Epoch {epoch + 1} ({extent}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
         )
 
@@ -321,15 +326,15 @@ class _Run:
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""
         patience = self.settings.patience
-        waited = len(self.scores) - 1 - self.best_epoch
+        waited = self.history.num_epochs - 1 - self.best_epoch
         over = patience is not None and waited >= patience
-        if over and len(self.scores) < self.num_epochs:
+        if over and self.history.num_epochs < self.num_epochs:
             self.listener.note(f"Stopped early: no better epoch in {waited}.")
         return over
 
     def restore_best(self) -> None:
         """Put the weights of the best epoch back into the model."""
-        if self.best_epoch < len(self.scores) - 1:
+        if self.best_epoch < self.history.num_epochs - 1:
             restore_model(self.weights.masters, self.best_folder)
 
     def outcome(self, *, interrupted: bool) -> TrainingOutcome:
@@ -338,7 +343,7 @@ class _Run:
             history=self.history,
             best_epoch=self.best_epoch,
             selection_metric=self.metric,
-            reason=_explain_choice(self.history, self.metric, self.scores, self.best_epoch),
+            reason=_explain_choice(self.history, self.metric, self.best_epoch),
             interrupted=interrupted,
             collapsed_to=self.best_collapse,
             train_seconds=self.train_seconds,
@@ -359,9 +364,14 @@ def rank_epoch(history: History, epoch: int, metric: str) -> tuple[float, float]
         epoch: 0-based.
         metric: "accuracy", "macro_f1" or "loss".
     """
-    loss = history.val_losses[epoch]
-    scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1}
-    return (scores[metric][epoch] if metric in scores else -loss), -loss
+    value, loss = _scores_by(history, metric)[epoch], history.val_losses[epoch]
+    return (-value if metric == "loss" else value), -loss
+
+
+def _scores_by(history: History, metric: str) -> list[float]:
+    """Return the validation score of each epoch."""
+    scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1, "loss": history.val_losses}
+    return scores[metric]
 
 
 def _by_epoch(
@@ -372,8 +382,9 @@ def _by_epoch(
         yield count, (next(steps) for _ in range(count))
 
 
-def _explain_choice(history: History, metric: str, scores: Sequence[float], best_epoch: int) -> str:
-    name, value = name_metric(metric), abs(scores[best_epoch])
+def _explain_choice(history: History, metric: str, best_epoch: int) -> str:
+    name, scores = name_metric(metric), _scores_by(history, metric)
+    value = scores[best_epoch]
     superlative = "lowest" if metric == "loss" else "highest"
     tied = [epoch for epoch, score in enumerate(scores) if score == scores[best_epoch]]
     losses = [history.val_losses[epoch] for epoch in tied]

@@ -244,7 +244,7 @@ def evaluate_classifier(
         predicted_ids=answers["predicted_ids"],
         dataset=dataset,
         num_tokens=encoded.full_lengths,
-        is_truncated=encoded.full_lengths > encoded.lengths,
+        is_truncated=encoded.is_truncated,
         slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids, listener),
     )
 
@@ -277,7 +277,7 @@ def _cut_slices(
             listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
     values = list_slices(
         encoded.full_lengths,
-        encoded.full_lengths > encoded.lengths,
+        encoded.is_truncated,
         dataset.labels,
         groups=dataset.groups or None,
         further=further,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bertfit.config import LEAST_LENGTH, check_flags, is_whole_number
 from bertfit.data.encoding import EncodingRule
 from bertfit.environment import describe_environment
-from bertfit.errors import ConfigError, ModelError, RunError
+from bertfit.errors import ConfigError, ModelError, RunError, is_out_of_memory
 from bertfit.files import as_path, read_json, refuse_hidden, write_json
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.classifier import save_model
@@ -139,9 +139,9 @@ def _read_state(folder: Path) -> dict[str, torch.Tensor]:
             # torch warns of unknown pickle protocols; a failure is explained below.
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 (a file that is not a pickle can raise anything)
+    except Exception as error:  # a file that is not a pickle can raise anything
+        if is_out_of_memory(error):
+            raise
         raise _explain_unread(path, error) from None
     if not isinstance(state, Mapping) or not all(hasattr(v, "shape") for v in state.values()):
         raise _explain_other(path, state)
@@ -274,6 +274,8 @@ def _build_classifier(
     try:
         tokenizer = read_tokenizer(str(place), local_only=True)
     except Exception as error:  # loading can raise anything: JSON, keys, missing files
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"the tokenizer in {place} cannot be loaded: {error}") from error
     model = BertForSequenceClassification(config)
     try:

@@ -121,7 +121,7 @@ def keep_predictions(
             label_ids=model.validation.label_ids,
             probabilities=validation_probabilities,
             num_tokens=encoded.full_lengths,
-            is_truncated=encoded.full_lengths > encoded.lengths,
+            is_truncated=encoded.is_truncated,
         )
         write_predictions(staging.folder / VALIDATION_NAME, kept, rows.label_names)
     if evaluation is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import math
-import os
 import statistics
 import time
 from dataclasses import dataclass
@@ -39,7 +38,6 @@ _INSTRUCTIONS = {
     "avx512_bf16": "AVX512-BF16",
     "amx_bf16": "AMX",
 }
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _SIZES = (2048, 384, 1536)
 """Rows, inputs and outputs of the timed matmuls: a feed-forward layer of MiniLM."""
 
@@ -51,8 +49,8 @@ class Runtime:
     processor: str
     instructions: tuple[str, ...]
     """Instruction sets that matter for matrix products."""
-    num_cores: float
-    """Cores that this process may use; a container's limit may be fractional."""
+    num_cores: int
+    """Cores that this process may use; a fraction, as of a container's limit, counts as a core."""
     num_threads: int
     """Threads that torch uses for one matmul."""
     device: str
@@ -115,7 +113,6 @@ def describe_runtime(
     tokens = default_tokens(
         find_hidden_size(architecture), is_compiled=operators.is_on and fast_path.is_whole
     )
-    num_cores = _count_cores()
     gflops = {
         name: measure_products(getattr(torch, name), precision.device)
         for name in ("float32", "bfloat16")
@@ -125,7 +122,7 @@ def describe_runtime(
     return Runtime(
         processor=str(hardware["processor"] or hardware["machine"]),
         instructions=list_instructions(),
-        num_cores=num_cores,
+        num_cores=hardware["num_cores"],
         num_threads=torch.get_num_threads(),
         device=precision.device_name,
         dtype=precision.dtype_name,
@@ -144,7 +141,7 @@ def describe_runtime(
         store=str(store),
         store_bytes=measure_folder(store),
         advice=(
-            *_advise(num_cores, torch.get_num_threads(), gflops, precision.dtype_name),
+            *_advise(hardware["num_cores"], torch.get_num_threads(), gflops, precision.dtype_name),
             *_advise_on_bytecode(torch.__file__),
         ),
     )
@@ -191,29 +188,16 @@ def list_instructions() -> tuple[str, ...]:
     return tuple(name for key, name in _INSTRUCTIONS.items() if capabilities.get(key))
 
 
-def _count_cores() -> float:
-    """Return the cores that the scheduler and the container's limit allow this process."""
-    if hasattr(os, "sched_getaffinity"):
-        num_cores = float(len(os.sched_getaffinity(0)))
-    else:
-        num_cores = float(os.cpu_count() or 1)
-    try:
-        quota, period = _CGROUP_LIMIT.read_text(encoding="ascii").split()
-        return num_cores if quota == "max" else min(num_cores, int(quota) / int(period))
-    except (OSError, ValueError):
-        return num_cores
-
-
-def _advise(num_cores: float, num_threads: int, gflops: dict[str, float], dtype: str) -> list[str]:
+def _advise(num_cores: int, num_threads: int, gflops: dict[str, float], dtype: str) -> list[str]:
     advice = []
-    if num_threads > max(1.0, num_cores):
+    if num_threads > num_cores:
         advice.append(
-            f"torch uses {num_threads} threads on {num_cores:g} cores, and they wait for one "
-            f"another: set OMP_NUM_THREADS={max(1, int(num_cores))}."
+            f"torch uses {num_threads} threads on {num_cores} cores, and they wait for one "
+            f"another: set OMP_NUM_THREADS={num_cores}."
         )
-    elif num_threads < int(num_cores) // 2:
+    elif num_threads < num_cores // 2:
         advice.append(
-            f"torch uses {num_threads} of {num_cores:g} cores: unset OMP_NUM_THREADS, or raise it."
+            f"torch uses {num_threads} of {num_cores} cores: unset OMP_NUM_THREADS, or raise it."
         )
     other = "bfloat16" if dtype == "float32" else "float32"
     if gflops[other] > 1.3 * gflops[dtype]:

@@ -115,8 +115,7 @@ def train_seeds(
         **options: As in `train`.
 
     Raises:
-        ConfigError: A setting is wrong, or there are fewer than 2 seeds.
-        BertfitError: As in `train`.
+        BertfitError: As in `train`; ConfigError also if there are fewer than 2 seeds.
     """
     if not is_whole_number(num_seeds) or num_seeds < 2:
         raise ConfigError(f"--seeds: expected a whole number, at least 2, got {num_seeds!r}")
@@ -130,15 +129,18 @@ def train_seeds(
 
     rows, best = prepared[1], _Best()
     with catch_interrupts() as interruption, _keeping_the_best(best, log):
-        for seed, staging, finished in _train_each(
+        results = _train_each(
             prepared,
             range(first, first + num_seeds),
             stage=functools.partial(stage_run, output, overwrite=overwrite),
             fit_baselines=baseline_fitter(rows, first) if baseline else None,
             log=log,
             interruption=interruption,
-        ):
-            best.offer(seed, staging, finished)
+        )
+        del prepared
+        for result in results:
+            best.offer(*result)
+            del result
         record = best.publish(num_seeds, log, interruption)
     assert best.finished is not None
     return dataclasses.replace(sum_up(best.finished, rows, run=output), seeds=record["seeds"])
@@ -163,6 +165,7 @@ def _train_each(
     from bertfit.workflow.preparing import renew_model
 
     resolved, rows, model = prepared
+    del prepared  # here and below: the model of a losing seed must not fill memory
     for number, seed in enumerate(seeds, start=1):
         try:
             with interruption.raise_first():
@@ -188,6 +191,7 @@ def _train_each(
                 raise
             return
         yield seed, staging, finished
+        del finished
 
 
 @contextlib.contextmanager
