@@ -98,9 +98,8 @@ def train_seeds(
 ) -> TrainResult:
     """Train with the seeds seed, seed + 1, …, and write the best on validation as one run.
 
-    All seeds share the split of the first one, and the baselines. Ctrl-C ends the current seed and
-    starts no other; that seed is kept only if no other had finished. If an error or a second Ctrl-C
-    ends a seed, the best finished one is kept next to `output`, as a complete run.
+    All share one split. Ctrl-C ends the current seed, which is kept only if no other had finished.
+    If an error or a second Ctrl-C ends a seed, the best finished one is kept next to `output`.
 
     Args:
         data: As in `train`.
