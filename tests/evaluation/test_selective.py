@@ -87,7 +87,15 @@ def test_the_kept_curve_counts_rows_that_are_answered(drawn, abstain_below):
 
 @pytest.mark.parametrize(
     ("asked", "told"),
-    [(0.9, 0.9), (0.905, 0.9), (0.999, 0.99), (1.0, 0.99), (0.01, 0.0), (0.39, 0.3), (0.59, 0.55)],
+    [
+        (0.9, 0.9),
+        (0.905, 0.9),
+        (0.998, 0.995),
+        (1.0, 0.9999),
+        (0.01, 0.0),
+        (0.39, 0.3),
+        (0.59, 0.55),
+    ],
 )
 def test_between_kept_confidences_the_lower_is_told(asked, told):
     assert expect(keep_curve([0.95], [True]), asked).confidence == told

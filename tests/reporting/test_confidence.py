@@ -53,15 +53,16 @@ def test_what_to_expect_has_its_interval_and_number_of_rows():
     curve = keep_curve([0.95] * 80 + [0.6] * 20, [True] * 76 + [False] * 24)
     assert describe_expectation(0.9, expect(curve, 0.9)) == (
         "Texts with a confidence below 0.9 get no label. On 100 validation rows that left 80.0 % "
-        "with a label, of which 95.0 % were right (95 % interval 87.7 to 98.6). "
-        "The same rows chose the epoch and any calibration: expect a little less."
+        "with a label, of which 95.0 % were right (95 % interval 87.7 to 98.6 if rows are "
+        "independent). The same rows chose the epoch, and any seed, calibration and threshold: "
+        "expect a little less."
     )
 
 
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (0.87, "On 100 validation rows that, at 0.85, left"),
+        (0.87, "On 100 validation rows that, at 0.85, left 100.0 % with a label (fewer at 0.87"),
         (0.99, "left 0.0 % with a label: expect no answers."),
     ],
 )
@@ -99,7 +100,17 @@ def test_the_recorded_calibration_is_told(entry, told):
 
 
 def test_a_threshold_is_told_with_what_it_is_for():
-    assert describe_threshold(0.25, "pos", "f1") == (
-        "Threshold: 'pos' is predicted at a probability of 0.2500 or more, chosen for f1 "
-        "(transformers.pipeline does not apply it)"
+    start = "Threshold: 'pos' is predicted at a probability of 0.2500 or more"
+    end = "(transformers.pipeline does not apply it)"
+    assert describe_threshold(0.25, "pos") == f"{start} {end}"
+    rates = {
+        "precision": 1.0,
+        "precision_interval": {"low": 0.75, "high": 1.0},
+        "recall": 0.0,
+        "recall_interval": None,
+    }
+    assert describe_threshold(0.25, "pos", {"aim": "precision>=0.9", "validation": rates}) == (
+        f"{start}, chosen for precision>=0.9 {end}. On the validation rows that chose it, which "
+        "makes it look better than it is: precision 1.0000 (95 % interval 0.7500 to 1.0000) and "
+        "recall 0.0000"
     )

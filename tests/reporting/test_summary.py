@@ -156,18 +156,10 @@ def test_a_collapse_is_told_of_the_model_that_had_it(kind: str, told: str) -> No
     assert describe_collapse(make_facts(training={"collapsed_to": None})) is None
 
 
-@pytest.mark.parametrize(
-    ("accuracy", "told"),
-    [
-        (0.9, "The model does better than NB-SVM on the validation rows, which tuned both"),
-        (0.8, "The model does as well as NB-SVM on the validation rows, which tuned both"),
-        (0.7, "The model does WORSE than NB-SVM on the validation rows, which tuned both"),
-    ],
-)
-def test_without_a_test_set_the_best_baseline_is_compared_on_validation(accuracy, told) -> None:
+def test_without_a_test_set_the_best_baseline_is_named_beside_the_model() -> None:
     facts = make_facts() | {
         "judged": {"part": "validation"},
-        "validation_accuracy": accuracy,
+        "validation_accuracy": 0.7,
         "baselines": {
             "best": "NB-SVM",
             "baselines": [
@@ -176,7 +168,10 @@ def test_without_a_test_set_the_best_baseline_is_compared_on_validation(accuracy
             ],
         },
     }
-    assert describe_verdict(facts) == f"{told}: {100 * accuracy:.1f} % against 80.0 %."
+    assert describe_verdict(facts) == (
+        "On the validation rows, which tuned both, the model classifies 70.0 % correctly, and the "
+        "best baseline, NB-SVM, 80.0 %."
+    )
     assert describe_verdict(facts | {"baselines": None}) is None
 
 

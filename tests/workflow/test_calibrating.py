@@ -22,6 +22,7 @@ from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.evaluation.selective import keep_curve
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.confidence import UNCALIBRATED_NAME
+from bertfit.wording import format_count
 from bertfit.workflow import calibrating
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "a film"]
@@ -400,6 +401,27 @@ def test_a_threshold_of_few_rows_or_of_one_answer_is_warned_of(train, tmp_path, 
         note.startswith("WARNING: with this threshold 'pos' is answered for every")
         for note in listener.notes
     )
+
+
+def test_a_precision_that_few_rows_cannot_show_is_warned_of(train, tmp_path, make_reviews):
+    """If all of 20 rows are right, the share of right ones may still be 0.83."""
+    listener = Recorder()
+    options = {"validation": make_reviews(40, seed=3), "listener": listener}
+    result = train(tmp_path / "run", threshold_aim="precision>=0.99", **options)
+    rates = read(result)["threshold"]["validation"]
+    assert 0 < rates["num_called"] <= 40
+    told = f"'pos' is predicted for {format_count(rates['num_called'], 'validation row')}, too few"
+    (warning,) = (note for note in listener.notes if note.startswith("WARNING: the precision"))
+    assert warning == (
+        f"WARNING: the precision asked for cannot be shown: {told} for 0.99 even if all are right. "
+        "Expect less, or give more validation rows."
+    )
+    ends = rates["precision_interval"]
+    shown = f"→ {rates['precision']:.4f} ({ends['low']:.4f} to {ends['high']:.4f}), recall"
+    assert any(shown in note for note in listener.notes)
+    listener.notes.clear()
+    train(tmp_path / "low", threshold_aim="precision>=0.5", **options)
+    assert not any(note.startswith("WARNING: the precision") for note in listener.notes)
 
 
 def test_beside_a_baseline_the_model_answers_the_most_probable_class(train, tmp_path):

@@ -125,6 +125,25 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert both.verdict.count("was trained on") == 2
 
 
+def test_leaks_into_the_kept_test_rows_are_told(copies):
+    def leak(record):
+        record["scores"]["test_without_leaks"] = {"num_leaked": 3}
+
+    def clear(record):
+        record["scores"]["test_without_leaks"] = None
+
+    change_record(copies[0], leak)
+    change_record(copies[1], clear)
+    found = bertfit.compare(*copies)
+    assert found.learned == ("on, or nearly on, 3 texts of these rows", None)
+    assert found.verdict.endswith(
+        f" {copies[0]} was trained on, or nearly on, 3 texts of these rows: scores of learned rows "
+        "are too good."
+    )
+    change_record(copies[0], clear)
+    assert "too good" not in bertfit.compare(*copies).verdict
+
+
 def test_the_surest_disagreements_come_first(runs, make_reviews):
     found = bertfit.compare(*runs, data=make_reviews(40, seed=7)).disagreements
     sure = [min(one.confidence_a, one.confidence_b) for one in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -233,3 +234,20 @@ def test_what_is_kept_of_an_evaluation_has_no_text(evaluation, rows):
     lengths = [2 + len(row["text"].split()) for row in rows]
     assert kept.num_tokens.tolist() == lengths
     assert kept.is_truncated.tolist() == [length > 10 for length in lengths]
+
+
+def test_the_validation_rows_of_the_run_are_known_again(tiny_model_dir, tmp_path, make_reviews):
+    rows, notes = make_reviews(20, seed=3), []
+    listener = SimpleNamespace(note=notes.append, progress=lambda *_: None)
+    bertfit.train(
+        make_reviews(40),
+        tmp_path / "run",
+        validation=rows,
+        model=str(tiny_model_dir),
+        epochs=1,
+        baseline=False,
+    )
+    for data, is_told in ((rows, True), (make_reviews(20, seed=4), False)):
+        notes.clear()
+        bertfit.evaluate(tmp_path / "run", data, listener=listener)
+        assert any("these are the validation rows of" in note for note in notes) == is_told

@@ -142,6 +142,42 @@ def test_the_trained_classifier_knows_its_columns_like_a_loaded_one(train, make_
     ]
 
 
+def test_the_verdict_is_that_of_rows_that_did_not_leak(train, tmp_path, make_reviews):
+    """Word counts know by heart what leaked."""
+    rows = make_reviews(60)
+    flipped = {"pos": "neg", "neg": "pos"}
+    new = [{**row, "label": flipped[row["label"]]} for row in make_reviews(30, seed=9)]
+    result = train(tmp_path / "run", rows, test=rows[:30] + new, baseline=True, epochs=1)
+    scores = json.loads((tmp_path / "run" / "bertfit.json").read_text(encoding="utf-8"))["scores"]
+    num_new, clean = scores["test_without_leaks"]["num_rows"], scores["comparison_without_leaks"]
+    assert 25 <= num_new <= 30
+    assert clean["baseline_accuracy"] < 0.1 < scores["comparison"]["baseline_accuracy"]
+    told = f"On the {num_new} test rows without leaks: the model "
+    assert scores["comparison"]["verdict"].startswith(told)
+    assert told in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert result.test.comparison_without_leaks.model_accuracy == clean["model_accuracy"]
+
+
+def test_if_all_test_rows_leaked_the_verdict_says_so(train, tmp_path, make_reviews):
+    rows = make_reviews(60)
+    test = train(tmp_path / "run", rows, test=rows[:20], baseline=True, epochs=1).test
+    assert test.comparison_without_leaks is None
+    assert test.comparison.verdict.endswith(
+        " All these rows leaked, so it may be otherwise with new text."
+    )
+
+
+def test_more_validation_rows_than_were_asked_for_are_told(train, tmp_path):
+    listener = Recorder()
+    rows = [{"text": f"film number {at}", "label": f"class {at // 3}"} for at in range(24)]
+    train(tmp_path / "few", rows, epochs=1, listener=listener)
+    told = "Validation has 33 % of these rows, more than the 10 % asked for: "
+    assert sum(note.startswith(told) for note in listener.notes) == 1
+    listener.notes.clear()
+    train(tmp_path / "many", epochs=1, listener=listener)
+    assert not any(note.startswith("Validation has") for note in listener.notes)
+
+
 def test_the_run_has_learned_something(finished):
     """Else the comparisons of probabilities here would compare one half with one half."""
     probabilities = finished[0].classifier.predict_probabilities(TEXTS)

@@ -202,7 +202,7 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         console.print(describe_calibration(record["calibration"]))
     if record.get("threshold"):
         threshold, positive = record["threshold"], record["label_names"][1]
-        told = describe_threshold(threshold["value"], positive, threshold["aim"])
+        told = describe_threshold(threshold["value"], positive, threshold)
         console.print(told)
     test = record.get("scores", {}).get("test")
     if test:

@@ -21,6 +21,7 @@ KEPT_CONFIDENCES = (
     *(step / 10 for step in range(5)),
     *(step / 20 for step in range(10, 18)),
     *(step / 100 for step in range(90, 100)),
+    *(0.995, 0.999, 0.9995, 0.9999),
 )
 """Confidences for which a run records coverage and accuracy."""
 

@@ -27,6 +27,8 @@ class Rates:
 
     num_rows: int
     accuracy: float
+    num_called: int
+    """Rows for which the second class is predicted: precision is a share of these."""
     precision: float
     precision_interval: Interval | None
     """95 % interval, optimistic on the rows that chose the threshold; None without predicted
@@ -182,6 +184,7 @@ def _rate(
     return Rates(
         num_rows=num_rows,
         accuracy=float((predicted_ids == label_ids).mean()),
+        num_called=num_called,
         precision=hits / max(num_called, 1),
         precision_interval=exact_interval(hits, num_called) if num_called else None,
         recall=hits / max(num_positive, 1),

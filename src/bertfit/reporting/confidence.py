@@ -43,17 +43,18 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     if expectation is None:
         return f"{start} This model has no validation figures that say what to expect."
     at = "" if expectation.confidence == abstain_below else f", at {expectation.confidence:g},"
+    fewer = f" (fewer at {abstain_below:g} itself)" if at else ""
     told = (
         f"{start} On {expectation.num_rows:,} validation rows that{at} left "
-        f"{100 * expectation.coverage:.1f} % with a label"
+        f"{100 * expectation.coverage:.1f} % with a label{fewer}"
     )
     if expectation.accuracy is None or expectation.interval is None:
         return f"{told}: expect no answers."
     low, high = expectation.interval.low, expectation.interval.high
     return (
         f"{told}, of which {100 * expectation.accuracy:.1f} % were right (95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f}). The same rows chose the epoch and any "
-        "calibration: expect a little less."
+        f"{100 * low:.1f} to {100 * high:.1f} if rows are independent). The same rows chose the "
+        "epoch, and any seed, calibration and threshold: expect a little less."
     )
 
 
@@ -78,13 +79,33 @@ def name_scaling(kind: str, weights: Sequence[float]) -> str:
     }[kind]
 
 
-def describe_threshold(value: float, positive: str, aim: str | None = None) -> str:
-    """Return how labels are decided, in words."""
-    chosen = f", chosen for {aim}" if aim else ""
+def describe_threshold(value: float, positive: str, entry: Mapping[str, Any] | None = None) -> str:
+    """Return how labels are decided, in words.
+
+    Args:
+        value: The threshold.
+        positive: Name of the second class.
+        entry: The entry "threshold" of bertfit.json, to say what the threshold was chosen for.
+    """
+    start = f"Threshold: {positive!r} is predicted at a probability of {value:.4f} or more"
+    end = "(transformers.pipeline does not apply it)"
+    if entry is None:
+        return f"{start} {end}"
+    chosen, rates = f"{start}, chosen for {entry['aim']} {end}", entry.get("validation")
+    if rates is None:
+        return chosen
+    told = [
+        _show_rate(name, rates[name], rates[f"{name}_interval"]) for name in ("precision", "recall")
+    ]
     return (
-        f"Threshold: {positive!r} is predicted at a probability of {value:.4f} or more{chosen} "
-        "(transformers.pipeline does not apply it)"
+        f"{chosen}. On the validation rows that chose it, which "
+        f"makes it look better than it is: {' and '.join(told)}"
     )
+
+
+def _show_rate(name: str, value: float, ends: Mapping[str, float] | None) -> str:
+    sure = "" if ends is None else f" (95 % interval {ends['low']:.4f} to {ends['high']:.4f})"
+    return f"{name} {value:.4f}{sure}"
 
 
 def _show(value: float, interval: Interval) -> str:

@@ -161,9 +161,7 @@ def _view_confidence(facts: Mapping[str, Any]) -> dict[str, Any]:
         notes.append(describe_calibration(record["calibration"]))
     if record.get("threshold"):
         threshold = record["threshold"]
-        notes.append(
-            describe_threshold(threshold["value"], facts["label_names"][1], threshold.get("aim"))
-        )
+        notes.append(describe_threshold(threshold["value"], facts["label_names"][1], threshold))
     return {
         "confidence_rows": tables.list_confidence(facts),
         "is_calibrated": bool((judged.get("confidence") or {}).get("uncalibrated")),

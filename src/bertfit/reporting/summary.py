@@ -95,15 +95,11 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
     if (facts["judged"] or {}).get("part") != "validation" or found is None or accuracy is None:
         return None
     best = next(one for one in found["baselines"] if one["name"] == found["best"])
-    theirs = best["validation"]["accuracy"]
-    ours, best_share = map(format_percent_with_interval, (accuracy, theirs))
-    shares = f"{ours} against {best_share}"
-    where = "on the validation rows, which tuned both"
-    if accuracy > theirs:
-        return f"The model does better than {best['name']} {where}: {shares}."
-    if accuracy < theirs:
-        return f"The model does WORSE than {best['name']} {where}: {shares}."
-    return f"The model does as well as {best['name']} {where}: {shares}."
+    ours, theirs = map(format_percent_with_interval, (accuracy, best["validation"]["accuracy"]))
+    return (
+        f"On the validation rows, which tuned both, the model classifies {ours} correctly, and the "
+        f"best baseline, {best['name']}, {theirs}."
+    )
 
 
 def describe_collapse(facts: Mapping[str, Any]) -> str | None:
@@ -386,5 +382,5 @@ def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
     if record.get("threshold"):
         threshold = record["threshold"]
         positive = facts["label_names"][1]
-        told.append(f"{describe_threshold(threshold['value'], positive, threshold.get('aim'))}.")
+        told.append(f"{describe_threshold(threshold['value'], positive, threshold)}.")
     return told

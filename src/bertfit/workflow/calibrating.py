@@ -16,6 +16,7 @@ import numpy as np
 from bertfit.config import TrainSettings
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.calibration import score_calibration
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.scaling import no_scaling
 from bertfit.evaluation.scaling_choice import ScalingChoice, choose_scaling
 from bertfit.evaluation.selective import SelectiveCurve, keep_curve
@@ -33,6 +34,7 @@ from bertfit.modeling.calibration_folding import (
 from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
+from bertfit.threshold_aim import parse_threshold_aim
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, list_some
 from bertfit.workflow.preparing import PreparedModel
@@ -120,7 +122,7 @@ def calibrate(
     _note_calibration(learned, listener)
     if learned.threshold is not None:
         _note_threshold(learned.threshold, rows.label_names[1], listener)
-        _warn_of_threshold(learned, learned.threshold.value, rows.label_names, listener)
+        _warn_of_threshold(learned, learned.threshold, rows.label_names, listener)
     return learned
 
 
@@ -302,17 +304,25 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
     listener.note(
         f"Threshold: {positive!r} is predicted at a probability of {threshold.value:.4f} or more "
         f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, which "
-        "makes it look better than it is: "
-        f"precision {plain.precision:.4f} → {rates.precision:.4f}, "
-        f"recall {plain.recall:.4f} → {rates.recall:.4f}, F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}."
+        f"makes it look better than it is: precision {plain.precision:.4f} → "
+        f"{rates.precision:.4f}{_show(rates.precision_interval)}, recall {plain.recall:.4f} → "
+        f"{rates.recall:.4f}{_show(rates.recall_interval)}, "
+        f"F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}."
     )
     listener.note(
         "transformers.pipeline does not apply the threshold; it answers the most probable class."
     )
 
 
+def _show(interval: Interval | None) -> str:
+    return "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
+
+
 def _warn_of_threshold(
-    learned: LearnedConfidence, threshold: float, label_names: tuple[str, ...], listener: Listener
+    learned: LearnedConfidence,
+    threshold: Threshold,
+    label_names: tuple[str, ...],
+    listener: Listener,
 ) -> None:
     """Warn if few rows chose the threshold, or if only one class is predicted with it."""
     counts = np.bincount(learned.label_ids, minlength=len(label_names))
@@ -322,7 +332,16 @@ def _warn_of_threshold(
             f"WARNING: the threshold is little more than a guess: of the validation rows "
             f"{counts[rarest]} have the label {label_names[rarest]!r}, fewer than {_FEW_ROWS}."
         )
-    answers = np.unique(decide(learned.probabilities, threshold))
+    aim, num_called = parse_threshold_aim(threshold.aim), threshold.validation.num_called
+    # If all of n rows are right, the interval of their share begins at about 1 - 3.7 / n.
+    num_needed = 3.7 / max(1.0 - aim.rate, 1e-9)
+    if aim.kind == "precision" and num_called < num_needed:
+        listener.note(
+            f"WARNING: the precision asked for cannot be shown: {label_names[1]!r} is predicted "
+            f"for {format_count(num_called, 'validation row')}, too few for {aim.rate:g} even if "
+            "all are right. Expect less, or give more validation rows."
+        )
+    answers = np.unique(decide(learned.probabilities, threshold.value))
     if len(answers) == 1:
         listener.note(
             f"WARNING: with this threshold {label_names[answers[0]]!r} is answered for every "

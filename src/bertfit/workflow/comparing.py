@@ -142,7 +142,7 @@ def compare(
     listener = as_listener(listener)
     if data is None:
         _refuse_options(as_columns(columns), on_bad_row, device, dtype)
-        return _compare(*_read_kept(runs), runs=runs)
+        return _compare_kept(runs)
     with pause_collection():  # imports torch, which kept predictions do not need
         from bertfit.workflow.evaluating import evaluate
 
@@ -161,6 +161,22 @@ def compare(
         for run in runs
     ]
     return _compare_evaluations(evaluations[0], evaluations[1], runs=runs)
+
+
+def _compare_kept(runs: tuple[Path, Path]) -> RunComparison:
+    """Compare two runs by the test predictions that they kept."""
+    rows, sides = _read_kept(runs)
+    found = _compare(rows, sides, runs=runs)
+    learned = _list_leaks(runs[0]), _list_leaks(runs[1])
+    return replace(found, verdict=found.verdict + _tell_learned(learned, runs), learned=learned)
+
+
+def _list_leaks(run: Path) -> str | None:
+    """Return on how many of its own test rows a run was trained, as its record says."""
+    clean = (read_record(run).get("scores") or {}).get("test_without_leaks")
+    if clean is None:
+        return None
+    return f"on, or nearly on, {format_count(clean['num_leaked'], 'text')} of these rows"
 
 
 def _compare_evaluations(a: Evaluation, b: Evaluation, *, runs: tuple[Path, Path]) -> RunComparison:

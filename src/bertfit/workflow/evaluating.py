@@ -30,7 +30,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
-from bertfit.workflow.learned import describe_learned
+from bertfit.workflow.learned import describe_learned, is_validation
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -192,6 +192,11 @@ def evaluate(
         listener.note(
             f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
             "rows that it has not seen."
+        )
+    elif is_validation(classifier.record, dataset):
+        listener.note(
+            f"WARNING: these are the validation rows of {run}, which chose its epoch, for example, "
+            "so its scores are too good. Evaluate it on rows that chose nothing."
         )
     told = describe_columns({"rows": dataset.columns})
     if told is not None:

@@ -6,8 +6,9 @@ differ only in white space, case and HTML line breaks have the same digest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,17 @@ def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | Non
     if known is None or known != dataset.fingerprint():
         return None
     return f"on rows of {trained['source']}", 1.0
+
+
+def is_validation(record: Mapping[str, Any], dataset: TextDataset) -> bool:
+    """Return whether these are the rows that a run was validated with.
+
+    Args:
+        record: Content of bertfit.json; empty if it is not a run.
+        dataset: The rows.
+    """
+    known = ((record.get("data") or {}).get("validation") or {}).get("fingerprint")
+    return known is not None and known == dataset.fingerprint()
 
 
 def _digest(texts: Sequence[str]) -> np.ndarray:

@@ -47,6 +47,8 @@ class ScoredTest:
     """The model on the test rows whose text did not leak; None if no text leaked."""
     without_groups: LeakFreeScores | None = None
     """The model on the test rows with neither text nor group leaked; None if no group leaked."""
+    comparison_without_leaks: Comparison | None = None
+    """The comparison on these rows; None if nothing leaked, or everything."""
 
 
 def make_record(
@@ -172,6 +174,7 @@ def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[
     comparison = test.comparison if test is not None else None
     without_leaks = test.without_leaks if test is not None else None
     without_groups = test.without_groups if test is not None else None
+    clean = test.comparison_without_leaks if test is not None else None
     return {
         "validation": {
             "loss": history.val_losses[best],
@@ -183,4 +186,5 @@ def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[
         "test_without_groups": without_groups.to_json() if without_groups is not None else None,
         "baseline": test.baseline if test is not None else None,
         "comparison": comparison.to_json() if comparison is not None else None,
+        "comparison_without_leaks": clean.to_json() if clean is not None else None,
     }

@@ -20,6 +20,8 @@ from bertfit.reporting.text import describe_columns
 from bertfit.wording import format_count
 
 _MOST_NOTED = 3
+_MUCH_MORE = 1.5
+"""Times the share of validation rows asked for, from which on it is told."""
 _MOST_SKIPPED_TOLD = 20
 _MOST_LABELS_TOLD = 20
 
@@ -155,6 +157,13 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
         f"Rows: {len(rows.train):,} train, {len(rows.validation):,} validation ({how}), "
         f"{num_test} test."
     )
+    share = len(rows.validation) / (len(rows.train) + len(rows.validation))
+    if rows.checked.validation is None and share > _MUCH_MORE * settings.validation_fraction:
+        listener.note(
+            f"Validation has {100 * share:.0f} % of these rows, more than the "
+            f"{100 * settings.validation_fraction:g} % asked for: it takes a row of each class "
+            "that has two, and whole groups."
+        )
     if rows.checked.skipped:
         listener.note(f"Skipped {format_count(len(rows.checked.skipped), 'bad row')}:")
         for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
