@@ -389,6 +389,28 @@ def test_inspect_shows_the_tree_and_what_a_run_says(trained):
     assert "The model's files are as they were when the run was made" in result.stdout
 
 
+def test_inspect_shows_the_score_with_what_makes_it_less(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    record = json.loads((run / "bertfit.json").read_text(encoding="utf-8"))
+    ends = {"accuracy": {"low": 0.8, "high": 0.95}}
+    test = {"accuracy": 0.9, "intervals": ends, "num_rows": 50}
+    record["training"]["collapsed_to"] = 1
+    record["scores"] |= {
+        "test": test,
+        "test_without_leaks": {**test, "accuracy": 0.5, "num_leaked": 20, "num_rows": 30},
+        "comparison": {"verdict": "The model beats nothing."},
+    }
+    (run / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    told = " ".join(runner.invoke(app, ["inspect", str(run)]).stdout.split())
+    for part in (
+        "Test accuracy: 90.0 % (95 % interval 80.0 to 95.0), 50 rows",
+        "Without 20 leaked rows, on 30: accuracy 50.0 % (95 % interval 80.0 to 95.0).",
+        "The model has collapsed: ",
+        "The model beats nothing.",
+    ):
+        assert part in told
+
+
 def test_what_inspect_shows_can_be_read_by_programs(trained):
     for options, key in (([str(trained[0])], "tree"), (["--runtime"], "advice")):
         result = runner.invoke(app, ["inspect", *options, "--json"])
@@ -405,7 +427,7 @@ def test_inspect_says_what_a_damaged_record_lacks(trained, tmp_path):
     record = json.loads((run / "bertfit.json").read_text(encoding="utf-8"))
     record["scores"]["test"] = {"num_rows": 3}
     (run / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
-    told = r"bertfit.json lacks what inspect shows \(KeyError: 'intervals'\)\nIt was changed"
+    told = r"bertfit.json lacks what inspect shows \(KeyError: 'accuracy'\)\nIt was changed"
     with pytest.raises(RunError, match=told):
         runner.invoke(app, ["inspect", str(run)], catch_exceptions=False)
 

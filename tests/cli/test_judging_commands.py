@@ -129,7 +129,7 @@ def test_compare_on_given_rows_shows_texts_where_they_disagree(folder):
 def test_evaluate_shows_the_worst_slices_and_errors(folder):
     options = ("--slice", "kind", "--slice", "movie", "--errors", 3)
     output = call("evaluate", folder / "a", folder / "test.csv", *options)
-    for part in ("The worst ", "kind: ", "label: ", "Benjamini-Hochberg", "Wrong with"):
+    for part in ("the worst first", "kind: ", "label: ", "Benjamini-Hochberg", "Wrong with"):
         assert part in output
     check_width(output, folder)
 

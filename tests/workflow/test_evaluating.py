@@ -251,3 +251,19 @@ def test_the_validation_rows_of_the_run_are_known_again(tiny_model_dir, tmp_path
         notes.clear()
         bertfit.evaluate(tmp_path / "run", data, listener=listener)
         assert any("these are the validation rows of" in note for note in notes) == is_told
+
+
+def test_leaks_into_the_runs_own_test_rows_are_told_again(tiny_model_dir, tmp_path, make_reviews):
+    """Near copies have another digest than what was trained on."""
+    rows, notes = make_reviews(40), []
+    for row in rows:
+        row["text"] += " and nobody in the whole house had a word to say about it after all"
+    test = [{**row, "text": f"{row['text']} really"} for row in rows[:5]] + make_reviews(9, seed=5)
+    options = {"model": str(tiny_model_dir), "epochs": 1, "baseline": False}
+    bertfit.train(rows, tmp_path / "run", test=test, **options)
+    listener = SimpleNamespace(note=notes.append, progress=lambda *_: None)
+    bertfit.evaluate(tmp_path / "run", test, listener=listener)
+    (told,) = (note for note in notes if note.startswith("WARNING: of these rows, 5 leaked"))
+    notes.clear()
+    bertfit.evaluate(tmp_path / "run", test[1:], listener=listener)
+    assert told not in notes

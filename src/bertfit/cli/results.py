@@ -28,6 +28,8 @@ from bertfit.reporting.summary import (
     describe_doubt,
     describe_small_classes,
     describe_units,
+    format_share_with_interval,
+    list_warnings,
 )
 from bertfit.reporting.text import (
     comparison_table,
@@ -206,11 +208,13 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         console.print(told)
     test = record.get("scores", {}).get("test")
     if test:
-        interval = test["intervals"]["accuracy"]
-        console.print(
-            f"Test accuracy: {test['accuracy']:.2%} "
-            f"({interval['low']:.2%} to {interval['high']:.2%}), {test['num_rows']:,} rows"
-        )
+        share = format_share_with_interval(test, "accuracy")
+        console.print(f"Test accuracy: {share}, {test['num_rows']:,} rows")
+    for warning in list_warnings(record):
+        console.print(warning, style="yellow")
+    comparison = record.get("scores", {}).get("comparison")
+    if comparison:
+        console.print(comparison["verdict"])
 
 
 def show_imdb_counts(console: Console, counts: ImdbCounts, output: Path) -> None:

@@ -23,8 +23,8 @@ from bertfit.reporting.summary import (
     describe_slices,
     describe_verdict,
     list_findings,
-    list_leaks,
     list_limits,
+    list_warnings,
 )
 from bertfit.reporting.templating import html_templates, read_template, replace_unseen
 from bertfit.wording import quote_path
@@ -72,7 +72,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "no_texts": _explain_missing_texts(facts, with_texts=with_texts),
         "answer": describe_answer(facts).replace(" %", "\u00a0%"),
         "verdict": describe_verdict(facts),
-        "warnings": [*list_leaks(facts), *filter(None, [collapse])],
+        "warnings": list_warnings(record),
         "limits": list_limits(facts),
         "asked": tables.describe_task(facts),
         "parts": tables.list_parts(facts),

@@ -15,14 +15,13 @@ from typing import Any
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.summary import (
     describe_answer,
-    describe_collapse,
     describe_verdict,
     find_clean_scores,
     format_share_with_interval,
     has_leaks,
     is_all_leaked,
-    list_leaks,
     list_limits,
+    list_warnings,
 )
 from bertfit.reporting.templating import markdown_templates, replace_unseen
 from bertfit.wording import format_count
@@ -46,7 +45,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "name": facts["name"],
         "label_names": facts["label_names"],
         "answer": describe_answer(facts),
-        "warnings": [*list_leaks(facts), *filter(None, [describe_collapse(facts)])],
+        "warnings": list_warnings(record),
         "verdict": describe_verdict(facts),
         "architecture": (model.get("tree") or {}).get("name"),
         "num_parameters": model.get("num_parameters"),

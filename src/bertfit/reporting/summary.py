@@ -114,6 +114,12 @@ def describe_collapse(facts: Mapping[str, Any]) -> str | None:
     return f"The model has collapsed: {what} most probable for every validation row."
 
 
+def list_warnings(record: Mapping[str, Any]) -> list[str]:
+    """Return what makes a run's scores, or the run, less than they seem: leaks, or a collapse."""
+    facts = {"record": record, "label_names": record.get("label_names", [])}
+    return [*list_leaks(facts), *filter(None, [describe_collapse(facts)])]
+
+
 def list_leaks(facts: Mapping[str, Any]) -> list[str]:
     """Return which test rows leaked, and the scores without them."""
     told = [finding["message"] for finding in list_findings(facts) if finding["severity"] == "leak"]

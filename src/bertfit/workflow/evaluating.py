@@ -30,7 +30,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
-from bertfit.workflow.learned import describe_learned, is_validation
+from bertfit.workflow.learned import count_leaks, describe_learned, is_validation
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -197,6 +197,11 @@ def evaluate(
         listener.note(
             f"WARNING: these are the validation rows of {run}, which chose its epoch, for example, "
             "so its scores are too good. Evaluate it on rows that chose nothing."
+        )
+    elif (num_leaked := count_leaks(classifier.record, dataset)) > 0:
+        listener.note(
+            f"WARNING: of these rows, {num_leaked:,} leaked into the training of {run}, or nearly "
+            "did, so the scores are too good. bertfit inspect shows those without them."
         )
     told = describe_columns({"rows": dataset.columns})
     if told is not None:

@@ -77,7 +77,22 @@ def is_validation(record: Mapping[str, Any], dataset: TextDataset) -> bool:
         record: Content of bertfit.json; empty if it is not a run.
         dataset: The rows.
     """
-    known = ((record.get("data") or {}).get("validation") or {}).get("fingerprint")
+    return _is_part(record, "validation", dataset)
+
+
+def count_leaks(record: Mapping[str, Any], dataset: TextDataset) -> int:
+    """Return how many of these rows leaked into a run's training, if they are its test rows.
+
+    Args:
+        record: Content of bertfit.json; empty if it is not a run.
+        dataset: The rows.
+    """
+    clean = (record.get("scores") or {}).get("test_without_leaks")
+    return clean["num_leaked"] if clean and _is_part(record, "test", dataset) else 0
+
+
+def _is_part(record: Mapping[str, Any], part: str, dataset: TextDataset) -> bool:
+    known = ((record.get("data") or {}).get(part) or {}).get("fingerprint")
     return known is not None and known == dataset.fingerprint()
 
 
