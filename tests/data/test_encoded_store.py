@@ -71,6 +71,18 @@ def test_the_second_time_nothing_is_encoded(encode, texts, tokenizer):
     assert isinstance(second.token_ids, np.memmap)
 
 
+def test_another_reading_of_special_tokens_is_encoded_anew(encode, tokenizer):
+    texts = ["a good [SEP] film"]
+    (first, _), (_, was_encoded_again) = encode(texts), encode(texts)
+    tokenizer.encode_special_tokens = True
+    try:
+        other, was_encoded = encode(texts)
+    finally:
+        tokenizer.encode_special_tokens = False
+    assert (was_encoded_again, was_encoded) == (False, True)
+    assert other.token_ids.tolist() != first.token_ids.tolist()
+
+
 @pytest.mark.parametrize(
     "change", [{"max_length": 12}, {"truncation": "tail"}, {"text_cleaning": "html_breaks"}]
 )

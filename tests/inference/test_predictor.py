@@ -479,6 +479,9 @@ def test_the_saved_tokenizer_cuts_at_the_same_end(classifier, tmp_path, truncati
     assert tokenizer.truncation_side == side
     ids = tokenizer(TEXTS[2], truncation=True)["input_ids"]
     assert ids == saved.encode(TEXTS[2:3]).gather(np.array([0])).tolist()
+    save_model(saved.model, tmp_path)  # as a training that failed leaves it, without a record
+    plain = TextClassifier.load(tmp_path)
+    assert plain.rule == saved.rule
 
 
 def test_a_model_is_copied_once_and_anew_where_a_weight_changed(model_folder, monkeypatch):

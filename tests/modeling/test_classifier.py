@@ -327,6 +327,17 @@ def test_the_inner_tokenizer_neither_truncates_nor_pads(tiny_model_dir):
     assert [len(encoding.ids) for encoding in inner.encode_batch(["a", "a a a a a a"])] == [3, 8]
 
 
+def test_the_inner_tokenizer_reads_special_tokens_as_transformers_does(tiny_model_dir):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model_dir)
+    read = []
+    for splits in (False, True):
+        tokenizer.split_special_tokens = splits
+        ids = fast_tokenizer(tokenizer).encode("a good [SEP] film").ids
+        assert ids == tokenizer("a good [SEP] film")["input_ids"]
+        read.append(ids)
+    assert read[0] != read[1]
+
+
 def test_a_tokenizer_without_a_fast_form_is_refused():
     class SlowTokenizer:
         pass

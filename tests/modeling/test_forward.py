@@ -10,6 +10,8 @@ import pytest
 import torch
 import transformers
 
+from bertfit.modeling import forward
+from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.forward import compute_logits, mark_token_types
 from bertfit.modeling.precision import choose_precision
 
@@ -125,6 +127,27 @@ def test_logits_of_scoring_are_not_rounded_to_the_type_of_the_arithmetic(model):
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
     torch.testing.assert_close(logits, rounded.float(), rtol=2**-7, atol=2**-8)
+
+
+def test_the_last_layer_of_a_working_copy_has_the_weights_of_the_model(model):
+    """In it, a calibration is folded to the last digit."""
+    precision = choose_precision("cpu", "bfloat16")
+    working = copy_for_work(model, precision).eval()
+    token_ids = torch.randint(5, 40, (8, 9), generator=torch.Generator().manual_seed(0)).numpy()
+    layer, layer_copy = map(forward._find_last_linear, (model, working))
+    read = []
+    hook = layer_copy.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    with torch.inference_mode():
+        logits = compute_logits(working, token_ids, None, precision=precision)
+        hook.remove()
+        exact = torch.nn.functional.linear(read[0].float(), layer.weight, layer.bias)
+        rounded = torch.nn.functional.linear(
+            read[0].float(), layer_copy.weight.float(), layer.bias.bfloat16().float()
+        )
+    assert layer_copy.weight.dtype == torch.bfloat16
+    torch.testing.assert_close(logits, exact, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(logits, rounded, rtol=1e-5, atol=1e-5)
+    assert working.state_dict().keys() == model.state_dict().keys()
 
 
 @torch.no_grad()

@@ -89,7 +89,8 @@ def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) 
 
     digest = hashlib.blake2b(digest_size=20)
     program = f"{_FORMAT}, tokenizers {tokenizers.__version__}"  # another may give other ids
-    for part in (program, tokenizer.to_str(), repr(sorted(asdict(rule).items())), *texts):
+    settings = (tokenizer.to_str(), f"{tokenizer.encode_special_tokens}")  # not in its file
+    for part in (program, *settings, repr(sorted(asdict(rule).items())), *texts):
         content = part.encode("utf-8", "surrogatepass")
         # The length first: otherwise "ab", "c" and "a", "bc" would have the same hash.
         digest.update(len(content).to_bytes(8, "little"))

@@ -131,7 +131,7 @@ class TextClassifier:
 
         Args:
             run: A run of bertfit (its encoding rule is applied) or a plain model folder (texts
-                are truncated at the model's own limit).
+                are truncated at the model's own limit, on the side that its tokenizer names).
             device: auto, cpu, cuda, cuda:N or mps.
             dtype: float32, the default, gives the results of transformers; bfloat16, which auto
                 chooses if the hardware is fast at it, is several times faster. None, as in
@@ -156,7 +156,8 @@ class TextClassifier:
         if changed := find_changed_files(path, record):
             tell(describe_changes(path, changed))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
-        rule = EncodingRule(max_length=limit)
+        side = loaded.tokenizer.truncation_side  # "left" in a model of truncation=tail
+        rule = EncodingRule(max_length=limit, truncation="tail" if side == "left" else "head")
         if record:
             rule = read_rule(path, record, limit=limit)
         if dtype is None:

@@ -15,6 +15,7 @@ import torch
 from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
+from bertfit.modeling.forward import keep_exact
 from bertfit.modeling.kernels.exchange import exchange_layers, find_kernel_fault
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.kernels.parts import HEAD_SIZES, KERNEL_FAMILIES, join_projections
@@ -156,6 +157,7 @@ def copy_for_work(model: _Module, precision: Precision) -> _Module:
     for parameter in working.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(precision.weight_dtype)
+    keep_exact(model, working)
     if precision.device.type == "cuda":
         join_projections(working)
     return working

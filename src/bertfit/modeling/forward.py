@@ -2,8 +2,9 @@
 
 `inference.micro_batches` calls it; `training.recorded_passes` records it.
 
-In scoring, the last layer is always computed in float32: logits in bfloat16 have eight bits of
-precision, so they often tie, and the order of the labels would decide.
+In scoring, the last layer is always computed in float32, with weights that are not rounded: logits
+in bfloat16 have eight bits of precision, so they often tie, and the order of the labels would
+decide; and a calibration is folded into these weights to the last digit.
 
 Shapes: B rows, T tokens, C classes; of a pack, S texts and N tokens.
 """
@@ -35,6 +36,8 @@ _Called: TypeAlias = list[tuple[torch.nn.Linear, torch.Tensor, torch.Tensor]]
 
 _turns = threading.Lock()
 """Held while a model with BigBird's attention computes."""
+_EXACT = "bertfit_exact"
+"""Attribute of a working copy's last layer: weight and bias of the model, not rounded."""
 _MARK = "bertfit_adds_types"
 """Attribute of a model that is given token types."""
 
@@ -212,15 +215,23 @@ def _finish(logits: torch.Tensor, called: _Called) -> torch.Tensor:
 
 def _compute_exactly(layer: torch.nn.Linear, read: torch.Tensor) -> torch.Tensor:
     """Return a layer's output in float32."""
-    bias: torch.Tensor | None = layer.bias
+    weight, bias = vars(layer).get(_EXACT, (layer.weight, layer.bias))
     exact_bias = None if bias is None else bias.float()
     with torch.autocast(read.device.type, enabled=False):
-        return linear(read.float(), layer.weight.float(), exact_bias)
+        return linear(read.float(), weight.float(), exact_bias)
 
 
-def _find_last_linear(model: PreTrainedModel) -> torch.nn.Linear | None:
+def keep_exact(model: torch.nn.Module, working: torch.nn.Module) -> None:
+    """Let the last layer of a working copy, in scoring, use the weights of the model itself."""
+    layer, copied = _find_last_linear(model), _find_last_linear(working)
+    if layer is not None and copied is not None:
+        vars(copied)[_EXACT] = (layer.weight, layer.bias)  # past torch, which would register them
+
+
+def _find_last_linear(model: torch.nn.Module) -> torch.nn.Linear | None:
     """Return the last linear layer of a classifier's head, which outputs the logits."""
-    of_head = [child for child in model.children() if child is not model.base_model]
+    encoder = getattr(model, "base_model", None)
+    of_head = [child for child in model.children() if child is not encoder]
     modules = [module for child in of_head for module in child.modules()]
     layers = [module for module in modules if isinstance(module, torch.nn.Linear)]
     return layers[-1] if layers else None

@@ -117,4 +117,6 @@ def fast_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     own = copy.deepcopy(backend)
     own.no_truncation()
     own.no_padding()
+    # transformers sets this at each call: whether "[SEP]" in a text is words, not a special token.
+    own.encode_special_tokens = bool(getattr(tokenizer, "split_special_tokens", False))
     return own
