@@ -21,6 +21,7 @@ def test_every_public_name_is_listed_before_it_is_loaded():
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert set(bertfit.__all__) <= set(listed)
     assert "__doc__" in listed
+    assert "annotations" not in listed  # nor what was imported
     assert listed == sorted(listed)
 
 

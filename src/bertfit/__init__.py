@@ -67,5 +67,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for
 
 
 def __dir__() -> list[str]:
-    """Return all names, loaded or not, for completion in a shell."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, loaded or not, for completion in a shell."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

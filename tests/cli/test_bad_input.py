@@ -794,6 +794,12 @@ CASES = [
         "bertfit predict RUN < lines.txt",
         text("lines.txt", "good\nbad\n"),
     ),
+    Case(
+        "the name of a data set of the hub",
+        "train stanfordnlp/imdb --model tiny --output run",
+        3,
+        "A data set of the hub is read from Python: bertfit.train(datasets.load_dataset(…), …)",
+    ),
 ]
 
 

@@ -426,6 +426,17 @@ def test_dropping_leaves_texts_of_two_labels_which_the_advice_says():
         )
 
 
+def test_how_many_texts_are_repeated_exactly_is_told_if_not_all_are():
+    first, spaced = CLEAN["train"][4], f"  {CLEAN['train'][4]['text'].upper()}"
+    for texts, told in (
+        ([first["text"]], "repeats the text of an earlier row of train."),
+        ([first["text"], spaced], "repeat the text of an earlier row of train, 1 of them exactly."),
+    ):
+        report = inspect([*CLEAN["train"], *(row(text, first["label"]) for text in texts)])
+        (finding,) = [finding for finding in report.findings if finding.kind == "duplicates"]
+        assert finding.message.endswith(f" %) {told}")
+
+
 def test_the_hint_of_strictness_is_the_advice_for_each_leak_that_was_found():
     group = row("new words", "neg", "a1")
     with pytest.raises(LeakError) as caught:

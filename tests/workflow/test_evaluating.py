@@ -267,3 +267,17 @@ def test_leaks_into_the_runs_own_test_rows_are_told_again(tiny_model_dir, tmp_pa
     notes.clear()
     bertfit.evaluate(tmp_path / "run", test[1:], listener=listener)
     assert told not in notes
+
+
+def test_how_the_baseline_did_with_the_runs_own_test_rows_is_told(
+    tiny_model_dir, tmp_path, make_reviews
+):
+    test, notes = make_reviews(20, seed=5), []
+    options = {"model": str(tiny_model_dir), "epochs": 1, "test": test}
+    verdict = bertfit.train(make_reviews(40), tmp_path / "run", **options).test.comparison.verdict
+    listener = SimpleNamespace(note=notes.append, progress=lambda *_: None)
+    told = f"With these rows, the training of {tmp_path / 'run'} found: {verdict}"
+    for data, is_told in ((test, True), (test[1:], False)):
+        notes.clear()
+        bertfit.evaluate(tmp_path / "run", data, listener=listener)
+        assert (told in notes) == is_told

@@ -178,6 +178,16 @@ def test_more_validation_rows_than_were_asked_for_are_told(train, tmp_path):
     assert not any(note.startswith("Validation has") for note in listener.notes)
 
 
+@pytest.mark.parametrize("function", [bertfit.train, bertfit.train_seeds])
+def test_one_of_several_processes_is_refused(monkeypatch, tmp_path, make_reviews, function):
+    """Each would train on all rows."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = {} if function is bertfit.train else {"num_seeds": 2}
+    with pytest.raises(ConfigError, match=r"expected one process, got 2 \(WORLD_SIZE\)"):
+        function(make_reviews(40), tmp_path / "run", **options)
+
+
 def test_the_run_has_learned_something(finished):
     """Else the comparisons of probabilities here would compare one half with one half."""
     probabilities = finished[0].classifier.predict_probabilities(TEXTS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +50,14 @@ def check_is_file(path: Path, source: str) -> None:
         raise SourceError(source, f"is a link to {path.readlink()}, where there is no file")
     if not path.exists():
         names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise SourceError(source, f"no such file.{did_you_mean(path.name, names)}")
+        message = f"no such file.{did_you_mean(path.name, names)}"
+        # As data sets of the hub are named, which look like a file in a folder.
+        if re.fullmatch(r"[\w.-]+/[\w-]+", source) and not path.parent.exists():
+            message += (
+                " A data set of the hub is read from Python: bertfit.train(datasets.load_dataset("
+                "…), …); or save it with to_parquet. For IMDB: bertfit prepare imdb --source hub."
+            )
+        raise SourceError(source, message)
 
 
 def refuse_utf16(line: bytes, source: str) -> None:

@@ -20,7 +20,7 @@ from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_swallowed_rows, find_text_faults
 from bertfit.data.words import find_signs
 from bertfit.word_pattern import find_words
-from bertfit.wording import format_count
+from bertfit.wording import format_count, list_some
 
 LENGTH_RATIO = 20
 """A text is short (long) if it has this many times fewer (more) words than the median."""
@@ -29,6 +29,8 @@ ONE_WORD_MEDIAN = 10
 be. Among shorter texts, such as search terms and phrases, one word is nothing unusual."""
 _LEAST_LONG_WORDS = 500
 _MOST_LABELS_NAMED = 5
+_MOST_WORDS_NAMED = 3
+"""Words of one giveaway: of a long footer, the first tell which it is."""
 
 _TEXT_FAULTS = {
     "mojibake": (
@@ -74,11 +76,13 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
     if repeats:
         kept = ", except for texts with two labels" if conflicts else ""  # as `drop_duplicates`
         verb = "repeats" if len(repeats) == 1 else "repeat"
+        num_exact = len(rows.texts) - len(set(rows.texts))
+        share = f", {num_exact:,} of them exactly" if num_exact != len(repeats) else ""
         yield make_finding(
             profile,
             "duplicates",
             [row for row, _ in repeats],
-            message=f"{verb} the text of an earlier row of {profile.name}.",
+            message=f"{verb} the text of an earlier row of {profile.name}{share}.",
             notes=[f"as line {rows.lines[first]}" for _, first in repeats],
             advice=(
                 f"Keep one of each; bertfit train --drop-duplicates does that{kept}."
@@ -142,9 +146,8 @@ def describe_text_faults(profile: PartProfile, label_names: Sequence[str]) -> It
 
 
 def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
-    """Return the finding for a word or sign that gives a label away."""
-    is_word = bool(find_words(giveaway.word))
-    find = find_words if is_word else find_signs
+    """Return the finding for a word or sign that gives a label away, or for several together."""
+    find = find_words if find_words(giveaway.word) else find_signs
     texts = enumerate(profile.rows.texts)
     first = next((row for row, text in texts if giveaway.word in find(text)), 0)
     text = profile.rows.texts[first]
@@ -157,8 +160,9 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
         count=giveaway.num_rows,
         num_rows=len(profile.rows),
         message=(
-            f"The {'word' if is_word else 'sign'} {giveaway.word!r} gives away the label "
-            f"{giveaway.label!r}: it is in {100 * giveaway.coverage:.0f} % of its rows, "
+            f"The {_name_words(giveaway, text)} the label {giveaway.label!r}: "
+            f"{repr(giveaway.word) if giveaway.companions else 'it'} is in "
+            f"{100 * giveaway.coverage:.0f} % of its rows, "
             f"and {100 * giveaway.purity:.0f} % of the rows with it have this label (it takes "
             f"{100 * giveaway.told:.0f} % of the uncertainty about the label)."
         ),
@@ -214,6 +218,19 @@ def make_finding(
         examples=show_rows(profile.rows, rows, notes=notes),
         advice=advice,
     )
+
+
+def _name_words(giveaway: Giveaway, text: str) -> str:
+    """Return the first words in the order of a text that has them, then the signs, and a verb."""
+    order = find_words(text)
+    words = [giveaway.word, *giveaway.companions]
+    is_word = [bool(find_words(word)) for word in words]
+    noun = "word" if all(is_word) else "sign"
+    if not giveaway.companions:
+        return f"{noun} {giveaway.word!r} gives away"
+    nouns = f"{noun}s" if all(is_word) or not any(is_word) else "words and signs"
+    words.sort(key=lambda word: order.index(word) if word in order else len(order))
+    return f"{nouns} {list_some(map(repr, words), _MOST_WORDS_NAMED)}, in the same rows, give away"
 
 
 def _make_fault_finding(

@@ -18,6 +18,8 @@ from bertfit.run_files import RECORD_NAME
 from bertfit.wording import quote_path
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from bertfit.modeling.classifier import LoadedClassifier
 
 _OTHER_TASKS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice")
@@ -127,12 +129,23 @@ def describe_changes(run: Path, changed: Sequence[str]) -> str:
     )
 
 
-def read_rule(run: Path, record: dict[str, Any], *, limit: int) -> EncodingRule:
-    """Return a run's encoding rule; `limit` is the most tokens that its model reads.
+def read_rule(
+    run: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, *, limit: int
+) -> EncodingRule:
+    """Return a run's encoding rule; a plain model cuts at its limit, on its tokenizer's side.
+
+    Args:
+        run: Folder of the model.
+        record: Content of bertfit.json; empty if it is not a run.
+        tokenizer: Its tokenizer; a training with truncation=tail has set its `truncation_side`.
+        limit: Most tokens that the model reads.
 
     Raises:
-        RunError: The rule is missing or invalid.
+        RunError: The rule is missing in the record, or invalid.
     """
+    if not record:
+        is_tail = tokenizer.truncation_side == "left"
+        return EncodingRule(max_length=limit, truncation="tail" if is_tail else "head")
     rule = record.get("encoding")
     with contextlib.suppress(TypeError):
         if isinstance(rule, dict) and _is_sound(EncodingRule(**rule), limit=limit):

@@ -156,10 +156,7 @@ class TextClassifier:
         if changed := find_changed_files(path, record):
             tell(describe_changes(path, changed))
         limit = find_length_limit(loaded.model, loaded.tokenizer)
-        side = loaded.tokenizer.truncation_side  # "left" in a model of truncation=tail
-        rule = EncodingRule(max_length=limit, truncation="tail" if side == "left" else "head")
-        if record:
-            rule = read_rule(path, record, limit=limit)
+        rule = read_rule(path, record, loaded.tokenizer, limit=limit)
         if dtype is None:
             trained_with = record.get("training", {}).get("dtype")
             dtype = "auto" if trained_with == "bfloat16" else "float32"

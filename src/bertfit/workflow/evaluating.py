@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,12 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
-from bertfit.workflow.learned import count_leaks, describe_learned, is_validation
+from bertfit.workflow.learned import (
+    count_leaks,
+    describe_learned,
+    find_verdict,
+    is_validation,
+)
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -187,27 +192,37 @@ def evaluate(
         classifier.label_names,
         on_bad_row,
     )
+    learned = _note_known_rows(run, classifier.record, dataset, listener)
+    told = describe_columns({"rows": dataset.columns})
+    if told is not None:
+        listener.note(told)
+    found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
+    return replace(found, learned=learned)
+
+
+def _note_known_rows(
+    run: str | Path, record: Mapping[str, Any], dataset: TextDataset, listener: Listener
+) -> str | None:
+    """Note what the run has to do with these rows; return on which it was trained, if on any."""
     learned = describe_learned(as_path(run), dataset)
     if learned is not None:
         listener.note(
             f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
             "rows that it has not seen."
         )
-    elif is_validation(classifier.record, dataset):
+    elif is_validation(record, dataset):
         listener.note(
             f"WARNING: these are the validation rows of {run}, which chose its epoch, for example, "
             "so its scores are too good. Evaluate it on rows that chose nothing."
         )
-    elif (num_leaked := count_leaks(classifier.record, dataset)) > 0:
+    elif (num_leaked := count_leaks(record, dataset)) > 0:
         listener.note(
             f"WARNING: of these rows, {num_leaked:,} leaked into the training of {run}, or nearly "
             "did, so the scores are too good. bertfit inspect shows those without them."
         )
-    told = describe_columns({"rows": dataset.columns})
-    if told is not None:
-        listener.note(told)
-    found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
-    return replace(found, learned=learned[0] if learned is not None else None)
+    if (verdict := find_verdict(record, dataset)) is not None:
+        listener.note(f"With these rows, the training of {run} found: {verdict}")
+    return None if learned is None else learned[0]
 
 
 def evaluate_classifier(

@@ -91,6 +91,17 @@ def count_leaks(record: Mapping[str, Any], dataset: TextDataset) -> int:
     return clean["num_leaked"] if clean and _is_part(record, "test", dataset) else 0
 
 
+def find_verdict(record: Mapping[str, Any], dataset: TextDataset) -> str | None:
+    """Return how a run compared to the best baseline, if these are its test rows and it was.
+
+    Args:
+        record: Content of bertfit.json; empty if it is not a run.
+        dataset: The rows.
+    """
+    comparison = (record.get("scores") or {}).get("comparison")
+    return comparison["verdict"] if comparison and _is_part(record, "test", dataset) else None
+
+
 def _is_part(record: Mapping[str, Any], part: str, dataset: TextDataset) -> bool:
     known = ((record.get("data") or {}).get(part) or {}).get("fingerprint")
     return known is not None and known == dataset.fingerprint()

@@ -84,9 +84,12 @@ def settle_speed(
         listener.note(f"Compiling: {plan}.")
     assert resolved.settings.epochs is not None  # settled by now
     epochs = format_count(resolved.settings.epochs, "epoch")
+    further = (
+        " Batches of other lengths may be compiled anew, which adds to it." if plan.is_on else ""
+    )
     listener.note(
         f"Training {epochs} will take about {format_seconds(speed.train_seconds)} "
-        f"(measured here: {speed.tokens_per_second:,.0f} tokens a second)."
+        f"(measured here: {speed.tokens_per_second:,.0f} tokens a second).{further}"
     )
     if asked == "auto":
         state = "on" if plan.is_on else "off"

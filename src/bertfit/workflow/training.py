@@ -6,6 +6,7 @@ process checks them in the meantime.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,8 +178,20 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
 def settle_place(
     output: str | Path, *, overwrite: bool, baseline: bool, listener: Listener
 ) -> Path:
-    """Return `output` as a path, after checking that a run may be written there, and the flags."""
+    """Return `output` as a path, after checking that a run may be written there, and the flags.
+
+    Raises:
+        ConfigError: A flag is not a bool, or this is one of several processes of `torchrun`, which
+            would all train on all rows.
+        RunError: There is a run already.
+    """
     check_flags(overwrite=overwrite, baseline=baseline)
+    num_processes = os.environ.get("WORLD_SIZE", "1")
+    if "RANK" in os.environ and num_processes != "1":
+        raise ConfigError(
+            f"expected one process, got {num_processes} (WORLD_SIZE): bertfit trains on one device",
+            hint="Start it without torchrun; CUDA_VISIBLE_DEVICES or --device chooses the device.",
+        )
     place = as_path(output, "output")
     check_place(place, overwrite=overwrite, listener=listener)
     return place
