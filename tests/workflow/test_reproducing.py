@@ -98,6 +98,13 @@ def test_a_setting_that_was_undone_is_none_in_the_command():
     assert describe(record).endswith("--recipe notebook --set max_length=none")
 
 
+def test_the_demo_is_its_own_command():
+    """Its rows come from memory, but not the user's."""
+    record = make_record("rows")
+    record["settings"]["batch_size"]["origin"] = "demo"
+    assert describe(record, name="my demo") == "bertfit demo --output 'my demo'"
+
+
 def test_an_imported_run_has_no_command():
     assert describe({"training": {"imported_from": "notebook"}}) is None
     assert describe(make_record() | {"data": {"test": {"source": "t.csv"}}}) is None

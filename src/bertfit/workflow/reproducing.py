@@ -28,6 +28,8 @@ def describe_command(
     data, settings = record.get("data") or {}, record.get("settings")
     if settings is None or "train" not in data:
         return None
+    if any(entry["origin"] == "demo" for entry in settings.values()):
+        return shlex.join(["bertfit", "demo", "--output", name])
     sources = {part: data[part]["source"] for part in _list_parts(data, was_split)}
     recipe, changed = _find_changes(settings)
     num_seeds = None
