@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
+from bertfit.data.dataset import TextDataset
+from bertfit.data.gate import inspect_rows
 from bertfit.data.giveaways import WordCounts, find_giveaways, measure_told
 from bertfit.data.words import make_vocabulary, number_words
 
@@ -92,8 +94,121 @@ print(*vocabulary)
 def test_few_rows_may_be_chance():
     texts = ["alpha one", "beta two"] * 4
     assert find(texts, ["pos", "neg"] * 4) == []
-    (found,) = find(["alpha"] * 10 + ["beta"] * 9, ["pos"] * 10 + ["neg"] * 9)
+    (found,) = find(["alpha"] * 12 + ["beta"] * 9, ["pos"] * 12 + ["neg"] * 9)
     assert found.word == "alpha"
+    assert len(find(["alpha"] * 12 + ["beta"] * 10, ["pos"] * 12 + ["neg"] * 10)) == 2
+
+
+@pytest.mark.parametrize(("num_with", "expected"), [(199, []), (200, ["a"])])
+def test_a_pure_word_may_be_chance_if_nearly_all_texts_have_the_label(num_with, expected):
+    """Of 400 texts, 10 have the other label, as would 5 of 200 with the word by chance."""
+    texts = ["a b" if at < num_with else "b" for at in range(400)]
+    found = find(texts, ["pos"] * 390 + ["neg"] * 10)
+    assert [one.word for one in found] == expected
+
+
+@pytest.mark.parametrize("coverage", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize(
+    ("footer", "words"),
+    [
+        ("sent from my Phone", {"sent", "phone"}),  # "from" and "my" are in ordinary texts, too
+        ("https://www.acme.com/page", {"https", "www", "acme", "com", "page"}),
+        (" ".join(f"legal{at}" for at in range(40)), {f"legal{at}" for at in range(40)}),
+    ],
+)
+def test_a_footer_of_several_words_is_one_giveaway(footer, words, coverage):
+    texts, labels = make_reviews(1200)
+    texts = [f"{text} from my" if at % 5 < 2 else text for at, text in enumerate(texts)]
+    generator = random.Random(1)
+    texts = [
+        f"{text} {footer}" if label == "pos" and generator.random() < coverage else text
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    (found,) = find(texts, labels)
+    assert (found.label, found.purity) == ("pos", 1.0)
+    assert {found.word, *found.companions} == words
+
+
+def test_names_of_two_words_for_each_label_are_found():
+    texts, labels = make_reviews(1200)
+    sources = {"pos": "acme news", "neg": "critics weekly"}
+    texts = [
+        f"{text} {sources[label]}" if at % 5 < 3 else text
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    found = {(frozenset((one.word, *one.companions)), one.label) for one in find(texts, labels)}
+    assert found == {(frozenset(name.split()), label) for label, name in sources.items()}
+
+
+def test_several_sources_of_nearly_all_texts_of_a_label_are_found():
+    """The few other texts share a word by chance."""
+    texts, labels = make_reviews(1000)
+    texts = [
+        f"{text} {f'source{at // 2 % 3}' if at > 15 else 'hall'}" if label == "pos" else text
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    assert {one.word for one in find(texts, labels)} == {"source0", "source1", "source2"}
+
+
+def test_the_own_words_of_topics_are_no_giveaways():
+    """Each of the six is pure, and no text is without: none is more telling than the others."""
+    topics = {"neg": ("visa", "atm", "cash"), "pos": ("refund", "transfer", "top")}
+    texts, labels = make_reviews(1200)
+    texts = [
+        f"{text} {topics[label][at // 2 % 3]}"
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    assert find(texts, labels) == []
+
+
+@pytest.mark.parametrize(("num_shared", "num_found"), [(36, 1), (35, 2)])
+def test_words_of_the_same_texts_are_one_giveaway(num_shared, num_found):
+    """One word is in 40 texts, another in so many of them: 90 % or fewer have both."""
+    texts = ["a" * (at < 40) + " b" * (at < num_shared) + " c" for at in range(400)]
+    found = find(texts, ["pos"] * 120 + ["neg"] * 280)
+    assert len(found) == num_found
+    assert sum((one.word, *one.companions) != ("a", "b") for one in found) == 2 * (num_found - 1)
+
+
+@pytest.mark.parametrize(
+    ("footer", "named"),
+    [
+        ("acme", "The word 'acme' gives away the label 'pos': it is in 67 % of its rows, and"),
+        ("★", "The sign '★' gives away the label 'pos': it is in 67 % of its rows, and"),
+        (
+            "sent by Acme",
+            (
+                "The words 'sent', 'by', 'acme', in the same rows, give away the label 'pos': "
+                "'sent' is in 67 % of its rows, and"
+            ),
+        ),
+        (
+            "★ ☂",
+            (
+                "The signs '☂', '★', in the same rows, give away the label 'pos': "
+                "'☂' is in 67 % of its rows, and"
+            ),
+        ),
+        (
+            "★ no part of this message shall be copied",
+            (
+                "The words and signs 'no', 'part', 'of' and 6 more, in the same rows, give away "
+                "the label 'pos': "
+            ),
+        ),
+    ],
+)
+def test_the_first_words_of_a_footer_are_named(footer, named):
+    texts, labels = make_reviews(600)
+    texts = [
+        f"{text} {footer}" if label == "pos" and at % 3 else text
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    rows = TextDataset(source="a.csv", texts=texts, labels=labels, groups=[], lines=range(2, 602))
+    (finding,) = inspect_rows(rows, label_names=LABELS).findings
+    assert finding.message.startswith(named)
+    assert finding.count == 200
+    assert footer.split()[-1] in finding.examples[0].text
 
 
 @pytest.mark.parametrize(
@@ -106,22 +221,27 @@ def test_few_rows_may_be_chance():
         ({"a": (37, 0)}, []),  # 9.9 %
         ({"a": (98, 2)}, ["a"]),  # a purity of 98 %
         ({"a": (98, 3)}, []),
-        ({"a": (44, 0), "b": (12, 0), "c": (12, 0)}, ["a"]),
-        ({"a": (44, 0), "b": (12, 0), "c": (12, 0), "d": (12, 0)}, []),  # 3.9 times as much as d
-        ({"a": (45, 0), "b": (12, 0), "c": (12, 0), "d": (12, 0)}, ["a"]),  # 4.004 times
-        ({**dict.fromkeys("abc", (45, 0)), **dict.fromkeys("de", (12, 0))}, ["a", "b", "c"]),
+        ({"a": (60, 0), **dict.fromkeys("bc", (20, 0))}, ["a"]),  # they may be giveaways, too
+        ({"a": (60, 0), **dict.fromkeys("bcd", (10, 0))}, ["a"]),  # 4.3 times as much as d
+        ({"a": (60, 0), **dict.fromkeys("bcd", (11, 0))}, []),  # 3.9 times
     ],
 )
 def test_how_much_a_word_must_tell(words, expected):
-    """Each word stands twice in so many of 200 texts of pos, and in so many of 200 of neg."""
-    labels = ["pos"] * 200 + ["neg"] * 200
-    texts = [
-        " ".join(word for word, (pos, neg) in words.items() if at < (pos, 200 + neg)[at >= 200])
-        for at in range(400)
-    ]
-    found = find([f"{text} {text}" for text in texts], labels)
+    """Each word stands twice in so many of 200 texts of pos, and in so many of 200 of neg.
+
+    Each begins where the one before it ended, so that most stand in different texts.
+    """
+    texts = [[] for _ in range(400)]
+    starts = [0, 0]
+    for word, numbers in words.items():
+        for label, number in enumerate(numbers):
+            for at in range(starts[label], starts[label] + number):
+                texts[200 * label + at % 200] += [word, word]
+            starts[label] += number
+    found = find([" ".join(text) for text in texts], ["pos"] * 200 + ["neg"] * 200)
     assert [one.word for one in found] == expected
     assert all((one.label, one.num_rows) == ("pos", sum(words[one.word])) for one in found)
+    assert not any(one.companions for one in found)
 
 
 def test_a_word_that_speaks_against_a_label_is_told_of_the_other():
