@@ -181,6 +181,7 @@ def test_that_no_label_looks_wrong_is_said_once(tmp_path, write_csv):
     assert output.splitlines() == [
         "0 of 40 labels look wrong; 0 more rows are merely predicted differently. Judged",
         "by TF-IDF + logistic regression, 5 folds.",
+        "With every label right, a model as unsure as this one would doubt some 1.",
     ]
 
 
@@ -194,7 +195,7 @@ def test_a_judge_that_doubts_too_many_labels_is_doubted_itself(tmp_path, make_re
         labelled = [{**row, "label": label} for row, label in zip(rows, labels, strict=True)]
         write_csv(tmp_path / f"{name}.csv", labelled)
         told.append(" ".join(call("suspects", tmp_path / f"{name}.csv").split()))
-    doubt = "most of these rows are more likely errors of the model."
+    doubt = "most of these rows are more likely errors of the model"
     assert [doubt in one for one in told] == [False, True]
 
 
@@ -206,7 +207,9 @@ def test_a_check_with_a_run_lists_suspects_and_names_the_judge(folder, tiny_mode
     output = call("check", folder / file, *options)
     assert re.search(r"\d+ of \d+ labels looks? wrong; ", " ".join(output.split()))
     assert judge in " ".join(output.split())
+    assert "With every label right, a model as unsure as this one" in " ".join(output.split())
     value = json.loads(call("check", folder / file, *options, "--json"))
+    assert value["suspects"]["num_expected"] >= 0
     named = value["suspects"]["judged_by"].rstrip(".")
     assert "".join(named.split()) in "".join(output.split())  # a long path is broken anywhere
 

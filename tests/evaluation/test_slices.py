@@ -196,3 +196,96 @@ def test_a_column_may_bear_the_name_of_a_slice_and_is_not_tested_twice() -> None
         "group": ["g", "h"],
         "column tokens": ["x", "y"],
     }
+
+
+def draw_films(num_films: int = 40, *, deviation: float, seed: int, harder: float = 0.0):
+    """2,000 rows of films that differ in difficulty: what is right, films, genres, thirds.
+
+    Films of the genre "0" are harder by so much, in log odds.
+    """
+    rng = np.random.default_rng(seed)
+    films = rng.integers(num_films, size=2000)
+    genres = np.arange(num_films) % 4
+    log_odds = 2.2 + rng.normal(0, deviation, num_films) - harder * (genres == 0)
+    is_right = rng.random(2000) < 1 / (1 + np.exp(-log_odds[films]))
+    names = [f"film {film}" for film in films]
+    return is_right, names, genres[films].astype(str).tolist(), (films % 3).astype(str).tolist()
+
+
+def test_slices_of_whole_groups_are_not_called_worse_by_chance() -> None:
+    found, by_rows = 0, 0
+    for seed in range(20):
+        is_right, films, genres, _ = draw_films(deviation=1.0, seed=seed)
+        by_rows += any(one.is_worse for one in score_slices(is_right, {"x": genres}).slices)
+        report = score_slices(is_right, {"x": genres}, groups=films)
+        found += any(one.is_worse for one in report.slices)
+    assert found <= 1
+    assert by_rows >= 8  # rows taken as independent
+
+
+def test_slices_of_whole_groups_that_are_much_worse_are_found() -> None:
+    found = 0
+    for seed in range(10):
+        is_right, films, genres, _ = draw_films(deviation=0.5, seed=seed, harder=1.5)
+        report = score_slices(is_right, {"x": genres}, groups=films)
+        found += report.slices[0].value == "0" and report.slices[0].is_worse
+    assert found >= 9
+
+
+def test_groups_widen_intervals_and_never_lower_p() -> None:
+    is_right, films, genres, _ = draw_films(deviation=1.0, seed=0)
+    halves = ["a", "b"] * 1000  # across films
+    values = {"genre": genres, "half": halves}
+    plain = {(one.by, one.value): one for one in score_slices(is_right, values).slices}
+    report = score_slices(is_right, values, groups=films)
+    assert report.to_json()["unit"] == "group"
+    for one in report.slices:
+        other = plain[one.by, one.value]
+        assert one.p_value >= other.p_value - 1e-12
+        assert one.interval.low <= other.interval.low
+        assert one.interval.high >= other.interval.high
+        if one.by == "genre":
+            width = other.interval.high - other.interval.low
+            assert one.interval.high - one.interval.low > 1.5 * width
+
+
+def test_a_slice_by_group_is_about_that_group_alone() -> None:
+    """Its rows are independent, given the group; a column of the same rows may mean more."""
+    is_right = [True] * 190 + [False] * 30 + [True] * 180
+    films = ["a"] * 180 + ["b"] * 40 + ["c"] * 180
+    kinds = ["old" if film == "b" else "new" for film in films]
+    report = score_slices(is_right, {"group": films, "kind": kinds}, groups=films)
+    found = {one.value: one for one in report.slices}
+    assert found["b"].is_worse
+    assert (found["old"].num_rows, found["old"].num_right) == (40, 10)
+    assert not found["old"].is_worse
+    assert found["old"].interval.high > 0.9
+
+
+def test_groups_that_are_worse_do_not_make_the_test_of_other_slices_laxer() -> None:
+    is_right, films, genres, thirds = draw_films(deviation=1.5, seed=1)
+    values = {"genre": genres, "third": thirds}
+    alone = score_slices(is_right, values, groups=films).slices
+    report = score_slices(is_right, {"group": films, **values}, groups=films)
+    assert sum(one.is_worse for one in report.slices) > 5
+    assert [one for one in report.slices if one.by != "group"] == list(alone)
+
+
+def test_groups_of_one_row_each_are_rows() -> None:
+    is_right, values = [True, False] * 30, {"by": ["a"] * 30 + ["b"] * 30}
+    assert score_slices(is_right, values, groups=[f"g{row}" for row in range(60)]) == score_slices(
+        is_right, values
+    )
+    with pytest.raises(DataError, match="group"):
+        score_slices(is_right, values, groups=["g"])
+
+
+def test_groups_that_are_all_right_prove_little() -> None:
+    """The rest is four films without a mistake: others may be as hard as those of the slice."""
+    is_right, films = [True] * 400, [f"film {row % 4}" for row in range(400)]
+    is_right += [row % 10 > 0 for row in range(2000)]
+    films += [f"film {4 + row % 40}" for row in range(2000)]
+    kinds = ["few"] * 400 + ["many"] * 2000
+    found = {one.value: one for one in score_slices(is_right, {"x": kinds}, groups=films).slices}
+    assert not found["many"].is_worse
+    assert found["few"].interval.low < 0.5

@@ -219,3 +219,48 @@ def test_flipped_labels_of_imdb_are_found(data_dir) -> None:
     assert hits[:50].mean() > 0.8
     assert hits[:100].mean() > 0.75
     assert hits[: is_flipped.sum()].mean() > 0.5
+
+
+def draw_right(scale: float, *, sharper: float = 1.0, num_rows: int = 4000):
+    """Right labels, drawn from the chances of two classes, and the probabilities of a model."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, scale, size=num_rows)
+    label_ids = (rng.random(num_rows) < 1 / (1 + np.exp(-logits))).astype(int)
+    second = 1 / (1 + np.exp(-sharper * logits))
+    return np.column_stack([1 - second, second]), label_ids
+
+
+@pytest.mark.parametrize("sharper", [1.0, 0.5])
+def test_as_many_labels_look_wrong_as_are_expected_if_all_are_right(sharper: float) -> None:
+    """Of a calibrated model, and of one that is right more often than it is sure."""
+    ranked = rank_suspicious_labels(*draw_right(1.5, sharper=sharper))
+    assert ranked.num_issues > 300
+    assert ranked.num_expected == pytest.approx(ranked.num_issues, rel=0.1)
+
+
+def test_what_is_expected_is_the_mean_of_right_labels_drawn_from_the_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(2000, 5))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found, expected = [], []
+    for _ in range(20):
+        label_ids = (probabilities.cumsum(axis=1) < rng.random((2000, 1))).sum(axis=1).clip(max=4)
+        ranked = rank_suspicious_labels(probabilities, label_ids)
+        found.append(ranked.num_issues)
+        expected.append(ranked.num_expected)
+    assert np.mean(expected) == pytest.approx(np.mean(found), rel=0.05)
+
+
+def test_more_labels_look_wrong_than_expected_if_some_are_or_the_model_is_too_sure() -> None:
+    probabilities, label_ids = draw_right(4.0)
+    right = rank_suspicious_labels(probabilities, label_ids)
+    is_flipped = np.arange(4000) % 20 == 0
+    ranked = rank_suspicious_labels(probabilities, np.where(is_flipped, 1 - label_ids, label_ids))
+    assert ranked.num_expected == pytest.approx(right.num_expected, rel=0.1)
+    assert ranked.num_issues > 1.8 * ranked.num_expected
+    bold = rank_suspicious_labels(*draw_right(1.5, sharper=2.0))
+    assert bold.num_expected < 0.5 * bold.num_issues
+
+
+def test_certain_probabilities_expect_nothing() -> None:
+    assert rank_suspicious_labels([[1.0, 0.0], [0.0, 1.0]], [0, 1]).num_expected == 0

@@ -13,6 +13,7 @@ from bertfit.evaluation.selective import expect, keep_curve
 from bertfit.reporting.confidence import (
     confidence_table,
     describe_calibration,
+    describe_doubt,
     describe_expectation,
     describe_threshold,
 )
@@ -114,3 +115,21 @@ def test_a_threshold_is_told_with_what_it_is_for():
         "makes it look better than it is: precision 1.0000 (95 % interval 0.7500 to 1.0000) and "
         "recall 0.0000"
     )
+
+
+@pytest.mark.parametrize(
+    ("num_wrong", "num_rows", "num_expected", "told"),
+    [
+        (21, 200, 17.4, "would doubt some 17. So their number is no sign of wrong labels"),
+        (26, 200, 17.4, "The others are wrong labels, or the model is surer than it should be."),
+        (39, 200, 0.2, "would doubt hardly any. The others"),
+        (40, 200, 0.2, "would doubt hardly any. But so many labels are rarely wrong"),
+        (9, 20, 0.2, "would doubt hardly any. The others"),  # read faster than a doubt
+        (10, 20, 0.2, "But so many labels are rarely wrong"),
+        (0, 20, 1.2, "With every label right, a model as unsure as this one would doubt some 1."),
+    ],
+)
+def test_labels_that_look_wrong_stand_beside_those_that_would_anyway(
+    num_wrong: int, num_rows: int, num_expected: float, told: str
+) -> None:
+    assert told in describe_doubt(num_wrong, num_rows, num_expected)

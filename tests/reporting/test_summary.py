@@ -10,7 +10,6 @@ from bertfit.reporting.facts_tables import list_baselines, list_seeds
 from bertfit.reporting.summary import (
     describe_answer,
     describe_collapse,
-    describe_doubt,
     describe_seeds,
     describe_small_classes,
     describe_units,
@@ -217,16 +216,6 @@ def test_what_chose_the_seed_is_told_if_there_was_a_choice(
     runs = [{"seed": seed, "interrupted": False} for seed in range(num_seeds)]
     seeds = {"runs": runs, "chosen_by": f"validation {metric}", "test": {"mean": None}}
     assert f"They chose {chosen}, so they make it look too good." in describe_seeds(seeds)
-
-
-@pytest.mark.parametrize(
-    ("num_wrong", "num_rows", "is_doubted"),
-    [(9, 20, False), (10, 20, True), (19, 100, False), (20, 100, True)],
-)
-def test_a_few_labels_are_read_faster_than_a_doubt(
-    num_wrong: int, num_rows: int, *, is_doubted: bool
-) -> None:
-    assert bool(describe_doubt(num_wrong, num_rows)) == is_doubted
 
 
 def test_five_rows_of_a_class_and_ten_groups_are_not_few() -> None:

@@ -156,9 +156,9 @@ def test_a_training_writes_a_whole_page(run):
 def test_a_page_doubts_a_model_that_doubts_a_fifth_of_the_labels(run, num_wrong, is_doubted):
     facts = gather_facts(run, read_record(run), name="run")
     (part,) = (one for one in facts["suspects"] if one["part"] == "test")
-    part["num_wrong"] = num_wrong  # of 60
+    part |= {"num_wrong": num_wrong, "num_expected": 0.4}  # of 60
     facts["record"]["training"]["collapsed_to"] = None
-    assert ("So many labels are rarely wrong" in render_report(facts)) == is_doubted
+    assert ("so many labels are rarely wrong" in render_report(facts)) == is_doubted
 
 
 def test_the_score_in_the_page_is_that_of_the_metrics(run):
@@ -207,6 +207,11 @@ def test_a_leak_is_not_followed_by_the_news_that_there_is_none(run):
     words = Page(render_report(gather_facts(run, read_record(run), name="run"))).words
     assert "Leak: 1 row of test" in words
     assert "No leak into the test set was found." not in words
+    facts = gather_facts(run, read_record(run), name="run")
+    facts["record"]["training"]["collapsed_to"] = None
+    assert "apart from those that leaked" in render_report(facts)
+    facts["record"]["data"]["findings"] = []
+    assert "apart from those that leaked" not in render_report(facts)
 
 
 def test_metadata_has_no_score_if_all_test_rows_leaked(run):
@@ -239,7 +244,8 @@ def test_a_suspect_of_another_part_shows_its_text_though_the_line_is_that_of_an_
     facts = gather_facts(run, read_record(run), name="run")
     line = facts["errors"]["rows"][0]["line"]
     suspect = {"line": line, "label": "neg", "suggested_label": "pos", "confidence": 0.9}
-    part = {"num_rows": 9, "num_wrong": 1, "rows": [{**suspect, "text": "a text of its own"}]}
+    part = {"num_rows": 9, "num_wrong": 1, "num_expected": 0.6}
+    part["rows"] = [{**suspect, "text": "a text of its own"}]
     facts["record"]["training"]["collapsed_to"] = None
     facts["suspects"] = [{**part, "part": "validation"}]
     words = Page(render_report(facts)).words
@@ -444,11 +450,11 @@ def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_revie
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_slices_of_grouped_rows_are_said_to_ignore_the_groups(run):
-    told = "Rows of one group are taken as independent here, which makes p too small."
+def test_slices_of_grouped_rows_are_said_to_be_tested_by_group(run):
+    told = "Both allow for rows of one group being right or wrong together."
     facts = gather_facts(run, read_record(run), name="run")
     assert told not in render_report(facts)
-    facts["judged"]["interval_unit"] = "group"
+    facts["judged"]["slices"]["unit"] = "group"
     assert told in render_report(facts)
 
 
@@ -742,6 +748,14 @@ def test_the_card_agrees_with_the_metrics(run):
     assert metadata["pipeline_tag"] == "text-classification"
     assert not {"license", "language", "base_model"} & set(metadata)
     assert "Leak" not in text
+
+
+def test_rows_from_memory_have_no_file(run):
+    page, (_, text) = read_page(run), read_card(run)
+    assert "train in memory" in page.words
+    assert "The test set was given in memory, 60 rows" in page.words
+    assert "| train | in memory |" in text
+    assert "On the test rows:" in text
     assert "1 row of test" in text
     assert "alert(1)" not in text
 

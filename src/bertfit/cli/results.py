@@ -19,13 +19,13 @@ from bertfit.reporting.comparison import (
 from bertfit.reporting.confidence import (
     confidence_table,
     describe_calibration,
+    describe_doubt,
     describe_threshold,
 )
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.facts_tables import show_setting
 from bertfit.reporting.summary import (
     OF_ONE_GROUP,
-    describe_doubt,
     describe_small_classes,
     describe_units,
     format_share_with_interval,
@@ -74,7 +74,7 @@ def show_training(console: Console, result: TrainResult) -> None:
         show_evaluation(console, result.test.evaluation, title="Test")
         if result.test.evaluation.dataset.slices:  # if asked for; the report always has them
             found = result.test.evaluation
-            console.print(slice_table(found.slices, grouped=found.grouped))
+            console.print(slice_table(found.slices))
         if result.test.without_leaks is not None:
             _show_without(console, result.test.without_leaks, "leaked")
         if result.test.without_groups is not None:
@@ -126,7 +126,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
 def show_weaknesses(console: Console, evaluation: Evaluation, *, num_errors: int) -> None:
     """Show the worst slices, and errors with their texts."""
     console.print()
-    console.print(slice_table(evaluation.slices, grouped=evaluation.grouped))
+    console.print(slice_table(evaluation.slices))
     if num_errors:
         errors = [dataclasses.asdict(row) for row in evaluation.worst_errors(num_errors)]
         console.print()
@@ -148,9 +148,7 @@ def show_suspects(
         f"{more} merely predicted differently. "
         f"Judged by {report.judged_by}."
     )
-    told = [summary]
-    if doubt := describe_doubt(report.num_wrong, report.num_rows):
-        told.append(doubt)
+    told = [summary, describe_doubt(report.num_wrong, report.num_rows, report.num_expected)]
     if report.unjudged_labels:
         labels = list_some(report.unjudged_labels, 10)
         told.append(f"Not judged, because no row of another fold has the label: {labels}.")

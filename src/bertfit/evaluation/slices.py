@@ -1,7 +1,8 @@
 """Find where a model is weak: accuracy in slices of the rows, adjusted for multiple testing.
 
 Owns the slicing of rows and the judgement of slices. Among many slices some look bad by chance, so
-each is tested against the other rows, and the p-values are adjusted together.
+each is tested against the other rows, and the p-values are adjusted together. What groups add to
+the tests and intervals is in slice_groups.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import numpy as np
 
 from bertfit.errors import DataError
 from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.slice_groups import GroupedRows
+from bertfit.evaluation.units import are_rows, number_units
 from bertfit.labels import is_missing, normalize_label
 
 if TYPE_CHECKING:
@@ -54,11 +57,12 @@ class Slice:
     num_right: int
     accuracy: float
     interval: Interval
-    """95 % Wilson interval of the accuracy."""
+    """95 % Wilson interval of the accuracy; with groups, at least that of its log odds by group."""
     rest_accuracy: float
     """Accuracy on all other rows."""
     p_value: float
-    """Two-sided Fisher's exact test against the other rows, adjusted for all slices."""
+    """Two-sided, against the other rows: Fisher's exact test; with groups, the larger of it and a
+    t-test of whole groups. Adjusted for all slices; for those by group, among themselves."""
     is_small: bool
     """Whether there are fewer than `SMALL_ROWS` rows."""
 
@@ -80,28 +84,50 @@ class SliceReport:
     """Sorted by the upper end of the interval, the worst first."""
     num_too_small: int
     """Number of slices not judged because they have too few rows."""
+    grouped: bool = False
+    """Whether rows of one group were taken as dependent."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
             "slices": [one.to_json() for one in self.slices],
             "num_too_small": self.num_too_small,
+            "unit": "group" if self.grouped else "row",
             "level": 0.95,
             "adjustment": "Benjamini-Hochberg",
         }
 
 
-def score_slices(is_right: ArrayLike, values: Mapping[str, Sequence[str | None]]) -> SliceReport:
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A slice that is yet to be judged."""
+
+    by: str
+    value: str
+    members: NDArray[np.int64]
+    num_right: int
+    is_group: bool
+    """Whether it is a group, by which rows were grouped; then its rows are independent."""
+
+
+def score_slices(
+    is_right: ArrayLike,
+    values: Mapping[str, Sequence[str | None]],
+    *,
+    groups: Sequence[object] | NDArray[Any] | None = None,
+) -> SliceReport:
     """Judge every slice: the rows that share a value of one of the columns.
 
-    The tests assume independent rows. A slice of all rows is skipped, because there are no others.
+    A slice of all rows is skipped, because there are no others.
 
     Args:
         is_right: (n,) whether the model is right on each row.
         values: n values per column, by column name; None for rows without a value.
+        groups: n groups, whose rows are right or wrong together; None takes rows as independent.
+            The slices by a column with the same values are about these groups alone.
 
     Raises:
-        DataError: There are no rows, or a column has not one value per row.
+        DataError: There are no rows, or a column has not one value, or group, per row.
 
     Source:
         Wilson 1927 (interval); Fisher 1922 (test); Benjamini & Hochberg 1995 (adjustment).
@@ -114,20 +140,25 @@ def score_slices(is_right: ArrayLike, values: Mapping[str, Sequence[str | None]]
     is_right = np.asarray(is_right, dtype=bool)
     if is_right.ndim != 1 or is_right.size == 0:
         raise DataError(f"expected a truth value for each row, got shape {is_right.shape}")
+    known = None if groups is None else np.asarray(groups, dtype=object)
+    units = number_units(known, len(is_right))
+    grouped = None if are_rows(units) else GroupedRows(units, is_right)
     drafts, num_too_small = [], 0
     for by, column in values.items():
         if len(column) != len(is_right):
             message = f"column {by!r}: expected {len(is_right)} values, got {len(column)}"
             raise DataError(message)
+        is_group = known is not None and list(column) == known.tolist()
         for value, members in _find_members(column).items():
             if len(members) == len(is_right):
                 continue
             if len(members) < MIN_ROWS:
                 num_too_small += 1
                 continue
-            drafts.append((by, value, len(members), int(is_right[members].sum())))
-    slices = _judge(drafts, num_rows=len(is_right), num_right=int(is_right.sum()))
-    return SliceReport(tuple(slices), num_too_small)
+            num_right = int(is_right[members].sum())
+            drafts.append(_Draft(by, value, members, num_right, is_group=is_group))
+    slices = _judge(drafts, grouped, num_rows=len(is_right), num_right=int(is_right.sum()))
+    return SliceReport(tuple(slices), num_too_small, grouped=grouped is not None)
 
 
 def list_slices(
@@ -256,33 +287,51 @@ def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
 
 
 def _judge(
-    drafts: Sequence[tuple[str, str, int, int]], *, num_rows: int, num_right: int
+    drafts: Sequence[_Draft], grouped: GroupedRows | None, *, num_rows: int, num_right: int
 ) -> list[Slice]:
-    """Return the slices, worst first, from (by, value, number of rows, number right)."""
-    from scipy.stats import false_discovery_control
-
-    if not drafts:
-        return []
+    """Return the slices, worst first."""
     # Most of thousands of small slices have the same counts as others.
     compare = functools.cache(functools.partial(_compare_with_rest, num_rows, num_right))
     find_interval = functools.cache(_find_interval)
-    p_values = [compare(size, right) for _, _, size, right in drafts]
-    adjusted = false_discovery_control(np.clip(p_values, 0, 1), method="bh")
+    p_values, intervals = np.ones(len(drafts)), []
+    for place, draft in enumerate(drafts):
+        counts = len(draft.members), draft.num_right
+        p_values[place], interval = compare(*counts), find_interval(*counts)
+        if grouped is not None and not draft.is_group:
+            p_value, wider = grouped.judge(draft.members)
+            p_values[place] = max(p_values[place], p_value)
+            interval = Interval(min(interval.low, wider.low), max(interval.high, wider.high))
+        intervals.append(interval)
+    adjusted = _adjust(p_values, np.array([draft.is_group for draft in drafts], dtype=bool))
     slices = [
         Slice(
-            by=by,
-            value=value,
-            num_rows=size,
-            num_right=right,
-            accuracy=right / size,
-            interval=find_interval(size, right),
-            rest_accuracy=(num_right - right) / (num_rows - size),
+            by=draft.by,
+            value=draft.value,
+            num_rows=len(draft.members),
+            num_right=draft.num_right,
+            accuracy=draft.num_right / len(draft.members),
+            interval=interval,
+            rest_accuracy=(num_right - draft.num_right) / (num_rows - len(draft.members)),
             p_value=p_value,
-            is_small=size < SMALL_ROWS,
+            is_small=len(draft.members) < SMALL_ROWS,
         )
-        for (by, value, size, right), p_value in zip(drafts, adjusted.tolist(), strict=True)
+        for draft, interval, p_value in zip(drafts, intervals, adjusted.tolist(), strict=True)
     ]
     return sorted(slices, key=lambda one: (one.interval.high, one.accuracy, one.by, one.value))
+
+
+def _adjust(p_values: NDArray[np.float64], is_group: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return adjusted p-values: of groups, which do differ, apart from those of other slices.
+
+    Together, each group that is found to be worse would make the test of the others laxer.
+    """
+    from scipy.stats import false_discovery_control
+
+    adjusted = p_values.copy()
+    for family in (is_group, ~is_group):
+        if family.any():
+            adjusted[family] = false_discovery_control(np.clip(p_values[family], 0, 1), method="bh")
+    return adjusted
 
 
 def _compare_with_rest(num_rows: int, num_right: int, size: int, right: int) -> float:

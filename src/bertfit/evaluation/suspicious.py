@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.evaluation.metrics import check_predictions
+from bertfit.evaluation.scaling import fit_temperature
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+_MOST_NUMBERS = 1_000_000
+"""A temperature is fitted to as many probabilities: more cost seconds, and change it little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class SuspiciousLabels:
     """(n,) probability of the suggested class."""
     num_issues: int
     """Number of leading rows that confident learning counts as wrong."""
+    num_expected: float
+    """How many rows it would count, on average, if all labels were right: the errors of the model,
+    as far as its probabilities tell. Too few if the model is surer than right; too many if it has
+    learned from wrong labels to be unsure."""
     thresholds: NDArray[np.float64]
     """(C,) mean probability of each class over the rows with its label; NaN without rows."""
 
@@ -66,11 +74,9 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
     num_rows = len(label_ids)
     of_label = probabilities[np.arange(num_rows), label_ids]
     thresholds = _mean_self_confidence(of_label, label_ids, num_labels=probabilities.shape[1])
-    # Classes without rows have the threshold NaN, so they are never counted.
-    confident = np.where(probabilities >= thresholds - 1e-12, probabilities, -1.0)
-    counted_ids = confident.argmax(axis=1)
-    is_counted = (confident.max(axis=1) >= 0) & (counted_ids != label_ids)
-    is_issue = is_counted & (probabilities.argmax(axis=1) != label_ids)
+    counted_ids, is_confident = _count_confident(probabilities, thresholds)
+    is_issue = is_confident & (counted_ids != label_ids)
+    is_issue &= probabilities.argmax(axis=1) != label_ids
     others = probabilities.copy()
     others[np.arange(num_rows), label_ids] = -1.0
     best_other_ids = others.argmax(axis=1)
@@ -84,8 +90,40 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
         margins=margins[rows],
         confidences=probabilities[rows, suggested[rows]],
         num_issues=int(is_issue.sum()),
+        num_expected=_expect_issues(probabilities, label_ids),
         thresholds=thresholds,
     )
+
+
+def _count_confident(
+    probabilities: NDArray[np.float64], thresholds: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return (n,) the surest class that reaches its threshold, and (n,) whether any does."""
+    # Classes without rows have the threshold NaN, so they are never counted.
+    confident = np.where(probabilities >= thresholds - 1e-12, probabilities, -1.0)
+    return confident.argmax(axis=1), confident.max(axis=1) >= 0
+
+
+def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]) -> float:
+    """Return how many rows would count as wrong, on average, if all labels were right.
+
+    Right labels are drawn from the probabilities; the mean of such draws has a closed form, given
+    their mean thresholds. A model that is right more often than it is sure, as regularized word
+    counts are, is sharpened first, by a temperature. One that is sure more often than right is left
+    as it is: wrong labels would look the same.
+    """
+    from scipy.special import softmax
+
+    logits = np.log(np.clip(probabilities, 1e-300, 1))
+    every = max(1, probabilities.size // _MOST_NUMBERS)
+    weight = fit_temperature(logits[::every], label_ids[::every]).weights[0]
+    chances = softmax(max(1.0, weight) * logits, axis=1)
+    thresholds = (chances * probabilities).sum(axis=0) / np.maximum(chances.sum(axis=0), 1e-300)
+    counted_ids, is_confident = _count_confident(probabilities, thresholds)
+    best_ids, rows = probabilities.argmax(axis=1), np.arange(len(probabilities))
+    is_other = best_ids != counted_ids  # a row does not count if its label is either
+    is_right = chances[rows, counted_ids] + is_other * chances[rows, best_ids]
+    return float((1 - is_right)[is_confident].sum())
 
 
 def _mean_self_confidence(

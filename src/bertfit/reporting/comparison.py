@@ -92,15 +92,12 @@ def error_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(*parts)
 
 
-def slice_table(
-    report: SliceReport, *, num_shown: int = 10, grouped: bool = False
-) -> RenderableType:
+def slice_table(report: SliceReport, *, num_shown: int = 10) -> RenderableType:
     """Return the worst slices, with notes on how to read them.
 
     Args:
         report: All slices.
         num_shown: Maximum number of slices per list.
-        grouped: Whether rows belong to groups, which the tests ignore.
     """
     found = report.to_json()
     groups = group_slices(found["slices"], most=num_shown)
@@ -109,7 +106,8 @@ def slice_table(
     parts: list[RenderableType] = []
     for title, slices in groups:
         parts += [Text(shorten(title, WIDTH), style="bold"), _list_slices(slices)]
-    return Group(*parts, Text("\n".join(describe_slices(found, groups, grouped=grouped))))
+    notes = (textwrap.fill(note, WIDTH) for note in describe_slices(found, groups))
+    return Group(*parts, Text("\n".join(notes)))
 
 
 def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:

@@ -1,4 +1,4 @@
-"""Describe calibration, thresholds and abstention in words and tables of 80 columns."""
+"""Describe calibration, thresholds, abstention and doubt in words and tables of 80 columns."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from rich.text import Text
 from bertfit.evaluation.calibration import ConfidenceScores
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.selective import Expectation
+
+_MANY_WRONG = 0.2
+"""In the test sets of ten well-known data sets, 0.15 to 10 % of the labels are wrong (Northcutt,
+Athalye & Mueller 2021, arXiv 2103.14749)."""
+_LEAST_WRONG = 10
+"""Fewer rows are read faster than a warning about them."""
 
 
 def confidence_table(scores: ConfidenceScores) -> RenderableType:
@@ -35,6 +41,32 @@ def confidence_table(scores: ConfidenceScores) -> RenderableType:
             cells.append("–" if old is None else f"{old:.4f}")
         table.add_row(*cells)
     return Group(table, Text(_explain(scores)))
+
+
+def describe_doubt(num_wrong: int, num_rows: int, num_expected: float) -> str:
+    """Return how many labels would look wrong if none were, and what that says of those that do.
+
+    Args:
+        num_wrong: Labels that look wrong.
+        num_rows: Rows that were judged.
+        num_expected: `SuspiciousLabels.num_expected`.
+
+    Example:
+        >>> describe_doubt(0, 40, 0.2)
+        'With every label right, a model as unsure as this one would doubt hardly any.'
+    """
+    doubted = f"some {num_expected:,.0f}" if num_expected >= 0.5 else "hardly any"
+    told = f"With every label right, a model as unsure as this one would doubt {doubted}."
+    if not num_wrong:
+        return told
+    if num_wrong <= num_expected + 2 * num_expected**0.5:  # what chance alone may add
+        return f"{told} So their number is no sign of wrong labels; the first may be wrong still."
+    if num_wrong >= max(_LEAST_WRONG, _MANY_WRONG * num_rows):
+        return (
+            f"{told} But so many labels are rarely wrong: most of these rows are more likely "
+            "errors of the model, which is surer than it should be."
+        )
+    return f"{told} The others are wrong labels, or the model is surer than it should be."
 
 
 def describe_expectation(abstain_below: float, expectation: Expectation | None) -> str:

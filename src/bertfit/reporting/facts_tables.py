@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from bertfit.config import describe_settings
+from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
 from bertfit.wording import format_count, format_seconds
@@ -62,8 +63,11 @@ def list_parts(facts: Mapping[str, Any], *, short: bool = False) -> list[dict[st
     parts = [
         {"name": name, **data[name]} for name in ("train", "validation", "test") if data.get(name)
     ]
-    if short:
-        return [part | {"source": PurePath(part["source"]).name} for part in parts]
+    for part in parts:
+        if part["source"] in TABLE_NAMES:
+            part["source"] = "in memory"
+        elif short:
+            part["source"] = PurePath(part["source"]).name
     return parts
 
 

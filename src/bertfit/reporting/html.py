@@ -12,16 +12,16 @@ from typing import Any
 from bertfit.data.findings import NO_TEST_SET
 from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
-from bertfit.reporting.confidence import describe_calibration, describe_threshold
+from bertfit.reporting.confidence import describe_calibration, describe_doubt, describe_threshold
 from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
     describe_collapse,
-    describe_doubt,
     describe_seeds,
     describe_slices,
     describe_verdict,
+    has_leaks,
     list_findings,
     list_limits,
     list_warnings,
@@ -73,6 +73,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "answer": describe_answer(facts).replace(" %", "\u00a0%"),
         "verdict": describe_verdict(facts),
         "warnings": list_warnings(record),
+        "leaks": has_leaks(facts),
         "limits": list_limits(facts),
         "asked": tables.describe_task(facts),
         "parts": tables.list_parts(facts),
@@ -116,7 +117,7 @@ def _explain_missing_texts(facts: Mapping[str, Any], *, with_texts: bool) -> str
 
 def _view_suspects(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
-        {**part, "doubt": describe_doubt(part["num_wrong"], part["num_rows"])}
+        part | {"doubt": describe_doubt(part["num_wrong"], part["num_rows"], part["num_expected"])}
         for part in facts["suspects"]
     ]
 
@@ -174,10 +175,9 @@ def _view_slices(facts: Mapping[str, Any]) -> dict[str, Any]:
     if found is None:
         return {"slices": None, "slices_note": ""}
     groups = tables.group_slices(found["slices"], most=_NUM_SLICES)
-    grouped = facts["judged"].get("interval_unit") == "group"
     return {
         "slices": groups,
-        "slices_note": " ".join(describe_slices(found, groups, grouped=grouped)),
+        "slices_note": " ".join(describe_slices(found, groups)),
     }
 
 

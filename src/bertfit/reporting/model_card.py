@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.summary import (
     describe_answer,
@@ -112,10 +113,10 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
 
 
 def _name_source(facts: Mapping[str, Any]) -> str | None:
-    """Return the file name of the evaluated rows, without folders."""
+    """Return the file name of the evaluated rows, without folders; None for rows in memory."""
     data = facts["record"].get("data") or {}
     source = (data.get((facts["judged"] or {}).get("part", "")) or {}).get("source")
-    return None if source is None else PurePath(source).name
+    return None if source is None or source in TABLE_NAMES else PurePath(source).name
 
 
 def _slug(name: str) -> str:

@@ -22,11 +22,6 @@ OF_ONE_GROUP = "All rows are of one group: the intervals do not say how much gro
 _FEW_ROWS = 5
 """With 3 rows per class, intervals of macro averages covered the truth in 86 of 100 draws, and with
 2 in 80 (docs/judging.md)."""
-_MANY_WRONG = 0.2
-"""In the test sets of ten well-known data sets, 0.15 to 10 % of the labels are wrong (Northcutt,
-Athalye & Mueller 2021, arXiv 2103.14749)."""
-_LEAST_WRONG = 10
-"""Fewer rows are read faster than a warning about them."""
 _RULES = {
     "head": "only their beginning",
     "tail": "only their end",
@@ -292,45 +287,35 @@ def describe_small_classes(supports: Sequence[int]) -> str:
     )
 
 
-def describe_doubt(num_wrong: int, num_rows: int) -> str:
-    """Return a warning if so many labels look wrong that the model must be, or an empty string.
-
-    Example:
-        >>> describe_doubt(10, 100)
-        ''
-    """
-    if num_wrong < max(_LEAST_WRONG, _MANY_WRONG * num_rows):
-        return ""
-    return (
-        "So many labels are rarely wrong: most of these rows are more likely errors of the model."
-    )
-
-
 def describe_slices(
     found: Mapping[str, Any],
     groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
-    *,
-    grouped: bool,
 ) -> list[str]:
     """Return notes on how to read the slices, in sentences.
 
     Args:
         found: From `SliceReport.to_json`.
         groups: The slices that are shown, from `facts_tables.group_slices`.
-        grouped: Whether rows belong to groups, which the tests ignore.
     """
     num_worse, num_small = sum(one["is_worse"] for one in found["slices"]), found["num_too_small"]
     are, were = ("is" if num_worse == 1 else "are"), ("was" if num_small == 1 else "were")
     told = f"{num_worse:,} of {format_count(len(found['slices']), 'slice')} {are} worse than the "
     told += "rest of the rows (in bold)"
     told += f"; {num_small:,} {were} too small to judge." if num_small else "."
+    grouped = found.get("unit") == "group"
+    test = "Fisher's exact test"
+    if grouped:
+        test = f"the larger of {test} and a t-test of groups"
     notes = [
         told,
-        "p: Fisher's exact test, adjusted for all slices (Benjamini-Hochberg).",
+        f"p: {test}, adjusted for all slices (Benjamini-Hochberg).",
         "The 95 % intervals are not adjusted: the worst of many looks worse than it is.",
     ]
     if grouped:
-        notes.append("Rows of one group are taken as independent here, which makes p too small.")
+        notes.append(
+            "Both allow for rows of one group being right or wrong together. Slices by group are "
+            "about that group alone: tested by its rows, and adjusted among groups."
+        )
     if any(one["is_small"] for _, slices in groups for one in slices):
         notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
     return notes

@@ -307,4 +307,4 @@ def _cut_slices(
         groups=dataset.groups or None,
         further=further,
     )
-    return score_slices(is_right, values)
+    return score_slices(is_right, values, groups=dataset.groups or None)

@@ -35,7 +35,7 @@ from bertfit.evaluation.predictions import (
 )
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.slices import list_slices, score_slices
-from bertfit.evaluation.suspicious import rank_suspicious_labels
+from bertfit.evaluation.suspicious import SuspiciousLabels, rank_suspicious_labels
 from bertfit.evaluation.thresholds import decide
 from bertfit.evaluation.units import are_one_group, count_units
 from bertfit.files import read_json
@@ -239,7 +239,7 @@ def _score_part(
         "num_truncated": int(rows.is_truncated.sum()),
         "max_length": encoding.get("max_length"),
         "truncation": encoding.get("truncation"),
-        "slices": score_slices(part.is_right, slices).to_json(),
+        "slices": score_slices(part.is_right, slices, groups=groups).to_json(),
     }
 
 
@@ -319,20 +319,20 @@ def _list_errors(part: KeptPart, label_names: list[str], kept: Mapping[str, Any]
     return {"part": part.name, "num_wrong": int((~part.is_right).sum()), "rows": rows}
 
 
-def _rank_suspects(part: KeptPart) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the rows with the most suspicious labels, the suggestions, and how many look wrong.
+def _rank_suspects(part: KeptPart) -> tuple[np.ndarray, SuspiciousLabels]:
+    """Return the rows to show, the most suspicious first, and the ranking of all.
 
     Only rows whose labels confident learning counts as wrong are shown.
     """
     ranked = rank_suspicious_labels(part.rows.probabilities, part.rows.label_ids)
-    num_shown = min(NUM_SUSPECTS, ranked.num_issues)
-    return ranked.rows[:num_shown], ranked.suggested_ids[:num_shown], ranked.num_issues
+    return ranked.rows[: min(NUM_SUSPECTS, ranked.num_issues)], ranked
 
 
 def _list_suspects(
     part: KeptPart, label_names: list[str], kept: Mapping[str, Any]
 ) -> dict[str, Any]:
-    chosen, suggested, num_issues = _rank_suspects(part)
+    chosen, ranked = _rank_suspects(part)
+    suggested = ranked.suggested_ids[: len(chosen)]
     rows = [
         {
             **_describe_row(part, row, kept),
@@ -342,7 +342,13 @@ def _list_suspects(
         }
         for row, label_id in zip(chosen.tolist(), suggested.tolist(), strict=True)
     ]
-    return {"part": part.name, "num_rows": len(part.rows), "num_wrong": num_issues, "rows": rows}
+    return {
+        "part": part.name,
+        "num_rows": len(part.rows),
+        "num_wrong": ranked.num_issues,
+        "num_expected": ranked.num_expected,
+        "rows": rows,
+    }
 
 
 def _describe_row(part: KeptPart, row: int, kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,8 @@ class SuspectReport:
     """Rows whose labels look wrong, most suspicious first, then those only predicted otherwise."""
     num_wrong: int
     """Number of suspects whose labels look wrong; they come first."""
+    num_expected: float
+    """How many would look wrong if every label were right (`SuspiciousLabels.num_expected`)."""
     judged_by: str
     """Where the probabilities came from, in words."""
     unjudged_labels: tuple[str, ...]
@@ -295,6 +297,7 @@ def _rank(
         num_rows=len(judged),
         suspects=suspects,
         num_wrong=ranked.num_issues,
+        num_expected=ranked.num_expected,
         judged_by=judged_by,
         unjudged_labels=tuple(unjudged),
         warning=warning,
