@@ -192,6 +192,16 @@ def test_what_was_used_last_is_kept(encode, tmp_path, monkeypatch):
     assert len(list((tmp_path / "store").iterdir())) == 2
 
 
+def test_a_stray_file_does_not_keep_entries_from_making_room(encode, tmp_path, monkeypatch):
+    encode()
+    (old,) = (tmp_path / "store").iterdir()
+    os.utime(old, (100, 100))
+    (tmp_path / "store" / "stray").write_text("")
+    monkeypatch.setattr(encoded_store, "MAX_BYTES", 1)
+    encode(["more"])
+    assert not old.exists()
+
+
 def test_what_another_process_is_writing_stays(encode, tmp_path, monkeypatch):
     encode()
     monkeypatch.setattr(encoded_store, "MAX_BYTES", 1)

@@ -295,6 +295,14 @@ def test_a_near_duplicate_shows_its_similarity():
     assert "80 % or more of the 3-word sequences" in finding.message
 
 
+def test_near_duplicates_may_have_three_words_and_no_fewer():
+    """Three words are one sequence of three; fewer have none to compare."""
+    short = [row("So good, really"), row("a film", "neg")]
+    respelt = [row("so good really!"), row("a film!", "neg")]
+    report = inspect([*CLEAN["train"], *short], test=[*CLEAN["test"], *respelt])
+    assert report.near_test_rows == report.leaked_test_rows == (40,)
+
+
 def test_each_copy_of_a_near_duplicate_is_a_leaked_row():
     """Texts are compared once each; the score without leaks would else keep the copies."""
     copy = near(CLEAN["train"][3]["text"])

@@ -117,10 +117,16 @@ def test_slices_by_a_column_that_was_asked_for_are_shown_though_others_are_worse
 def test_slices_that_were_left_out_are_counted() -> None:
     values = ["a"] * 60 + ["b"] * 57 + ["c"] * 3
     report = score_slices([True] * 120, {"by": values})
-    assert "1 was too small to judge" in render(slice_table(report))
-    assert "taken as independent" in render(slice_table(report, grouped=True))
-    assert "taken as independent" not in render(slice_table(report))
+    assert "1 was too small to judge" in " ".join(render(slice_table(report)).split())
+    assert "Fisher's exact test, adjusted" in render(slice_table(report))
     assert "No slices" in render(slice_table(score_slices([True], {})))
+
+
+def test_the_test_of_groups_is_told_if_there_are_groups() -> None:
+    groups = [f"g{at // 4}" for at in range(120)]
+    shown = render(slice_table(score_slices([True] * 120, {"by": ["a", "b"] * 60}, groups=groups)))
+    assert "the larger of Fisher's exact test and a t-test of groups" in " ".join(shown.split())
+    assert width_of(shown) <= 80
 
 
 @pytest.mark.parametrize("with_test", [True, False])
@@ -144,3 +150,24 @@ def test_seeds_are_shown_with_mean_and_deviation(with_test: bool) -> None:
     assert "before calibration and threshold. They chose the seed with the highest macro F1" in flat
     assert ("as saved, after both; they chose nothing" in flat) is with_test
     assert "leave out the interrupted seed" in flat
+
+
+def test_mean_and_deviation_of_seeds_stand_under_their_own_part() -> None:
+    def scores(accuracy, macro_f1):
+        return {"accuracy": accuracy, "macro_f1": macro_f1}
+
+    of_run = {"validation": scores(0.91, 0.92), "test": scores(0.81, 0.82)}
+    seeds = {
+        "runs": [{"seed": seed, "interrupted": False, **of_run} for seed in (3, 4)],
+        "best_seed": 4,
+        "chosen_by": "validation accuracy",
+        "validation": {"mean": scores(0.93, 0.94), "standard_deviation": scores(0.01, 0.02)},
+        "test": {"mean": scores(0.83, 0.84), "standard_deviation": scores(0.03, 0.04)},
+    }
+    lines = [line.split() for line in render(seed_table(seeds)).splitlines()]
+    shown = {line[0]: line[1:9:2] for line in lines if line and line[0] in {"3", "mean", "sd"}}
+    assert shown == {
+        "3": ["91.00", "92.00", "81.00", "82.00"],
+        "mean": ["93.00", "94.00", "83.00", "84.00"],
+        "sd": ["1.00", "2.00", "3.00", "4.00"],
+    }

@@ -99,6 +99,18 @@ def test_classes_without_rows_are_counted_and_not_ranked() -> None:
     assert "of 30 (10 without rows)" in render(scores_table(scores))
 
 
+def test_a_class_without_rows_is_not_among_the_worst() -> None:
+    """Its F1 is 0, the lowest, but says nothing."""
+    names = [f"class{number:02}" for number in range(14)]
+    label_ids = np.repeat(np.arange(3, 14), 2)
+    probabilities = np.full((22, 14), 0.01)
+    predicted_ids = np.where(np.arange(22) % 2, label_ids, 3)
+    probabilities[np.arange(22), predicted_ids] = 0.87
+    text = render(scores_table(score(probabilities, label_ids, names)))
+    assert "The 10 classes of lowest F1, of 14 (3 without rows)" in text
+    assert not any(name in text for name in names[:3])
+
+
 def test_a_small_confusion_names_rows_and_columns() -> None:
     text = render(confusion_table(draw_scores(["neg", "pos"])))
     assert len([line for line in text.splitlines() if "neg" in line]) == 2

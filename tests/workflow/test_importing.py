@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bertfit import TextClassifier, import_notebook
 from bertfit.cli.main import app
 from bertfit.cli.terminal import console
+from bertfit.config import LEAST_LENGTH
 from bertfit.errors import BertfitError, ModelError, RunError
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
@@ -33,11 +34,11 @@ HISTORY = {
 class SentimentModel(torch.nn.Module):
     """What the notebook trains: BERT, dropout, one linear layer on the pooled output."""
 
-    def __init__(self, model_dir, num_labels=2):
+    def __init__(self, model_dir, num_labels=2, width=8):
         super().__init__()
         self.encoder = BertModel.from_pretrained(model_dir)
         self.dropout = torch.nn.Dropout(0.1)
-        self.head = torch.nn.Linear(8, num_labels)
+        self.head = torch.nn.Linear(width, num_labels)
 
     def forward(self, **inputs):
         return self.head(self.dropout(self.encoder(**inputs).pooler_output))
@@ -132,6 +133,26 @@ def test_the_record_says_where_the_run_is_from(run_import):
     record = json.loads((run_import() / "bertfit.json").read_text())
     assert record["training"]["imported_from"] == "notebook"
     assert record["label_names"] == ["neg", "pos"]
+
+
+def test_heads_are_64_wide_by_default(run_import, folder, make_wider_model):
+    """As in every published BERT; a state dict does not tell, and another number fits too."""
+    sizes = {"hidden_size": 128, "num_hidden_layers": 1, "intermediate_size": 16}
+    wide = SentimentModel(make_wider_model(num_attention_heads=2, **sizes), width=128)
+    torch.save(wide.state_dict(), folder / "model.pth")
+    run = run_import(num_heads=None)
+    assert json.loads((run / "config.json").read_text())["num_attention_heads"] == 2
+
+
+def test_a_single_head_is_a_number_of_heads(run_import):
+    run = run_import(num_heads=1)
+    assert json.loads((run / "config.json").read_text())["num_attention_heads"] == 1
+
+
+@pytest.mark.parametrize("max_length", [LEAST_LENGTH, 64])
+def test_a_run_may_read_as_few_tokens_as_make_sense_or_as_many_as_the_model(run_import, max_length):
+    record = json.loads((run_import(max_length=max_length) / "bertfit.json").read_text())
+    assert record["encoding"]["max_length"] == max_length
 
 
 def test_an_existing_run_is_refused(run_import):
@@ -460,6 +481,12 @@ def test_a_history_in_percent_is_refused(run_import, folder):
         "If they are percentages, divide them by 100. "
         "Without this file the model is imported without a history."
     )
+
+
+def test_losses_of_a_history_may_exceed_1(run_import, folder):
+    history = HISTORY | {"train_losses": [2.5, 1.5], "val_losses": [1.25, 1.5]}
+    (folder / "training_history.json").write_text(json.dumps(history))
+    assert json.loads((run_import() / "training_history.json").read_text()) == history
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"train_losses": []}', "[" * 100_000])

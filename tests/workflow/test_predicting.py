@@ -17,6 +17,7 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.workflow.predicting import (
     PredictionCount,
+    is_part_of_run,
     name_kept,
     predict_lines,
     predict_rows,
@@ -189,6 +190,14 @@ def test_an_unknown_suffix_is_refused(classifier, tmp_path, name):
     assert str(caught.value) == (
         f"--output: expected a name ending in .jsonl, .json, .csv, .tsv, got {name!r}"
     )
+
+
+def test_a_json_file_is_part_of_a_run_only_in_its_folder(tiny_model_dir, tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text("old", encoding="utf-8")
+    assert not is_part_of_run(path, tiny_model_dir)
+    assert not is_part_of_run(tiny_model_dir / "answers.json", tiny_model_dir)
+    assert is_part_of_run(tiny_model_dir / "config.json", tiny_model_dir)
 
 
 def test_abstentions_are_null_or_empty_and_counted(classifier, tmp_path):

@@ -142,6 +142,7 @@ def test_the_test_rows_choose_nothing(train, tmp_path, make_reviews, finished):
         for row in make_reviews(30, seed=7)
     ]
     other = train(tmp_path / "run", test=wrong, seed=5, baseline=False)
+    assert other.baselines is None
     assert other.seeds["best_seed"] == finished[0].seeds["best_seed"]
     of_test, of_wrong = (one.seeds["test"]["mean"]["accuracy"] for one in (finished[0], other))
     assert of_wrong == pytest.approx(1 - of_test)
@@ -196,6 +197,10 @@ def test_the_spread_is_noted(finished):
     assert "(before calibration), test accuracy" in told
     assert told.endswith("(as saved).")
     assert finished[1][-1].endswith("the best by validation accuracy.")
+
+
+def test_of_whole_seeds_none_is_called_interrupted(finished):
+    assert not any("nterrupted" in note for note in finished[1])
 
 
 def test_the_score_that_chose_the_seed_is_called_by_its_name():

@@ -74,6 +74,8 @@ def test_a_run_of_other_rows_puts_wrong_labels_first(rows, run):
     assert first.label != first.suggested_label
     assert first.text == rows[first.line - 1]["text"]
     assert report.warning is None
+    assert 0 <= report.num_expected < report.num_wrong
+    assert report.to_json()["num_expected"] == report.num_expected
 
 
 def test_a_run_judges_in_the_type_of_its_training(rows, run, tmp_path, monkeypatch):
@@ -329,6 +331,12 @@ def test_a_label_of_one_text_or_group_cannot_be_judged(rows, capsys):
     apart = [{**row, "group": row["label"]} for row in rows]
     with pytest.raises(DataError, match="can be judged: all rows of a label are in one fold"):
         bertfit.find_suspects(apart, num_folds=2, columns=bertfit.Columns(group="group"))
+
+
+def test_groups_that_are_too_few_for_the_folds_are_called_groups(make_reviews):
+    rows = [{**row, "movie": "ab"[at % 2]} for at, row in enumerate(make_reviews(20))]
+    with pytest.raises(DataError, match=r"as many groups, .* got 2 groups, "):
+        bertfit.find_suspects(rows, columns=bertfit.Columns(group="movie"), num_folds=3)
 
 
 def test_a_report_can_be_written_as_json(rows):
