@@ -30,12 +30,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
-from bertfit.workflow.learned import (
-    count_leaks,
-    describe_learned,
-    find_verdict,
-    is_validation,
-)
+from bertfit.workflow.learned import describe_learned, find_part
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -204,24 +199,25 @@ def _note_known_rows(
     run: str | Path, record: Mapping[str, Any], dataset: TextDataset, listener: Listener
 ) -> str | None:
     """Note what the run has to do with these rows; return on which it was trained, if on any."""
-    learned = describe_learned(as_path(run), dataset)
+    learned, part = describe_learned(as_path(run), dataset), find_part(record, dataset)
+    scores = record.get("scores") or {}
     if learned is not None:
         listener.note(
             f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
             "rows that it has not seen."
         )
-    elif is_validation(record, dataset):
+    elif part == "validation":
         listener.note(
             f"WARNING: these are the validation rows of {run}, which chose its epoch, for example, "
             "so its scores are too good. Evaluate it on rows that chose nothing."
         )
-    elif (num_leaked := count_leaks(record, dataset)) > 0:
+    elif part == "test" and (clean := scores.get("test_without_leaks")):
         listener.note(
-            f"WARNING: of these rows, {num_leaked:,} leaked into the training of {run}, or nearly "
-            "did, so the scores are too good. bertfit inspect shows those without them."
+            f"WARNING: of these rows, {clean['num_leaked']:,} leaked into the training of {run}, "
+            "or nearly did, so the scores are too good. bertfit inspect shows those without them."
         )
-    if (verdict := find_verdict(record, dataset)) is not None:
-        listener.note(f"With these rows, the training of {run} found: {verdict}")
+    if part == "test" and (comparison := scores.get("comparison")):
+        listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
     return None if learned is None else learned[0]
 
 

@@ -70,41 +70,19 @@ def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | Non
     return f"on rows of {trained['source']}", 1.0
 
 
-def is_validation(record: Mapping[str, Any], dataset: TextDataset) -> bool:
-    """Return whether these are the rows that a run was validated with.
+def find_part(record: Mapping[str, Any], dataset: TextDataset) -> str | None:
+    """Return which of a run's own parts these rows are: "validation", "test", or None if neither.
 
     Args:
         record: Content of bertfit.json; empty if it is not a run.
         dataset: The rows.
     """
-    return _is_part(record, "validation", dataset)
-
-
-def count_leaks(record: Mapping[str, Any], dataset: TextDataset) -> int:
-    """Return how many of these rows leaked into a run's training, if they are its test rows.
-
-    Args:
-        record: Content of bertfit.json; empty if it is not a run.
-        dataset: The rows.
-    """
-    clean = (record.get("scores") or {}).get("test_without_leaks")
-    return clean["num_leaked"] if clean and _is_part(record, "test", dataset) else 0
-
-
-def find_verdict(record: Mapping[str, Any], dataset: TextDataset) -> str | None:
-    """Return how a run compared to the best baseline, if these are its test rows and it was.
-
-    Args:
-        record: Content of bertfit.json; empty if it is not a run.
-        dataset: The rows.
-    """
-    comparison = (record.get("scores") or {}).get("comparison")
-    return comparison["verdict"] if comparison and _is_part(record, "test", dataset) else None
-
-
-def _is_part(record: Mapping[str, Any], part: str, dataset: TextDataset) -> bool:
-    known = ((record.get("data") or {}).get(part) or {}).get("fingerprint")
-    return known is not None and known == dataset.fingerprint()
+    data = record.get("data") or {}
+    known = {part: (data.get(part) or {}).get("fingerprint") for part in ("validation", "test")}
+    if not any(known.values()):
+        return None
+    fingerprint = dataset.fingerprint()
+    return next((part for part, of_part in known.items() if of_part == fingerprint), None)
 
 
 def _digest(texts: Sequence[str]) -> np.ndarray:
