@@ -272,3 +272,14 @@ def test_a_disk_too_full_to_find_the_umask_does_not_stop_a_run(tmp_path, monkeyp
 
     monkeypatch.setattr(type(tmp_path), "touch", refuse)
     make_readable(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files to others")
+def test_a_file_that_is_replaced_stays_its_owners(tmp_path):
+    """What is readable by its owner alone would be lost to them."""
+    path = tmp_path / "a.txt"
+    path.touch(mode=0o600)
+    os.chown(path, 65534, 65534)
+    with open_atomically(path) as file:
+        file.write("x")
+    assert (path.stat().st_uid, permissions(path)) == (65534, 0o600)

@@ -617,6 +617,11 @@ def test_a_damaged_entry_of_the_record_is_named(run, name, value):
         ("settings.seed", {"value": 0, "origin": None}),
         ("data.test", "test.csv"),
         ("scores.test", 0.9),
+        ("scores.comparison", "the model wins"),
+        ("scores.comparison", {"verdict": None}),
+        ("scores.test_without_leaks", [3]),
+        ("scores.test_without_leaks", {"num_rows": 3}),
+        ("scores.test_without_groups", {"num_leaked": "3"}),
     ],
 )
 def test_a_damaged_part_of_an_entry_is_named(run, name, value):

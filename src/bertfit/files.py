@@ -57,7 +57,10 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             with contextlib.suppress(OSError):  # a new file, or no permissions in its file system
-                part.chmod(stat.S_IMODE(target.stat().st_mode))
+                before = target.stat()
+                if before.st_uid != part.stat().st_uid:
+                    os.chown(part, before.st_uid, before.st_gid)  # else its owner could not read it
+                part.chmod(stat.S_IMODE(before.st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -18,6 +18,12 @@ _KINDS = {
 }
 """Types of the entries that the verbs read, if they exist."""
 _PARTS = ("train", "validation", "test")
+_READ_OF_SCORES = {
+    "comparison": ("verdict", str),
+    "test_without_leaks": ("num_leaked", int),
+    "test_without_groups": ("num_leaked", int),
+}
+"""Further scores, with the name and the type of what other verbs than `report` read of them."""
 
 
 def find_damaged_entry(record: Mapping[str, Any]) -> tuple[str, Any] | None:
@@ -50,3 +56,10 @@ def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for part in _PARTS:
             if not isinstance(parts.get(part), dict | None):
                 yield f"{entry}.{part}", parts[part]
+    scores = record.get("scores", {})
+    for part, (name, kind) in _READ_OF_SCORES.items():
+        value = scores.get(part)
+        if value is not None and not (
+            isinstance(value, dict) and isinstance(value.get(name), kind)
+        ):
+            yield f"scores.{part}", value

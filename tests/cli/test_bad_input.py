@@ -798,7 +798,7 @@ CASES = [
         "the name of a data set of the hub",
         "train stanfordnlp/imdb --model tiny --output run",
         3,
-        "A data set of the hub is read from Python: bertfit.train(datasets.load_dataset(…), …)",
+        "If it is a data set of the hub: bertfit.train(datasets.load_dataset(…), …) in",
     ),
 ]
 

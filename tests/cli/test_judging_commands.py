@@ -181,7 +181,7 @@ def test_that_no_label_looks_wrong_is_said_once(tmp_path, write_csv):
     assert output.splitlines() == [
         "0 of 40 labels look wrong; 0 more rows are merely predicted differently. Judged",
         "by TF-IDF + logistic regression, 5 folds.",
-        "With every label right, a model as unsure as this one would doubt some 1.",
+        "With every label right, a model as unsure as this one would doubt about one.",
     ]
 
 

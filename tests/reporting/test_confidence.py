@@ -63,7 +63,7 @@ def test_what_to_expect_has_its_interval_and_number_of_rows():
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (0.87, "On 100 validation rows that, at 0.85, left 100.0 % with a label (fewer at 0.87"),
+        (0.87, "On 100 validation rows that, at 0.85, left 100.0 % with a label (no more at 0.87"),
         (0.99, "left 0.0 % with a label: expect no answers."),
     ],
 )
@@ -121,12 +121,18 @@ def test_a_threshold_is_told_with_what_it_is_for():
     ("num_wrong", "num_rows", "num_expected", "told"),
     [
         (21, 200, 17.4, "would doubt some 17. So their number is no sign of wrong labels"),
-        (26, 200, 17.4, "The others are wrong labels, or the model is surer than it should be."),
-        (39, 200, 0.2, "would doubt hardly any. The others"),
+        (26, 200, 17.4, "Those beyond that number are wrong labels, or the model is surer than it"),
+        (39, 200, 0.2, "would doubt hardly any. So these are wrong labels, or the model is surer"),
         (40, 200, 0.2, "would doubt hardly any. But so many labels are rarely wrong"),
-        (9, 20, 0.2, "would doubt hardly any. The others"),  # read faster than a doubt
+        (9, 20, 0.2, "would doubt hardly any. So these"),  # read faster than a doubt
         (10, 20, 0.2, "But so many labels are rarely wrong"),
-        (0, 20, 1.2, "With every label right, a model as unsure as this one would doubt some 1."),
+        (
+            0,
+            20,
+            1.2,
+            "With every label right, a model as unsure as this one would doubt about one.",
+        ),
+        (0, 20, 1.6, "would doubt some 2."),
     ],
 )
 def test_labels_that_look_wrong_stand_beside_those_that_would_anyway(

@@ -125,22 +125,30 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert both.verdict.count("was trained on") == 2
 
 
-def test_leaks_into_the_kept_test_rows_are_told(copies):
-    def leak(record):
-        record["scores"]["test_without_leaks"] = {"num_leaked": 3}
+@pytest.mark.parametrize(
+    ("texts", "groups", "told"),
+    [
+        (3, None, "3"),
+        (3, 7000, "7,000"),
+        (None, 4, "4"),
+    ],
+)
+def test_leaks_into_the_kept_test_rows_are_told(copies, texts, groups, told):
+    def leak(record, *numbers):
+        for part, number in zip(("leaks", "groups"), numbers, strict=True):
+            entry = None if number is None else {"num_leaked": number}
+            record["scores"][f"test_without_{part}"] = entry
 
-    def clear(record):
-        record["scores"]["test_without_leaks"] = None
-
-    change_record(copies[0], leak)
-    change_record(copies[1], clear)
-    found = bertfit.compare(*copies)
-    assert found.learned == ("on, or nearly on, 3 texts of these rows", None)
-    assert found.verdict.endswith(
-        f" {copies[0]} was trained on, or nearly on, 3 texts of these rows: scores of learned rows "
-        "are too good."
-    )
-    change_record(copies[0], clear)
+    change_record(copies[0], lambda record: leak(record, texts, groups))
+    change_record(copies[1], lambda record: leak(record, None, None))
+    end = ", by text (or nearly) or by group: scores of known rows are too good."
+    poor, good = copies
+    assert bertfit.compare(*copies).verdict.endswith(f" Of these rows, {poor} knew {told}{end}")
+    change_record(good, lambda record: leak(record, 1, None))
+    verdict = bertfit.compare(*copies).verdict
+    assert verdict.endswith(f" Of these rows, {poor} knew {told} and {good} knew 1{end}")
+    change_record(good, lambda record: leak(record, None, None))
+    change_record(copies[0], lambda record: leak(record, None, None))
     assert "too good" not in bertfit.compare(*copies).verdict
 
 
@@ -203,11 +211,11 @@ def test_thresholds_are_named_in_the_verdict(copies, make_reviews):
     assert "by its threshold" not in bertfit.compare(poor, good).verdict
     change_record(poor, lambda record: record.update(threshold={"value": 0.0}))
     told = f" {poor} answers by its threshold here, which may cost accuracy."
-    assert bertfit.compare(poor, good).verdict.endswith(told)
+    assert told in bertfit.compare(poor, good).verdict
     assert told in bertfit.compare(poor, good, data=make_reviews(40)).verdict
     change_record(good, lambda record: record.update(threshold={"value": 0.5}))
     both = f" {poor} and {good} answer by their thresholds here, which may cost accuracy."
-    assert bertfit.compare(poor, good).verdict.endswith(both)
+    assert both in bertfit.compare(poor, good).verdict
 
 
 @pytest.mark.parametrize("value", ["high", None, 7])

@@ -276,11 +276,16 @@ def test_metadata_has_the_score_without_leaks(run):
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
     clean = facts["record"]["scores"]["test_without_leaks"]
     assert clean["accuracy"] != metrics["accuracy"]
-    for findings, scores, name in (
-        (facts["record"]["data"]["findings"], clean, "Accuracy without 1 leaked row: "),
-        ([], metrics, "Accuracy: "),
+    grouped = {**clean, "num_leaked": 9, "accuracy": 0.3, "macro_f1": 0.2}
+    none_left = {**clean, "accuracy": None}
+    for without_leaks, without_groups, scores, name in (
+        (clean, None, clean, "Accuracy without 1 leaked row: "),
+        (clean, grouped, grouped, "Accuracy without 9 leaked or grouped rows: "),
+        (clean, none_left, clean, "Accuracy without 1 leaked row: "),
+        (None, None, metrics, "Accuracy: "),
     ):
-        facts["record"]["data"]["findings"] = findings
+        facts["record"]["scores"]["test_without_leaks"] = without_leaks
+        facts["record"]["scores"]["test_without_groups"] = without_groups
         metadata = yaml.safe_load(render_card(facts).split("---\n")[1])
         (result,) = metadata["model-index"][0]["results"]
         values = {metric["type"]: metric["value"] for metric in result["metrics"]}
@@ -451,7 +456,7 @@ def test_slices_by_a_column_stand_in_record_and_page(train, tmp_path, make_revie
 
 @pytest.mark.usefixtures("without_figures")
 def test_slices_of_grouped_rows_are_said_to_be_tested_by_group(run):
-    told = "Both allow for rows of one group being right or wrong together."
+    told = "p and intervals allow for rows of one group being right or wrong together."
     facts = gather_facts(run, read_record(run), name="run")
     assert told not in render_report(facts)
     facts["judged"]["slices"]["unit"] = "group"

@@ -152,7 +152,8 @@ def test_the_verdict_is_that_of_rows_that_did_not_leak(train, tmp_path, make_rev
     num_new, clean = scores["test_without_leaks"]["num_rows"], scores["comparison_without_leaks"]
     assert 25 <= num_new <= 30
     assert clean["baseline_accuracy"] < 0.1 < scores["comparison"]["baseline_accuracy"]
-    told = f"On the {num_new} test rows without leaks: the model "
+    shares = [f"{100 * clean[f'{name}_accuracy']:.1f}" for name in ("model", "baseline")]
+    told = f"On the {num_new} test rows without leaks (accuracy {' % against '.join(shares)}): the "
     assert scores["comparison"]["verdict"].startswith(told)
     assert told in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert result.test.comparison_without_leaks.model_accuracy == clean["model_accuracy"]
@@ -182,7 +183,7 @@ def test_more_validation_rows_than_were_asked_for_are_told(train, tmp_path):
 def test_one_of_several_processes_is_refused(monkeypatch, tmp_path, make_reviews, function):
     """Each would train on all rows."""
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2 ")
     options = {} if function is bertfit.train else {"num_seeds": 2}
     with pytest.raises(ConfigError, match=r"expected one process, got 2 \(WORLD_SIZE\)"):
         function(make_reviews(40), tmp_path / "run", **options)

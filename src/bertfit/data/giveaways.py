@@ -228,16 +228,20 @@ def _join_words(counted: WordCounts, scores: _Scores, candidates: np.ndarray) ->
         scores: Their scores.
         candidates: (c,) indexes into `scores`, the most telling first; this order is kept.
     """
+    from scipy.sparse import csr_array
+
     word_ids, which = np.unique(scores.word_ids[candidates], return_inverse=True)
     rows, words = counted.find_rows(word_ids)
+    shape = len(counted.label_ids), len(word_ids)
+    words_of = csr_array((np.ones(len(rows), dtype=np.int8), (rows, words)), shape=shape)
+    texts_of = words_of.tocsc()
     sizes, labels = scores.with_word[candidates], scores.label_ids[candidates]
     is_left = np.ones(len(candidates), dtype=bool)
     groups = []
     for at in range(len(candidates)):
         if is_left[at]:
-            has_it = np.zeros(len(counted.label_ids), dtype=bool)
-            has_it[rows[words == which[at]]] = True
-            shared = np.bincount(words[has_it[rows]], minlength=len(word_ids))[which]
+            texts = texts_of.indices[slice(*texts_of.indptr[[which[at], which[at] + 1]])]
+            shared = np.bincount(words_of[texts].indices, minlength=len(word_ids))[which]
             is_same = is_left & (labels == labels[at])
             is_same &= shared >= LEAST_SHARED * (sizes + sizes[at] - shared)
             groups.append(candidates[is_same])

@@ -54,8 +54,8 @@ def check_is_file(path: Path, source: str) -> None:
         # As data sets of the hub are named, which look like a file in a folder.
         if re.fullmatch(r"[\w.-]+/[\w-]+", source) and not path.parent.exists():
             message += (
-                " A data set of the hub is read from Python: bertfit.train(datasets.load_dataset("
-                "…), …); or save it with to_parquet. For IMDB: bertfit prepare imdb --source hub."
+                " If it is a data set of the hub: bertfit.train(datasets.load_dataset(…), …) in "
+                "Python, or save it with to_parquet; for IMDB, bertfit prepare imdb --source hub."
             )
         raise SourceError(source, message)
 

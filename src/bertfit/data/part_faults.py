@@ -78,6 +78,8 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
         verb = "repeats" if len(repeats) == 1 else "repeat"
         num_exact = len(rows.texts) - len(set(rows.texts))
         share = f", {num_exact:,} of them exactly" if num_exact != len(repeats) else ""
+        if not num_exact:
+            share = ", apart from case, white space or line breaks"
         yield make_finding(
             profile,
             "duplicates",

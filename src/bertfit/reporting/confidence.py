@@ -55,7 +55,10 @@ def describe_doubt(num_wrong: int, num_rows: int, num_expected: float) -> str:
         >>> describe_doubt(0, 40, 0.2)
         'With every label right, a model as unsure as this one would doubt hardly any.'
     """
-    doubted = f"some {num_expected:,.0f}" if num_expected >= 0.5 else "hardly any"
+    doubted, others = "hardly any", "So these"
+    if num_expected >= 0.5:
+        doubted = f"some {num_expected:,.0f}" if num_expected >= 1.5 else "about one"
+        others = "Those beyond that number"
     told = f"With every label right, a model as unsure as this one would doubt {doubted}."
     if not num_wrong:
         return told
@@ -66,7 +69,7 @@ def describe_doubt(num_wrong: int, num_rows: int, num_expected: float) -> str:
             f"{told} But so many labels are rarely wrong: most of these rows are more likely "
             "errors of the model, which is surer than it should be."
         )
-    return f"{told} The others are wrong labels, or the model is surer than it should be."
+    return f"{told} {others} are wrong labels, or the model is surer than it should be."
 
 
 def describe_expectation(abstain_below: float, expectation: Expectation | None) -> str:
@@ -75,7 +78,7 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     if expectation is None:
         return f"{start} This model has no validation figures that say what to expect."
     at = "" if expectation.confidence == abstain_below else f", at {expectation.confidence:g},"
-    fewer = f" (fewer at {abstain_below:g} itself)" if at else ""
+    fewer = f" (no more at {abstain_below:g} itself)" if at else ""
     told = (
         f"{start} On {expectation.num_rows:,} validation rows that{at} left "
         f"{100 * expectation.coverage:.1f} % with a label{fewer}"

@@ -45,11 +45,16 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
     told += f", in {format_count(settings['epochs']['value'], 'epoch')} of"
     told += f" {record['data']['train']['num_rows']:,} rows"
-    if any(entry.get("origin") == "demo" for entry in settings.values()):
+    if is_of_demo(settings):
         told += " of the demo: snippets of film reviews from Rotten Tomatoes"
     if "best_epoch" in training:
         told += f"; epoch {training['best_epoch']} was kept"
     return f"{told}."
+
+
+def is_of_demo(settings: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether a run's settings are those of `bertfit demo`."""
+    return any(entry.get("origin") == "demo" for entry in settings.values())
 
 
 def list_parts(facts: Mapping[str, Any], *, short: bool = False) -> list[dict[str, Any]]:

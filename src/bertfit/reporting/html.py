@@ -74,6 +74,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "verdict": describe_verdict(facts),
         "warnings": list_warnings(record),
         "leaks": has_leaks(facts),
+        "is_of_demo": tables.is_of_demo(record.get("settings") or {}),
         "limits": list_limits(facts),
         "asked": tables.describe_task(facts),
         "parts": tables.list_parts(facts),

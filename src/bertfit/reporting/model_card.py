@@ -19,7 +19,6 @@ from bertfit.reporting.summary import (
     describe_verdict,
     find_clean_scores,
     format_share_with_interval,
-    has_leaks,
     is_all_leaked,
     list_limits,
     list_warnings,
@@ -84,9 +83,9 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
 
     judged, scores, where = facts["judged"] or {}, facts["judged"] or {}, ""
     source = _name_source(facts)
-    if has_leaks(facts) and (clean := find_clean_scores(facts)) is not None:
-        scores = clean
-        where = f" without {format_count(clean['num_leaked'], 'leaked row')}"
+    if (found := find_clean_scores(facts)) is not None:
+        what, scores = found
+        where = f" without {format_count(scores['num_leaked'], f'{what} row')}"
     results = [
         EvalResult(
             task_type="text-classification",

@@ -140,10 +140,19 @@ def has_leaks(facts: Mapping[str, Any]) -> bool:
     return any(finding["severity"] == "leak" for finding in list_findings(facts))
 
 
-def find_clean_scores(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the scores without the rows whose text leaked; None if they are not known."""
-    clean: dict[str, Any] | None = _scores(facts).get("test_without_leaks")
-    return None if clean is None or clean["accuracy"] is None else clean
+def find_clean_scores(facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return what was left out, and the scores without it; None if nothing is known to have leaked.
+
+    Groups count if any row is left without them.
+    """
+    for key, what in (
+        ("test_without_groups", "leaked or grouped"),
+        ("test_without_leaks", "leaked"),
+    ):
+        clean = _scores(facts).get(key)
+        if clean is not None and clean["accuracy"] is not None:
+            return what, clean
+    return None
 
 
 def is_all_leaked(facts: Mapping[str, Any]) -> bool:
@@ -313,8 +322,8 @@ def describe_slices(
     ]
     if grouped:
         notes.append(
-            "Both allow for rows of one group being right or wrong together. Slices by group are "
-            "about that group alone: tested by its rows, and adjusted among groups."
+            "p and intervals allow for rows of one group being right or wrong together. Slices by "
+            "group are about that group alone: tested by its rows, and adjusted among groups."
         )
     if any(one["is_small"] for _, slices in groups for one in slices):
         notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")

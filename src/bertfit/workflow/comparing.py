@@ -25,6 +25,7 @@ from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
 from bertfit.wording import format_count, list_some
+from bertfit.workflow.learned import describe_leaks
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -165,18 +166,11 @@ def compare(
 
 def _compare_kept(runs: tuple[Path, Path]) -> RunComparison:
     """Compare two runs by the test predictions that they kept."""
-    rows, sides = _read_kept(runs)
+    records = [read_record(run) for run in runs]
+    rows, sides = _read_kept(runs, records)
     found = _compare(rows, sides, runs=runs)
-    learned = _list_leaks(runs[0]), _list_leaks(runs[1])
-    return replace(found, verdict=found.verdict + _tell_learned(learned, runs), learned=learned)
-
-
-def _list_leaks(run: Path) -> str | None:
-    """Return on how many of its own test rows a run was trained, as its record says."""
-    clean = (read_record(run).get("scores") or {}).get("test_without_leaks")
-    if clean is None:
-        return None
-    return f"on, or nearly on, {format_count(clean['num_leaked'], 'text')} of these rows"
+    leaks = describe_leaks(list(zip(runs, records, strict=True)))
+    return found if leaks is None else replace(found, verdict=f"{found.verdict} {leaks}")
 
 
 def _compare_evaluations(a: Evaluation, b: Evaluation, *, runs: tuple[Path, Path]) -> RunComparison:
@@ -215,9 +209,10 @@ def _take_side(found: Evaluation) -> _Side:
     return _Side(names, found.kept(), found.predicted_ids, found.threshold, texts)
 
 
-def _read_kept(runs: tuple[Path, Path]) -> tuple[str, list[_Side]]:
+def _read_kept(
+    runs: tuple[Path, Path], records: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[_Side]]:
     """Return a description of the rows, and each run's kept test predictions."""
-    records = [read_record(run) for run in runs]
     _check_labels(*map(_list_labels, records), runs=runs)
     tests = [record.get("data", {}).get("test") or {} for record in records]
     sides = []

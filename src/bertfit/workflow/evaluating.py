@@ -30,7 +30,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import describe_columns
-from bertfit.workflow.learned import describe_learned, find_part
+from bertfit.workflow.learned import describe_leaks, describe_learned, find_part
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
@@ -200,7 +200,6 @@ def _note_known_rows(
 ) -> str | None:
     """Note what the run has to do with these rows; return on which it was trained, if on any."""
     learned, part = describe_learned(as_path(run), dataset), find_part(record, dataset)
-    scores = record.get("scores") or {}
     if learned is not None:
         listener.note(
             f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
@@ -211,12 +210,10 @@ def _note_known_rows(
             f"WARNING: these are the validation rows of {run}, which chose its epoch, for example, "
             "so its scores are too good. Evaluate it on rows that chose nothing."
         )
-    elif part == "test" and (clean := scores.get("test_without_leaks")):
-        listener.note(
-            f"WARNING: of these rows, {clean['num_leaked']:,} leaked into the training of {run}, "
-            "or nearly did, so the scores are too good. bertfit inspect shows those without them."
-        )
-    if part == "test" and (comparison := scores.get("comparison")):
+    elif part == "test" and (leaks := describe_leaks([(as_path(run), record)])) is not None:
+        listener.note(f"WARNING: {leaks} bertfit inspect shows those without them.")
+    comparison = (record.get("scores") or {}).get("comparison")
+    if part == "test" and comparison:
         listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
     return None if learned is None else learned[0]
 

@@ -151,4 +151,6 @@ def _word_without_leaks(of_all: Comparison, of_new: Comparison | None, *, num_ne
     if of_new is None:
         return f"{of_all.verdict} All these rows leaked, so it may be otherwise with new text."
     rows = format_count(num_new, "test row")
-    return f"On the {rows} without leaks: {of_new.verdict[0].lower()}{of_new.verdict[1:]}"
+    shares = f"{100 * of_new.model_accuracy:.1f} % against {100 * of_new.baseline_accuracy:.1f}"
+    verdict = f"{of_new.verdict[0].lower()}{of_new.verdict[1:]}"
+    return f"On the {rows} without leaks (accuracy {shares}): {verdict}"

@@ -85,6 +85,26 @@ def find_part(record: Mapping[str, Any], dataset: TextDataset) -> str | None:
     return next((part for part, of_part in known.items() if of_part == fingerprint), None)
 
 
+def describe_leaks(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> str | None:
+    """Return in a sentence how many of their test rows runs had seen; None if all were new to all.
+
+    Args:
+        runs: Folder of each run, and the content of its bertfit.json.
+    """
+    told = []
+    for run, record in runs:
+        scores = record.get("scores") or {}
+        clean = scores.get("test_without_groups") or scores.get("test_without_leaks")
+        if clean:
+            told.append(f"{run} knew {clean['num_leaked']:,}")
+    if not told:
+        return None
+    return (
+        f"Of these rows, {' and '.join(told)}, by text (or nearly) or by group: scores of known "
+        "rows are too good."
+    )
+
+
 def _digest(texts: Sequence[str]) -> np.ndarray:
     """Return (n,) the first 64 bits of each text's digest."""
     joined = b"".join(digest[:8] for digest in fingerprint_texts(texts))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertfit.data.readers import TABLE_NAMES
+from bertfit.reporting.facts_tables import is_of_demo
 from bertfit.wording import quote_path
 
 
@@ -28,7 +29,7 @@ def describe_command(
     data, settings = record.get("data") or {}, record.get("settings")
     if settings is None or "train" not in data:
         return None
-    if any(entry["origin"] == "demo" for entry in settings.values()):
+    if is_of_demo(settings):
         return shlex.join(["bertfit", "demo", "--output", name])
     sources = {part: data[part]["source"] for part in _list_parts(data, was_split)}
     recipe, changed = _find_changes(settings)

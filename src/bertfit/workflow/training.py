@@ -186,8 +186,8 @@ def settle_place(
         RunError: There is a run already.
     """
     check_flags(overwrite=overwrite, baseline=baseline)
-    num_processes = os.environ.get("WORLD_SIZE", "1")
-    if "RANK" in os.environ and num_processes != "1":
+    num_processes = os.environ.get("WORLD_SIZE", "").strip()
+    if "RANK" in os.environ and num_processes not in {"", "1"}:
         raise ConfigError(
             f"expected one process, got {num_processes} (WORLD_SIZE): bertfit trains on one device",
             hint="Start it without torchrun; CUDA_VISIBLE_DEVICES or --device chooses the device.",
