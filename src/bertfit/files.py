@@ -56,11 +56,7 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
     part = target.with_name(f".{target.name[:60]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            with contextlib.suppress(OSError):  # a new file, or no permissions in its file system
-                before = target.stat()
-                if before.st_uid != part.stat().st_uid:
-                    os.chown(part, before.st_uid, before.st_gid)  # else its owner could not read it
-                part.chmod(stat.S_IMODE(before.st_mode))
+            _take_permissions(target, part)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -70,6 +66,19 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def _take_permissions(target: Path, part: Path) -> None:
+    """Give a partial file the owner and permissions of the file that it replaces, if there is one.
+
+    Only root may give a file to another owner, and a file system may have no permissions at all.
+    """
+    with contextlib.suppress(OSError):
+        before = target.stat()
+        if hasattr(os, "chown"):  # else there are no owners
+            with contextlib.suppress(OSError):
+                os.chown(part, before.st_uid, before.st_gid)
+        part.chmod(stat.S_IMODE(before.st_mode))
 
 
 @contextlib.contextmanager

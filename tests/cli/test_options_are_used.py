@@ -50,6 +50,18 @@ def test_the_kept_epoch_is_marked_in_the_table_of_a_training(trained):
     assert re.findall(r"best (\d+) ", shown) == [str(record["training"]["best_epoch"])]
 
 
+def test_without_a_test_set_the_best_baseline_is_named_at_the_end(
+    tiny_model_dir, make_reviews, write_csv, tmp_path
+):
+    data, run = write_csv(tmp_path / "a.csv", make_reviews(40)), tmp_path / "run"
+    told = call("train", data, "--model", tiny_model_dir, "--epochs", "1", "--output", run)
+    best = json.loads((run / "baselines.json").read_text(encoding="utf-8"))["best"]
+    shown = " ".join(told.split())
+    assert "On the validation rows, which were used to choose, the model classifies " in shown
+    assert f", and the best baseline, {best}, " in shown
+    assert "--test FILE scores new rows. The run is in " in shown
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "compare", "predict"])
 def test_device_and_dtype_are_used(trained, make_reviews, write_csv, tmp_path, verb):
     data = write_csv(tmp_path / "a.csv", make_reviews(12, seed=7))

@@ -82,7 +82,7 @@ def test_an_example_with_a_long_label_stays_on_one_line(label):
 
 def test_without_findings_it_says_so():
     lines = show(findings_text("No leak into the test set was found (9 rows).", []))
-    assert lines[1].rstrip() == "Nothing else was found either."
+    assert lines[1].rstrip() == "Nothing was found in the rest."
 
 
 def test_lengths_show_what_each_limit_cuts_and_what_was_counted():

@@ -54,6 +54,14 @@ def test_all_that_the_judging_validation_rows_chose_is_named(
     assert f"the validation rows, which chose {chosen}, so they make" in list_limits(facts)[0]
 
 
+def test_rows_that_chose_nothing_are_not_said_to_have_chosen() -> None:
+    """One epoch is no choice."""
+    facts = make_facts(settings={"epochs": {"value": 1, "origin": "option"}})
+    assert describe_answer(facts).endswith("; no test rows were scored.")
+    assert "the validation rows. " in f"{list_limits(facts)[0]} "
+    assert "chose" not in list_limits(facts)[0]
+
+
 @pytest.mark.parametrize(
     ("clean", "told"),
     [
@@ -168,8 +176,8 @@ def test_without_a_test_set_the_best_baseline_is_named_beside_the_model() -> Non
         },
     }
     assert describe_verdict(facts) == (
-        "On the validation rows, which tuned both, the model classifies 70.0 % correctly, and the "
-        "best baseline, NB-SVM, 80.0 %."
+        "On the validation rows, which were used to choose, the model classifies 70.0 % correctly, "
+        "and the best baseline, NB-SVM, 80.0 %."
     )
     assert describe_verdict(facts | {"baselines": None}) is None
 

@@ -502,3 +502,16 @@ def test_every_seed_of_a_decoder_looks_for_the_padding_token_of_its_tokenizer(
     monkeypatch.setattr(preparing, "renew_model", renew)
     result = train(tmp_path / "run", model=str(folder), num_seeds=2)
     assert padded_with == [result.classifier.pad_id] == [0]
+
+
+def test_the_card_says_which_of_several_seeds_it_is(finished):
+    result = finished[0]
+    card = (result.run / "README.md").read_text(encoding="utf-8")
+    mean, deviation = (
+        f"{100 * result.seeds['test'][key]['accuracy']:.2f} %"
+        for key in ("mean", "standard_deviation")
+    )
+    assert (
+        f"The best of 3 seeds on the validation rows, {result.seeds['best_seed']}. Test accuracy "
+        f"of all seeds: {mean} with a standard deviation of {deviation}."
+    ) in card

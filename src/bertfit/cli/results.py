@@ -30,6 +30,7 @@ from bertfit.reporting.summary import (
     describe_units,
     format_share_with_interval,
     list_warnings,
+    word_validation,
 )
 from bertfit.reporting.text import (
     comparison_table,
@@ -44,8 +45,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bertfit.data.imdb import ImdbCounts
+    from bertfit.evaluation.baseline import BaselineResult, BaselineResults
+    from bertfit.training.trainer import TrainingOutcome
     from bertfit.workflow.evaluating import Evaluation
     from bertfit.workflow.gating import LeakFreeScores
+    from bertfit.workflow.recording import ScoredTest
     from bertfit.workflow.suspecting import SuspectReport
     from bertfit.workflow.training import TrainResult
 
@@ -70,17 +74,9 @@ def show_training(console: Console, result: TrainResult) -> None:
         told = format_steps(*outcome.unfinished)
         console.print(f"The last epoch was interrupted after {told}.", style="yellow")
     if result.test is not None:
-        console.print()
-        show_evaluation(console, result.test.evaluation, title="Test")
-        if result.test.evaluation.dataset.slices:  # if asked for; the report always has them
-            found = result.test.evaluation
-            console.print(slice_table(found.slices))
-        if result.test.without_leaks is not None:
-            _show_without(console, result.test.without_leaks, "leaked")
-        if result.test.without_groups is not None:
-            _show_without(console, result.test.without_groups, "leaked or grouped")
-        if result.test.comparison is not None and result.baselines is not None:
-            console.print(comparison_table(result.test.comparison, result.baselines))
+        _show_test(console, result.test, result.baselines)
+    elif result.baselines is not None:
+        _show_validation(console, result.baselines.best, result.outcome)
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"
@@ -93,6 +89,28 @@ def show_training(console: Console, result: TrainResult) -> None:
         f"bertfit inspect {quoted}",
     ):
         console.print(f"  {command}", soft_wrap=True)
+
+
+def _show_test(console: Console, test: ScoredTest, baselines: BaselineResults | None) -> None:
+    """Show the test scores, with and without leaks, beside those of the baselines."""
+    console.print()
+    show_evaluation(console, test.evaluation, title="Test")
+    if test.evaluation.dataset.slices:  # if asked for; the report always has them
+        console.print(slice_table(test.evaluation.slices))
+    if test.without_leaks is not None:
+        _show_without(console, test.without_leaks, "leaked")
+    if test.without_groups is not None:
+        _show_without(console, test.without_groups, "leaked or grouped")
+    if test.comparison is not None and baselines is not None:
+        console.print(comparison_table(test.comparison, baselines))
+
+
+def _show_validation(console: Console, best: BaselineResult, outcome: TrainingOutcome) -> None:
+    """Show how the model and the best baseline did on validation rows, if there are no others."""
+    own = outcome.history.val_acc[outcome.best_epoch]
+    ours, theirs = map(format_percent_with_interval, (own, best.validation.accuracy))
+    console.print()
+    console.print(f"{word_validation(ours, theirs, best.name)} --test FILE scores new rows.")
 
 
 def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
@@ -198,6 +216,8 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         console.print(f"Chosen settings: {told}")
     if "reason" in training:
         console.print(f"Kept: {training['reason']}")
+    if training.get("interrupted"):
+        console.print("The training was interrupted.", style="yellow")
     if record.get("calibration"):
         console.print(describe_calibration(record["calibration"]))
     if record.get("threshold"):

@@ -154,8 +154,8 @@ def find_giveaways(
             purity=float(scores.purity[at]),
             companions=tuple(vocabulary[scores.word_ids[one]] for one in companions),
         )
-        for place, (at, *companions) in enumerate(phrases)
-        if told[at] >= LEAST_TELLING or (place < len(first) and told[at] >= LEAST_RATIO * rest)
+        for at, *companions in phrases
+        if told[at] >= LEAST_TELLING or told[at] >= LEAST_RATIO * rest
     ]
 
 

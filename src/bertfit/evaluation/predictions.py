@@ -92,7 +92,8 @@ def read_predictions(
     except FileNotFoundError:
         raise RunError(
             f"{path} does not exist: the run keeps no such predictions",
-            hint="It was imported, or trained without such rows. Give rows with --data.",
+            hint="It was imported, trained without such rows, or interrupted before they were "
+            "scored. Give rows with --data.",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None

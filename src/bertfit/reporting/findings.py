@@ -50,7 +50,7 @@ def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
             pieces += [Text(), Text(_HEADINGS[severity], style="bold")]
         pieces.append(_show_finding(finding))
     if not findings:
-        pieces.append(Text("Nothing else was found either."))
+        pieces.append(Text("Nothing was found in the rest."))
     return Group(*pieces)
 
 

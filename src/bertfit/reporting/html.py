@@ -139,7 +139,7 @@ def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "findings": found if "findings" in data else None,
         "no_leak": None if has_leak else clean,
-        "no_findings": f"{clean} Nothing else was found either.",
+        "no_findings": f"{clean} Nothing was found in the rest.",
     }
 
 

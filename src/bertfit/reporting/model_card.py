@@ -52,6 +52,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "version": (record.get("versions") or {}).get("bertfit"),
         "limits": list_limits(facts),
         "asked": tables.describe_task(facts, short=True),
+        "seeds_told": _describe_seeds(record.get("seeds")),
         "parts": tables.list_parts(facts, short=True),
         "settings": [
             one for one in tables.list_settings(facts, changed=True) if one["name"] != "model"
@@ -109,6 +110,20 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
         eval_results=None if is_all_leaked(facts) else results or None,
     )
     return str(data.to_yaml()).strip()
+
+
+def _describe_seeds(seeds: Mapping[str, Any] | None) -> str | None:
+    """Return which of several seeds this is, and how they did on average; None if there was one."""
+    if seeds is None or len(seeds["runs"]) < 2:
+        return None
+    told = f"The best of {len(seeds['runs'])} seeds on the validation rows, {seeds['best_seed']}."
+    mean, deviation = (seeds["test"][key] for key in ("mean", "standard_deviation"))
+    if mean is None or deviation is None:
+        return told
+    shares = " with a standard deviation of ".join(
+        f"{100 * one['accuracy']:.2f} %" for one in (mean, deviation)
+    )
+    return f"{told} Test accuracy of all seeds: {shares}."
 
 
 def _name_source(facts: Mapping[str, Any]) -> str | None:

@@ -41,7 +41,8 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     if judged["part"] == "test":
         return f"{answer}."
     chosen = _list_chosen(facts["record"])
-    return f"{answer}; these rows also chose {chosen}, and no test rows were scored."
+    also = f"these rows also chose {chosen}, and " if chosen else ""
+    return f"{answer}; {also}no test rows were scored."
 
 
 def describe_seeds(seeds: Mapping[str, Any]) -> str:
@@ -91,9 +92,14 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
         return None
     best = next(one for one in found["baselines"] if one["name"] == found["best"])
     ours, theirs = map(format_percent_with_interval, (accuracy, best["validation"]["accuracy"]))
+    return word_validation(ours, theirs, best["name"])
+
+
+def word_validation(ours: str, theirs: str, name: str) -> str:
+    """Return the shares of validation rows that the model and the best baseline have right."""
     return (
-        f"On the validation rows, which tuned both, the model classifies {ours} correctly, and the "
-        f"best baseline, {best['name']}, {theirs}."
+        "On the validation rows, which were used to choose, the model classifies "
+        f"{ours} correctly, and the best baseline, {name}, {theirs}."
     )
 
 
@@ -211,10 +217,11 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         why = "There was no test set."
         if data.get("test"):
             why = "Interrupted before the test rows were scored, which bertfit evaluate does."
-        told = (
-            f"{why} The scores are those of the validation rows, which chose "
-            f"{_list_chosen(facts['record'])}, so they make the model look better than it is."
-        )
+        told = f"{why} The scores are those of the validation rows"
+        chosen = _list_chosen(facts["record"])
+        if chosen:
+            told += f", which chose {chosen}, so they make the model look better than it is"
+        told += "."
     else:
         source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
         what = "was given in memory" if source in TABLE_NAMES else f"is {source}"
@@ -236,12 +243,18 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _list_chosen(record: Mapping[str, Any]) -> str:
-    """Return what the validation rows of a run chose, which makes scores on them too good."""
+    """Return what the validation rows of a run chose, which makes scores on them too good.
+
+    Empty if they chose nothing: one epoch is no choice.
+    """
     seeds = record.get("seeds")
-    chosen = ["the epoch"]
+    epochs = ((record.get("settings") or {}).get("epochs") or {}).get("value")
+    chosen = ["the epoch"] if epochs != 1 else []
     chosen += ["the seed"] if seeds and len(seeds["runs"]) > 1 else []
     chosen += ["the calibration"] if _kind_of_calibration(record) != "none" else []
     chosen += ["the threshold"] if record.get("threshold") else []
+    if not chosen:
+        return ""
     *others, last = chosen
     return f"{', '.join(others)} and {last}" if others else last
 

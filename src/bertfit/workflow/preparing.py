@@ -211,7 +211,8 @@ def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) ->
     num_cut = encoded.num_truncated
     if num_cut:
         share = f"({100 * num_cut / len(encoded):.0f} %)"
-        of_many = f"{num_cut:,} training rows {share} are longer and keep their {rule.truncation}"
-        of_one = f"1 training row {share} is longer and keeps its {rule.truncation}"
+        kept = rule.truncation.replace("+", " and ")
+        of_many = f"{num_cut:,} training rows {share} are longer and keep their {kept}"
+        of_one = f"1 training row {share} is longer and keeps its {kept}"
         text += f". {of_one if num_cut == 1 else of_many}"
     listener.note(f"{text}.")
