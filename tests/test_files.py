@@ -249,6 +249,8 @@ def test_a_symlink_stays_and_its_target_is_replaced(tmp_path):
     link.symlink_to(target)
     for text in ("new", "newer"):  # at first, the target is missing
         with open_atomically(link) as file:
+            # Beside the target, which may be on another disk than the link.
+            assert any(part.suffix == ".part" for part in target.parent.iterdir())
             file.write(text)
         assert link.is_symlink()
         assert target.read_text() == text
@@ -266,6 +268,19 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path):
     assert permissions(path) == 0o600
 
 
+def test_a_file_is_replaced_where_there_are_no_permissions(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def refuse(*_arguments):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with open_atomically(path) as file:
+        file.write("new")
+    assert path.read_text() == "new"
+
+
 def test_a_disk_too_full_to_find_the_umask_does_not_stop_a_run(tmp_path, monkeypatch):
     def refuse(path, **_options):
         raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
@@ -279,7 +294,7 @@ def test_a_file_that_is_replaced_stays_its_owners(tmp_path):
     """What is readable by its owner alone would be lost to them."""
     path = tmp_path / "a.txt"
     path.touch(mode=0o600)
-    os.chown(path, 65534, 65534)
+    os.chown(path, 65534, 65533)
     with open_atomically(path) as file:
         file.write("x")
-    assert (path.stat().st_uid, permissions(path)) == (65534, 0o600)
+    assert (path.stat().st_uid, path.stat().st_gid, permissions(path)) == (65534, 65533, 0o600)

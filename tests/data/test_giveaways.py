@@ -148,6 +148,11 @@ def test_several_sources_of_nearly_all_texts_of_a_label_are_found():
         for at, (text, label) in enumerate(zip(texts, labels, strict=True))
     ]
     assert {one.word for one in find(texts, labels)} == {"source0", "source1", "source2"}
+    common = [
+        f"{text} common" if at % 4 < 2 and "hall" not in text else text
+        for at, text in enumerate(texts)
+    ]
+    assert {one.word for one in find(common, labels)} == {"source0", "source1", "source2"}
 
 
 def test_the_own_words_of_topics_are_no_giveaways():
@@ -168,6 +173,39 @@ def test_words_of_the_same_texts_are_one_giveaway(num_shared, num_found):
     found = find(texts, ["pos"] * 120 + ["neg"] * 280)
     assert len(found) == num_found
     assert sum((one.word, *one.companions) != ("a", "b") for one in found) == 2 * (num_found - 1)
+
+
+def test_a_word_belongs_to_one_giveaway():
+    """The second shares nearly all its texts with the first, and as many with the third."""
+    texts = [
+        " ".join(
+            word for word, start in zip("abc", (0, 2, 4), strict=True) if start <= at < start + 40
+        )
+        + " d"
+        for at in range(400)
+    ]
+    found = find(texts, ["pos"] * 120 + ["neg"] * 280)
+    assert [(one.word, *one.companions) for one in found] == [("a", "b"), ("c",)]
+
+
+def test_the_words_of_a_footer_that_is_not_always_whole_are_no_rivals():
+    """Each of its words is in 180 of 200 texts, and all are in 171."""
+    parts = ["a b c d"] * 171 + ["a"] * 9 + ["b c d"] * 9 + [""] * 11
+    found = find([f"{part} z" for part in [*parts, *[""] * 200]], ["pos"] * 200 + ["neg"] * 200)
+    assert [(one.word, *one.companions) for one in found] == [("a", "b", "c", "d")]
+    assert found[0].told < 0.8
+
+
+@pytest.mark.parametrize(("num_with", "expected"), [(4, ["a"]), (5, [])])
+def test_words_of_few_other_texts_are_no_rivals(num_with, expected):
+    """Of 70 texts, 60 have the giveaway; of the other 10, as many have each of three words."""
+    others = [
+        {word for place, word in enumerate("bcd") if (at - 2 * place) % 10 < num_with}
+        for at in range(10)
+    ]
+    pos = ["a z"] * 60 + [" ".join(sorted(words)) + " z" for words in others]
+    found = find([*pos, "a z", *["z"] * 129], ["pos"] * 70 + ["neg"] * 130)
+    assert [one.word for one in found] == expected
 
 
 @pytest.mark.parametrize(
@@ -224,6 +262,8 @@ def test_the_first_words_of_a_footer_are_named(footer, named):
         ({"a": (60, 0), **dict.fromkeys("bc", (20, 0))}, ["a"]),  # they may be giveaways, too
         ({"a": (60, 0), **dict.fromkeys("bcd", (10, 0))}, ["a"]),  # 4.3 times as much as d
         ({"a": (60, 0), **dict.fromkeys("bcd", (11, 0))}, []),  # 3.9 times
+        (dict.fromkeys("abc", (40, 0)), ["a", "b", "c"]),  # one for each label, and one more
+        (dict.fromkeys("abcd", (40, 0)), []),
     ],
 )
 def test_how_much_a_word_must_tell(words, expected):

@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, false_discovery_control, fisher_exact
+from scipy.special import expit, logit
+from scipy.stats import binomtest, false_discovery_control, fisher_exact, t
 
 from bertfit.errors import DataError
 from bertfit.evaluation.slices import bin_numbers, list_slices, name_values, score_slices
@@ -289,3 +290,76 @@ def test_groups_that_are_all_right_prove_little() -> None:
     found = {one.value: one for one in score_slices(is_right, {"x": kinds}, groups=films).slices}
     assert not found["many"].is_worse
     assert found["few"].interval.low < 0.5
+
+
+def test_groups_that_are_all_wrong_are_found_and_prove_little_of_others() -> None:
+    is_right, films = [False] * 60, [f"film {row % 6}" for row in range(60)]
+    is_right += [row % 10 > 0 for row in range(1200)]
+    films += [f"film {6 + row % 40}" for row in range(1200)]
+    kinds = ["few"] * 60 + ["many"] * 1200
+    found = score_slices(is_right, {"x": kinds}, groups=films).slices[0]
+    assert (found.value, found.accuracy, found.is_worse) == ("few", 0.0, True)
+    assert found.interval.high == pytest.approx(1 - 0.025 ** (1 / 6))  # none of 6
+
+
+def test_what_is_harder_within_each_group_is_found_however_much_groups_differ() -> None:
+    """Of ten films, from hardly any right to nearly all, one half is a little worse in each."""
+    is_right, films, halves = [], [], []
+    for film in range(10):
+        for half, num_right in (("a", 5 + 9 * film), ("b", 12 + 9 * film)):
+            is_right += [row < num_right for row in range(100)]
+            films += [f"film {film}"] * 100
+            halves += [half] * 100
+    found = score_slices(is_right, {"half": halves}, groups=films).slices[0]
+    assert (found.value, found.is_worse) == ("a", True)
+
+
+def test_the_variance_is_that_of_leaving_out_groups() -> None:
+    """Of the share, with the slope of its log odds."""
+    sizes, hits = np.array([30, 20, 50, 40]), np.array([12, 19, 30, 38])
+    share, rest = 99.5 / 141, (hits.sum() - hits) / (sizes.sum() - sizes)
+    deviation = (
+        np.sqrt(3 / 4 * ((rest - hits.sum() / sizes.sum()) ** 2).sum()) / share / (1 - share)
+    )
+    is_right = [row < hit for size, hit in zip(sizes, hits, strict=True) for row in range(size)]
+    films = [f"film {at}" for at, size in enumerate(sizes) for _ in range(size)]
+    kinds, others = ["x"] * len(films) + ["y"] * 40, [f"other {at % 8}" for at in range(40)]
+    report = score_slices([*is_right, *[True] * 40], {"kind": kinds}, groups=[*films, *others])
+    found = next(one for one in report.slices if one.value == "x")
+    away = t.ppf(0.975, 3) * deviation
+    assert found.interval.low == pytest.approx(expit(logit(share) - away))
+    assert found.interval.high == pytest.approx(expit(logit(share) + away))
+
+
+def test_groups_that_do_not_differ_are_still_few() -> None:
+    """Of three films, each has 9 of 10 right; by rows, the interval would begin at 0.74."""
+    is_right = [row % 10 > 0 for row in range(130)]
+    films = [f"film {row // 10}" for row in range(130)]
+    kinds = ["x"] * 30 + ["y"] * 100
+    found = {one.value: one for one in score_slices(is_right, {"kind": kinds}, groups=films).slices}
+    assert found["x"].interval.low < 0.5
+
+
+def test_slices_by_group_are_known_by_their_values_whatever_their_column() -> None:
+    is_right, films, _, thirds = draw_films(deviation=1.5, seed=1)
+    by_film, by_group = (
+        score_slices(is_right, {name: films, "third": thirds}, groups=films).slices
+        for name in ("film", "group")
+    )
+    assert [one.p_value for one in by_film] == [one.p_value for one in by_group]
+    assert any(one.is_worse for one in by_film)
+
+
+@pytest.mark.parametrize(("num_right", "num_rows"), [(20, 30), (27, 30), (100, 100)])
+def test_groups_of_hardly_more_than_a_row_make_nothing_surer(num_right, num_rows) -> None:
+    """Fisher's test and Wilson's interval hold for rows, and groups cannot tell more."""
+    is_right = [row < num_right for row in range(num_rows)] + [row < 27 for row in range(30)]
+    films = [f"film {row // 2 if row < 2 else row}" for row in range(len(is_right))]
+    values = {"kind": ["x"] * num_rows + ["y"] * 30}
+    plain, grouped = (
+        {one.value: one for one in score_slices(is_right, values, groups=groups).slices}["x"]
+        for groups in (None, films)
+    )
+    assert grouped.p_value >= plain.p_value
+    assert grouped.interval.low <= plain.interval.low
+    assert grouped.interval.high >= plain.interval.high

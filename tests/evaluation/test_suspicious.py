@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation import suspicious
 from bertfit.evaluation.folds import _cut_folds, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 
@@ -264,3 +265,26 @@ def test_more_labels_look_wrong_than_expected_if_some_are_or_the_model_is_too_su
 
 def test_certain_probabilities_expect_nothing() -> None:
     assert rank_suspicious_labels([[1.0, 0.0], [0.0, 1.0]], [0, 1]).num_expected == 0
+
+
+def test_of_many_rows_a_part_tells_how_unsure_the_model_should_be(monkeypatch) -> None:
+    drawn = draw_right(1.5, sharper=0.5)
+    expected = rank_suspicious_labels(*drawn).num_expected
+    monkeypatch.setattr(suspicious, "_MOST_NUMBERS", 2000)  # every fourth row
+    assert rank_suspicious_labels(*drawn).num_expected == pytest.approx(expected, rel=0.1)
+
+
+def test_a_row_counts_neither_with_its_most_probable_label_nor_with_the_confident_one() -> None:
+    """Of the second kind of rows, class 0 is the most probable, but reaches only 0.6 of 0.8."""
+    probabilities = [[0.95, 0.05]] * 200 + [[0.6, 0.4]] * 200
+    label_ids = [0] * 190 + [1] * 10 + [0] * 120 + [1] * 80
+    ranked = rank_suspicious_labels(probabilities, label_ids)
+    assert ranked.num_issues == 10
+    assert ranked.num_expected == pytest.approx(10, rel=0.1)
+
+
+def test_a_class_that_no_row_may_have_is_expected_nowhere() -> None:
+    probabilities, label_ids = draw_right(1.5, sharper=0.5)
+    wider = np.column_stack([probabilities, np.zeros(len(label_ids))])
+    expected = rank_suspicious_labels(probabilities, label_ids).num_expected
+    assert rank_suspicious_labels(wider, label_ids).num_expected == pytest.approx(expected)

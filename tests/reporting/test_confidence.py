@@ -133,6 +133,7 @@ def test_a_threshold_is_told_with_what_it_is_for():
             "With every label right, a model as unsure as this one would doubt about one.",
         ),
         (0, 20, 1.6, "would doubt some 2."),
+        (0, 20, 0.6, "would doubt about one."),
     ],
 )
 def test_labels_that_look_wrong_stand_beside_those_that_would_anyway(

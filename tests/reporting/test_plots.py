@@ -246,6 +246,25 @@ def test_a_confusion_is_drawn_if_it_is_too_large_for_a_table(
         assert shown == [str(number) for number in range(1, 14)]
 
 
+def test_a_drawn_confusion_has_true_classes_down_and_errors_in_red(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of class 1, 3 of 4 rows are right and 1 is predicted as 2; of class 2, all are right."""
+    kept, confusion = [], 5 * np.eye(13, dtype=int)
+    confusion[0, :2] = 3, 1
+    confusion[12] = 0  # a class without rows
+    monkeypatch.setattr(figures, "to_svg", lambda figure, **_: kept.append(figure) or "")
+    facts = {"history": None, "lengths": None, "curves": None, "label_names": ["a"] * 13}
+    draw_figures({**facts, "judged": {"confusion": confusion.tolist()}})
+    (ax,) = kept[0].axes
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
+    colors = np.asarray(ax.images[0].get_array())
+    np.testing.assert_allclose(colors[0, :3, 3], [0.75**0.5, 0.5, 0])
+    np.testing.assert_allclose(colors[[1, 1, 12], [0, 1, 12], 3], [0, 1, 0])
+    red, _, blue = np.moveaxis(colors[..., :3], -1, 0)
+    np.testing.assert_array_equal(blue > red, np.eye(13, dtype=bool))
+
+
 def test_risk_is_told_of_the_most_confident_four_fifths() -> None:
     judged = {"part": "test", "confidence": {"ece": 0.1, "ece_noise": 0.2, "aurc": 0.05}}
     curves = {

@@ -78,6 +78,15 @@ def test_leaked_rows_are_not_said_to_choose_nothing(clean: float | None, told: s
     assert f"scored after training{told}" in list_limits(make_facts(part="test", **record))[0]
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [("rows", "was given in memory"), ("DataFrame", "was given in memory"), ("a.csv", "is a.csv")],
+)
+def test_a_test_set_is_named_by_its_file_if_it_has_one(source: str, told: str) -> None:
+    facts = make_facts(part="test", data={"test": {"source": source}})
+    assert list_limits(facts)[0].startswith(f"The test set {told}, 1,000 rows, ")
+
+
 def test_of_groups_that_are_all_known_the_scores_hold_for_these() -> None:
     scores = {"test_without_groups": {"accuracy": None, "num_leaked": 9, "num_rows": 0}}
     data = {"findings": [{"severity": "leak", "message": "leaked"}]}
@@ -180,6 +189,7 @@ def test_without_a_test_set_the_best_baseline_is_named_beside_the_model() -> Non
         "and the best baseline, NB-SVM, 80.0 %."
     )
     assert describe_verdict(facts | {"baselines": None}) is None
+    assert describe_verdict(facts | {"judged": {"part": "test"}}) is None  # was not compared
 
 
 def test_the_kept_and_the_interrupted_seed_are_marked() -> None:

@@ -424,6 +424,27 @@ def test_a_precision_that_few_rows_cannot_show_is_warned_of(train, tmp_path, mak
     assert not any(note.startswith("WARNING: the precision") for note in listener.notes)
 
 
+@pytest.mark.parametrize(
+    ("aim", "num_called", "is_warned"),
+    [
+        ("precision>=0.9", 36, True),
+        ("precision>=0.9", 38, False),
+        ("precision>=1", 1_000_000, True),  # no number of rows shows that all are right
+        ("recall>=0.9", 1, False),
+        ("f1", 1, False),
+    ],
+)
+def test_only_a_precision_needs_rows_that_are_called(aim, num_called, is_warned):
+    listener, high = Recorder(), np.linspace(0, 1, 100)
+    learned = SimpleNamespace(
+        label_ids=np.arange(100) // 50, probabilities=np.column_stack([1 - high, high])
+    )
+    rates = SimpleNamespace(num_called=num_called, num_rows=2_000_000)
+    threshold = SimpleNamespace(value=0.5, aim=aim, validation=rates)
+    calibrating._warn_of_threshold(learned, threshold, ("neg", "pos"), listener)
+    assert len(listener.notes) == is_warned
+
+
 def test_beside_a_baseline_the_model_answers_the_most_probable_class(train, tmp_path):
     options = {"baseline": True, "batch_size": 4, "epochs": 3, "learning_rate": 0.03}
     result = train(tmp_path / "run", threshold_aim="recall>=0.999", **options)

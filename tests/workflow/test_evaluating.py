@@ -12,6 +12,7 @@ import bertfit
 from bertfit import Columns, TextClassifier
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.progress import Silent
+from bertfit.workflow import evaluating
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +282,14 @@ def test_how_the_baseline_did_with_the_runs_own_test_rows_is_told(
         notes.clear()
         bertfit.evaluate(tmp_path / "run", data, listener=listener)
         assert (told in notes) == is_told
+
+
+@pytest.mark.parametrize("part", ["validation", "test", None])
+def test_of_rows_that_the_run_was_trained_on_nothing_else_is_warned(monkeypatch, part):
+    monkeypatch.setattr(evaluating, "describe_learned", lambda *_: ("on 3 of these 9 texts", 1 / 3))
+    monkeypatch.setattr(evaluating, "find_part", lambda *_: part)
+    record, notes = {"scores": {"test_without_leaks": {"num_leaked": 3}}}, []
+    listener = SimpleNamespace(note=notes.append)
+    found = evaluating._note_known_rows("run", record, None, listener)
+    assert found == "on 3 of these 9 texts"
+    assert [note.split(",")[0] for note in notes] == [f"WARNING: run was trained {found}"]

@@ -27,7 +27,7 @@ def compared(monkeypatch):
     return kept
 
 
-def compare_on_test(*, groups, leaked=(), grouped=()):
+def compare_on_test(*, groups, leaked=(), grouped=(), threshold=None):
     """Compare two models of six rows."""
     label_ids, high = np.array([0, 1, 1, 0, 0, 1]), np.array([0.1, 0.9, 0.2, 0.3, 0.6, 0.8])
     probabilities = np.column_stack([1 - high, high])
@@ -39,7 +39,7 @@ def compare_on_test(*, groups, leaked=(), grouped=()):
         predicted_ids=probabilities.argmax(axis=1),
         scores=scores,
         dataset=test,
-        threshold=None,
+        threshold=threshold,
     )
     best = SimpleNamespace(
         name="counts", test=scores, test_probabilities=probabilities[::-1], test_intervals={}
@@ -61,6 +61,29 @@ def test_on_the_rows_without_leaks_their_own_groups_are_resampled(compared):
     assert found.comparison.verdict.startswith("On the 3 test rows without leaks (accuracy ")
 
 
+def test_the_verdict_without_leaks_is_that_of_both_on_the_same_rows():
+    """Of the last five rows, the model has 3 right and the baseline 2."""
+    found = compare_on_test(groups=(), leaked=(0,))
+    clean = found.comparison_without_leaks
+    assert (clean.model_accuracy, clean.baseline_accuracy) == (0.6, 0.4)
+    told = f"{clean.verdict[0].lower()}{clean.verdict[1:]}"
+    assert "the difference is +20.0 points" in told
+    assert found.comparison.verdict == (
+        f"On the 5 test rows without leaks (accuracy 60.0 % against 40.0): {told}"
+    )
+
+
 def test_rows_without_groups_are_resampled_one_by_one(compared):
     compare_on_test(groups=(), leaked=(1,))
     assert compared == [([0, 1, 1, 0, 0, 1], None), ([0, 1, 0, 0, 1], None)]
+
+
+@pytest.mark.parametrize("leaked", [(), (1,)])
+def test_that_no_threshold_is_applied_is_told_after_the_verdict(leaked):
+    plain, decided = (
+        compare_on_test(groups=GROUPS, leaked=leaked, threshold=threshold).comparison.verdict
+        for threshold in (None, 0.3)
+    )
+    assert plain.startswith("On the 5 test rows without leaks ") == bool(leaked)
+    told = "Both predict the more probable class here; the model's threshold is not applied."
+    assert decided == f"{plain} {told}"

@@ -176,6 +176,7 @@ def test_more_validation_rows_than_were_asked_for_are_told(train, tmp_path):
     assert sum(note.startswith(told) for note in listener.notes) == 1
     listener.notes.clear()
     train(tmp_path / "many", epochs=1, listener=listener)
+    train(tmp_path / "given", rows, validation=rows[:9], epochs=1, listener=listener)
     assert not any(note.startswith("Validation has") for note in listener.notes)
 
 

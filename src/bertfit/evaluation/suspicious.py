@@ -118,7 +118,9 @@ def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int
     every = max(1, probabilities.size // _MOST_NUMBERS)
     weight = fit_temperature(logits[::every], label_ids[::every]).weights[0]
     chances = softmax(max(1.0, weight) * logits, axis=1)
-    thresholds = (chances * probabilities).sum(axis=0) / np.maximum(chances.sum(axis=0), 1e-300)
+    sums, counts = (chances * probabilities).sum(axis=0), chances.sum(axis=0)
+    thresholds = np.full(len(counts), np.nan)
+    np.divide(sums, counts, out=thresholds, where=counts >= 0.5)  # else most draws have no such row
     counted_ids, is_confident = _count_confident(probabilities, thresholds)
     best_ids, rows = probabilities.argmax(axis=1), np.arange(len(probabilities))
     is_other = best_ids != counted_ids  # a row does not count if its label is either
