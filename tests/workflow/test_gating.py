@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bertfit.data.gate import GateReport
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.workflow.gating import score_without_groups, score_without_leaks
 
@@ -33,7 +34,13 @@ def evaluation():
     ("score_others", "num_left_out"), [(score_without_leaks, 5), (score_without_groups, 10)]
 )
 def test_intervals_without_leaked_rows_resample_the_groups(evaluation, score_others, num_left_out):
-    report = SimpleNamespace(leaked_test_rows=(0, 1, 2, 3, 4), grouped_test_rows=(7, 5, 6, 8, 9))
+    report = GateReport(
+        findings=(),
+        num_test=60,
+        shared_test_rows=(0, 1, 2, 3, 4),
+        near_test_rows=(),
+        grouped_test_rows=(7, 5, 6, 8, 9),
+    )
     found = score_others(evaluation, report, groups=GROUPS)
     label_ids, predicted_ids = (
         column[num_left_out:] for column in (evaluation.label_ids, evaluation.predicted_ids)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bertfit.data.gate import GateReport
 from bertfit.evaluation.metrics import score
 from bertfit.workflow import judging
 
@@ -44,7 +45,13 @@ def compare_on_test(*, groups, leaked=(), grouped=(), threshold=None):
     best = SimpleNamespace(
         name="counts", test=scores, test_probabilities=probabilities[::-1], test_intervals={}
     )
-    report = SimpleNamespace(leaked_test_rows=leaked, grouped_test_rows=grouped)
+    report = GateReport(
+        findings=(),
+        num_test=len(probabilities),
+        shared_test_rows=tuple(leaked),
+        near_test_rows=(),
+        grouped_test_rows=tuple(grouped),
+    )
     rows = SimpleNamespace(test=test, report=report)
     return judging.compare_on_test(evaluation, SimpleNamespace(best=best), rows)
 

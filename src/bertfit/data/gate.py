@@ -61,6 +61,11 @@ class GateReport:
         """Test rows whose text, or a near-duplicate of it, the model has seen."""
         return tuple(sorted({*self.shared_test_rows, *self.near_test_rows}))
 
+    @property
+    def known_test_rows(self) -> tuple[int, ...]:
+        """Test rows whose text, or a near-duplicate of it, or whose group the model has seen."""
+        return tuple(sorted({*self.leaked_test_rows, *self.grouped_test_rows}))
+
 
 def inspect_rows(
     train: TextDataset,

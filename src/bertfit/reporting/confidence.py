@@ -13,6 +13,7 @@ from rich.text import Text
 from bertfit.evaluation.calibration import ConfidenceScores
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.selective import Expectation
+from bertfit.reporting.text import format_number_with_interval
 
 _MANY_WRONG = 0.2
 """In the test sets of ten well-known data sets, 0.15 to 10 % of the labels are wrong (Northcutt,
@@ -31,9 +32,15 @@ def confidence_table(scores: ConfidenceScores) -> RenderableType:
         table.add_column("Uncalibrated", justify="right", no_wrap=True)
     rows = {
         "Calibration error (ECE)": (f"{now.ece:.4f}", before and before.ece),
-        "Brier score": (_show(now.brier, scores.intervals["brier"]), before and before.brier),
+        "Brier score": (
+            format_number_with_interval(now.brier, scores.intervals["brier"]),
+            before and before.brier,
+        ),
         "Log loss": (f"{now.log_loss:.4f}", before and before.log_loss),
-        "Risk-coverage area (AURC)": (_show(scores.aurc, scores.intervals["aurc"]), None),
+        "Risk-coverage area (AURC)": (
+            format_number_with_interval(scores.aurc, scores.intervals["aurc"]),
+            None,
+        ),
     }
     for name, (value, old) in rows.items():
         cells = [name, value]
@@ -139,12 +146,9 @@ def describe_threshold(value: float, positive: str, entry: Mapping[str, Any] | N
 
 
 def _show_rate(name: str, value: float, ends: Mapping[str, float] | None) -> str:
-    sure = "" if ends is None else f" (95 % interval {ends['low']:.4f} to {ends['high']:.4f})"
-    return f"{name} {value:.4f}{sure}"
-
-
-def _show(value: float, interval: Interval) -> str:
-    return f"{value:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+    interval = None if ends is None else Interval(ends["low"], ends["high"])
+    shown = format_number_with_interval(value, interval)
+    return f"{name} {shown.replace('(', '(95 % interval ')}"
 
 
 def _explain(scores: ConfidenceScores) -> str:

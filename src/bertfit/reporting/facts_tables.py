@@ -12,8 +12,10 @@ from typing import Any
 
 from bertfit.config import describe_settings
 from bertfit.data.records import TABLE_NAMES
+from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
+from bertfit.reporting.text import format_number_with_interval
 from bertfit.wording import format_count, format_seconds
 
 _SHARES = {
@@ -260,9 +262,8 @@ def list_environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _show_number(value: float, ends: Mapping[str, float] | None) -> str:
-    if ends is None:
-        return f"{value:.4f}"
-    return f"{value:.4f} ({ends['low']:.4f} to {ends['high']:.4f})"
+    interval = None if ends is None else Interval(ends["low"], ends["high"])
+    return format_number_with_interval(value, interval)
 
 
 def _score_cells(one: Mapping[str, Any]) -> list[str]:

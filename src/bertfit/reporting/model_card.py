@@ -18,6 +18,7 @@ from bertfit.reporting.summary import (
     describe_answer,
     describe_verdict,
     find_clean_scores,
+    format_seed_scores,
     format_share_with_interval,
     is_all_leaked,
     list_limits,
@@ -120,10 +121,8 @@ def _describe_seeds(seeds: Mapping[str, Any] | None) -> str | None:
     mean, deviation = (seeds["test"][key] for key in ("mean", "standard_deviation"))
     if mean is None or deviation is None:
         return told
-    shares = " with a standard deviation of ".join(
-        f"{100 * one['accuracy']:.2f} %" for one in (mean, deviation)
-    )
-    return f"{told} Test accuracy of all seeds: {shares}."
+    accuracy, _, spread, _ = format_seed_scores(mean, deviation)
+    return f"{told} Test accuracy of all seeds: {accuracy} with a standard deviation of {spread}."
 
 
 def _name_source(facts: Mapping[str, Any]) -> str | None:

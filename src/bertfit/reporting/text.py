@@ -48,6 +48,17 @@ _HISTORY_COLUMNS = {
 }
 
 
+def format_number_with_interval(value: float, interval: Interval | None = None) -> str:
+    """Return a number with four decimals, with its interval if there is one.
+
+    Example:
+        >>> format_number_with_interval(0.5), format_number_with_interval(0.5, Interval(0.4, 0.6))
+        ('0.5000', '0.5000 (0.4000 to 0.6000)')
+    """
+    span = "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
+    return f"{value:.4f}{span}"
+
+
 def format_percent_with_interval(
     value: float, interval: Interval | None = None, *, most_decimals: int = 3
 ) -> str:
@@ -266,8 +277,7 @@ def _confused_pairs_table(scores: Scores) -> RenderableType:
 def _format_score(name: str, value: float, interval: Interval | None) -> str:
     if name not in _PLAIN_SCORES:
         return format_percent_with_interval(value, interval)
-    span = f" ({interval.low:.4f} to {interval.high:.4f})" if interval else ""
-    return f"{value:.4f}{span}"
+    return format_number_with_interval(value, interval)
 
 
 def _format_epoch(key: str, value: float | None) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from bertfit.config import TrainSettings
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation.calibration import score_calibration
-from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.scaling import no_scaling
 from bertfit.evaluation.scaling_choice import ScalingChoice, choose_scaling
 from bertfit.evaluation.selective import SelectiveCurve, keep_curve
@@ -34,6 +33,7 @@ from bertfit.modeling.calibration_folding import (
 from bertfit.modeling.classifier import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
+from bertfit.reporting.text import format_number_with_interval
 from bertfit.threshold_aim import parse_threshold_aim
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, list_some
@@ -305,17 +305,14 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
         f"Threshold: {positive!r} is predicted at a probability of {threshold.value:.4f} or more "
         f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, which "
         f"makes it look better than it is: precision {plain.precision:.4f} → "
-        f"{rates.precision:.4f}{_show(rates.precision_interval)}, recall {plain.recall:.4f} → "
-        f"{rates.recall:.4f}{_show(rates.recall_interval)}, "
+        f"{format_number_with_interval(rates.precision, rates.precision_interval)}, "
+        f"recall {plain.recall:.4f} → "
+        f"{format_number_with_interval(rates.recall, rates.recall_interval)}, "
         f"F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}."
     )
     listener.note(
         "transformers.pipeline does not apply the threshold; it answers the most probable class."
     )
-
-
-def _show(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({interval.low:.4f} to {interval.high:.4f})"
 
 
 def _warn_of_threshold(

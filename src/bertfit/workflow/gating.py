@@ -88,8 +88,7 @@ def score_without_groups(
     """
     if not report.grouped_test_rows:
         return None
-    seen = sorted({*report.leaked_test_rows, *report.grouped_test_rows})
-    return _score_others(evaluation, seen, groups=groups)
+    return _score_others(evaluation, report.known_test_rows, groups=groups)
 
 
 def _score_others(

@@ -117,9 +117,8 @@ def compare_on_test(
         return ScoredTest(evaluation, None, None, *clean)
     comparison = _compare(evaluation, best, np.arange(len(evaluation.label_ids)))
     verdict, without_leaks = comparison.verdict, None
-    leaked = [*rows.report.leaked_test_rows, *rows.report.grouped_test_rows]
-    if leaked:
-        new = np.setdiff1d(np.arange(len(evaluation.label_ids)), leaked)
+    if known := rows.report.known_test_rows:
+        new = np.setdiff1d(np.arange(len(evaluation.label_ids)), known)
         without_leaks = _compare(evaluation, best, new) if len(new) else None
         verdict = _word_without_leaks(comparison, without_leaks, num_new=len(new))
     if evaluation.threshold is not None:
