@@ -36,15 +36,12 @@ def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
         >>> a == b == c, a == d
         (True, False)
     """
-    return [
-        hashlib.blake2b(
-            " ".join(clean_text(text, "html_breaks").split())
-            .casefold()
-            .encode("utf-8", "surrogatepass"),
-            digest_size=_DIGEST_BYTES,
-        ).digest()
-        for text in texts
-    ]
+    return [_digest(clean_text(text, "html_breaks")) for text in texts]
+
+
+def _digest(text: str) -> bytes:
+    folded = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(folded, digest_size=_DIGEST_BYTES).digest()
 
 
 def find_repeats(fingerprints: Sequence[bytes]) -> list[tuple[int, int]]:
