@@ -197,22 +197,22 @@ def test_packs_hold_the_ids_of_the_rows_that_they_name(lengths, max_tokens):
 
 @given(
     lengths=lengths_of_rows.filter(lambda lengths: lengths.sum() < 4000),
-    tokens_step=st.sampled_from([64, 128]),
-    rows_step=st.integers(1, 9),
+    num_added=st.integers(1, 9),
+    num_more=st.integers(0, 300),
 )
-def test_a_filled_pack_has_a_rounded_size_and_its_own_rows_first(lengths, tokens_step, rows_step):
+def test_a_filled_pack_has_the_size_asked_for_and_its_own_rows_first(lengths, num_added, num_more):
     pack = pack_rows(make_encoded(lengths), np.arange(len(lengths)))
-    filled = fill_pack(pack, pad_id=7, tokens_step=tokens_step, rows_step=rows_step)
     num_tokens, num_rows = pack.num_tokens, len(lengths)
-    assert filled.num_tokens % tokens_step == 0
-    assert 0 <= filled.num_tokens - num_tokens < tokens_step + rows_step
+    size = {"num_tokens": num_tokens + num_added + num_more, "num_rows": num_rows + num_added}
+    filled = fill_pack(pack, pad_id=7, **size)
+    assert filled.num_tokens == size["num_tokens"]
     assert len(filled.token_ids) == len(filled.positions) == filled.cu_seqlens[-1]
     assert filled.cu_seqlens.dtype == np.int32
     of_rows = np.diff(filled.cu_seqlens)
     np.testing.assert_array_equal(of_rows[:num_rows], lengths)
-    if len(of_rows) > num_rows:  # else there was nothing to fill
-        assert len(of_rows) % rows_step == 0
-        assert 1 <= of_rows[num_rows:].min() <= of_rows.max() <= max(lengths.max(), tokens_step)
+    assert len(of_rows) == size["num_rows"]
+    assert of_rows[num_rows:].min() >= 1
+    assert np.ptp(of_rows[num_rows:]) <= 1
     np.testing.assert_array_equal(filled.token_ids[:num_tokens], pack.token_ids)
     assert set(filled.token_ids[num_tokens:].tolist()) <= {7}
     np.testing.assert_array_equal(filled.positions[:num_tokens], pack.positions)
@@ -220,8 +220,13 @@ def test_a_filled_pack_has_a_rounded_size_and_its_own_rows_first(lengths, tokens
     np.testing.assert_array_equal(filled.indices, pack.indices)
 
 
-@given(lengths=lengths_of_rows.filter(lambda lengths: lengths.sum() < 4000))
-def test_a_filled_pack_needs_no_more_filling(lengths):
-    pack = pack_rows(make_encoded(lengths), np.arange(len(lengths)))
-    once = fill_pack(pack, pad_id=0, tokens_step=128, rows_step=8)
-    assert fill_pack(once, pad_id=0, tokens_step=128, rows_step=8) is once
+def test_a_pack_of_the_size_asked_for_stays_as_it_is():
+    pack = pack_rows(make_encoded(np.array([3, 5])), np.arange(2))
+    assert fill_pack(pack, pad_id=0, num_tokens=8, num_rows=2) is pack
+
+
+@pytest.mark.parametrize(("num_tokens", "num_rows"), [(9, 2), (8, 3), (9, 4), (7, 2)])
+def test_a_pack_cannot_be_filled_to_a_size_whose_rows_have_no_tokens(num_tokens, num_rows):
+    pack = pack_rows(make_encoded(np.array([3, 5])), np.arange(2))
+    with pytest.raises(AssertionError, match="each row of padding has a token"):
+        fill_pack(pack, pad_id=0, num_tokens=num_tokens, num_rows=num_rows)

@@ -16,7 +16,7 @@ from bertfit.config import TrainSettings
 from bertfit.modeling.classifier import save_model
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.training import recorded_passes
+from bertfit.training import pack_sizes
 from bertfit.training import weights as module
 from bertfit.training.embedding_rows import EmbeddingRows
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
@@ -76,7 +76,7 @@ def as_on_gpu(monkeypatch):
             torch.device("cuda"), torch.float32, "a test"), on_gpu=on_gpu)
     )  # fmt: skip
     monkeypatch.setattr(module, "find_step_fault", lambda *_, **__: None)  # has its own tests
-    monkeypatch.setattr(recorded_passes, "_TOKENS_STEP", 16)  # less padding for the interpreter
+    monkeypatch.setattr(pack_sizes, "TOKENS_STEP", 16)  # less padding for the interpreter
 
     def build(model, way, *, precision=FLOAT32, **options):
         replayer = Replayer()

@@ -32,7 +32,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import write_to
-from bertfit.training import recorded_passes, trainer
+from bertfit.training import pack_sizes, recorded_passes, trainer
 from bertfit.training.interruption import Interruption
 from bertfit.training.loop import (
     TrainingData,
@@ -41,6 +41,7 @@ from bertfit.training.loop import (
     train_steps,
 )
 from bertfit.training.measuring import measure_speed
+from bertfit.training.pack_sizes import PackSize
 from bertfit.training.recorded_passes import RecordedPasses
 from bertfit.training.trainer import fit
 from bertfit.training.weights import TrainedWeights
@@ -185,8 +186,8 @@ def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeyp
     rows, options = ROWS[2:], {"precision": FLOAT32, "max_tokens": MAX_TOKENS}
     expected = accumulate_gradients(written, make_data(0), rows, **options)
     monkeypatch.setattr(exchange, "compute_by_kernels", compute_in_interpreter)
-    monkeypatch.setattr(recorded_passes, "_TOKENS_STEP", 16)
-    monkeypatch.setattr(recorded_passes, "_ROWS_STEP", 1)
+    monkeypatch.setattr(pack_sizes, "TOKENS_STEP", 16)
+    monkeypatch.setattr(pack_sizes, "ROWS_STEP", 1)
     batches.clear()  # of the trial
     made = accumulate_gradients(model, make_data(0), rows, recorded=recorded, **options)
     # Three layers compute all tokens; the first one's input is the output of no layer.
@@ -519,7 +520,7 @@ def test_each_pack_is_sent_by_one_copy_that_leaves_nothing_of_the_pack_before(mo
 @pytest.mark.parametrize("num_tokens", [127, 128])
 def test_the_inputs_of_a_pack_are_aligned_and_do_not_overlap(num_tokens, sorts):
     """Packs that are not filled up have any number of tokens."""
-    size = recorded_passes._Size(num_tokens, 5, 128, True)
+    size = PackSize(num_tokens, 5, 128, True)
     _, *parts = recorded_passes._allocate(size, CPU, sorts=sorts)
     for value, part in enumerate(parts, start=1):
         assert part.data_ptr() % 16 == 0 or part.numel() == 0
@@ -545,16 +546,6 @@ def test_sizes_too_many_and_too_large_are_computed_as_written(monkeypatch, limit
     assert len(tracer.traces) == 1
     assert len(calls) == 2 + 3  # of the size that is kept, and of the other one
     assert num_cells == [128, 180 if limit == "_MOST_TOKENS" else 256] * 3
-
-
-def test_large_packs_have_fewer_sizes():
-    sizes = set()
-    for num_tokens in range(2_000, 32_000, 50):
-        (pack,) = iter_packs(make_encoded((num_tokens,)), [0], max_tokens=num_tokens)
-        filled = recorded_passes._fill(pack, pad_id=0)
-        assert filled.num_tokens < 1.08 * num_tokens
-        sizes.add(filled.num_tokens)
-    assert len(sizes) < 120
 
 
 @pytest.fixture

@@ -167,25 +167,22 @@ def pack_rows(encoded: EncodedTexts, indices: np.ndarray) -> Pack:
     return Pack(token_ids, cu_seqlens.astype(np.int32), positions, indices)
 
 
-def fill_pack(pack: Pack, *, pad_id: int, tokens_step: int, rows_step: int) -> Pack:
-    """Append padding rows to a pack, to reduce the number of distinct pack sizes.
+def fill_pack(pack: Pack, *, pad_id: int, num_tokens: int, num_rows: int) -> Pack:
+    """Append padding rows to a pack, so that it has so many tokens and rows.
 
-    A pack whose number of tokens is already a multiple of `tokens_step` is returned unchanged.
-    Otherwise, at least one row is added, so that the number of rows is a multiple of `rows_step`
-    and the number of tokens one of `tokens_step`. The added rows share the padding, at least one
-    token each, all at position 0, which every model has. `indices` lists the pack's own rows only.
+    The added rows share the padding, at least one token each, all at position 0, which every model
+    has. `indices` lists the pack's own rows only. A pack of this size is returned unchanged.
 
     Args:
-        pack: S rows.
+        pack: Fewer rows, and at least as many tokens fewer.
         pad_id: The padding token.
-        tokens_step: The number of tokens becomes a multiple of it.
-        rows_step: The number of rows becomes a multiple of it, if any are added.
+        num_tokens: Tokens of the filled pack.
+        num_rows: Rows of the filled pack.
     """
-    if pack.num_tokens % tokens_step == 0:
+    num_fillers, num_added = num_tokens - pack.num_tokens, num_rows - len(pack.indices)
+    if num_fillers == num_added == 0:
         return pack
-    num_rows = len(pack.indices)
-    num_added = rows_step - num_rows % rows_step
-    num_fillers = num_added + -(pack.num_tokens + num_added) % tokens_step
+    assert 1 <= num_added <= num_fillers, "each row of padding has a token"
     ends = pack.num_tokens + np.arange(1, num_added + 1) * num_fillers // num_added
     return Pack(
         np.append(pack.token_ids, np.full(num_fillers, pad_id)),

@@ -1,7 +1,7 @@
 """Forward and backward passes of packs, recorded once per pack size and replayed with other texts.
 
-Packs are filled up with rows of padding so that only a few sizes occur (`batching.fill_pack`); such
-a row has weight 0 in the loss. The first pack of a size runs eagerly, from static tensors; the
+Packs are filled up with rows of padding so that only a few sizes occur (`pack_sizes`); such a row
+has weight 0 in the loss. The first pack of a size runs eagerly, from static tensors; the
 second is recorded; from then on texts are written into those tensors, with one copy to the device,
 and the recording is replayed.
 Gradients also go to static float32 tensors: the first pack of a step overwrites them, and later
@@ -36,6 +36,7 @@ from bertfit.modeling.packing import has_kernel, number_positions, takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.transfer import write_to
 from bertfit.training.gpu_embedding_rows import sort_by_id
+from bertfit.training.pack_sizes import PackSize, PackSizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,10 +48,6 @@ if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
     from bertfit.training.optimization import Pair
 
-_TOKENS_STEP, _ROWS_STEP = 128, 8
-"""A filled pack's sizes are multiples of these: a GPU's matmuls and attention use tiles of 128
-tokens, and rows cost something only in the head. The step is 256 above 8,192 tokens and 512 above
-16,384, to limit the sizes."""
 _MOST_TOKENS, _MOST_OF_LARGE, _LARGE_BYTES = 16_384, 32_768, 64 * 2**30
 """Larger packs run eagerly. With 64 texts of up to 512 tokens, an H100 took 24.1 ms a step if they
 were recorded whole, 25.0 in two packs, and 32.6 eagerly. But recordings of up to 32,768 tokens
@@ -75,15 +72,6 @@ def plan_passes(model: PreTrainedModel, settings: TrainSettings, precision: Prec
     )
 
 
-class _Size(NamedTuple):
-    num_tokens: int
-    num_rows: int
-    longest: int
-    """Tokens of the longest row, rounded up."""
-    is_first: bool
-    """Whether the pack is the first of its step, so that its gradients overwrite the old ones."""
-
-
 class _Inputs(NamedTuple, Generic[_Array]):
     """What the passes of one pack size read."""
 
@@ -103,7 +91,7 @@ class _Inputs(NamedTuple, Generic[_Array]):
     """(2, N) int32, see `Pack.by_id`; (2, 0) if no embedding needs it."""
 
 
-def _allocate(size: _Size, device: torch.device, *, sorts: bool) -> _Inputs[torch.Tensor]:
+def _allocate(size: PackSize, device: torch.device, *, sorts: bool) -> _Inputs[torch.Tensor]:
     """Return inputs of zeros."""
     num_tokens, num_rows = size.num_tokens, size.num_rows
     kinds = (
@@ -142,7 +130,7 @@ class _Place:
     """Replays the recorded passes; None before they are recorded."""
 
     @classmethod
-    def make(cls, size: _Size, device: torch.device, *, sorts: bool) -> _Place:
+    def make(cls, size: PackSize, device: torch.device, *, sorts: bool) -> _Place:
         on_cpu = _allocate(size, torch.device("cpu"), sorts=sorts)
         return cls(
             _allocate(size, device, sorts=sorts),
@@ -179,7 +167,8 @@ class RecordedPasses:
         self._model, self._pairs, self._precision = model, pairs, precision
         self._recorder, self.plan, self._sorts = recorder, plan, sorts
         self._gradients: list[torch.Tensor | None] = [None] * len(pairs)
-        self._places: dict[_Size, _Place] = {}
+        self._places: dict[PackSize, _Place] = {}
+        self._sizes = PackSizes()
         is_large = _is_large(precision.device)
         self._most_tokens = _MOST_OF_LARGE if is_large else _MOST_TOKENS
         self._most_waiting = _MOST_WAITING_OF_LARGE if is_large else _MOST_WAITING
@@ -205,8 +194,8 @@ class RecordedPasses:
             tokens computed, padding included.
         """
         is_small = pack.num_tokens <= self._most_tokens
-        filled = _fill(pack, pad_id=pad_id) if is_small else pack
-        size = self._size_of(filled)
+        size = self._choose_size(pack, is_small=is_small)
+        filled = fill_pack(pack, pad_id=pad_id, num_tokens=size.num_tokens, num_rows=size.num_rows)
         place = self._places.get(size)
         is_known = place is not None
         if place is None:
@@ -235,15 +224,12 @@ class RecordedPasses:
             self._give_up("memory ran out")
         return had_any
 
-    def _size_of(self, filled: Pack) -> _Size:
-        longest = int(np.diff(filled.cu_seqlens).max())
+    def _choose_size(self, pack: Pack, *, is_small: bool) -> PackSize:
         is_first = all(master.grad is None for master, _ in self._pairs)
-        return _Size(
-            filled.num_tokens,
-            len(filled.cu_seqlens) - 1,
-            -(-longest // _TOKENS_STEP) * _TOKENS_STEP,
-            is_first,
-        )
+        if not is_small:
+            return PackSize.of(pack, is_first=is_first)
+        known = self._places if self.plan.is_on else ()  # else padding saves nothing
+        return self._sizes.choose(pack, is_first=is_first, known=known)
 
     def _write(self, filled: Pack, label_ids: np.ndarray, num_rows: int, place: _Place) -> None:
         """Copy a pack into the tensors that the passes read."""
@@ -259,7 +245,7 @@ class RecordedPasses:
             staged.by_id[:] = sort_by_id(filled.token_ids)
         write_to(place.inputs.memory, staged.memory)
 
-    def _run(self, size: _Size, place: _Place) -> None:
+    def _run(self, size: PackSize, place: _Place) -> None:
         """Compute both passes from a place's tensors, and write the results back."""
         if size.is_first:  # a failed or repeated recording may have left some
             for master, _ in self._pairs:
@@ -285,7 +271,7 @@ class RecordedPasses:
             place.predicted_ids.copy_(logits.argmax(dim=1))
             self._keep(found, is_first=size.is_first)
 
-    def _start_backlog(self, size: _Size) -> Backlog | None:
+    def _start_backlog(self, size: PackSize) -> Backlog | None:
         """Return where weight gradients may wait, unless there are some to add to."""
         if not size.is_first:
             return None
@@ -337,13 +323,6 @@ class RecordedPasses:
             first_line = str(error).strip().partition("\n")[0]
             self._give_up(f"it failed: {first_line}")
         self.seconds += time.perf_counter() - started
-
-
-def _fill(pack: Pack, *, pad_id: int) -> Pack:
-    """Pad a pack to one of a few sizes."""
-    doublings = sum(pack.num_tokens > limit for limit in (_MOST_TOKENS // 2, _MOST_TOKENS))
-    tokens_step = _TOKENS_STEP * 2**doublings
-    return fill_pack(pack, pad_id=pad_id, tokens_step=tokens_step, rows_step=_ROWS_STEP)
 
 
 def _is_large(device: torch.device) -> bool:

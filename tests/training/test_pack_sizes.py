@@ -1,0 +1,148 @@
+"""Packs are filled to few sizes, and what that wastes is limited."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertfit.data.batching import fill_pack, pack_rows
+from bertfit.training.pack_sizes import PackSize, PackSizes
+from tests.data.test_batching import make_encoded
+
+
+def make_pack(*lengths):
+    return pack_rows(make_encoded(np.array(lengths)), np.arange(len(lengths)))
+
+
+def fill(pack, size):
+    return fill_pack(pack, pad_id=0, num_tokens=size.num_tokens, num_rows=size.num_rows)
+
+
+class Run:
+    """Chooses sizes as a training does, which knows those that it has chosen."""
+
+    def __init__(self):
+        self.sizes, self.uses = PackSizes(), Counter()
+
+    def take(self, *lengths, is_first=True):
+        pack = make_pack(*lengths)
+        size = self.sizes.choose(pack, is_first=is_first, known=self.uses)
+        self.uses[size] += 1
+        return size
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([128] * 16, (2048, 16, 128)),
+        ([128] * 15 + [100], (2048, 24, 128)),
+        ([128] * 15 + [121], (2176, 24, 128)),  # 8 rows of padding have 8 tokens
+        ([1], (128, 8, 128)),
+        ([300, 129], (512, 8, 384)),
+        ([500] * 20, (10_240, 24, 512)),  # a multiple of 256
+        ([500] * 40, (20_480, 48, 512)),  # of 512
+    ],
+)
+def test_a_first_pack_gets_the_next_size(lengths, expected):
+    size = PackSizes().choose(make_pack(*lengths), is_first=True, known=())
+    assert size == (*expected, True)
+    assert PackSize.of(fill(make_pack(*lengths), size), is_first=True) == size
+
+
+def test_a_smaller_pack_is_filled_to_a_size_that_is_known():
+    run = Run()
+    large = run.take(*[128] * 15, 100)
+    assert run.take(*[64] * 16) == large
+    assert run.take(30, 20) == large
+    assert run.take(*[128] * 17, 3) != large
+
+
+@pytest.mark.parametrize(
+    ("lengths", "is_first"),
+    [
+        ([128] * 15 + [129], True),  # a longer row
+        ([90] * 23, True),  # one row of padding would have more tokens than a row may have
+        ([80] * 24 + [5], True),  # more rows
+        ([64] * 16, False),  # gradients to be added to others
+    ],
+)
+def test_a_pack_that_does_not_fit_gets_a_size_of_its_own(lengths, is_first):
+    run = Run()
+    large = run.take(*[128] * 15, 120)
+    assert large == (2048, 24, 128, True)
+    assert run.take(*lengths, is_first=is_first) != large
+
+
+def test_of_those_that_fit_the_one_with_the_least_padding_is_taken():
+    run = Run()
+    small, large = run.take(*[60] * 10), run.take(*[128] * 15, 100)
+    assert small < large
+    assert run.take(*[50] * 9) == small
+    assert run.take(*[70] * 12) == large
+
+
+def test_a_size_is_added_once_the_padding_is_worth_it():
+    run = Run()
+    large, taken = run.take(*[128] * 15, 100), []
+    while len(run.uses) == 1:
+        taken.append(run.take(*[64] * 13))
+    assert taken[-1] == (896, 16, 128, True)
+    wasted = (large.num_tokens - 896) * (len(taken) - 1)
+    assert 2**25 // 896 * 0.95 < wasted <= 2**25 // 896
+    assert run.take(*[64] * 13) == taken[-1]
+
+
+def test_packs_of_several_sizes_get_one_that_takes_most_of_them():
+    """None of them alone would be worth a size for long."""
+    run, generator = Run(), np.random.default_rng(0)
+    run.take(*[128] * 15, 100)
+    taken = [run.take(*generator.integers(20, 60, 16)) for _ in range(60)]
+    assert 1 < len(run.uses) < 6
+    assert all(size.num_tokens < 1024 for size in taken[-20:])
+
+
+def test_sizes_that_are_not_known_are_not_used_for_others():
+    sizes = PackSizes()
+    sizes.choose(make_pack(*[128] * 15, 100), is_first=True, known=())
+    for _ in range(3):
+        assert sizes.choose(make_pack(30, 20), is_first=True, known=()).num_tokens == 128
+
+
+@given(
+    texts=st.lists(st.lists(st.integers(1, 512), min_size=1, max_size=20), min_size=1, max_size=30)
+)
+def test_each_pack_fits_into_its_size(texts):
+    run = Run()
+    for lengths in texts:
+        size, pack = run.take(*lengths), make_pack(*lengths)
+        filled = fill(pack, size)
+        assert (filled.num_tokens, len(filled.cu_seqlens) - 1) == size[:2]
+        assert np.diff(filled.cu_seqlens).max() <= size.longest
+        assert np.diff(filled.cu_seqlens).min() >= 1
+
+
+@pytest.mark.parametrize("scale", [1, 8])
+def test_a_long_training_wastes_little_and_has_few_sizes(scale):
+    generator, run, own = np.random.default_rng(0), Run(), set()
+    wasted = computed = 0
+    for _ in range(1_000):
+        lengths = generator.integers(60, 129, 16 * scale)
+        size = run.take(*lengths)
+        own.add(PackSizes().choose(make_pack(*lengths), is_first=True, known=()))
+        wasted += size.num_tokens - lengths.sum()
+        computed += lengths.sum()
+    assert len(run.uses) < len(own)
+    assert wasted < 0.08 * computed
+
+
+def test_large_packs_have_fewer_sizes():
+    seen = set()
+    for num_tokens in range(2_000, 32_000, 50):
+        size = PackSizes().choose(make_pack(num_tokens), is_first=True, known=())
+        assert num_tokens <= size.num_tokens < 1.08 * num_tokens
+        seen.add(size.num_tokens)
+    assert len(seen) < 120
