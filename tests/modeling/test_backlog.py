@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertfit.modeling import backlog
-from bertfit.modeling.backlog import Backlog, Product, start_backlog
+from bertfit.modeling.backlog import Backlog, Product, start_backlog, working_off
 from bertfit.modeling.gradients import (
     find_gradients_in_a_row,
     keep_master,
     lay_out_rooms,
     lie_with_masters,
 )
+from bertfit.modeling.kernels.elementwise import Fold
 
 CPU = torch.device("cpu")
 TOKENS, OUTPUTS, INPUTS = 6, 3, 5
@@ -39,12 +43,12 @@ def draw(*shape, seed):
 
 def fill_layers(waiting, num_layers, *, gradients, like):
     """Go through the layers and back, and return the products in the order of the layers."""
-    inputs = [waiting.make_room("in", like, INPUTS) for _ in range(num_layers)]
+    inputs = [waiting.make_room("in", (TOKENS, INPUTS), like) for _ in range(num_layers)]
     for layer, room in enumerate(inputs):
         room.copy_(draw(TOKENS, INPUTS, seed=layer))
     products = []
     for layer in reversed(range(num_layers)):
-        of_outputs = waiting.make_room("out", like, OUTPUTS, back=True)
+        of_outputs = waiting.make_room("out", (TOKENS, OUTPUTS), like, back=True)
         of_outputs.copy_(draw(TOKENS, OUTPUTS, seed=100 + layer))
         product = Product(gradients[layer], of_outputs, inputs[layer])
         waiting.add(product)
@@ -100,6 +104,82 @@ def test_what_is_spaced_otherwise_ends_a_run(places, expected):
         waiting.finish()
     assert counted.counts == expected
     assert_computed(products)
+
+
+class FakeStream:
+    """A stream that notes what waits for what."""
+
+    device = CPU
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def wait_stream(self, other):
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """Notes the streams, and what is computed on which."""
+    noted = []
+    current = [FakeStream("main", noted)]
+
+    @contextlib.contextmanager
+    def switch(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    def note(name, compute):
+        return lambda run: noted.append(f"{name} on {current[-1].name}") or compute(run)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current[-1])
+    monkeypatch.setattr(torch.cuda, "stream", switch)
+    monkeypatch.setattr(backlog, "multiply_together", note("products", backlog.multiply_together))
+    monkeypatch.setattr(backlog, "fold_together", note("sums", lambda _folds: None))
+    return noted
+
+
+def add_sums(waiting):
+    waiting.add_fold(Fold(*(torch.empty(1, 1) for _ in Fold._fields)))
+
+
+def test_what_comes_last_is_computed_on_a_stream_of_its_own_and_waited_for(log):
+    gradients = torch.full((3, OUTPUTS, INPUTS), torch.nan).unbind()
+    with working_off(Backlog(3, 2, stream=FakeStream("side", log))) as waiting:
+        add_sums(waiting)
+        products = fill_layers(waiting, 3, gradients=gradients, like=torch.empty(TOKENS, 1))
+        log.append("embeddings go back")
+    assert log == [
+        *("products on main", "sums on main"),
+        *("side waits for main", "products on side", "embeddings go back"),
+        "main waits for side",
+    ]
+    assert_computed(products)
+
+
+def test_memory_that_is_read_on_the_other_stream_is_kept_until_that_is_waited_for(log):
+    gradients = torch.full((2, OUTPUTS, INPUTS), torch.nan).unbind()
+    waiting = Backlog(2, 2, stream=FakeStream("side", log))
+    products = fill_layers(waiting, 2, gradients=gradients, like=torch.empty(TOKENS, 1))
+    factors = [weakref.ref(product.of_outputs) for product in products]
+    del products
+    assert all(factor() is not None for factor in factors)
+    waiting.finish()
+    assert all(factor() is None for factor in factors)
+
+
+def test_a_pass_that_fails_is_joined_too(log):
+    def fail_in_embeddings():
+        with working_off(Backlog(1, 2, stream=FakeStream("side", log))) as waiting:
+            waiting.end_layer()
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        fail_in_embeddings()
+    assert log == ["side waits for main", "main waits for side"]
+    with working_off(None) as nothing:
+        assert nothing is None
 
 
 def test_products_of_other_shapes_wait_beside_each_other():

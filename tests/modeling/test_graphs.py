@@ -84,7 +84,7 @@ def gpu(monkeypatch):
         "device": gpu.inside,
         "empty_cache": lambda: gpu.told.append("give memory back"),
         "graph_pool_handle": lambda: "the pool",
-        "Stream": lambda _device: gpu.stream("side"),
+        "Stream": lambda _device, **_priority: gpu.stream("side"),
         "stream": gpu.inside,
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)

@@ -193,8 +193,9 @@ def test_kernels_leave_weight_gradients_of_several_layers_to_one_product(monkeyp
     # Three layers compute all tokens; the first one's input is the output of no layer.
     assert sorted(batches) == [1, 2, 3, 3, 3]
     (size,) = recorded._places
-    assert recorded._start_backlog(size) is not None
-    assert recorded._start_backlog(size._replace(is_first=False)) is None
+    for is_first in (True, False):
+        with recorded._start_backlog(size._replace(is_first=is_first)) as started:
+            assert (started is not None) == is_first
     torch.testing.assert_close(made.loss, expected.loss, atol=1e-5, rtol=1e-5)
     found, wanted = gradients_of(masters), gradients_of(written)
     assert found.keys() == wanted.keys()

@@ -1,23 +1,30 @@
-"""Weight gradients of several layers, as one batched product.
+"""Weight gradients of several layers, as one batched product, beside the rest of the backward pass.
 
 The product for one weight gradient is too small to keep a GPU busy: it has as many numbers as the
 weight, however many tokens there are. So in a recorded pass, layers leave the factors of these
-products, evenly spaced in memory, and they are multiplied for several layers at once.
+products, evenly spaced in memory, and they are multiplied for several layers at once. So it is with
+the partial sums of the gradients of biases and norms.
+
+The products of the layers that come last, usually all, run on a stream of their own: next to them
+the embeddings go back, in small kernels that would leave most of the GPU idle.
 
 Shapes: N tokens, a weight of O outputs and I inputs, L layers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from bertfit.errors import is_out_of_memory
+from bertfit.modeling.graphs import GraphRecorder
+from bertfit.modeling.kernels.elementwise import Fold, fold_together
 
 _TRIED = 3
 """Layers of the trial."""
@@ -34,58 +41,133 @@ class Product(NamedTuple):
     """(N, I)."""
 
 
-class Backlog:
-    """The products of one pass that wait, and the memory for their factors."""
+_Waiting = TypeVar("_Waiting", Product, Fold)
 
-    def __init__(self, num_layers: int, num_together: int) -> None:
+
+class Backlog:
+    """The products and sums of one pass that wait, and memory for what they are computed from."""
+
+    def __init__(
+        self, num_layers: int, num_together: int, *, stream: torch.cuda.Stream | None = None
+    ) -> None:
         """Start with nothing.
 
         Args:
-            num_layers: Layers of the model.
-            num_together: Layers after which the products are computed.
+            num_layers: Layers of the model that take memory here.
+            num_together: Of these, layers after which what waits is computed.
+            stream: Where the last products are computed; None for where the others are, too.
         """
         self._num_layers, self._num_together = num_layers, num_together
+        self._stream = stream
         self._rooms: dict[str, list[torch.Tensor]] = {}
-        self._waiting: defaultdict[tuple[int, ...], list[Product]] = defaultdict(list)
-        self._num_waiting = 0
+        self._products: defaultdict[tuple[int, ...], list[Product]] = defaultdict(list)
+        self._folds: list[Fold] = []
+        self._beside: list[Product] | None = None
+        """Products that are computed on the other stream, which their memory has to outlast."""
+        self._num_ended = 0
 
     def make_room(
-        self, name: str, like: torch.Tensor, width: int, *, back: bool = False
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        like: torch.Tensor,
+        *,
+        dtype: torch.dtype | None = None,
+        back: bool = False,
     ) -> torch.Tensor:
-        """Return memory for one factor of a product, (N, width), next to that of other layers.
+        """Return memory of this shape, next to that of other layers.
 
         Args:
             name: The same for each layer.
-            like: (N, any), of the same dtype and device.
-            width: I, or O for the gradient of the outputs.
+            shape: The same for each layer.
+            like: A tensor of the same device.
+            dtype: None for that of `like`.
             back: Whether layers come from the last to the first, as in the backward pass.
         """
         rooms = self._rooms.setdefault(name, [])
         if not rooms:
-            rooms.extend(_allocate(self._num_together if back else self._num_layers, like, width))
+            number = self._num_together if back else self._num_layers
+            # `data`: autograd is not to know that they share it, because one of them may be
+            # written to while it keeps another.
+            block = like.new_empty((number, *shape), dtype=dtype)
+            rooms.extend(room.data for room in block.unbind())
         return rooms.pop(-1 if back else 0)
 
     def add(self, product: Product) -> None:
         """Let a product wait."""
-        self._waiting[product.gradient.shape].append(product)
+        self._products[product.gradient.shape].append(product)
+
+    def add_fold(self, fold: Fold) -> None:
+        """Let sums wait."""
+        self._folds.append(fold)
 
     def end_layer(self) -> None:
-        """Note that a layer has added its products, and compute all if they are enough."""
-        self._num_waiting += 1
-        if self._num_waiting == self._num_together:
-            self.finish()
+        """Note that a layer has added what it leaves, and compute all if that is enough."""
+        self._num_ended += 1
+        if self._num_ended == self._num_layers and self._stream is not None:
+            self._compute_beside(self._stream)
+        elif self._num_ended % self._num_together == 0:
+            self._compute()
+
+    def finish(self) -> None:
+        """Compute all that waits, and wait for what is computed on the other stream."""
+        self._compute()
+        self.join()
+
+    def join(self) -> None:
+        """Wait for what is computed on the other stream, so that its memory can be used again."""
+        if self._stream is not None and self._beside is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        self._beside = None
+
+    def _compute_beside(self, stream: torch.cuda.Stream) -> None:
+        self._beside = [product for each in self._products.values() for product in each]
+        stream.wait_stream(torch.cuda.current_stream(stream.device))
+        with torch.cuda.stream(stream):
+            self._multiply()
+        self._fold()
+
+    def _compute(self) -> None:
+        self._multiply()
+        self._fold()
 
     @torch.no_grad()
-    def finish(self) -> None:
-        """Compute all products that wait."""
-        for products in self._waiting.values():
+    def _multiply(self) -> None:
+        for products in self._products.values():
             for run in _iter_runs(products[::-1]):
                 multiply_together(run)
-        self._waiting.clear()
-        self._num_waiting = 0
+        self._products.clear()
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        for run in _iter_runs(self._folds[::-1]):
+            fold_together(run)
+        self._folds.clear()
 
 
-def start_backlog(num_layers: int, *, num_tokens: int, width: int, memory: int) -> Backlog | None:
+@contextlib.contextmanager
+def working_off(backlog: Backlog | None) -> Iterator[Backlog | None]:
+    """Give a backlog, or none, and finish it after a pass.
+
+    If the pass fails, join it all the same: a recording with two ends cannot be ended.
+    """
+    try:
+        yield backlog
+        if backlog is not None:
+            backlog.finish()
+    finally:
+        if backlog is not None:
+            backlog.join()
+
+
+def start_backlog(
+    num_layers: int,
+    *,
+    num_tokens: int,
+    width: int,
+    memory: int,
+    stream: torch.cuda.Stream | None = None,
+) -> Backlog | None:
     """Return an empty backlog, or None if no two layers could wait together.
 
     Args:
@@ -94,14 +176,17 @@ def start_backlog(num_layers: int, *, num_tokens: int, width: int, memory: int) 
         width: Hidden size.
         memory: Limit for the product of tokens, hidden size and waiting layers. In BERT's shape,
             nine times as many numbers wait.
+        stream: Where the last products are computed.
     """
     num_together = min(num_layers, memory // (num_tokens * width))
-    return Backlog(num_layers, num_together) if num_together > 1 else None
+    return Backlog(num_layers, num_together, stream=stream) if num_together > 1 else None
 
 
 @functools.lru_cache
 def is_sound(device: torch.device) -> bool:
     """Return whether products of several layers at once are right on a device, by trying it.
+
+    On a GPU they are recorded, and on a stream of their own.
 
     Raises:
         RuntimeError: Memory ran out.
@@ -112,14 +197,32 @@ def is_sound(device: torch.device) -> bool:
         torch.randn(*shape, generator=generator).to(device, torch.bfloat16) for shape in shapes
     ]
     gradients = torch.full((_TRIED, *(shape[-1] for shape in shapes)), math.nan, device=device)
+    products = [Product(*tensors) for tensors in zip(gradients, *factors, strict=True)]
     try:
-        multiply_together([Product(*tensors) for tensors in zip(gradients, *factors, strict=True)])
+        if device.type == "cuda":
+            work = functools.partial(_work_off, products, torch.cuda.Stream(device))
+            recorder = GraphRecorder(device)
+            recorder.run(work)
+            replay = recorder.record(work)
+            gradients.fill_(math.nan)
+            replay()
+        else:
+            _work_off(products)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         return False
     expected = factors[0].double().mT @ factors[1].double()
     return torch.allclose(gradients.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def _work_off(products: Sequence[Product], stream: torch.cuda.Stream | None = None) -> None:
+    """Compute products as those of several layers."""
+    with working_off(Backlog(len(products), len(products), stream=stream)) as backlog:
+        assert backlog is not None
+        for product in reversed(products):
+            backlog.add(product)
+            backlog.end_layer()
 
 
 def multiply(product: Product) -> None:
@@ -143,26 +246,21 @@ def multiply_together(products: Sequence[Product]) -> None:
         torch.bmm(of_outputs.mT.float(), inputs.float(), out=gradients)
 
 
-def _allocate(number: int, like: torch.Tensor, width: int) -> list[torch.Tensor]:
-    """Return so many tensors (N, width), evenly spaced in memory."""
-    # `data`: autograd is not to know that they share it, because one of them may be written to
-    # while it keeps another.
-    return [room.data for room in like.new_empty(number, len(like), width).unbind()]
-
-
-def _iter_runs(products: Sequence[Product]) -> Iterator[Sequence[Product]]:
-    """Yield consecutive products whose tensors are evenly spaced, as many at once as possible."""
+def _iter_runs(waiting: Sequence[_Waiting]) -> Iterator[Sequence[_Waiting]]:
+    """Yield consecutive items whose tensors are evenly spaced, as many at once as possible."""
     start = 0
-    for end in range(1, len(products) + 1):
-        if end == len(products) or not _is_even(products[start : end + 1]):
-            yield products[start:end]
+    for end in range(1, len(waiting) + 1):
+        if end == len(waiting) or not _is_even(waiting[start : end + 1]):
+            yield waiting[start:end]
             start = end
 
 
-def _is_even(products: Sequence[Product]) -> bool:
-    """Return whether these products, of which all but the last are, are evenly spaced."""
-    for tensors in zip(*products, strict=True):
+def _is_even(waiting: Sequence[Product] | Sequence[Fold]) -> bool:
+    """Return whether these items, of which all but the last are, are evenly spaced."""
+    for tensors in zip(*waiting, strict=True):
         first, *_, before, last = (tensors[0], *tensors)
+        if last.shape != first.shape:
+            return False
         if last.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
             return False
         spacing = last.data_ptr() - before.data_ptr()

@@ -71,7 +71,8 @@ class GraphRecorder:
     def __init__(self, device: torch.device) -> None:
         """Create a recorder for `device`, which need not be the current one."""
         # Own stream: torch may free the libraries' workspaces of a stream along with its graphs.
-        self._device, self._stream = device, torch.cuda.Stream(device)
+        # Its kernels go first if work forks off another (`backlog`), which has less to wait for.
+        self._device, self._stream = device, torch.cuda.Stream(device, priority=-1)
         self._pool = torch.cuda.graph_pool_handle()
         self._is_first = True
         self._failed: list[torch.cuda.CUDAGraph] = []

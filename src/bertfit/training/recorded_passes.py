@@ -12,10 +12,12 @@ Shapes: S rows of a pack and N tokens, both including padding.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
@@ -26,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from bertfit.data.batching import fill_pack
 from bertfit.errors import TrainingError
 from bertfit.modeling import pack as packs
-from bertfit.modeling.backlog import is_sound, start_backlog
+from bertfit.modeling.backlog import is_sound, start_backlog, working_off
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.forward import compute_logits_of_pack
@@ -175,6 +177,8 @@ class RecordedPasses:
         uses_kernels = plan_operators_of(model, precision).is_on
         batches = uses_kernels and is_sound(precision.device)
         self._num_layers = lay_out_gradients(model) if batches else 0
+        on_gpu = precision.device.type == "cuda"
+        self._beside = torch.cuda.Stream(precision.device) if batches and on_gpu else None
         self.seconds = 0.0
         """Time spent recording so far, replays not included."""
 
@@ -252,34 +256,35 @@ class RecordedPasses:
                 master.grad = None
         inputs = place.inputs
         by_id = inputs.by_id if self._sorts else None
-        backlog = self._start_backlog(size)
-        logits = compute_logits_of_pack(
-            self._model,
-            inputs.token_ids,
-            inputs.positions,
-            packs.Pack(inputs.cu_seqlens, size.longest, None, by_id, backlog=backlog),
-            precision=self._precision,
-        )
-        losses = cross_entropy(logits, inputs.label_ids, reduction="none")
-        loss = (losses * inputs.shares).sum()
-        working = [work for _, work in self._pairs]
-        found = torch.autograd.grad(loss, working, allow_unused=True)
-        with torch.no_grad():
-            if backlog is not None:
-                backlog.finish()
-            place.loss.copy_(loss)
-            place.predicted_ids.copy_(logits.argmax(dim=1))
-            self._keep(found, is_first=size.is_first)
+        with self._start_backlog(size) as backlog:
+            logits = compute_logits_of_pack(
+                self._model,
+                inputs.token_ids,
+                inputs.positions,
+                packs.Pack(inputs.cu_seqlens, size.longest, None, by_id, backlog=backlog),
+                precision=self._precision,
+            )
+            losses = cross_entropy(logits, inputs.label_ids, reduction="none")
+            loss = (losses * inputs.shares).sum()
+            working = [work for _, work in self._pairs]
+            found = torch.autograd.grad(loss, working, allow_unused=True)
+            with torch.no_grad():
+                place.loss.copy_(loss)
+                place.predicted_ids.copy_(logits.argmax(dim=1))
+                self._keep(found, is_first=size.is_first)
 
-    def _start_backlog(self, size: PackSize) -> Backlog | None:
+    def _start_backlog(self, size: PackSize) -> AbstractContextManager[Backlog | None]:
         """Return where weight gradients may wait, unless there are some to add to."""
         if not size.is_first:
-            return None
-        return start_backlog(
-            self._num_layers,
-            num_tokens=size.num_tokens,
-            width=find_hidden_size(self._model),
-            memory=self._most_waiting,
+            return contextlib.nullcontext()
+        return working_off(
+            start_backlog(
+                self._num_layers,
+                num_tokens=size.num_tokens,
+                width=find_hidden_size(self._model),
+                memory=self._most_waiting,
+                stream=self._beside,
+            )
         )
 
     def _keep(self, found: Sequence[torch.Tensor | None], *, is_first: bool) -> None:

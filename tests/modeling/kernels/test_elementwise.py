@@ -9,11 +9,13 @@ from torch.nn.functional import gelu
 from bertfit.modeling.kernels import launching
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
+    Fold,
     Sums,
     activate,
     activate_backward,
     add_and_norm,
     add_and_norm_backward,
+    fold_together,
 )
 from bertfit.modeling.kernels.launching import count_programs
 from tests.modeling.kernels.on_device import DEVICE, TOLERANCE, needs_triton
@@ -139,7 +141,18 @@ def test_sums_of_queries_and_values_come_before_the_others(width, adds):
     zeros = torch.zeros(width, device=DEVICE)
     found = [of_states[0].sum(dim=0), zeros, of_states[1].sum(dim=0), sums.partials.sum(dim=0)]
     expected = torch.cat(found) + (there if adds else 0.0)
-    sums.fold(there, adds=adds, of_states=of_states)
+    fold_together([Fold(there, sums.partials, *of_states)], adds=adds)
+    torch.testing.assert_close(there, expected, **TOLERANCE)
+
+
+def test_sums_of_several_layers_are_computed_at_once():
+    width, columns, num_layers = 64, 96, 3
+    shapes = [(4, columns), (3, width), (2, width)]
+    partials = [draw(5, *shape, seed=seed)[::2] for seed, shape in enumerate(shapes)]
+    there = poisoned(num_layers, 3 * width + columns)
+    fold_together([Fold(*tensors) for tensors in zip(there, *partials, strict=True)])
+    others, queries, values = (each.sum(dim=1) for each in partials)
+    expected = torch.cat([queries, torch.zeros_like(queries), values, others], dim=1)
     torch.testing.assert_close(there, expected, **TOLERANCE)
 
 

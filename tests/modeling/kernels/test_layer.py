@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertfit.modeling.backlog import Backlog
+from bertfit.modeling.backlog import Backlog, working_off
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import exchange
@@ -117,7 +117,7 @@ def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firs
         keep_master(work, None)
 
 
-def go_through(layers, *, backlog):
+def go_through(layers, *, backlog, only_firsts):
     """Go through layers and back; return the gradients of input and masters."""
     weights = [weight for layer in layers for weight in layer.parameters()]
     masters = [torch.nn.Parameter(weight.detach().float()) for weight in weights]
@@ -129,25 +129,28 @@ def go_through(layers, *, backlog):
     hidden = draw(14, WIDTH, seed=1).requires_grad_()
     output = hidden
     for layer in layers:
-        output = pass_layer(output, find_parts(layer), pack, trains=True)
-    (of_hidden,) = torch.autograd.grad(output, hidden, draw(14, WIDTH, seed=2))
-    if backlog is not None:
-        backlog.finish()
+        firsts = only_firsts and layer is layers[-1]
+        output = pass_layer(output, find_parts(layer), pack, trains=True, only_firsts=firsts)
+    with working_off(backlog):
+        gradient = draw(len(output), WIDTH, seed=2)
+        (of_hidden,) = torch.autograd.grad(output, hidden, gradient)
     for work in weights:
         keep_master(work, None)
     return [of_hidden, *(master.grad for master in masters)]
 
 
 @pytest.mark.parametrize(
-    ("family", "rate", "num_layers", "num_together"),
+    ("family", "rate", "num_layers", "num_together", "only_firsts"),
     [
-        ("distilbert", 0.2, 2, 2),
-        pytest.param("bert", 0.2, 3, 3, marks=pytest.mark.slow),
-        pytest.param("bert", 0.0, 3, 2, marks=pytest.mark.slow),
+        ("distilbert", 0.2, 2, 2, False),
+        pytest.param("bert", 0.2, 3, 3, False, marks=pytest.mark.slow),
+        pytest.param("bert", 0.0, 3, 2, False, marks=pytest.mark.slow),
+        pytest.param("bert", 0.2, 3, 2, True, marks=pytest.mark.slow),
+        pytest.param("bert", 0.0, 3, 2, True, marks=pytest.mark.slow),
     ],
 )
-def test_weight_gradients_of_several_layers_at_once_are_the_same(
-    family, rate, num_layers, num_together
+def test_gradients_of_several_layers_at_once_are_the_same(
+    family, rate, num_layers, num_together, only_firsts
 ):
     layer = first_layer(make_model(family, dropout=rate).train())
     layers = [copy.deepcopy(layer) for _ in range(num_layers)]
@@ -155,8 +158,10 @@ def test_weight_gradients_of_several_layers_at_once_are_the_same(
         exchange_layers(each)
         for weight in each.parameters():
             weight.data.mul_(1.0 + 0.1 * number)
-    alone = go_through(layers, backlog=None)
-    together = go_through(layers, backlog=Backlog(num_layers, num_together))
+    alone = go_through(layers, backlog=None, only_firsts=only_firsts)
+    stream = torch.cuda.Stream() if DEVICE.type == "cuda" else None
+    backlog = Backlog(num_layers - only_firsts, num_together, stream=stream)
+    together = go_through(layers, backlog=backlog, only_firsts=only_firsts)
     for got, wanted in zip(together, alone, strict=True):
         torch.testing.assert_close(got, wanted, **TOLERANCE)
 

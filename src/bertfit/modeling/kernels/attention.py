@@ -10,6 +10,7 @@ dimensions are contiguous.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -150,6 +151,7 @@ def attend_backward(
     dropout: Dropout,
     tiles: Tiles | None = None,
     joint: torch.Tensor | None = None,
+    make_sums: Callable[[int, int], torch.Tensor] | None = None,
 ) -> OfStates:
     """Return the gradients of queries, keys and values.
 
@@ -161,6 +163,7 @@ def attend_backward(
         dropout: As in the forward pass.
         tiles: Overrides `choose_tiles`; does not affect which weights are dropped.
         joint: (N, 3 * H * K), receives the gradients if all tokens are queries.
+        make_sums: Returns memory for so many rows and columns of float32, for partial sums.
     """
     tiles = tiles or choose_tiles(*spans[2:], states.query.shape[-1])
     places, num_queries = _count_places(states, spans), len(states.query)
@@ -170,7 +173,8 @@ def attend_backward(
     query_tiles = 1 if whole else -(-spans.longest_query // tiles.of_queries.queries)
     key_tiles = 1 if whole else -(-spans.longest_key // tiles.of_keys.keys)
     num_texts = len(spans.query_starts) - 1
-    found = _make_room(states, num_texts * query_tiles, num_texts * key_tiles, joint)
+    rows_of_sums = num_texts * query_tiles, num_texts * key_tiles
+    found = _make_room(states, rows_of_sums, joint, make_sums)
     given = (gradient.contiguous(), *states)
     needed = (*spans[:2], dropout.seeds)
     rows = {"OF_QUERY_ROW": found.query.stride(0), "OF_KEY_ROW": found.key.stride(0)}
@@ -203,13 +207,19 @@ def _count_places(states: States, spans: Spans) -> int:
 
 
 def _make_room(
-    states: States, query_rows: int, value_rows: int, joint: torch.Tensor | None
+    states: States,
+    rows_of_sums: tuple[int, int],
+    joint: torch.Tensor | None,
+    make_sums: Callable[[int, int], torch.Tensor] | None,
 ) -> OfStates:
-    """Allocate the gradients, with so many rows of partial sums."""
+    """Allocate the gradients, with so many rows of partial sums for queries and for values."""
     query, key = states.query, states.key
     width = key.shape[1] * key.shape[2]
-    rows = [query_rows, value_rows]
-    sums = torch.empty(sum(rows), width, dtype=torch.float32, device=key.device).split(rows)
+    if make_sums is None:
+        block = torch.empty(sum(rows_of_sums), width, dtype=torch.float32, device=key.device)
+    else:
+        block = make_sums(sum(rows_of_sums), width)
+    sums = block.split(rows_of_sums)
     if len(query) == len(key):
         if joint is None:
             joint = torch.empty(len(key), 3 * width, dtype=key.dtype, device=key.device)

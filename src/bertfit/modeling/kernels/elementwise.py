@@ -5,6 +5,7 @@ All tensors are contiguous; outputs have the dtype of their inputs. Shapes: N ro
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,46 +51,77 @@ class Sums:
     """(P, C) float32: P programs, C columns."""
 
     @classmethod
-    def make(cls, num_columns: int, num_rows: int, device: torch.device) -> Sums:
-        """Allocate the partial sums of C columns over this many rows."""
-        programs = count_programs(device, num_rows)
-        return cls(torch.empty(programs, num_columns, dtype=torch.float32, device=device))
-
-    def fold(
-        self,
-        output: torch.Tensor,
-        *,
-        adds: bool,
-        of_states: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> None:
-        """Write the sums to `output`, (C,) float32, or add them to its content.
+    def make(
+        cls,
+        num_columns: int,
+        num_rows: int,
+        device: torch.device,
+        allocate: Callable[[int, int], torch.Tensor] | None = None,
+    ) -> Sums:
+        """Allocate the partial sums of C columns over this many rows.
 
         Args:
-            output: Receives the sums.
-            adds: Whether to add.
-            of_states: Partial sums (any, D) of the gradients of queries and of values. Then the
-                output is (3 D + C,): before the other sums come those, with zeros for the keys
-                between them.
+            num_columns: C.
+            num_rows: Rows that are summed.
+            device: Their device.
+            allocate: Returns memory for so many rows and columns of float32.
         """
-        programs, columns = self.partials.shape
-        queries, values = of_states or (self.partials, self.partials)
-        width = 0 if of_states is None else queries.shape[1]
-        num_blocks = 3 * -(-width // _FOLDED_COLUMNS) - (-columns // _FOLDED_COLUMNS)
-        _kernels().fold[(num_blocks,)](
-            self.partials,
-            queries,
-            values,
-            output,
-            programs,
-            len(queries),
-            len(values),
-            WIDTH=width,
-            COLUMNS=columns,
-            BLOCK=_FOLDED_COLUMNS,
-            ROWS=FOLDED_ROWS,
-            ADDS=adds,
-            num_warps=_FOLDING_WARPS,
-        )
+        shape = count_programs(device, num_rows), num_columns
+        if allocate is not None:
+            return cls(allocate(*shape))
+        return cls(torch.empty(*shape, dtype=torch.float32, device=device))
+
+    def fold(self, output: torch.Tensor, *, adds: bool) -> None:
+        """Write the sums to `output`, (C,) float32, or add them to its content."""
+        nothing = self.partials[:, :0]
+        fold_together([Fold(output, self.partials, nothing, nothing)], adds=adds)
+
+
+class Fold(NamedTuple):
+    """Sums over rows of partial sums, still to be computed, and where they go.
+
+    Before the sums of other gradients come those of queries, zeros for the keys, and those of
+    values.
+    """
+
+    output: torch.Tensor
+    """(3 D + C,) float32, receives the sums."""
+    partials: torch.Tensor
+    """(any, C) float32, as `Sums` has them."""
+    of_queries: torch.Tensor
+    """(any, D) float32, of the gradients of queries; D is 0 if there are none."""
+    of_values: torch.Tensor
+    """The same of values."""
+
+
+def fold_together(folds: Sequence[Fold], *, adds: bool = False) -> None:
+    """Compute evenly spaced sums of the same shapes at once, or add them to what is there."""
+    first = folds[0]
+    spacings = [0] * len(first)
+    if len(folds) > 1:
+        spacings = [
+            (here[1].data_ptr() - here[0].data_ptr()) // here[0].element_size()
+            for here in zip(*folds, strict=True)
+        ]
+    output, partials, of_queries, of_values = first
+    columns, width = partials.shape[1], of_queries.shape[1]
+    num_blocks = 3 * -(-width // _FOLDED_COLUMNS) - (-columns // _FOLDED_COLUMNS)
+    _kernels().fold[(num_blocks, len(folds))](
+        partials,
+        of_queries,
+        of_values,
+        output,
+        len(partials),
+        len(of_queries),
+        len(of_values),
+        *(spacings[1], spacings[2], spacings[3], spacings[0]),
+        WIDTH=width,
+        COLUMNS=columns,
+        BLOCK=_FOLDED_COLUMNS,
+        ROWS=FOLDED_ROWS,
+        ADDS=adds,
+        num_warps=_FOLDING_WARPS,
+    )
 
 
 def add_and_norm(

@@ -221,6 +221,10 @@ def fold(
     num_partials,
     num_of_queries,
     num_of_values,
+    to_partials,
+    to_queries,
+    to_values,
+    to_output,
     WIDTH: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -230,8 +234,14 @@ def fold(
     """Write the sums of all rows of partial sums, or add them to the output's content.
 
     The output has WIDTH sums of queries, as many zeros for the keys, WIDTH sums of values, and
-    COLUMNS sums of the other partials.
+    COLUMNS sums of the other partials. The second axis of programs are layers, whose tensors are so
+    many numbers apart: 0 or multiples of 16, so that four numbers are read at once.
     """
+    layer = tl.program_id(1).to(tl.int64)
+    partials += layer * to_partials
+    query_sums += layer * to_queries
+    value_sums += layer * to_values
+    output += layer * to_output
     BLOCKS: tl.constexpr = (WIDTH + BLOCK - 1) // BLOCK
     block = tl.program_id(0)
     if block >= 3 * BLOCKS:

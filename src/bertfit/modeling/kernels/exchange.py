@@ -38,12 +38,12 @@ def is_exchanged(layer: torch.nn.Module) -> bool:
 
 
 def lay_out_gradients(model: torch.nn.Module) -> int:
-    """Space the weight gradients of layers evenly, for a backlog; return the number of layers.
+    """Space the gradients of layers evenly, for a backlog; return the number of layers.
 
     Those are meant that compute all tokens by the kernels, and whose gradients go to masters.
     """
     layers = [find_parts(module) for module in model.modules() if is_exchanged(module)]
-    groups = [parts.products for parts in layers if parts is not None]
+    groups = [(*parts.products, parts.vectors) for parts in layers if parts is not None]
     for of_one_kind in zip(*groups, strict=True):
         lay_out_rooms(of_one_kind)
     return len(groups)

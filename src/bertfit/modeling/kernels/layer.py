@@ -37,12 +37,14 @@ from bertfit.modeling.kernels.attention import (
 )
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
+    Fold,
     Normed,
     Sums,
     activate,
     activate_backward,
     add_and_norm,
     add_and_norm_backward,
+    fold_together,
 )
 from bertfit.modeling.kernels.parts import Parts, join
 from bertfit.modeling.pack import Pack
@@ -76,8 +78,11 @@ class _Places(NamedTuple):
     pack: Pack
 
     @property
-    def backlog(self) -> Backlog | None:
-        """Where the products for weight gradients may wait, if all tokens are computed."""
+    def rooms(self) -> Backlog | None:
+        """The backlog, if this layer's part of it lies next to that of others.
+
+        So it is if all tokens are computed. What the last layer leaves is computed by itself.
+        """
         return self.pack.backlog if self.firsts is None else None
 
     @classmethod
@@ -118,7 +123,7 @@ def _pass(
         Dropout(rates[2], seeds, 2),
     )
     asking = hidden if places.firsts is None else hidden.index_select(0, places.firsts)
-    room = functools.partial(_make_room, places.backlog if keeps else None, hidden)
+    room = functools.partial(_make_room, places.rooms if keeps else None, hidden)
     width, inner_width = len(parts.output.weight), len(parts.inner.weight)
     states = _project(asking, hidden, parts)
     attended = attend(states, places.spans, dropout=in_attention, output=room("attended", width))
@@ -146,9 +151,15 @@ def _go_back(
     """Return the gradients of all tokens (N, D) and of weights without a master."""
     width, inner_width = len(parts.output.weight), len(parts.inner.weight)
     in_attention, after_output, after_outer = tape.dropouts
-    backlog = places.backlog
-    room = functools.partial(_make_room, backlog, tape.hidden, back=True)
-    sums = Sums.make(6 * width + inner_width, len(tape.hidden), gradient.device)
+    backlog, rooms = places.pack.backlog, places.rooms
+    room = functools.partial(_make_room, rooms, tape.hidden, back=True)
+    make_sums = functools.partial(_make_sums, rooms, tape.hidden)
+    sums = Sums.make(
+        6 * width + inner_width,
+        len(tape.hidden),
+        gradient.device,
+        functools.partial(make_sums, "sums"),
+    )
     of_normed, of_fed = add_and_norm_backward(
         gradient.contiguous(),
         tape.of_outer,
@@ -182,18 +193,18 @@ def _go_back(
         *(of_attended, tape.states, tape.attended, places.spans),
         dropout=in_attention,
         joint=room("states", 3 * width),
+        make_sums=functools.partial(make_sums, "sums of states"),
     )
     if places.firsts is None:
         of_hidden, states = _collect(of_asking, of_states, tape, parts, backlog)
     else:
         of_hidden, states = _collect_of_firsts(
-            of_asking, of_states, tape, parts, firsts=places.firsts
+            of_asking, of_states, tape, parts, backlog, firsts=places.firsts
         )
-    row, adds = find_gradients_in_a_row(parts.vectors)
-    sums.fold(row, adds=adds, of_states=(of_states.query_sums, of_states.value_sums))
-    if backlog is not None:
-        backlog.end_layer()
-    return of_hidden, [*states, *output, *inner, *outer, *hand_out(row, parts.vectors)]
+    vectors = _fold(parts, sums, of_states, backlog)
+    if rooms is not None:
+        rooms.end_layer()
+    return of_hidden, [*states, *output, *inner, *outer, *vectors]
 
 
 _Gradients: TypeAlias = tuple[torch.Tensor | None, ...]
@@ -205,7 +216,30 @@ def _make_room(
     """Return memory for a factor of a product that may wait, or None if it need not lie there."""
     if backlog is None:
         return None
-    return backlog.make_room(name, like, width, back=back)
+    return backlog.make_room(name, (len(like), width), like, back=back)
+
+
+def _make_sums(
+    backlog: Backlog | None, like: torch.Tensor, name: str, num_rows: int, width: int
+) -> torch.Tensor:
+    """Return memory for partial sums, (num_rows, width) float32."""
+    shape = num_rows, width
+    if backlog is None:
+        return like.new_empty(shape, dtype=torch.float32)
+    return backlog.make_room(name, shape, like, dtype=torch.float32, back=True)
+
+
+def _fold(
+    parts: Parts, sums: Sums, of_states: OfStates, backlog: Backlog | None
+) -> tuple[torch.Tensor | None, ...]:
+    """Add the gradients of biases and norms to their masters, or return them."""
+    row, adds = find_gradients_in_a_row(parts.vectors)
+    fold = Fold(row, sums.partials, of_states.query_sums, of_states.value_sums)
+    if backlog is not None and not adds and lie_with_masters(row, parts.vectors):
+        backlog.add_fold(fold)
+        return (None,) * len(parts.vectors)
+    fold_together([fold], adds=adds)
+    return hand_out(row, parts.vectors)
 
 
 def _collect(
@@ -226,14 +260,15 @@ def _collect_of_firsts(
     of_states: OfStates,
     tape: _Tape,
     parts: Parts,
+    backlog: Backlog | None,
     *,
     firsts: torch.Tensor,
 ) -> tuple[torch.Tensor, _Gradients]:
     """Return the same as `_collect`, if only first tokens are queries."""
     weights = (parts.key.weight, parts.value.weight)
     found = (
-        *_give((parts.query.weight,), of_states.query, tape.asking),
-        *_give(weights, of_states.joint, tape.hidden),
+        *_give((parts.query.weight,), of_states.query, tape.asking, backlog),
+        *_give(weights, of_states.joint, tape.hidden, backlog),
     )
     of_asking.addmm_(of_states.query, parts.query.weight)
     of_hidden = _multiply_back(of_states.joint, weights)
