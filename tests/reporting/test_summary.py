@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 
 from bertfit.reporting.facts_tables import list_baselines, list_seeds
+from bertfit.reporting.limits import describe_small_classes, describe_units, list_limits
 from bertfit.reporting.summary import (
     describe_answer,
     describe_collapse,
     describe_seeds,
-    describe_small_classes,
-    describe_units,
     describe_verdict,
     list_leaks,
-    list_limits,
 )
 
 INTERVALS = {"accuracy": {"low": 0.7, "high": 0.9}}

@@ -24,10 +24,8 @@ from bertfit.reporting.confidence import (
 )
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.facts_tables import show_setting
+from bertfit.reporting.limits import OF_ONE_GROUP, describe_small_classes, describe_units
 from bertfit.reporting.summary import (
-    OF_ONE_GROUP,
-    describe_small_classes,
-    describe_units,
     format_share_with_interval,
     list_warnings,
     word_validation,

@@ -20,10 +20,9 @@ from bertfit.evaluation.comparison import Difference, PairedComparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import SliceReport
 from bertfit.reporting.facts_tables import group_slices
+from bertfit.reporting.limits import describe_slices, describe_units
 from bertfit.reporting.summary import (
     describe_seeds,
-    describe_slices,
-    describe_units,
     format_seed_scores,
 )
 from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten

@@ -14,16 +14,15 @@ from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_doubt, describe_threshold
 from bertfit.reporting.figures import draw_figures
+from bertfit.reporting.limits import describe_slices, list_limits
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
     describe_collapse,
     describe_seeds,
-    describe_slices,
     describe_verdict,
     has_leaks,
     list_findings,
-    list_limits,
     list_warnings,
 )
 from bertfit.reporting.templating import html_templates, read_template, replace_unseen

@@ -14,6 +14,7 @@ from typing import Any
 
 from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
+from bertfit.reporting.limits import list_limits
 from bertfit.reporting.summary import (
     describe_answer,
     describe_verdict,
@@ -21,7 +22,6 @@ from bertfit.reporting.summary import (
     format_seed_scores,
     format_share_with_interval,
     is_all_leaked,
-    list_limits,
     list_warnings,
 )
 from bertfit.reporting.templating import markdown_templates, replace_unseen

@@ -1,0 +1,218 @@
+"""Sentences of the report and the model card: what limits the scores, and how to read slices.
+
+Owns the wording. Names come from users and are returned unescaped; callers must escape them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from bertfit.data.records import TABLE_NAMES
+from bertfit.evaluation.slices import SMALL_ROWS
+from bertfit.reporting.confidence import describe_threshold
+from bertfit.reporting.summary import (
+    has_leaks,
+    is_all_leaked,
+    leaves_nothing,
+    list_chosen,
+    list_findings,
+    name_calibration,
+)
+from bertfit.reporting.text import format_percent_with_interval
+from bertfit.wording import format_count, format_steps
+
+_FEW_GROUPS = 10
+"""With fewer groups, little is known about how much groups differ."""
+OF_ONE_GROUP = "All rows are of one group: the intervals do not say how much groups differ."
+_FEW_ROWS = 5
+"""With 3 rows per class, intervals of macro averages covered the truth in 86 of 100 draws, and with
+2 in 80 (docs/judging.md)."""
+_RULES = {
+    "head": "only their beginning",
+    "tail": "only their end",
+    "head+tail": "only their beginning and their end",
+}
+
+
+def list_limits(facts: Mapping[str, Any]) -> list[str]:
+    """Return what a user must know before trusting the model, a sentence or two each.
+
+    Leaks, a collapse and the comparison with baselines are reported next to the score, not here.
+    """
+    return [
+        *_limit_test(facts),
+        *_limit_data(facts),
+        *_limit_training(facts),
+        *_limit_length(facts),
+        *_limit_confidence(facts),
+    ]
+
+
+def _limit_test(facts: Mapping[str, Any]) -> list[str]:
+    judged, data = facts["judged"], facts["record"].get("data") or {}
+    if judged is None:
+        return ["The run holds no scores: score it on labelled rows with bertfit evaluate."]
+    if judged["part"] != "test":
+        why = "There was no test set."
+        if data.get("test"):
+            why = "Interrupted before the test rows were scored, which bertfit evaluate does."
+        told = f"{why} The scores are those of the validation rows"
+        chosen = list_chosen(facts["record"])
+        if chosen:
+            told += f", which chose {chosen}, so they make the model look better than it is"
+        told += "."
+    else:
+        source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
+        what = "was given in memory" if source in TABLE_NAMES else f"is {source}"
+        told = f"The test set {what}, {judged['num_rows']:,} rows, scored after training"
+        if is_all_leaked(facts):
+            told += ". None of them is new to the model: the scores say nothing about new text."
+        elif leaves_nothing(facts, "test_without_groups"):
+            told += ". None of their groups is new to the model: the scores hold for these alone."
+        elif has_leaks(facts):
+            told += (
+                ". Some of them are not new to the model: the score without them, given above, is "
+                "the one that holds for text like it."
+            )
+        else:
+            told += "; it chose nothing. The scores hold for text like it."
+    supports = [rates["support"] for rates in (judged.get("per_class") or {}).values()]
+    notes = (told, _describe_resampling(judged), describe_small_classes(supports))
+    return [" ".join(filter(None, notes))]
+
+
+def _describe_resampling(judged: Mapping[str, Any]) -> str:
+    """Return what the intervals take as independent, or an empty string without intervals."""
+    if not judged.get("intervals"):
+        return ""
+    how = "rows are taken as independent"
+    if judged.get("interval_unit", "row") == "group":
+        drawn = describe_units(judged.get("num_interval_units"), grouped=True)
+        how = f"whole groups were resampled, {drawn}"
+    note = f" {OF_ONE_GROUP}" if judged.get("of_one_group") else ""
+    return f"Intervals: {how}.{note}"
+
+
+def describe_units(num_units: int | None, *, grouped: bool) -> str:
+    """Return what was resampled: rows, or groups with their number if known.
+
+    Example:
+        >>> describe_units(25, grouped=True), describe_units(3, grouped=True)
+        ('25 groups', '3 groups, too few to be sure of much')
+    """
+    if not grouped or num_units is None:
+        return "groups" if grouped else "rows"
+    few = ", too few to be sure of much" if num_units < _FEW_GROUPS else ""
+    return f"{num_units:,} groups{few}"
+
+
+def describe_small_classes(supports: Sequence[int]) -> str:
+    """Return a warning if any class has too few rows, or an empty string.
+
+    Args:
+        supports: (C,) rows of each class.
+
+    Example:
+        >>> describe_small_classes([40, 3, 0]).partition(":")[0]
+        '2 of 3 classes have fewer than 5 rows'
+    """
+    num_small = sum(support < _FEW_ROWS for support in supports)
+    if not num_small:
+        return ""
+    has = "has" if num_small == 1 else "have"
+    return (
+        f"{num_small:,} of {len(supports):,} classes {has} fewer than {_FEW_ROWS} rows: their "
+        "scores, and macro averages, are less certain than the intervals say."
+    )
+
+
+def describe_slices(
+    found: Mapping[str, Any],
+    groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+) -> list[str]:
+    """Return notes on how to read the slices, in sentences.
+
+    Args:
+        found: From `SliceReport.to_json`.
+        groups: The slices that are shown, from `facts_tables.group_slices`.
+    """
+    num_worse, num_small = sum(one["is_worse"] for one in found["slices"]), found["num_too_small"]
+    are, were = ("is" if num_worse == 1 else "are"), ("was" if num_small == 1 else "were")
+    told = f"{num_worse:,} of {format_count(len(found['slices']), 'slice')} {are} worse than the "
+    told += "rest of the rows (in bold)"
+    told += f"; {num_small:,} {were} too small to judge." if num_small else "."
+    grouped = found.get("unit") == "group"
+    test = "Fisher's exact test"
+    if grouped:
+        test = f"the larger of {test} and a t-test of groups"
+    notes = [
+        told,
+        f"p: {test}, adjusted for all slices (Benjamini-Hochberg).",
+        "The 95 % intervals are not adjusted: the worst of many looks worse than it is.",
+    ]
+    if grouped:
+        notes.append(
+            "p and intervals allow for rows of one group being right or wrong together. Slices by "
+            "group are about that group alone: tested by its rows, and adjusted among groups."
+        )
+    if any(one["is_small"] for _, slices in groups for one in slices):
+        notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
+    return notes
+
+
+def _limit_data(facts: Mapping[str, Any]) -> list[str]:
+    found = list_findings(facts)
+    return [finding["message"] for finding in found if finding["severity"] == "serious"]
+
+
+def _limit_training(facts: Mapping[str, Any]) -> list[str]:
+    training = facts["record"].get("training") or {}
+    told = []
+    if training.get("imported_from"):
+        told.append(f"It was imported from a {training['imported_from']}, not trained by bertfit.")
+    if training.get("interrupted"):
+        unfinished = training.get("unfinished_epoch")
+        where = f" after {format_steps(*unfinished)} of its last epoch" if unfinished else ""
+        told.append(f"The training was interrupted{where}.")
+    return told
+
+
+def _limit_length(facts: Mapping[str, Any]) -> list[str]:
+    encoding, judged = facts["record"].get("encoding") or {}, facts["judged"] or {}
+    limit = encoding.get("max_length")
+    if limit is None:
+        return []
+    rule = _RULES.get(encoding.get("truncation", ""), "only a part of them")
+    told = f"Of texts longer than {limit:,} tokens the model reads {rule}"
+    if judged.get("num_truncated") is not None:
+        num_cut, num_rows, part = judged["num_truncated"], judged["num_rows"], judged["part"]
+        share = format_percent_with_interval(num_cut / num_rows)
+        told += f": {num_cut:,} of {num_rows:,} {part} rows ({share})"
+    told += "."
+    if encoding.get("truncation") == "head+tail":
+        told += (
+            " Only bertfit cuts texts this way: transformers.pipeline with truncation=True reads "
+            "only their beginning, so its answers to such texts differ from those scored here."
+        )
+    return [told]
+
+
+def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
+    record, confidence = facts["record"], (facts["judged"] or {}).get("confidence")
+    told = []
+    if confidence is not None:
+        is_fair = confidence["ece"] <= confidence["ece_noise"]
+        verdict = "is within chance" if is_fair else "is more than chance explains"
+        kind = name_calibration(record)
+        how = "not calibrated" if kind == "none" else f"calibrated on validation rows ({kind})"
+        told.append(
+            f"Confidence is {how}. Its calibration error of {confidence['ece']:.4f} {verdict} "
+            f"(chance alone gives up to {confidence['ece_noise']:.4f})."
+        )
+    if record.get("threshold"):
+        threshold = record["threshold"]
+        positive = facts["label_names"][1]
+        told.append(f"{describe_threshold(threshold['value'], positive, threshold)}.")
+    return told
