@@ -1,9 +1,10 @@
-"""One CUDA GPU: where a training step of bertfit goes, kernel by kernel.
+"""One CUDA GPU: where a training step of bertfit goes, kernel by kernel, and what comes before.
 
 Steps of 16 texts cut at 128 tokens, as in the notebook's job, and of 64 cut at 512, with the
 lengths of real IMDB reviews and a BERT-base of random weights. Steps are recorded, then timed in
 rounds, the same in each; then torch.profiler adds up the time of every kernel. Kernels rarely
-overlap, so what is missing between their sum and the time of a step is the GPU waiting.
+overlap, so what is missing between their sum and the time of a step is the GPU waiting. Last, the
+notebook's three epochs of 22,500 reviews show what steps cost before their size is recorded.
 
 Needs BERTFIT_DATA and a CUDA GPU. --smoke runs the same on any device with a tiny encoder and
 synthetic reviews, with operators instead of kernels where there is no GPU. Its times mean nothing.
@@ -32,6 +33,7 @@ from bertfit.data.encoding import EncodedTexts
 ROWS = (16, 64)
 """Texts a step, for each of the two lengths."""
 ROUNDS = 5
+NUM_OF_JOB, EPOCHS_OF_JOB = 22_500, 3
 _NUM_SHOWN = 25
 """Kernels of a step that are listed; the others are one sum."""
 
@@ -51,11 +53,13 @@ def main() -> None:
             found = measure_steps(size, encode(texts, folder, length), num_rows)
             steps[f"{num_rows} of {length}"] = found
             print_step(f"{num_rows} texts of at most {length} tokens", found)
+        job = measure_job(size, encode(texts, folder, size.lengths[0]))
     if arguments.smoke:
         print("The script runs. These times mean nothing.")
         return
     gpu = torch.cuda.get_device_name()
-    write_result("gpu-steps", {"gpu": gpu, "steps": steps}, output=arguments.output, gpu=gpu)
+    found = {"gpu": gpu, "steps": steps, "job": job}
+    write_result("gpu-steps", found, output=arguments.output, gpu=gpu)
 
 
 def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, Any]:
@@ -66,7 +70,7 @@ def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, A
     milliseconds = []
     with training(size, texts, rows, TrainSettings(batch_size=num_rows)) as (take_epoch, weights):
         take_epoch()
-        num_steps = take_epoch()  # in which sizes that occur once are recorded
+        num_steps = len(take_epoch())  # in which sizes that occur once are recorded
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         for _ in range(ROUNDS):
@@ -85,6 +89,38 @@ def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, A
         "tokens_a_step": float(texts.lengths[rows].sum()) / num_steps,
         "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
     }
+
+
+def measure_job(size: Size, texts: EncodedTexts) -> list[dict[str, float]]:
+    """Return for each epoch of the notebook's job: its steps, and what they and the slow ones took.
+
+    A step is slow if it takes twice the median or more, because the sizes of its packs were not
+    recorded yet, or just then. `slow_seconds` is by how much more than the median they took.
+    """
+    generator = np.random.default_rng(1)
+    rows = generator.choice(len(texts), min(NUM_OF_JOB, len(texts)), replace=False)
+    epochs = []
+    with training(size, texts, rows, TrainSettings(batch_size=ROWS[0])) as (take_epoch, weights):
+        for _ in range(EPOCHS_OF_JOB):
+            seconds = np.array(take_epoch())
+            median = float(np.median(seconds))
+            slow = seconds[seconds >= 2.0 * median]
+            found = {
+                "steps": len(seconds),
+                "seconds": float(seconds.sum()),
+                "median_ms": median * 1e3,
+                "slow_steps": len(slow),
+                "slow_seconds": float((slow - median).sum()),
+                "recording_seconds": weights.recorded.seconds if weights.recorded else 0.0,
+            }
+            epochs.append(found)
+            print(
+                f"an epoch of the job: {found['steps']} steps in {found['seconds']:.2f} s, median "
+                f"{found['median_ms']:.3f} ms; {found['slow_steps']} slow ones took "
+                f"{found['slow_seconds']:.2f} s more",
+                flush=True,
+            )
+    return epochs
 
 
 def list_kernels(seen: profile, *, num_steps: int, on_gpu: bool) -> list[dict[str, Any]]:

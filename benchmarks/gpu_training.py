@@ -340,7 +340,7 @@ def train_bertfit(
     """Return the seconds of bertfit's third epoch, and the extra time of the first two.
 
     A size of pack that occurs once in the first epoch is recorded in the second. All epochs have
-    the same packs, because in a whole training with these lengths 99 of 100 have a size that
+    the same packs, because in a whole training with these lengths 98 of 100 have a size that
     occurred twice before.
     """
     settings = TrainSettings(
@@ -360,10 +360,10 @@ def train_bertfit(
 @contextlib.contextmanager
 def training(
     size: Size, texts: EncodedTexts, rows: np.ndarray, settings: TrainSettings
-) -> Iterator[tuple[Callable[[], int], TrainedWeights]]:
+) -> Iterator[tuple[Callable[[], list[float]], TrainedWeights]]:
     """Give what takes the steps of an epoch, each time the same, and the weights they change.
 
-    It returns the number of steps, after the last one has ended.
+    It returns the seconds of each step, after the last one has ended.
     """
     precision = choose_precision()
     model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
@@ -376,7 +376,7 @@ def training(
     weights = TrainedWeights(model, settings, precision)
     print(f"  token budget {budget:,}; recording {weights.recording}", flush=True)
 
-    def take_epoch() -> int:
+    def take_epoch() -> list[float]:
         taken = train_steps(
             weights,
             data,
@@ -385,9 +385,7 @@ def training(
             precision=precision,
             max_tokens=budget,
         )
-        for step in stay_ahead(taken, precision.device):
-            step.read()
-        return len(steps)
+        return [step.read().seconds for step in stay_ahead(taken, precision.device)]
 
     yield take_epoch, weights
     if weights.recorded is not None and not weights.recording.is_on:
