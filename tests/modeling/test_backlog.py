@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bertfit.errors import TrainingError
 from bertfit.modeling import backlog
 from bertfit.modeling.backlog import Backlog, Product, start_backlog, working_off
 from bertfit.modeling.gradients import (
@@ -204,6 +205,12 @@ def test_layers_of_large_packs_do_not_wait():
     assert start_backlog(12, num_tokens=100, width=8, memory=99_999)._num_together == 12
 
 
+@pytest.mark.parametrize(("most", "num_together"), [(5, 4), (10, 6), (11, 11), (4, 4), (2, 2)])
+def test_batches_of_layers_are_of_about_equal_size(most, num_together):
+    waiting = start_backlog(11, num_tokens=10, width=8, memory=80 * most)
+    assert waiting._num_together == num_together
+
+
 def test_gradients_of_groups_are_spaced_evenly_where_they_stay():
     shapes = [[(2, 3), (1, 3)], [(3, 3)], [(3, 3)]]
     groups = [[torch.nn.Parameter(torch.empty(shape)) for shape in group] for group in shapes]
@@ -248,6 +255,45 @@ def test_products_that_fail_or_are_wrong_are_found_before_they_are_used(broken, 
     assert backlog.is_sound.__wrapped__(CPU)
     monkeypatch.setattr(backlog, "multiply_together", broken)
     assert not backlog.is_sound.__wrapped__(CPU)
+
+
+class Recorder:
+    """Stands in for that of a GPU."""
+
+    def __init__(self, *, plays=True, error=None):
+        self.plays, self.error = plays, error
+
+    def run(self, work):
+        work()
+
+    def record(self, work):
+        if self.error is not None:
+            raise self.error
+        return work if self.plays else lambda: None
+
+
+@pytest.mark.parametrize(
+    ("recorder", "is_right"),
+    [
+        (Recorder(), True),
+        (Recorder(plays=False), False),
+        (Recorder(error=RuntimeError("no")), False),
+    ],
+)
+def test_products_are_tried_as_recorded_on_a_stream_of_their_own(
+    recorder, is_right, log, monkeypatch
+):
+    stream = FakeStream("side", log)
+    monkeypatch.setattr(backlog, "_start_recorder", lambda _device: (recorder, stream))
+    assert backlog.is_sound.__wrapped__(CPU) is is_right
+    assert log[:3] == ["side waits for main", "products on side", "main waits for side"]
+
+
+def test_a_trial_after_which_cuda_cannot_go_on_ends_the_training(log, monkeypatch):
+    recorder = Recorder(error=TrainingError("recording a CUDA graph failed"))
+    monkeypatch.setattr(backlog, "_start_recorder", lambda _device: (recorder, None))
+    with pytest.raises(TrainingError):
+        backlog.is_sound.__wrapped__(CPU)
 
 
 def test_memory_that_runs_out_in_the_trial_says_nothing_about_the_products(monkeypatch):

@@ -61,6 +61,25 @@ def test_a_smaller_pack_is_filled_to_a_size_that_is_known():
     assert run.take(*[128] * 17, 3) != large
 
 
+def test_short_texts_are_not_computed_by_the_kernels_for_long_ones():
+    run = Run()
+    long = run.take(512, *[96] * 15)
+    assert long == (2048, 24, 512, True)
+    assert run.take(*[122] * 16) == (2048, 24, 128, True)
+    assert run.take(400, 300, 200) == long
+
+
+def test_the_size_that_is_added_is_the_one_whose_padding_is_worth_most():
+    """For 128 tokens more is wasted, but with 1,024 it costs more."""
+    run = Run()
+    run.take(*[128] * 15, 100)
+    while len(run.uses) == 1:
+        run.take(5, 5)
+        run.take(5, 5)
+        run.take(*[64] * 15, 50)
+    assert run.take(*[64] * 15, 50) == (1024, 24, 128, True)
+
+
 @pytest.mark.parametrize(
     ("lengths", "is_first"),
     [

@@ -425,6 +425,56 @@ def test_records_are_given_up_before_a_step_is_cut_smaller(trained):
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5, msg=name)
 
 
+def take(recorded, *lengths):
+    """Take a pack of a step of its own; return the number of tokens computed."""
+    rows = np.arange(len(lengths))
+    (pack,) = iter_packs(make_encoded(lengths), rows, max_tokens=sum(lengths))
+    return recorded.take(pack, rows % 3, num_rows=len(rows), pad_id=0)[2]
+
+
+@pytest.fixture
+def taking():
+    """Give recorded passes, and a function that lets them take packs."""
+    model = make_model()
+    recorded, tracer = record_passes(model, [(p, p) for p in model.parameters()])
+
+    def take_alone(*lengths):
+        model.zero_grad()
+        return take(recorded, *lengths)
+
+    return recorded, tracer, take_alone
+
+
+def test_a_pack_takes_the_record_of_a_larger_one(taking):
+    _, tracer, take_alone = taking
+    sizes = [take_alone(60, 50, 40), take_alone(20, 10), take_alone(30, 5, 5)]
+    assert sizes == [256, 256, 256]
+    assert len(tracer.traces) == 1
+
+
+def test_where_nothing_is_recorded_any_more_nothing_is_filled_to_a_larger_size(taking):
+    recorded, _, take_alone = taking
+    assert [take_alone(60, 50, 40), take_alone(60, 50, 40)] == [256, 256]
+    assert recorded.forget()
+    assert [take_alone(60, 50, 40), take_alone(20, 10)] == [256, 128]
+
+
+def test_sizes_that_took_too_much_memory_are_not_filled_to_again(taking):
+    recorded, _, take_alone = taking
+    assert take_alone(60, 50, 40) == 256
+    assert not recorded.forget()  # nothing was recorded: the step is cut smaller
+    assert recorded.plan.is_on
+    assert [take_alone(20, 10), take_alone(60, 50)] == [128, 128]
+
+
+def test_where_there_are_enough_sizes_packs_are_filled_to_these(taking, monkeypatch):
+    monkeypatch.setattr(recorded_passes, "_MOST_SIZES", 1)
+    monkeypatch.setattr(pack_sizes, "_WORTH", 0)
+    _, tracer, take_alone = taking
+    assert [take_alone(60, 50, 40)] + [take_alone(20, 10) for _ in range(3)] == [256] * 4
+    assert len(tracer.traces) == 1
+
+
 def test_a_size_whose_first_pass_ran_out_of_memory_is_not_recorded_before_one_has_run(trained):
     weights, _, tracer = trained(record=True)
     recorder, calls = weights.recorded._recorder, []

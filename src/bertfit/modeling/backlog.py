@@ -22,8 +22,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from bertfit.errors import is_out_of_memory
-from bertfit.modeling.graphs import GraphRecorder
+from bertfit.errors import TrainingError, is_out_of_memory
+from bertfit.modeling.graphs import GraphRecorder, Recorder
 from bertfit.modeling.kernels.elementwise import Fold, fold_together
 
 _TRIED = 3
@@ -121,8 +121,8 @@ class Backlog:
         self._beside = None
 
     def _compute_beside(self, stream: torch.cuda.Stream) -> None:
-        self._beside = [product for each in self._products.values() for product in each]
         stream.wait_stream(torch.cuda.current_stream(stream.device))
+        self._beside = [product for each in self._products.values() for product in each]
         with torch.cuda.stream(stream):
             self._multiply()
         self._fold()
@@ -175,11 +175,16 @@ def start_backlog(
         num_tokens: Tokens of the pack, N.
         width: Hidden size.
         memory: Limit for the product of tokens, hidden size and waiting layers. In BERT's shape,
-            nine times as many numbers wait.
+            nine times as many numbers wait, and partial sums that take as much as those of some
+            1,200 tokens more.
         stream: Where the last products are computed.
     """
-    num_together = min(num_layers, memory // (num_tokens * width))
-    return Backlog(num_layers, num_together, stream=stream) if num_together > 1 else None
+    most = min(num_layers, memory // (num_tokens * width))
+    if most < 2:
+        return None
+    num_batches = -(-num_layers // most)
+    num_together = -(-num_layers // num_batches)  # batches of about equal size
+    return Backlog(num_layers, num_together, stream=stream)
 
 
 @functools.lru_cache
@@ -190,6 +195,7 @@ def is_sound(device: torch.device) -> bool:
 
     Raises:
         RuntimeError: Memory ran out.
+        TrainingError: Recording failed, and CUDA cannot recover.
     """
     generator = torch.Generator().manual_seed(0)
     shapes = ((_TRIED, 16, 64), (_TRIED, 16, 32))
@@ -198,16 +204,18 @@ def is_sound(device: torch.device) -> bool:
     ]
     gradients = torch.full((_TRIED, *(shape[-1] for shape in shapes)), math.nan, device=device)
     products = [Product(*tensors) for tensors in zip(gradients, *factors, strict=True)]
+    recorder, stream = _start_recorder(device)
+    work = functools.partial(_work_off, products, stream)
     try:
-        if device.type == "cuda":
-            work = functools.partial(_work_off, products, torch.cuda.Stream(device))
-            recorder = GraphRecorder(device)
+        if recorder is None:
+            work()
+        else:
             recorder.run(work)
             replay = recorder.record(work)
             gradients.fill_(math.nan)
             replay()
-        else:
-            _work_off(products)
+    except TrainingError:
+        raise
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -216,7 +224,14 @@ def is_sound(device: torch.device) -> bool:
     return torch.allclose(gradients.double(), expected, rtol=1e-3, atol=1e-3)
 
 
-def _work_off(products: Sequence[Product], stream: torch.cuda.Stream | None = None) -> None:
+def _start_recorder(device: torch.device) -> tuple[Recorder | None, torch.cuda.Stream | None]:
+    """Return what records on a GPU, and a stream beside its own."""
+    if device.type != "cuda":
+        return None, None
+    return GraphRecorder(device), torch.cuda.Stream(device)
+
+
+def _work_off(products: Sequence[Product], stream: torch.cuda.Stream | None) -> None:
     """Compute products as those of several layers."""
     with working_off(Backlog(len(products), len(products), stream=stream)) as backlog:
         assert backlog is not None

@@ -49,7 +49,7 @@ class Pack:
     seeds: list[torch.Tensor] = field(default_factory=list)
     """Seeds drawn for layers to come."""
     backlog: Backlog | None = None
-    """Where layers may leave the products for weight gradients; who sets it calls `finish`."""
+    """Where layers may leave what they need not wait for; who sets it also finishes it."""
 
     @classmethod
     def build(cls, cu_seqlens: np.ndarray, device: torch.device) -> Pack:

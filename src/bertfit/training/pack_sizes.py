@@ -50,11 +50,12 @@ class PackSize(NamedTuple):
     def takes(self, other: PackSize) -> bool:
         """Return whether rows of padding, of at least one token each, fill a pack to this size."""
         rows, tokens = self.num_rows - other.num_rows, self.num_tokens - other.num_tokens
-        return (
-            rows <= tokens <= rows * self.longest
-            and other.longest <= self.longest
-            and other.is_first == self.is_first
-        )
+        return rows <= tokens <= rows * self.longest and other.longest <= self.longest
+
+    def is_like(self, other: PackSize) -> bool:
+        """Return whether the same kernels compute both; attention's are others for long texts."""
+        are_short = [size.longest <= TOKENS_STEP for size in (self, other)]
+        return self.is_first == other.is_first and are_short[0] == are_short[1]
 
 
 class PackSizes:
@@ -65,29 +66,39 @@ class PackSizes:
         self._seen: set[PackSize] = set()
         self._wasted: Counter[PackSize] = Counter()
 
-    def choose(self, pack: Pack, *, is_first: bool, known: Collection[PackSize]) -> PackSize:
+    def choose(
+        self,
+        pack: Pack,
+        *,
+        is_first: bool,
+        known: Collection[PackSize],
+        may_add: bool = True,
+    ) -> PackSize:
         """Return the size to which a pack is to be filled.
 
         Args:
             pack: Some rows of a step, without padding.
             is_first: See `PackSize`.
             known: Sizes whose passes were run already.
+            may_add: Whether another one may become known.
         """
         bare = PackSize.of(pack, is_first=is_first)
         own = _round_size(bare)
         self._seen.add(own)
-        fitting = [size for size in known if size.takes(bare)]
+        fitting = [size for size in known if size.is_like(own) and size.takes(bare)]
         if own in fitting or not fitting:
             return own
         chosen = min(fitting)
         smaller = [
-            size for size in self._seen if size.num_tokens < chosen.num_tokens and size.takes(bare)
+            size
+            for size in self._seen
+            if size.num_tokens < chosen.num_tokens and size.is_like(own) and size.takes(bare)
         ]
-        if not smaller:
+        if not smaller or not may_add:
             return chosen
         for size in smaller:
             self._wasted[size] += chosen.num_tokens - size.num_tokens
-        best = max(smaller, key=lambda size: self._wasted[size])
+        best = max(smaller, key=lambda size: self._wasted[size] * size.num_tokens)
         if self._wasted[best] * best.num_tokens <= _WORTH:
             return chosen
         for size in [size for size in self._wasted if size < chosen]:

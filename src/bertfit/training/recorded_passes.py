@@ -56,7 +56,7 @@ were recorded whole, 25.0 in two packs, and 32.6 eagerly. But recordings of up t
 hold 11 GiB more, which a smaller GPU needs for other packs."""
 _MOST_WAITING, _MOST_WAITING_OF_LARGE = 2**24, 2**26
 """On the same GPUs, how many weight gradients wait (`backlog.start_backlog`): for BERT-base, 0.3
-and 1.2 GB."""
+and 1.2 GB, and up to 0.2 GB of partial sums."""
 _MOST_SIZES = 128
 """Packs of further sizes run eagerly."""
 _ALIGNMENT = 16
@@ -221,11 +221,12 @@ class RecordedPasses:
     def forget(self) -> bool:
         """Stop recording because memory ran out; return whether there was any to free.
 
-        If nothing was recorded yet, recording stays on.
+        If nothing was recorded yet, recording stays on, with packs that are going to be smaller.
         """
         had_any = any(place.replay is not None for place in self._places.values())
         if had_any:
             self._give_up("memory ran out")
+        self._places.clear()
         return had_any
 
     def _choose_size(self, pack: Pack, *, is_small: bool) -> PackSize:
@@ -233,7 +234,8 @@ class RecordedPasses:
         if not is_small:
             return PackSize.of(pack, is_first=is_first)
         known = self._places if self.plan.is_on else ()  # else padding saves nothing
-        return self._sizes.choose(pack, is_first=is_first, known=known)
+        may_add = len(self._places) < _MOST_SIZES
+        return self._sizes.choose(pack, is_first=is_first, known=known, may_add=may_add)
 
     def _write(self, filled: Pack, label_ids: np.ndarray, num_rows: int, place: _Place) -> None:
         """Copy a pack into the tensors that the passes read."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bertfit.modeling import backlog
 from bertfit.modeling.backlog import Backlog, working_off
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.gradients import keep_master
@@ -117,7 +118,14 @@ def test_masters_get_the_gradients_of_all_packs_of_a_step_at_one_place(only_firs
         keep_master(work, None)
 
 
-def go_through(layers, *, backlog, only_firsts):
+def count_together(monkeypatch, name):
+    """Note how much this function of the backlog computes at once, each time."""
+    counts, compute = [], getattr(backlog, name)
+    monkeypatch.setattr(backlog, name, lambda run: counts.append(len(run)) or compute(run))
+    return counts
+
+
+def go_through(layers, *, waiting, only_firsts):
     """Go through layers and back; return the gradients of input and masters."""
     weights = [weight for layer in layers for weight in layer.parameters()]
     masters = [torch.nn.Parameter(weight.detach().float()) for weight in weights]
@@ -125,13 +133,13 @@ def go_through(layers, *, backlog, only_firsts):
         keep_master(work, master, stays=True)
     assert lay_out_gradients(torch.nn.ModuleList(layers)) == len(layers)
     torch.manual_seed(0)
-    pack = dataclasses.replace(Pack.build(STARTS, DEVICE), backlog=backlog)
+    pack = dataclasses.replace(Pack.build(STARTS, DEVICE), backlog=waiting)
     hidden = draw(14, WIDTH, seed=1).requires_grad_()
     output = hidden
     for layer in layers:
         firsts = only_firsts and layer is layers[-1]
         output = pass_layer(output, find_parts(layer), pack, trains=True, only_firsts=firsts)
-    with working_off(backlog):
+    with working_off(waiting):
         gradient = draw(len(output), WIDTH, seed=2)
         (of_hidden,) = torch.autograd.grad(output, hidden, gradient)
     for work in weights:
@@ -140,41 +148,47 @@ def go_through(layers, *, backlog, only_firsts):
 
 
 @pytest.mark.parametrize(
-    ("family", "rate", "num_layers", "num_together", "only_firsts"),
-    [
-        ("distilbert", 0.2, 2, 2, False),
-        pytest.param("bert", 0.2, 3, 3, False, marks=pytest.mark.slow),
-        pytest.param("bert", 0.0, 3, 2, False, marks=pytest.mark.slow),
-        pytest.param("bert", 0.2, 3, 2, True, marks=pytest.mark.slow),
-        pytest.param("bert", 0.0, 3, 2, True, marks=pytest.mark.slow),
+    ("family", "rate", "num_together", "only_firsts", "sums", "products"),
+    [  # without dropout, some products do not wait
+        ("distilbert", 0.2, 3, False, [3], [1, 2, 3, 3]),
+        pytest.param("bert", 0.2, 3, False, [3], [1, 2, 3, 3, 3], marks=pytest.mark.slow),
+        pytest.param("bert", 0.0, 2, False, [2, 1], [1, 1, 2, 2], marks=pytest.mark.slow),
+        # The last layer's own: keys and values, queries, attention's output, feed-forward twice.
+        pytest.param("bert", 0.2, 2, True, [2, 1], [1] * 7 + [2] * 3, marks=pytest.mark.slow),
+        pytest.param("bert", 0.0, 2, True, [2, 1], [1] * 5 + [2], marks=pytest.mark.slow),
     ],
 )
 def test_gradients_of_several_layers_at_once_are_the_same(
-    family, rate, num_layers, num_together, only_firsts
+    family, rate, num_together, only_firsts, sums, products, monkeypatch
 ):
+    num_layers = 3
     layer = first_layer(make_model(family, dropout=rate).train())
     layers = [copy.deepcopy(layer) for _ in range(num_layers)]
     for number, each in enumerate(layers):
         exchange_layers(each)
         for weight in each.parameters():
             weight.data.mul_(1.0 + 0.1 * number)
-    alone = go_through(layers, backlog=None, only_firsts=only_firsts)
+    alone = go_through(layers, waiting=None, only_firsts=only_firsts)
     stream = torch.cuda.Stream() if DEVICE.type == "cuda" else None
-    backlog = Backlog(num_layers - only_firsts, num_together, stream=stream)
-    together = go_through(layers, backlog=backlog, only_firsts=only_firsts)
+    waiting = Backlog(num_layers - only_firsts, num_together, stream=stream)
+    folded = count_together(monkeypatch, "fold_together")
+    multiplied = count_together(monkeypatch, "multiply_together")
+    together = go_through(layers, waiting=waiting, only_firsts=only_firsts)
     for got, wanted in zip(together, alone, strict=True):
         torch.testing.assert_close(got, wanted, **TOLERANCE)
+    assert folded == sums
+    assert sorted(multiplied) == products
 
 
 def test_what_is_added_to_a_gradient_does_not_wait():
     work = torch.nn.Parameter(draw(16, 8))
     master = torch.nn.Parameter(work.detach().float())
     keep_master(work, master, stays=True)
-    factors, backlog = (draw(5, 16, seed=1), draw(5, 8, seed=2)), Backlog(2, 2)
-    _give((work,), *factors, backlog)
-    backlog.finish()
+    factors, waiting = (draw(5, 16, seed=1), draw(5, 8, seed=2)), Backlog(2, 2)
+    _give((work,), *factors, waiting)
+    waiting.finish()
     once = master.grad.clone()
-    _give((work,), *factors, backlog)
+    _give((work,), *factors, waiting)
     torch.testing.assert_close(master.grad, 2 * once)
     torch.testing.assert_close(once, factors[0].float().t() @ factors[1].float(), **TOLERANCE)
 
