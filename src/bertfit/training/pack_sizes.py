@@ -98,7 +98,7 @@ class PackSizes:
             return chosen
         for size in smaller:
             self._wasted[size] += chosen.num_tokens - size.num_tokens
-        best = max(smaller, key=lambda size: self._wasted[size] * size.num_tokens)
+        best = max(smaller, key=lambda size: self._wasted[size])
         if self._wasted[best] * best.num_tokens <= _WORTH:
             return chosen
         for size in [size for size in self._wasted if size < chosen]:
