@@ -78,7 +78,7 @@ class TrainSettings:
     validation_fraction: float = 0.1
     """Share of the training rows held out if no validation file is given, in (0, 0.5]."""
     selection_metric: SelectionMetric = "auto"
-    """Chooses the epoch: accuracy, loss or macro_f1 (auto: if sizes of classes differ by 20 %)."""
+    """Chooses the epoch: accuracy, loss or macro_f1 (auto: macro_f1 if sizes differ by 20 %)."""
     patience: int | None = None
     """Stop after this many epochs without improvement, at least 1; none trains all epochs."""
     calibration: Calibration = "auto"

@@ -69,7 +69,7 @@ Strict = Annotated[
 DropDuplicates = Annotated[
     bool | None,
     typer.Option(
-        "--drop-duplicates", help="Drop repeated and leaked texts from the training rows."
+        "--drop-duplicates", help="Drop training rows whose text is repeated, or in another part."
     ),
 ]
 KeepTexts = Annotated[

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _LABEL_WIDTH = 60
 _Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", help="Texts (default, and for -: the lines of standard input)."),
+    typer.Argument(metavar="TEXT", help="Texts; none, or -: the lines of standard input."),
 ]
 
 _File = Annotated[
