@@ -363,3 +363,22 @@ def test_groups_of_hardly_more_than_a_row_make_nothing_surer(num_right, num_rows
     assert grouped.p_value >= plain.p_value
     assert grouped.interval.low <= plain.interval.low
     assert grouped.interval.high >= plain.interval.high
+
+
+def test_slices_that_are_better_than_the_rest_come_last() -> None:
+    """Of few rows, a better slice may reach less high than a worse one of many."""
+    is_right = [True] * 150 + [False] * 50 + [True] * 6 + [False] * 4 + [True] * 4 + [False] * 6
+    values = ["many"] * 200 + ["few"] * 10 + ["bad"] * 10
+    by_rank = score_slices(is_right, {"by": values}).slices
+    assert [one.value for one in by_rank] == ["bad", "few", "many"]
+    worse, better = by_rank[:2], by_rank[2]
+    assert all(one.accuracy < one.rest_accuracy for one in worse)
+    assert better.accuracy > better.rest_accuracy
+
+
+def test_columns_whose_slices_are_all_too_small_are_named() -> None:
+    ids, halves = [str(row) for row in range(30)], ["a"] * 15 + ["b"] * 15
+    report = score_slices([True, False] * 15, {"id": ids, "half": halves})
+    assert report.columns_too_small == ("id",)
+    assert report.to_json()["columns_too_small"] == ["id"]
+    assert report.num_too_small == 30

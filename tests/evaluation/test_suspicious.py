@@ -59,12 +59,29 @@ def test_a_class_without_rows_is_never_suggested_as_an_issue() -> None:
     assert ranked.num_issues == 0
 
 
-def test_the_class_whose_own_rows_are_no_surer_is_suggested() -> None:
-    """Class 1 is more probable in the first row, but far less than in its own rows."""
-    probabilities = [[0.1, 0.5, 0.4], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.35, 0.3, 0.35]]
+def test_a_rare_class_is_not_suggested_where_it_is_nearly_impossible() -> None:
+    """Class 2 is as probable in the first row as in its own, but class 1 is the likely one.
+
+    Class 1 is far less probable there than in its own rows.
+    """
+    probabilities = [[0.2, 0.6, 0.2], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.45, 0.35, 0.2]]
     ranked = rank_suspicious_labels(probabilities, [0, 0, 1, 2])
-    assert (ranked.rows[0], ranked.num_issues) == (0, 1)
-    assert (ranked.suggested_ids[0], ranked.confidences[0]) == (2, 0.4)
+    assert ranked.num_issues == 0
+    (place,) = np.flatnonzero(ranked.rows == 0)
+    assert (ranked.suggested_ids[place], ranked.confidences[place]) == (1, 0.6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_suggested_for_a_wrong_label_is_the_most_probable_class(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.full(6, 0.5), 300)
+    label_ids = (rng.random(300) ** 3 * 6).astype(int)  # the last classes are rare
+    ranked = rank_suspicious_labels(probabilities, label_ids)
+    first = ranked.rows[: ranked.num_issues]
+    assert len(first) > 20
+    best_ids = probabilities.argmax(axis=1)[first]
+    np.testing.assert_array_equal(ranked.suggested_ids[: len(first)], best_ids)
+    assert (best_ids != label_ids[first]).all()
 
 
 def test_wrong_probabilities_are_refused() -> None:
@@ -241,11 +258,11 @@ def test_as_many_labels_look_wrong_as_are_expected_if_all_are_right(sharper: flo
 
 def test_what_is_expected_is_the_mean_of_right_labels_drawn_from_the_probabilities() -> None:
     rng = np.random.default_rng(0)
-    logits = 2 * rng.normal(size=(2000, 5))
+    logits = 2 * rng.normal(size=(2000, 2))
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     found, expected = [], []
     for _ in range(20):
-        label_ids = (probabilities.cumsum(axis=1) < rng.random((2000, 1))).sum(axis=1).clip(max=4)
+        label_ids = (rng.random(2000) < probabilities[:, 1]).astype(int)
         ranked = rank_suspicious_labels(probabilities, label_ids)
         found.append(ranked.num_issues)
         expected.append(ranked.num_expected)
@@ -263,6 +280,13 @@ def test_more_labels_look_wrong_than_expected_if_some_are_or_the_model_is_too_su
     assert bold.num_expected < 0.5 * bold.num_issues
 
 
+def test_with_more_than_two_classes_nothing_is_expected() -> None:
+    """Their probabilities are less to be trusted, one by one, than those of two."""
+    probabilities = [[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7], [0.5, 0.3, 0.2]]
+    assert rank_suspicious_labels(probabilities, [0, 1, 2, 0]).num_expected is None
+    assert rank_suspicious_labels(probabilities, [0, 1, 1, 0]).num_expected is not None
+
+
 def test_certain_probabilities_expect_nothing() -> None:
     assert rank_suspicious_labels([[1.0, 0.0], [0.0, 1.0]], [0, 1]).num_expected == 0
 
@@ -274,7 +298,7 @@ def test_of_many_rows_a_part_tells_how_unsure_the_model_should_be(monkeypatch) -
     assert rank_suspicious_labels(*drawn).num_expected == pytest.approx(expected, rel=0.1)
 
 
-def test_a_row_counts_neither_with_its_most_probable_label_nor_with_the_confident_one() -> None:
+def test_a_row_does_not_count_whose_most_probable_class_is_less_probable_than_in_its_own() -> None:
     """Of the second kind of rows, class 0 is the most probable, but reaches only 0.6 of 0.8."""
     probabilities = [[0.95, 0.05]] * 200 + [[0.6, 0.4]] * 200
     label_ids = [0] * 190 + [1] * 10 + [0] * 120 + [1] * 80

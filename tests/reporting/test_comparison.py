@@ -107,11 +107,28 @@ def test_slices_by_a_column_that_was_asked_for_are_shown_though_others_are_worse
     is_right = [True] * 110 + [False] * 10
     values = {"label": [f"l{at // 10}" for at in range(120)], "source": ["press", "web"] * 60}
     shown = render(slice_table(score_slices(is_right, values), num_shown=1))
-    worst, _, by_source = shown.partition("By the column source, the worst first")
+    worst, _, by_source = shown.partition("By the column source, the worst 1 of 2")
     assert "source: " not in worst
     assert by_source.count("source: ") == 1
     assert "By the column" not in render(slice_table(score_slices(is_right, values)))
     assert width_of(shown) <= 80
+
+
+def test_a_column_without_slices_is_named() -> None:
+    values = {"half": ["a"] * 30 + ["b"] * 30, "ticket\nid": [str(row) for row in range(60)]}
+    shown = render(slice_table(score_slices([True] * 60, values)))
+    assert "By ticket id: no value has the 10 rows that a slice needs." in shown
+
+
+def test_what_holds_for_slices_by_group_is_told_if_there_are_some() -> None:
+    groups = [str(row // 20) for row in range(120)]
+    values = {"half": ["a", "b"] * 60}
+    note = "Slices by group are about that group alone"
+    for column, is_told in ({}, False), ({"group": groups}, True):
+        report = score_slices([True, False, True] * 40, values | column, groups=groups)
+        shown = " ".join(render(slice_table(report)).split())
+        assert "rows of one group being right or wrong together" in shown
+        assert (note in shown) == is_told
 
 
 def test_slices_that_were_left_out_are_counted() -> None:

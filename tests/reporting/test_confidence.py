@@ -134,9 +134,12 @@ def test_a_threshold_is_told_with_what_it_is_for():
         ),
         (0, 20, 1.6, "would doubt some 2."),
         (0, 20, 0.6, "would doubt about one."),
+        (0, 20, None, "That does not prove every label right."),
+        (9, 20, None, "Some of these are errors of the model; how many is not known."),
+        (10, 20, None, "So many labels are rarely wrong"),
     ],
 )
 def test_labels_that_look_wrong_stand_beside_those_that_would_anyway(
-    num_wrong: int, num_rows: int, num_expected: float, told: str
+    num_wrong: int, num_rows: int, num_expected: float | None, told: str
 ) -> None:
     assert told in describe_doubt(num_wrong, num_rows, num_expected)

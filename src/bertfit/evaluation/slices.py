@@ -81,9 +81,12 @@ class SliceReport:
     """All judged slices."""
 
     slices: tuple[Slice, ...]
-    """Sorted by the upper end of the interval, the worst first."""
+    """Sorted by the upper end of the interval, the worst first; after them those that are better
+    than the rest, however few rows they have."""
     num_too_small: int
     """Number of slices not judged because they have too few rows."""
+    columns_too_small: tuple[str, ...] = ()
+    """Columns of which no slice was judged, because all of them have too few rows."""
     grouped: bool = False
     """Whether rows of one group were taken as dependent."""
 
@@ -92,6 +95,7 @@ class SliceReport:
         return {
             "slices": [one.to_json() for one in self.slices],
             "num_too_small": self.num_too_small,
+            "columns_too_small": list(self.columns_too_small),
             "unit": "group" if self.grouped else "row",
             "level": 0.95,
             "adjustment": "Benjamini-Hochberg",
@@ -143,7 +147,7 @@ def score_slices(
     known = None if groups is None else np.asarray(groups, dtype=object)
     units = number_units(known, len(is_right))
     grouped = None if are_rows(units) else GroupedRows(units, is_right)
-    drafts, num_too_small = [], 0
+    drafts, too_small = [], Counter[str]()
     for by, column in values.items():
         if len(column) != len(is_right):
             message = f"column {by!r}: expected {len(is_right)} values, got {len(column)}"
@@ -153,12 +157,18 @@ def score_slices(
             if len(members) == len(is_right):
                 continue
             if len(members) < MIN_ROWS:
-                num_too_small += 1
+                too_small[by] += 1
                 continue
             num_right = int(is_right[members].sum())
             drafts.append(_Draft(by, value, members, num_right, is_group=is_group))
     slices = _judge(drafts, grouped, num_rows=len(is_right), num_right=int(is_right.sum()))
-    return SliceReport(tuple(slices), num_too_small, grouped=grouped is not None)
+    judged = {draft.by for draft in drafts}
+    return SliceReport(
+        tuple(slices),
+        too_small.total(),
+        tuple(by for by in too_small if by not in judged),
+        grouped=grouped is not None,
+    )
 
 
 def list_slices(
@@ -317,7 +327,12 @@ def _judge(
         )
         for draft, interval, p_value in zip(drafts, intervals, adjusted.tolist(), strict=True)
     ]
-    return sorted(slices, key=lambda one: (one.interval.high, one.accuracy, one.by, one.value))
+    return sorted(slices, key=_rank)
+
+
+def _rank(one: Slice) -> tuple[bool, float, float, str, str]:
+    is_better = one.accuracy > one.rest_accuracy
+    return is_better, one.interval.high, one.accuracy, one.by, one.value
 
 
 def _adjust(p_values: NDArray[np.float64], is_group: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -35,10 +35,11 @@ class SuspiciousLabels:
     """(n,) probability of the suggested class."""
     num_issues: int
     """Number of leading rows that confident learning counts as wrong."""
-    num_expected: float
+    num_expected: float | None
     """How many rows it would count, on average, if all labels were right: the errors of the model,
     as far as its probabilities tell. Too few if the model is surer than right; too many if it has
-    learned from wrong labels to be unsure."""
+    learned from wrong labels to be unsure. None with more than two classes: of 77 it was four times
+    what was found."""
     thresholds: NDArray[np.float64]
     """(C,) mean probability of each class over the rows with its label; NaN without rows."""
 
@@ -46,10 +47,9 @@ class SuspiciousLabels:
 def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> SuspiciousLabels:
     """Rank labels by the evidence of the probabilities against them.
 
-    A row counts as wrong if its most probable class is not its label, and its probability of
-    another class reaches the mean probability of that class over the rows with its label: classes
-    that the model is less certain about need less. Such rows come first; ties in both parts are
-    ordered by the normalized margin, the lowest first.
+    A row counts as wrong if its most probable class is not its label, and is as probable as it is
+    on average in the rows with its label: classes that the model is less certain about need less.
+    Such rows come first; ties in both parts are ordered by the normalized margin, the lowest first.
 
     Args:
         probabilities: (n, C), out of sample: from models not trained on these rows' labels.
@@ -60,9 +60,10 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
 
     Source:
         Northcutt, Jiang & Chuang 2021, arXiv 1911.00068, section 3.1 (thresholds and the
-        confident joint), section 3.2 (ranking by normalized margin). The requirement that the most
-        probable class is not the label is an addition: without it, a model that is certain of
-        nothing would doubt all rows of a class.
+        confident joint), section 3.2 (ranking by normalized margin). There, any class may be the
+        one that is as probable as in its own rows. That it must be the most probable one is an
+        addition: without it, a model that is certain of nothing would doubt all rows of a class,
+        and rare classes would be suggested where they are nearly impossible.
 
     Example:
         >>> probabilities = [[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.9, 0.1], [0.2, 0.8]]
@@ -74,15 +75,15 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
     num_rows = len(label_ids)
     of_label = probabilities[np.arange(num_rows), label_ids]
     thresholds = _mean_self_confidence(of_label, label_ids, num_labels=probabilities.shape[1])
-    counted_ids, is_confident = _count_confident(probabilities, thresholds)
-    is_issue = is_confident & (counted_ids != label_ids)
-    is_issue &= probabilities.argmax(axis=1) != label_ids
+    best_ids = probabilities.argmax(axis=1)
+    is_issue = _are_confident(probabilities, best_ids, thresholds) & (best_ids != label_ids)
     others = probabilities.copy()
     others[np.arange(num_rows), label_ids] = -1.0
     best_other_ids = others.argmax(axis=1)
     margins = of_label - others.max(axis=1) if probabilities.shape[1] > 1 else of_label
     suggested = np.where(margins < 0, best_other_ids, label_ids)
-    suggested = np.where(is_issue, counted_ids, suggested)
+    suggested = np.where(is_issue, best_ids, suggested)
+    has_two = np.count_nonzero(~np.isnan(thresholds)) <= 2
     rows = np.lexsort((np.arange(num_rows), margins, ~is_issue))
     return SuspiciousLabels(
         rows=rows,
@@ -90,18 +91,21 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
         margins=margins[rows],
         confidences=probabilities[rows, suggested[rows]],
         num_issues=int(is_issue.sum()),
-        num_expected=_expect_issues(probabilities, label_ids),
+        num_expected=_expect_issues(probabilities, label_ids) if has_two else None,
         thresholds=thresholds,
     )
 
 
-def _count_confident(
-    probabilities: NDArray[np.float64], thresholds: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return (n,) the surest class that reaches its threshold, and (n,) whether any does."""
-    # Classes without rows have the threshold NaN, so they are never counted.
-    confident = np.where(probabilities >= thresholds - 1e-12, probabilities, -1.0)
-    return confident.argmax(axis=1), confident.max(axis=1) >= 0
+def _are_confident(
+    probabilities: NDArray[np.float64],
+    best_ids: NDArray[np.int64],
+    thresholds: NDArray[np.float64],
+) -> NDArray[np.bool_]:
+    """Return (n,) whether the most probable class reaches its threshold."""
+    best = probabilities[np.arange(len(best_ids)), best_ids]
+    # Classes without rows have the threshold NaN, which nothing reaches.
+    reached: NDArray[np.bool_] = best >= thresholds[best_ids] - 1e-12
+    return reached
 
 
 def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]) -> float:
@@ -121,11 +125,9 @@ def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int
     sums, counts = (chances * probabilities).sum(axis=0), chances.sum(axis=0)
     thresholds = np.full(len(counts), np.nan)
     np.divide(sums, counts, out=thresholds, where=counts >= 0.5)  # else most draws have no such row
-    counted_ids, is_confident = _count_confident(probabilities, thresholds)
     best_ids, rows = probabilities.argmax(axis=1), np.arange(len(probabilities))
-    is_other = best_ids != counted_ids  # a row does not count if its label is either
-    is_right = chances[rows, counted_ids] + is_other * chances[rows, best_ids]
-    return float((1 - is_right)[is_confident].sum())
+    is_confident = _are_confident(probabilities, best_ids, thresholds)
+    return float((1 - chances[rows, best_ids])[is_confident].sum())
 
 
 def _mean_self_confidence(

@@ -50,7 +50,7 @@ def confidence_table(scores: ConfidenceScores) -> RenderableType:
     return Group(table, Text(_explain(scores)))
 
 
-def describe_doubt(num_wrong: int, num_rows: int, num_expected: float) -> str:
+def describe_doubt(num_wrong: int, num_rows: int, num_expected: float | None) -> str:
     """Return how many labels would look wrong if none were, and what that says of those that do.
 
     Args:
@@ -62,6 +62,8 @@ def describe_doubt(num_wrong: int, num_rows: int, num_expected: float) -> str:
         >>> describe_doubt(0, 40, 0.2)
         'With every label right, a model as unsure as this one would doubt hardly any.'
     """
+    if num_expected is None:
+        return _describe_unknown_doubt(num_wrong, num_rows)
     doubted, others = "hardly any", "So these"
     if num_expected >= 0.5:
         doubted = f"some {num_expected:,.0f}" if num_expected >= 1.5 else "about one"
@@ -71,12 +73,27 @@ def describe_doubt(num_wrong: int, num_rows: int, num_expected: float) -> str:
         return told
     if num_wrong <= num_expected + 2 * num_expected**0.5:  # what chance alone may add
         return f"{told} So their number is no sign of wrong labels; the first may be wrong still."
-    if num_wrong >= max(_LEAST_WRONG, _MANY_WRONG * num_rows):
+    if _are_many(num_wrong, num_rows):
         return (
             f"{told} But so many labels are rarely wrong: most of these rows are more likely "
             "errors of the model, which is surer than it should be."
         )
     return f"{told} {others} are wrong labels, or the model is surer than it should be."
+
+
+def _describe_unknown_doubt(num_wrong: int, num_rows: int) -> str:
+    if not num_wrong:
+        return "That does not prove every label right."
+    if _are_many(num_wrong, num_rows):
+        return (
+            "So many labels are rarely wrong: most of these rows are more likely errors of the "
+            "model."
+        )
+    return "Some of these are errors of the model; how many is not known."
+
+
+def _are_many(num_wrong: int, num_rows: int) -> bool:
+    return num_wrong >= max(_LEAST_WRONG, _MANY_WRONG * num_rows)
 
 
 def describe_expectation(abstain_below: float, expectation: Expectation | None) -> str:

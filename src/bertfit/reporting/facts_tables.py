@@ -220,7 +220,10 @@ def group_slices(
     for name in dict.fromkeys(one["by"] for one in slices if one["by"] not in OWN_SLICES):
         of_column = [one for one in slices if one["by"] == name]
         if any(one not in worst for one in of_column):
-            groups.append((f"By the column {name}, the worst first", of_column[:most]))
+            which = "the worst first"
+            if len(of_column) > most:
+                which = f"the worst {most} of {len(of_column):,}"
+            groups.append((f"By the column {name}, {which}", of_column[:most]))
     return groups
 
 

@@ -10,8 +10,9 @@ from pathlib import PurePath
 from typing import Any
 
 from bertfit.data.records import TABLE_NAMES
-from bertfit.evaluation.slices import SMALL_ROWS
+from bertfit.evaluation.slices import MIN_ROWS, SMALL_ROWS
 from bertfit.reporting.confidence import describe_threshold
+from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.summary import (
     has_leaks,
     is_all_leaked,
@@ -152,12 +153,17 @@ def describe_slices(
         f"p: {test}, adjusted for all slices (Benjamini-Hochberg).",
         "The 95 % intervals are not adjusted: the worst of many looks worse than it is.",
     ]
+    shown = [one for _, slices in groups for one in slices]
     if grouped:
-        notes.append(
-            "p and intervals allow for rows of one group being right or wrong together. Slices by "
-            "group are about that group alone: tested by its rows, and adjusted among groups."
-        )
-    if any(one["is_small"] for _, slices in groups for one in slices):
+        told = "p and intervals allow for rows of one group being right or wrong together."
+        if any(one["by"] == "group" for one in shown):
+            told += " Slices by group are about that group alone: tested by its rows, and adjusted "
+            told += "among groups."
+        notes.append(told)
+    for name in found.get("columns_too_small", ()):  # runs of before have no such entry
+        shown_name = put_on_one_line(name)
+        notes.append(f"By {shown_name}: no value has the {MIN_ROWS} rows that a slice needs.")
+    if any(one["is_small"] for one in shown):
         notes.append(f"* fewer than {SMALL_ROWS} rows, which say little.")
     return notes
 

@@ -60,8 +60,9 @@ class SuspectReport:
     """Rows whose labels look wrong, most suspicious first, then those only predicted otherwise."""
     num_wrong: int
     """Number of suspects whose labels look wrong; they come first."""
-    num_expected: float
-    """How many would look wrong if every label were right (`SuspiciousLabels.num_expected`)."""
+    num_expected: float | None
+    """How many would look wrong if every label were right (`SuspiciousLabels.num_expected`); None
+    with more than two classes."""
     judged_by: str
     """Where the probabilities came from, in words."""
     unjudged_labels: tuple[str, ...]
