@@ -1,11 +1,11 @@
-"""Errors: which of them say that memory ran out."""
+"""Errors: which of them say that memory ran out, and faults without what the data has."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from bertfit.errors import TrainingError, is_out_of_memory
+from bertfit.errors import DataError, Fault, TrainingError, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,10 @@ def test_memory_that_ran_out_is_known_by_the_words_of_each_library(error):
 )
 def test_other_failures_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
+
+
+def test_faults_told_together_are_without_values_too():
+    told = ("label 'so sad' is not known, which has 'sad'", "label 'so sad' is not known")
+    faults = [Fault("a.csv", line, told[line > 2], kind=told[0]) for line in (2, 3)]
+    error = DataError("bad", faults=[fault.without_values() for fault in faults])
+    assert str(error) == "bad\n  a.csv: 2 rows (lines 2, 3): label '…' is not known, which has '…'"

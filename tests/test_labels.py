@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from bertfit.labels import (
     encode_labels,
     find_alike,
+    guess_label,
     match_spelling,
     normalize_label,
+    quote_apart,
     sort_label_names,
 )
 
@@ -113,6 +115,69 @@ def test_names_of_one_value_are_alike(names):
 )
 def test_names_of_different_values_are_not_alike(names):
     assert find_alike(names) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["GEBÜHR für", "Gebühr für"], ["'GEBÜHR für'", "'Gebühr für'"]),
+        (["Ä müll", "Ä mu\u0308ll"], ["'Ä m\\xfcll'", "'Ä mu\\u0308ll'"]),
+        (["Müll", "m\xfcll", "mu\u0308ll"], ["'Müll'", "'m\\xfcll'", "'mu\\u0308ll'"]),
+        (["für", "für\u200b"], ["'für'", "'für\\u200b'"]),
+        (["a ü", "a\xa0ü"], ["'a ü'", "'a\\xa0ü'"]),
+        (["1", "\uff11"], ["'1'", "'\\uff11'"]),
+        (["it's ü", "it's u\u0308"], ['"it\'s \\xfc"', '"it\'s u\\u0308"']),
+        (["yes", "Yes"], ["'yes'", "'Yes'"]),
+    ],
+)
+def test_only_what_tells_names_apart_and_is_not_seen_is_escaped(names, expected):
+    assert quote_apart(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("lable", "label"),
+        ("poss", "pos"),
+        ("ps", "pos"),
+        ("possitive", "Positive"),
+        ("nuetral", "neutral"),
+        ("POS", "pos"),
+        ("topup_failed", "top_up_failed"),
+        ("Sci Tech", "sci/tech"),
+        ("pending_top_upp", "pending_top_up"),
+        ("transfer_not_recieved_by_recipeint", "transfer_not_received_by_recipient"),
+        ("sttar 3", "star 3"),
+        ("Gebuhr", "Gebühr"),
+    ],
+)
+def test_a_name_is_guessed_from_a_typing_mistake(label, name):
+    assert guess_label(label, ["other", name, "card_arrival"]) == f" Did you mean {name!r}?"
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("transfer_fee_charged", "card_payment_fee_charged"),
+        ("virtual_card_not_working", "card_not_working"),
+        ("card_not_working", "card_working"),
+        ("get_physical_card", "order_physical_card"),
+        ("top_up_by_card_charge", "top_up_by_cash_charge"),
+        ("not_entailment", "entailment"),
+        ("traansfer_feee_chargedd_nowe", "transfer_fee_charged_now"),  # too many mistakes
+        ("star 3", "star 1"),
+        ("100", "101"),
+        ("-1", "1"),
+        ("c++", "c+"),
+        ("fine", "pos"),
+    ],
+)
+def test_a_label_that_differs_in_a_word_or_a_number_is_no_typing_mistake(label, name):
+    assert not guess_label(label, ["other", name])
+
+
+def test_of_several_names_the_nearest_is_guessed():
+    assert guess_label("card_arival", ["card_rival", "card_arrival"]).endswith("'card_arrival'?")
 
 
 @pytest.mark.parametrize(

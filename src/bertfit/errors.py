@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\[.*\]|\{.*\}""")
 """The `repr` of a value: a string in either kind of quotes, a list, a dict."""
+_MOST_LINES_SHOWN = 3
+"""Lines that a message names of many rows with the same fault."""
 _OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS, Triton
     "_status_alloc_failed",  # cuBLAS and cuDNN, which allocate memory of their own
@@ -42,6 +44,8 @@ class Fault:
     """What was expected and what was found, in one line."""
     value: str = ""
     """Part of the message that shows what the data has there, unless it is quoted."""
+    kind: str = ""
+    """The message in words that fit other rows too, if it says more of this one."""
 
     def __str__(self) -> str:
         """Return `source:line: message`."""
@@ -57,7 +61,8 @@ class Fault:
             a.csv:3: label '…' is not known. Did you mean '…'?
         """
         message = self.message.replace(self.value, "'…'") if self.value else self.message
-        return replace(self, message=_QUOTED.sub("'…'", message), value="")
+        message, kind = (_QUOTED.sub("'…'", told) for told in (message, self.kind))
+        return replace(self, message=message, value="", kind=kind)
 
 
 class BertfitError(Exception):
@@ -87,19 +92,25 @@ class DataError(BertfitError, ValueError):
 
     exit_code = 3
     num_shown = 20
+    groups_equal = True
+    """Whether equal faults of many rows are told as one, with their number: not if `faults` are
+    only examples."""
 
     def __init__(
         self, message: str, *, faults: Sequence[Fault] = (), hint: str | None = None
     ) -> None:
-        """Keep all faults; show the first `num_shown` of them."""
+        """Keep all faults; show the first `num_shown` of them, equal ones of many rows as one."""
         super().__init__(message, hint=hint)
         self.faults = tuple(faults)
 
     def __str__(self) -> str:
         """Return the message, the first faults, and the hint."""
-        lines = [self.message, *(f"  {fault}" for fault in self.faults[: self.num_shown])]
-        if len(self.faults) > self.num_shown:
-            lines.append(f"  … and {len(self.faults) - self.num_shown:,} more")
+        groups = _group_equal(self.faults) if self.groups_equal else [[one] for one in self.faults]
+        shown = groups[: self.num_shown]
+        lines = [self.message, *(f"  {_tell_together(faults)}" for faults in shown)]
+        num_more = len(self.faults) - sum(map(len, shown))
+        if num_more:
+            lines.append(f"  … and {num_more:,} more")
         if self.hint is not None:
             lines.append(self.hint)
         return "\n".join(lines)
@@ -109,6 +120,7 @@ class LeakError(DataError):
     """Texts or groups of the test set also occur in the other rows, and strict was asked for."""
 
     exit_code = 8
+    groups_equal = False
 
 
 class ModelError(BertfitError, ValueError):
@@ -147,6 +159,30 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     by_folded_name = {candidate.lower(): candidate for candidate in candidates}
     near = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.6)
     return f" Did you mean {by_folded_name[near[0]]!r}?" if near else ""
+
+
+def _group_equal(faults: Iterable[Fault]) -> list[list[Fault]]:
+    """Return the faults in groups of rows of one source that have the same fault, in order."""
+    groups: dict[object, list[Fault]] = {}
+    for place, fault in enumerate(faults):
+        is_of_row = fault.line is not None
+        same = (fault.source, fault.kind or fault.message) if is_of_row else place
+        groups.setdefault(same, []).append(fault)
+    return list(groups.values())
+
+
+def _tell_together(faults: Sequence[Fault]) -> str:
+    """Return what a group of equal faults says: one as it is, several with their first lines."""
+    first = faults[0]
+    if len(faults) == 1:
+        return str(first)
+    lines = ", ".join(str(fault.line) for fault in faults[:_MOST_LINES_SHOWN])
+    num_others = len(faults) - _MOST_LINES_SHOWN
+    if num_others > 0:
+        lines += f" and {num_others:,} other{'' if num_others == 1 else 's'}"
+    is_one = len({fault.message for fault in faults}) == 1
+    told = first.message if is_one else first.kind
+    return f"{first.source}: {len(faults):,} rows (lines {lines}): {told}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,21 +1,33 @@
 """Label names and their ids: how a value in a file becomes a class, in a fixed order.
 
-Owns the normalisation of label values and the order of label names. Does not read files.
+Owns the normalisation of label values, the order of label names, and how names that are nearly the
+same are found and shown. Does not read files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import decimal
+import difflib
+import itertools
 import numbers
+import operator
 import unicodedata
 from collections.abc import Iterable, Sequence
+
+from bertfit.errors import did_you_mean
 
 _SPELLINGS_OF_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat"}
 """In lower case. Some are words, too, so that they can be classes: none of these, Namibia."""
 _MOST_DIGITS = 640
 """Python converts integers of so many digits whatever its limit (sys.set_int_max_str_digits)."""
 _LEAST_UNWRITTEN = 10**_MOST_DIGITS
+_MOST_COMPARED = 10
+"""Names nearest to a label that are compared with it word by word."""
+_MOST_TYPOS = 3
+"""Characters of a name that typing mistakes change."""
+_MOST_TYPOS_OF_WORD = 2
+"""Characters of one word; at most a third of it."""
 
 
 def normalize_label(value: object) -> str | None:
@@ -137,6 +149,33 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
     return sorted(alike, key=lambda names: names[0].casefold())
 
 
+def quote_apart(label_names: Sequence[str]) -> list[str]:
+    r"""Return names in quotes, with escapes for what tells those apart that look the same.
+
+    Example:
+        >>> print(*quote_apart(["MÜLL", "m\u00fcll für", "mu\u0308ll für"]))
+        'MÜLL' 'm\xfcll für' 'mu\u0308ll für'
+    """
+    alike: dict[str, list[str]] = {}
+    for name in label_names:
+        alike.setdefault(_find_look(name), []).append(name)
+    return [_quote_apart(name, alike[_find_look(name)]) for name in label_names]
+
+
+def guess_label(label: str, label_names: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` if a label is one of the names but for typing mistakes, or "".
+
+    Example:
+        >>> guess_label("card_arival", ["card_arrival", "card_linking"])
+        " Did you mean 'card_arrival'?"
+        >>> guess_label("card_arrival_date", ["card_arrival", "card_linking"])
+        ''
+    """
+    names = {name.lower(): name for name in label_names}
+    near = difflib.get_close_matches(label.lower(), names, n=_MOST_COMPARED)
+    return did_you_mean(label, [names[one] for one in near if _may_be_typo(label, one)])
+
+
 def find_joined(label_names: Iterable[str]) -> list[str]:
     """Return names that are others joined by commas, semicolons or bars: several labels of a text.
 
@@ -173,6 +212,57 @@ def _find_value(label: str) -> str:
         return label
     digits = whole.removeprefix("-").lstrip("0") or "0"
     return f"-{digits}" if whole.startswith("-") and digits != "0" else digits
+
+
+def _find_look(name: str) -> str:
+    """Return what is seen of a name: not its Unicode form, and no invisible characters."""
+    normal = unicodedata.normalize("NFKC", name)
+    return "".join(sign for sign in normal if unicodedata.category(sign) != "Cf")
+
+
+def _quote_apart(name: str, others: Sequence[str]) -> str:
+    hidden = {
+        sign
+        for other in others
+        for tag, start, end, *_ in difflib.SequenceMatcher(None, name, other).get_opcodes()
+        if tag != "equal"
+        for sign in name[start:end]
+        if not sign.isascii()
+    }
+    return "".join(ascii(sign)[1:-1] if sign in hidden else sign for sign in repr(name))
+
+
+def _may_be_typo(label: str, name: str) -> bool:
+    """Return whether a few characters differ: no whole word, no number and no sign."""
+    if not any(map(str.isalpha, label)):
+        return False
+    words, others = _split_words(label), _split_words(name)
+    if len(words) != len(others):  # a space more or less
+        return "".join(words) == "".join(others)
+    num_typos = 0
+    for word, other in zip(words, others, strict=True):
+        num_of_word = _count_typos(word, other)
+        longest = max(len(word), len(other))
+        if num_of_word > (min(longest // 3, _MOST_TYPOS_OF_WORD) if word[0].isalpha() else 0):
+            return False
+        num_typos += num_of_word
+    return num_typos <= _MOST_TYPOS
+
+
+def _split_words(name: str) -> list[str]:
+    """Return the words, numbers and other signs of a name, without case and what divides them."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    kinds = [unicodedata.category(sign)[0].replace("M", "L") for sign in folded]
+    runs = itertools.groupby(zip(kinds, folded, strict=True), key=operator.itemgetter(0))
+    return ["".join(sign for _, sign in run) for kind, run in runs if kind in "LNS"]
+
+
+def _count_typos(word: str, other: str) -> int:
+    """Return how many characters have no match in the other word; of two that swapped, one."""
+    if word == other:
+        return 0
+    matches = difflib.SequenceMatcher(None, word, other).get_matching_blocks()
+    return max(len(word), len(other)) - sum(match.size for match in matches)
 
 
 def _is_whole_number(name: str) -> bool:

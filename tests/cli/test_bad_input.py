@@ -452,7 +452,13 @@ CASES = [
     Case(
         "a run of a newer format", "evaluate newer good.csv", 5, "99", both(good, write_newer_run)
     ),
-    Case("a label that the model does not know", "evaluate tiny good.csv", 3, "good.csv:2:", good),
+    Case(
+        "a label that the model does not know",
+        "evaluate tiny good.csv",
+        3,
+        "good.csv: 10 rows (lines 2, 4, 6 and 7 others): label 'pos' is not known",
+        good,
+    ),
     Case("nothing to predict", "predict tiny", 3, "no text", stdin=b"\n\n"),
     Case("a column of texts without a file", "predict tiny hi --text-column x", 2, "--file"),
     Case("JSON to a CSV file", "predict tiny hi --json --output o.csv", 2, "--json writes"),
@@ -799,6 +805,31 @@ CASES = [
         "train stanfordnlp/imdb --model tiny --output run",
         3,
         "If it is a data set of the hub: bertfit.train(datasets.load_dataset(…), …) in",
+    ),
+    Case(
+        "two labels of many test rows that training lacks",
+        f"{GOOD} --test t.csv",
+        3,
+        "t.csv: 6 rows (lines 4, 5, 6 and 3 others): label 'fine' does not occur",
+        both(
+            good,
+            text("t.csv", "text,label\ngood,pos\nbad,neg\n" + "so so,fine\n" * 6 + "hm,odd\n" * 2),
+        ),
+    ),
+    data_case(
+        "a file in cp1252",
+        (GOOD_ROWS + "café,pos\ndéjà vu,neg\n" * 5).encode("cp1252"),
+        "bad.csv: 10 rows (lines 22, 23, 24 and 7 others): the line is not UTF-8; re-save",
+    ),
+    Case(
+        "a label of other words than those known",
+        "train good.csv --model tiny --output run --test t.csv",
+        3,
+        "which has card_payment_fee_charged, pos. Fix",
+        both(
+            text("good.csv", GOOD_ROWS.replace("neg", "card_payment_fee_charged")),
+            text("t.csv", "text,label\ngood,pos\nbad,transfer_fee_charged\n"),
+        ),
     ),
 ]
 

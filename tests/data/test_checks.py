@@ -274,3 +274,128 @@ def test_of_many_unknown_labels_only_the_first_get_a_suggestion(monkeypatch):
         )
     told = [fault.message for fault in caught.value.faults]
     assert ["Did you mean" in one for one in told] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "lines"),
+    [(2, "3, 4"), (3, "3, 4, 5"), (4, "3, 4, 5 and 1 other"), (1004, "3, 4, 5 and 1,001 others")],
+)
+def test_rows_with_the_same_unknown_label_are_told_together(num_rows, lines):
+    """Others were not told: all 20 lines repeated the first label."""
+    fair, poor = ({"text": "hm", "label": label} for label in ("fair", "poor"))
+    assert refuse(GOOD, test=[*GOOD, *[fair] * num_rows, poor]).splitlines() == [
+        f"{num_rows + 1:,} problems in the data: nothing was trained",
+        (
+            f"  rows: {num_rows:,} rows (lines {lines}): label 'fair' does not occur in the "
+            "training data, which has neg, pos."
+        ),
+        f"  rows:{num_rows + 3}: label 'poor' does not occur in the training data.",
+        f"Fix the data, or skip {num_rows + 1:,} rows with --on-bad-row skip.",
+    ]
+
+
+def test_equal_faults_of_two_files_are_told_apart(tmp_path):
+    paths = [write(tmp_path / name, [*GOOD, BAD, BAD]) for name in ("a.csv", "b.csv")]
+    assert refuse(paths[0], test=paths[1]).splitlines()[1:-1] == [
+        f"  {path}: 2 rows (lines 4, 5): the text is empty" for path in paths
+    ]
+
+
+def test_each_row_keeps_a_fault_of_its_own():
+    with pytest.raises(DataError) as caught:
+        check([*GOOD, BAD, BAD])
+    assert [str(fault) for fault in caught.value.faults] == [
+        "rows:3: the text is empty",
+        "rows:4: the text is empty",
+    ]
+
+
+def test_what_is_not_shown_is_counted_in_rows():
+    rows = [{"text": "hm", "label": f"x{at % 22}"} for at in range(22 * 3)]
+    lines = refuse(GOOD, test=[*GOOD, *rows]).splitlines()
+    assert lines[0].startswith("66 problems")
+    assert lines[20].startswith("  rows: 3 rows (lines 22, 44, 66): label 'x19' does not occur")
+    assert lines[21] == "  … and 6 more"
+
+
+UTF8_ADVICE = "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "café,a\nthé,b\n".encode("cp1252"), f"the line is not UTF-8; {UTF8_ADVICE}"),
+        (
+            "a.csv",
+            "café,a\ncafé,b\n".encode("cp1252"),
+            f"byte 0xe9 at offset 3 of the line is not UTF-8; {UTF8_ADVICE}",
+        ),
+        ("a.csv", b"a\0,a\n\0,b\n", "NUL byte in the line; the file is not plain text"),
+        (
+            "a.csv",
+            b"a,b,c\na,b,c,d\n",
+            (
+                "too many fields; the header has 2; a text with the separator in it must stand "
+                "in quotes"
+            ),
+        ),
+        ("a.tsv", b"a\tb\tc\na\tb\tc\td\n", "too many fields; the header has 2"),
+        (
+            "a.csv",
+            b'"a\nb",b,c\n"a\n\nb",b,c\n',
+            "too many fields; the header has 2; the row goes on over the next lines",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": 1,\n{"text": 12,\n',
+            "the line is not JSON: Expecting property name",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": 1.5, "label": 1}\n{"text": 2.5, "label": 1}\n',
+            "the text is float; a string or a list of strings was expected",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a", "label": [1]}\n{"text": "b", "label": [2]}\n',
+            "the label is list; a string, an integer or a boolean was expected; a text has one",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a\\u0000", "label": 1}\n{"text": "\\u0000", "label": 1}\n',
+            "the text has a NUL character",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "\\ud800", "label": 1}\n{"text": "a\\ud801", "label": 1}\n',
+            "the text has a lone surrogate",
+        ),
+    ],
+)
+def test_faults_that_differ_in_places_and_values_are_told_together(tmp_path, name, content, told):
+    head = {".csv": b"text,label\n", ".tsv": b"text\tlabel\n"}.get(name[1:], b"")
+    rest = b'{"text": "a", "label": 1}\n' if not head else b""
+    path = tmp_path / name
+    path.write_bytes(head + content + rest)
+    first, *lines = refuse(path).splitlines()
+    assert int(first.split()[0]) >= 2
+    (line,) = [line for line in lines if " rows (lines " in line]
+    assert line.partition("): ")[2].startswith(told)
+
+
+def test_strings_of_a_table_that_are_not_utf8_are_told_together():
+    rows = [{"text": text, "label": "pos"} for text in (b"caf\xe9", b"th\xe9")]
+    assert f"rows: 2 rows (lines 3, 4): the text is not UTF-8; {UTF8_ADVICE}" in refuse(
+        [*GOOD, *rows]
+    )
+
+
+def test_a_label_of_other_words_gets_no_guess():
+    """It was 'card_payment_fee_charged' for 'transfer_fee_charged'."""
+    labels = ("card_payment_fee_charged", "card_arrival")
+    rows = [{"text": "hm", "label": label} for label in ("transfer_fee_charged", "card_arival")]
+    with pytest.raises(DataError) as caught:
+        check_evaluation_data([*rows, {"text": "hm", "label": labels[0]}], Columns(), labels)
+    first, second, _ = str(caught.value).splitlines()[1:]
+    assert first.endswith(f", which has {', '.join(labels)}.")
+    assert second.endswith("Did you mean 'card_arrival'?")

@@ -522,6 +522,20 @@ def test_the_first_labels_that_the_validation_lacks_are_named(num_lacking, more)
     assert found.message == f"No row of validation has the label {named}{more}"
 
 
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("GEBÜHR für", "'GEBÜHR für' and 'Gebühr für'"),
+        ("Gebu\u0308hr für", "'Gebu\\u0308hr für' and 'Geb\\xfchr f\\xfcr'"),
+    ],
+)
+def test_labels_spelt_alike_are_shown_as_they_are_if_that_tells_them_apart(label, told):
+    names = ("neg", "Gebühr für", label)
+    rows = [row(text, names[at % 3]) for at, text in enumerate(make_texts(90, seed=8))]
+    (found,) = [one for one in inspect(rows, group=None).findings if one.kind == "alike_labels"]
+    assert found.message == f"Labels that are spelt alike are classes of their own: {told}."
+
+
 def test_a_label_that_the_validation_lacks_is_named():
     train = [
         {**one, "label": "fair"} if place % 3 == 0 else one

@@ -211,20 +211,20 @@ def test_words_of_few_other_texts_are_no_rivals(num_with, expected):
 @pytest.mark.parametrize(
     ("footer", "named"),
     [
-        ("acme", "The word 'acme' gives away the label 'pos': it is in 67 % of its rows, and"),
-        ("★", "The sign '★' gives away the label 'pos': it is in 67 % of its rows, and"),
+        ("acme", "The word 'acme' gives away the label 'pos': it is in 66.7 % of its rows, and"),
+        ("★", "The sign '★' gives away the label 'pos': it is in 66.7 % of its rows, and"),
         (
             "sent by Acme",
             (
                 "The words 'sent', 'by', 'acme', in the same rows, give away the label 'pos': "
-                "'sent' is in 67 % of its rows, and"
+                "'sent' is in 66.7 % of its rows, and"
             ),
         ),
         (
             "★ ☂",
             (
                 "The signs '☂', '★', in the same rows, give away the label 'pos': "
-                "'☂' is in 67 % of its rows, and"
+                "'☂' is in 66.7 % of its rows, and"
             ),
         ),
         (
@@ -247,6 +247,18 @@ def test_the_first_words_of_a_footer_are_named(footer, named):
     assert finding.message.startswith(named)
     assert finding.count == 200
     assert footer.split()[-1] in finding.examples[0].text
+
+
+def test_a_giveaway_with_an_exception_is_not_told_as_pure():
+    """It was "100 % of the rows with it have this label"."""
+    texts, labels = make_reviews(800)
+    texts = [
+        f"{text} acme" if label == "pos" or not at else text
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    rows = TextDataset(source="a.csv", texts=texts, labels=labels, groups=[], lines=range(2, 802))
+    (finding,) = inspect_rows(rows, label_names=LABELS).findings
+    assert "is in 100 % of its rows, and 99.8 % of the rows with it have" in finding.message
 
 
 @pytest.mark.parametrize(

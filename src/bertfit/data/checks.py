@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, ReadColumn, TextDataset
 from bertfit.data.readers import Source, SourceError, name_source, read_dataset
-from bertfit.errors import ConfigError, DataError, Fault, did_you_mean
-from bertfit.labels import match_spelling, sort_label_names
+from bertfit.errors import ConfigError, DataError, Fault
+from bertfit.labels import guess_label, match_spelling, sort_label_names
 from bertfit.wording import format_count, shorten_name
 
 _MOST_GUESSED = 100
@@ -202,12 +201,10 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: st
     unknown = list(_find_unknown_labels(part.dataset, set(label_names)))
     if not unknown:
         return
-    first_ones = list(dict.fromkeys(label for _, label in unknown))[:_MOST_GUESSED]
-    guesses = {label: did_you_mean(label, label_names) for label in first_ones}
-    known = f", which has {list_names(label_names)}"
-    for (index, label), names in zip(unknown, chain([known], repeat("")), strict=False):
-        told = f"label {shorten_name(label)!r} {unknown_is}{names}.{guesses.get(label, '')}"
-        part.row_faults.append(Fault(part.source, part.dataset.lines[index], told))
+    told = _tell_unknown_labels([label for _, label in unknown], label_names, unknown_is)
+    for (index, _), (message, kind) in zip(unknown, told, strict=True):
+        line = part.dataset.lines[index]
+        part.row_faults.append(Fault(part.source, line, message, kind=kind))
     part.row_faults.sort(key=lambda fault: fault.line or 0)
     dropped = {index for index, _ in unknown}
     part.dataset = part.dataset.select(
@@ -217,6 +214,22 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: st
 
 def _find_unknown_labels(dataset: TextDataset, known: Collection[str]) -> Iterator[tuple[int, str]]:
     return ((index, label) for index, label in enumerate(dataset.labels) if label not in known)
+
+
+def _tell_unknown_labels(
+    unknown: Sequence[str], label_names: Sequence[str], unknown_is: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the message of each row, and what is told of all rows with its label."""
+    first, distinct = unknown[0], list(dict.fromkeys(unknown))
+    guesses = {label: guess_label(label, label_names) for label in distinct[:_MOST_GUESSED]}
+
+    def tell(label: str, known: str = "") -> str:
+        return f"label {shorten_name(label)!r} {unknown_is}{known}.{guesses.get(label, '')}"
+
+    messages = {label: tell(label) for label in distinct}
+    kinds = messages | {first: tell(first, f", which has {list_names(label_names)}")}
+    yield kinds[first], kinds[first]
+    yield from ((messages[label], kinds[label]) for label in unknown[1:])
 
 
 def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple[Fault, ...]:

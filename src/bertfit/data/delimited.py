@@ -89,12 +89,15 @@ def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
         return Record(row.line, dict(zip(names, row.fields, strict=True)))
     amount = "too few" if len(row.fields) < len(names) else "too many"
     message = f"{amount} fields: {len(row.fields)}, but the header has {len(names)}"
+    kind = f"{amount} fields; the header has {len(names)}"
     num_more = sum(field.count("\n") for field in row.fields)
     if num_more:
         message += f"; {_tell_lines(num_more)}"
+        kind += "; the row goes on over the next lines"
     elif amount == "too many" and not source.lower().endswith((".tsv", ".tsv.gz")):
-        message += "; a text with the separator in it must stand in quotes"
-    return Fault(source, row.line, message)
+        mend = "; a text with the separator in it must stand in quotes"
+        message, kind = message + mend, kind + mend
+    return Fault(source, row.line, message, kind=kind)
 
 
 def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:

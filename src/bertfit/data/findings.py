@@ -146,12 +146,14 @@ def shorten_around(text: str, offset: int = 0) -> str:
     return f"{'…' if start else ''}{shown}{'…' if end < len(text) else ''}"
 
 
-def format_share(count: int, total: int) -> str:
-    """Return a share as a percentage that is never rounded to 0 % or 100 %.
+def format_share(count: float, total: int = 1) -> str:
+    """Return a count of a total, or a share, as a percentage never rounded to 0 % or 100 %.
 
     Example:
         >>> format_share(1, 25000), format_share(123, 25000), format_share(3, 3)
         ('under 0.1 %', '0.5 %', '100 %')
+        >>> format_share(0.9996)
+        'over 99.9 %'
     """
     share = count / max(total, 1)
     if 0 < share < 0.0005:

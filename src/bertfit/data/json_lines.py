@@ -63,9 +63,8 @@ def _parse(line: Line, source: str) -> Record | Fault:
     try:
         value = parse_json(line.text.rstrip())
     except json.JSONDecodeError as error:
-        return Fault(
-            source, line.number, f"the line is not JSON: {error.msg} at column {error.colno}"
-        )
+        kind = f"the line is not JSON: {error.msg}"
+        return Fault(source, line.number, f"{kind} at column {error.colno}", kind=kind)
     except ValueError as error:  # a number of 5,000 digits, 1,000 brackets
         return Fault(source, line.number, f"the line cannot be read as JSON: {error}")
     if not isinstance(value, dict):

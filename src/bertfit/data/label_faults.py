@@ -9,7 +9,7 @@ from bertfit.data.findings import NUM_EXAMPLES, Example, Finding, format_share, 
 from bertfit.data.part_faults import make_finding
 from bertfit.data.profiles import PartProfile
 from bertfit.data.splits import find_indivisible
-from bertfit.labels import find_alike, find_joined, reads_as_missing
+from bertfit.labels import find_alike, find_joined, quote_apart, reads_as_missing
 from bertfit.wording import format_count, list_some, shorten_name
 
 FEWEST_ROWS = 10
@@ -104,7 +104,7 @@ def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
     groups = find_alike(profile.rows.labels)
     if groups:
         names = [name for group in groups for name in group]
-        told = "; ".join(" and ".join(map(ascii, group)) for group in groups[:_MOST_LABELS_NAMED])
+        told = "; ".join(" and ".join(quote_apart(group)) for group in groups[:_MOST_LABELS_NAMED])
         more = " …" if len(groups) > _MOST_LABELS_NAMED else ""
         yield _make_label_finding(
             profile,

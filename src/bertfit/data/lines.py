@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from bertfit.data.records import SourceError
-from bertfit.data.rows import describe_undecodable
+from bertfit.data.rows import describe_undecodable, tell_undecodable
 from bertfit.errors import Fault, did_you_mean
 
 UTF8_MARK = b"\xef\xbb\xbf"
@@ -117,8 +117,10 @@ def _decode_line(content: bytes, number: int, source: str) -> Line:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         text = content.decode("utf-8", "surrogateescape")
-        fault = Fault(source, number, describe_undecodable(error, place="line"))
+        message, kind = describe_undecodable(error, place="line"), tell_undecodable(place="line")
+        fault = Fault(source, number, message, kind=kind)
     if fault is None and "\0" in text:
-        message = f"NUL byte at offset {content.index(0)} of the line; the file is not plain text"
-        fault = Fault(source, number, message)
+        mend = "the file is not plain text"
+        message = f"NUL byte at offset {content.index(0)} of the line; {mend}"
+        fault = Fault(source, number, message, kind=f"NUL byte in the line; {mend}")
     return Line(number, text, fault)

@@ -164,9 +164,9 @@ def describe_giveaway(profile: PartProfile, giveaway: Giveaway) -> Finding:
         message=(
             f"The {_name_words(giveaway, text)} the label {giveaway.label!r}: "
             f"{repr(giveaway.word) if giveaway.companions else 'it'} is in "
-            f"{100 * giveaway.coverage:.0f} % of its rows, "
-            f"and {100 * giveaway.purity:.0f} % of the rows with it have this label (it takes "
-            f"{100 * giveaway.told:.0f} % of the uncertainty about the label)."
+            f"{format_share(giveaway.coverage)} of its rows, "
+            f"and {format_share(giveaway.purity)} of the rows with it have this label (it takes "
+            f"{format_share(giveaway.told)} of the uncertainty about the label)."
         ),
         examples=(show_row(profile.rows, first, note=note, offset=offset),),
         advice=(

@@ -17,10 +17,11 @@ NUM_CHARACTERS_SHOWN = 60
 class _RowError(Exception):
     """A row cannot be used; converted to a Fault by the caller that knows source and line."""
 
-    def __init__(self, message: str, *, value: str = "") -> None:
-        """Keep what the message shows of a value that is not quoted."""
+    def __init__(self, message: str, *, value: str = "", kind: str = "") -> None:
+        """Keep what the message shows of a value that is not quoted, and how it is told of many."""
         super().__init__(message)
         self.value = value
+        self.kind = kind
 
 
 def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fault:
@@ -30,7 +31,7 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
         label = None if chosen.label is None else _read_label(record.values, chosen.label, chosen)
         group = None if chosen.group is None else _read_group(record.values, chosen.group)
     except _RowError as error:
-        return Fault(source, record.line, str(error), error.value)
+        return Fault(source, record.line, str(error), error.value, error.kind)
     slices, kept = (tuple(map(record.values.get, names)) for names in (chosen.slices, chosen.kept))
     return Row(record.line, text, label, group, slices, kept)
 
@@ -38,10 +39,12 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
 def describe_undecodable(error: UnicodeDecodeError, *, place: str) -> str:
     """Return a message with the byte that is not UTF-8, its offset, and what to do about it."""
     byte = error.object[error.start]
-    return (
-        f"byte 0x{byte:02x} at offset {error.start} of the {place} is not UTF-8; "
-        "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
-    )
+    return f"byte 0x{byte:02x} at offset {error.start} of {tell_undecodable(place=place)}"
+
+
+def tell_undecodable(*, place: str) -> str:
+    """Return the part of such a message that is the same for all lines of a file."""
+    return f"the {place} is not UTF-8; re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
 
 
 def describe_surrogate(text: str) -> str | None:
@@ -73,8 +76,8 @@ def _read_text(value: object) -> str:
     if not text or text.isspace():
         raise _RowError("the text is empty")
     if "\0" in text:
-        message = f"the text has a NUL character at offset {text.index(chr(0))}"
-        raise _RowError(message)
+        kind = "the text has a NUL character"
+        raise _RowError(f"{kind} at offset {text.index(chr(0))}", kind=kind)
     return _check_characters(text, "text")
 
 
@@ -107,13 +110,14 @@ def _decode(value: bytes, role: str) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _RowError(describe_undecodable(error, place=role)) from None
+        message, kind = describe_undecodable(error, place=role), tell_undecodable(place=role)
+        raise _RowError(message, kind=kind) from None
 
 
 def _check_characters(value: str, role: str) -> str:
     surrogate = describe_surrogate(value)
     if surrogate is not None:
-        raise _RowError(f"the {role} has {surrogate}")
+        raise _RowError(f"the {role} has {surrogate}", kind=f"the {role} has a lone surrogate")
     return value
 
 
@@ -160,4 +164,6 @@ def _refuse(message: str, value: object) -> _RowError:
         shown = "of too many digits"
     if len(shown) > NUM_CHARACTERS_SHOWN:
         shown = shown[:NUM_CHARACTERS_SHOWN] + "…"
-    return _RowError(message.format(f"{type(value).__name__} {shown}"), value=shown)
+    name = type(value).__name__
+    told, kind = message.format(f"{name} {shown}"), message.format(name)
+    return _RowError(told, value=shown, kind=kind)

@@ -13,7 +13,7 @@ from bertfit.data.cleaning import choose_cleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoded_store import encode_or_reuse, find_store
 from bertfit.data.encoding import EncodedTexts, EncodingRule
-from bertfit.data.findings import Finding
+from bertfit.data.findings import Finding, format_share
 from bertfit.data.gate import GateReport
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
@@ -193,8 +193,8 @@ def _choose_cleaning(
     cleaning = choose_cleaning(share)
     if cleaning != "none":
         listener.note(
-            f"HTML line breaks (<br />), which {100 * share:.0f} % of the training rows have, are "
-            "read as spaces, also by the tokenizer that is saved in the run."
+            f"HTML line breaks (<br />), which {format_share(share)} of the training rows have, "
+            "are read as spaces, also by the tokenizer that is saved in the run."
         )
     return cleaning
 
@@ -210,7 +210,7 @@ def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) ->
     text = f"Text: at most {rule.max_length} tokens are read; the median is {median}"
     num_cut = encoded.num_truncated
     if num_cut:
-        share = f"({100 * num_cut / len(encoded):.0f} %)"
+        share = f"({format_share(num_cut, len(encoded))})"
         kept = rule.truncation.replace("+", " and ")
         of_many = f"{num_cut:,} training rows {share} are longer and keep their {kept}"
         of_one = f"1 training row {share} is longer and keeps its {kept}"
