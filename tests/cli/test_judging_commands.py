@@ -144,6 +144,18 @@ def test_evaluate_says_where_classes_have_few_rows(folder, make_reviews, write_c
     )
 
 
+def test_evaluate_says_which_classes_have_no_rows(folder, make_reviews, write_csv):
+    """Their recall was 0.0 %, as if the model had missed all of them."""
+    rows = [row for row in make_reviews(40, seed=7) if row["label"] == "pos"]
+    output = call("evaluate", folder / "a", write_csv(folder / "one.csv", rows))
+    assert "1 of 2 classes has no rows here; it was " in " ".join(output.split())
+    of_class = next(line.split() for line in output.splitlines() if line.startswith(" neg "))
+    assert "–" in of_class
+    assert of_class[-1] == "0"
+    value = json.loads(call("evaluate", folder / "a", folder / "one.csv", "--json"))
+    assert value["per_class"]["neg"]["recall"] == 0.0
+
+
 def test_evaluate_counts_a_single_truncated_row_as_one(folder, tmp_path, write_csv):
     rows = [{"text": "a good film " * 40, "label": "pos"}, {"text": "bad", "label": "neg"}]
     told = call("evaluate", folder / "b", write_csv(tmp_path / "long.csv", rows))

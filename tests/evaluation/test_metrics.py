@@ -18,6 +18,7 @@ from bertfit.evaluation.metrics import (
     collapsed_class,
     count_classes,
     count_confusion,
+    count_predictions,
     macro_scores,
     score,
 )
@@ -128,6 +129,14 @@ def test_one_row_has_scores() -> None:
     assert (scores.num_rows, scores.accuracy, scores.macro_f1) == (1, 1.0, 1.0)
     assert scores.log_loss == pytest.approx(-np.log(0.8))
     assert scores.per_class["neg"].support == 0
+
+
+def test_a_class_without_rows_counts_as_0_if_it_is_predicted() -> None:
+    """As docs/judging.md and the warnings of reports say."""
+    label_ids, predicted_ids = [0, 0, 1, 1], [0, 2, 1, 1]
+    scores = score(np.eye(4)[predicted_ids], label_ids, name_classes(4))
+    assert scores.macro_recall == pytest.approx((0.5 + 1 + 0) / 3)
+    assert count_predictions(scores.confusion) == [1, 2, 1, 0]
 
 
 def test_a_tie_goes_to_the_first_class() -> None:

@@ -85,6 +85,27 @@ def test_a_row_without_a_text_is_one_line() -> None:
     assert render(error_table([row])).splitlines()[1:] == ["line 1: is x, predicted y (0.900)"]
 
 
+def test_answers_that_differ_are_shown_differently() -> None:
+    """Two classes were both shown as getting_…card, as if the models agreed."""
+    spare, virtual = (f"getting_and_activating_a_{kind}_new_card" for kind in ("spare", "virtual"))
+    row = {"line": 1, "label": spare, "confidence": 0.5, "text": None}
+    answers = {"predicted_a": spare, "predicted_b": virtual}
+    confidences = {"confidence_a": 0.5, "confidence_b": 0.6}
+    shown = render(disagreement_table([{**row, **answers, **confidences}]))
+    assert "is ge…spare…card; A ge…spare…card (0.500), B ge…virtu…card (" in shown
+    shown = render(error_table([{**row, "predicted": virtual}]))
+    assert "is getting…spare_new_card, predicted getti…virtual_new_card (" in shown
+    shown = render(suspect_table([{**row, "suggested_label": virtual}]))
+    assert "getting_a…spare_new_card → getting…virtual_new_card?" in shown
+
+
+def test_slices_that_differ_are_shown_differently() -> None:
+    values = [f"top_up_by_{kind}_transfer" for kind in ("bank", "card") for _ in range(60)]
+    shown = render(slice_table(score_slices([True] * 100 + [False] * 20, {"label": values})))
+    assert "bank_transfer " in shown
+    assert "card_transfer " in shown
+
+
 def test_markup_is_shown_as_it_is() -> None:
     row = {"line": 1, "label": "[red]x", "confidence": 0.9, "text": "[b]y[/b]", "predicted": "z"}
     shown = render(error_table([row]))

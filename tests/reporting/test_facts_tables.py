@@ -14,8 +14,11 @@ RATES = {"a": (0.8, 8), "b": (0.1, 4), "c": (0.0, 0)}
 
 def make_facts(**record: Any) -> dict[str, Any]:
     """Return the facts of a run of three classes, one of which has no rows."""
-    per_class = {name: {"f1": f1, "support": support} for name, (f1, support) in RATES.items()}
-    judged = {"confusion": CONFUSION, "per_class": per_class}
+    per_class = {
+        name: {"precision": 0.5, "recall": 0.0, "f1": f1, "support": support}
+        for name, (f1, support) in RATES.items()
+    }
+    judged = {"confusion": list(CONFUSION), "per_class": per_class}
     return {"label_names": ["a", "b", "c"], "judged": judged, "record": record}
 
 
@@ -24,6 +27,25 @@ def test_the_worst_classes_have_rows_and_keep_their_numbers() -> None:
     assert [(number, name) for number, name, _ in worst] == [(2, "b"), (1, "a")]
     assert [name for _, name, _ in tables.list_classes(make_facts(), worst=1)] == ["b"]
     assert [number for number, *_ in tables.list_classes(make_facts())] == [1, 2, 3]
+
+
+def test_of_classes_of_equal_f1_the_largest_is_the_worst() -> None:
+    facts = make_facts()
+    facts["judged"]["per_class"]["b"]["f1"] = 0.8
+    assert [name for _, name, _ in tables.list_classes(facts, worst=2)] == ["a", "b"]
+    facts["judged"]["per_class"]["b"]["support"] = 9
+    assert [name for _, name, _ in tables.list_classes(facts, worst=2)] == ["b", "a"]
+
+
+def test_rates_that_are_undefined_without_rows_are_dashes() -> None:
+    facts = make_facts()
+    cells = [one["cells"] for *_, one in tables.list_classes(facts)]
+    assert cells[1] == ["50.0\u00a0%", "0.0\u00a0%", "10.0\u00a0%"]
+    assert cells[2] == ["50.0\u00a0%", "–", "0.0\u00a0%"]  # class c was predicted three times
+    facts["judged"]["confusion"][1] = [4, 0, 0]
+    assert tables.list_classes(facts)[2][2]["cells"] == ["–", "–", "–"]
+    del facts["judged"]["confusion"]
+    assert tables.list_classes(facts)[2][2]["cells"] == ["–", "–", "–"]
 
 
 def test_each_cell_of_a_confusion_is_a_share_of_its_true_class() -> None:

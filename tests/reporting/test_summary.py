@@ -235,8 +235,62 @@ def test_what_chose_the_seed_is_told_if_there_was_a_choice(
 
 
 def test_five_rows_of_a_class_and_ten_groups_are_not_few() -> None:
-    assert describe_small_classes([5, 900]) == ""
+    assert describe_small_classes([5, 900], [0, 905]) == ""
     assert describe_units(10, grouped=True) == "10 groups"
+
+
+OTHER = "The other has fewer than 5 rows: its"
+ONE = "1 of the 2 others has fewer than 5 rows: its"
+LESS = "scores, and macro averages, are less certain than the intervals say."
+ZERO = "as 0 in macro averages."
+OUT = "so macro averages leave"
+
+
+@pytest.mark.parametrize(
+    ("supports", "num_predicted", "told"),
+    [
+        ([9, 3, 2], [9, 3, 2], f"2 of 3 classes have fewer than 5 rows: their {LESS}"),
+        ([9, 0, 0], None, "2 of 3 classes have no rows here."),
+        (
+            [9, 9, 0, 0, 0],
+            [15, 0, 2, 0, 1],
+            f"3 of 5 classes have no rows here; 2 of them were predicted, and count {ZERO}",
+        ),
+        (
+            [9, 0, 0],
+            [8, 1, 0],
+            f"2 of 3 classes have no rows here; 1 of them was predicted, and counts {ZERO}",
+        ),
+        (
+            [900, 9, 0, 0],
+            [909, 0, 0, 0],
+            f"2 of 4 classes have no rows here; none of them was predicted, {OUT} them out.",
+        ),
+        (
+            [1, 0],
+            [0, 1],
+            f"1 of 2 classes has no rows here; it was predicted, and counts {ZERO} {OTHER} {LESS}",
+        ),
+        (
+            [9, 4, 0],
+            [13, 0, 0],
+            f"1 of 3 classes has no rows here; it was not predicted, {OUT} it out. {ONE} {LESS}",
+        ),
+    ],
+)
+def test_classes_without_rows_are_told_from_those_with_few(
+    supports: list[int], num_predicted: list[int] | None, told: str
+) -> None:
+    """Absent classes that were predicted halved a macro F1, and nothing said so."""
+    assert describe_small_classes(supports, num_predicted) == told
+
+
+def test_limits_tell_which_absent_classes_were_predicted_if_the_record_does() -> None:
+    judged = {"per_class": {"no": {"support": 9}, "yes": {"support": 0}}}
+    told = list_limits(make_facts(part="test", judged=judged))[0]
+    assert told.endswith("1 of 2 classes has no rows here.")
+    told = list_limits(make_facts(part="test", judged={**judged, "confusion": [[8, 1], [0, 0]]}))[0]
+    assert told.endswith("no rows here; it was predicted, and counts as 0 in macro averages.")
 
 
 def test_serious_findings_are_limits_and_others_are_told_elsewhere() -> None:

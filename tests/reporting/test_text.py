@@ -25,6 +25,8 @@ from bertfit.reporting.text import (
     describe_columns,
     epoch_table,
     format_percent_with_interval,
+    format_rates,
+    name_worst_classes,
     scores_table,
     shorten,
 )
@@ -109,6 +111,67 @@ def test_a_class_without_rows_is_not_among_the_worst() -> None:
     text = render(scores_table(score(probabilities, label_ids, names)))
     assert "The 10 classes of lowest F1, of 14 (3 without rows)" in text
     assert not any(name in text for name in names[:3])
+
+
+def test_the_largest_of_the_worst_classes_come_first_and_all_with_f1_0_are_counted() -> None:
+    """Of 150 classes, 99 had an F1 of 0, and ten of them stood for all, in the order of names."""
+    names = [f"class{number:02}" for number in range(16)]
+    num_rows = [2, 1, 5, *[3] * 11, 1, 0]
+    label_ids = np.repeat(np.arange(16), num_rows)
+    predicted_ids = np.where(label_ids < 13, 14, label_ids)
+    scores = score(np.eye(16)[predicted_ids], label_ids, names)
+    lines = render(scores_table(scores)).splitlines()
+    title = "The 10 classes of lowest F1, of 16 (1 without rows, 13 others with F1 0)"
+    shown = [line.split() for line in lines[lines.index(title) :] if "class" in line][1:]
+    assert [line[-1] for line in shown] == ["5", *["3"] * 9]
+    assert [line[0] for line in shown][:3] == ["class02", "class03", "class04"]
+
+
+def test_the_worst_of_two_classes_is_told_in_the_singular() -> None:
+    assert name_worst_classes([(0.5, 3), (0.0, 0)], most=10) == (
+        "The class of lowest F1, of 2 (1 without rows)"
+    )
+    assert name_worst_classes([(0.5, 3), (0.0, 1)], most=10) == (
+        "The 2 classes of lowest F1, of 2 (1 with F1 0)"
+    )
+    assert name_worst_classes([(0.0, 0), (0.0, 1)], most=10).endswith("1 other with F1 0)")
+
+
+def test_what_a_class_without_rows_has_not_is_a_dash() -> None:
+    """A recall of 0.0 % looked like a failure."""
+    predicted_ids, label_ids = [0, 0, 1, 0], [0, 0, 0, 3]
+    scores = score(np.eye(4)[predicted_ids], label_ids, ["seen", "taken", "unseen", "missed"])
+    lines = [line.split() for line in render(scores_table(scores)).splitlines()]
+    shown = {line[0]: line[1:] for line in lines if line}
+    assert shown["taken"] == ["0.0", "%", "–", "0.0", "%", "0"]
+    assert shown["unseen"] == ["–", "–", "–", "0"]
+    assert shown["missed"] == ["0.0", "%", "0.0", "%", "0.0", "%", "1"]
+
+
+def test_an_older_record_may_not_say_what_was_predicted() -> None:
+    rates = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert format_rates(rates, None) == ["–", "–", "–"]
+
+
+@pytest.mark.parametrize("num_classes", [4, 8, 16])
+def test_classes_with_alike_names_can_be_told_apart(num_classes: int) -> None:
+    """In one table two classes had the same name, as the part that differs was left out."""
+    kinds = "abcdefghijklmnop"[:num_classes]
+    scores = draw_scores([f"balance not updated after {kind} or card, by shift" for kind in kinds])
+    for table in (scores_table(scores), confusion_table(scores)):
+        text = render(table)
+        assert "after b or" not in text
+        told = [line for line in text.splitlines() if "…" in line]
+        assert len(told) == min(num_classes, 10)
+        assert all(re.search(r"…[a-p] or", line) for line in told)
+        assert width_of(text) <= 80
+
+
+def test_a_small_confusion_tells_alike_names_apart() -> None:
+    names = [f"not updated after {kind} or card, by shift" for kind in "ab"]
+    text = render(confusion_table(draw_scores(names)))
+    for shown in ("not…a or c…shift", "not…b or c…shift"):
+        assert text.count(shown) == 2  # as a row and as a column
 
 
 def test_a_small_confusion_names_rows_and_columns() -> None:

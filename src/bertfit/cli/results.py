@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bertfit.cli.streams import write_json
 from bertfit.cli.terminal import show_skipped
 from bertfit.data.findings import count_rows
+from bertfit.evaluation.metrics import count_predictions
 from bertfit.evaluation.units import are_one_group
 from bertfit.reporting.comparison import (
     error_table,
@@ -183,11 +184,12 @@ def _describe_intervals(evaluation: Evaluation) -> str:
             f"Truncated: {count_rows(num_cut)} ({100 * share:.1f} %) kept the "
             f"{evaluation.truncation} of {'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )
-    supports = [of_class.support for of_class in evaluation.scores.per_class.values()]
+    scores = evaluation.scores
+    supports = [of_class.support for of_class in scores.per_class.values()]
     told = (
         f"Intervals: 95 %, bootstrap over {drawn}.",
         OF_ONE_GROUP if are_one_group(evaluation.dataset.groups) else "",
-        describe_small_classes(supports),
+        describe_small_classes(supports, count_predictions(scores.confusion)),
         cut,
         f"Arithmetic: {evaluation.dtype}.",
     )

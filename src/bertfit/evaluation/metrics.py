@@ -30,7 +30,10 @@ _SUM_TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """Scores of one class, each in [0, 1]; 0 if the denominator is 0."""
+    """Scores of one class, each in [0, 1]; 0 if the denominator is 0, as in scikit-learn.
+
+    So a class without rows has a recall of 0 here; tables show a dash instead.
+    """
 
     precision: float
     recall: float
@@ -44,7 +47,8 @@ class Scores:
     """Scores of one set of rows.
 
     The macro averages are over the classes that occur among the labels or predictions of these
-    rows, as in scikit-learn by default: a class without any does not lower the average.
+    rows, as in scikit-learn by default: a class without any does not lower the average, but one
+    without rows that is predicted counts as 0.
     """
 
     num_rows: int
@@ -231,6 +235,20 @@ def count_confusion(
     predicted_ids, label_ids = _check_pairs(predicted_ids, label_ids, num_labels)
     cells = np.bincount(label_ids * num_labels + predicted_ids, minlength=num_labels**2)
     return cells.reshape(num_labels, num_labels)
+
+
+def count_predictions(confusion: Sequence[Sequence[int]]) -> list[int]:
+    """Return (C,) how often each class was predicted.
+
+    Args:
+        confusion: (C, C) counts; row = true class, column = predicted class.
+
+    Example:
+        >>> count_predictions([[3, 1], [0, 0]])
+        [3, 1]
+    """
+    counts: list[int] = np.asarray(confusion).sum(axis=0).tolist()
+    return counts
 
 
 @dataclass(frozen=True, slots=True)

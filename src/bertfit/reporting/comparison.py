@@ -21,6 +21,7 @@ from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import SliceReport
 from bertfit.reporting.facts_tables import group_slices
 from bertfit.reporting.limits import describe_slices, describe_units
+from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.summary import (
     describe_seeds,
     format_seed_scores,
@@ -65,12 +66,13 @@ def disagreement_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         rows: With line, label, predicted_a, predicted_b, confidence_a, confidence_b and text.
     """
     parts: list[RenderableType] = [Text("Where they disagree, most confident first", style="bold")]
+    shown = _shorten_names(rows, ("label", "predicted_a", "predicted_b"), 13)
     for row in rows:
         answers = [
-            f"{side} {shorten(str(row[f'predicted_{key}']), 13)} ({row[f'confidence_{key}']:.3f})"
+            f"{side} {shown[str(row[f'predicted_{key}'])]} ({row[f'confidence_{key}']:.3f})"
             for side, key in (("A", "a"), ("B", "b"))
         ]
-        label = shorten(str(row["label"]), 13)
+        label = shown[str(row["label"])]
         parts.append(Text(f"line {row['line']}: is {label}; {', '.join(answers)}"))
         parts += _text_below(row["text"])
     return Group(*parts)
@@ -83,8 +85,9 @@ def error_table(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         rows: With line, label, predicted, confidence and text.
     """
     parts: list[RenderableType] = [Text("Wrong with the highest confidence", style="bold")]
+    shown = _shorten_names(rows, ("label", "predicted"), 22)
     for row in rows:
-        label, predicted = (shorten(str(row[name]), 22) for name in ("label", "predicted"))
+        label, predicted = (shown[str(row[name])] for name in ("label", "predicted"))
         told = f"line {row['line']}: is {label}, predicted {predicted} ({row['confidence']:.3f})"
         parts.append(Text(told))
         parts += _text_below(row["text"])
@@ -111,16 +114,17 @@ def slice_table(report: SliceReport, *, num_shown: int = 10) -> RenderableType:
 
 def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
     table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
-    for one in slices:
+    names = [f"{one['by']}: {one['value']}" for one in slices]
+    shown = shorten_apart(names, _SLICE_WIDTH)
+    for name, one in zip(names, slices, strict=True):
         accuracy = format_percent_with_interval(  # there is no room for more decimals
             one["accuracy"], Interval(**one["interval"]), most_decimals=1
         )
         rest = format_percent_with_interval(one["rest_accuracy"], most_decimals=1)
-        name = Text(shorten(f"{one['by']}: {one['value']}", _SLICE_WIDTH))
         p_value = f"{one['p_value']:.3f}" if one["p_value"] >= 0.001 else "<.001"
         num_rows = f"{one['num_rows']:,}{'*' if one['is_small'] else ' '}"
         style = "bold" if one["is_worse"] else None
-        table.add_row(name, num_rows, accuracy, rest, p_value, style=style)
+        table.add_row(Text(shown[name]), num_rows, accuracy, rest, p_value, style=style)
     return table
 
 
@@ -131,8 +135,9 @@ def suspect_table(suspects: Sequence[Mapping[str, Any]]) -> RenderableType:
         suspects: The suspects to show, with line, label, suggested_label, confidence and text.
     """
     parts: list[RenderableType] = [Text("Labels that look wrong, the worst first", style="bold")]
+    shown = _shorten_names(suspects, ("label", "suggested_label"), 24)
     for one in suspects:
-        label, suggested = (shorten(str(one[name]), 24) for name in ("label", "suggested_label"))
+        label, suggested = (shown[str(one[name])] for name in ("label", "suggested_label"))
         parts.append(Text(f"line {one['line']}: {label} → {suggested}? ({one['confidence']:.3f})"))
         parts += _text_below(one["text"])
     return Group(*parts)
@@ -156,6 +161,13 @@ def seed_table(seeds: Mapping[str, Any]) -> RenderableType:
     return Group(
         Text("By seed", style="bold"), table, Text(textwrap.fill(describe_seeds(seeds), WIDTH))
     )
+
+
+def _shorten_names(
+    rows: Sequence[Mapping[str, Any]], keys: Sequence[str], width: int
+) -> dict[str, str]:
+    """Return the shortened names of all classes in the rows, under any of the keys."""
+    return shorten_apart((str(row[key]) for row in rows for key in keys), width)
 
 
 def _format_difference(name: str, difference: Difference) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 from bertfit.config import describe_settings
 from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.metrics import count_predictions
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
-from bertfit.reporting.text import format_number_with_interval
+from bertfit.reporting.text import format_number_with_interval, format_rates
 from bertfit.wording import format_count, format_seconds
 
 _SHARES = {
@@ -97,13 +98,38 @@ def list_scores(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 def list_classes(
     facts: Mapping[str, Any], *, worst: int | None = None
 ) -> list[tuple[int, str, dict[str, Any]]]:
-    """Return (1-based number, name, scores) of all classes, or of the worst classes with rows."""
-    per_class = (facts["judged"] or {}).get("per_class") or {}
-    classes = [(number, *item) for number, item in enumerate(per_class.items(), 1)]
+    """Return (1-based number, name, scores) of all classes, or of the worst classes with rows.
+
+    The scores have "cells": precision, recall and F1 in words.
+    """
+    judged = facts["judged"] or {}
+    per_class = judged.get("per_class") or {}
+    counts: Sequence[int | None] = find_predictions(judged) or [None] * len(per_class)
+    classes = [
+        (number, name, {**rates, "cells": _format_cells(rates, count)})
+        for number, (name, rates), count in zip(
+            range(1, len(per_class) + 1), per_class.items(), counts, strict=True
+        )
+    ]
     if worst is None:
         return classes
     present = [one for one in classes if one[2]["support"] > 0]
-    return sorted(present, key=lambda one: float(one[2]["f1"]))[:worst]
+    return sorted(present, key=lambda one: (one[2]["f1"], -one[2]["support"]))[:worst]
+
+
+def find_predictions(judged: Mapping[str, Any]) -> list[int] | None:
+    """Return (C,) how often each class was predicted, or None if the record does not say.
+
+    Args:
+        judged: Scores of one part, as in the facts of a run.
+    """
+    confusion = judged.get("confusion") or []
+    is_whole = len(confusion) == len(judged.get("per_class") or {}) > 0
+    return count_predictions(confusion) if is_whole else None
+
+
+def _format_cells(rates: Mapping[str, Any], num_predicted: int | None) -> list[str]:
+    return [cell.replace(" ", "\u00a0") for cell in format_rates(rates, num_predicted)]
 
 
 def list_confusions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

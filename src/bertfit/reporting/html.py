@@ -26,6 +26,7 @@ from bertfit.reporting.summary import (
     list_warnings,
 )
 from bertfit.reporting.templating import html_templates, read_template, replace_unseen
+from bertfit.reporting.text import name_worst_classes
 from bertfit.wording import quote_path
 
 SECTIONS = (
@@ -147,11 +148,14 @@ def _view_classes(facts: Mapping[str, Any]) -> dict[str, Any]:
     if not judged.get("confusion"):
         return {"confusion_rows": [], "pairs": [], "worst_classes": [], "more_classes": []}
     is_table = num_classes <= MAX_COUNTED_CLASSES
+    rates = [(one["f1"], one["support"]) for one in judged["per_class"].values()]
+    worst_title = name_worst_classes(rates, most=_WORST_CLASSES)
     return {
         "confusion_rows": tables.list_confusions(facts) if is_table else [],
         "pairs": tables.list_confused_pairs(facts, most=_NUM_PAIRS) if num_classes > 2 else [],
         "worst_classes": tables.list_classes(facts, worst=None if is_table else _WORST_CLASSES),
         "more_classes": tables.list_classes(facts) if not is_table else [],
+        "classes_title": "Precision, recall and F1 of each class" if is_table else worst_title,
     }
 
 

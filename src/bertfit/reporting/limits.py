@@ -13,6 +13,7 @@ from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.slices import MIN_ROWS, SMALL_ROWS
 from bertfit.reporting.confidence import describe_threshold
 from bertfit.reporting.control_characters import put_on_one_line
+from bertfit.reporting.facts_tables import find_predictions
 from bertfit.reporting.summary import (
     has_leaks,
     is_all_leaked,
@@ -80,7 +81,8 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         else:
             told += "; it chose nothing. The scores hold for text like it."
     supports = [rates["support"] for rates in (judged.get("per_class") or {}).values()]
-    notes = (told, _describe_resampling(judged), describe_small_classes(supports))
+    small = describe_small_classes(supports, find_predictions(judged))
+    notes = (told, _describe_resampling(judged), small)
     return [" ".join(filter(None, notes))]
 
 
@@ -109,24 +111,50 @@ def describe_units(num_units: int | None, *, grouped: bool) -> str:
     return f"{num_units:,} groups{few}"
 
 
-def describe_small_classes(supports: Sequence[int]) -> str:
-    """Return a warning if any class has too few rows, or an empty string.
+def describe_small_classes(
+    supports: Sequence[int], num_predicted: Sequence[int] | None = None
+) -> str:
+    """Return a warning if any class has no rows or too few, or an empty string.
 
     Args:
         supports: (C,) rows of each class.
+        num_predicted: (C,) how often each class was predicted; None if unknown.
 
     Example:
         >>> describe_small_classes([40, 3, 0]).partition(":")[0]
-        '2 of 3 classes have fewer than 5 rows'
+        '1 of 3 classes has no rows here. 1 of the 2 others has fewer than 5 rows'
     """
-    num_small = sum(support < _FEW_ROWS for support in supports)
-    if not num_small:
-        return ""
-    has = "has" if num_small == 1 else "have"
-    return (
-        f"{num_small:,} of {len(supports):,} classes {has} fewer than {_FEW_ROWS} rows: their "
-        "scores, and macro averages, are less certain than the intervals say."
-    )
+    absent = [at for at, support in enumerate(supports) if not support]
+    num_small = sum(0 < support < _FEW_ROWS for support in supports)
+    told = []
+    if absent:
+        has = "has" if len(absent) == 1 else "have"
+        told.append(f"{len(absent):,} of {len(supports):,} classes {has} no rows here")
+        if num_predicted is not None:
+            told[0] += _describe_absent([num_predicted[at] > 0 for at in absent])
+        told[0] += "."
+    if num_small:
+        num_others = len(supports) - len(absent)
+        others = f"of the {num_others:,} others" if absent else f"of {num_others:,} classes"
+        who = "The other" if absent and num_others == 1 else f"{num_small:,} {others}"
+        has, their = ("has", "its") if num_small == 1 else ("have", "their")
+        told.append(
+            f"{who} {has} fewer than {_FEW_ROWS} rows: {their} scores, and macro averages, are "
+            "less certain than the intervals say."
+        )
+    return " ".join(told)
+
+
+def _describe_absent(are_predicted: Sequence[bool]) -> str:
+    """Return what classes without rows do to macro averages, as the end of a sentence."""
+    num = sum(are_predicted)
+    if len(are_predicted) == 1:
+        told = "was predicted, and counts as 0 in macro averages"
+        return f"; it {told}" if num else "; it was not predicted, so macro averages leave it out"
+    if not num:
+        return "; none of them was predicted, so macro averages leave them out"
+    were, count = ("was", "counts") if num == 1 else ("were", "count")
+    return f"; {num:,} of them {were} predicted, and {count} as 0 in macro averages"
 
 
 def describe_slices(

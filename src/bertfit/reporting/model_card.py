@@ -62,6 +62,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "source": _name_source(facts),
         "score_rows": tables.list_scores(facts),
         "classes": classes if len(classes) <= _MOST_CLASSES else [],
+        "num_unlisted": len(classes) if len(classes) > _MOST_CLASSES else 0,
         "baseline_rows": tables.list_baselines(facts),
     }
     card = replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))

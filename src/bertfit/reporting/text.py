@@ -6,11 +6,12 @@ users; they are shortened to fit and never interpreted as markup.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from rich import box
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -19,8 +20,9 @@ from bertfit.data.dataset import ReadColumn
 from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
-from bertfit.evaluation.metrics import Scores
+from bertfit.evaluation.metrics import Scores, count_predictions
 from bertfit.reporting.control_characters import put_on_one_line
+from bertfit.reporting.short_names import cut_middle, shorten_apart
 from bertfit.wording import choose_decimals, format_count
 
 WIDTH = 80
@@ -82,6 +84,50 @@ def format_percent_with_interval(
     if interval is None:
         return percent
     return f"{percent} ({100 * interval.low:.{decimals}f} to {100 * interval.high:.{decimals}f})"
+
+
+def format_rates(rates: Mapping[str, float], num_predicted: int | None) -> list[str]:
+    """Return precision, recall and F1 of a class as percentages; a dash if undefined.
+
+    Without rows there is no recall, and without predictions either there is nothing to rate. If
+    it was predicted all the same, its F1 is the 0 that macro averages count.
+
+    Args:
+        rates: With precision, recall, f1 and support.
+        num_predicted: How often the class was predicted; None if unknown.
+
+    Example:
+        >>> format_rates({"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}, 4)
+        ['0.0 %', '–', '0.0 %']
+    """
+    precision, recall, f1 = (
+        format_percent_with_interval(rates[name]) for name in ("precision", "recall", "f1")
+    )
+    if rates["support"]:
+        return [precision, recall, f1]
+    return [precision, "–", f1] if num_predicted else ["–"] * 3
+
+
+def name_worst_classes(rates: Sequence[tuple[float, int]], *, most: int) -> str:
+    """Return the title of a table of the classes of lowest F1, with what it leaves out.
+
+    Args:
+        rates: (C,) F1 and number of rows of each class.
+        most: Maximum number of classes in the table; those without rows are not in it.
+
+    Example:
+        >>> name_worst_classes([(0.0, 0), (0.0, 3), (0.0, 2), (0.9, 4)], most=1)
+        'The class of lowest F1, of 4 (1 without rows, 2 others with F1 0)'
+    """
+    present = [f1 for f1, num_rows in rates if num_rows]
+    num_absent, num_zero = len(rates) - len(present), sum(f1 == 0 for f1 in present)
+    num_shown = min(most, len(present))
+    title = f"The {f'{num_shown} classes' if num_shown > 1 else 'class'} of lowest F1"
+    notes = [f"{num_absent:,} without rows"] if num_absent else []
+    if num_zero:
+        which = "" if not num_absent else " other" if num_zero == 1 else " others"
+        notes.append(f"{num_zero:,}{which} with F1 0")
+    return f"{title}, of {len(rates):,}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None) -> RenderableType:
@@ -165,13 +211,7 @@ def shorten(name: str, width: int) -> str:
         >>> shorten("card payment not recognised", 12)
         'card pay…sed'
     """
-    name = put_on_one_line(name)
-    if cell_len(name) <= width:
-        return name
-    end_width = (width - 1) // 3
-    start = set_cell_size(name, width - 1 - end_width).rstrip()
-    end = set_cell_size(name[::-1], end_width)[::-1].lstrip()
-    return f"{start}…{end}"
+    return cut_middle(put_on_one_line(name), width)
 
 
 def describe_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]]) -> str | None:
@@ -207,26 +247,27 @@ def _put_title(title: str, table: Table) -> Group:
 
 
 def _class_table(scores: Scores) -> Group:
-    classes = list(scores.per_class.items())
+    counts = count_predictions(scores.confusion)
+    classes = [(*item, count) for item, count in zip(scores.per_class.items(), counts, strict=True)]
     title = "By class"
     if len(classes) > MAX_CLASSES:
-        num_without_rows = sum(one.support == 0 for _, one in classes)
-        classes = [(name, one) for name, one in classes if one.support > 0]
-        classes = sorted(classes, key=lambda item: item[1].f1)[:MAX_CLASSES]
-        title = f"The {len(classes)} classes of lowest F1, of {len(scores.per_class)}"
-        title += f" ({num_without_rows} without rows)" if num_without_rows else ""
+        rates = [(one.f1, one.support) for _, one, _ in classes]
+        title = name_worst_classes(rates, most=MAX_CLASSES)
+        classes = [item for item in classes if item[1].support > 0]
+        classes.sort(key=lambda item: (item[1].f1, -item[1].support))
+    shown = shorten_apart(scores.per_class, 32)
     table = _make_table()
     table.add_column("Class", no_wrap=True)
     for heading in ("Precision", "Recall", "F1", "Rows"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, one in classes:
-        rates = [format_percent_with_interval(rate) for rate in (one.precision, one.recall, one.f1)]
-        table.add_row(Text(shorten(name, 32)), *rates, f"{one.support:,}")
+    for name, one, num_predicted in classes[:MAX_CLASSES]:
+        cells = format_rates(dataclasses.asdict(one), num_predicted)
+        table.add_row(Text(shown[name]), *cells, f"{one.support:,}")
     return _put_title(title, table)
 
 
 def _confusion_matrix(scores: Scores) -> Table:
-    names = [shorten(name, 16) for name in scores.label_names]
+    names = list(shorten_apart(scores.label_names, 16).values())
     cells = [[_format_count(count) for count in row] for row in scores.confusion]
     # Each column has two cells of padding and one for the line.
     width = sum(max(cell_len(name), 6) + 3 for name in names) + max(map(cell_len, names)) + 3
@@ -234,10 +275,9 @@ def _confusion_matrix(scores: Scores) -> Table:
     if width > WIDTH:  # number the classes; only rows have their names
         headers = [str(number) for number in range(1, len(names) + 1)]
         room = WIDTH - sum(max(map(len, column)) + 1 for column in zip(*cells, strict=True)) - 3
-        names = [
-            shorten(f"{number} {name}", min(room, 30))
-            for number, name in enumerate(scores.label_names, start=1)
-        ]
+        room = min(room, 30) - len(headers[-1]) - 1
+        short = shorten_apart(scores.label_names, room)
+        names = [f"{number} {short[name]}" for number, name in enumerate(scores.label_names, 1)]
     table = _make_table()
     if width > WIDTH:
         table.padding = 0
@@ -267,8 +307,9 @@ def _confused_pairs_table(scores: Scores) -> RenderableType:
         table.add_column(heading, no_wrap=True)
     for heading in ("Rows", "Of class"):
         table.add_column(heading, justify="right", no_wrap=True)
+    shown = shorten_apart(scores.label_names, 26)
     for count, true, predicted in pairs[:MAX_CLASSES]:
-        names = [Text(shorten(scores.label_names[label_id], 26)) for label_id in (true, predicted)]
+        names = [Text(shown[scores.label_names[label_id]]) for label_id in (true, predicted)]
         share = count / sum(scores.confusion[true])
         table.add_row(*names, _format_count(count), format_percent_with_interval(share))
     return _put_title(title, table)
