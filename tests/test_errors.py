@@ -43,4 +43,4 @@ def test_faults_told_together_are_without_values_too():
     told = ("label 'so sad' is not known, which has 'sad'", "label 'so sad' is not known")
     faults = [Fault("a.csv", line, told[line > 2], kind=told[0]) for line in (2, 3)]
     error = DataError("bad", faults=[fault.without_values() for fault in faults])
-    assert str(error) == "bad\n  a.csv: 2 rows (lines 2, 3): label '…' is not known, which has '…'"
+    assert str(error) == "bad\n  a.csv:2, 3: label '…' is not known, which has '…'"

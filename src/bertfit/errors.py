@@ -105,10 +105,8 @@ class DataError(BertfitError, ValueError):
 
     def __str__(self) -> str:
         """Return the message, the first faults, and the hint."""
-        groups = _group_equal(self.faults) if self.groups_equal else [[one] for one in self.faults]
-        shown = groups[: self.num_shown]
-        lines = [self.message, *(f"  {_tell_together(faults)}" for faults in shown)]
-        num_more = len(self.faults) - sum(map(len, shown))
+        told, num_more = tell_faults(self.faults, self.num_shown, together=self.groups_equal)
+        lines = [self.message, *(f"  {line}" for line in told)]
         if num_more:
             lines.append(f"  … and {num_more:,} more")
         if self.hint is not None:
@@ -161,28 +159,55 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean {by_folded_name[near[0]]!r}?" if near else ""
 
 
+def tell_faults(
+    faults: Sequence[Fault], most: int, *, together: bool = True
+) -> tuple[list[str], int]:
+    """Return a line for each of the first faults, and how many are told in none.
+
+    Args:
+        faults: In the order of their rows.
+        most: Maximum number of lines.
+        together: Whether equal faults of several rows are one line.
+    """
+    groups = _group_equal(faults) if together else [[fault] for fault in faults]
+    shown = groups[:most]
+    return [_tell_together(equal) for equal in shown], len(faults) - sum(map(len, shown))
+
+
 def _group_equal(faults: Iterable[Fault]) -> list[list[Fault]]:
     """Return the faults in groups of rows of one source that have the same fault, in order."""
-    groups: dict[object, list[Fault]] = {}
+    groups: list[list[Fault]] = []
+    latest: dict[object, list[Fault]] = {}
     for place, fault in enumerate(faults):
-        is_of_row = fault.line is not None
-        same = (fault.source, fault.kind or fault.message) if is_of_row else place
-        groups.setdefault(same, []).append(fault)
-    return list(groups.values())
+        same = place if fault.line is None else (fault.source, fault.kind or fault.message)
+        group = latest.get(same)
+        # Tables in memory have one name, and a file may be given twice: then lines start again.
+        if group is None or (fault.line or 0) <= (group[-1].line or 0):
+            group = latest[same] = []
+            groups.append(group)
+        group.append(fault)
+    return groups
 
 
 def _tell_together(faults: Sequence[Fault]) -> str:
-    """Return what a group of equal faults says: one as it is, several with their first lines."""
+    """Return what a group of equal faults says: one as it is, several with their first lines.
+
+    Example:
+        >>> print(
+        ...     _tell_together([Fault("a.csv", line, "the text is empty") for line in range(2, 7)])
+        ... )
+        a.csv:2, 3, 4 and 2 other rows: the text is empty
+    """
     first = faults[0]
     if len(faults) == 1:
         return str(first)
     lines = ", ".join(str(fault.line) for fault in faults[:_MOST_LINES_SHOWN])
     num_others = len(faults) - _MOST_LINES_SHOWN
     if num_others > 0:
-        lines += f" and {num_others:,} other{'' if num_others == 1 else 's'}"
+        lines += f" and {num_others:,} other row{'' if num_others == 1 else 's'}"
     is_one = len({fault.message for fault in faults}) == 1
-    told = first.message if is_one else first.kind
-    return f"{first.source}: {len(faults):,} rows (lines {lines}): {told}"
+    told = first.message if is_one else first.kind or first.message
+    return f"{first.source}:{lines}: {told}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ import difflib
 import itertools
 import numbers
 import operator
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -28,6 +29,9 @@ _MOST_TYPOS = 3
 """Characters of a name that typing mistakes change."""
 _MOST_TYPOS_OF_WORD = 2
 """Characters of one word; at most a third of it."""
+_MINUS = re.compile(r"(?<!\w)-(?=\d)|(?<=\w)-(?!\w)")
+_SIGNS = frozenset("#%&@*")
+"""Punctuation that means something in a name."""
 
 
 def normalize_label(value: object) -> str | None:
@@ -252,7 +256,11 @@ def _may_be_typo(label: str, name: str) -> bool:
 def _split_words(name: str) -> list[str]:
     """Return the words, numbers and other signs of a name, without case and what divides them."""
     folded = unicodedata.normalize("NFKC", name).casefold()
-    kinds = [unicodedata.category(sign)[0].replace("M", "L") for sign in folded]
+    folded = _MINUS.sub("\u2212", folded)  # a sign, where others divide words
+    kinds = [
+        "S" if sign in _SIGNS else unicodedata.category(sign)[0].replace("M", "L")
+        for sign in folded
+    ]
     runs = itertools.groupby(zip(kinds, folded, strict=True), key=operator.itemgetter(0))
     return ["".join(sign for _, sign in run) for kind, run in runs if kind in "LNS"]
 

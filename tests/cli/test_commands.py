@@ -302,13 +302,17 @@ def test_predictions_of_standard_input_keep_their_line_numbers(trained):
 
 def test_a_long_list_of_skipped_rows_says_how_many_more_there_are(trained, tmp_path):
     data = tmp_path / "bad.csv"
-    data.write_text("text,label\ngood fine film,pos\n" + ",neg\n" * 25, encoding="utf-8")
+    unknown = "".join(f"so so,label{number}\n" for number in range(22))
+    content = "text,label\ngood fine film,pos\n" + ",neg\n" * 25 + unknown
+    data.write_text(content, encoding="utf-8")
     command = ["evaluate", str(trained[0]), str(data), "--on-bad-row", "skip"]
     told = runner.invoke(app, command).stdout
-    assert "Skipped 25 bad rows:" in told
-    assert "… and 5 more" in told
+    assert "Skipped 47 bad rows:" in told
+    assert "bad.csv:3, 4, 5 and 22 other rows: the text is empty" in told
+    assert "… and 3 more" in told  # after 20 lines
     listed = json.loads(runner.invoke(app, [*command, "--json"]).stdout)["skipped"]
-    assert listed == [f"{data}:{line}: the text is empty" for line in range(3, 28)]
+    assert listed[:25] == [f"{data}:{line}: the text is empty" for line in range(3, 28)]
+    assert len(listed) == 47
 
 
 def test_prepare_tells_counts_in_words(tmp_path):

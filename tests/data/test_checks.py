@@ -278,17 +278,17 @@ def test_of_many_unknown_labels_only_the_first_get_a_suggestion(monkeypatch):
 
 @pytest.mark.parametrize(
     ("num_rows", "lines"),
-    [(2, "3, 4"), (3, "3, 4, 5"), (4, "3, 4, 5 and 1 other"), (1004, "3, 4, 5 and 1,001 others")],
+    [
+        *((2, "3, 4"), (3, "3, 4, 5")),
+        *((4, "3, 4, 5 and 1 other row"), (1004, "3, 4, 5 and 1,001 other rows")),
+    ],
 )
 def test_rows_with_the_same_unknown_label_are_told_together(num_rows, lines):
     """Others were not told: all 20 lines repeated the first label."""
     fair, poor = ({"text": "hm", "label": label} for label in ("fair", "poor"))
     assert refuse(GOOD, test=[*GOOD, *[fair] * num_rows, poor]).splitlines() == [
         f"{num_rows + 1:,} problems in the data: nothing was trained",
-        (
-            f"  rows: {num_rows:,} rows (lines {lines}): label 'fair' does not occur in the "
-            "training data, which has neg, pos."
-        ),
+        (f"  rows:{lines}: label 'fair' does not occur in the training data, which has neg, pos."),
         f"  rows:{num_rows + 3}: label 'poor' does not occur in the training data.",
         f"Fix the data, or skip {num_rows + 1:,} rows with --on-bad-row skip.",
     ]
@@ -297,7 +297,16 @@ def test_rows_with_the_same_unknown_label_are_told_together(num_rows, lines):
 def test_equal_faults_of_two_files_are_told_apart(tmp_path):
     paths = [write(tmp_path / name, [*GOOD, BAD, BAD]) for name in ("a.csv", "b.csv")]
     assert refuse(paths[0], test=paths[1]).splitlines()[1:-1] == [
-        f"  {path}: 2 rows (lines 4, 5): the text is empty" for path in paths
+        f"  {path}:4, 5: the text is empty" for path in paths
+    ]
+
+
+def test_equal_faults_of_parts_of_one_name_are_told_apart():
+    """Tables in memory have one name."""
+    told = refuse([*GOOD, BAD, BAD], test=[*GOOD, BAD, *GOOD, BAD])
+    assert told.splitlines()[1:-1] == [
+        "  rows:3, 4: the text is empty",
+        "  rows:3, 6: the text is empty",
     ]
 
 
@@ -314,7 +323,7 @@ def test_what_is_not_shown_is_counted_in_rows():
     rows = [{"text": "hm", "label": f"x{at % 22}"} for at in range(22 * 3)]
     lines = refuse(GOOD, test=[*GOOD, *rows]).splitlines()
     assert lines[0].startswith("66 problems")
-    assert lines[20].startswith("  rows: 3 rows (lines 22, 44, 66): label 'x19' does not occur")
+    assert lines[20].startswith("  rows:22, 44, 66: label 'x19' does not occur")
     assert lines[21] == "  … and 6 more"
 
 
@@ -352,6 +361,11 @@ UTF8_ADVICE = "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
         ),
         (
             "a.jsonl",
+            b'{"text": "a\tb"}\n{"text": "ab\tc"}\n',
+            "the line is not JSON: Invalid control character",
+        ),
+        (
+            "a.jsonl",
             b'{"text": 1.5, "label": 1}\n{"text": 2.5, "label": 1}\n',
             "the text is float; a string or a list of strings was expected",
         ),
@@ -379,15 +393,14 @@ def test_faults_that_differ_in_places_and_values_are_told_together(tmp_path, nam
     path.write_bytes(head + content + rest)
     first, *lines = refuse(path).splitlines()
     assert int(first.split()[0]) >= 2
-    (line,) = [line for line in lines if " rows (lines " in line]
-    assert line.partition("): ")[2].startswith(told)
+    (line,) = [line for line in lines if ", " in line.partition(f"{name}:")[2].partition(": ")[0]]
+    assert line.partition(": ")[2].startswith(told)
+    assert not line.endswith(" at")
 
 
 def test_strings_of_a_table_that_are_not_utf8_are_told_together():
     rows = [{"text": text, "label": "pos"} for text in (b"caf\xe9", b"th\xe9")]
-    assert f"rows: 2 rows (lines 3, 4): the text is not UTF-8; {UTF8_ADVICE}" in refuse(
-        [*GOOD, *rows]
-    )
+    assert f"rows:3, 4: the text is not UTF-8; {UTF8_ADVICE}" in refuse([*GOOD, *rows])
 
 
 def test_a_label_of_other_words_gets_no_guess():

@@ -59,6 +59,18 @@ def test_a_card_without_the_table_of_classes_says_where_it_is(num_classes: int) 
     assert ("| class-99 |" in card) == (num_classes == 100)
 
 
+def test_a_card_promises_no_table_that_the_page_has_not() -> None:
+    facts = make_facts([f"class-{at}" for at in range(101)], [0, 1], [0, 1])
+    facts["judged"].pop("confusion")  # a run of before
+    assert "under Scores." not in render_card(facts)
+
+
+def test_few_classes_are_all_in_one_table_of_the_page() -> None:
+    page = render_report(make_facts(["a", "b"], [0, 1], [0, 1]))
+    assert "<caption>Precision, recall and F1 of each class</caption>" in page
+    assert "of lowest F1" not in page
+
+
 def test_the_page_counts_all_classes_with_an_f1_of_0_and_lists_the_largest_first() -> None:
     names, num_rows = [f"class-{at:02}" for at in range(40)], [3] * 20 + [4] * 19 + [0]
     label_ids = np.repeat(np.arange(40), num_rows).tolist()

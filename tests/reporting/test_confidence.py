@@ -134,8 +134,8 @@ def test_a_threshold_is_told_with_what_it_is_for():
         ),
         (0, 20, 1.6, "would doubt some 2."),
         (0, 20, 0.6, "would doubt about one."),
-        (0, 20, None, "That does not prove every label right."),
-        (9, 20, None, "Some of these are errors of the model; how many is not known."),
+        (0, 20, None, "Wrong labels that the model agrees with are not found."),
+        (9, 20, None, "Errors of the model look the same; how many there are among these is not"),
         (10, 20, None, "So many labels are rarely wrong"),
     ],
 )

@@ -580,10 +580,20 @@ def test_skipped_rows_are_counted_and_listed(train, tmp_path, make_reviews):
 
 def test_of_very_many_skipped_rows_the_first_are_noted(train, tmp_path, make_reviews):
     rows = [*make_reviews(40), *[{"text": "", "label": "pos"}] * 23]
+    unknown = [{"text": "so so", "label": f"label {number}"} for number in range(22)]
     listener = Recorder()
-    result = train(tmp_path / "run", rows, epochs=1, on_bad_row="skip", listener=listener)
+    result = train(
+        tmp_path / "run",
+        rows,
+        validation=[*make_reviews(10, seed=2), *unknown],
+        epochs=1,
+        on_bad_row="skip",
+        listener=listener,
+    )
+    first = listener.notes.index("Skipped 45 bad rows:") + 1
+    assert listener.notes[first] == "  rows:41, 42, 43 and 20 other rows: the text is empty"
     assert "  … and 3 more, which bertfit.json lists" in listener.notes
-    assert len(read_record(result.run)["data"]["skipped"]) == 23
+    assert len(read_record(result.run)["data"]["skipped"]) == 45
 
 
 def test_many_labels_are_told_in_a_line():

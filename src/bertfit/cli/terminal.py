@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.streams import discard_output, guard_streams
-from bertfit.errors import BertfitError, Fault, is_out_of_memory
+from bertfit.errors import BertfitError, Fault, is_out_of_memory, tell_faults
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
 
@@ -226,10 +226,11 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
     if not faults:
         return
     out.print(f"Skipped {format_count(len(faults), 'bad row')}:", style="yellow")
-    for fault in faults[:_MOST_SKIPPED_SHOWN]:
-        out.print(f"  {fault}", soft_wrap=True)
-    if len(faults) > _MOST_SKIPPED_SHOWN:
-        out.print(f"  … and {len(faults) - _MOST_SKIPPED_SHOWN:,} more")
+    told, num_more = tell_faults(faults, _MOST_SKIPPED_SHOWN)
+    for line in told:
+        out.print(f"  {line}", soft_wrap=True)
+    if num_more:
+        out.print(f"  … and {num_more:,} more")
 
 
 def exit_code_of(error: BaseException) -> int:

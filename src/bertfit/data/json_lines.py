@@ -63,7 +63,7 @@ def _parse(line: Line, source: str) -> Record | Fault:
     try:
         value = parse_json(line.text.rstrip())
     except json.JSONDecodeError as error:
-        kind = f"the line is not JSON: {error.msg}"
+        kind = f"the line is not JSON: {error.msg.removesuffix(' at')}"
         return Fault(source, line.number, f"{kind} at column {error.colno}", kind=kind)
     except ValueError as error:  # a number of 5,000 digits, 1,000 brackets
         return Fault(source, line.number, f"the line cannot be read as JSON: {error}")

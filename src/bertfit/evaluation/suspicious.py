@@ -83,7 +83,7 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
     margins = of_label - others.max(axis=1) if probabilities.shape[1] > 1 else of_label
     suggested = np.where(margins < 0, best_other_ids, label_ids)
     suggested = np.where(is_issue, best_ids, suggested)
-    has_two = np.count_nonzero(~np.isnan(thresholds)) <= 2
+    has_two = probabilities.shape[1] <= 2
     rows = np.lexsort((np.arange(num_rows), margins, ~is_issue))
     return SuspiciousLabels(
         rows=rows,

@@ -83,13 +83,13 @@ def describe_doubt(num_wrong: int, num_rows: int, num_expected: float | None) ->
 
 def _describe_unknown_doubt(num_wrong: int, num_rows: int) -> str:
     if not num_wrong:
-        return "That does not prove every label right."
+        return "Wrong labels that the model agrees with are not found."
     if _are_many(num_wrong, num_rows):
         return (
             "So many labels are rarely wrong: most of these rows are more likely errors of the "
             "model."
         )
-    return "Some of these are errors of the model; how many is not known."
+    return "Errors of the model look the same; how many there are among these is not known."
 
 
 def _are_many(num_wrong: int, num_rows: int) -> bool:

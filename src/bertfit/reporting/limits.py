@@ -136,7 +136,9 @@ def describe_small_classes(
     if num_small:
         num_others = len(supports) - len(absent)
         others = f"of the {num_others:,} others" if absent else f"of {num_others:,} classes"
-        who = "The other" if absent and num_others == 1 else f"{num_small:,} {others}"
+        who = f"{num_small:,} {others}"
+        if absent and num_small == num_others:
+            who = "The other" if num_others == 1 else f"All {num_others:,} others"
         has, their = ("has", "its") if num_small == 1 else ("have", "their")
         told.append(
             f"{who} {has} fewer than {_FEW_ROWS} rows: {their} scores, and macro averages, are "

@@ -40,6 +40,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
     """
     record, judged = facts["record"], facts["judged"] or {}
     classes = tables.list_classes(facts)
+    is_long = len(classes) > _MOST_CLASSES
     model = facts["model"] or {}
     view = {
         "metadata": _describe_metadata(facts),
@@ -61,8 +62,9 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "part_name": judged.get("part"),
         "source": _name_source(facts),
         "score_rows": tables.list_scores(facts),
-        "classes": classes if len(classes) <= _MOST_CLASSES else [],
-        "num_unlisted": len(classes) if len(classes) > _MOST_CLASSES else 0,
+        "classes": [] if is_long else classes,
+        # The page lists classes only beside their confusion.
+        "num_unlisted": len(classes) if is_long and judged.get("confusion") else 0,
         "baseline_rows": tables.list_baselines(facts),
     }
     card = replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bertfit.errors import DataError
+from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.templating import replace_unseen
-from bertfit.reporting.text import shorten
 from bertfit.wording import format_count
 
 if TYPE_CHECKING:
@@ -201,7 +201,9 @@ def _mark_best_epoch(ax: Axes, best_epoch: int | None) -> None:
 
 def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
     size = 9.0 if len(label_names) <= MAX_COUNTED_CLASSES else max(4.0, 9 - len(label_names) / 12)
-    names = [shorten(replace_unseen(name), 24) for name in label_names]  # as in the page
+    seen = [replace_unseen(name) for name in label_names]
+    short = shorten_apart(seen, 24)  # as in the page
+    names = [short[name] for name in seen]
     is_short = max(map(len, names)) * len(names) <= 24
     rotation = 0 if is_short else 90
     # Dollar signs in names do not delimit formulas.

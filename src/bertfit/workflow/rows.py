@@ -13,6 +13,7 @@ from bertfit.data.findings import count_rows
 from bertfit.data.gate import GateReport, refuse_leaks, summarize_leaks
 from bertfit.data.gate_process import Finish, start_inspection
 from bertfit.data.splits import split_off
+from bertfit.errors import tell_faults
 from bertfit.progress import Listener
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.findings import brief_lines
@@ -165,11 +166,14 @@ def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) 
             "that has two, and whole groups."
         )
     if rows.checked.skipped:
-        listener.note(f"Skipped {format_count(len(rows.checked.skipped), 'bad row')}:")
-        for fault in rows.checked.skipped[:_MOST_SKIPPED_TOLD]:
-            listener.note(f"  {fault if settings.keep_texts else fault.without_values()}")
-        num_more = len(rows.checked.skipped) - _MOST_SKIPPED_TOLD
-        if num_more > 0:
+        skipped = rows.checked.skipped
+        listener.note(f"Skipped {format_count(len(skipped), 'bad row')}:")
+        if not settings.keep_texts:
+            skipped = tuple(fault.without_values() for fault in skipped)
+        lines, num_more = tell_faults(skipped, _MOST_SKIPPED_TOLD)
+        for line in lines:
+            listener.note(f"  {line}")
+        if num_more:
             listener.note(f"  … and {num_more:,} more, which bertfit.json lists")
 
 
