@@ -159,6 +159,18 @@ def test_what_comes_last_is_computed_on_a_stream_of_its_own_and_waited_for(log):
     assert_computed(products)
 
 
+def test_sums_are_computed_beside_the_products_of_the_other_stream(log):
+    gradients = torch.full((1, OUTPUTS, INPUTS), torch.nan).unbind()
+    with working_off(Backlog(1, 1, stream=FakeStream("side", log))) as waiting:
+        add_sums(waiting)
+        fill_layers(waiting, 1, gradients=gradients, like=torch.empty(TOKENS, 1))
+        log.append("embeddings go back")
+    assert log == [
+        *("side waits for main", "products on side", "sums on main"),
+        *("embeddings go back", "main waits for side"),
+    ]
+
+
 def test_memory_that_is_read_on_the_other_stream_is_kept_until_that_is_waited_for(log):
     gradients = torch.full((2, OUTPUTS, INPUTS), torch.nan).unbind()
     waiting = Backlog(2, 2, stream=FakeStream("side", log))
@@ -207,8 +219,9 @@ def test_layers_of_large_packs_do_not_wait():
 
 @pytest.mark.parametrize(("most", "num_together"), [(5, 4), (10, 6), (11, 11), (4, 4), (2, 2)])
 def test_batches_of_layers_are_of_about_equal_size(most, num_together):
-    waiting = start_backlog(11, num_tokens=10, width=8, memory=80 * most)
+    waiting = start_backlog(11, num_tokens=10, width=8, memory=80 * most, stream="a stream")
     assert waiting._num_together == num_together
+    assert waiting._stream == "a stream"
 
 
 def test_gradients_of_groups_are_spaced_evenly_where_they_stay():

@@ -86,7 +86,7 @@ class PackSizes:
         own = _round_size(bare)
         self._seen.add(own)
         fitting = [size for size in known if size.is_like(own) and size.takes(bare)]
-        if own in fitting or not fitting:
+        if not fitting:
             return own
         chosen = min(fitting)
         smaller = [
