@@ -19,6 +19,7 @@ from bertfit.modeling.gradients import (
     lie_with_masters,
 )
 from bertfit.modeling.kernels.elementwise import Fold
+from tests.modeling.kernels.on_device import DEVICE, needs_triton
 
 CPU = torch.device("cpu")
 TOKENS, OUTPUTS, INPUTS = 6, 3, 5
@@ -263,11 +264,36 @@ def run_out(_products):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def add_up(folds):
+    """Do what the kernel does."""
+    for output, partials, of_queries, of_values in folds:
+        sums = [each.sum(dim=0) for each in (of_queries, of_values, partials)]
+        sums.insert(1, torch.zeros_like(sums[0]))  # of the keys
+        output.copy_(torch.cat(sums))
+
+
+def try_it():
+    return backlog.is_sound.__wrapped__(CPU, width=16, num_columns=48)
+
+
+@pytest.mark.parametrize("name", ["multiply_together", "fold_together"])
 @pytest.mark.parametrize("broken", [write_nothing, fail])
-def test_products_that_fail_or_are_wrong_are_found_before_they_are_used(broken, monkeypatch):
-    assert backlog.is_sound.__wrapped__(CPU)
-    monkeypatch.setattr(backlog, "multiply_together", broken)
-    assert not backlog.is_sound.__wrapped__(CPU)
+def test_what_fails_or_is_wrong_is_found_before_it_is_used(name, broken, monkeypatch):
+    monkeypatch.setattr(backlog, "fold_together", add_up)
+    assert try_it()
+    monkeypatch.setattr(backlog, name, broken)
+    assert not try_it()
+
+
+@needs_triton
+def test_the_kernel_that_sums_is_right():
+    assert backlog.is_sound(DEVICE, width=16, num_columns=48)
+
+
+@pytest.mark.parametrize("num_right", [1, 2])
+def test_sums_of_the_first_layer_alone_are_not_enough(num_right, monkeypatch):
+    monkeypatch.setattr(backlog, "fold_together", lambda folds: add_up(folds[:num_right]))
+    assert not try_it()
 
 
 class Recorder:
@@ -298,18 +324,23 @@ def test_products_are_tried_as_recorded_on_a_stream_of_their_own(
 ):
     stream = FakeStream("side", log)
     monkeypatch.setattr(backlog, "_start_recorder", lambda _device: (recorder, stream))
-    assert backlog.is_sound.__wrapped__(CPU) is is_right
-    assert log[:3] == ["side waits for main", "products on side", "main waits for side"]
+    monkeypatch.setattr(backlog, "fold_together", note_sums(log))
+    assert try_it() is is_right
+    assert log[:4] == ["side waits for main", "products on side", "sums", "main waits for side"]
+
+
+def note_sums(log):
+    return lambda folds: log.append("sums") or add_up(folds)
 
 
 def test_a_trial_after_which_cuda_cannot_go_on_ends_the_training(log, monkeypatch):
     recorder = Recorder(error=TrainingError("recording a CUDA graph failed"))
     monkeypatch.setattr(backlog, "_start_recorder", lambda _device: (recorder, None))
     with pytest.raises(TrainingError):
-        backlog.is_sound.__wrapped__(CPU)
+        try_it()
 
 
 def test_memory_that_runs_out_in_the_trial_says_nothing_about_the_products(monkeypatch):
     monkeypatch.setattr(backlog, "multiply_together", run_out)
     with pytest.raises(torch.OutOfMemoryError):
-        backlog.is_sound.__wrapped__(CPU)
+        try_it()

@@ -500,16 +500,31 @@ def test_a_size_whose_first_pass_ran_out_of_memory_is_not_recorded_before_one_ha
 
 
 @pytest.mark.parametrize("takes_kernels", [False, True])
-def test_gradients_are_laid_out_only_for_kernels(monkeypatch, takes_kernels):
-    laid_out = []
-    monkeypatch.setattr(
-        recorded_passes, "lay_out_gradients", lambda model: laid_out.append(model) or 2
-    )
+@pytest.mark.parametrize("is_sound", [False, True])
+def test_gradients_are_laid_out_only_for_kernels_that_are_right(
+    monkeypatch, takes_kernels, is_sound
+):
+    laid_out, tried = [], []
+    monkeypatch.setattr(recorded_passes, "lay_out_gradients", laid_out.append)
     plan = Plan(is_on=takes_kernels, reason="a test")
     monkeypatch.setattr(recorded_passes, "plan_operators_of", lambda *_: plan)
+    monkeypatch.setattr(recorded_passes, "is_sound", lambda *_, **of: tried.append(of) or is_sound)
+    model = make_classifier("bert", num_layers=2, width=32, num_heads=1)
+    exchange.exchange_layers(model)
+    passes, _ = record_passes(model, [(p, p) for p in model.parameters()])
+    assert tried == [{"width": 32, "num_columns": 6 * 32 + 48}] * takes_kernels
+    assert [len(layers) for layers in laid_out] == [2] * (takes_kernels and is_sound)
+    assert passes._num_layers == 2 * (takes_kernels and is_sound)
+
+
+def test_a_model_without_such_layers_needs_no_trial(monkeypatch):
+    monkeypatch.setattr(
+        recorded_passes, "plan_operators_of", lambda *_: Plan(is_on=True, reason="a test")
+    )
+    monkeypatch.setattr(recorded_passes, "is_sound", None)
     model = make_model()
-    record_passes(model, [(p, p) for p in model.parameters()])
-    assert laid_out == [model] * takes_kernels
+    passes, _ = record_passes(model, [(p, p) for p in model.parameters()])
+    assert passes._num_layers == 0
 
 
 def test_a_recording_that_is_tried_again_adds_to_nothing(monkeypatch):

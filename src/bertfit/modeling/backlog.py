@@ -28,6 +28,8 @@ from bertfit.modeling.kernels.elementwise import Fold, fold_together
 
 _TRIED = 3
 """Layers of the trial."""
+_TRIED_ROWS = 5
+"""Rows of partial sums per layer of the trial."""
 
 
 class Product(NamedTuple):
@@ -188,32 +190,33 @@ def start_backlog(
 
 
 @functools.lru_cache
-def is_sound(device: torch.device) -> bool:
-    """Return whether products of several layers at once are right on a device, by trying it.
+def is_sound(device: torch.device, *, width: int, num_columns: int) -> bool:
+    """Return whether products and sums of several layers at once are right, by trying it.
 
-    On a GPU they are recorded, and on a stream of their own.
+    On a GPU they are recorded, and the products are on a stream of their own.
+
+    Args:
+        device: Where.
+        width: Hidden size, D; the kernel that sums is compiled for it, and for C.
+        num_columns: Columns of a layer's partial sums, C, without those of queries and values.
 
     Raises:
         RuntimeError: Memory ran out.
         TrainingError: Recording failed, and CUDA cannot recover.
     """
     generator = torch.Generator().manual_seed(0)
-    shapes = ((_TRIED, 16, 64), (_TRIED, 16, 32))
-    factors = [
-        torch.randn(*shape, generator=generator).to(device, torch.bfloat16) for shape in shapes
-    ]
-    gradients = torch.full((_TRIED, *(shape[-1] for shape in shapes)), math.nan, device=device)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(_TRIED, *shape, generator=generator).to(device)
+
+    factors = [draw(16, 64).bfloat16(), draw(16, 32).bfloat16()]
+    partials = [draw(_TRIED_ROWS, size) for size in (num_columns, width, width)]
+    gradients = torch.full((_TRIED, 64, 32), math.nan, device=device)
+    sums = torch.full((_TRIED, 3 * width + num_columns), math.nan, device=device)
     products = [Product(*tensors) for tensors in zip(gradients, *factors, strict=True)]
-    recorder, stream = _start_recorder(device)
-    work = functools.partial(_work_off, products, stream)
+    folds = [Fold(*tensors) for tensors in zip(sums, *partials, strict=True)]
     try:
-        if recorder is None:
-            work()
-        else:
-            recorder.run(work)
-            replay = recorder.record(work)
-            gradients.fill_(math.nan)
-            replay()
+        _work_off_again(products, folds, device)
     except TrainingError:
         raise
     except RuntimeError as error:
@@ -221,7 +224,31 @@ def is_sound(device: torch.device) -> bool:
             raise
         return False
     expected = factors[0].double().mT @ factors[1].double()
-    return torch.allclose(gradients.double(), expected, rtol=1e-3, atol=1e-3)
+    of_others, of_queries, of_values = (each.double().sum(dim=1) for each in partials)
+    expected_sums = torch.cat(
+        [of_queries, torch.zeros_like(of_queries), of_values, of_others], dim=1
+    )
+    return _is_close(gradients, expected) and _is_close(sums, expected_sums)
+
+
+def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    return torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def _work_off_again(
+    products: Sequence[Product], folds: Sequence[Fold], device: torch.device
+) -> None:
+    """Compute all, on a GPU once more by a recording, whose results are the ones left."""
+    recorder, stream = _start_recorder(device)
+    work = functools.partial(_work_off, products, folds, stream)
+    if recorder is None:
+        work()
+        return
+    recorder.run(work)
+    replay = recorder.record(work)
+    for each in (*products, *folds):
+        each[0].fill_(math.nan)
+    replay()
 
 
 def _start_recorder(device: torch.device) -> tuple[Recorder | None, torch.cuda.Stream | None]:
@@ -231,12 +258,15 @@ def _start_recorder(device: torch.device) -> tuple[Recorder | None, torch.cuda.S
     return GraphRecorder(device), torch.cuda.Stream(device)
 
 
-def _work_off(products: Sequence[Product], stream: torch.cuda.Stream | None) -> None:
-    """Compute products as those of several layers."""
+def _work_off(
+    products: Sequence[Product], folds: Sequence[Fold], stream: torch.cuda.Stream | None
+) -> None:
+    """Compute products and sums as those of several layers."""
     with working_off(Backlog(len(products), len(products), stream=stream)) as backlog:
         assert backlog is not None
-        for product in reversed(products):
+        for product, fold in zip(reversed(products), reversed(folds), strict=True):
             backlog.add(product)
+            backlog.add_fold(fold)
             backlog.end_layer()
 
 

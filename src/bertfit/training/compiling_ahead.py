@@ -23,8 +23,6 @@ from pathlib import Path
 from bertfit.config import TrainSettings
 from bertfit.second_process import start_module
 
-_SHORT, _LONG = 128, 512
-"""Longest texts, in tokens, whose attention has one backward kernel, and two."""
 _LEAST_CAPABILITY = 80
 """As in `modeling.kernels.launching`, which imports torch."""
 _MAJOR, _MINOR = 75, 76
@@ -49,14 +47,8 @@ def start_compiling(settings: TrainSettings) -> subprocess.Popen[bytes] | None:
     capability = _find_capability_wanted(settings)
     if capability is None:
         return None
-    is_short = settings.max_length is not None and settings.max_length <= _SHORT
     job = json.dumps(
-        {
-            "model": settings.model,
-            "dropout": settings.dropout,
-            "capability": capability,
-            "lengths": [_SHORT] if is_short else [_LONG, _SHORT],
-        }
+        {"model": settings.model, "dropout": settings.dropout, "capability": capability}
     )
     mark = _find_mark(job)
     try:

@@ -27,26 +27,29 @@ from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.elementwise import activate
 from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import Parts, find_parts, join_projections
+from bertfit.modeling.kernels.trial import drop_nothing
 from bertfit.modeling.pack import Pack
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows, sort_by_id
 from bertfit.training.optimization import Pair
 from bertfit.training.triton_adamw import TritonAdamW
 
+_SHORT, _LONG = 128, 512
+"""Longest texts of a pack, in tokens, whose attention has one backward kernel, and two. Both are
+tried before a training (`modeling.kernels.trial`), whatever its texts."""
 _STARTS = np.array([0, 8, 16], np.int32)
 """Start offsets of the texts in a call. The compiled code does not depend on them."""
 
 
-def compile_kernels(
-    layer: torch.nn.Module, *, capability: int, lengths: list[int], embedding_size: int
-) -> None:
-    """Compile every kernel that a training launches for such layers into Triton's cache.
+def compile_kernels(layer: torch.nn.Module, *, capability: int, embedding_size: int) -> None:
+    """Compile the kernels that a training launches for such layers into Triton's cache.
+
+    Those of the trials before it are among them.
 
     After this call, Triton launches nothing in this process.
 
     Args:
         layer: A layer of a BERT-like encoder; the values of its weights do not matter.
         capability: Compute capability of the GPU, such as 90.
-        lengths: Longest texts of a pack, in tokens, one for each code path.
         embedding_size: Numbers per row of the token embeddings.
     """
     _start_nothing(capability)
@@ -58,8 +61,9 @@ def compile_kernels(
     parts = find_parts(layer)
     assert parts is not None
     works: list[Callable[[], None]] = [
-        functools.partial(_compile_layer, parts, longest=longest, only_firsts=only_firsts)
-        for longest in lengths
+        functools.partial(_compile_layer, each, longest=longest, only_firsts=only_firsts)
+        for each in dict.fromkeys((parts, drop_nothing(parts)))
+        for longest in (_LONG, _SHORT)
         for only_firsts in (False, True)
     ]
     _run_beside([_build_utilities, *works, functools.partial(_compile_step, pairs, embedding_size)])
@@ -84,7 +88,7 @@ def _run_beside(works: list[Callable[[], None]]) -> None:
 def _compile_layer(parts: Parts, *, longest: int, only_firsts: bool) -> None:
     """Compile the kernels of a layer, in training and in scoring."""
     pack = dataclasses.replace(Pack.build(_STARTS, torch.device("cpu")), longest=longest)
-    hidden = torch.zeros(int(_STARTS[-1]), len(parts.output.weight), dtype=torch.bfloat16)
+    hidden = torch.zeros(int(_STARTS[-1]), parts.width, dtype=torch.bfloat16)
     for _ in range(2):  # the second pass adds to the gradients of the first
         states = hidden.detach().requires_grad_()
         found = pass_layer(states, parts, pack, trains=True, only_firsts=only_firsts)
@@ -163,7 +167,6 @@ def _main(job: str, mark: str) -> None:
         compile_kernels(
             layer,
             capability=asked["capability"],
-            lengths=asked["lengths"],
             embedding_size=model.get_input_embeddings().embedding_dim,
         )
     Path(mark).parent.mkdir(parents=True, exist_ok=True)

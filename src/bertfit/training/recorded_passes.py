@@ -33,7 +33,7 @@ from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.forward import compute_logits_of_pack
 from bertfit.modeling.graphs import plan_recording
-from bertfit.modeling.kernels.exchange import lay_out_gradients
+from bertfit.modeling.kernels.exchange import lay_out_gradients, list_exchanged
 from bertfit.modeling.packing import has_kernel, number_positions, takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.transfer import write_to
@@ -174,11 +174,9 @@ class RecordedPasses:
         is_large = _is_large(precision.device)
         self._most_tokens = _MOST_OF_LARGE if is_large else _MOST_TOKENS
         self._most_waiting = _MOST_WAITING_OF_LARGE if is_large else _MOST_WAITING
-        uses_kernels = plan_operators_of(model, precision).is_on
-        batches = uses_kernels and is_sound(precision.device)
-        self._num_layers = lay_out_gradients(model) if batches else 0
+        self._num_layers = _lay_out_layers(model, precision)
         on_gpu = precision.device.type == "cuda"
-        self._beside = torch.cuda.Stream(precision.device) if batches and on_gpu else None
+        self._beside = torch.cuda.Stream(precision.device) if self._num_layers and on_gpu else None
         self.seconds = 0.0
         """Time spent recording so far, replays not included."""
 
@@ -330,6 +328,19 @@ class RecordedPasses:
             first_line = str(error).strip().partition("\n")[0]
             self._give_up(f"it failed: {first_line}")
         self.seconds += time.perf_counter() - started
+
+
+def _lay_out_layers(model: PreTrainedModel, precision: Precision) -> int:
+    """Space the gradients of the layers whose products may wait, and return their number."""
+    uses_kernels = plan_operators_of(model, precision).is_on
+    layers = list_exchanged(model) if uses_kernels else []
+    if not layers:
+        return 0
+    width, num_columns = layers[0].width, layers[0].num_columns
+    if not is_sound(precision.device, width=width, num_columns=num_columns):
+        return 0
+    lay_out_gradients(layers)
+    return len(layers)
 
 
 def _is_large(device: torch.device) -> bool:

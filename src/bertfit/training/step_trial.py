@@ -1,8 +1,8 @@
-"""Checks AdamW's kernels against torch's AdamW on a GPU or with a Triton not tested before.
+"""Checks AdamW's kernels against torch's AdamW on a GPU, before they are used.
 
-As for the layers (`modeling.kernels.trial`): Triton may compile a kernel wrongly for another GPU,
-and a wrong update would show in nothing but a worse model. Therefore a few steps are taken both
-ways once, on random numbers, and the kernels are not used if the results differ.
+As for the layers (`modeling.kernels.trial`): Triton may compile a kernel wrongly, and a wrong
+update would show in nothing but a worse model. Therefore a few steps are taken both ways once, on
+random numbers, and the kernels are not used if the results differ.
 
 Shapes: T tokens, D numbers per token.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from bertfit.modeling.kernels.launching import is_known_good, name_failure, on_device
+from bertfit.modeling.kernels.launching import name_failure, on_device
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.triton_adamw import TritonAdamW
 
@@ -52,8 +52,6 @@ def find_step_fault(device: torch.device, *, has_copies: bool, width: int | None
         RuntimeError: Memory ran out: the few megabytes for the trial are not available.
         ModelError: The kernels made the GPU unusable for this process.
     """
-    if is_known_good(device):
-        return None
     key = (device, has_copies, width)
     if key not in _found:
         try:

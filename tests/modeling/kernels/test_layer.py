@@ -14,7 +14,12 @@ from bertfit.modeling.backlog import Backlog, working_off
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import exchange
-from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged, lay_out_gradients
+from bertfit.modeling.kernels.exchange import (
+    exchange_layers,
+    is_exchanged,
+    lay_out_gradients,
+    list_exchanged,
+)
 from bertfit.modeling.kernels.layer import _give, pass_layer
 from bertfit.modeling.kernels.parts import find_parts, join, join_projections
 from bertfit.modeling.pack import Pack, computing
@@ -131,7 +136,7 @@ def go_through(layers, *, waiting, only_firsts):
     masters = [torch.nn.Parameter(weight.detach().float()) for weight in weights]
     for master, work in zip(masters, weights, strict=True):
         keep_master(work, master, stays=True)
-    assert lay_out_gradients(torch.nn.ModuleList(layers)) == len(layers)
+    lay_out_gradients(list_exchanged(torch.nn.ModuleList(layers)))
     torch.manual_seed(0)
     pack = dataclasses.replace(Pack.build(STARTS, DEVICE), backlog=waiting)
     hidden = draw(14, WIDTH, seed=1).requires_grad_()
@@ -288,6 +293,29 @@ def test_a_layer_that_is_changed_or_watched_is_computed_as_it_is_written(monkeyp
         assert len(calls) == 1
     layer(hidden)  # no pack
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("in_training", "with_gradients", "expected"),
+    [(True, True, True), (False, True, True), (True, False, True), (False, False, False)],
+)
+def test_only_a_layer_that_scores_without_gradients_is_not_tried_in_training(
+    in_training, with_gradients, expected, monkeypatch
+):
+    tried = []
+    monkeypatch.setattr(exchange, "_takes", lambda *_: True)
+    monkeypatch.setattr(
+        exchange, "find_fault", lambda *_, trains, **__: tried.append(trains) or "wrong"
+    )
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    layer = first_layer(make_model("bert")).train(in_training)
+    hidden = draw(1, 14, WIDTH).as_subclass(OnGpu)
+    with computing(Pack.build(STARTS, DEVICE)), torch.set_grad_enabled(with_gradients):
+        assert exchange.compute_by_kernels(layer, hidden) is None
+    assert tried == [expected]
 
 
 def test_on_a_cpu_nothing_is_exchanged():

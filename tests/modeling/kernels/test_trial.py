@@ -1,4 +1,4 @@
-"""On untested devices, the kernels are first checked against transformers' layer."""
+"""The kernels are first checked against transformers' layer."""
 
 from __future__ import annotations
 
@@ -28,27 +28,24 @@ DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 @pytest.fixture(autouse=True)
 def untried(monkeypatch):
     monkeypatch.setattr(trial, "_found", {})
-    monkeypatch.setattr(trial, "is_known_good", lambda _device: False)
     # The interpreter takes its time; texts that long are shown right by test_attention.
     monkeypatch.setattr(trial, "_MIXES", ((9, 1),))
-    monkeypatch.setattr(trial, "_RATES", (0.0,))
 
 
-def make_layer(family):
-    model = make_classifier(family, dropout=0.1, width=64, num_heads=2).to(DEVICE)
+def make_layer(family, *, dropout=0.0):
+    model = make_classifier(family, dropout=dropout, width=64, num_heads=2).to(DEVICE)
     exchange_layers(model)
     set_up_packing(model, Precision(DEVICE, DTYPE, "a test"), "on")
     return next(module for module in model.modules() if find_parts(module) is not None)
 
 
-def find(layer):
-    return trial.find_fault(layer, device=DEVICE, dtype=DTYPE)
+def find(layer, *, trains=True):
+    return trial.find_fault(layer, device=DEVICE, dtype=DTYPE, trains=trains)
 
 
 @pytest.mark.slow
-def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up(monkeypatch):
-    monkeypatch.setattr(trial, "_RATES", (1e-9, 0.0))
-    layer = make_layer("bert")
+def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_used_up():
+    layer = make_layer("bert", dropout=0.1)
     weights = copy.deepcopy(layer.state_dict())
     torch.manual_seed(0)
     expected = torch.rand(3)
@@ -75,12 +72,38 @@ def test_a_wrong_gradient_is_found(monkeypatch, only_firsts):
     assert "other numbers than transformers' layer (1 of their norm apart)" in fault
 
 
-def test_what_is_wrong_in_scoring_alone_is_found(monkeypatch):
+@pytest.mark.parametrize("is_scoring", [True, False])
+def test_what_is_wrong_in_scoring_or_training_alone_is_found(monkeypatch, is_scoring):
     right = trial.pass_layer
     monkeypatch.setattr(
-        trial, "pass_layer", lambda *a, **o: right(*a, **o) * (1 + torch.is_grad_enabled())
+        *(trial, "pass_layer"),
+        lambda *a, **o: right(*a, **o) * (1 + (o["trains"] is not is_scoring)),
     )
     assert "other numbers" in find(make_layer("bert"))
+
+
+def test_a_layer_that_is_only_to_score_is_not_tried_in_training(monkeypatch):
+    monkeypatch.setattr(trial, "_train_twice", None)
+    layer, right = make_layer("bert", dropout=0.1), trial.pass_layer
+    assert find(layer, trains=False) is None
+    trial._found.clear()
+    monkeypatch.setattr(trial, "pass_layer", lambda *a, **o: 2 * right(*a, **o))
+    assert "other numbers" in find(layer, trains=False)
+    monkeypatch.setattr(trial, "pass_layer", None)
+    assert "they fail here" in find(layer)  # what was found in scoring does not hold for training
+
+
+def test_the_code_for_dropout_is_tried_where_it_will_run_and_drops_nothing(monkeypatch):
+    tried = []
+
+    def fail(_hidden, parts, *_, **__):
+        tried.append(parts.rates)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(trial, "pass_layer", fail)
+    for dropout in (0.1, 0.0, 0.2):  # the last as the first
+        find(make_layer("bert", dropout=dropout))
+    assert tried == [(1e-9, 1e-9, 1e-9), (0.0, 0.0, 0.0)]
 
 
 def test_gradients_that_are_not_added_up_are_found(monkeypatch):
@@ -166,29 +189,3 @@ def test_weights_that_are_not_trained_are_tried_as_others(monkeypatch):
     layer.attention.requires_grad_(requires_grad=False)
     assert find(layer) is None
     assert not layer.attention.self.query.weight.requires_grad
-
-
-@pytest.mark.parametrize(
-    ("capability", "version", "hip", "expected"),
-    [
-        ((9, 0), "3.6.0", None, True),
-        ((8, 0), "3.6.0", None, False),
-        ((9, 0), "3.7.1", None, False),
-        ((9, 0), "3.6.0", "7.1.2", False),  # an MI250 says so of itself
-    ],
-)
-def test_nobody_has_tested_another_gpu_or_triton(monkeypatch, capability, version, hip, expected):
-    import triton
-
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
-    monkeypatch.setattr(torch.version, "hip", hip)
-    monkeypatch.setattr(triton, "__version__", version)
-    launching.is_known_good.cache_clear()
-    assert launching.is_known_good(torch.device("cuda")) is expected
-    launching.is_known_good.cache_clear()
-
-
-def test_what_was_tested_is_not_tried(monkeypatch):
-    monkeypatch.setattr(trial, "is_known_good", lambda _device: True)
-    monkeypatch.setattr(trial, "pass_layer", None)
-    assert find(make_layer("bert")) is None

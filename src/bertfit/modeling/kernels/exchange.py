@@ -7,7 +7,7 @@ bfloat16 if its parts have no hooks, and otherwise does what it did before.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,20 +37,21 @@ def is_exchanged(layer: torch.nn.Module) -> bool:
     return getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
 
 
-def lay_out_gradients(model: torch.nn.Module) -> int:
-    """Space the gradients of layers evenly, for a backlog; return the number of layers.
-
-    Those are meant that compute all tokens by the kernels, and whose gradients go to masters.
-    """
+def list_exchanged(model: torch.nn.Module) -> list[Parts]:
+    """Return the parts of each layer that uses the kernels."""
     layers = [find_parts(module) for module in model.modules() if is_exchanged(module)]
-    groups = [(*parts.products, parts.vectors) for parts in layers if parts is not None]
+    return [parts for parts in layers if parts is not None]
+
+
+def lay_out_gradients(layers: Sequence[Parts]) -> None:
+    """Space the gradients of layers evenly, for a backlog, if they go to masters."""
+    groups = [(*parts.products, parts.vectors) for parts in layers]
     for of_one_kind in zip(*groups, strict=True):
         lay_out_rooms(of_one_kind)
-    return len(groups)
 
 
 def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | None:
-    """Return why the kernels cannot or must not compute a model's layers, or None if they can.
+    """Return why the kernels cannot or must not train a model's layers, or None if they can.
 
     Args:
         model: A model that takes packs.
@@ -60,7 +61,7 @@ def find_kernel_fault(model: torch.nn.Module, *, device: torch.device) -> str | 
     first = next(layers, None)
     if first is None:
         return "its layers are not of a kind that the kernels know"
-    return find_fault(first, device=device, dtype=torch.bfloat16)
+    return find_fault(first, device=device, dtype=torch.bfloat16, trains=True)
 
 
 def compute_by_kernels(
@@ -80,7 +81,8 @@ def compute_by_kernels(
     # Hooks on the layer itself still run and see its input and output.
     if parts is None or not _takes(hidden, parts) or not are_unwatched(*layer.children()):
         return None
-    if find_fault(layer, device=hidden.device, dtype=hidden.dtype) is not None:
+    trains = layer.training or torch.is_grad_enabled()
+    if find_fault(layer, device=hidden.device, dtype=hidden.dtype, trains=trains) is not None:
         return None
     with on_device(hidden.device):
         found = _pass(

@@ -12,8 +12,6 @@ import torch
 from bertfit.errors import ModelError, is_out_of_memory
 
 _LEAST_CAPABILITY = (8, 0)
-_TESTED_CAPABILITY, _TESTED_TRITON = (9, 0), "3.6."
-"""Those of an H100 and of torch 2.11."""
 _PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
 """With few rows, summing is quick, but folding the programs' partial sums costs the same."""
 FOLDED_ROWS = 128
@@ -75,21 +73,6 @@ def _still_works(device: torch.device) -> bool:
         return torch.ones(1, device=device).item() == 1
     except RuntimeError:
         return False
-
-
-@functools.lru_cache
-def is_known_good(device: torch.device) -> bool:
-    """Return whether the kernels were tested on such a GPU with this Triton (`make test-gpu`).
-
-    AMD GPUs are also called cuda in torch, and some have the same capability as an H100.
-    """
-    if device.type != "cuda" or torch.version.hip is not None:
-        return False
-    if torch.cuda.get_device_capability(device) != _TESTED_CAPABILITY:
-        return False
-    import triton  # torch imports it too when it compiles
-
-    return str(triton.__version__).startswith(_TESTED_TRITON)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:

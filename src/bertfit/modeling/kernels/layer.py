@@ -124,7 +124,7 @@ def _pass(
     )
     asking = hidden if places.firsts is None else hidden.index_select(0, places.firsts)
     room = functools.partial(_make_room, places.rooms if keeps else None, hidden)
-    width, inner_width = len(parts.output.weight), len(parts.inner.weight)
+    width, inner_width = parts.width, len(parts.inner.weight)
     states = _project(asking, hidden, parts)
     attended = attend(states, places.spans, dropout=in_attention, output=room("attended", width))
     dense = linear(attended.output.flatten(1), parts.output.weight, parts.output.bias)
@@ -149,13 +149,13 @@ def _go_back(
     gradient: torch.Tensor, tape: _Tape, parts: Parts, places: _Places
 ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
     """Return the gradients of all tokens (N, D) and of weights without a master."""
-    width, inner_width = len(parts.output.weight), len(parts.inner.weight)
+    width, inner_width = parts.width, len(parts.inner.weight)
     in_attention, after_output, after_outer = tape.dropouts
     backlog, rooms = places.pack.backlog, places.rooms
     room = functools.partial(_make_room, rooms, tape.hidden, back=True)
     make_sums = functools.partial(_make_sums, rooms, tape.hidden)
     sums = Sums.make(
-        6 * width + inner_width,
+        parts.num_columns,
         len(tape.hidden),
         gradient.device,
         functools.partial(make_sums, "sums"),

@@ -38,6 +38,16 @@ class Parts:
     """Dropout rates in training: of attention weights, attention output and feed-forward output."""
 
     @property
+    def width(self) -> int:
+        """Hidden size, D."""
+        return len(self.output.weight)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the partial sums of `vectors`, without the biases of queries to values."""
+        return 6 * self.width + len(self.inner.weight)
+
+    @property
     def matrices(self) -> tuple[torch.Tensor, ...]:
         """The weights of all products, in the order of their use."""
         return tuple(

@@ -1,9 +1,9 @@
-"""Checks the kernels against transformers' layer on a GPU or with a Triton not tested before.
+"""Checks the kernels against transformers' layer on a GPU, before they are used.
 
 For an H100, Triton compiled some attention tiles so that gradients were wrong, and others so that
-they read wrong memory. Those tiles are not used, but another version may miscompile others on
-another GPU. Therefore a layer is computed both ways once, on random input, in training and scoring,
-with and without the dropout code, and the kernels are not used if the results differ.
+they read wrong memory. Those tiles are not used, but another version may miscompile others, or
+these on another GPU. Therefore a layer is computed both ways once, on random input, in training and
+scoring, and the kernels are not used if the results differ.
 
 Shapes: N tokens, hidden size D.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from bertfit.modeling.gradients import keep_master
-from bertfit.modeling.kernels.launching import is_known_good, name_failure, on_device
+from bertfit.modeling.kernels.launching import name_failure, on_device
 from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import Parts, find_parts, join_projections
 from bertfit.modeling.pack import Pack, computing
@@ -34,14 +34,16 @@ _MOST_APART = 0.1
 hundredths; kernels that skipped a text's last tile would differ by a quarter."""
 _LEAST_SHARE = 2e-3
 """Relative to the largest norm; smaller gradients, as of the keys' bias, are mostly rounding."""
-_RATES = (1e-9, 0.0)
-"""Dropout code that runs but drops nothing, and no dropout, which is compiled separately."""
+_LEAST_RATE = 1e-9
+"""Of dropout that drops nothing; its code is compiled apart from that without dropout."""
 
-_Key = tuple[torch.device, torch.dtype, int, int, int]
+_Key = tuple[torch.device, torch.dtype, int, int, int, tuple[bool, ...], bool]
 _found: dict[_Key, str | None] = {}
 
 
-def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dtype) -> str | None:
+def find_fault(
+    layer: torch.nn.Module, *, device: torch.device, dtype: torch.dtype, trains: bool
+) -> str | None:
     """Return what is wrong with the kernels for such a layer on a device, or None.
 
     Each kind of layer is tried once.
@@ -50,29 +52,40 @@ def find_fault(layer: torch.nn.Module, *, device: torch.device, dtype: torch.dty
         layer: Its own forward takes packs (`modeling.packing.set_up_packing`).
         device: Device it will run on.
         dtype: Dtype of its weights there.
+        trains: Whether it will be trained. If not, kernels of the backward pass are not even
+            compiled.
 
     Raises:
         RuntimeError: Memory ran out: the few megabytes for the trial are not available.
         ModelError: The kernels made the GPU unusable for this process.
     """
     parts = find_parts(layer)
-    if parts is None or is_known_good(device):
+    if parts is None:
         return None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    key = (device, dtype, *parts.inner.weight.shape, parts.head_size)
+    drops = tuple(rate > 0 for rate in parts.rates)
+    key = (device, dtype, *parts.inner.weight.shape, parts.head_size, drops, trains)
     if key not in _found:
         try:
             with on_device(device):
-                _found[key] = _try(layer, device, dtype)
+                _found[key] = _try(layer, device, dtype, trains=trains)
         except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
             _found[key] = f"they fail here: {name_failure(error, device)}"
     return _found[key]
 
 
+def drop_nothing(parts: Parts) -> Parts:
+    """Return parts whose dropout drops nothing, computed by the same code."""
+    in_attention, in_output, in_outer = (min(rate, _LEAST_RATE) for rate in parts.rates)
+    return dataclasses.replace(parts, rates=(in_attention, in_output, in_outer))
+
+
 @torch.inference_mode(mode=False)
 @torch.enable_grad()
-def _try(layer: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> str | None:
+def _try(
+    layer: torch.nn.Module, device: torch.device, dtype: torch.dtype, *, trains: bool
+) -> str | None:
     work = copy.deepcopy(layer).to(device, dtype).eval().requires_grad_()
     join_projections(work)  # as in the working copy of a training
     parts = find_parts(work)
@@ -80,7 +93,7 @@ def _try(layer: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> st
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), safe_attention(device):
         for lengths, only_firsts in itertools.product(_MIXES, (False, True)):
-            apart = _compare(work, parts, lengths, only_firsts=only_firsts)
+            apart = _compare(work, parts, lengths, trains=trains, only_firsts=only_firsts)
             if not apart <= _MOST_APART:
                 return (
                     "they were tried here, and give other numbers than transformers' layer "
@@ -89,8 +102,15 @@ def _try(layer: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> st
     return None
 
 
-def _compare(work: Any, parts: Parts, lengths: tuple[int, ...], *, only_firsts: bool) -> float:  # noqa: ANN401 (a layer)
-    """Return the largest relative difference of outputs and gradients."""
+def _compare(
+    work: Any,  # noqa: ANN401 (a layer)
+    parts: Parts,
+    lengths: tuple[int, ...],
+    *,
+    trains: bool,
+    only_firsts: bool,
+) -> float:
+    """Return the largest relative difference of outputs and, if it trains, gradients."""
     weight = parts.output.weight
     pack = Pack.build(np.cumsum([0, *lengths], dtype=np.int32), weight.device)
     generator = torch.Generator().manual_seed(0)
@@ -104,18 +124,18 @@ def _compare(work: Any, parts: Parts, lengths: tuple[int, ...], *, only_firsts: 
     with computing(pack):
         plain = type(work).forward(work, hidden_ND.unsqueeze(0)).squeeze(0)
     plain = plain.index_select(0, pack.firsts) if only_firsts else plain
+    tried = drop_nothing(parts)
+
+    def run(*, trains: bool = True) -> torch.Tensor:
+        return pass_layer(hidden_ND, tried, pack, trains=trains, only_firsts=only_firsts)
+
+    with torch.no_grad():
+        apart = _measure([run(trains=False)], [plain])
+    if not trains:
+        return apart
     expected = [plain, *torch.autograd.grad(plain, leaves, gradient)]
-    apart = 0.0
-    for rate in _RATES:
-        tried = dataclasses.replace(parts, rates=(rate, rate, rate))
-
-        def run(tried: Parts = tried) -> torch.Tensor:
-            return pass_layer(hidden_ND, tried, pack, trains=True, only_firsts=only_firsts)
-
-        with torch.no_grad():
-            apart = max(apart, _measure([run()], expected[:1]))
-        for found in _train_twice(run, work, hidden_ND, gradient):
-            apart = max(apart, _measure(found, expected))
+    for found in _train_twice(run, work, hidden_ND, gradient):
+        apart = max(apart, _measure(found, expected))
     return apart
 
 
