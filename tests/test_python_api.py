@@ -143,8 +143,8 @@ def test_what_is_no_whole_number_is_refused(value, tmp_path):
         with pytest.raises(ConfigError) as caught:
             bertfit.find_suspects(ROWS, num_folds=value)
         assert str(caught.value) == f"--folds: expected a whole number, at least 2, got {value!r}"
-    with pytest.raises(ConfigError, match=f"seed: expected a whole number .*, got {value!r}"):
-        bertfit.find_suspects(ROWS, seed=value)
+        with pytest.raises(ConfigError, match=f"seed: expected a whole number .*, got {value!r}"):
+            bertfit.find_suspects(ROWS, seed=value)
 
 
 def test_a_whole_number_of_numpy_is_one(tmp_path):

@@ -20,6 +20,23 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def format_share(count: float, total: int = 1) -> str:
+    """Return a count of a total, or a share, as a percentage never rounded to 0 % or 100 %.
+
+    Example:
+        >>> format_share(1, 25000), format_share(123, 25000), format_share(3, 3)
+        ('under 0.1 %', '0.5 %', '100 %')
+        >>> format_share(0.9996)
+        'over 99.9 %'
+    """
+    share = count / max(total, 1)
+    if 0 < share < 0.0005:
+        return "under 0.1 %"
+    if 0.9995 <= share < 1:
+        return "over 99.9 %"
+    return f"{share:.0%}".replace("%", " %") if share in {0, 1} else f"{100 * share:.1f} %"
+
+
 def format_seconds(seconds: float) -> str:
     """Return a human-readable duration.
 

@@ -63,8 +63,8 @@ def test_what_to_expect_has_its_interval_and_number_of_rows():
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (0.87, "On 100 validation rows that, at 0.85, left 100.0 % with a label (no more at 0.87"),
-        (0.99, "left 0.0 % with a label: expect no answers."),
+        (0.87, "On 100 validation rows that, at 0.85, left 100 % with a label (no more at 0.87"),
+        (0.99, "left 0 % with a label: expect no answers."),
     ],
 )
 def test_what_is_not_known_exactly_is_said(asked, told):

@@ -104,8 +104,20 @@ def test_the_environment_tells_times_device_and_versions() -> None:
 def test_the_task_is_told_in_a_sentence(training: dict[str, Any], end: str) -> None:
     settings = {"model": {"value": "/models/mini"}, "epochs": {"value": 1}}
     data = {"train": {"num_rows": 1200}}
-    facts = make_facts(training=training, settings=settings, data=data) | {"base_model": None}
+    facts = make_facts(training=training, settings=settings, data=data)
+    facts |= {"base_model": None, "history": None}
     told = tables.describe_task(facts)
     assert told.startswith("Fine-tune /models/mini to tell 3 classes apart, in 1 epoch of 1,200 ")
     assert told.endswith(end)
     assert tables.describe_task(facts, short=True).startswith("Fine-tune mini to tell")
+
+
+@pytest.mark.parametrize("history", [None, {"val_losses": []}, {"val_losses": [0.5, 0.4, 0.3]}])
+def test_epochs_that_were_not_taken_are_not_told_as_taken(history: dict[str, Any] | None) -> None:
+    settings = {"model": {"value": "mini"}, "epochs": {"value": 3}}
+    facts = make_facts(training={}, settings=settings, data={"train": {"num_rows": 20}})
+    facts |= {"base_model": None, "history": history}
+    assert tables.describe_task(facts).endswith("in 3 epochs of 20 rows.")
+    facts["history"] = {"val_losses": [0.5]}
+    told = tables.describe_task(facts)
+    assert told.endswith("in 1 epoch of 20 rows (3 were asked for).")

@@ -14,6 +14,7 @@ from bertfit.errors import DataError
 from bertfit.reporting import figures
 from bertfit.reporting.figures import draw_figures
 from bertfit.reporting.plots import plot_confusion, plot_history, plot_token_lengths
+from bertfit.wording import format_share
 
 HISTORY = {
     "train_losses": [0.5, 0.25],
@@ -84,9 +85,14 @@ def test_lengths_are_all_counted_and_coloured_by_what_is_read(max_length: int) -
     read_color = bars[0].get_facecolor()
     cut = sum(bar.get_height() for bar in bars if bar.get_facecolor() != read_color)
     assert cut == (lengths > max_length).sum()
-    share = f"{100 * (lengths > max_length).mean():.1f} % of 2,000 texts are longer"
+    share = f"{format_share(cut, 2000)} of 2,000 texts are longer"
     title = figure.axes[0].get_title()
     assert title.startswith(share if cut else "None of 2,000 texts is longer")
+
+
+def test_a_single_long_text_of_many_is_not_none() -> None:
+    figure = plot_token_lengths([*[5] * 3999, 600], 512)
+    assert figure.axes[0].get_title().startswith("Under 0.1 % of 4,000 texts are longer than 512")
 
 
 def test_a_text_of_just_the_longest_length_is_not_coloured_as_cut() -> None:

@@ -239,7 +239,7 @@ def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):
 def test_groups_may_be_named_where_folds_judge_what_was_learned(rows, run):
     """As `check --with` has them, for leaks; they are used if the run has learned the rows."""
     columns = bertfit.Columns(group="movie")
-    report = bertfit.find_suspects(rows, run=run, folds_if_learned=True, columns=columns)
+    report = bertfit.find_suspects(rows, run=run, folds_if_learned=True, columns=columns, seed=3)
     assert report.judged_by == f"the run {run}"
 
 
@@ -356,6 +356,8 @@ def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
             bertfit.find_suspects(rows, seed=seed)
     with pytest.raises(ConfigError, match="--with and --folds"):
         bertfit.find_suspects(rows, run=run, num_folds=3)
+    with pytest.raises(ConfigError, match="--with and --seed"):
+        bertfit.find_suspects(rows, run=run, seed=0)
     with pytest.raises(ConfigError, match="--with and --group-column"):
         bertfit.find_suspects(rows, run=run, columns=bertfit.Columns(group="movie"))
     for folds in (1, 2.5):

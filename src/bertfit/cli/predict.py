@@ -273,22 +273,21 @@ def _print_prediction(row: PredictedRow, *, as_json: bool) -> None:
 
 def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextClassifier) -> None:
     from bertfit.cli.terminal import error_console, show_skipped
+    from bertfit.wording import format_share
 
     _refuse_nothing(count)
     if output is not None:
         told = "1 prediction is" if count.num_rows == 1 else f"{count.num_rows:,} predictions are"
         error_console.print(f"{told} in {output}.", soft_wrap=True)
     if count.num_abstained:
-        share = count.num_abstained / count.num_rows
-        told = (
-            f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({100 * share:.1f} %)."
-        )
+        share = format_share(count.num_abstained, count.num_rows)
+        told = f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({share})."
         error_console.print(told)
     if count.num_truncated:
-        share, rule = count.num_truncated / count.num_rows, classifier.rule
+        share, rule = format_share(count.num_truncated, count.num_rows), classifier.rule
         are, their = ("is", "its") if count.num_truncated == 1 else ("are", "their")
         told = (
-            f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({100 * share:.1f} %) "
+            f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share}) "
             f"{are} longer than {rule.max_length} tokens; {their} {rule.truncation} was read."
         )
         error_console.print(told)

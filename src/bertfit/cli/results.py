@@ -38,7 +38,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
-from bertfit.wording import format_count, format_steps, list_some, quote_path
+from bertfit.wording import format_count, format_share, format_steps, list_some, quote_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,7 +181,7 @@ def _describe_intervals(evaluation: Evaluation) -> str:
     if num_cut:
         share = num_cut / max(1, evaluation.scores.num_rows)
         cut = (
-            f"Truncated: {count_rows(num_cut)} ({100 * share:.1f} %) kept the "
+            f"Truncated: {count_rows(num_cut)} ({format_share(share)}) kept the "
             f"{evaluation.truncation} of {'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )
     scores = evaluation.scores

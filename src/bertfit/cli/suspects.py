@@ -18,7 +18,6 @@ from bertfit.cli.options import (
     TextColumn,
     refuse_idle_overwrite,
 )
-from bertfit.errors import ConfigError
 from bertfit.garbage import pause_collection
 
 
@@ -58,8 +57,6 @@ def suspects(
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
     refuse_idle_overwrite(output, overwrite=overwrite)
-    if run is not None and seed is not None:
-        raise ConfigError("--with and --seed: a run judges all rows at once; give one of them")
     if output is not None:
         output = as_path(output)
         check_output(output, (".csv",), overwrite=overwrite, source=data)
@@ -70,7 +67,7 @@ def suspects(
             num_folds=folds,
             columns=Columns(text=text_column, label=label_column, group=group_column),
             on_bad_row=on_bad_row or "error",
-            seed=seed or 0,
+            seed=seed,
             device=device or "auto",
             listener=terminal,
         )

@@ -146,23 +146,6 @@ def shorten_around(text: str, offset: int = 0) -> str:
     return f"{'…' if start else ''}{shown}{'…' if end < len(text) else ''}"
 
 
-def format_share(count: float, total: int = 1) -> str:
-    """Return a count of a total, or a share, as a percentage never rounded to 0 % or 100 %.
-
-    Example:
-        >>> format_share(1, 25000), format_share(123, 25000), format_share(3, 3)
-        ('under 0.1 %', '0.5 %', '100 %')
-        >>> format_share(0.9996)
-        'over 99.9 %'
-    """
-    share = count / max(total, 1)
-    if 0 < share < 0.0005:
-        return "under 0.1 %"
-    if 0.9995 <= share < 1:
-        return "over 99.9 %"
-    return f"{share:.0%}".replace("%", " %") if share in {0, 1} else f"{100 * share:.1f} %"
-
-
 def count_rows(count: int) -> str:
     """Return "1 row" or "2 rows"."""
     return format_count(count, "row")

@@ -19,7 +19,6 @@ from bertfit.data.findings import (
     Example,
     Finding,
     count_rows,
-    format_share,
     order_findings,
 )
 from bertfit.data.giveaways import WordCounts, find_giveaways
@@ -36,6 +35,7 @@ from bertfit.data.profiles import PartProfile, profile_part
 from bertfit.data.words import make_vocabulary
 from bertfit.errors import Fault, LeakError
 from bertfit.labels import encode_labels
+from bertfit.wording import format_share
 
 _MOST_GIVEAWAYS = 10
 """Words that get a finding each: if one giveaway is in the texts, adjacent words often are too."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from bertfit.data.findings import NUM_EXAMPLES, Example, Finding, format_share, show_rows
+from bertfit.data.findings import NUM_EXAMPLES, Example, Finding, show_rows
 from bertfit.data.part_faults import make_finding
 from bertfit.data.profiles import PartProfile
 from bertfit.data.splits import find_indivisible
 from bertfit.labels import find_alike, find_joined, quote_apart, reads_as_missing
-from bertfit.wording import format_count, list_some, shorten_name
+from bertfit.wording import format_count, format_share, list_some, shorten_name
 
 FEWEST_ROWS = 10
 """A label with fewer training rows is called rare."""

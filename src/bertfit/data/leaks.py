@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bertfit.data.duplicates import find_shared
-from bertfit.data.findings import Finding, Severity, count_rows, format_share, show_rows
+from bertfit.data.findings import Finding, Severity, count_rows, show_rows
 from bertfit.data.near_duplicates import (
     SHINGLE_SIZE,
     THRESHOLD,
@@ -15,7 +15,7 @@ from bertfit.data.near_duplicates import (
 )
 from bertfit.data.profiles import PartProfile, choose_comparable
 from bertfit.labels import match_spelling
-from bertfit.wording import format_count, list_some
+from bertfit.wording import format_count, format_share, list_some
 
 _MOST_GROUPS_NAMED = 3
 

@@ -11,7 +11,6 @@ from bertfit.data.findings import (
     NUM_EXAMPLES,
     Finding,
     count_rows,
-    format_share,
     show_row,
     show_rows,
 )
@@ -20,7 +19,7 @@ from bertfit.data.profiles import PartProfile
 from bertfit.data.text_faults import TextFault, find_swallowed_rows, find_text_faults
 from bertfit.data.words import find_signs
 from bertfit.word_pattern import find_words
-from bertfit.wording import format_count, list_some
+from bertfit.wording import format_count, format_share, list_some
 
 LENGTH_RATIO = 20
 """A text is short (long) if it has this many times fewer (more) words than the median."""

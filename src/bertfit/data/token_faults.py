@@ -11,7 +11,8 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
-from bertfit.data.findings import Finding, count_rows, format_share, show_rows
+from bertfit.data.findings import Finding, count_rows, show_rows
+from bertfit.wording import format_share
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

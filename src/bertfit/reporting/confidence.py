@@ -13,7 +13,8 @@ from rich.text import Text
 from bertfit.evaluation.calibration import ConfidenceScores
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.selective import Expectation
-from bertfit.reporting.text import format_number_with_interval
+from bertfit.reporting.text import format_number_with_interval, format_percent_with_interval
+from bertfit.wording import format_share
 
 _MANY_WRONG = 0.2
 """In the test sets of ten well-known data sets, 0.15 to 10 % of the labels are wrong (Northcutt,
@@ -105,14 +106,15 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     fewer = f" (no more at {abstain_below:g} itself)" if at else ""
     told = (
         f"{start} On {expectation.num_rows:,} validation rows that{at} left "
-        f"{100 * expectation.coverage:.1f} % with a label{fewer}"
+        f"{format_share(expectation.coverage)} with a label{fewer}"
     )
     if expectation.accuracy is None or expectation.interval is None:
         return f"{told}: expect no answers."
-    low, high = expectation.interval.low, expectation.interval.high
+    right = format_percent_with_interval(expectation.accuracy, expectation.interval)
+    percent, interval = right.rstrip(")").split(" (")
     return (
-        f"{told}, of which {100 * expectation.accuracy:.1f} % were right (95 % interval "
-        f"{100 * low:.1f} to {100 * high:.1f} if rows are independent). The same rows chose the "
+        f"{told}, of which {percent} were right (95 % interval "
+        f"{interval} if rows are independent). The same rows chose the "
         "epoch, and any seed, calibration and threshold: expect a little less."
     )
 

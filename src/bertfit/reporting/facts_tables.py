@@ -46,8 +46,11 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
     if short:
         name = facts["base_model"] or PurePath(name).name
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
-    told += f", in {format_count(settings['epochs']['value'], 'epoch')} of"
-    told += f" {record['data']['train']['num_rows']:,} rows"
+    asked_for = settings["epochs"]["value"]
+    taken = len((facts["history"] or {}).get("val_losses") or range(asked_for))
+    told += f", in {format_count(taken, 'epoch')} of {record['data']['train']['num_rows']:,} rows"
+    if taken < asked_for:  # interrupted, or stopped for want of progress
+        told += f" ({asked_for:,} were asked for)"
     if is_of_demo(settings):
         told += " of the demo: snippets of film reviews from Rotten Tomatoes"
     if "best_epoch" in training:

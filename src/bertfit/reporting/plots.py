@@ -14,7 +14,7 @@ import numpy as np
 from bertfit.errors import DataError
 from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.templating import replace_unseen
-from bertfit.wording import format_count
+from bertfit.wording import choose_decimals, format_count, format_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,14 +135,15 @@ def plot_token_lengths(
     if ax is None:
         (ax,) = new_axes(1, size=(7.0, 3.4))
     num_texts = format_count(lengths.size, "text")
-    share = 0.0 if max_length is None else 100 * float((lengths > max_length).mean())
+    share = 0.0 if max_length is None else float((lengths > max_length).mean())
     _plot_bars(ax, lengths, longest_read=max_length if share else None)
     if max_length is None:
         ax.set_title(f"Tokens per text, {num_texts}")
     elif not share:  # a limit far beyond the longest text would leave little room for the bars
         ax.set_title(f"None of {num_texts} is longer than {max_length:,} tokens")
     else:
-        ax.set_title(f"{share:.1f} % of {num_texts} are longer than {max_length:,} tokens")
+        told = format_share(share).capitalize()
+        ax.set_title(f"{told} of {num_texts} are longer than {max_length:,} tokens")
         ax.axvline(max_length, color=TRUNCATED_COLOR, linewidth=1.2)
     return figure_of(ax)
 
@@ -216,15 +217,15 @@ def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
 
 def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     for (row, column), count in np.ndenumerate(counts):
-        share = shares[row, column]
+        percent = 100 * float(shares[row, column])
         ax.text(
             column,
             row,
-            f"{count:,}\n{100 * share:.1f} %",
+            f"{count:,}\n{percent:.{choose_decimals(percent)}f} %",
             ha="center",
             va="center",
             fontsize=9 if len(counts) <= 4 else 7.5,
-            color="white" if share > 0.5 else "#111111",
+            color="white" if percent > 50 else "#111111",
         )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bertfit.evaluation.interval import Interval
 from bertfit.reporting.text import format_percent_with_interval
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -68,6 +69,13 @@ def allow_breaks(text: object) -> Markup:
     return Markup(broken)  # noqa: S704 (already escaped; only <wbr> is added)
 
 
+def _format_percent_with_interval(value: float, interval: Mapping[str, float]) -> str:
+    """Return a share with its interval, which may go to the next line but breaks nowhere else."""
+    shown = format_percent_with_interval(value, Interval(interval["low"], interval["high"]))
+    percent, ends = shown.split(" (")
+    return " (".join(part.replace(" ", "\u00a0") for part in (percent, ends))
+
+
 def _make_environment(*, autoescape: bool) -> Environment:
     environment = Environment(
         loader=FunctionLoader(read_template),
@@ -85,8 +93,8 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
         "p_value": lambda value: f"{value:.3f}" if value >= 0.001 else "<.001",
         "percent": lambda value: format_percent_with_interval(value).replace(" ", "\u00a0"),
+        "percent_with_interval": _format_percent_with_interval,
         "plain": lambda text: re.sub(r'["\\\n`]', "_", replace_unseen(str(text))),
-        "points": lambda value: f"{100 * value:.1f}",
         "trusted": Markup,  # for generated SVG and the style sheet
     }
     environment.filters.update(filters)

@@ -13,7 +13,7 @@ from bertfit.data.cleaning import choose_cleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoded_store import encode_or_reuse, find_store
 from bertfit.data.encoding import EncodedTexts, EncodingRule
-from bertfit.data.findings import Finding, format_share
+from bertfit.data.findings import Finding
 from bertfit.data.gate import GateReport
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
@@ -34,6 +34,7 @@ from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
+from bertfit.wording import format_share
 from bertfit.workflow.base_model import load_base
 from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.rows import PreparedRows

@@ -85,7 +85,7 @@ def find_suspects(
     folds_if_learned: bool = False,
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "auto",
     listener: Listener | None = None,
 ) -> SuspectReport:
@@ -100,7 +100,7 @@ def find_suspects(
             folds instead; if False, the run judges them, with a warning.
         columns: Which columns hold what; rows of one group are in one fold (not with a run).
         on_bad_row: "skip" leaves bad rows out and lists them.
-        seed: Seed of the folds.
+        seed: Seed of the folds; None means 0.
         device: Device of the run: auto, cpu, cuda, cuda:N or mps.
         listener: Receives the progress.
 
@@ -111,12 +111,14 @@ def find_suspects(
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
     group = None if folds_if_learned else as_columns(columns).group
-    _refuse_of_folds(run, {"--folds": num_folds, "--group-column": group})
+    of_folds = {"--folds": num_folds, "--group-column": group}
+    _refuse_of_folds(run, of_folds if folds_if_learned else of_folds | {"--seed": seed})
     if run is None and device != "auto":
         raise ConfigError(
             f"device: {device} is for a run that judges (--with), which was not given; models that "
             "count words need none"
         )
+    seed = 0 if seed is None else seed
     if not is_whole_number(seed) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed: expected a whole number at least 0 and below 2**32, got {seed!r}")
     listener = as_listener(listener)
