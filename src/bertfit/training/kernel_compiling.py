@@ -61,8 +61,7 @@ def compile_kernels(layer: torch.nn.Module, *, capability: int, embedding_size: 
     parts = find_parts(layer)
     assert parts is not None
     works: list[Callable[[], None]] = [
-        functools.partial(_compile_layer, each, longest=longest, only_firsts=only_firsts)
-        for each in dict.fromkeys((parts, drop_nothing(parts)))
+        functools.partial(_compile_layers, parts, longest=longest, only_firsts=only_firsts)
         for longest in (_LONG, _SHORT)
         for only_firsts in (False, True)
     ]
@@ -83,6 +82,12 @@ def _run_beside(works: list[Callable[[], None]]) -> None:
         process.join()
     if any(process.exitcode for process in processes):
         raise RuntimeError("some kernels were not compiled")
+
+
+def _compile_layers(parts: Parts, *, longest: int, only_firsts: bool) -> None:
+    """Compile the kernels of a layer, and those of its trial: attention is compiled for a rate."""
+    for each in dict.fromkeys((parts, drop_nothing(parts))):
+        _compile_layer(each, longest=longest, only_firsts=only_firsts)
 
 
 def _compile_layer(parts: Parts, *, longest: int, only_firsts: bool) -> None:
