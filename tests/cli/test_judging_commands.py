@@ -50,7 +50,7 @@ def test_training_with_seeds_shows_each_and_the_best(folder):
     assert "By seed" in output
     flat = " ".join(output.split())
     assert "before calibration and threshold. They chose the seed" in flat
-    assert "as saved, after both; they chose nothing." in flat
+    assert "as saved; they chose nothing." in flat
     assert "NB-SVM" in output
     check_width(output, folder)
     record = json.loads((folder / "a" / "bertfit.json").read_text(encoding="utf-8"))

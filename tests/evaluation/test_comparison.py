@@ -111,7 +111,8 @@ def test_an_interval_without_zero_is_not_enough_to_tell_models_apart() -> None:
     )
     assert found.interval.low > 0
     assert "cannot be told apart" in found.verdict
-    assert found.verdict.endswith(", McNemar p = 0.065).")
+    told = "The interval leaves out 0, but McNemar's test does not exclude chance."
+    assert found.verdict.endswith(f", McNemar p = 0.065). {told}")
 
 
 @pytest.mark.parametrize("num_rows", [1, 5, 6, 30])
@@ -183,6 +184,8 @@ def test_groups_can_take_the_certainty_away() -> None:
     assert "beats" in compare_with_baseline(model, baseline, label_ids, baseline_name=NAME).verdict
     grouped = compare_with_baseline(model, baseline, label_ids, groups=groups, baseline_name=NAME)
     assert "cannot be told apart" in grouped.verdict
+    told = "McNemar's test, which takes rows as independent, excludes chance, but the interval "
+    assert grouped.verdict.endswith(f"). {told}includes 0.")
 
 
 def test_the_exact_test_can_take_the_certainty_away_too() -> None:

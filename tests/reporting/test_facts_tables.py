@@ -52,7 +52,7 @@ def test_each_cell_of_a_confusion_is_a_share_of_its_true_class() -> None:
     rows = tables.list_confusions(make_facts())
     assert [row["name"] for row in rows] == ["a", "b", "c"]
     assert [cell["share"] for cell in rows[1]["cells"]] == [0.25, 0.0, 0.75]
-    assert [cell["share"] for cell in rows[2]["cells"]] == [0.0, 0.0, 0.0]
+    assert [cell["share"] for cell in rows[2]["cells"]] == [None, None, None]
     assert [cell["is_right"] for cell in rows[1]["cells"]] == [False, True, False]
 
 
@@ -121,3 +121,6 @@ def test_epochs_that_were_not_taken_are_not_told_as_taken(history: dict[str, Any
     facts["history"] = {"val_losses": [0.5]}
     told = tables.describe_task(facts)
     assert told.endswith("in 1 epoch of 20 rows (3 were asked for).")
+    facts["record"]["training"]["unfinished_epoch"] = [1, 7]
+    told = tables.describe_task(facts)
+    assert told.endswith("(the last after 1 of 7 steps; 3 were asked for).")

@@ -57,7 +57,7 @@ def test_plots_go_onto_the_axes_they_are_given() -> None:
 def test_confusion_writes_counts_and_shares() -> None:
     figure = plot_confusion([[1500, 500], [0, 0]], ["neg", "pos"])
     written = [text.get_text() for text in figure.axes[0].texts]
-    assert written == ["1,500\n75.0 %", "500\n25.0 %", "0\n0.0 %", "0\n0.0 %"]
+    assert written == ["1,500\n75.0 %", "500\n25.0 %", "0\n–", "0\n–"]
     draw(figure)
 
 
@@ -177,9 +177,11 @@ JUDGED = {
 }
 
 
-def draw_curves(monkeypatch: pytest.MonkeyPatch, **curves: Any) -> tuple[dict[str, Any], Any]:
+def draw_curves(
+    monkeypatch: pytest.MonkeyPatch, *, threshold: float | None = None, **curves: Any
+) -> tuple[dict[str, Any], Any]:
     """Return the axes and the captions of the figures of curves, by name."""
-    drawn = {}
+    drawn, record = {}, {"threshold": None if threshold is None else {"value": threshold}}
 
     def keep(figure: Figure, *, name: str, title: str, description: str) -> str:
         assert title
@@ -187,7 +189,7 @@ def draw_curves(monkeypatch: pytest.MonkeyPatch, **curves: Any) -> tuple[dict[st
         return description
 
     monkeypatch.setattr(figures, "to_svg", keep)
-    facts = {"history": None, "lengths": None, "label_names": ["no", "yes"]}
+    facts = {"history": None, "lengths": None, "label_names": ["no", "yes"], "record": record}
     found = draw_figures({**facts, "judged": JUDGED, "curves": {**CURVES, **curves}})
     return drawn, {name: one.caption for name, one in found.items() if one is not None}
 
@@ -212,7 +214,19 @@ def test_risk_is_drawn_over_coverage_and_not_scaled_by_the_first_rows(
 ) -> None:
     ax = draw_curves(monkeypatch)[0]["risk-coverage"]
     assert ax.lines[0].get_xydata()[-1].tolist() == [100.0, 25.0]
-    assert ax.get_ylim() == pytest.approx((0, 27.5))  # of the 1 % most confident, all are wrong
+    low, high = ax.get_ylim()
+    assert high == pytest.approx(27.5)  # of the 1 % most confident, all are wrong
+    assert -1 < low < 0  # so that a line at 0 is seen
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_what_the_reliability_is_of_is_told_where_a_threshold_decides(
+    monkeypatch: pytest.MonkeyPatch, threshold: float | None
+) -> None:
+    _, captions = draw_curves(monkeypatch, threshold=threshold)
+    told = "It is of the most probable class, whatever the threshold."
+    assert (told in captions["reliability"]) is (threshold is not None)
+    assert told not in captions["risk_coverage"]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +299,7 @@ def test_risk_is_told_of_the_most_confident_four_fifths() -> None:
         "curves": curves,
         "label_names": [],
         "lengths": None,
+        "record": {},
     }
     drawn = draw_figures(facts)["risk_coverage"]
     assert drawn is not None

@@ -183,9 +183,11 @@ def test_without_a_test_set_the_best_baseline_is_named_beside_the_model() -> Non
         },
     }
     assert describe_verdict(facts) == (
-        "On the validation rows, which were used to choose, the model classifies 70.0 % correctly, "
-        "and the best baseline, NB-SVM, 80.0 %."
+        "On the validation rows, which also chose the epoch, the model classifies 70.0 % "
+        "correctly, and the best baseline, NB-SVM, 80.0 %."
     )
+    told = describe_verdict(facts | {"history": {"val_losses": [0.5]}})
+    assert str(told).startswith("On the validation rows the model classifies 70.0 % correctly, and")
     assert describe_verdict(facts | {"baselines": None}) is None
     assert describe_verdict(facts | {"judged": {"part": "test"}}) is None  # was not compared
 
@@ -229,9 +231,27 @@ def test_without_test_rows_baselines_have_only_their_validation_accuracy() -> No
 def test_what_chose_the_seed_is_told_if_there_was_a_choice(
     num_seeds: int, metric: str, chosen: str
 ) -> None:
-    runs = [{"seed": seed, "interrupted": False} for seed in range(num_seeds)]
+    runs = [
+        {"seed": seed, "interrupted": False, "validation": {metric: 0.5 + seed}}
+        for seed in range(num_seeds)
+    ]
     seeds = {"runs": runs, "chosen_by": f"validation {metric}", "test": {"mean": None}}
+    seeds["best_seed"] = 0
     assert f"They chose {chosen}, so they make it look too good." in describe_seeds(seeds)
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"), [((0.4, 0.3), "the lowest loss"), ((0.3, 0.3), "the first")]
+)
+def test_how_one_of_equal_seeds_was_chosen_is_told(losses: tuple[float, float], told: str) -> None:
+    runs = [
+        {"seed": seed, "interrupted": False, "validation": {"accuracy": 0.5, "loss": loss}}
+        for seed, loss in enumerate(losses)
+    ]
+    runs.append({"seed": 2, "interrupted": True, "validation": {"accuracy": 0.5, "loss": 0.1}})
+    seeds = {"runs": runs, "chosen_by": "validation accuracy", "test": {"mean": None}}
+    seeds["best_seed"] = 1 if told == "the lowest loss" else 0
+    assert f"the highest accuracy (of equals, {told}), so they" in describe_seeds(seeds)
 
 
 def test_five_rows_of_a_class_and_ten_groups_are_not_few() -> None:

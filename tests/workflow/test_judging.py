@@ -76,7 +76,7 @@ def test_the_verdict_without_leaks_is_that_of_both_on_the_same_rows():
     told = f"{clean.verdict[0].lower()}{clean.verdict[1:]}"
     assert "the difference is +20.0 points" in told
     assert found.comparison.verdict == (
-        f"On the 5 test rows without leaks (accuracy 60.0 % against 40.0): {told}"
+        f"On the 5 test rows without leaks (accuracy 60.0 % against 40.0 %): {told}"
     )
 
 

@@ -25,9 +25,15 @@ from bertfit.reporting.confidence import (
 )
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.facts_tables import show_setting
-from bertfit.reporting.limits import OF_ONE_GROUP, describe_small_classes, describe_units
+from bertfit.reporting.limits import (
+    OF_ONE_GROUP,
+    describe_interruption,
+    describe_small_classes,
+    describe_units,
+)
 from bertfit.reporting.summary import (
     format_share_with_interval,
+    list_chosen,
     list_warnings,
     word_validation,
 )
@@ -38,6 +44,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     scores_table,
 )
+from bertfit.run_directory import read_record
 from bertfit.wording import format_count, format_share, format_steps, list_some, quote_path
 
 if TYPE_CHECKING:
@@ -75,7 +82,8 @@ def show_training(console: Console, result: TrainResult) -> None:
     if result.test is not None:
         _show_test(console, result.test, result.baselines)
     elif result.baselines is not None:
-        _show_validation(console, result.baselines.best, result.outcome)
+        facts = {"record": read_record(result.run), "history": history}
+        _show_validation(console, result.baselines.best, result.outcome, list_chosen(facts))
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"
@@ -104,12 +112,15 @@ def _show_test(console: Console, test: ScoredTest, baselines: BaselineResults | 
         console.print(comparison_table(test.comparison, baselines))
 
 
-def _show_validation(console: Console, best: BaselineResult, outcome: TrainingOutcome) -> None:
+def _show_validation(
+    console: Console, best: BaselineResult, outcome: TrainingOutcome, chosen: str
+) -> None:
     """Show how the model and the best baseline did on validation rows, if there are no others."""
     own = outcome.history.val_acc[outcome.best_epoch]
     ours, theirs = map(format_percent_with_interval, (own, best.validation.accuracy))
     console.print()
-    console.print(f"{word_validation(ours, theirs, best.name)} --test FILE scores new rows.")
+    told = word_validation(ours, theirs, best.name, chosen=chosen)
+    console.print(f"{told} --test FILE scores new rows.")
 
 
 def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
@@ -217,7 +228,7 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
     if "reason" in training:
         console.print(f"Kept: {training['reason']}")
     if training.get("interrupted"):
-        console.print("The training was interrupted.", style="yellow")
+        console.print(describe_interruption(training), style="yellow")
     if record.get("calibration"):
         console.print(describe_calibration(record["calibration"]))
     if record.get("threshold"):

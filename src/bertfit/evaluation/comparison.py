@@ -186,6 +186,18 @@ def compare_predictions(
     return _count_agreement(answers, label_ids, scores, level, groups)
 
 
+def _word_disagreement(*, excludes_zero: bool, rejects: bool) -> str:
+    """Return a sentence on an interval and a test that do not agree, or an empty string."""
+    if excludes_zero and not rejects:
+        return " The interval leaves out 0, but McNemar's test does not exclude chance."
+    if rejects and not excludes_zero:
+        return (
+            " McNemar's test, which takes rows as independent, excludes chance, but the interval "
+            "includes 0."
+        )
+    return ""
+
+
 def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
     """Return one sentence on whether the models differ in accuracy or it could be chance."""
     accuracy = comparison.scores["accuracy"]
@@ -198,6 +210,10 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
             f"The difference could be chance: {name_a} minus {name_b} is "
             f"{100 * accuracy.difference:+z.1f} points of accuracy ({level} interval {low:z.1f} to "
             f"{high:z.1f}, {test})."
+            + _word_disagreement(
+                excludes_zero=accuracy.is_certain,
+                rejects=comparison.p_value < 1 - comparison.level,
+            )
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
     points, span = _format_points(accuracy.difference, accuracy.interval)
@@ -288,12 +304,14 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
 def _word_verdict(found: Comparison) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
     name, interval = found.baseline_name, found.interval
-    is_certain = found.p_value < 0.05 and not interval.low <= 0 <= interval.high
-    if not is_certain:  # the interval alone may exclude 0, so p is shown
+    excludes_zero = not interval.low <= 0 <= interval.high
+    rejects = found.p_value < 0.05
+    if not (excludes_zero and rejects):
         return (
             f"The model and {name} cannot be told apart on these rows: the difference is "
             f"{100 * found.difference:+z.1f} points (95 % interval {100 * interval.low:z.1f} "
             f"to {100 * interval.high:z.1f}, McNemar p = {found.p_value:.2g})."
+            + _word_disagreement(excludes_zero=excludes_zero, rejects=rejects)
         )
     points, span = _format_points(found.difference, interval)
     lead = f"{name} by {points} (95 % interval {span})"

@@ -20,7 +20,7 @@ from bertfit.evaluation.comparison import Difference, PairedComparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slices import SliceReport
 from bertfit.reporting.facts_tables import group_slices
-from bertfit.reporting.limits import describe_slices, describe_units
+from bertfit.reporting.limits import WORSE_SIGN, describe_slices, describe_units
 from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.summary import (
     describe_seeds,
@@ -124,7 +124,8 @@ def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
         p_value = f"{one['p_value']:.3f}" if one["p_value"] >= 0.001 else "<.001"
         num_rows = f"{one['num_rows']:,}{'*' if one['is_small'] else ' '}"
         style = "bold" if one["is_worse"] else None
-        table.add_row(Text(shown[name]), num_rows, accuracy, rest, p_value, style=style)
+        sign = f"{WORSE_SIGN} " if one["is_worse"] else ""
+        table.add_row(Text(sign + shown[name]), num_rows, accuracy, rest, p_value, style=style)
     return table
 
 
@@ -176,7 +177,7 @@ def _format_difference(name: str, difference: Difference) -> list[str]:
         span = f"{difference.difference:+z.4f} ({low:+z.4f} to {high:+z.4f})"
         return [f"{difference.a:.4f}", f"{difference.b:.4f}", span]
     span = f"{100 * difference.difference:+z.1f} points ({100 * low:+z.1f} to {100 * high:+z.1f})"
-    return [f"{100 * difference.a:.1f} %", f"{100 * difference.b:.1f} %", span]
+    return [*map(format_percent_with_interval, (difference.a, difference.b)), span]
 
 
 def _text_below(text: str | None) -> list[Text]:

@@ -173,7 +173,10 @@ def _show_rate(name: str, value: float, ends: Mapping[str, float] | None) -> str
 def _explain(scores: ConfidenceScores) -> str:
     now = scores.calibration
     verdict = "is within that" if now.ece <= now.ece_noise else "is more"
-    return (
+    told = (
         f"With this many rows, chance alone explains an ECE of up to {now.ece_noise:.4f}: this one "
-        f"{verdict}. AURC would be {scores.error_rate:.4f} if confidence meant nothing; 0 is best."
+        f"{verdict}."
     )
+    if not scores.error_rate:
+        return told
+    return f"{told} AURC would be {scores.error_rate:.4f} if confidence meant nothing; 0 is best."

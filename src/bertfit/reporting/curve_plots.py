@@ -92,7 +92,8 @@ def plot_risk_coverage(points: Sequence[Sequence[float]]) -> Figure:
     ax.set(xlabel="answered rows, most confident first (%)", ylabel="wrong among them (%)")
     # The few most confident rows may all be wrong, so they do not determine the scale.
     highest = risks[coverages >= min(0.05, coverages[-1])].max()
-    ax.set(xlim=(0, 102), ylim=(0, max(110 * highest, 1.0)))
+    top = max(110 * highest, 1.0)
+    ax.set(xlim=(0, 102), ylim=(-0.02 * top, top))  # a line at 0 is seen
     ax.grid(axis="y", color=GRID_COLOR)
     return _finish(ax)
 

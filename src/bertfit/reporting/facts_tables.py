@@ -15,9 +15,9 @@ from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import count_predictions
 from bertfit.evaluation.slices import OWN_SLICES
-from bertfit.reporting.summary import format_seed_scores, format_share_with_interval
+from bertfit.reporting.summary import count_epochs, format_seed_scores, format_share_with_interval
 from bertfit.reporting.text import format_number_with_interval, format_rates
-from bertfit.wording import format_count, format_seconds
+from bertfit.wording import format_count, format_seconds, format_steps
 
 _SHARES = {
     "accuracy": "Accuracy",
@@ -47,10 +47,12 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
         name = facts["base_model"] or PurePath(name).name
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
     asked_for = settings["epochs"]["value"]
-    taken = len((facts["history"] or {}).get("val_losses") or range(asked_for))
+    taken, unfinished = count_epochs(facts) or asked_for, training.get("unfinished_epoch")
     told += f", in {format_count(taken, 'epoch')} of {record['data']['train']['num_rows']:,} rows"
+    notes = [f"the last after {format_steps(*unfinished)}"] if unfinished else []
     if taken < asked_for:  # interrupted, or stopped for want of progress
-        told += f" ({asked_for:,} were asked for)"
+        notes.append(f"{asked_for:,} were asked for")
+    told += f" ({'; '.join(notes)})" if notes else ""
     if is_of_demo(settings):
         told += " of the demo: snippets of film reviews from Rotten Tomatoes"
     if "best_epoch" in training:
@@ -140,13 +142,13 @@ def list_confusions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     confusion = facts["judged"]["confusion"]
     for at, (name, counts) in enumerate(zip(facts["label_names"], confusion, strict=True)):
-        total = max(sum(counts), 1)
+        total = sum(counts)
         cells = [
             {
                 "count": count,
-                "share": count / total,
+                "share": count / total if total else None,
                 "is_right": at == place,
-                "shade": round(45 * count / total),  # pale enough for text on top of it
+                "shade": round(45 * count / max(total, 1)),  # pale enough for text on top of it
             }
             for place, count in enumerate(counts)
         ]

@@ -25,7 +25,7 @@ from bertfit.reporting.plots import (
 )
 from bertfit.reporting.svg import to_svg
 from bertfit.reporting.text import format_percent_with_interval as format_percent
-from bertfit.wording import format_count
+from bertfit.wording import format_count, format_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,10 +73,13 @@ def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     history = facts["history"]
     if not history or not any(history.values()):
         return {}
-    best = (facts["record"].get("training") or {}).get("best_epoch")
+    training = facts["record"].get("training") or {}
+    best, unfinished = training.get("best_epoch"), training.get("unfinished_epoch")
     (loss_ax,), (score_ax,) = (new_axes(1, size=CURVE_SIZE) for _ in range(2))
     plot_history(history, best_epoch=best, axes=(loss_ax, score_ax))
     kept = f" Epoch {best} was kept." if best else ""
+    if unfinished:
+        kept += f" The last epoch ended after {format_steps(*unfinished)}."
     drawn = {}
     for name, title, ax, show, kinds in (
         ("loss", "Loss", loss_ax, "{:.4f}".format, {"losses": ""}),
@@ -162,7 +165,9 @@ def _draw_curves(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     if curves is None:
         return {}
     drawn = {
-        "reliability": _draw_reliability(curves, judged),
+        "reliability": _draw_reliability(
+            curves, judged, has_threshold=bool(facts["record"].get("threshold"))
+        ),
         "risk_coverage": _draw_risk_coverage(curves, judged),
     }
     if curves["roc"] is not None:
@@ -209,7 +214,9 @@ def _draw_binary(
     }
 
 
-def _draw_reliability(curves: Mapping[str, Any], judged: Mapping[str, Any]) -> DrawnFigure:
+def _draw_reliability(
+    curves: Mapping[str, Any], judged: Mapping[str, Any], *, has_threshold: bool
+) -> DrawnFigure:
     before = curves["reliability_before"]
     confidence = judged["confidence"]
     caption = (
@@ -219,6 +226,8 @@ def _draw_reliability(curves: Mapping[str, Any], judged: Mapping[str, Any]) -> D
     if confidence.get("uncalibrated"):
         caption += f", before calibration {confidence['uncalibrated']['ece']:.4f}"
     caption += f"; chance alone gives up to {confidence['ece_noise']:.4f}."
+    if has_threshold:
+        caption += " It is of the most probable class, whatever the threshold."
     if before is not None and before["part"] != judged["part"]:
         caption += f" The curve before calibration is that of the {before['part']} rows."
     figure = plot_reliability(

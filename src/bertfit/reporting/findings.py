@@ -85,7 +85,7 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         tokens = part["tokens"]
         lengths = (part["words_median"], tokens["median"], tokens["p95"], tokens["max"])
         cells = [f"{part['num_rows']:,}", *(f"{length:,.0f}" for length in lengths)]
-        cells += [f"{100 * tokens['cut_shares'][limit]:.1f}" for limit in limits]
+        cells += [_show_percent(tokens["cut_shares"][limit]) for limit in limits]
         table.add_row(name, *cells)
     title = "Words and tokens (median; 95 % have fewer; most), and % of texts over a limit"
     sampled = [
@@ -95,6 +95,13 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     ]
     note = [Text(f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}.")]
     return Group(Text(title, style="bold"), table, *(note if sampled else []))
+
+
+def _show_percent(share: float) -> str:
+    """Return a percentage of at most five characters, never rounded to 0 or 100."""
+    if 0 < share < 0.0005:
+        return "<0.1"
+    return ">99.9" if 0.9995 <= share < 1 else f"{100 * share:.1f}"
 
 
 def _show_finding(finding: Finding) -> RenderableType:

@@ -14,7 +14,7 @@ from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_doubt, describe_threshold
 from bertfit.reporting.figures import draw_figures
-from bertfit.reporting.limits import describe_slices, list_limits
+from bertfit.reporting.limits import WORSE_SIGN, describe_slices, list_limits
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
     describe_answer,
@@ -104,6 +104,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         **_view_classes(facts),
         **_view_confidence(facts),
         **_view_slices(facts),
+        "worse_sign": WORSE_SIGN,
         **_view_baselines(facts),
     }
     return replace_unseen(html_templates().get_template("report.html.jinja").render(view))

@@ -61,7 +61,7 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         if data.get("test"):
             why = "Interrupted before the test rows were scored, which bertfit evaluate does."
         told = f"{why} The scores are those of the validation rows"
-        chosen = list_chosen(facts["record"])
+        chosen = list_chosen(facts)
         if chosen:
             told += f", which chose {chosen}, so they make the model look better than it is"
         told += "."
@@ -159,6 +159,10 @@ def _describe_absent(are_predicted: Sequence[bool]) -> str:
     return f"; {num:,} of them {were} predicted, and {count} as 0 in macro averages"
 
 
+WORSE_SIGN = "▼"
+"""Before the name of a slice that is worse than the rest of the rows."""
+
+
 def describe_slices(
     found: Mapping[str, Any],
     groups: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
@@ -170,9 +174,10 @@ def describe_slices(
         groups: The slices that are shown, from `facts_tables.group_slices`.
     """
     num_worse, num_small = sum(one["is_worse"] for one in found["slices"]), found["num_too_small"]
-    are, were = ("is" if num_worse == 1 else "are"), ("was" if num_small == 1 else "were")
+    is_one = num_worse == 1 or len(found["slices"]) == 1
+    are, were = ("is" if is_one else "are"), ("was" if num_small == 1 else "were")
     told = f"{num_worse:,} of {format_count(len(found['slices']), 'slice')} {are} worse than the "
-    told += "rest of the rows (in bold)"
+    told += "rest of the rows" + (f" ({WORSE_SIGN})" if num_worse else "")
     told += f"; {num_small:,} {were} too small to judge." if num_small else "."
     grouped = found.get("unit") == "group"
     test = "Fisher's exact test"
@@ -181,6 +186,7 @@ def describe_slices(
     notes = [
         told,
         f"p: {test}, adjusted for all slices (Benjamini-Hochberg).",
+        "Ordered by the upper end of the interval; slices better than the rest come last.",
         "The 95 % intervals are not adjusted: the worst of many looks worse than it is.",
     ]
     shown = [one for _, slices in groups for one in slices]
@@ -209,10 +215,15 @@ def _limit_training(facts: Mapping[str, Any]) -> list[str]:
     if training.get("imported_from"):
         told.append(f"It was imported from a {training['imported_from']}, not trained by bertfit.")
     if training.get("interrupted"):
-        unfinished = training.get("unfinished_epoch")
-        where = f" after {format_steps(*unfinished)} of its last epoch" if unfinished else ""
-        told.append(f"The training was interrupted{where}.")
+        told.append(describe_interruption(training))
     return told
+
+
+def describe_interruption(training: Mapping[str, Any]) -> str:
+    """Return where an interrupted training ended, in a sentence."""
+    unfinished = training.get("unfinished_epoch")
+    where = f" after {format_steps(*unfinished)} of its last epoch" if unfinished else ""
+    return f"The training was interrupted{where}."
 
 
 def _limit_length(facts: Mapping[str, Any]) -> list[str]:

@@ -120,7 +120,7 @@ def _describe_seeds(seeds: Mapping[str, Any] | None) -> str | None:
     """Return which of several seeds this is, and how they did on average; None if there was one."""
     if seeds is None or len(seeds["runs"]) < 2:
         return None
-    told = f"The best of {len(seeds['runs'])} seeds on the validation rows, {seeds['best_seed']}."
+    told = f"Seed {seeds['best_seed']}, the best of {len(seeds['runs'])} on the validation rows."
     mean, deviation = (seeds["test"][key] for key in ("mean", "standard_deviation"))
     if mean is None or deviation is None:
         return told

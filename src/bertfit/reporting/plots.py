@@ -29,14 +29,14 @@ MAX_COUNTED_CLASSES = 12
 """Maximum number of classes for which a confusion plot shows the counts."""
 
 _LOSS_CURVES = {
-    "train_losses": ("training", TRAIN_COLOR, "-"),
-    "val_losses": ("validation", VALIDATION_COLOR, "-"),
+    "train_losses": ("training", TRAIN_COLOR, "-o"),
+    "val_losses": ("validation", VALIDATION_COLOR, "-o"),
 }
 _SCORE_CURVES = {
-    "train_acc": ("training accuracy", TRAIN_COLOR, "-"),
-    "train_f1": ("training macro F1", TRAIN_COLOR, "--"),
-    "val_acc": ("validation accuracy", VALIDATION_COLOR, "-"),
-    "val_f1": ("validation macro F1", VALIDATION_COLOR, "--"),
+    "train_acc": ("training accuracy", TRAIN_COLOR, "-o"),
+    "train_f1": ("training macro F1", TRAIN_COLOR, "--s"),
+    "val_acc": ("validation accuracy", VALIDATION_COLOR, "-o"),
+    "val_f1": ("validation macro F1", VALIDATION_COLOR, "--s"),
 }
 
 
@@ -186,9 +186,8 @@ def _plot_curves(
         values = np.asarray(history.get(key, ()), dtype=np.float64)  # None becomes NaN, a gap
         if values.size:
             epochs = np.arange(1, values.size + 1)
-            ax.plot(
-                epochs, scale * values, style, color=color, label=label, marker="o", markersize=3.5
-            )
+            (line,) = ax.plot(epochs, scale * values, style, color=color, label=label, markersize=4)
+            line.set_fillstyle("none" if style.endswith("s") else "full")  # seen on each other
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.grid(axis="y", color=GRID_COLOR)
     ax.set_axisbelow(True)
@@ -218,10 +217,11 @@ def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
 def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     for (row, column), count in np.ndenumerate(counts):
         percent = 100 * float(shares[row, column])
+        share = f"{percent:.{choose_decimals(percent)}f} %" if counts[row].any() else "–"
         ax.text(
             column,
             row,
-            f"{count:,}\n{percent:.{choose_decimals(percent)}f} %",
+            f"{count:,}\n{share}",
             ha="center",
             va="center",
             fontsize=9 if len(counts) <= 4 else 7.5,

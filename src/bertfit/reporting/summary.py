@@ -10,7 +10,7 @@ from typing import Any
 
 from bertfit.evaluation.interval import Interval
 from bertfit.reporting.text import format_percent_with_interval
-from bertfit.wording import name_metric
+from bertfit.wording import choose_decimals, name_metric
 
 
 def describe_answer(facts: Mapping[str, Any]) -> str:
@@ -24,7 +24,7 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     answer = f"The model classifies {share} of {number}{judged['part']} rows correctly{sure}"
     if judged["part"] == "test":
         return f"{answer}."
-    chosen = list_chosen(facts["record"])
+    chosen = list_chosen(facts)
     also = f"these rows also chose {chosen}, and " if chosen else ""
     return f"{answer}; {also}no test rows were scored."
 
@@ -43,23 +43,43 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
         else "the epoch"
     )
     told = (
-        "Validation scores are those of the models as trained, before calibration and threshold. "
-        f"They chose {chosen}, so they make it look too good."
+        "Validation scores are those of the models as trained, before any calibration and "
+        f"threshold. They chose {chosen}{_word_tie(seeds, chosen_by)}, so they make it look too "
+        "good."
     )
     if seeds["test"]["mean"] is not None:
-        told += " Test scores are those of the models as saved, after both; they chose nothing."
+        told += " Test scores are those of the models as saved; they chose nothing."
     if any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1:
         told += " Mean and deviation leave out the interrupted seed."
     return told
 
 
+def _word_tie(seeds: Mapping[str, Any], metric: str) -> str:
+    """Return how the kept seed was chosen among seeds with the same score, if there are any."""
+    whole = [run for run in seeds["runs"] if not run["interrupted"]] or seeds["runs"]
+    kept = next((run for run in whole if run["seed"] == seeds.get("best_seed")), None)
+    if kept is None or metric not in kept["validation"]:
+        return ""
+    equal = [run for run in whole if run["validation"][metric] == kept["validation"][metric]]
+    if len(equal) == 1:
+        return ""
+    losses = {run["validation"].get("loss") for run in equal}
+    return " (of equals, the first)" if len(losses) == 1 else " (of equals, the lowest loss)"
+
+
 def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
     """Return accuracy and macro F1 of a seed on each part; a dash for parts without scores."""
     return [
-        "–" if part is None else f"{100 * part[name]:.2f} %"
+        "–" if part is None else _show_precisely(part[name])
         for part in parts
         for name in ("accuracy", "macro_f1")
     ]
+
+
+def _show_precisely(share: float) -> str:
+    """Return a percentage with two decimals, or more if it would look like 0 or 100."""
+    percent = 100 * share
+    return f"{percent:.{max(2, choose_decimals(percent))}f} %"
 
 
 def describe_verdict(facts: Mapping[str, Any]) -> str | None:
@@ -76,13 +96,21 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
         return None
     best = next(one for one in found["baselines"] if one["name"] == found["best"])
     ours, theirs = map(format_percent_with_interval, (accuracy, best["validation"]["accuracy"]))
-    return word_validation(ours, theirs, best["name"])
+    return word_validation(ours, theirs, best["name"], chosen=list_chosen(facts))
 
 
-def word_validation(ours: str, theirs: str, name: str) -> str:
-    """Return the shares of validation rows that the model and the best baseline have right."""
+def word_validation(ours: str, theirs: str, name: str, *, chosen: str) -> str:
+    """Return the shares of validation rows that the model and the best baseline have right.
+
+    Args:
+        ours: Share of the model.
+        theirs: Share of the baseline.
+        name: Name of the baseline.
+        chosen: What the rows chose (`list_chosen`).
+    """
+    clause = f", which also chose {chosen}," if chosen else ""
     return (
-        "On the validation rows, which were used to choose, the model classifies "
+        f"On the validation rows{clause} the model classifies "
         f"{ours} correctly, and the best baseline, {name}, {theirs}."
     )
 
@@ -180,14 +208,14 @@ def _scores(facts: Mapping[str, Any]) -> dict[str, Any]:
     return facts["record"].get("scores") or {}
 
 
-def list_chosen(record: Mapping[str, Any]) -> str:
+def list_chosen(facts: Mapping[str, Any]) -> str:
     """Return what the validation rows of a run chose, which makes scores on them too good.
 
     Empty if they chose nothing: one epoch is no choice.
     """
+    record = facts["record"]
     seeds = record.get("seeds")
-    epochs = ((record.get("settings") or {}).get("epochs") or {}).get("value")
-    chosen = ["the epoch"] if epochs != 1 else []
+    chosen = ["the epoch"] if count_epochs(facts) != 1 else []
     chosen += ["the seed"] if seeds and len(seeds["runs"]) > 1 else []
     chosen += ["the calibration"] if name_calibration(record) != "none" else []
     chosen += ["the threshold"] if record.get("threshold") else []
@@ -195,6 +223,16 @@ def list_chosen(record: Mapping[str, Any]) -> str:
         return ""
     *others, last = chosen
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def count_epochs(facts: Mapping[str, Any]) -> int | None:
+    """Return how many epochs a training took, the last perhaps in part; None if unknown."""
+    history = (facts.get("history") or {}).get("val_losses")
+    if history:
+        return len(history)
+    settings = facts["record"].get("settings") or {}
+    epochs: int | None = (settings.get("epochs") or {}).get("value")
+    return epochs
 
 
 def name_calibration(record: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from bertfit.evaluation.comparison import Comparison, compare_with_baseline
 from bertfit.evaluation.interval import intervals_to_json
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener
+from bertfit.reporting.text import format_percent_with_interval
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
@@ -150,6 +151,7 @@ def _word_without_leaks(of_all: Comparison, of_new: Comparison | None, *, num_ne
     if of_new is None:
         return f"{of_all.verdict} All these rows leaked, so it may be otherwise with new text."
     rows = format_count(num_new, "test row")
-    shares = f"{100 * of_new.model_accuracy:.1f} % against {100 * of_new.baseline_accuracy:.1f}"
+    accuracies = (of_new.model_accuracy, of_new.baseline_accuracy)
+    shares = " against ".join(map(format_percent_with_interval, accuracies))
     verdict = f"{of_new.verdict[0].lower()}{of_new.verdict[1:]}"
     return f"On the {rows} without leaks (accuracy {shares}): {verdict}"
