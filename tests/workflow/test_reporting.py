@@ -426,6 +426,8 @@ def test_without_a_test_set_the_validation_rows_speak(train, tmp_path):
     (result,) = metadata["model-index"][0]["results"]
     assert result["dataset"]["split"] == "validation"
     assert "There was no test set" in text
+    assert "the scores hold for text like its own." in text
+    assert "`report.html` in this folder shows the curves, the errors and the settings." in text
 
 
 @pytest.mark.parametrize("judged_by", ["test", "validation"])
@@ -539,6 +541,8 @@ def test_an_imported_or_bare_run_says_what_it_does_not_have(copy):
     metadata, text = read_card(copy)
     assert "model-index" not in metadata
     assert "It was imported from a notebook" in text
+    assert "the scores hold" not in text
+    assert "`report.html` in this folder shows what else is known of the run." in text
 
 
 def test_a_run_of_before_reports_has_all_but_the_texts(copy):

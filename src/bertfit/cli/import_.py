@@ -21,7 +21,7 @@ def import_(
     ] = "neg,pos",
     max_length: Annotated[int, typer.Option(min=4, help="Tokens per text in the notebook.")] = 128,
     num_heads: Annotated[
-        int | None, typer.Option(min=1, help="Attention heads (default: width / 64).")
+        int | None, typer.Option(min=1, help="Attention heads (default: as published BERTs).")
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -40,13 +40,9 @@ def import_(
             overwrite=overwrite,
             listener=terminal,
         )
-    if num_heads is None:
-        console.print(
-            "The weights do not say how many attention heads there are; one per 64 of the width "
-            "was assumed. If that is wrong, every prediction is wrong: set --num-heads."
-        )
     console.print(
         "The weights do not say what the linear layer reads; the pooled output (pooler_output) was "
-        "assumed. For a notebook that reads last_hidden_state, every prediction is wrong."
+        "assumed. For a notebook that reads last_hidden_state, every prediction is wrong: train it "
+        "again with bertfit train FILE --recipe notebook --output RUN."
     )
     console.print(f"The run is in {run}.", soft_wrap=True)

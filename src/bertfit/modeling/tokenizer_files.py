@@ -49,19 +49,39 @@ def read_model_tokenizer(name: str, source: str, *, local_only: bool) -> PreTrai
     if not (folder.is_dir() and lacks_vocabulary(folder)):
         with explaining_failures(name), quieting_transformers():
             tokenizer = read_tokenizer(source, local_only=local_only)
-    # Without a vocabulary on the hub, transformers makes a tokenizer of special tokens alone.
+    return check_tokenizer(
+        tokenizer,
+        f"the model {name!r}",
+        lack="its folder has no tokenizer",
+        hint="Copy the tokenizer's files of the same checkpoint into the folder. Models of "
+        "bytes or characters, such as ByT5 and CANINE, have none and cannot be used.",
+    )
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase | None, what: str, *, lack: str, hint: str
+) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that was read, if it has words and its limit is a number.
+
+    Args:
+        tokenizer: As read; None if there was no vocabulary to read it from.
+        what: What cannot be loaded if there is a fault.
+        lack: What is said of it if there are no words.
+        hint: What to do then.
+
+    Raises:
+        ModelError: There are no words, or the limit is not a number of tokens.
+    """
+    # Of an empty vocabulary, or none on the hub, transformers makes one of special tokens alone.
     if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(
-            f"the model {name!r} cannot be loaded: its folder has no tokenizer "
-            f"({', '.join(VOCABULARY_FILES)})",
-            hint="Copy the tokenizer's files of the same checkpoint into the folder. Models of "
-            "bytes or characters, such as ByT5 and CANINE, have none and cannot be used.",
+            f"{what} cannot be loaded: {lack} ({', '.join(VOCABULARY_FILES)})", hint=hint
         )
     most = tokenizer.model_max_length
     if not isinstance(most, (int, float)) or most < 1:
         raise ModelError(
-            f"the model {name!r} cannot be loaded: its tokenizer_config.json says model_max_length "
-            f"{most!r}, a number of tokens was expected",
+            f"{what} cannot be loaded: its tokenizer_config.json says model_max_length {most!r}, "
+            "a number of tokens was expected",
             hint="Correct it, or remove it: the model's own limit then holds.",
         )
     return tokenizer
