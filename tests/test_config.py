@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import bertfit
 from bertfit.config import RECIPES, TrainSettings, describe_settings, resolve_settings
@@ -62,6 +63,10 @@ def test_each_layer_overrides_the_one_below_it(tmp_path):
 def test_an_option_that_is_none_was_not_given():
     resolved = resolve_settings({"max_length": None}, recipe="notebook")
     assert resolved.settings.max_length == 128
+
+
+def test_a_device_may_be_that_of_torch():
+    assert resolve_settings({"device": torch.device("cuda", 1)}).settings.device == "cuda:1"
 
 
 def test_a_model_may_be_a_path():

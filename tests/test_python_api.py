@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bertfit
+from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError
 from bertfit.progress import Silent
 
@@ -23,6 +24,35 @@ def test_every_public_name_is_listed_before_it_is_loaded():
     assert "__doc__" in listed
     assert "annotations" not in listed  # nor what was imported
     assert listed == sorted(listed)
+
+
+def test_a_checker_of_types_knows_the_names_and_refuses_others(tmp_path):
+    uses = [f"bertfit.{name}" for name in bertfit.__all__]
+    script = tmp_path / "uses.py"
+    script.write_text("\n".join(["import bertfit", *uses, "bertfit.trian()"]), encoding="utf-8")
+    config = tmp_path / "mypy.ini"
+    config.write_text("[mypy]\nfollow_imports = silent\n", encoding="utf-8")
+    cache = ["--cache-dir", str(tmp_path / "cache"), "--config-file", str(config)]
+    command = [sys.executable, "-m", "mypy", *cache, "--no-error-summary", str(script)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    (line,) = [line for line in told.splitlines() if "error:" in line]
+    assert 'Module has no attribute "trian"' in line
+
+
+def test_results_do_not_show_every_row(tmp_path):
+    dataset = TextDataset("a.csv", ["secret"], ["pos"], (), [2])
+    assert "secret" not in repr(dataset)
+    rows = [{**row, "text": f"{row['text']} {number}"} for number in range(20) for row in ROWS]
+    report = bertfit.find_suspects([*rows, {"text": "secret good film", "label": "neg"}])
+    assert any(one.text.startswith("secret") for one in report.suspects)
+    assert "secret" not in repr(report)
+
+
+def test_columns_are_named_one_by_one_to_train(tmp_path):
+    with pytest.raises(ConfigError, match="columns: train takes the names") as caught:
+        bertfit.train(ROWS, tmp_path / "run", columns=bertfit.Columns(text="text"))
+    assert caught.value.hint is not None
+    assert "text_column" in caught.value.hint
 
 
 def test_every_public_name_can_be_had():

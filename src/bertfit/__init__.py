@@ -14,20 +14,29 @@ if TYPE_CHECKING:
     from bertfit.data.imdb import prepare_imdb
     from bertfit.errors import BertfitError
     from bertfit.inference.predictor import Prediction, TextClassifier
-    from bertfit.workflow.checking import check
-    from bertfit.workflow.comparing import compare
-    from bertfit.workflow.evaluating import evaluate
+    from bertfit.progress import Listener
+    from bertfit.workflow.checking import CheckResult, check
+    from bertfit.workflow.comparing import RunComparison, compare
+    from bertfit.workflow.evaluating import Evaluation, evaluate
     from bertfit.workflow.importing import import_notebook
     from bertfit.workflow.reporting import report
     from bertfit.workflow.seeds import train_seeds
-    from bertfit.workflow.suspecting import find_suspects
-    from bertfit.workflow.training import train
+    from bertfit.workflow.suspecting import SuspectReport, find_suspects
+    from bertfit.workflow.training import TrainResult, train
+
+    __version__: str
 
 __all__ = [
     "BertfitError",
+    "CheckResult",
     "Columns",
+    "Evaluation",
+    "Listener",
     "Prediction",
+    "RunComparison",
+    "SuspectReport",
     "TextClassifier",
+    "TrainResult",
     "__version__",
     "check",
     "compare",
@@ -42,9 +51,15 @@ __all__ = [
 
 _HOMES = {
     "BertfitError": "bertfit.errors",
+    "CheckResult": "bertfit.workflow.checking",
     "Columns": "bertfit.data.dataset",
+    "Evaluation": "bertfit.workflow.evaluating",
+    "Listener": "bertfit.progress",
     "Prediction": "bertfit.inference.predictor",
+    "RunComparison": "bertfit.workflow.comparing",
+    "SuspectReport": "bertfit.workflow.suspecting",
     "TextClassifier": "bertfit.inference.predictor",
+    "TrainResult": "bertfit.workflow.training",
     "check": "bertfit.workflow.checking",
     "compare": "bertfit.workflow.comparing",
     "evaluate": "bertfit.workflow.evaluating",
@@ -57,13 +72,15 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
-    """Load a public name from the module that owns it."""
-    if name == "__version__":
-        return metadata.version("bertfit")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'bertfit' has no attribute {name!r}")
+if not TYPE_CHECKING:  # else a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever the name stands for)
+        """Load a public name from the module that owns it."""
+        if name == "__version__":
+            return metadata.version("bertfit")
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        raise AttributeError(f"module 'bertfit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -328,7 +328,8 @@ def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
     def adapt(name: str, value: Any) -> Any:  # noqa: ANN401 (a setting is of any type)
         if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
             value = value.item()
-        if name == "model" and isinstance(value, Path):
+        is_path = name == "model" and isinstance(value, Path)
+        if is_path or (name == "device" and type(value).__module__ == "torch"):
             return str(value)
         if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],)):
             return float(max(-1e300, min(value, 1e300)))  # some larger ones have no float

@@ -49,7 +49,7 @@ def test_training_with_seeds_shows_each_and_the_best(folder):
     output = (folder / "a.txt").read_text(encoding="utf-8")
     assert "By seed" in output
     flat = " ".join(output.split())
-    assert "before calibration and threshold. They chose the seed" in flat
+    assert "before any calibration and threshold. They chose the seed" in flat
     assert "as saved; they chose nothing." in flat
     assert "NB-SVM" in output
     check_width(output, folder)

@@ -81,6 +81,7 @@ def test_parquet_is_read(tmp_path):
     ("table", "name"),
     [
         (make_table(), "Table"),
+        (make_table().to_batches()[0], "rows"),
         (make_table().to_pandas(), "DataFrame"),
         (make_table().to_pylist(), "rows"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -68,6 +69,21 @@ def test_an_error_comes_where_the_result_would_have_come(make, items):
     with pytest.raises(ValueError, match="the second cannot be made"):
         next(ahead)
     with pytest.raises(StopIteration):
+        next(ahead)
+
+
+@pytest.mark.parametrize(("make", "items"), [(same, without_second()), (fail_second, [1, 2, 3])])
+def test_where_no_thread_can_be_started_nothing_is_made_ahead(make, items, monkeypatch):
+    """As in a worker thread that outlives the main one, and at Python's exit."""
+
+    def refuse(*_):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    assert list(make_ahead(same, range(3))) == [0, 1, 2]
+    ahead = make_ahead(make, items)
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="the second cannot be made"):
         next(ahead)
 
 

@@ -566,6 +566,21 @@ def test_a_stream_of_what_is_no_texts_is_refused_at_once(classifier, texts):
         classifier.predict_stream(texts)
 
 
+@pytest.mark.parametrize(
+    "table", [pd.DataFrame({"body": ["a"]}), [{"body": "a"}]], ids=["frame", "dicts"]
+)
+def test_a_table_without_a_column_of_texts_is_refused_with_what_to_give(classifier, table):
+    with pytest.raises(DataError, match="no text column: columns are body") as caught:
+        classifier.predict(table)
+    assert type(caught.value) is DataError
+    assert caught.value.hint == "Or give the texts themselves, such as table['body']."
+
+
+def test_a_batch_of_arrow_is_a_table(classifier):
+    (batch,) = pa.table({"text": ["good film", "bad film"]}).to_batches()
+    assert classifier.predict(batch) == classifier.predict(["good film", "bad film"])
+
+
 @pytest.mark.parametrize("odd", [None, 1, b"good", float("nan"), {"text": "good"}, "a\ud800"])
 def test_a_text_of_a_stream_that_is_none_is_named_with_its_place(classifier, odd):
     with pytest.raises(DataError, match=r"^texts\[1\] "):

@@ -86,7 +86,10 @@ def test_another_arithmetic_can_be_asked_for(run, rows):
 
 def test_a_file_gives_what_its_rows_give(run, rows, evaluation, write_csv, tmp_path):
     path = write_csv(tmp_path / "test.csv", rows)
-    assert bertfit.evaluate(run, path).scores == evaluation.scores
+    again = bertfit.evaluate(run, path)
+    assert again.scores == evaluation.scores
+    assert again != evaluation
+    assert len({again, evaluation}) == 2
 
 
 def test_the_columns_of_the_training_are_the_default(run, rows, evaluation):

@@ -222,7 +222,7 @@ def test_the_scores_of_seeds_say_of_which_model_they_are(finished):
     assert best["validation"]["loss"] == losses[best["best_epoch"] - 1]
     assert best["test"]["log_loss"] == record["scores"]["test"]["log_loss"]
     page = " ".join((result.run / "report.html").read_text(encoding="utf-8").split())
-    assert "of the models as trained, before calibration and threshold." in page
+    assert "of the models as trained, before any calibration and threshold." in page
 
 
 def test_ctrl_c_after_the_training_of_a_seed_starts_no_other(train, tmp_path, make_reviews):
@@ -239,6 +239,7 @@ def test_ctrl_c_after_the_training_of_a_seed_starts_no_other(train, tmp_path, ma
         tmp_path / "run", test=make_reviews(30, seed=7), baseline=False, listener=listener
     )
     assert [run["seed"] for run in result.seeds["runs"]] == [0]
+    assert result.interrupted
     assert result.seeds["test"]["mean"] is None
     assert "Interrupted: 1 of 3 seeds were trained." in listener.notes
 
@@ -512,6 +513,6 @@ def test_the_card_says_which_of_several_seeds_it_is(finished):
         for key in ("mean", "standard_deviation")
     )
     assert (
-        f"The best of 3 seeds on the validation rows, {result.seeds['best_seed']}. Test accuracy "
+        f"Seed {result.seeds['best_seed']}, the best of 3 on the validation rows. Test accuracy "
         f"of all seeds: {mean} with a standard deviation of {deviation}."
     ) in card

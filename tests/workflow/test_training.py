@@ -152,8 +152,8 @@ def test_the_verdict_is_that_of_rows_that_did_not_leak(train, tmp_path, make_rev
     num_new, clean = scores["test_without_leaks"]["num_rows"], scores["comparison_without_leaks"]
     assert 25 <= num_new <= 30
     assert clean["baseline_accuracy"] < 0.1 < scores["comparison"]["baseline_accuracy"]
-    shares = [f"{100 * clean[f'{name}_accuracy']:.1f}" for name in ("model", "baseline")]
-    told = f"On the {num_new} test rows without leaks (accuracy {' % against '.join(shares)}): the "
+    shares = [f"{100 * clean[f'{name}_accuracy']:.1f} %" for name in ("model", "baseline")]
+    told = f"On the {num_new} test rows without leaks (accuracy {' against '.join(shares)}): the "
     assert scores["comparison"]["verdict"].startswith(told)
     assert told in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert result.test.comparison_without_leaks.model_accuracy == clean["model_accuracy"]
@@ -948,6 +948,7 @@ def test_an_interruption_after_the_last_epoch_keeps_the_run(
     assert (result.test is not None) == is_scored
     told = "Interrupted: the test rows were not scored; bertfit evaluate does that."
     assert (told in listener.notes) == (not is_scored)
+    assert result.interrupted == (place is not Staging)  # nothing was left out
 
 
 @pytest.mark.parametrize(

@@ -86,13 +86,13 @@ class TextDataset:
     """Labelled text: parallel columns of equal length n."""
 
     source: str
-    texts: Sequence[str]
-    labels: Sequence[str]
+    texts: Sequence[str] = field(repr=False)
+    labels: Sequence[str] = field(repr=False)
     """Label names; empty if the source has none."""
-    groups: Sequence[str]
+    groups: Sequence[str] = field(repr=False)
     """Group names; empty if there is no group column."""
-    lines: Sequence[int]
-    slices: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    lines: Sequence[int] = field(repr=False)
+    slices: Mapping[str, Sequence[object]] = field(default_factory=dict, repr=False)
     """n raw values per slice column, by column name."""
     columns: Mapping[str, ReadColumn] = field(default_factory=dict)
     """The columns that were read, by "text" and "label"; empty if the source had none."""

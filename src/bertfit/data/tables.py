@@ -60,6 +60,8 @@ def open_table(table: object, source: str) -> RecordStream | None:
     # A caller that passes a DataFrame has already imported pandas, which is optional.
     if _is_instance(table, "pandas", "DataFrame"):
         return _open_frame(table, source)
+    if _is_instance(table, "pyarrow", "RecordBatch"):
+        table = sys.modules["pyarrow"].Table.from_batches([table])
     if _is_instance(table, "pyarrow", "Table"):
         return _open_arrow(table, source)
     if _is_instance(table, "datasets", "Dataset"):

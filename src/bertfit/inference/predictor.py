@@ -16,8 +16,7 @@ import numpy as np
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns, as_columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
-from bertfit.data.readers import iter_rows
-from bertfit.errors import DataError, Fault, ModelError
+from bertfit.errors import ModelError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path, raising_system_errors
@@ -293,7 +292,7 @@ class TextClassifier:
         return list(self._predict_chunks(_chunks(self._list_texts(texts)), least))
 
     def _list_texts(self, texts: Any) -> list[str]:  # noqa: ANN401 (as `predict` takes)
-        return list_texts(texts, self._texts_of_table)
+        return list_texts(texts, self.known_columns())
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
         """Return coverage and accuracy of abstaining on the run's validation rows, if known.
@@ -312,12 +311,6 @@ class TextClassifier:
             trained_text=settings.get("text_column", {}).get("value"),
             trained_label=settings.get("label_column", {}).get("value"),
         )
-
-    def _texts_of_table(self, table: Any) -> Iterator[str]:  # noqa: ANN401 (pandas is optional)
-        for row in iter_rows(table, self.known_columns(), need_label=False):
-            if isinstance(row, Fault):
-                raise DataError("a row cannot be predicted", faults=[row])
-            yield row.text
 
     def predict_stream(
         self, texts: Iterable[str], *, abstain_below: float | None = None

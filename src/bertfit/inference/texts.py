@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from bertfit.data.dataset import Columns
+from bertfit.data.readers import iter_rows
+from bertfit.data.records import SourceError
 from bertfit.data.rows import describe_surrogate
-from bertfit.errors import DataError
+from bertfit.errors import DataError, Fault
 
 
 def list_texts(
     texts: Any,  # noqa: ANN401 (as `TextClassifier.predict` takes them)
-    read_table: Callable[[Any], Iterable[str]],
+    columns: Columns,
 ) -> list[str]:
     """Return a list of texts from a string, an iterable of texts, or a table.
 
     Args:
         texts: As `TextClassifier.predict` takes them.
-        read_table: Returns the texts of a table.
+        columns: Which column of a table has the texts.
 
     Raises:
-        DataError: `texts` is none of these.
+        DataError: `texts` is none of these, or a table without texts.
     """
     if isinstance(texts, str):
         return [_join_tokens(texts, 0)]
     if hasattr(texts, "columns"):
-        return list(read_table(texts))
+        return list(_read_table(texts, columns))
     if not _holds_many(texts):
         raise DataError(f"texts: expected a string, strings or a table, got {texts!r}")
     listed = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
     if listed and all(isinstance(one, Mapping) for one in listed):
-        return list(read_table(listed))
+        return list(_read_table(listed, columns))
     return [_join_tokens(text, place) for place, text in enumerate(listed)]
+
+
+def _read_table(table: Any, columns: Columns) -> Iterator[str]:  # noqa: ANN401 (pandas is optional)
+    try:
+        for row in iter_rows(table, columns, need_label=False):
+            if isinstance(row, Fault):
+                raise DataError("a row cannot be predicted", faults=[row])
+            yield row.text
+    except SourceError as error:
+        hint = "Or give the texts themselves, such as table['body']."
+        raise DataError(error.message, hint=hint) from None
 
 
 def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller passes)
@@ -48,7 +62,10 @@ def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller 
     # Iterating a table yields its column names, and a Dataset its rows.
     if hasattr(texts, "columns") or hasattr(texts, "column_names"):
         kind = type(texts).__name__
-        raise DataError(f"texts: expected an iterable of texts, got a {kind}, which predict reads")
+        raise DataError(
+            f"texts: expected an iterable of texts, got a {kind}",
+            hint="Give its column of texts.",
+        )
     if not _holds_many(texts):
         raise DataError(f"texts: expected an iterable of texts, got {texts!r}")
     given = (one.as_py() for one in texts) if hasattr(texts, "to_pylist") else texts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,7 @@ class RunComparison:
     verdict: str
     """Whether the difference could be chance; and, in further sentences, which runs answer by a
     threshold, and which were trained on some of the rows."""
-    disagreements: tuple[Disagreement, ...]
+    disagreements: tuple[Disagreement, ...] = field(repr=False)
     """All rows with different predictions, the most confident ones first."""
     learned: tuple[str | None, str | None] = (None, None)
     """On which of the rows each run was trained, in words; None if on none, as far as known."""

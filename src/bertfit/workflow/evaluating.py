@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +48,12 @@ class WrongRow:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """How good a model is on n rows, and how certain that is."""
+    """How good a model is on n rows, and how certain that is.
+
+    Two are equal only if they are the same. Rows are not shown, as there may be many.
+    """
 
     scores: Scores
     intervals: dict[str, Interval]
@@ -69,19 +72,19 @@ class Evaluation:
     num_units: int
     """Number of rows or groups that the intervals resample."""
     skipped: tuple[Fault, ...]
-    probabilities: np.ndarray
+    probabilities: np.ndarray = field(repr=False)
     """(n, C)."""
-    uncalibrated: np.ndarray | None
+    uncalibrated: np.ndarray | None = field(repr=False)
     """(n, C) probabilities before calibration; None if there was none or they are unknown."""
-    label_ids: np.ndarray
+    label_ids: np.ndarray = field(repr=False)
     """(n,) the true classes."""
-    predicted_ids: np.ndarray
+    predicted_ids: np.ndarray = field(repr=False)
     """(n,) the predicted classes."""
-    dataset: TextDataset
+    dataset: TextDataset = field(repr=False)
     """The n rows."""
-    num_tokens: np.ndarray
+    num_tokens: np.ndarray = field(repr=False)
     """(n,) full length of each text in tokens, before truncation."""
-    is_truncated: np.ndarray
+    is_truncated: np.ndarray = field(repr=False)
     """(n,) whether the text lost tokens."""
 
     slices: SliceReport

@@ -35,7 +35,7 @@ from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.speeding import MeasuredSpeed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ScoredTest:
     """The model and the baseline on the test rows."""
 

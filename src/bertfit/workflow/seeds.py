@@ -137,12 +137,12 @@ def train_seeds(
             interruption=interruption,
         )
         del prepared
-        for result in results:
-            best.offer(*result)
-            del result
-        record = best.publish(num_seeds, log, interruption)
+        for trained in results:
+            best.offer(*trained)
+            del trained
+        seeds = best.publish(num_seeds, log, interruption)["seeds"]
     assert best.finished is not None
-    return dataclasses.replace(sum_up(best.finished, rows, run=output), seeds=record["seeds"])
+    return sum_up(best.finished, rows, run=output, interrupted=interruption.requested, seeds=seeds)
 
 
 def _train_each(

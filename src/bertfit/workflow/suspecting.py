@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,7 @@ class SuspectReport:
     source: str
     num_rows: int
     """Rows that could be judged."""
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[Suspect, ...] = field(repr=False)
     """Rows whose labels look wrong, most suspicious first, then those only predicted otherwise."""
     num_wrong: int
     """Number of suspects whose labels look wrong; they come first."""

@@ -17,9 +17,9 @@ from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import locate_model
 from bertfit.progress import Listener, as_listener
-from bertfit.run_directory import check_place, stage_run
+from bertfit.run_directory import Staging, check_place, stage_run
 from bertfit.training.compiling_ahead import start_compiling
-from bertfit.training.interruption import catch_interrupts
+from bertfit.training.interruption import Interruption, catch_interrupts
 from bertfit.workflow.log import LogKeeper
 from bertfit.workflow.rows import PreparedRows, finish_rows, start_rows
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from bertfit.workflow.recording import ScoredTest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainResult:
-    """A finished run."""
+    """A finished run; two are equal only if they are the same."""
 
     run: Path
     classifier: TextClassifier
@@ -46,6 +46,8 @@ class TrainResult:
     """All baselines, if fitted."""
     num_train: int
     num_validation: int
+    interrupted: bool
+    """Whether Ctrl-C or SIGTERM ended the training, or left out what comes after it."""
     seeds: dict[str, Any] | None = None
     """Scores of every seed if several were trained, as in bertfit.json."""
 
@@ -64,6 +66,9 @@ def train(
 ) -> TrainResult:
     """Train a classifier and write a run.
 
+    A first Ctrl-C or SIGTERM ends the training after the current step. The best model so far is
+    then written and the result is `interrupted`, which a loop of trainings has to ask for.
+
     Args:
         data: Labelled rows: path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow
             table, a `datasets.Dataset`, or a list of dicts.
@@ -79,6 +84,7 @@ def train(
     Raises:
         ConfigError: A setting or an argument is wrong.
         DataError: The data has faults; all are listed.
+        KeyboardInterrupt: A second Ctrl-C or SIGTERM came.
         LeakError: The setting `strict` is on, and the test set leaks.
         MissingDependencyError: The embedded model was asked for and is not installed.
         ModelError: The model cannot be loaded or computed.
@@ -91,24 +97,46 @@ def train(
     resolved, rows, model = prepare_training(
         data, validation=validation, test=test, resolved=resolved, log=log
     )
+    with catch_interrupts() as interruption:
+        staging = stage_run(output, overwrite=overwrite)
+        finished = _make_and_publish(
+            resolved,
+            rows,
+            model=model,
+            staging=staging,
+            baseline=baseline,
+            log=log,
+            interruption=interruption,
+        )
+    return sum_up(finished, rows, run=output, interrupted=interruption.requested)
+
+
+def _make_and_publish(
+    resolved: ResolvedSettings,
+    rows: PreparedRows,
+    *,
+    model: PreparedModel,
+    staging: Staging,
+    baseline: bool,
+    log: LogKeeper,
+    interruption: Interruption,
+) -> FinishedRun:
     from bertfit.workflow.judging import baseline_fitter
     from bertfit.workflow.making import keeping_the_model, make_run
 
-    with catch_interrupts() as interruption:
-        staging = stage_run(output, overwrite=overwrite)
-        with keeping_the_model(staging, log):
-            finished = make_run(
-                resolved,
-                rows,
-                model=model,
-                staging=staging,
-                fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
-                log=log,
-                interruption=interruption,
-            )
-            with catch_interrupts():  # count from 0 again: publishing must not stop half-way
-                staging.publish(finished.record)
-    return sum_up(finished, rows, run=output)
+    with keeping_the_model(staging, log):
+        finished = make_run(
+            resolved,
+            rows,
+            model=model,
+            staging=staging,
+            fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
+            log=log,
+            interruption=interruption,
+        )
+        with catch_interrupts():  # count from 0 again: publishing must not stop half-way
+            staging.publish(finished.record)
+    return finished
 
 
 def prepare_training(
@@ -145,7 +173,14 @@ def prepare_training(
     return settle_model(resolved, model, listener=log), rows, model
 
 
-def sum_up(finished: FinishedRun, rows: PreparedRows, *, run: Path) -> TrainResult:
+def sum_up(
+    finished: FinishedRun,
+    rows: PreparedRows,
+    *,
+    run: Path,
+    interrupted: bool,
+    seeds: dict[str, Any] | None = None,
+) -> TrainResult:
     """Return the result of a training, once the run is at its place."""
     return TrainResult(
         run=run,
@@ -156,11 +191,18 @@ def sum_up(finished: FinishedRun, rows: PreparedRows, *, run: Path) -> TrainResu
         baselines=finished.baselines,
         num_train=len(rows.train),
         num_validation=len(rows.validation),
+        interrupted=interrupted,
+        seeds=seeds,
     )
 
 
 def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) -> ResolvedSettings:
     """Return the settings given, or make them from options; giving both is an error."""
+    if "columns" in options:
+        raise ConfigError(
+            "columns: train takes the names of columns one by one",
+            hint="Give text_column, label_column, group_column or slice_columns.",
+        )
     if settings is None:
         recipe = options.pop("recipe", "default")
         return resolve_settings(options, recipe=recipe, options_origin="argument")
