@@ -108,6 +108,56 @@ def test_what_is_spaced_otherwise_ends_a_run(places, expected):
     assert_computed(products)
 
 
+def test_two_products_with_memory_of_their_own_are_computed_alone():
+    """Two are always evenly spaced, if the second lies behind the first."""
+    gradients = sorted((torch.empty(OUTPUTS, INPUTS) for _ in range(2)), key=torch.Tensor.data_ptr)
+    waiting = Backlog(2, 2)
+    with Counted() as counted:
+        products = fill_layers(waiting, 2, gradients=gradients, like=torch.empty(TOKENS, 1))
+    assert counted.counts == {"mm": 2, "bmm": 0}
+    assert_computed(products)
+
+
+def test_products_of_other_numbers_of_tokens_are_computed_alone():
+    gradients, waiting = torch.empty(2, OUTPUTS, INPUTS), Backlog(2, 2)
+    factors = [draw(3 * TOKENS, width, seed=width) for width in (OUTPUTS, INPUTS)]
+    parts = [factor.split([TOKENS, 2 * TOKENS]) for factor in factors]
+    products = [Product(*tensors) for tensors in zip(gradients, *parts, strict=True)]
+    for product in reversed(products):
+        waiting.add(product)
+    waiting.finish()
+    assert_computed(products)
+
+
+def test_memory_for_sums_has_their_dtype_whatever_the_layers_compute_in():
+    like, waiting = torch.empty(1, dtype=torch.bfloat16), Backlog(2, 2)
+    assert waiting.make_room("inputs", (2, 3), like).dtype == torch.bfloat16
+    room = waiting.make_room("sums", (2, 3), like, dtype=torch.float32, back=True)
+    assert room.dtype == torch.float32
+
+
+def test_memory_that_autograd_keeps_lies_next_to_memory_that_is_written():
+    waiting = Backlog(2, 2)
+    kept, written = (waiting.make_room("inputs", (3,), torch.empty(1)) for _ in range(2))
+    kept.fill_(2.0)
+    weight = torch.ones(3, requires_grad=True)
+    output = (weight * kept).sum()
+    written.fill_(5.0)
+    output.backward()
+    assert torch.equal(weight.grad, kept)
+
+
+def test_an_input_that_autograd_follows_is_multiplied_all_the_same():
+    """The first layer's input comes from the embeddings."""
+    gradient, waiting = torch.empty(OUTPUTS, INPUTS), Backlog(2, 2)
+    factors = draw(TOKENS, OUTPUTS, seed=1), draw(TOKENS, INPUTS, seed=2).requires_grad_()
+    product = Product(gradient, *factors)
+    with working_off(waiting):
+        waiting.add(product)
+    assert not gradient.requires_grad
+    assert_computed([product])
+
+
 class FakeStream:
     """A stream that notes what waits for what."""
 
@@ -293,6 +343,14 @@ def test_the_kernel_that_sums_is_right():
 @pytest.mark.parametrize("num_right", [1, 2])
 def test_sums_of_the_first_layer_alone_are_not_enough(num_right, monkeypatch):
     monkeypatch.setattr(backlog, "fold_together", lambda folds: add_up(folds[:num_right]))
+    assert not try_it()
+
+
+def test_sums_of_the_first_rows_alone_are_not_enough(monkeypatch):
+    def add_up_first_rows(folds):
+        add_up([Fold(output, *(each[:1] for each in partials)) for output, *partials in folds])
+
+    monkeypatch.setattr(backlog, "fold_together", add_up_first_rows)
     assert not try_it()
 
 

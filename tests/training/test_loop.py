@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import types
 
@@ -17,6 +18,7 @@ from bertfit.inference import micro_batches
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
+from bertfit.training import loop
 from bertfit.training.loop import accumulate_gradients, train_steps
 from bertfit.training.reports import NonFiniteLossError, advise_smaller_steps
 from bertfit.training.weights import TrainedWeights
@@ -115,7 +117,41 @@ def test_results_of_one_pack_are_taken_as_they_are_and_those_of_more_are_joined(
     assert is_same == (num_packs == 1,) * 2
 
 
+def test_recorded_passes_are_told_the_rows_of_the_step_and_the_padding_token(model, data):
+    told = []
+
+    def take(pack, label_ids, **options):
+        told.append(options)
+        return torch.zeros(()), torch.from_numpy(label_ids), pack.num_tokens
+
+    accumulate_gradients(
+        model,
+        dataclasses.replace(data, pad_id=3),
+        INDICES,
+        precision=PRECISION,
+        max_tokens=1,
+        recorded=types.SimpleNamespace(take=take),
+    )
+    assert told == [{"num_rows": len(INDICES), "pad_id": 3}] * len(INDICES)
+
+
+def test_rows_are_padded_with_the_token_of_the_data(model, data, monkeypatch):
+    real, padding = micro_batches.compute_logits, set()
+
+    def compute_and_look(working, token_ids, mask, **options):
+        padding.update(token_ids[mask == 0].tolist())
+        return real(working, token_ids, mask, **options)
+
+    monkeypatch.setattr(micro_batches, "compute_logits", compute_and_look)
+    gradients(model, dataclasses.replace(data, pad_id=3), max_tokens=10**6)
+    assert padding == {3}
+
+
 def test_predicted_ids_belong_to_their_rows(model, data):
+    rows = [data.encoded.gather(INDICES[i : i + 1]).astype(np.int64) for i in range(len(INDICES))]
+    with torch.no_grad():  # else all rows are of one class
+        logits = torch.cat([model(torch.from_numpy(row)[None]).logits for row in rows])
+        model.classifier.bias[1] += (logits[:, 0] - logits[:, 1]).mean()
     _, alone = gradients(model, data, max_tokens=1)
     model.zero_grad()
     (report,) = make_steps(model, data, [[INDICES]], max_tokens=20, learning_rate=lambda _: 0.0)
@@ -123,6 +159,7 @@ def test_predicted_ids_belong_to_their_rows(model, data):
     expected = dict(zip(alone.indices.tolist(), alone.predicted_ids.tolist(), strict=True))
     found = dict(zip(report.indices.tolist(), report.predicted_ids.tolist(), strict=True))
     assert found == expected
+    assert set(found.values()) == {0, 1}
 
 
 def test_reports_count_steps_epochs_and_rates(model, data):
@@ -140,6 +177,15 @@ def test_the_loop_takes_a_step_only_when_asked(model, data):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert next(steps).step == 0
     assert not torch.equal(before["classifier.weight"], model.classifier.weight)
+
+
+def test_a_step_is_taken_with_its_learning_rate(model, data):
+    """A new AdamW moves a weight by its learning rate, but for decay."""
+    steps = make_steps(model, data, [[INDICES]], learning_rate=lambda _: 1e-4)
+    before = model.classifier.weight.detach().clone()
+    next(steps)
+    moved = (model.classifier.weight.detach() - before).abs().max()
+    assert float(moved) == pytest.approx(1e-4, rel=0.05)
 
 
 def test_the_reported_loss_is_from_before_the_step(model, data):
@@ -279,6 +325,22 @@ def test_a_step_that_fails_for_another_reason_is_not_taken_again(model, data, mo
     with pytest.raises(RuntimeError, match="device-side assert"):
         list(make_steps(model, data, [[INDICES]], max_tokens=41))
     assert failures == [3]
+
+
+def test_a_budget_may_shrink_below_the_longest_row_of_other_steps(model, data, monkeypatch):
+    lengths = data.encoded.lengths
+    run_out_of_memory(monkeypatch, most_rows=1)
+    (report,) = make_steps(model, data, [[lengths.argsort()[:2]]], max_tokens=64)
+    assert report.max_tokens < lengths.max()
+
+
+def test_random_numbers_of_a_gpu_are_drawn_again_too(monkeypatch):
+    gpu, set_back = torch.device("cuda", 0), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state of {device}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *those: set_back.append(those))
+    for device in (torch.device("cpu"), gpu):
+        loop._RandomNumbers.keep(device).set_back()
+    assert set_back == [("state of cuda:0", gpu)]
 
 
 def test_a_row_that_does_not_fit_alone_ends_the_training(model, data, monkeypatch):

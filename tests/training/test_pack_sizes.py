@@ -45,6 +45,7 @@ class Run:
         ([300, 129], (512, 8, 384)),
         ([500] * 20, (10_240, 24, 512)),  # a multiple of 256
         ([500] * 40, (20_480, 48, 512)),  # of 512
+        ([128] * 133 + [127], (17_408, 136, 256)),  # 2 rows of padding have 257 tokens
     ],
 )
 def test_a_first_pack_gets_the_next_size(lengths, expected):
@@ -111,6 +112,15 @@ def test_a_size_is_added_once_the_padding_is_worth_it():
     wasted = (large.num_tokens - 896) * (len(taken) - 1)
     assert 2**25 // 896 * 0.95 < wasted <= 2**25 // 896
     assert run.take(*[64] * 13) == taken[-1]
+
+
+def test_padding_of_later_packs_adds_no_size_for_first_ones():
+    run = Run()
+    later, first = (run.take(*[128] * 15, 100, is_first=is_first) for is_first in (False, True))
+    for _ in range(32):
+        assert run.take(*[64] * 13, is_first=False) == later
+    assert run.take(*[64] * 13) == first
+    assert run.take(*[64] * 13, is_first=False) == (896, 16, 128, False)
 
 
 def test_packs_of_several_sizes_get_one_that_takes_most_of_them():

@@ -370,6 +370,15 @@ def test_a_weight_that_nothing_reads_gets_no_gradient(trained):
     assert model.classifier.weight.grad is not None
 
 
+def test_a_weight_that_nothing_reads_lets_later_packs_of_a_step_add_their_gradients():
+    model, unused = make_model(), torch.nn.Parameter(torch.ones(2))
+    recorded, _ = record_passes(model, [*((p, p) for p in model.parameters()), (unused, unused)])
+    take(recorded, 5, 4)
+    once = model.classifier.weight.grad.clone()
+    take(recorded, 5, 4)
+    torch.testing.assert_close(model.classifier.weight.grad, 2 * once)
+
+
 def test_where_recording_fails_the_training_goes_on(trained):
     weights, taken, _ = trained(record=True)
     plain, as_written, _ = trained(record=False)
@@ -452,6 +461,30 @@ def test_a_pack_takes_the_record_of_a_larger_one(taking):
     assert len(tracer.traces) == 1
 
 
+def test_where_recording_fails_earlier_records_are_not_played_any_more(taking):
+    recorded, tracer, take_alone = taking
+    assert [take_alone(20, 10) for _ in range(2)] == [128] * 2
+    assert len(tracer.traces) == 1
+    recorded._recorder = Failing(RuntimeError("a test"))
+    assert [take_alone(60, 50, 40) for _ in range(2)] == [256] * 2
+    assert not recorded.plan.is_on
+    calls = count_calls(recorded._model)
+    assert take_alone(20, 10) == 128
+    assert len(calls) == 1
+
+
+def test_the_time_of_all_recordings_counts(taking, monkeypatch):
+    recorded, tracer, take_alone = taking
+    moments = iter([0.0, 1.0, 10.0, 12.0])
+    clock = types.SimpleNamespace(perf_counter=lambda: next(moments))
+    monkeypatch.setattr(recorded_passes, "time", clock)
+    for lengths in ((20, 10), (60, 50, 40)):
+        for _ in range(3):
+            take_alone(*lengths)
+    assert len(tracer.traces) == 2
+    assert recorded.seconds == 3.0
+
+
 def test_where_nothing_is_recorded_any_more_nothing_is_filled_to_a_larger_size(taking):
     recorded, _, take_alone = taking
     assert [take_alone(60, 50, 40), take_alone(60, 50, 40)] == [256, 256]
@@ -465,6 +498,13 @@ def test_sizes_that_took_too_much_memory_are_not_filled_to_again(taking):
     assert not recorded.forget()  # nothing was recorded: the step is cut smaller
     assert recorded.plan.is_on
     assert [take_alone(20, 10), take_alone(60, 50)] == [128, 128]
+
+
+def test_attention_is_told_the_length_of_the_longest_text(taking, monkeypatch):
+    """Its stand-in looks."""
+    monkeypatch.setattr(pack_sizes, "TOKENS_STEP", 16)
+    *_, take_alone = taking
+    assert take_alone(24, 17, 3) == 64
 
 
 def test_where_there_are_enough_sizes_packs_are_filled_to_these(taking, monkeypatch):
@@ -683,13 +723,19 @@ def test_a_training_ends_where_torch_cannot_go_on(fit_recorded):
         fit_recorded(Failing(TrainingError("recording a CUDA graph failed: a test")))
 
 
-def test_validation_that_runs_out_of_memory_gives_recordings_up(fit_recorded, monkeypatch):
+OUT_OF_MEMORY = torch.OutOfMemoryError("not even one text fits")
+
+
+@pytest.mark.parametrize(("error", "epoch"), [(OUT_OF_MEMORY, 1), (MemoryError(), 2)])
+def test_validation_that_runs_out_of_memory_gives_recordings_up(
+    fit_recorded, monkeypatch, error, epoch
+):
     right, calls = trainer.score_texts, []
 
     def run_out_once(*arguments, **options):
         calls.append(1)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError("not even one text fits")
+        if len(calls) == epoch:
+            raise error
         return right(*arguments, **options)
 
     monkeypatch.setattr(trainer, "score_texts", run_out_once)
@@ -703,10 +749,23 @@ def test_validation_that_runs_out_of_memory_gives_recordings_up(fit_recorded, mo
 
 def test_validation_that_runs_out_of_memory_without_recordings_says_so(fit_recorded, monkeypatch):
     def run_out(*_, **__):
-        raise torch.OutOfMemoryError("not even one text fits")
+        raise OUT_OF_MEMORY
 
     monkeypatch.setattr(trainer, "score_texts", run_out)
     with pytest.raises(torch.OutOfMemoryError):
+        fit_recorded(Tracer())
+
+
+def test_validation_that_fails_for_another_reason_is_not_tried_again(fit_recorded, monkeypatch):
+    right, failures = trainer.score_texts, [RuntimeError("a test")]
+
+    def fail_once(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "score_texts", fail_once)
+    with pytest.raises(RuntimeError, match="a test"):
         fit_recorded(Tracer())
 
 
@@ -728,6 +787,24 @@ def test_memory_that_runs_out_before_anything_was_recorded_leaves_recording_on(t
 )
 def test_the_plan_says_why(device, packs, fast_path, expected):
     assert str(plan_recording(device, packs=packs, fast_path=fast_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("packs", "kernel", "fast_path", "is_on"),
+    [
+        (True, True, "auto", True),
+        (False, True, "auto", False),
+        (True, False, "auto", False),
+        (True, True, "off", False),
+    ],
+)
+def test_passes_are_recorded_if_one_kernel_takes_packs_and_nobody_says_no(
+    packs, kernel, fast_path, is_on, monkeypatch
+):
+    monkeypatch.setattr(recorded_passes, "takes_packs", lambda _model: packs)
+    monkeypatch.setattr(recorded_passes, "has_kernel", lambda *_: kernel)
+    settings = TrainSettings(fast_path=fast_path)
+    assert recorded_passes.plan_passes(None, settings, ON_GPU).is_on == is_on
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
@@ -758,6 +835,18 @@ def test_larger_packs_are_recorded_where_memory_is_plenty(device, gibibytes, exp
     properties = types.SimpleNamespace(total_memory=gibibytes * 2**30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: properties)
     assert recorded_passes._is_large(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(("is_large", "num_tokens"), [(True, 256), (False, 180)])
+def test_packs_that_are_too_large_for_a_small_gpu_are_filled_on_a_large_one(
+    is_large, num_tokens, monkeypatch
+):
+    monkeypatch.setattr(recorded_passes, "_is_large", lambda _device: is_large)
+    monkeypatch.setattr(recorded_passes, "_MOST_TOKENS", 128)
+    monkeypatch.setattr(recorded_passes, "_MOST_OF_LARGE", 256)
+    model = make_model()
+    recorded, _ = record_passes(model, [(p, p) for p in model.parameters()])
+    assert take(recorded, 60, 60, 60) == num_tokens
 
 
 def test_tokens_are_sorted_only_for_embeddings_that_need_it(monkeypatch):

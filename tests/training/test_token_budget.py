@@ -38,17 +38,25 @@ def test_a_budget_is_halved_down_to_the_longest_row(tokens, longest, lowered, le
     assert budget.tokens == left
 
 
-def measure(rates, *, enough=10**6):
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def measure(rates, *, enough=10**6, error=OUT_OF_MEMORY):
     """Find the budget where rates[budget] is the speed; a budget without one does not fit."""
     tried = []
 
     def rate_of(tokens):
         tried.append(tokens)
         if tokens not in rates:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return rates[tokens]
 
     return find_fastest_budget(rate_of, enough=enough), tried
+
+
+@pytest.mark.parametrize("error", [OUT_OF_MEMORY, MemoryError()], ids=["torch's", "Python's"])
+def test_a_budget_that_does_not_fit_is_not_taken(error):
+    assert measure({2048: 1.0}, error=error) == (2048, [2048, 4096])
 
 
 def test_a_measurement_that_fails_for_another_reason_is_an_error():

@@ -24,6 +24,7 @@ from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
+from bertfit.training.optimization import learning_rate_at
 from bertfit.training.trainer import fit
 
 PRECISION = choose_precision("cpu", "float32")
@@ -164,6 +165,52 @@ def test_the_same_seed_gives_the_same_losses(run_fit):
 def test_another_seed_gives_other_losses(run_fit):
     a, b = (run_fit(seed=seed)[0].history.train_losses for seed in (3, 4))
     assert a != b
+
+
+def test_another_seed_and_another_epoch_have_other_steps(run_fit, monkeypatch):
+    real, seen = trainer.plan_epoch, []
+
+    def plan_and_look(*arguments, **options):
+        steps = real(*arguments, **options)
+        seen.append(tuple(np.concatenate(steps)))
+        return steps
+
+    monkeypatch.setattr(trainer, "plan_epoch", plan_and_look)
+    for seed in (3, 4):
+        run_fit(seed=seed)
+    assert len(seen) == len(set(seen)) == 4
+
+
+def test_the_callers_random_numbers_change_no_loss(run_fit):
+    histories = []
+    for seed in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            histories.append(run_fit(dropout=0.2)[0].history)
+    assert histories[0] == histories[1]
+
+
+def test_what_the_caller_has_set_in_torch_changes_no_loss(run_fit):
+    expected = run_fit()[0].history
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = run_fit()[0].history
+    assert found == expected
+
+
+def test_the_learning_rate_rises_and_falls_over_all_epochs(run_fit, monkeypatch):
+    real, rates = trainer.train_steps, []
+
+    def take_and_look(*arguments, learning_rate, **options):
+        def look(step):
+            rates.append(learning_rate(step))
+            return rates[-1]
+
+        return real(*arguments, learning_rate=look, **options)
+
+    monkeypatch.setattr(trainer, "train_steps", take_and_look)
+    run_fit(learning_rate=0.02, warmup_fraction=0.5)
+    schedule = {"num_steps": 6, "peak": 0.02, "warmup_fraction": 0.5}
+    assert rates == [learning_rate_at(step, **schedule) for step in range(6)]
 
 
 def test_measuring_the_speed_changes_no_loss(
@@ -408,6 +455,20 @@ def test_each_epoch_is_told_in_a_sentence(run_fit):
     )
 
 
+def test_weights_are_given_back_after_a_training_that_fails(run_fit, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a test")
+
+    release, released = trainer.TrainedWeights.release, []
+    monkeypatch.setattr(
+        trainer.TrainedWeights, "release", lambda of: released.append(of) or release(of)
+    )
+    monkeypatch.setattr(trainer, "score_texts", fail)
+    with pytest.raises(RuntimeError, match="a test"):
+        run_fit()
+    assert len(released) == 1
+
+
 def test_memory_that_runs_out_is_told_once_and_scoring_heeds_it(run_fit, monkeypatch):
     budgets, failures = [], []
     real_scoring, real_logits = trainer.score_texts, micro_batches.compute_logits
@@ -444,6 +505,13 @@ def test_progress_shows_each_step_with_the_mean_loss_so_far(run_fit):
     steps = [report for report in listener.tasks if report[0] == "epoch 1/2"]
     assert [report[1:3] for report in steps] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert steps[-1][3] == f"loss {outcome.history.train_losses[0]:.4f}"
+
+
+def test_progress_names_the_number_of_epochs_that_was_chosen(run_fit, monkeypatch):
+    monkeypatch.setattr(trainer, "choose_epochs", lambda *_, **__: 2)
+    listener = Recorder()
+    run_fit(epochs=None, listener=listener)
+    assert {"epoch 1/2", "epoch 2/2"} <= {task for task, *_ in listener.tasks}
 
 
 def test_measuring_the_speed_leaves_the_model_as_it_was(tiny_model_dir, make_data, make_reviews):
@@ -565,8 +633,12 @@ def test_memory_that_runs_out_in_validation_is_told_once(run_fit, monkeypatch):
         ("cuda", 2**15, None, 2**15),
         ("cuda", 1024, None, 1024),
         ("cuda", 2048, 4096, 4096),
+        ("cpu", 1024, 1536, 1024),
     ],
-    ids=["a CPU", "halved", "a GPU", "large steps", "memory ran out in a step", "and in scoring"],
+    ids=[
+        *("a CPU", "halved", "a GPU", "large steps", "memory ran out in a step", "and in scoring"),
+        "in scoring and then in a step",
+    ],
 )
 def test_a_gpu_is_not_left_idle_in_validation(device, of_steps, of_scoring, expected):
     run = trainer._Run(

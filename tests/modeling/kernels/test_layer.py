@@ -20,7 +20,7 @@ from bertfit.modeling.kernels.exchange import (
     lay_out_gradients,
     list_exchanged,
 )
-from bertfit.modeling.kernels.layer import _give, pass_layer
+from bertfit.modeling.kernels.layer import _give, _make_sums, _pass, _Places, pass_layer
 from bertfit.modeling.kernels.parts import find_parts, join, join_projections
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import set_up_packing
@@ -193,13 +193,23 @@ def test_what_is_added_to_a_gradient_does_not_wait():
     _give((work,), *factors, waiting)
     waiting.finish()
     once = master.grad.clone()
-    _give((work,), *factors, waiting)
-    torch.testing.assert_close(master.grad, 2 * once)
-    torch.testing.assert_close(once, factors[0].float().t() @ factors[1].float(), **TOLERANCE)
+    others = draw(5, 16, seed=3), draw(5, 8, seed=4)
+    _give((work,), *others, waiting)
+    added = master.grad - once
+    for found, (of_outputs, inputs) in ((once, factors), (added, others)):
+        torch.testing.assert_close(found, of_outputs.float().t() @ inputs.float(), **TOLERANCE)
 
 
+def test_sums_are_kept_in_float32_where_they_wait_and_where_not():
+    like = torch.empty(1, dtype=torch.bfloat16)
+    for waiting in (None, Backlog(2, 2)):
+        sums = _make_sums(waiting, like, "sums", 2, 3)
+        assert (sums.shape, sums.dtype) == ((2, 3), torch.float32)
+
+
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("kind", [torch.nn.LayerNorm, torch.nn.Linear])
-def test_where_some_vectors_are_not_trained_the_others_get_their_gradients(kind):
+def test_where_some_vectors_are_not_trained_the_others_get_their_gradients(kind, waits):
     layer = first_layer(make_model("bert"))
     pack, hidden = Pack.build(STARTS, DEVICE), draw(14, WIDTH, seed=1).requires_grad_()
     gradient = draw(14, WIDTH, seed=2)
@@ -215,8 +225,10 @@ def test_where_some_vectors_are_not_trained_the_others_get_their_gradients(kind)
     ]
     for master, work in pairs:
         keep_master(work, master)
-    found = pass_layer(hidden, find_parts(layer), pack, trains=True)
-    found.backward(gradient)
+    with working_off(Backlog(1, 1) if waits else None) as waiting:
+        pack = dataclasses.replace(pack, backlog=waiting)
+        found = pass_layer(hidden, find_parts(layer), pack, trains=True)
+        found.backward(gradient)
     masters = {id(work): master for master, work in pairs}
     for work, wanted in zip(layer.parameters(), expected, strict=True):
         if work.requires_grad:
@@ -247,6 +259,17 @@ def test_dropout_is_drawn_by_torchs_generator_and_has_its_gradient():
     assert float((hidden.grad * step).sum()) == pytest.approx(float(slope), rel=2e-2)
 
 
+def test_dropout_is_for_training_and_drops_other_numbers_at_each_place():
+    parts = dataclasses.replace(find_parts(first_layer(make_model("bert"))), rates=(0.1, 0.2, 0.3))
+    hidden, pack = draw(14, WIDTH, seed=1), Pack.build(STARTS, DEVICE)
+    places = _Places.of(pack, 14, only_firsts=False)
+    for trains in (True, False):
+        _, tape = _pass(hidden, parts, places, trains=trains, keeps=False)
+        rates = tuple(dropout.rate for dropout in tape.dropouts)
+        assert rates == (parts.rates if trains else (0.0, 0.0, 0.0))
+        assert len({dropout.which for dropout in tape.dropouts}) == 3
+
+
 def test_joined_projections_are_the_same_weights_and_one_product():
     model = make_model("bert")
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -265,6 +288,14 @@ def test_layers_of_other_kinds_are_left_alone(family):
     assert exchange_layers(make_classifier(family)) == 0
 
 
+class OnGpu(torch.Tensor):
+    is_cuda = True
+
+
+class OnCpu(torch.Tensor):
+    is_cuda = False
+
+
 def test_a_layer_that_is_changed_or_watched_is_computed_as_it_is_written(monkeypatch):
     model = make_model("bert")
     assert exchange_layers(model) == len(model.bert.encoder.layer)
@@ -277,11 +308,12 @@ def test_a_layer_that_is_changed_or_watched_is_computed_as_it_is_written(monkeyp
     pack = Pack.build(STARTS, DEVICE)
     hidden = draw(1, 14, WIDTH)
 
-    class OnGpu(torch.Tensor):
-        is_cuda = True
-
     on_gpu = hidden.as_subclass(OnGpu)
+    layer(on_gpu)  # no pack
     with computing(pack):
+        layer(hidden.as_subclass(OnCpu))
+        layer(on_gpu, output_attentions=True)
+        assert not calls
         layer(on_gpu)
         assert len(calls) == 1
         handle = layer.attention.register_forward_hook(lambda *_: None)
@@ -291,8 +323,6 @@ def test_a_layer_that_is_changed_or_watched_is_computed_as_it_is_written(monkeyp
         layer.intermediate.intermediate_act_fn = torch.nn.ReLU()
         layer(on_gpu)
         assert len(calls) == 1
-    layer(hidden)  # no pack
-    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -308,14 +338,67 @@ def test_only_a_layer_that_scores_without_gradients_is_not_tried_in_training(
         exchange, "find_fault", lambda *_, trains, **__: tried.append(trains) or "wrong"
     )
 
-    class OnGpu(torch.Tensor):
-        is_cuda = True
-
     layer = first_layer(make_model("bert")).train(in_training)
     hidden = draw(1, 14, WIDTH).as_subclass(OnGpu)
     with computing(Pack.build(STARTS, DEVICE)), torch.set_grad_enabled(with_gradients):
         assert exchange.compute_by_kernels(layer, hidden) is None
     assert tried == [expected]
+
+
+@pytest.mark.parametrize("only_firsts", [False, True])
+@pytest.mark.parametrize("in_training", [False, True])
+def test_a_layer_drops_in_training_alone_and_gives_all_tokens_or_the_first_ones(
+    in_training, only_firsts, monkeypatch
+):
+    asked = []
+
+    def compute(hidden, _parts, pack, **options):
+        asked.append(options)
+        return hidden[pack.firsts] if only_firsts else hidden
+
+    monkeypatch.setattr(exchange, "_takes", lambda *_: True)
+    monkeypatch.setattr(exchange, "find_fault", lambda *_, **__: None)
+    monkeypatch.setattr(exchange, "_pass", compute)
+    layer = first_layer(make_model("bert")).train(in_training)
+    hidden = draw(1, 14, WIDTH).as_subclass(OnGpu)
+    with computing(Pack.build(STARTS, DEVICE)):
+        found = exchange.compute_by_kernels(layer, hidden, only_firsts=only_firsts)
+        assert found.shape == ((3, 1, WIDTH) if only_firsts else (1, 14, WIDTH))
+        monkeypatch.setattr(exchange, "_takes", lambda *_: False)
+        assert exchange.compute_by_kernels(layer, hidden, only_firsts=only_firsts) is None
+    assert asked == [{"trains": in_training, "only_firsts": only_firsts}]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_taken"),
+    [
+        (lambda hidden: hidden, True),
+        (lambda hidden: hidden.as_subclass(OnGpu), False),
+        (lambda hidden: hidden.float(), False),
+        (lambda hidden: hidden.mT.contiguous().mT, False),
+    ],
+    ids=["as it is", "a subclass", "float32", "transposed"],
+)
+def test_kernels_take_plain_tensors_of_bfloat16(change, is_taken, monkeypatch):
+    monkeypatch.setattr(exchange, "find_kernel_obstacle", lambda _device: None)
+    model = make_model("bert")
+    hidden = change(draw(1, 14, WIDTH).bfloat16())
+    exact, rounded = (
+        find_parts(first_layer(of)) for of in (model.float(), copy.deepcopy(model).bfloat16())
+    )
+    assert exchange._takes(hidden, rounded) == is_taken
+    assert not exchange._takes(hidden, exact)
+    monkeypatch.setattr(exchange, "find_kernel_obstacle", lambda _device: "none here")
+    assert not exchange._takes(hidden, rounded)
+
+
+def test_a_model_is_tried_as_it_will_be_trained(monkeypatch):
+    tried = []
+    monkeypatch.setattr(exchange, "find_fault", lambda *_, **of: tried.append(of) or "wrong")
+    assert exchange.find_kernel_fault(make_model("bert"), device=DEVICE) == "wrong"
+    assert tried == [{"device": DEVICE, "dtype": torch.bfloat16, "trains": True}]
+    fault = exchange.find_kernel_fault(make_classifier("albert"), device=DEVICE)
+    assert fault == "its layers are not of a kind that the kernels know"
 
 
 def test_on_a_cpu_nothing_is_exchanged():
