@@ -29,11 +29,13 @@ from bertfit.modeling.backlog import Product, multiply, multiply_together
 from bertfit.modeling.kernels.attention import Spans, States, attend, attend_backward
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
+    Fold,
     Sums,
     activate,
     activate_backward,
     add_and_norm,
     add_and_norm_backward,
+    fold_together,
 )
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.tokenizer_files import fast_tokenizer
@@ -122,7 +124,9 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
     norm = torch.nn.LayerNorm(WIDTH, device=device, dtype=torch.bfloat16)
     dropout = Dropout(RATE, torch.tensor([7], device=device), 0)
     sums = Sums.make(6 * WIDTH + INNER, num_rows, device)
-    row = torch.empty(6 * WIDTH + INNER, device=device)
+    row = torch.empty(9 * WIDTH + INNER, device=device)
+    of_states = torch.zeros(len(sums.partials), WIDTH, device=device)
+    fold = Fold(row, sums.partials, of_states, of_states)
     with torch.no_grad():
         _, kept = add_and_norm(hidden, residual, norm, dropout, keeps=True)
         works: dict[str, Callable[[], object]] = {
@@ -132,7 +136,7 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
             ),
             "gelu": lambda: activate(inner),
             "gelu_backward": lambda: activate_backward(of_inner, inner, sums, at=0),
-            "fold": lambda: sums.fold(row, adds=False),
+            "fold": lambda: fold_together([fold]),
         }
         return {name: replay(work) for name, work in works.items()}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertfit.errors import TrainingError
+from bertfit.errors import ModelError, TrainingError
 from bertfit.modeling import backlog
 from bertfit.modeling.backlog import Backlog, Product, start_backlog, working_off
 from bertfit.modeling.gradients import (
@@ -18,6 +18,7 @@ from bertfit.modeling.gradients import (
     lay_out_rooms,
     lie_with_masters,
 )
+from bertfit.modeling.kernels import launching
 from bertfit.modeling.kernels.elementwise import Fold
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
 
@@ -246,6 +247,26 @@ def test_a_pass_that_fails_is_joined_too(log):
         assert nothing is None
 
 
+def test_what_made_a_pass_fail_is_told_not_that_it_cannot_be_joined(log):
+    """In a recording that has failed, waiting fails, too."""
+
+    class Broken(FakeStream):
+        def wait_stream(self, other):
+            super().wait_stream(other)
+            if other.name == "side":
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    def fail_in_embeddings(stream):
+        with working_off(Backlog(1, 2, stream=stream)) as waiting:
+            waiting.end_layer()
+            raise RuntimeError("the cause")
+
+    torch.cuda.current_stream(CPU).__class__ = Broken
+    with pytest.raises(RuntimeError, match="the cause"):
+        fail_in_embeddings(FakeStream("side", log))
+    assert log[-1] == "main waits for side"
+
+
 def test_products_of_other_shapes_wait_beside_each_other():
     waiting, like = Backlog(2, 9), torch.empty(TOKENS, 1)
     wide = [torch.empty(INPUTS, OUTPUTS) for _ in range(2)]
@@ -326,8 +347,16 @@ def try_it():
     return backlog.is_sound.__wrapped__(CPU, width=16, num_columns=48)
 
 
+class CompilationError(Exception):
+    """As Triton's, which is no RuntimeError."""
+
+
+def fail_to_compile(_folds):
+    raise CompilationError("no such instruction")
+
+
 @pytest.mark.parametrize("name", ["multiply_together", "fold_together"])
-@pytest.mark.parametrize("broken", [write_nothing, fail])
+@pytest.mark.parametrize("broken", [write_nothing, fail, fail_to_compile])
 def test_what_fails_or_is_wrong_is_found_before_it_is_used(name, broken, monkeypatch):
     monkeypatch.setattr(backlog, "fold_together", add_up)
     assert try_it()
@@ -344,6 +373,20 @@ def test_the_kernel_that_sums_is_right():
 def test_sums_of_the_first_layer_alone_are_not_enough(num_right, monkeypatch):
     monkeypatch.setattr(backlog, "fold_together", lambda folds: add_up(folds[:num_right]))
     assert not try_it()
+
+
+def test_a_trial_after_which_the_gpu_does_nothing_more_ends_the_training(monkeypatch):
+    """A kernel that read wrong memory is heard of where its results are read."""
+
+    def read(*_):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    monkeypatch.setattr(backlog, "fold_together", add_up)
+    monkeypatch.setattr(backlog, "_is_close", read)
+    assert not try_it()
+    monkeypatch.setattr(launching, "_still_works", lambda _device: False)
+    with pytest.raises(ModelError, match="unusable for this process"):
+        try_it()
 
 
 def test_sums_of_the_first_rows_alone_are_not_enough(monkeypatch):

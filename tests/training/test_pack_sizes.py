@@ -114,6 +114,18 @@ def test_a_size_is_added_once_the_padding_is_worth_it():
     assert run.take(*[64] * 13) == taken[-1]
 
 
+def test_a_size_for_first_packs_does_not_put_off_one_for_later_ones():
+    run = Run()
+    for is_first in (True, False):
+        run.take(*[128] * 15, 100, is_first=is_first)
+    needed = [0, 0]
+    for number in range(60):
+        for at, is_first in enumerate((True, False)):
+            if run.take(*[64] * 13, is_first=is_first)[0] == 896 and not needed[at]:
+                needed[at] = number
+    assert needed[0] == needed[1] > 0
+
+
 def test_padding_of_later_packs_adds_no_size_for_first_ones():
     run = Run()
     later, first = (run.take(*[128] * 15, 100, is_first=is_first) for is_first in (False, True))

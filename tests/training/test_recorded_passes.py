@@ -469,7 +469,7 @@ def test_where_recording_fails_earlier_records_are_not_played_any_more(taking):
     assert [take_alone(60, 50, 40) for _ in range(2)] == [256] * 2
     assert not recorded.plan.is_on
     calls = count_calls(recorded._model)
-    assert take_alone(20, 10) == 128
+    assert take_alone(20, 10) == 30
     assert len(calls) == 1
 
 
@@ -489,7 +489,8 @@ def test_where_nothing_is_recorded_any_more_nothing_is_filled_to_a_larger_size(t
     recorded, _, take_alone = taking
     assert [take_alone(60, 50, 40), take_alone(60, 50, 40)] == [256, 256]
     assert recorded.forget()
-    assert [take_alone(60, 50, 40), take_alone(20, 10)] == [256, 128]
+    assert [take_alone(60, 50, 40), take_alone(20, 10)] == [150, 30]
+    assert not recorded._places
 
 
 def test_sizes_that_took_too_much_memory_are_not_filled_to_again(taking):

@@ -87,6 +87,15 @@ def test_wrong_weights_are_found(monkeypatch, of, name, wrong):
     assert find().startswith("they were tried here, and differ from torch's AdamW (by ")
 
 
+def test_weights_that_are_no_numbers_are_told_as_far_apart(monkeypatch):
+    def lose(_right, self, _rate, **_more):
+        for weight, _ in self._pairs:
+            weight.fill_(float("nan"))
+
+    change(monkeypatch, TritonAdamW, "step", lose)
+    assert "(by inf of what it changes)" in find(width=None)
+
+
 def test_copies_that_are_not_written_are_found(monkeypatch):
     monkeypatch.setattr(GpuEmbeddingRows, "_has_copies", False)
     assert find() == "they were tried here, and do not write bfloat16 copies as they should"

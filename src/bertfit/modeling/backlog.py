@@ -22,9 +22,10 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from bertfit.errors import TrainingError, is_out_of_memory
+from bertfit.errors import TrainingError
 from bertfit.modeling.graphs import GraphRecorder, Recorder
 from bertfit.modeling.kernels.elementwise import Fold, fold_together
+from bertfit.modeling.kernels.launching import name_failure
 
 _TRIED = 3
 """Layers of the trial."""
@@ -157,9 +158,11 @@ def working_off(backlog: Backlog | None) -> Iterator[Backlog | None]:
         yield backlog
         if backlog is not None:
             backlog.finish()
-    finally:
+    except BaseException:
         if backlog is not None:
-            backlog.join()
+            with contextlib.suppress(RuntimeError):  # what failed first says more
+                backlog.join()
+        raise
 
 
 def start_backlog(
@@ -202,6 +205,7 @@ def is_sound(device: torch.device, *, width: int, num_columns: int) -> bool:
 
     Raises:
         RuntimeError: Memory ran out.
+        ModelError: The kernels made the GPU unusable for this process.
         TrainingError: Recording failed, and CUDA cannot recover.
     """
     generator = torch.Generator().manual_seed(0)
@@ -217,18 +221,17 @@ def is_sound(device: torch.device, *, width: int, num_columns: int) -> bool:
     folds = [Fold(*tensors) for tensors in zip(sums, *partials, strict=True)]
     try:
         _work_off_again(products, folds, device)
+        expected = factors[0].double().mT @ factors[1].double()
+        of_others, of_queries, of_values = (each.double().sum(dim=1) for each in partials)
+        expected_sums = torch.cat(
+            [of_queries, torch.zeros_like(of_queries), of_values, of_others], dim=1
+        )
+        return _is_close(gradients, expected) and _is_close(sums, expected_sums)
     except TrainingError:
         raise
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
+    except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
+        name_failure(error, device)  # raises if memory ran out, or the GPU is unusable
         return False
-    expected = factors[0].double().mT @ factors[1].double()
-    of_others, of_queries, of_values = (each.double().sum(dim=1) for each in partials)
-    expected_sums = torch.cat(
-        [of_queries, torch.zeros_like(of_queries), of_values, of_others], dim=1
-    )
-    return _is_close(gradients, expected) and _is_close(sums, expected_sums)
 
 
 def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -255,7 +258,13 @@ def _start_recorder(device: torch.device) -> tuple[Recorder | None, torch.cuda.S
     """Return what records on a GPU, and a stream beside its own."""
     if device.type != "cuda":
         return None, None
-    return GraphRecorder(device), torch.cuda.Stream(device)
+    return GraphRecorder(device), find_stream_beside(device)
+
+
+@functools.lru_cache
+def find_stream_beside(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream beside others: torch keeps a workspace for each that was used."""
+    return torch.cuda.Stream(device)
 
 
 def _work_off(

@@ -27,7 +27,7 @@ from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.elementwise import activate
 from bertfit.modeling.kernels.layer import pass_layer
 from bertfit.modeling.kernels.parts import Parts, find_parts, join_projections
-from bertfit.modeling.kernels.trial import drop_nothing
+from bertfit.modeling.kernels.trial import drop_hardly
 from bertfit.modeling.pack import Pack
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows, sort_by_id
 from bertfit.training.optimization import Pair
@@ -86,7 +86,7 @@ def _run_beside(works: list[Callable[[], None]]) -> None:
 
 def _compile_layers(parts: Parts, *, longest: int, only_firsts: bool) -> None:
     """Compile the kernels of a layer, and those of its trial: attention is compiled for a rate."""
-    for each in dict.fromkeys((parts, drop_nothing(parts))):
+    for each in dict.fromkeys((parts, drop_hardly(parts))):
         _compile_layer(each, longest=longest, only_firsts=only_firsts)
 
 

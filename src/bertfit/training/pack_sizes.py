@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from bertfit.data.batching import Pack
 
 TOKENS_STEP, ROWS_STEP = 128, 8
-"""A size's numbers are multiples of these: a GPU's matmuls and attention use tiles of 128 tokens,
-and rows cost something only in the head. The step is 256 above 8,192 tokens and 512 above 16,384,
-to limit the sizes."""
+"""A size's tokens are a multiple of the first, its rows of the second if it has padding: a GPU's
+matmuls and attention use tiles of 128 tokens, and rows cost something only in the head. The step is
+256 above 8,192 tokens and 512 above 16,384, to limit the sizes."""
 _STEPS_DOUBLE_AT = (8_192, 16_384)
 _WORTH = 2**25
 """Tokens of padding that are worth a recording, times the tokens of the size: 16,384 of them for a
@@ -101,7 +101,7 @@ class PackSizes:
         best = max(smaller, key=lambda size: self._wasted[size])
         if self._wasted[best] * best.num_tokens <= _WORTH:
             return chosen
-        for size in [size for size in self._wasted if size < chosen]:
+        for size in [size for size in self._wasted if size < chosen and size.is_like(best)]:
             del self._wasted[size]  # from now on, less is wasted
         return best
 

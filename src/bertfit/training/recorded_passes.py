@@ -28,7 +28,7 @@ from torch.nn.functional import cross_entropy
 from bertfit.data.batching import fill_pack
 from bertfit.errors import TrainingError
 from bertfit.modeling import pack as packs
-from bertfit.modeling.backlog import is_sound, start_backlog, working_off
+from bertfit.modeling.backlog import find_stream_beside, is_sound, start_backlog, working_off
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.forward import compute_logits_of_pack
@@ -58,7 +58,7 @@ _MOST_WAITING, _MOST_WAITING_OF_LARGE = 2**24, 2**26
 """On the same GPUs, how many weight gradients wait (`backlog.start_backlog`): for BERT-base, 0.3
 and 1.2 GB, and up to 0.2 GB of partial sums."""
 _MOST_SIZES = 128
-"""Packs of further sizes run eagerly."""
+"""Packs that none of them takes then run eagerly."""
 _ALIGNMENT = 16
 """Bytes: the input tensors start at multiples of it, as Triton's kernels are compiled for."""
 
@@ -176,7 +176,7 @@ class RecordedPasses:
         self._most_waiting = _MOST_WAITING_OF_LARGE if is_large else _MOST_WAITING
         self._num_layers = _lay_out_layers(model, precision)
         on_gpu = precision.device.type == "cuda"
-        self._beside = torch.cuda.Stream(precision.device) if self._num_layers and on_gpu else None
+        self._beside = find_stream_beside(precision.device) if self._num_layers and on_gpu else None
         self.seconds = 0.0
         """Time spent recording so far, replays not included."""
 
@@ -210,7 +210,7 @@ class RecordedPasses:
             self._recorder.run(work)
         else:
             place.replay()
-        if is_small and len(self._places) < _MOST_SIZES:
+        if is_small and self.plan.is_on and len(self._places) < _MOST_SIZES:
             self._places[size] = place  # not earlier: only what ran to its end may be recorded
         for (master, _), gradient in zip(self._pairs, self._gradients, strict=True):
             master.grad = gradient
@@ -229,11 +229,10 @@ class RecordedPasses:
 
     def _choose_size(self, pack: Pack, *, is_small: bool) -> PackSize:
         is_first = all(master.grad is None for master, _ in self._pairs)
-        if not is_small:
+        if not (is_small and self.plan.is_on):  # padding would save nothing
             return PackSize.of(pack, is_first=is_first)
-        known = self._places if self.plan.is_on else ()  # else padding saves nothing
         may_add = len(self._places) < _MOST_SIZES
-        return self._sizes.choose(pack, is_first=is_first, known=known, may_add=may_add)
+        return self._sizes.choose(pack, is_first=is_first, known=self._places, may_add=may_add)
 
     def _write(self, filled: Pack, label_ids: np.ndarray, num_rows: int, place: _Place) -> None:
         """Copy a pack into the tensors that the passes read."""

@@ -78,7 +78,7 @@ def _try(device: torch.device, *, has_copies: bool, width: int | None) -> str | 
         apart.append(float((master - wanted).norm() / (wanted - before).norm()))
         copies_apart.append(float((work.float() - master).norm() / master.norm()))
     if not all(ratio <= _MOST_APART for ratio in apart):  # also if one is not a number
-        largest = max(apart)
+        largest = max(ratio if math.isfinite(ratio) else math.inf for ratio in apart)
         return f"{_TRIED}, and differ from torch's AdamW (by {largest:.2g} of what it changes)"
     if not all(ratio <= _ROUNDING for ratio in copies_apart):
         return f"{_TRIED}, and do not write bfloat16 copies as they should"

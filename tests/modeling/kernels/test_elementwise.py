@@ -48,10 +48,16 @@ def make_sums(num_columns, *, poison=True):
     return sums
 
 
-def fold(sums):
-    row = poisoned(sums.partials.shape[1])
-    sums.fold(row, adds=False)
-    return row
+def fold(sums, *, there=None):
+    """Return the sums of the columns, next to those of queries and values."""
+    row = poisoned(3 * 16 + sums.partials.shape[1])
+    if there is not None:
+        row = torch.cat([torch.zeros(3 * 16, device=DEVICE), there])
+    of_states = torch.ones(2, 16, device=DEVICE)
+    fold_together([Fold(row, sums.partials, of_states, of_states)], adds=there is not None)
+    states, of_others = row.split([3 * 16, sums.partials.shape[1]])
+    assert states.view(3, 16).unique(dim=1).flatten().tolist() == [2.0, 0.0, 2.0]
+    return of_others
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -161,8 +167,7 @@ def test_sums_are_added_to_what_is_there_where_that_is_asked_for():
     sums.partials.copy_(draw(*sums.partials.shape, seed=1))
     there = draw(70, seed=2)
     expected = there + sums.partials.sum(dim=0)
-    sums.fold(there, adds=True)
-    torch.testing.assert_close(there, expected, **TOLERANCE)
+    torch.testing.assert_close(fold(sums, there=there), expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,14 @@ def test_a_layer_that_is_only_to_score_is_not_tried_in_training(monkeypatch):
     assert "they fail here" in find(layer)  # what was found in scoring does not hold for training
 
 
-def test_the_code_for_dropout_is_tried_where_it_will_run_and_drops_nothing(monkeypatch):
+def test_what_was_right_in_training_is_not_tried_again_to_score(monkeypatch):
+    layer = make_layer("bert")
+    assert find(layer) is None
+    monkeypatch.setattr(trial, "pass_layer", None)
+    assert find(layer, trains=False) is None
+
+
+def test_the_code_for_dropout_is_tried_where_it_will_run_and_drops_hardly_a_number(monkeypatch):
     tried = []
 
     def fail(_hidden, parts, *_, **__):

@@ -29,8 +29,6 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     """Number of pipeline stages of a loop."""
-    registers: int | None = None
-    """Maximum registers per thread; None leaves it to the compiler."""
 
 
 class Tiles(NamedTuple):
@@ -238,7 +236,6 @@ def _describe(states: States, dropout: Dropout, tile: Tile) -> dict[str, Any]:
     for state in states:
         assert state.stride()[1:] == (size, 1), "numbers of a token follow each other"
     assert key.stride(0) == value.stride(0), "keys and values lie alike"
-    limit = {} if tile.registers is None else {"maxnreg": tile.registers}
     return {
         "SCALE": size**-0.5 * _TO_BASE_2,
         "QUERY_ROW": query.stride(0),
@@ -251,7 +248,6 @@ def _describe(states: States, dropout: Dropout, tile: Tile) -> dict[str, Any]:
         "THRESHOLD": round(dropout.rate * 2**32),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
-        **limit,
     }
 
 

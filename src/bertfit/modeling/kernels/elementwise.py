@@ -71,11 +71,6 @@ class Sums:
             return cls(allocate(*shape))
         return cls(torch.empty(*shape, dtype=torch.float32, device=device))
 
-    def fold(self, output: torch.Tensor, *, adds: bool) -> None:
-        """Write the sums to `output`, (C,) float32, or add them to its content."""
-        nothing = self.partials[:, :0]
-        fold_together([Fold(output, self.partials, nothing, nothing)], adds=adds)
-
 
 class Fold(NamedTuple):
     """Sums over rows of partial sums, still to be computed, and where they go.

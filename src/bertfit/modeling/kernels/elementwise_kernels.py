@@ -235,7 +235,7 @@ def fold(
 
     The output has WIDTH sums of queries, as many zeros for the keys, WIDTH sums of values, and
     COLUMNS sums of the other partials. The second axis of programs are layers, whose tensors are so
-    many numbers apart: 0 or multiples of 16, so that four numbers are read at once.
+    many numbers apart. If these are 0 or multiples of 16, four numbers are read at once.
     """
     layer = tl.program_id(1).to(tl.int64)
     partials += layer * to_partials

@@ -167,7 +167,7 @@ def _go_back(
         after_outer,
         sums,
         at=3 * width + inner_width,
-        of_hidden=room("outer", width),
+        of_hidden=room("outer", width) if after_outer.rate else None,
     )
     # Without dropout both are one tensor, and `of_normed` is added to.
     waits = backlog if of_fed is not of_normed else None
@@ -184,7 +184,7 @@ def _go_back(
     of_asking, of_dense = add_and_norm_backward(
         *(of_normed, tape.of_output, parts.output_norm.weight, after_output, sums),
         at=0,
-        of_hidden=room("output", width),
+        of_hidden=room("output", width) if after_output.rate else None,
     )
     waits = backlog if of_dense is not of_asking else None
     output = _give((parts.output.weight,), of_dense, tape.attended.output.flatten(1), waits)

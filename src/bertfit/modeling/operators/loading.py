@@ -121,7 +121,7 @@ def load_operators(*, build: bool) -> Plan:
 
 
 def forget_operators() -> None:
-    """Disable the operators in this process until they are loaded again."""
+    """Disable the operators in this process until they are loaded again: to compare with it."""
     _state.loaded = _state.failure = None
 
 
