@@ -209,6 +209,17 @@ def test_an_unknown_key_in_set_is_refused():
     assert error_of(assignments=("zzz=1",)) == "--set: there is no setting 'zzz'."
 
 
+def test_all_unknown_settings_are_told():
+    assert error_of(assignments=("epoch=3", "sed=1")).splitlines() == [
+        "--set: there is no setting 'epoch'. Did you mean 'epochs'?",
+        "--set: there is no setting 'sed'. Did you mean 'seed'?",
+    ]
+
+
+def test_what_is_no_path_of_a_file_of_settings_is_refused():
+    assert error_of(config_file=5) == "config_file: expected a path, got int"
+
+
 def test_an_unknown_recipe_names_the_near_one():
     assert error_of(recipe="notebok") == (
         "expected a recipe of default, notebook, got 'notebok'. Did you mean 'notebook'?"

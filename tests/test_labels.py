@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bertfit.labels import (
     encode_labels,
     find_alike,
+    find_joined,
     guess_label,
     match_spelling,
     normalize_label,
@@ -212,3 +213,15 @@ def test_the_id_of_a_label_is_its_place():
 def test_a_label_without_a_name_is_an_error():
     with pytest.raises(KeyError, match="other"):
         encode_labels(["other"], ["neg", "pos"])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a|b", "c", "a|b,c"], ["a|b,c"]),
+        (["a", "b;c", "a,b;c", "b", "c"], ["a,b;c", "b;c"]),
+        (["a", "a|b"], []),
+    ],
+)
+def test_labels_joined_by_any_sign_are_found(names, expected):
+    assert find_joined(names) == expected

@@ -526,6 +526,18 @@ def test_several_leftovers_are_kept_under_names_of_their_own(tmp_path):
     assert second.endswith(f" '{output}.unfinished-3'")
 
 
+def test_what_holds_nothing_to_keep_takes_no_name(tmp_path):
+    output = tmp_path / "run"
+    for has_model in (False, True):
+        staging = stage_run(output, overwrite=False)
+        if has_model:
+            write_model(staging.folder)
+        kill(staging)
+    told = "\n".join(notes_on(output))
+    assert f"{output}.unfinished" in told
+    assert f"{output}.unfinished-2" not in told
+
+
 def test_what_a_kill_left_of_a_run_in_an_empty_folder_is_told(tmp_path):
     (tmp_path / "run").mkdir()
     staging = stage_run(tmp_path / "run", overwrite=False)

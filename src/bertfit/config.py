@@ -198,7 +198,7 @@ def resolve_settings(
     given = {name: value for name, value in (options or {}).items() if value is not None}
     layers = [(f"recipe {recipe}", dict(RECIPES[recipe]))]
     if config_file is not None:
-        path = Path(config_file)
+        path = as_path(config_file, "config_file")
         layers.append((f"file {path.name}", _read_toml(path)))
     layers.append(("--set", _parse_assignments(assignments or ())))
     layers.append((options_origin, given))
@@ -295,12 +295,10 @@ def split_names(names: object) -> tuple[str, ...]:
 
 def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
     known = setting_names()
-    for name in layer:
-        if name not in known:
-            raise ConfigError(
-                f"{origin}: there is no setting {name!r}.{did_you_mean(name, known)}",
-                hint="bertfit settings lists them all.",
-            )
+    unknown = [name for name in layer if name not in known]
+    told = [f"{origin}: there is no setting {n!r}.{did_you_mean(n, known)}" for n in unknown]
+    if unknown:
+        raise ConfigError("\n".join(told), hint="bertfit settings lists them all.")
 
 
 def _place_problems(

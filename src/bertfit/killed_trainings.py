@@ -68,7 +68,8 @@ def tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
         for folder in find_leftovers(output.parent, f".{output.name}.{kind}-"):
             leftover = look_at(folder, output)
             takes_place = is_free and leftover.is_run
-            told.append(leftover.tell(output if takes_place else next(free_names)))
+            needs_name = leftover.content is not None and not takes_place
+            told.append(leftover.tell(next(free_names) if needs_name else output))
             is_free = is_free and not takes_place
     return told
 

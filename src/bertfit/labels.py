@@ -188,13 +188,13 @@ def find_joined(label_names: Iterable[str]) -> list[str]:
         ['joy,anger', 'joy; anger']
     """
     names = set(label_names)
-    parts = {
-        name: [part.strip() for part in name.split(sign)]
+    joined = {
+        name
         for name in names
         for sign in (",", ";", "|")
-        if sign in name
+        if sign in name and names.issuperset(part.strip() for part in name.split(sign))
     }
-    return sorted(name for name, of_name in parts.items() if names.issuperset(of_name))
+    return sorted(joined)
 
 
 def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int]:

@@ -139,10 +139,7 @@ def test_a_bad_json_line_is_a_fault(tmp_path, line, message):
         ),
         (
             '"good" ,pos',
-            (
-                "the row is not CSV: ',' expected after '\"'; quotes inside a quoted text must be "
-                "doubled"
-            ),
+            ("text follows a closing quote; quotes inside a quoted text must be doubled"),
         ),
         ("go\rod,pos", "a bare carriage return stands outside quotes; re-save the file with LF"),
         ("go\0od,pos", "NUL byte at offset 2 of the line; the file is not plain text"),
@@ -175,8 +172,8 @@ def test_an_unclosed_quote_in_the_last_row_spoils_that_alone(tmp_path):
         (
             'lost,neg\n"fine",pos\nfine,neg\n',
             (
-                "the row is not CSV: ',' expected after '\"'; quotes inside a quoted text must be "
-                "doubled; the row goes on over the next 2 lines"
+                "text follows a closing quote; quotes inside a quoted text must be doubled; "
+                "the row goes on over the next 2 lines"
             ),
         ),
     ],

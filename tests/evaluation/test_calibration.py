@@ -229,6 +229,21 @@ def test_chance_explains_more_if_rows_of_a_group_are_right_or_wrong_together() -
     assert of_groups < 0.1 < of_rows
 
 
+def test_chance_explains_as_much_if_all_rows_of_a_group_have_one_confidence() -> None:
+    """A bin then has few groups, whose rows are right or wrong together."""
+    groups, alarms = np.repeat(np.arange(30), 20), []
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        positive = random.uniform(0.5, 1.0, size=30)[groups]
+        latent = np.sqrt(0.3) * random.normal(size=30)[groups]
+        latent += np.sqrt(0.7) * random.normal(size=600)
+        label_ids = (norm.cdf(latent) < positive).astype(int)
+        probabilities = np.stack([1 - positive, positive], axis=1)
+        scores = score_calibration(probabilities, label_ids, groups=groups)
+        alarms.append(scores.ece > scores.ece_noise)
+    assert np.mean(alarms) < 0.2
+
+
 def test_rows_that_are_their_own_groups_change_nothing() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet([1, 1], size=50)

@@ -257,7 +257,8 @@ def _check_not_empty(part: _Part) -> None:
     if part.dataset is None or len(part.dataset):
         return
     num_faults = len(part.row_faults)
-    message = f"no row can be used: all {num_faults:,} have faults" if num_faults else "has no rows"
+    have = "its only one has a fault" if num_faults == 1 else f"all {num_faults:,} have faults"
+    message = f"no row can be used: {have}" if num_faults else "has no rows"
     part.source_faults.append(Fault(part.source, None, message))
 
 

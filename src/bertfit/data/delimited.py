@@ -157,6 +157,8 @@ def _explain(error: csv.Error) -> str:
         return "a quote is opened in this row and never closed"
     if "new-line character" in str(error):
         return "a bare carriage return stands outside quotes; re-save the file with LF line ends"
+    if "expected after" in str(error):  # the module's own quotes would be taken for data
+        return "text follows a closing quote; quotes inside a quoted text must be doubled"
     return f"the row is not CSV: {error}; quotes inside a quoted text must be doubled"
 
 

@@ -146,8 +146,9 @@ def _describe_imbalance(profile: PartProfile, counts: Counter[str]) -> Iterator[
         count=num_most,
         num_rows=num_rows,
         message=(
-            f"Labels are unbalanced: {most!r} has {format_share(num_most, num_rows)} of the rows "
-            f"({num_most:,}), {least!r} has {format_share(num_least, num_rows)} ({num_least:,})."
+            f"Labels are unbalanced: {shorten_name(most)!r} has "
+            f"{format_share(num_most, num_rows)} of the rows ({num_most:,}), "
+            f"{shorten_name(least)!r} has {format_share(num_least, num_rows)} ({num_least:,})."
         ),
         examples=_show_label_rows(profile, [least]),
         advice="Judge by macro F1 and by each class, not by accuracy; add rows of rare labels.",

@@ -373,7 +373,7 @@ def _choose_rows(
         return np.arange(num_rows)
     shuffled = np.random.default_rng(seed).permutation(num_rows)
     turn = np.empty(num_rows)  # rank within the class, as a share of the class
-    for label_id in np.unique(label_ids):
-        members = shuffled[label_ids[shuffled] == label_id]
-        turn[members] = np.arange(len(members)) / len(members)
+    by_label = shuffled[np.argsort(label_ids[shuffled], kind="stable")]
+    for members in np.split(by_label, np.cumsum(np.bincount(label_ids))[:-1]):
+        turn[members] = np.arange(len(members)) / max(len(members), 1)
     return np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")][:max_rows])

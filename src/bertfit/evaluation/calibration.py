@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.evaluation.interval import Interval, allow_for_mistakes, cut, stretch
+from bertfit.evaluation.interval import (
+    Interval,
+    allow_for_mistakes,
+    cut,
+    intervals_to_json,
+    stretch,
+)
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes, weigh_mistakes
@@ -61,7 +67,7 @@ class ConfidenceScores:
         return {
             **asdict(self.calibration),
             "aurc": self.aurc,
-            "intervals": {name: asdict(interval) for name, interval in self.intervals.items()},
+            "intervals": intervals_to_json(self.intervals),
             "uncalibrated": asdict(self.uncalibrated) if self.uncalibrated else None,
         }
 
@@ -270,13 +276,13 @@ def _draw_noise_of_groups(
 ) -> float:
     """Return the same if the rows of a group are right or wrong together, as far as they are here.
 
-    The gaps (n,) of each group, less what is common to a bin, get a random sign in each draw.
+    The gaps (n,) of each group get a random sign in each draw: their mean is 0 if the model is
+    calibrated. Less the mean of their bin, they would vary too little where it has few groups.
 
     Source:
         Cameron, Gelbach & Miller 2008, "Bootstrap-based improvements for inference with clustered
         errors", section 3 (the wild cluster bootstrap).
     """
-    gaps = gaps - (np.bincount(bins, weights=gaps) / np.maximum(np.bincount(bins), 1))[bins]
     num_units, num_bins = int(units.max()) + 1, int(bins.max()) + 1
     cells = np.bincount(units * num_bins + bins, weights=gaps, minlength=num_units * num_bins)
     signs = rng.choice([-1.0, 1.0], (_NUM_NOISE_DRAWS, num_units))

@@ -124,8 +124,9 @@ def find_f1_gains(
 
     F1 of a class is 2 hits / size, where size counts its rows and its answers. Its difference is
     then exactly (2 (hits of A - hits of B) - F1 (answers of A - answers of B)) / size, with F1 and
-    size halfway between A and B: a sum over rows. The average row is one that A answers rightly and
-    B by another class, the mean over rows and classes.
+    size halfway between A and B: a sum over rows. The mean is over the classes of both models, so
+    the sum is not exact if only one of them answers a class without rows. The average row is one
+    that A answers rightly and B by another class, the mean over rows and classes.
     """
     num_labels = 1 + max(int(ids.max()) for ids in (*predicted_ids, label_ids))
     ones = np.ones(len(label_ids), dtype=np.int64)

@@ -87,6 +87,8 @@ def draw_counts(
 def percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:
     """Return the central interval of the resampled values, ignoring NaN."""
     values = values[~np.isnan(values)]
+    if not len(values):  # a few resamples may all have one class alone
+        return Interval(0.0, 1.0)
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 

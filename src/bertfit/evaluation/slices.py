@@ -279,7 +279,7 @@ def _show(number: float, num_digits: int) -> str:
     """Format a number briefly; numbers of four digits, which may be years, have no comma."""
     if not float(number).is_integer() or abs(number) >= _LEAST_SHORTENED:
         return f"{number:.{num_digits}g}"
-    return f"{number:.0f}" if abs(number) < 10_000 else f"{number:,.0f}"
+    return f"{number:z.0f}" if abs(number) < 10_000 else f"{number:,.0f}"
 
 
 def _find_members(column: Sequence[str | None]) -> dict[str, NDArray[np.int64]]:
