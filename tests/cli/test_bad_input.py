@@ -831,6 +831,8 @@ CASES = [
             text("t.csv", "text,label\ngood,pos\nbad,transfer_fee_charged\n"),
         ),
     ),
+    Case("standard input beside a text", "predict tiny - hello", 2, "or - for standard input"),
+    Case("standard input beside a file", "predict tiny - --file good.csv", 2, "but not both", good),
 ]
 
 

@@ -57,7 +57,9 @@ def test_without_a_test_set_the_best_baseline_is_named_at_the_end(
     told = call("train", data, "--model", tiny_model_dir, "--epochs", "1", "--output", run)
     best = json.loads((run / "baselines.json").read_text(encoding="utf-8"))["best"]
     shown = " ".join(told.split())
-    assert "On the validation rows the model classifies " in shown
+    (share,) = re.findall(r"On the validation rows.* the model classifies ([\d.]+ %)", shown)
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert f"| this model | {share} |" in card
     assert f", and the best baseline, {best}, " in shown
     assert "--test FILE scores new rows. The run is in " in shown
 

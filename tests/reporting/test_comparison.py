@@ -60,7 +60,7 @@ def test_rows_with_their_texts_fit(text: str) -> None:
     row = {"line": 123_456, "label": text, "confidence": 0.9, "text": text}
     tables = (
         error_table([{**row, "predicted": text}]),
-        suspect_table([{**row, "suggested_label": text}]),
+        suspect_table([{**row, "suggested_label": text, "looks_wrong": True}]),
         disagreement_table(
             [
                 {
@@ -95,8 +95,17 @@ def test_answers_that_differ_are_shown_differently() -> None:
     assert "is ge…spare…card; A ge…spare…card (0.500), B ge…virtu…card (" in shown
     shown = render(error_table([{**row, "predicted": virtual}]))
     assert "is getting…spare_new_card, predicted getti…virtual_new_card (" in shown
-    shown = render(suspect_table([{**row, "suggested_label": virtual}]))
+    shown = render(suspect_table([{**row, "suggested_label": virtual, "looks_wrong": True}]))
     assert "getting_a…spare_new_card → getting…virtual_new_card?" in shown
+
+
+def test_labels_that_are_merely_predicted_differently_are_not_said_to_look_wrong() -> None:
+    row = {"line": 1, "label": "x", "suggested_label": "y", "confidence": 0.9, "text": "t"}
+    rows = [{**row, "looks_wrong": looks_wrong} for looks_wrong in (True, True, False, False)]
+    shown = [line.split(",")[0] for line in render(suspect_table(rows)).splitlines()]
+    assert [at for at, line in enumerate(shown) if line == "Labels that look wrong"] == [0]
+    assert [at for at, line in enumerate(shown) if line == "Merely predicted differently"] == [5]
+    assert "look wrong" not in render(suspect_table(rows[2:]))
 
 
 def test_slices_that_differ_are_shown_differently() -> None:

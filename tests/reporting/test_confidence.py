@@ -55,7 +55,7 @@ def test_what_to_expect_has_its_interval_and_number_of_rows():
     assert describe_expectation(0.9, expect(curve, 0.9)) == (
         "Texts with a confidence below 0.9 get no label. On 100 validation rows that left 80.0 % "
         "with a label, of which 95.0 % were right (95 % interval 87.7 to 98.6 if rows are "
-        "independent). The same rows chose the epoch, and any seed, calibration and threshold: "
+        "independent). The same rows may have chosen the epoch, seed, calibration and threshold: "
         "expect a little less."
     )
 

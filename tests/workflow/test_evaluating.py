@@ -240,7 +240,10 @@ def test_what_is_kept_of_an_evaluation_has_no_text(evaluation, rows):
     assert kept.is_truncated.tolist() == [length > 10 for length in lengths]
 
 
-def test_the_validation_rows_of_the_run_are_known_again(tiny_model_dir, tmp_path, make_reviews):
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_validation_rows_of_the_run_are_known_again(
+    tiny_model_dir, tmp_path, make_reviews, epochs
+):
     rows, notes = make_reviews(20, seed=3), []
     listener = SimpleNamespace(note=notes.append, progress=lambda *_: None)
     bertfit.train(
@@ -248,13 +251,16 @@ def test_the_validation_rows_of_the_run_are_known_again(tiny_model_dir, tmp_path
         tmp_path / "run",
         validation=rows,
         model=str(tiny_model_dir),
-        epochs=1,
+        epochs=epochs,
+        calibration="none",
         baseline=False,
     )
-    for data, is_told in ((rows, True), (make_reviews(20, seed=4), False)):
+    told = f"these are the validation rows of {tmp_path / 'run'}, which chose the epoch, so its"
+    for data, is_known in ((rows, True), (make_reviews(20, seed=4), False)):
         notes.clear()
         bertfit.evaluate(tmp_path / "run", data, listener=listener)
-        assert any("these are the validation rows of" in note for note in notes) == is_told
+        # One epoch is no choice.
+        assert any(told in note for note in notes) == (is_known and epochs > 1)
 
 
 def test_leaks_into_the_runs_own_test_rows_are_told_again(tiny_model_dir, tmp_path, make_reviews):

@@ -200,6 +200,19 @@ def test_a_json_file_is_part_of_a_run_only_in_its_folder(tiny_model_dir, tmp_pat
     assert is_part_of_run(tiny_model_dir / "config.json", tiny_model_dir)
 
 
+def test_a_link_to_a_file_of_a_run_and_a_file_of_another_run_are_parts_of_one(
+    tiny_model_dir, tmp_path
+):
+    (tmp_path / "link.json").symlink_to(tiny_model_dir / "config.json")
+    assert is_part_of_run(tmp_path / "link.json", tiny_model_dir)
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("bertfit.json", "answers.csv"):
+        (other / name).write_text("{}", encoding="utf-8")
+    assert is_part_of_run(other / "bertfit.json", tiny_model_dir)
+    assert not is_part_of_run(other / "answers.csv", tiny_model_dir)
+
+
 def test_abstentions_are_null_or_empty_and_counted(classifier, tmp_path):
     least = max(prediction.confidence for prediction in classifier.predict(TEXTS))
     for suffix in ("jsonl", "csv"):

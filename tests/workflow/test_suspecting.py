@@ -154,7 +154,7 @@ def test_a_run_of_the_same_rows_is_warned_of(tiny_model_dir, make_reviews, tmp_p
     report = bertfit.find_suspects(trained[::-1], run=tmp_path / "run", listener=heard)
     assert report.warning.startswith("the run was trained on 3")
     assert " of these 40 texts" in report.warning
-    assert heard.notes == [f"WARNING: {report.warning}"]
+    assert heard.notes == ["Columns: text and label.", f"WARNING: {report.warning}"]
 
 
 def test_a_run_of_some_of_the_rows_is_warned_of(tiny_model_dir, make_reviews, tmp_path):

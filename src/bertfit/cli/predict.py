@@ -77,8 +77,8 @@ def predict(
         )
 
     file, output = (None if path is None else as_path(path) for path in (file, output))
-    texts = None if texts == ["-"] else texts
     _check_arguments(texts, file, abstain_below)
+    texts = None if texts == ["-"] else texts
     columns = Columns(text=text_column, kept=tuple(keep or ()))
     _check_combination(file, output, columns=columns, as_json=as_json, overwrite=overwrite)
     _refuse_own_file(output, run)
@@ -131,8 +131,10 @@ def _check_arguments(
         check_abstain_below(abstain_below)
     if file is not None and texts:
         raise ConfigError("give texts or --file, but not both")
+    if texts and "-" in texts and len(texts) > 1:
+        raise ConfigError("give texts, or - for standard input, but not both")
     _refuse_paths(texts or [])
-    if file is None and not texts and sys.stdin.isatty():
+    if file is None and (not texts or texts == ["-"]) and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
     if file == Path("-"):
         raise ConfigError(

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
     from bertfit.data.imdb import ImdbCounts
     from bertfit.evaluation.baseline import BaselineResult, BaselineResults
-    from bertfit.training.trainer import TrainingOutcome
     from bertfit.workflow.evaluating import Evaluation
     from bertfit.workflow.gating import LeakFreeScores
     from bertfit.workflow.recording import ScoredTest
@@ -82,8 +81,7 @@ def show_training(console: Console, result: TrainResult) -> None:
     if result.test is not None:
         _show_test(console, result.test, result.baselines)
     elif result.baselines is not None:
-        facts = {"record": read_record(result.run), "history": history}
-        _show_validation(console, result.baselines.best, result.outcome, list_chosen(facts))
+        _show_validation(console, read_record(result.run), history, result.baselines.best)
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"
@@ -113,13 +111,20 @@ def _show_test(console: Console, test: ScoredTest, baselines: BaselineResults | 
 
 
 def _show_validation(
-    console: Console, best: BaselineResult, outcome: TrainingOutcome, chosen: str
+    console: Console, record: dict[str, Any], history: dict[str, Any], best: BaselineResult
 ) -> None:
     """Show how the model and the best baseline did on validation rows, if there are no others."""
-    own = outcome.history.val_acc[outcome.best_epoch]
-    ours, theirs = map(format_percent_with_interval, (own, best.validation.accuracy))
+    # Of the model as saved: a calibration can change which class is the most probable.
+    after = ((record["calibration"] or {}).get("validation") or {}).get("after")
+    own = (after or record["scores"]["validation"])["accuracy"]
     console.print()
-    told = word_validation(ours, theirs, best.name, chosen=chosen)
+    told = word_validation(
+        own,
+        best.validation.accuracy,
+        best.name,
+        chosen=list_chosen({"record": record, "history": history}),
+        has_threshold=record["threshold"] is not None,
+    )
     console.print(f"{told} --test FILE scores new rows.")
 
 

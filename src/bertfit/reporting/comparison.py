@@ -133,11 +133,16 @@ def suspect_table(suspects: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the rows whose labels are probably wrong, with their texts.
 
     Args:
-        suspects: The suspects to show, with line, label, suggested_label, confidence and text.
+        suspects: The suspects to show, with line, label, suggested_label, looks_wrong, confidence
+            and text; those that look wrong come first.
     """
-    parts: list[RenderableType] = [Text("Labels that look wrong, the worst first", style="bold")]
-    shown = _shorten_names(suspects, ("label", "suggested_label"), 24)
+    parts: list[RenderableType] = []
+    shown, title = _shorten_names(suspects, ("label", "suggested_label"), 24), ""
     for one in suspects:
+        kind = "Labels that look wrong" if one["looks_wrong"] else "Merely predicted differently"
+        if kind != title:
+            title = kind
+            parts.append(Text(f"{title}, the worst first", style="bold"))
         label, suggested = (shown[str(one[name])] for name in ("label", "suggested_label"))
         parts.append(Text(f"line {one['line']}: {label} → {suggested}? ({one['confidence']:.3f})"))
         parts += _text_below(one["text"])

@@ -114,8 +114,8 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     percent, interval = right.rstrip(")").split(" (")
     return (
         f"{told}, of which {percent} were right (95 % interval "
-        f"{interval} if rows are independent). The same rows chose the "
-        "epoch, and any seed, calibration and threshold: expect a little less."
+        f"{interval} if rows are independent). The same rows may "
+        "have chosen the epoch, seed, calibration and threshold: expect a little less."
     )
 
 

@@ -12,6 +12,11 @@ from bertfit.evaluation.interval import Interval
 from bertfit.reporting.text import format_percent_with_interval
 from bertfit.wording import choose_decimals, name_metric
 
+WITHOUT_THRESHOLD = (
+    "Both predict the more probable class here; the model's threshold is not applied."
+)
+"""After a comparison with a baseline, if the model answers by a threshold."""
+
 
 def describe_answer(facts: Mapping[str, Any]) -> str:
     """Return how good the model is, in one sentence with its interval."""
@@ -95,23 +100,33 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
     if (facts["judged"] or {}).get("part") != "validation" or found is None or accuracy is None:
         return None
     best = next(one for one in found["baselines"] if one["name"] == found["best"])
-    ours, theirs = map(format_percent_with_interval, (accuracy, best["validation"]["accuracy"]))
-    return word_validation(ours, theirs, best["name"], chosen=list_chosen(facts))
+    return word_validation(
+        accuracy,
+        best["validation"]["accuracy"],
+        best["name"],
+        chosen=list_chosen(facts),
+        has_threshold=bool(facts["record"].get("threshold")),
+    )
 
 
-def word_validation(ours: str, theirs: str, name: str, *, chosen: str) -> str:
+def word_validation(
+    ours: float, theirs: float, name: str, *, chosen: str, has_threshold: bool
+) -> str:
     """Return the shares of validation rows that the model and the best baseline have right.
 
     Args:
-        ours: Share of the model.
+        ours: Share of the model's most probable classes, in [0, 1].
         theirs: Share of the baseline.
         name: Name of the baseline.
         chosen: What the rows chose (`list_chosen`).
+        has_threshold: Whether the model answers by a threshold.
     """
     clause = f", which also chose {chosen}," if chosen else ""
+    shares = [format_percent_with_interval(share) for share in (ours, theirs)]
+    note = f" {WITHOUT_THRESHOLD}" if has_threshold else ""
     return (
         f"On the validation rows{clause} the model classifies "
-        f"{ours} correctly, and the best baseline, {name}, {theirs}."
+        f"{shares[0]} correctly, and the best baseline, {name}, {shares[1]}.{note}"
     )
 
 

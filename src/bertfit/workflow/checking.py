@@ -118,7 +118,10 @@ def check(
         with pause_collection():  # imports all that models need
             from bertfit.workflow.suspecting import prepare_judging
 
-        judge = prepare_judging(data, run, columns, on_bad_row, listener, folds_if_learned=True)
+        read = checked.train.columns  # not those of the run's training
+        text, label = (read[role].name if role in read else None for role in ("text", "label"))
+        judged = dataclasses.replace(as_columns(columns), text=text, label=label)
+        judge = prepare_judging(data, run, judged, on_bad_row, listener, folds_if_learned=True)
     report = _inspect_rows(checked, listener)
     if strict:
         refuse_leaks(report)

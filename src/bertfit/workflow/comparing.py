@@ -21,6 +21,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
+from bertfit.labels import encode_labels
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
@@ -29,7 +30,8 @@ from bertfit.workflow.learned import describe_leaks
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
-    from bertfit.workflow.evaluating import Evaluation
+    from bertfit.inference.predictor import TextClassifier
+    from bertfit.workflow.evaluating import RowsToScore
 
 _LABEL_WIDTH = 80
 """Columns of a label that a message shows, as of the unknown labels of `evaluate`."""
@@ -145,23 +147,18 @@ def compare(
         _refuse_options(as_columns(columns), on_bad_row, device, dtype)
         return _compare_kept(runs)
     with pause_collection():  # imports torch, which kept predictions do not need
-        from bertfit.workflow.evaluating import evaluate
+        from bertfit.inference.predictor import TextClassifier
+        from bertfit.workflow.evaluating import read_rows
 
     _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
     told = _TellingOnce(listener)
-    evaluations = [
-        evaluate(
-            run,
-            data,
-            columns=columns,
-            on_bad_row=on_bad_row,
-            device=device,
-            dtype=dtype,
-            listener=told,
-        )
-        for run in runs
-    ]
-    return _compare_evaluations(evaluations[0], evaluations[1], runs=runs)
+    scored = []
+    for run in runs:
+        classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=told.note)
+        known = classifier.known_columns(columns)
+        rows = read_rows(run, classifier, data, columns=known, on_bad_row=on_bad_row, listener=told)
+        scored.append((rows, _score_side(classifier, rows.dataset, told)))
+    return _compare_scored(scored[0], scored[1], runs=runs)
 
 
 def _compare_kept(runs: tuple[Path, Path]) -> RunComparison:
@@ -173,14 +170,21 @@ def _compare_kept(runs: tuple[Path, Path]) -> RunComparison:
     return found if leaks is None else replace(found, verdict=f"{found.verdict} {leaks}")
 
 
-def _compare_evaluations(a: Evaluation, b: Evaluation, *, runs: tuple[Path, Path]) -> RunComparison:
-    """Compare two runs by their scores on given rows."""
-    _check_rows(a.dataset, b.dataset, runs=runs)
-    rows = f"the {len(a.dataset):,} rows of {a.dataset.source}"
-    found = _compare(rows, [_take_side(a), _take_side(b)], runs=runs)
-    learned = (a.learned, b.learned)
+def _compare_scored(
+    a: tuple[RowsToScore, _Side], b: tuple[RowsToScore, _Side], *, runs: tuple[Path, Path]
+) -> RunComparison:
+    """Compare two runs by their predictions for given rows."""
+    (rows, side_a), (rows_b, side_b) = a, b
+    _check_rows(rows.dataset, rows_b.dataset, runs=runs)
+    what = f"{_count_rows(len(rows.dataset))} of {rows.dataset.source}"
+    found = _compare(what, [side_a, side_b], runs=runs)
+    learned = (rows.learned, rows_b.learned)
     verdict = found.verdict + _tell_learned(learned, runs)
-    return replace(found, verdict=verdict, learned=learned, skipped=a.skipped)
+    return replace(found, verdict=verdict, learned=learned, skipped=rows.skipped)
+
+
+def _count_rows(count: int, kind: str = "") -> str:
+    return f"the only {kind}row" if count == 1 else f"the {count:,} {kind}rows"
 
 
 def _refuse_options(
@@ -204,9 +208,24 @@ def _refuse_options(
         )
 
 
-def _take_side(found: Evaluation) -> _Side:
-    names, texts = tuple(found.scores.label_names), found.dataset.texts
-    return _Side(names, found.kept(), found.predicted_ids, found.threshold, texts)
+def _score_side(classifier: TextClassifier, dataset: TextDataset, listener: Listener) -> _Side:
+    """Return a run's predictions, and nothing else of what `evaluate` finds out."""
+    from bertfit.inference.scoring import softmax
+
+    encoded, logits = classifier.encode_and_score(
+        dataset.texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
+    )
+    probabilities, names = softmax(logits), classifier.label_names
+    kept = KeptPredictions(
+        lines=dataset.lines,
+        groups=dataset.groups or [None] * len(dataset),
+        label_ids=np.asarray(encode_labels(dataset.labels, names)),
+        probabilities=probabilities,
+        num_tokens=encoded.full_lengths,
+        is_truncated=encoded.is_truncated,
+    )
+    threshold = classifier.confidence.threshold
+    return _Side(names, kept, decide(probabilities, threshold), threshold, dataset.texts)
 
 
 def _read_kept(
@@ -232,7 +251,7 @@ def _read_kept(
             f"the runs were tested on different rows ({'; '.join(sources)})",
             hint="Give the rows to score both on with --data.",
         )
-    return f"the {len(sides[0].kept):,} test rows that both runs kept", sides
+    return f"{_count_rows(len(sides[0].kept), 'test ')} that both runs kept", sides
 
 
 def _list_labels(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
+from bertfit.reporting.summary import list_chosen
 from bertfit.reporting.text import describe_columns
 from bertfit.workflow.learned import describe_leaks, describe_learned, find_part
 
@@ -184,18 +185,38 @@ def evaluate(
     listener = as_listener(listener)
     classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=listener.note)
     asked = classifier.known_columns(columns)
-    dataset, skipped = check_evaluation_data(
-        data,
-        replace(asked, slices=(*asked.slices, *split_names(slice_columns))),
-        classifier.label_names,
-        on_bad_row,
-    )
+    asked = replace(asked, slices=(*asked.slices, *split_names(slice_columns)))
+    rows = read_rows(run, classifier, data, columns=asked, on_bad_row=on_bad_row, listener=listener)
+    found = evaluate_classifier(classifier, rows.dataset, skipped=rows.skipped, listener=listener)
+    return replace(found, learned=rows.learned)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsToScore:
+    """Checked rows for a run to score."""
+
+    dataset: TextDataset
+    skipped: tuple[Fault, ...]
+    learned: str | None
+    """On which of them the run was trained, in words; None if on none, as far as known."""
+
+
+def read_rows(
+    run: str | Path,
+    classifier: TextClassifier,
+    data: Any,  # noqa: ANN401 (as in evaluate)
+    *,
+    columns: Columns,
+    on_bad_row: OnBadRow,
+    listener: Listener,
+) -> RowsToScore:
+    """Read and check rows, and note what the run has to do with them, and their columns."""
+    dataset, skipped = check_evaluation_data(data, columns, classifier.label_names, on_bad_row)
     learned = _note_known_rows(run, classifier.record, dataset, listener)
     told = describe_columns({"rows": dataset.columns})
     if told is not None:
         listener.note(told)
-    found = evaluate_classifier(classifier, dataset, skipped=skipped, listener=listener)
-    return replace(found, learned=learned)
+    return RowsToScore(dataset, skipped, learned)
 
 
 def _note_known_rows(
@@ -208,10 +229,10 @@ def _note_known_rows(
             f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
             "rows that it has not seen."
         )
-    elif part == "validation":
+    elif part == "validation" and (chosen := list_chosen({"record": record})):
         listener.note(
-            f"WARNING: these are the validation rows of {run}, which chose its epoch, for example, "
-            "so its scores are too good. Evaluate it on rows that chose nothing."
+            f"WARNING: these are the validation rows of {run}, which chose {chosen}, so its scores "
+            "are too good. Evaluate it on rows that chose nothing."
         )
     elif part == "test" and (leaks := describe_leaks([(as_path(run), record)])) is not None:
         listener.note(f"WARNING: {leaks} bertfit inspect shows those without them.")

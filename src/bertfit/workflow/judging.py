@@ -14,6 +14,7 @@ from bertfit.evaluation.comparison import Comparison, compare_with_baseline
 from bertfit.evaluation.interval import intervals_to_json
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener
+from bertfit.reporting.summary import WITHOUT_THRESHOLD
 from bertfit.reporting.text import format_percent_with_interval
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, format_seconds
@@ -123,8 +124,7 @@ def compare_on_test(
         without_leaks = _compare(evaluation, best, new) if len(new) else None
         verdict = _word_without_leaks(comparison, without_leaks, num_new=len(new))
     if evaluation.threshold is not None:
-        told = "Both predict the more probable class here; the model's threshold is not applied."
-        verdict = f"{verdict} {told}"
+        verdict = f"{verdict} {WITHOUT_THRESHOLD}"
     comparison = dataclasses.replace(comparison, verdict=verdict)
     scores = {**best.test.to_json(), "intervals": intervals_to_json(best.test_intervals)}
     return ScoredTest(evaluation, comparison, scores, *clean, without_leaks)

@@ -18,6 +18,7 @@ from bertfit.errors import DataError, Fault
 from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
 from bertfit.files import as_path, check_output, open_atomically
 from bertfit.labels import is_missing
+from bertfit.run_files import is_run
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -181,13 +182,16 @@ def write_predictions(
 
 
 def is_part_of_run(output: Path, run: Path) -> bool:
-    """Return whether a file is one of a run, or of another model's folder: not predictions in it.
+    """Return whether a file is one of a run or of the model's folder: not predictions in it.
 
     Of the names that predictions may have, these end in .json, or are those that a training keeps.
     """
-    is_in_run = output.exists() and as_path(run).is_dir() and output.parent.samefile(as_path(run))
-    return is_in_run and (
-        output.suffix.lower() == ".json" or output.name in {TEST_NAME, VALIDATION_NAME}
+    if not output.exists():
+        return False
+    place = output.resolve()  # what a link leads to would be replaced
+    is_own = as_path(run).is_dir() and place.parent.samefile(as_path(run))
+    return (is_own or is_run(place.parent)) and (
+        place.suffix.lower() == ".json" or place.name in {TEST_NAME, VALIDATION_NAME}
     )
 
 
