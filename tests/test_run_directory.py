@@ -251,12 +251,15 @@ def test_a_file_is_never_replaced(tmp_path, overwrite):
 def test_a_dangling_link_is_never_replaced(tmp_path):
     link = tmp_path / "run"
     link.symlink_to(tmp_path / "gone")
-    assert "is not a run of bertfit" in error_of(stage_run, link, overwrite=True)
+    told = f"{link} is a link to {tmp_path / 'gone'}, which does not exist"
+    assert told in error_of(stage_run, link, overwrite=True)
 
 
 def test_a_link_in_a_circle_is_never_replaced(tmp_path):
     (tmp_path / "run").symlink_to("run")
-    assert "is not a run of bertfit" in error_of(stage_run, tmp_path / "run", overwrite=True)
+    assert "is a link to run, which does not" in error_of(
+        stage_run, tmp_path / "run", overwrite=True
+    )
 
 
 def test_a_mount_point_is_refused_before_the_training(tmp_path, monkeypatch):

@@ -186,12 +186,17 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
     is_there = output.exists()
     if not is_there and not output.is_symlink():
         return
-    if is_there and os.path.ismount(output.resolve()):
+    if not is_there:
+        raise RunError(
+            f"{output} is a link to {output.readlink()}, which does not exist",
+            hint="Make that folder, or choose another --output.",
+        )
+    if os.path.ismount(output.resolve()):
         raise RunError(
             f"{output} is a mount point, which a run cannot replace",
             hint="Name a folder in it as --output.",
         )
-    if is_there and output.resolve() == Path.cwd():
+    if output.resolve() == Path.cwd():
         raise RunError(
             f"the run would take the place of the current folder, {Path.cwd()}",
             hint="Name a folder in it as --output.",

@@ -38,6 +38,22 @@ except KeyboardInterrupt:
     assert (done.stdout, done.stderr) == ("came again\n", "")
 
 
+def test_where_no_folder_takes_temporary_files_a_command_goes_on():
+    """Libraries ask for it as they are imported, and few commands use it."""
+    program = """
+import tempfile
+from bertfit.cli import main
+
+def refuse(): raise FileNotFoundError("No usable temporary directory found")
+
+tempfile.gettempdir = refuse
+main._prepare_process()
+print(tempfile.tempdir)
+"""
+    done = run(program)
+    assert (done.stdout, done.stderr) == ("/tmp\n", "")
+
+
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_of_two_quick_signals_interrupts_no_removal(second):
     program = f"""

@@ -6,6 +6,7 @@ import io
 import sys
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -192,6 +193,15 @@ def draw_curves(
     facts = {"history": None, "lengths": None, "label_names": ["no", "yes"], "record": record}
     found = draw_figures({**facts, "judged": JUDGED, "curves": {**CURVES, **curves}})
     return drawn, {name: one.caption for name, one in found.items() if one is not None}
+
+
+def test_figures_of_a_report_do_not_depend_on_what_a_user_has_set() -> None:
+    facts = {"history": HISTORY, "lengths": None, "label_names": ["no", "yes"], "record": {}}
+    facts |= {"judged": None, "curves": None}
+    expected = draw_figures(facts)["history_loss"]
+    with mpl.rc_context({"lines.linewidth": 20, "axes.grid": True, "font.size": 30}):
+        assert draw_figures(facts)["history_loss"] == expected
+        assert mpl.rcParams["lines.linewidth"] == 20
 
 
 def test_the_operating_point_of_two_classes_is_marked_and_told(

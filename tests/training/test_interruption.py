@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from bertfit.training.interruption import (
+    BATCH_SIGNALS,
     ENDING_SIGNALS,
     FirstInterrupt,
     Interruption,
@@ -49,6 +50,31 @@ def test_an_ignored_signal_remains_ignored(number):
             signal.raise_signal(number)
             assert not interruption.requested
         assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", BATCH_SIGNALS)
+def test_a_batch_system_that_ends_a_job_is_heard_and_is_never_the_second(number):
+    with catch_interrupts() as interruption:
+        signal.raise_signal(number)
+        assert interruption.requested
+        signal.raise_signal(number)
+        with catch_interrupts() as within:
+            signal.raise_signal(number)
+            assert within.requested
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", BATCH_SIGNALS)
+def test_what_a_program_uses_a_signal_for_remains(number):
+    heard = []
+    before = signal.signal(number, lambda *_: heard.append(1))
+    try:
+        with catch_interrupts() as interruption:
+            signal.raise_signal(number)
+            assert not interruption.requested
+        assert heard == [1]
     finally:
         signal.signal(number, before)
 

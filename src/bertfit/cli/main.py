@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -100,6 +101,10 @@ def _prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_streams()
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:  # libraries ask for it as they are imported; few commands use it
+        tempfile.tempdir = str(Path(os.sep, "tmp"))
 
 
 def _run_command() -> None:
@@ -118,6 +123,9 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["MPLBACKEND"] = (
+        "agg"  # nothing is shown, so another, or a wrong one, does not matter
+    )
     # From 3.13 on Python colours tracebacks, and `guard_streams` would escape the codes.
     os.environ["PYTHON_COLORS"] = "0"
     _prepare_process()

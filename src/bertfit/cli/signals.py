@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C, SIGTERM, and the SIGHUP of a closed terminal.
+"""Signals that end a command: Ctrl-C, SIGTERM, a closed terminal, the end of a batch job's time.
 
 Each raises KeyboardInterrupt, except while `training.interruption` handles it.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from bertfit.training.interruption import HANG_UP, find_heard_signals
+from bertfit.training.interruption import HEARD_ONCE, find_heard_signals
 
 _LEAST_SECONDS_BETWEEN = 1.0
 """A signal that comes sooner after another one is not heard."""
@@ -41,8 +41,8 @@ class _Interrupter:
     _last: float = -math.inf
 
     def hear(self, signal_number: int, _frame: FrameType | None) -> None:
-        """Handle a signal; that of a closed terminal is heard only once."""
-        if signal_number == HANG_UP:
+        """Handle a signal; that of a closed terminal, for example, is heard only once."""
+        if signal_number in HEARD_ONCE:
             signal.signal(signal_number, signal.SIG_IGN)
         now = time.monotonic()
         if now - self._last >= _LEAST_SECONDS_BETWEEN:

@@ -23,7 +23,7 @@ from bertfit.reporting.plots import (
     plot_token_lengths,
     share_rows,
 )
-from bertfit.reporting.svg import to_svg
+from bertfit.reporting.svg import to_svg, usual_matplotlib
 from bertfit.reporting.text import format_percent_with_interval as format_percent
 from bertfit.wording import format_count, format_steps
 
@@ -60,13 +60,14 @@ _RIGHT_COLOR, _WRONG_COLOR = (0.227, 0.482, 0.784), (0.820, 0.318, 0.220)
 
 def draw_figures(facts: Mapping[str, Any]) -> dict[str, DrawnFigure | None]:
     """Return every figure by name; None if the facts for it are missing."""
-    return {
-        **dict.fromkeys(NAMES),
-        **_draw_history(facts),
-        **_draw_confusion(facts),
-        **_draw_curves(facts),
-        **_draw_lengths(facts),
-    }
+    with usual_matplotlib():
+        return {
+            **dict.fromkeys(NAMES),
+            **_draw_history(facts),
+            **_draw_confusion(facts),
+            **_draw_curves(facts),
+            **_draw_lengths(facts),
+        }
 
 
 def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:

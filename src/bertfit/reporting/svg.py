@@ -5,9 +5,12 @@ Owns the changes to matplotlib's SVG that allow several figures in one page. Doe
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import re
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -34,6 +37,25 @@ _PAGE_COLORS = {
 _COLOR = re.compile("|".join(_PAGE_COLORS), re.IGNORECASE)
 _REFERENCE = re.compile(r"url\(#")
 _DROPPED = {f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"}
+
+
+@contextlib.contextmanager
+def usual_matplotlib() -> Iterator[None]:
+    """Within the block, draw by matplotlib's own defaults, whatever its user has set.
+
+    Of its warnings, that it cannot write to the user's home does not matter either.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        import matplotlib as mpl
+
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def to_svg(figure: Figure, *, name: str, title: str, description: str) -> str:

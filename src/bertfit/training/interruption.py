@@ -1,8 +1,9 @@
 """Ctrl-C during training: the first requests a clean end, the second ends at once.
 
-SIGTERM, and the SIGHUP of a closed terminal, act like Ctrl-C. One `catch_interrupts` spans a
-training from its first step to its published run, so that no Ctrl-C falls between two blocks. Work
-that may be skipped runs within `Interruption.raise_first`.
+SIGTERM, the SIGHUP of a closed terminal and the signals by which batch systems announce the end of
+a job act like Ctrl-C. One `catch_interrupts` spans a training from its first step to its published
+run, so that no Ctrl-C falls between two blocks. Work that may be skipped runs within
+`Interruption.raise_first`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ ENDING_SIGNALS = tuple(
     number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None
 )
 """What asks a command to end: Ctrl-C, a service manager, a closed terminal."""
+BATCH_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGXCPU", "SIGUSR1") if hasattr(signal, name)
+)
+"""What tells a job that its time is nearly over. A program may use them for something else."""
+HEARD_ONCE = frozenset({HANG_UP, *BATCH_SIGNALS})
+"""Signals that may come again on their own: a job over its time gets one each second."""
 
 
 class FirstInterrupt(KeyboardInterrupt):
@@ -56,10 +63,10 @@ class Interruption:
     def hear(self, signal_number: int, _frame: FrameType | None) -> None:
         """Handle a signal: set the flag at the first one, raise at the second.
 
-        A closed terminal is never the second.
+        Those of `HEARD_ONCE` are never the second.
         """
         if self.requested:
-            if signal_number == HANG_UP:
+            if signal_number in HEARD_ONCE:
                 return
             raise KeyboardInterrupt
         self.requested = True
@@ -69,7 +76,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def catch_interrupts() -> Iterator[Interruption]:
-    """Within the block, let the first of `ENDING_SIGNALS` set a flag and the second raise.
+    """Within the block, let the first ending signal set a flag and the second raise.
 
     A signal that is ignored, as under `nohup`, remains so. Nested blocks count separately. Outside
     the main thread, where Python cannot handle signals, the flag stays off.
@@ -93,6 +100,16 @@ def catch_interrupts() -> Iterator[Interruption]:
 
 
 def find_heard_signals() -> list[int]:
-    """Return those of `ENDING_SIGNALS` that are neither ignored nor handled outside Python."""
+    """Return the ending signals that are neither ignored nor handled outside Python.
+
+    Signals of batch systems are only meant if nobody else handles them.
+    """
     unheard = (signal.SIG_IGN, None)
-    return [number for number in ENDING_SIGNALS if signal.getsignal(number) not in unheard]
+    heard = [number for number in ENDING_SIGNALS if signal.getsignal(number) not in unheard]
+    return heard + [number for number in BATCH_SIGNALS if _is_free(signal.getsignal(number))]
+
+
+def _is_free(handler: object) -> bool:
+    """Return whether a signal has no handler, or one of ours."""
+    is_own = str(getattr(handler, "__module__", "")).startswith("bertfit.")
+    return handler is signal.SIG_DFL or is_own
