@@ -123,9 +123,7 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ["MPLBACKEND"] = (
-        "agg"  # nothing is shown, so another, or a wrong one, does not matter
-    )
+    os.environ["MPLBACKEND"] = "agg"  # nothing is shown; another might not be known
     # From 3.13 on Python colours tracebacks, and `guard_streams` would escape the codes.
     os.environ["PYTHON_COLORS"] = "0"
     _prepare_process()
