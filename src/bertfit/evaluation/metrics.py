@@ -237,6 +237,22 @@ def count_confusion(
     return cells.reshape(num_labels, num_labels)
 
 
+def list_confused(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """Return (rows, true class, predicted class) of each pair that was confused, most rows first.
+
+    Example:
+        >>> list_confused([[5, 1], [2, 0]])
+        [(2, 1, 0), (1, 0, 1)]
+    """
+    pairs = [
+        (count, true, predicted)
+        for true, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    return sorted(pairs, key=lambda pair: -pair[0])
+
+
 def count_predictions(confusion: Sequence[Sequence[int]]) -> list[int]:
     """Return (C,) how often each class was predicted.
 

@@ -13,7 +13,7 @@ from typing import Any
 from bertfit.config import describe_settings
 from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.interval import Interval
-from bertfit.evaluation.metrics import count_predictions
+from bertfit.evaluation.metrics import count_predictions, list_confused
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import count_epochs, format_seed_scores, format_share_with_interval
 from bertfit.reporting.text import format_number_with_interval, format_rates
@@ -159,18 +159,15 @@ def list_confusions(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def list_confused_pairs(facts: Mapping[str, Any], *, most: int) -> list[dict[str, Any]]:
     """Return the most confused pairs of classes."""
     names, confusion = facts["label_names"], facts["judged"]["confusion"]
-    pairs = [
+    return [
         {
             "true": names[true],
             "answered": names[answered],
             "count": count,
-            "share": count / sum(counts),
+            "share": count / sum(confusion[true]),
         }
-        for true, counts in enumerate(confusion)
-        for answered, count in enumerate(counts)
-        if count and true != answered
+        for count, true, answered in list_confused(confusion)[:most]
     ]
-    return sorted(pairs, key=lambda pair: -pair["count"])[:most]
 
 
 def list_confidence(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -20,7 +20,7 @@ from bertfit.data.dataset import ReadColumn
 from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
-from bertfit.evaluation.metrics import Scores, count_predictions
+from bertfit.evaluation.metrics import Scores, count_predictions, list_confused
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.short_names import cut_middle, shorten_apart
 from bertfit.wording import choose_decimals, format_count
@@ -291,13 +291,7 @@ def _confusion_matrix(scores: Scores) -> Table:
 
 
 def _confused_pairs_table(scores: Scores) -> RenderableType:
-    pairs = [
-        (count, true, predicted)
-        for true, row in enumerate(scores.confusion)
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    pairs.sort(key=lambda pair: -pair[0])
+    pairs = list_confused(scores.confusion)
     if not pairs:
         return Text("No class was taken for another.")
     num_shown = min(len(pairs), MAX_CLASSES)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import TemplateError
 
 from bertfit.config import check_flags
@@ -229,14 +228,13 @@ def _draw_before(
     learned: LearnedConfidence | None, evaluation: Evaluation | None
 ) -> dict[str, Points | None]:
     """Return the reliability before calibration, on the validation and on the test rows."""
-    from scipy.special import softmax
-
     from bertfit.evaluation.calibration import take_best
     from bertfit.evaluation.curves import reliability_points
+    from bertfit.inference.scoring import softmax
 
     of_validation = of_test = None
     if learned is not None:
-        before = softmax(np.asarray(learned.logits, dtype=np.float64), axis=1)
+        before = softmax(learned.logits)
         of_validation = reliability_points(*take_best(before, learned.label_ids))
     if evaluation is not None and evaluation.uncalibrated is not None:
         of_test = reliability_points(*take_best(evaluation.uncalibrated, evaluation.label_ids))
