@@ -168,11 +168,11 @@ def test_slices_of_columns_that_are_no_names_are_refused(value):
 def test_what_is_no_whole_number_is_refused(value, tmp_path):
     with pytest.raises(ConfigError) as caught:
         bertfit.train_seeds(ROWS, tmp_path / "run", num_seeds=value)
-    assert str(caught.value) == f"--seeds: expected a whole number, at least 2, got {value!r}"
+    assert str(caught.value) == f"num_seeds: expected a whole number, at least 2, got {value!r}"
     if value is not None:
         with pytest.raises(ConfigError) as caught:
             bertfit.find_suspects(ROWS, num_folds=value)
-        assert str(caught.value) == f"--folds: expected a whole number, at least 2, got {value!r}"
+        assert str(caught.value) == f"num_folds: expected a whole number, at least 2, got {value!r}"
         with pytest.raises(ConfigError, match=f"seed: expected a whole number .*, got {value!r}"):
             bertfit.find_suspects(ROWS, seed=value)
 

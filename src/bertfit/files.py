@@ -162,18 +162,18 @@ def check_output(
     """
     if path.suffix.lower() not in suffixes:
         expected = ", ".join(suffixes)
-        raise ConfigError(f"--output: expected a name ending in {expected}, got {path.name!r}")
+        raise ConfigError(f"output: expected a name ending in {expected}, got {path.name!r}")
     if path.is_dir():
-        raise ConfigError(f"--output: {path} is a folder")
+        raise ConfigError(f"output: {path} is a folder")
     source = None if source is None else as_path(source)
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise ConfigError(
-            f"--output: {path} is the file that is read, and would be lost",
+            f"output: {path} is the file that is read, and would be lost",
             hint="Choose another --output.",
         )
     if path.exists() and not overwrite:
         raise ConfigError(
-            f"--output: {path} exists", hint="Choose another --output, or add --overwrite."
+            f"output: {path} exists", hint="Choose another --output, or add --overwrite."
         )
     check_folders(path)
 

@@ -169,7 +169,7 @@ def test_heads_are_as_many_as_published_berts_of_the_width_have(
 
 def test_heads_of_an_unusual_width_must_be_given(run_import):
     assert error_of(run_import, num_heads=None) == (
-        "--num-heads: a width of 8 does not tell how many attention heads there are\n"
+        "num_heads: a width of 8 does not tell how many attention heads there are\n"
         "In the notebook: model.bert.config.num_attention_heads"
     )
 
@@ -594,7 +594,7 @@ def test_a_head_of_one_output_is_refused(run_import, folder, model, names):
 )
 def test_label_names_that_are_equal_or_empty_are_refused(run_import, names, told):
     assert error_of(run_import, label_names=names) == (
-        f"--label-names: {told}\nName every class once, in order of their ids."
+        f"label_names: {told}\nName every class once, in order of their ids."
     )
 
 
@@ -631,7 +631,7 @@ def test_weights_that_are_not_finite_are_refused(run_import, folder, model, tmp_
 
 def test_a_wrong_number_of_heads_is_explained(run_import):
     assert error_of(run_import, num_heads=3) == (
-        "--num-heads: the width 8 is not a multiple of 3\n"
+        "num_heads: the width 8 is not a multiple of 3\n"
         "In the notebook: model.bert.config.num_attention_heads"
     )
 

@@ -188,7 +188,7 @@ def test_an_unknown_suffix_is_refused(classifier, tmp_path, name):
     with pytest.raises(ConfigError) as caught:
         predict_file(classifier, ROWS, tmp_path / name)
     assert str(caught.value) == (
-        f"--output: expected a name ending in .jsonl, .json, .csv, .tsv, got {name!r}"
+        f"output: expected a name ending in .jsonl, .json, .csv, .tsv, got {name!r}"
     )
 
 

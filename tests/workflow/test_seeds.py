@@ -459,10 +459,10 @@ def test_an_old_run_stays_until_the_new_one_is_whole(train, tmp_path, fail_at_se
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_seeds": 1}, "--seeds: expected a whole number, at least 2, got 1"),
+        ({"num_seeds": 1}, "num_seeds: expected a whole number, at least 2, got 1"),
         (
             {"seed": 2**32 - 2},
-            "--seeds: 3 seeds from 4294967294 end at 4294967296; seeds are below 2\\*\\*32",
+            "num_seeds: 3 seeds from 4294967294 end at 4294967296; seeds are below 2\\*\\*32",
         ),
         ({"epochs": 0}, "epochs: expected a number at least 1"),
     ],

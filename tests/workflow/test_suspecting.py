@@ -354,11 +354,11 @@ def test_what_cannot_be_asked_for_is_refused(rows, run, tmp_path):
             ConfigError, match=r"seed: expected a whole number at least 0 and below"
         ):
             bertfit.find_suspects(rows, seed=seed)
-    with pytest.raises(ConfigError, match="--with and --folds"):
+    with pytest.raises(ConfigError, match="run and num_folds"):
         bertfit.find_suspects(rows, run=run, num_folds=3)
-    with pytest.raises(ConfigError, match="--with and --seed"):
+    with pytest.raises(ConfigError, match="run and seed"):
         bertfit.find_suspects(rows, run=run, seed=0)
-    with pytest.raises(ConfigError, match="--with and --group-column"):
+    with pytest.raises(ConfigError, match=r"run and columns\.group"):
         bertfit.find_suspects(rows, run=run, columns=bertfit.Columns(group="movie"))
     for folds in (1, 2.5):
         with pytest.raises(ConfigError, match=f"expected a whole number, at least 2, got {folds}"):

@@ -32,6 +32,17 @@ from bertfit.wording import format_count
 
 _TABLE_WIDTH = 80
 """Columns into which every table fits."""
+_OPTIONS = {
+    "label_names": "--label-names",
+    "num_folds": "--folds",
+    "num_heads": "--num-heads",
+    "num_seeds": "--seeds",
+    "output": "--output",
+    "run and columns.group": "--with and --group-column",
+    "run and num_folds": "--with and --folds",
+    "run and seed": "--with and --seed",
+}
+"""Names of arguments, as messages begin with, and of the options of commands."""
 
 
 class _CarefulConsole(Console):
@@ -236,7 +247,7 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
 def exit_code_of(error: BaseException) -> int:
     """Print an error as a message, without a traceback, and return the exit code."""
     if isinstance(error, BertfitError):
-        _tell(f"Error: {error}", style="red", soft_wrap=True)
+        _tell(f"Error: {_name_options(str(error))}", style="red", soft_wrap=True)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         _tell("Interrupted; nothing half-made was left behind.")
@@ -256,6 +267,12 @@ def exit_code_of(error: BaseException) -> int:
         _tell(f"Error: {_explain_os_error(error)}", style="red", soft_wrap=True)
         return 1
     raise error
+
+
+def _name_options(told: str) -> str:
+    """Return a message about arguments of a Python function with the names of their options."""
+    names, colon, problem = told.partition(": ")
+    return f"{_OPTIONS.get(names, names)}{colon}{problem}"
 
 
 def _tell(text: str, *, style: str | None = None, soft_wrap: bool = False) -> None:

@@ -118,7 +118,7 @@ def _cut_folds(
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     if num_folds < 2:
-        raise ConfigError(f"--folds: expected at least 2 folds, got {num_folds}")
+        raise ConfigError(f"num_folds: expected at least 2 folds, got {num_folds}")
     number_of_unit: dict[Hashable, int] = {}
     numbers = np.array([number_of_unit.setdefault(unit, len(number_of_unit)) for unit in units])
     num_units = len(number_of_unit)

@@ -120,7 +120,7 @@ def _check_arguments(label_names: Sequence[str], max_length: int, num_heads: int
         told = f"expected names that differ, got {', '.join(map(repr, label_names))}"
     if told:
         raise ConfigError(
-            f"--label-names: {told}", hint="Name every class once, in order of their ids."
+            f"label_names: {told}", hint="Name every class once, in order of their ids."
         )
     if not is_whole_number(max_length) or max_length < LEAST_LENGTH:
         raise ConfigError(
@@ -188,12 +188,12 @@ def _choose_heads(width: int, num_heads: int | None) -> int:
     heads = int(num_heads or usual)  # the config refuses numpy's numbers
     if heads == 0:
         raise ConfigError(
-            f"--num-heads: a width of {width} does not tell how many attention heads there are",
+            f"num_heads: a width of {width} does not tell how many attention heads there are",
             hint=_HEADS_HINT,
         )
     if width % heads:
         raise ConfigError(
-            f"--num-heads: the width {width} is not a multiple of {heads}", hint=_HEADS_HINT
+            f"num_heads: the width {width} is not a multiple of {heads}", hint=_HEADS_HINT
         )
     return heads
 

@@ -117,7 +117,7 @@ def train_seeds(
         BertfitError: As in `train`; ConfigError also if there are fewer than 2 seeds.
     """
     if not is_whole_number(num_seeds) or num_seeds < 2:
-        raise ConfigError(f"--seeds: expected a whole number, at least 2, got {num_seeds!r}")
+        raise ConfigError(f"num_seeds: expected a whole number, at least 2, got {num_seeds!r}")
     resolved = settle_settings(settings, options)
     first, num_seeds = resolved.settings.seed, int(num_seeds)  # an int8 cannot hold a seed
     _check_last(first, num_seeds)
@@ -224,7 +224,7 @@ def _check_last(first: int, num_seeds: int) -> None:
     last = first + num_seeds - 1
     if last >= 2**32:
         raise ConfigError(
-            f"--seeds: {num_seeds} seeds from {first} end at {last}; seeds are below 2**32"
+            f"num_seeds: {num_seeds} seeds from {first} end at {last}; seeds are below 2**32"
         )
 
 

@@ -112,8 +112,8 @@ def find_suspects(
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
     group = None if folds_if_learned else as_columns(columns).group
-    of_folds = {"--folds": num_folds, "--group-column": group}
-    _refuse_of_folds(run, of_folds if folds_if_learned else of_folds | {"--seed": seed})
+    of_folds = {"num_folds": num_folds, "columns.group": group}
+    _refuse_of_folds(run, of_folds if folds_if_learned else of_folds | {"seed": seed})
     if run is None and device != "auto":
         raise ConfigError(
             f"device: {device} is for a run that judges (--with), which was not given; models that "
@@ -181,7 +181,7 @@ def _prepare_folds(
     listener: Listener,
 ) -> Callable[[], SuspectReport]:
     if not is_whole_number(num_folds) or num_folds < 2:
-        raise ConfigError(f"--folds: expected a whole number, at least 2, got {num_folds!r}")
+        raise ConfigError(f"num_folds: expected a whole number, at least 2, got {num_folds!r}")
     checked = check_training_data(
         data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
     )
@@ -196,10 +196,10 @@ def _note_columns(dataset: TextDataset, listener: Listener) -> None:
 
 
 def _refuse_of_folds(run: str | Path | None, given: Mapping[str, object]) -> None:
-    """Refuse what only says how folds are cut, by the names of its options, if a run judges."""
+    """Refuse what only says how folds are cut, by the names of its arguments, if a run judges."""
     for name, value in given.items():
         if run is not None and value is not None:
-            raise ConfigError(f"--with and {name}: a run judges all rows at once; give one of them")
+            raise ConfigError(f"run and {name}: a run judges all rows at once; give one of them")
 
 
 def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False) -> None:
