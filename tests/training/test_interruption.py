@@ -54,29 +54,32 @@ def test_an_ignored_signal_remains_ignored(number):
         signal.signal(number, before)
 
 
-@pytest.mark.parametrize("number", BATCH_SIGNALS)
-def test_a_batch_system_that_ends_a_job_is_heard_and_is_never_the_second(number):
+@pytest.fixture(params=BATCH_SIGNALS)
+def batch_signal(request):
+    """Give a signal that nobody handles, though a command was run in this process."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def test_a_batch_system_that_ends_a_job_is_heard_and_is_never_the_second(batch_signal):
     with catch_interrupts() as interruption:
-        signal.raise_signal(number)
+        signal.raise_signal(batch_signal)
         assert interruption.requested
-        signal.raise_signal(number)
+        signal.raise_signal(batch_signal)
         with catch_interrupts() as within:
-            signal.raise_signal(number)
+            signal.raise_signal(batch_signal)
             assert within.requested
-    assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(batch_signal) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("number", BATCH_SIGNALS)
-def test_what_a_program_uses_a_signal_for_remains(number):
+def test_what_a_program_uses_a_signal_for_remains(batch_signal):
     heard = []
-    before = signal.signal(number, lambda *_: heard.append(1))
-    try:
-        with catch_interrupts() as interruption:
-            signal.raise_signal(number)
-            assert not interruption.requested
-        assert heard == [1]
-    finally:
-        signal.signal(number, before)
+    signal.signal(batch_signal, lambda *_: heard.append(1))
+    with catch_interrupts() as interruption:
+        signal.raise_signal(batch_signal)
+        assert not interruption.requested
+    assert heard == [1]
 
 
 def test_where_it_may_raise_it_still_may_after_a_block_within():
