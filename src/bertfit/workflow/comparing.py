@@ -158,6 +158,7 @@ def compare(
         known = classifier.known_columns(columns)
         rows = read_rows(run, classifier, data, columns=known, on_bad_row=on_bad_row, listener=told)
         scored.append((rows, _score_side(classifier, rows.dataset, told)))
+        del classifier  # before the next one is loaded
     return _compare_scored(scored[0], scored[1], runs=runs)
 
 
