@@ -32,6 +32,7 @@ from bertfit.reporting.limits import (
     describe_units,
 )
 from bertfit.reporting.summary import (
+    find_validation_accuracy,
     format_share_with_interval,
     list_chosen,
     list_warnings,
@@ -114,12 +115,9 @@ def _show_validation(
     console: Console, record: dict[str, Any], history: dict[str, Any], best: BaselineResult
 ) -> None:
     """Show how the model and the best baseline did on validation rows, if there are no others."""
-    # Of the model as saved: a calibration can change which class is the most probable.
-    after = ((record["calibration"] or {}).get("validation") or {}).get("after")
-    own = (after or record["scores"]["validation"])["accuracy"]
     console.print()
     told = word_validation(
-        own,
+        find_validation_accuracy(record),
         best.validation.accuracy,
         best.name,
         chosen=list_chosen({"record": record, "history": history}),

@@ -81,7 +81,7 @@ class Difference:
     @property
     def is_certain(self) -> bool:
         """Whether the interval excludes zero."""
-        return not self.interval.low <= 0 <= self.interval.high
+        return self.interval.excludes_zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +186,11 @@ def compare_predictions(
     return _count_agreement(answers, label_ids, scores, level, groups)
 
 
-def _word_disagreement(*, excludes_zero: bool, rejects: bool) -> str:
+def _word_disagreement(interval: Interval, *, rejects: bool) -> str:
     """Return a sentence on an interval and a test that do not agree, or an empty string."""
-    if excludes_zero and not rejects:
+    if interval.excludes_zero and not rejects:
         return " The interval leaves out 0, but McNemar's test does not exclude chance."
-    if rejects and not excludes_zero:
+    if rejects and not interval.excludes_zero:
         return (
             " McNemar's test, which takes rows as independent, excludes chance, but the interval "
             "includes 0."
@@ -211,8 +211,7 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
             f"{100 * accuracy.difference:+z.1f} points of accuracy ({level} interval {low:z.1f} to "
             f"{high:z.1f}, {test})."
             + _word_disagreement(
-                excludes_zero=accuracy.is_certain,
-                rejects=comparison.p_value < 1 - comparison.level,
+                accuracy.interval, rejects=comparison.p_value < 1 - comparison.level
             )
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
@@ -304,14 +303,13 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
 def _word_verdict(found: Comparison) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
     name, interval = found.baseline_name, found.interval
-    excludes_zero = not interval.low <= 0 <= interval.high
     rejects = found.p_value < 0.05
-    if not (excludes_zero and rejects):
+    if not (interval.excludes_zero and rejects):
         return (
             f"The model and {name} cannot be told apart on these rows: the difference is "
             f"{100 * found.difference:+z.1f} points (95 % interval {100 * interval.low:z.1f} "
             f"to {100 * interval.high:z.1f}, McNemar p = {found.p_value:.2g})."
-            + _word_disagreement(excludes_zero=excludes_zero, rejects=rejects)
+            + _word_disagreement(interval, rejects=rejects)
         )
     points, span = _format_points(found.difference, interval)
     lead = f"{name} by {points} (95 % interval {span})"

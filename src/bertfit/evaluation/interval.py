@@ -24,6 +24,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero lies outside."""
+        return not self.low <= 0 <= self.high
+
 
 def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
     """Return 95 % intervals, by score name, as plain values."""

@@ -13,7 +13,7 @@ from rich.text import Text
 from bertfit.evaluation.calibration import ConfidenceScores
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.selective import Expectation
-from bertfit.reporting.text import format_number_with_interval, format_percent_with_interval
+from bertfit.reporting.text import format_number_with_interval, format_percent_and_ends
 from bertfit.wording import format_share
 
 _MANY_WRONG = 0.2
@@ -110,8 +110,7 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     )
     if expectation.accuracy is None or expectation.interval is None:
         return f"{told}: expect no answers."
-    right = format_percent_with_interval(expectation.accuracy, expectation.interval)
-    percent, interval = right.rstrip(")").split(" (")
+    percent, interval = format_percent_and_ends(expectation.accuracy, expectation.interval)
     return (
         f"{told}, of which {percent} were right (95 % interval "
         f"{interval} if rows are independent). The same rows may "

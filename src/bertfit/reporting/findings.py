@@ -19,7 +19,7 @@ from rich.text import Text
 from bertfit.data.findings import Example, Finding
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.reporting.text import WIDTH, shorten
-from bertfit.wording import format_count
+from bertfit.wording import format_count, format_share
 
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
 _HEADINGS = {
@@ -98,10 +98,10 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
 
 
 def _show_percent(share: float) -> str:
-    """Return a percentage of at most five characters, never rounded to 0 or 100."""
-    if 0 < share < 0.0005:
-        return "<0.1"
-    return ">99.9" if 0.9995 <= share < 1 else f"{100 * share:.1f}"
+    """Return what `format_share` says, in at most five characters."""
+    if share in {0, 1}:
+        return f"{100 * share:.1f}"
+    return format_share(share).replace("under ", "<").replace("over ", ">").removesuffix(" %")
 
 
 def _show_finding(finding: Finding) -> RenderableType:

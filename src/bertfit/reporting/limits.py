@@ -31,6 +31,8 @@ OF_ONE_GROUP = "All rows are of one group: the intervals do not say how much gro
 _FEW_ROWS = 5
 """With 3 rows per class, intervals of macro averages covered the truth in 86 of 100 draws, and with
 2 in 80 (docs/judging.md)."""
+WORSE_SIGN = "▼"
+"""Before the name of a slice that is worse than the rest of the rows."""
 _RULES = {
     "head": "only their beginning",
     "tail": "only their end",
@@ -157,10 +159,6 @@ def _describe_absent(are_predicted: Sequence[bool]) -> str:
         return "; none of them was predicted, so macro averages leave them out"
     were, count = ("was", "counts") if num == 1 else ("were", "count")
     return f"; {num:,} of them {were} predicted, and {count} as 0 in macro averages"
-
-
-WORSE_SIGN = "▼"
-"""Before the name of a slice that is worse than the rest of the rows."""
 
 
 def describe_slices(

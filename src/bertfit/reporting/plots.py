@@ -14,7 +14,8 @@ import numpy as np
 from bertfit.errors import DataError
 from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.templating import replace_unseen
-from bertfit.wording import choose_decimals, format_count, format_share
+from bertfit.reporting.text import format_percent_with_interval
+from bertfit.wording import format_count, format_share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,16 +217,16 @@ def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
 
 def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     for (row, column), count in np.ndenumerate(counts):
-        percent = 100 * float(shares[row, column])
-        share = f"{percent:.{choose_decimals(percent)}f} %" if counts[row].any() else "–"
+        share = float(shares[row, column])
+        told = format_percent_with_interval(share) if counts[row].any() else "–"
         ax.text(
             column,
             row,
-            f"{count:,}\n{share}",
+            f"{count:,}\n{told}",
             ha="center",
             va="center",
             fontsize=9 if len(counts) <= 4 else 7.5,
-            color="white" if percent > 50 else "#111111",
+            color="white" if share > 0.5 else "#111111",
         )
 
 

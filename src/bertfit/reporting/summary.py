@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bertfit.evaluation.interval import Interval
-from bertfit.reporting.text import format_percent_with_interval
-from bertfit.wording import choose_decimals, name_metric
+from bertfit.reporting.text import format_percent_and_ends, format_percent_with_interval
+from bertfit.wording import name_metric
 
 WITHOUT_THRESHOLD = (
     "Both predict the more probable class here; the model's threshold is not applied."
@@ -75,16 +75,12 @@ def _word_tie(seeds: Mapping[str, Any], metric: str) -> str:
 def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
     """Return accuracy and macro F1 of a seed on each part; a dash for parts without scores."""
     return [
-        "–" if part is None else _show_precisely(part[name])
+        "–"
+        if part is None
+        else format_percent_with_interval(part[name], least_decimals=2, most_decimals=4)
         for part in parts
         for name in ("accuracy", "macro_f1")
     ]
-
-
-def _show_precisely(share: float) -> str:
-    """Return a percentage with two decimals, or more if it would look like 0 or 100."""
-    percent = 100 * share
-    return f"{percent:.{max(2, choose_decimals(percent))}f} %"
 
 
 def describe_verdict(facts: Mapping[str, Any]) -> str | None:
@@ -215,8 +211,8 @@ def format_share_with_interval(scores: Mapping[str, Any], name: str) -> str:
     ends = (scores.get("intervals") or {}).get(name)
     if ends is None:
         return format_percent_with_interval(scores[name])
-    shown = format_percent_with_interval(scores[name], Interval(ends["low"], ends["high"]))
-    return shown.replace("(", "(95 % interval ", 1)
+    percent, interval = format_percent_and_ends(scores[name], Interval(ends["low"], ends["high"]))
+    return f"{percent} (95 % interval {interval})"
 
 
 def _scores(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,6 +234,16 @@ def list_chosen(facts: Mapping[str, Any]) -> str:
         return ""
     *others, last = chosen
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def find_validation_accuracy(record: Mapping[str, Any]) -> float:
+    """Return the accuracy of the most probable classes on the validation rows of a new run.
+
+    It is that of the model as saved: a calibration can change which class is the most probable.
+    """
+    after = ((record["calibration"] or {}).get("validation") or {}).get("after")
+    accuracy: float = (after or record["scores"]["validation"])["accuracy"]
+    return accuracy
 
 
 def count_epochs(facts: Mapping[str, Any]) -> int | None:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bertfit.evaluation.interval import Interval
-from bertfit.reporting.text import format_percent_with_interval
+from bertfit.reporting.text import format_percent_and_ends, format_percent_with_interval
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
@@ -71,9 +71,9 @@ def allow_breaks(text: object) -> Markup:
 
 def _format_percent_with_interval(value: float, interval: Mapping[str, float]) -> str:
     """Return a share with its interval, which may go to the next line but breaks nowhere else."""
-    shown = format_percent_with_interval(value, Interval(interval["low"], interval["high"]))
-    percent, ends = shown.split(" (")
-    return " (".join(part.replace(" ", "\u00a0") for part in (percent, ends))
+    told = format_percent_and_ends(value, Interval(interval["low"], interval["high"]))
+    percent, ends = (part.replace(" ", "\u00a0") for part in told)
+    return f"{percent} ({ends})"
 
 
 def _make_environment(*, autoescape: bool) -> Environment:

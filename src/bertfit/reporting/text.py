@@ -21,6 +21,7 @@ from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import Scores, count_predictions, list_confused
+from bertfit.progress import Listener
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.short_names import cut_middle, shorten_apart
 from bertfit.wording import choose_decimals, format_count
@@ -62,11 +63,15 @@ def format_number_with_interval(value: float, interval: Interval | None = None) 
 
 
 def format_percent_with_interval(
-    value: float, interval: Interval | None = None, *, most_decimals: int = 3
+    value: float,
+    interval: Interval | None = None,
+    *,
+    least_decimals: int = 1,
+    most_decimals: int = 3,
 ) -> str:
     """Return a share in [0, 1] as a percentage, with its interval if there is one.
 
-    It has one decimal, or as many, up to `most_decimals`, as keep it from looking like 0 or 100.
+    It has the least decimals, or as many more as keep it from looking like 0 or 100.
 
     Example:
         >>> format_percent_with_interval(0.9334, Interval(0.9303, 0.9365))
@@ -76,14 +81,28 @@ def format_percent_with_interval(
         >>> format_percent_with_interval(0.99968, Interval(0.99937, 0.99984))
         '99.97 % (99.94 to 99.98)'
     """
+    if interval is not None:
+        percent, ends = format_percent_and_ends(value, interval, most_decimals=most_decimals)
+        return f"{percent} ({ends})"
+    decimals = min(most_decimals, max(least_decimals, choose_decimals(100 * value)))
+    return f"{100 * value:.{decimals}f} %"
+
+
+def format_percent_and_ends(
+    value: float, interval: Interval, *, most_decimals: int = 3
+) -> tuple[str, str]:
+    """Return a share in [0, 1] as a percentage, and the ends of its interval.
+
+    Example:
+        >>> format_percent_and_ends(0.9334, Interval(0.9303, 0.9365))
+        ('93.3 %', '93.0 to 93.7')
+    """
     told = [value]
-    if interval is not None and value in {0.0, 1.0}:
+    if value in {0.0, 1.0}:
         told.append(interval.low if value else interval.high)
     decimals = min(most_decimals, choose_decimals(*(100 * one for one in told)))
-    percent = f"{100 * value:.{decimals}f} %"
-    if interval is None:
-        return percent
-    return f"{percent} ({100 * interval.low:.{decimals}f} to {100 * interval.high:.{decimals}f})"
+    ends = f"{100 * interval.low:.{decimals}f} to {100 * interval.high:.{decimals}f}"
+    return f"{100 * value:.{decimals}f} %", ends
 
 
 def format_rates(rates: Mapping[str, float], num_predicted: int | None) -> list[str]:
@@ -230,6 +249,13 @@ def describe_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]]) -> str | 
     first = next(iter(told.values()))
     differing = [f"{part}: {one}" for part, one in told.items() if one != first]
     return f"Columns: {'; '.join([first, *differing])}."
+
+
+def note_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]], listener: Listener) -> None:
+    """Note which columns were read, unless all were named (`describe_columns`)."""
+    told = describe_columns(of_parts)
+    if told is not None:
+        listener.note(told)
 
 
 def _name_column(column: ReadColumn) -> str:

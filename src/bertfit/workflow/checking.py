@@ -26,7 +26,7 @@ from bertfit.garbage import pause_collection
 from bertfit.modeling.classifier import check_length, find_length_limit, load_architecture
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener, as_listener
-from bertfit.reporting.text import describe_columns
+from bertfit.reporting.text import note_columns
 from bertfit.workflow.base_model import load_base_tokenizer
 
 if TYPE_CHECKING:
@@ -151,9 +151,7 @@ def _read(
 
 def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
     """Note which columns were read, and return what is wrong with the rows."""
-    told = describe_columns(checked.columns)
-    if told is not None:
-        listener.note(told)
+    note_columns(checked.columns, listener)
     return inspect_rows(
         checked.train,
         validation=checked.validation,

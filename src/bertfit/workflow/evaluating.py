@@ -30,7 +30,7 @@ from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.summary import list_chosen
-from bertfit.reporting.text import describe_columns
+from bertfit.reporting.text import note_columns
 from bertfit.workflow.learned import describe_leaks, describe_learned, find_part
 
 if TYPE_CHECKING:
@@ -213,9 +213,7 @@ def read_rows(
     """Read and check rows, and note what the run has to do with them, and their columns."""
     dataset, skipped = check_evaluation_data(data, columns, classifier.label_names, on_bad_row)
     learned = _note_known_rows(run, classifier.record, dataset, listener)
-    told = describe_columns({"rows": dataset.columns})
-    if told is not None:
-        listener.note(told)
+    note_columns({"rows": dataset.columns}, listener)
     return RowsToScore(dataset, skipped, learned)
 
 

@@ -17,7 +17,7 @@ from bertfit.errors import tell_faults
 from bertfit.progress import Listener
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.findings import brief_lines
-from bertfit.reporting.text import describe_columns
+from bertfit.reporting.text import note_columns
 from bertfit.wording import format_count
 
 _MOST_NOTED = 3
@@ -143,9 +143,7 @@ def _drop_copies(
 
 
 def _note_rows(rows: PreparedRows, settings: TrainSettings, listener: Listener) -> None:
-    told = describe_columns(rows.checked.columns)
-    if told is not None:
-        listener.note(told)
+    note_columns(rows.checked.columns, listener)
     listener.note(f"Labels: {_list_labels(rows.label_names)}.")
     if rows.checked.validation is not None:
         how = "given"

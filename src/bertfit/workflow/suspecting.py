@@ -22,7 +22,7 @@ from bertfit.files import as_path, check_output, open_atomically
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, as_listener
-from bertfit.reporting.text import describe_columns
+from bertfit.reporting.text import note_columns
 from bertfit.workflow.learned import describe_learned
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def prepare_judging(
             "Word-count models, which see other rows, judge them instead."
         )
         return _prepare_folds(data, DEFAULT_FOLDS, known, on_bad_row, seed, listener)
-    _note_columns(dataset, listener)
+    note_columns({"rows": dataset.columns}, listener)
     judge = partial(_judge_with_run, dataset, as_path(run), classifier, learned, listener)
     return lambda: replace(judge(), skipped=skipped)
 
@@ -185,14 +185,8 @@ def _prepare_folds(
     checked = check_training_data(
         data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
     )
-    _note_columns(checked.train, listener)
+    note_columns({"rows": checked.train.columns}, listener)
     return partial(_judge_by_folds, checked, num_folds, seed, listener)
-
-
-def _note_columns(dataset: TextDataset, listener: Listener) -> None:
-    told = describe_columns({"rows": dataset.columns})
-    if told is not None:
-        listener.note(told)
 
 
 def _refuse_of_folds(run: str | Path | None, given: Mapping[str, object]) -> None:
