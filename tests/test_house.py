@@ -36,6 +36,7 @@ ROWS = (
     ("run_files",),
     ("modeling", "data", "evaluation"),
     ("config",),
+    ("setting_problems",),
     ("labels", "assets", "environment", "progress", "threshold_aim", "word_pattern", "wording"),
     ("files", "garbage", "leftovers", "record_entries", "second_process", "setting_types"),
     ("errors",),

@@ -143,7 +143,7 @@ def test_a_folder_that_its_holder_has_just_moved_away_is_not_found(held, tmp_pat
         folder.rename(tmp_path / "run")
         return False
 
-    monkeypatch.setattr(leftovers, "_may_be_held", move)
+    monkeypatch.setattr(leftovers, "may_be_held", move)
     assert find_leftovers(tmp_path, PREFIX) == []
 
 

@@ -8,10 +8,8 @@ The origin of each value is recorded in the run.
 from __future__ import annotations
 
 import dataclasses
-import math
 import numbers
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +18,9 @@ from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
 from bertfit.files import as_path
-from bertfit.setting_types import (
-    list_kinds,
-    list_words,
-    parse_value,
-    read_descriptions,
-    read_types,
-    stands_for_none,
-)
-from bertfit.threshold_aim import parse_threshold_aim
+from bertfit.setting_problems import find_problems
+from bertfit.setting_types import parse_value, read_descriptions, read_types, stands_for_none
 
-LEAST_LENGTH = 4
-"""Least `max_length`, in tokens."""
 Truncation = Literal["head", "tail", "head+tail"]
 TextCleaning = Literal["none", "html_breaks"]
 TextCleaningChoice = Literal["auto", "none", "html_breaks"]
@@ -97,6 +86,8 @@ class TrainSettings:
     """on uses torch.compile for the layers; auto: in long trainings on a GPU without kernels."""
     micro_batch_tokens: int | Literal["auto"] | None = None
     """Most tokens computed at once; auto measures; none: 2,048 to 8,192, on a GPU measured."""
+    checkpoint_minutes: float | None = 10.0
+    """Minutes of training after which its state is saved, for --resume, above 0; none: never."""
     keep_encoded: KeepEncoded = "auto"
     """auto caches the token ids of long data for the next run; off does not."""
     text_column: str | None = None
@@ -122,7 +113,7 @@ class TrainSettings:
         Raises:
             ConfigError: A value has the wrong type or lies outside its range.
         """
-        problems = [*_type_problems(self), *_range_problems(self), *_aim_problems(self)]
+        problems = find_problems(self, read_types(TrainSettings))
         if problems:
             raise ConfigError(
                 "\n".join(problems), hint="bertfit settings says what each one takes."
@@ -336,63 +327,3 @@ def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     return {name: adapt(name, value) for name, value in values.items()}
-
-
-def _type_problems(settings: TrainSettings) -> list[str]:
-    problems = []
-    for name, hint in read_types(TrainSettings).items():
-        value = getattr(settings, name)
-        if typing.get_origin(hint) is Literal:
-            choices = typing.get_args(hint)
-            if value not in choices:
-                near = did_you_mean(str(value), choices)
-                problems.append(
-                    f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}"
-                )
-        elif typing.get_origin(hint) is tuple:
-            if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
-                problems.append(f"{name}: expected a list of names, got {value!r}")
-        elif value in list_words(hint):
-            continue
-        elif not isinstance(value, list_kinds(hint)) or (
-            isinstance(value, bool) and hint is not bool
-        ):
-            shown = {types.NoneType: "none", bool: "true or false"}
-            kinds = [shown.get(kind, kind.__name__) for kind in list_kinds(hint)]
-            expected = " or ".join([*kinds, *list_words(hint)])
-            problems.append(f"{name}: expected {expected}, got {value!r}")
-    return problems
-
-
-def _aim_problems(settings: TrainSettings) -> list[str]:
-    if isinstance(settings.threshold_aim, str):
-        try:
-            parse_threshold_aim(settings.threshold_aim)
-        except ConfigError as error:
-            return [f"threshold_aim: {error.message}"]
-    return []
-
-
-def _range_problems(settings: TrainSettings) -> list[str]:
-    s = settings
-    rules: list[tuple[str, str, Any]] = [
-        ("epochs", "at least 1", lambda v: v >= 1),
-        ("batch_size", "at least 1", lambda v: v >= 1),
-        ("learning_rate", "above 0 and below 1", lambda v: 0 < v < 1),
-        ("warmup_fraction", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("weight_decay", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("max_grad_norm", "above 0 and finite", lambda v: 0 < v < math.inf),
-        ("dropout", "in [0, 1)", lambda v: 0 <= v < 1),
-        ("max_length", f"at least {LEAST_LENGTH}", lambda v: v >= LEAST_LENGTH),
-        ("head_fraction", "in (0, 1)", lambda v: 0 < v < 1),
-        ("seed", "at least 0 and below 2**32", lambda v: 0 <= v < 2**32),
-        ("validation_fraction", "in (0, 0.5]", lambda v: 0 < v <= 0.5),
-        ("patience", "at least 1", lambda v: v >= 1),
-        ("micro_batch_tokens", "at least 1", lambda v: v >= 1),
-    ]
-    problems = []
-    for name, expected, is_legal in rules:
-        value = getattr(s, name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and not is_legal(value):
-            problems.append(f"{name}: expected a number {expected}, got {value!r}")
-    return problems

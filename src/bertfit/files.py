@@ -52,8 +52,7 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A name may have 255 bytes, and a character up to 4 of them. See also `is_part`.
-    part = target.with_name(f".{target.name[:60]}.{secrets.token_hex(4)}.part")
+    part = part_of(target)
     try:
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             _take_permissions(target, part)
@@ -66,6 +65,12 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def part_of(path: Path) -> Path:
+    """Return a new name for a partial file that will replace `path`; `is_part` knows it."""
+    # A name may have 255 bytes, and a character up to 4 of them.
+    return path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
 
 
 def _take_permissions(target: Path, part: Path) -> None:

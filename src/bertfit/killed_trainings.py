@@ -5,14 +5,16 @@ Nothing is removed by itself: a folder may hold hours of training.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bertfit.leftovers import find_leftovers, measure_folder
-from bertfit.run_files import is_whole
+from bertfit.leftovers import find_leftovers, may_be_held, measure_folder
+from bertfit.run_files import STATE_NAME, is_whole
 from bertfit.wording import quote_path
 
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -42,7 +44,10 @@ class _Leftover:
         if self.content is not None:
             move = f"  mv {quote_path(self.content)} {quote_path(keep_as)}"
             lines.append(move if self.content == self.folder else f"{move} && rmdir {folder}")
-        return "\n".join([*lines, f"  rm -r {folder}"])
+        lines.append(f"  rm -r {folder}")
+        if (self.folder / STATE_NAME).is_file():
+            lines.append("To go on with the training, add --resume to the command that began it.")
+        return "\n".join(lines)
 
 
 def has_leftovers(run: Path) -> bool:
@@ -50,15 +55,15 @@ def has_leftovers(run: Path) -> bool:
     return bool(tell_leftovers(run, is_free=False))
 
 
-def tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
+def tell_leftovers(output: Path, *, is_free: bool, with_states: bool = True) -> list[str]:
     """Return descriptions of what killed trainings left next to `output`.
 
     Args:
         output: Where their runs would have been.
         is_free: Whether a run may be moved there.
+        with_states: Also of trainings that may go on.
     """
-    if output.is_symlink() or output.name in {"", ".."}:
-        output = Path(os.path.realpath(output))  # for a loop of links, pathlib raises an error
+    output = _follow(output)
     told = []
     for kind, look_at, name in (
         ("old", _look_at_old, "old"),
@@ -66,12 +71,39 @@ def tell_leftovers(output: Path, *, is_free: bool) -> list[str]:
     ):
         free_names = find_free_names(output, name)
         for folder in find_leftovers(output.parent, f".{output.name}.{kind}-"):
+            if not with_states and (folder / STATE_NAME).is_file():
+                continue
             leftover = look_at(folder, output)
             takes_place = is_free and leftover.is_run
             needs_name = leftover.content is not None and not takes_place
             told.append(leftover.tell(next(free_names) if needs_name else output))
             is_free = is_free and not takes_place
     return told
+
+
+def _follow(output: Path) -> Path:
+    """Return the place itself if `output` is a link, or has no name of its own."""
+    if output.is_symlink() or output.name in {"", ".."}:
+        return Path(os.path.realpath(output))  # for a loop of links, pathlib raises an error
+    return output
+
+
+def find_states(output: Path) -> list[Path]:
+    """Return the states that trainings left next to the place of a run, the newest first.
+
+    Those that were killed left them in a hidden folder, and those that failed in RUN.unfinished.
+    """
+    output = _follow(output)
+    set_aside = re.compile(re.escape(output.name) + r"\.unfinished(-\d+)?")
+    folders = find_leftovers(output.parent, f".{output.name}.incomplete-")
+    with contextlib.suppress(OSError):
+        folders += [
+            path
+            for path in output.parent.iterdir()
+            if set_aside.fullmatch(path.name) and not may_be_held(path)
+        ]
+    states = [path for folder in folders if (path := folder / STATE_NAME).is_file()]
+    return sorted(states, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def find_free_names(output: Path, end: str) -> Iterator[Path]:

@@ -35,6 +35,22 @@ def make_held_folder(place: Path, prefix: str) -> tuple[Path, contextlib.ExitSta
     return folder, hold
 
 
+def hold_folder(folder: Path) -> contextlib.ExitStack | None:
+    """Lock a folder that was left, until the stack is closed; None if it is or may be in use."""
+    if may_be_held(folder):
+        return None
+    import fcntl
+
+    hold, descriptor = contextlib.ExitStack(), os.open(folder, os.O_RDONLY)
+    hold.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process was quicker
+        hold.close()
+        return None
+    return hold
+
+
 def find_leftovers(place: Path, prefix: str) -> list[Path]:
     """Return folders from `make_held_folder` that no process on this machine locks any more.
 
@@ -46,7 +62,7 @@ def find_leftovers(place: Path, prefix: str) -> list[Path]:
     except OSError:
         return []
     # A folder that its holder has just moved away has size 0 under this name.
-    return [path for path in folders if not _may_be_held(path) and measure_folder(path)]
+    return [path for path in folders if not may_be_held(path) and measure_folder(path)]
 
 
 def measure_folder(folder: Path) -> int:
@@ -59,7 +75,7 @@ def measure_folder(folder: Path) -> int:
     return size
 
 
-def _may_be_held(folder: Path) -> bool:
+def may_be_held(folder: Path) -> bool:
     """Return whether a folder is locked, or that cannot be known."""
     try:
         import fcntl

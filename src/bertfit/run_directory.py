@@ -24,10 +24,10 @@ from bertfit.files import (
     write_json,
 )
 from bertfit.killed_trainings import find_free_names, tell_leftovers
-from bertfit.leftovers import make_held_folder
+from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
-from bertfit.run_files import RECORD_NAME, digest_model, list_files
+from bertfit.run_files import RECORD_NAME, STATE_NAME, digest_model, list_files
 
 FORMAT_VERSION = 1
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
@@ -62,6 +62,7 @@ class Staging:
                 hint="What was in it is lost. Train again, and leave that folder alone.",
             )
         make_readable(self.folder)
+        (self.folder / STATE_NAME).unlink(missing_ok=True)
         self.complete(record)
         try:
             refuse_existing(self.output, overwrite=self.overwrite)
@@ -109,11 +110,25 @@ class Staging:
 
     def holds_model(self) -> bool:
         """Return whether weights have been written."""
-        return any(self.folder.glob("*.safetensors"))
+        return any(path.name != STATE_NAME for path in self.folder.glob("*.safetensors"))
+
+    def holds_state(self) -> bool:
+        """Return whether it has a state from which the training can go on."""
+        return (self.folder / STATE_NAME).is_file()
+
+    def leave(self) -> None:
+        """Leave the folder as it is, for a training that goes on with it."""
+        self.hold.close()
 
     def set_aside(self) -> Path:
-        """Move the folder to a free name next to `output`, and return the new path."""
+        """Move the folder to a free name next to `output`, and return the new path.
+
+        One that had been set aside before, and was adopted, keeps its name.
+        """
         make_readable(self.folder)
+        if not self.folder.name.startswith(f".{self.output.name}."):
+            self.hold.close()
+            return self.folder
         target = self.folder.rename(next(find_free_names(self.output, "unfinished")))
         self.hold.close()
         return target
@@ -141,15 +156,37 @@ def stage_run(output: Path, *, overwrite: bool) -> Staging:
     return Staging(output, folder, overwrite, hold, folder.stat())
 
 
-def check_place(output: Path, *, overwrite: bool, listener: Listener) -> None:
+def adopt_folder(folder: Path, output: Path, *, overwrite: bool) -> Staging:
+    """Take over a folder in which a run was built, and that was left.
+
+    Raises:
+        RunError: Another process has it, or as in `stage_run`.
+    """
+    refuse_existing(output, overwrite=overwrite)
+    hold = hold_folder(folder)
+    if hold is None:
+        raise RunError(
+            f"another process has just gone on with the training in {folder}",
+            hint="Wait for it, or choose another --output.",
+        )
+    for path in folder.iterdir():
+        if path.name.startswith(".") and path.is_file():  # partial: ours, or a library's
+            path.unlink()
+    return Staging(output.resolve(), folder, overwrite, hold, folder.stat())
+
+
+def check_place(output: Path, *, overwrite: bool, listener: Listener, resume: bool = False) -> None:
     """Check that a run may be written to `output`; note what killed trainings left next to it.
+
+    To `resume`, those that may go on are not noted.
 
     Raises:
         RunError: As for `refuse_existing`, or nothing can be written there.
     """
     refuse_existing(output, overwrite=overwrite)
     check_writable(output)
-    for told in tell_leftovers(output, is_free=False):  # the new run will be there
+    # Not free: the new run will be there.
+    for told in tell_leftovers(output, is_free=False, with_states=not resume):
         listener.note(told)
 
 

@@ -10,6 +10,8 @@ from bertfit.files import digest_file, read_json
 
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
+STATE_NAME = "training_state.safetensors"
+"""The state of a training that has not ended; a run has none."""
 _DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 """Files that decide a model's answers, in addition to its weights."""
 

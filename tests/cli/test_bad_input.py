@@ -833,6 +833,7 @@ CASES = [
     ),
     Case("standard input beside a text", "predict tiny - hello", 2, "or - for standard input"),
     Case("standard input beside a file", "predict tiny - --file good.csv", 2, "but not both", good),
+    setting_case("several seeds to be resumed", "--seeds 2 --resume", "--seed trains one seed"),
 ]
 
 

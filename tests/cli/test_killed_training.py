@@ -53,6 +53,7 @@ def test_a_killed_training_leaves_its_best_epoch_which_the_next_commands_name(fo
         f"  mv runs/{left.name} runs/mine.unfinished",
         f"  rm -r runs/{left.name}",
     ]
+    assert not list((folder / "runs" / left.name).glob("training_state*"))  # not 10 minutes yet
     hint = str(invoke("predict runs/mine good").exception).splitlines()
     assert hint[0] == "the run runs/mine does not exist"
     assert hint[2:] == commands
@@ -66,6 +67,53 @@ def test_a_killed_training_leaves_its_best_epoch_which_the_next_commands_name(fo
     )
     assert max(len(line) for line in said[: end + 1]) <= 80
     assert {path.name for path in (folder / "runs").iterdir()} == {"mine", left.name}
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_with_the_same_command_and_resume(folder):
+    train = f"{TRAIN} --epochs 12 --set checkpoint_minutes=1e-9 --output runs/mine"
+    command = [sys.executable, "-m", "bertfit", *shlex.split(train)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        try:
+            assert any(line.startswith("Epoch 2 ") for line in process.stdout)
+        finally:
+            process.kill()
+    hint = str(invoke("evaluate runs/mine reviews.csv").exception).splitlines()
+    assert hint[-1] == "To go on with the training, add --resume to the command that began it."
+    result = invoke(f"{train} --resume")
+    assert result.exit_code == 0, result.output
+    assert "Resumed after step " in result.output
+    assert [path.name for path in (folder / "runs").iterdir()] == ["mine"]
+    assert invoke(train.replace("runs/mine", "runs/whole")).exit_code == 0
+    for name in ("model.safetensors", "training_history.json", "validation_predictions.jsonl"):
+        mine, whole = (folder / "runs" / run / name for run in ("mine", "whole"))
+        assert mine.read_bytes() == whole.read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_service_manager_ends_a_training_that_the_same_command_goes_on_with(folder):
+    train = f"{TRAIN} --epochs 1000 --output runs/mine --resume"
+    command = [sys.executable, "-m", "bertfit", *shlex.split(train)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        try:
+            assert any(line.startswith("Epoch 2 ") for line in process.stdout)
+            process.terminate()
+            said = " ".join(process.stdout.read().split())
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "the state of the training is saved, and the same command goes on from there" in said
+    assert "Traceback" not in said
+    (left,) = (folder / "runs").iterdir()
+    assert left.name.startswith(".mine.incomplete-")
 
 
 def test_commands_that_are_told_are_not_wrapped(folder):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bertfit.cli.main import app
 from bertfit.cli.terminal import console, error_console
-from bertfit.errors import TrainingError
+from bertfit.errors import ConfigError, TrainingError
 from bertfit.run_directory import read_record
 from bertfit.workflow import seeds, training
 
@@ -47,8 +47,19 @@ def test_without_options_nothing_is_asked_for(call):
         "validation": None,
         "test": None,
         "overwrite": False,
+        "resume": False,
         "baseline": True,
     }
+
+
+def test_resume_reaches_the_training(call):
+    assert call("--resume")["resume"] is True
+
+
+def test_several_seeds_cannot_be_resumed(call):
+    result = CliRunner().invoke(app, ["train", "r.csv", "--output", "run", "--seeds=2", "--resume"])
+    assert isinstance(result.exception, ConfigError)
+    assert "--resume goes on with one training, and --seeds trains several" in str(result.exception)
 
 
 def test_every_option_reaches_the_training(call, tmp_path):

@@ -218,6 +218,26 @@ def test_learning_rates_of_zero_change_nothing():
 
 
 @needs_triton
+def test_it_goes_on_from_a_state():
+    """Rows that are not up to date stay so, and catch up later as if nothing had happened."""
+    whole, left = (Lazy(make_table(), weight_decay=0.1, betas=BETAS) for _ in range(2))
+    take_steps([whole, left], 4)
+    taken_up = Lazy(make_table(), weight_decay=0.1, betas=BETAS)
+    with torch.no_grad():
+        taken_up.master.weight.copy_(left.master.weight)
+        taken_up.other.copy_(left.other)
+    state = {name: tensor.clone() for name, tensor in left.rows.state().items()}
+    taken_up.rows.set_state(state)
+    taken_up.adam.set_state({name: one.clone() for name, one in left.adam.state().items()})
+    take_steps([whole, taken_up], 3)
+    for lazy in (whole, taken_up):
+        lazy.rows.catch_up_all()
+    assert torch.equal(taken_up.master.weight, whole.master.weight)
+    assert torch.equal(taken_up.other, whole.other)
+    assert all(map(torch.equal, taken_up.rows.state().values(), whole.rows.state().values()))
+
+
+@needs_triton
 def test_the_history_grows(monkeypatch):
     monkeypatch.setattr(gpu_embedding_rows, "_STEPS_KEPT", 2)
     dense, lazy, _ = train(9)

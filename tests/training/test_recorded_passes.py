@@ -33,6 +33,7 @@ from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import write_to
 from bertfit.training import pack_sizes, recorded_passes, trainer
+from bertfit.training.checkpoints import Checkpoints
 from bertfit.training.interruption import Interruption
 from bertfit.training.loop import (
     TrainingData,
@@ -676,7 +677,7 @@ def fit_recorded(monkeypatch, tmp_path):
             model,
             data,
             data,
-            best_folder=tmp_path / "best",
+            checkpoints=Checkpoints(tmp_path / "best"),
             listener=listener,
             interruption=Interruption(),
             **options,

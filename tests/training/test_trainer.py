@@ -20,11 +20,13 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.training import measuring, trainer, weights
+from bertfit.training.checkpoints import Checkpoints
 from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
 from bertfit.training.optimization import learning_rate_at
+from bertfit.training.state import Progress
 from bertfit.training.trainer import fit
 
 PRECISION = choose_precision("cpu", "float32")
@@ -83,7 +85,7 @@ def run_fit(tiny_model_dir, tmp_path, make_data, make_reviews):
                 validation or make_data(make_reviews(12, seed=1)),
                 settings=settings,
                 precision=PRECISION,
-                best_folder=tmp_path / "best",
+                checkpoints=Checkpoints(tmp_path / "best"),
                 listener=listener or Recorder(),
                 interruption=interruption,
             )
@@ -646,7 +648,6 @@ def test_a_gpu_is_not_left_idle_in_validation(device, of_steps, of_scoring, expe
         Precision(torch.device(device), torch.bfloat16, "a test"),
         *(None, None, "accuracy", None),
         num_epochs=1,
-        max_tokens=of_steps,
+        progress=Progress(max_tokens=of_steps, scoring_tokens=of_scoring),
     )
-    run.scoring_tokens = of_scoring
     assert run._choose_scoring_tokens() == expected

@@ -131,6 +131,27 @@ def test_weights_without_a_gradient_stay_and_count_their_own_steps():
 
 
 @needs_triton
+def test_it_goes_on_from_a_state():
+    whole, left = make_pairs(), make_pairs()
+    steppers = [TritonAdamW(pairs, make_optimizer(pairs)) for pairs in (whole, left)]
+    for step in range(3):
+        for pairs, stepper in zip((whole, left), steppers, strict=True):
+            set_gradients(pairs, step)
+            if step == 1:
+                pairs[0][0].grad = None  # so that the numbers of steps differ
+            take_step(stepper, 0.1)
+    state = {name: tensor.clone() for name, tensor in steppers[1].state().items()}
+    taken_up = [tuple(torch.nn.Parameter(one.detach().clone()) for one in pair) for pair in left]
+    steppers[1] = TritonAdamW(taken_up, make_optimizer(taken_up))
+    steppers[1].set_state(state)
+    for pairs, stepper in zip((whole, taken_up), steppers, strict=True):
+        set_gradients(pairs, 3)
+        take_step(stepper, 0.1)
+    for pair, expected in zip(taken_up, whole, strict=True):
+        assert all(map(torch.equal, pair, expected))
+
+
+@needs_triton
 def test_without_any_gradient_nothing_happens():
     pairs = make_pairs()
     stepper = TritonAdamW(pairs, make_optimizer(pairs))

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from bertfit import TextClassifier, import_notebook
 from bertfit.cli.main import app
 from bertfit.cli.terminal import console
-from bertfit.config import LEAST_LENGTH
 from bertfit.errors import BertfitError, ModelError, RunError
+from bertfit.setting_problems import LEAST_LENGTH
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."

@@ -29,7 +29,7 @@ from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
-from bertfit.workflow import calibrating, judging, making, reporting, rows, training
+from bertfit.workflow import calibrating, judging, making, reporting, resuming, rows, training
 from bertfit.workflow.base_model import load_base, load_base_tokenizer
 from bertfit.workflow.reproducing import describe_command
 
@@ -978,7 +978,7 @@ def test_a_second_interruption_while_the_run_is_published_waits(train_on, tmp_pa
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize(("place", "name"), [(training, "stage_run"), (making, "settle_speed")])
+@pytest.mark.parametrize(("place", "name"), [(resuming, "stage_run"), (making, "settle_speed")])
 def test_an_interruption_before_the_first_step_leaves_nothing(
     train, tmp_path, monkeypatch, place, name, after
 ):

@@ -102,6 +102,10 @@ TokenBudget = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with this training if it was killed or interrupted."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 Run = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a Hugging Face classifier.")

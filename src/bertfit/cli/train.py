@@ -48,13 +48,14 @@ def train(
     assignments: options.Assignments = None,
     baseline: options.Baseline = True,
     overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
     as_json: options.Json = False,
 ) -> None:
     """Fine-tune a model on labelled text and save it as a run."""
     from bertfit.cli.terminal import Terminal, console, error_console
 
     settings = _resolve_settings(context.params)
-    run = _find_function(seeds)
+    run = _find_function(seeds, resume=resume)
     with Terminal(error_console if as_json else console) as terminal:
         result = run(
             data,
@@ -85,11 +86,18 @@ def _resolve_settings(given: dict[str, Any]) -> ResolvedSettings:
     )
 
 
-def _find_function(seeds: int | None) -> Callable[..., TrainResult]:
+def _find_function(seeds: int | None, *, resume: bool) -> Callable[..., TrainResult]:
     from bertfit.workflow.training import train as run_training
 
     if seeds is None:
-        return run_training
+        return functools.partial(run_training, resume=resume)
+    if resume:
+        from bertfit.errors import ConfigError
+
+        raise ConfigError(
+            "--resume goes on with one training, and --seeds trains several",
+            hint="Give one of them; --seed trains one seed as a run of its own.",
+        )
     from bertfit.workflow.seeds import train_seeds
 
     return functools.partial(train_seeds, num_seeds=seeds)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -99,6 +99,23 @@ class CompiledAdamW:
             )
             weights = self._list_weights(count)
             call("adamw_step", ctypes.byref(step), weights, ctypes.c_int64(len(weights)))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what later steps depend on, as `TorchAdamW.state` does."""
+        return {"steps": torch.tensor(self._num_steps), **self._name_moments()}
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned for the same masters."""
+        self._num_steps = state["steps"].tolist()
+        for name, moments in self._name_moments().items():
+            moments.copy_(state[name])
+
+    def _name_moments(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{place}.{name}": moments
+            for place, (_, _, first, second, _) in enumerate(self._weights)
+            for name, moments in (("first", first), ("second", second))
+        }
 
     def _list_weights(self, num_steps: int | None = None) -> ctypes.Array[_Weight]:
         """Return the weights that have a gradient, or those of them with this number of steps."""

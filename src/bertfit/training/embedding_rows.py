@@ -18,6 +18,8 @@ Source: Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2 (the deferred up
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -129,6 +131,27 @@ class EmbeddingRows:
         self._pieces.clear()
         self._rows = torch.empty(0, dtype=torch.int64)
         self._gradient = torch.empty(0, self._master.shape[1])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what later steps depend on, apart from the table; not copies."""
+        return {
+            "first": self._first,
+            "second": self._second,
+            "last": torch.from_numpy(self._last),
+            "momentum_since": torch.from_numpy(self._momentum_since),
+            "epsilon_since": torch.from_numpy(self._epsilon_since),
+            "log_decay": torch.from_numpy(self._log_decay),
+        }
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned for the same table."""
+        self._first.copy_(state["first"])
+        self._second.copy_(state["second"])
+        self._last = state["last"].numpy().copy()
+        self._momentum_since = state["momentum_since"].numpy().copy()
+        self._epsilon_since = state["epsilon_since"].numpy().copy()
+        self._log_decay = state["log_decay"].numpy().copy()
+        self._step = len(self._log_decay) - 1
 
     def release(self) -> None:
         """Make the embedding produce dense gradients again."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -147,6 +147,25 @@ class GpuEmbeddingRows:
         if self._master.grad is not None:
             self._master.grad = None
             self._gradient.index_fill_(0, self._rows, 0.0)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what later steps depend on, apart from the table; not copies, but for numbers."""
+        return {
+            "first": self._first,
+            "second": self._second,
+            "last": self._last,
+            "history": self._history,
+            "reached": self._reached,
+            "step": torch.tensor(self._step),
+            "log_decay": torch.tensor(self._log_decay, dtype=torch.float64),
+        }
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned for the same table."""
+        self._history = state["history"].clone().to(self._device)  # of any length
+        for name in ("first", "second", "last", "reached"):
+            self.state()[name].copy_(state[name])
+        self._step, self._log_decay = int(state["step"]), float(state["log_decay"])
 
     def release(self) -> None:
         """Make the embedding produce ordinary gradients again."""

@@ -28,7 +28,7 @@ from bertfit.modeling.transfer import LateValues, mark_moment, to_device
 from bertfit.training.reports import StepReport, TakenStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from transformers import PreTrainedModel
 
@@ -56,6 +56,7 @@ def train_steps(
     learning_rate: Callable[[int], float],
     precision: Precision,
     max_tokens: int,
+    num_taken: int = 0,
 ) -> Iterator[TakenStep]:
     """Take one optimizer step for each set of rows in each epoch; yield each step's result.
 
@@ -70,6 +71,7 @@ def train_steps(
         precision: Device and dtype of the computation.
         max_tokens: Tokens per micro-batch, padding included. If a step does not fit into
             memory, this is halved permanently and the step is repeated.
+        num_taken: The first steps, which were taken earlier: they are counted, but not taken.
 
     Raises:
         RuntimeError: Memory ran out: not even the longest row of a step fits alone.
@@ -77,6 +79,9 @@ def train_steps(
     step, budget = 0, TokenBudget(max_tokens)
     for epoch, steps in enumerate(epochs):
         for indices in steps:
+            if step < num_taken:
+                step += 1
+                continue
             if not weights.working.training:  # `train` visits every module, which takes a while
                 weights.working.train()
             yield _take_step(
@@ -192,7 +197,7 @@ def accumulate_within_memory(
     Raises:
         RuntimeError: Memory ran out: not even the longest row fits alone.
     """
-    numbers = _RandomNumbers.keep(precision.device)
+    numbers = RandomNumbers.keep(precision.device)
     longest = int(data.encoded.lengths[indices].max())
     while True:
         try:
@@ -218,7 +223,7 @@ def accumulate_within_memory(
 
 
 @dataclass(frozen=True, slots=True)
-class _RandomNumbers:
+class RandomNumbers:
     """The state of torch's random number generators, to draw the same numbers again."""
 
     device: torch.device
@@ -226,11 +231,23 @@ class _RandomNumbers:
     on_device: torch.Tensor | None
 
     @classmethod
-    def keep(cls, device: torch.device) -> _RandomNumbers:
+    def keep(cls, device: torch.device) -> RandomNumbers:
+        """Keep the state of the CPU's generator and, for a GPU, of the device's."""
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
         return cls(device, torch.get_rng_state(), on_device)
 
+    @classmethod
+    def of(cls, device: torch.device, state: Mapping[str, torch.Tensor]) -> RandomNumbers:
+        """Return what `state` returned."""
+        return cls(device, state["cpu"], state.get("device"))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return the states (uint8) by name."""
+        named = {"cpu": self.on_cpu, "device": self.on_device}
+        return {name: state for name, state in named.items() if state is not None}
+
     def set_back(self) -> None:
+        """Draw the same numbers again."""
         torch.set_rng_state(self.on_cpu)
         if self.on_device is not None:
             torch.cuda.set_rng_state(self.on_device, self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -67,6 +67,27 @@ class TorchAdamW:
             with torch.no_grad():
                 # On a GPU this is a few kernel launches; a loop would need one for each weight.
                 torch._foreach_copy_([work for _, work in copied], [master for master, _ in copied])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what later steps depend on, apart from the masters: moments and numbers of steps.
+
+        The tensors are those in use, not copies.
+        """
+        by_place = self._optimizer.state_dict()["state"]
+        return {
+            f"{place}.{name}": value
+            for place, values in by_place.items()
+            for name, value in values.items()
+        }
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned for the same masters."""
+        by_place: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in state.items():
+            place, _, name = key.partition(".")
+            by_place.setdefault(int(place), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": by_place, "param_groups": groups})
 
 
 def learning_rate_at(step: int, *, num_steps: int, peak: float, warmup_fraction: float) -> float:

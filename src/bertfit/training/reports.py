@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,13 @@ class StepReport:
     seconds: float
 
 
+_NUMBERS: dict[str, Callable[[float], Any]] = {
+    **dict.fromkeys(("step", "epoch", "num_tokens", "num_pad_tokens", "max_tokens"), int),
+    **dict.fromkeys(("loss", "grad_norm", "learning_rate", "seconds"), float),
+}
+"""The fields of a report that are one number, with their types."""
+
+
 @dataclass(frozen=True, slots=True)
 class TakenStep:
     """A step that was queued on the device, and may still be running."""
@@ -69,6 +76,34 @@ class TakenStep:
         if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
             raise NonFiniteLossError(report, self.precision)
         return report
+
+
+def join_reports(reports: Sequence[StepReport]) -> dict[str, np.ndarray]:
+    """Return reports as arrays by name, for `split_reports`: (S,) numbers, (S·B,) rows."""
+    numbers = {
+        name: np.array([getattr(report, name) for report in reports], np.float64)
+        for name in _NUMBERS
+    }
+    rows = {
+        name: np.concatenate([np.zeros(0, np.int64), *(getattr(one, name) for one in reports)])
+        for name in ("indices", "predicted_ids")
+    }
+    sizes = np.array([len(report.indices) for report in reports], np.int64)
+    return {**numbers, **rows, "sizes": sizes}
+
+
+def split_reports(arrays: Mapping[str, np.ndarray]) -> list[StepReport]:
+    """Return the reports that `join_reports` made arrays of."""
+    ends = np.cumsum(arrays["sizes"])[:-1]
+    indices, predicted_ids = (np.split(arrays[name], ends) for name in ("indices", "predicted_ids"))
+    return [
+        StepReport(
+            indices=indices[place],
+            predicted_ids=predicted_ids[place],
+            **{name: kind(arrays[name][place]) for name, kind in _NUMBERS.items()},
+        )
+        for place in range(len(arrays["sizes"]))
+    ]
 
 
 class NonFiniteLossError(TrainingError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,18 +23,21 @@ from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import stay_ahead
+from bertfit.training.checkpoints import Checkpoints, SavedState
 from bertfit.training.choices import (
     choose_epochs,
     choose_learning_rate,
     choose_selection_metric,
 )
-from bertfit.training.interruption import Interruption
+from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
+from bertfit.training.outcome import History, TrainingOutcome, explain_choice, rank_epoch
 from bertfit.training.reports import StepReport, TakenStep, advise_smaller_steps
+from bertfit.training.state import Progress, save_state, take_up_state
 from bertfit.training.token_budget import starting_budget
 from bertfit.training.weights import TrainedWeights
-from bertfit.wording import format_seconds, format_steps, name_metric
+from bertfit.wording import format_count, format_seconds, format_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,47 +51,6 @@ _STEPS_PER_LOOK = 32
 lengths from 1.2 to 2.5 GB in 150 steps, and kept growing."""
 
 
-@dataclass(slots=True)
-class History:
-    """The notebook's six lists, with one entry per finished epoch; F1 is the macro average."""
-
-    train_losses: list[float] = field(default_factory=list)
-    val_losses: list[float] = field(default_factory=list)
-    train_acc: list[float] = field(default_factory=list)
-    val_acc: list[float] = field(default_factory=list)
-    train_f1: list[float] = field(default_factory=list)
-    val_f1: list[float] = field(default_factory=list)
-
-    @property
-    def num_epochs(self) -> int:
-        """Number of finished epochs."""
-        return len(self.val_losses)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOutcome:
-    """The outcome of a training."""
-
-    history: History
-    best_epoch: int
-    """0-based epoch whose weights were kept."""
-    selection_metric: str
-    reason: str
-    """Why that epoch was kept, in a sentence."""
-    interrupted: bool
-    collapsed_to: int | None
-    """The class that the kept model predicts for every validation row, if it does."""
-    train_seconds: float
-    """Time in optimizer steps, without validation."""
-    num_steps: int
-    unfinished: tuple[int, int] | None
-    """Steps taken in the last epoch, and those that it would have had, if it was interrupted."""
-    recording: Plan
-    """Whether the passes were recorded to the end, and why."""
-    recording_seconds: float
-    """Time spent recording, part of `train_seconds`."""
-
-
 @keep_freed_memory()
 @usual_torch()
 @torch.random.fork_rng(devices=[])
@@ -99,28 +61,25 @@ def fit(
     *,
     settings: TrainSettings,
     precision: Precision,
-    best_folder: Path,
+    checkpoints: Checkpoints,
     listener: Listener,
     interruption: Interruption,
 ) -> TrainingOutcome:
-    """Train `model` and leave the weights of its best epoch in it and in `best_folder`.
+    """Train `model` and leave the weights of its best epoch in it and in the checkpoints' folder.
 
     If `interruption` is requested, the epoch ends after the current step, and is the last. The
     caller's random numbers go on as if nothing had been drawn, except those of a GPU.
 
     Raises:
+        FirstInterrupt: An end was requested, and `checkpoints` keep the state to go on later.
+        RunError: The state from which the training is to go on is damaged, or of another `kind`.
         TrainingError: A loss, a gradient or a validation row's logit is not finite, or a recording
-            on a GPU failed beyond recovery. `best_folder` then holds the best epoch before that, if
+            on a GPU failed beyond recovery. The folder then holds the best epoch before that, if
             one had finished.
         KeyboardInterrupt: A second Ctrl-C came.
     """
     metric = choose_selection_metric(settings, train.label_ids)
-    lengths = train.encoded.lengths
-    num_epochs = choose_epochs(settings, len(lengths), num_labels=model.config.num_labels)
-    epochs = [
-        plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-        for epoch in range(num_epochs)
-    ]
+    epochs = _plan_epochs(settings, train.encoded.lengths, int(model.config.num_labels))
     weights = TrainedWeights(model, settings, precision)
     if weights.kernel_fault is not None:
         listener.note(f"AdamW: torch's own, not the kernels; {weights.kernel_fault}.")
@@ -130,51 +89,60 @@ def fit(
         validation,
         settings,
         precision,
-        best_folder,
+        checkpoints,
         listener,
         metric,
         weights.recording,
         num_epochs=len(epochs),
-        max_tokens=starting_budget(settings.micro_batch_tokens),
+        progress=Progress(max_tokens=starting_budget(settings.micro_batch_tokens)),
     )
     torch.manual_seed(settings.seed)
     try:
-        for epoch_steps in _by_epoch(run.steps(epochs), num_steps=[len(e) for e in epochs]):
-            seen = run.train_epoch(epoch_steps, interruption)
-            run.finish_epoch(seen)
-            if interruption.requested or run.patience_is_over():
+        if checkpoints.saved is not None:
+            run.take_up(checkpoints.saved)
+        steps = run.steps(epochs)
+        for planned in epochs[run.progress.history.num_epochs :]:
+            if run.progress.has_ended or run.patience_is_over():
+                break
+            run.finish_epoch(run.train_epoch(steps, len(planned), interruption))
+            if interruption.requested:
+                run.leave_if_it_stays([])
                 break
     finally:
         weights.release()
-    run.restore_best()
+    run.keep_best()
     return run.outcome(interrupted=interruption.requested)
+
+
+def _plan_epochs(
+    settings: TrainSettings, lengths: np.ndarray, num_labels: int
+) -> list[list[np.ndarray]]:
+    """Return the rows of each step of each epoch."""
+    num_epochs = choose_epochs(settings, len(lengths), num_labels=num_labels)
+    return [
+        plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
+        for epoch in range(num_epochs)
+    ]
 
 
 @dataclass(slots=True)
 class _Run:
-    """The state of one call of `fit`."""
+    """One call of `fit`."""
 
     weights: TrainedWeights
     train: TrainingData
     validation: TrainingData
     settings: TrainSettings
     precision: Precision
-    best_folder: Path
+    checkpoints: Checkpoints
     listener: Listener
     metric: str
     recording: Plan
     num_epochs: int
-    max_tokens: int
-    """Tokens per micro-batch; lowered once memory has run out."""
-    scoring_tokens: int | None = None
-    """The same in validation, once memory has run out there."""
-    history: History = field(default_factory=History)
-    best_epoch: int = -1
-    best_collapse: int | None = None
-    train_seconds: float = 0.0
-    num_steps: int = 0
+    progress: Progress
+    begun: list[StepReport] = field(default_factory=list)
+    """Steps of the next epoch that were taken before the training was killed."""
     unfinished: tuple[int, int] | None = None
-    recording_seconds: float = 0.0
     fragments: Fragments = field(default_factory=Fragments)
 
     def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
@@ -192,42 +160,70 @@ class _Run:
                 warmup_fraction=self.settings.warmup_fraction,
             ),
             precision=self.precision,
-            max_tokens=self.max_tokens,
+            max_tokens=self.progress.max_tokens,
+            num_taken=self.progress.num_steps,
         )
 
     def train_epoch(
-        self, taken: tuple[int, Iterator[TakenStep]], interruption: Interruption
+        self, steps: Iterator[TakenStep], num_steps: int, interruption: Interruption
     ) -> list[StepReport]:
-        """Take the steps of an epoch, or fewer if interrupted."""
-        num_steps, steps = taken
-        epoch = self.history.num_epochs
-        task = f"epoch {epoch + 1}/{self.num_epochs}"
-        self.listener.progress(task, 0, num_steps)
-        seen: list[StepReport] = []
-        num_rows, loss_sum = 0, 0.0
-        for step in stay_ahead(
-            steps, self.precision.device, is_over=lambda: bool(seen) and interruption.requested
-        ):
+        """Take the steps of an epoch, or fewer if interrupted; save the state when it is due.
+
+        Args:
+            steps: Those that are left of this epoch and of all later ones.
+            num_steps: Of the whole epoch.
+            interruption: Whether to end.
+        """
+        seen, self.begun = self.begun, []
+        task = f"epoch {self.progress.history.num_epochs + 1}/{self.num_epochs}"
+        self.listener.progress(task, len(seen), num_steps)
+        left = itertools.islice(steps, num_steps - len(seen))
+        while len(seen) < num_steps and not (seen and interruption.requested):
+            self._take_steps(left, seen, interruption, tell=(task, num_steps))
+            if self.checkpoints.is_due() and len(seen) < num_steps:
+                self._save_state(seen)
+        self._heed_recording()
+        if interruption.requested:
+            self.leave_if_it_stays(seen)
+        if len(seen) < num_steps:
+            self.unfinished = (len(seen), num_steps)
+        if interruption.requested:
+            self.listener.note(
+                f"Interrupted after step {self.progress.num_steps}: validating and keeping the "
+                "best model so far. Ctrl-C again gives that up."
+            )
+            self.listener.progress(task, len(seen), len(seen))
+        return seen
+
+    def _take_steps(
+        self,
+        steps: Iterator[TakenStep],
+        seen: list[StepReport],
+        interruption: Interruption,
+        *,
+        tell: tuple[str, int],
+    ) -> None:
+        """Take steps and add their reports to `seen`, until the state is due, but at least one."""
+        num_before = len(seen)
+        num_rows = sum(len(report.indices) for report in seen)
+        loss_sum = sum(report.loss * len(report.indices) for report in seen)
+
+        def is_over() -> bool:
+            may_end = len(seen) > num_before
+            return may_end and (interruption.requested or self.checkpoints.is_due())
+
+        for step in stay_ahead(steps, self.precision.device, is_over=is_over):
             report = step.read()
             seen.append(report)
             self._heed_memory(report)
             num_rows += len(report.indices)
             loss_sum += report.loss * len(report.indices)
-            self.train_seconds += report.seconds
-            self.num_steps += 1
-            if self.num_steps % _STEPS_PER_LOOK == 0:
+            self.progress.train_seconds += report.seconds
+            self.progress.num_steps += 1
+            if self.progress.num_steps % _STEPS_PER_LOOK == 0:
                 self.fragments.look()
+            task, num_steps = tell
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
-        self._heed_recording()
-        if len(seen) < num_steps:
-            self.unfinished = (len(seen), num_steps)
-        if interruption.requested:
-            self.listener.note(
-                f"Interrupted after step {self.num_steps}: validating and keeping the best "
-                "model so far. Ctrl-C again gives that up."
-            )
-            self.listener.progress(task, len(seen), len(seen))
-        return seen
 
     def finish_epoch(self, seen: list[StepReport]) -> None:
         """Validate, add the epoch to the history and save the model if it is the best."""
@@ -247,25 +243,64 @@ class _Run:
         val_loss = float(row_log_losses(probabilities, targets).mean())
         entry = (train_loss, val_loss, train_acc, val_acc, train_f1, val_f1)
         for name, value in zip(History.__dataclass_fields__, entry, strict=True):
-            getattr(self.history, name).append(value)
+            getattr(self.progress.history, name).append(value)
         extent = format_seconds(sum(report.seconds for report in seen))
         if self.unfinished is not None:
             extent = f"{format_steps(*self.unfinished)}, {extent}"
-        epoch, best = self.history.num_epochs - 1, self.best_epoch
-        rank = functools.partial(rank_epoch, self.history, metric=self.metric)
-        if best < 0 or rank(epoch) > rank(best):
-            self.best_epoch = epoch
-            self.best_collapse = collapsed_class(val_ids, targets)
-            save_model(self.weights.masters, self.best_folder)
+        done = self.progress
+        epoch, best = done.history.num_epochs - 1, done.best_epoch
+        rank = functools.partial(rank_epoch, done.history, metric=self.metric)
+        is_best = best < 0 or rank(epoch) > rank(best)
+        if is_best:
+            done.best_epoch, done.best_collapse = epoch, collapsed_class(val_ids, targets)
+        # Before the model: an earlier state would need the model that is replaced now.
+        outdated = is_best and self.checkpoints.path.exists()
+        if outdated or self.checkpoints.is_due() or self.checkpoints.stays:
+            self._save_state([])
+        if is_best:
+            save_model(self.weights.masters, self.checkpoints.folder)
         self.listener.note(
             f"Epoch {epoch + 1} ({extent}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
         )
 
+    def leave_if_it_stays(self, seen: list[StepReport]) -> None:
+        """Save the state and end, if the training is to go on later.
+
+        Raises:
+            FirstInterrupt: So it is.
+        """
+        if self.checkpoints.stays and self._save_state(seen):
+            self.listener.note(
+                f"Interrupted after step {self.progress.num_steps}: the state of the training is "
+                "saved, and the same command goes on from there."
+            )
+            raise FirstInterrupt
+
+    def take_up(self, saved: SavedState) -> None:
+        """Go on from a state, before the first step."""
+        self.progress, self.begun = take_up_state(saved, self.weights, self.precision.device)
+        done = self.progress
+        done.resumed_after.append(done.num_steps)
+        self.listener.note(
+            f"Resumed after step {done.num_steps}, with {done.history.num_epochs} of "
+            f"{format_count(self.num_epochs, 'epoch')} finished; until then, steps took "
+            f"{format_seconds(done.train_seconds)}."
+        )
+        has_the_best = not self.begun and done.best_epoch == done.history.num_epochs - 1
+        if has_the_best or done.has_ended:
+            # The folder may not have it: the state is written first, and calibration comes last.
+            save_model(self.weights.masters, self.checkpoints.folder)
+
+    def _save_state(self, seen: list[StepReport]) -> bool:
+        """Save the state after the steps of an epoch that were seen; return whether that worked."""
+        at = (self.checkpoints, self.weights, self.precision.device)
+        return save_state(*at, progress=self.progress, seen=seen, listener=self.listener)
+
     def _heed_memory(self, report: StepReport) -> None:
         """Note if memory ran out in a step; scoring then uses smaller pieces too."""
-        if report.max_tokens < self.max_tokens:
-            self.max_tokens = report.max_tokens
+        if report.max_tokens < self.progress.max_tokens:
+            self.progress.max_tokens = report.max_tokens
             self.listener.note(
                 f"Out of memory at step {report.step + 1}: it was taken again in pieces of at most "
                 f"{report.max_tokens:,} tokens, with the same result, and so is the rest."
@@ -274,16 +309,16 @@ class _Run:
     def _heed_recording(self) -> None:
         """Note if passes are no longer recorded."""
         if self.weights.recorded is not None:
-            self.recording_seconds = self.weights.recorded.seconds
+            self.progress.recording_seconds = self.weights.recorded.seconds
         plan = self.weights.recording
         if plan != self.recording:
             self.recording = plan
             self.listener.note(f"Recording: {plan}; the rest is computed as it is written.")
 
     def _heed_memory_in_scoring(self, tokens: int) -> None:
-        if self.scoring_tokens is None:
+        if self.progress.scoring_tokens is None:
             self.listener.note(SMALLER_PIECES)
-        self.scoring_tokens = tokens
+        self.progress.scoring_tokens = tokens
 
     def _validate(self) -> np.ndarray:
         with run_as_written():
@@ -317,82 +352,47 @@ class _Run:
 
     def _choose_scoring_tokens(self) -> int:
         """Return the tokens per micro-batch in validation: on a GPU, more than a small step has."""
-        tokens = self.max_tokens
+        tokens = self.progress.max_tokens
         ran_out = tokens < starting_budget(self.settings.micro_batch_tokens)
         if self.precision.device.type == "cuda" and not ran_out:
             tokens = max(tokens, TOKENS_ON_GPU)
-        return min(tokens, self.scoring_tokens or tokens)
+        return min(tokens, self.progress.scoring_tokens or tokens)
 
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""
-        patience = self.settings.patience
-        waited = self.history.num_epochs - 1 - self.best_epoch
+        patience, num_epochs = self.settings.patience, self.progress.history.num_epochs
+        waited = num_epochs - 1 - self.progress.best_epoch
         over = patience is not None and waited >= patience
-        if over and self.history.num_epochs < self.num_epochs:
+        if over and num_epochs < self.num_epochs:
             self.listener.note(f"Stopped early: no better epoch in {waited}.")
         return over
 
-    def restore_best(self) -> None:
-        """Put the weights of the best epoch back into the model."""
-        if self.best_epoch < self.history.num_epochs - 1:
-            restore_model(self.weights.masters, self.best_folder)
+    def keep_best(self) -> None:
+        """Put the weights of the best epoch back into the model, and into the state if it has one.
+
+        What comes after the training changes those in the folder.
+        """
+        done = self.progress
+        if done.best_epoch < done.history.num_epochs - 1 and not done.has_ended:
+            restore_model(self.weights.masters, self.checkpoints.folder)
+        done.has_ended = True
+        if self.checkpoints.path.exists():
+            self._save_state([])
 
     def outcome(self, *, interrupted: bool) -> TrainingOutcome:
         """Sum up."""
+        done = self.progress
         return TrainingOutcome(
-            history=self.history,
-            best_epoch=self.best_epoch,
+            history=done.history,
+            best_epoch=done.best_epoch,
             selection_metric=self.metric,
-            reason=_explain_choice(self.history, self.metric, self.best_epoch),
+            reason=explain_choice(done.history, self.metric, done.best_epoch),
             interrupted=interrupted,
-            collapsed_to=self.best_collapse,
-            train_seconds=self.train_seconds,
-            num_steps=self.num_steps,
+            collapsed_to=done.best_collapse,
+            train_seconds=done.train_seconds,
+            num_steps=done.num_steps,
             unfinished=self.unfinished,
             recording=self.recording,
-            recording_seconds=self.recording_seconds,
+            recording_seconds=done.recording_seconds,
+            resumed_after=tuple(done.resumed_after),
         )
-
-
-def rank_epoch(history: History, epoch: int, metric: str) -> tuple[float, float]:
-    """Return what epochs are compared by, the higher the better: the score, then the loss.
-
-    Few validation rows are soon all right, long before the model is sure of them.
-
-    Args:
-        history: The history up to this epoch.
-        epoch: 0-based.
-        metric: "accuracy", "macro_f1" or "loss".
-    """
-    value, loss = _scores_by(history, metric)[epoch], history.val_losses[epoch]
-    return (-value if metric == "loss" else value), -loss
-
-
-def _scores_by(history: History, metric: str) -> list[float]:
-    """Return the validation score of each epoch."""
-    scores = {"accuracy": history.val_acc, "macro_f1": history.val_f1, "loss": history.val_losses}
-    return scores[metric]
-
-
-def _by_epoch(
-    steps: Iterator[TakenStep], *, num_steps: Sequence[int]
-) -> Iterator[tuple[int, Iterator[TakenStep]]]:
-    """Split one stream of steps into the streams of its epochs."""
-    for count in num_steps:
-        yield count, (next(steps) for _ in range(count))
-
-
-def _explain_choice(history: History, metric: str, best_epoch: int) -> str:
-    name, scores = name_metric(metric), _scores_by(history, metric)
-    value = scores[best_epoch]
-    superlative = "lowest" if metric == "loss" else "highest"
-    tied = [epoch for epoch, score in enumerate(scores) if score == scores[best_epoch]]
-    losses = [history.val_losses[epoch] for epoch in tied]
-    which = "the first" if len(set(losses)) == 1 else "with the lowest loss"
-    tie = f" ({which} of equals)" if len(tied) > 1 else ""
-    if len(scores) == 1:
-        return f"epoch 1 is the only one; its validation {name} is {value:.4f}"
-    return (
-        f"epoch {best_epoch + 1} of {len(scores)} has the {superlative} validation {name}, "
-        f"{value:.4f}{tie}"
-    )

@@ -7,7 +7,7 @@ all tensors, and never waits for the GPU.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,6 +151,17 @@ class TritonAdamW:
             self._launch(chosen, learning_rate, count, halted)
         if self._rows is not None:
             self._rows.step(learning_rate, max_norm=self._max_norm, norm=self._norm, halted=halted)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return what later steps depend on, as `TorchAdamW.state` does."""
+        steps = torch.from_numpy(self._num_steps)
+        return {"first": self._first, "second": self._second, "steps": steps}
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned for the same masters."""
+        self._first.copy_(state["first"])
+        self._second.copy_(state["second"])
+        self._num_steps = state["steps"].numpy().copy()
 
     def _launch(
         self, gradients: _Gradients, learning_rate: float, count: int, halted: torch.Tensor

@@ -27,6 +27,8 @@ from bertfit.training.step_trial import find_step_fault
 from bertfit.training.triton_adamw import TritonAdamW, can_launch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from bertfit.config import TrainSettings
@@ -152,6 +154,46 @@ class TrainedWeights:
         """Stop recording because memory ran out; return whether that frees any."""
         return self.recorded is not None and self.recorded.forget()
 
+    @property
+    def kind(self) -> str:
+        """What computes the updates; a state fits only the kind that it came from."""
+        parts = (self._optimizer, self._rows)
+        return " and ".join(type(part).__name__ for part in parts if part is not None)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return everything that later steps depend on, apart from random numbers, by name.
+
+        The tensors are those in use, not copies. Rows of the embeddings that are not up to date
+        stay so: a training whose state was saved takes the same steps as one whose state was not.
+        """
+        parts: dict[str, Mapping[str, torch.Tensor]] = {
+            "weight": dict(self.masters.named_parameters()),
+            "buffer": dict(self.masters.named_buffers()),
+            "adamw": self._optimizer.state(),
+            "rows": {} if self._rows is None else self._rows.state(),
+        }
+        return {
+            f"{part}.{name}": tensor.detach()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
+
+    def set_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned for the same model and `kind`, before the first step."""
+        own = self.state()
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if name.startswith(("weight.", "buffer.")):
+                    tensor.copy_(state[name])
+            for master, work in zip(
+                self.masters.parameters(), self.working.parameters(), strict=True
+            ):
+                if work is not master:
+                    work.copy_(master)
+        self._optimizer.set_state(pick(state, "adamw."))
+        if self._rows is not None:
+            self._rows.set_state(pick(state, "rows."))
+
     def settle(self) -> None:
         """Bring every weight up to date, before validation or saving."""
         if self._rows is not None:
@@ -188,6 +230,15 @@ def updates_read_rows(num_numbers: int, device: torch.device) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
     return num_numbers >= _LEAST_ON_GPU and find_kernel_obstacle(device) is None
+
+
+def pick(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
 
 
 def _add_gradients_to(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertfit.config import LEAST_LENGTH, check_flags, is_whole_number
+from bertfit.config import check_flags, is_whole_number
 from bertfit.data.encoding import EncodingRule
 from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError, is_out_of_memory
@@ -19,6 +19,7 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import check_tokenizer, lacks_vocabulary, read_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, check_place, stage_run
+from bertfit.setting_problems import LEAST_LENGTH
 from bertfit.wording import list_some
 from bertfit.workflow.notebook_weights import EXPECTED, ONLY_BERT, read_weights
 

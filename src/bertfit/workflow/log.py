@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from bertfit.files import open_atomically
 from bertfit.progress import Listener
@@ -23,6 +25,15 @@ class LogKeeper:
     def count_seconds(self) -> float:
         """Return how long ago the training began, rounded as in bertfit.json."""
         return round(time.perf_counter() - self._started, 1)
+
+    def keep(self) -> dict[str, Any]:
+        """Return the notes and the seconds so far, for `go_on_from`."""
+        return {"lines": list(self.lines), "seconds": self.count_seconds()}
+
+    def go_on_from(self, kept: Mapping[str, Any]) -> None:
+        """Put the notes of an earlier process before those of this one, and add its seconds."""
+        self.lines[:0] = kept["lines"]
+        self._started -= kept["seconds"]
 
     def note(self, text: str) -> None:
         """Log the sentence and pass it on."""

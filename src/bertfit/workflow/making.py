@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from bertfit.config import ResolvedSettings, TrainSettings
 from bertfit.errors import TrainingError
@@ -15,9 +14,11 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.progress import Listener
 from bertfit.run_directory import Staging
+from bertfit.training.checkpoints import Checkpoints
 from bertfit.training.interruption import Interruption
+from bertfit.training.outcome import TrainingOutcome
 from bertfit.training.reports import NonFiniteLossError
-from bertfit.training.trainer import TrainingOutcome, fit
+from bertfit.training.trainer import fit
 from bertfit.wording import list_some
 from bertfit.workflow.calibrating import calibrate, record_confidence
 from bertfit.workflow.judging import BaselineFitter, compare_on_test, judge
@@ -34,8 +35,16 @@ from bertfit.workflow.reporting import add_report
 from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.speeding import settle_speed
 
+_CAN_GO_ON = "The same command with --resume goes on from the last state saved."
 _MOST_LINES = 64
 """Most lines of a failed step that an error names."""
+
+
+class _Told(TypedDict):
+    """Who hears what happens, and who asks for an end."""
+
+    listener: Listener
+    interruption: Interruption
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ def make_run(
     *,
     model: PreparedModel,
     staging: Staging,
+    checkpoints: Checkpoints,
     fit_baselines: BaselineFitter | None,
     log: LogKeeper,
     interruption: Interruption,
@@ -72,16 +82,11 @@ def make_run(
         interruption.raise_if_requested()
         model.classifier.save_tokenizer(staging.folder)  # so that a kept model can always be loaded
         resolved, speed = settle_speed(resolved, model, listener=log)
+    told: _Told = {"listener": log, "interruption": interruption}
     settings, folder = resolved.settings, staging.folder
-    outcome = _fit(
-        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
-    )
-    learned = calibrate(
-        rows, model, settings=settings, folder=folder, listener=log, interruption=interruption
-    )
-    judged = judge(
-        rows, model, fit_baselines=fit_baselines, listener=log, interruption=interruption
-    )
+    outcome = _fit(rows, model, settings=settings, checkpoints=checkpoints, **told)
+    learned = calibrate(rows, model, settings=settings, folder=folder, **told)
+    judged = judge(rows, model, fit_baselines=fit_baselines, **told)
     evaluation, baselines = judged.evaluation, judged.baselines
     test = compare_on_test(evaluation, baselines, rows) if evaluation is not None else None
     record = make_record(
@@ -116,22 +121,30 @@ def make_run(
 
 
 @contextlib.contextmanager
-def keeping_the_model(staging: Staging, listener: Listener) -> Iterator[None]:
-    """If an error ends the run, keep the best epoch's model, if there is one, and note its place.
+def keeping_the_model(
+    staging: Staging, listener: Listener, *, stays: bool = False
+) -> Iterator[None]:
+    """If an error ends the run, keep the model and the state, if there are any, and note the place.
 
-    A second Ctrl-C discards it.
+    A second Ctrl-C discards them, unless the training `stays`: then a state is left where it is.
     """
     try:
         yield
     except Exception:
+        holds_state = staging.holds_state()
         if staging.holds_model():
             kept = f"The best epoch so far is saved, as a plain model, in {staging.set_aside()}."
-            listener.note(kept)
+            listener.note(f"{kept} {_CAN_GO_ON}" if holds_state else kept)
+        elif holds_state:
+            listener.note(f"The training so far is saved in {staging.set_aside()}. {_CAN_GO_ON}")
         else:
             staging.discard()
         raise
     except BaseException:
-        staging.discard()
+        if stays and staging.holds_state():
+            staging.leave()
+        else:
+            staging.discard()
         raise
 
 
@@ -140,7 +153,7 @@ def _fit(
     model: PreparedModel,
     *,
     settings: TrainSettings,
-    folder: Path,
+    checkpoints: Checkpoints,
     listener: Listener,
     interruption: Interruption,
 ) -> TrainingOutcome:
@@ -153,7 +166,7 @@ def _fit(
             model.validation,
             settings=settings,
             precision=classifier.precision,
-            best_folder=folder,
+            checkpoints=checkpoints,
             listener=listener,
             interruption=interruption,
         )

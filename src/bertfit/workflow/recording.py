@@ -25,7 +25,7 @@ from bertfit.files import write_json
 from bertfit.modeling.soundness import reads_padding
 from bertfit.run_directory import Staging
 from bertfit.run_files import BASELINES_NAME
-from bertfit.training.trainer import TrainingOutcome
+from bertfit.training.outcome import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.gating import LeakFreeScores
 from bertfit.workflow.learned import write_digests
@@ -80,6 +80,7 @@ def make_record(
             **speed.to_json(),
             "recording": str(outcome.recording),
             "recording_seconds": round(outcome.recording_seconds, 1),
+            "resumed_after": list(outcome.resumed_after),
             "dtype": precision.dtype_name,
             "device": precision.device_name,
             "reads_padding": reads_padding(model.classifier.model),

@@ -22,6 +22,7 @@ from bertfit.errors import ConfigError
 from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
+from bertfit.training.outcome import rank_epoch
 from bertfit.wording import name_metric
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.rows import PreparedRows
@@ -160,6 +161,7 @@ def _train_each(
         FirstInterrupt: It came before the first step of the first seed.
         KeyboardInterrupt: A second Ctrl-C came.
     """
+    from bertfit.training.checkpoints import Checkpoints
     from bertfit.workflow.making import keeping_the_model, make_run
     from bertfit.workflow.preparing import renew_model
 
@@ -181,6 +183,7 @@ def _train_each(
                     rows,
                     model=model,
                     staging=staging,
+                    checkpoints=Checkpoints(staging.folder),
                     fit_baselines=fit_baselines,
                     log=log,
                     interruption=interruption,
@@ -212,8 +215,6 @@ def _rank(finished: FinishedRun | None) -> tuple[bool, float, float]:
 
     Ties are broken by validation loss; of equal seeds the first is kept.
     """
-    from bertfit.training.trainer import rank_epoch  # imports torch
-
     assert finished is not None
     outcome = finished.outcome
     rank = rank_epoch(outcome.history, outcome.best_epoch, outcome.selection_metric)

@@ -17,16 +17,16 @@ from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import locate_model
 from bertfit.progress import Listener, as_listener
-from bertfit.run_directory import Staging, check_place, stage_run
+from bertfit.run_directory import check_place
 from bertfit.training.compiling_ahead import start_compiling
-from bertfit.training.interruption import Interruption, catch_interrupts
+from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 from bertfit.workflow.log import LogKeeper
 from bertfit.workflow.rows import PreparedRows, finish_rows, start_rows
 
 if TYPE_CHECKING:
     from bertfit.evaluation.baseline import BaselineResults
     from bertfit.inference.predictor import TextClassifier
-    from bertfit.training.trainer import TrainingOutcome
+    from bertfit.training.outcome import TrainingOutcome
     from bertfit.workflow.making import FinishedRun
     from bertfit.workflow.preparing import PreparedModel
     from bertfit.workflow.recording import ScoredTest
@@ -60,6 +60,7 @@ def train(
     test: Any = None,  # noqa: ANN401 (as data)
     settings: ResolvedSettings | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     baseline: bool = True,
     listener: Listener | None = None,
     **options: Any,  # noqa: ANN401 (a recipe, and fields of TrainSettings)
@@ -67,7 +68,8 @@ def train(
     """Train a classifier and write a run.
 
     A first Ctrl-C or SIGTERM ends the training after the current step. The best model so far is
-    then written and the result is `interrupted`, which a loop of trainings has to ask for.
+    then written and the result is `interrupted`, which a loop of trainings has to ask for. With
+    `resume`, no run is written then: the training's state is, and the same call goes on from there.
 
     Args:
         data: Labelled rows: path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow
@@ -77,6 +79,8 @@ def train(
         test: Labelled rows that are scored once at the end and choose nothing.
         settings: Resolved settings; None makes them from `options`.
         overwrite: Replace an existing run at `output` once the new one is complete.
+        resume: Go on with a training of the same rows and settings, if one for `output` was killed,
+            interrupted or failed, and left its state.
         baseline: Fit lexical baselines on the same rows.
         listener: Receives notes and progress.
         **options: `recipe="notebook"`, and fields of `TrainSettings`, such as `epochs=2`.
@@ -84,56 +88,64 @@ def train(
     Raises:
         ConfigError: A setting or an argument is wrong.
         DataError: The data has faults; all are listed.
-        KeyboardInterrupt: A second Ctrl-C or SIGTERM came.
+        KeyboardInterrupt: A second Ctrl-C or SIGTERM came, or with `resume` the first.
         LeakError: The setting `strict` is on, and the test set leaks.
         MissingDependencyError: The embedded model was asked for and is not installed.
         ModelError: The model cannot be loaded or computed.
-        RunError: `output` exists and may not be replaced, or cannot be written.
+        RunError: `output` exists or cannot be written, or what was left is of another training.
         TrainingError: Training cannot go on: a loss is not finite, for example.
     """
     resolved = settle_settings(settings, options)
     log = LogKeeper(as_listener(listener))
-    output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
-    resolved, rows, model = prepare_training(
-        data, validation=validation, test=test, resolved=resolved, log=log
+    output = settle_place(
+        output, overwrite=overwrite, resume=resume, baseline=baseline, listener=log
     )
+    prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     with catch_interrupts() as interruption:
-        staging = stage_run(output, overwrite=overwrite)
         finished = _make_and_publish(
-            resolved,
-            rows,
-            model=model,
-            staging=staging,
+            prepared,
+            output,
+            overwrite=overwrite,
+            resume=resume,
             baseline=baseline,
             log=log,
             interruption=interruption,
         )
-    return sum_up(finished, rows, run=output, interrupted=interruption.requested)
+    return sum_up(finished, prepared[1], run=output, interrupted=interruption.requested)
 
 
 def _make_and_publish(
-    resolved: ResolvedSettings,
-    rows: PreparedRows,
+    prepared: tuple[ResolvedSettings, PreparedRows, PreparedModel],
+    output: Path,
     *,
-    model: PreparedModel,
-    staging: Staging,
+    overwrite: bool,
+    resume: bool,
     baseline: bool,
     log: LogKeeper,
     interruption: Interruption,
 ) -> FinishedRun:
     from bertfit.workflow.judging import baseline_fitter
     from bertfit.workflow.making import keeping_the_model, make_run
+    from bertfit.workflow.resuming import open_folder
 
-    with keeping_the_model(staging, log):
+    resolved, rows, model = prepared
+    resolved, staging, checkpoints = open_folder(
+        output, overwrite=overwrite, resume=resume, resolved=resolved, rows=rows, log=log
+    )
+    with keeping_the_model(staging, log, stays=resume):
         finished = make_run(
             resolved,
             rows,
             model=model,
             staging=staging,
+            checkpoints=checkpoints,
             fit_baselines=baseline_fitter(rows, resolved.settings.seed) if baseline else None,
             log=log,
             interruption=interruption,
         )
+        if finished.interrupted and resume and staging.holds_state():
+            log.note("Interrupted: the model is trained, and the same command goes on from there.")
+            raise FirstInterrupt
         with catch_interrupts():  # count from 0 again: publishing must not stop half-way
             staging.publish(finished.record)
     return finished
@@ -218,7 +230,12 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
 
 
 def settle_place(
-    output: str | Path, *, overwrite: bool, baseline: bool, listener: Listener
+    output: str | Path,
+    *,
+    overwrite: bool,
+    resume: bool = False,
+    baseline: bool,
+    listener: Listener,
 ) -> Path:
     """Return `output` as a path, after checking that a run may be written there, and the flags.
 
@@ -227,7 +244,7 @@ def settle_place(
             would all train on all rows.
         RunError: There is a run already.
     """
-    check_flags(overwrite=overwrite, baseline=baseline)
+    check_flags(overwrite=overwrite, resume=resume, baseline=baseline)
     num_processes = os.environ.get("WORLD_SIZE", "").strip()
     if "RANK" in os.environ and num_processes not in {"", "1"}:
         raise ConfigError(
@@ -235,5 +252,5 @@ def settle_place(
             hint="Start it without torchrun; CUDA_VISIBLE_DEVICES or --device chooses the device.",
         )
     place = as_path(output, "output")
-    check_place(place, overwrite=overwrite, listener=listener)
+    check_place(place, overwrite=overwrite, listener=listener, resume=resume)
     return place

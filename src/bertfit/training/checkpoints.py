@@ -1,0 +1,156 @@
+"""The state of a training on disk, from which a training that was killed goes on.
+
+It is one file, replaced as a whole: weights, moments of AdamW, random numbers, the scores so far
+and the steps of the epoch that had begun. Rows, their order and the learning rates are not in it:
+they follow from the data and the settings, by which a state is known again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertfit.errors import RunError
+from bertfit.files import part_of, raising_system_errors
+from bertfit.run_files import STATE_NAME
+
+if TYPE_CHECKING:
+    import torch
+
+_FORMAT = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A state that was read, apart from its tensors, which are read when it is taken up."""
+
+    path: Path
+    belongs_to: dict[str, Any]
+    """What the training is known by."""
+    progress: dict[str, Any]
+    """How far it had come, as the trainer wrote it."""
+    kept: dict[str, Any]
+    """What else was kept with it."""
+
+    def read_tensors(self) -> dict[str, torch.Tensor]:
+        """Return its tensors by name.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise _explain_damage(self.path, error) from None
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """Where a training keeps the model of its best epoch and, now and then, its state."""
+
+    folder: Path
+    minutes: float | None = None
+    """Between two states; None saves none."""
+    belongs_to: Mapping[str, Any] = field(default_factory=dict)
+    """What the training is known by, of JSON's types."""
+    saved: SavedState | None = None
+    """The state from which the training goes on."""
+    keep: Callable[[], Mapping[str, Any]] = dict
+    """Returns what else is to be kept with a state, of JSON's types."""
+    stays: bool = False
+    """Whether a training that is interrupted leaves its state, to go on later."""
+    num_written: int = 0
+    """States written by this process."""
+    _since: float = field(default_factory=time.monotonic)
+
+    @property
+    def path(self) -> Path:
+        """Path of the state."""
+        return self.folder / STATE_NAME
+
+    def is_due(self) -> bool:
+        """Return whether it is time for another state."""
+        minutes = math.inf if self.minutes is None else self.minutes
+        return time.monotonic() - self._since >= 60.0 * minutes
+
+    def write(self, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
+        """Replace the state.
+
+        Args:
+            tensors: By name; on any device.
+            progress: Of JSON's types.
+
+        Raises:
+            OSError: It cannot be written; then the earlier one is removed too, because the model of
+                the best epoch may not be the one that it needs.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        told = {
+            "format": _FORMAT,
+            "belongs_to": self.belongs_to,
+            "progress": progress,
+            "kept": self.keep(),
+        }
+        metadata = {name: json.dumps(value) for name, value in told.items()}
+        part = part_of(self.path)
+        try:
+            with raising_system_errors(self.path):
+                save_file(dict(tensors), part, metadata)
+            _write_through(part)
+            part.replace(self.path)
+            self.num_written += 1
+        except BaseException as error:
+            part.unlink(missing_ok=True)
+            if isinstance(error, (OSError, SafetensorError)):
+                self.path.unlink(missing_ok=True)
+            if isinstance(error, SafetensorError):  # without the system's error code
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path)) from error
+            raise
+        finally:
+            self._since = time.monotonic()
+
+
+def read_state(path: Path) -> SavedState:
+    """Read what a state belongs to and how far the training had come.
+
+    Raises:
+        RunError: The file is damaged, or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        if told.pop("format") != _FORMAT:
+            raise RunError(
+                f"{path} was written by another version of bertfit",
+                hint="Remove it, or train with that version.",
+            )
+        return SavedState(path, **told)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _explain_damage(path, error) from None
+
+
+def _explain_damage(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"the state of a training, {path}, cannot be read: {error}",
+        hint="Remove it, and train from the beginning.",
+    )
+
+
+def _write_through(path: Path) -> None:
+    """Have the system write a file to the disk, so that a power failure does not lose it."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

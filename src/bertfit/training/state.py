@@ -1,0 +1,134 @@
+"""What a training needs to go on: saved from one process, and put into another one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bertfit.errors import RunError
+from bertfit.training.loop import RandomNumbers
+from bertfit.training.outcome import History
+from bertfit.training.reports import StepReport, join_reports, split_reports
+
+if TYPE_CHECKING:
+    from bertfit.progress import Listener
+    from bertfit.training.checkpoints import Checkpoints, SavedState
+    from bertfit.training.weights import TrainedWeights
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training has come, apart from the weights."""
+
+    max_tokens: int
+    """Tokens per micro-batch; lowered once memory has run out."""
+    scoring_tokens: int | None = None
+    """The same in validation, once memory has run out there."""
+    history: History = field(default_factory=History)
+    best_epoch: int = -1
+    """0-based; -1 before the first epoch has ended."""
+    best_collapse: int | None = None
+    """The class that the model of that epoch predicts for every validation row, if it does."""
+    train_seconds: float = 0.0
+    """In steps."""
+    num_steps: int = 0
+    recording_seconds: float = 0.0
+    resumed_after: list[int] = field(default_factory=list)
+    """Steps that had been taken each time that the training went on from a saved state."""
+    has_ended: bool = False
+    """Whether the weights are those of the best epoch, and no step is left."""
+
+
+def save_state(
+    checkpoints: Checkpoints,
+    weights: TrainedWeights,
+    device: torch.device,
+    *,
+    progress: Progress,
+    seen: Sequence[StepReport],
+    listener: Listener,
+) -> bool:
+    """Save what `take_up_state` needs; return whether that worked. The first time, tell of it.
+
+    Args:
+        checkpoints: Where to save it.
+        weights: After the last step that was taken. They are not changed.
+        device: Of the training.
+        progress: Including that step.
+        seen: The steps of the epoch that has begun; none at its end, after validation.
+        listener: Is told.
+    """
+    try:
+        checkpoints.write(*_collect_state(weights, device, progress, seen))
+    except OSError as error:
+        listener.note(
+            f"The state of the training cannot be saved: {error}. If it is killed before the next "
+            "state, it cannot be resumed."
+        )
+        return False
+    is_first = checkpoints.num_written == 1 and not progress.has_ended
+    if is_first and checkpoints.minutes is not None and not checkpoints.stays:
+        listener.note(
+            f"The state of the training is saved every {checkpoints.minutes:g} minutes: if it is "
+            "killed, the same command with --resume goes on from there."
+        )
+    return True
+
+
+def _collect_state(
+    weights: TrainedWeights,
+    device: torch.device,
+    progress: Progress,
+    seen: Sequence[StepReport],
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return tensors by name, not copied, and numbers of JSON's types."""
+    epoch = {name: torch.from_numpy(array) for name, array in join_reports(seen).items()}
+    parts: dict[str, Mapping[str, torch.Tensor]] = {
+        "weights": weights.state(),
+        "random": RandomNumbers.keep(device).state(),
+        "epoch": epoch,
+    }
+    tensors = {
+        f"{part}.{name}": tensor for part, named in parts.items() for name, tensor in named.items()
+    }
+    return tensors, {"kind": weights.kind, **dataclasses.asdict(progress)}
+
+
+def take_up_state(
+    saved: SavedState, weights: TrainedWeights, device: torch.device
+) -> tuple[Progress, list[StepReport]]:
+    """Put a state into weights that have taken no step, and into torch's random numbers.
+
+    Returns:
+        How far the training had come, and the steps of the epoch that had begun.
+
+    Raises:
+        RunError: The file is damaged, or what updates the weights here is of another kind.
+    """
+    told = dict(saved.progress)
+    kind = told.pop("kind")
+    if kind != weights.kind:
+        raise RunError(
+            f"the training saved in {saved.path} used {kind}, and here it would use {weights.kind}",
+            hint="Continue it on a machine like the one it began on and with the same "
+            "BERTFIT_OPERATORS; or train from the beginning, without --resume.",
+        )
+    tensors = saved.read_tensors()
+    weights.set_state(pick(tensors, "weights."))
+    RandomNumbers.of(device, pick(tensors, "random.")).set_back()
+    arrays = {name: tensor.numpy() for name, tensor in pick(tensors, "epoch.").items()}
+    history = History(**told.pop("history"))
+    return Progress(history=history, **told), split_reports(arrays)
+
+
+def pick(named: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with `prefix`, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in named.items()
+        if name.startswith(prefix)
+    }

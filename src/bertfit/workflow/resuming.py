@@ -1,0 +1,166 @@
+"""Finds the training that a command is to go on with: one that was killed, interrupted or failed.
+
+Only a training of the same rows and settings would have taken the steps that are still to come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertfit.config import ResolvedSettings
+from bertfit.environment import describe_environment
+from bertfit.errors import RunError
+from bertfit.killed_trainings import find_states
+from bertfit.run_directory import Staging, adopt_folder, stage_run
+from bertfit.wording import list_some
+
+if TYPE_CHECKING:
+    from bertfit.training.checkpoints import Checkpoints, SavedState
+    from bertfit.workflow.log import LogKeeper
+    from bertfit.workflow.rows import PreparedRows
+
+_WITHOUT_EFFECT = {
+    *("text_column", "label_column", "group_column", "on_bad_row", "drop_duplicates"),
+    *("validation_fraction", "slice_columns", "strict", "keep_texts", "keep_encoded"),
+    *("calibration", "threshold_aim", "compile", "checkpoint_minutes"),
+}
+"""Settings that change no step of given rows, or only its rounding."""
+_MOST_SHOWN = 5
+"""Differences that an error names."""
+_BUDGET = "micro_batch_tokens"
+"""Measured in some trainings, each time a little differently: that of the first process counts."""
+
+
+def open_folder(
+    output: Path,
+    *,
+    overwrite: bool,
+    resume: bool,
+    resolved: ResolvedSettings,
+    rows: PreparedRows,
+    log: LogKeeper,
+) -> tuple[ResolvedSettings, Staging, Checkpoints]:
+    """Return where a run is made: a new folder, or that of the training to go on with.
+
+    Args:
+        output: Folder of the run to make.
+        overwrite: Whether a run there may be replaced.
+        resume: Whether to go on with a training that was left, and to leave this one's state if it
+            is interrupted.
+        resolved: All settled but `compile`.
+        rows: Of the training.
+        log: Goes on from that of the other training.
+
+    Returns:
+        The settings, with that training's token budget; the folder; and what keeps its state.
+
+    Raises:
+        RunError: What was left has other rows or settings, or is damaged; or the folder cannot be
+            made.
+    """
+    from bertfit.training.checkpoints import Checkpoints  # imports torch
+
+    known_by = _identify(resolved, rows)
+    saved = _find_fitting(output, known_by) if resume else None
+    if saved is None:
+        staging = stage_run(output, overwrite=overwrite)
+        if resume:
+            log.note("No training was left to go on with: this one starts from the beginning.")
+    else:
+        staging = adopt_folder(saved.path.parent, output, overwrite=overwrite)
+        log.go_on_from(saved.kept)
+        for told in _note_differences(saved.belongs_to["environment"], known_by["environment"]):
+            log.note(told)
+        budget = saved.belongs_to["settings"][_BUDGET]
+        if budget != resolved.settings.micro_batch_tokens:
+            origin = f"{resolved.origins[_BUDGET]}, when the training began"
+            resolved = resolved.settle(_BUDGET, budget, origin=origin)
+            known_by = _identify(resolved, rows)
+    return (
+        resolved,
+        staging,
+        Checkpoints(
+            staging.folder,
+            minutes=resolved.settings.checkpoint_minutes,
+            belongs_to=known_by,
+            saved=saved,
+            keep=log.keep,
+            stays=resume,
+        ),
+    )
+
+
+def _identify(resolved: ResolvedSettings, rows: PreparedRows) -> dict[str, Any]:
+    """Return what a training is known by, of JSON's types."""
+    settings = dataclasses.asdict(resolved.settings)
+    origin = resolved.origins[_BUDGET]
+    return {
+        "settings": {
+            name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT
+        },
+        "rows": {
+            "training rows": rows.train.fingerprint(),
+            "validation rows": rows.validation.fingerprint(),
+            "labels": list(rows.label_names),
+        },
+        "environment": describe_environment(),
+        "is_budget_given": not (origin.startswith("default") or "measured" in origin),
+    }
+
+
+def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | None:
+    """Return the newest state of the same training; None if no training left any.
+
+    Raises:
+        RunError: All that were left are of other trainings, or damaged.
+    """
+    from bertfit.training.checkpoints import read_state
+
+    refused = []
+    for path in find_states(output):
+        try:
+            saved = read_state(path)
+            differing = list(_compare(saved.belongs_to, known_by))
+        except RunError as error:
+            refused.append(error.message)
+            continue
+        if not differing:
+            return saved
+        refused.append(f"that in {path.parent} has other {list_some(differing, _MOST_SHOWN)}")
+    if refused:
+        raise RunError(
+            "no training that was left is this one: " + "; ".join(refused),
+            hint="Give the command that the training began with, and --resume; or train from the "
+            "beginning, without --resume. What was left stays where it is.",
+        )
+    return None
+
+
+def _compare(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Return in words what a training that was left has otherwise."""
+    for name, value in here["rows"].items():
+        if left["rows"].get(name) != value:
+            yield name
+    may_vary = not (left["is_budget_given"] or here["is_budget_given"])
+    for name, value in here["settings"].items():
+        before = left["settings"].get(name)
+        if before != value and not (name == _BUDGET and may_vary):
+            yield f"{name} ({before}, here {value})"
+
+
+def _note_differences(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
+    """Return sentences about versions and hardware that are not the same any more."""
+    changed = [
+        f"{name} {left[part].get(name)} (now {value})"
+        for part in ("versions", "hardware")
+        for name, value in here[part].items()
+        if left[part].get(name) != value
+    ]
+    if changed:
+        yield (
+            f"The training began with {', '.join(changed)}: its result may differ in the last "
+            "digits from that of an uninterrupted training."
+        )

@@ -1,0 +1,403 @@
+"""A training that goes on from a saved state ends as if it had never been interrupted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bertfit.config import TrainSettings
+from bertfit.errors import RunError
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.precision import choose_precision
+from bertfit.training import checkpoints, trainer
+from bertfit.training.checkpoints import Checkpoints, read_state
+from bertfit.training.interruption import FirstInterrupt, catch_interrupts
+from bertfit.training.reports import StepReport, join_reports, split_reports
+from bertfit.training.trainer import fit
+
+ALWAYS = 1e-9
+"""Minutes after which another state is due: after each step."""
+SETTINGS = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.2}
+STEPS_PER_EPOCH = 3
+
+
+class Killed(Exception):  # noqa: N818 (what happens to a training, not a fault)
+    """Ends a training at once, as far as its files are concerned."""
+
+
+class Listener:
+    """Counts steps and calls `on_step` with the number of each, and `on_note` with each note."""
+
+    def __init__(self, on_step=lambda step: None, on_note=lambda text: None):
+        self.notes, self.num_steps, self.on_step, self.on_note = [], 0, on_step, on_note
+
+    def note(self, text):
+        self.notes.append(text)
+        self.on_note(text)
+
+    def progress(self, task, done, total, detail=""):
+        if detail:  # not the start of an epoch, nor validation
+            self.num_steps += 1
+            self.on_step(self.num_steps)
+
+
+@pytest.fixture(scope="module")
+def model_dir(make_wider_model):
+    """Give the folder of a small model that the compiled operators fit."""
+    return make_wider_model(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+
+
+@pytest.fixture
+def train(model_dir, encode_reviews, make_reviews, tmp_path):
+    """Give a function that trains; it returns the outcome, the model and what was heard."""
+
+    def run(place=None, *, listener=None, **changes):
+        place = place or Checkpoints(tmp_path / "whole")
+        place.folder.mkdir(exist_ok=True)
+        dtype = changes.pop("dtype", "float32")
+        settings = TrainSettings(**{**SETTINGS, **changes})
+        loaded = load_classifier(str(model_dir), ["neg", "pos"], dropout=settings.dropout)
+        if settings.fast_path == "auto":
+            plug_in(loaded.model, torch.device("cpu"))
+        listener = listener or Listener()
+        with catch_interrupts() as interruption:
+            outcome = fit(
+                loaded.model,
+                encode_reviews(loaded, make_reviews(24)),
+                encode_reviews(loaded, make_reviews(12, seed=1)),
+                settings=settings,
+                precision=choose_precision("cpu", dtype),
+                checkpoints=place,
+                listener=listener,
+                interruption=interruption,
+            )
+        return outcome, loaded.model, listener
+
+    return run
+
+
+@pytest.fixture
+def go_on(train, tmp_path):
+    """Give a function that kills a training with `listener`, and goes on with it."""
+
+    def run(listener, *, stays=False, **changes):
+        place = Checkpoints(tmp_path / "killed", minutes=ALWAYS, stays=stays)
+        with pytest.raises((Killed, FirstInterrupt)):
+            train(place, listener=listener, **changes)
+        saved = read_state(place.path)
+        return train(Checkpoints(place.folder, minutes=ALWAYS, saved=saved), **changes)
+
+    return run
+
+
+def kill_at(step):
+    def on_step(number):
+        if number == step:
+            raise Killed
+
+    return Listener(on_step)
+
+
+def assert_same(found, whole):
+    """Check that two trainings have the same weights and scores, to the bit."""
+    (outcome, model, _), (expected, expected_model, _) = found, whole
+    assert outcome.history == expected.history
+    assert outcome.best_epoch == expected.best_epoch
+    assert outcome.num_steps == expected.num_steps
+    assert outcome.collapsed_to == expected.collapsed_to
+    weights = expected_model.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"fast_path": "off"}, "TorchAdamW"),
+        ({}, "TorchAdamW and EmbeddingRows"),
+        ({"dtype": "bfloat16"}, "TorchAdamW and EmbeddingRows"),
+        ({"dtype": "bfloat16", "batch_size": 7}, "CompiledAdamW and EmbeddingRows"),
+    ],
+)
+def test_a_killed_training_ends_like_one_that_was_not(train, go_on, changes, kind, request):
+    if kind.startswith("Compiled"):
+        request.getfixturevalue("operators")
+    whole = train(**changes)
+    found = go_on(kill_at(STEPS_PER_EPOCH + 2), **changes)
+    assert_same(found, whole)
+    saved = read_state(request.getfixturevalue("tmp_path") / "killed" / checkpoints.STATE_NAME)
+    assert saved.progress["kind"] == kind
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 7, 9])
+def test_the_step_at_which_it_is_killed_does_not_matter(train, go_on, step):
+    assert_same(go_on(kill_at(step)), train())
+
+
+def test_it_may_be_killed_more_than_once(train, tmp_path):
+    place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
+    for _ in range(4):
+        with pytest.raises(Killed):
+            train(place, listener=kill_at(3))
+        place = Checkpoints(place.folder, minutes=ALWAYS, saved=read_state(place.path))
+    found = train(place)
+    assert_same(found, train())
+    assert found[0].resumed_after == (2, 4, 6, 8)
+
+
+def test_saving_states_changes_no_step(train, tmp_path):
+    saving = train(Checkpoints(tmp_path / "saving", minutes=ALWAYS))
+    assert_same(saving, train())
+    assert saving[2].num_steps == 3 * STEPS_PER_EPOCH
+
+
+def test_without_minutes_nothing_is_saved(train, tmp_path):
+    train()
+    assert not (tmp_path / "whole" / checkpoints.STATE_NAME).exists()
+
+
+def test_a_state_that_is_not_due_is_not_saved(train, tmp_path):
+    place = Checkpoints(tmp_path / "patient", minutes=10_000)
+    train(place)
+    assert not place.path.exists()
+
+
+def test_the_first_state_is_told_once(train, tmp_path):
+    _, _, listener = train(Checkpoints(tmp_path / "saving", minutes=ALWAYS))
+    (told,) = [note for note in listener.notes if "state" in note]
+    assert told.startswith(
+        "The state of the training is saved every 1e-09 minutes: if it is killed"
+    )
+
+
+def test_the_seconds_and_the_losses_of_the_first_process_count(go_on):
+    outcome, _, listener = go_on(kill_at(5))
+    assert listener.num_steps == 3 * STEPS_PER_EPOCH - 4
+    assert outcome.num_steps == 3 * STEPS_PER_EPOCH
+    assert outcome.resumed_after == (4,)
+    assert listener.notes[0].startswith("Resumed after step 4, with 1 of 3 epochs finished; until")
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_it_may_be_killed_while_the_model_of_an_epoch_is_written(
+    train, go_on, epoch, monkeypatch, tmp_path
+):
+    whole = train()
+    saves, real = [], trainer.save_model
+
+    def save(model, folder):
+        saves.append(1)
+        if len(saves) == epoch:
+            (folder / "model.safetensors").write_bytes(b"half of it")
+            raise Killed
+        real(model, folder)
+
+    monkeypatch.setattr(trainer, "save_model", save)
+    monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: epoch)
+    found = go_on(Listener())
+    assert found[0].best_epoch == 2
+    monkeypatch.undo()
+    for name, tensor in load_file(tmp_path / "killed" / "model.safetensors").items():
+        assert torch.equal(tensor, found[1].state_dict()[name])
+    assert found[0].history == whole[0].history
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_after_the_last_step_the_state_has_the_best_epoch(train, tmp_path, monkeypatch, best):
+    """What follows changes the model in the folder: a temperature is folded into it."""
+    monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: -abs(epoch - best))
+    place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
+    outcome, model, _ = train(place)
+    assert outcome.best_epoch == best
+    wrong = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    save_file(wrong, place.folder / "model.safetensors")
+    saved = read_state(place.path)
+    again, model_again, listener = train(Checkpoints(place.folder, saved=saved))
+    assert listener.num_steps == 0
+    assert_same((again, model_again, listener), (outcome, model, None))
+    on_disk = load_file(place.folder / "model.safetensors")
+    assert all(torch.equal(on_disk[name], one) for name, one in model.state_dict().items())
+
+
+def test_a_training_that_stopped_early_does_not_go_on(train, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: -epoch)
+    place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
+
+    def on_note(text):
+        if text.startswith("Epoch 2"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(place, listener=Listener(on_note=on_note), patience=1)
+    saved = read_state(place.path)
+    outcome, _, listener = train(Checkpoints(place.folder, saved=saved), patience=1)
+    assert listener.num_steps == 0
+    assert (outcome.history.num_epochs, outcome.best_epoch) == (2, 0)
+
+
+@pytest.mark.parametrize("step", [1, 4, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH])
+def test_an_interrupted_training_that_stays_goes_on(train, go_on, step):
+    def on_step(number):
+        if number == step:
+            signal.raise_signal(signal.SIGINT)
+
+    interrupted = Listener(on_step)
+    found = go_on(interrupted, stays=True)
+    assert interrupted.notes[-1].startswith(f"Interrupted after step {step}: the state of the")
+    assert_same(found, train())
+    assert found[0].resumed_after == (step,)
+    assert not found[0].interrupted
+
+
+def test_an_end_that_is_requested_in_validation_comes_after_it(train, go_on):
+    def on_note(text):
+        if text.startswith("Epoch 1"):
+            signal.raise_signal(signal.SIGINT)
+
+    assert_same(go_on(Listener(on_note=on_note), stays=True), train())
+
+
+def test_on_a_full_disk_the_training_goes_on_without_a_state(train, tmp_path, monkeypatch):
+    place = Checkpoints(tmp_path / "full", minutes=ALWAYS)
+    real = checkpoints.os.fsync
+
+    def fill(number):
+        if place.path.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", fill)
+    found = train(place)
+    told = [note for note in found[2].notes if "cannot be saved" in note]
+    assert "No space left on device" in told[0]
+    assert "it cannot be resumed" in told[0]
+    assert_same(found, train())
+    assert not list(place.folder.glob(".*"))
+
+
+def test_an_interruption_with_a_full_disk_ends_the_training_cleanly(train, tmp_path, monkeypatch):
+    def fill(_number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", fill)
+    place = Checkpoints(tmp_path / "full", stays=True)
+    listener = Listener(lambda step: step == 2 and signal.raise_signal(signal.SIGINT))
+    outcome, _, _ = train(place, listener=listener)
+    assert outcome.interrupted
+    assert outcome.history.num_epochs == 1
+
+
+def test_a_state_that_cannot_replace_the_one_before_takes_it_away(tmp_path, monkeypatch):
+    """The model in the folder will be another one than the earlier state needs."""
+    place = Checkpoints(tmp_path)
+    place.write({"a": torch.zeros(2)}, {})
+    assert place.path.exists()
+
+    def fail(*_):
+        message = "I/O error: No space left on device (os error 28)"
+        raise SafetensorError(message)
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        place.write({"a": torch.ones(2)}, {})
+    assert raised.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_interrupt_while_a_state_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    place = Checkpoints(tmp_path)
+    place.write({"a": torch.zeros(2)}, {})
+    monkeypatch.setattr(checkpoints.os, "fsync", lambda _: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        place.write({"a": torch.ones(2)}, {})
+    assert list(tmp_path.iterdir()) == [place.path]
+    assert torch.equal(read_state(place.path).read_tensors()["a"], torch.zeros(2))
+
+
+def test_what_belongs_to_a_state_comes_back(tmp_path):
+    place = Checkpoints(tmp_path, belongs_to={"é": [1, None]}, keep=lambda: {"lines": ["a\n"]})
+    place.write({"a.b": torch.arange(3)}, {"loss": 0.1})
+    saved = read_state(place.path)
+    assert (saved.belongs_to, saved.kept) == ({"é": [1, None]}, {"lines": ["a\n"]})
+    assert saved.progress == {"loss": 0.1}
+    assert torch.equal(saved.read_tensors()["a.b"], torch.arange(3))
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"\x10" + bytes(7) + b'{"a": {}}       '])
+def test_a_damaged_state_is_explained(tmp_path, content):
+    path = tmp_path / checkpoints.STATE_NAME
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"the state of a training, .* cannot be read"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "1"}, {"format": json.dumps("1")}])
+def test_a_file_of_tensors_that_is_no_state_is_explained(tmp_path, metadata):
+    path = tmp_path / checkpoints.STATE_NAME
+    save_file({"a": torch.zeros(1)}, path, metadata)
+    with pytest.raises(RunError, match="cannot be read"):
+        read_state(path)
+
+
+def test_a_state_of_another_version_is_refused(tmp_path):
+    path = tmp_path / checkpoints.STATE_NAME
+    save_file({"a": torch.zeros(1)}, path, {"format": json.dumps("0")})
+    with pytest.raises(RunError, match="another version of bertfit"):
+        read_state(path)
+
+
+def test_a_state_that_was_cut_off_after_it_was_found_is_explained(tmp_path):
+    place = Checkpoints(tmp_path)
+    place.write({"a": torch.zeros(1000)}, {})
+    saved = read_state(place.path)
+    place.path.write_bytes(place.path.read_bytes()[:1000])
+    with pytest.raises(RunError, match="cannot be read"):
+        saved.read_tensors()
+
+
+def test_a_state_of_other_updates_is_refused(train, tmp_path):
+    place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
+    with pytest.raises(Killed):
+        train(place, listener=kill_at(3))
+    saved = read_state(place.path)
+    with pytest.raises(RunError, match="used TorchAdamW and EmbeddingRows, and here it would use"):
+        train(Checkpoints(place.folder, saved=saved), fast_path="off")
+
+
+def test_a_budget_that_was_halved_stays_halved(train, tmp_path):
+    place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
+    with pytest.raises(Killed):
+        train(place, listener=kill_at(3))
+    saved = read_state(place.path)
+    saved.progress["max_tokens"] = 16
+    _, _, listener = train(Checkpoints(place.folder, minutes=ALWAYS, saved=saved))
+    assert read_state(place.path).progress["max_tokens"] == 16
+    assert not [note for note in listener.notes if "Out of memory" in note]
+
+
+def make_report(step, num_rows):
+    numbers = {"loss": 0.1 + step, "grad_norm": 1 / 3, "learning_rate": 2e-5, "seconds": 0.7}
+    counts = {"epoch": 1, "num_tokens": 99, "num_pad_tokens": 0, "max_tokens": 2048}
+    rows = np.arange(num_rows) + 10 * step
+    return StepReport(step=step, indices=rows, predicted_ids=rows % 2, **numbers, **counts)
+
+
+@pytest.mark.parametrize("sizes", [(), (3,), (8, 8, 1)])
+def test_reports_come_back_from_arrays(sizes):
+    reports = [make_report(step, num_rows) for step, num_rows in enumerate(sizes)]
+    found = split_reports(join_reports(reports))
+    assert len(found) == len(reports)
+    for one, expected in zip(found, reports, strict=True):
+        for name in StepReport.__dataclass_fields__:
+            value = getattr(one, name)
+            assert type(value) is type(getattr(expected, name))
+            assert np.array_equal(value, getattr(expected, name))

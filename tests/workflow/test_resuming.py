@@ -1,0 +1,377 @@
+"""`train(resume=True)`: which training it goes on with, and what a killed one leaves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import bertfit
+from bertfit.config import resolve_settings
+from bertfit.errors import ConfigError, RunError, TrainingError
+from bertfit.leftovers import hold_folder
+from bertfit.run_directory import read_record
+from bertfit.run_files import STATE_NAME
+from bertfit.training.checkpoints import read_state
+from bertfit.workflow import judging, making, resuming
+
+SMALL = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "dtype": "float32"}
+ALWAYS = 1e-9
+"""Minutes after which another state is due: after each step."""
+
+
+class Recorder:
+    """A listener that keeps what it hears, and calls `on_step` with the number of each step."""
+
+    def __init__(self, on_step=lambda step: None, on_note=lambda text: None):
+        self.notes, self.num_steps, self.on_step, self.on_note = [], 0, on_step, on_note
+
+    def note(self, text):
+        self.notes.append(text)
+        self.on_note(text)
+
+    def progress(self, task, done, total, detail=""):
+        if detail.startswith("loss"):
+            self.num_steps += 1
+            self.on_step(self.num_steps)
+
+
+def interrupt_at(step):
+    return Recorder(lambda number: number == step and signal.raise_signal(signal.SIGINT))
+
+
+@pytest.fixture
+def train(tiny_model_dir, make_reviews):
+    """Give `bertfit.train` with small settings and 40 reviews."""
+
+    def run(output, data=None, **options):
+        data = make_reviews(40) if data is None else data
+        given = {"model": str(tiny_model_dir), "baseline": False, **SMALL, **options}
+        return bertfit.train(data, output, **given)
+
+    return run
+
+
+@pytest.fixture
+def left(train, tmp_path):
+    """Give the place of a run whose training was interrupted after 7 of 15 steps."""
+    output = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(output, resume=True, listener=interrupt_at(7))
+    assert not output.exists()
+    return output
+
+
+def find_state(output):
+    (state,) = output.parent.glob(f".{output.name}.incomplete-*/{STATE_NAME}")
+    return state
+
+
+def test_an_interrupted_training_goes_on_to_the_same_run(train, left, tmp_path):
+    listener = Recorder()
+    result = train(left, resume=True, listener=listener)
+    whole = train(tmp_path / "whole")
+    assert listener.num_steps == 15 - 7
+    for name in ("model.safetensors", "training_history.json", "validation_predictions.jsonl"):
+        assert (left / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert not result.interrupted
+    training, expected = (read_record(run)["training"] for run in (left, whole.run))
+    assert training["resumed_after"] == [7]
+    assert expected["resumed_after"] == []
+    assert training["num_steps"] == expected["num_steps"] == 15
+    assert STATE_NAME not in read_record(left)["files"]
+    assert not (left / STATE_NAME).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "whole"}
+
+
+def test_the_log_has_both_parts_and_the_time_of_both(train, left):
+    state = find_state(left)
+    tensors = load_file(state)
+    saved = read_state(state)
+    told = {"format": "1", "belongs_to": saved.belongs_to, "progress": saved.progress}
+    told["kept"] = {**saved.kept, "seconds": 1000.0}
+    save_file(tensors, state, {name: json.dumps(value) for name, value in told.items()})
+    train(left, resume=True)
+    log = (left / "train.log").read_text()
+    assert log.index("Epoch 1 (") < log.index("Resumed after step 7, with 1 of 3 epochs")
+    assert log.index("Resumed after step 7") < log.index("Epoch 2 (")
+    assert 1000 < read_record(left)["training"]["total_seconds"] < 1500
+
+
+def test_what_is_left_says_how_to_go_on(left):
+    with pytest.raises(RunError) as raised:
+        read_record(left)
+    assert "To go on with the training, add --resume to the command that" in raised.value.hint
+
+
+def test_a_new_training_says_what_was_left_unless_it_goes_on_with_it(train, left):
+    resumed, anew = Recorder(), Recorder()
+    train(left.parent / "run", listener=anew, epochs=1)
+    assert "add --resume to the command that began it" in anew.notes[0]
+    shutil.rmtree(left)
+    train(left, resume=True, listener=resumed)
+    assert not [note for note in resumed.notes if "was killed" in note]
+
+
+def test_with_nothing_left_it_starts_from_the_beginning(train, tmp_path):
+    listener = Recorder()
+    train(tmp_path / "run", resume=True, epochs=1, listener=listener)
+    assert (
+        "No training was left to go on with: this one starts from the beginning." in listener.notes
+    )
+
+
+def test_a_run_that_is_there_is_not_trained_again(train, tmp_path):
+    train(tmp_path / "run", epochs=1)
+    with pytest.raises(RunError, match="a run exists in"):
+        train(tmp_path / "run", epochs=1, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"learning_rate": 0.02}, "learning_rate (0.01, here 0.02)"),
+        ({"seed": 1, "epochs": 4}, "epochs (3, here 4), seed (0, here 1)"),
+        ({"micro_batch_tokens": 64}, "micro_batch_tokens ("),
+        ({"max_length": 16}, "max_length (64, here 16)"),
+    ],
+)
+def test_a_training_with_other_settings_is_left_alone(train, left, changed, told):
+    before = find_state(left).read_bytes()
+    with pytest.raises(RunError) as raised:
+        train(left, resume=True, **changed)
+    assert told in raised.value.message
+    assert raised.value.message.startswith(
+        f"no training that was left is this one: that in {find_state(left).parent} has other "
+    )
+    assert find_state(left).read_bytes() == before
+
+
+def test_a_training_of_other_rows_is_left_alone(train, left, make_reviews):
+    with pytest.raises(RunError, match="has other training rows, validation rows"):
+        train(left, make_reviews(40, seed=3), resume=True)
+    assert find_state(left).is_file()
+
+
+@pytest.mark.parametrize("changed", [{"calibration": "none"}, {"checkpoint_minutes": None}])
+def test_settings_that_change_no_step_may_be_others(train, left, changed):
+    train(left, resume=True, **changed)
+    assert read_record(left)["training"]["resumed_after"] == [7]
+
+
+def test_of_several_the_one_that_fits_is_taken(train, left):
+    elsewhere = left.parent / "elsewhere"
+    with pytest.raises(KeyboardInterrupt):
+        train(elsewhere / "run", seed=5, resume=True, listener=interrupt_at(2))
+    find_state(elsewhere / "run").parent.rename(left.parent / ".run.incomplete-another")
+    assert len(list(left.parent.glob(f".run.incomplete-*/{STATE_NAME}"))) == 2
+    train(left, resume=True)
+    assert read_record(left)["training"]["resumed_after"] == [7]
+    assert find_state(left).is_file()
+
+
+def test_a_damaged_state_is_named(train, left):
+    find_state(left).write_bytes(b"no state")
+    with pytest.raises(RunError, match=r"the state of a training, .*, cannot be read"):
+        train(left, resume=True)
+    assert find_state(left).read_bytes() == b"no state"
+
+
+def test_a_state_that_another_process_holds_is_not_taken(train, left):
+    hold = hold_folder(find_state(left).parent)
+    assert hold is not None
+    listener = Recorder()
+    with hold:
+        train(left, resume=True, epochs=1, listener=listener)
+    assert any(note.startswith("No training was left") for note in listener.notes)
+
+
+def test_partial_files_of_the_killed_process_are_removed(train, left):
+    folder = find_state(left).parent
+    for name in (".tmpAbCdEf", ".report.html.0123abcd.part"):
+        (folder / name).write_text("half")
+    train(left, resume=True)
+    assert not [path for path in left.iterdir() if path.name.startswith(".")]
+    assert not [name for name in read_record(left)["files"] if name.startswith(".")]
+
+
+def test_the_second_interrupt_leaves_the_last_state(train, tmp_path):
+    def on_step(step):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", resume=True, checkpoint_minutes=ALWAYS, listener=Recorder(on_step))
+    train(tmp_path / "run", resume=True)
+    assert read_record(tmp_path / "run")["training"]["resumed_after"] == [4]
+
+
+def test_without_resume_the_second_interrupt_keeps_nothing(train, tmp_path):
+    def on_step(step):
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", checkpoint_minutes=ALWAYS, listener=Recorder(on_step))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_resume_an_interrupt_ends_the_training_with_a_run(train, tmp_path):
+    result = train(tmp_path / "run", checkpoint_minutes=ALWAYS, listener=interrupt_at(5))
+    assert result.interrupted
+    assert not (tmp_path / "run" / STATE_NAME).exists()
+
+
+def test_an_interrupt_after_the_last_step_leaves_the_trained_model(
+    train, tmp_path, make_reviews, monkeypatch
+):
+    output, options = tmp_path / "run", {"test": make_reviews(20, seed=9), "resume": True}
+
+    def on_note(text):
+        if text.startswith("Calibration"):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(output, listener=Recorder(on_note=on_note), **options)
+    assert not output.exists()
+    again = Recorder()
+    result = train(output, listener=again, **options)
+    assert again.num_steps == 0
+    assert result.test is not None
+    whole = train(tmp_path / "whole", test=make_reviews(20, seed=9))
+    assert (output / "model.safetensors").read_bytes() == (
+        whole.run / "model.safetensors"
+    ).read_bytes()
+
+
+def test_a_training_that_failed_is_set_aside_and_goes_on(train, tmp_path, monkeypatch):
+    output, listener = tmp_path / "run", Recorder()
+
+    def fail(*_args, **_options):
+        message = "it failed"
+        raise TrainingError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "judge", fail)
+        with pytest.raises(TrainingError, match="it failed"):
+            train(output, checkpoint_minutes=ALWAYS, listener=listener)
+    aside = tmp_path / "run.unfinished"
+    assert listener.notes[-1] == (
+        f"The best epoch so far is saved, as a plain model, in {aside}. The same command with "
+        "--resume goes on from the last state saved."
+    )
+    again = Recorder()
+    train(output, resume=True, listener=again)
+    assert again.num_steps == 0
+    assert not aside.exists()
+
+
+def test_a_training_that_fails_twice_stays_where_it_was_set_aside(train, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+
+    def fail(*_args, **_options):
+        message = "it failed"
+        raise TrainingError(message)
+
+    monkeypatch.setattr(making, "judge", fail)
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match="it failed"):
+            train(output, checkpoint_minutes=ALWAYS, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.unfinished"]
+
+
+def test_a_training_that_failed_before_its_first_epoch_ended_is_set_aside(train, tmp_path):
+    def on_step(step):
+        if step == 3:
+            message = "it failed"
+            raise TrainingError(message)
+
+    listener = Recorder(on_step)
+    with pytest.raises(TrainingError):
+        train(tmp_path / "run", checkpoint_minutes=ALWAYS, listener=listener)
+    assert listener.notes[-1].startswith("The training so far is saved in ")
+    train(tmp_path / "run", resume=True)
+    assert read_record(tmp_path / "run")["training"]["resumed_after"] == [2]
+
+
+def test_other_versions_and_hardware_are_told(train, left, monkeypatch):
+    here = resuming.describe_environment()
+    here["versions"]["torch"] = "9.9.9"
+    here["hardware"]["num_cores"] = 1000
+    monkeypatch.setattr(resuming, "describe_environment", lambda: here)
+    listener = Recorder()
+    train(left, resume=True, listener=listener)
+    (told,) = [note for note in listener.notes if note.startswith("The training began with")]
+    assert "(now 9.9.9)" in told
+    assert "num_cores" in told
+    assert "may differ in the last digits" in told
+
+
+def test_a_measured_token_budget_is_that_of_the_first_process(train, tmp_path, monkeypatch):
+    from bertfit.workflow import settling
+
+    output, budgets = tmp_path / "run", iter((64, 128))
+    monkeypatch.setattr(settling, "measure_token_budget", lambda *_, **__: next(budgets))
+    asked = {"micro_batch_tokens": "auto", "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        train(output, listener=interrupt_at(4), **asked)
+    train(output, **asked)
+    entry = read_record(output)["settings"]["micro_batch_tokens"]
+    assert entry["value"] == 64
+    assert entry["origin"].endswith("measured, when the training began")
+
+
+def test_resume_is_a_flag(train, tmp_path):
+    with pytest.raises(ConfigError, match="resume: expected true or false, got 'yes'"):
+        train(tmp_path / "run", resume="yes")
+
+
+def test_several_seeds_save_no_state(tiny_model_dir, make_reviews, tmp_path):
+    places = []
+
+    def on_step(_step):
+        places.extend(tmp_path.glob(f".run.incomplete-*/{STATE_NAME}"))
+
+    bertfit.train_seeds(
+        make_reviews(40),
+        tmp_path / "run",
+        num_seeds=2,
+        model=str(tiny_model_dir),
+        baseline=False,
+        checkpoint_minutes=ALWAYS,
+        listener=Recorder(on_step),
+        **{**SMALL, "epochs": 1},
+    )
+    assert places == []
+
+
+def test_minutes_are_above_0():
+    with pytest.raises(ConfigError, match="checkpoint_minutes: expected a number above 0"):
+        resolve_settings({"checkpoint_minutes": 0})
+
+
+def test_baselines_that_were_not_fitted_are_fitted_when_it_goes_on(train, tmp_path, monkeypatch):
+    """An interrupt while they are fitted leaves the training, not a run without them."""
+    output, real = tmp_path / "run", judging.baseline_fitter
+
+    def fitter(rows, seed):
+        fit = real(rows, seed)
+
+        def interrupted(*args, **options):
+            signal.raise_signal(signal.SIGINT)
+            return fit(*args, **options)
+
+        return interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(judging, "baseline_fitter", fitter)
+        with pytest.raises(KeyboardInterrupt):
+            train(output, resume=True, baseline=True)
+    assert not output.exists()
+    result = train(output, resume=True, baseline=True)
+    assert result.baselines is not None
