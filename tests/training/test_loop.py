@@ -339,7 +339,7 @@ def test_random_numbers_of_a_gpu_are_drawn_again_too(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state of {device}")
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *those: set_back.append(those))
     for device in (torch.device("cpu"), gpu):
-        loop._RandomNumbers.keep(device).set_back()
+        loop.RandomNumbers.keep(device).set_back()
     assert set_back == [("state of cuda:0", gpu)]
 
 
