@@ -146,9 +146,8 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(set(label_names)):
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        seen = "".join(sign for sign in folded if unicodedata.category(sign) != "Cf")
-        groups.setdefault(_find_value(" ".join(seen.split())), []).append(name)
+        seen = " ".join(_find_look(name).casefold().split())
+        groups.setdefault(_find_value(seen), []).append(name)
     alike = (names for names in groups.values() if len(names) > 1)
     return sorted(alike, key=lambda names: names[0].casefold())
 

@@ -212,7 +212,8 @@ def test_skipped_rows_are_a_finding():
     assert kinds(report) == {("skipped_rows", "all", 1)}
     (finding,) = report.findings
     assert finding.message == "1 row (0.5 %) cannot be used and was left out."
-    assert [str(example) for example in finding.examples] == ["rows:201: the text is empty"]
+    (example,) = finding.examples
+    assert (example.source, example.line, example.text) == ("rows", 201, "the text is empty")
 
 
 def test_the_share_of_skipped_rows_is_of_all_rows_that_were_read():
@@ -543,7 +544,8 @@ def test_a_label_that_the_validation_lacks_is_named():
     ]
     (finding,) = inspect(train, validation=CLEAN["validation"]).findings
     assert finding.message == "No row of validation has the label 'fair'."
-    assert str(finding.examples[0]).startswith("rows:1 (label fair): ")  # where train has one
+    first = finding.examples[0]  # where train has one
+    assert (first.source, first.line, first.note) == ("rows", 1, "label fair")
 
 
 def test_progress_counts_the_rows_of_all_parts():

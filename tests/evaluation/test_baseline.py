@@ -34,7 +34,7 @@ def fit_baseline(texts, label_ids, *, num_labels: int = 2, **settings) -> Lexica
 
 def test_baseline_learns_the_words_that_tell() -> None:
     baseline = fit_baseline(TEXTS, LABEL_IDS)
-    probabilities = baseline.predict_probabilities(["bad, BAD!", "Good one"])
+    probabilities = predict_with_baselines([baseline], ["bad, BAD!", "Good one"])[0]
     assert baseline.name == BASELINE_NAME
     assert baseline.note is None
     assert probabilities.argmax(axis=1).tolist() == [0, 1]
@@ -45,12 +45,12 @@ def test_bigrams_tell_what_words_alone_do_not() -> None:
     texts = ["not good", "not bad really bad", "good not", "bad bad not really"] * 10
     label_ids = [0, 0, 1, 1] * 10
     baseline = fit_baseline(texts, label_ids)
-    assert (baseline.predict_probabilities(texts).argmax(axis=1) == label_ids).all()
+    assert (predict_with_baselines([baseline], texts)[0].argmax(axis=1) == label_ids).all()
 
 
 def test_classes_without_rows_keep_their_column_and_get_zero() -> None:
     baseline = fit_baseline(TEXTS, [3, 1, 3, 1, 3, 1], num_labels=5)
-    probabilities = baseline.predict_probabilities(["good", "bad"])
+    probabilities = predict_with_baselines([baseline], ["good", "bad"])[0]
     assert probabilities.argmax(axis=1).tolist() == [3, 1]
     assert probabilities[:, [0, 2, 4]].tolist() == [[0.0] * 3] * 2
 
@@ -70,42 +70,42 @@ def test_many_classes_are_learned(num_labels: int) -> None:
     label_ids = np.arange(num_labels).repeat(3)
     texts = [f"intent{label_id} please" for label_id in label_ids]
     baseline = fit_baseline(texts, label_ids, num_labels=num_labels)
-    assert (baseline.predict_probabilities(texts).argmax(axis=1) == label_ids).all()
+    assert (predict_with_baselines([baseline], texts)[0].argmax(axis=1) == label_ids).all()
 
 
 def test_words_of_one_letter_count() -> None:
     baseline = fit_baseline(["a a", "b", "a", "b b"], [0, 1, 0, 1])
     assert baseline.note is None
-    assert baseline.predict_probabilities(["a", "b"]).argmax(axis=1).tolist() == [0, 1]
+    assert predict_with_baselines([baseline], ["a", "b"])[0].argmax(axis=1).tolist() == [0, 1]
 
 
 def test_chinese_is_read_by_character() -> None:
     texts = ["这部电影很好看", "这部电影很难看", "好看极了", "真是难看"]
     baseline = fit_baseline(texts, [1, 0, 1, 0])
-    assert baseline.predict_probabilities(["很好", "太难"]).argmax(axis=1).tolist() == [1, 0]
+    assert predict_with_baselines([baseline], ["很好", "太难"])[0].argmax(axis=1).tolist() == [1, 0]
 
 
 def test_texts_without_words_are_read_by_character() -> None:
     baseline = fit_baseline([":-)", ":-(", ":)", ":("], [1, 0, 1, 0])
     assert baseline.note == "no words in the texts: n-grams of characters were counted instead"
-    assert baseline.predict_probabilities(["=)", "=("]).argmax(axis=1).tolist() == [1, 0]
+    assert predict_with_baselines([baseline], ["=)", "=("])[0].argmax(axis=1).tolist() == [1, 0]
 
 
 def test_empty_texts_leave_the_class_shares() -> None:
     baseline = fit_baseline(["", "", "", ""], [1, 0, 1, 1])
     assert (baseline.name, baseline.note) == (MAJORITY_NAME, "the texts are empty")
-    assert baseline.predict_probabilities(["anything"]).tolist() == [[0.25, 0.75]]
+    assert predict_with_baselines([baseline], ["anything"])[0].tolist() == [[0.25, 0.75]]
 
 
 def test_one_class_is_answered_with_itself() -> None:
     baseline = fit_baseline(["a", "b"], [2, 2], num_labels=3)
     assert baseline.note == "the training rows hold one class"
-    assert baseline.predict_probabilities(["c"]).tolist() == [[0.0, 0.0, 1.0]]
+    assert predict_with_baselines([baseline], ["c"])[0].tolist() == [[0.0, 0.0, 1.0]]
 
 
 def test_no_texts_get_no_rows() -> None:
     baseline = fit_baseline(TEXTS, LABEL_IDS)
-    assert baseline.predict_probabilities([]).shape == (0, 2)
+    assert predict_with_baselines([baseline], [])[0].shape == (0, 2)
 
 
 def test_a_fit_that_stops_early_is_noted_and_not_warned_of(
@@ -366,7 +366,7 @@ def test_with_many_classes_the_commonest_ngrams_are_used(monkeypatch: pytest.Mon
     assert tfidf.classifier.regression.coef_.shape == bayes.classifier.weights.shape == (3, 5)
     for one in (tfidf, bayes):
         assert one.note == "with 3 classes, only the 5 n-grams that occur in most texts are used"
-        assert one.predict_probabilities(texts).argmax(axis=1).tolist() == label_ids
+        assert predict_with_baselines([one], texts)[0].argmax(axis=1).tolist() == label_ids
     counts = tfidf.counter.count(texts)
     alone = lexical.fit_tfidf((counts, np.array(label_ids)), num_labels=3)
     assert (counts.words[:, alone.columns] > 0).sum(axis=0).tolist() == [[12, 4, 4, 4, 4]]

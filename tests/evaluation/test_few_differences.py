@@ -72,9 +72,9 @@ def test_ten_differences_leave_the_interval_of_the_resamples() -> None:
     differences, units = np.zeros(200, dtype=np.int64), np.arange(200)
     differences[:10] = 1
     interval, gains = Interval(0.03, 0.08), (differences / 200, 1 / 200)
-    assert allow_for_alike(interval, differences, units, level=0.95, gains=gains) == interval
+    assert allow_for_alike(interval, differences, units, gains=gains) == interval
     differences[0] = 0
-    assert allow_for_alike(interval, differences, units, level=0.95, gains=gains) != interval
+    assert allow_for_alike(interval, differences, units, gains=gains) != interval
 
 
 def test_with_groups_a_difference_leaves_the_interval_of_macro_f1() -> None:

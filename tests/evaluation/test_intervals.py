@@ -430,8 +430,6 @@ def test_a_wrong_number_of_groups_is_refused() -> None:
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="expected at least 1 resample, got 0"):
         bootstrap_intervals(*draw_rows(5), num_resamples=0)
-    with pytest.raises(ConfigError, match=r"between 0 and 1, got 95"):
-        paired_difference_interval([True], [False], level=95)
     with pytest.raises(ConfigError, match="expected at least 1 resample, got 0"):
         resampling.resample_intervals(lambda _: [1.0], 5, num_resamples=0, within=[(0, 1)])
 
@@ -502,8 +500,8 @@ def test_fewer_than_ten_mistakes_or_hits_are_few(num_wrong: int, expected: bool)
 def test_with_groups_some_exceptions_leave_the_interval_of_the_resamples() -> None:
     differences, interval = np.array([1] + [0] * 39), Interval(0.0, 0.06)
     groups = np.arange(40) // 2
-    assert allow_for_alike(interval, differences, groups, level=0.95) == interval
-    wider = allow_for_alike(interval, differences, np.arange(40), level=0.95)
+    assert allow_for_alike(interval, differences, groups) == interval
+    wider = allow_for_alike(interval, differences, np.arange(40))
     assert wider.low < -0.05
     assert wider.high > 0.1
 
@@ -540,10 +538,10 @@ def test_the_auroc_changes_no_other_interval() -> None:
         assert (found[name].low, found[name].high) == pytest.approx((interval.low, interval.high))
 
 
-def test_exact_intervals_are_of_the_level_that_is_asked_for() -> None:
+def test_the_interval_of_an_answer_that_is_always_right_is_exact() -> None:
     label_ids = np.arange(20) % 2
-    found = bootstrap_intervals(np.eye(2)[label_ids], label_ids, level=0.5)["accuracy"]
-    assert found == exact_interval(20, 20, level=0.5)
+    found = bootstrap_intervals(np.eye(2)[label_ids], label_ids)["accuracy"]
+    assert found == exact_interval(20, 20)
 
 
 def test_a_few_groups_with_most_of_the_mistakes_are_allowed_for() -> None:

@@ -49,13 +49,11 @@ def test_a_class_that_is_always_unsure_is_not_suspected_for_it() -> None:
     probabilities = [[0.95, 0.05]] * 10 + [[0.5, 0.5]] * 10
     ranked = rank_suspicious_labels(probabilities, [0] * 10 + [1] * 10)
     assert ranked.num_issues == 0
-    assert ranked.thresholds.tolist() == pytest.approx([0.95, 0.5])
 
 
 def test_a_class_without_rows_is_never_suggested_as_an_issue() -> None:
     probabilities = [[0.1, 0.1, 0.8]] * 3 + [[0.1, 0.8, 0.1]] * 3
     ranked = rank_suspicious_labels(probabilities, [0] * 3 + [1] * 3)
-    assert np.isnan(ranked.thresholds[2])
     assert ranked.num_issues == 0
 
 

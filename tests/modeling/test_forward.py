@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from bertfit.modeling import forward
+from bertfit.modeling.classifier import find_last_linear
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.forward import compute_logits, mark_token_types
 from bertfit.modeling.precision import choose_precision
@@ -134,7 +134,7 @@ def test_the_last_layer_of_a_working_copy_has_the_weights_of_the_model(model):
     precision = choose_precision("cpu", "bfloat16")
     working = copy_for_work(model, precision).eval()
     token_ids = torch.randint(5, 40, (8, 9), generator=torch.Generator().manual_seed(0)).numpy()
-    layer, layer_copy = map(forward._find_last_linear, (model, working))
+    layer, layer_copy = map(find_last_linear, (model, working))
     read = []
     hook = layer_copy.register_forward_pre_hook(lambda _, given: read.append(given[0]))
     with torch.inference_mode():

@@ -16,7 +16,8 @@ from bertfit.config import OnBadRow
 from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, ReadColumn, TextDataset
-from bertfit.data.readers import Source, SourceError, name_source, read_dataset
+from bertfit.data.readers import Source, name_source, read_dataset
+from bertfit.data.records import SourceError
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import guess_label, match_spelling, sort_label_names
 from bertfit.wording import format_count, shorten_name

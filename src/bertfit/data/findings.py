@@ -61,11 +61,6 @@ class Example:
     note: str = ""
     """Details, such as the row that it equals, its similarity, or its label."""
 
-    def __str__(self) -> str:
-        """Return `source:line`, the note and the text."""
-        note = f" ({self.note})" if self.note else ""
-        return f"{self.source}:{self.line}{note}: {self.text}"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:

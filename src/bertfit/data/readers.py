@@ -27,15 +27,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = [
-    "TABLE_NAMES",
-    "Source",
-    "SourceError",
-    "iter_rows",
-    "name_source",
-    "read_dataset",
-]
-
 Source: TypeAlias = (
     "str | Path | pd.DataFrame | pa.Table | datasets.Dataset | Sequence[Mapping[str, object]]"
 )

@@ -63,10 +63,6 @@ class LexicalBaseline:
     seconds: float = 0.0
     """Total time of all fits of the tuning, as if run sequentially; excludes counting."""
 
-    def predict_probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Return (n, C) probabilities, zero for classes without training rows."""
-        return predict_with_baselines([self], texts)[0]
-
     def settings(self) -> Mapping[str, float]:
         """Return the tuned settings, by name."""
         return {} if self.classifier is None else self.classifier.settings

@@ -288,4 +288,4 @@ def _draw_noise_of_groups(
     signs = rng.choice([-1.0, 1.0], (_NUM_NOISE_DRAWS, num_units))
     errors = np.abs(signs @ cells.reshape(num_units, num_bins)).sum(axis=1)
     noise = Interval(0.0, float(np.quantile(errors, _NOISE_QUANTILE)) / len(gaps))
-    return stretch(noise, 0.0, num_units=num_units, level=0.95).high
+    return stretch(noise, 0.0, num_units=num_units).high

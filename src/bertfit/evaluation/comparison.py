@@ -13,7 +13,7 @@ import numpy as np
 
 from bertfit.errors import DataError
 from bertfit.evaluation.few_differences import widen_where_alike
-from bertfit.evaluation.interval import Interval, intervals_to_json
+from bertfit.evaluation.interval import LEVEL, Interval, intervals_to_json
 from bertfit.evaluation.intervals import (
     bootstrap_intervals,
     mcnemar_p_value,
@@ -89,8 +89,6 @@ class PairedComparison:
     """Two models compared on the same rows."""
 
     num_rows: int
-    level: float
-    """Confidence level of the intervals."""
     scores: dict[str, Difference]
     """The scores of `SCORE_NAMES`, by name."""
     p_value: float
@@ -116,11 +114,11 @@ class PairedComparison:
         It is not chance only if the interval, which accounts for groups, excludes zero, and the
         exact test, which is valid for few rows, rejects.
         """
-        return self.p_value >= 1 - self.level or not self.scores["accuracy"].is_certain
+        return self.p_value >= 1 - LEVEL or not self.scores["accuracy"].is_certain
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and dicts."""
-        further = {"could_be_chance": self.could_be_chance, "grouped": self.grouped}
+        further = {"could_be_chance": self.could_be_chance, "grouped": self.grouped, "level": LEVEL}
         return {**asdict(self), **further}
 
 
@@ -133,7 +131,6 @@ def compare_predictions(
     groups: ArrayLike | None = None,
     num_resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> PairedComparison:
     """Compare two models on the same rows, with paired bootstrap intervals and McNemar's test.
 
@@ -147,10 +144,9 @@ def compare_predictions(
         groups: (n,) group of each row, resampled whole; a row with group None is its own group.
         num_resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
-        level: Confidence level, in (0, 1).
 
     Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
+        ConfigError: `num_resamples` is out of range.
         DataError: The rows are not as above.
 
     Source: Efron & Tibshirani 1993, chapter 13; Dietterich 1998, section 3.1 (McNemar's test).
@@ -173,17 +169,16 @@ def compare_predictions(
         groups=groups,
         num_resamples=num_resamples,
         seed=seed,
-        level=level,
         biased=[SCORE_NAMES.index("macro_f1")],
         within=[(-1.0, 1.0), (-1.0, 1.0), (-WORST_LOG_LOSS, WORST_LOG_LOSS)],
     )
-    intervals = widen_where_alike(intervals, answers, label_ids, groups, level=level)
+    intervals = widen_where_alike(intervals, answers, label_ids, groups)
     values = [scorer(np.ones(len(label_ids), dtype=np.int64)).tolist() for scorer in scorers]
     scores = {
         name: Difference(a, b, a - b, interval)
         for name, a, b, interval in zip(SCORE_NAMES, *values, intervals, strict=True)
     }
-    return _count_agreement(answers, label_ids, scores, level, groups)
+    return _count_agreement(answers, label_ids, scores, groups)
 
 
 def _word_disagreement(interval: Interval, *, rejects: bool) -> str:
@@ -202,7 +197,7 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
     """Return one sentence on whether the models differ in accuracy or it could be chance."""
     accuracy = comparison.scores["accuracy"]
     low, high = 100 * accuracy.interval.low, 100 * accuracy.interval.high
-    level, test = f"{100 * comparison.level:g} %", f"McNemar p = {comparison.p_value:.2g}"
+    level, test = f"{100 * LEVEL:g} %", f"McNemar p = {comparison.p_value:.2g}"
     if comparison.num_disagreeing == 0:
         return f"{name_a} and {name_b} predict the same class for every row."
     if comparison.could_be_chance:
@@ -210,9 +205,7 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
             f"The difference could be chance: {name_a} minus {name_b} is "
             f"{100 * accuracy.difference:+z.1f} points of accuracy ({level} interval {low:z.1f} to "
             f"{high:z.1f}, {test})."
-            + _word_disagreement(
-                accuracy.interval, rejects=comparison.p_value < 1 - comparison.level
-            )
+            + _word_disagreement(accuracy.interval, rejects=comparison.p_value < 1 - LEVEL)
         )
     better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
     points, span = _format_points(accuracy.difference, accuracy.interval)
@@ -352,14 +345,12 @@ def _count_agreement(
     predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]],
     label_ids: NDArray[np.int64],
     scores: dict[str, Difference],
-    level: float,
     groups: ArrayLike | None,
 ) -> PairedComparison:
     predicted_a, predicted_b = predicted_ids
     right_a, right_b = predicted_a == label_ids, predicted_b == label_ids
     return PairedComparison(
         num_rows=len(label_ids),
-        level=level,
         scores=scores,
         p_value=mcnemar_p_value(right_a, right_b),
         num_both_right=int((right_a & right_b).sum()),

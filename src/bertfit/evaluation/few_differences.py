@@ -25,7 +25,6 @@ def allow_for_alike(
     differences: NDArray[np.int64],
     units: NDArray[np.int64],
     *,
-    level: float,
     gains: tuple[NDArray[np.float64], float] | None = None,
 ) -> Interval:
     """Widen the interval of a difference of two scores if resamples vary too little.
@@ -41,7 +40,6 @@ def allow_for_alike(
         interval: Bootstrap interval of the difference.
         differences: (n,) 1 if only A is right, -1 if only B is, else 0.
         units: (n,) resampling unit of each row: the number of its group, or of the row.
-        level: Confidence level, in (0, 1).
         gains: (n,) what each row adds to the difference, which is their sum, and what the average
             row would add; None for accuracy, to which each adds 1/n.
 
@@ -60,12 +58,12 @@ def allow_for_alike(
         shares.append(float(rows.mean()))
         total = abs(float(added[rows].sum())) + one_more
         worths.append(num_rows * total / (np.count_nonzero(rows) + 1))
-    a, b = (exact_interval(share * num_units, num_units, level=level) for share in shares)
+    a, b = (exact_interval(share * num_units, num_units) for share in shares)
     down = np.hypot((shares[0] - a.low) * worths[0], (b.high - shares[1]) * worths[1])
     up = np.hypot((a.high - shares[0]) * worths[0], (shares[1] - b.low) * worths[1])
     ends = [interval, Interval(difference - float(down), difference + float(up))]
     if gains is None and max(shares) == 1:
-        share = exact_interval(shares[0] * num_units, num_units, level=level)
+        share = exact_interval(shares[0] * num_units, num_units)
         ends.append(Interval(2 * share.low - 1, 2 * share.high - 1))
     return Interval(min(one.low for one in ends), max(one.high for one in ends))
 
@@ -75,8 +73,6 @@ def widen_where_alike(
     predicted_ids: tuple[NDArray[np.int64], NDArray[np.int64]],
     label_ids: NDArray[np.int64],
     groups: ArrayLike | None,
-    *,
-    level: float,
 ) -> list[Interval]:
     """Widen the intervals of accuracy and macro F1 if (nearly) all rows have the same difference.
 
@@ -89,29 +85,26 @@ def widen_where_alike(
         predicted_ids: (n,) answers of A, and of B.
         label_ids: (n,).
         groups: (n,) group of each row, or None.
-        level: Confidence level, in (0, 1).
     """
     (a, b), (accuracy, macro_f1, log_loss) = predicted_ids, intervals
     units = number_units(groups, len(label_ids))
     differences = (a == label_ids).astype(np.int64) - (b == label_ids)
-    accuracy = allow_for_alike(accuracy, differences, units, level=level)
-    reach = _reach_of_macro_f1(label_ids, units, level=level)
+    accuracy = allow_for_alike(accuracy, differences, units)
+    reach = _reach_of_macro_f1(label_ids, units)
     if np.array_equal(a, b):
         macro_f1 = Interval(-reach, reach)
     elif abs(int(differences.sum())) == len(differences):
         macro_f1 = Interval(macro_f1.low - 2 * reach, macro_f1.high + 2 * reach)
     else:
         gains = find_f1_gains((a, b), label_ids)
-        macro_f1 = allow_for_alike(macro_f1, differences, units, level=level, gains=gains)
+        macro_f1 = allow_for_alike(macro_f1, differences, units, gains=gains)
     return [cut(accuracy, low=-1.0), cut(macro_f1, low=-1.0), log_loss]
 
 
-def _reach_of_macro_f1(
-    label_ids: NDArray[np.int64], units: NDArray[np.int64], *, level: float
-) -> float:
+def _reach_of_macro_f1(label_ids: NDArray[np.int64], units: NDArray[np.int64]) -> float:
     """Return by how much macro F1 may differ if it does on no unit that was seen."""
     most = [
-        exact_interval(0, len(np.unique(units[label_ids == label])), level=level).high
+        exact_interval(0, len(np.unique(units[label_ids == label]))).high
         for label in np.unique(label_ids)
     ]
     return float(np.linalg.norm(most)) / len(most)

@@ -13,6 +13,8 @@ from bertfit.evaluation.units import are_rows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+LEVEL = 0.95
+"""Confidence level of all intervals."""
 FEW = 10
 """With fewer mistakes or hits, resamples are not reliable."""
 
@@ -33,12 +35,12 @@ class Interval:
 def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
     """Return 95 % intervals, by score name, as plain values."""
     return {
-        name: {"low": interval.low, "high": interval.high, "level": 0.95}
+        name: {"low": interval.low, "high": interval.high, "level": LEVEL}
         for name, interval in intervals.items()
     }
 
 
-def exact_interval(num_right: float, num_trials: float, *, level: float = 0.95) -> Interval:
+def exact_interval(num_right: float, num_trials: float) -> Interval:
     """Return the exact binomial interval of a share; the counts need not be whole, as for F1.
 
     Source:
@@ -46,20 +48,20 @@ def exact_interval(num_right: float, num_trials: float, *, level: float = 0.95) 
     """
     from scipy.stats import beta
 
-    tail, num_wrong = (1 - level) / 2, num_trials - num_right
+    tail, num_wrong = (1 - LEVEL) / 2, num_trials - num_right
     low = float(beta.ppf(tail, num_right, num_wrong + 1)) if num_right > 0 else 0.0
     high = float(beta.ppf(1 - tail, num_right + 1, num_wrong)) if num_wrong > 0 else 1.0
     return Interval(low, high)
 
 
-def average_exact(trials: Sequence[tuple[float, float]], *, level: float) -> Interval:
+def average_exact(trials: Sequence[tuple[float, float]]) -> Interval:
     """Return the interval of a mean of independent shares, each given as (hits, trials).
 
     Source:
         Zou & Donner 2008, Statistics in Medicine 27, section 2.
     """
     shares = np.array([hits / num for hits, num in trials])
-    exact = [exact_interval(hits, num, level=level) for hits, num in trials]
+    exact = [exact_interval(hits, num) for hits, num in trials]
     below = shares - [one.low for one in exact]
     above = [one.high for one in exact] - shares
     mean = float(shares.mean())
@@ -78,8 +80,6 @@ def allow_for_mistakes(
     is_right: NDArray[np.bool_],
     costs: tuple[NDArray[np.float64], NDArray[np.float64]],
     units: NDArray[np.int64],
-    *,
-    level: float = 0.95,
 ) -> Interval:
     """Widen the interval of a mean cost if there are too few mistakes or hits.
 
@@ -91,7 +91,6 @@ def allow_for_mistakes(
         is_right: (n,).
         costs: (n,) cost of each row if its prediction is right, and (n,) if it is wrong.
         units: (n,) resampling unit of each row: the number of its group, or of the row.
-        level: Confidence level, in (0, 1).
     """
     num_units = len(np.unique(units))
     if num_units == 1 or not has_few(is_right, units):
@@ -99,13 +98,13 @@ def allow_for_mistakes(
     if_right, further = costs[0], costs[1] - costs[0]
     num_wrong = int((~is_right).sum())
     each = (float(further[~is_right].sum()) + float(further.mean())) / (num_wrong + 1)
-    share = exact_interval(num_wrong / len(is_right) * num_units, num_units, level=level)
+    share = exact_interval(num_wrong / len(is_right) * num_units, num_units)
     low, high = (float(if_right.mean()) + end * each for end in (share.low, share.high))
     return Interval(min(interval.low, low), max(interval.high, high))
 
 
 def allow_for_certain(
-    interval: Interval, score: float, trials: Sequence[tuple[float, float]], *, level: float
+    interval: Interval, score: float, trials: Sequence[tuple[float, float]]
 ) -> Interval:
     """Widen the interval of a mean of shares by the uncertainty of those that are 0 or 1.
 
@@ -115,12 +114,11 @@ def allow_for_certain(
         interval: Bootstrap interval of the mean.
         score: The mean.
         trials: (hits, trials) of each share.
-        level: Confidence level, in (0, 1).
 
     Source:
         Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a sum).
     """
-    certain = [(hits / num, exact_interval(hits, num, level=level)) for hits, num in trials]
+    certain = [(hits / num, exact_interval(hits, num)) for hits, num in trials]
     certain = [(share, exact) for share, exact in certain if share in {0.0, 1.0}]
     down = np.linalg.norm([share - exact.low for share, exact in certain]) / len(trials)
     up = np.linalg.norm([exact.high - share for share, exact in certain]) / len(trials)
@@ -131,7 +129,7 @@ def allow_for_certain(
 
 
 def allow_for_skew(
-    interval: Interval, score: float, *, deviation: float, num_units: int, level: float
+    interval: Interval, score: float, *, deviation: float, num_units: int
 ) -> Interval:
     """Widen the interval of a score near 1 (or 0) to at least that of its log odds.
 
@@ -143,7 +141,6 @@ def allow_for_skew(
         score: In [0, 1]; at 0 and 1 the interval is not changed.
         deviation: Standard deviation of the resampled scores.
         num_units: Units that limit the precision: for AUROC, those of the smaller class.
-        level: Confidence level, in (0, 1).
 
     Source:
         Pepe 2003, "The Statistical Evaluation of Medical Tests", section 5.2 (the log odds).
@@ -153,14 +150,14 @@ def allow_for_skew(
 
     if not 0 < score < 1:
         return interval
-    tail = (1 + level) / 2
+    tail = (1 + LEVEL) / 2
     reach = float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
     away = reach * deviation / (score * (1 - score))
     low, high = expit(logit(score) - away), expit(logit(score) + away)
     return Interval(min(interval.low, float(low)), max(interval.high, float(high)))
 
 
-def stretch(interval: Interval, score: float, *, num_units: int, level: float) -> Interval:
+def stretch(interval: Interval, score: float, *, num_units: int) -> Interval:
     """Move both ends away from the score, to correct for few units.
 
     A bootstrap uses the spread of the sample, which is too small by sqrt((n - 1) / n) and itself
@@ -173,8 +170,8 @@ def stretch(interval: Interval, score: float, *, num_units: int, level: float) -
 
     if num_units < 2:
         return interval
-    of_few = t.ppf((1 + level) / 2, num_units - 1) * np.sqrt(num_units / (num_units - 1))
-    further = float(of_few / norm.ppf((1 + level) / 2)) - 1
+    of_few = t.ppf((1 + LEVEL) / 2, num_units - 1) * np.sqrt(num_units / (num_units - 1))
+    further = float(of_few / norm.ppf((1 + LEVEL) / 2)) - 1
     return Interval(
         interval.low - further * max(0.0, score - interval.low),
         interval.high + further * max(0.0, interval.high - score),

@@ -69,7 +69,6 @@ def bootstrap_intervals(
     with_auroc: bool = True,
     num_resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Interval]:
     """Return percentile bootstrap intervals of the scores of `metrics.score`.
 
@@ -96,21 +95,20 @@ def bootstrap_intervals(
         with_auroc: Whether to compute AUROC, which takes most of the time.
         num_resamples: Number of resamples; 1,000 or more give stable ends.
         seed: Seed of the draws; the same seed gives the same intervals.
-        level: Confidence level, in (0, 1).
 
     Returns:
         By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc if requested
         and there are two classes, both with rows (resamples of one class only are excluded).
 
     Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
+        ConfigError: `num_resamples` is out of range.
         DataError: The rows are not as above.
 
     Source:
         Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapters 10, 13; Davison &
         Hinkley 1997, section 3.8 (groups); Obuchowski & Lieber 2002, Academic Radiology 9 (AUROC).
     """
-    check_settings(num_resamples, level=level)
+    check_settings(num_resamples)
     probabilities, label_ids = check_predictions(probabilities, label_ids)
     answers = probabilities.argmax(axis=1) if predicted_ids is None else predicted_ids
     rows = _prepare_rows(probabilities, label_ids, answers, groups, with_auroc=with_auroc)
@@ -118,8 +116,8 @@ def bootstrap_intervals(
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
     chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
     values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    intervals = _take_intervals(rows, values, num_units=num_units, level=level)
-    return intervals | _widen_where_few(rows, intervals, level=level)
+    intervals = _take_intervals(rows, values, num_units=num_units)
+    return intervals | _widen_where_few(rows, intervals)
 
 
 def paired_difference_interval(
@@ -129,7 +127,6 @@ def paired_difference_interval(
     groups: ArrayLike | None = None,
     num_resamples: int = 2000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Interval:
     """Return the percentile bootstrap interval of accuracy of A minus accuracy of B.
 
@@ -142,13 +139,12 @@ def paired_difference_interval(
         groups: (n,) group of each row, resampled whole; or None.
         num_resamples: Number of resamples.
         seed: Seed of the draws.
-        level: Confidence level, in (0, 1).
 
     Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
+        ConfigError: `num_resamples` is out of range.
         DataError: The arrays differ in length or are empty.
     """
-    check_settings(num_resamples, level=level)
+    check_settings(num_resamples)
     correct_a, correct_b = _check_pair(correct_a, correct_b)
     units = number_units(groups, len(correct_a))
     differences = correct_a.astype(np.int64) - correct_b.astype(np.int64)
@@ -157,9 +153,9 @@ def paired_difference_interval(
     num_units = len(unit_sizes)
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_units)
     values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
-    interval = percentile_interval(np.concatenate(values), level=level)
-    interval = stretch(interval, float(differences.mean()), num_units=num_units, level=level)
-    interval = allow_for_alike(interval, differences, units, level=level)
+    interval = percentile_interval(np.concatenate(values))
+    interval = stretch(interval, float(differences.mean()), num_units=num_units)
+    interval = allow_for_alike(interval, differences, units)
     return cut(interval, low=-1.0, high=1.0)
 
 
@@ -191,24 +187,22 @@ def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
 
 def _take_intervals(
-    rows: _Rows, values: Mapping[str, NDArray[np.float64]], *, num_units: int, level: float
+    rows: _Rows, values: Mapping[str, NDArray[np.float64]], *, num_units: int
 ) -> dict[str, Interval]:
     """Return the interval of each score from its resampled values."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
     intervals, trials, is_grouped = {}, _list_trials(rows), not are_rows(rows.units)
     for name, each in values.items():
-        interval, score = percentile_interval(each, level=level), float(whole[name][0])
+        interval, score = percentile_interval(each), float(whole[name][0])
         if name in MACRO_NAMES:
             interval = take_out_bias(interval, float(each.mean()) - score)
-        interval = stretch(interval, score, num_units=num_units, level=level)
+        interval = stretch(interval, score, num_units=num_units)
         if name in MACRO_NAMES:
-            interval = allow_for_certain(interval, score, trials[name], level=level)
+            interval = allow_for_certain(interval, score, trials[name])
         if name == "auroc" or (is_grouped and name != "log_loss"):
             num_precise = _count_smaller(rows) if name == "auroc" else num_units
             deviation = float(np.nanstd(each))
-            interval = allow_for_skew(
-                interval, score, deviation=deviation, num_units=num_precise, level=level
-            )
+            interval = allow_for_skew(interval, score, deviation=deviation, num_units=num_precise)
         if name == "log_loss" and num_units == 1:  # a single row says nothing about others
             interval = Interval(0.0, WORST_LOG_LOSS)
         interval = cut(interval, high=WORST_LOG_LOSS if name == "log_loss" else 1.0)
@@ -263,22 +257,20 @@ def _score_resamples(rows: _Rows, weights: NDArray[np.float64]) -> dict[str, NDA
     return scores
 
 
-def _widen_where_few(
-    rows: _Rows, intervals: Mapping[str, Interval], *, level: float
-) -> dict[str, Interval]:
+def _widen_where_few(rows: _Rows, intervals: Mapping[str, Interval]) -> dict[str, Interval]:
     """Return wider intervals of the scores whose resamples vary too little (few mistakes)."""
     is_right = rows.predicted_ids == rows.label_ids
     costs, log_loss = rows.log_losses_if, intervals["log_loss"]
-    log_loss = allow_for_mistakes(log_loss, is_right, costs, rows.units, level=level)
+    log_loss = allow_for_mistakes(log_loss, is_right, costs, rows.units)
     wider = {"log_loss": cut(log_loss, high=WORST_LOG_LOSS)}
     if has_few(is_right, rows.units):
-        for name, exact in _exact_intervals(rows, level=level).items():
+        for name, exact in _exact_intervals(rows).items():
             found = intervals[name]
             wider[name] = Interval(min(found.low, exact.low), max(found.high, exact.high))
     auroc = intervals.get("auroc")
     if auroc is not None and auroc.low == auroc.high and auroc.low in {0.0, 1.0}:
         smaller = _count_smaller(rows)
-        bound = exact_interval(smaller, smaller, level=level).low
+        bound = exact_interval(smaller, smaller).low
         wider["auroc"] = Interval(bound, 1.0) if auroc.low == 1 else Interval(0.0, 1 - bound)
     return wider
 
@@ -288,17 +280,15 @@ def _count_smaller(rows: _Rows) -> int:
     return min(len(np.unique(rows.units[rows.label_ids == label])) for label in (0, 1))
 
 
-def _exact_intervals(rows: _Rows, *, level: float) -> dict[str, Interval]:
+def _exact_intervals(rows: _Rows) -> dict[str, Interval]:
     """Return the exact interval of accuracy; for macro averages, that of a mean of exact ones.
 
     With groups, in which case all rows are right or all are wrong, each group counts once.
     """
     num_units = len(np.unique(rows.units))
     share = float((rows.predicted_ids == rows.label_ids).mean())
-    found = {"accuracy": exact_interval(share * num_units, num_units, level=level)}
-    return found | {
-        name: average_exact(trials, level=level) for name, trials in _list_trials(rows).items()
-    }
+    found = {"accuracy": exact_interval(share * num_units, num_units)}
+    return found | {name: average_exact(trials) for name, trials in _list_trials(rows).items()}
 
 
 def _list_trials(rows: _Rows) -> dict[str, list[tuple[float, float]]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.errors import ConfigError
-from bertfit.evaluation.interval import Interval, cut, stretch, take_out_bias
+from bertfit.evaluation.interval import LEVEL, Interval, cut, stretch, take_out_bias
 from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ def resample_intervals(
     groups: ArrayLike | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
     biased: Collection[int] = (),
     within: Sequence[tuple[float, float]],
 ) -> list[Interval]:
@@ -40,16 +39,15 @@ def resample_intervals(
         groups: (n,) group of each row, resampled whole; or None.
         num_resamples: Number of resamples.
         seed: Seed of the draws.
-        level: Confidence level, in (0, 1).
         biased: Indices of scores whose intervals are corrected for the bias of the resamples, as
             those of macro averages in `bootstrap_intervals`.
         within: Range of each score, which is also its interval if there is only one unit.
 
     Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
+        ConfigError: `num_resamples` is out of range.
         DataError: There is not one group per row.
     """
-    check_settings(num_resamples, level=level)
+    check_settings(num_resamples)
     units = number_units(groups, num_rows)
     num_units = int(units.max()) + 1
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_rows)
@@ -57,10 +55,10 @@ def resample_intervals(
     whole = score_resample(np.ones(num_rows, dtype=np.int64))
     intervals = []
     for place, column in enumerate(np.asarray(scores).T):
-        interval = percentile_interval(column, level=level)
+        interval = percentile_interval(column)
         if place in biased:
             interval = take_out_bias(interval, float(column.mean() - whole[place]))
-        interval = stretch(interval, float(whole[place]), num_units=num_units, level=level)
+        interval = stretch(interval, float(whole[place]), num_units=num_units)
         low, high = within[place]
         intervals.append(Interval(low, high) if num_units == 1 else cut(interval, low, high))
     return intervals
@@ -84,24 +82,21 @@ def draw_counts(
         yield counts
 
 
-def percentile_interval(values: NDArray[np.float64], *, level: float) -> Interval:
+def percentile_interval(values: NDArray[np.float64]) -> Interval:
     """Return the central interval of the resampled values, ignoring NaN."""
     values = values[~np.isnan(values)]
     if not len(values):  # a few resamples may all have one class alone
         return Interval(0.0, 1.0)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
-def check_settings(num_resamples: int, *, level: float) -> None:
+def check_settings(num_resamples: int) -> None:
     """Check the settings of the bootstrap.
 
     Raises:
-        ConfigError: `num_resamples` or `level` is out of range.
+        ConfigError: `num_resamples` is out of range.
     """
     if num_resamples < 1:
         message = f"expected at least 1 resample, got {num_resamples}"
-        raise ConfigError(message)
-    if not 0 < level < 1:
-        message = f"expected a confidence level between 0 and 1, got {level}"
         raise ConfigError(message)

@@ -40,8 +40,6 @@ class SuspiciousLabels:
     as far as its probabilities tell. Too few if the model is surer than right; too many if it has
     learned from wrong labels to be unsure. None with more than two classes: of 77 it was four times
     what was found."""
-    thresholds: NDArray[np.float64]
-    """(C,) mean probability of each class over the rows with its label; NaN without rows."""
 
 
 def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> SuspiciousLabels:
@@ -92,7 +90,6 @@ def rank_suspicious_labels(probabilities: ArrayLike, label_ids: ArrayLike) -> Su
         confidences=probabilities[rows, suggested[rows]],
         num_issues=int(is_issue.sum()),
         num_expected=_expect_issues(probabilities, label_ids) if has_two else None,
-        thresholds=thresholds,
     )
 
 

@@ -212,6 +212,15 @@ def find_hidden_size(model: PreTrainedModel) -> int:
     return int(size or model.get_input_embeddings().weight.shape[1])
 
 
+def find_last_linear(model: torch.nn.Module) -> torch.nn.Linear | None:
+    """Return the last linear layer of a classifier's head, which outputs the logits."""
+    encoder = getattr(model, "base_model", None)
+    of_head = [child for child in model.children() if child is not encoder]
+    modules = [module for child in of_head for module in child.modules()]
+    layers = [module for module in modules if isinstance(module, torch.nn.Linear)]
+    return layers[-1] if layers else None
+
+
 def set_dropout(config: PretrainedConfig, rate: float) -> None:
     """Set every dropout rate of the configuration to `rate`, in [0, 1).
 
@@ -322,14 +331,12 @@ def _reorder_head(model: PreTrainedModel, old: Sequence[str], new: Sequence[str]
     wanted = [name.casefold() for name in new]
     if known == wanted or sorted(known) != sorted(wanted) or len(set(known)) < len(known):
         return False
-    of_head = [child for child in model.children() if child is not model.base_model]
-    modules = [module for child in of_head for module in child.modules()]
-    layers = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    if not layers or layers[-1].out_features != len(known):
+    last = find_last_linear(model)
+    if last is None or last.out_features != len(known):
         return False
     order = [known.index(name) for name in wanted]
     with torch.no_grad():
-        for parameter in layers[-1].parameters():  # weight and, in most families, bias
+        for parameter in last.parameters():  # weight and, in most families, bias
             parameter.copy_(parameter[order].clone())
     return True
 

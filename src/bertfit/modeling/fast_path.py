@@ -21,7 +21,7 @@ from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.kernels.parts import HEAD_SIZES, KERNEL_FAMILIES, join_projections
 from bertfit.modeling.operators.exchange import exchange_modules
 from bertfit.modeling.operators.loading import get_operators, plan_operators
-from bertfit.modeling.packing import takes_packs
+from bertfit.modeling.packing import LAST_BEFORE_HEAD, takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.small_embeddings import exchange_small_embeddings
 
@@ -30,18 +30,7 @@ if TYPE_CHECKING:
 
     from bertfit.modeling.precision import Precision
 
-ATTENTION_FAMILIES = frozenset(
-    {
-        "albert",
-        "bert",
-        "camembert",
-        "distilbert",
-        "electra",
-        "modernbert",
-        "roberta",
-        "xlm-roberta",
-    }
-)
+ATTENTION_FAMILIES = frozenset(LAST_BEFORE_HEAD)
 """Values of `config.model_type` whose attention uses transformers' registry and is bidirectional;
 that of decoders uses it too, but would need a causal mask."""
 

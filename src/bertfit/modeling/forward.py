@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
+from bertfit.modeling.classifier import find_last_linear
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import number_positions
 from bertfit.modeling.precision import safe_attention
@@ -185,7 +186,7 @@ def _differ_in_ends(model: PreTrainedModel, token_ids_BT: np.ndarray) -> bool:
 def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, _Called]:
     """Return the logits in the model's dtype and, in scoring, the calls of the last layer."""
     called: _Called = []
-    layer = None if torch.is_grad_enabled() else _find_last_linear(model)
+    layer = None if torch.is_grad_enabled() else find_last_linear(model)
     if layer is None:
         return model(**inputs).logits, called
 
@@ -223,15 +224,6 @@ def _compute_exactly(layer: torch.nn.Linear, read: torch.Tensor) -> torch.Tensor
 
 def keep_exact(model: torch.nn.Module, working: torch.nn.Module) -> None:
     """Let the last layer of a working copy, in scoring, use the weights of the model itself."""
-    layer, copied = _find_last_linear(model), _find_last_linear(working)
+    layer, copied = find_last_linear(model), find_last_linear(working)
     if layer is not None and copied is not None:
         vars(copied)[_EXACT] = (layer.weight, layer.bias)  # past torch, which would register them
-
-
-def _find_last_linear(model: torch.nn.Module) -> torch.nn.Linear | None:
-    """Return the last linear layer of a classifier's head, which outputs the logits."""
-    encoder = getattr(model, "base_model", None)
-    of_head = [child for child in model.children() if child is not encoder]
-    modules = [module for child in of_head for module in child.modules()]
-    layers = [module for module in modules if isinstance(module, torch.nn.Linear)]
-    return layers[-1] if layers else None

@@ -56,7 +56,7 @@ def find_gradients_in_a_row(weights: Sequence[torch.Tensor]) -> tuple[torch.Tens
         for master, part in zip(masters, row.split(sizes), strict=True):
             master.grad = part.view(master.shape)
         return row, False
-    if len(gradients) == len(weights) and _lie_in_a_row(gradients):
+    if len(gradients) == len(weights) and lie_in_a_row(gradients):
         return gradients[0].as_strided((sum(sizes),), (1,)), True
     return torch.empty(sum(sizes), device=weights[0].device), False
 
@@ -108,11 +108,11 @@ def _find_room(weight: torch.Tensor, size: int) -> torch.Tensor:
     return room
 
 
-def _lie_in_a_row(gradients: Sequence[torch.Tensor]) -> bool:
-    """Return whether the gradients are contiguous and adjacent, in order, in one storage."""
-    place = gradients[0].data_ptr()
-    for gradient in gradients:
-        if gradient.data_ptr() != place or not gradient.is_contiguous():
+def lie_in_a_row(tensors: Sequence[torch.Tensor]) -> bool:
+    """Return whether tensors are contiguous and adjacent, in order, in one storage."""
+    place = tensors[0].data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != place or not tensor.is_contiguous():
             return False
-        place += gradient.numel() * gradient.element_size()
-    return len({gradient.untyped_storage().data_ptr() for gradient in gradients}) == 1
+        place += tensor.numel() * tensor.element_size()
+    return len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 1

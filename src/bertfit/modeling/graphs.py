@@ -10,7 +10,6 @@ Source: torch's notes on CUDA graphs (semantics, "whole-network capture").
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
@@ -18,6 +17,7 @@ from typing import Protocol, TypeAlias
 import torch
 
 from bertfit.errors import TrainingError, is_out_of_memory
+from bertfit.garbage import pause_collection
 from bertfit.modeling.plan import Plan
 
 _ALLOCATOR_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
@@ -96,7 +96,9 @@ class GraphRecorder:
         """
         # Ordered, although nothing is computed: torch 2.11 writes the random number offset that
         # graphs read, and queued replays must have read it before.
-        with self._in_order(), _without_collection():
+        # Garbage may hold graphs and kernels of others, which CUDA does not allow freeing while
+        # recording (pytorch issue 161037).
+        with self._in_order(), pause_collection():
             if self._is_first:  # the pool needs what eager passes left cached
                 torch.cuda.empty_cache()
                 self._is_first = False
@@ -153,22 +155,6 @@ def _make_graph() -> torch.cuda.CUDAGraph:
     That takes memory of the GPU. If it ran out there, the recording would seem not to have ended.
     """
     return torch.cuda.CUDAGraph(keep_graph=True)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Disable Python's garbage collection.
-
-    Garbage may include graphs and compiled kernels of other code in this process. CUDA does not
-    allow freeing them while recording, and the recording would fail (pytorch issue 161037).
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _end(graph: torch.cuda.CUDAGraph, *, because: BaseException | None = None) -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NAME = "bertfit_packed"
 """Name of attention in packs in the registry and, in memory, in `config._attn_implementation`."""
 
-_LAST_BEFORE_HEAD = {
+LAST_BEFORE_HEAD = {
     "albert": "encoder",
     "bert": "encoder",
     "camembert": "encoder",
@@ -55,7 +55,7 @@ def plan_packing(config: PretrainedConfig, precision: Precision, asked: Packing 
     if asked == "off":
         return Plan(is_on=False, reason="asked for")
     family = config.model_type
-    if family not in _LAST_BEFORE_HEAD or getattr(config, "is_decoder", False):
+    if family not in LAST_BEFORE_HEAD or getattr(config, "is_decoder", False):
         if asked == "on":
             raise ConfigError(
                 f"packing: on was asked for, but bertfit does not pack {family}: it cannot keep "
@@ -93,7 +93,7 @@ def set_up_packing(model: PreTrainedModel, precision: Precision, asked: Packing 
         AttentionInterface.register(NAME, leave_out(_attend))
         AttentionMaskInterface.register(NAME, _make_mask)
         model.set_attn_implementation(NAME)
-        last = model.base_model.get_submodule(_LAST_BEFORE_HEAD[model.config.model_type])
+        last = model.base_model.get_submodule(LAST_BEFORE_HEAD[model.config.model_type])
         last.register_forward_hook(
             _average if getattr(model.config, "classifier_pooling", "") == "mean" else _cut
         )

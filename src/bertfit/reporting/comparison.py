@@ -10,14 +10,13 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bertfit.evaluation.comparison import Difference, PairedComparison
-from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.interval import LEVEL, Interval
 from bertfit.evaluation.slices import SliceReport
 from bertfit.reporting.facts_tables import group_slices
 from bertfit.reporting.limits import WORSE_SIGN, describe_slices, describe_units
@@ -26,7 +25,7 @@ from bertfit.reporting.summary import (
     describe_seeds,
     format_seed_scores,
 )
-from bertfit.reporting.text import WIDTH, format_percent_with_interval, shorten
+from bertfit.reporting.text import WIDTH, format_percent_with_interval, make_table, shorten
 
 _TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
 _SLICE_WIDTH = 22
@@ -38,12 +37,12 @@ _SPACED = 2
 def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> RenderableType:
     """Return the scores of two models, their differences, and their agreement."""
     short_a, short_b = (shorten(name, 40) for name in (name_a, name_b))
-    table = _make_table("Score", right=("A", "B", "A minus B"))
+    table = make_table("Score", right=("A", "B", "A minus B"))
     for name, difference in comparison.scores.items():
         table.add_row(_TITLES[name], *_format_difference(name, difference))
     drawn = describe_units(comparison.num_units, grouped=comparison.grouped)
-    level = f"{100 * comparison.level:g} %"
-    agreement = _make_table("Rows", right=("B right", "B wrong"))
+    level = f"{100 * LEVEL:g} %"
+    agreement = make_table("Rows", right=("B right", "B wrong"))
     counts = [
         ("A right", comparison.num_both_right, comparison.num_only_a_right),
         ("A wrong", comparison.num_only_b_right, comparison.num_both_wrong),
@@ -113,7 +112,7 @@ def slice_table(report: SliceReport, *, num_shown: int = 10) -> RenderableType:
 
 
 def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
-    table = _make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
+    table = make_table("Slice", right=("Rows", "Accuracy (95 %)", "Rest", "p"))
     names = [f"{one['by']}: {one['value']}" for one in slices]
     shown = shorten_apart(names, _SLICE_WIDTH)
     for name, one in zip(names, slices, strict=True):
@@ -155,7 +154,7 @@ def seed_table(seeds: Mapping[str, Any]) -> RenderableType:
     Args:
         seeds: The entry "seeds" of bertfit.json.
     """
-    table = _make_table("Seed", right=("Validation acc.", "Macro F1", "Test acc.", "Macro F1"))
+    table = make_table("Seed", right=("Validation acc.", "Macro F1", "Test acc.", "Macro F1"))
     table.add_column("", no_wrap=True)
     for entry in seeds["runs"]:
         cells = format_seed_scores(entry["validation"], entry["test"])
@@ -192,11 +191,3 @@ def _text_below(text: str | None) -> list[Text]:
     shown = shorten(text, WIDTH - _SPACED)
     assert cell_len(shown) <= WIDTH - _SPACED
     return [Text(" " * _SPACED + shown, style="dim")]
-
-
-def _make_table(first: str, *, right: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column(first, no_wrap=True)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table

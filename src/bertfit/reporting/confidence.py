@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bertfit.evaluation.calibration import ConfidenceScores
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.selective import Expectation
-from bertfit.reporting.text import format_number_with_interval, format_percent_and_ends
+from bertfit.reporting.text import format_number_with_interval, format_percent_and_ends, make_table
 from bertfit.wording import format_share
 
 _MANY_WRONG = 0.2
@@ -26,11 +24,8 @@ _LEAST_WRONG = 10
 def confidence_table(scores: ConfidenceScores) -> RenderableType:
     """Return the confidence scores, with those before calibration if the model is calibrated."""
     now, before = scores.calibration, scores.uncalibrated
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("Confidence", no_wrap=True)
-    table.add_column("Value (95 % interval)", no_wrap=True)
-    if before is not None:
-        table.add_column("Uncalibrated", justify="right", no_wrap=True)
+    further = [] if before is None else ["Uncalibrated"]
+    table = make_table("Confidence", "Value (95 % interval)", right=further)
     rows = {
         "Calibration error (ECE)": (f"{now.ece:.4f}", before and before.ece),
         "Brier score": (

@@ -7,7 +7,7 @@ users; they are shortened to fit and never interpreted as markup.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 from rich import box
@@ -158,9 +158,7 @@ def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None
     """
     intervals = intervals or {}
     heading = "Value (95 % interval)" if intervals else "Value"
-    summary = _make_table()
-    summary.add_column("Score", no_wrap=True)
-    summary.add_column(heading, no_wrap=True)
+    summary = make_table("Score", heading)
     for name, title in _SCORE_NAMES.items():
         value = getattr(scores, name)
         if value is not None:
@@ -187,10 +185,7 @@ def epoch_table(
         best_epoch: The 1-based epoch to mark.
     """
     shown = {key: title for key, title in _HISTORY_COLUMNS.items() if history.get(key)}
-    table = _make_table()
-    table.add_column("Epoch", justify="right", no_wrap=True)
-    for title in shown.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    table = make_table(right=("Epoch", *shown.values()))
     for epoch, values in enumerate(zip_longest(*(history[key] for key in shown)), start=1):
         cells = [_format_epoch(key, value) for key, value in zip(shown, values, strict=True)]
         is_best = epoch == best_epoch
@@ -201,10 +196,7 @@ def epoch_table(
 
 def comparison_table(comparison: Comparison, baselines: BaselineResults) -> RenderableType:
     """Return the test scores of the model and of all baselines, followed by the verdict."""
-    table = _make_table()
-    table.add_column("Model", no_wrap=True)
-    for heading in ("Accuracy (95 %)", "Macro F1"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = make_table("Model", right=("Accuracy (95 %)", "Macro F1"))
     own = format_percent_with_interval(
         comparison.model_accuracy, comparison.model_intervals["accuracy"]
     )
@@ -263,8 +255,14 @@ def _name_column(column: ReadColumn) -> str:
     return shorten(column.name, _COLUMN_WIDTH) + (f" (not {others})" if others else "")
 
 
-def _make_table() -> Table:
-    return Table(box=box.SIMPLE, pad_edge=False)
+def make_table(*left: str, right: Iterable[str | Text] = ()) -> Table:
+    """Return an empty table with columns aligned left, and after them columns aligned right."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in left:
+        table.add_column(heading, no_wrap=True)
+    for title in right:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
 
 
 def _put_title(title: str, table: Table) -> Group:
@@ -282,10 +280,7 @@ def _class_table(scores: Scores) -> Group:
         classes = [item for item in classes if item[1].support > 0]
         classes.sort(key=lambda item: (item[1].f1, -item[1].support))
     shown = shorten_apart(scores.per_class, 32)
-    table = _make_table()
-    table.add_column("Class", no_wrap=True)
-    for heading in ("Precision", "Recall", "F1", "Rows"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = make_table("Class", right=("Precision", "Recall", "F1", "Rows"))
     for name, one, num_predicted in classes[:MAX_CLASSES]:
         cells = format_rates(dataclasses.asdict(one), num_predicted)
         table.add_row(Text(shown[name]), *cells, f"{one.support:,}")
@@ -304,12 +299,9 @@ def _confusion_matrix(scores: Scores) -> Table:
         room = min(room, 30) - len(headers[-1]) - 1
         short = shorten_apart(scores.label_names, room)
         names = [f"{number} {short[name]}" for number, name in enumerate(scores.label_names, 1)]
-    table = _make_table()
+    table = make_table("True", right=map(Text, headers))
     if width > WIDTH:
         table.padding = 0
-    table.add_column("True", no_wrap=True)
-    for header in headers:
-        table.add_column(Text(header), justify="right", no_wrap=True)
     for number, (name, row) in enumerate(zip(names, cells, strict=True)):
         shown = [Text(cell, style="bold" if number == at else "") for at, cell in enumerate(row)]
         table.add_row(Text(name), *shown)
@@ -322,11 +314,7 @@ def _confused_pairs_table(scores: Scores) -> RenderableType:
         return Text("No class was taken for another.")
     num_shown = min(len(pairs), MAX_CLASSES)
     title = f"The {f'{num_shown} pairs' if num_shown > 1 else 'pair'} confused most"
-    table = _make_table()
-    for heading in ("True class", "Predicted as"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("Rows", "Of class"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = make_table("True class", "Predicted as", right=("Rows", "Of class"))
     shown = shorten_apart(scores.label_names, 26)
     for count, true, predicted in pairs[:MAX_CLASSES]:
         names = [Text(shown[scores.label_names[label_id]]) for label_id in (true, predicted)]

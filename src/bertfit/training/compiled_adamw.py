@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from bertfit.modeling.operators.loading import call, get_operators
-from bertfit.training.optimization import Pair
+from bertfit.training.optimization import Pair, read_decays
 
 
 class _Weight(ctypes.Structure):
@@ -56,11 +56,7 @@ class CompiledAdamW:
         self._factor = 1.0  # scales every gradient in the next step
         group = optimizer.param_groups[0]
         self._betas, self._epsilon = group["betas"], group["eps"]
-        decays = {
-            id(master): float(group["weight_decay"])
-            for group in optimizer.param_groups
-            for master in group["params"]
-        }
+        decays = read_decays(optimizer)
         self._weights = [
             (master, work, torch.zeros_like(master), torch.zeros_like(master), decays[id(master)])
             for master, work in pairs

@@ -37,6 +37,12 @@ def build_optimizer(
     return torch.optim.AdamW(groups, lr=0.0, fused=True)  # `step` sets the lr
 
 
+def read_decays(optimizer: torch.optim.AdamW) -> dict[int, float]:
+    """Return the weight decay of each parameter, by its `id`."""
+    groups = optimizer.param_groups
+    return {id(of): float(group["weight_decay"]) for group in groups for of in group["params"]}
+
+
 class TorchAdamW:
     """torch's AdamW for masters, which also updates their working copies."""
 

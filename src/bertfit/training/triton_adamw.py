@@ -16,7 +16,7 @@ import torch
 from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
 from bertfit.modeling.transfer import to_device
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
-from bertfit.training.optimization import Pair
+from bertfit.training.optimization import Pair, read_decays
 
 _BLOCK = 4096
 """Elements per program."""
@@ -81,11 +81,7 @@ class TritonAdamW:
         self._device = self._masters[0].device
         group = optimizer.param_groups[0]
         self._betas, self._epsilon = group["betas"], float(group["eps"])
-        decays = {
-            id(master): float(group["weight_decay"])
-            for group in optimizer.param_groups
-            for master in group["params"]
-        }
+        decays = read_decays(optimizer)
         self._decays = to_device(
             np.array([decays[id(master)] for master in self._masters], np.float32), self._device
         )

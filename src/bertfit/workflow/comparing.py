@@ -299,13 +299,8 @@ def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
     old_ids = np.array([side.label_names.index(name) for name in label_names])
     new_ids = np.argsort(old_ids)
     kept = side.kept
-    moved = KeptPredictions(
-        lines=kept.lines,
-        groups=kept.groups,
-        label_ids=new_ids[kept.label_ids],
-        probabilities=kept.probabilities[:, old_ids],
-        num_tokens=kept.num_tokens,
-        is_truncated=kept.is_truncated,
+    moved = replace(
+        kept, label_ids=new_ids[kept.label_ids], probabilities=kept.probabilities[:, old_ids]
     )
     return replace(
         side, label_names=label_names, kept=moved, predicted_ids=new_ids[side.predicted_ids]

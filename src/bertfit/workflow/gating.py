@@ -12,7 +12,6 @@ import numpy as np
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, find_special_tokens
 from bertfit.data.findings import Finding
-from bertfit.data.gate import GateReport
 from bertfit.data.token_faults import count_encoded, describe_tokens
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import bootstrap_intervals
@@ -63,37 +62,8 @@ def find_token_faults(
     return tuple(findings)
 
 
-def score_without_leaks(
-    evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
-) -> LeakFreeScores | None:
-    """Score the test rows whose text did not leak; return None if no text leaked.
-
-    Args:
-        evaluation: Of all test rows.
-        report: What the gate found in them.
-        groups: Groups of the test rows; empty if there are none.
-    """
-    return _score_others(evaluation, report.leaked_test_rows, groups=groups)
-
-
-def score_without_groups(
-    evaluation: Evaluation, report: GateReport, *, groups: Sequence[str]
-) -> LeakFreeScores | None:
-    """Score the test rows with neither text nor group leaked; return None if no group leaked.
-
-    Args:
-        evaluation: Of all test rows.
-        report: What the gate found in them.
-        groups: Groups of the test rows.
-    """
-    if not report.grouped_test_rows:
-        return None
-    return _score_others(evaluation, report.known_test_rows, groups=groups)
-
-
-def _score_others(
-    evaluation: Evaluation, leaked: Sequence[int], *, groups: Sequence[str]
-) -> LeakFreeScores | None:
+def score_without(evaluation: Evaluation, leaked: Sequence[int]) -> LeakFreeScores | None:
+    """Score the test rows that are not among `leaked`; return None if that is empty."""
     if not leaked:
         return None
     kept = np.setdiff1d(np.arange(len(evaluation.label_ids)), leaked)
@@ -104,6 +74,7 @@ def _score_others(
     scores = score(
         probabilities, label_ids, evaluation.scores.label_names, predicted_ids=predicted_ids
     )
+    groups = evaluation.dataset.groups
     intervals = bootstrap_intervals(
         probabilities,
         label_ids,

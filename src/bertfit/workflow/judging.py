@@ -19,7 +19,7 @@ from bertfit.reporting.text import format_percent_with_interval
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
-from bertfit.workflow.gating import score_without_groups, score_without_leaks
+from bertfit.workflow.gating import score_without
 from bertfit.workflow.preparing import PreparedModel
 from bertfit.workflow.recording import ScoredTest
 from bertfit.workflow.rows import PreparedRows
@@ -109,10 +109,10 @@ def compare_on_test(
 
     With leaks, the verdict is that on the other rows.
     """
-    assert rows.test is not None  # else nothing was evaluated
+    grouped = rows.report.grouped_test_rows
     clean = (
-        score_without_leaks(evaluation, rows.report, groups=rows.test.groups),
-        score_without_groups(evaluation, rows.report, groups=rows.test.groups),
+        score_without(evaluation, rows.report.leaked_test_rows),
+        score_without(evaluation, rows.report.known_test_rows if grouped else ()),
     )
     best = baselines.best if baselines is not None else None
     if best is None or best.test is None or best.test_probabilities is None:

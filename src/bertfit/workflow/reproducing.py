@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bertfit.data.readers import TABLE_NAMES
+from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting.facts_tables import is_of_demo
 from bertfit.wording import quote_path
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bertfit.modeling.gradients import lie_in_a_row
 from bertfit.modeling.layer_kinds import is_exact_gelu, is_of_transformers, is_plain_norm, is_whole
 
 KERNEL_FAMILIES = frozenset(
@@ -151,12 +152,7 @@ def join_projections(model: torch.nn.Module) -> None:
 
 def join(tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """Return tensors that are adjacent in memory as one, or None if they are not."""
-    first = tensors[0]
-    place, storage = first.data_ptr(), first.untyped_storage().data_ptr()
-    for tensor in tensors:
-        is_next = tensor.data_ptr() == place and tensor.untyped_storage().data_ptr() == storage
-        if not is_next or not tensor.is_contiguous():
-            return None
-        place += tensor.numel() * tensor.element_size()
-    rows = sum(len(tensor) for tensor in tensors)
+    if not lie_in_a_row(tensors):
+        return None
+    first, rows = tensors[0], sum(map(len, tensors))
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
