@@ -57,7 +57,6 @@ def main() -> None:
         f"{len(parts.test):,} to test; {torch.get_num_threads()} threads"
     )
     measured: dict[str, Any] = {
-        "num_threads": torch.get_num_threads(),
         "seed": arguments.seed,
         "num_train": len(parts.train),
         "num_validation": len(parts.validation),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import sys
 import tempfile
 import time
@@ -81,6 +82,8 @@ def main() -> None:
             write_result("gpu", {"gpu": device, **measured}, output=arguments.output, gpu=device)
     print_targets(compare_with_targets(measured, size.lengths))
     if arguments.smoke:
+        if '"failed"' in json.dumps(measured):
+            sys.exit("A part failed; its error is above.")
         print("The script runs, and packs are right. These times mean nothing.")
 
 
@@ -148,7 +151,10 @@ def parse_arguments() -> argparse.Namespace:
         help="Lengths at which training is timed, in this order (all).",
     )
     add_tokenizer(parser)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.smoke and arguments.lengths:
+        parser.error("--smoke has lengths of its own; leave --lengths out")
+    return arguments
 
 
 def read_texts(size: Size, *, smoke: bool) -> list[str]:

@@ -25,7 +25,7 @@ from transformers import AutoTokenizer
 
 from bertfit.assets import find_embedded_model
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.modeling.backlog import Product, multiply, multiply_together
+from bertfit.modeling.backlog import Product, choose_batch, multiply, multiply_together
 from bertfit.modeling.kernels.attention import Spans, States, attend, attend_backward
 from bertfit.modeling.kernels.elementwise import (
     Dropout,
@@ -144,7 +144,7 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
 def time_products(num_tokens: int, device: torch.device) -> dict[str, float]:
     """Return the microseconds of all weight gradients, one by one and of several layers at once."""
     times = {}
-    num_together = min(LAYERS, MOST_WAITING // (num_tokens * WIDTH))
+    num_together = choose_batch(LAYERS, num_tokens * WIDTH, memory=MOST_WAITING)
     shapes = ((3 * WIDTH, WIDTH), (WIDTH, WIDTH), (INNER, WIDTH), (WIDTH, INNER))
     for num_outputs, num_inputs in shapes:
         gradients = torch.empty(LAYERS, num_outputs, num_inputs, device=device)

@@ -69,10 +69,10 @@ def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, A
     on_gpu = torch.cuda.is_available()
     milliseconds = []
     with training(size, texts, rows, TrainSettings(batch_size=num_rows)) as (take_epoch, weights):
+        if on_gpu:  # before anything is recorded: replays allocate nothing
+            torch.cuda.reset_peak_memory_stats()
         take_epoch()
         num_steps = len(take_epoch())  # in which sizes that occur once are recorded
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats()
         for _ in range(ROUNDS):
             started = time.perf_counter()
             take_epoch()
@@ -101,8 +101,8 @@ def measure_job(size: Size, texts: EncodedTexts) -> list[dict[str, float]]:
     rows = generator.choice(len(texts), min(NUM_OF_JOB, len(texts)), replace=False)
     epochs = []
     with training(size, texts, rows, TrainSettings(batch_size=ROWS[0])) as (take_epoch, weights):
-        for _ in range(EPOCHS_OF_JOB):
-            seconds = np.array(take_epoch())
+        for epoch in range(EPOCHS_OF_JOB):
+            seconds = np.array(take_epoch(epoch))
             median = float(np.median(seconds))
             slow = seconds[seconds >= 2.0 * median]
             found = {

@@ -360,27 +360,27 @@ def train_bertfit(
 @contextlib.contextmanager
 def training(
     size: Size, texts: EncodedTexts, rows: np.ndarray, settings: TrainSettings
-) -> Iterator[tuple[Callable[[], list[float]], TrainedWeights]]:
-    """Give what takes the steps of an epoch, each time the same, and the weights they change.
+) -> Iterator[tuple[Callable[..., list[float]], TrainedWeights]]:
+    """Give what takes the steps of an epoch, and the weights they change.
 
-    It returns the seconds of each step, after the last one has ended.
+    It takes the number of the epoch, 0 if it is left out, and returns the seconds of each step
+    after the last one has ended.
     """
     precision = choose_precision()
     model = build(size, precision, packing="auto" if precision.device.type == "cuda" else "on")
     data = TrainingData(texts, np.arange(len(texts)) % 2, PAD_ID)
-    plan = plan_epoch(texts.lengths[rows], settings.batch_size, seed=0, epoch=0)
-    steps = [rows[places] for places in plan]
     as_written = dataclasses.replace(settings, compile="off")
     measured = measure_token_budget(model, data, settings=as_written, precision=precision)
     budget = DEFAULT_TOKENS if measured is None else measured
     weights = TrainedWeights(model, settings, precision)
     print(f"  token budget {budget:,}; recording {weights.recording}", flush=True)
 
-    def take_epoch() -> list[float]:
+    def take_epoch(epoch: int = 0) -> list[float]:
+        plan = plan_epoch(texts.lengths[rows], settings.batch_size, seed=0, epoch=epoch)
         taken = train_steps(
             weights,
             data,
-            [steps],
+            [[rows[places] for places in plan]],
             learning_rate=lambda _: 2e-5,
             precision=precision,
             max_tokens=budget,

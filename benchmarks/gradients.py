@@ -75,7 +75,6 @@ def main() -> None:
     write_result(
         "gradients",
         {
-            "num_threads": torch.get_num_threads(),
             "operators": operators.reason,
             "batch_size": arguments.batch_size,
             "max_length": arguments.max_length,

@@ -11,7 +11,6 @@ import time
 from typing import Any
 
 import numpy as np
-import torch
 from record import summarize, write_result
 from reviews import read_reviews
 from script import add_output, run_script
@@ -56,7 +55,6 @@ def main() -> None:
     write_result(
         "packing",
         {
-            "num_threads": torch.get_num_threads(),
             "num_reviews": len(texts),
             "unit": "seconds",
             "measured": measured,

@@ -7,10 +7,13 @@ import os
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bertfit.environment import describe_environment
 from bertfit.files import write_json
@@ -47,6 +50,8 @@ def write_result(
             "name": name,
             "date": now.isoformat(timespec="seconds"),
             "command": f"python benchmarks/{shlex.join(arguments)}",
+            "source": _describe_source(),
+            "num_threads": torch.get_num_threads(),
             "load_average": [round(load, 2) for load in os.getloadavg()],
             **measured,
             **environment,
@@ -54,6 +59,18 @@ def write_result(
     )
     print(f"Written: {path}")
     return path
+
+
+def _describe_source() -> str | None:
+    """Return the commit of the source, and whether it was changed; None outside a clone."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        told = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:

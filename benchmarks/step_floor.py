@@ -59,7 +59,6 @@ def main() -> None:
     write_result(
         "step-floor",
         {
-            "num_threads": torch.get_num_threads(),
             "batch_size": arguments.batch_size,
             "num_tokens": arguments.length,
             "dtype": precision.dtype_name,

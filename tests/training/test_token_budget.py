@@ -11,13 +11,19 @@ import torch
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts
 from bertfit.inference.micro_batches import TokenBudget
+from bertfit.inference.scoring import TOKENS_ON_GPU
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import measuring
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_token_budget
-from bertfit.training.token_budget import DEFAULT_TOKENS, default_tokens, find_fastest_budget
+from bertfit.training.token_budget import (
+    DEFAULT_TOKENS,
+    default_tokens,
+    find_fastest_budget,
+    scoring_budget,
+)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +158,20 @@ def test_nothing_is_measured_if_the_default_holds_every_step(tiny_model_dir, mon
     precision = choose_precision("cpu", "float32")
     settings = TrainSettings(batch_size=10)
     assert measure_token_budget(model, data, settings=settings, precision=precision) is None
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "asked", "of_steps", "expected"),
+    [
+        (False, 2048, 2048, 2048),
+        (True, 2048, 2048, TOKENS_ON_GPU),
+        (True, None, 2048, TOKENS_ON_GPU),
+        (True, 2**15, 2**15, 2**15),
+        (True, 2048, 1024, 1024),
+        (False, 2048, 1024, 1024),
+    ],
+    ids=["a CPU", "a GPU", "not asked", "large steps", "memory ran out", "on a CPU, too"],
+)
+def test_a_gpu_is_not_left_idle_in_validation(on_gpu, asked, of_steps, expected):
+    assert TOKENS_ON_GPU == 2**14
+    assert scoring_budget(of_steps, asked, on_gpu=on_gpu) == expected

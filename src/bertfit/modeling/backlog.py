@@ -184,12 +184,25 @@ def start_backlog(
             1,200 tokens more.
         stream: Where the last products are computed.
     """
-    most = min(num_layers, memory // (num_tokens * width))
-    if most < 2:
-        return None
+    num_together = choose_batch(num_layers, num_tokens * width, memory=memory)
+    return Backlog(num_layers, num_together, stream=stream) if num_together > 1 else None
+
+
+def choose_batch(num_layers: int, num_numbers: int, *, memory: int) -> int:
+    """Return how many layers are computed together, in batches of about equal size.
+
+    Args:
+        num_layers: At least 1.
+        num_numbers: That wait for each layer.
+        memory: Limit for the numbers of the waiting layers; below that of two, each is alone.
+
+    Example:
+        >>> [choose_batch(11, 1, memory=memory) for memory in (1, 5, 10, 99)]
+        [1, 4, 6, 11]
+    """
+    most = max(1, min(num_layers, memory // num_numbers))
     num_batches = -(-num_layers // most)
-    num_together = -(-num_layers // num_batches)  # batches of about equal size
-    return Backlog(num_layers, num_together, stream=stream)
+    return -(-num_layers // num_batches)
 
 
 @functools.lru_cache

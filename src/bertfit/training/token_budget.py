@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bertfit.errors import is_out_of_memory
+from bertfit.inference.scoring import TOKENS_ON_GPU
 
 DEFAULT_TOKENS = 2048
 """At least as fast as 4,096 on a CPU (docs/performance.md); on a GPU the search starts here."""
@@ -22,6 +23,18 @@ _CLEARLY_FASTER = 1.03
 def starting_budget(asked: int | str | None) -> int:
     """Return the tokens per micro-batch that a setting stands for before any measurement."""
     return asked if isinstance(asked, int) else DEFAULT_TOKENS
+
+
+def scoring_budget(of_steps: int, asked: int | str | None, *, on_gpu: bool) -> int:
+    """Return the tokens per micro-batch in validation: on a GPU, more than a small step has.
+
+    Args:
+        of_steps: Tokens per micro-batch in training; fewer than at first if memory ran out.
+        asked: The setting.
+        on_gpu: Whether the device is a CUDA GPU.
+    """
+    ran_out = of_steps < starting_budget(asked)
+    return max(of_steps, TOKENS_ON_GPU) if on_gpu and not ran_out else of_steps
 
 
 def default_tokens(hidden_size: int, *, is_compiled: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,13 +17,13 @@ from bertfit.data.batching import plan_epoch
 from bertfit.errors import TrainingError, is_out_of_memory
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.inference.micro_batches import SMALLER_PIECES
-from bertfit.inference.scoring import TOKENS_ON_GPU, score_texts, softmax
+from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.allocation import Fragments, keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.torch_defaults import usual_torch
-from bertfit.modeling.transfer import stay_ahead
+from bertfit.modeling.transfer import stay_ahead, wait_for
 from bertfit.training.checkpoints import Checkpoints, SavedState
 from bertfit.training.choices import (
     choose_epochs,
@@ -35,7 +36,7 @@ from bertfit.training.optimization import learning_rate_at
 from bertfit.training.outcome import History, TrainingOutcome, explain_choice, rank_epoch
 from bertfit.training.reports import StepReport, TakenStep, advise_smaller_steps
 from bertfit.training.state import Progress, save_state, take_up_state
-from bertfit.training.token_budget import starting_budget
+from bertfit.training.token_budget import scoring_budget, starting_budget
 from bertfit.training.weights import TrainedWeights
 from bertfit.wording import format_count, format_seconds, format_steps
 
@@ -189,8 +190,9 @@ class _Run:
             self.unfinished = (len(seen), num_steps)
         if interruption.requested:
             self.listener.note(
-                f"Interrupted after step {self.progress.num_steps}: validating and keeping the "
-                "best model so far. Ctrl-C again gives that up."
+                f"Interrupted after step {self.progress.num_steps}: validating on "
+                f"{len(self.validation.label_ids):,} rows and keeping the best model so far. "
+                "Ctrl-C again gives that up."
             )
             self.listener.progress(task, len(seen), len(seen))
         return seen
@@ -235,7 +237,7 @@ class _Run:
         train_acc, train_f1 = accuracy_and_macro_f1(
             predicted, self.train.label_ids[indices], num_labels
         )
-        self.weights.settle()
+        self._settle()
         probabilities = self._validate()
         targets = self.validation.label_ids
         val_ids = probabilities.argmax(axis=1)
@@ -263,6 +265,13 @@ class _Run:
             f"Epoch {epoch + 1} ({extent}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
         )
+
+    def _settle(self) -> None:
+        """Bring every weight up to date, which is work that the steps put off."""
+        started = time.perf_counter()
+        self.weights.settle()
+        wait_for(self.precision.device)
+        self.progress.train_seconds += time.perf_counter() - started
 
     def leave_if_it_stays(self, seen: list[StepReport]) -> None:
         """Save the state and end, if the training is to go on later.
@@ -332,14 +341,16 @@ class _Run:
 
     def _score_validation(self) -> np.ndarray:
         """Return the logits (n, C); if not even single texts fit, without recorded passes."""
+        asked, device = self.settings.micro_batch_tokens, self.precision.device
         while True:
+            budget = scoring_budget(self.progress.max_tokens, asked, on_gpu=device.type == "cuda")
             try:
                 return score_texts(
                     self.weights.working,
                     self.validation.encoded,
                     precision=self.precision,
                     pad_id=self.validation.pad_id,
-                    max_tokens=self._choose_scoring_tokens(),
+                    max_tokens=min(budget, self.progress.scoring_tokens or budget),
                     on_progress=lambda done, all_: self.listener.progress("validating", done, all_),
                     on_halved=self._heed_memory_in_scoring,
                 )
@@ -347,16 +358,8 @@ class _Run:
                 if not is_out_of_memory(error) or not self.weights.forget_recorded():
                     raise
             self._heed_recording()
-            if self.precision.device.type == "cuda":
+            if device.type == "cuda":
                 torch.cuda.empty_cache()
-
-    def _choose_scoring_tokens(self) -> int:
-        """Return the tokens per micro-batch in validation: on a GPU, more than a small step has."""
-        tokens = self.progress.max_tokens
-        ran_out = tokens < starting_budget(self.settings.micro_batch_tokens)
-        if self.precision.device.type == "cuda" and not ran_out:
-            tokens = max(tokens, TOKENS_ON_GPU)
-        return min(tokens, self.progress.scoring_tokens or tokens)
 
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""
@@ -368,14 +371,12 @@ class _Run:
         return over
 
     def keep_best(self) -> None:
-        """Put the weights of the best epoch back into the model, and into the state if it has one.
-
-        What comes after the training changes those in the folder.
-        """
+        """Put the weights of the best epoch back into the model, and into the state, if any."""
         done = self.progress
         if done.best_epoch < done.history.num_epochs - 1 and not done.has_ended:
             restore_model(self.weights.masters, self.checkpoints.folder)
         done.has_ended = True
+        # What comes after the training changes the model in the folder.
         if self.checkpoints.path.exists():
             self._save_state([])
 
