@@ -422,6 +422,15 @@ def test_rows_of_two_of_three_classes_have_no_auroc() -> None:
     assert "auroc" not in bootstrap_intervals(*rows, num_resamples=10)
 
 
+def test_progress_counts_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "_CHUNK_NUMBERS", 50)
+    heard: list[tuple[int, int]] = []
+    bootstrap_intervals(
+        *draw_rows(5), num_resamples=25, on_progress=lambda *counts: heard.append(counts)
+    )
+    assert heard == [(10, 25), (20, 25), (25, 25)]
+
+
 def test_a_wrong_number_of_groups_is_refused() -> None:
     with pytest.raises(DataError, match="expected a group for each of 5 rows, got 3"):
         bootstrap_intervals(*draw_rows(5), groups=["a", "b", "c"])

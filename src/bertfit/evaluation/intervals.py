@@ -6,7 +6,7 @@ Does not use any model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,7 @@ def bootstrap_intervals(
     with_auroc: bool = True,
     num_resamples: int = 2000,
     seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Interval]:
     """Return percentile bootstrap intervals of the scores of `metrics.score`.
 
@@ -95,6 +96,7 @@ def bootstrap_intervals(
         with_auroc: Whether to compute AUROC, which takes most of the time.
         num_resamples: Number of resamples; 1,000 or more give stable ends.
         seed: Seed of the draws; the same seed gives the same intervals.
+        on_progress: Called now and then with the resamples that are done, and their number.
 
     Returns:
         By name: accuracy, macro_precision, macro_recall, macro_f1, log_loss, and auroc if requested
@@ -114,8 +116,7 @@ def bootstrap_intervals(
     rows = _prepare_rows(probabilities, label_ids, answers, groups, with_auroc=with_auroc)
     numbers, num_units = max(len(label_ids), rows.num_labels), int(rows.units.max()) + 1
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
-    chunks = [_score_resamples(rows, counts[:, rows.units]) for counts in draws]
-    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    values = _score_draws(rows, draws, num_resamples, on_progress=on_progress)
     intervals = _take_intervals(rows, values, num_units=num_units)
     return intervals | _widen_where_few(rows, intervals)
 
@@ -184,6 +185,23 @@ def mcnemar_p_value(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     num_only_a = int((correct_a & ~correct_b).sum())
     num_discordant = int((correct_a != correct_b).sum())
     return float(binomtest(num_only_a, num_discordant).pvalue) if num_discordant else 1.0
+
+
+def _score_draws(
+    rows: _Rows,
+    draws: Iterable[NDArray[np.float64]],
+    num_resamples: int,
+    *,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Return the scores of all resamples, given in chunks how often each unit was drawn."""
+    chunks, num_done = [], 0
+    for counts in draws:
+        chunks.append(_score_resamples(rows, counts[:, rows.units]))
+        num_done += len(counts)
+        if on_progress is not None:
+            on_progress(num_done, num_resamples)
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _take_intervals(
