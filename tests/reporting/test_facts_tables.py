@@ -98,6 +98,14 @@ def test_the_environment_tells_times_device_and_versions() -> None:
     ]
 
 
+def test_the_environment_tells_after_which_steps_a_training_went_on() -> None:
+    training = {"resumed_after": [43, 1200], "num_steps": 2406}
+    assert tables.list_environment(make_facts(training=training)) == [
+        ("Resumed", "after step 43, 1,200 of 2,406")
+    ]
+    assert tables.list_environment(make_facts(training=training | {"resumed_after": []})) == []
+
+
 @pytest.mark.parametrize(
     ("training", "end"), [({"best_epoch": 2}, "; epoch 2 was kept."), ({}, "1,200 rows.")]
 )

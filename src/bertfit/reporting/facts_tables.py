@@ -17,7 +17,7 @@ from bertfit.evaluation.metrics import count_predictions, list_confused
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import count_epochs, format_seed_scores, format_share_with_interval
 from bertfit.reporting.text import format_number_with_interval, format_rates
-from bertfit.wording import format_count, format_seconds, format_steps
+from bertfit.wording import format_count, format_seconds, format_steps, list_some
 
 _SHARES = {
     "accuracy": "Accuracy",
@@ -26,6 +26,8 @@ _SHARES = {
     "macro_recall": "Macro recall",
 }
 _NUMBERS = {"auroc": "AUROC", "log_loss": "Log loss (nats)", "loss": "Loss (nats)"}
+_MOST_RESUMED = 5
+"""Steps after which a training went on that are named."""
 _CONFIDENCE = {
     "ece": "Calibration error (ECE)",
     "ece_noise": "ECE that chance alone explains",
@@ -288,6 +290,9 @@ def list_environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for title, key in (("Training", "train_seconds"), ("All in all", "total_seconds")):
         if key in training:
             rows.append((title, format_seconds(training[key])))
+    if training.get("resumed_after"):
+        steps = list_some((f"{step:,}" for step in training["resumed_after"]), _MOST_RESUMED)
+        rows.append(("Resumed", f"after step {steps} of {training['num_steps']:,}"))
     rows += [(name, str(version)) for name, version in (record.get("versions") or {}).items()]
     return rows
 
