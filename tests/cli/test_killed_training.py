@@ -110,7 +110,7 @@ def test_a_service_manager_ends_a_training_that_the_same_command_goes_on_with(fo
         finally:
             process.kill()
     assert process.returncode == 130
-    assert "the state of the training is saved, and the same command goes on from there" in said
+    assert said.endswith("Interrupted; the same command goes on with the training.")
     assert "Traceback" not in said
     (left,) = (folder / "runs").iterdir()
     assert left.name.startswith(".mine.incomplete-")

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from scipy.stats import norm
+from scipy.stats import norm, t
 from sklearn.metrics import brier_score_loss, log_loss
 
 from bertfit.errors import DataError
 from bertfit.evaluation.calibration import (
+    _draw_noise_of_groups,
     expected_calibration_error,
     row_brier_scores,
     score_calibration,
@@ -106,12 +107,53 @@ def test_groups_make_the_intervals_wider():
     assert widths[1] > 2 * widths[0]
 
 
+def test_chance_is_that_of_the_groups_before_and_after_calibration(draw_logits):
+    logits, label_ids = draw_logits(200, 2, temperature=2)
+    before, after = softmax(logits, axis=1), softmax(logits / 2, axis=1)
+    groups = np.repeat(np.arange(10), 20)
+    scores = score_confidence(
+        after, label_ids, uncalibrated=before, groups=groups, num_resamples=10
+    )
+    for found, probabilities in ((scores.calibration, after), (scores.uncalibrated, before)):
+        of_groups = score_calibration(probabilities, label_ids, groups=groups).ece_noise
+        assert found.ece_noise == pytest.approx(of_groups)
+        assert of_groups > 1.01 * score_calibration(probabilities, label_ids).ece_noise
+
+
+def test_groups_count_by_their_rows_in_the_brier_score():
+    rng = np.random.default_rng(0)
+    of_second, label_ids = rng.uniform(size=60), rng.integers(2, size=60)
+    probabilities = np.stack([1 - of_second, of_second], axis=1)
+    groups = np.repeat(np.arange(10, 30), [1, 5] * 10)
+    rng = np.random.default_rng(3)
+    members = [np.flatnonzero(groups == group) for group in range(10, 30)]
+    scores = row_brier_scores(probabilities, label_ids)
+    values = [
+        scores[np.concatenate([members[unit] for unit in rng.integers(20, size=20)])].mean()
+        for _ in range(100)
+    ]
+    ends = np.quantile(values, [0.025, 0.975])
+    further = t.ppf(0.975, 19) / norm.ppf(0.975) * np.sqrt(20 / 19)
+    found = score_confidence(
+        probabilities, label_ids, groups=groups, num_resamples=100, seed=3
+    ).intervals["brier"]
+    expected = scores.mean() + further * (ends - scores.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
 def test_what_is_answered_decides_the_risk():
     """A threshold answers a class that is not the most probable one."""
     probabilities = [[0.6, 0.4], [0.9, 0.1]]
     scores = score_confidence(probabilities, [1, 0], predicted_ids=[1, 0], num_resamples=10)
     assert (scores.aurc, scores.error_rate) == (0, 0)
     assert score_confidence(probabilities, [1, 0], num_resamples=10).error_rate == 0.5
+
+
+def test_rows_are_ranked_by_the_probability_of_what_is_answered():
+    """A threshold answers the second class of the first row, and wrongly: that comes last."""
+    probabilities = [[0.6, 0.4], [0.55, 0.45]]
+    scores = score_confidence(probabilities, [0, 0], predicted_ids=[1, 0], num_resamples=10)
+    assert scores.aurc == (0 + 1 / 2) / 2
 
 
 def test_intervals_end_where_scores_do_and_one_row_tells_nothing() -> None:
@@ -164,6 +206,18 @@ def test_a_model_without_a_mistake_may_make_some(num_labels: int) -> None:
     wrong = row_brier_scores(probabilities, (label_ids + 1) % num_labels).mean()
     expected = most * wrong + (1 - most) * found.calibration.brier
     assert found.intervals["brier"].high == pytest.approx(expected)
+
+
+def test_mistakes_that_were_seen_cost_what_they_cost() -> None:
+    """Of the two that are wrong, one was all but right; no other class is as likely."""
+    probabilities = np.tile([0.8, 0.1, 0.1], (100, 1))
+    probabilities[:2] = [0.5, 0.49, 0.01], [0.5, 0.01, 0.49]
+    label_ids = np.array([1, 2] + [0] * 98)
+    found = score_confidence(probabilities, label_ids, num_resamples=10).intervals["brier"]
+    if_right = row_brier_scores(probabilities, np.zeros(100, int))
+    if_wrong = row_brier_scores(probabilities, np.array([1, 2] + [1] * 98))
+    each = ((if_wrong - if_right)[:2].sum() + (if_wrong - if_right).mean()) / 3
+    assert found.high == pytest.approx(if_right.mean() + exact_interval(2, 100).high * each)
 
 
 @pytest.mark.slow
@@ -242,6 +296,13 @@ def test_chance_explains_as_much_if_all_rows_of_a_group_have_one_confidence() ->
         scores = score_calibration(probabilities, label_ids, groups=groups)
         alarms.append(scores.ece > scores.ece_noise)
     assert np.mean(alarms) < 0.2
+
+
+def test_the_chance_of_few_groups_is_stretched_as_an_interval_is() -> None:
+    """Signs of three equal gaps agree in a quarter of all draws: the quantile is theirs."""
+    gaps, units = np.full(12, 0.1), np.arange(12) // 4
+    found = _draw_noise_of_groups(gaps, np.zeros(12, int), units, np.random.default_rng(0))
+    assert found == pytest.approx(0.1 * t.ppf(0.975, 2) / norm.ppf(0.975) * np.sqrt(3 / 2))
 
 
 def test_rows_that_are_their_own_groups_change_nothing() -> None:

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from bertfit.evaluation.comparison import compare_predictions
-from bertfit.evaluation.few_differences import allow_for_alike, find_f1_gains
+from bertfit.evaluation.few_differences import (
+    allow_for_alike,
+    find_f1_gains,
+    widen_where_alike,
+)
 from bertfit.evaluation.interval import Interval, exact_interval
 from bertfit.evaluation.metrics import accuracy_and_macro_f1
 
@@ -66,6 +70,13 @@ def test_a_difference_on_a_rare_class_reaches_further_in_macro_f1() -> None:
     rare, usual = scores["macro_f1"].interval, scores["accuracy"].interval
     assert rare.high - rare.low > 3 * (usual.high - usual.low)
     assert rare.low < 0 < scores["macro_f1"].difference < rare.high
+
+
+def test_what_few_differences_allow_for_depends_on_the_class() -> None:
+    label_ids = (np.arange(200) < 10).astype(int)
+    answers, start = answer(label_ids, 2, only_a=(0, 1)), [Interval(0.01, 0.01)] * 3
+    accuracy, macro_f1, _ = widen_where_alike(start, answers, label_ids, None)
+    assert macro_f1.high - macro_f1.low > 3 * (accuracy.high - accuracy.low)
 
 
 def test_ten_differences_leave_the_interval_of_the_resamples() -> None:

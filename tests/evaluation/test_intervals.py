@@ -20,6 +20,7 @@ from bertfit.evaluation.interval import (
     allow_for_mistakes,
     exact_interval,
     has_few,
+    stretch,
 )
 from bertfit.evaluation.intervals import (
     bootstrap_intervals,
@@ -102,6 +103,79 @@ def test_intervals_of_other_scores_are_made_in_the_same_way() -> None:
     expected = bootstrap_intervals(probabilities, label_ids, **options)
     for one, name in zip(found, ("accuracy", "macro_f1"), strict=True):
         assert (one.low, one.high) == pytest.approx((expected[name].low, expected[name].high))
+
+
+def test_resamples_of_one_class_do_not_hide_how_the_others_differ() -> None:
+    """Some 11 in 100 have none of the two rows of the second class, and no AUROC."""
+    label_ids = np.array([0] * 10 + [1] * 2)
+    of_second = np.array([0.1, 0.2, 0.3, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.8, 0.7, 0.9])
+    rows = np.stack([1 - of_second, of_second], axis=1), label_ids
+    found = bootstrap_intervals(*rows, num_resamples=100, seed=3)["auroc"]
+    resampled = resample_by_hand(*rows, num_resamples=100, seed=3)
+    assert any(one.auroc is None for one in resampled)
+    whole = score(*rows, ["a", "b"]).auroc
+    expected = find_interval_by_hand(whole, resampled, label_ids, "auroc")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_resamples_of_one_class_alone_tell_nothing() -> None:
+    assert resampling.percentile_interval(np.full(5, np.nan)) == Interval(0.0, 1.0)
+
+
+def test_groups_count_by_their_rows() -> None:
+    """A resample's mean is over its rows, of which there are more where large groups are drawn."""
+    probabilities, label_ids = draw_rows(60)
+    groups = np.repeat(np.arange(10, 30), [1, 5] * 10)
+    rng = np.random.default_rng(3)
+    members = [np.flatnonzero(groups == group) for group in range(10, 30)]
+    drawn = [
+        np.concatenate([members[unit] for unit in rng.integers(20, size=20)]) for _ in range(100)
+    ]
+    right = probabilities.argmax(axis=1) == label_ids
+    other = np.random.default_rng(0).permutation(right)
+    other[:20] = True
+    options = {"groups": groups, "num_resamples": 100, "seed": 3}
+    losses = -np.log(probabilities[np.arange(60), label_ids])
+    further = stats.t.ppf(0.975, 19) / stats.norm.ppf(0.975) * np.sqrt(20 / 19)
+    for values, found in (
+        (losses, bootstrap_intervals(probabilities, label_ids, **options)["log_loss"]),
+        (right.astype(int) - other, paired_difference_interval(right, other, **options)),
+    ):
+        ends = np.quantile([values[rows].mean() for rows in drawn], [0.025, 0.975])
+        expected = values.mean() + further * (ends - values.mean())
+        assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
+def test_the_order_of_rows_changes_no_interval_over_groups() -> None:
+    rng = np.random.default_rng(0)
+    values, groups, order = rng.random(60), np.arange(60) // 3, rng.permutation(60)
+    ends = []
+    for rows in (np.arange(60), order):
+        (found,) = resampling.resample_intervals(
+            lambda counts, rows=rows: [float(counts @ values[rows] / counts.sum())],
+            60,
+            groups=groups[rows],
+            num_resamples=50,
+            within=[(0.0, 1.0)],
+        )
+        ends.append((found.low, found.high))
+    assert ends[0] == pytest.approx(ends[1])
+
+
+def test_two_groups_are_stretched_as_three_are() -> None:
+    for num_units in (2, 3):
+        found = stretch(Interval(0.4, 0.7), 0.5, num_units=num_units)
+        further = stats.t.ppf(0.975, num_units - 1) / stats.norm.ppf(0.975)
+        further *= np.sqrt(num_units / (num_units - 1))
+        assert (found.low, found.high) == pytest.approx((0.5 - 0.1 * further, 0.5 + 0.2 * further))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False), (-0.1, 0, False)],
+)
+def test_an_end_at_zero_does_not_exclude_it(low: float, high: float, expected: bool) -> None:
+    assert Interval(low, high).excludes_zero is expected
 
 
 def test_accuracy_interval_agrees_with_scipy() -> None:
@@ -464,6 +538,14 @@ def test_paired_interval_of_grouped_copies_is_that_of_the_rows() -> None:
     assert (copies.low, copies.high) == pytest.approx((alone.low, alone.high), abs=0.03)
 
 
+def test_a_difference_over_few_groups_ends_at_one() -> None:
+    """Stretched for them, its interval would end further off."""
+    right, wrong = np.repeat([True, True, False], 10), np.repeat(False, 30)
+    groups = np.repeat([*"abc"], 10)
+    assert paired_difference_interval(right, wrong, groups=groups).high == 1.0
+    assert paired_difference_interval(wrong, right, groups=groups).low == -1.0
+
+
 def test_two_models_that_agree_on_few_rows_may_differ_on_others() -> None:
     correct = np.arange(50) % 3 == 0
     found = paired_difference_interval(correct, correct)
@@ -515,14 +597,14 @@ def test_with_groups_some_exceptions_leave_the_interval_of_the_resamples() -> No
     assert wider.high > 0.1
 
 
-def test_a_group_counts_once_in_the_doubt_of_a_macro_average() -> None:
+def test_a_group_counts_once_in_the_doubt_of_macro_averages_and_auroc() -> None:
     """Ten reviews of one movie that are all right tell as much as one."""
     label_ids = np.arange(12) % 2
     alone = bootstrap_intervals(np.eye(2)[label_ids], label_ids)
     rows = np.repeat(label_ids, 10)
     groups = np.repeat(np.arange(12), 10).astype(str)
     grouped = bootstrap_intervals(np.eye(2)[rows], rows, groups=groups)
-    for name in ("macro_f1", "macro_recall", "macro_precision"):
+    for name in ("macro_f1", "macro_recall", "macro_precision", "auroc"):
         assert grouped[name].low == pytest.approx(alone[name].low, abs=1e-9)
 
 
@@ -551,6 +633,16 @@ def test_the_interval_of_an_answer_that_is_always_right_is_exact() -> None:
     label_ids = np.arange(20) % 2
     found = bootstrap_intervals(np.eye(2)[label_ids], label_ids)["accuracy"]
     assert found == exact_interval(20, 20)
+
+
+def test_one_model_alone_right_on_all_rows_is_as_doubtful_as_the_other_would_be() -> None:
+    right, wrong = [True] * 12, [False] * 12
+    found, mirrored = (
+        paired_difference_interval(*pair, num_resamples=20)
+        for pair in ((right, wrong), (wrong, right))
+    )
+    assert (found.low, found.high) == (-mirrored.high, -mirrored.low)
+    assert found == Interval(2 * exact_interval(12, 12).low - 1, 1.0)
 
 
 def test_a_few_groups_with_most_of_the_mistakes_are_allowed_for() -> None:

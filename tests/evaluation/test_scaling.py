@@ -104,6 +104,23 @@ def test_the_readout_stands_for_the_cubes(draw_crowded):
     np.testing.assert_allclose(scaled, exact, atol=0.02 * np.abs(exact).max())
 
 
+def test_what_is_added_to_all_logits_of_a_row_changes_no_cubic(draw_crowded):
+    logits, label_ids, features = draw_crowded(2000)
+    added = 3 * np.random.default_rng(0).normal(size=(2000, 1))
+    found, expected = (fit_cubic(each, label_ids, features) for each in (logits + added, logits))
+    assert found.cube == pytest.approx(expected.cube, rel=1e-3)
+    np.testing.assert_allclose(
+        found.apply(logits, features), expected.apply(logits, features), atol=1e-3
+    )
+
+
+def test_logits_that_are_all_equal_have_no_cubes(draw_crowded):
+    _, label_ids, features = draw_crowded(500)
+    found = fit_cubic(np.ones((500, 2)), label_ids, features)
+    assert found.cube == 0
+    assert not found.readout.apply(features).any()
+
+
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_the_cubic_minimises_the_log_loss(draw_crowded, with_bias):
     logits, label_ids, features = draw_crowded(5000)

@@ -130,6 +130,21 @@ def test_a_clear_gain_must_not_cost_accuracy_nor_be_a_loss(kind, num_lost, of_no
     assert chosen == expected
 
 
+@pytest.mark.parametrize(
+    ("of_vector", "of_cubic", "expected"), [(0.8, 0.9, "vector"), (0.9, 0.8, "cubic")]
+)
+def test_of_two_clear_gains_the_larger_is_taken(of_vector, of_cubic, expected):
+    """They are the same in all groups, of which there are only three."""
+    values = {"none": 2.0, "temperature": 1.0, "vector": of_vector, "cubic": of_cubic}
+    chosen = scaling_choice._choose_kind(
+        {name: np.full(99, value) for name, value in values.items()},
+        dict.fromkeys(values, np.tile([1.0, 0.0], (99, 1))),
+        np.zeros(99, dtype=np.int64),
+        units=np.arange(99) // 33,
+    )
+    assert chosen == expected
+
+
 def test_what_does_not_help_is_not_taken(draw_logits, monkeypatch):
     logits, label_ids = draw_logits(400, 2)
     harmful = Scaling("temperature", (5.0, 5.0), (0.0, 0.0))

@@ -17,6 +17,10 @@ def test_a_row_without_a_group_is_a_unit_of_its_own() -> None:
     assert len(set(units)) == count_units(["b", None, "a", "b", "", float("nan")], 6) == 5
 
 
+def test_a_group_named_like_a_row_is_not_that_row() -> None:
+    assert count_units(["row 1", None, "row 1"], 3) == 2
+
+
 @pytest.mark.parametrize("groups", [None, ["a"] * 3])
 def test_without_groups_that_differ_each_row_is_a_unit(groups: list[str] | None) -> None:
     assert number_units(groups, 3).tolist() == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
@@ -317,6 +318,25 @@ def test_a_step_that_does_not_fit_is_taken_again_in_smaller_pieces(model, data, 
     assert [report.max_tokens for report in found] == [18] * 3
     assert [report.loss for report in found] == [report.loss for report in expected]
     assert [report.grad_norm for report in found] == [report.grad_norm for report in expected]
+
+
+def test_a_step_is_computed_with_quick_arithmetic(model, data, monkeypatch):
+    real, within = loop.accumulate_gradients, []
+
+    @contextlib.contextmanager
+    def be_quick(device):
+        within.append(device)
+        yield
+        within.pop()
+
+    def accumulate_and_look(*arguments, **options):
+        assert within == [PRECISION.device]
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(loop, "quick_float32", be_quick)
+    monkeypatch.setattr(loop, "accumulate_gradients", accumulate_and_look)
+    list(make_steps(model, data, [[INDICES]]))
+    assert not within
 
 
 def test_a_step_that_fails_for_another_reason_is_not_taken_again(model, data, monkeypatch):

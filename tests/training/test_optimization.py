@@ -103,6 +103,12 @@ def test_the_rate_rises_in_the_warmup_and_then_falls():
     )
 
 
+def test_the_warmup_has_the_nearest_number_of_steps():
+    """0.29 times 100 is a little less than 29 in floating point."""
+    assert rates(100, warmup_fraction=0.29).index(0.5) == 29
+    assert rates(10, warmup_fraction=0.28).index(0.5) == 3
+
+
 def test_no_step_is_wasted_at_a_rate_of_zero():
     assert min(rates(50, warmup_fraction=0.2)) > 0
 

@@ -62,6 +62,12 @@ def test_a_smaller_pack_is_filled_to_a_size_that_is_known():
     assert run.take(*[128] * 17, 3) != large
 
 
+def test_each_row_of_padding_has_at_least_one_token():
+    size = PackSize(128, 8, 128, is_first=True)
+    assert size.takes(PackSize(121, 1, 128, is_first=True))
+    assert not size.takes(PackSize(122, 1, 128, is_first=True))
+
+
 def test_short_texts_are_not_computed_by_the_kernels_for_long_ones():
     run = Run()
     long = run.take(512, *[96] * 15)

@@ -34,6 +34,7 @@ from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import write_to
 from bertfit.training import pack_sizes, recorded_passes, trainer
 from bertfit.training.checkpoints import Checkpoints
+from bertfit.training.gpu_embedding_rows import sort_by_id
 from bertfit.training.interruption import Interruption
 from bertfit.training.loop import (
     TrainingData,
@@ -624,6 +625,49 @@ def test_each_pack_is_sent_by_one_copy_that_leaves_nothing_of_the_pack_before(mo
     assert len(recorded._places) == len(tracer.traces) == 1
 
 
+def test_results_stay_when_later_packs_of_the_size_are_computed(taking):
+    """On a GPU they are read only after two more steps were queued."""
+    recorded, tracer, _ = taking
+    model, found = recorded._model, []
+    for seed in range(4):
+        model.zero_grad()
+        with torch.no_grad():  # let it predict another class each time
+            model.classifier.bias.copy_(10 * torch.eye(3)[seed % 3])
+        (pack,) = iter_packs(make_encoded(LENGTHS, seed=seed), ROWS, max_tokens=64)
+        loss, predicted_ids, _ = recorded.take(pack, ROWS % 3, num_rows=len(ROWS), pad_id=0)
+        found.append((loss, float(loss), predicted_ids))
+    assert len(tracer.traces) == 1
+    assert [float(loss) for loss, *_ in found] == [value for _, value, _ in found]
+    assert [ids.tolist() for *_, ids in found] == [[seed % 3] * len(ROWS) for seed in range(4)]
+
+
+def test_rows_of_padding_have_the_padding_token_and_are_sorted_with_the_others(monkeypatch):
+    model, seen = make_model(), []
+    compute = recorded_passes.compute_logits_of_pack
+
+    def compute_and_look(working, token_ids, positions, pack, **options):
+        seen.append((token_ids.tolist(), pack.by_id.tolist()))
+        return compute(working, token_ids, positions, pack, **options)
+
+    monkeypatch.setattr(recorded_passes, "compute_logits_of_pack", compute_and_look)
+    recorded = RecordedPasses(
+        model,
+        [(p, p) for p in model.parameters()],
+        precision=FLOAT32,
+        plan=ON,
+        recorder=Tracer(),
+        sorts=True,
+    )
+    for seed in range(2):
+        model.zero_grad()
+        (pack,) = iter_packs(make_encoded(LENGTHS, seed=seed), ROWS, max_tokens=64)
+        recorded.take(pack, ROWS % 3, num_rows=len(ROWS), pad_id=4)
+    assert len(seen) == 2
+    for token_ids, by_id in seen:
+        assert token_ids[56:] == [4] * 72
+        assert by_id == sort_by_id(np.array(token_ids)).tolist()
+
+
 @pytest.mark.parametrize("sorts", [True, False])
 @pytest.mark.parametrize("num_tokens", [127, 128])
 def test_the_inputs_of_a_pack_are_aligned_and_do_not_overlap(num_tokens, sorts):
@@ -849,6 +893,7 @@ def test_packs_that_are_too_large_for_a_small_gpu_are_filled_on_a_large_one(
     model = make_model()
     recorded, _ = record_passes(model, [(p, p) for p in model.parameters()])
     assert take(recorded, 60, 60, 60) == num_tokens
+    assert recorded._most_waiting == (2**26 if is_large else 2**24)
 
 
 def test_tokens_are_sorted_only_for_embeddings_that_need_it(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from bertfit.training import checkpoints, trainer
 from bertfit.training.checkpoints import Checkpoints, read_state
 from bertfit.training.interruption import FirstInterrupt, catch_interrupts
 from bertfit.training.reports import StepReport, join_reports, split_reports
+from bertfit.training.state import Progress, save_state, take_up_state
 from bertfit.training.trainer import fit
 
 ALWAYS = 1e-9
@@ -44,6 +46,7 @@ class Listener:
         self.on_note(text)
 
     def progress(self, task, done, total, detail=""):
+        assert done <= total
         if detail:  # not the start of an epoch, nor validation
             self.num_steps += 1
             self.on_step(self.num_steps)
@@ -154,6 +157,30 @@ def test_it_may_be_killed_more_than_once(train, tmp_path):
     assert found[0].resumed_after == (2, 4, 6, 8)
 
 
+def test_it_goes_on_likewise_if_no_other_state_is_due(train, tmp_path):
+    place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
+    with pytest.raises(Killed):
+        train(place, listener=kill_at(2))
+    found = train(Checkpoints(place.folder, saved=read_state(place.path)))
+    assert_same(found, train())
+    assert found[0].resumed_after == (1,)
+
+
+def test_a_state_is_replaced_before_the_model_of_the_best_epoch(train, tmp_path, monkeypatch):
+    """Also if none is due: the earlier one would need the model that is replaced."""
+    place, found, real = Checkpoints(tmp_path / "killed", minutes=60), [], trainer.save_model
+
+    def save_and_look(model, folder):
+        found.append(read_state(place.path).progress["best_epoch"])
+        real(model, folder)
+
+    monkeypatch.setattr(Checkpoints, "is_due", lambda place: place.num_written == 0)
+    monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: epoch)
+    monkeypatch.setattr(trainer, "save_model", save_and_look)
+    train(place)
+    assert found == [0, 1, 2]
+
+
 def test_saving_states_changes_no_step(train, tmp_path):
     saving = train(Checkpoints(tmp_path / "saving", minutes=ALWAYS))
     assert_same(saving, train())
@@ -252,7 +279,7 @@ def test_an_interrupted_training_that_stays_goes_on(train, go_on, step):
 
     interrupted = Listener(on_step)
     found = go_on(interrupted, stays=True)
-    assert interrupted.notes[-1].startswith(f"Interrupted after step {step}: the state of the")
+    assert interrupted.notes[-1] == f"Interrupted after step {step}: its state is saved."
     assert_same(found, train())
     assert found[0].resumed_after == (step,)
     assert not found[0].interrupted
@@ -382,6 +409,21 @@ def test_a_budget_that_was_halved_stays_halved(train, tmp_path):
     _, _, listener = train(Checkpoints(place.folder, minutes=ALWAYS, saved=saved))
     assert read_state(place.path).progress["max_tokens"] == 16
     assert not [note for note in listener.notes if "Out of memory" in note]
+
+
+def test_the_time_of_recordings_counts_on(tmp_path):
+    weights = SimpleNamespace(
+        kind="a kind",
+        recorded=SimpleNamespace(seconds=0.0),
+        state=dict,
+        set_state=lambda state: None,
+    )
+    place, device = Checkpoints(tmp_path), torch.device("cpu")
+    progress = Progress(max_tokens=16, recording_seconds=1.5)
+    assert save_state(place, weights, device, progress=progress, seen=[], listener=Listener())
+    found, _ = take_up_state(read_state(place.path), weights, device)
+    assert found == progress
+    assert weights.recorded.seconds == 1.5
 
 
 def make_report(step, num_rows):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import random
 import re
 import signal
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from bertfit.config import TrainSettings
+from bertfit.data.batching import plan_epoch
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.errors import TrainingError
 from bertfit.inference import micro_batches
@@ -19,16 +22,17 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
-from bertfit.training import measuring, trainer, weights
+from bertfit.training import measuring, reports, trainer, weights
 from bertfit.training.checkpoints import Checkpoints
 from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts
 from bertfit.training.loop import TrainingData
 from bertfit.training.measuring import measure_speed
 from bertfit.training.optimization import learning_rate_at
+from bertfit.training.outcome import History, rank_epoch
 from bertfit.training.trainer import fit
 
-PRECISION = choose_precision("cpu", "float32")
+PRECISION, BFLOAT16 = (choose_precision("cpu", dtype) for dtype in ("float32", "bfloat16"))
 LISTS = ("train_losses", "val_losses", "train_acc", "val_acc", "train_f1", "val_f1")
 
 
@@ -63,7 +67,16 @@ def make_data(tiny_model_dir):
 def run_fit(tiny_model_dir, tmp_path, make_data, make_reviews):
     """Give a function that trains the tiny model; it returns the outcome and the model."""
 
-    def run(train=None, validation=None, *, listener=None, seed=0, **changes):
+    def run(
+        train=None,
+        validation=None,
+        *,
+        listener=None,
+        seed=0,
+        precision=PRECISION,
+        label_names=("neg", "pos"),
+        **changes,
+    ):
         settings = TrainSettings(
             **{
                 "epochs": 2,
@@ -75,7 +88,7 @@ def run_fit(tiny_model_dir, tmp_path, make_data, make_reviews):
             }
         )
         loaded = load_classifier(
-            str(tiny_model_dir), ["neg", "pos"], dropout=settings.dropout, seed=seed
+            str(tiny_model_dir), list(label_names), dropout=settings.dropout, seed=seed
         )
         with catch_interrupts() as interruption:
             outcome = fit(
@@ -83,7 +96,7 @@ def run_fit(tiny_model_dir, tmp_path, make_data, make_reviews):
                 train or make_data(make_reviews(24)),
                 validation or make_data(make_reviews(12, seed=1)),
                 settings=settings,
-                precision=PRECISION,
+                precision=precision,
                 checkpoints=Checkpoints(tmp_path / "best"),
                 listener=listener or Recorder(),
                 interruption=interruption,
@@ -214,6 +227,29 @@ def test_the_learning_rate_rises_and_falls_over_all_epochs(run_fit, monkeypatch)
     assert rates == [learning_rate_at(step, **schedule) for step in range(6)]
 
 
+def test_what_is_left_open_is_chosen_for_the_training_rows_and_the_model(run_fit, monkeypatch):
+    asked = {}
+
+    def choose_epochs(_settings, num_rows, *, num_labels):
+        asked.update(num_rows=num_rows, num_labels=num_labels)
+        return 1
+
+    def choose_learning_rate(_settings, hidden_size):
+        asked.update(hidden_size=hidden_size)
+        return 0.01
+
+    monkeypatch.setattr(trainer, "choose_epochs", choose_epochs)
+    monkeypatch.setattr(trainer, "choose_learning_rate", choose_learning_rate)
+    run_fit(label_names=("neg", "pos", "other"), epochs=None, learning_rate=None)
+    assert asked == {"num_rows": 24, "num_labels": 3, "hidden_size": 8}
+
+
+def test_the_metric_is_chosen_for_the_training_rows(run_fit, make_data, make_reviews):
+    """The validation rows are balanced."""
+    outcome, _ = run_fit(make_data(make_reviews(24)[:16:2] + make_reviews(24)[1:6:2]), epochs=1)
+    assert outcome.selection_metric == "macro_f1"
+
+
 def test_measuring_the_speed_changes_no_loss(
     run_fit, tiny_model_dir, make_data, make_reviews, monkeypatch
 ):
@@ -241,6 +277,33 @@ def test_every_epoch_has_an_entry_in_each_list(run_fit):
     assert [len(getattr(outcome.history, name)) for name in LISTS] == [3] * 6
     assert outcome.num_steps == 9
     assert outcome.train_seconds > 0
+
+
+def test_the_time_of_all_steps_counts(run_fit, monkeypatch):
+    monkeypatch.setattr(reports, "seconds_between", lambda *_: 60.0)
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    listener = Recorder()
+    outcome, _ = run_fit(listener=listener)
+    assert outcome.train_seconds == 6 * 60.0
+    assert [note.partition(":")[0] for note in listener.notes] == [
+        "Epoch 1 (3 min)",
+        "Epoch 2 (3 min)",
+    ]
+
+
+def test_each_list_has_the_scores_of_its_name(run_fit, monkeypatch):
+    scores = iter([(0.1, 0.2), (0.3, 0.4)])  # the training rows are scored first
+    monkeypatch.setattr(trainer, "accuracy_and_macro_f1", lambda *_: next(scores))
+    history = run_fit(epochs=1)[0].history
+    found = [history.train_acc, history.train_f1, history.val_acc, history.val_f1]
+    assert found == [[0.1], [0.2], [0.3], [0.4]]
+
+
+def test_epochs_are_ranked_by_the_metric():
+    history = History(val_losses=[0.5, 0.4, 0.3], val_acc=[0.9, 0.8, 0.7], val_f1=[0.7, 0.9, 0.8])
+    for best, metric in enumerate(("accuracy", "macro_f1", "loss")):
+        ranks = [rank_epoch(history, epoch, metric) for epoch in range(3)]
+        assert ranks.index(max(ranks)) == best
 
 
 def test_the_epoch_with_the_highest_score_is_kept(run_fit, fix_scores):
@@ -292,6 +355,12 @@ def test_of_epochs_that_are_equal_in_all_the_first_is_kept(run_fit, fix_scores, 
     outcome, _ = run_fit()
     assert outcome.best_epoch == 0
     assert outcome.reason.endswith("0.8000 (the first of equals)")
+
+
+def test_an_epoch_of_another_score_is_none_of_the_equals(run_fit, fix_scores, fix_losses):
+    fix_scores(0.8, 0.8, 0.5)
+    fix_losses(0.4, 0.4, 0.9)
+    assert run_fit(epochs=3)[0].reason.endswith("0.8000 (the first of equals)")
 
 
 def test_a_trained_model_is_left_as_one_to_answer_with(run_fit):
@@ -393,6 +462,27 @@ def test_an_interrupted_epoch_is_validated_and_counts(run_fit):
     ) in listener.notes
 
 
+def test_the_progress_of_an_interrupted_epoch_comes_to_its_end(run_fit):
+    listener = interrupt_at("epoch 2/5", 1)
+    run_fit(epochs=5, listener=listener)
+    told = [report[1:3] for report in listener.tasks if report[0] == "epoch 2/5"]
+    assert told == [(0, 3), (1, 3), (1, 1)]
+
+
+def test_an_interruption_before_the_first_step_ends_after_it(run_fit):
+    """Without any there would be nothing to score."""
+    outcome, _ = run_fit(listener=interrupt_at("epoch 1/2", 0))
+    assert outcome.interrupted
+    assert (outcome.num_steps, len(outcome.history.val_acc)) == (1, 1)
+    assert outcome.unfinished == (1, 3)
+
+
+def test_an_epoch_that_is_interrupted_at_its_last_step_is_finished(run_fit):
+    outcome, _ = run_fit(epochs=5, listener=interrupt_at("epoch 1/5", 3))
+    assert outcome.interrupted
+    assert (outcome.num_steps, outcome.unfinished) == (3, None)
+
+
 def test_an_interruption_while_validating_ends_after_it(run_fit):
     outcome, _ = run_fit(epochs=5, listener=interrupt_at("validating", 12))
     assert outcome.interrupted
@@ -442,6 +532,48 @@ def test_logits_that_are_not_finite_in_validation_stop_the_training(run_fit, mon
     assert str(caught.value) == (
         "the model gives logits that are not finite on the validation rows\nLower learning_rate."
     )
+
+
+def test_validation_runs_as_written_with_the_padding_token_of_its_rows(
+    run_fit, make_data, make_reviews, monkeypatch
+):
+    """Compiled layers would be compiled anew for it."""
+    real, within, padding = trainer.score_texts, [], []
+
+    @contextlib.contextmanager
+    def run_as_written():
+        within.append("as written")
+        yield
+        within.pop()
+
+    def score_and_look(*arguments, pad_id, **options):
+        assert within == ["as written"]
+        padding.append(pad_id)
+        return real(*arguments, pad_id=pad_id, **options)
+
+    monkeypatch.setattr(trainer, "run_as_written", run_as_written)
+    monkeypatch.setattr(trainer, "score_texts", score_and_look)
+    data = make_data(make_reviews(12, seed=1))
+    run_fit(validation=dataclasses.replace(data, pad_id=3))
+    assert padding == [3, 3]
+
+
+def test_a_training_in_bfloat16_validates_with_its_copy_and_keeps_float32(
+    run_fit, monkeypatch, tmp_path
+):
+    from safetensors.torch import load_file
+
+    real, dtypes = trainer.score_texts, set()
+
+    def score_and_look(model, *arguments, **options):
+        dtypes.update(parameter.dtype for parameter in model.parameters())
+        return real(model, *arguments, **options)
+
+    monkeypatch.setattr(trainer, "score_texts", score_and_look)
+    run_fit(epochs=1, precision=BFLOAT16)
+    assert dtypes == {torch.bfloat16}
+    stored = load_file(tmp_path / "best" / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
 def test_each_epoch_is_told_in_a_sentence(run_fit):
@@ -539,6 +671,19 @@ def test_the_first_step_does_not_count_for_those_to_come(
     assert 3 < speed.train_seconds < 15  # two epochs of four steps, each of about a second
 
 
+def test_the_tokens_of_the_first_step_do_not_count_either(
+    tiny_model_dir, make_data, make_reviews, monkeypatch
+):
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    data, settings = make_data(make_reviews(32)), TrainSettings(batch_size=8)
+    steps = plan_epoch(data.encoded.lengths, 8, seed=settings.seed, epoch=0)
+    moments = iter([0.0, 100.0, 101.0, 102.0, 103.0])
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    speed = measure_speed(model, data, settings=settings, precision=PRECISION)
+    num_tokens = data.encoded.lengths[np.concatenate(steps[1:4])].sum()
+    assert speed.tokens_per_second == pytest.approx(num_tokens / 3)
+
+
 def test_the_speed_of_compiled_steps_is_that_of_one_number_of_rows(
     tiny_model_dir, make_data, make_reviews, monkeypatch
 ):
@@ -556,6 +701,27 @@ def test_the_speed_of_compiled_steps_is_that_of_one_number_of_rows(
     measure_speed(model, make_data(make_reviews(10)), settings=settings, precision=PRECISION)
     assert len(sizes) == 4
     assert len(set(sizes)) == 1
+
+
+def test_the_speed_of_compiled_steps_is_that_of_the_median_in_micro_batches_as_asked(
+    tiny_model_dir, make_data, make_reviews, monkeypatch
+):
+    model, taken = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model, []
+    accumulate = measuring.accumulate_within_memory
+
+    def accumulate_and_look(weights, data, indices, *, budget, **options):
+        taken.append((int(data.encoded.lengths[indices].sum()), budget.tokens))
+        return accumulate(weights, data, indices, budget=budget, **options)
+
+    monkeypatch.setattr(measuring, "accumulate_within_memory", accumulate_and_look)
+    monkeypatch.setattr("bertfit.training.weights.compile_layers", lambda _model: None)
+    data = make_data(make_reviews(40))
+    settings = TrainSettings(batch_size=8, compile="on", micro_batch_tokens=100)
+    measure_speed(model, data, settings=settings, precision=PRECISION)
+    steps = plan_epoch(data.encoded.lengths, 8, seed=settings.seed, epoch=0)
+    sizes = [int(data.encoded.lengths[rows].sum()) for rows in steps]
+    assert len(set(sizes)) == 5
+    assert taken == [(sorted(sizes)[2], 100)] * 4
 
 
 def test_the_speed_of_a_single_step_can_be_measured(tiny_model_dir, make_data, make_reviews):

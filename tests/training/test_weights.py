@@ -156,6 +156,15 @@ def test_after_release_the_model_is_an_ordinary_one(loaded, data):
     assert all(gradient is not None and not gradient.is_sparse for gradient in gradients)
 
 
+def test_autograd_knows_after_release_that_the_weights_have_changed(loaded):
+    """Some steps write through raw pointers, which it does not see."""
+    model = copy.deepcopy(loaded.model)
+    earlier = model.classifier.weight.square().sum()
+    TrainedWeights(model, TrainSettings(), FLOAT32).release()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        earlier.backward()
+
+
 def test_rows_that_a_step_reads_are_updated_on_a_cpu_and_of_large_tables_on_a_gpu(monkeypatch):
     """`inspect --runtime` said on a GPU that all rows are."""
     cpu, gpu, mps = map(torch.device, ("cpu", "cuda", "mps"))

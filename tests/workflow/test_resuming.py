@@ -16,6 +16,7 @@ from bertfit.leftovers import hold_folder
 from bertfit.run_directory import read_record
 from bertfit.run_files import STATE_NAME
 from bertfit.training.checkpoints import read_state
+from bertfit.training.interruption import TrainingLeft
 from bertfit.workflow import judging, making, resuming
 
 SMALL = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "dtype": "float32"}
@@ -59,7 +60,7 @@ def train(tiny_model_dir, make_reviews):
 def left(train, tmp_path):
     """Give the place of a run whose training was interrupted after 7 of 15 steps."""
     output = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingLeft):
         train(output, resume=True, listener=interrupt_at(7))
     assert not output.exists()
     return output
@@ -164,7 +165,7 @@ def test_settings_that_change_no_step_may_be_others(train, left, changed):
 
 def test_of_several_the_one_that_fits_is_taken(train, left):
     elsewhere = left.parent / "elsewhere"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingLeft):
         train(elsewhere / "run", seed=5, resume=True, listener=interrupt_at(2))
     find_state(elsewhere / "run").parent.rename(left.parent / ".run.incomplete-another")
     assert len(list(left.parent.glob(f".run.incomplete-*/{STATE_NAME}"))) == 2
@@ -204,7 +205,7 @@ def test_the_second_interrupt_leaves_the_last_state(train, tmp_path):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingLeft):
         train(tmp_path / "run", resume=True, checkpoint_minutes=ALWAYS, listener=Recorder(on_step))
     train(tmp_path / "run", resume=True)
     assert read_record(tmp_path / "run")["training"]["resumed_after"] == [4]
@@ -236,7 +237,7 @@ def test_an_interrupt_after_the_last_step_leaves_the_trained_model(
         if text.startswith("Calibration"):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingLeft):
         train(output, listener=Recorder(on_note=on_note), **options)
     assert not output.exists()
     again = Recorder()
@@ -318,7 +319,7 @@ def test_a_measured_token_budget_is_that_of_the_first_process(train, tmp_path, m
     output, budgets = tmp_path / "run", iter((64, 128))
     monkeypatch.setattr(settling, "measure_token_budget", lambda *_, **__: next(budgets))
     asked = {"micro_batch_tokens": "auto", "resume": True}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingLeft):
         train(output, listener=interrupt_at(4), **asked)
     train(output, **asked)
     entry = read_record(output)["settings"]["micro_batch_tokens"]
@@ -370,7 +371,7 @@ def test_baselines_that_were_not_fitted_are_fitted_when_it_goes_on(train, tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr(judging, "baseline_fitter", fitter)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(TrainingLeft):
             train(output, resume=True, baseline=True)
     assert not output.exists()
     result = train(output, resume=True, baseline=True)

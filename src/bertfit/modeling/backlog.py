@@ -192,16 +192,18 @@ def choose_batch(num_layers: int, num_numbers: int, *, memory: int) -> int:
     """Return how many layers are computed together, in batches of about equal size.
 
     Args:
-        num_layers: At least 1.
+        num_layers: None if the layers have no kernels.
         num_numbers: That wait for each layer.
         memory: Limit for the numbers of the waiting layers; below that of two, each is alone.
 
     Example:
         >>> [choose_batch(11, 1, memory=memory) for memory in (1, 5, 10, 99)]
         [1, 4, 6, 11]
+        >>> choose_batch(0, 1, memory=99)
+        0
     """
     most = max(1, min(num_layers, memory // num_numbers))
-    num_batches = -(-num_layers // most)
+    num_batches = max(1, -(-num_layers // most))
     return -(-num_layers // num_batches)
 
 

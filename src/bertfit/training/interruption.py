@@ -33,6 +33,10 @@ class FirstInterrupt(KeyboardInterrupt):
     """The first Ctrl-C, if it ends a piece of work. The second is a plain KeyboardInterrupt."""
 
 
+class TrainingLeft(KeyboardInterrupt):
+    """Ctrl-C ended a training that is to go on later; its state was left."""
+
+
 @dataclass(slots=True)
 class Interruption:
     """Whether an end was requested, and what the first Ctrl-C does."""

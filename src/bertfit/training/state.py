@@ -13,6 +13,7 @@ from bertfit.errors import RunError
 from bertfit.training.loop import RandomNumbers
 from bertfit.training.outcome import History
 from bertfit.training.reports import StepReport, join_reports, split_reports
+from bertfit.training.weights import pick
 
 if TYPE_CHECKING:
     from bertfit.progress import Listener
@@ -121,14 +122,7 @@ def take_up_state(
     weights.set_state(pick(tensors, "weights."))
     RandomNumbers.of(device, pick(tensors, "random.")).set_back()
     arrays = {name: tensor.numpy() for name, tensor in pick(tensors, "epoch.").items()}
-    history = History(**told.pop("history"))
-    return Progress(history=history, **told), split_reports(arrays)
-
-
-def pick(named: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Return the tensors whose names begin with `prefix`, without it."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in named.items()
-        if name.startswith(prefix)
-    }
+    progress = Progress(history=History(**told.pop("history")), **told)
+    if weights.recorded is not None:  # counts on
+        weights.recorded.seconds = progress.recording_seconds
+    return progress, split_reports(arrays)

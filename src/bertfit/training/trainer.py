@@ -281,8 +281,7 @@ class _Run:
         """
         if self.checkpoints.stays and self._save_state(seen):
             self.listener.note(
-                f"Interrupted after step {self.progress.num_steps}: the state of the training is "
-                "saved, and the same command goes on from there."
+                f"Interrupted after step {self.progress.num_steps}: its state is saved."
             )
             raise FirstInterrupt
 

@@ -15,7 +15,7 @@ from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.progress import Listener
 from bertfit.run_directory import Staging
 from bertfit.training.checkpoints import Checkpoints
-from bertfit.training.interruption import Interruption
+from bertfit.training.interruption import Interruption, TrainingLeft
 from bertfit.training.outcome import TrainingOutcome
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import fit
@@ -140,12 +140,14 @@ def keeping_the_model(
         else:
             staging.discard()
         raise
-    except BaseException:
-        if stays and staging.holds_state():
-            staging.leave()
-        else:
+    except BaseException as error:
+        if not (stays and staging.holds_state()):
             staging.discard()
-        raise
+            raise
+        staging.leave()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        raise TrainingLeft(*error.args) from error
 
 
 def _fit(

@@ -144,7 +144,7 @@ def _make_and_publish(
             interruption=interruption,
         )
         if finished.interrupted and resume and staging.holds_state():
-            log.note("Interrupted: the model is trained, and the same command goes on from there.")
+            log.note("Interrupted: the model is trained, but not judged.")
             raise FirstInterrupt
         with catch_interrupts():  # count from 0 again: publishing must not stop half-way
             staging.publish(finished.record)
