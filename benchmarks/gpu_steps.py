@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu import choose_size, encode, make_folder, read_texts
-from gpu_training import Size, training
+from gpu_training import Size, no_further_sizes, training
 from record import summarize, write_result
 from script import add_output, add_tokenizer, run_script
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch does not export it
@@ -73,14 +73,14 @@ def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, A
             torch.cuda.reset_peak_memory_stats()
         take_epoch()
         num_steps = len(take_epoch())  # in which sizes that occur once are recorded
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            take_epoch()
-            milliseconds.append((time.perf_counter() - started) * 1e3 / num_steps)
-        with profile(
-            activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
-        ) as seen:
-            take_epoch()
+        with no_further_sizes():
+            for _ in range(ROUNDS):
+                started = time.perf_counter()
+                take_epoch()
+                milliseconds.append((time.perf_counter() - started) * 1e3 / num_steps)
+            activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+            with profile(activities=[activity]) as seen:
+                take_epoch()
         recording = str(weights.recording)
     return {
         "recording": recording,

@@ -175,8 +175,9 @@ class RecordedPasses:
         self._most_tokens = _MOST_OF_LARGE if is_large else _MOST_TOKENS
         self._most_waiting = _MOST_WAITING_OF_LARGE if is_large else _MOST_WAITING
         self._num_layers = _lay_out_layers(model, precision)
-        on_gpu = precision.device.type == "cuda"
-        self._beside = find_stream_beside(precision.device) if self._num_layers and on_gpu else None
+        device = next(model.parameters()).device  # with its index, which "cuda" lacks
+        has_stream = device.type == "cuda" and self._num_layers
+        self._beside = find_stream_beside(device) if has_stream else None
         self.seconds = 0.0
         """Time spent recording so far, replays not included."""
 
@@ -336,7 +337,8 @@ def _lay_out_layers(model: PreTrainedModel, precision: Precision) -> int:
     if not layers:
         return 0
     width, num_columns = layers[0].width, layers[0].num_columns
-    if not is_sound(precision.device, width=width, num_columns=num_columns):
+    device = next(model.parameters()).device  # with its index
+    if not is_sound(device, width=width, num_columns=num_columns):
         return 0
     lay_out_gradients(layers)
     return len(layers)

@@ -45,8 +45,10 @@ def choose_tiles(longest_query: int, longest_key: int, head_size: int) -> Tiles:
     """Return tiles for texts with at most this many queries and keys.
 
     For head size 64 they were the fastest of seven on an H100, with 16 and 62 texts of 128 tokens
-    and with 64 texts of 20 to 512. The others spill no registers. As compiled there by Triton 3.6,
-    the kernel for whole texts read wrong memory for head size 128 and gave wrong results with tiles
+    and with 64 texts of 20 to 512. For other head sizes the tiles are small enough that no register
+    is spilled; for 64, the kernel for whole texts spills 40 bytes a thread (H100, by Triton 3.6),
+    152 by 3.7.1 and 272 by 3.9, and 184 to 352 on older GPUs. As compiled there by Triton 3.6, the
+    kernel for whole texts read wrong memory for head size 128 and gave wrong results with tiles
     of 64 queries and 32 keys, so neither is used. (With tiles of 16 queries, for first tokens, it
     is correct for head size 128 too.)
     """
