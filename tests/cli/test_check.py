@@ -7,7 +7,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from bertfit.cli import terminal
 from bertfit.cli.main import app
+from bertfit.data import readers
 
 runner = CliRunner()
 
@@ -45,6 +47,20 @@ def test_nothing_is_wider_than_80_columns(check, files):
 def test_no_line_ends_in_spaces(check, files):
     lines = check(files["train"], "--test", files["test"]).stdout.splitlines()
     assert lines == [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("rows_per_report", [40, 61])
+def test_reading_many_rows_and_the_checks_are_told_in_lines(
+    check, files, monkeypatch, rows_per_report
+):
+    monkeypatch.setattr(readers, "ROWS_PER_REPORT", rows_per_report)
+    monkeypatch.setattr(terminal, "_QUIET_SECONDS", 0.0)
+    told = check(files["train"], "--test", files["test"]).stderr.splitlines()
+    read = ["reading: 40", "reading: 60/60"] if rows_per_report == 40 else []
+    assert [line for line in told if line.startswith("reading")] == read
+    assert [line for line in told if line.startswith("checks")] == [
+        f"checks: {done}/4" for done in range(5)
+    ]
 
 
 def test_without_a_leak_the_first_line_says_so(check, files):

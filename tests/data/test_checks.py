@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from bertfit.data import readers
 from bertfit.data.checks import (
     check_evaluation_data,
     check_training_data,
@@ -41,6 +42,20 @@ def test_good_data_passes():
     checked = check(GOOD, validation=[*GOOD, GOOD[0]], test=GOOD)
     assert [len(checked.train), len(checked.validation), len(checked.test)] == [2, 3, 2]
     assert (checked.label_names, checked.skipped) == (("neg", "pos"), ())
+
+
+def test_progress_is_told_of_each_large_source(monkeypatch):
+    monkeypatch.setattr(readers, "ROWS_PER_REPORT", 3)
+    heard = []
+
+    def hear(*count):
+        heard.append(count)
+
+    check(GOOD * 2, validation=GOOD, test=GOOD * 3, on_progress=hear)
+    assert heard == [(3, None), (4, 4), (3, None), (6, None), (6, 6)]
+    heard.clear()
+    check_evaluation_data(GOOD * 2, Columns(), ["neg", "pos"], on_progress=hear)
+    assert heard == [(3, None), (4, 4)]
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])

@@ -555,9 +555,33 @@ def test_progress_counts_the_rows_of_all_parts():
         checked.train,
         test=checked.test,
         label_names=checked.label_names,
-        on_progress=lambda done, total: heard.append((done, total)),
+        on_progress=lambda *count: heard.append(count),
     )
-    assert heard == [(200, 240), (240, 240)]
+    assert [count for count in heard if count[0] == "comparing"] == [
+        ("comparing", 200, 240),
+        ("comparing", 240, 240),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "total"),
+    [
+        (["train"], 2),  # its own check, and that of its words
+        (["train", "test"], 4),  # a pair of parts more
+        (["train", "validation", "test"], 7),
+    ],
+)
+def test_progress_counts_the_checks_that_follow(names, total):
+    heard = []
+    checked = check_training_data(**{name: CLEAN[name] for name in names}, columns=Columns())
+    inspect_rows(
+        checked.train,
+        validation=checked.validation,
+        test=checked.test,
+        label_names=checked.label_names,
+        on_progress=lambda *count: heard.append(count),
+    )
+    assert heard[len(names) :] == [("checks", done, total) for done in range(total + 1)]
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,8 +75,10 @@ def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test)
     monkeypatch.setattr(gate_process, "inspect_rows", None)
     counted = []
     assert finish(lambda *counts: counted.append(counts)) == expected
-    num_rows = 100 if with_test else 80
-    assert counted == [(0, num_rows), (num_rows, num_rows)]
+    num_rows, num_checks = (100, 7) if with_test else (80, 4)
+    assert counted[0] == ("comparing", 0, num_rows)
+    assert ("comparing", num_rows, num_rows) in counted
+    assert counted[-1] == ("checks", num_checks, num_checks)
     assert {finding.kind for finding in expected.findings} >= {"shared_texts", "skipped_rows"}
     assert [process.returncode for process in worth_it] == [0]
 
@@ -92,8 +98,24 @@ def test_what_else_python_prints_is_not_the_report(parts, worth_it, monkeypatch,
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     expected = inspect(parts)
     monkeypatch.setattr(gate_process, "inspect_rows", None)
-    assert start(parts)(lambda *_: None) == expected
+    counted = []
+    assert start(parts)(lambda *count: counted.append(count)) == expected
+    assert ("comparing", 100, 100) in counted
     assert [process.returncode for process in worth_it] == [0]
+
+
+@pytest.fixture
+def run_instead(worth_it, monkeypatch):
+    """The process runs this code instead of the gate."""
+    popen = gate_process.subprocess.Popen
+
+    def choose(code):
+        command = [sys.executable, "-c", code]
+        monkeypatch.setattr(
+            gate_process.subprocess, "Popen", lambda _, **options: popen(command, **options)
+        )
+
+    return choose
 
 
 @pytest.mark.parametrize(
@@ -103,17 +125,98 @@ def test_what_else_python_prints_is_not_the_report(parts, worth_it, monkeypatch,
         "import os; os.kill(os.getpid(), 9)",
         "pass",
         "print('not a report')",
+        "print(5)",
+        "print('[' * 100_000)",
+        "print('[\"comparing\", 3]')",
+        "print('[\"comparing\", 3, 100]')",
+        "print('[[1], 2, 3]')",
+        "import sys; sys.stdout.buffer.write(b'[\\xff')",
     ],
 )
-def test_if_the_process_fails_the_rows_are_checked_here(parts, worth_it, monkeypatch, code):
-    command = [sys.executable, "-c", code]
-    counted, popen = [], gate_process.subprocess.Popen
-    monkeypatch.setattr(
-        gate_process.subprocess, "Popen", lambda _, **options: popen(command, **options)
-    )
-    finish = start(parts)
+def test_if_the_process_fails_the_rows_are_checked_here(parts, run_instead, code):
+    run_instead(code)
+    counted, finish = [], start(parts)
     assert finish(lambda *counts: counted.append(counts)) == inspect(parts)
-    assert counted[-1] == (100, 100)
+    assert counted[-2:] == [("checks", 6, 7), ("checks", 7, 7)]
+
+
+def test_how_far_the_process_is_is_told_once_while_it_works(
+    parts, run_instead, tmp_path, monkeypatch
+):
+    """It goes on only once its first line was told, and then fails."""
+    monkeypatch.setattr(gate_process, "_LEAST_SECONDS", 0.001)
+    heard = tmp_path / "heard"
+    run_instead(f"""
+import pathlib, sys, time
+sys.stdin.buffer.read()
+print('Welcome! \\n["comparing", 30, 90]', flush=True)
+for _ in range(6000):
+    if pathlib.Path({str(heard)!r}).exists():
+        break
+    time.sleep(0.01)
+print('["comparing", 90, 90]\\n["checks", 1, 2]', flush=True)
+raise SystemExit(1)
+""")
+    counted = []
+
+    def hear(*count):
+        counted.append(count)
+        if count == ("comparing", 30, 90):
+            heard.touch()
+
+    start(parts)(hear)
+    assert counted[:4] == [
+        ("comparing", 0, 100),
+        ("comparing", 30, 90),
+        ("comparing", 90, 90),
+        ("checks", 1, 2),
+    ]
+
+
+def test_a_process_that_says_much_is_not_held_up(parts, worth_it, run_instead):
+    """A pipe holds 64 kilobytes, and nobody waits for the report until the process has ended."""
+    lines = "'[\"comparing\", %d, 20000]' % at for at in range(20_001)"
+    run_instead(f"import sys; sys.stdin.buffer.read(); print(*({lines}), sep='\\n')")
+    counted, finish = [], start(parts)
+    assert worth_it[0].wait(60) == 0
+    for thread in threading.enumerate():
+        if "_talk" in thread.name:
+            thread.join(60)
+    finish(lambda *count: counted.append(count))
+    assert counted[:2] == [("comparing", 0, 100), ("comparing", 20_000, 20_000)]
+
+
+def test_the_process_says_how_far_it_is_before_it_reports(parts, monkeypatch, capsys):
+    job = {
+        "parts": {
+            name: {field: getattr(rows, field) for field in gate_process._FIELDS}
+            for name, rows in parts.items()
+        },
+        "is_split": False,
+        "label_names": ["neg", "pos"],
+        "skipped": [],
+    }
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(job).encode())))
+    monkeypatch.setattr(gate_process, "_LEAST_SECONDS", 0.0)
+    gate_process._main()
+    *counts, report = (json.loads(line) for line in capsys.readouterr().out.split("\n") if line)
+    assert counts == [
+        *(["comparing", done, 100] for done in (60, 80, 100)),
+        *(["checks", done, 7] for done in range(8)),
+    ]
+    assert report["num_test"] == 20
+
+
+def test_progress_is_written_at_once_a_few_times_a_second(monkeypatch):
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding="utf-8"))
+    seconds = iter([0.0, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    monkeypatch.setattr(gate_process, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    write = gate_process._ProgressWriter()
+    for done in range(7):
+        write("checks", done, 6)
+    written = [json.loads(line)[1] for line in pipe.getvalue().split(b"\n") if line]
+    assert written == [0, 3, 6]
 
 
 def test_if_no_process_can_be_started_the_rows_are_checked_here(parts, monkeypatch):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bertfit.data import readers
 from bertfit.data.dataset import Columns, ReadColumn, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
 from bertfit.errors import Fault
@@ -89,6 +90,24 @@ def test_parquet_is_read(tmp_path):
 def test_tables_in_memory_are_read(table, name):
     assert rows_of(table) == [(1, "good", "1"), (2, "bad", "0")]
     assert read_dataset(table, Columns())[0].source == name
+
+
+def test_reading_many_rows_tells_how_many_bad_ones_included(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ROWS_PER_REPORT", 2)
+    path = write(tmp_path, "a.csv", "text,label\ngood,pos\n,neg\nbad,neg\nbad,neg\nfine,pos\n")
+    heard = []
+    _, (fault,) = read_dataset(path, Columns(), on_progress=lambda *count: heard.append(count))
+    assert fault.line == 3
+    assert heard == [(2, None), (4, None), (5, 5)]
+
+
+def test_reading_few_rows_tells_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "ROWS_PER_REPORT", 3)
+    path = write(tmp_path, "a.csv", "text,label\ngood,pos\nbad,neg\n")
+    read_dataset(path, Columns(), on_progress=None)
+    heard = []
+    read_dataset(path, Columns(), on_progress=lambda *count: heard.append(count))
+    assert heard == []
 
 
 def make_hub_dataset() -> datasets.Dataset:

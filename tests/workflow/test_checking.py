@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bertfit
-from bertfit.data import token_faults
+from bertfit.data import readers, token_faults
 from bertfit.errors import ConfigError, DataError, LeakError, ModelError, RunError
 from bertfit.evaluation.metrics import accuracy_and_macro_f1
 from bertfit.workflow import checking
@@ -121,7 +121,26 @@ def test_a_length_out_of_range_is_refused(check, make_reviews):
 def test_progress_is_told(check, make_reviews):
     listener = Recorder()
     check(make_reviews(10), listener=listener)
-    assert set(listener.tasks) == {"comparing", "tokens of train"}
+    assert set(listener.tasks) == {"comparing", "checks", "tokens of train"}
+
+
+def test_reading_many_rows_is_told_by_all_that_reads_labelled_rows(
+    check, train, make_reviews, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(readers, "ROWS_PER_REPORT", 30)
+    rows, run = make_reviews(40), tmp_path / "run"
+
+    def tasks_of(call, *args, **options):
+        listener = Recorder()
+        call(*args, listener=listener, **options)
+        return listener.tasks
+
+    assert tasks_of(train, rows)[:2] == ["reading", "reading"]
+    assert "reading" in tasks_of(check, rows)
+    assert "reading" in tasks_of(bertfit.evaluate, run, rows)
+    assert tasks_of(bertfit.compare, run, run, data=rows).count("reading") == 2 * 2
+    assert "reading" in tasks_of(bertfit.find_suspects, rows)
+    assert "reading" in tasks_of(bertfit.find_suspects, make_reviews(40, seed=3), run=run)
 
 
 def test_a_training_notes_leaks_first_and_records_findings(train, make_reviews):

@@ -70,6 +70,17 @@ def test_every_headline_number_lies_in_its_interval(evaluation):
         assert interval.low <= scores[name] <= interval.high, name
 
 
+@pytest.mark.parametrize(("least", "is_told"), [(30, True), (31, False)])
+def test_intervals_of_many_rows_tell_their_progress(run, rows, monkeypatch, least, is_told):
+    monkeypatch.setattr(evaluating, "_MANY_ROWS", least)
+    heard = []
+    told = SimpleNamespace(note=lambda _text: None, progress=lambda *counts: heard.append(counts))
+    bertfit.evaluate(run, rows, listener=told)
+    counts = [(done, total) for task, done, total, *_ in heard if task == "intervals"]
+    assert bool(counts) == is_told
+    assert all(0 < done <= total for done, total in counts)
+
+
 def test_truncated_rows_are_counted(run, rows, evaluation):
     lengths = [2 + len(row["text"].split()) for row in rows]
     assert evaluation.num_truncated == sum(length > 10 for length in lengths) > 0

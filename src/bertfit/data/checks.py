@@ -16,7 +16,7 @@ from bertfit.config import OnBadRow
 from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, ReadColumn, TextDataset
-from bertfit.data.readers import Source, name_source, read_dataset
+from bertfit.data.readers import RowProgress, Source, name_source, read_dataset
 from bertfit.data.records import SourceError
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import guess_label, match_spelling, sort_label_names
@@ -70,12 +70,13 @@ def check_training_data(
     columns: Columns,
     on_bad_row: OnBadRow = "error",
     verb: str = "trained",
+    on_progress: RowProgress | None = None,
 ) -> CheckedData:
     """Read and check the data of a training run.
 
     Only the source that the model is judged on needs the slice columns: the test set, otherwise
     the validation set, otherwise the rows that validation is split off from. `verb` is used in
-    error messages ("nothing was trained").
+    error messages ("nothing was trained"), `on_progress` for each large source in turn.
 
     Raises:
         DataError: The data has problems that may not or cannot be skipped; all are listed.
@@ -85,9 +86,11 @@ def check_training_data(
     unsliced = replace(columns, slices=())
     judges = [place for place, source in enumerate((validation, test), 1) if source is not None]
     sliced = max(judges, default=0)
-    train_part = _read(train, unsliced if judges else columns)
+    train_part = _read(train, unsliced if judges else columns, on_progress)
     parts = [
-        None if source is None else _read(source, columns if place == sliced else unsliced)
+        None
+        if source is None
+        else _read(source, columns if place == sliced else unsliced, on_progress)
         for place, source in enumerate((validation, test), 1)
     ]
     label_names = _find_label_names(train_part)
@@ -116,10 +119,11 @@ def check_evaluation_data(
     on_bad_row: OnBadRow = "error",
     *,
     verb: str = "evaluated",
+    on_progress: RowProgress | None = None,
 ) -> tuple[TextDataset, tuple[Fault, ...]]:
     """Read and check the rows to score a trained model on.
 
-    `verb` is used in error messages ("nothing was evaluated").
+    `verb` is used in error messages ("nothing was evaluated"), `on_progress` for a large source.
 
     Returns:
         The good rows, and the faults of the skipped rows.
@@ -129,7 +133,7 @@ def check_evaluation_data(
         ConfigError: `on_bad_row` is neither "error" nor "skip".
     """
     _check_choice(on_bad_row)
-    part = _read(source, columns)
+    part = _read(source, columns, on_progress)
     _drop_unknown_labels(part, label_names, "is not known to the model")
     skipped = _settle([part], on_bad_row, verb=verb)
     assert part.dataset is not None  # else _settle had raised
@@ -162,10 +166,10 @@ def _check_choice(on_bad_row: object) -> None:
         raise ConfigError(message)
 
 
-def _read(source: Source, columns: Columns) -> _Part:
+def _read(source: Source, columns: Columns, on_progress: RowProgress | None) -> _Part:
     part = _Part(source=name_source(source))
     try:
-        part.dataset, part.row_faults = read_dataset(source, columns)
+        part.dataset, part.row_faults = read_dataset(source, columns, on_progress=on_progress)
     except SourceError as error:
         # The other sources are still read, so that their faults are in the same message.
         part.row_faults = list(error.faults)

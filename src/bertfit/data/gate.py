@@ -6,9 +6,11 @@ Faults that prevent training are found earlier, in `checks`. Does not change any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -39,6 +41,10 @@ from bertfit.wording import format_share
 
 _MOST_GIVEAWAYS = 10
 """Words that get a finding each: if one giveaway is in the texts, adjacent words often are too."""
+
+TaskProgress: TypeAlias = Callable[[str, int, int], None]
+"""Called with a task, how many of its units are done, and how many there are."""
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +81,7 @@ def inspect_rows(
     is_split: bool = False,
     label_names: Sequence[str],
     skipped: Sequence[Fault] = (),
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: TaskProgress | None = None,
 ) -> GateReport:
     """Find problems within each part and across parts.
 
@@ -86,39 +92,29 @@ def inspect_rows(
         is_split: Whether validation was split off the training rows.
         label_names: All labels.
         skipped: Faults of the unusable rows that were skipped.
-        on_progress: Called with (done, total) rows.
+        on_progress: Called with ("comparing", done, total) rows, then ("checks", done, total).
     """
     named = {"train": train, "validation": validation, "test": test}
     parts = {name: rows for name, rows in named.items() if rows is not None and len(rows)}
     vocabulary = make_vocabulary()
     counts = WordCounts(np.asarray(encode_labels(train.labels, label_names), dtype=np.int64))
-    total, done = sum(map(len, parts.values())), 0
-    profiles: list[PartProfile] = []
-    for name, rows in parts.items():
-        profiles.append(
-            profile_part(
-                name,
-                rows,
-                vocabulary,
-                with_signatures=len(parts) > 1,
-                counts=counts if name == "train" else None,
-                on_progress=_shift(on_progress, done, total),
-            )
-        )
-        done += len(rows)
-    overlaps = [
-        find_overlap(part, other, is_split=is_split) for other, part in combinations(profiles, 2)
+    profiles = _profile_parts(parts, vocabulary, counts, on_progress)
+    pairs = list(combinations(profiles, 2))
+    checks = _Checks(len(pairs) + len(profiles) + 1, on_progress)
+    overlaps = [checks.count(find_overlap(part, other, is_split=is_split)) for other, part in pairs]
+    of_parts = [
+        checks.count(list(_describe_part(profile, label_names, train=profiles[0])))
+        for profile in profiles
     ]
-    of_parts = [_describe_part(profile, label_names, train=profiles[0]) for profile in profiles]
     if not validation:
-        of_parts.append(describe_indivisible(profiles[0]))
-    words = find_giveaways(counts, list(vocabulary), label_names)
+        of_parts.append(list(describe_indivisible(profiles[0])))
+    words = checks.count(find_giveaways(counts, list(vocabulary), label_names))
     findings = [
         *(finding for overlap in overlaps for finding in describe_overlap(overlap)),
         *(describe_giveaway(profiles[0], giveaway) for giveaway in words[:_MOST_GIVEAWAYS]),
         *describe_more_giveaways(profiles[0], words[_MOST_GIVEAWAYS:], num_told=_MOST_GIVEAWAYS),
         *chain.from_iterable(of_parts),
-        *_describe_skipped(skipped, total),
+        *_describe_skipped(skipped, sum(map(len, parts.values()))),
     ]
     return _report(findings, overlaps, None if test is None else len(test))
 
@@ -162,13 +158,55 @@ def refuse_leaks(report: GateReport) -> None:
         )
 
 
+class _Checks:
+    """Counts the checks of all rows together: of each pair of parts, each part, and the words."""
+
+    def __init__(self, total: int, on_progress: TaskProgress | None) -> None:
+        self._done, self._total, self._on_progress = 0, total, on_progress
+        self._tell()
+
+    def count(self, found: _Found) -> _Found:
+        """Count one more, and return what it found."""
+        self._done += 1
+        self._tell()
+        return found
+
+    def _tell(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress("checks", self._done, self._total)
+
+
+def _profile_parts(
+    parts: Mapping[str, TextDataset],
+    vocabulary: defaultdict[str, int],
+    counts: WordCounts,
+    on_progress: TaskProgress | None,
+) -> list[PartProfile]:
+    """Return the profile of each part; the words of the training rows are counted in `counts`."""
+    total, done = sum(map(len, parts.values())), 0
+    profiles: list[PartProfile] = []
+    for name, rows in parts.items():
+        profiles.append(
+            profile_part(
+                name,
+                rows,
+                vocabulary,
+                with_signatures=len(parts) > 1,
+                counts=counts if name == "train" else None,
+                on_progress=_shift(on_progress, done, total),
+            )
+        )
+        done += len(rows)
+    return profiles
+
+
 def _shift(
-    on_progress: Callable[[int, int], None] | None, before: int, total: int
+    on_progress: TaskProgress | None, before: int, total: int
 ) -> Callable[[int, int], None] | None:
     """Offset the progress of one part by the rows of the parts before it."""
     if on_progress is None:
         return None
-    return lambda done, _: on_progress(before + done, total)
+    return lambda done, _: on_progress("comparing", before + done, total)
 
 
 def _describe_part(

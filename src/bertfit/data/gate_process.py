@@ -1,8 +1,9 @@
 """The data gate in a second process, while this one imports torch.
 
 Checking 25,000 reviews takes seconds, and in a thread it would hold the GIL. The rows go to the
-process, and the report comes back, as JSON. If the process fails, or there are too few rows to be
-worth it, the rows are checked here, when the report is needed.
+process as JSON; lines of JSON come back: lists that say how far it is, then the report, an object.
+If the process fails, or there are too few rows to be worth it, the rows are checked here, when the
+report is needed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -21,7 +23,7 @@ import joblib
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.findings import Example, Finding
-from bertfit.data.gate import GateReport, inspect_rows
+from bertfit.data.gate import GateReport, TaskProgress, inspect_rows
 from bertfit.errors import Fault
 from bertfit.second_process import start_module
 
@@ -32,8 +34,11 @@ _MOST_CHARACTERS = 2**28
 _FIELDS = ("source", "texts", "labels", "groups", "lines")
 """What the gate reads of a part."""
 
-Finish: TypeAlias = Callable[[Callable[[int, int], None]], GateReport]
-"""Waits for the report; takes what `inspect_rows` calls with (done, total) rows."""
+_LEAST_SECONDS = 0.25
+"""Time from one report of the progress to the next."""
+
+Finish: TypeAlias = Callable[[TaskProgress], GateReport]
+"""Waits for the report; takes what `inspect_rows` calls with its progress."""
 
 
 def start_inspection(
@@ -63,14 +68,12 @@ def start_inspection(
         written = json.dumps(job, ensure_ascii=False)
         process = _Process.start(written.encode("utf-8", "surrogatepass"))
 
-    def finish(on_progress: Callable[[int, int], None]) -> GateReport:
-        report, num_rows = None, sum(map(len, given.values()))
+    def finish(on_progress: TaskProgress) -> GateReport:
         if process is not None:
-            on_progress(0, num_rows)
-            report = _read_report(process.wait())
-        if report is not None:
-            on_progress(num_rows, num_rows)
-            return report
+            on_progress("comparing", 0, sum(map(len, given.values())))
+            report = _read_report(process.wait(on_progress))
+            if report is not None:
+                return report
         return inspect_rows(
             given["train"],
             validation=given.get("validation"),
@@ -90,6 +93,8 @@ class _Process:
     def __init__(self, process: subprocess.Popen[bytes], job: bytes) -> None:
         self._process = process
         self._answer = b""
+        self._counts: dict[str, tuple[int, int]] = {}
+        """The latest (done, total) of each task."""
         # In a thread, because a pipe takes no more until the process has started and reads.
         self._thread = threading.Thread(target=self._talk, args=(job,), daemon=True)
         self._thread.start()
@@ -109,9 +114,16 @@ class _Process:
             process.communicate()
             return None
 
-    def wait(self) -> bytes:
-        """Return what it wrote; nothing if it failed."""
-        self._thread.join()
+    def wait(self, on_progress: TaskProgress) -> bytes:
+        """Return the last line it wrote, besides its progress; nothing if it failed."""
+        told: dict[str, tuple[int, int]] = {}
+        while self._thread.is_alive() or told != self._counts:
+            self._thread.join(_LEAST_SECONDS)
+            counts = self._counts.copy()
+            for task, count in counts.items():
+                if told.get(task) != count:
+                    on_progress(task, *count)
+            told = counts
         atexit.unregister(self._end)
         return self._answer if self._process.returncode == 0 else b""
 
@@ -127,7 +139,13 @@ class _Process:
         with contextlib.suppress(OSError), asked:  # the process may have ended
             asked.write(job)
         with answered:
-            self._answer = answered.read()
+            for line in answered:
+                count = _read_count(line)
+                if count is not None:
+                    task, done, total = count
+                    self._counts[task] = (done, total)
+                else:
+                    self._answer = line
         self._process.wait()
 
 
@@ -137,11 +155,26 @@ def _is_worth_it(parts: Sequence[TextDataset]) -> bool:
     return sum(len(text) for rows in parts for text in rows.texts) <= _MOST_CHARACTERS
 
 
-def _read_report(answer: bytes) -> GateReport | None:
-    """Return the report whose fields are the last line, or None if that is not a report."""
+def _read_count(line: bytes) -> tuple[str, int, int] | None:
+    """Return the task, and how much of it is done and there is, or None if the line is another."""
+    match _parse(line) if line.startswith(b"[") else None:
+        case [str(task), int(done), int(total)]:
+            return task, done, total
+    return None
+
+
+def _parse(line: bytes) -> object:
+    """Return the value of a line of JSON, or None if it is not one."""
     try:
-        written = json.loads(answer.splitlines()[-1])
-    except (IndexError, ValueError):
+        return json.loads(line)
+    except (ValueError, RecursionError):  # the latter: a thousand brackets
+        return None
+
+
+def _read_report(answer: bytes) -> GateReport | None:
+    """Return the report whose fields are the line, or None if that is not a report."""
+    written = _parse(answer)
+    if not isinstance(written, dict) or "findings" not in written:
         return None
     findings = tuple(
         Finding(**finding | {"examples": tuple(Example(**one) for one in finding["examples"])})
@@ -149,6 +182,25 @@ def _read_report(answer: bytes) -> GateReport | None:
     )
     rows = {name: tuple(of) for name, of in written.items() if name.endswith("_rows")}
     return GateReport(findings=findings, num_test=written["num_test"], **rows)
+
+
+def _write_line(value: object) -> None:
+    # On a line of its own: what Python imports at its start (a sitecustomize.py) may print, too.
+    sys.stdout.write(f"\n{json.dumps(value)}\n")
+    sys.stdout.flush()
+
+
+class _ProgressWriter:
+    """Writes how far a task is, a few times a second; its beginning and its end in any case."""
+
+    def __init__(self) -> None:
+        self._written = time.monotonic()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done in {0, total} or now - self._written >= _LEAST_SECONDS:
+            self._written = now
+            _write_line([task, done, total])
 
 
 def _main() -> None:
@@ -161,9 +213,9 @@ def _main() -> None:
         is_split=job["is_split"],
         label_names=job["label_names"],
         skipped=[Fault(**fault) for fault in job["skipped"]],
+        on_progress=_ProgressWriter(),
     )
-    # On a line of its own: what Python imports at its start (a sitecustomize.py) may print, too.
-    sys.stdout.write(f"\n{json.dumps(dataclasses.asdict(report))}\n")
+    _write_line(dataclasses.asdict(report))
 
 
 if __name__ == "__main__":

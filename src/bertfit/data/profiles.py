@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.data.giveaways import WordCounts
 from bertfit.data.near_duplicates import sign_texts
-from bertfit.data.words import number_signs, number_words
+from bertfit.data.words import NumberedWords, make_vocabulary, number_signs, number_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def profile_part(
     counts: WordCounts | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PartProfile:
-    """Compute the profile of a part in one pass over its words, in chunks to bound the memory.
+    """Compute the profile of a part in one pass over its texts, in chunks to bound the memory.
 
     Args:
         name: train, validation or test.
@@ -49,23 +49,39 @@ def profile_part(
         counts: If given, words and signs are counted in it by label.
         on_progress: Called with (done, n).
     """
-    num_words, signatures = [], []
+    num_words, signatures, fingerprints = [], [], list[bytes]()
+    sign_vocabulary, signs = make_vocabulary(), list[NumberedWords]()
+    chunks_of_signs = number_signs(rows.texts, sign_vocabulary)
     for words in number_words(rows.texts, vocabulary, on_progress=on_progress):
         num_words.append(words.num_words)
+        texts = rows.texts[words.start : words.start + len(words.num_words)]
+        fingerprints += fingerprint_texts(texts)
         if with_signatures:
             signatures.append(sign_texts(words))
         if counts is not None:
             counts.add(words)
+            signs.append(next(chunks_of_signs))
     if counts is not None:
-        for signs in number_signs(rows.texts, vocabulary):
-            counts.add(signs)
+        _add_signs(counts, signs, sign_vocabulary, vocabulary)
     return PartProfile(
         name=name,
         rows=rows,
-        fingerprints=fingerprint_texts(rows.texts),
+        fingerprints=fingerprints,
         num_words=np.concatenate(num_words),
         signatures=np.concatenate(signatures) if signatures else None,
     )
+
+
+def _add_signs(
+    counts: WordCounts,
+    chunks: Iterable[NumberedWords],
+    signs: Mapping[str, int],
+    vocabulary: defaultdict[str, int],
+) -> None:
+    """Count signs, numbered by `signs`, with ids of the vocabulary that follow its words."""
+    word_ids = np.array([vocabulary[sign] for sign in signs], dtype=np.int64)
+    for chunk in chunks:
+        counts.add(replace(chunk, word_ids=word_ids[chunk.word_ids]))
 
 
 def choose_comparable(

@@ -32,6 +32,9 @@ Source: TypeAlias = (
 )
 """The path of a file, or a table in memory."""
 
+RowProgress: TypeAlias = Callable[[int, int | None], None]
+"""Called with (done, total) rows, bad ones included; the total is None until all were read."""
+
 _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
     {
         ".csv": open_csv,
@@ -49,6 +52,8 @@ _OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
 )
 EXTENSIONS = tuple(_OPENERS)
 """What the name of a file of rows ends in, in lower case."""
+ROWS_PER_REPORT = 20_000
+"""Rows from one report of the progress to the next; fewer are read before anyone wonders."""
 
 
 def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator[Row | Fault]:
@@ -65,26 +70,42 @@ def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator
     yield from _iter_chosen(stream, choose_columns(stream, columns, need_label=need_label))
 
 
-def read_dataset(source: Source, columns: Columns) -> tuple[TextDataset, list[Fault]]:
+def read_dataset(
+    source: Source,
+    columns: Columns,
+    *,
+    on_progress: RowProgress | None = None,
+) -> tuple[TextDataset, list[Fault]]:
     """Read a whole source: the dataset of its good rows, and the faults of the others.
+
+    Args:
+        source: A file or a table.
+        columns: Which columns hold what.
+        on_progress: Called every `ROWS_PER_REPORT` rows, and at the end if it was called before.
 
     Raises:
         SourceError: The whole source cannot be read; `faults` has those of the rows read before.
     """
     rows: list[Row] = []
     faults: list[Fault] = []
+    num_read = 0
     try:
         stream = _open(source)
         chosen = choose_columns(stream, columns, need_label=True)
-        for row in _iter_chosen(stream, chosen):
+        for num_read, row in enumerate(_iter_chosen(stream, chosen), start=1):
             if isinstance(row, Fault):
                 faults.append(row)
             else:
                 rows.append(row)
+            if on_progress is not None and num_read % ROWS_PER_REPORT == 0:
+                on_progress(num_read, None)
     except SourceError as error:
         error.faults = tuple(faults)
         raise
-    return _make_dataset(rows, name_source(source), chosen), faults
+    dataset = _make_dataset(rows, name_source(source), chosen)
+    if on_progress is not None and num_read >= ROWS_PER_REPORT:
+        on_progress(num_read, num_read)
+    return dataset, faults
 
 
 def _iter_chosen(stream: RecordStream, chosen: ChosenColumns) -> Iterator[Row | Fault]:

@@ -110,7 +110,7 @@ def check(
     listener = as_listener(listener)
     check_flags(strict=strict)
     TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
-    checked = _read(data, validation, test, columns=columns, on_bad_row=on_bad_row)
+    checked = _read(data, validation, test, columns, on_bad_row, listener)
     # Both before the long work: what is wrong with a model or a run is said at once.
     tokenizer = _load_tokenizer(model, max_length)
     judge = None
@@ -135,9 +135,9 @@ def _read(
     data: Any,  # noqa: ANN401 (as in check)
     validation: Any,  # noqa: ANN401 (as in check)
     test: Any,  # noqa: ANN401 (as in check)
-    *,
     columns: Columns | None,
     on_bad_row: OnBadRow,
+    listener: Listener,
 ) -> CheckedData:
     return check_training_data(
         data,
@@ -146,6 +146,7 @@ def _read(
         columns=as_columns(columns),
         on_bad_row=on_bad_row,
         verb="checked further",
+        on_progress=lambda done, total: listener.progress("reading", done, total),
     )
 
 
@@ -158,7 +159,7 @@ def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
         test=checked.test,
         label_names=checked.label_names,
         skipped=checked.skipped,
-        on_progress=lambda done, total: listener.progress("comparing", done, total),
+        on_progress=listener.progress,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,9 @@ from bertfit.workflow.learned import describe_leaks, describe_learned, find_part
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
+
+_MANY_ROWS = 50_000
+"""From here on, intervals take more than a few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +215,13 @@ def read_rows(
     listener: Listener,
 ) -> RowsToScore:
     """Read and check rows, and note what the run has to do with them, and their columns."""
-    dataset, skipped = check_evaluation_data(data, columns, classifier.label_names, on_bad_row)
+    dataset, skipped = check_evaluation_data(
+        data,
+        columns,
+        classifier.label_names,
+        on_bad_row,
+        on_progress=lambda done, total: listener.progress("reading", done, total),
+    )
     learned = _note_known_rows(run, classifier.record, dataset, listener)
     note_columns({"rows": dataset.columns}, listener)
     return RowsToScore(dataset, skipped, learned)
@@ -264,7 +274,12 @@ def evaluate_classifier(
             classifier.label_names,
             predicted_ids=answers["predicted_ids"],
         ),
-        intervals=bootstrap_intervals(probabilities, label_ids, **answers),
+        intervals=bootstrap_intervals(
+            probabilities,
+            label_ids,
+            **answers,
+            on_progress=_tell_of_resamples(listener, len(label_ids)),
+        ),
         confidence=score_confidence(
             probabilities,
             label_ids,
@@ -287,6 +302,11 @@ def evaluate_classifier(
         is_truncated=encoded.is_truncated,
         slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids, listener),
     )
+
+
+def _tell_of_resamples(listener: Listener, num_rows: int) -> Callable[[int, int], None] | None:
+    """Return what reports how far the intervals are, if that takes a while."""
+    return functools.partial(listener.progress, "intervals") if num_rows >= _MANY_ROWS else None
 
 
 def _score(

@@ -83,6 +83,7 @@ def start_rows(
         test=test,
         columns=columns,
         on_bad_row=settings.on_bad_row,
+        on_progress=lambda done, total: listener.progress("reading", done, total),
     )
     train, dropped = _drop_copies(checked, settings, listener)
     if checked.validation is not None:
@@ -106,7 +107,7 @@ def finish_rows(
     Raises:
         LeakError: `settings.strict` is on, and the test set leaks.
     """
-    report = started.finish(lambda done, total: listener.progress("comparing", done, total))
+    report = started.finish(listener.progress)
     if settings.strict:
         refuse_leaks(report)
     leaks = [finding for finding in report.findings if finding.severity == "leak"]

@@ -158,7 +158,12 @@ def prepare_judging(
     classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
     known = classifier.known_columns(columns)
     dataset, skipped = check_evaluation_data(
-        data, known, classifier.label_names, on_bad_row, verb="judged"
+        data,
+        known,
+        classifier.label_names,
+        on_bad_row,
+        verb="judged",
+        on_progress=lambda done, total: listener.progress("reading", done, total),
     )
     learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
     if folds_if_learned and share > _MOST_LEARNED:
@@ -183,7 +188,11 @@ def _prepare_folds(
     if not is_whole_number(num_folds) or num_folds < 2:
         raise ConfigError(f"num_folds: expected a whole number, at least 2, got {num_folds!r}")
     checked = check_training_data(
-        data, columns=as_columns(columns), on_bad_row=on_bad_row, verb="judged"
+        data,
+        columns=as_columns(columns),
+        on_bad_row=on_bad_row,
+        verb="judged",
+        on_progress=lambda done, total: listener.progress("reading", done, total),
     )
     note_columns({"rows": checked.train.columns}, listener)
     return partial(_judge_by_folds, checked, num_folds, seed, listener)
