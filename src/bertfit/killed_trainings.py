@@ -88,22 +88,26 @@ def _follow(output: Path) -> Path:
     return output
 
 
-def find_states(output: Path) -> list[Path]:
-    """Return the states that trainings left next to the place of a run, the newest first.
+def find_states(output: Path) -> tuple[list[Path], list[Path]]:
+    """Return the states of trainings next to the place of a run, the newest first.
 
     Those that were killed left them in a hidden folder, and those that failed in RUN.unfinished.
+
+    Returns:
+        Those that were left, and those whose folder is in use, or may be.
     """
     output = _follow(output)
-    set_aside = re.compile(re.escape(output.name) + r"\.unfinished(-\d+)?")
-    folders = find_leftovers(output.parent, f".{output.name}.incomplete-")
+    name = re.escape(output.name)
+    holds = re.compile(rf"\.{name}\.incomplete-[a-z0-9_]+|{name}\.unfinished(-\d+)?")
+    states: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):
-        folders += [
-            path
-            for path in output.parent.iterdir()
-            if set_aside.fullmatch(path.name) and not may_be_held(path)
-        ]
-    states = [path for folder in folders if (path := folder / STATE_NAME).is_file()]
-    return sorted(states, key=lambda path: path.stat().st_mtime, reverse=True)
+        for folder in output.parent.iterdir():
+            if holds.fullmatch(folder.name):
+                with contextlib.suppress(OSError):  # it has none, or was just removed
+                    states.append(((folder / STATE_NAME).stat().st_mtime, folder / STATE_NAME))
+    newest_first = [path for _, path in sorted(states, reverse=True)]
+    held = [path for path in newest_first if may_be_held(path.parent)]
+    return [path for path in newest_first if path not in held], held
 
 
 def find_free_names(output: Path, end: str) -> Iterator[Path]:

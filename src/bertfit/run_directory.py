@@ -27,7 +27,13 @@ from bertfit.killed_trainings import find_free_names, tell_leftovers
 from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
-from bertfit.run_files import RECORD_NAME, STATE_NAME, digest_model, list_files
+from bertfit.run_files import (
+    RECORD_NAME,
+    STATE_NAME,
+    WRITTEN_AFTER_TRAINING,
+    digest_model,
+    list_files,
+)
 
 FORMAT_VERSION = 1
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
@@ -62,8 +68,8 @@ class Staging:
                 hint="What was in it is lost. Train again, and leave that folder alone.",
             )
         make_readable(self.folder)
-        (self.folder / STATE_NAME).unlink(missing_ok=True)
         self.complete(record)
+        (self.folder / STATE_NAME).unlink(missing_ok=True)
         try:
             refuse_existing(self.output, overwrite=self.overwrite)
         except RunError as error:
@@ -79,7 +85,8 @@ class Staging:
 
     def complete(self, record: Mapping[str, Any]) -> None:
         """Write bertfit.json, with the names and digests of the files that are there."""
-        files = sorted({RECORD_NAME, *(path.name for path in self.folder.iterdir())})
+        found = {path.name for path in self.folder.iterdir()} - {STATE_NAME}
+        files = sorted({RECORD_NAME, *found})
         whole = {
             "format_version": FORMAT_VERSION,
             **record,
@@ -169,8 +176,12 @@ def adopt_folder(folder: Path, output: Path, *, overwrite: bool) -> Staging:
             f"another process has just gone on with the training in {folder}",
             hint="Wait for it, or choose another --output.",
         )
-    for path in folder.iterdir():
-        if path.name.startswith(".") and path.is_file():  # partial: ours, or a library's
+    for path in folder.iterdir():  # partial files, and what the run may have no more
+        if (
+            is_part(path.name)
+            or path.name.startswith(".tmp")
+            or path.name in WRITTEN_AFTER_TRAINING
+        ):
             path.unlink()
     return Staging(output.resolve(), folder, overwrite, hold, folder.stat())
 

@@ -32,7 +32,7 @@ from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.transfer import write_to
-from bertfit.training import pack_sizes, recorded_passes, trainer
+from bertfit.training import pack_sizes, recorded_passes, validation
 from bertfit.training.checkpoints import Checkpoints
 from bertfit.training.gpu_embedding_rows import sort_by_id
 from bertfit.training.interruption import Interruption
@@ -776,7 +776,7 @@ OUT_OF_MEMORY = torch.OutOfMemoryError("not even one text fits")
 def test_validation_that_runs_out_of_memory_gives_recordings_up(
     fit_recorded, monkeypatch, error, epoch
 ):
-    right, calls = trainer.score_texts, []
+    right, calls = validation.score_texts, []
 
     def run_out_once(*arguments, **options):
         calls.append(1)
@@ -784,7 +784,7 @@ def test_validation_that_runs_out_of_memory_gives_recordings_up(
             raise error
         return right(*arguments, **options)
 
-    monkeypatch.setattr(trainer, "score_texts", run_out_once)
+    monkeypatch.setattr(validation, "score_texts", run_out_once)
     tracer = Tracer()
     outcome, notes = fit_recorded(tracer)
     assert str(outcome.recording) == "off (memory ran out)"
@@ -797,20 +797,20 @@ def test_validation_that_runs_out_of_memory_without_recordings_says_so(fit_recor
     def run_out(*_, **__):
         raise OUT_OF_MEMORY
 
-    monkeypatch.setattr(trainer, "score_texts", run_out)
+    monkeypatch.setattr(validation, "score_texts", run_out)
     with pytest.raises(torch.OutOfMemoryError):
         fit_recorded(Tracer())
 
 
 def test_validation_that_fails_for_another_reason_is_not_tried_again(fit_recorded, monkeypatch):
-    right, failures = trainer.score_texts, [RuntimeError("a test")]
+    right, failures = validation.score_texts, [RuntimeError("a test")]
 
     def fail_once(*arguments, **options):
         if failures:
             raise failures.pop()
         return right(*arguments, **options)
 
-    monkeypatch.setattr(trainer, "score_texts", fail_once)
+    monkeypatch.setattr(validation, "score_texts", fail_once)
     with pytest.raises(RuntimeError, match="a test"):
         fit_recorded(Tracer())
 

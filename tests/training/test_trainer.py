@@ -22,7 +22,7 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
-from bertfit.training import measuring, reports, trainer, weights
+from bertfit.training import measuring, reports, trainer, validation, weights
 from bertfit.training.checkpoints import Checkpoints
 from bertfit.training.choices import choose_selection_metric
 from bertfit.training.interruption import catch_interrupts
@@ -526,7 +526,7 @@ def test_logits_that_are_not_finite_in_validation_stop_the_training(run_fit, mon
     def nan_logits(model, encoded, **_):
         return np.full((len(encoded), 2), np.nan, dtype=np.float32)
 
-    monkeypatch.setattr(trainer, "score_texts", nan_logits)
+    monkeypatch.setattr(validation, "score_texts", nan_logits)
     with pytest.raises(TrainingError) as caught:
         run_fit()
     assert str(caught.value) == (
@@ -538,7 +538,7 @@ def test_validation_runs_as_written_with_the_padding_token_of_its_rows(
     run_fit, make_data, make_reviews, monkeypatch
 ):
     """Compiled layers would be compiled anew for it."""
-    real, within, padding = trainer.score_texts, [], []
+    real, within, padding = validation.score_texts, [], []
 
     @contextlib.contextmanager
     def run_as_written():
@@ -551,8 +551,8 @@ def test_validation_runs_as_written_with_the_padding_token_of_its_rows(
         padding.append(pad_id)
         return real(*arguments, pad_id=pad_id, **options)
 
-    monkeypatch.setattr(trainer, "run_as_written", run_as_written)
-    monkeypatch.setattr(trainer, "score_texts", score_and_look)
+    monkeypatch.setattr(validation, "run_as_written", run_as_written)
+    monkeypatch.setattr(validation, "score_texts", score_and_look)
     data = make_data(make_reviews(12, seed=1))
     run_fit(validation=dataclasses.replace(data, pad_id=3))
     assert padding == [3, 3]
@@ -563,13 +563,13 @@ def test_a_training_in_bfloat16_validates_with_its_copy_and_keeps_float32(
 ):
     from safetensors.torch import load_file
 
-    real, dtypes = trainer.score_texts, set()
+    real, dtypes = validation.score_texts, set()
 
     def score_and_look(model, *arguments, **options):
         dtypes.update(parameter.dtype for parameter in model.parameters())
         return real(model, *arguments, **options)
 
-    monkeypatch.setattr(trainer, "score_texts", score_and_look)
+    monkeypatch.setattr(validation, "score_texts", score_and_look)
     run_fit(epochs=1, precision=BFLOAT16)
     assert dtypes == {torch.bfloat16}
     stored = load_file(tmp_path / "best" / "model.safetensors")
@@ -596,7 +596,7 @@ def test_weights_are_given_back_after_a_training_that_fails(run_fit, monkeypatch
     monkeypatch.setattr(
         trainer.TrainedWeights, "release", lambda of: released.append(of) or release(of)
     )
-    monkeypatch.setattr(trainer, "score_texts", fail)
+    monkeypatch.setattr(validation, "score_texts", fail)
     with pytest.raises(RuntimeError, match="a test"):
         run_fit()
     assert len(released) == 1
@@ -604,7 +604,7 @@ def test_weights_are_given_back_after_a_training_that_fails(run_fit, monkeypatch
 
 def test_memory_that_runs_out_is_told_once_and_scoring_heeds_it(run_fit, monkeypatch):
     budgets, failures = [], []
-    real_scoring, real_logits = trainer.score_texts, micro_batches.compute_logits
+    real_scoring, real_logits = validation.score_texts, micro_batches.compute_logits
 
     def score_texts(*arguments, max_tokens, **options):
         budgets.append(max_tokens)
@@ -617,7 +617,7 @@ def test_memory_that_runs_out_is_told_once_and_scoring_heeds_it(run_fit, monkeyp
         return real_logits(model, token_ids, mask, **options)
 
     expected, _ = run_fit(micro_batch_tokens=25)
-    monkeypatch.setattr(trainer, "score_texts", score_texts)
+    monkeypatch.setattr(validation, "score_texts", score_texts)
     monkeypatch.setattr(micro_batches, "compute_logits", compute_logits)
     listener = Recorder()
     outcome, _ = run_fit(micro_batch_tokens=50, listener=listener)

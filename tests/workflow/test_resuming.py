@@ -7,9 +7,11 @@ import shutil
 import signal
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 import bertfit
+from bertfit import run_directory
 from bertfit.config import resolve_settings
 from bertfit.errors import ConfigError, RunError, TrainingError
 from bertfit.leftovers import hold_folder
@@ -184,10 +186,9 @@ def test_a_damaged_state_is_named(train, left):
 def test_a_state_that_another_process_holds_is_not_taken(train, left):
     hold = hold_folder(find_state(left).parent)
     assert hold is not None
-    listener = Recorder()
-    with hold:
-        train(left, resume=True, epochs=1, listener=listener)
-    assert any(note.startswith("No training was left") for note in listener.notes)
+    with hold, pytest.raises(RunError, match="is in use, or cannot be locked"):
+        train(left, resume=True)
+    train(left, resume=True)
 
 
 def test_partial_files_of_the_killed_process_are_removed(train, left):
@@ -304,12 +305,14 @@ def test_other_versions_and_hardware_are_told(train, left, monkeypatch):
     here = resuming.describe_environment()
     here["versions"]["torch"] = "9.9.9"
     here["hardware"]["num_cores"] = 1000
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     monkeypatch.setattr(resuming, "describe_environment", lambda: here)
     listener = Recorder()
     train(left, resume=True, listener=listener)
     (told,) = [note for note in listener.notes if note.startswith("The training began with")]
     assert "(now 9.9.9)" in told
     assert "num_cores" in told
+    assert "(now 99)" in told
     assert "may differ in the last digits" in told
 
 
@@ -376,3 +379,102 @@ def test_baselines_that_were_not_fitted_are_fitted_when_it_goes_on(train, tmp_pa
     assert not output.exists()
     result = train(output, resume=True, baseline=True)
     assert result.baselines is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("config.json", ('"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-05'), "configuration"),
+        ("tokenizer.json", ('"good": 16', '"good": 19'), "token ids"),
+    ],
+)
+def test_a_changed_model_folder_is_noticed(
+    train, tiny_model_dir, tmp_path, make_reviews, name, change, told
+):
+    folder, output = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(tiny_model_dir, folder)
+    with pytest.raises(TrainingLeft):
+        train(output, model=str(folder), resume=True, listener=interrupt_at(3))
+    text = (folder / name).read_text()
+    if told == "token ids":
+        vocabulary = json.loads(text)["model"]["vocab"]
+        here, there = vocabulary["good"], vocabulary["bad"]
+        text = text.replace(f'"good": {here}', f'"good": {there}', 1)
+        text = text.replace(f'"bad": {there}', f'"bad": {here}', 1)
+    else:
+        assert change[0] in text
+        text = text.replace(*change)
+    (folder / name).write_text(text)
+    with pytest.raises(RunError, match=f"has other .*{told}"):
+        train(output, model=str(folder), resume=True)
+
+
+def test_files_that_the_run_may_have_no_more_are_not_published(
+    train, tmp_path, make_reviews, monkeypatch
+):
+    output, test = tmp_path / "run", make_reviews(20, seed=9)
+
+    def kill(*_args, **_options):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "add_report", kill)
+        patch.setattr(making.Staging, "discard", lambda self: self.hold.close())
+        with pytest.raises(SystemExit):
+            train(output, test=test, checkpoint_minutes=ALWAYS, baseline=True)
+    left = {path.name for path in find_state(output).parent.iterdir()}
+    assert {"trained_texts.npy", "test_predictions.jsonl", "baselines.json"} <= left
+    train(output, resume=True, keep_texts=False)
+    here = {path.name for path in output.iterdir()}
+    assert not {"trained_texts.npy", "test_predictions.jsonl", "baselines.json"} & here
+    assert set(read_record(output)["files"]) - {"report.html", "README.md"} <= here
+
+
+def test_files_of_the_user_in_what_was_set_aside_stay(train, tmp_path, monkeypatch):
+    def fail(*_args, **_options):
+        message = "it failed"
+        raise TrainingError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "judge", fail)
+        with pytest.raises(TrainingError):
+            train(tmp_path / "run", checkpoint_minutes=ALWAYS)
+    (tmp_path / "run.unfinished" / ".gitignore").write_text("*")
+    train(tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / ".gitignore").read_text() == "*"
+
+
+def test_the_state_stays_until_the_record_is_written(train, left, monkeypatch):
+    def fill(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory, "write_json", fill)
+        with pytest.raises(OSError, match="No space left"):
+            train(left, resume=True)
+    again = Recorder()
+    train(left, resume=True, listener=again)
+    assert again.num_steps == 0
+    assert not (left / STATE_NAME).exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda told: told["belongs_to"].pop("rows"),
+        lambda told: told["belongs_to"].pop("settings"),
+        lambda told: told["belongs_to"].update(environment=None),
+        lambda told: told["kept"].pop("lines"),
+        lambda told: told["kept"].update(seconds="x"),
+        lambda told: told["kept"].update(seconds=float("nan")),
+    ],
+    ids=["no rows", "no settings", "no environment", "no log", "words", "no number"],
+)
+def test_a_state_that_was_edited_is_named(train, left, damage):
+    state = find_state(left)
+    saved, tensors = read_state(state), load_file(state)
+    told = {"belongs_to": saved.belongs_to, "progress": saved.progress, "kept": saved.kept}
+    damage(told)
+    save_file(tensors, state, {name: json.dumps(e) for name, e in {"format": "1", **told}.items()})
+    with pytest.raises(RunError, match=r"training_state\.safetensors is damaged"):
+        train(left, resume=True)

@@ -51,7 +51,7 @@ class SavedState:
         try:
             return load_file(self.path)
         except (OSError, SafetensorError) as error:
-            raise _explain_damage(self.path, error) from None
+            raise explain_damage(self.path, error) from None
 
 
 @dataclass(slots=True)
@@ -71,6 +71,8 @@ class Checkpoints:
     """Whether a training that is interrupted leaves its state, to go on later."""
     num_written: int = 0
     """States written by this process."""
+    has_failed: bool = False
+    """Whether the last one could not be written."""
     _since: float = field(default_factory=time.monotonic)
 
     @property
@@ -91,8 +93,7 @@ class Checkpoints:
             progress: Of JSON's types.
 
         Raises:
-            OSError: It cannot be written; then the earlier one is removed too, because the model of
-                the best epoch may not be the one that it needs.
+            OSError: It cannot be written; an earlier one stays.
         """
         from safetensors import SafetensorError
         from safetensors.torch import save_file
@@ -113,13 +114,15 @@ class Checkpoints:
             self.num_written += 1
         except BaseException as error:
             part.unlink(missing_ok=True)
-            if isinstance(error, (OSError, SafetensorError)):
-                self.path.unlink(missing_ok=True)
             if isinstance(error, SafetensorError):  # without the system's error code
                 raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path)) from error
             raise
         finally:
             self._since = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the state: the folder no longer has the model of the best epoch that it needs."""
+        self.path.unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> SavedState:
@@ -131,6 +134,8 @@ def read_state(path: Path) -> SavedState:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb"):  # safetensors says of any file that it does not exist
+            pass
         with safe_open(path, "numpy") as file:
             told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
         if told.pop("format") != _FORMAT:
@@ -138,12 +143,16 @@ def read_state(path: Path) -> SavedState:
                 f"{path} was written by another version of bertfit",
                 hint="Remove it, or train with that version.",
             )
-        return SavedState(path, **told)
+        saved = SavedState(path, **told)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _explain_damage(path, error) from None
+        raise explain_damage(path, error) from None
+    if not all(isinstance(one, dict) for one in (saved.belongs_to, saved.progress, saved.kept)):
+        raise explain_damage(path, "its entries are of a wrong type")
+    return saved
 
 
-def _explain_damage(path: Path, error: Exception) -> RunError:
+def explain_damage(path: Path, error: Exception | str) -> RunError:
+    """Return an error that says why a state cannot be used."""
     return RunError(
         f"the state of a training, {path}, cannot be read: {error}",
         hint="Remove it, and train from the beginning.",

@@ -93,6 +93,12 @@ class TorchAdamW:
             place, _, name = key.partition(".")
             by_place.setdefault(int(place), {})[name] = value
         groups = self._optimizer.state_dict()["param_groups"]
+        masters = [master for group in self._optimizer.param_groups for master in group["params"]]
+        for at, values in by_place.items():
+            for name in ("exp_avg", "exp_avg_sq"):  # the fused step would read past their ends
+                if values[name].shape != masters[at].shape:
+                    message = f"moments {at} are of shape {tuple(values[name].shape)}"
+                    raise ValueError(message)
         self._optimizer.load_state_dict({"state": by_place, "param_groups": groups})
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from bertfit.errors import RunError
+from bertfit.training.checkpoints import explain_damage
 from bertfit.training.loop import RandomNumbers
 from bertfit.training.outcome import History
 from bertfit.training.reports import StepReport, join_reports, split_reports
@@ -66,11 +69,14 @@ def save_state(
     try:
         checkpoints.write(*_collect_state(weights, device, progress, seen))
     except OSError as error:
-        listener.note(
-            f"The state of the training cannot be saved: {error}. If it is killed before the next "
-            "state, it cannot be resumed."
-        )
+        if not checkpoints.has_failed:
+            listener.note(
+                f"The state of the training cannot be saved: {error}. It is tried again; until "
+                "then, a killed training goes on from an earlier state, or not at all."
+            )
+        checkpoints.has_failed = True
         return False
+    checkpoints.has_failed = False
     is_first = checkpoints.num_written == 1 and not progress.has_ended
     if is_first and checkpoints.minutes is not None and not checkpoints.stays:
         listener.note(
@@ -100,9 +106,18 @@ def _collect_state(
 
 
 def take_up_state(
-    saved: SavedState, weights: TrainedWeights, device: torch.device
+    saved: SavedState,
+    weights: TrainedWeights,
+    device: torch.device,
+    epochs: Sequence[Sequence[np.ndarray]],
 ) -> tuple[Progress, list[StepReport]]:
     """Put a state into weights that have taken no step, and into torch's random numbers.
+
+    Args:
+        saved: The state.
+        weights: Of the training that is to go on.
+        device: Of the training.
+        epochs: For each epoch, the rows of each of its steps.
 
     Returns:
         How far the training had come, and the steps of the epoch that had begun.
@@ -111,7 +126,7 @@ def take_up_state(
         RunError: The file is damaged, or what updates the weights here is of another kind.
     """
     told = dict(saved.progress)
-    kind = told.pop("kind")
+    kind = told.pop("kind", None)
     if kind != weights.kind:
         raise RunError(
             f"the training saved in {saved.path} used {kind}, and here it would use {weights.kind}",
@@ -119,10 +134,43 @@ def take_up_state(
             "BERTFIT_OPERATORS; or train from the beginning, without --resume.",
         )
     tensors = saved.read_tensors()
-    weights.set_state(pick(tensors, "weights."))
-    RandomNumbers.of(device, pick(tensors, "random.")).set_back()
-    arrays = {name: tensor.numpy() for name, tensor in pick(tensors, "epoch.").items()}
-    progress = Progress(history=History(**told.pop("history")), **told)
+    try:
+        progress = Progress(history=History(**told.pop("history")), **told)
+        arrays = {name: tensor.numpy() for name, tensor in pick(tensors, "epoch.").items()}
+        begun = split_reports(arrays)
+        _check_progress(progress, begun, epochs)
+        weights.set_state(pick(tensors, "weights."))
+        RandomNumbers.of(device, pick(tensors, "random.")).set_back()
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise explain_damage(saved.path, error) from error
     if weights.recorded is not None:  # counts on
         weights.recorded.seconds = progress.recording_seconds
-    return progress, split_reports(arrays)
+    return progress, begun
+
+
+def _check_progress(
+    progress: Progress, begun: Sequence[StepReport], epochs: Sequence[Sequence[np.ndarray]]
+) -> None:
+    """Check that a state belongs to a training of these steps, and that its numbers are numbers.
+
+    Raises:
+        ValueError: It does not.
+    """
+    history = progress.history
+    lists = dataclasses.asdict(history).values()
+    num_epochs = history.num_epochs
+    planned = [rows for steps in epochs[: num_epochs + 1] for rows in steps]
+    num_finished = sum(len(steps) for steps in epochs[:num_epochs])
+    sizes = [len(rows) for rows in planned[num_finished : num_finished + len(begun)]]
+    numbers = [*(one for each in lists for one in each), progress.train_seconds]
+    is_whole = (
+        all(len(each) == num_epochs for each in lists)
+        and -1 <= progress.best_epoch < num_epochs <= len(epochs)
+        and progress.num_steps == num_finished + len(begun)
+        and [len(report.indices) for report in begun] == sizes
+        and all(map(math.isfinite, [*numbers, *(report.loss for report in begun)]))
+        and progress.max_tokens >= 1
+    )
+    if not is_whole:
+        message = "its steps or scores are not those of such a training"
+        raise ValueError(message)

@@ -14,17 +14,13 @@ import torch
 
 from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
-from bertfit.errors import TrainingError, is_out_of_memory
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
-from bertfit.inference.micro_batches import SMALLER_PIECES
-from bertfit.inference.scoring import score_texts, softmax
 from bertfit.modeling.allocation import Fragments, keep_freed_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
-from bertfit.modeling.compilation import run_as_written
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import stay_ahead, wait_for
-from bertfit.training.checkpoints import Checkpoints, SavedState
+from bertfit.training.checkpoints import Checkpoints, SavedState, explain_damage
 from bertfit.training.choices import (
     choose_epochs,
     choose_learning_rate,
@@ -34,9 +30,10 @@ from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
 from bertfit.training.outcome import History, TrainingOutcome, explain_choice, rank_epoch
-from bertfit.training.reports import StepReport, TakenStep, advise_smaller_steps
+from bertfit.training.reports import StepReport, TakenStep
 from bertfit.training.state import Progress, save_state, take_up_state
-from bertfit.training.token_budget import scoring_budget, starting_budget
+from bertfit.training.token_budget import starting_budget
+from bertfit.training.validation import score_validation
 from bertfit.training.weights import TrainedWeights
 from bertfit.wording import format_count, format_seconds, format_steps
 
@@ -100,18 +97,18 @@ def fit(
     torch.manual_seed(settings.seed)
     try:
         if checkpoints.saved is not None:
-            run.take_up(checkpoints.saved)
+            run.take_up(checkpoints.saved, epochs)
         steps = run.steps(epochs)
         for planned in epochs[run.progress.history.num_epochs :]:
             if run.progress.has_ended or run.patience_is_over():
                 break
             run.finish_epoch(run.train_epoch(steps, len(planned), interruption))
             if interruption.requested:
-                run.leave_if_it_stays([])
+                run.leave_if_it_stays(None)
                 break
     finally:
         weights.release()
-    run.keep_best()
+    run.keep_best(interrupted=interruption.requested)
     return run.outcome(interrupted=interruption.requested)
 
 
@@ -181,6 +178,7 @@ class _Run:
         left = itertools.islice(steps, num_steps - len(seen))
         while len(seen) < num_steps and not (seen and interruption.requested):
             self._take_steps(left, seen, interruption, tell=(task, num_steps))
+            assert len(seen) <= num_steps
             if self.checkpoints.is_due() and len(seen) < num_steps:
                 self._save_state(seen)
         self._heed_recording()
@@ -238,7 +236,15 @@ class _Run:
             predicted, self.train.label_ids[indices], num_labels
         )
         self._settle()
-        probabilities = self._validate()
+        probabilities = score_validation(
+            self.weights,
+            self.validation,
+            settings=self.settings,
+            precision=self.precision,
+            progress=self.progress,
+            listener=self.listener,
+            on_forgotten=self._heed_recording,
+        )
         targets = self.validation.label_ids
         val_ids = probabilities.argmax(axis=1)
         val_acc, val_f1 = accuracy_and_macro_f1(val_ids, targets, num_labels)
@@ -255,10 +261,13 @@ class _Run:
         is_best = best < 0 or rank(epoch) > rank(best)
         if is_best:
             done.best_epoch, done.best_collapse = epoch, collapsed_class(val_ids, targets)
-        # Before the model: an earlier state would need the model that is replaced now.
+        # Before the model: an earlier state would need the model that is replaced now. After an
+        # epoch that was cut short there is none: it would count as a whole one.
         outdated = is_best and self.checkpoints.path.exists()
-        if outdated or self.checkpoints.is_due() or self.checkpoints.stays:
-            self._save_state([])
+        is_wanted = outdated or self.checkpoints.is_due() or self.checkpoints.stays
+        is_saved = self.unfinished is None and is_wanted and self._save_state([])
+        if outdated and not is_saved:
+            self.checkpoints.remove()
         if is_best:
             save_model(self.weights.masters, self.checkpoints.folder)
         self.listener.note(
@@ -273,21 +282,26 @@ class _Run:
         wait_for(self.precision.device)
         self.progress.train_seconds += time.perf_counter() - started
 
-    def leave_if_it_stays(self, seen: list[StepReport]) -> None:
-        """Save the state and end, if the training is to go on later.
+    def leave_if_it_stays(self, seen: list[StepReport] | None) -> None:
+        """End if the training is to go on later, after saving the state unless that was just done.
 
         Raises:
-            FirstInterrupt: So it is.
+            FirstInterrupt: So it is, and there is a state, if only an earlier one.
         """
-        if self.checkpoints.stays and self._save_state(seen):
+        if not self.checkpoints.stays:
+            return
+        if seen is not None:
+            self._save_state(seen)
+        if self.checkpoints.path.exists():
             self.listener.note(
-                f"Interrupted after step {self.progress.num_steps}: its state is saved."
+                f"Interrupted after step {self.progress.num_steps}; the state is saved."
             )
             raise FirstInterrupt
 
-    def take_up(self, saved: SavedState) -> None:
+    def take_up(self, saved: SavedState, epochs: Sequence[Sequence[np.ndarray]]) -> None:
         """Go on from a state, before the first step."""
-        self.progress, self.begun = take_up_state(saved, self.weights, self.precision.device)
+        device = self.precision.device
+        self.progress, self.begun = take_up_state(saved, self.weights, device, epochs)
         done = self.progress
         done.resumed_after.append(done.num_steps)
         self.listener.note(
@@ -299,6 +313,8 @@ class _Run:
         if has_the_best or done.has_ended:
             # The folder may not have it: the state is written first, and calibration comes last.
             save_model(self.weights.masters, self.checkpoints.folder)
+        elif done.best_epoch >= 0 and not any(self.checkpoints.folder.glob("model*.safetensors")):
+            raise explain_damage(saved.path, "the model of its best epoch is missing beside it")
 
     def _save_state(self, seen: list[StepReport]) -> bool:
         """Save the state after the steps of an epoch that were seen; return whether that worked."""
@@ -323,43 +339,6 @@ class _Run:
             self.recording = plan
             self.listener.note(f"Recording: {plan}; the rest is computed as it is written.")
 
-    def _heed_memory_in_scoring(self, tokens: int) -> None:
-        if self.progress.scoring_tokens is None:
-            self.listener.note(SMALLER_PIECES)
-        self.progress.scoring_tokens = tokens
-
-    def _validate(self) -> np.ndarray:
-        with run_as_written():
-            logits = self._score_validation()
-        if not np.isfinite(logits).all():
-            raise TrainingError(
-                "the model gives logits that are not finite on the validation rows",
-                hint=f"{advise_smaller_steps(self.precision)}.",
-            )
-        return softmax(logits)
-
-    def _score_validation(self) -> np.ndarray:
-        """Return the logits (n, C); if not even single texts fit, without recorded passes."""
-        asked, device = self.settings.micro_batch_tokens, self.precision.device
-        while True:
-            budget = scoring_budget(self.progress.max_tokens, asked, on_gpu=device.type == "cuda")
-            try:
-                return score_texts(
-                    self.weights.working,
-                    self.validation.encoded,
-                    precision=self.precision,
-                    pad_id=self.validation.pad_id,
-                    max_tokens=min(budget, self.progress.scoring_tokens or budget),
-                    on_progress=lambda done, all_: self.listener.progress("validating", done, all_),
-                    on_halved=self._heed_memory_in_scoring,
-                )
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self.weights.forget_recorded():
-                    raise
-            self._heed_recording()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""
         patience, num_epochs = self.settings.patience, self.progress.history.num_epochs
@@ -369,15 +348,17 @@ class _Run:
             self.listener.note(f"Stopped early: no better epoch in {waited}.")
         return over
 
-    def keep_best(self) -> None:
+    def keep_best(self, *, interrupted: bool) -> None:
         """Put the weights of the best epoch back into the model, and into the state, if any."""
         done = self.progress
         if done.best_epoch < done.history.num_epochs - 1 and not done.has_ended:
             restore_model(self.weights.masters, self.checkpoints.folder)
         done.has_ended = True
-        # What comes after the training changes the model in the folder.
-        if self.checkpoints.path.exists():
-            self._save_state([])
+        # What comes after the training changes the model in the folder. An interrupted one is over.
+        is_whole = not interrupted or done.history.num_epochs == self.num_epochs
+        is_whole = is_whole and self.unfinished is None
+        if self.checkpoints.path.exists() and not (is_whole and self._save_state([])):
+            self.checkpoints.remove()
 
     def outcome(self, *, interrupted: bool) -> TrainingOutcome:
         """Sum up."""

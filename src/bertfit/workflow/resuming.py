@@ -6,9 +6,14 @@ Only a training of the same rows and settings would have taken the steps that ar
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bertfit.config import ResolvedSettings
 from bertfit.environment import describe_environment
@@ -18,8 +23,11 @@ from bertfit.run_directory import Staging, adopt_folder, stage_run
 from bertfit.wording import list_some
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from bertfit.training.checkpoints import Checkpoints, SavedState
     from bertfit.workflow.log import LogKeeper
+    from bertfit.workflow.preparing import PreparedModel
     from bertfit.workflow.rows import PreparedRows
 
 _WITHOUT_EFFECT = {
@@ -41,6 +49,7 @@ def open_folder(
     resume: bool,
     resolved: ResolvedSettings,
     rows: PreparedRows,
+    model: PreparedModel,
     log: LogKeeper,
 ) -> tuple[ResolvedSettings, Staging, Checkpoints]:
     """Return where a run is made: a new folder, or that of the training to go on with.
@@ -52,6 +61,7 @@ def open_folder(
             is interrupted.
         resolved: All settled but `compile`.
         rows: Of the training.
+        model: Prepared for it, with the encoded rows.
         log: Goes on from that of the other training.
 
     Returns:
@@ -63,7 +73,7 @@ def open_folder(
     """
     from bertfit.training.checkpoints import Checkpoints  # imports torch
 
-    known_by = _identify(resolved, rows)
+    known_by = _identify(resolved, rows, model)
     saved = _find_fitting(output, known_by) if resume else None
     if saved is None:
         staging = stage_run(output, overwrite=overwrite)
@@ -78,7 +88,7 @@ def open_folder(
         if budget != resolved.settings.micro_batch_tokens:
             origin = f"{resolved.origins[_BUDGET]}, when the training began"
             resolved = resolved.settle(_BUDGET, budget, origin=origin)
-            known_by = _identify(resolved, rows)
+            known_by = _identify(resolved, rows, model)
     return (
         resolved,
         staging,
@@ -93,9 +103,14 @@ def open_folder(
     )
 
 
-def _identify(resolved: ResolvedSettings, rows: PreparedRows) -> dict[str, Any]:
+def _identify(
+    resolved: ResolvedSettings, rows: PreparedRows, model: PreparedModel
+) -> dict[str, Any]:
     """Return what a training is known by, of JSON's types."""
-    settings = dataclasses.asdict(resolved.settings)
+    import torch
+
+    settings, environment = dataclasses.asdict(resolved.settings), describe_environment()
+    environment["hardware"]["num_threads"] = torch.get_num_threads()
     origin = resolved.origins[_BUDGET]
     return {
         "settings": {
@@ -105,8 +120,10 @@ def _identify(resolved: ResolvedSettings, rows: PreparedRows) -> dict[str, Any]:
             "training rows": rows.train.fingerprint(),
             "validation rows": rows.validation.fingerprint(),
             "labels": list(rows.label_names),
+            "configuration of the model": _digest_config(model.classifier.model.config),
+            "token ids": _digest_tokens(model),
         },
-        "environment": describe_environment(),
+        "environment": environment,
         "is_budget_given": not (origin.startswith("default") or "measured" in origin),
     }
 
@@ -119,13 +136,19 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
     """
     from bertfit.training.checkpoints import read_state
 
-    refused = []
-    for path in find_states(output):
+    left, held = find_states(output)
+    refused = [f"{path.parent} is in use, or cannot be locked" for path in held]
+    for path in left:
         try:
             saved = read_state(path)
             differing = list(_compare(saved.belongs_to, known_by))
+            list(_note_differences(saved.belongs_to["environment"], known_by["environment"]))
+            _check_log(saved.kept)
         except RunError as error:
             refused.append(error.message)
+            continue
+        except (AttributeError, KeyError, TypeError, ValueError):
+            refused.append(f"{path} is damaged")
             continue
         if not differing:
             return saved
@@ -133,8 +156,9 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
     if refused:
         raise RunError(
             "no training that was left is this one: " + "; ".join(refused),
-            hint="Give the command that the training began with, and --resume; or train from the "
-            "beginning, without --resume. What was left stays where it is.",
+            hint="Give the command that the training began with, and --resume, once no process is "
+            "training it any more; or train from the beginning, without --resume. What was left "
+            "stays where it is.",
         )
     return None
 
@@ -149,6 +173,40 @@ def _compare(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
         before = left["settings"].get(name)
         if before != value and not (name == _BUDGET and may_vary):
             yield f"{name} ({before}, here {value})"
+
+
+def _check_log(kept: Mapping[str, Any]) -> None:
+    """Check what `LogKeeper` goes on from.
+
+    Raises:
+        KeyError: An entry is missing.
+        ValueError: An entry is of a wrong type.
+    """
+    lines, seconds = kept["lines"], kept["seconds"]
+    are_lines = isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+    if not are_lines or not isinstance(seconds, float) or not math.isfinite(seconds):
+        message = "the log is damaged"
+        raise ValueError(message)
+
+
+def _digest_config(config: PretrainedConfig) -> str:
+    """Return a digest of what decides how a model computes, and not where it was loaded from."""
+    entries = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in {"_name_or_path", "transformers_version"}
+    }
+    written = json.dumps(entries, sort_keys=True, default=str)
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _digest_tokens(model: PreparedModel) -> str:
+    """Return a digest of the token ids of all rows."""
+    digest = hashlib.sha256()
+    for part in (model.train, model.validation):
+        digest.update(np.ascontiguousarray(part.encoded.lengths, np.int64).tobytes())
+        digest.update(np.ascontiguousarray(part.encoded.token_ids).data)
+    return digest.hexdigest()
 
 
 def _note_differences(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:

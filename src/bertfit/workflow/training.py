@@ -130,7 +130,13 @@ def _make_and_publish(
 
     resolved, rows, model = prepared
     resolved, staging, checkpoints = open_folder(
-        output, overwrite=overwrite, resume=resume, resolved=resolved, rows=rows, log=log
+        output,
+        overwrite=overwrite,
+        resume=resume,
+        resolved=resolved,
+        rows=rows,
+        model=model,
+        log=log,
     )
     with keeping_the_model(staging, log, stays=resume):
         finished = make_run(
