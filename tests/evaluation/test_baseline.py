@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from bertfit.evaluation import lexical, ngrams, threads, tuning
 from bertfit.evaluation.baseline import (
     BASELINE_NAME,
     MAJORITY_NAME,
+    MAX_LOGITS,
+    MAX_ROWS,
     NAIVE_BAYES_NAME,
     LexicalBaseline,
     _choose_rows,
     fit_baselines,
+    foresee_long_fits,
     predict_with_baselines,
     run_baselines,
 )
@@ -271,20 +275,90 @@ def test_threads_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_progress_rises_to_its_end() -> None:
-    rows, told = (TEXTS, LABEL_IDS), []
-    run_baselines(
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the time that progress is measured by, which only stands or is set."""
+    now = [0.0]
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.mark.parametrize("most_classes", [1, 2])
+def test_progress_counts_the_fits_that_are_done_and_the_scoring(
+    monkeypatch: pytest.MonkeyPatch, clock: list[float], most_classes: int
+) -> None:
+    """NB-SVM is skipped with more classes than it takes; counting, which is quick, is no fit."""
+    fits, told, try_out = [], [], lexical._try
+
+    def count(*args):
+        fits.append(args)
+        return try_out(*args)
+
+    monkeypatch.setattr(lexical, "_try", count)
+    monkeypatch.setattr("bertfit.evaluation.baseline.MAX_CLASSES_OF_NAIVE_BAYES", most_classes)
+    rows = (TEXTS, LABEL_IDS)
+    results = run_baselines(
         rows,
         rows,
         test=rows,
         label_names=["neg", "pos"],
         seed=0,
-        on_progress=lambda done, total: told.append(done / total),
+        on_progress=lambda *counts: told.append(counts),
     )
-    assert told[0] == 0
-    assert told[-1] == 1
-    assert told == sorted(told)
-    assert len(set(told)) > 10
+    assert len(results.results) == 1 + most_classes
+    num_searches = 1 + most_classes
+    assert told[:2] == [(0, None), (0, 3 * num_searches + 1)]
+    assert told[-1] == (len(fits) + 1, len(fits) + 1)
+    assert len(fits) > 3 * num_searches  # one of the searches went on
+    assert [done for done, _ in told[1:]] == list(range(len(fits) + 2))
+    totals = [total for _, total in told[1:]]
+    assert totals == sorted(totals)
+    assert all(done < total for done, total in told[1:-1])
+
+
+def test_progress_ends_where_nothing_is_fitted() -> None:
+    told, rows = [], (["", " "], [0, 1])
+    run_baselines(
+        rows,
+        rows,
+        test=None,
+        label_names=["neg", "pos"],
+        seed=0,
+        on_progress=lambda *counts: told.append(counts),
+    )
+    assert told == [(0, None), (1, 1)]
+
+
+def test_fits_that_end_together_are_reported_together(clock: list[float]) -> None:
+    """Two threads end two fits of 70 seconds within one, which is no fit a second."""
+    told: list[tuple[int, int | None]] = []
+    progress = tuning.FitProgress(lambda *counts: told.append(counts))
+    clock[0] = 1000.0
+    progress.tell(0, 6)
+    for done, ended in enumerate([70, 71, 140, 141, 210, 211], start=1):
+        clock[0] = 1000.0 + ended
+        progress.tell(done, 6)
+    progress.end()
+    assert told == [(0, 7), (1, 7), (3, 7), (5, 7), (7, 7)]
+
+
+def test_fits_that_end_evenly_are_all_reported(clock: list[float]) -> None:
+    told: list[int] = []
+    progress = tuning.FitProgress(lambda done, _: told.append(done))
+    for done in range(7):
+        clock[0] = 8.0 * done
+        progress.tell(done, 6)
+    assert told == list(range(7))
+
+
+def test_a_search_that_goes_on_raises_the_total_before_its_end_is_told() -> None:
+    told: list[tuple[int, int]] = []
+
+    def try_out(inverse: float) -> lexical.Trial:
+        return lexical.Trial(None, loss=abs(np.log(inverse / 1000.0)), seconds=0.0)
+
+    tuning.tune([try_out], on_progress=lambda *counts: told.append(counts))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 4), (4, 5), (5, 5)]
 
 
 def test_results_can_be_written_as_json(results) -> None:
@@ -352,6 +426,50 @@ def test_many_rows_are_cut_and_the_cut_is_noted() -> None:
     rows = (TEXTS * 5, LABEL_IDS * 5)
     results = run_baselines(rows, rows, test=None, label_names=["neg", "pos"], seed=0, max_rows=10)
     assert {one.note for one in results.results} == {None, "fitted on 10 of 30 rows"}
+
+
+def test_with_many_classes_fewer_rows_are_fitted_as_evenly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fit computes a logit for each row and class: 90,000 rows of 500 classes took a minute."""
+    monkeypatch.setattr("bertfit.evaluation.baseline.MAX_LOGITS", 4 * 8 + 3)
+    label_ids = np.arange(40) % 4 + 1  # of the six classes, four have rows
+    rows = ([f"word{label_id} and" for label_id in label_ids], label_ids)
+    for max_rows, num_fitted in ((100, 8), (4, 4), (None, 40)):
+        _, *fitted = fit_baselines(rows, rows, num_labels=6, seed=0, max_rows=max_rows)
+        cut = None if num_fitted == 40 else f"fitted on {num_fitted} of 40 rows"
+        assert {one.note for one in fitted} == {cut}
+        assert fitted[0].class_shares.tolist() == [0, 0.25, 0.25, 0.25, 0.25, 0]
+
+
+def test_up_to_167_classes_the_classes_cut_no_row() -> None:
+    assert MAX_LOGITS // 168 < MAX_ROWS <= MAX_LOGITS // 167
+
+
+@pytest.mark.parametrize(
+    ("num_texts", "num_classes", "told"),
+    [
+        (1000, 2, None),  # of two classes, only one has weights
+        (1001, 2, "1,001 rows of 2 classes"),
+        (333, 3, None),
+        (334, 3, "334 rows of 3 classes"),
+        (5000, 3, "2,000 rows of 3 classes"),
+    ],
+)
+def test_fits_of_much_text_and_many_classes_are_foreseen_to_be_long(
+    monkeypatch: pytest.MonkeyPatch, num_texts: int, num_classes: int, told: str | None
+) -> None:
+    monkeypatch.setattr("bertfit.evaluation.baseline.LONG_WORK", 1000 * len("a film"))
+    monkeypatch.setattr("bertfit.evaluation.baseline.MAX_ROWS", 3000)
+    monkeypatch.setattr("bertfit.evaluation.baseline.MAX_LOGITS", 6000)
+    sentence = None if told is None else f"Fitting the baselines may take minutes ({told})."
+    train = (["a film"] * num_texts, np.arange(num_texts) % num_classes)
+    assert foresee_long_fits(train) == sentence
+
+
+def test_no_text_at_all_is_not_foreseen_to_be_long() -> None:
+    """The fitting refuses it, in words."""
+    assert foresee_long_fits(([], [])) is None
 
 
 def test_with_many_classes_the_commonest_ngrams_are_used(monkeypatch: pytest.MonkeyPatch) -> None:

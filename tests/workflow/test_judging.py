@@ -1,14 +1,17 @@
-"""Comparison with the baseline on the test rows: groups are resampled whole, with leaks or not."""
+"""Judging: what Ctrl-C leaves, and the comparison with the baseline, with groups and leaks."""
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bertfit.data.gate import GateReport
+from bertfit.evaluation import baseline
 from bertfit.evaluation.metrics import score
+from bertfit.training.interruption import Interruption
 from bertfit.workflow import judging
 
 NAMES = ("neg", "pos")
@@ -94,3 +97,67 @@ def test_that_no_threshold_is_applied_is_told_after_the_verdict(leaked):
     assert plain.startswith("On the 5 test rows without leaks ") == bool(leaked)
     told = "Both predict the more probable class here; the model's threshold is not applied."
     assert decided == f"{plain} {told}"
+
+
+class Recorder:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.notes, self.told = [], []
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.told.append((task, done, total))
+
+
+@pytest.mark.parametrize("last", [("baselines", 0, None), ("baselines", 2, 7)])
+def test_baselines_that_ctrl_c_ends_leave_no_bar(last):
+    """It would stand there, and seem to go on, while the run is written."""
+    listener, interruption = Recorder(), Interruption()
+
+    def fit(told):
+        told.progress("baselines", 0, None)
+        told.progress(*last)
+        interruption.hear(signal.SIGINT, None)
+
+    rows = SimpleNamespace(test=None)
+    judged = judging.judge(
+        rows, None, fit_baselines=fit, listener=listener, interruption=interruption
+    )
+    assert judged.interrupted
+    assert listener.notes == ["Interrupted: the baselines were not fitted."]
+    assert listener.told[-2:] == [last, ("baselines", last[1], last[1])]
+
+
+def test_only_the_bar_of_work_that_ctrl_c_ends_is_left_to_end(monkeypatch):
+    listener, interruption = Recorder(), Interruption()
+
+    def score_rows(_classifier, _test, *, listener):
+        listener.note("Scoring.")
+        listener.progress("encoding", 5, 5)
+        listener.progress("scoring", 3, 5)
+        interruption.hear(signal.SIGINT, None)
+
+    monkeypatch.setattr(judging, "evaluate_classifier", score_rows)
+    model, rows = SimpleNamespace(classifier=None), SimpleNamespace(test=object())
+    judging.judge(rows, model, fit_baselines=None, listener=listener, interruption=interruption)
+    assert listener.notes[0] == "Scoring."
+    assert listener.told == [("encoding", 5, 5), ("scoring", 3, 5), ("scoring", 3, 3)]
+
+
+@pytest.mark.parametrize("most", [1, 10_000])
+def test_before_long_fits_it_is_told_how_to_leave_them_out(monkeypatch, most):
+    listener, at = Recorder(), []
+    monkeypatch.setattr(baseline, "LONG_WORK", most)
+    monkeypatch.setattr(
+        judging, "run_baselines", lambda *_, **options: at.append(len(listener.notes))
+    )
+    part = SimpleNamespace(texts=["a", "b"], labels=["n", "p"], groups=[])
+    rows = SimpleNamespace(train=part, validation=part, test=None, label_names=("n", "p"))
+    judging.baseline_fitter(rows, 0)(listener)
+    told = "Fitting the baselines may take minutes (2 rows of 2 classes)."
+    noted = [f"{told} --no-baseline leaves them out."] if most == 1 else []
+    assert listener.notes == noted
+    assert at == [len(noted)]  # before, not after

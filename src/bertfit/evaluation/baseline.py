@@ -7,7 +7,6 @@ of the best one on validation. The comparison of a model with it is in compariso
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ from bertfit.evaluation.lexical import (
 from bertfit.evaluation.metrics import Scores, score
 from bertfit.evaluation.ngrams import Counts, NgramCounter, learn_ngrams
 from bertfit.evaluation.threads import run_in_threads
-from bertfit.evaluation.tuning import INVERSE_REGULARIZATIONS, tune
+from bertfit.evaluation.tuning import FitProgress, tune
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -41,6 +40,11 @@ NAIVE_BAYES_NAME = "NB-SVM"
 MAJORITY_NAME = "majority class"
 MAX_ROWS = 100_000
 """More training rows are subsampled: they improve n-grams little, and cost memory."""
+MAX_LOGITS = 2**24
+"""Most logits, rows times classes, of a fit, which computes all of them in each iteration. With
+more than 167 classes, fewer rows are used: a fit of 90,000 rows and 500 classes took a minute."""
+LONG_WORK = 50_000_000
+"""Characters of the fitted texts times classes: with more, all fits take minutes on one core."""
 MAX_CLASSES_OF_NAIVE_BAYES = 200
 """NB-SVM fits one classifier per class; it is skipped if there are more classes."""
 
@@ -123,6 +127,21 @@ class BaselineResults:
         }
 
 
+def foresee_long_fits(train: tuple[Sequence[str], ArrayLike]) -> str | None:
+    """Return a sentence with the rows and classes if fitting the baselines takes minutes, or None.
+
+    Args:
+        train: Texts and (n,) label ids.
+    """
+    texts, label_ids = train
+    num_classes = len(np.unique(label_ids))
+    num_rows = min(len(texts), MAX_ROWS, MAX_LOGITS // max(num_classes, 1))
+    num_characters = sum(map(len, texts)) * num_rows // max(len(texts), 1)
+    if num_characters * (1 if num_classes == 2 else num_classes) <= LONG_WORK:
+        return None
+    return f"Fitting the baselines may take minutes ({num_rows:,} rows of {num_classes:,} classes)."
+
+
 def run_baselines(
     train: tuple[Sequence[str], ArrayLike],
     validation: tuple[Sequence[str], ArrayLike],
@@ -132,7 +151,7 @@ def run_baselines(
     seed: int,
     test_groups: ArrayLike | None = None,
     max_rows: int | None = MAX_ROWS,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int | None], None] | None = None,
 ) -> BaselineResults:
     """Fit all baselines, tune them on the validation rows, and score the validation and test rows.
 
@@ -147,8 +166,10 @@ def run_baselines(
         label_names: The C names, in the order of their ids.
         seed: Seed for subsampling to `max_rows`.
         test_groups: (n_test,) group of each test row, resampled whole for the intervals; or None.
-        max_rows: Maximum number of rows to fit on, stratified by class.
-        on_progress: Called with (done, total) after each piece of work.
+        max_rows: Maximum number of rows to fit on, stratified by class; with many classes,
+            `MAX_LOGITS` allows fewer. None sets no limit at all.
+        on_progress: Called with (done, total) fits, of which the total may grow, and the scoring;
+            before the fits are known, with (0, None).
 
     Raises:
         ConfigError: `max_rows` is below 1.
@@ -157,7 +178,8 @@ def run_baselines(
     Source:
         Wang & Manning 2012, "Baselines and Bigrams".
     """
-    start = time.perf_counter()
+    start, progress = time.perf_counter(), FitProgress(on_progress)
+    progress.begin()
     num_labels = len(label_names)
     parts = [validation] if test is None else [validation, test]
     judging = [_check_rows(*part, num_labels=num_labels) for part in parts]
@@ -167,7 +189,7 @@ def run_baselines(
         num_labels=num_labels,
         seed=seed,
         max_rows=max_rows,
-        on_progress=on_progress,
+        on_progress=progress.tell,
     )
     scored = [predict_with_baselines(baselines, texts) for texts, _ in judging]
     ids_of_parts = [label_ids for _, label_ids in judging]
@@ -176,8 +198,7 @@ def run_baselines(
         for place, baseline in enumerate(baselines)
     ]
     results.sort(key=lambda one: (-one.validation.accuracy, one.validation.log_loss))
-    if on_progress is not None:
-        on_progress(1, 1)
+    progress.end()
     return BaselineResults(tuple(results), time.perf_counter() - start)
 
 
@@ -188,7 +209,7 @@ def fit_baselines(
     num_labels: int,
     seed: int,
     max_rows: int | None = MAX_ROWS,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[LexicalBaseline]:
     """Fit all baselines, each tuned on the validation rows; the majority class comes first.
 
@@ -196,24 +217,20 @@ def fit_baselines(
     class has rows, only the majority class is returned. In both cases, `note` says so. Fits run in
     parallel, one per core.
 
-    Arguments, errors and sources are those of `run_baselines`.
+    Arguments, errors and sources are those of `run_baselines`, but `on_progress` is that of `tune`.
     """
-    tell = _count_progress(on_progress)
     rows = _check_rows(*train, num_labels=num_labels)
     texts, label_ids, cut = _cut_rows(*rows, max_rows=max_rows, seed=seed)
     judging = _check_rows(*validation, num_labels=num_labels)
     shares: NDArray[np.float64] = np.bincount(label_ids, minlength=num_labels) / len(label_ids)
-    tell()
     counter, counts = learn_ngrams(texts)
-    tell()
     obstacle = _find_obstacle(counter, shares)
     majority = LexicalBaseline(MAJORITY_NAME, shares, note=obstacle)
     if obstacle is not None:
         return [majority]
     labelled = ((counts, label_ids), (counter.count(judging[0]), judging[1]))
-    tell()
     searches = _list_searches(*labelled, num_labels=num_labels)
-    found = tune(list(run_in_threads(prepare for _, prepare in searches)), on_trial=tell)
+    found = tune(list(run_in_threads(prepare for _, prepare in searches)), on_progress=on_progress)
     trials: dict[str, list[Trial]] = {}
     for (name, _), tried in zip(searches, found, strict=True):
         trials.setdefault(name, []).extend(tried)
@@ -241,18 +258,6 @@ def predict_with_baselines(
     chunks = (texts[start : start + _CHUNK_SIZE] for start in starts)
     pieces = run_in_threads(functools.partial(predict, chunk) for chunk in chunks)
     return [np.concatenate(piece) for piece in zip(*pieces, strict=True)]
-
-
-def _count_progress(on_progress: Callable[[int, int], None] | None) -> Callable[[], None]:
-    """Return a callback that reports one more piece of work: two counts, all fits, the scoring."""
-    total = 3 + len(INVERSE_REGULARIZATIONS) * (len(CHARACTER_WEIGHTS) + 1)
-    pieces = itertools.count()
-
-    def tell() -> None:
-        if on_progress is not None:
-            on_progress(min(next(pieces), total - 1), total)
-
-    return tell
 
 
 def _list_searches(
@@ -349,7 +354,9 @@ def _check_rows(
 def _cut_rows(
     texts: Sequence[str], label_ids: NDArray[np.int64], *, max_rows: int | None, seed: int
 ) -> tuple[Sequence[str], NDArray[np.int64], str | None]:
-    """Return at most `max_rows` rows, and a note if there were more."""
+    """Return at most `max_rows` rows, fewer with many classes, and a note if there were more."""
+    if max_rows is not None:
+        max_rows = min(max_rows, MAX_LOGITS // len(np.unique(label_ids)))
     chosen = _choose_rows(label_ids, max_rows, seed=seed)
     if len(chosen) == len(texts):
         return texts, label_ids, None

@@ -9,7 +9,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from bertfit.evaluation.baseline import BaselineResult, BaselineResults, run_baselines
+from bertfit.evaluation.baseline import (
+    BaselineResult,
+    BaselineResults,
+    foresee_long_fits,
+    run_baselines,
+)
 from bertfit.evaluation.comparison import Comparison, compare_with_baseline
 from bertfit.evaluation.interval import intervals_to_json
 from bertfit.labels import encode_labels
@@ -47,16 +52,14 @@ def judge(
     interruption: Interruption,
 ) -> Judged:
     """Score the test rows and fit the baselines; the first Ctrl-C skips what is not done yet."""
-    judged = Judged()
+    judged, told = Judged(), _OpenBars(listener)
     try:
         with interruption.raise_first():
             interruption.raise_if_requested()
             if rows.test is not None:
-                judged.evaluation = evaluate_classifier(
-                    model.classifier, rows.test, listener=listener
-                )
+                judged.evaluation = evaluate_classifier(model.classifier, rows.test, listener=told)
             if fit_baselines is not None:
-                judged.baselines = fit_baselines(listener)
+                judged.baselines = fit_baselines(told)
                 _note_baselines(judged.baselines, listener)
     except FirstInterrupt:
         judged.interrupted = True
@@ -64,7 +67,32 @@ def judge(
             listener.note("Interrupted: the baselines were not fitted.")
         if rows.test is not None and judged.evaluation is None:
             listener.note("Interrupted: the test rows were not scored; bertfit evaluate does that.")
+        told.end()
     return judged
+
+
+class _OpenBars:
+    """A listener that passes everything on, and ends the bars of work that Ctrl-C left undone.
+
+    They would stand there, and seem to go on, while the run is written.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._done: dict[str, int] = {}
+
+    def note(self, text: str) -> None:
+        self._listener.note(text)
+
+    def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
+        self._done[task] = done
+        self._listener.progress(task, done, total, detail)
+        if done == total:
+            del self._done[task]
+
+    def end(self) -> None:
+        for task, done in self._done.items():
+            self._listener.progress(task, done, done)
 
 
 def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
@@ -76,6 +104,8 @@ def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
             return found[0]
         parts = [rows.train, rows.validation, *([rows.test] if rows.test is not None else [])]
         labelled = [(part.texts, encode_labels(part.labels, rows.label_names)) for part in parts]
+        if (foreseen := foresee_long_fits(labelled[0])) is not None:
+            listener.note(f"{foreseen} --no-baseline leaves them out.")
         results = run_baselines(
             labelled[0],
             labelled[1],
