@@ -897,7 +897,7 @@ def interrupt_in(monkeypatch):
 
 WHILE_FITTING = [
     (trainer.TrainedWeights, "release"),
-    (trainer._Run, "restore_best"),
+    (trainer._Run, "keep_best"),
 ]
 AFTER_FITTING = [
     (trainer._Run, "outcome"),
