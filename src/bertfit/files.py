@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -90,7 +91,8 @@ def _take_permissions(target: Path, part: Path) -> None:
 def raising_system_errors(place: Path) -> Iterator[None]:
     """Raise an OSError where a library in Rust (tokenizers, safetensors) failed to write.
 
-    Such libraries raise errors of their own kind, and only the text has the system's error code.
+    Such libraries raise errors of their own kind, and only the text has the system's error code, if
+    anything has it.
 
     Args:
         place: What was to be written, or its folder; it is named in the error.
@@ -102,9 +104,11 @@ def raising_system_errors(place: Path) -> Iterator[None]:
         yield
     except Exception as error:
         found = re.search(r"\(os error (\d+)\)", str(error))
-        if found is None or isinstance(error, OSError):
+        has_no_code = found is None and type(error).__name__ != "SafetensorError"
+        if has_no_code or isinstance(error, OSError):
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(place)) from error
+        code = errno.EIO if found is None else int(found[1])
+        raise OSError(code, os.strerror(code), str(place)) from error
 
 
 def digest_file(path: Path) -> str:

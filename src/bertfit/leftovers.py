@@ -37,15 +37,18 @@ def make_held_folder(place: Path, prefix: str) -> tuple[Path, contextlib.ExitSta
 
 def hold_folder(folder: Path) -> contextlib.ExitStack | None:
     """Lock a folder that was left, until the stack is closed; None if it is or may be in use."""
-    if may_be_held(folder):
-        return None
-    import fcntl
+    try:
+        import fcntl
 
-    hold, descriptor = contextlib.ExitStack(), os.open(folder, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (ImportError, OSError):
+        return None
+    hold = contextlib.ExitStack()
     hold.callback(os.close, descriptor)
     try:
+        # The same kind of lock as the holder's. An error means held, or locks are unsupported.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # another process was quicker
+    except OSError:
         hold.close()
         return None
     return hold
@@ -77,17 +80,7 @@ def measure_folder(folder: Path) -> int:
 
 def may_be_held(folder: Path) -> bool:
     """Return whether a folder is locked, or that cannot be known."""
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except (ImportError, OSError):
-        return True
-    try:
-        # The same kind of lock as the holder's. An error means held, or locks are unsupported.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    hold = hold_folder(folder)
+    if hold is not None:
+        hold.close()
+    return hold is None

@@ -24,6 +24,7 @@ from bertfit.training.interruption import FirstInterrupt, catch_interrupts
 from bertfit.training.reports import StepReport, join_reports, split_reports
 from bertfit.training.state import Progress, save_state, take_up_state
 from bertfit.training.trainer import fit
+from tests.step_listener import StepListener
 
 ALWAYS = 1e-9
 """Minutes after which another state is due: after each step."""
@@ -33,23 +34,6 @@ STEPS_PER_EPOCH = 3
 
 class Killed(Exception):  # noqa: N818 (what happens to a training, not a fault)
     """Ends a training at once, as far as its files are concerned."""
-
-
-class Listener:
-    """Counts steps and calls `on_step` with the number of each, and `on_note` with each note."""
-
-    def __init__(self, on_step=lambda step: None, on_note=lambda text: None):
-        self.notes, self.num_steps, self.on_step, self.on_note = [], 0, on_step, on_note
-
-    def note(self, text):
-        self.notes.append(text)
-        self.on_note(text)
-
-    def progress(self, task, done, total, detail=""):
-        assert done <= total
-        if detail:  # not the start of an epoch, nor validation
-            self.num_steps += 1
-            self.on_step(self.num_steps)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +56,7 @@ def train(model_dir, encode_reviews, make_reviews, tmp_path):
         loaded = load_classifier(str(model_dir), ["neg", "pos"], dropout=settings.dropout)
         if settings.fast_path == "auto":
             plug_in(loaded.model, torch.device("cpu"))
-        listener = listener or Listener()
+        listener = listener or StepListener()
         with catch_interrupts() as interruption:
             outcome = fit(
                 loaded.model,
@@ -108,7 +92,7 @@ def kill_at(step):
         if number == step:
             raise Killed
 
-    return Listener(on_step)
+    return StepListener(on_step)
 
 
 def assert_same(found, whole):
@@ -230,7 +214,7 @@ def test_it_may_be_killed_while_the_model_of_an_epoch_is_written(
 
     monkeypatch.setattr(trainer, "save_model", save)
     monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: epoch)
-    found = go_on(Listener())
+    found = go_on(StepListener())
     assert found[0].best_epoch == 2
     monkeypatch.undo()
     for name, tensor in load_file(tmp_path / "killed" / "model.safetensors").items():
@@ -264,7 +248,7 @@ def test_a_training_that_stopped_early_does_not_go_on(train, tmp_path, monkeypat
             raise Killed
 
     with pytest.raises(Killed):
-        train(place, listener=Listener(on_note=on_note), patience=1)
+        train(place, listener=StepListener(on_note=on_note), patience=1)
     saved = read_state(place.path)
     outcome, _, listener = train(Checkpoints(place.folder, saved=saved), patience=1)
     assert listener.num_steps == 0
@@ -277,7 +261,7 @@ def test_an_interrupted_training_that_stays_goes_on(train, go_on, step):
         if number == step:
             signal.raise_signal(signal.SIGINT)
 
-    interrupted = Listener(on_step)
+    interrupted = StepListener(on_step)
     found = go_on(interrupted, stays=True)
     assert interrupted.notes[-1] == f"Interrupted after step {step}; the state is saved."
     assert_same(found, train())
@@ -290,7 +274,7 @@ def test_an_end_that_is_requested_in_validation_comes_after_it(train, go_on):
         if text.startswith("Epoch 1"):
             signal.raise_signal(signal.SIGINT)
 
-    assert_same(go_on(Listener(on_note=on_note), stays=True), train())
+    assert_same(go_on(StepListener(on_note=on_note), stays=True), train())
 
 
 def test_on_a_full_disk_the_training_goes_on_without_a_state(train, tmp_path, monkeypatch):
@@ -318,7 +302,7 @@ def test_an_interruption_with_a_full_disk_ends_the_training_cleanly(train, tmp_p
 
     monkeypatch.setattr(checkpoints.os, "fsync", fill)
     place = Checkpoints(tmp_path / "full", stays=True)
-    listener = Listener(lambda step: step == 2 and signal.raise_signal(signal.SIGINT))
+    listener = StepListener(lambda step: step == 2 and signal.raise_signal(signal.SIGINT))
     outcome, _, _ = train(place, listener=listener)
     assert outcome.interrupted
     assert outcome.history.num_epochs == 1
@@ -421,7 +405,7 @@ def test_the_time_of_recordings_counts_on(tmp_path):
     )
     place, device = Checkpoints(tmp_path), torch.device("cpu")
     progress = Progress(max_tokens=16, recording_seconds=1.5)
-    assert save_state(place, weights, device, progress=progress, seen=[], listener=Listener())
+    assert save_state(place, weights, device, progress=progress, seen=[], listener=StepListener())
     found, _ = take_up_state(read_state(place.path), weights, device, epochs=[])
     assert found == progress
     assert weights.recorded.seconds == 1.5
@@ -447,7 +431,7 @@ def test_an_interrupted_training_on_a_full_disk_goes_on_from_an_earlier_state(
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(FirstInterrupt):
-        train(place, listener=Listener(on_step))
+        train(place, listener=StepListener(on_step))
     monkeypatch.setattr(checkpoints.os, "fsync", real)
     saved = read_state(place.path)
     assert saved.progress["num_steps"] == STEPS_PER_EPOCH
@@ -460,7 +444,7 @@ def test_a_training_that_was_cut_short_leaves_no_state_that_counts_as_whole(
 ):
     """It is ended by a first signal without --resume, and killed while the run is made of it."""
     place = Checkpoints(tmp_path / "cut", minutes=ALWAYS)
-    interrupt = Listener(lambda step: step == 5 and signal.raise_signal(signal.SIGINT))
+    interrupt = StepListener(lambda step: step == 5 and signal.raise_signal(signal.SIGINT))
 
     def kill(*_args, **_options):
         raise Killed
@@ -507,7 +491,7 @@ def test_at_an_interrupt_the_state_is_written_once(train, tmp_path, monkeypatch)
     monkeypatch.setattr(Checkpoints, "write", write)
     for step, expected in ((2, 1), (STEPS_PER_EPOCH, 1)):
         written.clear()
-        listener = Listener(
+        listener = StepListener(
             lambda number, step=step: number == step and signal.raise_signal(signal.SIGINT)
         )
         with pytest.raises(FirstInterrupt):

@@ -14,36 +14,23 @@ import bertfit
 from bertfit import run_directory
 from bertfit.config import resolve_settings
 from bertfit.errors import ConfigError, RunError, TrainingError
+from bertfit.inference.confidence import UNCALIBRATED_NAME
 from bertfit.leftovers import hold_folder
 from bertfit.run_directory import read_record
-from bertfit.run_files import STATE_NAME
+from bertfit.run_files import STATE_NAME, WRITTEN_AFTER_TRAINING
 from bertfit.training.checkpoints import read_state
 from bertfit.training.interruption import TrainingLeft
 from bertfit.workflow import judging, making, resuming
+from bertfit.workflow.learned import DIGESTS_NAME
+from tests.step_listener import StepListener
 
 SMALL = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "dtype": "float32"}
 ALWAYS = 1e-9
 """Minutes after which another state is due: after each step."""
 
 
-class Recorder:
-    """A listener that keeps what it hears, and calls `on_step` with the number of each step."""
-
-    def __init__(self, on_step=lambda step: None, on_note=lambda text: None):
-        self.notes, self.num_steps, self.on_step, self.on_note = [], 0, on_step, on_note
-
-    def note(self, text):
-        self.notes.append(text)
-        self.on_note(text)
-
-    def progress(self, task, done, total, detail=""):
-        if detail.startswith("loss"):
-            self.num_steps += 1
-            self.on_step(self.num_steps)
-
-
 def interrupt_at(step):
-    return Recorder(lambda number: number == step and signal.raise_signal(signal.SIGINT))
+    return StepListener(lambda number: number == step and signal.raise_signal(signal.SIGINT))
 
 
 @pytest.fixture
@@ -74,7 +61,7 @@ def find_state(output):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_run(train, left, tmp_path):
-    listener = Recorder()
+    listener = StepListener()
     result = train(left, resume=True, listener=listener)
     whole = train(tmp_path / "whole")
     assert listener.num_steps == 15 - 7
@@ -111,7 +98,7 @@ def test_what_is_left_says_how_to_go_on(left):
 
 
 def test_a_new_training_says_what_was_left_unless_it_goes_on_with_it(train, left):
-    resumed, anew = Recorder(), Recorder()
+    resumed, anew = StepListener(), StepListener()
     train(left.parent / "run", listener=anew, epochs=1)
     assert "add --resume to the command that began it" in anew.notes[0]
     shutil.rmtree(left)
@@ -120,7 +107,7 @@ def test_a_new_training_says_what_was_left_unless_it_goes_on_with_it(train, left
 
 
 def test_with_nothing_left_it_starts_from_the_beginning(train, tmp_path):
-    listener = Recorder()
+    listener = StepListener()
     train(tmp_path / "run", resume=True, epochs=1, listener=listener)
     assert (
         "No training was left to go on with: this one starts from the beginning." in listener.notes
@@ -207,7 +194,9 @@ def test_the_second_interrupt_leaves_the_last_state(train, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(TrainingLeft):
-        train(tmp_path / "run", resume=True, checkpoint_minutes=ALWAYS, listener=Recorder(on_step))
+        train(
+            tmp_path / "run", resume=True, checkpoint_minutes=ALWAYS, listener=StepListener(on_step)
+        )
     train(tmp_path / "run", resume=True)
     assert read_record(tmp_path / "run")["training"]["resumed_after"] == [4]
 
@@ -219,7 +208,7 @@ def test_without_resume_the_second_interrupt_keeps_nothing(train, tmp_path):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "run", checkpoint_minutes=ALWAYS, listener=Recorder(on_step))
+        train(tmp_path / "run", checkpoint_minutes=ALWAYS, listener=StepListener(on_step))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,9 +228,9 @@ def test_an_interrupt_after_the_last_step_leaves_the_trained_model(
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(TrainingLeft):
-        train(output, listener=Recorder(on_note=on_note), **options)
+        train(output, listener=StepListener(on_note=on_note), **options)
     assert not output.exists()
-    again = Recorder()
+    again = StepListener()
     result = train(output, listener=again, **options)
     assert again.num_steps == 0
     assert result.test is not None
@@ -252,7 +241,7 @@ def test_an_interrupt_after_the_last_step_leaves_the_trained_model(
 
 
 def test_a_training_that_failed_is_set_aside_and_goes_on(train, tmp_path, monkeypatch):
-    output, listener = tmp_path / "run", Recorder()
+    output, listener = tmp_path / "run", StepListener()
 
     def fail(*_args, **_options):
         message = "it failed"
@@ -267,7 +256,7 @@ def test_a_training_that_failed_is_set_aside_and_goes_on(train, tmp_path, monkey
         f"The best epoch so far is saved, as a plain model, in {aside}. The same command with "
         "--resume goes on from the last state saved."
     )
-    again = Recorder()
+    again = StepListener()
     train(output, resume=True, listener=again)
     assert again.num_steps == 0
     assert not aside.exists()
@@ -293,7 +282,7 @@ def test_a_training_that_failed_before_its_first_epoch_ended_is_set_aside(train,
             message = "it failed"
             raise TrainingError(message)
 
-    listener = Recorder(on_step)
+    listener = StepListener(on_step)
     with pytest.raises(TrainingError):
         train(tmp_path / "run", checkpoint_minutes=ALWAYS, listener=listener)
     assert listener.notes[-1].startswith("The training so far is saved in ")
@@ -307,7 +296,7 @@ def test_other_versions_and_hardware_are_told(train, left, monkeypatch):
     here["hardware"]["num_cores"] = 1000
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     monkeypatch.setattr(resuming, "describe_environment", lambda: here)
-    listener = Recorder()
+    listener = StepListener()
     train(left, resume=True, listener=listener)
     (told,) = [note for note in listener.notes if note.startswith("The training began with")]
     assert "(now 9.9.9)" in told
@@ -348,7 +337,7 @@ def test_several_seeds_save_no_state(tiny_model_dir, make_reviews, tmp_path):
         model=str(tiny_model_dir),
         baseline=False,
         checkpoint_minutes=ALWAYS,
-        listener=Recorder(on_step),
+        listener=StepListener(on_step),
         **{**SMALL, "epochs": 1},
     )
     assert places == []
@@ -452,7 +441,7 @@ def test_the_state_stays_until_the_record_is_written(train, left, monkeypatch):
         patch.setattr(run_directory, "write_json", fill)
         with pytest.raises(OSError, match="No space left"):
             train(left, resume=True)
-    again = Recorder()
+    again = StepListener()
     train(left, resume=True, listener=again)
     assert again.num_steps == 0
     assert not (left / STATE_NAME).exists()
@@ -478,3 +467,13 @@ def test_a_state_that_was_edited_is_named(train, left, damage):
     save_file(tensors, state, {name: json.dumps(e) for name, e in {"format": "1", **told}.items()})
     with pytest.raises(RunError, match=r"training_state\.safetensors is damaged"):
         train(left, resume=True)
+
+
+def test_every_file_of_a_run_is_of_its_model_or_written_after_training(
+    train, tmp_path, make_reviews
+):
+    """What is written later, and was left by an earlier process, is removed."""
+    run = train(tmp_path / "run", test=make_reviews(20, seed=9), baseline=True).run
+    of_model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in run.iterdir()} - of_model <= WRITTEN_AFTER_TRAINING
+    assert {UNCALIBRATED_NAME, DIGESTS_NAME} <= WRITTEN_AFTER_TRAINING

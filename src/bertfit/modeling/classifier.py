@@ -6,8 +6,6 @@ new weights. Never runs code from a checkpoint and never unpickles one.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,13 +133,8 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         OSError: The disk is full, or the folder cannot be written.
     """
-    from safetensors import SafetensorError
-
-    try:
-        with quieting_transformers(), raising_system_errors(folder):
-            model.save_pretrained(folder)
-    except SafetensorError as error:  # without the system's error code
-        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder)) from error
+    with quieting_transformers(), raising_system_errors(folder):
+        model.save_pretrained(folder)
 
 
 @usual_torch()

@@ -7,7 +7,6 @@ they follow from the data and the settings, by which a state is known again.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -95,7 +94,6 @@ class Checkpoints:
         Raises:
             OSError: It cannot be written; an earlier one stays.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         told = {
@@ -112,10 +110,8 @@ class Checkpoints:
             _write_through(part)
             part.replace(self.path)
             self.num_written += 1
-        except BaseException as error:
+        except BaseException:
             part.unlink(missing_ok=True)
-            if isinstance(error, SafetensorError):  # without the system's error code
-                raise OSError(errno.EIO, os.strerror(errno.EIO), str(self.path)) from error
             raise
         finally:
             self._since = time.monotonic()

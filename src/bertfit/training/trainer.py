@@ -105,10 +105,11 @@ def fit(
             run.finish_epoch(run.train_epoch(steps, len(planned), interruption))
             if interruption.requested:
                 run.leave_if_it_stays(None)
+                run.is_cut_short = True
                 break
     finally:
         weights.release()
-    run.keep_best(interrupted=interruption.requested)
+    run.keep_best()
     return run.outcome(interrupted=interruption.requested)
 
 
@@ -141,6 +142,8 @@ class _Run:
     begun: list[StepReport] = field(default_factory=list)
     """Steps of the next epoch that were taken before the training was killed."""
     unfinished: tuple[int, int] | None = None
+    is_cut_short: bool = False
+    """Whether a run is made of what is there, and the training is over."""
     fragments: Fragments = field(default_factory=Fragments)
 
     def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
@@ -178,7 +181,6 @@ class _Run:
         left = itertools.islice(steps, num_steps - len(seen))
         while len(seen) < num_steps and not (seen and interruption.requested):
             self._take_steps(left, seen, interruption, tell=(task, num_steps))
-            assert len(seen) <= num_steps
             if self.checkpoints.is_due() and len(seen) < num_steps:
                 self._save_state(seen)
         self._heed_recording()
@@ -212,6 +214,7 @@ class _Run:
             may_end = len(seen) > num_before
             return may_end and (interruption.requested or self.checkpoints.is_due())
 
+        task, num_steps = tell
         for step in stay_ahead(steps, self.precision.device, is_over=is_over):
             report = step.read()
             seen.append(report)
@@ -222,7 +225,6 @@ class _Run:
             self.progress.num_steps += 1
             if self.progress.num_steps % _STEPS_PER_LOOK == 0:
                 self.fragments.look()
-            task, num_steps = tell
             self.listener.progress(task, len(seen), num_steps, f"loss {loss_sum / num_rows:.4f}")
 
     def finish_epoch(self, seen: list[StepReport]) -> None:
@@ -348,16 +350,14 @@ class _Run:
             self.listener.note(f"Stopped early: no better epoch in {waited}.")
         return over
 
-    def keep_best(self, *, interrupted: bool) -> None:
+    def keep_best(self) -> None:
         """Put the weights of the best epoch back into the model, and into the state, if any."""
         done = self.progress
         if done.best_epoch < done.history.num_epochs - 1 and not done.has_ended:
             restore_model(self.weights.masters, self.checkpoints.folder)
         done.has_ended = True
-        # What comes after the training changes the model in the folder. An interrupted one is over.
-        is_whole = not interrupted or done.history.num_epochs == self.num_epochs
-        is_whole = is_whole and self.unfinished is None
-        if self.checkpoints.path.exists() and not (is_whole and self._save_state([])):
+        # What comes after the training changes the model in the folder.
+        if self.checkpoints.path.exists() and (self.is_cut_short or not self._save_state([])):
             self.checkpoints.remove()
 
     def outcome(self, *, interrupted: bool) -> TrainingOutcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -50,3 +51,17 @@ def write_log(staging: Staging, log: LogKeeper) -> None:
     """Write all notes so far."""
     with open_atomically(staging.folder / "train.log") as file:
         file.writelines(f"{line}\n" for line in log.lines)
+
+
+def check_kept(kept: Mapping[str, Any]) -> None:
+    """Check that this is what `LogKeeper.keep` returned.
+
+    Raises:
+        KeyError: An entry is missing.
+        ValueError: An entry is of a wrong type.
+    """
+    lines, seconds = kept["lines"], kept["seconds"]
+    are_lines = isinstance(lines, list) and all(isinstance(line, str) for line in lines)
+    if not are_lines or not isinstance(seconds, float) or not math.isfinite(seconds):
+        message = "the log is damaged"
+        raise ValueError(message)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from bertfit.errors import RunError
 from bertfit.killed_trainings import find_states
 from bertfit.run_directory import Staging, adopt_folder, stage_run
 from bertfit.wording import list_some
+from bertfit.workflow.log import check_kept
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -88,7 +88,7 @@ def open_folder(
         if budget != resolved.settings.micro_batch_tokens:
             origin = f"{resolved.origins[_BUDGET]}, when the training began"
             resolved = resolved.settle(_BUDGET, budget, origin=origin)
-            known_by = _identify(resolved, rows, model)
+            known_by["settings"][_BUDGET] = budget
     return (
         resolved,
         staging,
@@ -143,7 +143,7 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
             saved = read_state(path)
             differing = list(_compare(saved.belongs_to, known_by))
             list(_note_differences(saved.belongs_to["environment"], known_by["environment"]))
-            _check_log(saved.kept)
+            check_kept(saved.kept)
         except RunError as error:
             refused.append(error.message)
             continue
@@ -173,20 +173,6 @@ def _compare(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
         before = left["settings"].get(name)
         if before != value and not (name == _BUDGET and may_vary):
             yield f"{name} ({before}, here {value})"
-
-
-def _check_log(kept: Mapping[str, Any]) -> None:
-    """Check what `LogKeeper` goes on from.
-
-    Raises:
-        KeyError: An entry is missing.
-        ValueError: An entry is of a wrong type.
-    """
-    lines, seconds = kept["lines"], kept["seconds"]
-    are_lines = isinstance(lines, list) and all(isinstance(line, str) for line in lines)
-    if not are_lines or not isinstance(seconds, float) or not math.isfinite(seconds):
-        message = "the log is damaged"
-        raise ValueError(message)
 
 
 def _digest_config(config: PretrainedConfig) -> str:
