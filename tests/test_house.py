@@ -37,7 +37,10 @@ ROWS = (
     ("modeling", "data", "evaluation"),
     ("config",),
     ("setting_problems",),
-    ("labels", "assets", "environment", "progress", "threshold_aim", "word_pattern", "wording"),
+    (
+        *("labels", "assets", "environment", "progress", "text_encoding", "threshold_aim"),
+        *("word_pattern", "wording"),
+    ),
     ("files", "garbage", "leftovers", "record_entries", "second_process", "setting_types"),
     ("errors",),
 )

@@ -98,6 +98,8 @@ class TrainSettings:
     """Column whose groups are never split between training and validation."""
     slice_columns: tuple[str, ...] = ()
     """Columns, as a,b or a list, by which the test (else validation) rows are cut into slices."""
+    encoding: str = "utf-8"
+    """Of CSV, TSV and JSON lines, such as cp1252; a byte order mark, as of UTF-16, overrules it."""
     on_bad_row: OnBadRow = "error"
     """error refuses data with bad rows; skip leaves them out and lists them."""
     drop_duplicates: bool = False

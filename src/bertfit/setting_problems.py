@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
 from bertfit.setting_types import list_kinds, list_words
+from bertfit.text_encoding import find_encoding_problem
 from bertfit.threshold_aim import parse_threshold_aim
 
 LEAST_LENGTH = 4
@@ -27,6 +28,7 @@ def find_problems(settings: object, hints: Mapping[str, Any]) -> list[str]:
         *_type_problems(settings, hints),
         *_range_problems(settings),
         *_aim_problems(settings),
+        *_encoding_problems(settings),
     ]
 
 
@@ -64,6 +66,12 @@ def _aim_problems(settings: object) -> list[str]:
         except ConfigError as error:
             return [f"threshold_aim: {error.message}"]
     return []
+
+
+def _encoding_problems(settings: object) -> list[str]:
+    encoding = getattr(settings, "encoding", None)
+    problem = find_encoding_problem(encoding) if isinstance(encoding, str) else None
+    return [] if problem is None else [f"encoding: {problem}"]
 
 
 def _range_problems(settings: object) -> list[str]:

@@ -737,18 +737,18 @@ CASES = [
         "--text-column label",
     ),
     Case(
-        "a file in UTF-16 to predict",
+        "a file in UTF-16 that is cut off",
         "predict tiny --file bad.csv",
         3,
-        "the file is UTF-16; re-save it as UTF-8",
-        text("bad.csv", "text\ngood\n".encode("utf-16")),
+        "bad.csv:2: the file is not utf-16 from about this line on",
+        text("bad.csv", "text\ngood\n".encode("utf-16")[:-1]),
     ),
     Case(
-        "UTF-16 on standard input",
+        "UTF-16 on standard input that is cut off",
         "predict tiny --on-bad-row skip",
         3,
-        "standard input: the file is UTF-16; re-save it as UTF-8",
-        stdin="good\n".encode("utf-16"),
+        "standard input:1: the file is not utf-16 from about this line on",
+        stdin="good\n".encode("utf-16")[:-1],
     ),
     Case(
         "a single row to check",
@@ -819,7 +819,7 @@ CASES = [
     data_case(
         "a file in cp1252",
         (GOOD_ROWS + "café,pos\ndéjà vu,neg\n" * 5).encode("cp1252"),
-        "bad.csv:22, 23, 24 and 7 other rows: the line is not UTF-8; re-save",
+        "bad.csv:22, 23, 24 and 7 other rows: the line is not UTF-8; say which encoding it is",
     ),
     Case(
         "a label of other words than those known",
@@ -834,6 +834,33 @@ CASES = [
     Case("standard input beside a text", "predict tiny - hello", 2, "or - for standard input"),
     Case("standard input beside a file", "predict tiny - --file good.csv", 2, "but not both", good),
     setting_case("several seeds to be resumed", "--seeds 2 --resume", "--seed trains one seed"),
+    Case(
+        "an encoding that does not exist",
+        "check good.csv --encoding cp125",
+        2,
+        "--encoding: expected the name of an encoding, such as cp1252 or utf-16, got 'cp125'",
+        good,
+    ),
+    Case(
+        "an encoding that does not exist, as a setting",
+        "train good.csv --set encoding=rot13 --model tiny --output run",
+        2,
+        "encoding: expected the name of an encoding, such as cp1252 or utf-16, got 'rot13'",
+        good,
+    ),
+    Case(
+        "an encoding for texts of the command line",
+        "predict tiny good --encoding cp1252",
+        2,
+        "--encoding: it is for --file and standard input; texts were given",
+    ),
+    Case(
+        "an encoding that is not the file's",
+        "check bad.csv --encoding utf-16",
+        3,
+        "bad.csv:1: the file is not utf-16 from about this line on",
+        text("bad.csv", GOOD_ROWS),
+    ),
 ]
 
 

@@ -297,7 +297,32 @@ def test_predictions_of_standard_input_keep_their_line_numbers(trained):
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(row["line"], row["label"]) for row in rows] == [(1, "pos"), (4, "neg")]
     assert "1 blank line was skipped." in result.stderr
-    assert "Skipped 1 bad row:\n  standard input:3: the line is not UTF-8" in result.stderr
+    assert "Skipped 1 bad row:\n  standard input:3: byte 0xff at offset 0" in result.stderr
+
+
+@pytest.mark.parametrize("written", ["cp1252", "utf-16"])
+def test_standard_input_is_read_in_its_encoding(trained, written):
+    lines = "café good\nÖl bad\n"
+    command = ["predict", str(trained[0]), "-", "--json", "--encoding", "cp1252"]
+    result = runner.invoke(app, command, input=lines.encode(written))
+    texts = [json.loads(line)["text"] for line in result.stdout.splitlines()]
+    assert texts == ["café good", "Öl bad"]
+
+
+def test_all_verbs_read_rows_in_their_encoding(trained, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_bytes("text,label\ncafé good,pos\nÖl bad,neg\n".encode("cp1252"))
+    run, name = str(trained[0]), str(data)
+    for command in (
+        ["check", name, "--model", run],
+        ["evaluate", run, name],
+        ["predict", run, "--file", name],
+        ["compare", run, run, "--data", name],
+        ["suspects", name, "--with", run],
+    ):
+        result = runner.invoke(app, [*command, "--encoding", "cp1252"])
+        assert result.exit_code == 0, result.output
+        assert "not UTF-8" in str(runner.invoke(app, command).exception)
 
 
 def test_a_long_list_of_skipped_rows_says_how_many_more_there_are(trained, tmp_path):

@@ -343,18 +343,22 @@ def test_what_is_not_shown_is_counted_in_rows():
 
 
 UTF8_ADVICE = "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
+ENCODING_ADVICE = (
+    "say which encoding it is, as in --encoding cp1252 (Western Europe), or re-save the file as "
+    "UTF-8"
+)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.csv", "café,a\nthé,b\n".encode("cp1252"), f"the line is not UTF-8; {UTF8_ADVICE}"),
+        ("a.csv", "café,a\nthé,b\n".encode("cp1252"), f"the line is not UTF-8; {ENCODING_ADVICE}"),
         (
             "a.csv",
             "café,a\ncafé,b\n".encode("cp1252"),
-            f"byte 0xe9 at offset 3 of the line is not UTF-8; {UTF8_ADVICE}",
+            f"byte 0xe9 at offset 3 of the line is not UTF-8; {ENCODING_ADVICE}",
         ),
-        ("a.csv", b"a\0,a\n\0,b\n", "NUL byte in the line; the file is not plain text"),
+        ("a.csv", b"a\0,a\n\0,b\n", "NUL character in the line; the file is not plain text"),
         (
             "a.csv",
             b"a,b,c\na,b,c,d\n",

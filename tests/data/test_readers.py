@@ -44,6 +44,40 @@ def source_error(source, **options) -> str:
     return str(caught.value).removeprefix(f"{source}")
 
 
+MIXED = 'text,label\r\nCafé – naïf,pos\r\n"zwei\nZeilen Öl",neg\r\n'
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        ("cp1252", "cp1252"),
+        ("utf-16", "utf-8"),  # its mark says so
+        ("utf-16", "cp1252"),
+        ("utf-16-be", "utf-16-be"),
+        ("utf-8-sig", "cp1252"),
+        ("utf-8", "UTF8"),
+    ],
+)
+def test_a_file_is_read_in_its_encoding(tmp_path, name, written, given):
+    content = MIXED.encode(written)
+    path = write(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
+    assert rows_of(path, encoding=given) == [
+        (2, "Café – naïf", "pos"),
+        (3, "zwei\nZeilen Öl", "neg"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.tsv", "text\tlabel\n„Öl“\t1\n"), ("a.jsonl", '{"text": "„Öl“", "label": 1}\n')],
+)
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_other_text_files_are_read_in_their_encoding_too(tmp_path, name, content, encoding):
+    path = write(tmp_path, name, content.encode(encoding))
+    assert [row.text for row in read(path, encoding=encoding)] == ["„Öl“"]
+
+
 TWO_ROWS = [("good", "pos"), ("bad", "neg")]
 
 

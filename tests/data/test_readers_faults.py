@@ -116,7 +116,7 @@ def test_a_group_that_cannot_be_used_is_a_fault(group, message):
         ('"text"', "the line is a JSON str; an object was expected"),
         ('{"text": "x", "label": ' + "1" * 5000 + "}", "the line cannot be read as JSON: "),
         ("[" * 100_000, "the line cannot be read as JSON: "),
-        ('{"text": "a\0"}', "NUL byte at offset 11 of the line; the file is not plain text"),
+        ('{"text": "a\0"}', "NUL character at offset 11 of the line; the file is not plain text"),
     ],
 )
 def test_a_bad_json_line_is_a_fault(tmp_path, line, message):
@@ -142,7 +142,7 @@ def test_a_bad_json_line_is_a_fault(tmp_path, line, message):
             ("text follows a closing quote; quotes inside a quoted text must be doubled"),
         ),
         ("go\rod,pos", "a bare carriage return stands outside quotes; re-save the file with LF"),
-        ("go\0od,pos", "NUL byte at offset 2 of the line; the file is not plain text"),
+        ("go\0od,pos", "NUL character at offset 2 of the line; the file is not plain text"),
     ],
 )
 def test_a_bad_csv_row_is_a_fault_and_the_next_row_is_read(tmp_path, line, message):
@@ -223,8 +223,8 @@ def test_a_byte_that_is_not_utf8_spoils_its_row_alone(tmp_path, name):
     assert fault_of(path) == (
         3,
         (
-            "byte 0xe9 at offset 3 of the line is not UTF-8; "
-            "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
+            "byte 0xe9 at offset 3 of the line is not UTF-8; say which encoding it is, as in "
+            "--encoding cp1252 (Western Europe), or re-save the file as UTF-8"
         ),
     )
     assert [row.line for row in read(path)] == [2, 3, 4]
@@ -429,9 +429,36 @@ def test_a_row_with_another_separator_than_the_header_has_too_few_fields(tmp_pat
     assert fault_of(path) == (2, "too few fields: 1, but the header has 2")
 
 
-def test_utf16_is_named(tmp_path):
-    path = write(tmp_path, "a.csv", "text,label\n".encode("utf-16"))
-    assert source_error(path) == ": the file is UTF-16; re-save it as UTF-8"
+def test_a_byte_that_is_not_in_another_encoding_spoils_its_row_alone(tmp_path):
+    path = write(tmp_path, "a.csv", b'text,label\ncaf\xe9,1\n"\x9d",1\nfine,0\n')
+    good, fault, last = read(path, encoding="cp1252")
+    assert (good.text, last.text) == ("café", "fine")
+    assert (fault.line, fault.message) == (
+        3,
+        (
+            "byte 0x9d at offset 1 of the line is not cp1252; "
+            "--encoding says which encoding the file has"
+        ),
+    )
+
+
+def test_utf16_that_is_cut_off_is_named_with_its_line(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\ngood,1\n".encode("utf-16")[:-1])
+    message = source_error(path)
+    assert message.startswith(":2: the file is not utf-16 from about this line on: ")
+    assert "truncated data" in message
+
+
+def test_utf16_without_a_mark_is_told_how_to_be_read(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\ngood,1\n".encode("utf-16-le"))
+    assert "looks like UTF-16, which --encoding utf-16-le or utf-16-be reads" in source_error(path)
+    assert [row.text for row in read(path, encoding="utf-16-le")] == ["good"]
+
+
+def test_a_nul_in_utf16_is_the_fault_of_its_row_alone(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\na\0b,1\nfine,0\n".encode("utf-16"))
+    assert fault_of(path)[0] == 2
+    assert read(path)[-1].text == "fine"
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def check(
     text_column: options.TextColumn = None,
     label_column: options.LabelColumn = None,
     group_column: options.PartGroupColumn = None,
+    encoding: options.Encoding = None,
     on_bad_row: options.OnBadRow = None,
     as_json: options.Json = False,
 ) -> None:
@@ -38,7 +39,6 @@ def check(
     with pause_collection():
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console
-        from bertfit.data.dataset import Columns
         from bertfit.data.gate import refuse_leaks
         from bertfit.reporting.findings import findings_text, lengths_table
         from bertfit.workflow.checking import check as run_check
@@ -50,7 +50,7 @@ def check(
             test=test,
             model=model or "embedded",
             max_length=max_length,
-            columns=Columns(text=text_column, label=label_column, group=group_column),
+            columns=options.read_columns(text_column, label_column, group_column, encoding),
             on_bad_row=on_bad_row or "error",
             run=run,
             listener=terminal,

@@ -9,12 +9,14 @@ import typer
 
 from bertfit.cli.options import (
     Device,
+    Encoding,
     IntervalGroupColumn,
     Json,
     OnBadRow,
     RunDtype,
     RunLabelColumn,
     RunTextColumn,
+    read_columns,
 )
 from bertfit.garbage import pause_collection
 
@@ -36,6 +38,7 @@ def compare(
     text_column: RunTextColumn = None,
     label_column: RunLabelColumn = None,
     group_column: IntervalGroupColumn = None,
+    encoding: Encoding = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
@@ -44,7 +47,6 @@ def compare(
     with pause_collection():
         from bertfit.cli.results import print_json
         from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
-        from bertfit.data.dataset import Columns
         from bertfit.reporting.comparison import disagreement_table, paired_table
         from bertfit.workflow.comparing import compare as run_comparison
 
@@ -53,7 +55,7 @@ def compare(
             run_a,
             run_b,
             data=data,
-            columns=Columns(text=text_column, label=label_column, group=group_column),
+            columns=read_columns(text_column, label_column, group_column, encoding),
             on_bad_row=on_bad_row or "error",
             device=device or "auto",
             dtype=dtype,

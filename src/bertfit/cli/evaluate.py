@@ -10,6 +10,7 @@ import typer
 
 from bertfit.cli.options import (
     Device,
+    Encoding,
     IntervalGroupColumn,
     Json,
     OnBadRow,
@@ -18,6 +19,7 @@ from bertfit.cli.options import (
     RunLabelColumn,
     RunTextColumn,
     SliceColumns,
+    read_columns,
 )
 from bertfit.garbage import pause_collection
 
@@ -33,6 +35,7 @@ def evaluate(
     text_column: RunTextColumn = None,
     label_column: RunLabelColumn = None,
     group_column: IntervalGroupColumn = None,
+    encoding: Encoding = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
@@ -41,14 +44,13 @@ def evaluate(
     with pause_collection():
         from bertfit.cli.results import print_json, show_evaluation, show_weaknesses
         from bertfit.cli.terminal import Terminal, console, error_console
-        from bertfit.data.dataset import Columns
         from bertfit.workflow.evaluating import evaluate as run_evaluation
 
     with Terminal(error_console if as_json else console) as terminal:
         evaluation = run_evaluation(
             run,
             data,
-            columns=Columns(text=text_column, label=label_column, group=group_column),
+            columns=read_columns(text_column, label_column, group_column, encoding),
             slice_columns=slices or (),
             on_bad_row=on_bad_row or "error",
             device=device or "auto",

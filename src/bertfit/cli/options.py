@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from bertfit.data.dataset import Columns
 
 TextColumn = Annotated[
     str | None,
@@ -53,6 +57,13 @@ IntervalGroupColumn = Annotated[
     str | None,
     typer.Option(
         "--group-column", help="Resample rows with the same value in this column together."
+    ),
+]
+Encoding = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Encoding of the files, such as cp1252 (default: utf-8; utf-16 if a mark says so).",
     ),
 ]
 OnBadRow = Annotated[
@@ -160,6 +171,29 @@ def read_number(text: str | None) -> int | str | None:
     """Return the number if the text is an integer, else the text, which the settings check."""
     is_number = text is not None and re.fullmatch(r"-?[0-9]+", text)
     return int(text) if is_number and text is not None else text
+
+
+def read_columns(
+    text: str | None,
+    label: str | None = None,
+    group: str | None = None,
+    encoding: str | None = None,
+    kept: Sequence[str] | None = None,
+) -> Columns:
+    """Return the columns that options name, and the encoding of the files that have them.
+
+    Raises:
+        ConfigError: There is no such encoding.
+    """
+    from bertfit.data.dataset import Columns
+    from bertfit.errors import ConfigError
+    from bertfit.text_encoding import find_encoding_problem
+
+    encoding = "utf-8" if encoding is None else encoding
+    problem = find_encoding_problem(encoding)
+    if problem is not None:
+        raise ConfigError(f"--encoding: {problem}")
+    return Columns(text=text, label=label, group=group, encoding=encoding, kept=tuple(kept or ()))
 
 
 def refuse_idle_overwrite(output: Path | None, *, overwrite: bool) -> None:

@@ -13,10 +13,12 @@ import typer
 
 from bertfit.cli.options import (
     Device,
+    Encoding,
     OnBadRow,
     Run,
     RunDtype,
     RunTextColumn,
+    read_columns,
     refuse_idle_overwrite,
 )
 from bertfit.files import as_path, refuse_hidden
@@ -61,13 +63,13 @@ def predict(
     ] = None,
     text_column: RunTextColumn = None,
     keep: _Keep = None,
+    encoding: Encoding = None,
     on_bad_row: OnBadRow = None,
     device: Device = None,
     dtype: RunDtype = None,
 ) -> None:
     """Classify texts, a file or standard input, in input order."""
     with pause_collection():
-        from bertfit.data.dataset import Columns
         from bertfit.workflow.predicting import (
             PredictionCount,
             name_kept,
@@ -77,9 +79,9 @@ def predict(
         )
 
     file, output = (None if path is None else as_path(path) for path in (file, output))
-    _check_arguments(texts, file, abstain_below)
+    _check_arguments(texts, file, abstain_below, encoding)
     texts = None if texts == ["-"] else texts
-    columns = Columns(text=text_column, kept=tuple(keep or ()))
+    columns = read_columns(text_column, kept=keep, encoding=encoding)
     _check_combination(file, output, columns=columns, as_json=as_json, overwrite=overwrite)
     _refuse_own_file(output, run)
     classifier = _load(run, device or "auto", dtype=dtype)
@@ -95,7 +97,7 @@ def predict(
             abstain_below=abstain_below,
         )
     else:
-        lines = texts or _decode_stdin()
+        lines = texts or _decode_stdin(columns.encoding)
         predictions = predict_lines(
             classifier, lines, count, on_bad_row=policy, abstain_below=abstain_below
         )
@@ -121,7 +123,10 @@ def _load(
 
 
 def _check_arguments(
-    texts: list[str] | None, file: Path | None, abstain_below: float | None
+    texts: list[str] | None,
+    file: Path | None,
+    abstain_below: float | None,
+    encoding: str | None,
 ) -> None:
     """Refuse invalid arguments before the model is loaded."""
     from bertfit.errors import ConfigError, DataError
@@ -134,6 +139,8 @@ def _check_arguments(
     if texts and "-" in texts and len(texts) > 1:
         raise ConfigError("give texts, or - for standard input, but not both")
     _refuse_paths(texts or [])
+    if encoding is not None and texts and texts != ["-"]:
+        raise ConfigError("--encoding: it is for --file and standard input; texts were given")
     if file is None and (not texts or texts == ["-"]) and sys.stdin.isatty():
         raise ConfigError("expected TEXT, --file FILE, or text on standard input")
     if file == Path("-"):
@@ -301,16 +308,8 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
     show_skipped(error_console, count.skipped)
 
 
-def _decode_stdin() -> Iterator[str | Fault]:
-    from bertfit.data.lines import refuse_utf16
-    from bertfit.errors import Fault
+def _decode_stdin(encoding: str) -> Iterator[str | Fault]:
+    from bertfit.data.lines import decode_lines
 
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if number == 1:
-            refuse_utf16(line, "standard input")
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            yield text.rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            message = f"the line is not UTF-8 (byte {error.start + 1})"
-            yield Fault("standard input", number, message)
+    for line in decode_lines(sys.stdin.buffer, "standard input", encoding):
+        yield line.text.rstrip("\r\n") if line.fault is None else line.fault

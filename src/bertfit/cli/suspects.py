@@ -9,6 +9,7 @@ import typer
 
 from bertfit.cli.options import (
     Device,
+    Encoding,
     FoldGroupColumn,
     Json,
     LabelColumn,
@@ -16,6 +17,7 @@ from bertfit.cli.options import (
     Overwrite,
     Seed,
     TextColumn,
+    read_columns,
     refuse_idle_overwrite,
 )
 from bertfit.garbage import pause_collection
@@ -44,6 +46,7 @@ def suspects(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     group_column: FoldGroupColumn = None,
+    encoding: Encoding = None,
     on_bad_row: OnBadRow = None,
     seed: Seed = None,
     device: Device = None,
@@ -52,7 +55,6 @@ def suspects(
     with pause_collection():
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
-        from bertfit.data.dataset import Columns
         from bertfit.files import as_path, check_output
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
@@ -65,7 +67,7 @@ def suspects(
             data,
             run=run,
             num_folds=folds,
-            columns=Columns(text=text_column, label=label_column, group=group_column),
+            columns=read_columns(text_column, label_column, group_column, encoding),
             on_bad_row=on_bad_row or "error",
             seed=seed,
             device=device or "auto",

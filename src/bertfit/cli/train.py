@@ -35,6 +35,7 @@ def train(
     label_column: options.LabelColumn = None,
     group_column: options.GroupColumn = None,
     slice_columns: options.SliceColumns = None,
+    encoding: options.Encoding = None,
     on_bad_row: options.OnBadRow = None,
     drop_duplicates: options.DropDuplicates = None,
     strict: options.Strict = None,

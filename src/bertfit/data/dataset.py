@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bertfit.errors import ConfigError
+from bertfit.text_encoding import find_encoding_problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """Column names by role; None looks for the usual names (see `columns.USUAL_NAMES`)."""
+    """Column names by role, and the encoding of the files that have them.
+
+    None looks for the usual names (see `columns.USUAL_NAMES`).
+    """
 
     text: str | None = None
     label: str | None = None
@@ -40,6 +44,8 @@ class Columns:
     """The text column used in training; preferred to the usual names if present."""
     trained_label: str | None = None
     """The label column used in training; likewise."""
+    encoding: str = "utf-8"
+    """Of CSV, TSV and JSON lines; a byte order mark overrules it."""
 
 
 def as_columns(columns: object) -> Columns:
@@ -61,6 +67,9 @@ def as_columns(columns: object) -> Columns:
                 f"columns: {role}: expected the name of a column, a string, got {name!r}",
                 hint="Names of a table that are not strings are read as str(name).",
             )
+    problem = find_encoding_problem(columns.encoding)
+    if problem is not None:
+        raise ConfigError(f"columns: encoding: {problem}")
     for role in ("slices", "kept"):
         names: object = getattr(columns, role)
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):

@@ -30,7 +30,7 @@ class _Fields:
 _Splitter = Callable[[Iterator[Line], str], Iterator[_Fields | Fault]]
 
 
-def open_csv(path: Path, source: str) -> RecordStream:
+def open_csv(path: Path, source: str, encoding: str) -> RecordStream:
     """Open a comma-separated file; quoted fields may contain commas, quotes and line ends.
 
     Semicolons divide the fields if the header has more of them than commas, as Excel writes where
@@ -40,20 +40,20 @@ def open_csv(path: Path, source: str) -> RecordStream:
         SourceError: The file cannot be read, is empty, or has an unusable header; or, while its
             rows are read, a quote is opened and not closed before other rows begin.
     """
-    return _open_delimited(path, source, _split_csv)
+    return _open_delimited(iter_lines(path, source, encoding), source, _split_csv)
 
 
-def open_tsv(path: Path, source: str) -> RecordStream:
+def open_tsv(path: Path, source: str, encoding: str) -> RecordStream:
     """Open a tab-separated file; quotes are ordinary characters, as in the GLUE data sets.
 
     Raises:
         SourceError: The file cannot be read, is empty, or has an unusable header.
     """
-    return _open_delimited(path, source, _split_tsv)
+    return _open_delimited(iter_lines(path, source, encoding), source, _split_tsv)
 
 
-def _open_delimited(path: Path, source: str, split: _Splitter) -> RecordStream:
-    rows = _drop_empty_end(split(iter_lines(path, source), source))
+def _open_delimited(lines: Iterator[Line], source: str, split: _Splitter) -> RecordStream:
+    rows = _drop_empty_end(split(lines, source))
     header = next(rows, None)
     if header is None:
         raise SourceError(source, "the file is empty")

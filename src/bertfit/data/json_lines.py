@@ -15,13 +15,13 @@ NUM_LINES_PEEKED = 100
 """Keys may differ from line to line; the column names are those of the first lines together."""
 
 
-def open_json_lines(path: Path, source: str) -> RecordStream:
+def open_json_lines(path: Path, source: str, encoding: str) -> RecordStream:
     """Open a file of JSON lines; the column names are the keys of the first objects.
 
     Raises:
         SourceError: The file cannot be read, is empty, or is a single multi-line JSON document.
     """
-    lines = (line for line in iter_lines(path, source) if line.text.strip())
+    lines = (line for line in iter_lines(path, source, encoding) if line.text.strip())
     first = next(lines, None)
     if first is None:
         raise SourceError(source, "the file is empty")

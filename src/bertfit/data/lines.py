@@ -1,12 +1,15 @@
 """Read the physical lines of a text file, plain or gzip, each decoded separately.
 
-A byte that is not UTF-8 affects only its own line, and the line number is known.
+A byte that cannot be decoded affects only its own line, and the line number is known. A file that
+begins with a byte order mark, as UTF-16 does, is read by that; its lines are decoded one after the
+other, so that the first fault ends them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator
@@ -15,8 +18,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from bertfit.data.records import SourceError
-from bertfit.data.rows import describe_undecodable, tell_undecodable
 from bertfit.errors import Fault, did_you_mean
+from bertfit.text_encoding import is_line_wise
 
 UTF8_MARK = b"\xef\xbb\xbf"
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -34,7 +37,7 @@ class Line:
 
     number: int
     text: str
-    """Undecodable bytes are surrogates, so that quotes still match across lines."""
+    """Undecodable bytes are replaced, so that quotes still match across lines."""
     fault: Fault | None
 
 
@@ -60,37 +63,48 @@ def check_is_file(path: Path, source: str) -> None:
         raise SourceError(source, message)
 
 
-def refuse_utf16(line: bytes, source: str) -> None:
-    """Reject a file whose first line starts with a UTF-16 byte order mark.
-
-    Raises:
-        SourceError: The line starts with such a mark.
-    """
-    if line.startswith(UTF16_MARKS):
-        raise SourceError(source, "the file is UTF-16; re-save it as UTF-8")
-
-
-def _refuse_other_kinds(line: bytes, source: str) -> None:
-    refuse_utf16(line, source)
+def _refuse_other_kinds(start: bytes, source: str) -> None:
     for mark, told in _OTHER_KINDS.items():
-        if line.startswith(mark):
+        if start.startswith(mark):
             raise SourceError(source, f"the file is {told}")
 
 
-def iter_lines(path: Path, source: str) -> Iterator[Line]:
+def iter_lines(path: Path, source: str, encoding: str) -> Iterator[Line]:
     """Yield the lines of a file; `.gz` files are decompressed.
 
+    Args:
+        path: The file.
+        source: Its name in messages.
+        encoding: As `find_encoding_problem` accepts; a byte order mark overrules it.
+
     Raises:
-        SourceError: The file cannot be opened, is of another kind (such as UTF-16 or ZIP), or is
-            damaged gzip.
+        SourceError: The file cannot be opened, is of another kind (such as ZIP), is damaged gzip,
+            or is UTF-16 with a fault.
     """
     with _open(path, source) as file, _explain_gzip_errors(source):
-        for number, content in enumerate(file, start=1):
-            line = content
-            if number == 1:
-                _refuse_other_kinds(content, source)
-                line = content.removeprefix(UTF8_MARK)
-            yield _decode_line(line, number, source)
+        yield from decode_lines(file, source, encoding)
+
+
+def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:
+    """Yield the lines of an open file, or of standard input; as in `iter_lines`.
+
+    Raises:
+        SourceError: As in `iter_lines`, except for what the opening of a file finds.
+    """
+    peeking = file if hasattr(file, "peek") else io.BufferedReader(cast("io.RawIOBase", file))
+    reader = cast("io.BufferedReader", peeking)
+    start = reader.peek(8)
+    _refuse_other_kinds(start, source)
+    if start.startswith(UTF16_MARKS):
+        encoding = "utf-16"
+    elif start.startswith(UTF8_MARK):
+        encoding = "utf-8"
+    if not is_line_wise(encoding):
+        yield from _decode_one_after_other(reader, source, encoding)
+        return
+    for number, content in enumerate(reader, start=1):
+        line = content.removeprefix(UTF8_MARK) if number == 1 else content
+        yield _decode_line(line, number, source, encoding)
 
 
 def _open(path: Path, source: str) -> IO[bytes]:
@@ -111,16 +125,54 @@ def _explain_gzip_errors(source: str) -> Iterator[None]:
         raise SourceError(source, f"the gzip file is damaged or cut off: {error}") from error
 
 
-def _decode_line(content: bytes, number: int, source: str) -> Line:
-    fault = None
+def _decode_one_after_other(
+    reader: io.BufferedReader, source: str, encoding: str
+) -> Iterator[Line]:
+    """Yield lines whose ends are not the byte that ends those of ASCII."""
+    number = 0
+    texts = io.TextIOWrapper(reader, encoding, newline="\n")
     try:
-        text = content.decode("utf-8")
+        for number, text in enumerate(texts, start=1):
+            yield Line(number, text, _find_nul(text, number, source))
+    except UnicodeError as error:
+        reason = getattr(error, "reason", error)
+        message = f"the file is not {encoding} from about this line on: {reason}"
+        raise SourceError(source, message, line=number + 1) from error
+    finally:
+        texts.detach()
+
+
+def _decode_line(content: bytes, number: int, source: str, encoding: str) -> Line:
+    try:
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        text = content.decode("utf-8", "surrogateescape")
-        message, kind = describe_undecodable(error, place="line"), tell_undecodable(place="line")
-        fault = Fault(source, number, message, kind=kind)
-    if fault is None and "\0" in text:
-        mend = "the file is not plain text"
-        message = f"NUL byte at offset {content.index(0)} of the line; {mend}"
-        fault = Fault(source, number, message, kind=f"NUL byte in the line; {mend}")
-    return Line(number, text, fault)
+        return Line(
+            number,
+            content.decode(encoding, "replace"),
+            _describe_undecodable(error, number, source, encoding),
+        )
+    return Line(number, text, _find_nul(text, number, source))
+
+
+def _describe_undecodable(
+    error: UnicodeDecodeError, number: int, source: str, encoding: str
+) -> Fault:
+    if encoding == "utf-8":
+        kind = (
+            "the line is not UTF-8; say which encoding it is, as in --encoding cp1252 (Western "
+            "Europe), or re-save the file as UTF-8"
+        )
+    else:
+        kind = f"the line is not {encoding}; --encoding says which encoding the file has"
+    byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+    return Fault(source, number, f"{byte} of {kind}", kind=kind)
+
+
+def _find_nul(text: str, number: int, source: str) -> Fault | None:
+    if "\0" not in text:
+        return None
+    mend = "the file is not plain text"
+    if 3 * text.count("\0") >= len(text):
+        mend = "the file looks like UTF-16, which --encoding utf-16-le or utf-16-be reads"
+    message = f"NUL character at offset {text.index(chr(0))} of the line; {mend}"
+    return Fault(source, number, message, kind=f"NUL character in the line; {mend}")

@@ -35,7 +35,7 @@ Source: TypeAlias = (
 RowProgress: TypeAlias = Callable[[int, int | None], None]
 """Called with (done, total) rows, bad ones included; the total is None until all were read."""
 
-_OPENERS: Mapping[str, Callable[[Path, str], RecordStream]] = MappingProxyType(
+_OPENERS: Mapping[str, Callable[[Path, str, str], RecordStream]] = MappingProxyType(
     {
         ".csv": open_csv,
         ".csv.gz": open_csv,
@@ -66,7 +66,7 @@ def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator
         SourceError: (at the first row, or when a file turns out to be damaged) The whole source
             cannot be read: no such file, an unknown extension, no such column, …
     """
-    stream = _open(source)
+    stream = _open(source, columns.encoding)
     yield from _iter_chosen(stream, choose_columns(stream, columns, need_label=need_label))
 
 
@@ -90,7 +90,7 @@ def read_dataset(
     faults: list[Fault] = []
     num_read = 0
     try:
-        stream = _open(source)
+        stream = _open(source, columns.encoding)
         chosen = choose_columns(stream, columns, need_label=True)
         for num_read, row in enumerate(_iter_chosen(stream, chosen), start=1):
             if isinstance(row, Fault):
@@ -124,9 +124,9 @@ def name_source(source: Source) -> str:
     return kind if kind in TABLE_NAMES else "rows"
 
 
-def _open(source: Source) -> RecordStream:
+def _open(source: Source, encoding: str) -> RecordStream:
     if isinstance(source, str | Path):
-        return _open_file(as_path(source), name_source(source))
+        return _open_file(as_path(source), name_source(source), encoding)
     stream = open_table(source, name_source(source))
     if stream is None:
         raise _unknown_kind(source)
@@ -148,7 +148,7 @@ def _unknown_kind(source: object) -> DataError:
     )
 
 
-def _open_file(path: Path, source: str) -> RecordStream:
+def _open_file(path: Path, source: str, encoding: str) -> RecordStream:
     extension = "".join(path.suffixes[-2:]).lower()
     if extension not in _OPENERS:
         extension = path.suffix.lower()
@@ -158,7 +158,7 @@ def _open_file(path: Path, source: str) -> RecordStream:
         guess = did_you_mean(extension, _OPENERS) if extension else ""
         what = f"unknown extension {extension!r}" if extension else "the name has no extension"
         raise SourceError(source, f"{what}; save the rows as one of {known}.{guess}")
-    return _OPENERS[extension](path, source)
+    return _OPENERS[extension](path, source, encoding)
 
 
 def _make_dataset(rows: Sequence[Row], source: str, chosen: ChosenColumns) -> TextDataset:

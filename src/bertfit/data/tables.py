@@ -23,8 +23,8 @@ NUM_ROWS_PEEKED = 100
 """Keys may differ from dict to dict; the column names are those of the first dicts together."""
 
 
-def open_parquet(path: Path, source: str) -> RecordStream:
-    """Open a Parquet file; only the requested columns are read, in batches.
+def open_parquet(path: Path, source: str, _encoding: str) -> RecordStream:
+    """Open a Parquet file, which is UTF-8; only the requested columns are read, in batches.
 
     Raises:
         SourceError: The file cannot be read as Parquet, or two columns have the same name.

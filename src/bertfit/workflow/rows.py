@@ -76,6 +76,7 @@ def start_rows(
         label=settings.label_column,
         group=settings.group_column,
         slices=settings.slice_columns,
+        encoding=settings.encoding,
     )
     checked = check_training_data(
         data,

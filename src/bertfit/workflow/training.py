@@ -219,7 +219,7 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     if "columns" in options:
         raise ConfigError(
             "columns: train takes the names of columns one by one",
-            hint="Give text_column, label_column, group_column or slice_columns.",
+            hint="Give text_column, label_column, group_column, slice_columns or encoding.",
         )
     if settings is None:
         recipe = options.pop("recipe", "default")
