@@ -32,6 +32,10 @@ _OUT_OF_MEMORY = (
 """What errors say, in lower case, when memory has run out."""
 
 
+class WorkLeft(KeyboardInterrupt):
+    """Ctrl-C ended work of which something was left; the message says what, or how to go on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that is wrong with the data: where, and what."""

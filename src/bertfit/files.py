@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,8 +42,13 @@ def as_path(name: str | Path, argument: str = "path") -> Path:
 
 
 @contextlib.contextmanager
-def open_atomically(path: Path) -> Iterator[IO[str]]:
+def open_atomically(
+    path: Path, *, unfinished: Callable[[], Path | None] = lambda: None
+) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
+
+    If a KeyboardInterrupt ends it, what was written is moved to the place that `unfinished` returns
+    then, if that is not None.
 
     What UTF-8 cannot encode, such as a stray byte of a file name, is written as a backslash escape.
     A file that is replaced keeps its permissions, and a symlink stays: its target is replaced.
@@ -62,6 +67,9 @@ def open_atomically(path: Path) -> Iterator[IO[str]]:
             os.fsync(file.fileno())
         part.replace(target)
     except BaseException as error:
+        place = unfinished() if isinstance(error, KeyboardInterrupt) else None
+        if place is not None and part.exists():
+            part.replace(place)
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None

@@ -110,10 +110,10 @@ def find_states(output: Path) -> tuple[list[Path], list[Path]]:
     return [path for path in newest_first if path not in held], held
 
 
-def find_free_names(output: Path, end: str) -> Iterator[Path]:
-    """Return the free names next to `output`, such as RUN.old, RUN.old-2, …."""
+def find_free_names(output: Path, end: str, *, suffix: str = "") -> Iterator[Path]:
+    """Return the free names next to `output`, such as RUN.old, RUN.old-2, …, each with a suffix."""
     names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
-    places = (output.with_name(f"{output.name}.{name}") for name in names)
+    places = (output.with_name(f"{output.name}.{name}{suffix}") for name in names)
     return (place for place in places if not place.exists())
 
 

@@ -849,6 +849,13 @@ CASES = [
         good,
     ),
     Case(
+        "two bad rows of a file to predict",
+        "predict tiny --file bad.csv --output o.csv",
+        3,
+        "2 problems in the data: nothing was predicted",
+        text("bad.csv", 'text\n""\ngood\n""\n'),
+    ),
+    Case(
         "an encoding for texts of the command line",
         "predict tiny good --encoding cp1252",
         2,

@@ -28,11 +28,12 @@ from typer.testing import CliRunner
 import bertfit
 from bertfit.__main__ import main as run_command
 from bertfit.cli.main import app, main
+from bertfit.cli.predict import predict
 from bertfit.cli.results import show_imdb_counts
 from bertfit.cli.terminal import Terminal, console, exit_code_of
 from bertfit.config import setting_names
 from bertfit.data.imdb import ImdbCounts
-from bertfit.errors import BertfitError, ConfigError, RunError
+from bertfit.errors import BertfitError, ConfigError, RunError, WorkLeft
 
 runner = CliRunner()
 
@@ -298,6 +299,30 @@ def test_predictions_of_standard_input_keep_their_line_numbers(trained):
     assert [(row["line"], row["label"]) for row in rows] == [(1, "pos"), (4, "neg")]
     assert "1 blank line was skipped." in result.stderr
     assert "Skipped 1 bad row:\n  standard input:3: byte 0xff at offset 0" in result.stderr
+
+
+def test_an_interrupted_prediction_of_a_file_says_where_its_rows_are(
+    trained, tmp_path, monkeypatch, capsys
+):
+    data, output = tmp_path / "data.csv", tmp_path / "out.csv"
+    data.write_text("text\n" + "good film\nbad plot\n" * 3)
+    told = []
+
+    def interrupt(_terminal, _task, done, total, _detail=""):
+        told.append((done, total))
+        if done == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("bertfit.cli.terminal.Terminal.progress", interrupt)
+    monkeypatch.setattr("bertfit.cli.predict._SECONDS_BETWEEN_COUNTS", 0)
+    with pytest.raises(WorkLeft) as caught:
+        predict(trained[0], file=data, output=output)
+    assert told == [(1, 6), (2, 6), (3, 6), (4, 6)]
+    assert exit_code_of(caught.value) == 130
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"Interrupted; 3 predictions are in {tmp_path / 'out.unfinished.csv'}."
+    assert len((tmp_path / "out.unfinished.csv").read_text().splitlines()) == 4
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("written", ["cp1252", "utf-16"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import itertools
 import json
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from bertfit import Columns, TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.data.readers import read_dataset
-from bertfit.errors import ConfigError, DataError
+from bertfit.errors import ConfigError, DataError, WorkLeft
 from bertfit.inference import predictor
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.workflow.predicting import (
     PredictionCount,
+    count_rows,
     is_part_of_run,
     name_kept,
     predict_lines,
@@ -175,6 +177,50 @@ def test_an_old_output_survives_a_bad_row(classifier, tmp_path):
     with pytest.raises(DataError):
         predict_file(classifier, [*ROWS, {"text": ""}], path)
     assert path.read_text() == "old"
+
+
+def test_rows_are_counted_and_checked_before_they_are_predicted(classifier, monkeypatch):
+    monkeypatch.setattr("bertfit.workflow.predicting.ROWS_PER_REPORT", 4)
+    heard = []
+    assert count_rows(classifier, ROWS, on_progress=lambda *count: heard.append(count)) == 5
+    assert heard == [(4, None), (5, 5)]
+    rows = [{"text": ""}, *ROWS, {"text": None}]
+    with pytest.raises(DataError) as caught:
+        count_rows(classifier, rows)
+    assert caught.value.message == "2 problems in the data: nothing was predicted"
+    assert [fault.line for fault in caught.value.faults] == [1, 7]
+    assert count_rows(classifier, rows, on_bad_row="skip") == 5
+    assert count_rows(classifier, [{"x": "a"}], columns=Columns(text="x")) == 1
+
+
+def interrupt_after(predictions, num_rows):
+    yield from itertools.islice(predictions, num_rows)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_an_interrupt_keeps_the_predictions_made_so_far(classifier, tmp_path, name):
+    path = tmp_path / name
+    path.write_text("old")
+    names = classifier.label_names
+    for end in ("unfinished", "unfinished-2"):
+        predictions = predict_rows(classifier, ROWS, PredictionCount())
+        with pytest.raises(WorkLeft) as caught:
+            write_predictions(interrupt_after(predictions, 3), path, label_names=names)
+        kept = tmp_path / f"out.{end}{path.suffix}"
+        assert str(caught.value) == f"3 predictions are in {kept}"
+        dataset = read_dataset(kept, Columns())[0]
+        assert len(dataset) == 3
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_interrupt_before_the_first_prediction_leaves_nothing(classifier, tmp_path):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        names = classifier.label_names
+        write_predictions(interrupt_after(iter([]), 0), tmp_path / "out.csv", label_names=names)
+    assert not isinstance(caught.value, WorkLeft)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_column_can_be_named(classifier):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,12 +27,15 @@ from bertfit.files import as_path, refuse_hidden
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
+    from bertfit.config import OnBadRow as OnBadRowPolicy
     from bertfit.data.dataset import Columns
     from bertfit.errors import Fault
     from bertfit.inference.predictor import TextClassifier
     from bertfit.workflow.predicting import PredictedRow, PredictionCount
 
 _LABEL_WIDTH = 60
+_SECONDS_BETWEEN_COUNTS = 0.2
+"""Rows come in chunks; told one by one, they would seem as fast as the last chunk is written."""
 _Texts = Annotated[
     list[str] | None,
     typer.Argument(metavar="TEXT", help="Texts; none, or -: the lines of standard input."),
@@ -106,9 +111,8 @@ def predict(
             _print_prediction(row, as_json=as_json)
     else:
         names = classifier.label_names
-        write_predictions(
-            _watch(predictions, count), output, label_names=names, kept=name_kept(columns, names)
-        )
+        watched = _watch(predictions, count, _count_rows(classifier, file, columns, policy))
+        write_predictions(watched, output, label_names=names, kept=name_kept(columns, names))
     _tell_outcome(count, output, classifier)
 
 
@@ -246,13 +250,37 @@ def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -
     error_console.print(told, soft_wrap=True)
 
 
-def _watch(predictions: Iterator[PredictedRow], count: PredictionCount) -> Iterator[PredictedRow]:
+def _count_rows(
+    classifier: TextClassifier, file: Path | None, columns: Columns, policy: OnBadRowPolicy
+) -> int | None:
+    """Return how many rows a file has, of which none may be at fault; None if it is read once."""
+    from bertfit.cli.terminal import Terminal, error_console
+    from bertfit.workflow.predicting import count_rows
+
+    if file is None or not file.is_file():  # a pipe
+        return None
+    with Terminal(error_console) as terminal:
+        return count_rows(
+            classifier,
+            file,
+            columns=columns,
+            on_bad_row=policy,
+            on_progress=lambda done, total: terminal.progress("reading", done, total),
+        )
+
+
+def _watch(
+    predictions: Iterator[PredictedRow], count: PredictionCount, num_rows: int | None
+) -> Iterator[PredictedRow]:
     """Yield predictions while showing their number; raise if there are none."""
     from bertfit.cli.terminal import Terminal, error_console
 
+    told = -math.inf
     with Terminal(error_console) as terminal:
         for prediction in predictions:
-            terminal.progress("predicting", count.num_rows, None)
+            if time.monotonic() - told >= _SECONDS_BETWEEN_COUNTS:
+                terminal.progress("predicting", count.num_rows, num_rows)
+                told = time.monotonic()
             yield prediction
     _refuse_nothing(count)
 

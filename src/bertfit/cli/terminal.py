@@ -26,9 +26,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.streams import discard_output, guard_streams
-from bertfit.errors import BertfitError, Fault, is_out_of_memory, tell_faults
+from bertfit.errors import BertfitError, Fault, WorkLeft, is_out_of_memory, tell_faults
 from bertfit.reporting.control_characters import escape_controls
-from bertfit.training.interruption import TrainingLeft
 from bertfit.wording import format_count
 
 _TABLE_WIDTH = 80
@@ -250,8 +249,8 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, BertfitError):
         _tell(f"Error: {_name_options(str(error))}", style="red", soft_wrap=True)
         return error.exit_code
-    if isinstance(error, TrainingLeft):
-        _tell("Interrupted; the same command goes on with the training.")
+    if isinstance(error, WorkLeft):
+        _tell(f"Interrupted; {error}.", soft_wrap=True)
         return 130
     if isinstance(error, KeyboardInterrupt):
         _tell("Interrupted; nothing half-made was left behind.")

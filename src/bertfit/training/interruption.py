@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+from bertfit.errors import WorkLeft
+
 HANG_UP: int | None = getattr(signal, "SIGHUP", None)
 """The signal of a closed terminal, which sends it twice; Windows has none."""
 ENDING_SIGNALS = tuple(
@@ -33,7 +35,7 @@ class FirstInterrupt(KeyboardInterrupt):
     """The first Ctrl-C, if it ends a piece of work. The second is a plain KeyboardInterrupt."""
 
 
-class TrainingLeft(KeyboardInterrupt):
+class TrainingLeft(WorkLeft):
     """Ctrl-C ended a training that is to go on later; its state was left."""
 
 

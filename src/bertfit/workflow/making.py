@@ -147,7 +147,7 @@ def keeping_the_model(
         staging.leave()
         if not isinstance(error, KeyboardInterrupt):
             raise
-        raise TrainingLeft(*error.args) from error
+        raise TrainingLeft("the same command goes on with the training") from error
 
 
 def _fit(

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bertfit.data.dataset import Columns
-from bertfit.data.readers import iter_rows
+from bertfit.data.readers import ROWS_PER_REPORT, iter_rows
 from bertfit.data.rows import describe_surrogate
-from bertfit.errors import DataError, Fault
+from bertfit.errors import DataError, Fault, WorkLeft
 from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
 from bertfit.files import as_path, check_output, open_atomically
+from bertfit.killed_trainings import find_free_names
 from bertfit.labels import is_missing
 from bertfit.run_files import is_run
+from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
+    from bertfit.data.readers import RowProgress
     from bertfit.inference.predictor import Prediction, TextClassifier
 
 _Read: TypeAlias = tuple[int, str, Mapping[str, object]]
@@ -123,6 +126,49 @@ def predict_lines(
     return _predict_numbered(classifier, good_lines(), count, abstain_below)
 
 
+def count_rows(
+    classifier: TextClassifier,
+    source: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
+    *,
+    columns: Columns | None = None,
+    on_bad_row: OnBadRow = "error",
+    on_progress: RowProgress | None = None,
+) -> int:
+    """Return how many rows can be predicted: all of them are read and checked, in constant memory.
+
+    To be called before hours of work, which a fault in the last row would end.
+
+    Args:
+        classifier: A loaded model.
+        source: As in `predict_rows`; it must be possible to read it twice.
+        columns: As in `predict_rows`.
+        on_bad_row: "skip" does not count bad rows.
+        on_progress: Called every `ROWS_PER_REPORT` rows.
+
+    Raises:
+        DataError: Rows have faults and `on_bad_row` is "error"; all of them are listed.
+    """
+    faults: list[Fault] = []
+    num_read = num_good = 0
+    rows = iter_rows(source, classifier.known_columns(columns), need_label=False)
+    for num_read, row in enumerate(rows, start=1):
+        if not isinstance(row, Fault):
+            num_good += 1
+        elif on_bad_row != "skip":
+            faults.append(row)
+        if on_progress is not None and num_read % ROWS_PER_REPORT == 0:
+            on_progress(num_read, None)
+    if on_progress is not None and num_read >= ROWS_PER_REPORT:
+        on_progress(num_read, num_read)
+    if faults:
+        raise DataError(
+            f"{format_count(len(faults), 'problem')} in the data: nothing was predicted",
+            faults=faults,
+            hint=f"Fix the data, or skip {format_count(len(faults), 'row')} with --on-bad-row skip.",
+        )
+    return num_good
+
+
 def name_kept(columns: Columns | None, label_names: Sequence[str]) -> list[str]:
     """Return the name of each kept column in an output, which has columns of its own.
 
@@ -160,9 +206,10 @@ def write_predictions(
 ) -> None:
     """Write predictions to a file that appears only once it is complete.
 
-    If the model abstained, the label is null in JSON and empty in tables. A TSV file is written as
-    bertfit reads it: quotes are ordinary characters, and a tab or a line break inside a text or a
-    name becomes a space.
+    If Ctrl-C ends this, the predictions made so far are kept in a file beside it, such as
+    out.unfinished.csv. If the model abstained, the label is null in JSON and empty in tables. A TSV
+    file is written as bertfit reads it: quotes are ordinary characters, and a tab or a line break
+    inside a text or a name becomes a space.
 
     Args:
         predictions: From `predict_rows` or `predict_lines`.
@@ -173,12 +220,22 @@ def write_predictions(
     Raises:
         ConfigError: The output's suffix is unknown, or it is a folder.
         OSError: The file cannot be written.
+        WorkLeft: Ctrl-C came after the first prediction.
     """
     check_output(output, SUFFIXES, overwrite=True)  # the caller has checked
-    with open_atomically(output) as file:
-        write = _open_writer(file, output.suffix.lower(), label_names, kept)
-        for row in predictions:
-            write(row)
+    file, num_written = output.resolve(), 0
+    place = next(find_free_names(file.with_suffix(""), "unfinished", suffix=file.suffix))
+    try:
+        with open_atomically(output, unfinished=lambda: place if num_written else None) as opened:
+            write = _open_writer(opened, output.suffix.lower(), label_names, kept)
+            for row in predictions:
+                write(row)
+                num_written += 1
+    except KeyboardInterrupt as error:
+        if not num_written:
+            raise
+        are = "1 prediction is" if num_written == 1 else f"{num_written:,} predictions are"
+        raise WorkLeft(f"{are} in {place}") from error
 
 
 def is_part_of_run(output: Path, run: Path) -> bool:
