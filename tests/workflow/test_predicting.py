@@ -216,8 +216,8 @@ def test_an_interrupt_keeps_the_predictions_made_so_far(classifier, tmp_path, na
 
 
 def test_an_interrupt_before_the_first_prediction_leaves_nothing(classifier, tmp_path):
+    names = classifier.label_names
     with pytest.raises(KeyboardInterrupt) as caught:
-        names = classifier.label_names
         write_predictions(interrupt_after(iter([]), 0), tmp_path / "out.csv", label_names=names)
     assert not isinstance(caught.value, WorkLeft)
     assert list(tmp_path.iterdir()) == []

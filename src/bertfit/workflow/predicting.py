@@ -161,10 +161,11 @@ def count_rows(
     if on_progress is not None and num_read >= ROWS_PER_REPORT:
         on_progress(num_read, num_read)
     if faults:
+        rows_at_fault = format_count(len(faults), "row")
         raise DataError(
             f"{format_count(len(faults), 'problem')} in the data: nothing was predicted",
             faults=faults,
-            hint=f"Fix the data, or skip {format_count(len(faults), 'row')} with --on-bad-row skip.",
+            hint=f"Fix the data, or skip {rows_at_fault} with --on-bad-row skip.",
         )
     return num_good
 
