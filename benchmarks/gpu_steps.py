@@ -72,8 +72,8 @@ def measure_steps(size: Size, texts: EncodedTexts, num_rows: int) -> dict[str, A
         if on_gpu:  # before anything is recorded: replays allocate nothing
             torch.cuda.reset_peak_memory_stats()
         take_epoch()
-        num_steps = len(take_epoch())  # in which sizes that occur once are recorded
         with no_further_sizes():
+            num_steps = len(take_epoch())  # in which sizes that occur once are recorded
             for _ in range(ROUNDS):
                 started = time.perf_counter()
                 take_epoch()

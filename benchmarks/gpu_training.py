@@ -351,12 +351,12 @@ def train_bertfit(
     )
     with training(size, texts, rows, settings) as (take_epoch, _):
         marks = [time.perf_counter()]
-        for _ in range(2):
-            take_epoch()
-            marks.append(time.perf_counter())
-        with no_further_sizes():
-            take_epoch()
+        take_epoch()
         marks.append(time.perf_counter())
+        with no_further_sizes():  # one found in the second would be recorded in the third
+            for _ in range(2):
+                take_epoch()
+                marks.append(time.perf_counter())
     third = marks[3] - marks[2]
     return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
 

@@ -114,7 +114,8 @@ def test_a_training_of_any_sizes_finds_every_kernel(cache, model, max_length, te
     assert process.wait() == 0
     before = find_files(cache)
     assert len([path for path in before if path.suffix == ".cubin"]) > 10
-    subprocess.run([sys.executable, "-c", TRAINING, str(model), texts], check=True)
+    fusion = "error:TRITON_DEFAULT_FP_FUSION"  # Triton 3.9 warns where a launch leaves it open
+    subprocess.run([sys.executable, "-W", fusion, "-c", TRAINING, str(model), texts], check=True)
     assert find_files(cache) == before
     compiling_ahead._started.clear()  # as in a process that comes later
     assert start_compiling(settings) is None

@@ -411,6 +411,20 @@ def test_the_time_of_recordings_counts_on(tmp_path):
     assert weights.recorded.seconds == 1.5
 
 
+def test_memory_that_runs_out_does_not_make_a_state_a_damaged_one(tmp_path):
+    """The advice would be to remove it."""
+
+    def run_out(_state):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    weights = SimpleNamespace(kind="a kind", recorded=None, state=dict, set_state=run_out)
+    place, device = Checkpoints(tmp_path), torch.device("cpu")
+    progress = Progress(max_tokens=16)
+    assert save_state(place, weights, device, progress=progress, seen=[], listener=StepListener())
+    with pytest.raises(torch.OutOfMemoryError):
+        take_up_state(read_state(place.path), weights, device, epochs=[])
+
+
 @pytest.mark.parametrize("fails_once", [False, True])
 def test_an_interrupted_training_on_a_full_disk_goes_on_from_an_earlier_state(
     train, tmp_path, monkeypatch, fails_once

@@ -135,7 +135,7 @@ def _decode_one_after_other(
         for number, text in enumerate(texts, start=1):
             yield Line(number, text, _find_nul(text, number, source))
     except UnicodeError as error:
-        reason = getattr(error, "reason", error)
+        reason = getattr(error, "reason", "there is no byte order mark")
         message = f"the file is not {encoding} from about this line on: {reason}"
         raise SourceError(source, message, line=number + 1) from error
     finally:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding
 
-from bertfit.modeling.kernels.launching import on_device
+from bertfit.modeling.kernels.launching import LAUNCH_OPTIONS, on_device
 from bertfit.modeling.pack import current_pack
 from bertfit.modeling.transfer import to_device
 
@@ -67,7 +67,7 @@ class GpuEmbeddingRows:
         num_rows, width = master.shape
         self._device = device = master.device
         self.num_partials = _PROGRAMS if master.is_cuda else _PROGRAMS_ON_A_CPU
-        self._shape = {"WIDTH": width, "BLOCK": 1 << (width - 1).bit_length()}
+        self._shape = {"WIDTH": width, "BLOCK": 1 << (width - 1).bit_length(), **LAUNCH_OPTIONS}
         self._first, self._second, self._gradient = (
             torch.zeros(num_rows, width, device=device) for _ in range(3)
         )
@@ -195,6 +195,7 @@ class GpuEmbeddingRows:
                 BLOCK=_COLUMNS,
                 ROWS=_TOKENS,
                 num_warps=_WARPS_OF_SUM,
+                **LAUNCH_OPTIONS,
             )
 
     @property

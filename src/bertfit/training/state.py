@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bertfit.errors import RunError
+from bertfit.errors import RunError, is_out_of_memory
 from bertfit.training.checkpoints import explain_damage
 from bertfit.training.loop import RandomNumbers
 from bertfit.training.outcome import History
@@ -142,6 +142,8 @@ def take_up_state(
         weights.set_state(pick(tensors, "weights."))
         RandomNumbers.of(device, pick(tensors, "random.")).set_back()
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):  # of a GPU: the file is whole
+            raise
         raise explain_damage(saved.path, error) from error
     if weights.recorded is not None:  # counts on
         weights.recorded.seconds = progress.recording_seconds

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
+from bertfit.modeling.kernels.launching import LAUNCH_OPTIONS, find_kernel_obstacle, on_device
 from bertfit.modeling.transfer import to_device
 from bertfit.training.gpu_embedding_rows import GpuEmbeddingRows
 from bertfit.training.optimization import Pair, read_decays
@@ -107,6 +107,7 @@ class TritonAdamW:
                 self._partials[self._num_of_rows :],
                 BLOCK=_BLOCK,
                 num_warps=_NUM_WARPS_OF_SUM,
+                **LAUNCH_OPTIONS,
             )
         if self._rows is not None:
             self._rows.sum_squares(self._partials[: self._num_of_rows])
@@ -120,6 +121,7 @@ class TritonAdamW:
                 len(self._partials),
                 BLOCK=_PARTIALS,
                 num_warps=_NUM_WARPS_OF_NORM,
+                **LAUNCH_OPTIONS,
             )
         return norm_and_loss
 
@@ -183,6 +185,7 @@ class TritonAdamW:
                 self._epsilon,
                 BLOCK=_BLOCK,
                 num_warps=_NUM_WARPS_OF_STEP,
+                **LAUNCH_OPTIONS,
             )
 
     def _lay_out(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bertfit.modeling.kernels.elementwise import Dropout
+from bertfit.modeling.kernels.launching import LAUNCH_OPTIONS
 
 _TO_BASE_2 = 1.4426950408889634
 
@@ -250,6 +251,7 @@ def _describe(states: States, dropout: Dropout, tile: Tile) -> dict[str, Any]:
         "THRESHOLD": round(dropout.rate * 2**32),
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        **LAUNCH_OPTIONS,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bertfit.modeling.kernels.launching import FOLDED_ROWS, count_programs
+from bertfit.modeling.kernels.launching import FOLDED_ROWS, LAUNCH_OPTIONS, count_programs
 
 _ROWS = 2
 _NUMBERS_OF_A_WARP = 256
@@ -116,6 +116,7 @@ def fold_together(folds: Sequence[Fold], *, adds: bool = False) -> None:
         ROWS=FOLDED_ROWS,
         ADDS=adds,
         num_warps=_FOLDING_WARPS,
+        **LAUNCH_OPTIONS,
     )
 
 
@@ -162,6 +163,7 @@ def add_and_norm(
         DROPS=dropout.rate > 0.0,
         KEEPS=keeps,
         num_warps=_count_warps(block),
+        **LAUNCH_OPTIONS,
     )
     return output, Normed(total, means, scales)
 
@@ -215,6 +217,7 @@ def add_and_norm_backward(
         ROWS=_ROWS,
         DROPS=dropout.rate > 0.0,
         num_warps=_count_warps(block),
+        **LAUNCH_OPTIONS,
     )
     return of_residual, of_hidden
 
@@ -224,7 +227,7 @@ def activate(values: torch.Tensor, output: torch.Tensor | None = None) -> torch.
     num_rows, width = values.shape
     output = torch.empty_like(values) if output is None else output
     _kernels().activate[(-(-values.numel() // _ELEMENTS),)](
-        values, output, num_rows, WIDTH=width, BLOCK=_ELEMENTS
+        values, output, num_rows, WIDTH=width, BLOCK=_ELEMENTS, **LAUNCH_OPTIONS
     )
     return output
 
@@ -255,6 +258,7 @@ def activate_backward(
         BLOCK=_NUMBERS_OF_A_WARP,
         ROWS=_ROWS,
         num_warps=1,
+        **LAUNCH_OPTIONS,
     )
     return of_values
 

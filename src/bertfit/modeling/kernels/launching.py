@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
@@ -16,6 +19,9 @@ _PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
 """With few rows, summing is quick, but folding the programs' partial sums costs the same."""
 FOLDED_ROWS = 128
 """Programs whose partial sums are folded in one round."""
+LAUNCH_OPTIONS: Mapping[str, Any] = MappingProxyType({"enable_fp_fusion": True})
+"""Of all kernels. A product and a sum may become one instruction, which rounds once: Triton 3.9
+warns at each launch that does not say so, and announces that 3.10 does it only where asked."""
 _PROGRAMS_ON_A_CPU = 3
 """In Triton's interpreter, for tests: more than one, and not a divisor of the tests' sizes."""
 
