@@ -272,6 +272,23 @@ def test_a_mount_point_is_refused_before_the_training(tmp_path, monkeypatch):
     )
 
 
+def test_a_folder_that_is_mounted_on_another_of_its_file_system_is_a_mount_point(
+    tmp_path, monkeypatch
+):
+    """As a container's volume can be; `os.path.ismount` compares file systems."""
+    run = tmp_path / "my run"
+    run.mkdir()
+    (tmp_path / "mounts").write_text(
+        "22 1 259:0 / / rw - ext4 /dev/root rw\n"
+        f"30 22 259:0 /vol {tmp_path}/my\\040run rw - ext4 /dev/root rw\n"
+    )
+    refuse_existing(run, overwrite=False)
+    monkeypatch.setattr("bertfit.run_directory._MOUNTS", tmp_path / "mounts")
+    assert "is a mount point" in error_of(refuse_existing, run, overwrite=False)
+    monkeypatch.setattr("bertfit.run_directory._MOUNTS", tmp_path / "none")
+    refuse_existing(run, overwrite=False)
+
+
 @pytest.mark.parametrize("what", ["file", "circle"])
 def test_a_place_that_cannot_be_written_to_is_refused_before_the_training(tmp_path, what):
     if what == "file":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from bertfit.run_files import (
 FORMAT_VERSION = 1
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
+_MOUNTS = Path("/proc/self/mountinfo")
+"""Linux's list of what is mounted: the fifth field of a line is the place, as octal escapes."""
 _WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
 """Files that `bertfit report` or a file manager may add to a run later."""
 
@@ -114,6 +117,10 @@ class Staging:
     def is_intact(self) -> bool:
         """Return whether the folder is the one that was made, not a later one of the same name."""
         return self.folder.is_dir() and os.path.samestat(self.folder.stat(), self.made)
+
+    def is_complete(self) -> bool:
+        """Return whether all of the run has been written, and only its place is missing."""
+        return (self.folder / RECORD_NAME).is_file()
 
     def holds_model(self) -> bool:
         """Return whether weights have been written."""
@@ -239,7 +246,7 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
             f"{output} is a link to {output.readlink()}, which does not exist",
             hint="Make that folder, or choose another --output.",
         )
-    if os.path.ismount(output.resolve()):
+    if _is_mounted(output.resolve()):
         raise RunError(
             f"{output} is a mount point, which a run cannot replace",
             hint="Name a folder in it as --output.",
@@ -265,6 +272,18 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
             f"{output} holds files that bertfit did not write, and would lose them: {shown}",
             hint="Move them away, or choose another --output.",
         )
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Return whether a folder is a mount point, also one of a folder of the same file system."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        mounts = _MOUNTS.read_bytes().splitlines()
+    except OSError:  # only Linux has it
+        return False
+    escaped = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found[0]), os.fsencode(folder))
+    return any(mount.split()[4:5] == [escaped] for mount in mounts)
 
 
 def _find_foreign(run: Path) -> list[str]:

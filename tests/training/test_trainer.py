@@ -506,8 +506,31 @@ def test_an_interruption_after_the_last_epoch_keeps_the_best(run_fit, fix_scores
     fix_scores(0.9, 0.5)
     monkeypatch.setattr(trainer.TrainedWeights, "release", interrupted)
     outcome, _ = run_fit()
-    assert outcome.interrupted
+    assert not outcome.interrupted  # every step was taken
     assert (outcome.best_epoch, len(outcome.history.val_acc)) == (0, 2)
+
+
+def test_an_interruption_while_the_last_epoch_is_validated_cuts_nothing_short(run_fit):
+    count = []
+
+    def interrupt(task, done):
+        if task == "validating":
+            count.append(done)
+            if count.count(12) == 2 and done == 12:
+                signal.raise_signal(signal.SIGINT)
+
+    outcome, _ = run_fit(epochs=2, listener=Recorder(interrupt))
+    assert not outcome.interrupted
+    assert len(outcome.history.val_acc) == 2
+
+
+def test_an_interruption_of_the_epoch_that_ends_the_patience_cuts_nothing_short(
+    run_fit, fix_scores
+):
+    fix_scores(0.9, 0.5, 0.4)
+    outcome, _ = run_fit(epochs=5, patience=1, listener=interrupt_at("epoch 2/5", 3))
+    assert not outcome.interrupted
+    assert len(outcome.history.val_acc) == 2
 
 
 def test_a_model_that_gives_one_class_for_all_is_called_collapsed(run_fit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import shutil
 import signal
 import statistics
@@ -16,7 +17,7 @@ from transformers import GPT2Config, GPT2Model
 
 import bertfit
 from bertfit import TextClassifier
-from bertfit.errors import ConfigError, RunError, TrainingError
+from bertfit.errors import ConfigError, RunError, TrainingError, WorkLeft
 from bertfit.files import write_json
 from bertfit.run_directory import Staging, read_record
 from bertfit.workflow import log as log_module
@@ -112,7 +113,7 @@ def test_the_total_time_is_that_of_all_seeds(monkeypatch):
         record={"training": {"train_seconds": 8.0, "total_seconds": 10.0}},
         outcome=SimpleNamespace(selection_metric="loss"),
     )
-    record = seeds_module._Best(seed=0, finished=kept).record(log)
+    record = seeds_module._Best(3, seed=0, finished=kept).record(log)
     assert record["training"] == {"train_seconds": 8.0, "total_seconds": 90.0}
 
 
@@ -208,7 +209,7 @@ def test_the_score_that_chose_the_seed_is_called_by_its_name():
     runs = [{"interrupted": False, "validation": scores, "test": None}] * 2
     listener = Recorder()
     summary = seeds_module._summarize(runs, best_seed=4, metric="macro_f1")
-    seeds_module._note_seeds(summary, 2, LogKeeper(listener))
+    seeds_module._note_seeds(summary, LogKeeper(listener))
     assert listener.notes[-1] == "Kept: seed 4, the best by validation macro F1."
 
 
@@ -241,7 +242,14 @@ def test_ctrl_c_after_the_training_of_a_seed_starts_no_other(train, tmp_path, ma
     assert [run["seed"] for run in result.seeds["runs"]] == [0]
     assert result.interrupted
     assert result.seeds["test"]["mean"] is None
-    assert "Interrupted: 1 of 3 seeds were trained." in listener.notes
+    assert result.seeds["asked"] == 3
+    for name in ("report.html", "README.md", "train.log"):
+        page = (result.run / name).read_text(encoding="utf-8")
+        assert "Only 1 of 3 seeds was trained." in page
+    page = " ".join((result.run / "report.html").read_text(encoding="utf-8").split())
+    assert "num_seeds=3" in page
+    assert "This training was interrupted; the command trains to the end" in page
+    assert "Only 1 of 3 seeds was trained." in listener.notes
 
 
 def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
@@ -260,7 +268,7 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     kept = "Kept: seed 0, the best by validation accuracy of those that were not interrupted."
     assert listener.notes[-1] == kept
     assert seeds["best_seed"] == 0
-    assert "Interrupted: 2 of 3 seeds were trained." in listener.notes
+    assert "Only 2 of 3 seeds were trained." in listener.notes
     assert seeds["validation"]["standard_deviation"] is None
     assert names_in(tmp_path) == {"run"}
 
@@ -348,7 +356,7 @@ def test_an_interruption_between_seeds_ends_with_the_finished_ones(
     result = train_on(tmp_path / "run", baseline=False, listener=listener)
     assert [run["seed"] for run in result.seeds["runs"]] == [0]
     assert read_record(tmp_path / "run")["seeds"] == result.seeds
-    assert "Interrupted: 1 of 3 seeds were trained." in listener.notes
+    assert "Only 1 of 3 seeds was trained." in listener.notes
     assert names_in(tmp_path) == {"run"}
 
 
@@ -427,7 +435,8 @@ def test_a_best_seed_whose_folder_was_removed_is_not_said_to_be_kept(train, tmp_
 def test_a_failing_seed_leaves_the_best_finished_one_as_a_run(train, tmp_path, fail_at_seed, error):
     fail_at_seed(3, error)
     listener = Recorder()
-    with pytest.raises(type(error)):
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    with pytest.raises(WorkLeft if is_interrupt else type(error)) as caught:
         train(tmp_path / "run", baseline=False, listener=listener)
     assert names_in(tmp_path) == {"run.unfinished"}
     record = read_record(tmp_path / "run.unfinished")
@@ -435,7 +444,9 @@ def test_a_failing_seed_leaves_the_best_finished_one_as_a_run(train, tmp_path, f
     assert set(record["files"]) == names_in(tmp_path / "run.unfinished")  # else a user's get lost
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(record["sha256"])
     assert len(TextClassifier.load(tmp_path / "run.unfinished").predict(TEXTS)) == 3
-    assert listener.notes[-1].startswith("The best finished seed, ")
+    told = str(caught.value) if is_interrupt else listener.notes[-1]
+    assert re.match(f"[Tt]he best finished seed, [01], is kept in {tmp_path}", told)
+    assert record["seeds"]["asked"] == 3
 
 
 def test_a_first_seed_that_fails_leaves_nothing(train, tmp_path, fail_at_seed):

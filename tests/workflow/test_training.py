@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -756,6 +758,25 @@ def test_a_failure_in_a_later_epoch_keeps_the_best_model_so_far(train, tmp_path,
     assert listener.notes[-1] == (f"The best epoch so far is saved, as a plain model, in {kept}.")
 
 
+def test_a_finished_run_that_cannot_be_moved_to_its_place_is_said_to_be_whole(
+    train, tmp_path, monkeypatch
+):
+    rename = Path.rename
+
+    def fail(path, target):
+        if Path(target).name == "run":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    listener = Recorder()
+    with pytest.raises(OSError, match="busy"):
+        train(tmp_path / "run", epochs=1, listener=listener)
+    kept = tmp_path / "run.unfinished"
+    assert listener.notes[-1] == f"The finished run is in {kept}."
+    assert read_record(kept)["training"]["interrupted"] is False
+
+
 def test_a_second_failure_does_not_overwrite_what_the_first_kept(train, tmp_path, monkeypatch):
     fail_at_step(monkeypatch, 6)
     with pytest.raises(TrainingError):
@@ -943,7 +964,7 @@ def test_an_interruption_after_the_last_epoch_keeps_the_run(
     assert names_in(tmp_path) == {"run"}
     assert len(record["training"]["reason"]) > 0
     assert len(TextClassifier.load(tmp_path / "run").predict(TEXTS)) == len(TEXTS)
-    assert record["training"]["interrupted"] == ((place, name) in WHILE_FITTING)
+    assert record["training"]["interrupted"] is False  # every step was taken
     is_scored = (place, name) not in [*WHILE_FITTING, *AFTER_FITTING] or (name == "judge" and after)
     assert (result.test is not None) == is_scored
     told = "Interrupted: the test rows were not scored; bertfit evaluate does that."

@@ -22,6 +22,7 @@ from bertfit.reporting.summary import (
     describe_seeds,
     describe_verdict,
     has_leaks,
+    is_cut_short,
     list_findings,
     list_warnings,
 )
@@ -92,6 +93,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "line_words": _name_lines(record),
         "model": facts["model"],
         "command": facts["command"],
+        "was_interrupted": is_cut_short(record),
         "versions": record.get("versions") or {},
         "kept_reason": (record.get("training") or {}).get("reason"),
         "seeds": tables.list_seeds(facts),

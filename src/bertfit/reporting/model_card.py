@@ -17,6 +17,7 @@ from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.limits import list_limits
 from bertfit.reporting.summary import (
     describe_answer,
+    describe_missing_seeds,
     describe_verdict,
     find_clean_scores,
     format_seed_scores,
@@ -119,8 +120,10 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
 def _describe_seeds(seeds: Mapping[str, Any] | None) -> str | None:
     """Return which of several seeds this is, and how they did on average; None if there was one."""
     if seeds is None or len(seeds["runs"]) < 2:
-        return None
+        return None if seeds is None else describe_missing_seeds(seeds)
     told = f"Seed {seeds['best_seed']}, the best of {len(seeds['runs'])} on the validation rows."
+    missing = describe_missing_seeds(seeds)
+    told = told if missing is None else f"{told} {missing}"
     mean, deviation = (seeds["test"][key] for key in ("mean", "standard_deviation"))
     if mean is None or deviation is None:
         return told

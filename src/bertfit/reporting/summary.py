@@ -56,7 +56,28 @@ def describe_seeds(seeds: Mapping[str, Any]) -> str:
         told += " Test scores are those of the models as saved; they chose nothing."
     if any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1:
         told += " Mean and deviation leave out the interrupted seed."
-    return told
+    missing = describe_missing_seeds(seeds)
+    return told if missing is None else f"{missing} {told}"
+
+
+def describe_missing_seeds(seeds: Mapping[str, Any]) -> str | None:
+    """Return how many of the seeds that were asked for were trained; None if all were.
+
+    Args:
+        seeds: The entry "seeds" of bertfit.json.
+    """
+    asked, trained = seeds.get("asked", 0), len(seeds["runs"])
+    if trained >= asked:
+        return None
+    were = "was" if trained == 1 else "were"
+    return f"Only {trained} of {asked} seeds {were} trained."
+
+
+def is_cut_short(record: Mapping[str, Any]) -> bool:
+    """Return whether the command that trained a run would now train longer, or more seeds."""
+    seeds = record.get("seeds")
+    is_missing_seeds = seeds is not None and describe_missing_seeds(seeds) is not None
+    return is_missing_seeds or bool((record.get("training") or {}).get("interrupted"))
 
 
 def _word_tie(seeds: Mapping[str, Any], metric: str) -> str:

@@ -39,6 +39,7 @@ class TrainingOutcome:
     reason: str
     """Why that epoch was kept, in a sentence."""
     interrupted: bool
+    """Whether Ctrl-C ended it before its last step."""
     collapsed_to: int | None
     """The class that the kept model predicts for every validation row, if it does."""
     train_seconds: float

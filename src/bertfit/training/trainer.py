@@ -105,12 +105,12 @@ def fit(
             run.finish_epoch(run.train_epoch(steps, len(planned), interruption))
             if interruption.requested:
                 run.leave_if_it_stays(None)
-                run.is_cut_short = True
+                run.is_cut_short = run.has_epochs_left()
                 break
     finally:
         weights.release()
     run.keep_best()
-    return run.outcome(interrupted=interruption.requested)
+    return run.outcome()
 
 
 def _plan_epochs(
@@ -143,7 +143,7 @@ class _Run:
     """Steps of the next epoch that were taken before the training was killed."""
     unfinished: tuple[int, int] | None = None
     is_cut_short: bool = False
-    """Whether a run is made of what is there, and the training is over."""
+    """Whether Ctrl-C came before the last step, and a run is made of what is there."""
     fragments: Fragments = field(default_factory=Fragments)
 
     def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
@@ -341,6 +341,12 @@ class _Run:
             self.recording = plan
             self.listener.note(f"Recording: {plan}; the rest is computed as it is written.")
 
+    def has_epochs_left(self) -> bool:
+        """Return whether the last epoch was cut short, or others would have followed it."""
+        if self.unfinished is not None:
+            return True
+        return self.progress.history.num_epochs < self.num_epochs and not self.patience_is_over()
+
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""
         patience, num_epochs = self.settings.patience, self.progress.history.num_epochs
@@ -360,7 +366,7 @@ class _Run:
         if self.checkpoints.path.exists() and (self.is_cut_short or not self._save_state([])):
             self.checkpoints.remove()
 
-    def outcome(self, *, interrupted: bool) -> TrainingOutcome:
+    def outcome(self) -> TrainingOutcome:
         """Sum up."""
         done = self.progress
         return TrainingOutcome(
@@ -368,7 +374,7 @@ class _Run:
             best_epoch=done.best_epoch,
             selection_metric=self.metric,
             reason=explain_choice(done.history, self.metric, done.best_epoch),
-            interrupted=interrupted,
+            interrupted=self.is_cut_short,
             collapsed_to=done.best_collapse,
             train_seconds=done.train_seconds,
             num_steps=done.num_steps,

@@ -37,7 +37,8 @@ def describe_command(
     if record.get("seeds"):
         runs = record["seeds"]["runs"]
         changed["seed"] = runs[0]["seed"]
-        num_seeds = len(runs) if len(runs) > 1 else None
+        asked = record["seeds"].get("asked", len(runs))
+        num_seeds = asked if asked > 1 else None
     if not TABLE_NAMES.isdisjoint(sources.values()):  # a command line cannot name tables in memory
         return _write_call(sources, name, recipe, changed, num_seeds, with_baseline=with_baseline)
     start = f"bertfit train {quote_path(sources.pop('train'))}"

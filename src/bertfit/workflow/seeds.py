@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertfit.config import ResolvedSettings, is_whole_number
-from bertfit.errors import ConfigError
+from bertfit.errors import ConfigError, WorkLeft
 from bertfit.progress import Listener, as_listener
+from bertfit.reporting.summary import describe_missing_seeds
 from bertfit.run_directory import Staging, stage_run
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 from bertfit.training.outcome import rank_epoch
@@ -46,6 +47,8 @@ _SCORES = ("accuracy", "macro_f1")
 class _Best:
     """The best finished seed so far, a complete run in its staging folder."""
 
+    num_seeds: int
+    """Asked for."""
     seed: int | None = None
     staging: Staging | None = None
     finished: FinishedRun | None = None
@@ -61,13 +64,13 @@ class _Best:
         if loser is not None:
             loser.discard()
 
-    def publish(self, num_seeds: int, log: LogKeeper, interruption: Interruption) -> dict[str, Any]:
+    def publish(self, log: LogKeeper, interruption: Interruption) -> dict[str, Any]:
         """Move the best run to its place, and return its record."""
         from bertfit.workflow.reporting import renew_report
 
         assert self.staging is not None
         record = self.record(log)
-        _note_seeds(record["seeds"], num_seeds, log)
+        _note_seeds(record["seeds"], log)
         write_log(self.staging, log)
         renew_report(self.staging, record, log=log, interruption=interruption)
         with catch_interrupts():  # count from 0 again: publishing must not stop half-way
@@ -80,7 +83,7 @@ class _Best:
         record, metric = self.finished.record, self.finished.outcome.selection_metric
         return record | {
             "training": record["training"] | {"total_seconds": log.count_seconds()},
-            "seeds": _summarize(self.runs, self.seed, metric),
+            "seeds": {"asked": self.num_seeds, **_summarize(self.runs, self.seed, metric)},
         }
 
 
@@ -127,7 +130,7 @@ def train_seeds(
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     from bertfit.workflow.judging import baseline_fitter
 
-    rows, best = prepared[1], _Best()
+    rows, best = prepared[1], _Best(num_seeds)
     with catch_interrupts() as interruption, _keeping_the_best(best, log):
         results = _train_each(
             prepared,
@@ -141,7 +144,7 @@ def train_seeds(
         for trained in results:
             best.offer(*trained)
             del trained
-        seeds = best.publish(num_seeds, log, interruption)["seeds"]
+        seeds = best.publish(log, interruption)["seeds"]
     assert best.finished is not None
     return sum_up(best.finished, rows, run=output, interrupted=interruption.requested, seeds=seeds)
 
@@ -198,15 +201,22 @@ def _train_each(
 
 @contextlib.contextmanager
 def _keeping_the_best(best: _Best, log: LogKeeper) -> Iterator[None]:
-    """If a seed fails, keep the best finished one next to the output, as a complete run."""
+    """If a seed fails, keep the best finished one next to the output, as a complete run.
+
+    Raises:
+        WorkLeft: A second Ctrl-C came, and there is one.
+    """
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         if best.staging is not None and best.staging.is_intact():
             # On a full disk the record cannot be written, but the weights are kept.
             with contextlib.suppress(OSError):
                 best.staging.complete(best.record(log))
-            log.note(f"The best finished seed, {best.seed}, is kept in {best.staging.set_aside()}.")
+            told = f"the best finished seed, {best.seed}, is kept in {best.staging.set_aside()}"
+            if isinstance(error, KeyboardInterrupt):
+                raise WorkLeft(told) from error
+            log.note(f"{told[0].upper()}{told[1:]}.")
         raise
 
 
@@ -269,9 +279,10 @@ def _summarize_part(
     return {"mean": mean or None, "standard_deviation": spread or None}
 
 
-def _note_seeds(seeds: dict[str, Any], num_seeds: int, log: LogKeeper) -> None:
-    if len(seeds["runs"]) < num_seeds:
-        log.note(f"Interrupted: {len(seeds['runs'])} of {num_seeds} seeds were trained.")
+def _note_seeds(seeds: dict[str, Any], log: LogKeeper) -> None:
+    missing = describe_missing_seeds(seeds)
+    if missing is not None:
+        log.note(missing)
     told = []
     for part, state in (("validation", "before calibration"), ("test", "as saved")):
         mean, spread = seeds[part]["mean"], seeds[part]["standard_deviation"]
