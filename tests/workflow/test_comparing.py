@@ -121,6 +121,10 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert found.verdict.endswith(f" {told}: scores of learned rows are too good.")
     assert [note.startswith(f"WARNING: {told}") for note in noted if "trained" in note] == [True]
     assert found.to_json()["learned"] == [None, found.learned[1]]
+    (copies[1] / "trained_texts.npy").unlink()
+    test = make_reviews(40, seed=7)
+    leaky = bertfit.compare(copies[0], copies[1], data=test)
+    assert f"Of these rows, {copies[1]} knew 40, by text (or nearly) or by group" in leaky.verdict
     both = bertfit.compare(runs[0], runs[1], data=rows)
     assert both.verdict.count("was trained on") == 2
 
@@ -311,6 +315,25 @@ def test_runs_with_other_labels_are_refused(copies, make_reviews):
     for data in (None, make_reviews(4)):
         with pytest.raises(RunError, match=r"different labels: .* has neg, pos; .* has bad, good"):
             bertfit.compare(*copies, data=data)
+
+
+def test_runs_that_spell_the_same_labels_differently_are_compared(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    """As where one was trained on what pandas wrote to CSV, and one on a Parquet file."""
+    spellings = {"whole": {"neg": "1", "pos": "0"}, "float": {"neg": "1.0", "pos": "0.0"}}
+    rows = {
+        name: [{**row, "label": spelt[row["label"]]} for row in make_reviews(40)]
+        for name, spelt in spellings.items()
+    }
+    for name in spellings:
+        options = {"model": str(tiny_model_dir), "epochs": 1, "max_length": 16, "baseline": False}
+        bertfit.train(rows[name], tmp_path / name, **options)
+    runs = (tmp_path / "whole", tmp_path / "float")
+    for data in rows.values():
+        found = bertfit.compare(*runs, data=data)
+        assert found.comparison.num_disagreeing == 0
+        assert found.disagreements == ()
 
 
 def test_of_many_labels_the_refusal_names_the_differing_ones_first(copies):

@@ -10,9 +10,11 @@ import pytest
 
 import bertfit
 from bertfit import Columns, TextClassifier
+from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.progress import Silent
 from bertfit.workflow import evaluating
+from bertfit.workflow.learned import Learned
 
 
 @pytest.fixture(scope="module")
@@ -306,10 +308,13 @@ def test_how_the_baseline_did_with_the_runs_own_test_rows_is_told(
 
 @pytest.mark.parametrize("part", ["validation", "test", None])
 def test_of_rows_that_the_run_was_trained_on_nothing_else_is_warned(monkeypatch, part):
-    monkeypatch.setattr(evaluating, "describe_learned", lambda *_: ("on 3 of these 9 texts", 1 / 3))
     monkeypatch.setattr(evaluating, "find_part", lambda *_: part)
+    learned = Learned("on 3 of these 9 texts", [1, 4, 5], 1 / 3)
     record, notes = {"scores": {"test_without_leaks": {"num_leaked": 3}}}, []
     listener = SimpleNamespace(note=notes.append)
-    found = evaluating._note_known_rows("run", record, None, listener)
-    assert found == "on 3 of these 9 texts"
-    assert [note.split(",")[0] for note in notes] == [f"WARNING: run was trained {found}"]
+    dataset = TextDataset("a.csv", ["x"] * 9, (), (), range(2, 11))
+    found = evaluating._note_known_rows("run", record, dataset, learned, listener)
+    assert found == (
+        "run was trained on 3 of these 9 texts, so its scores are too good. They are a.csv:3, 6, 7."
+    )
+    assert notes == [f"WARNING: {found}"]

@@ -220,8 +220,20 @@ def test_scores_on_rows_of_the_training_are_warned_of(tiny_model_dir, make_revie
     assert found.learned.endswith("of these 40 texts")
     told = f"WARNING: {tmp_path / 'run'} was trained {found.learned}, so its scores are too good"
     assert heard.notes[0].startswith(told)
+    assert found.warning == heard.notes[0].removeprefix("WARNING: ")
     other = [{**row, "text": f"{row['text']} again"} for row in make_reviews(40)]
-    assert bertfit.evaluate(tmp_path / "run", other).learned is None
+    new = bertfit.evaluate(tmp_path / "run", other)
+    assert (new.learned, new.without_learned, new.warning) == (None, None, None)
+    known = [row["text"] for row in make_reviews(40)[:3]]
+    write_digests(tmp_path / "run", known)
+    mixed = bertfit.evaluate(tmp_path / "run", [*make_reviews(40)[:3], *other])
+    clean = mixed.without_learned
+    assert (clean.num_leaked, clean.num_rows) == (3, 40)
+    assert (clean.accuracy, clean.macro_f1) == (new.scores.accuracy, new.scores.macro_f1)
+    assert clean.intervals["accuracy"] == new.intervals["accuracy"]
+    assert mixed.warning.endswith("so its scores are too good. They are rows:1, 2, 3.")
+    value = mixed.to_json()
+    assert (value["warning"], value["without_learned"]["num_rows"]) == (mixed.warning, 40)
 
 
 def test_folds_judge_what_the_run_has_learned(tiny_model_dir, rows, tmp_path):

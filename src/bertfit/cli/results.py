@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from bertfit.data.imdb import ImdbCounts
     from bertfit.evaluation.baseline import BaselineResult, BaselineResults
     from bertfit.workflow.evaluating import Evaluation
-    from bertfit.workflow.gating import LeakFreeScores
+    from bertfit.workflow.leak_free import LeakFreeScores
     from bertfit.workflow.recording import ScoredTest
     from bertfit.workflow.suspecting import SuspectReport
     from bertfit.workflow.training import TrainResult
@@ -151,6 +151,8 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
         told = describe_threshold(evaluation.threshold, scores.label_names[1])
         console.print(f"{told}.")
     console.print(_describe_intervals(evaluation))
+    if evaluation.without_learned is not None:
+        _show_without(console, evaluation.without_learned, "learned")
     show_skipped(console, evaluation.skipped)
 
 

@@ -21,7 +21,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
-from bertfit.labels import encode_labels
+from bertfit.labels import encode_labels, match_spelling
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
@@ -179,8 +179,11 @@ def _compare_scored(
     _check_rows(rows.dataset, rows_b.dataset, runs=runs)
     what = f"{_count_rows(len(rows.dataset))} of {rows.dataset.source}"
     found = _compare(what, [side_a, side_b], runs=runs)
-    learned = (rows.learned, rows_b.learned)
+    learned = tuple(None if one.learned is None else one.learned.told for one in (rows, rows_b))
+    assert len(learned) == 2
     verdict = found.verdict + _tell_learned(learned, runs)
+    known = [one.warning for one in (rows, rows_b) if one.learned is None and one.warning]
+    verdict = " ".join([verdict, *(f"{one[0].upper()}{one[1:]}" for one in known)])
     return replace(found, verdict=verdict, learned=learned, skipped=rows.skipped)
 
 
@@ -263,7 +266,7 @@ def _list_labels(record: Mapping[str, Any]) -> tuple[str, ...]:
 def _check_labels(
     names_a: tuple[str, ...], names_b: tuple[str, ...], *, runs: tuple[Path, Path]
 ) -> None:
-    if sorted(names_a) != sorted(names_b):
+    if sorted(names_a) != sorted(match_spelling(names_b, names_a)):
         shown = [
             list_some((shorten(name, _LABEL_WIDTH) for name in _put_first(names, others)), 10)
             for names, others in ((names_a, names_b), (names_b, names_a))
@@ -281,7 +284,8 @@ def _put_first(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
 
 def _check_rows(a: TextDataset, b: TextDataset, *, runs: tuple[Path, Path]) -> None:
     """Check that both runs read the same rows and labels: each reads its own training's columns."""
-    if (list(a.lines), list(a.labels)) != (list(b.lines), list(b.labels)):
+    labels_b = match_spelling(b.labels, sorted(set(a.labels)))
+    if (list(a.lines), list(a.labels)) != (list(b.lines), list(labels_b)):
         read = [
             " and ".join(repr(column.name) for column in dataset.columns.values())
             for dataset in (a, b)
@@ -310,7 +314,9 @@ def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
 
 def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> RunComparison:
     """Compare two sides; `rows` says which rows were compared."""
-    a, b = sides[0], _align(sides[1], sides[0].label_names)
+    a, b = sides
+    respelt = tuple(match_spelling(b.label_names, a.label_names))
+    b = _align(replace(b, label_names=respelt), a.label_names)
     groups = a.kept.known_groups if a.kept.known_groups is not None else b.kept.known_groups
     comparison = compare_predictions(
         a.kept.probabilities,

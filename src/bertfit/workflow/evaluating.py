@@ -32,11 +32,15 @@ from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.summary import list_chosen
 from bertfit.reporting.text import note_columns
-from bertfit.workflow.learned import describe_leaks, describe_learned, find_part
+from bertfit.wording import list_some
+from bertfit.workflow.leak_free import LeakFreeScores, score_without
+from bertfit.workflow.learned import Learned, describe_leaks, find_learned_rows, find_part
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
 
+_LEARNED_SHOWN = 5
+"""Lines that a warning names."""
 _MANY_ROWS = 50_000
 """From here on, intervals take more than a few seconds."""
 
@@ -96,6 +100,10 @@ class Evaluation:
     """Where the model is weak: by length, truncation, label, group and columns asked for."""
     learned: str | None = None
     """On which of the rows the run was trained, in words; None if on none, as far as known."""
+    without_learned: LeakFreeScores | None = None
+    """Scores without those rows; None if there are none."""
+    warning: str | None = None
+    """Why the scores are too good, if the run knew any of the rows or was chosen by them."""
 
     @property
     def grouped(self) -> bool:
@@ -150,6 +158,8 @@ class Evaluation:
             "truncation": self.truncation,
             "dtype": self.dtype,
             "learned": self.learned,
+            "without_learned": None if (clean := self.without_learned) is None else clean.to_json(),
+            "warning": self.warning,
             "num_skipped": len(self.skipped),
             "skipped": [str(fault) for fault in self.skipped],
             "slices": self.slices.to_json(),
@@ -192,7 +202,12 @@ def evaluate(
     asked = replace(asked, slices=(*asked.slices, *split_names(slice_columns)))
     rows = read_rows(run, classifier, data, columns=asked, on_bad_row=on_bad_row, listener=listener)
     found = evaluate_classifier(classifier, rows.dataset, skipped=rows.skipped, listener=listener)
-    return replace(found, learned=rows.learned)
+    return replace(
+        found,
+        learned=None if rows.learned is None else rows.learned.told,
+        without_learned=score_without(found, () if rows.learned is None else rows.learned.rows),
+        warning=rows.warning,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +216,10 @@ class RowsToScore:
 
     dataset: TextDataset
     skipped: tuple[Fault, ...]
-    learned: str | None
-    """On which of them the run was trained, in words; None if on none, as far as known."""
+    learned: Learned | None
+    """On which of them the run was trained; None if on none, as far as known."""
+    warning: str | None
+    """Why its scores are too good, in a sentence or two; None if they are not, as far as known."""
 
 
 def read_rows(
@@ -222,32 +239,45 @@ def read_rows(
         on_bad_row,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
-    learned = _note_known_rows(run, classifier.record, dataset, listener)
+    learned = find_learned_rows(as_path(run), dataset)
+    warning = _note_known_rows(run, classifier.record, dataset, learned, listener)
     note_columns({"rows": dataset.columns}, listener)
-    return RowsToScore(dataset, skipped, learned)
+    return RowsToScore(dataset, skipped, learned, warning)
 
 
 def _note_known_rows(
-    run: str | Path, record: Mapping[str, Any], dataset: TextDataset, listener: Listener
+    run: str | Path,
+    record: Mapping[str, Any],
+    dataset: TextDataset,
+    learned: Learned | None,
+    listener: Listener,
 ) -> str | None:
-    """Note what the run has to do with these rows; return on which it was trained, if on any."""
-    learned, part = describe_learned(as_path(run), dataset), find_part(record, dataset)
+    """Note what the run has to do with these rows; return the warning, if there is one."""
+    part, warning = find_part(record, dataset), None
     if learned is not None:
-        listener.note(
-            f"WARNING: {run} was trained {learned[0]}, so its scores are too good. Evaluate it on "
-            "rows that it has not seen."
-        )
+        warning = f"{run} was trained {learned.told}, so its scores are too good."
+        warning += _advise_on_learned(learned, dataset)
     elif part == "validation" and (chosen := list_chosen({"record": record})):
-        listener.note(
-            f"WARNING: these are the validation rows of {run}, which chose {chosen}, so its scores "
-            "are too good. Evaluate it on rows that chose nothing."
+        warning = (
+            f"these are the validation rows of {run}, which chose {chosen}, so its scores are too "
+            "good. Evaluate it on rows that chose nothing."
         )
     elif part == "test" and (leaks := describe_leaks([(as_path(run), record)])) is not None:
-        listener.note(f"WARNING: {leaks} bertfit inspect shows those without them.")
+        warning = f"{leaks} bertfit inspect shows those without them."
+    if warning is not None:
+        listener.note(f"WARNING: {warning}")
     comparison = (record.get("scores") or {}).get("comparison")
     if part == "test" and comparison:
         listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
-    return None if learned is None else learned[0]
+    return warning
+
+
+def _advise_on_learned(learned: Learned, dataset: TextDataset) -> str:
+    """Return where the learned rows are, if there are others, and what to do about them."""
+    if len(learned.rows) == len(dataset):
+        return " Evaluate it on rows that it has not seen."
+    lines = list_some((dataset.lines[row] for row in learned.rows), _LEARNED_SHOWN)
+    return f" They are {dataset.source}:{lines}."
 
 
 def evaluate_classifier(

@@ -24,7 +24,7 @@ from bertfit.reporting.text import format_percent_with_interval
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
-from bertfit.workflow.gating import score_without
+from bertfit.workflow.leak_free import score_without
 from bertfit.workflow.preparing import PreparedModel
 from bertfit.workflow.recording import ScoredTest
 from bertfit.workflow.rows import PreparedRows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,8 +49,19 @@ def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
     return np.isin(_digest(dataset.texts), known)
 
 
-def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | None:
-    """Return in words on which of these rows a run was trained, and their share; None if on none.
+class Learned(NamedTuple):
+    """The rows that a run was trained on, among others."""
+
+    told: str
+    """In words, after "trained"."""
+    rows: Sequence[int]
+    """Numbers of the rows, from 0 on, ascending."""
+    share: float
+    """Of all rows, in (0, 1]."""
+
+
+def find_learned_rows(run: Path, dataset: TextDataset) -> Learned | None:
+    """Return on which of these rows a run was trained; None if on none, as far as known.
 
     If a run kept no digests, only the rows of its whole source are known again, in whatever file.
 
@@ -61,13 +72,14 @@ def describe_learned(run: Path, dataset: TextDataset) -> tuple[str, float] | Non
         return None
     learned = find_learned(run, dataset)
     if learned is not None:
-        num, of = int(learned.sum()), len(learned)
-        return (f"on {num:,} of these {of:,} texts", num / of) if num else None
+        rows, of = np.flatnonzero(learned).tolist(), len(learned)
+        told = f"on {len(rows):,} of these {of:,} texts"
+        return Learned(told, rows, len(rows) / of) if rows else None
     trained = read_record(run).get("data", {}).get("train") or {}
     known = trained.get("fingerprint_as_read")
     if known is None or known != dataset.fingerprint():
         return None
-    return f"on rows of {trained['source']}", 1.0
+    return Learned(f"on rows of {trained['source']}", range(len(dataset)), 1.0)
 
 
 def find_part(record: Mapping[str, Any], dataset: TextDataset) -> str | None:

@@ -27,7 +27,7 @@ from bertfit.run_directory import Staging
 from bertfit.run_files import BASELINES_NAME
 from bertfit.training.outcome import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
-from bertfit.workflow.gating import LeakFreeScores
+from bertfit.workflow.leak_free import LeakFreeScores
 from bertfit.workflow.learned import write_digests
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.preparing import PreparedModel

@@ -23,7 +23,7 @@ from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import note_columns
-from bertfit.workflow.learned import describe_learned
+from bertfit.workflow.learned import find_learned_rows
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -165,15 +165,16 @@ def prepare_judging(
         verb="judged",
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
-    learned, share = describe_learned(as_path(run), dataset) or (None, 0.0)
-    if folds_if_learned and share > _MOST_LEARNED:
+    learned = find_learned_rows(as_path(run), dataset)
+    if folds_if_learned and learned is not None and learned.share > _MOST_LEARNED:
         listener.note(
-            f"The run was trained {learned}, so it has learned their labels, including wrong ones. "
-            "Word-count models, which see other rows, judge them instead."
+            f"The run was trained {learned.told}, so it has learned their labels, including wrong "
+            "ones. Word-count models, which see other rows, judge them instead."
         )
         return _prepare_folds(data, DEFAULT_FOLDS, known, on_bad_row, seed, listener)
     note_columns({"rows": dataset.columns}, listener)
-    judge = partial(_judge_with_run, dataset, as_path(run), classifier, learned, listener)
+    told = None if learned is None else learned.told
+    judge = partial(_judge_with_run, dataset, as_path(run), classifier, told, listener)
     return lambda: replace(judge(), skipped=skipped)
 
 

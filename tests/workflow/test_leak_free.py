@@ -7,9 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bertfit.data.gate import GateReport
 from bertfit.evaluation.intervals import bootstrap_intervals
-from bertfit.workflow.gating import score_without_groups, score_without_leaks
+from bertfit.workflow.leak_free import score_without
 
 GROUPS = [f"g{at // 5}" for at in range(60)]
 THRESHOLD = 0.05  # the more probable class is another for many rows
@@ -27,21 +26,13 @@ def evaluation():
         label_ids=label_ids,
         predicted_ids=(high >= THRESHOLD).astype(int),
         scores=SimpleNamespace(label_names=("neg", "pos")),
+        dataset=SimpleNamespace(groups=GROUPS),
     )
 
 
-@pytest.mark.parametrize(
-    ("score_others", "num_left_out"), [(score_without_leaks, 5), (score_without_groups, 10)]
-)
-def test_intervals_without_leaked_rows_resample_the_groups(evaluation, score_others, num_left_out):
-    report = GateReport(
-        findings=(),
-        num_test=60,
-        shared_test_rows=(0, 1, 2, 3, 4),
-        near_test_rows=(),
-        grouped_test_rows=(7, 5, 6, 8, 9),
-    )
-    found = score_others(evaluation, report, groups=GROUPS)
+def test_intervals_without_leaked_rows_resample_the_groups(evaluation):
+    num_left_out = 5
+    found = score_without(evaluation, range(num_left_out))
     label_ids, predicted_ids = (
         column[num_left_out:] for column in (evaluation.label_ids, evaluation.predicted_ids)
     )
@@ -55,3 +46,12 @@ def test_intervals_without_leaked_rows_resample_the_groups(evaluation, score_oth
     assert (found.num_leaked, found.num_rows) == (num_left_out, 60 - num_left_out)
     assert found.accuracy == (predicted_ids == label_ids).mean()
     assert found.intervals == {name: expected[name] for name in ("accuracy", "macro_f1")}
+
+
+def test_without_leaked_rows_there_is_no_other_score(evaluation):
+    assert score_without(evaluation, ()) is None
+
+
+def test_if_all_rows_leaked_nothing_is_scored(evaluation):
+    found = score_without(evaluation, range(60))
+    assert (found.num_leaked, found.num_rows, found.accuracy, found.intervals) == (60, 0, None, {})
