@@ -140,6 +140,24 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+OTHER_NAMES: Mapping[str, str] = {
+    "lr": "learning_rate",
+    "max_len": "max_length",
+    "max_seq_length": "max_length",
+    "metric": "selection_metric",
+    "metric_for_best_model": "selection_metric",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
+    "train_batch_size": "batch_size",
+    "early_stopping_patience": "patience",
+    "warmup": "warmup_fraction",
+    "warmup_ratio": "warmup_fraction",
+    "model_name_or_path": "model",
+}
+"""What other programs call some settings, to tell those who write it what it is called here."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedSettings:
     """Settings, and the origin of each field's value."""
@@ -289,9 +307,14 @@ def split_names(names: object) -> tuple[str, ...]:
 def _refuse_unknown(layer: Mapping[str, Any], origin: str) -> None:
     known = setting_names()
     unknown = [name for name in layer if name not in known]
-    told = [f"{origin}: there is no setting {n!r}.{did_you_mean(n, known)}" for n in unknown]
+    told = [f"{origin}: there is no setting {name!r}.{_guess_setting(name)}" for name in unknown]
     if unknown:
         raise ConfigError("\n".join(told), hint="bertfit settings lists them all.")
+
+
+def _guess_setting(name: str) -> str:
+    other = OTHER_NAMES.get(name.lower())
+    return did_you_mean(name, setting_names()) if other is None else f" Did you mean {other!r}?"
 
 
 def _place_problems(

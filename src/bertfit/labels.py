@@ -138,16 +138,20 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
 def find_alike(label_names: Iterable[str]) -> list[list[str]]:
     r"""Return names that differ only in case, spaces, Unicode form, or invisible characters.
 
-    Spellings of one whole number are alike too: with leading zeros, a plus or a fraction of zero.
+    Spellings of one whole number are alike too: with leading zeros, a plus or a fraction of zero;
+    and so are true and 1, false and 0.
 
     Example:
         >>> find_alike(["yes", "Yes", "no", "1", "1.0", "01", "pos", "pos\u200b"])
         [['01', '1', '1.0'], ['pos', 'pos\u200b'], ['Yes', 'yes']]
+        >>> find_alike(["0", "1", "true"])
+        [['1', 'true']]
     """
     groups: dict[str, list[str]] = {}
     for name in sorted(set(label_names)):
         seen = " ".join(_find_look(name).casefold().split())
-        groups.setdefault(_find_value(seen), []).append(name)
+        value = _find_value(seen)
+        groups.setdefault({"true": "1", "false": "0"}.get(value, value), []).append(name)
     alike = (names for names in groups.values() if len(names) > 1)
     return sorted(alike, key=lambda names: names[0].casefold())
 

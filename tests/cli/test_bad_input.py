@@ -868,6 +868,24 @@ CASES = [
         "bad.csv:1: the file is not utf-16 from about this line on",
         text("bad.csv", GOOD_ROWS),
     ),
+    setting_case("a setting as an option", "--patience 3", "It is a setting: --set patience=VALUE"),
+    setting_case(
+        "the name that a setting has elsewhere, as an option",
+        "--num_train_epochs 3",
+        "No such option: --num_train_epochs (Possible options: --epochs)",
+    ),
+    setting_case(
+        "the name that a setting has elsewhere",
+        "--set lr=1e-4",
+        "there is no setting 'lr'. Did you mean 'learning_rate'?",
+    ),
+    Case(
+        "a file to predict by another option's name",
+        "predict tiny --input good.csv",
+        2,
+        "No such option: --input (Possible options: --file)",
+        good,
+    ),
 ]
 
 

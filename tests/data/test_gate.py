@@ -534,7 +534,7 @@ def test_labels_spelt_alike_are_shown_as_they_are_if_that_tells_them_apart(label
     names = ("neg", "Gebühr für", label)
     rows = [row(text, names[at % 3]) for at, text in enumerate(make_texts(90, seed=8))]
     (found,) = [one for one in inspect(rows, group=None).findings if one.kind == "alike_labels"]
-    assert found.message == f"Labels that are spelt alike are classes of their own: {told}."
+    assert found.message == f"Labels that are alike are classes of their own: {told}."
 
 
 def test_a_label_that_the_validation_lacks_is_named():

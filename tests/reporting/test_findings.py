@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bertfit.data.findings import Example, Finding
-from bertfit.reporting.findings import brief_lines, findings_text, lengths_table
+from bertfit.reporting.findings import brief_lines, findings_text, labels_table, lengths_table
 
 LEAK = "LEAK: 1 of 10 test rows (10.0 %) seen before"
 
@@ -83,6 +83,26 @@ def test_an_example_with_a_long_label_stays_on_one_line(label):
 def test_without_findings_it_says_so():
     lines = show(findings_text("No leak into the test set was found (9 rows).", []))
     assert lines[1].rstrip() == "Nothing was found in the rest."
+
+
+def test_labels_are_counted_in_each_part():
+    parts = {
+        "train": {"num_per_label": {"neg": 900, "pos": 1100}},
+        "test": {"num_per_label": {"neg": 1500, "pos": 7}},
+    }
+    lines = (line.split() for line in show(labels_table(parts)) if line.strip())
+    title, head, _, *rows = lines
+    assert (title, head) == (["Rows", "by", "label"], ["Label", "train", "test"])
+    assert rows == [["neg", "900", "1,500"], ["pos", "1,100", "7"]]
+
+
+def test_of_many_labels_the_most_frequent_are_shown_and_the_rarest_is_counted():
+    counts = {f"label {number} {'x' * 50}": number + 1 for number in range(300)}
+    lines = show(labels_table({"train": {"num_per_label": counts}}))
+    told = "Rows by label (the 10 most frequent of 300; the rarest has 1 row)"
+    assert lines[0].rstrip() == told
+    assert sum("label" in line for line in lines[1:]) == 10
+    assert "300" in "".join(lines[4:6])
 
 
 def test_lengths_show_what_each_limit_cuts_and_what_was_counted():

@@ -40,7 +40,7 @@ def check(
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console
         from bertfit.data.gate import refuse_leaks
-        from bertfit.reporting.findings import findings_text, lengths_table
+        from bertfit.reporting.findings import findings_text, labels_table, lengths_table
         from bertfit.workflow.checking import check as run_check
 
     with Terminal(error_console) as terminal:
@@ -60,6 +60,7 @@ def check(
     else:
         console.print(findings_text(result.summary, result.findings))
         console.print()
+        console.print(labels_table(result.parts))
         console.print(lengths_table(result.parts))
         if result.suspects is not None:
             show_suspects(console, result.suspects)

@@ -18,6 +18,7 @@ from bertfit.cli import import_ as import_command
 from bertfit.cli import settings as settings_command
 from bertfit.cli.signals import hear_signals
 from bertfit.cli.streams import guard_streams
+from bertfit.cli.unknown_options import Verb
 
 app = typer.Typer(
     name="bertfit",
@@ -28,18 +29,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-app.command("demo")(demo_command.demo)
-app.command("prepare")(prepare.prepare)
-app.command("check")(check.check)
-app.command("inspect")(inspect.inspect)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("suspects")(suspects.suspects)
-app.command("report")(report.report)
-app.command("predict")(predict.predict)
-app.command("import")(import_command.import_)
-app.command("settings")(settings_command.settings)
+app.command("demo", cls=Verb)(demo_command.demo)
+app.command("prepare", cls=Verb)(prepare.prepare)
+app.command("check", cls=Verb)(check.check)
+app.command("inspect", cls=Verb)(inspect.inspect)
+app.command("train", cls=Verb)(train.train)
+app.command("evaluate", cls=Verb)(evaluate.evaluate)
+app.command("compare", cls=Verb)(compare.compare)
+app.command("suspects", cls=Verb)(suspects.suspects)
+app.command("report", cls=Verb)(report.report)
+app.command("predict", cls=Verb)(predict.predict)
+app.command("import", cls=Verb)(import_command.import_)
+app.command("settings", cls=Verb)(settings_command.settings)
 
 
 def _show_version(value: bool) -> None:

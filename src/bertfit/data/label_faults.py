@@ -111,7 +111,7 @@ def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
             "alike_labels",
             names,
             examples=_show_label_rows(profile, names),
-            message=f"Labels that are spelt alike are classes of their own: {told}{more}.",
+            message=f"Labels that are alike are classes of their own: {told}{more}.",
             advice="Spell each label one way, or the model learns to tell spellings apart.",
         )
 

@@ -18,7 +18,8 @@ from rich.text import Text
 
 from bertfit.data.findings import Example, Finding
 from bertfit.reporting.control_characters import escape_controls
-from bertfit.reporting.text import WIDTH, shorten
+from bertfit.reporting.short_names import shorten_apart
+from bertfit.reporting.text import MAX_CLASSES, WIDTH, make_table, shorten
 from bertfit.wording import format_count, format_share
 
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
@@ -29,6 +30,7 @@ _HEADINGS = {
 }
 _MARKS = {"leak": "LEAK: ", "serious": "Serious: ", "minor": ""}
 _SOURCE_WIDTH = 30
+_LABEL_WIDTH = 40
 _NOTE_WIDTH = 32
 """Most notes are shorter; labels and groups, which some name, can be of any length."""
 
@@ -66,6 +68,25 @@ def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
         more = format_count(len(findings) - most, "more finding")
         lines.append(f"… and {more}: bertfit check shows all.")
     return lines
+
+
+def labels_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Return the rows of each label in each part, the most frequent label first.
+
+    Args:
+        parts: By name, with num_per_label.
+    """
+    counts = [part["num_per_label"] for part in parts.values()]
+    totals = {name: sum(of_part[name] for of_part in counts) for name in counts[0]}
+    ranked = sorted(totals, key=lambda name: -totals[name])
+    shown, title = ranked[:MAX_CLASSES], "Rows by label"
+    if len(ranked) > len(shown):
+        least = format_count(totals[ranked[-1]], "row")
+        title += f" (the {len(shown)} most frequent of {len(ranked):,}; the rarest has {least})"
+    table = make_table("Label", right=parts)
+    for name, short in zip(shown, shorten_apart(shown, _LABEL_WIDTH).values(), strict=True):
+        table.add_row(short, *(f"{of_part[name]:,}" for of_part in counts))
+    return Group(Text(title, style="bold"), table)
 
 
 def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:

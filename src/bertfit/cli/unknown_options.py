@@ -1,0 +1,45 @@
+"""Says of an option that a verb does not have what it is called here: a setting, for example."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from typer.core import TyperCommand
+
+_LEAST_LIKENESS = 0.75
+"""Of an option that may be meant, from 0 to 1; click's own 0.6 offers --baseline for --patience."""
+_INPUTS = {"input", "input_file", "data", "data_file", "infile"}
+"""What others call the file whose rows are predicted."""
+
+
+class Verb(TyperCommand):
+    """A command whose message about an unknown option tells how to write what was meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 (typer keeps the type to itself)
+        """Parse the arguments; see `click.Command.parse_args`."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # NoSuchOption, which has no public name in typer.
+            if hasattr(error, "option_name") and hasattr(error, "possibilities"):
+                self._explain(error)
+            raise
+
+    def _explain(self, error: Any) -> None:  # noqa: ANN401 (as above)
+        known = sorted({option for param in self.params for option in param.opts})
+        given = error.option_name.lstrip("-").replace("-", "_").lower()
+        error.possibilities = difflib.get_close_matches(
+            error.option_name, known, cutoff=_LEAST_LIKENESS
+        )
+        if self.name == "train":
+            from bertfit.config import OTHER_NAMES, setting_names
+
+            given = OTHER_NAMES.get(given, given)
+            if given in setting_names() and f"--{given.replace('_', '-')}" not in known:
+                error.message += f". It is a setting: --set {given}=VALUE"
+                error.possibilities = []
+        if f"--{given.replace('_', '-')}" in known:
+            error.possibilities = [f"--{given.replace('_', '-')}"]
+        elif self.name == "predict" and given in _INPUTS:
+            error.possibilities = ["--file"]
