@@ -120,19 +120,30 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     """Return the labels, with true, false and whole numbers spelt as in `label_names`.
 
     The same table can have two spellings in two file formats: pandas writes True and 1.0 to CSV.
+    And 1 is the class LABEL_1 of a model whose classes were given no names.
 
     Example:
         >>> match_spelling(["False", "true", "neg"], ["false", "true"])
         ['false', 'true', 'neg']
         >>> match_spelling(["1.0", "01", "2"], ["0", "1"])
         ['1', '1', '2']
+        >>> match_spelling(["1", "2", "neg"], ["LABEL_0", "LABEL_1"])
+        ['LABEL_1', '2', 'neg']
     """
     known = set(label_names)
-    names = {_find_value(name): name for name in label_names}
+    if are_unnamed(label_names):
+        names = {str(index): name for index, name in enumerate(label_names)}
+    else:
+        names = {_find_value(name): name for name in label_names}
     if known.issuperset(labels) or len(names) < len(known):
         return labels
     spelt = {label: names.get(_find_value(label), label) for label in set(labels) - known}
     return [spelt.get(label, label) for label in labels]
+
+
+def are_unnamed(label_names: Sequence[str]) -> bool:
+    """Return whether the names are those that transformers gives to classes without names."""
+    return list(label_names) == [f"LABEL_{index}" for index in range(len(label_names))]
 
 
 def find_alike(label_names: Iterable[str]) -> list[list[str]]:

@@ -286,6 +286,13 @@ def _is_mounted(folder: Path) -> bool:
     return any(mount.split()[4:5] == [escaped] for mount in mounts)
 
 
+def _tell_of_model(folder: Path) -> str:
+    """Return what a folder without a record may be used for, if it holds a model."""
+    if any(folder.glob("*.safetensors")) and not (folder / STATE_NAME).exists():
+        return "It is the folder of a model, which evaluate, predict and inspect read."
+    return ""
+
+
 def _find_foreign(run: Path) -> list[str]:
     """Return the names in a run that its record does not list; none if it lists no files."""
     known = list_files(run)
@@ -315,7 +322,7 @@ def read_record(run: Path) -> dict[str, Any]:
     try:
         record = read_json(path)
     except FileNotFoundError:
-        hint = "\n".join(tell_leftovers(run, is_free=False))
+        hint = "\n".join(tell_leftovers(run, is_free=False)) or _tell_of_model(run)
         raise RunError(
             f"{run} is not a complete run: it has no {RECORD_NAME}",
             hint=hint or "A run that was killed before its end has none; train it again.",

@@ -431,3 +431,16 @@ def test_a_label_of_other_words_gets_no_guess():
     first, second, _ = str(caught.value).splitlines()[1:]
     assert first.endswith(f", which has {', '.join(labels)}.")
     assert second.endswith("Did you mean 'card_arrival'?")
+
+
+def test_numbers_are_the_classes_of_a_model_that_has_no_names_for_them():
+    rows = [{"text": "good", "label": 1}, {"text": "bad", "label": "0"}]
+    dataset, _ = check_evaluation_data(rows, Columns(), ["LABEL_0", "LABEL_1"])
+    assert dataset.labels == ["LABEL_1", "LABEL_0"]
+
+
+def test_of_a_model_without_names_it_is_told_where_they_belong():
+    with pytest.raises(DataError) as caught:
+        check_evaluation_data(GOOD, Columns(), ["LABEL_0", "LABEL_1"])
+    told = "which has LABEL_0, LABEL_1, as nobody named them: write the names of your labels into"
+    assert told in str(caught.value)

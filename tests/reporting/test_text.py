@@ -294,6 +294,8 @@ def test_accuracies_of_model_and_baselines_have_their_intervals_and_a_verdict() 
     assert "NB-SVM 90.0 % (71.0 to 98.0) 47.4 %" in lines
     assert "majority class 90.0 % (72.0 to 97.0) 47.4 %" in lines
     assert text.endswith(comparison.verdict)
+    text = render(comparison_table(comparison, BaselineResults((), 0.0), has_threshold=True))
+    assert "this model, without its threshold  " in text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from transformers import BertConfig
 
 from bertfit.errors import ConfigError, ModelError, RunError
+from bertfit.modeling.classifier import load_classifier, save_model
 from bertfit.run_directory import stage_run
 from bertfit.workflow.inspecting import inspect
 
@@ -112,3 +113,11 @@ def test_what_a_killed_training_left_is_told_instead_of_asking_the_hub(tmp_path)
     (left / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(RunError, match=r"A training that was killed left .*\.run\.incomplete-abc"):
         inspect(tmp_path / "run")
+
+
+def test_a_classifier_that_is_no_run_shows_the_names_of_its_classes(tmp_path, tiny_model_dir):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    save_model(loaded.model, tmp_path / "model")
+    assert inspect(tmp_path / "model").label_names == ("neg", "pos")
+    assert inspect(tmp_path / "model", num_labels=3).label_names == ()
+    assert inspect("embedded").label_names == ()

@@ -84,11 +84,11 @@ def test_kept_columns_go_with_the_predictions_of_their_rows(classifier, tmp_path
     assert [row["column p_neg"] for row in found] == written
     table = read_table(tmp_path / "out.csv")
     assert list(table[0])[:5] == ["line", "id", "column label", "column p_neg", "text"]
-    assert [row["id"] for row in table] == ["7", "x,\ty", "", "[1, 'é']", "0.5"]
+    assert [row["id"] for row in table] == ["7", "x,\ty", "", '[1, "é"]', "0.5"]
     assert [row["text"] for row in table] == TEXTS
     assert {row["column label"] for row in table} == {"true"}
     tsv = (tmp_path / "out.tsv").read_text(encoding="utf-8").splitlines()
-    assert [line.split("\t")[1] for line in tsv] == ["id", "7", "x, y", "", "[1, 'é']", "0.5"]
+    assert [line.split("\t")[1] for line in tsv] == ["id", "7", "x, y", "", '[1, "é"]', "0.5"]
 
 
 def test_a_kept_column_that_is_not_there_is_named(classifier, tmp_path):

@@ -49,7 +49,7 @@ def inspect(
     if model is None:
         raise ConfigError("expected MODEL, or --runtime", hint="Such as bertfit inspect embedded.")
     with pause_collection():
-        from bertfit.cli.results import print_json
+        from bertfit.cli.results import describe_labels, print_json
         from bertfit.cli.terminal import console
         from bertfit.reporting.tree import describe_memory, draw_tree
         from bertfit.workflow.inspecting import inspect as run_inspection
@@ -66,6 +66,8 @@ def inspect(
     )
     if inspection.memory is not None:
         console.print(describe_memory(inspection.memory))
+    if inspection.label_names and not inspection.record:
+        console.print(describe_labels(inspection.label_names))
     if inspection.record:
         _show_record(console, inspection)
         _show_changes(console, inspection)

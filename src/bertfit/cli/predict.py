@@ -51,7 +51,11 @@ _Output = Annotated[
 ]
 _Keep = Annotated[
     list[str] | None,
-    typer.Option(metavar="COLUMN", help="Also write this column of the file; repeatable."),
+    typer.Option(
+        metavar="COLUMN",
+        help="Also write this column of the file; repeatable. One named as a column of the output, "
+        "such as label, becomes 'column label'.",
+    ),
 ]
 
 

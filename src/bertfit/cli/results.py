@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from bertfit.workflow.suspecting import SuspectReport
     from bertfit.workflow.training import TrainResult
 
+_MOST_LABELS = 20
 _MOST_SUSPECTS = 10
 
 
@@ -108,7 +110,8 @@ def _show_test(console: Console, test: ScoredTest, baselines: BaselineResults | 
     if test.without_groups is not None:
         _show_without(console, test.without_groups, "leaked or grouped")
     if test.comparison is not None and baselines is not None:
-        console.print(comparison_table(test.comparison, baselines))
+        has_threshold = test.evaluation.threshold is not None
+        console.print(comparison_table(test.comparison, baselines, has_threshold=has_threshold))
 
 
 def _show_validation(
@@ -212,13 +215,15 @@ def _describe_intervals(evaluation: Evaluation) -> str:
     return " ".join(filter(None, told))
 
 
+def describe_labels(label_names: Sequence[str]) -> str:
+    """Return the names of the classes with their numbers, in the order of these."""
+    named = [f"{put_on_one_line(name)} → {index}" for index, name in enumerate(label_names)]
+    return f"Labels: {list_some(named, _MOST_LABELS)}"
+
+
 def show_record(console: Console, record: dict[str, Any]) -> None:
     """Show a run's record: labels, chosen settings, scores."""
-    names = ", ".join(
-        f"{put_on_one_line(name)} → {index}"
-        for index, name in enumerate(record.get("label_names", []))
-    )
-    console.print(f"Labels: {names}")
+    console.print(describe_labels(record.get("label_names", [])))
     encoding, training = record.get("encoding", {}), record.get("training", {})
     told = ", ".join(f"{name}={value}" for name, value in encoding.items())
     console.print(f"Text: {told}")

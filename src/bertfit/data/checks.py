@@ -19,7 +19,7 @@ from bertfit.data.dataset import Columns, ReadColumn, TextDataset
 from bertfit.data.readers import RowProgress, Source, name_source, read_dataset
 from bertfit.data.records import SourceError
 from bertfit.errors import ConfigError, DataError, Fault
-from bertfit.labels import guess_label, match_spelling, sort_label_names
+from bertfit.labels import are_unnamed, guess_label, match_spelling, sort_label_names
 from bertfit.wording import format_count, shorten_name
 
 _MOST_GUESSED = 100
@@ -232,7 +232,10 @@ def _tell_unknown_labels(
         return f"label {shorten_name(label)!r} {unknown_is}{known}.{guesses.get(label, '')}"
 
     messages = {label: tell(label) for label in distinct}
-    kinds = messages | {first: tell(first, f", which has {list_names(label_names)}")}
+    which = f", which has {list_names(label_names)}"
+    if are_unnamed(label_names):
+        which += ", as nobody named them: write the names of your labels into its config.json"
+    kinds = messages | {first: tell(first, which)}
     yield kinds[first], kinds[first]
     yield from ((messages[label], kinds[label]) for label in unknown[1:])
 
@@ -246,8 +249,9 @@ def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple
     if not source_faults and (on_bad_row == "skip" or not row_faults):
         return tuple(row_faults)
     faults = [fault for part in parts for fault in (*part.source_faults, *part.row_faults)]
+    num_problems = len(faults) - sum(part.is_all_bad for part in parts)  # that is no further one
     raise DataError(
-        f"{format_count(len(faults), 'problem')} in the data: nothing was {verb}",
+        f"{format_count(num_problems, 'problem')} in the data: nothing was {verb}",
         faults=faults,
         hint=_advise(
             len(row_faults),

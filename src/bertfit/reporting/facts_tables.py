@@ -16,7 +16,7 @@ from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import count_predictions, list_confused
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import count_epochs, format_seed_scores, format_share_with_interval
-from bertfit.reporting.text import format_number_with_interval, format_rates
+from bertfit.reporting.text import format_number_with_interval, format_rates, name_own_model
 from bertfit.wording import format_count, format_seconds, format_steps, list_some
 
 _SHARES = {
@@ -196,7 +196,8 @@ def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     if facts["baselines"] is None:
         return []
     scores = facts["record"].get("scores") or {}
-    model = {"name": "this model", "note": None, **scores}
+    has_threshold = facts["record"].get("threshold") is not None
+    model = {"name": name_own_model(has_threshold=has_threshold), "note": None, **scores}
     compared = scores.get("comparison") or {}
     if compared:
         model["test"] = {

@@ -194,13 +194,31 @@ def epoch_table(
     return table
 
 
-def comparison_table(comparison: Comparison, baselines: BaselineResults) -> RenderableType:
-    """Return the test scores of the model and of all baselines, followed by the verdict."""
+def name_own_model(*, has_threshold: bool) -> str:
+    """Return what the model is called beside baselines, which all answer the most probable class.
+
+    Args:
+        has_threshold: Whether the model otherwise answers by a threshold.
+    """
+    return "this model, without its threshold" if has_threshold else "this model"
+
+
+def comparison_table(
+    comparison: Comparison, baselines: BaselineResults, *, has_threshold: bool = False
+) -> RenderableType:
+    """Return the test scores of the model and of all baselines, followed by the verdict.
+
+    Args:
+        comparison: With the best baseline.
+        baselines: All of them.
+        has_threshold: Whether the model otherwise answers by a threshold.
+    """
     table = make_table("Model", right=("Accuracy (95 %)", "Macro F1"))
     own = format_percent_with_interval(
         comparison.model_accuracy, comparison.model_intervals["accuracy"]
     )
-    table.add_row("this model", own, format_percent_with_interval(comparison.model_macro_f1))
+    name = name_own_model(has_threshold=has_threshold)
+    table.add_row(name, own, format_percent_with_interval(comparison.model_macro_f1))
     for one in baselines.results:
         if one.test is not None:
             accuracy, interval = one.test.accuracy, one.test_intervals["accuracy"]

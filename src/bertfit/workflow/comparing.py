@@ -253,7 +253,7 @@ def _read_kept(
             for run, test, side in zip(runs, tests, sides, strict=True)
         ]
         raise RunError(
-            f"the runs were tested on different rows ({'; '.join(sources)})",
+            f"the runs were tested on different rows, or in another order ({'; '.join(sources)})",
             hint="Give the rows to score both on with --data.",
         )
     return f"{_count_rows(len(sides[0].kept), 'test ')} that both runs kept", sides

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertfit.errors import ConfigError
 from bertfit.files import as_path
@@ -22,6 +22,9 @@ from bertfit.modeling.tree import (
 from bertfit.run_directory import read_record
 from bertfit.run_files import find_changed_files, is_run
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 _NUM_TOKENS = 128
 
 
@@ -35,6 +38,8 @@ class Inspection:
     num_trainable: int
     memory: MemoryEstimate | None
     record: dict[str, Any]
+    label_names: tuple[str, ...]
+    """Of its classes, in the order of their ids; empty if it has no head of its own yet."""
     changed_files: tuple[str, ...]
     """Files of the model that were changed after the run was made."""
 
@@ -46,6 +51,7 @@ class Inspection:
             "num_trainable": self.num_trainable,
             "memory": dataclasses.asdict(self.memory) if self.memory else None,
             "tree": self.tree.to_json(),
+            "label_names": list(self.label_names),
             "run": self.record or None,
             "changed_files": list(self.changed_files) if "sha256" in self.record else None,
         }
@@ -102,5 +108,14 @@ def inspect(
         if has_shape
         else None,
         record=record,
+        label_names=_list_label_names(model.config) if num_labels is None else (),
         changed_files=find_changed_files(path, record),
     )
+
+
+def _list_label_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """Return the names of a classifier's classes; none for an encoder, which has no head yet."""
+    kinds = config.architectures or ()
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        return ()
+    return tuple(str(name) for _, name in sorted(config.id2label.items()))

@@ -278,6 +278,14 @@ def _to_plain(value: object) -> object:
     return value
 
 
+def _to_cell(value: object) -> str:
+    """Return a kept value as a table has it: lists and objects as JSON."""
+    plain = _to_plain(value)
+    if plain is None:
+        return ""
+    return json.dumps(plain, ensure_ascii=False) if isinstance(plain, list | dict) else str(plain)
+
+
 def _predict_numbered(
     classifier: TextClassifier,
     rows: Iterator[_Read],
@@ -315,11 +323,10 @@ def _open_writer(
     write_fields(file, ["line", *kept, "text", "label", "confidence", *shares])
 
     def write_row(row: PredictedRow) -> None:
-        plain = map(_to_plain, row.kept.values())
         own = row.prediction
         fields = [
             str(row.line),
-            *("" if value is None else str(value) for value in plain),
+            *map(_to_cell, row.kept.values()),
             row.text,
             own.label or "",
             f"{own.confidence:.6f}",
