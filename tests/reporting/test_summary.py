@@ -52,6 +52,29 @@ def test_all_that_the_judging_validation_rows_chose_is_named(
     assert f"the validation rows, which chose {chosen}, so they make" in list_limits(facts)[0]
 
 
+@pytest.mark.parametrize(
+    ("recall", "support", "told"),
+    [
+        (0.0, 8, "interval 70.0 to 90.0). Of the 8 rows of yes, it recognises none."),
+        (0.5, 8, "it recognises 50.0 %."),
+        (0.0, 4, "interval 70.0 to 90.0)."),  # too few to tell
+        (0.6, 500, "interval 70.0 to 90.0)."),  # little worse than the whole
+    ],
+)
+def test_a_class_that_is_hardly_recognised_stands_beside_the_accuracy(
+    recall: float, support: int, told: str
+) -> None:
+    classes = {
+        "no": {"recall": 1.0, "support": 1000 - support},
+        "yes": {"recall": recall, "support": support},
+    }
+    facts = make_facts(part="test", judged={"per_class": classes})
+    assert describe_answer(facts).endswith(told)
+    many = {f"class {number}": classes["yes"] for number in range(11)}
+    facts = make_facts(part="test", judged={"per_class": many})
+    assert "recognises" not in describe_answer(facts)
+
+
 def test_rows_that_chose_nothing_are_not_said_to_have_chosen() -> None:
     """One epoch is no choice."""
     facts = make_facts(settings={"epochs": {"value": 1, "origin": "option"}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from bertfit.reporting.text import (
     format_percent_with_interval,
     format_rates,
     name_worst_classes,
+    note_columns,
     scores_table,
     shorten,
 )
@@ -329,3 +331,18 @@ def test_columns_that_were_found_are_told_in_a_line():
     assert told == "Columns: text and label; test: review and label."
     told = describe_columns({"rows": several})
     assert told == "Columns: text (not review, content) and label (not a class)."
+
+
+def test_parts_that_are_read_from_different_columns_needlessly_are_warned_of():
+    both = columns("text", "label", others=(("review",), ()))
+    one = columns("review", "label")
+    heard = []
+    note_columns({"train": both, "test": one}, SimpleNamespace(note=heard.append))
+    assert heard[1] == (
+        "WARNING: the text was read from review in one part, but not in another that has this "
+        "column too. --text-column names one for all."
+    )
+    heard.clear()
+    for part in (both, columns("body", "label")):
+        note_columns({"train": both, "test": part}, SimpleNamespace(note=heard.append))
+    assert not [told for told in heard if told.startswith("WARNING")]

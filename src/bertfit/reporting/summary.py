@@ -9,9 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from bertfit.evaluation.interval import Interval
-from bertfit.reporting.text import format_percent_and_ends, format_percent_with_interval
-from bertfit.wording import name_metric
+from bertfit.reporting.control_characters import put_on_one_line
+from bertfit.reporting.text import (
+    MAX_CLASSES,
+    format_percent_and_ends,
+    format_percent_with_interval,
+)
+from bertfit.wording import format_share, name_metric, shorten_name
 
+_FEWEST_ROWS, _FAR_BELOW = 5, 0.25
+"""Rows of a class, and by how much its recall is below the accuracy, if it is told of first."""
 WITHOUT_THRESHOLD = (
     "Both predict the more probable class here; the model's threshold is not applied."
 )
@@ -28,10 +35,28 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     number = f"{judged['num_rows']:,} " if "num_rows" in judged else ""
     answer = f"The model classifies {share} of {number}{judged['part']} rows correctly{sure}"
     if judged["part"] == "test":
-        return f"{answer}."
+        return f"{answer}.{_tell_weak_class(judged)}"
     chosen = list_chosen(facts)
     also = f"these rows also chose {chosen}, and " if chosen else ""
-    return f"{answer}; {also}no test rows were scored."
+    return f"{answer}; {also}no test rows were scored.{_tell_weak_class(judged)}"
+
+
+def _tell_weak_class(judged: Mapping[str, Any]) -> str:
+    """Return a sentence on the class that is recognised worst, if far below the accuracy."""
+    classes = judged.get("per_class") or {}
+    recalls = {
+        name: (one["recall"], one["support"])
+        for name, one in classes.items()
+        if one["support"] >= _FEWEST_ROWS
+    }
+    if not recalls or len(classes) > MAX_CLASSES:
+        return ""
+    name, (recall, support) = min(recalls.items(), key=lambda item: item[1][0])
+    if judged["accuracy"] - recall <= _FAR_BELOW:
+        return ""
+    shown = shorten_name(put_on_one_line(name))
+    known = format_share(recall) if recall else "none"
+    return f" Of the {support:,} rows of {shown}, it recognises {known}."
 
 
 def describe_seeds(seeds: Mapping[str, Any]) -> str:

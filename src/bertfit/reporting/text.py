@@ -262,10 +262,19 @@ def describe_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]]) -> str | 
 
 
 def note_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]], listener: Listener) -> None:
-    """Note which columns were read, unless all were named (`describe_columns`)."""
+    """Note which columns were read, unless all were named; warn if parts differ needlessly."""
     told = describe_columns(of_parts)
     if told is not None:
         listener.note(told)
+    for role in ("text", "label"):
+        read = [columns[role] for columns in of_parts.values() if role in columns]
+        shared = {column.name for column in read} & {name for one in read for name in one.others}
+        if shared:
+            listener.note(
+                f"WARNING: the {role} was read from {shorten(min(shared), _COLUMN_WIDTH)} in one "
+                "part, but not in another that has this column too. "
+                f"--{role}-column names one for all."
+            )
 
 
 def _name_column(column: ReadColumn) -> str:
