@@ -865,7 +865,7 @@ CASES = [
         "an encoding that is not the file's",
         "check bad.csv --encoding utf-16",
         3,
-        "bad.csv:1: the file is not utf-16 from about this line on",
+        "bad.csv: the file has no byte order mark; name utf-16-le or utf-16-be",
         text("bad.csv", GOOD_ROWS),
     ),
     setting_case("a setting as an option", "--patience 3", "It is a setting: --set patience=VALUE"),

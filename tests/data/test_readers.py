@@ -55,6 +55,8 @@ MIXED = 'text,label\r\nCafé – naïf,pos\r\n"zwei\nZeilen Öl",neg\r\n'
         ("utf-16", "utf-8"),  # its mark says so
         ("utf-16", "cp1252"),
         ("utf-16-be", "utf-16-be"),
+        ("utf-32", "utf-8"),
+        ("utf-32-le", "utf-32-le"),
         ("utf-8-sig", "cp1252"),
         ("utf-8", "UTF8"),
     ],

@@ -7,6 +7,7 @@ other, so that the first fault ends them.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -21,8 +22,14 @@ from bertfit.data.records import SourceError
 from bertfit.errors import Fault, did_you_mean
 from bertfit.text_encoding import is_line_wise
 
-UTF8_MARK = b"\xef\xbb\xbf"
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark its own begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Encodings by their byte order marks."""
 _OTHER_KINDS = {
     b"\x1f\x8b": "gzip; add .gz to its name",
     b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it, or save it as CSV",
@@ -95,15 +102,17 @@ def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:
     reader = cast("io.BufferedReader", peeking)
     start = reader.peek(8)
     _refuse_other_kinds(start, source)
-    if start.startswith(UTF16_MARKS):
-        encoding = "utf-16"
-    elif start.startswith(UTF8_MARK):
-        encoding = "utf-8"
+    mark = next((mark for mark in _MARKS if start.startswith(mark)), None)
+    if mark is not None:
+        encoding = _MARKS[mark]
+    elif start and codecs.lookup(encoding).name in {"utf-16", "utf-32"}:
+        told = f"has no byte order mark; name {encoding}-le or {encoding}-be with --encoding"
+        raise SourceError(source, f"the file {told}, if it is that")
     if not is_line_wise(encoding):
         yield from _decode_one_after_other(reader, source, encoding)
         return
     for number, content in enumerate(reader, start=1):
-        line = content.removeprefix(UTF8_MARK) if number == 1 else content
+        line = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
         yield _decode_line(line, number, source, encoding)
 
 
@@ -135,7 +144,7 @@ def _decode_one_after_other(
         for number, text in enumerate(texts, start=1):
             yield Line(number, text, _find_nul(text, number, source))
     except UnicodeError as error:
-        reason = getattr(error, "reason", "there is no byte order mark")
+        reason = getattr(error, "reason", error)
         message = f"the file is not {encoding} from about this line on: {reason}"
         raise SourceError(source, message, line=number + 1) from error
     finally:
