@@ -102,6 +102,8 @@ class TrainSettings:
     """Of CSV, TSV and JSON lines, such as cp1252; a byte order mark, as of UTF-16, overrules it."""
     on_bad_row: OnBadRow = "error"
     """error refuses data with bad rows; skip leaves them out and lists them."""
+    min_label_rows: int = 1
+    """Labels with fewer training rows than this, at least 1, are left out, in all parts."""
     drop_duplicates: bool = False
     """true drops training rows that are repeated, or whose text is in validation or test."""
     strict: bool = False

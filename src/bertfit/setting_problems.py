@@ -88,6 +88,7 @@ def _range_problems(settings: object) -> list[str]:
         ("seed", "at least 0 and below 2**32", lambda v: 0 <= v < 2**32),
         ("validation_fraction", "in (0, 0.5]", lambda v: 0 < v <= 0.5),
         ("patience", "at least 1", lambda v: v >= 1),
+        ("min_label_rows", "at least 1", lambda v: v >= 1),
         ("micro_batch_tokens", "at least 1", lambda v: v >= 1),
         ("checkpoint_minutes", "above 0 and finite", lambda v: 0 < v < math.inf),
     ]

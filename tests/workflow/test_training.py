@@ -1332,3 +1332,20 @@ def test_the_head_is_drawn_by_the_seed_of_the_settings(tiny_model_dir):
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+def test_labels_that_are_left_out_are_told_recorded_and_a_limit(train_on, tmp_path, make_reviews):
+    rows = [*make_reviews(40), {"text": "so so", "label": "meh"}]
+    test = [*make_reviews(10, seed=3), {"text": "well", "label": "meh"}]
+    listener = Recorder()
+    with pytest.raises(DataError, match="--set min_label_rows=2: those of one row"):
+        train_on(tmp_path / "run", data=rows)
+    train_on(tmp_path / "run", data=rows, test=test, min_label_rows=2, epochs=1, listener=listener)
+    told = "Left out: 1 label with fewer than 2 training rows (meh); rows: 1 train, 1 test."
+    assert told in listener.notes
+    record = read_record(tmp_path / "run")
+    assert record["label_names"] == ["neg", "pos"]
+    assert record["data"]["left_out"] == {"labels": ["meh"], "rows": {"train": 1, "test": 1}}
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "were left out: meh. A text of these gets another." in " ".join(card.split())
+    assert "So the scores are without 1 test row." in " ".join(card.split())

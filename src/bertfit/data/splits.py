@@ -70,7 +70,10 @@ def _check_divisible(dataset: TextDataset) -> None:
         message = f"all rows have the label {dataset.labels[0]!r}; at least 2 labels are needed"
         faults.append(Fault(dataset.source, None, message))
     if faults:
-        hint = "Add rows, leave the label out, or give a validation file of its own."
+        leave = "leave the label out"
+        if len(set(dataset.labels)) - len(faults) >= 2:
+            leave = "leave labels out (--set min_label_rows=2: those of one row)"
+        hint = f"Add rows, {leave}, or give a validation file of its own."
         raise _indivisible(dataset, faults, hint=hint)
 
 

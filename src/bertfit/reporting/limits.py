@@ -23,8 +23,9 @@ from bertfit.reporting.summary import (
     name_calibration,
 )
 from bertfit.reporting.text import format_percent_with_interval
-from bertfit.wording import format_count, format_steps
+from bertfit.wording import format_count, format_steps, list_some, shorten_name
 
+_MOST_LEFT_OUT = 10
 _FEW_GROUPS = 10
 """With fewer groups, little is known about how much groups differ."""
 OF_ONE_GROUP = "All rows are of one group: the intervals do not say how much groups differ."
@@ -204,7 +205,20 @@ def describe_slices(
 
 def _limit_data(facts: Mapping[str, Any]) -> list[str]:
     found = list_findings(facts)
-    return [finding["message"] for finding in found if finding["severity"] == "serious"]
+    serious = [finding["message"] for finding in found if finding["severity"] == "serious"]
+    return [*_limit_labels(facts), *serious]
+
+
+def _limit_labels(facts: Mapping[str, Any]) -> list[str]:
+    left_out = (facts["record"].get("data") or {}).get("left_out") or {}
+    labels, rows = left_out.get("labels") or [], left_out.get("rows") or {}
+    if not labels:
+        return []
+    named = list_some((shorten_name(put_on_one_line(name)) for name in labels), _MOST_LEFT_OUT)
+    told = f"Labels with few training rows were left out: {named}. A text of these gets another."
+    parts = ("validation", "test")
+    judged = [format_count(rows[part], f"{part} row") for part in parts if rows.get(part)]
+    return [f"{told} So the scores are without {' and '.join(judged)}." if judged else told]
 
 
 def _limit_training(facts: Mapping[str, Any]) -> list[str]:

@@ -157,6 +157,7 @@ def _describe_data(
             str(fault if settings.keep_texts else fault.without_values())
             for fault in rows.checked.skipped
         ],
+        "left_out": dataclasses.asdict(rows.left_out),
         "dropped": dataclasses.asdict(rows.dropped),
         "findings": [_describe_finding(finding, settings) for finding in findings],
     }

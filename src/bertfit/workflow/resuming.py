@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _WITHOUT_EFFECT = {
     *("text_column", "label_column", "group_column", "on_bad_row", "drop_duplicates"),
     *("validation_fraction", "slice_columns", "encoding", "strict", "keep_texts", "keep_encoded"),
-    *("calibration", "threshold_aim", "compile", "checkpoint_minutes"),
+    *("calibration", "threshold_aim", "compile", "checkpoint_minutes", "min_label_rows"),
 }
 """Settings that change no step of given rows, or only its rounding."""
 _MOST_SHOWN = 5

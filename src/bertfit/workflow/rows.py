@@ -12,13 +12,14 @@ from bertfit.data.duplicates import Dropped, drop_duplicates
 from bertfit.data.findings import count_rows
 from bertfit.data.gate import GateReport, refuse_leaks, summarize_leaks
 from bertfit.data.gate_process import Finish, start_inspection
+from bertfit.data.rare_labels import LeftOut, leave_out_rare_labels
 from bertfit.data.splits import split_off
 from bertfit.errors import tell_faults
 from bertfit.progress import Listener
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.findings import brief_lines
 from bertfit.reporting.text import note_columns
-from bertfit.wording import format_count
+from bertfit.wording import format_count, list_some, shorten_name
 
 _MOST_NOTED = 3
 _MUCH_MORE = 1.5
@@ -35,7 +36,9 @@ class PreparedRows:
     validation: TextDataset
     test: TextDataset | None
     checked: CheckedData
-    """The rows as read."""
+    """The rows as read, without labels that were left out."""
+    left_out: LeftOut
+    """Labels with too few training rows."""
     dropped: Dropped
     """What was dropped from the training rows before the split."""
     report: GateReport
@@ -54,6 +57,7 @@ class StartedRows:
     train: TextDataset
     validation: TextDataset
     checked: CheckedData
+    left_out: LeftOut
     dropped: Dropped
     finish: Finish
 
@@ -86,6 +90,8 @@ def start_rows(
         on_bad_row=settings.on_bad_row,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
+    checked, left_out = leave_out_rare_labels(checked, settings.min_label_rows)
+    _note_left_out(left_out, settings.min_label_rows, listener)
     train, dropped = _drop_copies(checked, settings, listener)
     if checked.validation is not None:
         held_out = checked.validation
@@ -97,7 +103,7 @@ def start_rows(
         label_names=checked.label_names,
         skipped=checked.skipped,
     )
-    return StartedRows(train, held_out, checked, dropped, finish)
+    return StartedRows(train, held_out, checked, left_out, dropped, finish)
 
 
 def finish_rows(
@@ -118,10 +124,25 @@ def finish_rows(
         listener.note(line)
     checked = started.checked
     rows = PreparedRows(
-        started.train, started.validation, checked.test, checked, started.dropped, report
+        started.train,
+        started.validation,
+        checked.test,
+        checked,
+        started.left_out,
+        started.dropped,
+        report,
     )
     _note_rows(rows, settings, listener)
     return rows
+
+
+def _note_left_out(left_out: LeftOut, min_rows: int, listener: Listener) -> None:
+    if not left_out.labels:
+        return
+    labels = f"{format_count(len(left_out.labels), 'label')} with fewer than {min_rows:,}"
+    named = list_some(map(shorten_name, left_out.labels), _MOST_LABELS_TOLD)
+    rows = ", ".join(f"{count:,} {part}" for part, count in left_out.rows.items())
+    listener.note(f"Left out: {labels} training rows ({named}); rows: {rows}.")
 
 
 def _drop_copies(
