@@ -52,13 +52,12 @@ def leave_out_rare_labels(checked: CheckedData, min_rows: int) -> tuple[CheckedD
             lost[name] = len(part) - len(kept)
         return kept
 
+    validation, test = checked.validation, checked.test
     left = replace(
         checked,
         train=keep_others("train", checked.train),
-        validation=None
-        if (part := checked.validation) is None
-        else keep_others("validation", part),
-        test=None if (part := checked.test) is None else keep_others("test", part),
+        validation=None if validation is None else keep_others("validation", validation),
+        test=None if test is None else keep_others("test", test),
         label_names=label_names,
     )
     return left, LeftOut(tuple(sorted(rare)), lost)
