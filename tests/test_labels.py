@@ -225,3 +225,9 @@ def test_a_label_without_a_name_is_an_error():
 )
 def test_labels_joined_by_any_sign_are_found(names, expected):
     assert find_joined(names) == expected
+
+
+def test_classes_without_names_are_known_by_number_in_any_order():
+    names = sort_label_names([f"LABEL_{number}" for number in range(12)])
+    assert names[2] == "LABEL_10"
+    assert list(match_spelling(["10", "2", "12"], names)) == ["LABEL_10", "LABEL_2", "12"]

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from bertfit.errors import ConfigError
 
+_MOST_BYTES = 255
+"""Of a file's name, on most file systems."""
 _NUMBERS = re.compile(r"\[\n([-+.\w,\s]+)\]")
 """A list of numbers, true, false or null in indented JSON."""
 
@@ -43,12 +46,12 @@ def as_path(name: str | Path, argument: str = "path") -> Path:
 
 @contextlib.contextmanager
 def open_atomically(
-    path: Path, *, unfinished: Callable[[], Path | None] = lambda: None
+    path: Path, *, on_interrupt: Callable[[Path], object] = lambda _part: None
 ) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
 
-    If a KeyboardInterrupt ends it, what was written is moved to the place that `unfinished` returns
-    then, if that is not None.
+    If a KeyboardInterrupt ends it, `on_interrupt` is called with the partial file, which is removed
+    afterwards unless it was moved.
 
     What UTF-8 cannot encode, such as a stray byte of a file name, is written as a backslash escape.
     A file that is replaced keeps its permissions, and a symlink stays: its target is replaced.
@@ -67,13 +70,42 @@ def open_atomically(
             os.fsync(file.fileno())
         part.replace(target)
     except BaseException as error:
-        place = unfinished() if isinstance(error, KeyboardInterrupt) else None
-        if place is not None and part.exists():
-            part.replace(place)
-        part.unlink(missing_ok=True)
+        try:
+            if isinstance(error, KeyboardInterrupt) and part.exists():
+                on_interrupt(part)
+        finally:
+            part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def find_free_names(path: Path, end: str, *, suffix: str = "") -> Iterator[Path]:
+    """Return the free names next to a path, such as RUN.old, RUN.old-2, …, each with a suffix.
+
+    A name that would be too long is cut.
+    """
+    ends = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
+    for one in ends:
+        tail = f".{one}{suffix}"
+        room = _MOST_BYTES - len(os.fsencode(tail))
+        name = os.fsencode(path.name)[:room].decode(errors="ignore")
+        place = path.with_name(f"{name}{tail}")
+        if not place.exists():
+            yield place
+
+
+def keep_apart(part: Path, places: Iterable[Path]) -> Path:
+    """Give a partial file the first name that no other process takes meanwhile; return it."""
+    for place in places:
+        try:
+            os.link(part, place)  # unlike a rename, it replaces nothing
+        except FileExistsError:
+            continue
+        except OSError:  # there are no links, as on FAT
+            part.replace(place)
+        return place
+    raise AssertionError("the names do not end")
 
 
 def part_of(path: Path) -> Path:

@@ -6,13 +6,12 @@ Nothing is removed by itself: a folder may hold hours of training.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertfit.files import find_free_names
 from bertfit.leftovers import find_leftovers, may_be_held, measure_folder
 from bertfit.run_files import STATE_NAME, is_whole
 from bertfit.wording import quote_path
@@ -108,13 +107,6 @@ def find_states(output: Path) -> tuple[list[Path], list[Path]]:
     newest_first = [path for _, path in sorted(states, reverse=True)]
     held = [path for path in newest_first if may_be_held(path.parent)]
     return [path for path in newest_first if path not in held], held
-
-
-def find_free_names(output: Path, end: str, *, suffix: str = "") -> Iterator[Path]:
-    """Return the free names next to `output`, such as RUN.old, RUN.old-2, …, each with a suffix."""
-    names = itertools.chain([end], (f"{end}-{number}" for number in itertools.count(2)))
-    places = (output.with_name(f"{output.name}.{name}{suffix}") for name in names)
-    return (place for place in places if not place.exists())
 
 
 def _look_at_old(folder: Path, output: Path) -> _Leftover:

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Sequence
 
 from bertfit.errors import did_you_mean
 
+_UNNAMED = "LABEL_"
+"""transformers names a class so, with its number, if it is given no name."""
 _SPELLINGS_OF_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat"}
 """In lower case. Some are words, too, so that they can be classes: none of these, Namibia."""
 _MOST_DIGITS = 640
@@ -132,7 +134,7 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     """
     known = set(label_names)
     if are_unnamed(label_names):
-        names = {str(index): name for index, name in enumerate(label_names)}
+        names = {name.removeprefix(_UNNAMED): name for name in label_names}
     else:
         names = {_find_value(name): name for name in label_names}
     if known.issuperset(labels) or len(names) < len(known):
@@ -141,9 +143,21 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     return [spelt.get(label, label) for label in labels]
 
 
+def respell(label_names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """Return, for each name, how it is spelt among others, if it is; by `match_spelling`.
+
+    Example:
+        >>> respell(["LABEL_0", "LABEL_1"], ["0", "1"]), respell(["1.0", "x"], ["0", "1"])
+        ({'LABEL_0': '0', 'LABEL_1': '1'}, {'1.0': '1', 'x': 'x'})
+    """
+    there = dict(zip(label_names, match_spelling(label_names, others), strict=True))
+    back = dict(zip(match_spelling(others, label_names), others, strict=True))
+    return {name: back.get(name, spelt) for name, spelt in there.items()}
+
+
 def are_unnamed(label_names: Sequence[str]) -> bool:
     """Return whether the names are those that transformers gives to classes without names."""
-    return list(label_names) == [f"LABEL_{index}" for index in range(len(label_names))]
+    return set(label_names) == {f"{_UNNAMED}{number}" for number in range(len(label_names))}
 
 
 def find_alike(label_names: Iterable[str]) -> list[list[str]]:

@@ -56,6 +56,11 @@ def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for part in _PARTS:
             if not isinstance(parts.get(part), dict | None):
                 yield f"{entry}.{part}", parts[part]
+    seeds = record.get("seeds")
+    if seeds is not None and not (
+        isinstance(seeds, dict) and isinstance(seeds.get("asked", 0), int)
+    ):
+        yield "seeds", seeds
     scores = record.get("scores", {})
     for part, (name, kind) in _READ_OF_SCORES.items():
         value = scores.get(part)

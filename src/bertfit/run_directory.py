@@ -18,13 +18,14 @@ from typing import Any
 from bertfit.errors import RunError
 from bertfit.files import (
     check_folders,
+    find_free_names,
     is_part,
     make_readable,
     read_json,
     refuse_hidden,
     write_json,
 )
-from bertfit.killed_trainings import find_free_names, tell_leftovers
+from bertfit.killed_trainings import tell_leftovers
 from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
@@ -289,7 +290,7 @@ def _is_mounted(folder: Path) -> bool:
 def _tell_of_model(folder: Path) -> str:
     """Return what a folder without a record may be used for, if it holds a model."""
     if any(folder.glob("*.safetensors")) and not (folder / STATE_NAME).exists():
-        return "It is the folder of a model, which evaluate, predict and inspect read."
+        return "It is the folder of a model. If that is a classifier, evaluate and predict read it."
     return ""
 
 

@@ -9,6 +9,8 @@ from bertfit.errors import did_you_mean
 
 _SYNTAX = 'a1,;\t"{}[]:\\\r\n'
 """Characters that divide lines, fields and values."""
+_ACROSS_LINES = {"iso2022_kr"}
+"""What a byte means may depend on earlier lines."""
 _COMMON = ("utf-8", "utf-16", "cp1252", "latin-1", "cp1250", "cp1251", "gb18030", "shift_jis")
 
 
@@ -48,6 +50,8 @@ def is_line_wise(name: str) -> bool:
         >>> is_line_wise("shift_jis"), is_line_wise("utf-16")
         (True, False)
     """
+    if codecs.lookup(name).name in _ACROSS_LINES:
+        return False
     try:
         return _SYNTAX.encode(name) == _SYNTAX.encode("ascii")
     except UnicodeError:

@@ -886,6 +886,27 @@ CASES = [
         "No such option: --input (Possible options: --file)",
         good,
     ),
+    Case(
+        "only bad rows to predict",
+        "predict tiny --file bad.csv --output o.csv --on-bad-row skip",
+        3,
+        "no row can be used: all 2 have faults",
+        text("bad.csv", 'text\n""\n""\n'),
+    ),
+    Case(
+        "the file of an evaluation as an option",
+        "evaluate tiny --file good.csv",
+        2,
+        "No such option: --file. Give the file itself, without an option",
+        good,
+    ),
+    Case(
+        "another name of UTF-16, without a mark",
+        "check bad.csv --encoding utf16",
+        3,
+        "the file has no byte order mark; name utf-16-le or utf-16-be with --encoding",
+        text("bad.csv", GOOD_ROWS),
+    ),
 ]
 
 

@@ -338,7 +338,11 @@ def test_all_verbs_read_rows_in_their_encoding(trained, tmp_path):
     data = tmp_path / "data.csv"
     data.write_bytes("text,label\ncafé good,pos\nÖl bad,neg\n".encode("cp1252"))
     run, name = str(trained[0]), str(data)
+    rows = "text,label\n" + "café good,pos\nÖl bad,neg\n" * 10
+    (tmp_path / "train.csv").write_bytes(rows.encode("cp1252"))
+    of_training = ["--model", run, "--output", str(tmp_path / "run"), "--no-baseline"]
     for command in (
+        ["train", str(tmp_path / "train.csv"), *of_training, "--overwrite", "--epochs", "1"],
         ["check", name, "--model", run],
         ["evaluate", run, name],
         ["predict", run, "--file", name],

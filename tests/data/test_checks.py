@@ -441,6 +441,9 @@ def test_numbers_are_the_classes_of_a_model_that_has_no_names_for_them():
 
 def test_of_a_model_without_names_it_is_told_where_they_belong():
     with pytest.raises(DataError) as caught:
-        check_evaluation_data(GOOD, Columns(), ["LABEL_0", "LABEL_1"])
+        check_evaluation_data(GOOD, Columns(), ["LABEL_0", "LABEL_1"], names_may_change=True)
     told = "which has LABEL_0, LABEL_1, as nobody named them: write the names of your labels into"
     assert told in str(caught.value)
+    with pytest.raises(DataError) as caught:  # of a run, whose record has the names too
+        check_evaluation_data(GOOD, Columns(), ["LABEL_0", "LABEL_1"])
+    assert "config.json" not in str(caught.value)

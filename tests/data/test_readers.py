@@ -59,6 +59,7 @@ MIXED = 'text,label\r\nCafé – naïf,pos\r\n"zwei\nZeilen Öl",neg\r\n'
         ("utf-32-le", "utf-32-le"),
         ("utf-8-sig", "cp1252"),
         ("utf-8", "UTF8"),
+        ("utf-8-sig", "utf-8-sig"),
     ],
 )
 def test_a_file_is_read_in_its_encoding(tmp_path, name, written, given):
@@ -68,6 +69,12 @@ def test_a_file_is_read_in_its_encoding(tmp_path, name, written, given):
         (2, "Café – naïf", "pos"),
         (3, "zwei\nZeilen Öl", "neg"),
     ]
+
+
+def test_a_state_that_lasts_over_lines_is_kept(tmp_path):
+    content = 'text,label\n"안녕\n세상",1\n끝,0\n'
+    path = write(tmp_path, "a.csv", content.encode("iso2022_kr"))
+    assert [row.text for row in read(path, encoding="iso2022_kr")] == ["안녕\n세상", "끝"]
 
 
 @pytest.mark.parametrize(

@@ -451,7 +451,11 @@ def test_utf16_that_is_cut_off_is_named_with_its_line(tmp_path):
 
 def test_utf16_without_a_mark_is_told_how_to_be_read(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\ngood,1\n".encode("utf-16-le"))
-    assert "looks like UTF-16, which --encoding utf-16-le or utf-16-be reads" in source_error(path)
+    assert "looks like UTF-16, which --encoding utf-16-le or -be reads" in source_error(path)
+    wide = write(tmp_path, "b.csv", "text,label\ngood,1\n".encode("utf-32-le"))
+    assert "looks like UTF-32, which --encoding utf-32-le or -be reads" in source_error(wide)
+    for stray in (b"a\0,label\n", b"text,label,\0\n"):
+        assert source_error(write(tmp_path, "c.csv", stray)).endswith("the file is not plain text")
     assert [row.text for row in read(path, encoding="utf-16-le")] == ["good"]
 
 

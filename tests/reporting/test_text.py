@@ -339,8 +339,8 @@ def test_parts_that_are_read_from_different_columns_needlessly_are_warned_of():
     heard = []
     note_columns({"train": both, "test": one}, SimpleNamespace(note=heard.append))
     assert heard[1] == (
-        "WARNING: the text was read from review in one part, but not in another that has this "
-        "column too. --text-column names one for all."
+        "WARNING: the text of train was not read from the column review, as in another part, "
+        "though it is there. --text-column names one for all."
     )
     heard.clear()
     for part in (both, columns("body", "label")):

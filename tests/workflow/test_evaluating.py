@@ -315,6 +315,6 @@ def test_of_rows_that_the_run_was_trained_on_nothing_else_is_warned(monkeypatch,
     dataset = TextDataset("a.csv", ["x"] * 9, (), (), range(2, 11))
     found = evaluating._note_known_rows("run", record, dataset, learned, listener)
     assert found == (
-        "run was trained on 3 of these 9 texts, so its scores are too good. They are a.csv:3, 6, 7."
+        "run was trained on 3 of these 9 texts, so its scores are too good. Learned: a.csv:3, 6, 7."
     )
     assert notes == [f"WARNING: {found}"]

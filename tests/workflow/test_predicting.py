@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -180,7 +181,7 @@ def test_an_old_output_survives_a_bad_row(classifier, tmp_path):
 
 
 def test_rows_are_counted_and_checked_before_they_are_predicted(classifier, monkeypatch):
-    monkeypatch.setattr("bertfit.workflow.predicting.ROWS_PER_REPORT", 4)
+    monkeypatch.setattr("bertfit.data.checks.ROWS_PER_REPORT", 4)
     heard = []
     assert count_rows(classifier, ROWS, on_progress=lambda *count: heard.append(count)) == 5
     assert heard == [(4, None), (5, 5)]
@@ -190,6 +191,10 @@ def test_rows_are_counted_and_checked_before_they_are_predicted(classifier, monk
     assert caught.value.message == "2 problems in the data: nothing was predicted"
     assert [fault.line for fault in caught.value.faults] == [1, 7]
     assert count_rows(classifier, rows, on_bad_row="skip") == 5
+    for policy in ("skip", "error"):
+        with pytest.raises(DataError, match="no row can be used: all 2 have faults") as caught:
+            count_rows(classifier, [rows[0], rows[-1]], on_bad_row=policy)
+        assert "--on-bad-row" not in str(caught.value)
     assert count_rows(classifier, [{"x": "a"}], columns=Columns(text="x")) == 1
 
 
@@ -213,6 +218,45 @@ def test_an_interrupt_keeps_the_predictions_made_so_far(classifier, tmp_path, na
         assert len(dataset) == 3
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_interrupt_replaces_no_file_that_came_meanwhile(classifier, tmp_path):
+    """As that of another process, which predicts to the same file."""
+    predictions = predict_rows(classifier, ROWS, PredictionCount())
+
+    def meet(rows):
+        yield from itertools.islice(rows, 2)
+        (tmp_path / "out.unfinished.csv").write_text("another's")
+        raise KeyboardInterrupt
+
+    with pytest.raises(WorkLeft, match=r"2 predictions are in .*out\.unfinished-2\.csv"):
+        write_predictions(
+            meet(predictions), tmp_path / "out.csv", label_names=classifier.label_names
+        )
+    assert (tmp_path / "out.unfinished.csv").read_text() == "another's"
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".csv", "loop.csv"])
+def test_an_odd_place_of_the_output_hinders_neither_writing_nor_keeping(classifier, tmp_path, name):
+    path = tmp_path / name
+    if name == "loop.csv":
+        path.symlink_to("back.csv")
+        (tmp_path / "back.csv").symlink_to("loop.csv")
+    names = classifier.label_names
+    predictions = predict_rows(classifier, ROWS, PredictionCount())
+    with pytest.raises(WorkLeft) as caught:
+        write_predictions(interrupt_after(predictions, 3), path, label_names=names)
+    kept = Path(str(caught.value).removeprefix("3 predictions are in "))
+    assert len(read_dataset(kept, Columns())[0]) == 3
+    write_predictions(predict_rows(classifier, ROWS, PredictionCount()), path, label_names=names)
+    assert len(read_table(path)) == 5
+
+
+def test_kept_values_are_json_in_tables_however_deep(classifier, tmp_path):
+    row = {"text": "good", "id": {"days": [dt.date(2026, 1, 2)], "score": float("nan")}}
+    predict_file(classifier, [row], tmp_path / "out.csv", kept=("id",))
+    (found,) = read_table(tmp_path / "out.csv")
+    assert json.loads(found["id"]) == {"days": ["2026-01-02"], "score": None}
 
 
 def test_an_interrupt_before_the_first_prediction_leaves_nothing(classifier, tmp_path):

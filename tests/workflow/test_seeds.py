@@ -19,6 +19,7 @@ import bertfit
 from bertfit import TextClassifier
 from bertfit.errors import ConfigError, RunError, TrainingError, WorkLeft
 from bertfit.files import write_json
+from bertfit.reporting.summary import is_cut_short
 from bertfit.run_directory import Staging, read_record
 from bertfit.workflow import log as log_module
 from bertfit.workflow import making, preparing, reporting
@@ -200,6 +201,14 @@ def test_the_spread_is_noted(finished):
     assert finished[1][-1].endswith("the best by validation accuracy.")
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_where_only_the_last_seed_was_cut_short_its_command_trains_longer(finished, at):
+    record = read_record(finished[0].run)
+    assert not is_cut_short(record)
+    record["seeds"]["runs"][at]["interrupted"] = True
+    assert is_cut_short(record)
+
+
 def test_of_whole_seeds_none_is_called_interrupted(finished):
     assert not any("nterrupted" in note for note in finished[1])
 
@@ -269,6 +278,8 @@ def test_an_interruption_keeps_the_best_finished_seed(train, tmp_path):
     assert listener.notes[-1] == kept
     assert seeds["best_seed"] == 0
     assert "Only 2 of 3 seeds were trained." in listener.notes
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "This training was interrupted; the command trains to the end" in page
     assert seeds["validation"]["standard_deviation"] is None
     assert names_in(tmp_path) == {"run"}
 

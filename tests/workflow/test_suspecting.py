@@ -231,7 +231,7 @@ def test_scores_on_rows_of_the_training_are_warned_of(tiny_model_dir, make_revie
     assert (clean.num_leaked, clean.num_rows) == (3, 40)
     assert (clean.accuracy, clean.macro_f1) == (new.scores.accuracy, new.scores.macro_f1)
     assert clean.intervals["accuracy"] == new.intervals["accuracy"]
-    assert mixed.warning.endswith("so its scores are too good. They are rows:1, 2, 3.")
+    assert mixed.warning.endswith("so its scores are too good. Learned: rows:1, 2, 3.")
     value = mixed.to_json()
     assert (value["warning"], value["without_learned"]["num_rows"]) == (mixed.warning, 40)
 

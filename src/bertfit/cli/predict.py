@@ -286,6 +286,7 @@ def _watch(
                 terminal.progress("predicting", count.num_rows, num_rows)
                 told = time.monotonic()
             yield prediction
+        terminal.progress("predicting", count.num_rows, count.num_rows)
     _refuse_nothing(count)
 
 

@@ -33,6 +33,7 @@ from bertfit.reporting.limits import (
     describe_units,
 )
 from bertfit.reporting.summary import (
+    describe_missing_seeds,
     find_validation_accuracy,
     format_share_with_interval,
     list_chosen,
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from bertfit.workflow.suspecting import SuspectReport
     from bertfit.workflow.training import TrainResult
 
-_MOST_LABELS = 20
+_MOST_LABELS = 50
 _MOST_SUSPECTS = 10
 
 
@@ -218,7 +219,8 @@ def _describe_intervals(evaluation: Evaluation) -> str:
 def describe_labels(label_names: Sequence[str]) -> str:
     """Return the names of the classes with their numbers, in the order of these."""
     named = [f"{put_on_one_line(name)} → {index}" for index, name in enumerate(label_names)]
-    return f"Labels: {list_some(named, _MOST_LABELS)}"
+    told = f"Labels: {list_some(named, _MOST_LABELS)}"
+    return told if len(named) <= _MOST_LABELS else f"{told} (--json shows all)"
 
 
 def show_record(console: Console, record: dict[str, Any]) -> None:
@@ -239,6 +241,9 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         console.print(f"Kept: {training['reason']}")
     if training.get("interrupted"):
         console.print(describe_interruption(training), style="yellow")
+    missing = describe_missing_seeds(record["seeds"]) if record.get("seeds") else None
+    if missing is not None:
+        console.print(missing, style="yellow")
     if record.get("calibration"):
         console.print(describe_calibration(record["calibration"]))
     if record.get("threshold"):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from typer.core import TyperCommand
 
-_LEAST_LIKENESS = 0.75
-"""Of an option that may be meant, from 0 to 1; click's own 0.6 offers --baseline for --patience."""
-_INPUTS = {"input", "input_file", "data", "data_file", "infile"}
-"""What others call the file whose rows are predicted."""
+_INPUTS = {"input", "input_file", "data", "data_file", "file", "infile"}
+"""What others call the option for a file of rows."""
 
 
 class Verb(TyperCommand):
@@ -27,11 +24,8 @@ class Verb(TyperCommand):
             raise
 
     def _explain(self, error: Any) -> None:  # noqa: ANN401 (as above)
-        known = sorted({option for param in self.params for option in param.opts})
+        known = {option for param in self.params for option in param.opts}
         given = error.option_name.lstrip("-").replace("-", "_").lower()
-        error.possibilities = difflib.get_close_matches(
-            error.option_name, known, cutoff=_LEAST_LIKENESS
-        )
         if self.name == "train":
             from bertfit.config import OTHER_NAMES, setting_names
 
@@ -41,5 +35,8 @@ class Verb(TyperCommand):
                 error.possibilities = []
         if f"--{given.replace('_', '-')}" in known:
             error.possibilities = [f"--{given.replace('_', '-')}"]
-        elif self.name == "predict" and given in _INPUTS:
+        elif given in _INPUTS and "--file" in known:
             error.possibilities = ["--file"]
+        elif given in _INPUTS and "data" in known:  # the argument's name
+            error.message += ". Give the file itself, without an option"
+            error.possibilities = []

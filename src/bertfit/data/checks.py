@@ -16,7 +16,14 @@ from bertfit.config import OnBadRow
 from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, ReadColumn, TextDataset
-from bertfit.data.readers import RowProgress, Source, name_source, read_dataset
+from bertfit.data.readers import (
+    ROWS_PER_REPORT,
+    RowProgress,
+    Source,
+    iter_rows,
+    name_source,
+    read_dataset,
+)
 from bertfit.data.records import SourceError
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import are_unnamed, guess_label, match_spelling, sort_label_names
@@ -119,11 +126,13 @@ def check_evaluation_data(
     on_bad_row: OnBadRow = "error",
     *,
     verb: str = "evaluated",
+    names_may_change: bool = False,
     on_progress: RowProgress | None = None,
 ) -> tuple[TextDataset, tuple[Fault, ...]]:
     """Read and check the rows to score a trained model on.
 
     `verb` is used in error messages ("nothing was evaluated"), `on_progress` for a large source.
+    `names_may_change` says that the model is no run, whose record has the names as well.
 
     Returns:
         The good rows, and the faults of the skipped rows.
@@ -134,10 +143,46 @@ def check_evaluation_data(
     """
     _check_choice(on_bad_row)
     part = _read(source, columns, on_progress)
-    _drop_unknown_labels(part, label_names, "is not known to the model")
+    told = "is not known to the model"
+    _drop_unknown_labels(part, label_names, told, names_may_change=names_may_change)
     skipped = _settle([part], on_bad_row, verb=verb)
     assert part.dataset is not None  # else _settle had raised
     return part.dataset, skipped
+
+
+def count_good_rows(
+    source: Source,
+    columns: Columns,
+    on_bad_row: OnBadRow,
+    *,
+    verb: str,
+    on_progress: RowProgress | None = None,
+) -> int:
+    """Read and check rows that need no labels, keep none of them, and return how many are good.
+
+    `verb` is used in error messages, `on_progress` is called every `ROWS_PER_REPORT` rows.
+
+    Raises:
+        DataError: Rows have faults and `on_bad_row` is "error", or none can be used; all faults are
+            listed.
+    """
+    part, num_read, num_good = _Part(source=name_source(source)), 0, 0
+    try:
+        for num_read, row in enumerate(iter_rows(source, columns, need_label=False), start=1):
+            if isinstance(row, Fault):
+                part.row_faults.append(row)
+            else:
+                num_good += 1
+            if on_progress is not None and num_read % ROWS_PER_REPORT == 0:
+                on_progress(num_read, None)
+    except SourceError as error:
+        part.source_faults.append(error.fault)
+    else:
+        part.dataset = None if num_good else TextDataset(part.source, (), (), (), ())
+    if on_progress is not None and num_read >= ROWS_PER_REPORT:
+        on_progress(num_read, num_read)
+    _settle([part], on_bad_row, verb=verb)
+    return num_good
 
 
 def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]:
@@ -198,7 +243,9 @@ def _check_labels_differ(part: _Part, dataset: TextDataset | None) -> None:
     part.source_faults.append(Fault(part.source, None, message))
 
 
-def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: str) -> None:
+def _drop_unknown_labels(
+    part: _Part, label_names: Sequence[str], unknown_is: str, *, names_may_change: bool = False
+) -> None:
     """Make faults of the rows with unknown labels; the first of them lists the known ones."""
     if part.dataset is None:
         return
@@ -206,7 +253,12 @@ def _drop_unknown_labels(part: _Part, label_names: Sequence[str], unknown_is: st
     unknown = list(_find_unknown_labels(part.dataset, set(label_names)))
     if not unknown:
         return
-    told = _tell_unknown_labels([label for _, label in unknown], label_names, unknown_is)
+    told = _tell_unknown_labels(
+        [label for _, label in unknown],
+        label_names,
+        unknown_is,
+        names_may_change=names_may_change,
+    )
     for (index, _), (message, kind) in zip(unknown, told, strict=True):
         line = part.dataset.lines[index]
         part.row_faults.append(Fault(part.source, line, message, kind=kind))
@@ -222,7 +274,7 @@ def _find_unknown_labels(dataset: TextDataset, known: Collection[str]) -> Iterat
 
 
 def _tell_unknown_labels(
-    unknown: Sequence[str], label_names: Sequence[str], unknown_is: str
+    unknown: Sequence[str], label_names: Sequence[str], unknown_is: str, *, names_may_change: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield the message of each row, and what is told of all rows with its label."""
     first, distinct = unknown[0], list(dict.fromkeys(unknown))
@@ -233,7 +285,7 @@ def _tell_unknown_labels(
 
     messages = {label: tell(label) for label in distinct}
     which = f", which has {list_names(label_names)}"
-    if are_unnamed(label_names):
+    if names_may_change and are_unnamed(label_names):
         which += ", as nobody named them: write the names of your labels into its config.json"
     kinds = messages | {first: tell(first, which)}
     yield kinds[first], kinds[first]

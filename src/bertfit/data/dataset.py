@@ -67,6 +67,10 @@ def as_columns(columns: object) -> Columns:
                 f"columns: {role}: expected the name of a column, a string, got {name!r}",
                 hint="Names of a table that are not strings are read as str(name).",
             )
+    if not isinstance(columns.encoding, str):
+        raise ConfigError(
+            f"columns: encoding: expected the name of one, a string, got {columns.encoding!r}"
+        )
     problem = find_encoding_problem(columns.encoding)
     if problem is not None:
         raise ConfigError(f"columns: encoding: {problem}")

@@ -38,6 +38,11 @@ _OTHER_KINDS = {
 """Kinds of files by their first bytes, whatever the file name."""
 
 
+_MOST_STRAY, _MOST_OF_UTF16, _LEAST_TELLING = 0.35, 0.6, 8
+"""Shares of NULs in a line, and its least length: half of UTF-16 and three quarters of UTF-32 are
+NULs, if the letters are Latin."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One physical line, including its line ending."""
@@ -89,6 +94,7 @@ def iter_lines(path: Path, source: str, encoding: str) -> Iterator[Line]:
             or is UTF-16 with a fault.
     """
     with _open(path, source) as file, _explain_gzip_errors(source):
+        _refuse_other_kinds(_peek(file)[1], source)
         yield from decode_lines(file, source, encoding)
 
 
@@ -98,14 +104,12 @@ def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:
     Raises:
         SourceError: As in `iter_lines`, except for what the opening of a file finds.
     """
-    peeking = file if hasattr(file, "peek") else io.BufferedReader(cast("io.RawIOBase", file))
-    reader = cast("io.BufferedReader", peeking)
-    start = reader.peek(8)
-    _refuse_other_kinds(start, source)
+    reader, start = _peek(file)
+    encoding = codecs.lookup(encoding).name.removesuffix("-sig")
     mark = next((mark for mark in _MARKS if start.startswith(mark)), None)
     if mark is not None:
         encoding = _MARKS[mark]
-    elif start and codecs.lookup(encoding).name in {"utf-16", "utf-32"}:
+    elif start and encoding in {"utf-16", "utf-32"}:
         told = f"has no byte order mark; name {encoding}-le or {encoding}-be with --encoding"
         raise SourceError(source, f"the file {told}, if it is that")
     if not is_line_wise(encoding):
@@ -134,6 +138,13 @@ def _explain_gzip_errors(source: str) -> Iterator[None]:
         raise SourceError(source, f"the gzip file is damaged or cut off: {error}") from error
 
 
+def _peek(file: IO[bytes]) -> tuple[io.BufferedReader, bytes]:
+    """Return a reader of the file, and its first bytes, which stay to be read."""
+    peeking = file if hasattr(file, "peek") else io.BufferedReader(cast("io.RawIOBase", file))
+    reader = cast("io.BufferedReader", peeking)
+    return reader, reader.peek(8)
+
+
 def _decode_one_after_other(
     reader: io.BufferedReader, source: str, encoding: str
 ) -> Iterator[Line]:
@@ -142,7 +153,7 @@ def _decode_one_after_other(
     texts = io.TextIOWrapper(reader, encoding, newline="\n")
     try:
         for number, text in enumerate(texts, start=1):
-            yield Line(number, text, _find_nul(text, number, source))
+            yield Line(number, text, _find_nul(text, number, source, guesses=False))
     except UnicodeError as error:
         reason = getattr(error, "reason", error)
         message = f"the file is not {encoding} from about this line on: {reason}"
@@ -160,7 +171,7 @@ def _decode_line(content: bytes, number: int, source: str, encoding: str) -> Lin
             content.decode(encoding, "replace"),
             _describe_undecodable(error, number, source, encoding),
         )
-    return Line(number, text, _find_nul(text, number, source))
+    return Line(number, text, _find_nul(text, number, source, guesses=number == 1))
 
 
 def _describe_undecodable(
@@ -177,11 +188,13 @@ def _describe_undecodable(
     return Fault(source, number, f"{byte} of {kind}", kind=kind)
 
 
-def _find_nul(text: str, number: int, source: str) -> Fault | None:
+def _find_nul(text: str, number: int, source: str, *, guesses: bool) -> Fault | None:
+    """Return the fault of a line with NUL; with `guesses`, and the encoding it looks like."""
     if "\0" not in text:
         return None
-    mend = "the file is not plain text"
-    if 3 * text.count("\0") >= len(text):
-        mend = "the file looks like UTF-16, which --encoding utf-16-le or utf-16-be reads"
+    mend, share = "the file is not plain text", text.count("\0") / len(text)
+    if guesses and share > _MOST_STRAY and len(text) >= _LEAST_TELLING:
+        bits = 32 if share > _MOST_OF_UTF16 else 16
+        mend = f"the file looks like UTF-{bits}, which --encoding utf-{bits}-le or -be reads"
     message = f"NUL character at offset {text.index(chr(0))} of the line; {mend}"
     return Fault(source, number, message, kind=f"NUL character in the line; {mend}")

@@ -19,7 +19,7 @@ from rich.text import Text
 from bertfit.data.findings import Example, Finding
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.reporting.short_names import shorten_apart
-from bertfit.reporting.text import MAX_CLASSES, WIDTH, make_table, shorten
+from bertfit.reporting.text import MAX_CLASSES, WIDTH, make_table, put_title, shorten
 from bertfit.wording import format_count, format_share
 
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
@@ -86,7 +86,7 @@ def labels_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     table = make_table("Label", right=parts)
     for name, short in zip(shown, shorten_apart(shown, _LABEL_WIDTH).values(), strict=True):
         table.add_row(short, *(f"{of_part[name]:,}" for of_part in counts))
-    return Group(Text(title, style="bold"), table)
+    return put_title(title, table)
 
 
 def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:

@@ -101,8 +101,10 @@ def describe_missing_seeds(seeds: Mapping[str, Any]) -> str | None:
 def is_cut_short(record: Mapping[str, Any]) -> bool:
     """Return whether the command that trained a run would now train longer, or more seeds."""
     seeds = record.get("seeds")
-    is_missing_seeds = seeds is not None and describe_missing_seeds(seeds) is not None
-    return is_missing_seeds or bool((record.get("training") or {}).get("interrupted"))
+    if seeds is not None and describe_missing_seeds(seeds) is not None:
+        return True
+    trained = [record.get("training") or {}, *(seeds or {}).get("runs", ())]
+    return any(one.get("interrupted") for one in trained)
 
 
 def _word_tie(seeds: Mapping[str, Any], metric: str) -> str:

@@ -163,7 +163,7 @@ def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None
         value = getattr(scores, name)
         if value is not None:
             summary.add_row(title, _format_score(name, value, intervals.get(name)))
-    return Group(_put_title(format_count(scores.num_rows, "row"), summary), _class_table(scores))
+    return Group(put_title(format_count(scores.num_rows, "row"), summary), _class_table(scores))
 
 
 def confusion_table(scores: Scores) -> RenderableType:
@@ -171,7 +171,7 @@ def confusion_table(scores: Scores) -> RenderableType:
     if len(scores.label_names) > MAX_CLASSES:
         return _confused_pairs_table(scores)
     title = "Rows by true class (down) and predicted class (across)"
-    return _put_title(title, _confusion_matrix(scores))
+    return put_title(title, _confusion_matrix(scores))
 
 
 def epoch_table(
@@ -227,7 +227,7 @@ def comparison_table(
                 format_percent_with_interval(accuracy, interval),
                 format_percent_with_interval(one.test.macro_f1),
             )
-    return Group(_put_title("Scores on the same rows", table), Text(comparison.verdict))
+    return Group(put_title("Scores on the same rows", table), Text(comparison.verdict))
 
 
 def shorten(name: str, width: int) -> str:
@@ -267,14 +267,15 @@ def note_columns(of_parts: Mapping[str, Mapping[str, ReadColumn]], listener: Lis
     if told is not None:
         listener.note(told)
     for role in ("text", "label"):
-        read = [columns[role] for columns in of_parts.values() if role in columns]
-        shared = {column.name for column in read} & {name for one in read for name in one.others}
-        if shared:
-            listener.note(
-                f"WARNING: the {role} was read from {shorten(min(shared), _COLUMN_WIDTH)} in one "
-                "part, but not in another that has this column too. "
-                f"--{role}-column names one for all."
-            )
+        read = {part: of[role] for part, of in of_parts.items() if role in of}
+        for name in dict.fromkeys(column.name for column in read.values()):
+            without = [part for part, column in read.items() if name in column.others]
+            if without:
+                listener.note(
+                    f"WARNING: the {role} of {' and '.join(without)} was not read from the column "
+                    f"{shorten(name, _COLUMN_WIDTH)}, as in another part, though it is there. "
+                    f"--{role}-column names one for all."
+                )
 
 
 def _name_column(column: ReadColumn) -> str:
@@ -292,7 +293,7 @@ def make_table(*left: str, right: Iterable[str | Text] = ()) -> Table:
     return table
 
 
-def _put_title(title: str, table: Table) -> Group:
+def put_title(title: str, table: Table) -> Group:
     """Return the table below its title; rich would wrap its own titles to the table's width."""
     return Group(Text(title, style="bold"), table)
 
@@ -311,7 +312,7 @@ def _class_table(scores: Scores) -> Group:
     for name, one, num_predicted in classes[:MAX_CLASSES]:
         cells = format_rates(dataclasses.asdict(one), num_predicted)
         table.add_row(Text(shown[name]), *cells, f"{one.support:,}")
-    return _put_title(title, table)
+    return put_title(title, table)
 
 
 def _confusion_matrix(scores: Scores) -> Table:
@@ -347,7 +348,7 @@ def _confused_pairs_table(scores: Scores) -> RenderableType:
         names = [Text(shown[scores.label_names[label_id]]) for label_id in (true, predicted)]
         share = count / sum(scores.confusion[true])
         table.add_row(*names, _format_count(count), format_percent_with_interval(share))
-    return _put_title(title, table)
+    return put_title(title, table)
 
 
 def _format_score(name: str, value: float, interval: Interval | None) -> str:

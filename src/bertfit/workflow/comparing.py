@@ -21,7 +21,7 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.inference.confidence import read_confidence
-from bertfit.labels import encode_labels, match_spelling
+from bertfit.labels import encode_labels, respell
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import shorten
 from bertfit.run_directory import read_record
@@ -176,14 +176,19 @@ def _compare_scored(
 ) -> RunComparison:
     """Compare two runs by their predictions for given rows."""
     (rows, side_a), (rows_b, side_b) = a, b
-    _check_rows(rows.dataset, rows_b.dataset, runs=runs)
+    spellings = respell(side_b.label_names, side_a.label_names)
+    _check_rows(rows.dataset, rows_b.dataset, spellings=spellings, runs=runs)
     what = f"{_count_rows(len(rows.dataset))} of {rows.dataset.source}"
     found = _compare(what, [side_a, side_b], runs=runs)
-    learned = tuple(None if one.learned is None else one.learned.told for one in (rows, rows_b))
-    assert len(learned) == 2
+    learned = (rows.learned and rows.learned.told, rows_b.learned and rows_b.learned.told)
     verdict = found.verdict + _tell_learned(learned, runs)
-    known = [one.warning for one in (rows, rows_b) if one.learned is None and one.warning]
-    verdict = " ".join([verdict, *(f"{one[0].upper()}{one[1:]}" for one in known)])
+    sides = zip(runs, (rows, rows_b), strict=True)
+    known = [str(run) for run, of in sides if of.warning is not None and of.learned is None]
+    if known:
+        verdict += (
+            f" {' and '.join(known)} knew some of these rows, or was chosen by them: the scores of "
+            "such rows are too good. bertfit evaluate says more."
+        )
     return replace(found, verdict=verdict, learned=learned, skipped=rows.skipped)
 
 
@@ -253,7 +258,8 @@ def _read_kept(
             for run, test, side in zip(runs, tests, sides, strict=True)
         ]
         raise RunError(
-            f"the runs were tested on different rows, or in another order ({'; '.join(sources)})",
+            "the runs were tested on different rows, or on the same in another order or with "
+            f"labels spelt differently ({'; '.join(sources)})",
             hint="Give the rows to score both on with --data.",
         )
     return f"{_count_rows(len(sides[0].kept), 'test ')} that both runs kept", sides
@@ -266,7 +272,7 @@ def _list_labels(record: Mapping[str, Any]) -> tuple[str, ...]:
 def _check_labels(
     names_a: tuple[str, ...], names_b: tuple[str, ...], *, runs: tuple[Path, Path]
 ) -> None:
-    if sorted(names_a) != sorted(match_spelling(names_b, names_a)):
+    if sorted(names_a) != sorted(respell(names_b, names_a).values()):
         shown = [
             list_some((shorten(name, _LABEL_WIDTH) for name in _put_first(names, others)), 10)
             for names, others in ((names_a, names_b), (names_b, names_a))
@@ -282,10 +288,15 @@ def _put_first(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
     return sorted(names, key=set(others).__contains__)
 
 
-def _check_rows(a: TextDataset, b: TextDataset, *, runs: tuple[Path, Path]) -> None:
-    """Check that both runs read the same rows and labels: each reads its own training's columns."""
-    labels_b = match_spelling(b.labels, sorted(set(a.labels)))
-    if (list(a.lines), list(a.labels)) != (list(b.lines), list(labels_b)):
+def _check_rows(
+    a: TextDataset, b: TextDataset, *, spellings: Mapping[str, str], runs: tuple[Path, Path]
+) -> None:
+    """Check that both runs read the same rows and labels: each reads its own training's columns.
+
+    `spellings` has how run A spells the labels of run B.
+    """
+    labels_b = [spellings[label] for label in b.labels]
+    if (list(a.lines), list(a.labels)) != (list(b.lines), labels_b):
         read = [
             " and ".join(repr(column.name) for column in dataset.columns.values())
             for dataset in (a, b)
@@ -315,8 +326,8 @@ def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
 def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> RunComparison:
     """Compare two sides; `rows` says which rows were compared."""
     a, b = sides
-    respelt = tuple(match_spelling(b.label_names, a.label_names))
-    b = _align(replace(b, label_names=respelt), a.label_names)
+    spellings = respell(b.label_names, a.label_names)
+    b = _align(replace(b, label_names=tuple(spellings.values())), a.label_names)
     groups = a.kept.known_groups if a.kept.known_groups is not None else b.kept.known_groups
     comparison = compare_predictions(
         a.kept.probabilities,

@@ -237,6 +237,7 @@ def read_rows(
         columns,
         classifier.label_names,
         on_bad_row,
+        names_may_change=not classifier.record,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
     learned = find_learned_rows(as_path(run), dataset)
@@ -277,7 +278,7 @@ def _advise_on_learned(learned: Learned, dataset: TextDataset) -> str:
     if len(learned.rows) == len(dataset):
         return " Evaluate it on rows that it has not seen."
     lines = list_some((dataset.lines[row] for row in learned.rows), _LEARNED_SHOWN)
-    return f" They are {dataset.source}:{lines}."
+    return f" Learned: {dataset.source}:{lines}."
 
 
 def evaluate_classifier(

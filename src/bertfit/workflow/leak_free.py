@@ -22,8 +22,8 @@ class LeakFreeScores:
     """The score on the rows that the model had not seen."""
 
     num_leaked: int
-    """Rows left out: their text (or nearly) or their group also occurs in the training or
-    validation rows."""
+    """Rows left out. Of a test set: their text (or nearly) or their group also occurs in the
+    training or validation rows. Of other rows: the run was trained on their text."""
     num_rows: int
     """Remaining rows."""
     accuracy: float | None

@@ -5,22 +5,22 @@ from __future__ import annotations
 import collections
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from bertfit.data.checks import count_good_rows
 from bertfit.data.dataset import Columns
-from bertfit.data.readers import ROWS_PER_REPORT, iter_rows
+from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault, WorkLeft
 from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
-from bertfit.files import as_path, check_output, open_atomically
-from bertfit.killed_trainings import find_free_names
+from bertfit.files import as_path, check_output, find_free_names, keep_apart, open_atomically
 from bertfit.labels import is_missing
 from bertfit.run_files import is_run
-from bertfit.wording import format_count
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -134,7 +134,7 @@ def count_rows(
     on_bad_row: OnBadRow = "error",
     on_progress: RowProgress | None = None,
 ) -> int:
-    """Return how many rows can be predicted: all of them are read and checked, in constant memory.
+    """Return how many rows can be predicted: all of them are read and checked, and none is kept.
 
     To be called before hours of work, which a fault in the last row would end.
 
@@ -146,28 +146,16 @@ def count_rows(
         on_progress: Called every `ROWS_PER_REPORT` rows.
 
     Raises:
-        DataError: Rows have faults and `on_bad_row` is "error"; all of them are listed.
+        DataError: Rows have faults and `on_bad_row` is "error"; all of them are listed. Or no row
+            can be used.
     """
-    faults: list[Fault] = []
-    num_read = num_good = 0
-    rows = iter_rows(source, classifier.known_columns(columns), need_label=False)
-    for num_read, row in enumerate(rows, start=1):
-        if not isinstance(row, Fault):
-            num_good += 1
-        elif on_bad_row != "skip":
-            faults.append(row)
-        if on_progress is not None and num_read % ROWS_PER_REPORT == 0:
-            on_progress(num_read, None)
-    if on_progress is not None and num_read >= ROWS_PER_REPORT:
-        on_progress(num_read, num_read)
-    if faults:
-        rows_at_fault = format_count(len(faults), "row")
-        raise DataError(
-            f"{format_count(len(faults), 'problem')} in the data: nothing was predicted",
-            faults=faults,
-            hint=f"Fix the data, or skip {rows_at_fault} with --on-bad-row skip.",
-        )
-    return num_good
+    return count_good_rows(
+        source,
+        classifier.known_columns(columns),
+        on_bad_row,
+        verb="predicted",
+        on_progress=on_progress,
+    )
 
 
 def name_kept(columns: Columns | None, label_names: Sequence[str]) -> list[str]:
@@ -224,19 +212,25 @@ def write_predictions(
         WorkLeft: Ctrl-C came after the first prediction.
     """
     check_output(output, SUFFIXES, overwrite=True)  # the caller has checked
-    file, num_written = output.resolve(), 0
-    place = next(find_free_names(file.with_suffix(""), "unfinished", suffix=file.suffix))
+    num_written, left = 0, list[Path]()
+
+    def keep_rows(part: Path) -> None:
+        if num_written:
+            place = Path(os.path.realpath(output))
+            places = find_free_names(place.with_suffix(""), "unfinished", suffix=place.suffix)
+            left.append(keep_apart(part, places))
+
     try:
-        with open_atomically(output, unfinished=lambda: place if num_written else None) as opened:
-            write = _open_writer(opened, output.suffix.lower(), label_names, kept)
+        with open_atomically(output, on_interrupt=keep_rows) as file:
+            write = _open_writer(file, output.suffix.lower(), label_names, kept)
             for row in predictions:
                 write(row)
                 num_written += 1
     except KeyboardInterrupt as error:
-        if not num_written:
+        if not left:
             raise
         are = "1 prediction is" if num_written == 1 else f"{num_written:,} predictions are"
-        raise WorkLeft(f"{are} in {place}") from error
+        raise WorkLeft(f"{are} in {left[0]}") from error
 
 
 def is_part_of_run(output: Path, run: Path) -> bool:
@@ -271,6 +265,10 @@ def _to_plain(value: object) -> object:
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, Mapping):
+        return {str(name): _to_plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(one) for one in value]
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):

@@ -163,6 +163,7 @@ def prepare_judging(
         classifier.label_names,
         on_bad_row,
         verb="judged",
+        names_may_change=not classifier.record,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
     learned = find_learned_rows(as_path(run), dataset)
