@@ -1,8 +1,8 @@
 """Read the physical lines of a text file, plain or gzip, each decoded separately.
 
-A byte that cannot be decoded affects only its own line, and the line number is known. A file that
-begins with a byte order mark, as UTF-16 does, is read by that; its lines are decoded one after the
-other, so that the first fault ends them.
+A byte that cannot be decoded affects only its own line, and the line number is known. In UTF-16 and
+its like, which have no such lines, the first fault ends the file. A byte order mark overrules the
+encoding that was given.
 """
 
 from __future__ import annotations
