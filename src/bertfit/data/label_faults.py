@@ -75,7 +75,8 @@ def describe_indivisible(profile: PartProfile) -> Iterator[Finding]:
             examples=_show_label_rows(profile, names),
             message=f"train cannot split off validation rows: {found[0][1]}{more}.",
             advice=(
-                "Add rows, merge labels or leave them out, or give validation rows of their own. "
+                "Add rows, merge labels or leave them out (train --set min_label_rows=2 does, with "
+                "those of one row), or give validation rows of their own. "
                 "If nearly every row has its own label, another column may be meant."
             ),
         )
