@@ -13,6 +13,7 @@ from bertfit.errors import ConfigError
 from bertfit.files import (
     as_path,
     check_output,
+    keep_apart,
     make_readable,
     open_atomically,
     read_json,
@@ -298,3 +299,37 @@ def test_a_file_that_is_replaced_stays_its_owners(tmp_path):
     with open_atomically(path) as file:
         file.write("x")
     assert (path.stat().st_uid, path.stat().st_gid, permissions(path)) == (65534, 65533, 0o600)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_what_is_kept_apart_takes_the_place_of_no_other_file(tmp_path, monkeypatch, has_links):
+    """Another process may take the name after it was found to be free."""
+
+    def refuse(*_places):
+        raise PermissionError(errno.EPERM, "no links")
+
+    part, taken, free = (tmp_path / name for name in ("part", "taken", "free"))
+    part.write_text("mine")
+    if has_links:
+        taken.write_text("another's")
+        assert keep_apart(part, [taken, free]) == free
+        assert taken.read_text() == "another's"
+    else:
+        monkeypatch.setattr(os, "link", refuse)
+        assert keep_apart(part, [free]) == free
+    assert free.read_text() == "mine"
+
+
+def test_a_part_that_cannot_be_kept_apart_stays(tmp_path):
+    def fail(_part):
+        raise OSError(28, "No space left on device")
+
+    def write_and_interrupt():
+        with open_atomically(tmp_path / "out.csv", on_interrupt=fail) as file:
+            file.write("rows")
+            raise KeyboardInterrupt
+
+    with pytest.raises(OSError, match="No space"):
+        write_and_interrupt()
+    (left,) = tmp_path.iterdir()
+    assert left.read_text() == "rows"

@@ -70,11 +70,9 @@ def open_atomically(
             os.fsync(file.fileno())
         part.replace(target)
     except BaseException as error:
-        try:
-            if isinstance(error, KeyboardInterrupt) and part.exists():
-                on_interrupt(part)
-        finally:
-            part.unlink(missing_ok=True)
+        if isinstance(error, KeyboardInterrupt) and part.exists():
+            on_interrupt(part)  # if that fails, the part stays: it is all that there is
+        part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None
         raise

@@ -907,6 +907,20 @@ CASES = [
         "the file has no byte order mark; name utf-16-le or utf-16-be with --encoding",
         text("bad.csv", GOOD_ROWS),
     ),
+    Case(
+        "gzip on standard input",
+        "predict tiny",
+        3,
+        "standard input: it is gzip; unpack it first, as with zcat",
+        stdin=gzip.compress(b"good\n", mtime=0),
+    ),
+    Case(
+        "the rows of a comparison by another option's name",
+        "compare tiny tiny --file good.csv",
+        2,
+        "No such option: --file (Possible options: --data)",
+        good,
+    ),
 ]
 
 

@@ -41,6 +41,13 @@ def test_two_labels_are_needed(min_rows, left):
         leave_out(min_rows, train=make("a", "a", "b"))
 
 
-def test_a_part_needs_a_row():
-    with pytest.raises(DataError, match="no row of rows would be left: all have labels of fewer"):
-        leave_out(2, train=make("a", "a", "b", "b", "c", "d"), test=make("c", "d"))
+@pytest.mark.parametrize(("test", "left"), [("cd", "0 labels"), ("aac", "1 label")])
+def test_a_part_needs_two_labels(test, left):
+    """It had two, or it would have been refused."""
+    with pytest.raises(DataError, match=f"{left} of rows would be left, and 2 are needed to tell"):
+        leave_out(2, train=make(*"aabbcd"), test=make(*test))
+
+
+def test_the_labels_are_in_their_order():
+    train = make("1", "1", "2", "2", "10", "7")
+    assert leave_out(2, train=train)[1].labels == ("7", "10")

@@ -252,6 +252,15 @@ def test_an_odd_place_of_the_output_hinders_neither_writing_nor_keeping(classifi
     assert len(read_table(path)) == 5
 
 
+def test_kept_values_may_be_nested_as_deep_as_the_reader_takes_them(classifier, tmp_path):
+    deep = "[" * 900 + "]" * 900
+    rows = tmp_path / "deep.jsonl"
+    rows.write_text(f'{{"text": "good", "id": {deep}}}\n')
+    predict_file(classifier, rows, tmp_path / "out.csv", kept=("id",))
+    (found,) = read_table(tmp_path / "out.csv")
+    assert found["id"] == deep
+
+
 def test_kept_values_are_json_in_tables_however_deep(classifier, tmp_path):
     row = {"text": "good", "id": {"days": [dt.date(2026, 1, 2)], "score": float("nan")}}
     predict_file(classifier, [row], tmp_path / "out.csv", kept=("id",))

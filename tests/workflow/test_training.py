@@ -1349,3 +1349,17 @@ def test_labels_that_are_left_out_are_told_recorded_and_a_limit(train_on, tmp_pa
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "were left out: meh. A text of these gets another." in " ".join(card.split())
     assert "So the scores are without 1 test row." in " ".join(card.split())
+
+
+def test_rows_that_are_dropped_do_not_count_for_labels_to_be_left_out(
+    train_on, tmp_path, make_reviews
+):
+    rows = [*make_reviews(40), *[{"text": "so so", "label": "meh"}] * 3]
+    listener = Recorder()
+    options = {"min_label_rows": 2, "drop_duplicates": True, "epochs": 1, "listener": listener}
+    train_on(tmp_path / "run", data=rows, **options)
+    told = "Left out: 1 label with fewer than 2 training rows (meh); rows: 1 train."
+    assert told in listener.notes
+    test = [*make_reviews(10, seed=3), {"text": "so so", "label": "meh"}]
+    train_on(tmp_path / "other", data=rows, test=test, **options)  # then none is left
+    assert read_record(tmp_path / "other")["data"]["left_out"]["rows"] == {"test": 1}

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from typer.core import TyperCommand
 
+_LEAST_LIKENESS = 0.75
 _INPUTS = {"input", "input_file", "data", "data_file", "file", "infile"}
 """What others call the option for a file of rows."""
+
+
+def _is_near(option: str, given: str) -> bool:
+    """Return whether an option may be meant; click offers --help for --model."""
+    likeness = difflib.SequenceMatcher(None, option, given).ratio()
+    return option.startswith(given) or likeness >= _LEAST_LIKENESS
 
 
 class Verb(TyperCommand):
@@ -24,6 +32,9 @@ class Verb(TyperCommand):
             raise
 
     def _explain(self, error: Any) -> None:  # noqa: ANN401 (as above)
+        error.possibilities = [
+            option for option in error.possibilities or () if _is_near(option, error.option_name)
+        ]
         known = {option for param in self.params for option in param.opts}
         given = error.option_name.lstrip("-").replace("-", "_").lower()
         if self.name == "train":
@@ -37,6 +48,8 @@ class Verb(TyperCommand):
             error.possibilities = [f"--{given.replace('_', '-')}"]
         elif given in _INPUTS and "--file" in known:
             error.possibilities = ["--file"]
+        elif given in _INPUTS and "--data" in known:
+            error.possibilities = ["--data"]
         elif given in _INPUTS and "data" in known:  # the argument's name
             error.message += ". Give the file itself, without an option"
             error.possibilities = []

@@ -92,7 +92,10 @@ def find_shared(fingerprints: Sequence[bytes], others: Sequence[bytes]) -> list[
 
 
 def drop_duplicates(
-    train: TextDataset, others: Sequence[TextDataset | None]
+    train: TextDataset,
+    others: Sequence[TextDataset | None],
+    *,
+    may_lose_labels: bool = False,
 ) -> tuple[TextDataset, Dropped]:
     """Drop training rows whose text occurred before or is in another part.
 
@@ -101,12 +104,13 @@ def drop_duplicates(
     Args:
         train: Labelled rows.
         others: Validation and test rows, which are not changed.
+        may_lose_labels: Whether a label may have no rows left.
 
     Returns:
         The remaining rows of `train`, and the numbers of dropped rows.
 
     Raises:
-        DataError: A label would have no rows left.
+        DataError: A label would have no rows left, and may not.
     """
     taken = {
         fingerprint
@@ -122,7 +126,8 @@ def drop_duplicates(
     ]
     repeats = {row for row, _ in find_repeats(keys)} - leaked
     rest = train.select([row for row in range(len(train)) if row not in leaked | repeats])
-    _check_labels_left(train, rest)
+    if not may_lose_labels:
+        _check_labels_left(train, rest)
     return rest, Dropped(duplicates=len(repeats), in_other_parts=len(leaked))
 
 

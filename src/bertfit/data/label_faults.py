@@ -68,6 +68,9 @@ def describe_indivisible(profile: PartProfile) -> Iterator[Finding]:
     if found:
         names = [name for name, _ in found]
         more = f" (and {format_count(len(found) - 1, 'more label')})" if len(found) > 1 else ""
+        counts = Counter(profile.rows.labels)
+        are_single = all(counts[name] == 1 for name in names)
+        how = " (train --set min_label_rows=2 does)" if are_single else ""
         yield _make_label_finding(
             profile,
             "indivisible_labels",
@@ -75,8 +78,8 @@ def describe_indivisible(profile: PartProfile) -> Iterator[Finding]:
             examples=_show_label_rows(profile, names),
             message=f"train cannot split off validation rows: {found[0][1]}{more}.",
             advice=(
-                "Add rows, merge labels or leave them out (train --set min_label_rows=2 does, with "
-                "those of one row), or give validation rows of their own. "
+                f"Add rows, merge labels or leave them out{how}, or give validation rows of their "
+                "own. "
                 "If nearly every row has its own label, another column may be meant."
             ),
         )

@@ -30,8 +30,9 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Encodings by their byte order marks."""
+_GZIP = b"\x1f\x8b"
 _OTHER_KINDS = {
-    b"\x1f\x8b": "gzip; add .gz to its name",
+    _GZIP: "gzip; add .gz to its name",
     b"PK\x03\x04": "a ZIP archive or an Excel workbook; unpack it, or save it as CSV",
     b"PAR1\x15": "Parquet; its name should end in .parquet",
 }
@@ -105,6 +106,8 @@ def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:
         SourceError: As in `iter_lines`, except for what the opening of a file finds.
     """
     reader, start = _peek(file)
+    if start.startswith(_GZIP):
+        raise SourceError(source, "it is gzip; unpack it first, as with zcat")
     encoding = codecs.lookup(encoding).name.removesuffix("-sig")
     mark = next((mark for mark in _MARKS if start.startswith(mark)), None)
     if mark is not None:

@@ -25,7 +25,7 @@ def leave_out_rare_labels(checked: CheckedData, min_rows: int) -> tuple[CheckedD
     """Return the data without labels of fewer training rows than `min_rows`, and what was left out.
 
     Raises:
-        DataError: Fewer than two labels would be left, or no row of a part.
+        DataError: Fewer than two labels would be left, of all rows or of a part.
     """
     counts = Counter(checked.train.labels)
     rare = {name for name in checked.label_names if counts[name] < min_rows}
@@ -42,10 +42,11 @@ def leave_out_rare_labels(checked: CheckedData, min_rows: int) -> tuple[CheckedD
 
     def keep_others(name: str, part: TextDataset) -> TextDataset:
         kept = part.select([row for row, label in enumerate(part.labels) if label not in rare])
-        if not len(kept):
+        if len(set(kept.labels)) < 2:  # one that always answers so would be perfect
             raise DataError(
-                f"no row of {part.source} would be left: all have labels of fewer than "
-                f"{format_count(min_rows, 'training row')}",
+                f"{format_count(len(set(kept.labels)), 'label')} of {part.source} would be left, "
+                "and 2 are needed to tell a good model from one that always answers the same: the "
+                f"others have fewer than {format_count(min_rows, 'training row')}",
                 hint="Lower min_label_rows.",
             )
         if len(kept) < len(part):
@@ -60,4 +61,4 @@ def leave_out_rare_labels(checked: CheckedData, min_rows: int) -> tuple[CheckedD
         test=None if test is None else keep_others("test", test),
         label_names=label_names,
     )
-    return left, LeftOut(tuple(sorted(rare)), lost)
+    return left, LeftOut(tuple(name for name in checked.label_names if name in rare), lost)

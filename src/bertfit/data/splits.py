@@ -62,16 +62,15 @@ def _check_divisible(dataset: TextDataset) -> None:
     first_lines: dict[str, int] = {}
     for label, line in zip(dataset.labels, dataset.lines, strict=True):
         first_lines.setdefault(label, line)
-    faults = [
-        Fault(dataset.source, first_lines[name], message)
-        for name, message in find_indivisible(dataset)
-    ]
+    indivisible = find_indivisible(dataset)
+    faults = [Fault(dataset.source, first_lines[name], message) for name, message in indivisible]
     if len(first_lines) == 1:
         message = f"all rows have the label {dataset.labels[0]!r}; at least 2 labels are needed"
         faults.append(Fault(dataset.source, None, message))
     if faults:
-        leave = "leave the label out"
-        if len(set(dataset.labels)) - len(faults) >= 2:
+        leave, counts = "leave the label out", Counter(dataset.labels)
+        are_single = all(counts[name] == 1 for name, _ in indivisible)
+        if are_single and len(counts) - len(faults) >= 2:
             leave = "leave labels out (--set min_label_rows=2: those of one row)"
         hint = f"Add rows, {leave}, or give a validation file of its own."
         raise _indivisible(dataset, faults, hint=hint)

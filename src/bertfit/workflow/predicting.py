@@ -265,13 +265,13 @@ def _to_plain(value: object) -> object:
         return None
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, Mapping):
-        return {str(name): _to_plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_plain(one) for one in value]
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError):
+        if isinstance(value, Mapping):
+            return {str(name): _to_plain(one) for name, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [_to_plain(one) for one in value]
         return str(value)
     return value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bertfit.config import TrainSettings
@@ -36,7 +36,7 @@ class PreparedRows:
     validation: TextDataset
     test: TextDataset | None
     checked: CheckedData
-    """The rows as read, without labels that were left out."""
+    """The training rows as read; the others without labels that were left out."""
     left_out: LeftOut
     """Labels with too few training rows."""
     dropped: Dropped
@@ -90,9 +90,10 @@ def start_rows(
         on_bad_row=settings.on_bad_row,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
-    checked, left_out = leave_out_rare_labels(checked, settings.min_label_rows)
-    _note_left_out(left_out, settings.min_label_rows, listener)
     train, dropped = _drop_copies(checked, settings, listener)
+    left, left_out = leave_out_rare_labels(replace(checked, train=train), settings.min_label_rows)
+    _note_left_out(left_out, settings.min_label_rows, listener)
+    train, checked = left.train, replace(left, train=checked.train)
     if checked.validation is not None:
         held_out = checked.validation
     else:
@@ -140,7 +141,8 @@ def _note_left_out(left_out: LeftOut, min_rows: int, listener: Listener) -> None
     if not left_out.labels:
         return
     labels = f"{format_count(len(left_out.labels), 'label')} with fewer than {min_rows:,}"
-    named = list_some(map(shorten_name, left_out.labels), _MOST_LABELS_TOLD)
+    shown = (shorten_name(put_on_one_line(name)) for name in left_out.labels)
+    named = list_some(shown, _MOST_LABELS_TOLD)
     rows = ", ".join(f"{count:,} {part}" for part, count in left_out.rows.items())
     listener.note(f"Left out: {labels} training rows ({named}); rows: {rows}.")
 
@@ -153,11 +155,13 @@ def _drop_copies(
     This is done before the split, so that no text is in both parts.
 
     Raises:
-        DataError: A label would have no rows left.
+        DataError: A label would have no rows left, and none is to be left out.
     """
     if not settings.drop_duplicates:
         return checked.train, Dropped()
-    train, dropped = drop_duplicates(checked.train, (checked.validation, checked.test))
+    others = (checked.validation, checked.test)
+    may_lose_labels = settings.min_label_rows > 1
+    train, dropped = drop_duplicates(checked.train, others, may_lose_labels=may_lose_labels)
     listener.note(
         f"Dropped from the training rows: {format_count(dropped.duplicates, 'duplicate')}, and "
         f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
