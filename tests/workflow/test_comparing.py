@@ -124,7 +124,7 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     (copies[1] / "trained_texts.npy").unlink()
     test = make_reviews(40, seed=7)
     leaky = bertfit.compare(copies[0], copies[1], data=test)
-    both = f"{copies[0]} and {copies[1]} knew some of these rows, or was chosen by them"
+    both = f"{copies[0]} and {copies[1]} knew some of these rows, or were chosen by them"
     assert both in leaky.verdict
     both = bertfit.compare(runs[0], runs[1], data=rows)
     assert both.verdict.count("was trained on") == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bertfit import Columns, TextClassifier
+from bertfit.data.checks import count_good_rows
 from bertfit.data.encoding import EncodingRule
 from bertfit.data.readers import read_dataset
 from bertfit.errors import ConfigError, DataError, WorkLeft
@@ -19,7 +20,6 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.workflow.predicting import (
     PredictionCount,
-    count_rows,
     is_part_of_run,
     name_kept,
     predict_lines,
@@ -47,6 +47,11 @@ def predict_file(classifier, rows, path, **columns):
     predictions = predict_rows(classifier, rows, count, columns=chosen)
     write_predictions(predictions, path, label_names=names, kept=name_kept(chosen, names))
     return count
+
+
+def count_rows(classifier, source, on_bad_row="error", *, columns=None, on_progress=None):
+    known = classifier.known_columns(columns)
+    return count_good_rows(source, known, on_bad_row, verb="predicted", on_progress=on_progress)
 
 
 def read_table(path):

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated
@@ -29,18 +30,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
-app.command("demo", cls=Verb)(demo_command.demo)
-app.command("prepare", cls=Verb)(prepare.prepare)
-app.command("check", cls=Verb)(check.check)
-app.command("inspect", cls=Verb)(inspect.inspect)
-app.command("train", cls=Verb)(train.train)
-app.command("evaluate", cls=Verb)(evaluate.evaluate)
-app.command("compare", cls=Verb)(compare.compare)
-app.command("suspects", cls=Verb)(suspects.suspects)
-app.command("report", cls=Verb)(report.report)
-app.command("predict", cls=Verb)(predict.predict)
-app.command("import", cls=Verb)(import_command.import_)
-app.command("settings", cls=Verb)(settings_command.settings)
+_VERBS: Mapping[str, Callable[..., None]] = {
+    "demo": demo_command.demo,
+    "prepare": prepare.prepare,
+    "check": check.check,
+    "inspect": inspect.inspect,
+    "train": train.train,
+    "evaluate": evaluate.evaluate,
+    "compare": compare.compare,
+    "suspects": suspects.suspects,
+    "report": report.report,
+    "predict": predict.predict,
+    "import": import_command.import_,
+    "settings": settings_command.settings,
+}
+for _name, _verb in _VERBS.items():
+    app.command(_name, cls=Verb)(_verb)
 
 
 def _show_version(value: bool) -> None:

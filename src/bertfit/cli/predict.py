@@ -257,18 +257,21 @@ def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -
 def _count_rows(
     classifier: TextClassifier, file: Path | None, columns: Columns, policy: OnBadRowPolicy
 ) -> int | None:
-    """Return how many rows a file has, of which none may be at fault; None if it is read once."""
+    """Check all rows, before hours of work that a fault in the last would end; return their number.
+
+    None if the file can be read only once.
+    """
     from bertfit.cli.terminal import Terminal, error_console
-    from bertfit.workflow.predicting import count_rows
+    from bertfit.data.checks import count_good_rows
 
     if file is None or not file.is_file():  # a pipe
         return None
     with Terminal(error_console) as terminal:
-        return count_rows(
-            classifier,
+        return count_good_rows(
             file,
-            columns=columns,
-            on_bad_row=policy,
+            classifier.known_columns(columns),
+            policy,
+            verb="predicted",
             on_progress=lambda done, total: terminal.progress("reading", done, total),
         )
 

@@ -185,9 +185,10 @@ def _compare_scored(
     sides = zip(runs, (rows, rows_b), strict=True)
     known = [str(run) for run, of in sides if of.warning is not None and of.learned is None]
     if known:
+        were = "was" if len(known) == 1 else "were"
         verdict += (
-            f" {' and '.join(known)} knew some of these rows, or was chosen by them: the scores of "
-            "such rows are too good. bertfit evaluate says more."
+            f" {' and '.join(known)} knew some of these rows, or {were} chosen by them: the scores "
+            "of such rows are too good. bertfit evaluate says more."
         )
     return replace(found, verdict=verdict, learned=learned, skipped=rows.skipped)
 

@@ -134,8 +134,8 @@ def keeping_the_model(
         holds_state = staging.holds_state()
         if staging.holds_model():
             is_whole, place = staging.is_complete(), staging.set_aside()
-            kept = f"The best epoch so far is saved, as a plain model, in {place}."
-            kept = f"The finished run is in {place}." if is_whole else kept
+            what = "The best epoch so far is saved, as a plain model,"
+            kept = f"{'The finished run is' if is_whole else what} in {place}."
             listener.note(f"{kept} {_CAN_GO_ON}" if holds_state else kept)
         elif holds_state:
             listener.note(f"The training so far is saved in {staging.set_aside()}. {_CAN_GO_ON}")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from bertfit.data.checks import count_good_rows
 from bertfit.data.dataset import Columns
 from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
@@ -24,7 +23,6 @@ from bertfit.run_files import is_run
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
-    from bertfit.data.readers import RowProgress
     from bertfit.inference.predictor import Prediction, TextClassifier
 
 _Read: TypeAlias = tuple[int, str, Mapping[str, object]]
@@ -124,38 +122,6 @@ def predict_lines(
                 count.num_blank += 1
 
     return _predict_numbered(classifier, good_lines(), count, abstain_below)
-
-
-def count_rows(
-    classifier: TextClassifier,
-    source: Any,  # noqa: ANN401 (a path, a table or a list of dicts)
-    *,
-    columns: Columns | None = None,
-    on_bad_row: OnBadRow = "error",
-    on_progress: RowProgress | None = None,
-) -> int:
-    """Return how many rows can be predicted: all of them are read and checked, and none is kept.
-
-    To be called before hours of work, which a fault in the last row would end.
-
-    Args:
-        classifier: A loaded model.
-        source: As in `predict_rows`; it must be possible to read it twice.
-        columns: As in `predict_rows`.
-        on_bad_row: "skip" does not count bad rows.
-        on_progress: Called every `ROWS_PER_REPORT` rows.
-
-    Raises:
-        DataError: Rows have faults and `on_bad_row` is "error"; all of them are listed. Or no row
-            can be used.
-    """
-    return count_good_rows(
-        source,
-        classifier.known_columns(columns),
-        on_bad_row,
-        verb="predicted",
-        on_progress=on_progress,
-    )
 
 
 def name_kept(columns: Columns | None, label_names: Sequence[str]) -> list[str]:
