@@ -149,8 +149,13 @@ class MissingDependencyError(BertfitError, ImportError):
     exit_code = 7
 
 
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str], *, least: float = 0.6) -> str:
     """Return ` Did you mean 'x'?` for the nearest candidate, or an empty string.
+
+    Args:
+        name: What was written.
+        candidates: What could have been meant.
+        least: Similarity of a candidate that is told, in (0, 1]: `difflib`'s ratio.
 
     Example:
         >>> did_you_mean("lable", ["label", "text"])
@@ -159,7 +164,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
         ''
     """
     by_folded_name = {candidate.lower(): candidate for candidate in candidates}
-    near = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name.lower(), by_folded_name, n=1, cutoff=least)
     return f" Did you mean {by_folded_name[near[0]]!r}?" if near else ""
 
 

@@ -762,6 +762,28 @@ def test_predict_and_suspects_expand_the_home_folder(trained, tmp_path, monkeypa
     assert "is the file that is read" in runner.invoke(app, command).exception.message
 
 
+def test_predictions_and_suspects_have_the_form_of_the_file_that_a_spreadsheet_wrote(
+    trained, tmp_path
+):
+    run, data, _ = trained
+    rows = list(csv.reader(io.StringIO(data.read_text(encoding="utf-8"))))
+    lines = [";".join(row) for row in [rows[0], [f"{rows[1][0]} schön", *rows[1][1:]], *rows[2:]]]
+    (tmp_path / "rows.csv").write_bytes("\r\n".join(lines).encode("cp1252"))
+    file, out = str(tmp_path / "rows.csv"), str(tmp_path / "out.csv")
+    for command in (
+        ["predict", str(run), "--file", file, "--output", out],
+        ["suspects", file, "--with", str(run), "--output", out, "--overwrite"],
+    ):
+        result = runner.invoke(app, [*command, "--encoding", "cp1252"])
+        assert result.exit_code == 0, result.output
+        content = Path(out).read_bytes().decode("utf-8")
+        assert content.startswith("\ufeffline;")
+        assert ";text" in content.splitlines()[0]
+    command = ["predict", str(run), "--file", str(data), "--output", out, "--overwrite"]
+    assert runner.invoke(app, command).exit_code == 0
+    assert Path(out).read_text(encoding="utf-8").startswith("line,text,")
+
+
 def test_train_expands_the_home_folder_of_its_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "settings.toml").write_text("epochs = 0", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from bertfit.data import readers
 from bertfit.data.dataset import Columns, ReadColumn, Row
+from bertfit.data.delimited import USUAL_FORM, CsvForm, find_csv_form, open_csv_writer
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
 from bertfit.errors import Fault
 
@@ -251,6 +253,34 @@ def test_semicolons_in_texts_divide_nothing(tmp_path):
     assert rows == [(2, "good; fine", None), (3, "sep=;", None)]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "encoding", "form"),
+    [
+        ("a.csv", "text,label\n", "utf-8", USUAL_FORM),
+        ("a.csv", "", "UTF8", USUAL_FORM),
+        ("A.CSV", "\ufeff\ntext;label\n", "utf-8", CsvForm(";", has_mark=True)),
+        ("a.csv", "\ufefftext,label\n".encode("utf-16-le"), "utf-8", CsvForm(has_mark=True)),
+        ("a.csv", "sep=|\ntext|größe\n".encode("cp1252"), "cp1252", CsvForm(has_mark=True)),
+        ("a.csv.gz", gzip.compress(b"text;label\n"), "utf-8", CsvForm(";")),
+        ("a.tsv", "\ufefftext;label\n", "utf-8", USUAL_FORM),
+        ("b.csv", None, "utf-8", USUAL_FORM),
+    ],
+)
+def test_a_csv_file_that_is_made_takes_after_the_one_that_was_read(
+    tmp_path, name, content, encoding, form
+):
+    if content is not None:
+        write(tmp_path, name, content)
+    assert find_csv_form(tmp_path / name, encoding) == form
+    made = tmp_path / "made.csv"
+    with made.open("w", encoding="utf-8", newline="") as file:
+        write_fields = open_csv_writer(file, form)
+        write_fields(["label", "text"])
+        write_fields(["größer", f"a, b; c {form.delimiter} d"])
+    assert made.read_bytes().startswith(codecs.BOM_UTF8) == form.has_mark
+    assert rows_of(made) == [(2, f"a, b; c {form.delimiter} d", "größer")]
+
+
 def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
     path = write(tmp_path, "a.tsv", 'label\tsentence\n1\t"open \n0\tnext "\n')
     assert rows_of(path) == [(2, '"open ', "1"), (3, 'next "', "0")]
@@ -361,6 +391,10 @@ def test_no_usual_text_column_is_explained(tmp_path):
 def test_a_column_of_labels_is_not_proposed_for_the_texts(tmp_path):
     path = write(tmp_path, "a.csv", "Comment,Sentiment\ngood,pos\n")
     assert "Did you mean 'Comment'?" in source_error(path)
+
+
+def test_a_column_that_is_merely_spelt_a_little_alike_is_not_proposed():
+    assert "Did you mean" not in source_error([{"extra": "good", "label": "pos"}])
 
 
 def test_without_a_header_the_texts_in_its_place_are_shortened(tmp_path):

@@ -72,8 +72,11 @@ def test_the_groups_of_either_run_are_those_of_both(copies):
 
 
 def test_a_run_is_the_same_as_itself(runs):
-    result = bertfit.compare(runs[1], runs[1])
+    same = runs[1] / ".." / runs[1].name
+    result = bertfit.compare(runs[1], same)
     assert result.comparison.could_be_chance
+    assert "for every row. They are the same run." in result.verdict
+    assert "same run" not in bertfit.compare(*runs).verdict
     assert result.disagreements == ()
 
 

@@ -196,13 +196,19 @@ def read_columns(
     return Columns(text=text, label=label, group=group, encoding=encoding, kept=tuple(kept or ()))
 
 
-def refuse_idle_overwrite(output: Path | None, *, overwrite: bool) -> None:
-    """Refuse --overwrite without --output, as nothing would be replaced.
+def check_output_option(
+    output: Path | None, suffixes: Sequence[str], *, overwrite: bool, source: Path | None
+) -> None:
+    """Check that --output can be written, and that --overwrite has something to replace.
 
     Raises:
-        ConfigError: So it is.
+        ConfigError: As in `check_output`; or --overwrite was given without --output.
+        OSError: Nothing can be written there.
     """
     from bertfit.errors import ConfigError
+    from bertfit.files import check_output
 
-    if overwrite and output is None:
+    if output is not None:
+        check_output(output, suffixes, overwrite=overwrite, source=source)
+    elif overwrite:
         raise ConfigError("--overwrite replaces the file of --output, which was not given")

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,8 +20,8 @@ from bertfit.cli.options import (
     Run,
     RunDtype,
     RunTextColumn,
+    check_output_option,
     read_columns,
-    refuse_idle_overwrite,
 )
 from bertfit.files import as_path, refuse_hidden
 from bertfit.garbage import pause_collection
@@ -79,13 +79,8 @@ def predict(
 ) -> None:
     """Classify texts, a file or standard input, in input order."""
     with pause_collection():
-        from bertfit.workflow.predicting import (
-            PredictionCount,
-            name_kept,
-            predict_lines,
-            predict_rows,
-            write_predictions,
-        )
+        from bertfit.data.delimited import find_csv_form
+        from bertfit.workflow.predicting import PredictionCount, name_kept, write_predictions
 
     file, output = (None if path is None else as_path(path) for path in (file, output))
     _check_arguments(texts, file, abstain_below, encoding)
@@ -96,28 +91,47 @@ def predict(
     classifier = _load(run, device or "auto", dtype=dtype)
     _tell_expectation(classifier, abstain_below)
     count, policy = PredictionCount(), on_bad_row or "error"
-    if file is not None:
-        predictions = predict_rows(
-            classifier,
-            file,
-            count,
-            columns=columns,
-            on_bad_row=policy,
-            abstain_below=abstain_below,
-        )
-    else:
-        lines = texts or _decode_stdin(columns.encoding)
-        predictions = predict_lines(
-            classifier, lines, count, on_bad_row=policy, abstain_below=abstain_below
-        )
+    source = file or texts or _decode_stdin(columns.encoding)
+    predictions = _predict(classifier, source, count, columns, policy, abstain_below)
     if output is None:
         for row in predictions:
             _print_prediction(row, as_json=as_json)
     else:
         names = classifier.label_names
         watched = _watch(predictions, count, _count_rows(classifier, file, columns, policy))
-        write_predictions(watched, output, label_names=names, kept=name_kept(columns, names))
+        write_predictions(
+            watched,
+            output,
+            label_names=names,
+            kept=name_kept(columns, names),
+            form=find_csv_form(file, columns.encoding),
+        )
     _tell_outcome(count, output, classifier)
+
+
+def _predict(
+    classifier: TextClassifier,
+    source: Path | Iterable[str | Fault],
+    count: PredictionCount,
+    columns: Columns,
+    on_bad_row: OnBadRowPolicy,
+    abstain_below: float | None,
+) -> Iterator[PredictedRow]:
+    """Yield predictions of a file's rows, or of texts."""
+    from bertfit.workflow.predicting import predict_lines, predict_rows
+
+    if not isinstance(source, Path):
+        return predict_lines(
+            classifier, source, count, on_bad_row=on_bad_row, abstain_below=abstain_below
+        )
+    return predict_rows(
+        classifier,
+        source,
+        count,
+        columns=columns,
+        on_bad_row=on_bad_row,
+        abstain_below=abstain_below,
+    )
 
 
 def _load(
@@ -215,7 +229,6 @@ def _check_combination(
 ) -> None:
     """Refuse options that would have no effect, and an output that cannot be written."""
     from bertfit.errors import ConfigError
-    from bertfit.files import check_output
     from bertfit.workflow.predicting import SUFFIXES
 
     for option, given in (("--text-column", columns.text), ("--keep", columns.kept)):
@@ -223,11 +236,9 @@ def _check_combination(
             raise ConfigError(f"{option}: only the rows of a --file have columns")
     if columns.kept and output is None and not as_json:
         raise ConfigError("--keep: the columns go to --output, or with --json to the screen")
-    refuse_idle_overwrite(output, overwrite=overwrite)
     if as_json and output is not None and output.suffix.lower() not in {".jsonl", ".json"}:
         raise ConfigError(f"--json writes JSON lines, but --output names {output.name}")
-    if output is not None:
-        check_output(output, SUFFIXES, overwrite=overwrite, source=file)
+    check_output_option(output, SUFFIXES, overwrite=overwrite, source=file)
 
 
 def _refuse_own_file(output: Path | None, run: Path) -> None:

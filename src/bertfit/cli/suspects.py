@@ -17,8 +17,8 @@ from bertfit.cli.options import (
     Overwrite,
     Seed,
     TextColumn,
+    check_output_option,
     read_columns,
-    refuse_idle_overwrite,
 )
 from bertfit.garbage import pause_collection
 
@@ -55,26 +55,28 @@ def suspects(
     with pause_collection():
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
-        from bertfit.files import as_path, check_output
+        from bertfit.data.delimited import find_csv_form
+        from bertfit.files import as_path
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
-    refuse_idle_overwrite(output, overwrite=overwrite)
-    if output is not None:
-        output = as_path(output)
-        check_output(output, (".csv",), overwrite=overwrite, source=data)
+    data, output = as_path(data), None if output is None else as_path(output)
+    check_output_option(output, (".csv",), overwrite=overwrite, source=data)
+    columns = read_columns(text_column, label_column, group_column, encoding)
     with Terminal(error_console) as terminal:
         report = find_suspects(
             data,
             run=run,
             num_folds=folds,
-            columns=read_columns(text_column, label_column, group_column, encoding),
+            columns=columns,
             on_bad_row=on_bad_row or "error",
             seed=seed,
             device=device or "auto",
             listener=terminal,
         )
     if output is not None:
-        write_suspects(output, report, overwrite=overwrite)
+        write_suspects(
+            output, report, overwrite=overwrite, form=find_csv_form(data, columns.encoding)
+        )
     if as_json:
         value = report.to_json()
         print_json(value | {"suspects": value["suspects"][:top]})

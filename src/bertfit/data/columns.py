@@ -176,7 +176,7 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
     free = [
         name for name in stream.names if name not in taken and name.strip().lower() not in others
     ]
-    guesses = (did_you_mean(name, free) for name in USUAL_NAMES[role])
+    guesses = (did_you_mean(name, free, least=0.7) for name in USUAL_NAMES[role])
     guess = next((guess for guess in guesses if guess), "")
     mend = (
         f"Rename the column to {role!r}; train and evaluate can also be given its name"

@@ -1,24 +1,41 @@
-"""Read CSV and TSV files, with a header in the first line and correct line numbers."""
+"""Read CSV and TSV files, with a header in the first line and correct line numbers; write CSV."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
-from bertfit.data.lines import Line, iter_lines
+from bertfit.data.lines import Line, has_byte_order_mark, iter_lines
 from bertfit.data.records import Record, RecordStream, SourceError, check_names_differ
 from bertfit.errors import Fault
 
 MAX_FIELD_CHARACTERS = 2**31 - 1
 """The most that csv.field_size_limit accepts on every platform; long texts exceed its default of
 131,072."""
+_MARK = "\ufeff"
 _DECLARATION = re.compile(r'"?sep=([,;|\t])"?\1*\s*', re.IGNORECASE)
 """A first line for Excel, which shows no such line and divides the others as it says."""
 _QUOTED = re.compile(r'"[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class CsvForm:
+    """How a CSV file is written, whatever its rows are."""
+
+    delimiter: str = ","
+    """What divides the fields: a comma or a semicolon, which a header shows to who reads it."""
+    has_mark: bool = False
+    """Whether it begins with a byte order mark, without which Excel does not take it for UTF-8."""
+
+
+USUAL_FORM = CsvForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,31 @@ def open_csv(path: Path, source: str, encoding: str) -> RecordStream:
             rows are read, a quote is opened and not closed before other rows begin.
     """
     return _open_delimited(iter_lines(path, source, encoding), source, _split_csv)
+
+
+def find_csv_form(path: Path | None, encoding: str) -> CsvForm:
+    """Return the form for a CSV file that is made from a file: what wrote the one reads the other.
+
+    It has semicolons if that file has, and a byte order mark if that has one or is not in UTF-8.
+    The form is the usual one if that is no CSV file, or is a pipe, which can be read only once.
+
+    Raises:
+        SourceError: The file cannot be opened.
+    """
+    if path is None or not path.name.lower().endswith((".csv", ".csv.gz")) or not path.is_file():
+        return USUAL_FORM
+    with closing(iter_lines(path, str(path), encoding)) as lines:
+        delimiter, _ = _find_delimiter(lines)
+    is_utf8 = codecs.lookup(encoding).name == "utf-8"
+    delimiter = ";" if delimiter == ";" else ","  # others would have to be declared
+    return CsvForm(delimiter, not is_utf8 or has_byte_order_mark(path, str(path)))
+
+
+def open_csv_writer(file: IO[str], form: CsvForm) -> Callable[[Iterable[object]], object]:
+    """Return what writes a row of fields to an empty file."""
+    if form.has_mark:
+        file.write(_MARK)
+    return csv.writer(file, delimiter=form.delimiter).writerow
 
 
 def open_tsv(path: Path, source: str, encoding: str) -> RecordStream:

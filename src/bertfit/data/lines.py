@@ -13,7 +13,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -82,7 +82,7 @@ def _refuse_other_kinds(start: bytes, source: str) -> None:
             raise SourceError(source, f"the file is {told}")
 
 
-def iter_lines(path: Path, source: str, encoding: str) -> Iterator[Line]:
+def iter_lines(path: Path, source: str, encoding: str) -> Generator[Line]:
     """Yield the lines of a file; `.gz` files are decompressed.
 
     Args:
@@ -97,6 +97,16 @@ def iter_lines(path: Path, source: str, encoding: str) -> Iterator[Line]:
     with _open(path, source) as file, _explain_gzip_errors(source):
         _refuse_other_kinds(_peek(file)[1], source)
         yield from decode_lines(file, source, encoding)
+
+
+def has_byte_order_mark(path: Path, source: str) -> bool:
+    """Return whether a file, once decompressed if it is `.gz`, begins with a byte order mark.
+
+    Raises:
+        SourceError: The file cannot be opened, or is damaged gzip.
+    """
+    with _open(path, source) as file, _explain_gzip_errors(source):
+        return _peek(file)[1].startswith(tuple(_MARKS))
 
 
 def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:

@@ -338,12 +338,15 @@ def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> R
         groups=groups,
     )
     name_a, name_b = (str(run) for run in runs)
+    verdict = describe_difference(comparison, name_a, name_b) + _tell_thresholds(a, b, runs)
+    if runs[0].samefile(runs[1]):
+        verdict += " They are the same run."
     return RunComparison(
         name_a=name_a,
         name_b=name_b,
         rows=rows,
         comparison=comparison,
-        verdict=describe_difference(comparison, name_a, name_b) + _tell_thresholds(a, b, runs),
+        verdict=verdict,
         disagreements=tuple(_list_disagreements(a, b)),
     )
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import collections
-import csv
 import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from bertfit.data.dataset import Columns
+from bertfit.data.delimited import USUAL_FORM, CsvForm, open_csv_writer
 from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
 from bertfit.errors import DataError, Fault, WorkLeft
@@ -158,6 +159,7 @@ def write_predictions(
     *,
     label_names: Sequence[str],
     kept: Sequence[str] = (),
+    form: CsvForm = USUAL_FORM,
 ) -> None:
     """Write predictions to a file that appears only once it is complete.
 
@@ -171,6 +173,7 @@ def write_predictions(
         output: .jsonl, .json (JSON lines), .csv or .tsv.
         label_names: Classes in order of their ids.
         kept: Names of the kept columns, from `name_kept`.
+        form: How a CSV file is written.
 
     Raises:
         ConfigError: The output's suffix is unknown, or it is a folder.
@@ -188,7 +191,7 @@ def write_predictions(
 
     try:
         with open_atomically(output, on_interrupt=keep_rows) as file:
-            write = _open_writer(file, output.suffix.lower(), label_names, kept)
+            write = _open_writer(file, output.suffix.lower(), form, label_names, kept)
             for row in predictions:
                 write(row)
                 num_written += 1
@@ -273,7 +276,7 @@ def _predict_numbered(
 
 
 def _open_writer(
-    file: IO[str], suffix: str, label_names: Iterable[str], kept: Iterable[str]
+    file: IO[str], suffix: str, form: CsvForm, label_names: Iterable[str], kept: Iterable[str]
 ) -> Callable[[PredictedRow], None]:
     if suffix in {".jsonl", ".json"}:
 
@@ -281,10 +284,12 @@ def _open_writer(
             file.write(json.dumps(row_to_json(row), ensure_ascii=False) + "\n")
 
         return write_json_line
-    write_fields = _write_tsv_row if suffix == ".tsv" else _write_csv_row
+    write_fields = (
+        partial(_write_tsv_row, file) if suffix == ".tsv" else open_csv_writer(file, form)
+    )
     names = list(label_names)
     shares = map(_name_share, names)
-    write_fields(file, ["line", *kept, "text", "label", "confidence", *shares])
+    write_fields(["line", *kept, "text", "label", "confidence", *shares])
 
     def write_row(row: PredictedRow) -> None:
         own = row.prediction
@@ -296,7 +301,7 @@ def _open_writer(
             f"{own.confidence:.6f}",
             *(f"{own.probabilities[name]:.6f}" for name in names),
         ]
-        write_fields(file, fields)
+        write_fields(fields)
 
     return write_row
 
@@ -304,10 +309,6 @@ def _open_writer(
 def _name_share(label: str) -> str:
     """Return the column of a table with the probabilities of a label."""
     return f"p_{label}"
-
-
-def _write_csv_row(file: IO[str], fields: Sequence[str]) -> None:
-    csv.writer(file).writerow(fields)
 
 
 def _write_tsv_row(file: IO[str], fields: Sequence[str]) -> None:

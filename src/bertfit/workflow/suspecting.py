@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 from bertfit.config import is_whole_number
 from bertfit.data.checks import CheckedData, check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset, as_columns
+from bertfit.data.delimited import USUAL_FORM, CsvForm, open_csv_writer
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
@@ -207,8 +207,10 @@ def _refuse_of_folds(run: str | Path | None, given: Mapping[str, object]) -> Non
             raise ConfigError(f"run and {name}: a run judges all rows at once; give one of them")
 
 
-def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False) -> None:
-    """Write the suspects to a CSV file for editing, completely or not at all.
+def write_suspects(
+    path: Path, report: SuspectReport, *, overwrite: bool = False, form: CsvForm = USUAL_FORM
+) -> None:
+    """Write the suspects to a CSV file of a form for editing, completely or not at all.
 
     Raises:
         ConfigError: `path` does not end in .csv, is a folder, or exists without `overwrite`.
@@ -216,13 +218,13 @@ def write_suspects(path: Path, report: SuspectReport, *, overwrite: bool = False
     """
     check_output(path, (".csv",), overwrite=overwrite)
     with open_atomically(path) as file:
-        writer = csv.writer(file)
-        writer.writerow(CSV_COLUMNS)
+        write_fields = open_csv_writer(file, form)
+        write_fields(CSV_COLUMNS)
         for one in report.suspects:
             numbers = (f"{one.confidence:.4f}", f"{one.margin:.4f}")
             verdict = "yes" if one.looks_wrong else "no"
             labels = (one.label, one.suggested_label)
-            writer.writerow([one.line, *labels, verdict, *numbers, one.text])
+            write_fields([one.line, *labels, verdict, *numbers, one.text])
 
 
 def _judge_with_run(
