@@ -235,15 +235,15 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is of any type)
     return parse_json(path.read_text(encoding="utf-8"))
 
 
-def parse_json(text: str) -> Any:  # noqa: ANN401 (JSON is of any type)
-    """Return the value that JSON stands for.
+def parse_json(text: str, decode: Callable[[str], Any] = json.loads) -> Any:  # noqa: ANN401 (JSON is of any type)
+    """Return the value that JSON stands for, as `decode` has it.
 
     Raises:
         JSONDecodeError: It is not JSON.
         ValueError: It is nested too deeply, or a number has thousands of digits.
     """
     try:
-        return json.loads(text)
+        return decode(text)
     except RecursionError:  # a thousand brackets
         message = "it is nested too deeply"
         raise ValueError(message) from None

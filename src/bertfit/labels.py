@@ -88,6 +88,8 @@ def is_missing(value: object) -> bool:
         >>> is_missing(None), is_missing(float("nan")), is_missing("")
         (True, True, False)
     """
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
     is_nan = isinstance(value, numbers.Real) and value != value  # noqa: PLR0124 (NaN differs from itself)
     return value is None or is_nan or type(value).__name__ in {"NAType", "NaTType"}
 

@@ -291,6 +291,17 @@ def test_of_many_unknown_labels_only_the_first_get_a_suggestion(monkeypatch):
     assert ["Did you mean" in one for one in told] == [True, True, True, False]
 
 
+def test_among_many_known_labels_fewer_unknown_ones_get_a_suggestion(monkeypatch):
+    monkeypatch.setattr("bertfit.data.checks._MOST_COMPARED", 400)
+    known = [f"class {number}" for number in range(200)]
+    labels = ["class 0", *(f"clas {number}" for number in range(9))]
+    rows = [{"text": "x", "label": label} for label in labels]
+    with pytest.raises(DataError) as caught:
+        check_evaluation_data(rows, Columns(), known)
+    told = [fault.message for fault in caught.value.faults]
+    assert ["Did you mean" in one for one in told] == [True] * 3 + [False] * 6
+
+
 @pytest.mark.parametrize(
     ("num_rows", "lines"),
     [

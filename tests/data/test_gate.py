@@ -288,6 +288,19 @@ def test_a_shared_text_names_both_rows_and_another_label():
     assert "leave test as it is" in finding.advice
 
 
+@pytest.mark.parametrize("labels", [("pos", "neg"), ("neg", "pos")])
+def test_the_order_of_rows_does_not_decide_what_is_said_of_a_text_with_two_labels(labels):
+    train = [*CLEAN["train"], *(row("one text, two labels", label) for label in labels)]
+    copy = row("one text, two labels", "pos")
+    shared = next(
+        one
+        for one in inspect(train, validation=[*CLEAN["test"], copy], is_split=True).findings
+        if one.kind == "shared_texts"
+    )
+    assert ", 1 of them with another label." in shared.message
+    assert "does that, except for texts with two labels." in shared.advice
+
+
 def test_a_near_duplicate_shows_its_similarity():
     copy = row(near(CLEAN["train"][3]["text"]))
     (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings

@@ -116,6 +116,7 @@ def test_a_group_that_cannot_be_used_is_a_fault(group, message):
         ('"text"', "the line is a JSON str; an object was expected"),
         ('{"text": "x", "label": ' + "1" * 5000 + "}", "the line cannot be read as JSON: "),
         ("[" * 100_000, "the line cannot be read as JSON: "),
+        ('{"text": "a", "label": 1, "text": "b"}', "the key 'text' occurs twice in an object"),
         ('{"text": "a\0"}', "NUL character at offset 11 of the line; the file is not plain text"),
     ],
 )
@@ -289,7 +290,43 @@ def test_dates_that_python_does_not_have_are_strings(tmp_path, nested):
     assert dataset.slices["day"][1] == (["10000-01-01"] if nested else "10000-01-01")
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_times_that_only_other_packages_read_are_strings(tmp_path, in_memory):
+    """An unknown zone ended the reading of the whole file; without pandas, nanoseconds did."""
+    table = pa.table(
+        {
+            "text": ["x"],
+            "label": [1],
+            "at": pa.array([1_700_000_000_123_456_789], pa.timestamp("ns")),
+            "zone": pa.array([17], pa.timestamp("us", "Europe/Nowhere")),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = table if in_memory else tmp_path / "a.parquet"
+    dataset, faults = read_dataset(source, Columns(slices=("at", "zone")))
+    assert not faults
+    assert dataset.slices["zone"] == ["1970-01-01 00:00:00.000017"]
+    assert str(dataset.slices["at"][0]).startswith("2023-11-14 22:13:20.123456789")
+
+
+@pytest.mark.parametrize("empty", ['"  "', '""', '" \n "'])
+def test_a_quoted_empty_text_is_a_fault_also_where_it_is_the_only_column(tmp_path, empty):
+    """A blank line is no row; and the lines of predictions tell which rows they are of."""
+    path = write(tmp_path, "a.csv", f"text\ngood\n   \n\n{empty}\nbad\n")
+    found = read(path, need_label=False)
+    assert [row.line for row in found if not isinstance(row, Fault)] == [2, 6 + empty.count("\n")]
+    assert [(row.line, row.message) for row in found if isinstance(row, Fault)] == [
+        (5, "the text is empty")
+    ]
+
+
 # Faults of a source
+
+
+def test_bare_carriage_returns_in_a_tsv_file_are_told_as_in_csv(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\rgood\tpos\rbad\tneg\r")
+    told = ":1: a bare carriage return stands outside quotes; re-save the file with LF line ends"
+    assert source_error(path) == told
 
 
 def test_a_missing_file_gets_a_guess(tmp_path):

@@ -6,6 +6,7 @@ import tracemalloc
 
 import pytest
 
+from bertfit.data import text_faults
 from bertfit.data.text_faults import find_swallowed_rows, find_text_faults
 from bertfit.word_pattern import find_words
 
@@ -131,7 +132,22 @@ def test_rows_read_as_one_text_are_found_at_once_whatever_the_labels_are():
         "it was good, pos\nand bad, neg\n",  # prose has a space there
         "pos\nneg\npos\n",
         "good,positive\nbad,negative",
+        "Of the 3,000 people:\n1,200 were women\n1,800 were men",
+        "1,5 Prozent\n0.5,1,5",
     ],
 )
 def test_lines_of_prose_are_not_taken_for_rows(text):
-    assert find_swallowed_rows([text], ["neg", "pos"]) == []
+    assert find_swallowed_rows([text], ["neg", "pos", "0", "1"]) == []
+
+
+def test_labels_that_are_digits_are_found_too():
+    (fault,) = find_swallowed_rows(["1,so good\n0,so bad\n1,so-so"], ["0", "1"])
+    assert fault.offset == 0
+
+
+def test_a_long_line_of_labels_is_read_once(monkeypatch):
+    """For each label of it, the whole line was looked through again."""
+    seen = []
+    monkeypatch.setattr(text_faults, "_is_label", lambda field, _: bool(seen.append(field)) or True)
+    assert find_swallowed_rows(["x\n" + "pos," * 10_000], ["pos"]) == []
+    assert len(seen) == 1

@@ -175,6 +175,14 @@ def test_missing_numbers_stay_missing() -> None:
     assert names[1] == "0 to 19"
 
 
+def test_spellings_of_no_number_are_missing_among_numbers_alone() -> None:
+    odd = ["NaN", "null", " n/a", "-inf", "Infinity", float("inf"), float("nan"), ""]
+    names = name_values([*odd, *map(str, range(100))])
+    assert names[: len(odd)] == [None] * len(odd)
+    assert names[len(odd)] == "0 to 19"
+    assert name_values(["NaN", "null", "a"]) == ["NaN", "null", "a"]
+
+
 def test_a_report_can_be_written_as_json() -> None:
     report = score_slices([True, False] * 30, {"by": (["a"] * 30 + ["b"] * 30)})
     value = json.loads(json.dumps(report.to_json()))

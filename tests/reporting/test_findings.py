@@ -41,6 +41,7 @@ PART = {
         "p95": 757.0,
         "max": 3_127,
         "cut_shares": {"128": 0.88, "200": 0.6, "256": 0.41, "512": 0.13},
+        "text_cleaning": "none",
     },
 }
 
@@ -123,6 +124,13 @@ def test_lengths_of_many_rows_leave_every_limit_legible():
 def test_lengths_of_all_rows_need_no_remark():
     part = {**PART, "tokens": {**PART["tokens"], "num_counted": 25_000}}
     assert "drawn" not in "\n".join(show(lengths_table({"train": part})))
+
+
+@pytest.mark.parametrize(("cleaning", "is_told"), [("html_breaks", True), ("none", False)])
+def test_lengths_say_how_line_breaks_were_counted(cleaning, is_told):
+    part = {**PART, "tokens": {**PART["tokens"], "text_cleaning": cleaning}}
+    text = "\n".join(show(lengths_table({"train": part})))
+    assert ("HTML line breaks were counted as the spaces that train reads" in text) == is_told
 
 
 def test_brief_lines_name_the_severity_and_count_the_rest():

@@ -60,6 +60,21 @@ def test_a_check_describes_every_part(check, make_reviews):
     assert result.parts["train"]["tokens"]["cut_shares"]["128"] == 0.0
 
 
+@pytest.mark.parametrize("num_breaks", [1, 0])
+def test_tokens_are_counted_as_a_training_would_read_them(check, train, make_reviews, num_breaks):
+    """Line breaks of the training rows decide for all parts."""
+    rows, test = make_reviews(60), make_reviews(20, seed=4)
+    rows[0]["text"] += " <br /><br />" * num_breaks
+    test[0]["text"] = "good <br />"
+    tokens = {name: part["tokens"] for name, part in check(rows, test=test).parts.items()}
+    ways = {part["text_cleaning"] for part in tokens.values()}
+    assert ways == {"html_breaks" if num_breaks else "none"}
+    clean = [{**row, "text": row["text"].replace("<br />", " ")} for row in rows]
+    assert tokens["train"]["max"] == check(clean).parts["train"]["tokens"]["max"]
+    _, record = train(rows)
+    assert record["encoding"]["text_cleaning"] in ways
+
+
 def test_findings_of_the_tokenizer_stand_among_the_others(check, make_reviews):
     rows = [*make_reviews(60), {"text": "好电影", "label": "pos", "movie": "x"}]
     result = check(rows)

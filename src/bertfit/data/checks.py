@@ -29,8 +29,9 @@ from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import are_unnamed, guess_label, match_spelling, sort_label_names
 from bertfit.wording import format_count, shorten_name
 
-_MOST_GUESSED = 100
-"""Unknown labels for which a known one is suggested, the first ones: each takes a millisecond."""
+_MOST_GUESSED, _MOST_COMPARED = 100, 20_000
+"""Unknown labels for which a known one is suggested, the first ones; and how many known labels they
+are compared with together, some 10 µs each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +279,8 @@ def _tell_unknown_labels(
 ) -> Iterator[tuple[str, str]]:
     """Yield the message of each row, and what is told of all rows with its label."""
     first, distinct = unknown[0], list(dict.fromkeys(unknown))
-    guesses = {label: guess_label(label, label_names) for label in distinct[:_MOST_GUESSED]}
+    num_guessed = min(_MOST_GUESSED, 1 + _MOST_COMPARED // max(1, len(label_names)))
+    guesses = {label: guess_label(label, label_names) for label in distinct[:num_guessed]}
 
     def tell(label: str, known: str = "") -> str:
         return f"label {shorten_name(label)!r} {unknown_is}{known}.{guesses.get(label, '')}"

@@ -22,6 +22,7 @@ MAX_FIELD_CHARACTERS = 2**31 - 1
 _MARK = "\ufeff"
 _DECLARATION = re.compile(r'"?sep=([,;|\t])"?\1*\s*', re.IGNORECASE)
 """A first line for Excel, which shows no such line and divides the others as it says."""
+_BARE_RETURN = "a bare carriage return stands outside quotes; re-save the file with LF line ends"
 _QUOTED = re.compile(r'"[^"]*"')
 
 
@@ -102,6 +103,8 @@ def _open_delimited(lines: Iterator[Line], source: str, split: _Splitter) -> Rec
     if isinstance(header, Fault):
         raise SourceError(source, f"the header cannot be read: {header.message}", line=header.line)
     names = header.fields
+    if any("\r" in name.strip() for name in names):  # csv finds it itself, outside quotes
+        raise SourceError(source, _BARE_RETURN, line=header.line)
     check_names_differ(names, source)
 
     def read(_wanted: object) -> Iterator[Record | Fault]:
@@ -145,13 +148,16 @@ def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
 def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     faults: list[Fault] = []
+    latest = ""
     delimiter, all_lines = _find_delimiter(lines)
 
     def texts() -> Iterator[str]:
+        nonlocal latest
         for line in all_lines:
+            latest = line.text
             if line.fault is not None:
                 faults.append(line.fault)
-            yield line.text
+            yield latest
 
     reader = csv.reader(texts(), strict=True, delimiter=delimiter)
     while True:
@@ -169,8 +175,8 @@ def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
             continue
         if faults:
             yield faults[0]
-        elif fields and not (len(fields) == 1 and fields[0].isspace()):
-            # A blank line has no fields at all; a lone "" is an empty value, which is a fault.
+        elif len(fields) > 1 or (fields and (not fields[0].isspace() or '"' in latest)):
+            # A blank line is no row; a lone "" or " " is one, with an empty value, a fault.
             yield _Fields(start, fields)
 
 
@@ -198,7 +204,7 @@ def _explain(error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return "a quote is opened in this row and never closed"
     if "new-line character" in str(error):
-        return "a bare carriage return stands outside quotes; re-save the file with LF line ends"
+        return _BARE_RETURN
     if "expected after" in str(error):  # the module's own quotes would be taken for data
         return "text follows a closing quote; quotes inside a quoted text must be doubled"
     return f"the row is not CSV: {error}; quotes inside a quoted text must be doubled"

@@ -14,6 +14,8 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from bertfit.config import TextCleaning
+from bertfit.data.cleaning import choose_cleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.findings import (
     NO_TEST_SET,
@@ -71,6 +73,13 @@ class GateReport:
     def known_test_rows(self) -> tuple[int, ...]:
         """Test rows whose text, or a near-duplicate of it, or whose group the model has seen."""
         return tuple(sorted({*self.leaked_test_rows, *self.grouped_test_rows}))
+
+
+def choose_cleaning_of(report: GateReport) -> tuple[TextCleaning, float]:
+    """Return how the texts of a training should be cleaned, and the share of rows that need it."""
+    found = (one for one in report.findings if (one.kind, one.part) == ("html_breaks", "train"))
+    share = next((one.share for one in found), 0.0)
+    return choose_cleaning(share), share
 
 
 def inspect_rows(

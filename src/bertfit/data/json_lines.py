@@ -15,6 +15,21 @@ NUM_LINES_PEEKED = 100
 """Keys may differ from line to line; the column names are those of the first lines together."""
 
 
+class _RepeatedKeyError(ValueError):
+    """An object of JSON has a key twice, so that it is open which value it means."""
+
+
+def _join(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    joined = dict(pairs)
+    if len(joined) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+    return joined
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_join)
+
+
 def open_json_lines(path: Path, source: str, encoding: str) -> RecordStream:
     """Open a file of JSON lines; the column names are the keys of the first objects.
 
@@ -61,7 +76,10 @@ def _parse(line: Line, source: str) -> Record | Fault:
     if line.fault is not None:
         return line.fault
     try:
-        value = parse_json(line.text.rstrip())
+        value = parse_json(line.text.rstrip(), _DECODER.decode)
+    except _RepeatedKeyError as error:
+        message = f"the key {str(error)!r} occurs twice in an object; keys must differ"
+        return Fault(source, line.number, message)
     except json.JSONDecodeError as error:
         kind = f"the line is not JSON: {error.msg.removesuffix(' at')}"
         return Fault(source, line.number, f"{kind} at column {error.colno}", kind=kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,12 @@ def _repeat_for_duplicates(
 
 def _describe_shared(overlap: Overlap) -> Finding:
     part, other, pairs = overlap.part, overlap.other, overlap.shared
-    num_other_label = sum(part.rows.labels[row] != other.rows.labels[at] for row, at in pairs)
+    labels = defaultdict[bytes, set[str]](set)
+    for fingerprint, label in zip(other.fingerprints, other.rows.labels, strict=True):
+        labels[fingerprint].add(label)
+    num_other_label = sum(
+        bool(labels[part.fingerprints[row]] - {part.rows.labels[row]}) for row, _ in pairs
+    )
     differ = f", {num_other_label:,} of them with another label" if num_other_label else ""
     verb = "has" if len(pairs) == 1 else "have"
     return Finding(

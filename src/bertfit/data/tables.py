@@ -168,7 +168,7 @@ def _name_classes(values: list[object], classes: Sequence[str]) -> list[object]:
 def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types)
     try:
         values: list[object] = column.to_pylist()
-    except (UnicodeDecodeError, OverflowError):  # Parquet validates neither strings nor dates
+    except (ValueError, OverflowError):  # Parquet validates neither strings nor dates
         values = [_to_value(scalar) for scalar in column]
     return values
 
@@ -176,16 +176,17 @@ def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types
 def _to_value(scalar: Any) -> object:  # noqa: ANN401 (pyarrow has no types)
     """Return a value in which strings that are not UTF-8 are bytes, for their row to report.
 
-    Dates and times that Python does not have, as of the year 10000, are strings.
+    Dates and times that Python does not have are strings: those of the year 10000, of an unknown
+    time zone and, without pandas, with nanoseconds.
     """
     import pyarrow as pa
 
     value: object
     try:
         value = scalar.as_py()
-    except (UnicodeDecodeError, OverflowError):
+    except (ValueError, OverflowError):
         if pa.types.is_temporal(scalar.type):
-            value = scalar.cast(pa.string()).as_py()
+            value = _spell_time(scalar)
         elif hasattr(scalar, "value"):  # of a dictionary, a union or an extension type
             value = _to_value(scalar.value)
         elif isinstance(scalar, pa.ListScalar):
@@ -195,6 +196,16 @@ def _to_value(scalar: Any) -> object:  # noqa: ANN401 (pyarrow has no types)
         else:
             value = scalar.as_buffer().to_pybytes()
     return value
+
+
+def _spell_time(scalar: Any) -> str:  # noqa: ANN401 (pyarrow has no types)
+    """Return a date, a time or a duration as a string; in UTC if its time zone is unknown."""
+    import pyarrow as pa
+
+    try:
+        return str(scalar.cast(pa.string()))
+    except ValueError:
+        return str(scalar.cast(pa.timestamp(scalar.type.unit)).cast(pa.string()))
 
 
 def _unreadable(source: str, error: Exception) -> SourceError:

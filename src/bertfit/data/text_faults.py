@@ -33,10 +33,10 @@ quote or dash after it may end if cp1252 was read as latin-1, such as U+00DF (ß
 _NON_ASCII_RUN = re.compile(r".?[^\x00-\x7f]+.?", re.DOTALL)
 """Includes the characters before and after it, which ftfy needs as context."""
 _FIELD = re.compile(
-    r'[,;\t]"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]|\r?$)|^"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]\S)',
-    re.MULTILINE,
+    r'[,;\t]"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]|\r?$)|^"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]\S)'
 )
-"""A short field of a CSV or TSV file: after a separator, or at the beginning of a line."""
+"""A short field in a line of a CSV or TSV file: after a separator, or at the beginning."""
+_REST_OF_NUMBER = re.compile(r"[,.]\d")
 _LEAST_SWALLOWED = 2
 """Lines with a label from which a text is taken for several rows of a CSV file."""
 _MOST_RUNS_REMEMBERED = 1 << 17
@@ -141,14 +141,25 @@ def find_swallowed_rows(texts: Sequence[str], label_names: Iterable[str]) -> lis
 
 def _find_labels(text: str, label_names: frozenset[str]) -> int | None:
     """Return where the first field that is a label begins, if there are others in other lines."""
-    first_of_line: dict[int, int] = {}
-    for field in _FIELD.finditer(text):
-        if field[1] in label_names or field[2] in label_names:
-            start = field.start()
-            first_of_line.setdefault(text.rfind("\n", 0, start), start)
-            if len(first_of_line) == _LEAST_SWALLOWED:
-                return min(first_of_line.values())
+    starts: list[int] = []
+    offset = 0
+    for line in text.split("\n"):
+        fields = _FIELD.finditer(line)
+        start = next((one.start() for one in fields if _is_label(one, label_names)), None)
+        if start is not None:
+            starts.append(offset + start)
+            if len(starts) == _LEAST_SWALLOWED:
+                return starts[0]
+        offset += len(line) + 1
     return None
+
+
+def _is_label(field: re.Match[str], label_names: frozenset[str]) -> bool:
+    """Return whether a field is a label, and not the beginning of a number, such as 1,200."""
+    name = field[1] or field[2]
+    if name not in label_names:
+        return False
+    return not (name.isdecimal() and _REST_OF_NUMBER.match(field.string, field.end()))
 
 
 def find_text_faults(texts: Sequence[str]) -> dict[str, list[TextFault]]:

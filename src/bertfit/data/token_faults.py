@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bertfit.config import TextCleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
 from bertfit.data.findings import Finding, count_rows, show_rows
@@ -80,6 +81,7 @@ def count_tokens(
     unknown_id: int | None,
     *,
     rows: np.ndarray,
+    cleaning: TextCleaning = "none",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TokenCounts:
     """Tokenize texts in chunks, keeping only the counts.
@@ -89,10 +91,11 @@ def count_tokens(
         tokenizer: From `tokenizers`; its own truncation and padding must be off.
         unknown_id: Id of the unknown token, if there is one.
         rows: (k,) indices of the texts to count; at least one.
+        cleaning: The step that a training would apply to them.
         on_progress: Called with (done, k) after each chunk.
     """
     num_special = sum(map(len, find_special_tokens(tokenizer)))
-    rule = EncodingRule(max_length=_COUNTED_TOKENS)
+    rule = EncodingRule(max_length=_COUNTED_TOKENS, text_cleaning=cleaning)
     counts = []
     for start in range(0, len(rows), _CHUNK_SIZE):
         chunk = rows[start : start + _CHUNK_SIZE]

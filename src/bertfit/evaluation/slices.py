@@ -20,7 +20,7 @@ from bertfit.errors import DataError
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.slice_groups import GroupedRows
 from bertfit.evaluation.units import are_rows, number_units
-from bertfit.labels import is_missing, normalize_label
+from bertfit.labels import is_missing, normalize_label, reads_as_missing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -215,7 +215,8 @@ def name_values(values: Sequence[object]) -> list[str | None]:
     """Return the name of each row's value; numbers with many distinct values are binned.
 
     Args:
-        values: n raw values; None, NaN and "" mean missing.
+        values: n raw values; None, NaN and "" mean missing, and among numbers also their spellings,
+            such as "NaN" and "null", and infinity.
 
     Example:
         >>> name_values(["a", None, "b", ""])
@@ -230,7 +231,8 @@ def name_values(values: Sequence[object]) -> list[str | None]:
     distinct = {str(value) for value in present if value is not None}
     numbers = [_read_number(value) for value in present]
     are_numbers = all(
-        (number is None) == (value is None) for number, value in zip(numbers, present, strict=True)
+        number is not None or value is None or _is_no_finite_number(value)
+        for number, value in zip(numbers, present, strict=True)
     )
     if are_numbers and len(distinct) > MAX_VALUES:
         return bin_numbers(numbers)
@@ -368,6 +370,14 @@ def _find_interval(size: int, right: int) -> Interval:
 
 def _is_missing(value: object) -> bool:
     return not value.strip() if isinstance(value, str) else is_missing(value)
+
+
+def _is_no_finite_number(value: object) -> bool:
+    """Return whether a value stands among numbers where there is none, or an infinite one."""
+    if isinstance(value, str):
+        text = value.strip()
+        return reads_as_missing(text) or text.lower().lstrip("+-") in {"inf", "infinity"}
+    return isinstance(value, float | np.floating) and bool(np.isinf(value))
 
 
 def _read_number(value: object) -> float | None:

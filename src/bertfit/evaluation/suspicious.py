@@ -116,8 +116,8 @@ def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int
     from scipy.special import softmax
 
     logits = np.log(np.clip(probabilities, 1e-300, 1))
-    every = max(1, probabilities.size // _MOST_NUMBERS)
-    weight = fit_temperature(logits[::every], label_ids[::every]).weights[0]
+    drawn = _draw_rows(len(logits), max(1, _MOST_NUMBERS // logits.shape[1]))
+    weight = fit_temperature(logits[drawn], label_ids[drawn]).weights[0]
     chances = softmax(max(1.0, weight) * logits, axis=1)
     sums, counts = (chances * probabilities).sum(axis=0), chances.sum(axis=0)
     thresholds = np.full(len(counts), np.nan)
@@ -125,6 +125,13 @@ def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int
     best_ids, rows = probabilities.argmax(axis=1), np.arange(len(probabilities))
     is_confident = _are_confident(probabilities, best_ids, thresholds)
     return float((1 - chances[rows, best_ids])[is_confident].sum())
+
+
+def _draw_rows(num_rows: int, most: int) -> NDArray[np.int64]:
+    """Return all rows, or `most` drawn ones: every other row may have one label alone."""
+    if num_rows <= most:
+        return np.arange(num_rows)
+    return np.random.default_rng(0).choice(num_rows, most, replace=False)
 
 
 def _mean_self_confidence(

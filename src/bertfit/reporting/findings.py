@@ -94,7 +94,7 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
 
     Args:
         parts: By name, with num_rows, words_median, and tokens: num_counted, median, p95, max,
-            and cut_shares by limit.
+            cut_shares by limit, and text_cleaning.
     """
     limits = list(next(iter(parts.values()))["tokens"]["cut_shares"])
     # There may be four limits, all of which must fit into 80 columns.
@@ -114,8 +114,10 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         for name, part in parts.items()
         if part["tokens"]["num_counted"] < part["num_rows"]
     ]
-    note = [Text(f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}.")]
-    return Group(Text(title, style="bold"), table, *(note if sampled else []))
+    notes = [f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}."] if sampled else []
+    if any(part["tokens"]["text_cleaning"] == "html_breaks" for part in parts.values()):
+        notes.append("HTML line breaks were counted as the spaces that train reads them as.")
+    return Group(Text(title, style="bold"), table, *map(Text, notes))
 
 
 def _show_percent(share: float) -> str:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.config import TrainSettings, check_flags
+from bertfit.config import TextCleaning, TrainSettings, check_flags
 from bertfit.data.checks import CheckedData, check_training_data, describe
 from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.findings import Finding, order_findings
-from bertfit.data.gate import GateReport, inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.gate import (
+    GateReport,
+    choose_cleaning_of,
+    inspect_rows,
+    refuse_leaks,
+    summarize_leaks,
+)
 from bertfit.data.token_faults import (
     TokenCounts,
     choose_rows,
@@ -125,7 +133,9 @@ def check(
     report = _inspect_rows(checked, listener)
     if strict:
         refuse_leaks(report)
-    parts, of_tokens = _inspect_parts(checked, tokenizer, max_length, listener)
+    cleaning, _ = choose_cleaning_of(report)
+    count = partial(_inspect_tokens, tokenizer, cleaning, max_length, listener)
+    parts, of_tokens = _inspect_parts(checked, count)
     findings = order_findings([*report.findings, *of_tokens])
     report = dataclasses.replace(report, findings=findings)
     return CheckResult(report, parts, model, None if judge is None else judge())
@@ -165,15 +175,13 @@ def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
 
 def _inspect_parts(
     checked: CheckedData,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int | None,
-    listener: Listener,
+    inspect_tokens: Callable[[str, TextDataset], tuple[dict[str, Any], list[Finding]]],
 ) -> tuple[dict[str, dict[str, Any]], list[Finding]]:
     """Return statistics of each part, and findings about its tokens."""
     of_tokens: list[Finding] = []
     parts: dict[str, dict[str, Any]] = {}
     for name, rows in _name_parts(checked).items():
-        described, found = _inspect_tokens(name, rows, tokenizer, max_length, listener)
+        described, found = inspect_tokens(name, rows)
         parts[name] = {"source": rows.source, **describe(rows, checked.label_names), **described}
         of_tokens += found
     return parts, of_tokens
@@ -188,13 +196,17 @@ def _load_tokenizer(model: str, max_length: int | None) -> PreTrainedTokenizerBa
 
 
 def _inspect_tokens(
-    name: str,
-    rows: TextDataset,
     tokenizer: PreTrainedTokenizerBase,
+    cleaning: TextCleaning,
     max_length: int | None,
     listener: Listener,
+    name: str,
+    rows: TextDataset,
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Tokenise a part (or a sample and suspect rows of a large one); return what was found."""
+    """Tokenise a part (or a sample and suspect rows of a large one); return what was found.
+
+    Texts are cleaned as for a training with these rows, so that its lengths are told.
+    """
     sample, suspects = choose_rows(rows.texts)
 
     def count(chosen: np.ndarray) -> TokenCounts:
@@ -203,6 +215,7 @@ def _inspect_tokens(
             fast_tokenizer(tokenizer),
             tokenizer.unk_token_id,
             rows=chosen,
+            cleaning=cleaning,
             on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
         )
 
@@ -210,7 +223,8 @@ def _inspect_tokens(
     if len(counts.rows) < len(rows) and shows_more(counts, suspects):
         counts = count(np.arange(len(rows)))  # a sample can show such texts, but not count them
     of_sample = counts.full_lengths[np.isin(counts.rows, sample)]
-    described = {"tokens": describe_token_lengths(of_sample, max_length)}
+    lengths = describe_token_lengths(of_sample, max_length)
+    described = {"tokens": {**lengths, "text_cleaning": cleaning}}
     return described, list(describe_tokens(name, rows, counts))
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertfit.config import TextCleaning, TrainSettings
-from bertfit.data.cleaning import choose_cleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoded_store import encode_or_reuse, find_store
 from bertfit.data.encoding import EncodedTexts, EncodingRule
 from bertfit.data.findings import Finding
-from bertfit.data.gate import GateReport
+from bertfit.data.gate import GateReport, choose_cleaning_of
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.attention import compute_plainly
@@ -189,9 +188,7 @@ def _choose_cleaning(
 ) -> TextCleaning:
     if settings.text_cleaning != "auto":
         return settings.text_cleaning
-    found = (one for one in report.findings if (one.kind, one.part) == ("html_breaks", "train"))
-    share = next((one.share for one in found), 0.0)
-    cleaning = choose_cleaning(share)
+    cleaning, share = choose_cleaning_of(report)
     if cleaning != "none":
         listener.note(
             f"HTML line breaks (<br />), which {format_share(share)} of the training rows have, "
