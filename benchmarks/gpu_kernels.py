@@ -125,7 +125,8 @@ def time_others(num_rows: int, device: torch.device) -> dict[str, float]:
     dropout = Dropout(RATE, torch.tensor([7], device=device), 0)
     sums = Sums.make(6 * WIDTH + INNER, num_rows, device)
     row = torch.empty(9 * WIDTH + INNER, device=device)
-    of_states = torch.zeros(len(sums.partials), WIDTH, device=device)
+    # As attention leaves them: a row for each text, here of 128 tokens.
+    of_states = torch.zeros(max(1, num_rows // 128), WIDTH, device=device)
     fold = Fold(row, sums.partials, of_states, of_states)
     with torch.no_grad():
         _, kept = add_and_norm(hidden, residual, norm, dropout, keeps=True)

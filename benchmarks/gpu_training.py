@@ -28,10 +28,10 @@ from bertfit.inference.scoring import score_texts
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.modeling.transfer import stay_ahead
 from bertfit.training import pack_sizes
 from bertfit.training.loop import Accumulated, TrainingData, accumulate_gradients, train_steps
 from bertfit.training.measuring import measure_token_budget
+from bertfit.training.reports import read_steps
 from bertfit.training.token_budget import DEFAULT_TOKENS
 from bertfit.training.weights import TrainedWeights
 
@@ -404,7 +404,7 @@ def training(
             precision=precision,
             max_tokens=budget,
         )
-        return [step.read().seconds for step in stay_ahead(taken, precision.device)]
+        return [report.seconds for report in read_steps(taken, precision.device)]
 
     yield take_epoch, weights
     if weights.recorded is not None and not weights.recording.is_on:

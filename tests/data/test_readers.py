@@ -261,10 +261,11 @@ def test_semicolons_in_texts_divide_nothing(tmp_path):
         ("A.CSV", "\ufeff\ntext;label\n", "utf-8", CsvForm(";", has_mark=True)),
         ("a.csv", "\ufefftext,label\n".encode("utf-16-le"), "utf-8", CsvForm(has_mark=True)),
         ("a.csv", "sep=|\ntext|größe\n".encode("cp1252"), "cp1252", CsvForm(has_mark=True)),
-        ("a.csv.gz", gzip.compress(b"text;label\n"), "utf-8", CsvForm(";")),
+        ("a.csv.gz", gzip.compress(b"text;label\n", mtime=0), "utf-8", CsvForm(";")),
         ("a.tsv", "\ufefftext;label\n", "utf-8", USUAL_FORM),
         ("b.csv", None, "utf-8", USUAL_FORM),
     ],
+    ids=["usual", "empty", "marked", "UTF-16", "cp1252", "gzip", "TSV", "missing"],
 )
 def test_a_csv_file_that_is_made_takes_after_the_one_that_was_read(
     tmp_path, name, content, encoding, form

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 
@@ -12,6 +13,7 @@ import torch
 
 from bertfit.modeling.transfer import (
     LateValues,
+    count_ahead,
     mark_moment,
     seconds_between,
     stay_ahead,
@@ -55,6 +57,24 @@ def test_a_gpu_is_given_two_more_before_the_first_is_looked_at():
     drawn = []
     seen = [(item, len(drawn)) for item in stay_ahead(draw(drawn), GPU)]
     assert seen == [(0, 3), (1, 4), (2, 5), (3, 6), (4, 6), (5, 6)]
+
+
+@pytest.mark.parametrize(("device", "most"), [(CPU, 1), (GPU, 5)])
+def test_a_gpu_is_given_as_many_more_as_is_asked_for(device, most):
+    """They grow in number, as once the steps of a training are known to be short."""
+    drawn = []
+    items = stay_ahead(draw(drawn, 12), device, num_ahead=lambda: min(4, 1 + len(drawn) // 3))
+    seen = [(item, len(drawn)) for item in items]
+    assert [item for item, _ in seen] == list(range(12))
+    assert max(num_drawn - item for item, num_drawn in seen) == most
+    assert seen[0] == (0, min(2, most))
+
+
+def test_as_many_steps_are_queued_as_take_half_a_second():
+    assert [count_ahead(seconds) for seconds in (math.inf, 9.0, 0.1, 0.004, 0.0)] == [
+        *(2, 2, 5),
+        *(32, 32),
+    ]
 
 
 @pytest.mark.parametrize(("device", "num_drawn"), [(CPU, 2), (GPU, 4)])

@@ -18,6 +18,10 @@ def _is_near(option: str, given: str) -> bool:
     return option.startswith(given) or likeness >= _LEAST_LIKENESS
 
 
+def _told(error: Any) -> str:  # noqa: ANN401 (as in Verb.parse_args)
+    return str(error.message).rstrip(".")  # click 8.5 has a full stop there
+
+
 class Verb(TyperCommand):
     """A command whose message about an unknown option tells how to write what was meant."""
 
@@ -42,7 +46,7 @@ class Verb(TyperCommand):
 
             given = OTHER_NAMES.get(given, given)
             if given in setting_names() and f"--{given.replace('_', '-')}" not in known:
-                error.message += f". It is a setting: --set {given}=VALUE"
+                error.message = f"{_told(error)}. It is a setting: --set {given}=VALUE"
                 error.possibilities = []
         if f"--{given.replace('_', '-')}" in known:
             error.possibilities = [f"--{given.replace('_', '-')}"]
@@ -51,5 +55,5 @@ class Verb(TyperCommand):
         elif given in _INPUTS and "--data" in known:
             error.possibilities = ["--data"]
         elif given in _INPUTS and "data" in known:  # the argument's name
-            error.message += ". Give the file itself, without an option"
+            error.message = f"{_told(error)}. Give the file itself, without an option"
             error.possibilities = []

@@ -168,7 +168,7 @@ def _name_classes(values: list[object], classes: Sequence[str]) -> list[object]:
 def _to_list(column: Any) -> list[object]:  # noqa: ANN401 (pyarrow has no types)
     try:
         values: list[object] = column.to_pylist()
-    except (ValueError, OverflowError):  # Parquet validates neither strings nor dates
+    except (ValueError, OverflowError, KeyError):  # Parquet validates neither strings nor dates
         values = [_to_value(scalar) for scalar in column]
     return values
 
@@ -184,7 +184,7 @@ def _to_value(scalar: Any) -> object:  # noqa: ANN401 (pyarrow has no types)
     value: object
     try:
         value = scalar.as_py()
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, KeyError):  # pytz: an unknown time zone
         if pa.types.is_temporal(scalar.type):
             value = _spell_time(scalar)
         elif hasattr(scalar, "value"):  # of a dictionary, a union or an extension type

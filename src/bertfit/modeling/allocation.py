@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 # From glibc's malloc.h, with malloc's defaults (mallopt(3)).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536
@@ -53,6 +55,12 @@ def return_freed_memory() -> None:
     libc = _find_glibc()
     if libc is not None:
         libc.malloc_trim(0)
+
+
+def return_memory(device: torch.device) -> None:
+    """Return a GPU's memory that torch keeps for later, as after its last recording was dropped."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @dataclass(slots=True)

@@ -192,7 +192,7 @@ def choose_batch(num_layers: int, num_numbers: int, *, memory: int) -> int:
     """Return how many layers are computed together, in batches of about equal size.
 
     Args:
-        num_layers: None if the layers have no kernels.
+        num_layers: 0 if they have no kernels.
         num_numbers: That wait for each layer.
         memory: Limit for the numbers of the waiting layers; below that of two, each is alone.
 

@@ -22,8 +22,11 @@ from typing import Self, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-_AHEAD_OF_GPU = 2
-"""Steps queued beyond the one whose results are read: one can run while the other waits."""
+_LEAST_AHEAD, _MOST_AHEAD = 2, 32
+"""Steps queued beyond the one whose results are read: one can run while the other waits, and more
+keep the GPU busy while the CPU takes longer over a step than the GPU."""
+_SECONDS_AHEAD = 0.5
+"""Work that is queued at most if steps are long: an interruption waits for it."""
 
 Moment: TypeAlias = float | torch.cuda.Event
 """A CPU time in seconds, or an event in a GPU's queue."""
@@ -79,6 +82,7 @@ def stay_ahead(
     device: torch.device,
     *,
     is_over: Callable[[], bool] = lambda: False,
+    num_ahead: Callable[[], int] = lambda: _LEAST_AHEAD,
 ) -> Iterator[_Item]:
     """Yield all items; on a GPU, each only after the next ones are drawn, to keep it busy.
 
@@ -86,17 +90,30 @@ def stay_ahead(
         items: Drawing an item queues its work.
         device: Device that does the work.
         is_over: Called before each item is drawn; once it returns True, no more are drawn.
+        num_ahead: Returns how many items are drawn before one is yielded, on a GPU.
     """
-    num_ahead = _AHEAD_OF_GPU if device.type == "cuda" else 0
     waiting: deque[_Item] = deque()
     while not is_over():
         try:
             waiting.append(next(items))
         except StopIteration:
             break
-        if len(waiting) > num_ahead:
+        while len(waiting) > (num_ahead() if device.type == "cuda" else 0):
             yield waiting.popleft()
     yield from waiting
+
+
+def count_ahead(seconds: float) -> int:
+    """Return how many steps should be queued on a GPU that takes so long for one.
+
+    The CPU takes as long as ten or twenty steps to take one of a new size, or to record it
+    (docs/decisions/0012-recorded-passes.md), and the GPU would wait.
+
+    Example:
+        >>> count_ahead(0.004), count_ahead(0.05), count_ahead(1.0)
+        (32, 10, 2)
+    """
+    return int(max(_LEAST_AHEAD, min(_MOST_AHEAD, _SECONDS_AHEAD / max(seconds, 1e-6))))
 
 
 def mark_moment(device: torch.device) -> Moment:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from bertfit.errors import TrainingError
-from bertfit.modeling.transfer import LateValues, Moment, seconds_between
+from bertfit.modeling.transfer import (
+    LateValues,
+    Moment,
+    count_ahead,
+    seconds_between,
+    stay_ahead,
+)
 
 if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
@@ -76,6 +83,33 @@ class TakenStep:
         if not (math.isfinite(report.loss) and math.isfinite(report.grad_norm)):
             raise NonFiniteLossError(report, self.precision)
         return report
+
+
+def read_steps(
+    steps: Iterator[TakenStep],
+    device: torch.device,
+    *,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Iterator[StepReport]:
+    """Yield the report of each step; on a GPU, once more steps are queued.
+
+    Args:
+        steps: From `loop.train_steps`.
+        device: Device that takes them.
+        is_over: Called before each further step; once it returns True, no more are taken.
+
+    Raises:
+        NonFiniteLossError: Loss or gradient of a step is not finite.
+    """
+    shortest = math.inf
+
+    def num_ahead() -> int:
+        return count_ahead(shortest)
+
+    for step in stay_ahead(steps, device, is_over=is_over, num_ahead=num_ahead):
+        report = step.read()
+        shortest = min(shortest, report.seconds)
+        yield report
 
 
 def join_reports(reports: Sequence[StepReport]) -> dict[str, np.ndarray]:

@@ -15,11 +15,11 @@ import torch
 from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
-from bertfit.modeling.allocation import Fragments, keep_freed_memory
+from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_memory
 from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.torch_defaults import usual_torch
-from bertfit.modeling.transfer import stay_ahead, wait_for
+from bertfit.modeling.transfer import wait_for
 from bertfit.training.checkpoints import Checkpoints, SavedState, explain_damage
 from bertfit.training.choices import (
     choose_epochs,
@@ -30,7 +30,7 @@ from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.training.loop import TrainingData, train_steps
 from bertfit.training.optimization import learning_rate_at
 from bertfit.training.outcome import History, TrainingOutcome, explain_choice, rank_epoch
-from bertfit.training.reports import StepReport, TakenStep
+from bertfit.training.reports import StepReport, TakenStep, read_steps
 from bertfit.training.state import Progress, save_state, take_up_state
 from bertfit.training.token_budget import starting_budget
 from bertfit.training.validation import score_validation
@@ -109,6 +109,7 @@ def fit(
                 break
     finally:
         weights.release()
+    return_memory(precision.device)  # which recordings had
     run.keep_best()
     return run.outcome()
 
@@ -215,8 +216,7 @@ class _Run:
             return may_end and (interruption.requested or self.checkpoints.is_due())
 
         task, num_steps = tell
-        for step in stay_ahead(steps, self.precision.device, is_over=is_over):
-            report = step.read()
+        for report in read_steps(steps, self.precision.device, is_over=is_over):
             seen.append(report)
             self._heed_memory(report)
             num_rows += len(report.indices)
