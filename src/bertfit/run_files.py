@@ -15,6 +15,7 @@ STATE_NAME = "training_state.safetensors"
 WRITTEN_AFTER_TRAINING = {
     *(RECORD_NAME, BASELINES_NAME, "training_history.json", "metrics.json", "train.log"),
     *("validation_predictions.jsonl", "test_predictions.jsonl", "trained_texts.npy"),
+    "validation_texts.npy",
     *("report.html", "report.json", "README.md", "uncalibrated_layer.safetensors"),
 }
 """Files of a run that are made once its model is trained; not each run has all of them."""

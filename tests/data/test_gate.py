@@ -11,7 +11,7 @@ import pytest
 from bertfit.data.checks import check_training_data
 from bertfit.data.dataset import Columns
 from bertfit.data.findings import KINDS
-from bertfit.data.gate import inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.gate import add_learned, inspect_rows, refuse_leaks, summarize_leaks
 from bertfit.data.readers import read_dataset
 from bertfit.data.splits import split_off
 from bertfit.errors import DataError, LeakError
@@ -76,6 +76,31 @@ def test_clean_data_gives_no_finding():
 
 def near(text):
     return text.rpartition(" ")[0] + " changed"
+
+
+def test_what_the_base_had_learned_is_a_leak_into_test_and_serious_in_validation():
+    test = [*CLEAN["test"], row(CLEAN["train"][0]["text"])]
+    checked = check_training_data(
+        CLEAN["train"], validation=CLEAN["validation"], test=test, columns=Columns()
+    )
+    parts = {"validation": checked.validation, "test": checked.test}
+    before = inspect(CLEAN["train"], test=test)
+    report = add_learned(before, parts, {"validation": [3], "test": [2, 1]}, "runs/a")
+    assert report.leaked_test_rows == (1, 2, 40)
+    assert [(one.kind, one.part, one.severity) for one in report.findings] == [
+        ("shared_texts", "test", "leak"),
+        ("learned_texts", "test", "leak"),
+        ("learned_texts", "validation", "serious"),
+    ]
+    assert report.findings[1].message == (
+        "2 rows of test (4.9 %) have a text on which runs/a, from which the training starts, was "
+        "trained."
+    )
+    assert "choose the epoch" in report.findings[2].advice
+    assert [one.note for one in report.findings[1].examples] == ["learned by runs/a"] * 2
+    assert summarize_leaks(report) == "LEAK: 3 of 41 test rows (7.3 %) seen before"
+    with pytest.raises(LeakError, match="learned texts: Start from another model"):
+        refuse_leaks(report)
 
 
 PLANTED = {
@@ -237,7 +262,7 @@ def test_ten_rows_for_each_of_the_rarest_label_are_unbalanced(num_more, is_told)
 
 
 def test_every_kind_is_planted_somewhere():
-    others = {"skipped_rows", "indivisible_labels"}
+    others = {"skipped_rows", "indivisible_labels", "learned_texts"}
     assert set(PLANTED) | TOKEN_KINDS | others == set(KINDS)
 
 

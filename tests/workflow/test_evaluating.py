@@ -13,7 +13,7 @@ from bertfit import Columns, TextClassifier
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.progress import Silent
-from bertfit.workflow import evaluating
+from bertfit.workflow import evaluating, rows_to_score
 from bertfit.workflow.learned import Learned
 
 
@@ -306,15 +306,114 @@ def test_how_the_baseline_did_with_the_runs_own_test_rows_is_told(
         assert (told in notes) == is_told
 
 
-@pytest.mark.parametrize("part", ["validation", "test", None])
-def test_of_rows_that_the_run_was_trained_on_nothing_else_is_warned(monkeypatch, part):
-    monkeypatch.setattr(evaluating, "find_part", lambda *_: part)
-    learned = Learned("on 3 of these 9 texts", [1, 4, 5], 1 / 3)
-    record, notes = {"scores": {"test_without_leaks": {"num_leaked": 3}}}, []
-    listener = SimpleNamespace(note=notes.append)
+LEARNED = Learned("on 3 of these 9 texts", [1, 4, 5], 1 / 3)
+ALL_LEARNED = Learned("on 9 of these 9 texts", range(9), 1.0)
+TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learned: a.csv:3, 6, 7."
+
+
+@pytest.mark.parametrize(
+    ("learned", "choosing", "part", "told"),
+    [
+        (LEARNED, [], "test", TOLD),
+        (LEARNED, [], None, TOLD),
+        (
+            LEARNED,
+            [0],
+            None,
+            (
+                f"{TOLD} 1 of these 9 other texts is a validation row of run, which chose the "
+                "epoch: scores of them are too good. Validation: a.csv:2."
+            ),
+        ),
+        (
+            ALL_LEARNED,
+            [],
+            None,
+            (
+                "run was trained on 9 of these 9 texts, so its scores are too good. Evaluate it on "
+                "rows that it has not seen."
+            ),
+        ),
+        (
+            None,
+            [*range(7)],
+            None,
+            (
+                "7 of these 9 texts are validation rows of run, which chose the epoch: scores of "
+                "them are too good. Validation: a.csv:2, 3, 4, 5, 6 and 2 more."
+            ),
+        ),
+        (
+            None,
+            [*range(9)],
+            "validation",
+            (
+                "these are the validation rows of run, which chose the epoch, so its scores are "
+                "too good. Evaluate it on rows that chose nothing."
+            ),
+        ),
+        (None, [], "validation", None),
+        (
+            None,
+            [],
+            "test",
+            (
+                "Of these rows, run knew 3, by text (or nearly) or by group: scores of known rows "
+                "are too good. bertfit inspect shows those without them."
+            ),
+        ),
+    ],
+)
+def test_what_a_run_knows_of_rows_is_warned_of(monkeypatch, learned, choosing, part, told):
+    monkeypatch.setattr(rows_to_score, "find_part", lambda *_: part)
+    record = {"scores": {"test_without_leaks": {"num_leaked": 3}}}
     dataset = TextDataset("a.csv", ["x"] * 9, (), (), range(2, 11))
-    found = evaluating._note_known_rows("run", record, dataset, learned, listener)
-    assert found == (
-        "run was trained on 3 of these 9 texts, so its scores are too good. Learned: a.csv:3, 6, 7."
-    )
-    assert notes == [f"WARNING: {found}"]
+    chosen = (choosing, "the epoch")
+    assert rows_to_score._warn_of_known_rows("run", record, dataset, learned, chosen) == told
+
+
+def test_validation_rows_are_known_in_any_order_and_among_others(
+    tiny_model_dir, tmp_path, make_reviews
+):
+    """They were known again only as a whole; scores without learned rows were of these alone."""
+    rows = make_reviews(60)
+    options = {"model": str(tiny_model_dir), "epochs": 2, "baseline": False}
+    bertfit.train(rows, tmp_path / "run", **options)
+    kept = (tmp_path / "run" / "validation_predictions.jsonl").read_text(encoding="utf-8")
+    chosen = [rows[json.loads(line)["line"] - 1] for line in kept.splitlines()]
+    new = [{**row, "text": f"{row['text']} again"} for row in make_reviews(20, seed=7)]
+    for data, clean in (
+        (chosen[::-1], None),
+        (chosen[1:], None),
+        ([*new, *chosen], 20),
+        (rows, 0),
+        ([*new, *rows], 20),
+    ):
+        found = bertfit.evaluate(tmp_path / "run", data)
+        assert "which chose the epoch" in found.warning
+        assert (found.without_learned and found.without_learned.num_rows) == clean
+    (tmp_path / "run" / "validation_texts.npy").unlink()  # as of a run that kept no texts
+    assert bertfit.evaluate(tmp_path / "run", chosen).warning is not None
+    assert bertfit.evaluate(tmp_path / "run", chosen[::-1]).warning is None
+
+
+def test_rows_that_the_model_cannot_read_are_found(finished_run_of_odd_test):
+    run, odd = finished_run_of_odd_test
+    record = json.loads((run / "bertfit.json").read_text(encoding="utf-8"))
+    (finding,) = [one for one in record["data"]["findings"] if one["kind"] == "unknown_tokens"]
+    assert (finding["part"], finding["count"]) == ("test", 3)
+    heard = SimpleNamespace(notes=[])
+    listener = SimpleNamespace(note=heard.notes.append, progress=lambda *_: None)
+    found = bertfit.evaluate(run, odd, listener=listener)
+    assert [one.count for one in found.findings] == [3]
+    assert any("3 rows of rows (13.0 %) become mostly unknown" in note for note in heard.notes)
+    assert found.to_json()["findings"][0]["kind"] == "unknown_tokens"
+    assert "findings" not in record["scores"]["test"]
+
+
+@pytest.fixture
+def finished_run_of_odd_test(tiny_model_dir, tmp_path, make_reviews):
+    odd = [*make_reviews(20, seed=5), *({"text": "ᚠᛖᚩᚻ ᚠᚱᚩ", "label": "pos"} for _ in range(3))]
+    options = {"model": str(tiny_model_dir), "epochs": 1, "baseline": False}
+    bertfit.train(make_reviews(40), tmp_path / "run", test=odd, **options)
+    return tmp_path / "run", odd

@@ -134,7 +134,8 @@ def test_baselines_that_ctrl_c_ends_leave_no_bar(last):
 def test_only_the_bar_of_work_that_ctrl_c_ends_is_left_to_end(monkeypatch):
     listener, interruption = Recorder(), Interruption()
 
-    def score_rows(_classifier, _test, *, listener):
+    def score_rows(_classifier, _test, *, name, listener):
+        assert name == "test"
         listener.note("Scoring.")
         listener.progress("encoding", 5, 5)
         listener.progress("scoring", 3, 5)

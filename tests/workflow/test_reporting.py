@@ -707,7 +707,7 @@ def test_scores_of_validation_rows_are_those_of_an_evaluation(train, tmp_path, m
     found = bertfit.evaluate(run, rows, columns=columns, slice_columns=["source"])
     assert (found.probabilities.argmax(axis=1) != found.predicted_ids).any()
     expected = found.to_json()
-    of_rows = ("learned", "without_learned", "warning", "num_skipped", "skipped")
+    of_rows = ("learned", "without_learned", "warning", "num_skipped", "skipped", "findings")
     for name in ("threshold", "dtype", *of_rows):
         del expected[name]
     assert judged.pop("part") == "validation"

@@ -21,7 +21,7 @@ from bertfit.run_files import STATE_NAME, WRITTEN_AFTER_TRAINING
 from bertfit.training.checkpoints import read_state
 from bertfit.training.interruption import TrainingLeft
 from bertfit.workflow import judging, making, resuming
-from bertfit.workflow.learned import DIGESTS_NAME
+from bertfit.workflow.learned import CHOOSING_NAME, TRAINED_NAME
 from tests.step_listener import StepListener
 
 SMALL = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "dtype": "float32"}
@@ -476,4 +476,4 @@ def test_every_file_of_a_run_is_of_its_model_or_written_after_training(
     run = train(tmp_path / "run", test=make_reviews(20, seed=9), baseline=True).run
     of_model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in run.iterdir()} - of_model <= WRITTEN_AFTER_TRAINING
-    assert {UNCALIBRATED_NAME, DIGESTS_NAME} <= WRITTEN_AFTER_TRAINING
+    assert {UNCALIBRATED_NAME, TRAINED_NAME, CHOOSING_NAME} <= WRITTEN_AFTER_TRAINING

@@ -306,7 +306,9 @@ def test_a_seed_that_was_not_judged_to_the_end_does_not_win(train, tmp_path, mak
     assert second["validation"]["loss"] < first["validation"]["loss"]  # else it cannot win
     assert (first["interrupted"], second["interrupted"]) == (False, True)
     assert result.seeds["best_seed"] == first["seed"]
-    assert read_record(tmp_path / "run")["scores"]["test"] == result.test.evaluation.to_json()
+    assert (
+        read_record(tmp_path / "run")["scores"]["test"] == result.test.evaluation.scores_to_json()
+    )
 
 
 @pytest.fixture

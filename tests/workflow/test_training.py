@@ -24,7 +24,14 @@ from bertfit import TextClassifier
 from bertfit.cli.results import show_training
 from bertfit.config import TrainSettings, resolve_settings
 from bertfit.data.cleaning import clean_text
-from bertfit.errors import ConfigError, DataError, ModelError, RunError, TrainingError
+from bertfit.errors import (
+    ConfigError,
+    DataError,
+    LeakError,
+    ModelError,
+    RunError,
+    TrainingError,
+)
 from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
 from bertfit.modeling import attention, compilation
 from bertfit.modeling.packing import takes_packs
@@ -121,7 +128,50 @@ def test_a_run_is_a_model_folder_with_its_records(finished):
         "trained_texts.npy",
         "training_history.json",
         "validation_predictions.jsonl",
+        "validation_texts.npy",
     }
+
+
+def test_a_training_that_starts_from_a_run_has_learned_what_that_had(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    """Its test score was that of rows learned by heart, and no leak was found."""
+    options = {"epochs": 1, "baseline": False, "dtype": "float32"}
+    rows, test = make_reviews(40), [*make_reviews(9, seed=5), *make_reviews(60, seed=6)[:5]]
+    base = tmp_path / "base"
+    bertfit.train(make_reviews(60, seed=6), base, model=str(tiny_model_dir), **options)
+    digests = np.load(base / "trained_texts.npy")
+    with pytest.raises(LeakError, match="learned texts: Start from another model"):
+        bertfit.train(rows, tmp_path / "run", test=test, model=str(base), strict=True, **options)
+    found = bertfit.check(rows, test=test, model=str(base)).report
+    bertfit.train(rows, tmp_path / "run", test=test, model=str(base), **options)
+    record = read_record(tmp_path / "run")
+    told = [one["kind"] for one in record["data"]["findings"] if one["part"] == "test"]
+    assert "learned_texts" in told
+    num_leaked = record["scores"]["test_without_leaks"]["num_leaked"]
+    assert 3 <= num_leaked == len(found.leaked_test_rows) <= 5  # some chose the base's epoch
+    assert set(np.load(tmp_path / "run" / "trained_texts.npy")) > set(digests)
+    known = bertfit.evaluate(tmp_path / "run", make_reviews(60, seed=6))
+    assert len(make_reviews(60)) > known.without_learned.num_leaked >= 50
+
+
+def test_rows_that_the_base_has_learned_choose_the_epoch_as_is_told(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    listener = Recorder()
+    rows, options = make_reviews(60), {"epochs": 1, "baseline": False, "dtype": "float32"}
+    base = tmp_path / "base"
+    bertfit.train(rows, base, model=str(tiny_model_dir), keep_texts=False, **options)
+    bertfit.train(rows, tmp_path / "b", model=str(base), seed=3, listener=listener, **options)
+    assert any("base does not tell which texts it was trained on" in one for one in listener.notes)
+    bertfit.train(rows, base, model=str(tiny_model_dir), overwrite=True, **options)
+    bertfit.train(rows, tmp_path / "c", model=str(base), seed=3, **options)
+    (finding,) = [
+        one
+        for one in read_record(tmp_path / "c")["data"]["findings"]
+        if one["kind"] == "learned_texts"
+    ]
+    assert (finding["severity"], finding["part"]) == ("serious", "validation")
 
 
 def test_nothing_is_left_beside_a_run(finished):

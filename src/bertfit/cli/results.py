@@ -156,7 +156,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
         console.print(f"{told}.")
     console.print(_describe_intervals(evaluation))
     if evaluation.without_learned is not None:
-        _show_without(console, evaluation.without_learned, "learned")
+        _show_without(console, evaluation.without_learned, "known")
     show_skipped(console, evaluation.skipped)
 
 

@@ -15,6 +15,7 @@ cannot be trusted. minor: worth fixing."""
 
 KINDS = (
     "shared_texts",
+    "learned_texts",
     "near_duplicates",
     "shared_groups",
     "giveaway",

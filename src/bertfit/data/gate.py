@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
 from typing import TypeAlias, TypeVar
 
@@ -27,7 +27,7 @@ from bertfit.data.findings import (
 )
 from bertfit.data.giveaways import WordCounts, find_giveaways
 from bertfit.data.label_faults import describe_indivisible, describe_labels
-from bertfit.data.leaks import Overlap, describe_overlap, find_overlap
+from bertfit.data.leaks import Overlap, describe_learned, describe_overlap, find_overlap
 from bertfit.data.part_faults import (
     describe_giveaway,
     describe_lengths,
@@ -63,11 +63,14 @@ class GateReport:
     """Test rows with a near-duplicate in train or validation."""
     grouped_test_rows: tuple[int, ...]
     """Test rows whose group is in train or validation."""
+    learned_test_rows: tuple[int, ...] = ()
+    """Test rows whose text was learned by the run from which the training starts."""
 
     @property
     def leaked_test_rows(self) -> tuple[int, ...]:
         """Test rows whose text, or a near-duplicate of it, the model has seen."""
-        return tuple(sorted({*self.shared_test_rows, *self.near_test_rows}))
+        seen = {*self.shared_test_rows, *self.near_test_rows, *self.learned_test_rows}
+        return tuple(sorted(seen))
 
     @property
     def known_test_rows(self) -> tuple[int, ...]:
@@ -128,12 +131,39 @@ def inspect_rows(
     return _report(findings, overlaps, None if test is None else len(test))
 
 
+def add_learned(
+    report: GateReport,
+    parts: Mapping[str, TextDataset | None],
+    learned: Mapping[str, Sequence[int]],
+    base: str,
+) -> GateReport:
+    """Add findings on rows that the run from which the training starts was trained on.
+
+    Args:
+        report: From `inspect_rows`.
+        parts: The rows of each part.
+        learned: Numbers of such rows, by the name of the part.
+        base: The run.
+    """
+    named = ((name, rows, learned.get(name, ())) for name, rows in parts.items())
+    found = [
+        describe_learned(name, rows, numbers, base=base)
+        for name, rows, numbers in named
+        if rows is not None and numbers
+    ]
+    return replace(
+        report,
+        findings=order_findings([*report.findings, *found]),
+        learned_test_rows=tuple(learned.get("test", ())),
+    )
+
+
 def summarize_leaks(report: GateReport) -> str:
     """Return the headline of the report: whether there are leaks into the test set."""
     if report.num_test is None:
         return NO_TEST_SET
     num_leaked, num_test = len(report.leaked_test_rows), report.num_test
-    num_near = num_leaked - len(report.shared_test_rows)
+    num_near = num_leaked - len({*report.shared_test_rows, *report.learned_test_rows})
     told = []
     if num_leaked:
         near = f" ({num_near:,} nearly)" if num_near else ""

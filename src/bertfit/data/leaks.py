@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import find_shared
 from bertfit.data.findings import Finding, Severity, count_rows, show_rows
 from bertfit.data.near_duplicates import (
@@ -161,6 +162,28 @@ def _describe_near(overlap: Overlap) -> Finding:
             ],
         ),
         advice=_advise_removal(overlap, "They are not dropped automatically: review them."),
+    )
+
+
+def describe_learned(name: str, rows: TextDataset, numbers: Sequence[int], *, base: str) -> Finding:
+    """Return the finding for rows of a part that the run `base` was trained on.
+
+    The training starts from that run: it has learned them, whatever is trained on now.
+    """
+    verb = "has" if len(numbers) == 1 else "have"
+    harm = "" if name == "test" else " These rows choose the epoch, as if learned by heart."
+    return Finding(
+        kind="learned_texts",
+        severity="leak" if name == "test" else "serious",
+        part=name,
+        count=len(numbers),
+        num_rows=len(rows),
+        message=(
+            f"{count_rows(len(numbers))} of {name} ({format_share(len(numbers), len(rows))}) "
+            f"{verb} a text on which {base}, from which the training starts, was trained."
+        ),
+        examples=show_rows(rows, numbers, notes=[f"learned by {base}"] * len(numbers)),
+        advice=f"Start from another model, or give {name} rows that it has not seen.{harm}",
     )
 
 

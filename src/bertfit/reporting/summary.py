@@ -299,8 +299,9 @@ def count_epochs(facts: Mapping[str, Any]) -> int | None:
     history = (facts.get("history") or {}).get("val_losses")
     if history:
         return len(history)
-    settings = facts["record"].get("settings") or {}
-    epochs: int | None = (settings.get("epochs") or {}).get("value")
+    record = facts["record"]
+    of_settings = ((record.get("settings") or {}).get("epochs") or {}).get("value")
+    epochs: int | None = (record.get("training") or {}).get("num_epochs", of_settings)
     return epochs
 
 

@@ -36,6 +36,7 @@ from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import note_columns
 from bertfit.workflow.base_model import load_base_tokenizer
+from bertfit.workflow.learned import add_known_to_base
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +131,7 @@ def check(
         text, label = (read[role].name if role in read else None for role in ("text", "label"))
         judged = dataclasses.replace(as_columns(columns), text=text, label=label)
         judge = prepare_judging(data, run, judged, on_bad_row, listener, folds_if_learned=True)
-    report = _inspect_rows(checked, listener)
+    report = _inspect_rows(checked, model, listener)
     if strict:
         refuse_leaks(report)
     cleaning, _ = choose_cleaning_of(report)
@@ -160,10 +161,10 @@ def _read(
     )
 
 
-def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
+def _inspect_rows(checked: CheckedData, model: str, listener: Listener) -> GateReport:
     """Note which columns were read, and return what is wrong with the rows."""
     note_columns(checked.columns, listener)
-    return inspect_rows(
+    report = inspect_rows(
         checked.train,
         validation=checked.validation,
         test=checked.test,
@@ -171,6 +172,8 @@ def _inspect_rows(checked: CheckedData, listener: Listener) -> GateReport:
         skipped=checked.skipped,
         on_progress=listener.progress,
     )
+    parts = {"validation": checked.validation, "test": checked.test}
+    return add_known_to_base(report, model, parts, listener=listener)
 
 
 def _inspect_parts(

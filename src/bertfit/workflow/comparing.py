@@ -31,7 +31,7 @@ from bertfit.workflow.learned import describe_leaks
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
     from bertfit.inference.predictor import TextClassifier
-    from bertfit.workflow.evaluating import RowsToScore
+    from bertfit.workflow.rows_to_score import RowsToScore
 
 _LABEL_WIDTH = 80
 """Columns of a label that a message shows, as of the unknown labels of `evaluate`."""
@@ -148,7 +148,7 @@ def compare(
         return _compare_kept(runs)
     with pause_collection():  # imports torch, which kept predictions do not need
         from bertfit.inference.predictor import TextClassifier
-        from bertfit.workflow.evaluating import read_rows
+        from bertfit.workflow.rows_to_score import read_rows
 
     _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
     told = _TellingOnce(listener)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.config import is_whole_number, split_names
-from bertfit.data.checks import check_evaluation_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.encoding import EncodedTexts
+from bertfit.data.findings import Finding
 from bertfit.errors import ConfigError, Fault
 from bertfit.evaluation.calibration import ConfidenceScores, score_confidence
 from bertfit.evaluation.interval import Interval, intervals_to_json
@@ -24,23 +24,18 @@ from bertfit.evaluation.predictions import KeptPredictions
 from bertfit.evaluation.slices import SliceReport, list_slices, name_values, score_slices
 from bertfit.evaluation.thresholds import decide
 from bertfit.evaluation.units import are_one_group, count_units
-from bertfit.files import as_path
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
-from bertfit.reporting.summary import list_chosen
-from bertfit.reporting.text import note_columns
-from bertfit.wording import list_some
+from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.leak_free import LeakFreeScores, score_without
-from bertfit.workflow.learned import Learned, describe_leaks, find_learned_rows, find_part
+from bertfit.workflow.rows_to_score import read_rows
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
 
-_LEARNED_SHOWN = 5
-"""Lines that a warning names."""
 _MANY_ROWS = 50_000
 """From here on, intervals take more than a few seconds."""
 
@@ -98,10 +93,12 @@ class Evaluation:
 
     slices: SliceReport
     """Where the model is weak: by length, truncation, label, group and columns asked for."""
+    findings: tuple[Finding, ...] = field(default=(), repr=False)
+    """Rows that the model cannot read."""
     learned: str | None = None
     """On which of the rows the run was trained, in words; None if on none, as far as known."""
     without_learned: LeakFreeScores | None = None
-    """Scores without those rows; None if there are none."""
+    """Scores without those rows and those that chose the run; None if there are none."""
     warning: str | None = None
     """Why the scores are too good, if the run knew any of the rows or was chosen by them."""
 
@@ -146,6 +143,18 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Return everything but the rows as plain values."""
         return {
+            **self.scores_to_json(),
+            "findings": [finding.to_json() for finding in self.findings],
+            "learned": self.learned,
+            "without_learned": None if (clean := self.without_learned) is None else clean.to_json(),
+            "warning": self.warning,
+            "num_skipped": len(self.skipped),
+            "skipped": [str(fault) for fault in self.skipped],
+        }
+
+    def scores_to_json(self) -> dict[str, Any]:
+        """Return the scores and what belongs to them as plain values."""
+        return {
             **self.scores.to_json(),
             "intervals": intervals_to_json(self.intervals),
             "interval_unit": "group" if self.grouped else "row",
@@ -157,11 +166,6 @@ class Evaluation:
             "max_length": self.max_length,
             "truncation": self.truncation,
             "dtype": self.dtype,
-            "learned": self.learned,
-            "without_learned": None if (clean := self.without_learned) is None else clean.to_json(),
-            "warning": self.warning,
-            "num_skipped": len(self.skipped),
-            "skipped": [str(fault) for fault in self.skipped],
             "slices": self.slices.to_json(),
         }
 
@@ -205,91 +209,23 @@ def evaluate(
     return replace(
         found,
         learned=None if rows.learned is None else rows.learned.told,
-        without_learned=score_without(found, () if rows.learned is None else rows.learned.rows),
+        without_learned=score_without(found, rows.known),
         warning=rows.warning,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RowsToScore:
-    """Checked rows for a run to score."""
-
-    dataset: TextDataset
-    skipped: tuple[Fault, ...]
-    learned: Learned | None
-    """On which of them the run was trained; None if on none, as far as known."""
-    warning: str | None
-    """Why its scores are too good, in a sentence or two; None if they are not, as far as known."""
-
-
-def read_rows(
-    run: str | Path,
-    classifier: TextClassifier,
-    data: Any,  # noqa: ANN401 (as in evaluate)
-    *,
-    columns: Columns,
-    on_bad_row: OnBadRow,
-    listener: Listener,
-) -> RowsToScore:
-    """Read and check rows, and note what the run has to do with them, and their columns."""
-    dataset, skipped = check_evaluation_data(
-        data,
-        columns,
-        classifier.label_names,
-        on_bad_row,
-        names_may_change=not classifier.record,
-        on_progress=lambda done, total: listener.progress("reading", done, total),
-    )
-    learned = find_learned_rows(as_path(run), dataset)
-    warning = _note_known_rows(run, classifier.record, dataset, learned, listener)
-    note_columns({"rows": dataset.columns}, listener)
-    return RowsToScore(dataset, skipped, learned, warning)
-
-
-def _note_known_rows(
-    run: str | Path,
-    record: Mapping[str, Any],
-    dataset: TextDataset,
-    learned: Learned | None,
-    listener: Listener,
-) -> str | None:
-    """Note what the run has to do with these rows; return the warning, if there is one."""
-    part, warning = find_part(record, dataset), None
-    if learned is not None:
-        warning = f"{run} was trained {learned.told}, so its scores are too good."
-        warning += _advise_on_learned(learned, dataset)
-    elif part == "validation" and (chosen := list_chosen({"record": record})):
-        warning = (
-            f"these are the validation rows of {run}, which chose {chosen}, so its scores are too "
-            "good. Evaluate it on rows that chose nothing."
-        )
-    elif part == "test" and (leaks := describe_leaks([(as_path(run), record)])) is not None:
-        warning = f"{leaks} bertfit inspect shows those without them."
-    if warning is not None:
-        listener.note(f"WARNING: {warning}")
-    comparison = (record.get("scores") or {}).get("comparison")
-    if part == "test" and comparison:
-        listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
-    return warning
-
-
-def _advise_on_learned(learned: Learned, dataset: TextDataset) -> str:
-    """Return where the learned rows are, if there are others, and what to do about them."""
-    if len(learned.rows) == len(dataset):
-        return " Evaluate it on rows that it has not seen."
-    lines = list_some((dataset.lines[row] for row in learned.rows), _LEARNED_SHOWN)
-    return f" Learned: {dataset.source}:{lines}."
 
 
 def evaluate_classifier(
     classifier: TextClassifier,
     dataset: TextDataset,
     *,
+    name: str | None = None,
     skipped: tuple[Fault, ...] = (),
     listener: Listener,
 ) -> Evaluation:
-    """Evaluate a loaded classifier on checked rows."""
+    """Evaluate a classifier on checked rows; findings call them `name`, or as their file."""
     encoded, logits, raw_logits = _score(classifier, dataset.texts, listener)
+    named = (Path(dataset.source).name if name is None else name, dataset, encoded)
+    findings = find_token_faults([named], classifier.tokenizer, listener)
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
     groups = np.asarray(dataset.groups, dtype=object) if dataset.groups else None
     probabilities, rules = softmax(logits), classifier.confidence
@@ -332,6 +268,7 @@ def evaluate_classifier(
         num_tokens=encoded.full_lengths,
         is_truncated=encoded.is_truncated,
         slices=_cut_slices(dataset, encoded, answers["predicted_ids"] == label_ids, listener),
+        findings=findings,
     )
 
 

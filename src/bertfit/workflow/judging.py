@@ -57,7 +57,9 @@ def judge(
         with interruption.raise_first():
             interruption.raise_if_requested()
             if rows.test is not None:
-                judged.evaluation = evaluate_classifier(model.classifier, rows.test, listener=told)
+                judged.evaluation = evaluate_classifier(
+                    model.classifier, rows.test, name="test", listener=told
+                )
             if fit_baselines is not None:
                 judged.baselines = fit_baselines(told)
                 _note_baselines(judged.baselines, listener)

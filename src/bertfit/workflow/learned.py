@@ -1,7 +1,8 @@
-"""Which rows a run was trained on, to warn if they are scored or judged with it.
+"""Which rows a run was trained on or chosen by, to warn if they are scored or judged with it.
 
-A run keeps a digest of each training text, from which the text cannot be recovered. Two texts that
-differ only in white space, case and HTML line breaks have the same digest.
+A run keeps a digest of each training and validation text, from which the text cannot be recovered.
+Two texts that differ only in white space, case and HTML line breaks have the same digest. A run
+whose training started from another run has learned what that one had.
 """
 
 from __future__ import annotations
@@ -14,29 +15,50 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
+from bertfit.data.gate import GateReport, add_learned
 from bertfit.errors import RunError
+from bertfit.files import as_path
+from bertfit.progress import Listener
 from bertfit.run_directory import read_record
 from bertfit.run_files import is_run
 
-DIGESTS_NAME = "trained_texts.npy"
+TRAINED_NAME, CHOOSING_NAME = "trained_texts.npy", "validation_texts.npy"
 
 
-def write_digests(folder: Path, texts: Sequence[str]) -> None:
-    """Keep the digests of the texts that a run was trained on."""
-    np.save(folder / DIGESTS_NAME, np.unique(_digest(texts)), allow_pickle=False)
+def write_digests(
+    folder: Path, trained: Sequence[str], choosing: Sequence[str] = (), *, base: str | None = None
+) -> None:
+    """Keep the digests of the texts that a run was trained on, and of those that chose its epoch.
+
+    Args:
+        folder: Of the run.
+        trained: Texts of the training rows.
+        choosing: Texts of the validation rows.
+        base: Model that the training started from; if that is a run, its digests are added.
+    """
+    learned = _digest(trained)
+    of_base = None if base is None else _read_digests(as_path(base) / TRAINED_NAME)
+    if of_base is not None:
+        learned = np.concatenate([learned, of_base])
+    for name, digests in ((TRAINED_NAME, learned), (CHOOSING_NAME, _digest(choosing))):
+        np.save(folder / name, np.unique(digests), allow_pickle=False)
 
 
-def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
-    """Return (n,) whether the run was trained on each row's text; None if it kept no digests.
+def _is_known(path: Path, dataset: TextDataset) -> np.ndarray | None:
+    """Return (n,) whether each row's text has a digest in a file; None if there is no such file.
 
     Raises:
         RunError: The digests are damaged.
     """
-    path = run / DIGESTS_NAME
+    known = _read_digests(path)
+    return None if known is None else np.isin(_digest(dataset.texts), known)
+
+
+def _read_digests(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        known = np.load(path, allow_pickle=False)
+        known: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise RunError(
             f"{path} cannot be read: {error}", hint="Remove it; trained rows are not found then."
@@ -46,7 +68,7 @@ def find_learned(run: Path, dataset: TextDataset) -> np.ndarray | None:
             f"{path}: expected a row of 64-bit digests, got shape {known.shape} of {known.dtype}",
             hint="Remove it; trained rows are not found then.",
         )
-    return np.isin(_digest(dataset.texts), known)
+    return known
 
 
 class Learned(NamedTuple):
@@ -70,7 +92,7 @@ def find_learned_rows(run: Path, dataset: TextDataset) -> Learned | None:
     """
     if not is_run(run):
         return None
-    learned = find_learned(run, dataset)
+    learned = _is_known(run / TRAINED_NAME, dataset)
     if learned is not None:
         rows, of = np.flatnonzero(learned).tolist(), len(learned)
         told = f"on {len(rows):,} of these {of:,} texts"
@@ -80,6 +102,55 @@ def find_learned_rows(run: Path, dataset: TextDataset) -> Learned | None:
     if known is None or known != dataset.fingerprint():
         return None
     return Learned(f"on rows of {trained['source']}", range(len(dataset)), 1.0)
+
+
+def find_choosing_rows(run: Path, dataset: TextDataset) -> list[int]:
+    """Return the numbers of the rows that are validation rows of a run, and not training rows too.
+
+    If a run kept no digests, only all of them in the same order are known again.
+
+    Raises:
+        RunError: The run is damaged.
+    """
+    if not is_run(run):
+        return []
+    chose, learned = (_is_known(run / name, dataset) for name in (CHOOSING_NAME, TRAINED_NAME))
+    if chose is None:
+        is_part = find_part(read_record(run), dataset) == "validation"
+        return list(range(len(dataset))) if is_part else []
+    found: list[int] = np.flatnonzero(chose if learned is None else chose & ~learned).tolist()
+    return found
+
+
+def add_known_to_base(
+    report: GateReport,
+    model: str,
+    parts: Mapping[str, TextDataset | None],
+    *,
+    listener: Listener,
+) -> GateReport:
+    """Add which rows the model was trained on from which a training starts, if that is a run.
+
+    Args:
+        report: What the gate found.
+        model: The model.
+        parts: Rows of the parts that are scored.
+        listener: Is told if the run does not tell its texts.
+
+    Raises:
+        RunError: The run is damaged.
+    """
+    run = as_path(model, "model")
+    if not is_run(run):
+        return report
+    found = {name: find_learned_rows(run, rows) for name, rows in parts.items() if rows is not None}
+    if not (run / TRAINED_NAME).is_file():
+        listener.note(
+            f"{model} does not tell which texts it was trained on: whether rows of test or "
+            "validation are among them is not known, unless they are all the rows of its file."
+        )
+    learned = {name: one.rows for name, one in found.items() if one is not None}
+    return add_learned(report, parts, learned, model)
 
 
 def find_part(record: Mapping[str, Any], dataset: TextDataset) -> str | None:

@@ -104,8 +104,7 @@ def make_run(
     )
     if baselines is not None:
         write_baselines(staging, baselines)
-    texts = rows.train.texts if settings.keep_texts else None
-    write_side_files(staging, record, outcome=outcome, texts=texts, log=log)
+    write_side_files(staging, record, outcome=outcome, rows=rows, settings=settings, log=log)
     add_report(
         staging,
         record,

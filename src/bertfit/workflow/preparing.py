@@ -109,7 +109,7 @@ def prepare_model(
         _join(validation, rows.validation, classifier),
         find_token_faults(
             (("train", rows.train, train), ("validation", rows.validation, validation)),
-            loaded,
+            loaded.tokenizer,
             listener,
         ),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +73,7 @@ def make_record(
             "interrupted": outcome.interrupted,
             "unfinished_epoch": outcome.unfinished and list(outcome.unfinished),
             "collapsed_to": outcome.collapsed_to,
+            "num_epochs": outcome.history.num_epochs,
             "num_steps": outcome.num_steps,
             "train_seconds": round(outcome.train_seconds, 1),
             "total_seconds": log.count_seconds(),
@@ -85,7 +85,7 @@ def make_record(
             "device": precision.device_name,
             "reads_padding": reads_padding(model.classifier.model),
         },
-        "data": _describe_data(rows, model, resolved.settings),
+        "data": _describe_data(rows, model, resolved.settings, test),
         "scores": _describe_scores(outcome, test),
         **describe_environment(),
     }
@@ -96,12 +96,14 @@ def write_side_files(
     record: dict[str, Any],
     *,
     outcome: TrainingOutcome,
-    texts: Sequence[str] | None,
+    rows: PreparedRows,
+    settings: TrainSettings,
     log: LogKeeper,
 ) -> None:
-    """Write history, metrics and log, and digests of `texts` if given."""
-    if texts is not None:
-        write_digests(staging.folder, texts)
+    """Write history, metrics and log, and digests of the texts if they may be kept."""
+    if settings.keep_texts:
+        texts = rows.train.texts, rows.validation.texts
+        write_digests(staging.folder, *texts, base=settings.model)
     write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
     write_json(staging.folder / "metrics.json", record["scores"])
     write_log(staging, log)
@@ -137,7 +139,7 @@ def write_baselines(staging: Staging, baselines: BaselineResults) -> None:
 
 
 def _describe_data(
-    rows: PreparedRows, model: PreparedModel, settings: TrainSettings
+    rows: PreparedRows, model: PreparedModel, settings: TrainSettings, test: ScoredTest | None
 ) -> dict[str, Any]:
     parts = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     described: dict[str, Any] = {
@@ -151,7 +153,8 @@ def _describe_data(
     }
     if not settings.keep_texts:  # then nothing else tells which rows were learned
         described["train"]["fingerprint_as_read"] = rows.checked.train.fingerprint()
-    findings = order_findings([*rows.report.findings, *model.findings])
+    of_test = () if test is None else test.evaluation.findings
+    findings = order_findings([*rows.report.findings, *model.findings, *of_test])
     return described | {
         "skipped": [
             str(fault if settings.keep_texts else fault.without_values())
@@ -183,7 +186,7 @@ def _describe_scores(outcome: TrainingOutcome, test: ScoredTest | None) -> dict[
             "accuracy": history.val_acc[best],
             "macro_f1": history.val_f1[best],
         },
-        "test": test.evaluation.to_json() if test is not None else None,
+        "test": test.evaluation.scores_to_json() if test is not None else None,
         "test_without_leaks": without_leaks.to_json() if without_leaks is not None else None,
         "test_without_groups": without_groups.to_json() if without_groups is not None else None,
         "baseline": test.baseline if test is not None else None,

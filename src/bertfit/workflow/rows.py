@@ -20,6 +20,7 @@ from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.findings import brief_lines
 from bertfit.reporting.text import note_columns
 from bertfit.wording import format_count, list_some, shorten_name
+from bertfit.workflow.learned import add_known_to_base
 
 _MOST_NOTED = 3
 _MUCH_MORE = 1.5
@@ -115,7 +116,10 @@ def finish_rows(
     Raises:
         LeakError: `settings.strict` is on, and the test set leaks.
     """
-    report = started.finish(listener.progress)
+    parts = {"validation": started.validation, "test": started.checked.test}
+    report = add_known_to_base(
+        started.finish(listener.progress), settings.model, parts, listener=listener
+    )
     if settings.strict:
         refuse_leaks(report)
     leaks = [finding for finding in report.findings if finding.severity == "leak"]

@@ -1,0 +1,132 @@
+"""Rows that a run is to score: read, checked, and compared with those that it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertfit.data.checks import check_evaluation_data
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.errors import Fault
+from bertfit.files import as_path
+from bertfit.inference.predictor import TextClassifier
+from bertfit.progress import Listener
+from bertfit.reporting.summary import list_chosen
+from bertfit.reporting.text import note_columns
+from bertfit.wording import list_some
+from bertfit.workflow.learned import (
+    Learned,
+    describe_leaks,
+    find_choosing_rows,
+    find_learned_rows,
+    find_part,
+)
+
+if TYPE_CHECKING:
+    from bertfit.config import OnBadRow
+
+_LINES_SHOWN = 5
+"""Lines that a warning names."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsToScore:
+    """Checked rows for a run to score."""
+
+    dataset: TextDataset
+    skipped: tuple[Fault, ...]
+    learned: Learned | None
+    """On which of them the run was trained; None if on none, as far as known."""
+    known: Sequence[int]
+    """Numbers of those rows, and of those that chose the run if they are among others."""
+    warning: str | None
+    """Why its scores are too good, in a sentence or two; None if they are not, as far as known."""
+
+
+def read_rows(
+    run: str | Path,
+    classifier: TextClassifier,
+    data: Any,  # noqa: ANN401 (as in evaluate)
+    *,
+    columns: Columns,
+    on_bad_row: OnBadRow,
+    listener: Listener,
+) -> RowsToScore:
+    """Read and check rows, and note what the run has to do with them, and their columns."""
+    dataset, skipped = check_evaluation_data(
+        data,
+        columns,
+        classifier.label_names,
+        on_bad_row,
+        names_may_change=not classifier.record,
+        on_progress=lambda done, total: listener.progress("reading", done, total),
+    )
+    learned = find_learned_rows(as_path(run), dataset)
+    chosen = list_chosen({"record": classifier.record}) if classifier.record else ""
+    choosing = find_choosing_rows(as_path(run), dataset) if chosen else []
+    warning = _warn_of_known_rows(run, classifier.record, dataset, learned, (choosing, chosen))
+    _note_known_rows(run, classifier.record, dataset, warning, listener)
+    note_columns({"rows": dataset.columns}, listener)
+    known = sorted({*(() if learned is None else learned.rows), *choosing})
+    if learned is None and len(known) == len(dataset):
+        known = []  # nothing would be left
+    return RowsToScore(dataset, skipped, learned, known, warning)
+
+
+def _warn_of_known_rows(
+    run: str | Path,
+    record: Mapping[str, Any],
+    dataset: TextDataset,
+    learned: Learned | None,
+    choosing: tuple[Sequence[int], str],
+) -> str | None:
+    """Return why the scores are too good, or None.
+
+    `choosing` has the rows that are validation rows of the run, and what they chose, in words.
+    """
+    (rows, chosen), told = choosing, []
+    if learned is not None:
+        told.append(f"{run} was trained {learned.told}, so its scores are too good.")
+        told.append(_show_known("Learned", learned.rows, dataset, "it has not seen"))
+    if len(rows) == len(dataset):
+        told.append(
+            f"these are the validation rows of {run}, which chose {chosen}, so its scores are too "
+            "good. Evaluate it on rows that chose nothing."
+        )
+    elif rows:
+        others = "" if learned is None else " other"
+        are = "is a validation row" if len(rows) == 1 else "are validation rows"
+        told.append(
+            f"{len(rows):,} of these {len(dataset):,}{others} texts {are} of {run}, which chose "
+            f"{chosen}: scores of them are too good."
+        )
+        told.append(_show_known("Validation", rows, dataset, "chose nothing"))
+    if not told and find_part(record, dataset) == "test":
+        leaks = describe_leaks([(as_path(run), record)])
+        told += [] if leaks is None else [f"{leaks} bertfit inspect shows those without them."]
+    return " ".join(told) if told else None
+
+
+def _show_known(what: str, rows: Sequence[int], dataset: TextDataset, which: str) -> str:
+    """Return where the known rows are, if there are others, or which rows to take instead."""
+    if len(rows) == len(dataset):
+        return f"Evaluate it on rows that {which}."
+    lines = list_some((dataset.lines[row] for row in rows), _LINES_SHOWN)
+    return f"{what}: {dataset.source}:{lines}."
+
+
+def _note_known_rows(
+    run: str | Path,
+    record: Mapping[str, Any],
+    dataset: TextDataset,
+    warning: str | None,
+    listener: Listener,
+) -> None:
+    """Note what the run has to do with these rows."""
+    if warning is not None:
+        listener.note(f"WARNING: {warning}")
+    comparison = (record.get("scores") or {}).get("comparison")
+    if comparison and find_part(record, dataset) == "test":
+        listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
