@@ -325,7 +325,7 @@ def test_a_part_that_cannot_be_kept_apart_stays(tmp_path):
         raise OSError(28, "No space left on device")
 
     def write_and_interrupt():
-        with open_atomically(tmp_path / "out.csv", on_interrupt=fail) as file:
+        with open_atomically(tmp_path / "out.csv", on_failure=fail) as file:
             file.write("rows")
             raise KeyboardInterrupt
 

@@ -112,7 +112,7 @@ def test_every_command_ends_well(folder, monkeypatch, capsys):
     table = README.partition("## What a run holds")[2]
     named = set(re.findall(r"`([a-z_]+\.[a-z]+)`", table.partition("\n\nA run appears")[0]))
     assert named <= {path.name for path in (folder / "runs" / "mine").iterdir()}
-    assert len(named) == 14
+    assert len(named) == 15
 
 
 def test_python_blocks_run(folder, monkeypatch, capsys):

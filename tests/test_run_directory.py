@@ -14,8 +14,9 @@ import pytest
 
 from bertfit.errors import RunError
 from bertfit.files import write_json
+from bertfit.killed_trainings import has_leftovers
 from bertfit.run_directory import check_place, read_record, refuse_existing, stage_run
-from bertfit.run_files import RECORD_NAME, find_changed_files, is_run
+from bertfit.run_files import RECORD_NAME, STATE_NAME, find_changed_files, is_run
 
 
 @pytest.fixture
@@ -525,13 +526,26 @@ def test_a_run_being_replaced_is_not_told(run, monkeypatch):
     assert told == [f"the run {run} does not exist\nbertfit train makes one."]
 
 
-def test_the_model_of_a_failed_training_is_named(tmp_path):
-    run, kept = tmp_path / "run", tmp_path / "run.unfinished"
-    kept.mkdir()
-    assert error_of(read_record, run) == (
-        f"the run {run} does not exist\n"
-        f"A training that failed kept its model in {kept}, which predict can read."
-    )
+def test_all_that_failed_trainings_left_is_named_finished_runs_first(tmp_path):
+    run = tmp_path / "run"
+    for end in ("", "-2", "-3", ".other"):
+        (tmp_path / f"run.unfinished{end}").mkdir()
+    empty, seed, state, _ = sorted(tmp_path.iterdir())
+    assert error_of(read_record, run) == f"the run {run} does not exist\nbertfit train makes one."
+    assert not has_leftovers(run)
+    write_model(empty)
+    write_model(seed)
+    (seed / "bertfit.json").write_text('{"files": []}', encoding="utf-8")
+    (state / STATE_NAME).touch()
+    assert error_of(read_record, run).splitlines()[1:] == [
+        f"A training that failed kept a finished run in {seed}.",
+        f"A training that failed kept its model in {empty}, which predict can read.",
+        (
+            f"The state of a training that failed is in {state}: the command that began it goes on "
+            "with --resume."
+        ),
+    ]
+    assert has_leftovers(run)
 
 
 def test_several_leftovers_are_kept_under_names_of_their_own(tmp_path):

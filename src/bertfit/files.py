@@ -46,12 +46,12 @@ def as_path(name: str | Path, argument: str = "path") -> Path:
 
 @contextlib.contextmanager
 def open_atomically(
-    path: Path, *, on_interrupt: Callable[[Path], object] = lambda _part: None
+    path: Path, *, on_failure: Callable[[Path], object] = lambda _part: None
 ) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
 
-    If a KeyboardInterrupt ends it, `on_interrupt` is called with the partial file, which is removed
-    afterwards unless it was moved.
+    If Ctrl-C or an error ends it, except an OSError, `on_failure` is called with the partial file,
+    which is removed afterwards unless it was moved.
 
     What UTF-8 cannot encode, such as a stray byte of a file name, is written as a backslash escape.
     A file that is replaced keeps its permissions, and a symlink stays: its target is replaced.
@@ -70,8 +70,8 @@ def open_atomically(
             os.fsync(file.fileno())
         part.replace(target)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and part.exists():
-            on_interrupt(part)  # if that fails, the part stays: it is all that there is
+        if not isinstance(error, OSError) and part.exists():
+            on_failure(part)  # if that fails, the part stays: it is all that there is
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None

@@ -1,4 +1,4 @@
-"""What killed trainings left next to the place of a run, with the commands that keep or remove it.
+"""What trainings that were killed, or failed, left next to the place of a run, and how to use it.
 
 Nothing is removed by itself: a folder may hold hours of training.
 """
@@ -50,8 +50,33 @@ class _Leftover:
 
 
 def has_leftovers(run: Path) -> bool:
-    """Return whether killed trainings left something next to the place of a run."""
-    return bool(tell_leftovers(run, is_free=False))
+    """Return whether trainings that ended early left something next to the place of a run."""
+    return bool(tell_leftovers(run, is_free=False) or tell_failed(run))
+
+
+def tell_failed(output: Path) -> list[str]:
+    """Return what trainings that failed left next to `output`, finished runs first."""
+    output = _follow(output)
+    name = re.compile(rf"{re.escape(output.name)}\.unfinished(-\d+)?")
+    folders: list[Path] = []
+    with contextlib.suppress(OSError):
+        folders = sorted(
+            folder for folder in output.parent.iterdir() if name.fullmatch(folder.name)
+        )
+    runs, models, states = list[str](), list[str](), list[str]()
+    for folder in folders:
+        if is_whole(folder):
+            runs.append(f"A training that failed kept a finished run in {folder}.")
+        elif _holds_model(folder):
+            models.append(
+                f"A training that failed kept its model in {folder}, which predict can read."
+            )
+        if (folder / STATE_NAME).is_file():
+            states.append(
+                f"The state of a training that failed is in {folder}: the command that began it "
+                "goes on with --resume."
+            )
+    return [*runs, *models, *states]
 
 
 def tell_leftovers(output: Path, *, is_free: bool, with_states: bool = True) -> list[str]:
@@ -117,11 +142,15 @@ def _look_at_old(folder: Path, output: Path) -> _Leftover:
     return _Leftover(folder, "the rest of a run that was replaced", None, is_run=False)
 
 
+def _holds_model(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in _MODEL_FILES)
+
+
 def _look_at_incomplete(folder: Path, _output: Path) -> _Leftover:
     """Describe a folder in which a run was built."""
     if is_whole(folder):
         return _Leftover(folder, "a complete run, not yet moved to its place", folder, is_run=True)
-    if all((folder / name).is_file() for name in _MODEL_FILES):
+    if _holds_model(folder):
         what = "the model of its best epoch so far, which predict and evaluate can read"
         return _Leftover(folder, what, folder, is_run=False)
     return _Leftover(folder, "it holds no model that can be loaded", None, is_run=False)

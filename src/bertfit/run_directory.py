@@ -25,7 +25,7 @@ from bertfit.files import (
     refuse_hidden,
     write_json,
 )
-from bertfit.killed_trainings import tell_leftovers
+from bertfit.killed_trainings import tell_failed, tell_leftovers
 from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
@@ -314,10 +314,7 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} is a file; the folder of a run was expected")
     if not run.is_dir():
         refuse_hidden(run)
-        told = tell_leftovers(run, is_free=not run.exists())
-        kept = run.with_name(f"{run.name}.unfinished") if run.name else run
-        if kept.is_dir():
-            told.append(f"A training that failed kept its model in {kept}, which predict can read.")
+        told = [*tell_leftovers(run, is_free=not run.exists()), *tell_failed(run)]
         hint = "\n".join(told) or "bertfit train makes one."
         raise RunError(f"the run {run} does not exist", hint=hint)
     try:

@@ -397,7 +397,7 @@ CASES = [
         "a check for too few tokens",
         "check good.csv --model tiny --max-length 1",
         2,
-        "max_length: expected a number at least 4",
+        "--max-length: expected a number at least 4",
         good,
     ),
     setting_case("a settings file that is not there", "--config no.toml", "does not exist"),

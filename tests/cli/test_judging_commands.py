@@ -126,6 +126,13 @@ def test_compare_on_given_rows_shows_texts_where_they_disagree(folder):
         assert value["disagreements"][0]["text"][:20] in output
 
 
+def test_a_training_without_test_rows_says_where_its_slices_are(folder, tiny_model_dir, tmp_path):
+    options = ("--model", tiny_model_dir, "--epochs", 1, "--no-baseline")
+    for name, slices in (("a", ("--slice", "kind")), ("b", ())):
+        output = call("train", folder / "train.csv", "--output", tmp_path / name, *options, *slices)
+        assert ("The slices of the validation rows are in the report." in output) == bool(slices)
+
+
 def test_evaluate_shows_the_worst_slices_and_errors(folder):
     options = ("--slice", "kind", "--slice", "movie", "--errors", 3)
     output = call("evaluate", folder / "a", folder / "test.csv", *options)

@@ -137,5 +137,5 @@ def test_brief_lines_name_the_severity_and_count_the_rest():
     lines = brief_lines([make("serious"), make(), make()], most=2)
     assert lines[0].startswith("Serious: 1 row of train")
     assert lines[1].startswith("1 row of train")
-    assert lines[2] == "… and 1 more finding: bertfit check shows all."
+    assert lines[2] == "… and 1 more finding, which bertfit.json lists."
     assert brief_lines([make()], most=2) == [make().message]

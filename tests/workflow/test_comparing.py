@@ -252,6 +252,7 @@ def test_everything_can_be_written_as_json(runs):
     [
         ({"columns": Columns(group="movie")}, "group column"),
         ({"columns": Columns(text="a", label="b")}, "text column, label column"),
+        ({"columns": Columns(slices=("a",), kept=("b",))}, "slices, kept columns"),
         ({"on_bad_row": "skip", "device": "cpu", "dtype": "float32"}, "on_bad_row, device, dtype"),
     ],
 )

@@ -637,7 +637,8 @@ def test_a_wrong_number_of_heads_is_explained(run_import):
 
 
 def test_more_tokens_than_the_model_reads_are_refused(run_import, tmp_path):
-    assert error_of(run_import, max_length=65) == "--max-length 65: the model reads 64 tokens"
+    told = "max_length: the model reads at most 64 tokens, got 65"
+    assert error_of(run_import, max_length=65) == told
     assert not (tmp_path / "run").exists()
 
 

@@ -177,6 +177,21 @@ def test_a_bad_row_writes_nothing(classifier, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_bad_row_after_others_keeps_their_predictions(classifier, tmp_path, monkeypatch):
+    """Rows of standard input cannot be checked beforehand, and may have taken hours."""
+    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 2)
+    with pytest.raises(DataError) as caught:
+        predict_file(classifier, [*ROWS, {"text": ""}], tmp_path / "out.csv")
+    (kept,) = tmp_path.iterdir()
+    num_kept = len(read_table(kept))
+    assert 2 <= num_kept < len(ROWS)
+    assert kept.name == "out.unfinished.csv"
+    assert caught.value.hint == (
+        "Fix the row, or skip such rows with --on-bad-row skip.\n"
+        f"{num_kept} predictions are in {kept}."
+    )
+
+
 def test_an_old_output_survives_a_bad_row(classifier, tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")

@@ -97,6 +97,18 @@ def names_in(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def test_that_several_seeds_are_not_resumed_is_told(train, tmp_path):
+    listener = Recorder()
+    train(tmp_path / "run", num_seeds=2, checkpoint_minutes=5, listener=listener)
+    told = "checkpoint_minutes (argument) changes nothing: several seeds are not resumed."
+    assert told in listener.notes
+    with pytest.raises(ConfigError, match=r"train_seeds trains several, and train goes on"):
+        train(tmp_path / "other", resume=True)
+    with pytest.raises(ConfigError) as caught:
+        bertfit.train([], tmp_path / "other", num_seeds=2)
+    assert caught.value.hint == "bertfit.train_seeds trains with several."
+
+
 def test_the_record_has_every_seed(finished):
     seeds = read_record(finished[0].run)["seeds"]
     assert [run["seed"] for run in seeds["runs"]] == [5, 6, 7]

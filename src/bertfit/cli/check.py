@@ -48,7 +48,7 @@ def check(
             data,
             validation=validation,
             test=test,
-            model=model or "embedded",
+            model="embedded" if model is None else model,
             max_length=max_length,
             columns=options.read_columns(text_column, label_column, group_column, encoding),
             on_bad_row=on_bad_row or "error",

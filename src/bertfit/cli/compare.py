@@ -57,7 +57,7 @@ def compare(
             data=data,
             columns=read_columns(text_column, label_column, group_column, encoding),
             on_bad_row=on_bad_row or "error",
-            device=device or "auto",
+            device="auto" if device is None else device,
             dtype=dtype,
             listener=terminal,
         )

@@ -53,7 +53,7 @@ def evaluate(
             columns=read_columns(text_column, label_column, group_column, encoding),
             slice_columns=slices or (),
             on_bad_row=on_bad_row or "error",
-            device=device or "auto",
+            device="auto" if device is None else device,
             dtype=dtype,
             listener=terminal,
         )

@@ -44,7 +44,9 @@ def inspect(
 
     _refuse_idle(runtime, (depth, num_labels, batch_size, num_tokens), (device, dtype))
     if runtime:
-        _show_runtime(model or "embedded", device=device, dtype=dtype, as_json=as_json)
+        _show_runtime(
+            "embedded" if model is None else model, device=device, dtype=dtype, as_json=as_json
+        )
         return
     if model is None:
         raise ConfigError("expected MODEL, or --runtime", hint="Such as bertfit inspect embedded.")
@@ -127,7 +129,9 @@ def _show_runtime(
         from bertfit.reporting.runtime import runtime_table
         from bertfit.workflow.runtime import describe_runtime
 
-    described = describe_runtime(model, device=device or "auto", dtype=dtype or "auto").to_json()
+    described = describe_runtime(
+        model, device="auto" if device is None else device, dtype=dtype or "auto"
+    ).to_json()
     if as_json:
         print_json(described)
         return

@@ -88,7 +88,7 @@ def predict(
     columns = read_columns(text_column, kept=keep, encoding=encoding)
     _check_combination(file, output, columns=columns, as_json=as_json, overwrite=overwrite)
     _refuse_own_file(output, run)
-    classifier = _load(run, device or "auto", dtype=dtype)
+    classifier = _load(run, "auto" if device is None else device, dtype=dtype)
     _tell_expectation(classifier, abstain_below)
     count, policy = PredictionCount(), on_bad_row or "error"
     source = file or texts or _decode_stdin(columns.encoding)

@@ -84,8 +84,12 @@ def show_training(console: Console, result: TrainResult) -> None:
         console.print(f"The last epoch was interrupted after {told}.", style="yellow")
     if result.test is not None:
         _show_test(console, result.test, result.baselines)
-    elif result.baselines is not None:
-        _show_validation(console, read_record(result.run), history, result.baselines.best)
+    else:
+        record = read_record(result.run)
+        if result.baselines is not None:
+            _show_validation(console, record, history, result.baselines.best)
+        if record["settings"]["slice_columns"]["value"]:
+            console.print("The slices of the validation rows are in the report.")
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
     page = result.run / "report.html"

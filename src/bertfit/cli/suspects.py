@@ -70,7 +70,7 @@ def suspects(
             columns=columns,
             on_bad_row=on_bad_row or "error",
             seed=seed,
-            device=device or "auto",
+            device="auto" if device is None else device,
             listener=terminal,
         )
     if output is not None:

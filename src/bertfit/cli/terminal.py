@@ -33,14 +33,19 @@ from bertfit.wording import format_count
 _TABLE_WIDTH = 80
 """Columns into which every table fits."""
 _OPTIONS = {
+    "abstain_below": "--abstain-below",
     "label_names": "--label-names",
+    "max_length": "--max-length",
     "num_folds": "--folds",
     "num_heads": "--num-heads",
+    "num_labels": "--num-labels",
     "num_seeds": "--seeds",
+    "num_tokens": "--num-tokens",
     "output": "--output",
     "run and columns.group": "--with and --group-column",
     "run and num_folds": "--with and --folds",
     "run and seed": "--with and --seed",
+    "seed": "--seed",
 }
 """Names of arguments, as messages begin with, and of the options of commands."""
 

@@ -260,9 +260,8 @@ class TextClassifier:
         Raises:
             DataError: As `predict` does, like ModelError.
         """
-        pieces = make_ahead(self.encode, _chunks(self._list_texts(texts)))
-        chunks = [self.score(piece) for piece in pieces]
-        return np.concatenate(chunks) if chunks else np.empty((0, len(self.label_names)))
+        _, logits = self.encode_and_score(self._list_texts(texts))
+        return softmax(logits)
 
     def predict(
         self,

@@ -66,7 +66,7 @@ def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
     lines = [f"{_MARKS[finding.severity]}{finding.message}" for finding in findings[:most]]
     if len(findings) > most:
         more = format_count(len(findings) - most, "more finding")
-        lines.append(f"… and {more}: bertfit check shows all.")
+        lines.append(f"… and {more}, which bertfit.json lists.")
     return lines
 
 

@@ -205,6 +205,8 @@ def _refuse_options(
         "text column": columns.text is not None,
         "label column": columns.label is not None,
         "group column": columns.group is not None,
+        "slices": bool(columns.slices),
+        "kept columns": bool(columns.kept),
         "encoding": columns.encoding != "utf-8",
         "on_bad_row": on_bad_row != "error",
         "device": device != "auto",

@@ -20,6 +20,7 @@ from bertfit.modeling.tokenizer_files import check_tokenizer, lacks_vocabulary, 
 from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, check_place, stage_run
 from bertfit.setting_problems import LEAST_LENGTH
+from bertfit.training.interruption import catch_interrupts
 from bertfit.wording import list_some
 from bertfit.workflow.notebook_weights import EXPECTED, ONLY_BERT, read_weights
 
@@ -82,7 +83,8 @@ def import_notebook(
     staging = stage_run(as_path(output), overwrite=overwrite)
     try:
         classifier = _build_classifier(folder, state, config, max_length, listener)
-        _publish(staging, classifier, history)
+        with catch_interrupts():  # publishing must not stop half-way
+            _publish(staging, classifier, history)
     except BaseException:
         staging.discard()
         raise
@@ -238,7 +240,8 @@ def _build_classifier(
     _compare_vocabulary(len(tokenizer), config.vocab_size, listener)
     if max_length > config.max_position_embeddings:
         raise ConfigError(
-            f"--max-length {max_length}: the model reads {config.max_position_embeddings} tokens"
+            f"max_length: the model reads at most {config.max_position_embeddings} tokens, got "
+            f"{max_length:,}"
         )
     return TextClassifier(
         model.float().eval(),

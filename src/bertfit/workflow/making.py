@@ -115,7 +115,7 @@ def make_run(
         log=log,
         interruption=interruption,
     )
-    model.classifier.record = record  # as if it had been loaded
+    model.classifier.record = record  # what it needs of it as if it had been loaded
     return FinishedRun(record, model.classifier, outcome, test, baselines, judged.interrupted)
 
 

@@ -16,7 +16,7 @@ from bertfit.data.dataset import Columns
 from bertfit.data.delimited import USUAL_FORM, CsvForm, open_csv_writer
 from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
-from bertfit.errors import DataError, Fault, WorkLeft
+from bertfit.errors import BertfitError, DataError, Fault, WorkLeft
 from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
 from bertfit.files import as_path, check_output, find_free_names, keep_apart, open_atomically
 from bertfit.labels import is_missing
@@ -163,10 +163,10 @@ def write_predictions(
 ) -> None:
     """Write predictions to a file that appears only once it is complete.
 
-    If Ctrl-C ends this, the predictions made so far are kept in a file beside it, such as
-    out.unfinished.csv. If the model abstained, the label is null in JSON and empty in tables. A TSV
-    file is written as bertfit reads it: quotes are ordinary characters, and a tab or a line break
-    inside a text or a name becomes a space.
+    If Ctrl-C or a bad row ends this, the predictions made so far are kept in a file beside it, such
+    as out.unfinished.csv. If the model abstained, the label is null in JSON and empty in tables. A
+    TSV file is written as bertfit reads it: quotes are ordinary characters, and a tab or a line
+    break inside a text or a name becomes a space.
 
     Args:
         predictions: From `predict_rows` or `predict_lines`.
@@ -179,6 +179,7 @@ def write_predictions(
         ConfigError: The output's suffix is unknown, or it is a folder.
         OSError: The file cannot be written.
         WorkLeft: Ctrl-C came after the first prediction.
+        DataError, ModelError: As in `predict_rows`; the hint tells which predictions are kept.
     """
     check_output(output, SUFFIXES, overwrite=True)  # the caller has checked
     num_written, left = 0, list[Path]()
@@ -190,16 +191,20 @@ def write_predictions(
             left.append(keep_apart(part, places))
 
     try:
-        with open_atomically(output, on_interrupt=keep_rows) as file:
+        with open_atomically(output, on_failure=keep_rows) as file:
             write = _open_writer(file, output.suffix.lower(), form, label_names, kept)
             for row in predictions:
                 write(row)
                 num_written += 1
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, BertfitError) as error:
         if not left:
             raise
         are = "1 prediction is" if num_written == 1 else f"{num_written:,} predictions are"
-        raise WorkLeft(f"{are} in {left[0]}") from error
+        kept = f"{are} in {left[0]}"
+        if isinstance(error, KeyboardInterrupt):
+            raise WorkLeft(kept) from error
+        error.hint = f"{kept}." if error.hint is None else f"{error.hint}\n{kept}."
+        raise
 
 
 def is_part_of_run(output: Path, run: Path) -> bool:

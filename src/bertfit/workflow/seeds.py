@@ -149,6 +149,12 @@ def train_seeds(
     return sum_up(best.finished, rows, run=output, interrupted=interruption.requested, seeds=seeds)
 
 
+def _note_no_states(resolved: ResolvedSettings, log: LogKeeper) -> None:
+    origin = resolved.origins["checkpoint_minutes"]
+    if resolved.settings.checkpoint_minutes and not origin.startswith(("default", "recipe")):
+        log.note(f"checkpoint_minutes ({origin}) changes nothing: several seeds are not resumed.")
+
+
 def _train_each(
     prepared: tuple[ResolvedSettings, PreparedRows, PreparedModel],
     seeds: Sequence[int],
@@ -170,6 +176,7 @@ def _train_each(
 
     resolved, rows, model = prepared
     del prepared  # here and below: the model of a losing seed must not fill memory
+    _note_no_states(resolved, log)
     for number, seed in enumerate(seeds, start=1):
         try:
             with interruption.raise_first():

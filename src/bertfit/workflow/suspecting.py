@@ -20,6 +20,7 @@ from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
 from bertfit.files import as_path, check_output, open_atomically
 from bertfit.inference.predictor import TextClassifier
+from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import note_columns
@@ -241,13 +242,10 @@ def _judge_with_run(
             "Leave --with out, or give a run trained on other rows."
         )
         listener.note(f"WARNING: {warning}")
-    encoded = classifier.encode(
-        list(dataset.texts),
-        on_progress=lambda done, total: listener.progress("encoding", done, total),
+    _, logits = classifier.encode_and_score(
+        dataset.texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
     )
-    probabilities = classifier.score(
-        encoded, on_progress=lambda done, total: listener.progress("scoring", done, total)
-    )
+    probabilities = softmax(logits)
     judged, names = np.ones(len(dataset), dtype=bool), classifier.label_names
     return _rank(dataset, names, probabilities, judged, judged_by=f"the run {run}", warning=warning)
 

@@ -221,6 +221,12 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
             "columns: train takes the names of columns one by one",
             hint="Give text_column, label_column, group_column, slice_columns or encoding.",
         )
+    if not options.keys().isdisjoint({"num_seeds", "seeds"}):
+        message = "num_seeds: train trains with one seed"
+        raise ConfigError(message, hint="bertfit.train_seeds trains with several.")
+    if "resume" in options:
+        message = "resume: train_seeds trains several, and train goes on with one training"
+        raise ConfigError(message, hint="Give one of them.")
     if settings is None:
         recipe = options.pop("recipe", "default")
         return resolve_settings(options, recipe=recipe, options_origin="argument")
