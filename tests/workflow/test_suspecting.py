@@ -13,6 +13,7 @@ from rich.console import Console
 
 import bertfit
 from bertfit.cli.results import show_suspects
+from bertfit.data import checks
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.inference import predictor
 from bertfit.modeling.precision import choose_precision
@@ -281,6 +282,21 @@ def test_a_check_lists_suspects_by_a_run_of_other_rows(tiny_model_dir, rows, run
     assert result.suspects == bertfit.find_suspects(rows, run=run)
     assert result.suspects.judged_by == f"the run {run}"
     assert bertfit.check(rows, model=str(tiny_model_dir)).suspects is None
+
+
+@pytest.mark.parametrize("has_learned", [False, True])
+def test_a_check_with_a_run_reads_the_rows_once(
+    tiny_model_dir, rows, run, tmp_path, monkeypatch, has_learned
+):
+    """A pipe can be read only once: the check waited for it forever."""
+    copied, reads = shutil.copytree(run, tmp_path / "run"), []
+    real = checks.read_dataset
+    monkeypatch.setattr(checks, "read_dataset", lambda *a, **o: reads.append(1) or real(*a, **o))
+    if has_learned:
+        write_digests(copied, [row["text"] for row in rows])
+    found = bertfit.check(rows, model=str(tiny_model_dir), run=copied).suspects
+    assert reads == [1]
+    assert found.judged_by.startswith("TF-IDF" if has_learned else "the run")
 
 
 def test_suspects_are_written_as_a_table_to_edit(rows, run, tmp_path):

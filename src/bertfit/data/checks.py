@@ -71,7 +71,7 @@ class _Part:
 
 
 def check_training_data(
-    train: Source,
+    train: Source | TextDataset,
     *,
     validation: Source | None = None,
     test: Source | None = None,
@@ -80,7 +80,7 @@ def check_training_data(
     verb: str = "trained",
     on_progress: RowProgress | None = None,
 ) -> CheckedData:
-    """Read and check the data of a training run.
+    """Read and check the data of a training run; rows that were read are only checked.
 
     Only the source that the model is judged on needs the slice columns: the test set, otherwise
     the validation set, otherwise the rows that validation is split off from. `verb` is used in
@@ -121,7 +121,7 @@ def check_training_data(
 
 
 def check_evaluation_data(
-    source: Source,
+    source: Source | TextDataset,
     columns: Columns,
     label_names: Sequence[str],
     on_bad_row: OnBadRow = "error",
@@ -130,7 +130,7 @@ def check_evaluation_data(
     names_may_change: bool = False,
     on_progress: RowProgress | None = None,
 ) -> tuple[TextDataset, tuple[Fault, ...]]:
-    """Read and check the rows to score a trained model on.
+    """Read and check the rows to score a trained model on; those that were read are only checked.
 
     `verb` is used in error messages ("nothing was evaluated"), `on_progress` for a large source.
     `names_may_change` says that the model is no run, whose record has the names as well.
@@ -212,7 +212,9 @@ def _check_choice(on_bad_row: object) -> None:
         raise ConfigError(message)
 
 
-def _read(source: Source, columns: Columns, on_progress: RowProgress | None) -> _Part:
+def _read(source: Source | TextDataset, columns: Columns, on_progress: RowProgress | None) -> _Part:
+    if isinstance(source, TextDataset):
+        return _Part(source=source.source, dataset=source)
     part = _Part(source=name_source(source))
     try:
         part.dataset, part.row_faults = read_dataset(source, columns, on_progress=on_progress)

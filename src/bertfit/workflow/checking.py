@@ -127,10 +127,8 @@ def check(
         with pause_collection():  # imports all that models need
             from bertfit.workflow.suspecting import prepare_judging
 
-        read = checked.train.columns  # not those of the run's training
-        text, label = (read[role].name if role in read else None for role in ("text", "label"))
-        judged = dataclasses.replace(as_columns(columns), text=text, label=label)
-        judge = prepare_judging(data, run, judged, on_bad_row, listener, folds_if_learned=True)
+        rows = dataclasses.replace(checked.train, columns={})  # which are told below
+        judge = prepare_judging(rows, run, columns, on_bad_row, listener, folds_if_learned=True)
     report = _inspect_rows(checked, model, listener)
     if strict:
         refuse_leaks(report)

@@ -154,7 +154,7 @@ def prepare_judging(
     """Load a run and read the rows, and return the function that judges them.
 
     So that other long work can begin once it is known that this will not be refused. Arguments and
-    errors are those of `find_suspects`.
+    errors are those of `find_suspects`; `data` may also be rows that were read.
     """
     classifier = TextClassifier.load(run, device=device, dtype=None, tell=listener.note)
     known = classifier.known_columns(columns)
