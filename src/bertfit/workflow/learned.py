@@ -44,16 +44,6 @@ def write_digests(
         np.save(folder / name, np.unique(digests), allow_pickle=False)
 
 
-def _is_known(path: Path, dataset: TextDataset) -> np.ndarray | None:
-    """Return (n,) whether each row's text has a digest in a file; None if there is no such file.
-
-    Raises:
-        RunError: The digests are damaged.
-    """
-    known = _read_digests(path)
-    return None if known is None else np.isin(_digest(dataset.texts), known)
-
-
 def _read_digests(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
@@ -82,44 +72,44 @@ class Learned(NamedTuple):
     """Of all rows, in (0, 1]."""
 
 
-def find_learned_rows(run: Path, dataset: TextDataset) -> Learned | None:
-    """Return on which of these rows a run was trained; None if on none, as far as known.
+def find_known_rows(run: Path, dataset: TextDataset) -> tuple[Learned | None, list[int]]:
+    """Return on which of these rows a run was trained, and which others chose its epoch.
 
-    If a run kept no digests, only the rows of its whole source are known again, in whatever file.
+    If a run kept no digests, only all rows of its source, or of its validation part in the same
+    order, are known again.
+
+    Returns:
+        None if it was trained on none, as far as known; and the numbers of its validation rows that
+        are not training rows too.
 
     Raises:
         RunError: The run is damaged.
     """
     if not is_run(run):
-        return None
-    learned = _is_known(run / TRAINED_NAME, dataset)
-    if learned is not None:
-        rows, of = np.flatnonzero(learned).tolist(), len(learned)
-        told = f"on {len(rows):,} of these {of:,} texts"
-        return Learned(told, rows, len(rows) / of) if rows else None
-    trained = read_record(run).get("data", {}).get("train") or {}
+        return None, []
+    trained, choosing = (_read_digests(run / name) for name in (TRAINED_NAME, CHOOSING_NAME))
+    if trained is None and choosing is None:
+        return _find_whole(read_record(run), dataset)
+    digests = _digest(dataset.texts)
+    is_learned = np.isin(digests, [] if trained is None else trained)
+    chose = np.isin(digests, [] if choosing is None else choosing) & ~is_learned
+    rows = np.flatnonzero(is_learned).tolist()
+    told = f"on {len(rows):,} of these {len(dataset):,} texts"
+    learned = Learned(told, rows, len(rows) / len(dataset)) if rows else None
+    if choosing is None and find_part(read_record(run), dataset) == "validation":
+        return learned, np.flatnonzero(~is_learned).tolist()
+    return learned, np.flatnonzero(chose).tolist()
+
+
+def _find_whole(
+    record: Mapping[str, Any], dataset: TextDataset
+) -> tuple[Learned | None, list[int]]:
+    """Return as `find_known_rows`, for a run that kept no digests."""
+    trained = (record.get("data") or {}).get("train") or {}
     known = trained.get("fingerprint_as_read")
-    if known is None or known != dataset.fingerprint():
-        return None
-    return Learned(f"on rows of {trained['source']}", range(len(dataset)), 1.0)
-
-
-def find_choosing_rows(run: Path, dataset: TextDataset) -> list[int]:
-    """Return the numbers of the rows that are validation rows of a run, and not training rows too.
-
-    If a run kept no digests, only all of them in the same order are known again.
-
-    Raises:
-        RunError: The run is damaged.
-    """
-    if not is_run(run):
-        return []
-    chose, learned = (_is_known(run / name, dataset) for name in (CHOOSING_NAME, TRAINED_NAME))
-    if chose is None:
-        is_part = find_part(read_record(run), dataset) == "validation"
-        return list(range(len(dataset))) if is_part else []
-    found: list[int] = np.flatnonzero(chose if learned is None else chose & ~learned).tolist()
-    return found
+    if known is not None and known == dataset.fingerprint():
+        return Learned(f"on rows of {trained['source']}", range(len(dataset)), 1.0), []
+    return None, list(range(len(dataset))) if find_part(record, dataset) == "validation" else []
 
 
 def add_known_to_base(
@@ -143,13 +133,13 @@ def add_known_to_base(
     run = as_path(model, "model")
     if not is_run(run):
         return report
-    found = {name: find_learned_rows(run, rows) for name, rows in parts.items() if rows is not None}
+    known = {name: find_known_rows(run, rows) for name, rows in parts.items() if rows is not None}
     if not (run / TRAINED_NAME).is_file():
         listener.note(
             f"{model} does not tell which texts it was trained on: whether rows of test or "
             "validation are among them is not known, unless they are all the rows of its file."
         )
-    learned = {name: one.rows for name, one in found.items() if one is not None}
+    learned = {name: of_run.rows for name, (of_run, _) in known.items() if of_run is not None}
     return add_learned(report, parts, learned, model)
 
 

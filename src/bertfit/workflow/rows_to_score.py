@@ -19,8 +19,7 @@ from bertfit.wording import list_some
 from bertfit.workflow.learned import (
     Learned,
     describe_leaks,
-    find_choosing_rows,
-    find_learned_rows,
+    find_known_rows,
     find_part,
 )
 
@@ -63,9 +62,9 @@ def read_rows(
         names_may_change=not classifier.record,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
-    learned = find_learned_rows(as_path(run), dataset)
+    learned, choosing = find_known_rows(as_path(run), dataset)
     chosen = list_chosen({"record": classifier.record}) if classifier.record else ""
-    choosing = find_choosing_rows(as_path(run), dataset) if chosen else []
+    choosing = choosing if chosen else []
     warning = _warn_of_known_rows(run, classifier.record, dataset, learned, (choosing, chosen))
     _note_known_rows(run, classifier.record, dataset, warning, listener)
     note_columns({"rows": dataset.columns}, listener)

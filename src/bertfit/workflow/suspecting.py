@@ -24,7 +24,7 @@ from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import note_columns
-from bertfit.workflow.learned import find_learned_rows
+from bertfit.workflow.learned import find_known_rows
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -167,7 +167,7 @@ def prepare_judging(
         names_may_change=not classifier.record,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
-    learned = find_learned_rows(as_path(run), dataset)
+    learned, _ = find_known_rows(as_path(run), dataset)
     if folds_if_learned and learned is not None and learned.share > _MOST_LEARNED:
         listener.note(
             f"The run was trained {learned.told}, so it has learned their labels, including wrong "
