@@ -327,6 +327,8 @@ def test_bare_carriage_returns_in_a_tsv_file_are_told_as_in_csv(tmp_path):
     path = write(tmp_path, "a.tsv", "text\tlabel\rgood\tpos\rbad\tneg\r")
     told = ":1: a bare carriage return stands outside quotes; re-save the file with LF line ends"
     assert source_error(path) == told
+    path = write(tmp_path, "a.csv", '"the\r\ntext","label"\ngood,pos\n')
+    assert [row.text for row in read(path, text="the\r\ntext")] == ["good"]
 
 
 def test_a_missing_file_gets_a_guess(tmp_path):
