@@ -734,13 +734,17 @@ def limiting_files(num_bytes):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("cleaning", ["none", "html_breaks"])
-def test_a_saved_tokenizer_names_and_pads_as_its_class_did(classifier, tmp_path, cleaning):
+@pytest.mark.parametrize(("cleaning", "side"), [("none", "left"), ("html_breaks", "right")])
+def test_a_saved_tokenizer_names_as_its_class_did_and_pads_as_was_tried(
+    classifier, tmp_path, cleaning, side
+):
     """BERT's names token types, and XLNet's pads on the left; what cleans does neither.
 
-    The class of XLNet names token types in transformers 4, and does not in 5.
+    The class of XLNet names token types in transformers 4, and does not in 5. A model that reads no
+    padding was tried with that on the right; GPT-2's answers from the first padding token on.
     """
     saved = copy.deepcopy(classifier)
+    mark_padding(saved.model, reads_it=side == "left")
     saved.tokenizer.padding_side = "left"  # as the class of XLNet's has it
     saved.rule = dataclasses.replace(saved.rule, text_cleaning=cleaning)
     saved.save_tokenizer(tmp_path)
@@ -748,7 +752,20 @@ def test_a_saved_tokenizer_names_and_pads_as_its_class_did(classifier, tmp_path,
     assert config["model_input_names"] == ["input_ids", "token_type_ids", "attention_mask"]
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert again.model_input_names == ["input_ids", "token_type_ids", "attention_mask"]
-    assert again.padding_side == "left"
+    assert again.padding_side == side
+
+
+def test_a_saved_tokenizer_names_nothing_that_the_model_does_not_take(classifier, tmp_path):
+    """DistilBERT's, if read as one of BERT's class, named token types: transformers 4 failed."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    saved = copy.deepcopy(classifier)
+    sizes = {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "vocab_size": 100}
+    saved.model = DistilBertForSequenceClassification(DistilBertConfig(**sizes))
+    saved.save_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["model_input_names"] == ["input_ids", "attention_mask"]
+    assert not {"local_files_only", "is_local"} & set(config)
 
 
 def test_a_saved_tokenizer_is_in_words_that_transformers_4_knows(classifier, tmp_path):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from transformers import T5Config, T5ForSequenceClassification
 
 import bertfit
 from bertfit import TextClassifier
@@ -36,9 +37,19 @@ from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
 from bertfit.modeling import attention, compilation
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
+from bertfit.modeling.precision import Precision
 from bertfit.run_directory import Staging, read_record
 from bertfit.training import loop, measuring, trainer
-from bertfit.workflow import calibrating, judging, making, reporting, resuming, rows, training
+from bertfit.workflow import (
+    calibrating,
+    judging,
+    making,
+    preparing,
+    reporting,
+    resuming,
+    rows,
+    training,
+)
 from bertfit.workflow.base_model import load_base, load_base_tokenizer
 from bertfit.workflow.reproducing import describe_command
 
@@ -1344,6 +1355,47 @@ def test_a_model_that_has_no_arithmetic_in_the_type_of_the_training_is_explained
         bertfit.train(make_reviews(20), tmp_path / "run", model=str(fnet), dtype="bfloat16")
     assert caught.value.hint == "It was computed in bfloat16. Try --dtype float32."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fnet"]
+
+
+def test_a_model_without_arithmetic_in_16_bits_is_trained_in_32_unless_asked(
+    fnet, make_reviews, tmp_path, monkeypatch
+):
+    """With all defaults, it failed on processors with bfloat16."""
+    chosen = Precision(torch.device("cpu"), torch.bfloat16, "a test")
+    monkeypatch.setattr(preparing, "choose_precision", lambda *_: chosen)
+    listener = Recorder()
+    options = {"epochs": 1, "baseline": False, "listener": listener}
+    bertfit.train(make_reviews(20), tmp_path / "run", model=str(fnet), **options)
+    told = "Arithmetic: float32 on cpu (this model cannot be computed in bfloat16: RuntimeError: "
+    assert any(note.startswith(told) for note in listener.notes)
+    assert read_record(tmp_path / "run")["settings"]["dtype"]["value"] == "float32"
+
+
+def test_a_training_from_a_run_reads_as_much_as_the_model_that_the_run_began_with(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    """Relative positions have no limit, and the tokenizer's was forgotten: 8,192 were read."""
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    sizes = {"vocab_size": 100, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    config = T5Config(**sizes, decoder_start_token_id=0, eos_token_id=3, pad_token_id=0)
+    T5ForSequenceClassification(config).save_pretrained(base)
+    options = {"epochs": 1, "baseline": False, "dtype": "float32"}
+    limits = []
+    for model, name, asked in (
+        ("base", "a", None),
+        ("a", "b", None),
+        ("b", "c", 9),
+        ("c", "d", 20),
+    ):
+        result = bertfit.train(
+            make_reviews(20),
+            tmp_path / name,
+            model=str(tmp_path / model),
+            max_length=asked,
+            **options,
+        )
+        limits.append(result.classifier.rule.max_length)
+    assert limits == [64, 64, 9, 20]
 
 
 @pytest.mark.usefixtures("measured")

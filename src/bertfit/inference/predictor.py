@@ -40,7 +40,7 @@ from bertfit.modeling.locating import name_folder, suggest_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
-from bertfit.modeling.tokenizer_files import fast_tokenizer, save_tokenizer
+from bertfit.modeling.tokenizer_files import fast_tokenizer, name_inputs, save_tokenizer
 from bertfit.modeling.torch_defaults import build_model
 from bertfit.run_directory import read_record
 from bertfit.run_files import find_changed_files, is_run
@@ -347,10 +347,9 @@ class TextClassifier:
         self.tokenizer.model_max_length = self.rule.max_length
         side = "left" if self.rule.truncation == "tail" else "right"
         self.tokenizer.truncation_side = self.tokenizer.init_kwargs["truncation_side"] = side
-        for name in ("model_input_names", "padding_side"):
-            # Its class has these, but `fold_cleaning` names another class, and the class of the
-            # same name in transformers 4 may have others.
-            self.tokenizer.init_kwargs[name] = getattr(self.tokenizer, name)
+        if not reads_padding(self.model):  # it was tried and trained with padding on the right
+            self.tokenizer.padding_side = "right"
+        name_inputs(self.tokenizer, self.model)
         with raising_system_errors(folder):
             save_tokenizer(self.tokenizer, folder)
             if self.rule.text_cleaning == "html_breaks":

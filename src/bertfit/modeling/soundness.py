@@ -20,6 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from bertfit.errors import BertfitError, ModelError, is_out_of_memory
 from bertfit.modeling.classifier import check_token_ids, find_length_limit
+from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, give_up_copy
+from bertfit.modeling.forward import compute_logits
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.modeling.torch_defaults import usual_torch
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bertfit.modeling.classifier import LoadedClassifier
+    from bertfit.modeling.precision import Precision
 
 _TEXTS = ("a", "a text that is longer than the other one, which is padded beside it")
 _TOLERANCE = 1e-4
@@ -37,6 +40,8 @@ UNFIT = (
     "tokenizer may be that of another model."
 )
 """What to do about a model that fails, if the type of the arithmetic is not the cause."""
+_NUM_TRIED = 16
+"""Tokens of a trial in another type."""
 _MARK = "bertfit_reads_padding"
 """Attribute of a model that reads padding."""
 _MOST_THREADS = 4
@@ -81,6 +86,35 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
             if reads_it:
                 model.config.pad_token_id = known
     mark_padding(model, reads_it=reads_it)
+
+
+@torch.random.fork_rng(devices=[])
+def find_type_fault(model: PreTrainedModel, precision: Precision) -> str | None:
+    """Return why a model cannot be trained in a type of 16 bits, by trying it, or None.
+
+    FNet's Fourier transform has none in bfloat16, for one, and others mix types. Families that take
+    bertfit's attention are known to compute in it, and not tried.
+
+    Raises:
+        RuntimeError: Memory ran out.
+    """
+    if model.config.model_type in ATTENTION_FAMILIES:
+        return None
+    model.to(precision.device)
+    work = copy_for_work(model, precision).train()
+    token_ids_BT = np.arange(_NUM_TRIED, dtype=np.int64)[None] % model.config.vocab_size
+    try:
+        logits = compute_logits(work, token_ids_BT, None, precision=precision)
+        logits.sum().backward()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        first_line = str(error).strip().partition("\n")[0]
+        return f"{type(error).__name__}: {first_line[:100]}"
+    finally:
+        give_up_copy(work)
+        model.eval()
+    return None
 
 
 def _differ(alone_C: torch.Tensor, padded_BC: torch.Tensor) -> bool:

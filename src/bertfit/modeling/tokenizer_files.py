@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from bertfit.modeling.locating import explaining_failures, locate_model, quietin
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 """Patterns of the files that may hold a vocabulary."""
@@ -99,6 +100,20 @@ def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def name_inputs(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Write down what a tokenizer returns, and on which side it pads, whatever its class is.
+
+    Its class has both, but a folder may name another class, and the class of the same name in
+    transformers 4 may have others. DistilBERT's tokenizer, if it is of BERT's class, has token
+    types, which DistilBERT does not take.
+    """
+    taken = inspect.signature(type(model).forward).parameters
+    names = [name for name in tokenizer.model_input_names if name in taken]
+    tokenizer.model_input_names = names or tokenizer.model_input_names
+    for name in ("model_input_names", "padding_side"):
+        tokenizer.init_kwargs[name] = getattr(tokenizer, name)
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a tokenizer's files in words that transformers 4 knows as well.
 
@@ -116,6 +131,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     config: dict[str, Any] = read_json(path)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name in ("local_files_only", "is_local"):  # how the base was loaded
+        config.pop(name, None)
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
     write_json(path, config)

@@ -139,10 +139,10 @@ def _name_source(facts: Mapping[str, Any]) -> str | None:
 
 
 def _slug(name: str) -> str:
-    """Return a name of letters, digits, dots and hyphens.
+    """Return a name of letters, digits, dots and hyphens, as the hub allows: not at its ends.
 
     Example:
-        >>> _slug("my test.csv")
-        'my-test.csv'
+        >>> _slug("my test.csv"), _slug("日本.csv")
+        ('my-test.csv', 'csv')
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "rows"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:96] or "rows"

@@ -14,6 +14,7 @@ from bertfit.data.cleaning import unfold_cleaning
 from bertfit.files import as_path
 from bertfit.modeling.classifier import NO_LIMIT, LoadedClassifier, load_classifier
 from bertfit.modeling.tokenizer_files import load_tokenizer
+from bertfit.run_directory import read_record
 from bertfit.run_files import is_run
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ def load_base_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def _forget_run(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    if not is_run(as_path(model, "model")):
+    run = as_path(model, "model")
+    if not is_run(run):
         return
-    tokenizer.model_max_length = NO_LIMIT  # the model still has its own
+    asked = (read_record(run).get("settings") or {}).get("max_length") or {}
+    if not str(asked.get("origin", "")).startswith("default"):
+        tokenizer.model_max_length = NO_LIMIT  # what was asked for; the model still has its own
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         unfold_cleaning(backend)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from bertfit.config import TextCleaning, TrainSettings
 from bertfit.data.dataset import TextDataset
@@ -29,7 +30,7 @@ from bertfit.modeling.operators.loading import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.modeling.soundness import mark_padding, reads_padding, try_model
+from bertfit.modeling.soundness import find_type_fault, mark_padding, reads_padding, try_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
@@ -74,7 +75,7 @@ def prepare_model(
         ModelError: The model reads fewer tokens than `settings.max_length`.
         ConfigError: Packing was asked for and is not possible.
     """
-    precision = choose_precision(settings.device, settings.dtype)
+    precision = _choose_precision(settings, loaded)
     _note_model(loaded, listener)
     rule = _choose_rule(settings, loaded, rows.report, listener)
     tokenizer = fast_tokenizer(loaded.tokenizer)
@@ -149,6 +150,18 @@ def make_fast(
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
     asked = settings.packing if is_fast or settings.packing == "on" else "off"
     return fast_path, set_up_packing(loaded.model, precision, asked)
+
+
+def _choose_precision(settings: TrainSettings, loaded: LoadedClassifier) -> Precision:
+    """Return device and type; not bfloat16 for a model that cannot be computed in it."""
+    precision = choose_precision(settings.device, settings.dtype)
+    if settings.dtype != "auto" or precision.dtype_name == "float32":
+        return precision
+    fault = find_type_fault(loaded.model, precision)
+    if fault is None:
+        return precision
+    reason = f"this model cannot be computed in {precision.dtype_name}: {fault}"
+    return dataclasses.replace(precision, dtype=torch.float32, reason=reason)
 
 
 def _note_model(loaded: LoadedClassifier, listener: Listener) -> None:
