@@ -121,3 +121,13 @@ def test_a_classifier_that_is_no_run_shows_the_names_of_its_classes(tmp_path, ti
     assert inspect(tmp_path / "model").label_names == ("neg", "pos")
     assert inspect(tmp_path / "model", num_labels=3).label_names == ()
     assert inspect("embedded").label_names == ()
+
+
+def test_ids_that_do_not_count_from_0_are_not_shown_as_if_they_did(tmp_path, tiny_model_dir):
+    loaded = load_classifier(str(tiny_model_dir), ["neg", "pos"])
+    save_model(loaded.model, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["id2label"] = {"1": "neg", "2": "pos"}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert inspect(tmp_path / "model").label_names == ()

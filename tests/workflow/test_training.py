@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import T5Config, T5ForSequenceClassification
+from transformers import GPT2Config, GPT2Model, T5Config, T5ForSequenceClassification
 
 import bertfit
 from bertfit import TextClassifier
@@ -1369,6 +1369,29 @@ def test_a_model_without_arithmetic_in_16_bits_is_trained_in_32_unless_asked(
     told = "Arithmetic: float32 on cpu (this model cannot be computed in bfloat16: RuntimeError: "
     assert any(note.startswith(told) for note in listener.notes)
     assert read_record(tmp_path / "run")["settings"]["dtype"]["value"] == "float32"
+
+
+def test_a_run_of_a_base_that_pads_on_the_left_is_read_by_others_as_it_was_trained(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    """In batches, plain transformers gave other answers: its positions count the padding too."""
+    from transformers import pipeline
+
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 100}
+    torch.manual_seed(0)
+    GPT2Model(GPT2Config(**sizes, pad_token_id=0)).save_pretrained(base)
+    config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["padding_side"] = "left"
+    (base / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    options = {"model": str(base), "epochs": 2, "baseline": False, "dtype": "float32"}
+    run = bertfit.train(make_reviews(40), tmp_path / "run", learning_rate=0.01, **options).run
+    classify = pipeline("text-classification", model=str(run), top_k=None, device=-1)
+    for theirs, ours in zip(
+        classify(TEXTS, batch_size=4), TextClassifier.load(run).predict(TEXTS), strict=True
+    ):
+        for one in theirs:
+            assert one["score"] == pytest.approx(ours.probabilities[one["label"]], abs=1e-5)
 
 
 def test_a_training_from_a_run_reads_as_much_as_the_model_that_the_run_began_with(

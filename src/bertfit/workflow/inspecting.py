@@ -114,8 +114,12 @@ def inspect(
 
 
 def _list_label_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """Return the names of a classifier's classes; none for an encoder, which has no head yet."""
+    """Return the names of a classifier's classes, in the order of their ids from 0 on.
+
+    None for an encoder, which has no head yet, and if the ids are others: predict refuses these.
+    """
     kinds = config.architectures or ()
-    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+    is_classifier = any(kind.endswith("ForSequenceClassification") for kind in kinds)
+    if not is_classifier or sorted(config.id2label) != list(range(len(config.id2label))):
         return ()
     return tuple(str(name) for _, name in sorted(config.id2label.items()))
