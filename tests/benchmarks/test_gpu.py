@@ -46,10 +46,12 @@ def test_a_step_is_taken_apart(run, tmp_path, capsys):
     titles = [line for line in lines if "texts of at most" in line]
     assert [line.partition(":")[0] for line in titles] == [
         "16 texts of at most 16 tokens",
+        "16 texts of at most 16 tokens, one stream",
         "64 texts of at most 32 tokens",
+        "64 texts of at most 32 tokens, one stream",
     ]
     for title in titles:
         times = re.search(r": (\d+\.\d+) ms a step, of which kernels (\d+\.\d+)", title)
         assert min(map(float, times.groups())) > 0.0
-    assert sum(line.startswith("an epoch of the job: 10 steps in ") for line in lines) == 3
+    assert sum(line.startswith("an epoch of the job: 10 steps in ") for line in lines) == 6
     assert not list(tmp_path.iterdir())
