@@ -83,7 +83,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def make_classifier(folder: Path) -> Path:
     """Write MiniLM with an untrained head, which does not affect the speed."""
-    from bertfit.modeling.classifier import load_classifier, save_model
+    from bertfit.modeling.classifier import load_classifier
+    from bertfit.modeling.saving import save_model
 
     loaded = load_classifier("embedded", ["neg", "pos"])
     save_model(loaded.model, folder)

@@ -16,7 +16,7 @@ from bertfit.errors import RunError
 from bertfit.files import write_json
 from bertfit.killed_trainings import has_leftovers
 from bertfit.run_directory import check_place, read_record, refuse_existing, stage_run
-from bertfit.run_files import RECORD_NAME, STATE_NAME, find_changed_files, is_run
+from bertfit.run_files import RECORD_NAME, STATE_NAME, find_changed_files, is_run, seal_card
 
 
 @pytest.fixture
@@ -158,10 +158,19 @@ def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
     (run / "notes").mkdir()
     (run / "data.csv").write_text("mine")
     assert error_of(stage_run, run, overwrite=True) == (
-        f"{run} holds files that bertfit did not write, and would lose them: data.csv, notes\n"
+        f"{run} holds files that bertfit did not write as they are, and would lose them: "
+        "data.csv, notes\n"
         "Move them away, or choose another --output."
     )
     assert (run / "data.csv").read_text() == "mine"
+
+
+def test_a_card_that_was_edited_is_somebody_elses(run):
+    """`bertfit report` kept it, and --overwrite did not."""
+    (run / "README.md").write_text(seal_card("# Ours"), encoding="utf-8")
+    stage_run(run, overwrite=True)
+    (run / "README.md").write_text(seal_card("# Ours") + "My own notes.", encoding="utf-8")
+    assert "would lose them: README.md" in error_of(stage_run, run, overwrite=True)
 
 
 def test_what_a_killed_report_left_is_not_of_somebody_else(run):
@@ -171,8 +180,8 @@ def test_what_a_killed_report_left_is_not_of_somebody_else(run):
 
 
 def test_a_report_that_was_made_later_is_not_of_somebody_else(run):
-    for name in ("report.html", "README.md"):
-        (run / name).write_text("made by bertfit report")
+    (run / "report.html").write_text("made by bertfit report")
+    (run / "README.md").write_text(seal_card("made by bertfit report"))
     stage_run(run, overwrite=True).publish({})
     assert [path.name for path in run.iterdir()] == [RECORD_NAME]
 

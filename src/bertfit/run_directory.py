@@ -30,10 +30,12 @@ from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
 from bertfit.run_files import (
+    CARD_NAME,
     RECORD_NAME,
     STATE_NAME,
     WRITTEN_AFTER_TRAINING,
     digest_model,
+    is_sealed,
     list_files,
 )
 
@@ -190,7 +192,7 @@ def adopt_folder(folder: Path, output: Path, *, overwrite: bool) -> Staging:
             or path.name.startswith(".tmp")
             or path.name in WRITTEN_AFTER_TRAINING
         ):
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     return Staging(output.resolve(), folder, overwrite, hold, folder.stat())
 
 
@@ -270,7 +272,8 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
     if foreign:
         shown = ", ".join(foreign[:_MOST_SHOWN]) + (" …" if len(foreign) > _MOST_SHOWN else "")
         raise RunError(
-            f"{output} holds files that bertfit did not write, and would lose them: {shown}",
+            f"{output} holds files that bertfit did not write as they are, and would lose them: "
+            f"{shown}",
             hint="Move them away, or choose another --output.",
         )
 
@@ -300,7 +303,11 @@ def _find_foreign(run: Path) -> list[str]:
     if known is None:
         return []
     found = {path.name for path in run.iterdir() if not is_part(path.name)}
-    return sorted(found - {*known} - _WRITTEN_LATER)
+    foreign = found - {*known} - _WRITTEN_LATER
+    card = run / CARD_NAME
+    if card.is_file() and not is_sealed(card.read_bytes()):
+        foreign.add(CARD_NAME)  # edited, or of another hand
+    return sorted(foreign)
 
 
 def read_record(run: Path) -> dict[str, Any]:

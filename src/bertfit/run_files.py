@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,25 @@ WRITTEN_AFTER_TRAINING = {
     *("report.html", "report.json", "README.md", "uncalibrated_layer.safetensors"),
 }
 """Files of a run that are made once its model is trained; not each run has all of them."""
+CARD_NAME = "README.md"
+_CARD_SEAL = "\n<!-- bertfit report replaces this file while it is unchanged: "
 _DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 """Files that decide a model's answers, in addition to its weights."""
+
+
+def seal_card(card: str) -> str:
+    """Return a model card with a last line that shows whether it was changed."""
+    return f"{card}{_CARD_SEAL}{_digest_card(card.encode())}"
+
+
+def is_sealed(card: bytes) -> bool:
+    """Return whether a card is exactly as `seal_card` returned it, for any run."""
+    written, seal, rest = card.rpartition(_CARD_SEAL.encode())
+    return bool(seal) and rest.decode("utf-8", "replace") == _digest_card(written)
+
+
+def _digest_card(card: bytes) -> str:
+    return f"{hashlib.sha256(card).hexdigest()[:16]} -->\n"
 
 
 def is_run(path: Path) -> bool:

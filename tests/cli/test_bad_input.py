@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from bertfit.cli.main import main
-from bertfit.modeling.classifier import load_classifier, save_model
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.saving import save_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "bad-input.md"
 HEADER = """# What bad input gives

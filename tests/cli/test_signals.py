@@ -15,16 +15,22 @@ def run(program):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_an_interrupt_that_python_discards_comes_again():
-    """In a callback of a weak reference, as the import system has them, errors are discarded."""
+@pytest.mark.parametrize("handler", ["SIG_DFL", "SIG_IGN"])
+def test_an_interrupt_that_python_discards_comes_again(handler):
+    """In a callback of a weak reference, as the import system has them, errors are discarded.
+
+    A background job of a shell ignores SIGINT, by which a SIGTERM was to come again.
+    """
     program = """
-import time, weakref
+import signal, time, weakref
 from bertfit.cli.signals import hear_signals
 
 class Target: pass
 
 def interrupt(reference): raise KeyboardInterrupt
 
+if HANDLER == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, HANDLER)
 hear_signals()
 target = Target()
 reference = weakref.ref(target, interrupt)
@@ -34,7 +40,7 @@ try:
 except KeyboardInterrupt:
     print("came again")
 """
-    done = run(program)
+    done = run(program.replace("HANDLER", f"signal.{handler}"))
     assert (done.stdout, done.stderr) == ("came again\n", "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ def test_a_calibration_that_changed_nothing_is_none():
         {"calibration": 3},
         {"calibration": {"kind": "vector", "weights": [1.0], "biases": [0.0]}},
         {"calibration": {"kind": "vector", "weights": [1.0, 0.0], "biases": [0.0, 0.0]}},
+        {"calibration": {"kind": "vector", "weights": [1.0, math.inf], "biases": [0.0, 0.0]}},
+        {"calibration": {"kind": "vector", "weights": [1.0, 1.0], "biases": [math.nan, 0.0]}},
         {"calibration": {"kind": "magic", "weights": [1.0, 1.0], "biases": [0.0, 0.0]}},
         {"threshold": {"value": 2}},
         {"threshold": {"value": "x"}},

@@ -32,9 +32,10 @@ from bertfit.errors import ConfigError, DataError, ModelError, RunError
 from bertfit.inference import loading, predictor, working_copy
 from bertfit.inference.confidence import ConfidenceRules, UncalibratedLayer
 from bertfit.modeling import attention
-from bertfit.modeling.classifier import load_classifier, save_model
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.saving import save_model
 from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.run_directory import stage_run
 
@@ -677,6 +678,28 @@ def test_a_model_of_another_task_is_refused(model_folder, run, kind):
     assert len(classifier.predict("good")[0].probabilities) == 3
     assert len(told) == 1
     assert "config.json" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"architectures": 7}, "says architectures 7"),
+        ({"architectures": [1]}, r"says architectures \[1\]"),
+        ({"problem_type": ["x"]}, "problem_type"),
+    ],
+)
+def test_entries_of_a_wrong_type_are_explained(model_folder, entries, told):
+    change_json(model_folder / "config.json", **entries)
+    with pytest.raises(ModelError, match=told):
+        TextClassifier.load(model_folder)
+
+
+@pytest.mark.parametrize("name", ["attn_implementation", "_attn_implementation"])
+def test_a_configuration_names_no_code_of_the_hub(model_folder, name):
+    """Transformers gets such kernels, and runs them, if the package `kernels` is there."""
+    change_json(model_folder / "config.json", **{name: "somebody/kernels"})
+    classifier = TextClassifier.load(model_folder)
+    assert classifier.model.config._attn_implementation != "somebody/kernels"
 
 
 def test_a_classifier_of_words_is_refused(classifier, tmp_path):

@@ -31,8 +31,8 @@ from bertfit.modeling.calibration_folding import (
     read_layer,
     widened,
 )
-from bertfit.modeling.classifier import save_model
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.saving import save_model
 
 NUM_LABELS = 3
 TOKEN_IDS = np.array([2, 9, 30, 41, 7, 3], dtype=np.int32)

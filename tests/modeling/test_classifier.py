@@ -22,11 +22,11 @@ from bertfit.modeling.classifier import (
     find_length_limit,
     load_architecture,
     load_classifier,
-    save_model,
     set_dropout,
 )
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.locating import quieting_transformers
+from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 
 
@@ -157,6 +157,23 @@ def test_a_model_loaded_from_half_precision_is_saved_as_float32(model_dir, tmp_p
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
 
+def test_an_earlier_model_stays_if_another_cannot_be_written(tiny_model_dir, tmp_path, monkeypatch):
+    """Its configuration was written first, and in place."""
+    loaded, told = load_classifier(str(tiny_model_dir), ["neg", "pos"]), []
+    save_model(loaded.model, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(folder):
+        (folder / "config.json").write_text("")
+        raise OSError(28, "No space left on device", str(folder / "config.json"))
+
+    monkeypatch.setattr(loaded.model, "save_pretrained", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_model(loaded.model, tmp_path, before=lambda: told.append(1))
+    assert (caught.value.filename, told) == (str(tmp_path), [])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_seed_decides_the_new_weights(tiny_model_dir):
     a, b, c = (
         load_classifier(str(tiny_model_dir), ["neg", "pos"], seed=seed).model.classifier.weight
@@ -234,7 +251,7 @@ def test_a_tokenizer_may_set_a_lower_length_limit(model_dir):
     assert find_length_limit(loaded.model, loaded.tokenizer) == 20
 
 
-@pytest.mark.parametrize("limit", ["512", 0, -1])
+@pytest.mark.parametrize("limit", ["512", 0, -1, float("nan")])
 def test_a_length_limit_of_a_tokenizer_that_is_none_is_explained(model_dir, limit):
     path = model_dir / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": limit}))

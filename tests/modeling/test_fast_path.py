@@ -26,10 +26,10 @@ from transformers import (
 from transformers.masking_utils import bidirectional_mask_function
 
 from bertfit.modeling.attention import NAME, make_mask
-from bertfit.modeling.classifier import save_model
 from bertfit.modeling.dropout import CheapDropout
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plan_fast_path, plug_in
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.saving import save_model
 
 VOCABULARY = 60
 _COMMON: dict[str, Any] = {

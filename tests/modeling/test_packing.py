@@ -15,7 +15,6 @@ from bertfit.data.batching import pack_rows, pad_rows
 from bertfit.data.encoding import EncodedTexts
 from bertfit.errors import ConfigError
 from bertfit.modeling import packed_attention, packing
-from bertfit.modeling.classifier import save_model
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plug_in
 from bertfit.modeling.forward import (
     compute_logits,
@@ -26,6 +25,7 @@ from bertfit.modeling.pack import Pack, computing, current_pack, mean_tokens
 from bertfit.modeling.packed_attention import attend_within_texts, find_gpu_obstacle
 from bertfit.modeling.packing import NAME, plan_packing, set_up_packing, takes_packs
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.saving import save_model
 from tests.modeling.flash_on_cpu import flash_on_cpu
 from tests.modeling.test_fast_path import _COMMON, _OF_FAMILY, VOCABULARY, make_classifier
 

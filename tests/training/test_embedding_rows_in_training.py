@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from bertfit.config import TrainSettings
-from bertfit.modeling.classifier import save_model
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.saving import save_model
 from bertfit.training import pack_sizes
 from bertfit.training import weights as module
 from bertfit.training.embedding_rows import EmbeddingRows

@@ -154,9 +154,9 @@ def test_a_state_is_replaced_before_the_model_of_the_best_epoch(train, tmp_path,
     """Also if none is due: the earlier one would need the model that is replaced."""
     place, found, real = Checkpoints(tmp_path / "killed", minutes=60), [], trainer.save_model
 
-    def save_and_look(model, folder):
+    def save_and_look(model, folder, **options):
         found.append(read_state(place.path).progress["best_epoch"])
-        real(model, folder)
+        real(model, folder, **options)
 
     monkeypatch.setattr(Checkpoints, "is_due", lambda place: place.num_written == 0)
     monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: epoch)
@@ -205,12 +205,12 @@ def test_it_may_be_killed_while_the_model_of_an_epoch_is_written(
     whole = train()
     saves, real = [], trainer.save_model
 
-    def save(model, folder):
+    def save(model, folder, **options):
         saves.append(1)
         if len(saves) == epoch:
             (folder / "model.safetensors").write_bytes(b"half of it")
             raise Killed
-        real(model, folder)
+        real(model, folder, **options)
 
     monkeypatch.setattr(trainer, "save_model", save)
     monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: epoch)
@@ -294,6 +294,34 @@ def test_on_a_full_disk_the_training_goes_on_without_a_state(train, tmp_path, mo
     assert_same(found, train())
     assert not place.path.exists()  # the model of the best epoch is not the one it had
     assert not list(place.folder.glob(".*"))
+
+
+def test_on_a_full_disk_neither_an_earlier_state_nor_its_model_is_lost(
+    train, tmp_path, monkeypatch
+):
+    """The state went first, to make room, and then the model could not be written either."""
+    monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, *, metric: epoch)
+    place, saves = Checkpoints(tmp_path / "full", minutes=ALWAYS), []
+    real_sync, real_save = checkpoints.os.fsync, trainer.save_model
+
+    def sync(number):
+        if saves:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_sync(number)
+
+    def save(model, folder, *, before):
+        if saves:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saves.append(1)
+        real_save(model, folder, before=before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.os, "fsync", sync)
+        patch.setattr(trainer, "save_model", save)
+        with pytest.raises(OSError, match="No space left"):
+            train(place)
+    found = train(Checkpoints(place.folder, minutes=ALWAYS, saved=read_state(place.path)))
+    assert_same(found, train())
 
 
 def test_an_interruption_with_a_full_disk_ends_the_training_cleanly(train, tmp_path, monkeypatch):
@@ -464,7 +492,7 @@ def test_a_training_that_was_cut_short_leaves_no_state_that_counts_as_whole(
         raise Killed
 
     after_interrupt = []
-    real = trainer.score_validation
+    real, real_save = trainer.score_validation, trainer.save_model
 
     def validate(*args, **options):
         if interrupt.num_steps >= 5:
@@ -478,16 +506,16 @@ def test_a_training_that_was_cut_short_leaves_no_state_that_counts_as_whole(
         monkeypatch.setattr(trainer, "explain_choice", kill)
     if at == "when a better model is saved":
         monkeypatch.setattr(trainer, "rank_epoch", lambda _history, epoch, **_: epoch)
-        real_save = trainer.save_model
         monkeypatch.setattr(
             trainer,
             "save_model",
-            lambda *args: kill() if after_interrupt else real_save(*args),
+            lambda *args, **options: kill() if after_interrupt else real_save(*args, **options),
         )
     with pytest.raises(Killed):
         train(place, listener=interrupt)
-    monkeypatch.undo()
-    if at == "validating":  # it may go on from the last step before
+    monkeypatch.setattr(trainer, "score_validation", real)
+    monkeypatch.setattr(trainer, "save_model", real_save)
+    if at != "after it":  # it may go on from the last step before
         saved = read_state(place.path)
         assert_same(train(Checkpoints(place.folder, saved=saved)), train())
     else:

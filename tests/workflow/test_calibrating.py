@@ -503,11 +503,17 @@ def test_an_interruption_leaves_the_calibration_out(train, tmp_path):
 
 
 def test_weights_that_cannot_be_written_leave_the_old_ones(train, tmp_path, monkeypatch):
-    def fail(_model, folder):
+    real = calibrating.save_model
+
+    def fail(folder):
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(calibrating, "save_model", fail)
+    def save(model, folder):
+        monkeypatch.setattr(model, "save_pretrained", fail)
+        real(model, folder)
+
+    monkeypatch.setattr(calibrating, "save_model", save)
     with pytest.raises(OSError, match="No space"):
         train(tmp_path / "run")
     (kept,) = tmp_path.iterdir()

@@ -9,7 +9,8 @@ import pytest
 from transformers import BertConfig
 
 from bertfit.errors import ConfigError, ModelError, RunError
-from bertfit.modeling.classifier import load_classifier, save_model
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.saving import save_model
 from bertfit.run_directory import stage_run
 from bertfit.workflow.inspecting import inspect
 

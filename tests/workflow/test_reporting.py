@@ -351,6 +351,18 @@ def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     assert card.read_text(encoding="utf-8") == old
 
 
+@pytest.mark.parametrize("name", ["report.html", "README.md"])
+def test_nothing_is_written_through_links_that_lead_out_of_a_run(copy, tmp_path, name):
+    """The run may be another's, and the file at the end of the link is not."""
+    other = tmp_path / "precious"
+    other.write_text("mine", encoding="utf-8")
+    (copy / name).unlink()
+    (copy / name).symlink_to(other)
+    with pytest.raises(RunError, match="outside the run: it is not written through"):
+        bertfit.report(copy, overwrite=True)
+    assert other.read_text(encoding="utf-8") == "mine"
+
+
 @pytest.mark.usefixtures("without_figures")
 def test_a_card_of_a_folder_that_was_moved_is_known_as_ours(copy):
     moved = copy.rename(copy.with_name("other"))

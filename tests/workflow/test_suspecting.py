@@ -207,6 +207,10 @@ def test_damaged_digests_are_named(tiny_model_dir, make_reviews, tmp_path):
         path.write_bytes(content)
         with pytest.raises(RunError, match=r"trained_texts\.npy cannot be read"):
             bertfit.find_suspects(make_reviews(40), run=tmp_path / "run")
+    np.savez(path.with_suffix(".npz"), digests=np.zeros(2, dtype=np.uint64))
+    path.with_suffix(".npz").rename(path)
+    with pytest.raises(RunError, match="expected a row of 64-bit digests, got an archive"):
+        bertfit.evaluate(tmp_path / "run", make_reviews(40))
     for array in (np.zeros((2, 2), dtype=np.uint64), np.zeros(2)):
         np.save(path, array)
         with pytest.raises(RunError, match="expected a row of 64-bit digests, got shape"):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from bertfit.training.interruption import HEARD_ONCE, find_heard_signals
+from bertfit.training.interruption import ENDING_SIGNALS, HEARD_ONCE, find_heard_signals
 
 _LEAST_SECONDS_BETWEEN = 1.0
 """A signal that comes sooner after another one is not heard."""
@@ -59,13 +59,16 @@ def _repeat_interrupt(
     otherwise: Callable[[sys.UnraisableHookArgs], object],
     lost: sys.UnraisableHookArgs,
 ) -> None:
-    """Send a Ctrl-C again that Python discarded, as it came in a callback of the import system."""
-    if issubclass(lost.exc_type, KeyboardInterrupt):
-        interrupter.forget()
-        main_thread = threading.get_ident()
+    """Send a signal again that Python discarded, as it came in a callback of the import system."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        otherwise(lost)
+        return
+    interrupter.forget()
+    # A shell's background jobs ignore SIGINT. Any other that is heard does the same.
+    number = next((one for one in ENDING_SIGNALS if callable(signal.getsignal(one))), None)
+    if number is not None:
         # Later, as here it would be discarded again.
-        again = threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT))
+        arguments = (threading.get_ident(), number)
+        again = threading.Timer(0.05, signal.pthread_kill, arguments)
         again.daemon = True
         again.start()
-    else:
-        otherwise(lost)

@@ -5,6 +5,7 @@ Reads them from bertfit.json. They are fitted in evaluation and workflow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,11 +94,13 @@ def _read_scaling(entry: Any, num_labels: int) -> Scaling | None:  # noqa: ANN40
     if entry is None or entry["kind"] == "none":
         return None
     weights, biases = (tuple(map(float, entry[name])) for name in ("weights", "biases"))
-    if entry["kind"] not in {"temperature", "vector", "cubic"} or min(weights) <= 0:
-        raise ValueError(f"kind {entry['kind']!r}, weights {weights}")
+    cube = float(entry.get("cube") or 0)
+    is_known = entry["kind"] in {"temperature", "vector", "cubic"}
+    if not (is_known and min(weights) > 0 and all(map(math.isfinite, (*weights, *biases, cube)))):
+        raise ValueError(f"kind {entry['kind']!r}, weights {weights}, biases {biases}, cube {cube}")
     if not len(weights) == len(biases) == num_labels:
         raise ValueError(f"{len(weights)} weights for {num_labels} classes")
-    return Scaling(entry["kind"], weights, biases, cube=float(entry.get("cube") or 0))
+    return Scaling(entry["kind"], weights, biases, cube=cube)
 
 
 def _read_uncalibrated(entry: Any, num_labels: int, run: Path) -> UncalibratedLayer | None:  # noqa: ANN401 (JSON)

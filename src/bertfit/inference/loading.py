@@ -83,6 +83,11 @@ def check_uncalibrated(
 def _check_task(loaded: LoadedClassifier, folder: Path) -> None:
     """Refuse a head for words, spans or choices; ModernBERT's weights fit a text's, too."""
     named = loaded.model.config.architectures or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ModelError(
+            f"{folder / 'config.json'} says architectures {named!r}: a list of names was expected",
+            hint="Get a good copy of it.",
+        )
     if named and all(name.endswith(_OTHER_TASKS) for name in named):
         raise ModelError(
             f"{folder} is not a text classifier: {folder / 'config.json'} says "
@@ -96,7 +101,7 @@ def _check_one_label(loaded: LoadedClassifier, folder: Path) -> None:
     """Refuse a multi-label classifier or a regression: its softmax would be meaningless."""
     config = loaded.model.config
     kind, num_outputs = config.problem_type, config.num_labels
-    if kind in {None, "single_label_classification"} and num_outputs > 1:
+    if kind in (None, "single_label_classification") and num_outputs > 1:  # it may be a list
         return
     what = f"problem_type {kind!r}" if num_outputs > 1 else "one output"
     raise ModelError(
@@ -162,6 +167,7 @@ def _is_sound(rule: EncodingRule, *, limit: int) -> bool:
     length, share = values["max_length"], values["head_fraction"]
     return (
         isinstance(length, int)
+        and not isinstance(length, bool)
         and 0 < length <= limit
         and isinstance(share, int | float)
         and 0 < share < 1

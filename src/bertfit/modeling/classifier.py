@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bertfit.errors import ModelError
-from bertfit.files import raising_system_errors, read_json
+from bertfit.files import read_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
@@ -127,24 +127,6 @@ def load_architecture(
     return model.float()
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write config.json and model.safetensors into a folder.
-
-    Raises:
-        OSError: The disk is full, or the folder cannot be written.
-    """
-    with quieting_transformers(), raising_system_errors(folder):
-        model.save_pretrained(folder)
-
-
-@usual_torch()
-def restore_model(model: PreTrainedModel, folder: Path) -> None:
-    """Load weights written by `save_model` into a model of the same class."""
-    with explaining_failures(str(folder)), quieting_transformers():
-        saved = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    model.load_state_dict(saved.state_dict())
-
-
 def find_length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the maximum number of tokens that the model reads, special tokens included.
 
@@ -247,6 +229,10 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
         # Only the logits are read, by name; attention weights would need slower attention.
         config.return_dict = True
         config.output_attentions = config.output_hidden_states = False
+        # Other names than transformers' own are those of kernels, which it would get from the hub.
+        for name_of_code in ("_attn_implementation", "_experts_implementation"):
+            if getattr(config, name_of_code, None) is not None:
+                setattr(config, name_of_code, None)
     return config
 
 

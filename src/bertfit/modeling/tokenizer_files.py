@@ -79,7 +79,7 @@ def check_tokenizer(
             f"{what} cannot be loaded: {lack} ({', '.join(VOCABULARY_FILES)})", hint=hint
         )
     most = tokenizer.model_max_length
-    if not isinstance(most, (int, float)) or most < 1:
+    if not isinstance(most, (int, float)) or not most >= 1:  # also NaN
         raise ModelError(
             f"{what} cannot be loaded: its tokenizer_config.json says model_max_length {most!r}, "
             "a number of tokens was expected",

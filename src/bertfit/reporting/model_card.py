@@ -6,7 +6,6 @@ licence.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -26,11 +25,11 @@ from bertfit.reporting.summary import (
     list_warnings,
 )
 from bertfit.reporting.templating import markdown_templates, replace_unseen
+from bertfit.run_files import seal_card
 from bertfit.wording import format_count
 
 _METRICS = {"accuracy": ("accuracy", "Accuracy"), "macro_f1": ("f1", "Macro F1")}
 _MOST_CLASSES = 100
-_SEAL = "\n<!-- bertfit report replaces this file while it is unchanged: "
 
 
 def render_card(facts: Mapping[str, Any]) -> str:
@@ -69,18 +68,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "baseline_rows": tables.list_baselines(facts),
     }
     card = replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))
-    return card + _seal(card.encode())
-
-
-def is_unchanged(card: bytes) -> bool:
-    """Return whether a card is exactly as `render_card` returned it, for any run."""
-    written, seal, rest = card.rpartition(_SEAL.encode())
-    return (seal + rest).decode("utf-8", "replace") == _seal(written)
-
-
-def _seal(card: bytes) -> str:
-    """Return the last line of a card: a digest that detects changes in the lines before it."""
-    return f"{_SEAL}{hashlib.sha256(card).hexdigest()[:16]} -->\n"
+    return seal_card(card)
 
 
 def _describe_metadata(facts: Mapping[str, Any]) -> str:

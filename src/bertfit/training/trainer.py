@@ -16,8 +16,9 @@ from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_memory
-from bertfit.modeling.classifier import find_hidden_size, restore_model, save_model
+from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.plan import Plan
+from bertfit.modeling.saving import restore_model, save_model
 from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.checkpoints import Checkpoints, SavedState, explain_damage
@@ -268,10 +269,12 @@ class _Run:
         outdated = is_best and self.checkpoints.path.exists()
         is_wanted = outdated or self.checkpoints.is_due() or self.checkpoints.stays
         is_saved = self.unfinished is None and is_wanted and self._save_state([])
-        if outdated and not is_saved:
-            self.checkpoints.remove()
         if is_best:
-            save_model(self.weights.masters, self.checkpoints.folder)
+            save_model(
+                self.weights.masters,
+                self.checkpoints.folder,
+                before=lambda: None if is_saved else self.checkpoints.remove(),
+            )
         self.listener.note(
             f"Epoch {epoch + 1} ({extent}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"

@@ -6,7 +6,6 @@ scaling is folded into the weights, which are then rewritten.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from bertfit.modeling.calibration_folding import (
     read_layer,
     widened,
 )
-from bertfit.modeling.classifier import save_model
+from bertfit.modeling.saving import save_model
 from bertfit.progress import Listener
 from bertfit.reporting.confidence import name_scaling
 from bertfit.reporting.text import format_number_with_interval
@@ -145,7 +144,7 @@ def _fold(
         biases=scaling.biases,
         added=added,
     )
-    _save_anew(classifier, folder)
+    save_model(classifier.model, folder)
     return before
 
 
@@ -243,14 +242,6 @@ def _choose_threshold(
             "threshold; the most probable class is answered."
         )
         return None
-
-
-def _save_anew(classifier: TextClassifier, folder: Path) -> None:
-    """Replace the weights in `folder`; if they cannot be written, the old ones stay."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".calibrated-") as name:
-        save_model(classifier.model, Path(name))
-        for path in Path(name).iterdir():
-            path.replace(folder / path.name)
 
 
 def _describe_calibration(learned: LearnedConfidence) -> dict[str, Any]:

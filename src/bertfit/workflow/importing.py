@@ -14,8 +14,8 @@ from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError, is_out_of_memory
 from bertfit.files import as_path, read_json, write_json
 from bertfit.inference.predictor import TextClassifier
-from bertfit.modeling.classifier import save_model
 from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import check_tokenizer, lacks_vocabulary, read_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, check_place, stage_run

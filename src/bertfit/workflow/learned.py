@@ -53,9 +53,11 @@ def _read_digests(path: Path) -> np.ndarray | None:
         raise RunError(
             f"{path} cannot be read: {error}", hint="Remove it; trained rows are not found then."
         ) from None
-    if known.dtype != np.uint64 or known.ndim != 1:
+    is_array = isinstance(known, np.ndarray)  # of an archive, numpy returns something else
+    if not is_array or known.dtype != np.uint64 or known.ndim != 1:
+        what = f"shape {known.shape} of {known.dtype}" if is_array else "an archive"
         raise RunError(
-            f"{path}: expected a row of 64-bit digests, got shape {known.shape} of {known.dtype}",
+            f"{path}: expected a row of 64-bit digests, got {what}",
             hint="Remove it; trained rows are not found then.",
         )
     return known

@@ -17,9 +17,9 @@ from bertfit.evaluation.slices import name_values
 from bertfit.files import as_path, check_output, open_atomically, write_json
 from bertfit.garbage import pause_collection
 from bertfit.reporting.html import render_report
-from bertfit.reporting.model_card import is_unchanged, render_card
+from bertfit.reporting.model_card import render_card
 from bertfit.run_directory import Staging, read_record
-from bertfit.run_files import RECORD_NAME
+from bertfit.run_files import CARD_NAME, RECORD_NAME, is_sealed
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.report_facts import (
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from bertfit.workflow.rows import PreparedRows
 
 REPORT_NAME = "report.html"
-CARD_NAME = "README.md"
 MAX_TEXT_CHARACTERS = 3000
 """Longer texts are truncated to this."""
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, TemplateError)
@@ -85,15 +84,31 @@ def report(
     page = run / REPORT_NAME if output is None else as_path(output, "output")
     if output is not None:
         check_output(page, (".html", ".htm"), overwrite=overwrite)
+    else:
+        _refuse_links(run)
     rendered_page, rendered_card = _render(run, record, with_texts=with_texts)
     _write_text(page, rendered_page)
     card = run / CARD_NAME
     if output is not None:
         return ReportFiles(page, None)
-    if card.exists() and not overwrite and not is_unchanged(card.read_bytes()):
+    if card.exists() and not overwrite and not is_sealed(card.read_bytes()):
         return ReportFiles(page, None)
     _write_text(card, rendered_card)
     return ReportFiles(page, card)
+
+
+def _refuse_links(run: Path) -> None:
+    """Refuse to write through links that lead out of a run, which may come from others.
+
+    Raises:
+        RunError: There is one.
+    """
+    for path in (run / REPORT_NAME, run / CARD_NAME):
+        if path.is_symlink() and path.resolve().parent != run.resolve():
+            raise RunError(
+                f"{path} is a link to {path.resolve()}, outside the run: it is not written through",
+                hint="Remove the link, or name another file with --output.",
+            )
 
 
 def add_report(
