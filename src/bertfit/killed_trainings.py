@@ -57,14 +57,15 @@ def has_leftovers(run: Path) -> bool:
 def tell_failed(output: Path) -> list[str]:
     """Return what trainings that failed left next to `output`, finished runs first."""
     output = _follow(output)
-    name = re.compile(rf"{re.escape(output.name)}\.unfinished(-\d+)?")
-    folders: list[Path] = []
+    name = re.compile(rf"{re.escape(output.name)}\.unfinished(?:-(\d+))?")
+    folders: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
-        folders = sorted(
-            folder for folder in output.parent.iterdir() if name.fullmatch(folder.name)
-        )
+        found = ((name.fullmatch(folder.name), folder) for folder in output.parent.iterdir())
+        folders = sorted((int(one[1] or 1), folder) for one, folder in found if one is not None)
     runs, models, states = list[str](), list[str](), list[str]()
-    for folder in folders:
+    for _, folder in folders:
+        if may_be_held(folder):  # a training goes on in it
+            continue
         if is_whole(folder):
             runs.append(f"A training that failed kept a finished run in {folder}.")
         elif _holds_model(folder):

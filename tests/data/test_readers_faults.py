@@ -117,6 +117,7 @@ def test_a_group_that_cannot_be_used_is_a_fault(group, message):
         ('{"text": "x", "label": ' + "1" * 5000 + "}", "the line cannot be read as JSON: "),
         ("[" * 100_000, "the line cannot be read as JSON: "),
         ('{"text": "a", "label": 1, "text": "b"}', "the key 'text' occurs twice in an object"),
+        ('{"' + "k" * 999 + '": 1, "' + "k" * 999 + '": 2}', f"the key '{'k' * 79}…' occurs"),
         ('{"text": "a\0"}', "NUL character at offset 11 of the line; the file is not plain text"),
     ],
 )

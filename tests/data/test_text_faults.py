@@ -133,7 +133,7 @@ def test_rows_read_as_one_text_are_found_at_once_whatever_the_labels_are():
         "pos\nneg\npos\n",
         "good,positive\nbad,negative",
         "Of the 3,000 people:\n1,200 were women\n1,800 were men",
-        "1,5 Prozent\n0.5,1,5",
+        "1,5 Prozent\n1.5,0",
     ],
 )
 def test_lines_of_prose_are_not_taken_for_rows(text):
@@ -143,6 +143,7 @@ def test_lines_of_prose_are_not_taken_for_rows(text):
 def test_labels_that_are_digits_are_found_too():
     (fault,) = find_swallowed_rows(["1,so good\n0,so bad\n1,so-so"], ["0", "1"])
     assert fault.offset == 0
+    assert find_swallowed_rows(["so good,1,2\nso bad,0,5\nso-so"], ["0", "1"])
 
 
 def test_a_long_line_of_labels_is_read_once(monkeypatch):

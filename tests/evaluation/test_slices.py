@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -176,7 +177,8 @@ def test_missing_numbers_stay_missing() -> None:
 
 
 def test_spellings_of_no_number_are_missing_among_numbers_alone() -> None:
-    odd = ["NaN", "null", " n/a", "-inf", "Infinity", float("inf"), float("nan"), ""]
+    odd = ["NaN", "null", " n/a", "-inf", "Infinity", "1e400", float("inf"), float("nan"), ""]
+    odd.append(Decimal("Infinity"))
     names = name_values([*odd, *map(str, range(100))])
     assert names[: len(odd)] == [None] * len(odd)
     assert names[len(odd)] == "0 to 19"

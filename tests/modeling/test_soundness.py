@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BartConfig,
     BertConfig,
@@ -25,8 +27,13 @@ from bertfit import TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError
 from bertfit.modeling.classifier import LoadedClassifier, load_classifier
-from bertfit.modeling.precision import choose_precision
-from bertfit.modeling.soundness import explain_failure, reads_padding, try_model
+from bertfit.modeling.precision import Precision, choose_precision
+from bertfit.modeling.soundness import (
+    explain_failure,
+    find_type_fault,
+    reads_padding,
+    try_model,
+)
 
 SMALL = {
     "vocab_size": 100,
@@ -150,6 +157,27 @@ def test_a_decoder_looks_for_the_padding_token_of_its_tokenizer(loaded, named, k
     try_model(tried, "gpt2")
     assert tried.model.config.pad_token_id == kept == loaded.tokenizer.pad_token_id
     assert not reads_padding(tried.model)
+
+
+@pytest.mark.parametrize("kind", ["fnet", "t5", "nystromformer", "bert"])
+def test_only_the_type_is_blamed_for_what_fails_in_it_alone(tiny_model_dir, tmp_path, kind):
+    """T5 wants an end in each text; Nystromformer's landmarks fit few lengths, in any type."""
+    landmarks = {"num_landmarks": 8, "segment_means_seq_len": 64}
+    small = {"vocab_size": 100, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    own = {
+        "fnet": {},
+        "t5": {"d_model": 8, "d_kv": 4, "d_ff": 8, "decoder_start_token_id": 0, "eos_token_id": 3},
+        "nystromformer": landmarks,
+        "bert": {},
+    }
+    config = AutoConfig.for_model(kind, **small, **own[kind], pad_token_id=0, intermediate_size=8)
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    loaded = load_classifier(str(folder), ["neg", "pos"])
+    precision = Precision(torch.device("cpu"), torch.bfloat16, "a test")
+    fault = find_type_fault(loaded, precision)
+    assert (fault is not None) == (kind == "fnet")
+    assert all(weight.grad is None for weight in loaded.model.parameters())
 
 
 @pytest.mark.parametrize("kind", ["fnet", "bert"])

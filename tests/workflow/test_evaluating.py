@@ -321,7 +321,7 @@ TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learn
             [0],
             None,
             (
-                f"{TOLD} 1 of these 9 other texts is a validation row of run, which chose the "
+                f"{TOLD} 1 other of these 9 texts is a validation row of run, which chose the "
                 "epoch: scores of them are too good. Validation: a.csv:2."
             ),
         ),

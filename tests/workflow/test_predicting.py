@@ -192,6 +192,20 @@ def test_a_bad_row_after_others_keeps_their_predictions(classifier, tmp_path, mo
     )
 
 
+def test_an_error_of_another_kind_tells_which_predictions_are_kept(classifier, tmp_path):
+    def run_out(rows):
+        yield from itertools.islice(rows, 2)
+        raise MemoryError
+
+    predictions = predict_rows(classifier, ROWS, PredictionCount())
+    with pytest.raises(MemoryError) as caught:
+        write_predictions(
+            run_out(predictions), tmp_path / "out.csv", label_names=classifier.label_names
+        )
+    (kept,) = tmp_path.iterdir()
+    assert caught.value.__notes__ == [f"2 predictions are in {kept}."]
+
+
 def test_an_old_output_survives_a_bad_row(classifier, tmp_path):
     path = tmp_path / "out.csv"
     path.write_text("old")

@@ -352,15 +352,17 @@ def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
 
 
 @pytest.mark.parametrize("name", ["report.html", "README.md"])
-def test_nothing_is_written_through_links_that_lead_out_of_a_run(copy, tmp_path, name):
-    """The run may be another's, and the file at the end of the link is not."""
-    other = tmp_path / "precious"
-    other.write_text("mine", encoding="utf-8")
+@pytest.mark.parametrize("target", ["precious", "model.safetensors", None])
+def test_nothing_is_written_through_links_of_a_run(copy, tmp_path, name, target):
+    """The run may be another's; and its links lead to files of other folders, or form a loop."""
+    other = copy / "model.safetensors" if target == "model.safetensors" else tmp_path / "precious"
+    other.touch()
+    before = other.read_bytes()
     (copy / name).unlink()
-    (copy / name).symlink_to(other)
-    with pytest.raises(RunError, match="outside the run: it is not written through"):
+    (copy / name).symlink_to(other if target is not None else copy / name)
+    with pytest.raises(RunError, match=r"is a link to .*: it is not written through"):
         bertfit.report(copy, overwrite=True)
-    assert other.read_text(encoding="utf-8") == "mine"
+    assert other.read_bytes() == before
 
 
 @pytest.mark.usefixtures("without_figures")

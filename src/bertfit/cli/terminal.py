@@ -270,6 +270,8 @@ def exit_code_of(error: BaseException) -> int:
             "max_length; else close other programs, or split the file.",
             style="red",
         )
+        for note in getattr(error, "__notes__", ()):  # what was kept
+            _tell(note, soft_wrap=True)
         return 1
     if isinstance(error, OSError):
         _tell(f"Error: {_explain_os_error(error)}", style="red", soft_wrap=True)

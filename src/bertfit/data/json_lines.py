@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 from bertfit.data.lines import Line, iter_lines
 from bertfit.data.records import Record, RecordStream, SourceError
 from bertfit.errors import Fault
 from bertfit.files import parse_json
+from bertfit.wording import shorten_name
 
 NUM_LINES_PEEKED = 100
 """Keys may differ from line to line; the column names are those of the first lines together."""
@@ -22,8 +24,8 @@ class _RepeatedKeyError(ValueError):
 def _join(pairs: list[tuple[str, object]]) -> dict[str, object]:
     joined = dict(pairs)
     if len(joined) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        raise _RepeatedKeyError(next(name for name, count in counts.items() if count > 1))
     return joined
 
 
@@ -78,7 +80,8 @@ def _parse(line: Line, source: str) -> Record | Fault:
     try:
         value = parse_json(line.text.rstrip(), _DECODER.decode)
     except _RepeatedKeyError as error:
-        message = f"the key {str(error)!r} occurs twice in an object; keys must differ"
+        key = shorten_name(str(error))
+        message = f"the key {key!r} occurs twice in an object; keys must differ"
         return Fault(source, line.number, message)
     except json.JSONDecodeError as error:
         kind = f"the line is not JSON: {error.msg.removesuffix(' at')}"

@@ -156,7 +156,9 @@ def _find_labels(text: str, label_names: frozenset[str]) -> int | None:
 
 def _is_label(field: re.Match[str], label_names: frozenset[str]) -> bool:
     """Return whether a field is a label, and not the beginning of a number, such as 1,200."""
-    name = field[1] or field[2]
+    if field[1] in label_names:
+        return True
+    name = field[2]
     if name not in label_names:
         return False
     return not (name.isdecimal() and _REST_OF_NUMBER.match(field.string, field.end()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -374,10 +375,12 @@ def _is_missing(value: object) -> bool:
 
 def _is_no_finite_number(value: object) -> bool:
     """Return whether a value stands among numbers where there is none, or an infinite one."""
-    if isinstance(value, str):
-        text = value.strip()
-        return reads_as_missing(text) or text.lower().lstrip("+-") in {"inf", "infinity"}
-    return isinstance(value, float | np.floating) and bool(np.isinf(value))
+    if isinstance(value, str) and reads_as_missing(value.strip()):
+        return True
+    try:
+        return math.isinf(float(value))  # type: ignore[arg-type]  # anything but a number raises
+    except (OverflowError, TypeError, ValueError):
+        return False
 
 
 def _read_number(value: object) -> float | None:

@@ -233,6 +233,15 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
         for name_of_code in ("_attn_implementation", "_experts_implementation"):
             if getattr(config, name_of_code, None) is not None:
                 setattr(config, name_of_code, None)
+    kinds = config.architectures
+    if kinds is not None and not (
+        isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)
+    ):
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: its configuration says architectures {kinds!r}, "
+            "a list of names was expected",
+            hint="Get a good copy of it.",
+        )
     return config
 
 

@@ -10,6 +10,8 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
@@ -40,8 +42,6 @@ UNFIT = (
     "tokenizer may be that of another model."
 )
 """What to do about a model that fails, if the type of the arithmetic is not the cause."""
-_NUM_TRIED = 16
-"""Tokens of a trial in another type."""
 _MARK = "bertfit_reads_padding"
 """Attribute of a model that reads padding."""
 _MOST_THREADS = 4
@@ -89,20 +89,32 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
 
 
 @torch.random.fork_rng(devices=[])
-def find_type_fault(model: PreTrainedModel, precision: Precision) -> str | None:
+def find_type_fault(loaded: LoadedClassifier, precision: Precision) -> str | None:
     """Return why a model cannot be trained in a type of 16 bits, by trying it, or None.
 
     FNet's Fourier transform has none in bfloat16, for one, and others mix types. Families that take
-    bertfit's attention are known to compute in it, and not tried.
+    bertfit's attention are known to compute in it, and not tried; nor is a model at fault that
+    fails in float32, too.
 
     Raises:
         RuntimeError: Memory ran out.
     """
-    if model.config.model_type in ATTENTION_FAMILIES:
+    if loaded.model.config.model_type in ATTENTION_FAMILIES:
         return None
-    model.to(precision.device)
-    work = copy_for_work(model, precision).train()
-    token_ids_BT = np.arange(_NUM_TRIED, dtype=np.int64)[None] % model.config.vocab_size
+    fault = _fail(loaded, precision)
+    exact = dataclasses.replace(precision, dtype=torch.float32)
+    return None if fault is None or _fail(loaded, exact) is not None else fault
+
+
+def _fail(loaded: LoadedClassifier, precision: Precision) -> str | None:
+    """Return what goes wrong in a training step with one text, or None."""
+    model, tokenizer = loaded.model.to(precision.device), fast_tokenizer(loaded.tokenizer)
+    limit = find_length_limit(model, loaded.tokenizer)
+    work = copy_for_work(model, precision)
+    if work is model:  # in float32
+        work = copy.deepcopy(model)
+    work.train()
+    token_ids_BT = np.array([tokenizer.encode(_TEXTS[1]).ids[:limit] or [0]], dtype=np.int64)
     try:
         logits = compute_logits(work, token_ids_BT, None, precision=precision)
         logits.sum().backward()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,11 @@ from bertfit.modeling.transfer import (
 
 if TYPE_CHECKING:
     from bertfit.modeling.precision import Precision
+
+
+_NUM_LATEST = 9
+"""Steps by whose median the length of the next ones is judged: a recording, or a step of a few
+texts, is none of the others' length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +108,14 @@ def read_steps(
     Raises:
         NonFiniteLossError: Loss or gradient of a step is not finite.
     """
-    shortest = math.inf
+    latest = deque[float](maxlen=_NUM_LATEST)
 
     def num_ahead() -> int:
-        return count_ahead(shortest)
+        return count_ahead(statistics.median(latest) if latest else math.inf)
 
     for step in stay_ahead(steps, device, is_over=is_over, num_ahead=num_ahead):
         report = step.read()
-        shortest = min(shortest, report.seconds)
+        latest.append(report.seconds)
         yield report
 
 

@@ -1,4 +1,4 @@
-"""Scores without the rows that a model had seen in its training."""
+"""Scores without the rows that a model had seen in its training, or was chosen by."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class LeakFreeScores:
 
     num_leaked: int
     """Rows left out. Of a test set: their text (or nearly) or their group also occurs in the
-    training or validation rows. Of other rows: the run was trained on their text."""
+    training or validation rows, or was learned by the run that the training started from. Of other
+    rows: the run was trained on their text or chosen by it."""
     num_rows: int
     """Remaining rows."""
     accuracy: float | None

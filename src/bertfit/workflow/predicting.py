@@ -196,14 +196,17 @@ def write_predictions(
             for row in predictions:
                 write(row)
                 num_written += 1
-    except (KeyboardInterrupt, BertfitError) as error:
+    except (KeyboardInterrupt, Exception) as error:
         if not left:
             raise
         are = "1 prediction is" if num_written == 1 else f"{num_written:,} predictions are"
-        kept = f"{are} in {left[0]}"
+        told = f"{are} in {left[0]}"
         if isinstance(error, KeyboardInterrupt):
-            raise WorkLeft(kept) from error
-        error.hint = f"{kept}." if error.hint is None else f"{error.hint}\n{kept}."
+            raise WorkLeft(told) from error
+        if not isinstance(error, BertfitError):  # memory that ran out, for example
+            error.add_note(f"{told}.")
+            raise
+        error.hint = f"{told}." if error.hint is None else f"{error.hint}\n{told}."
         raise
 
 

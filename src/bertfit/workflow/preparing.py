@@ -157,7 +157,7 @@ def _choose_precision(settings: TrainSettings, loaded: LoadedClassifier) -> Prec
     precision = choose_precision(settings.device, settings.dtype)
     if settings.dtype != "auto" or precision.dtype_name == "float32":
         return precision
-    fault = find_type_fault(loaded.model, precision)
+    fault = find_type_fault(loaded, precision)
     if fault is None:
         return precision
     reason = f"this model cannot be computed in {precision.dtype_name}: {fault}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -98,15 +99,15 @@ def report(
 
 
 def _refuse_links(run: Path) -> None:
-    """Refuse to write through links that lead out of a run, which may come from others.
+    """Refuse to write through links in a run, which may come from others and lead anywhere.
 
     Raises:
         RunError: There is one.
     """
     for path in (run / REPORT_NAME, run / CARD_NAME):
-        if path.is_symlink() and path.resolve().parent != run.resolve():
+        if path.is_symlink():
             raise RunError(
-                f"{path} is a link to {path.resolve()}, outside the run: it is not written through",
+                f"{path} is a link to {os.path.realpath(path)}: it is not written through",
                 hint="Remove the link, or name another file with --output.",
             )
 

@@ -95,10 +95,10 @@ def _warn_of_known_rows(
             "good. Evaluate it on rows that chose nothing."
         )
     elif rows:
-        others = "" if learned is None else " other"
+        other = "" if learned is None else " other" if len(rows) == 1 else " others"
         are = "is a validation row" if len(rows) == 1 else "are validation rows"
         told.append(
-            f"{len(rows):,} of these {len(dataset):,}{others} texts {are} of {run}, which chose "
+            f"{len(rows):,}{other} of these {len(dataset):,} texts {are} of {run}, which chose "
             f"{chosen}: scores of them are too good."
         )
         told.append(_show_known("Validation", rows, dataset, "chose nothing"))
