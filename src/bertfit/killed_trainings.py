@@ -16,6 +16,8 @@ from bertfit.leftovers import find_leftovers, may_be_held, measure_folder
 from bertfit.run_files import STATE_NAME, is_whole
 from bertfit.wording import quote_path
 
+_UNFINISHED = r"\.unfinished(?:-(\d+))?"
+"""Pattern of what the name of a run is followed by where a failed training was kept."""
 _MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 """Files that a folder needs to be loaded as a plain model."""
 
@@ -57,7 +59,7 @@ def has_leftovers(run: Path) -> bool:
 def tell_failed(output: Path) -> list[str]:
     """Return what trainings that failed left next to `output`, finished runs first."""
     output = _follow(output)
-    name = re.compile(rf"{re.escape(output.name)}\.unfinished(?:-(\d+))?")
+    name = re.compile(re.escape(output.name) + _UNFINISHED)
     folders: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
         found = ((name.fullmatch(folder.name), folder) for folder in output.parent.iterdir())
@@ -123,7 +125,7 @@ def find_states(output: Path) -> tuple[list[Path], list[Path]]:
     """
     output = _follow(output)
     name = re.escape(output.name)
-    holds = re.compile(rf"\.{name}\.incomplete-[a-z0-9_]+|{name}\.unfinished(-\d+)?")
+    holds = re.compile(rf"\.{name}\.incomplete-[a-z0-9_]+|{name}{_UNFINISHED}")
     states: list[tuple[float, Path]] = []
     with contextlib.suppress(OSError):
         for folder in output.parent.iterdir():

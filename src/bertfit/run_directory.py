@@ -44,7 +44,7 @@ _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
 _MOUNTS = Path("/proc/self/mountinfo")
 """Linux's list of what is mounted: the fifth field of a line is the place, as octal escapes."""
-_WRITTEN_LATER = {"README.md", "report.html", ".DS_Store"}
+_WRITTEN_LATER = {CARD_NAME, "report.html", ".DS_Store"}
 """Files that `bertfit report` or a file manager may add to a run later."""
 
 
@@ -192,7 +192,10 @@ def adopt_folder(folder: Path, output: Path, *, overwrite: bool) -> Staging:
             or path.name.startswith(".tmp")
             or path.name in WRITTEN_AFTER_TRAINING
         ):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():  # a model that was being written
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     return Staging(output.resolve(), folder, overwrite, hold, folder.stat())
 
 

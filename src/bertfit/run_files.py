@@ -11,16 +11,16 @@ from bertfit.files import digest_file, read_json
 
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
+CARD_NAME = "README.md"
 STATE_NAME = "training_state.safetensors"
 """The state of a training that has not ended; a run has none."""
 WRITTEN_AFTER_TRAINING = {
     *(RECORD_NAME, BASELINES_NAME, "training_history.json", "metrics.json", "train.log"),
     *("validation_predictions.jsonl", "test_predictions.jsonl", "trained_texts.npy"),
     "validation_texts.npy",
-    *("report.html", "report.json", "README.md", "uncalibrated_layer.safetensors"),
+    *("report.html", "report.json", CARD_NAME, "uncalibrated_layer.safetensors"),
 }
 """Files of a run that are made once its model is trained; not each run has all of them."""
-CARD_NAME = "README.md"
 _CARD_SEAL = "\n<!-- bertfit report replaces this file while it is unchanged: "
 _DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 """Files that decide a model's answers, in addition to its weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from bertfit.data.dataset import TextDataset
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.progress import Silent
 from bertfit.workflow import evaluating, rows_to_score
-from bertfit.workflow.learned import Learned
+from bertfit.workflow.learned import Learned, describe_leaks
 
 
 @pytest.fixture(scope="module")
@@ -364,12 +365,12 @@ TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learn
         ),
     ],
 )
-def test_what_a_run_knows_of_rows_is_warned_of(monkeypatch, learned, choosing, part, told):
-    monkeypatch.setattr(rows_to_score, "find_part", lambda *_: part)
+def test_what_a_run_knows_of_rows_is_warned_of(learned, choosing, part, told):
     record = {"scores": {"test_without_leaks": {"num_leaked": 3}}}
+    leaks = describe_leaks([(Path("run"), record)]) if part == "test" else None
     dataset = TextDataset("a.csv", ["x"] * 9, (), (), range(2, 11))
-    chosen = (choosing, "the epoch")
-    assert rows_to_score._warn_of_known_rows("run", record, dataset, learned, chosen) == told
+    known = (learned, choosing, leaks)
+    assert rows_to_score._warn_of_known_rows("run", dataset, *known, chosen="the epoch") == told
 
 
 def test_validation_rows_are_known_in_any_order_and_among_others(
@@ -392,7 +393,8 @@ def test_validation_rows_are_known_in_any_order_and_among_others(
         found = bertfit.evaluate(tmp_path / "run", data)
         assert "which chose the epoch" in found.warning
         assert (found.without_learned and found.without_learned.num_rows) == clean
-    (tmp_path / "run" / "validation_texts.npy").unlink()  # as of a run that kept no texts
+    for name in ("trained_texts.npy", "validation_texts.npy"):  # a run may keep no texts
+        (tmp_path / "run" / name).unlink()
     assert bertfit.evaluate(tmp_path / "run", chosen).warning is not None
     assert bertfit.evaluate(tmp_path / "run", chosen[::-1]).warning is None
 

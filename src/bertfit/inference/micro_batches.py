@@ -17,6 +17,7 @@ import torch
 
 from bertfit.data.batching import Batch, Pack, iter_batches, iter_packs
 from bertfit.errors import is_out_of_memory
+from bertfit.modeling.allocation import return_cached_memory
 from bertfit.modeling.forward import compute_logits, compute_packed_logits
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.soundness import explain_failure, reads_padding
@@ -136,7 +137,6 @@ def iter_logits_within_memory(
         else:
             return
         # Outside the except clause: the error kept the tensors of the failed micro-batch alive.
-        if precision.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return_cached_memory(precision.device)
         if on_halved is not None:
             on_halved(budget.tokens)

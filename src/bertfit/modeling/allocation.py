@@ -1,9 +1,9 @@
-"""Keeps memory freed by one layer for the next instead of returning it to the system.
+"""Keeps memory freed by one layer for the next, or returns it to the system.
 
 A training step allocates and frees a few hundred megabytes in blocks of a few megabytes. glibc maps
 blocks of that size and unmaps them when freed, and the kernel zeroes each page when it is next
 touched: 36,000 page faults and a tenth of a step (MiniLM, 16 rows of 128 tokens). This module tells
-glibc to keep them. Other allocators and systems are not affected.
+glibc to keep them. Other allocators and systems are not affected. For a GPU, torch does the same.
 """
 
 from __future__ import annotations
@@ -57,8 +57,11 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-def return_memory(device: torch.device) -> None:
-    """Return a GPU's memory that torch keeps for later, as after its last recording was dropped."""
+def return_cached_memory(device: torch.device) -> None:
+    """Return a GPU's memory that torch keeps for later; nothing is kept on other devices.
+
+    Memory that ran out may be in pieces, and that of dropped recordings is not used for others.
+    """
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

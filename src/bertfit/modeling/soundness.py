@@ -125,7 +125,6 @@ def _fail(loaded: LoadedClassifier, precision: Precision) -> str | None:
         return f"{type(error).__name__}: {first_line[:100]}"
     finally:
         give_up_copy(work)
-        model.eval()
     return None
 
 

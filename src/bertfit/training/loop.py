@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from bertfit.data.batching import iter_packs
 from bertfit.errors import is_out_of_memory
 from bertfit.inference.micro_batches import TokenBudget, iter_logits
+from bertfit.modeling.allocation import return_cached_memory
 from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.transfer import LateValues, mark_moment, to_device
 from bertfit.training.reports import StepReport, TakenStep
@@ -218,8 +219,7 @@ def accumulate_within_memory(
         # Outside the except clause: the error kept the tensors of the failed micro-batch alive.
         weights.drop_gradients()
         numbers.set_back()
-        if precision.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return_cached_memory(precision.device)
 
 
 @dataclass(frozen=True, slots=True)

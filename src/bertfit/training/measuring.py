@@ -18,7 +18,7 @@ import torch
 from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.inference.micro_batches import TokenBudget
-from bertfit.modeling.allocation import keep_freed_memory
+from bertfit.modeling.allocation import keep_freed_memory, return_cached_memory
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.precision import quick_float32
 from bertfit.modeling.torch_defaults import usual_torch
@@ -175,5 +175,4 @@ def measure_token_budget(
         return find_fastest_budget(rate_of, enough=count_cells(largest))
     finally:
         weights.release()
-        if precision.device.type == "cuda":
-            torch.cuda.empty_cache()
+        return_cached_memory(precision.device)

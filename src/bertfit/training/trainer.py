@@ -15,7 +15,7 @@ import torch
 from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
-from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_memory
+from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_cached_memory
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.saving import restore_model, save_model
@@ -110,7 +110,7 @@ def fit(
                 break
     finally:
         weights.release()
-    return_memory(precision.device)  # which recordings had
+    return_cached_memory(precision.device)  # that of recordings
     run.keep_best()
     return run.outcome()
 

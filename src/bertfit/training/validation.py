@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from bertfit.errors import TrainingError, is_out_of_memory
 from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
+from bertfit.modeling.allocation import return_cached_memory
 from bertfit.modeling.compilation import run_as_written
 from bertfit.training.reports import advise_smaller_steps
 from bertfit.training.token_budget import scoring_budget
@@ -78,8 +78,7 @@ def score_validation(
             logits = None
         if logits is None:  # outside the except clause: the error kept tensors alive
             on_forgotten()
-            if on_gpu:
-                torch.cuda.empty_cache()
+            return_cached_memory(precision.device)
             logits = score()
     _check_finite(logits, precision)
     return softmax(logits)

@@ -98,8 +98,6 @@ def find_known_rows(run: Path, dataset: TextDataset) -> tuple[Learned | None, li
     rows = np.flatnonzero(is_learned).tolist()
     told = f"on {len(rows):,} of these {len(dataset):,} texts"
     learned = Learned(told, rows, len(rows) / len(dataset)) if rows else None
-    if choosing is None and find_part(read_record(run), dataset) == "validation":
-        return learned, np.flatnonzero(~is_learned).tolist()
     return learned, np.flatnonzero(chose).tolist()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,7 @@ from bertfit.progress import Listener
 from bertfit.reporting.summary import list_chosen
 from bertfit.reporting.text import note_columns
 from bertfit.wording import list_some
-from bertfit.workflow.learned import (
-    Learned,
-    describe_leaks,
-    find_known_rows,
-    find_part,
-)
+from bertfit.workflow.learned import Learned, describe_leaks, find_known_rows, find_part
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -62,11 +57,18 @@ def read_rows(
         names_may_change=not classifier.record,
         on_progress=lambda done, total: listener.progress("reading", done, total),
     )
+    record = classifier.record
+    is_own_test = find_part(record, dataset) == "test"
     learned, choosing = find_known_rows(as_path(run), dataset)
-    chosen = list_chosen({"record": classifier.record}) if classifier.record else ""
+    chosen = list_chosen({"record": record}) if record else ""
     choosing = choosing if chosen else []
-    warning = _warn_of_known_rows(run, classifier.record, dataset, learned, (choosing, chosen))
-    _note_known_rows(run, classifier.record, dataset, warning, listener)
+    leaks = describe_leaks([(as_path(run), record)]) if is_own_test else None
+    warning = _warn_of_known_rows(run, dataset, learned, choosing, leaks, chosen=chosen)
+    if warning is not None:
+        listener.note(f"WARNING: {warning}")
+    comparison = (record.get("scores") or {}).get("comparison")
+    if is_own_test and comparison:
+        listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
     note_columns({"rows": dataset.columns}, listener)
     known = sorted({*(() if learned is None else learned.rows), *choosing})
     if learned is None and len(known) == len(dataset):
@@ -76,35 +78,42 @@ def read_rows(
 
 def _warn_of_known_rows(
     run: str | Path,
-    record: Mapping[str, Any],
     dataset: TextDataset,
     learned: Learned | None,
-    choosing: tuple[Sequence[int], str],
+    choosing: Sequence[int],
+    leaks: str | None,
+    *,
+    chosen: str,
 ) -> str | None:
     """Return why the scores are too good, or None.
 
-    `choosing` has the rows that are validation rows of the run, and what they chose, in words.
+    Args:
+        run: The run.
+        dataset: The rows.
+        learned: Those that it was trained on.
+        choosing: Numbers of those that are its validation rows.
+        leaks: How many it had seen if they are its own test rows, from `describe_leaks`.
+        chosen: What the validation rows chose, in words.
     """
-    (rows, chosen), told = choosing, []
+    told: list[str] = []
     if learned is not None:
         told.append(f"{run} was trained {learned.told}, so its scores are too good.")
         told.append(_show_known("Learned", learned.rows, dataset, "it has not seen"))
-    if len(rows) == len(dataset):
+    if len(choosing) == len(dataset):
         told.append(
             f"these are the validation rows of {run}, which chose {chosen}, so its scores are too "
             "good. Evaluate it on rows that chose nothing."
         )
-    elif rows:
-        other = "" if learned is None else " other" if len(rows) == 1 else " others"
-        are = "is a validation row" if len(rows) == 1 else "are validation rows"
+    elif choosing:
+        other = "" if learned is None else " other" if len(choosing) == 1 else " others"
+        are = "is a validation row" if len(choosing) == 1 else "are validation rows"
         told.append(
-            f"{len(rows):,}{other} of these {len(dataset):,} texts {are} of {run}, which chose "
+            f"{len(choosing):,}{other} of these {len(dataset):,} texts {are} of {run}, which chose "
             f"{chosen}: scores of them are too good."
         )
-        told.append(_show_known("Validation", rows, dataset, "chose nothing"))
-    if not told and find_part(record, dataset) == "test":
-        leaks = describe_leaks([(as_path(run), record)])
-        told += [] if leaks is None else [f"{leaks} bertfit inspect shows those without them."]
+        told.append(_show_known("Validation", choosing, dataset, "chose nothing"))
+    if not told and leaks is not None:
+        told.append(f"{leaks} bertfit inspect shows those without them.")
     return " ".join(told) if told else None
 
 
@@ -114,18 +123,3 @@ def _show_known(what: str, rows: Sequence[int], dataset: TextDataset, which: str
         return f"Evaluate it on rows that {which}."
     lines = list_some((dataset.lines[row] for row in rows), _LINES_SHOWN)
     return f"{what}: {dataset.source}:{lines}."
-
-
-def _note_known_rows(
-    run: str | Path,
-    record: Mapping[str, Any],
-    dataset: TextDataset,
-    warning: str | None,
-    listener: Listener,
-) -> None:
-    """Note what the run has to do with these rows."""
-    if warning is not None:
-        listener.note(f"WARNING: {warning}")
-    comparison = (record.get("scores") or {}).get("comparison")
-    if comparison and find_part(record, dataset) == "test":
-        listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
