@@ -50,8 +50,9 @@ def _read_digests(path: Path) -> np.ndarray | None:
     try:
         known: np.ndarray = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
+        reason = str(error).partition(" If you trust")[0]  # numpy's advice is to unpickle it
         raise RunError(
-            f"{path} cannot be read: {error}", hint="Remove it; trained rows are not found then."
+            f"{path} cannot be read: {reason}", hint="Remove it; trained rows are not found then."
         ) from None
     is_array = isinstance(known, np.ndarray)  # of an archive, numpy returns something else
     if not is_array or known.dtype != np.uint64 or known.ndim != 1:
