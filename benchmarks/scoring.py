@@ -8,6 +8,7 @@ nor, for bertfit, building the operators. Each process reads the file of reviews
 peak memory.
 
 Needs BERTFIT_DATA. `--reviews 5000` is the full measurement; the pipeline as it comes is slow.
+`--joined 80` makes each text of 80 reviews, some 100,000 characters, as reports and books have.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def main() -> None:
         "scoring",
         {
             "num_reviews": num_reviews,
+            "reviews_in_a_text": arguments.joined,
             "max_length": MAX_LENGTH,
             "reviews_per_second": {way: summarize(values) for way, values in rates.items()},
             "peak_mib": {way: summarize(values) for way, values in memory.items()},
@@ -73,6 +75,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reviews", type=int, default=1000, help="Reviews to score (1000).")
+    parser.add_argument("--joined", type=int, default=1, help="Reviews in each text (1).")
     parser.add_argument("--rounds", type=int, default=3, help="Times that each scores them (3).")
     parser.add_argument("--seed", type=int, default=0, help="Which reviews (0).")
     add_output(parser)
@@ -94,7 +97,8 @@ def make_classifier(folder: Path) -> Path:
 
 def run_apart(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--way", way, "--model", str(model)]
-    command += ["--reviews", str(arguments.reviews), "--seed", str(arguments.seed)]
+    for name in ("reviews", "seed", "joined"):
+        command += [f"--{name}", str(getattr(arguments, name))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -102,7 +106,9 @@ def run_apart(way: str, model: Path, arguments: argparse.Namespace) -> dict[str,
 
 def score(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Score the reviews once, and return their number, the speed and the peak memory."""
-    texts = list(read_reviews("test", num_rows=arguments.reviews, seed=arguments.seed).texts)
+    reviews = read_reviews("test", num_rows=arguments.reviews, seed=arguments.seed).texts
+    num_joined = arguments.joined
+    texts = ["\n".join(reviews[at : at + num_joined]) for at in range(0, len(reviews), num_joined)]
     if way.startswith("pipeline"):
         seconds = score_by_pipeline(model, texts, at_best=way == "pipeline-best")
     else:
@@ -119,8 +125,8 @@ def score(way: str, model: Path, arguments: argparse.Namespace) -> dict[str, Any
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
-        "num_reviews": len(texts),
-        "reviews_per_second": len(texts) / seconds,
+        "num_reviews": len(reviews),
+        "reviews_per_second": len(reviews) / seconds,
         "peak_mib": round(peak),
     }
 

@@ -79,3 +79,10 @@ def test_the_page_counts_all_classes_with_an_f1_of_0_and_lists_the_largest_first
     title = "The 15 classes of lowest F1, of 40 (1 without rows, 38 others with F1 0)"
     first = page.partition(f"<caption>{title}</caption>")[2].partition("</table>")[0]
     assert [name for name in names if name in first] == names[20:35]
+
+
+def test_a_name_turns_no_text_of_the_card_around() -> None:
+    facts = make_facts(["good\u202e", "\u2066bad"], [0, 1], [0, 1]) | {"name": "run\u202d"}
+    card = render_card(facts)
+    assert "| good� |" in card
+    assert not set("\u202d\u202e\u2066") & set(card)

@@ -37,6 +37,7 @@ PART = {
     "words_median": 174.0,
     "tokens": {
         "num_counted": 10_000,
+        "num_estimated": 0,
         "median": 224.0,
         "p95": 757.0,
         "max": 3_127,

@@ -30,7 +30,7 @@ MIN_CHARACTERS = 2_000_000
 """Less text than this is encoded in about a second and not worth caching."""
 MAX_BYTES = 2 * 1024**3
 """Limit on the total size of all entries; the least recently used are evicted first."""
-_FORMAT = "bertfit encoded text 1"
+_FORMAT = "bertfit encoded text 2"
 _DRAFT = ".draft-"
 _ARRAYS = ("token_ids", "offsets", "full_lengths")
 _DIGEST = "digest"

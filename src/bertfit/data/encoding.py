@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.data.cleaning import clean_text, cleans_itself
+from bertfit.data.long_texts import cut_ends, join_ends, splits_at_spaces
 from bertfit.errors import ModelError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from bertfit.config import TextCleaning, Truncation
 
 _CHUNK_SIZE = 1024
+_CHUNK_CHARACTERS = 2**22
+"""Fewer texts are tokenized at once if they are long: a token takes some 80 bytes meanwhile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,8 @@ class EncodedTexts:
     offsets: np.ndarray
     """(n + 1,) int64."""
     full_lengths: np.ndarray
-    """(n,) int32: tokens of each text before truncation, including special tokens."""
+    """(n,) int32: tokens of each text before truncation, including special tokens; estimated for
+    texts of which only the ends were read."""
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -91,7 +95,8 @@ def encode_texts(
 ) -> EncodedTexts:
     """Encode texts in parallel (the tokenizers library uses all cores).
 
-    A text that would have no token is read as a space.
+    A text that would have no token is read as a space. Of texts much longer than `rule.max_length`,
+    only the ends are read, which gives the same tokens.
 
     Args:
         texts: n texts.
@@ -117,21 +122,57 @@ def encode_texts(
     pieces: list[np.ndarray] = []
     lengths = np.empty(len(texts), dtype=np.int64)
     full_lengths = np.empty(len(texts), dtype=np.int32)
-    for start in range(0, len(texts), _CHUNK_SIZE):
-        chunk = [clean_text(text, cleaning) for text in texts[start : start + _CHUNK_SIZE]]
-        with _explaining():
-            encodings = tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
-        for row, encoding in enumerate(encodings, start):
-            ids = encoding.ids or blank
+    for start, end in _cut_chunks(texts):
+        chunk = [clean_text(text, cleaning) for text in texts[start:end]]
+        tokenized = _tokenize(chunk, tokenizer, room, rule.truncation)
+        for row, (found, num_tokens) in enumerate(tokenized, start):
+            ids = found or blank
             kept = [*prefix, *truncate(ids, room, rule), *suffix]
             pieces.append(np.asarray(kept, dtype=np.int32))
             lengths[row] = len(kept)
-            full_lengths[row] = len(ids) + len(prefix) + len(suffix)
+            full_lengths[row] = max(num_tokens, len(ids)) + len(prefix) + len(suffix)
         if on_progress is not None:
-            on_progress(min(start + _CHUNK_SIZE, len(texts)), len(texts))
+            on_progress(end, len(texts))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     token_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     return EncodedTexts(token_ids, offsets, full_lengths)
+
+
+def _cut_chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Yield where each chunk begins and ends."""
+    start = num_characters = 0
+    for row, text in enumerate(texts):
+        num_characters += len(text)
+        if row + 1 - start == _CHUNK_SIZE or num_characters >= _CHUNK_CHARACTERS:
+            yield start, row + 1
+            start, num_characters = row + 1, 0
+    if start < len(texts):
+        yield start, len(texts)
+
+
+def _tokenize(
+    texts: Sequence[str], tokenizer: Tokenizer, room: int, truncation: Truncation
+) -> Iterator[tuple[list[int], int]]:
+    """Yield of each text the ids, or those of its ends if it is long, and how many it has.
+
+    The number is estimated if only the ends were read.
+    """
+    may_cut = splits_at_spaces(tokenizer)
+    parts = [cut_ends(text, room, truncation) if may_cut else [text] for text in texts]
+    all_parts = [part for of_text in parts for part in of_text]
+    with _explaining():
+        encodings = iter(tokenizer.encode_batch_fast(all_parts, add_special_tokens=False))
+    for text, of_text in zip(texts, parts, strict=True):
+        ids = [next(encodings).ids for _ in of_text]
+        if of_text[0] is text:
+            yield ids[0], len(ids[0])
+        elif (joined := join_ends(ids, room, truncation)) is not None:
+            per_character = sum(map(len, ids)) / sum(map(len, of_text))
+            yield joined, max(round(per_character * len(text)), len(joined))
+        else:
+            with _explaining():
+                whole = tokenizer.encode(text, add_special_tokens=False).ids
+            yield whole, len(whole)
 
 
 @contextlib.contextmanager

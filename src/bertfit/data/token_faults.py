@@ -26,7 +26,7 @@ MOST_SAMPLED = 10_000
 """Rows sampled from larger parts to measure lengths; shares are accurate to about one point."""
 _CHUNK_SIZE = 4096
 _COUNTED_TOKENS = 512
-"""Tokens per text, including special tokens, among which unknown ones are counted."""
+"""Tokens per text, including special tokens, among which unknown ones are counted at least."""
 _LONG_WORD = 50
 """Letters per word on average: words of over 100 letters are unknown to WordPiece."""
 _LETTER = re.compile("[a-zA-Z0-9]")
@@ -82,6 +82,7 @@ def count_tokens(
     *,
     rows: np.ndarray,
     cleaning: TextCleaning = "none",
+    max_length: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> TokenCounts:
     """Tokenize texts in chunks, keeping only the counts.
@@ -92,10 +93,13 @@ def count_tokens(
         unknown_id: Id of the unknown token, if there is one.
         rows: (k,) indices of the texts to count; at least one.
         cleaning: The step that a training would apply to them.
+        max_length: A limit on which side of which each text is told exactly, as for those up to
+            512; beyond, lengths of long texts are estimated.
         on_progress: Called with (done, k) after each chunk.
     """
     num_special = sum(map(len, find_special_tokens(tokenizer)))
-    rule = EncodingRule(max_length=_COUNTED_TOKENS, text_cleaning=cleaning)
+    num_read = max(_COUNTED_TOKENS, max_length or 0)
+    rule = EncodingRule(max_length=num_read, text_cleaning=cleaning)
     counts = []
     for start in range(0, len(rows), _CHUNK_SIZE):
         chunk = rows[start : start + _CHUNK_SIZE]
@@ -176,13 +180,14 @@ def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterat
 
 
 def describe_token_lengths(
-    full_lengths: np.ndarray, max_length: int | None = None
+    full_lengths: np.ndarray, max_length: int | None = None, *, num_estimated: int = 0
 ) -> dict[str, float | int | dict[str, float]]:
     """Return count, median, p95 and max of the lengths, and the share truncated by each limit.
 
     Args:
         full_lengths: (n,) tokens, including special tokens.
         max_length: A further limit besides `LIMITS`.
+        num_estimated: How many of the lengths are estimates.
 
     Example:
         >>> describe_token_lengths(np.array([100, 200, 600]))["cut_shares"]
@@ -191,6 +196,7 @@ def describe_token_lengths(
     limits = sorted({*LIMITS, *([] if max_length is None else [max_length])})
     return {
         "num_counted": len(full_lengths),
+        "num_estimated": num_estimated,
         "median": round(float(np.median(full_lengths)), 1),
         "p95": round(float(np.percentile(full_lengths, 95)), 1),
         "max": int(full_lengths.max()),

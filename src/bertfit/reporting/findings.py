@@ -93,8 +93,8 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Return rows and lengths of each part, and the share of texts truncated by each limit.
 
     Args:
-        parts: By name, with num_rows, words_median, and tokens: num_counted, median, p95, max,
-            cut_shares by limit, and text_cleaning.
+        parts: By name, with num_rows, words_median, and tokens: num_counted, num_estimated, median,
+            p95, max, cut_shares by limit, and text_cleaning.
     """
     limits = list(next(iter(parts.values()))["tokens"]["cut_shares"])
     # There may be four limits, all of which must fit into 80 columns.
@@ -115,6 +115,10 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         if part["tokens"]["num_counted"] < part["num_rows"]
     ]
     notes = [f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}."] if sampled else []
+    num_estimated = sum(part["tokens"]["num_estimated"] for part in parts.values())
+    if num_estimated:
+        texts = format_count(num_estimated, "long text")
+        notes.append(f"The tokens of {texts} are estimated from the beginning of each.")
     if any(part["tokens"]["text_cleaning"] == "html_breaks" for part in parts.values()):
         notes.append("HTML line breaks were counted as the spaces that train reads them as.")
     return Group(Text(title, style="bold"), table, *map(Text, notes))

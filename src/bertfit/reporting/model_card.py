@@ -24,7 +24,11 @@ from bertfit.reporting.summary import (
     is_all_leaked,
     list_warnings,
 )
-from bertfit.reporting.templating import markdown_templates, replace_unseen
+from bertfit.reporting.templating import (
+    markdown_templates,
+    replace_directions,
+    replace_unseen,
+)
 from bertfit.run_files import seal_card
 from bertfit.wording import format_count
 
@@ -67,8 +71,8 @@ def render_card(facts: Mapping[str, Any]) -> str:
         "num_unlisted": len(classes) if is_long and judged.get("confusion") else 0,
         "baseline_rows": tables.list_baselines(facts),
     }
-    card = replace_unseen(markdown_templates().get_template("model_card.md.jinja").render(view))
-    return seal_card(card)
+    card = markdown_templates().get_template("model_card.md.jinja").render(view)
+    return seal_card(replace_directions(replace_unseen(card)))
 
 
 def _describe_metadata(facts: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from bertfit.evaluation.interval import Interval
 from bertfit.reporting.text import format_percent_and_ends, format_percent_with_interval
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_DIRECTIONS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$])")
 _OPENING_CHARACTERS = 240
 
@@ -44,6 +45,18 @@ def replace_unseen(text: str) -> str:
         'a�b�c\n'
     """
     return _UNSEEN.sub("\ufffd", text)
+
+
+def replace_directions(text: str) -> str:
+    r"""Replace characters that change the direction of the text around them.
+
+    In a card, which is read as Markdown too, a name with one would reverse what follows it.
+
+    Example:
+        >>> replace_directions("a\u202eb")
+        'a�b'
+    """
+    return _DIRECTIONS.sub("\ufffd", text)
 
 
 def escape_markdown(text: str) -> str:

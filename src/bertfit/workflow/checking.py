@@ -22,6 +22,7 @@ from bertfit.data.gate import (
     refuse_leaks,
     summarize_leaks,
 )
+from bertfit.data.long_texts import count_long
 from bertfit.data.token_faults import (
     TokenCounts,
     choose_rows,
@@ -209,14 +210,16 @@ def _inspect_tokens(
     Texts are cleaned as for a training with these rows, so that its lengths are told.
     """
     sample, suspects = choose_rows(rows.texts)
+    fast = fast_tokenizer(tokenizer)
 
     def count(chosen: np.ndarray) -> TokenCounts:
         return count_tokens(
             rows.texts,
-            fast_tokenizer(tokenizer),
+            fast,
             tokenizer.unk_token_id,
             rows=chosen,
             cleaning=cleaning,
+            max_length=max_length,
             on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
         )
 
@@ -224,7 +227,8 @@ def _inspect_tokens(
     if len(counts.rows) < len(rows) and shows_more(counts, suspects):
         counts = count(np.arange(len(rows)))  # a sample can show such texts, but not count them
     of_sample = counts.full_lengths[np.isin(counts.rows, sample)]
-    lengths = describe_token_lengths(of_sample, max_length)
+    num_estimated = count_long([rows.texts[row] for row in sample], fast, max_length or 0)
+    lengths = describe_token_lengths(of_sample, max_length, num_estimated=num_estimated)
     described = {"tokens": {**lengths, "text_cleaning": cleaning}}
     return described, list(describe_tokens(name, rows, counts))
 

@@ -39,7 +39,9 @@ class LogKeeper:
     def note(self, text: str) -> None:
         """Log the sentence and pass it on."""
         now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
-        self.lines.append(f"{now} {escape_controls(text)}")
+        # Or a name with a line break could be followed by what looks like another note.
+        told = escape_controls(text).replace("\n", "\n    ")
+        self.lines.append(f"{now} {told}")
         self._listener.note(text)
 
     def progress(self, task: str, done: int, total: int | None, detail: str = "") -> None:
