@@ -71,6 +71,17 @@ def test_a_source_named_in_a_third_of_one_label_is_found():
     assert (found.word, found.label, found.purity) == ("acme", "pos", 1.0)
 
 
+@pytest.mark.parametrize(("num_rare", "is_told"), [(8, False), (30, True)])
+def test_a_word_that_a_handful_of_rows_lack_is_no_giveaway(num_rare, is_told):
+    """Of hundreds of words that two thirds of all texts have, some is in none of eight others."""
+    generator, labels = random.Random(0), ["rare"] * num_rare + ["usual"] * 400
+    texts = []
+    for at, label in enumerate(labels):
+        words = generator.sample([f"word{number}" for number in range(200)], 20)
+        texts.append(" ".join([*words, "often"] if label == "usual" and at % 3 else words))
+    assert [one.word for one in find(texts, labels, ("rare", "usual"))] == ["often"] * is_told
+
+
 def test_signs_that_tell_equally_much_are_in_the_same_order_in_every_process():
     code = """
 from bertfit.data.words import make_vocabulary, number_signs

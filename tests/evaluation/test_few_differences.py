@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import expit
 
 from bertfit.evaluation.comparison import compare_predictions
 from bertfit.evaluation.few_differences import (
     allow_for_alike,
     find_f1_gains,
     widen_where_alike,
+    widen_where_few_mistakes,
 )
 from bertfit.evaluation.interval import Interval, exact_interval
 from bertfit.evaluation.metrics import accuracy_and_macro_f1
@@ -112,3 +115,40 @@ def test_the_interval_of_macro_f1_covers_no_difference_of_models_that_differ_rar
         found = compare(answers, label_ids, num_labels)["macro_f1"].interval
         covered += found.low <= 0 <= found.high
     assert covered >= 95
+
+
+def draw_sure(rng, noise, label_ids, *, sureness):
+    """Probabilities that are right on 99 % of the rows, and calibrated if the sureness is 1."""
+    away = stats.norm.ppf(0.99)
+    positive = expit(sureness * 2 * away * (away * (2 * label_ids - 1) + noise))
+    return np.stack([1 - positive, positive], axis=1)
+
+
+def test_the_interval_of_log_loss_covers_what_a_surer_model_loses_by_rare_mistakes() -> None:
+    """Of 200 rows, 2 are mistaken on average: the resamples alone cover it in 73 %."""
+    rng = np.random.default_rng(0)
+    label_ids, noise = rng.integers(2, size=400_000), rng.normal(size=400_000)
+    surer, calibrated = (draw_sure(rng, noise, label_ids, sureness=one) for one in (3, 1))
+    rows = np.arange(len(label_ids))
+    ratio = calibrated[rows, label_ids] / np.maximum(surer[rows, label_ids], 1e-7)
+    truth, covered = float(np.log(ratio).mean()), 0
+    for _ in range(40):
+        labels, of_a = rng.integers(2, size=200), rng.normal(size=200)
+        of_b = 0.7 * of_a + np.sqrt(1 - 0.49) * rng.normal(size=200)
+        a = draw_sure(rng, of_a, labels, sureness=3)
+        b = draw_sure(rng, of_b, labels, sureness=1)
+        found = compare_predictions(a, b, labels, num_resamples=100).scores["log_loss"].interval
+        covered += found.low <= truth <= found.high
+    assert covered >= 37
+
+
+def test_ten_mistakes_and_hits_of_both_leave_the_interval_of_log_loss() -> None:
+    label_ids, rng = np.arange(40) % 2, np.random.default_rng(0)
+    interval, of_each = Interval(0.0, 0.1), (Interval(0.0, 9.0), Interval(0.0, 9.0))
+    positive = rng.uniform(0.1, 0.9, size=40)
+    probabilities = np.stack([1 - positive, positive], axis=1)
+    for num_wrong, is_wider in ((9, True), (10, False)):
+        answers = np.where(np.arange(40) < num_wrong, 1 - label_ids, label_ids)
+        pair = ((probabilities, answers), (probabilities, np.where(answers, 0, 1)))
+        found = widen_where_few_mistakes(interval, of_each, pair, label_ids, None)
+        assert (found != interval) == is_wider

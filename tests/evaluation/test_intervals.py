@@ -14,12 +14,15 @@ from scipy.special import expit
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import resampling
+from bertfit.evaluation.calibration import score_confidence
 from bertfit.evaluation.few_differences import allow_for_alike
 from bertfit.evaluation.interval import (
     Interval,
     allow_for_mistakes,
+    count_effective,
     exact_interval,
     has_few,
+    have_few_units,
     stretch,
 )
 from bertfit.evaluation.intervals import (
@@ -71,6 +74,9 @@ def find_interval_by_hand(
         away = reach * np.std(values) / (whole * (1 - whole)) * np.array([-1, 1])
         odds = 1 / (1 + (1 - whole) / whole * np.exp(-away))
         ends = np.array([min(ends[0], odds[0]), max(ends[1], odds[1])])
+    if name == "log_loss":
+        times = np.exp(stats.t.ppf(0.975, num_rows - 1) * np.std(values) / whole)
+        ends = np.array([min(ends[0], whole / times), max(ends[1], whole * times)])
     ends = ends.clip(0, None if name == "log_loss" else 1)
     return Interval(float(ends[0]), float(ends[1]))
 
@@ -586,6 +592,43 @@ def test_fewer_than_ten_mistakes_or_hits_are_few(num_wrong: int, expected: bool)
     assert has_few(is_right, np.arange(100)) is expected
     assert has_few(~is_right, np.arange(100)) is expected
     assert has_few(is_right, np.arange(100) // 2) is (num_wrong == 0)
+
+
+def test_with_groups_those_with_a_mistake_or_a_hit_are_counted() -> None:
+    is_right, pairs = np.arange(100) >= 19, np.arange(100) // 2
+    assert not have_few_units(is_right, pairs)  # ten pairs have a mistake
+    assert have_few_units(np.arange(100) >= 18, pairs)
+    assert have_few_units(is_right, np.arange(100) // 20)  # there are only five groups
+
+
+def test_the_effective_rows_lie_between_the_groups_and_the_rows() -> None:
+    is_right = np.random.default_rng(0).random(2000) < 0.9
+    assert count_effective(is_right, np.arange(2000)) == 2000
+    one_pair = np.maximum(np.arange(2000), 1)
+    assert count_effective(is_right, one_pair) == pytest.approx(2000, rel=0.01)
+    alike = np.repeat(is_right, 5)  # the rows of a group are right or wrong together
+    assert count_effective(alike, np.arange(10_000) // 5) == pytest.approx(2000, rel=0.01)
+    shuffled = np.random.default_rng(1).permutation(alike)
+    assert count_effective(shuffled, np.arange(10_000) // 5) > 9000
+    assert count_effective(np.ones(60, bool), np.arange(60) // 3) == 20
+
+
+def test_two_rows_of_one_group_do_not_narrow_the_intervals_of_few_mistakes() -> None:
+    """They did, for all rows: a single pair of 200 made it 82 % that were covered of 95."""
+    rng = np.random.default_rng(0)
+    label_ids = rng.integers(2, size=200)
+    of_label = np.where(np.arange(200) < 2, 0.02, 0.98)
+    probabilities = np.where(np.arange(2) == label_ids[:, None], of_label[:, None], 0.0)
+    probabilities += np.where(np.arange(2) == label_ids[:, None], 0.0, 1 - of_label[:, None])
+    pair = [0, 0, *range(1, 199)]
+    for groups in (None, pair):
+        found = bootstrap_intervals(probabilities, label_ids, groups=groups, num_resamples=200)
+        assert found["log_loss"].high > 0.13  # the exact interval of 2 of 200 ends at 3.6 %
+        of_confidence = score_confidence(
+            probabilities, label_ids, groups=groups, num_resamples=200
+        ).intervals
+        assert of_confidence["brier"].high > 0.033
+        assert of_confidence["aurc"].high > 0.01
 
 
 def test_with_groups_some_exceptions_leave_the_interval_of_the_resamples() -> None:

@@ -112,7 +112,8 @@ def test_a_threshold_is_told_with_what_it_is_for():
     }
     assert describe_threshold(0.25, "pos", {"aim": "precision>=0.9", "validation": rates}) == (
         f"{start}, chosen for precision>=0.9 {end}. On the validation rows that chose it, which "
-        "makes it look better than it is: precision 1.0000 (95 % interval 0.7500 to 1.0000) and "
+        "makes it look better than it is; on other rows about half of such thresholds fall short "
+        "of the precision asked for: precision 1.0000 (95 % interval 0.7500 to 1.0000) and "
         "recall 0.0000"
     )
 
@@ -121,7 +122,10 @@ def test_a_threshold_is_told_with_what_it_is_for():
     ("num_wrong", "num_rows", "num_expected", "told"),
     [
         (21, 200, 17.4, "would doubt some 17. So their number is no sign of wrong labels"),
-        (26, 200, 17.4, "Those beyond that number are wrong labels, or the model is surer than it"),
+        (26, 200, 17.4, "So their number is no sign of wrong labels"),
+        (27, 200, 17.4, "Those beyond that number are wrong labels, or the model is surer than it"),
+        (2, 200, 0.3, "would doubt hardly any. So their number is no sign of wrong labels"),
+        (3, 200, 0.3, "would doubt hardly any. So these are wrong labels, or the model is surer"),
         (39, 200, 0.2, "would doubt hardly any. So these are wrong labels, or the model is surer"),
         (40, 200, 0.2, "would doubt hardly any. But so many labels are rarely wrong"),
         (9, 20, 0.2, "would doubt hardly any. So these"),  # read faster than a doubt

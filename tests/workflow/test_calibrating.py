@@ -248,6 +248,7 @@ def test_one_changed_prediction_is_told_in_the_singular():
         probabilities=softmax(scaling.apply(logits), axis=1),
         threshold=None,
         curve=keep_curve([0.9, 0.6, 0.9], [True, False, True]),
+        groups=None,
     )
     calibrating._note_calibration(learned, listener)
     assert "It changes 1 prediction of these rows: accuracy 1.0000 → 0.6667." in listener.notes

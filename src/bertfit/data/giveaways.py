@@ -127,6 +127,7 @@ def find_giveaways(
     everywhere = np.ones(num_rows, dtype=bool)
     scores = _score_words(counted, everywhere, num_labels, least_rows=_LEAST_ROWS)
     is_candidate = (scores.told >= LEAST_OUTSTANDING) & (scores.purity >= LEAST_PURITY)
+    is_candidate &= num_rows - scores.with_label >= _LEAST_ROWS  # fewer lack a word by chance
     is_candidate |= scores.told >= LEAST_TELLING
     is_candidate &= scores.with_word * (1 - scores.with_label / num_rows) >= _LEAST_EXPECTED
     candidates = np.flatnonzero(is_candidate)

@@ -14,6 +14,7 @@ from bertfit.evaluation.interval import (
     Interval,
     allow_for_mistakes,
     cut,
+    have_few_units,
     intervals_to_json,
     stretch,
 )
@@ -29,7 +30,10 @@ _MAX_BINS = 15
 """Bins of the calibration error if there are enough rows."""
 _MIN_BIN_ROWS = 10
 _NOISE_QUANTILE = 0.95
-_NUM_NOISE_DRAWS = 200
+_NUM_NOISE_DRAWS = 1000
+_LEAST_NOISE_DRAWS = 200
+_NOISE_NUMBERS = 50_000_000
+"""Random numbers of all draws together, which take half a second; of more rows, draws are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def score_confidence(
     confidences = probabilities[np.arange(len(label_ids)), answered]
     brier_scores = row_brier_scores(probabilities, label_ids)
     is_right = answered == label_ids
-    ranked = rank_rows(confidences, is_right)
+    ranked, units = rank_rows(confidences, is_right), number_units(groups, len(label_ids))
 
     def score_resample(counts: NDArray[np.int64]) -> tuple[float, float]:
         brier = float(counts @ brier_scores) / int(counts.sum())
@@ -144,9 +148,10 @@ def score_confidence(
         groups=groups,
         num_resamples=num_resamples,
         seed=seed,
+        costs=() if have_few_units(is_right, units) else (0, 1),
         within=ranges,
     )
-    units, weights = number_units(groups, len(label_ids)), weigh_mistakes(ranked)
+    weights = weigh_mistakes(ranked)
     of_brier = _brier_scores_if(probabilities, brier_scores, answered, is_right)
     brier = allow_for_mistakes(brier, is_right, of_brier, units)
     aurc = allow_for_mistakes(aurc, is_right, (np.zeros_like(weights), weights), units)
@@ -258,8 +263,9 @@ def _draw_noise(
     """
     rng = np.random.default_rng(seed)
     bins = _assign_bins(confidences)
-    errors = np.empty(_NUM_NOISE_DRAWS)
-    for draw in range(_NUM_NOISE_DRAWS):
+    num_draws = _NOISE_NUMBERS // len(confidences)
+    errors = np.empty(max(_LEAST_NOISE_DRAWS, min(_NUM_NOISE_DRAWS, num_draws)))
+    for draw in range(len(errors)):
         drawn = rng.random(len(confidences)) < confidences
         errors[draw] = np.abs(np.bincount(bins, weights=confidences - drawn)).sum()
     noise = float(np.quantile(errors, _NOISE_QUANTILE) / len(confidences))

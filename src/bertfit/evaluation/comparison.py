@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.few_differences import widen_where_alike
+from bertfit.evaluation.few_differences import widen_where_alike, widen_where_few_mistakes
 from bertfit.evaluation.interval import LEVEL, Interval, intervals_to_json
 from bertfit.evaluation.intervals import (
     bootstrap_intervals,
@@ -32,7 +32,7 @@ from bertfit.evaluation.units import count_units
 from bertfit.wording import choose_decimals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -163,22 +163,54 @@ def compare_predictions(
         _make_scorer(probabilities, predicted, label_ids)
         for probabilities, predicted in zip(pair, answers, strict=True)
     ]
-    intervals = resample_intervals(
-        lambda weights: (scorers[0](weights) - scorers[1](weights)).tolist(),
-        len(label_ids),
-        groups=groups,
-        num_resamples=num_resamples,
-        seed=seed,
-        biased=[SCORE_NAMES.index("macro_f1")],
-        within=[(-1.0, 1.0), (-1.0, 1.0), (-WORST_LOG_LOSS, WORST_LOG_LOSS)],
+    *intervals, loss_a, loss_b = _resample_pair(
+        scorers, len(label_ids), groups=groups, num_resamples=num_resamples, seed=seed
     )
     intervals = widen_where_alike(intervals, answers, label_ids, groups)
+    models = list(zip(pair, answers, strict=True))
+    intervals[-1] = widen_where_few_mistakes(
+        intervals[-1], (loss_a, loss_b), models, label_ids, groups
+    )
     values = [scorer(np.ones(len(label_ids), dtype=np.int64)).tolist() for scorer in scorers]
     scores = {
         name: Difference(a, b, a - b, interval)
         for name, a, b, interval in zip(SCORE_NAMES, *values, intervals, strict=True)
     }
     return _count_agreement(answers, label_ids, scores, groups)
+
+
+def _resample_pair(
+    scorers: Sequence[Callable[[NDArray[np.int64]], NDArray[np.float64]]],
+    num_rows: int,
+    *,
+    groups: ArrayLike | None,
+    num_resamples: int,
+    seed: int,
+) -> list[Interval]:
+    """Return the intervals of the differences in `SCORE_NAMES`, and of the log loss of A and of B.
+
+    Args:
+        scorers: From `_make_scorer`, of A and of B.
+        num_rows: n.
+        groups: (n,) group of each row, or None.
+        num_resamples: Number of resamples.
+        seed: Seed of the draws.
+    """
+
+    def score_resample(weights: NDArray[np.int64]) -> list[float]:
+        a, b = (scorer(weights) for scorer in scorers)
+        return [*(a - b).tolist(), *(float(one[SCORE_NAMES.index("log_loss")]) for one in (a, b))]
+
+    losses = (0.0, WORST_LOG_LOSS)
+    return resample_intervals(
+        score_resample,
+        num_rows,
+        groups=groups,
+        num_resamples=num_resamples,
+        seed=seed,
+        biased=[SCORE_NAMES.index("macro_f1")],
+        within=[(-1.0, 1.0), (-1.0, 1.0), (-WORST_LOG_LOSS, WORST_LOG_LOSS), losses, losses],
+    )
 
 
 def _word_disagreement(interval: Interval, *, rejects: bool) -> str:

@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bertfit.evaluation.interval import FEW, Interval, cut, exact_interval
-from bertfit.evaluation.metrics import count_classes
+from bertfit.evaluation.interval import (
+    FEW,
+    Interval,
+    allow_for_mistakes,
+    cut,
+    exact_interval,
+    have_few_units,
+)
+from bertfit.evaluation.metrics import count_classes, log_losses_if, row_log_losses
 from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
@@ -99,6 +106,43 @@ def widen_where_alike(
         gains = find_f1_gains((a, b), label_ids)
         macro_f1 = allow_for_alike(macro_f1, differences, units, gains=gains)
     return [cut(accuracy, low=-1.0), cut(macro_f1, low=-1.0), log_loss]
+
+
+def widen_where_few_mistakes(
+    interval: Interval,
+    of_each: Sequence[Interval],
+    pair: Sequence[tuple[NDArray[np.float64], NDArray[np.int64]]],
+    label_ids: NDArray[np.int64],
+    groups: ArrayLike | None,
+) -> Interval:
+    """Widen the interval of a difference in log loss if either model has few mistakes, or few hits.
+
+    Each further mistake costs much. The interval is then at least that of the difference of the two
+    log losses, each with its own interval, as if they were independent.
+
+    Args:
+        interval: Bootstrap interval of the difference.
+        of_each: Bootstrap intervals of both log losses.
+        pair: (n, C) probabilities and (n,) answers of A, and of B.
+        label_ids: (n,).
+        groups: (n,) group of each row, or None.
+
+    Source:
+        Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a difference).
+    """
+    units = number_units(groups, len(label_ids))
+    if not any(have_few_units(answers == label_ids, units) for _, answers in pair):
+        return interval
+    means, wider = [], []
+    for own, (probabilities, answers) in zip(of_each, pair, strict=True):
+        costs = log_losses_if(probabilities, label_ids, answers)
+        means.append(float(row_log_losses(probabilities, label_ids).mean()))
+        wider.append(allow_for_mistakes(own, answers == label_ids, costs, units))
+    a, b = wider
+    difference = means[0] - means[1]
+    down = float(np.hypot(means[0] - a.low, b.high - means[1]))
+    up = float(np.hypot(a.high - means[0], means[1] - b.low))
+    return Interval(min(interval.low, difference - down), max(interval.high, difference + up))
 
 
 def _reach_of_macro_f1(label_ids: NDArray[np.int64], units: NDArray[np.int64]) -> float:

@@ -75,6 +75,43 @@ def has_few(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> bool:
     return fewest == 0 or (are_rows(units) and fewest < FEW)
 
 
+def have_few_units(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> bool:
+    """Return whether fewer than `FEW` units, rows or groups, have a mistake, or have a hit.
+
+    Example:
+        >>> is_right = np.arange(100) >= 12
+        >>> have_few_units(is_right, np.arange(100)), have_few_units(is_right, np.arange(100) // 2)
+        (False, True)
+    """
+    return min(len(np.unique(units[is_right])), len(np.unique(units[~is_right]))) < FEW
+
+
+def count_effective(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> float:
+    """Return as how many independent rows the rows tell the share of mistakes.
+
+    Without groups, these are the rows. With groups, as many rows as would give the variance between
+    the groups, and their number if there is no mistake, or no hit, to take a variance from.
+
+    Source:
+        Korn & Graubard 1998, Survey Methodology 24, section 2 (the exact interval with the
+        effective sample size, adjusted for the number of groups).
+    """
+    from scipy.stats import t
+
+    num_rows, num_units = len(units), len(np.unique(units))
+    share = float((~is_right).mean())
+    if num_units == num_rows:
+        return num_rows
+    if share in {0.0, 1.0} or num_units == 1:
+        return num_units
+    sums = np.bincount(np.unique(units, return_inverse=True)[1], weights=~is_right - share)
+    of_groups = num_units / (num_units - 1) * float((sums**2).sum()) / num_rows**2
+    of_rows = share * (1 - share) / (num_rows - 1)
+    tail = (1 + LEVEL) / 2
+    reach = float(t.ppf(tail, num_units - 1) / t.ppf(tail, num_rows - 1))
+    return min(float(num_rows), num_rows * of_rows / max(of_groups, 1e-300) / reach**2)
+
+
 def allow_for_mistakes(
     interval: Interval,
     is_right: NDArray[np.bool_],
@@ -83,8 +120,9 @@ def allow_for_mistakes(
 ) -> Interval:
     """Widen the interval of a mean cost if there are too few mistakes or hits.
 
-    The exact interval gives the possible shares of mistakes. A mistake costs the mean over the
-    observed ones and one more in any row, because the model's own confidence is not trusted.
+    They are if fewer than `FEW` rows, or groups, have one. The exact interval gives the possible
+    shares of mistakes. A mistake costs the mean over the observed ones and one more in any row,
+    because the model's own confidence is not trusted.
 
     Args:
         interval: Bootstrap interval of the mean cost.
@@ -92,13 +130,13 @@ def allow_for_mistakes(
         costs: (n,) cost of each row if its prediction is right, and (n,) if it is wrong.
         units: (n,) resampling unit of each row: the number of its group, or of the row.
     """
-    num_units = len(np.unique(units))
-    if num_units == 1 or not has_few(is_right, units):
+    if len(np.unique(units)) == 1 or not have_few_units(is_right, units):
         return interval
     if_right, further = costs[0], costs[1] - costs[0]
     num_wrong = int((~is_right).sum())
     each = (float(further[~is_right].sum()) + float(further.mean())) / (num_wrong + 1)
-    share = exact_interval(num_wrong / len(is_right) * num_units, num_units)
+    num_effective = count_effective(is_right, units)
+    share = exact_interval(num_wrong / len(is_right) * num_effective, num_effective)
     low, high = (float(if_right.mean()) + end * each for end in (share.low, share.high))
     return Interval(min(interval.low, low), max(interval.high, high))
 
@@ -155,6 +193,33 @@ def allow_for_skew(
     away = reach * deviation / (score * (1 - score))
     low, high = expit(logit(score) - away), expit(logit(score) + away)
     return Interval(min(interval.low, float(low)), max(interval.high, float(high)))
+
+
+def allow_for_long_tail(
+    interval: Interval, score: float, *, deviation: float, num_units: int
+) -> Interval:
+    """Widen the interval of a mean cost, at least 0, to at least that of its logarithm.
+
+    Few rows cost much and most nothing, so resamples do not reach as far up as new samples would.
+    With very few, this reaches too far; see `allow_for_mistakes`.
+
+    Args:
+        interval: Bootstrap interval.
+        score: At least 0; at 0 the interval is not changed.
+        deviation: Standard deviation of the resampled scores.
+        num_units: Number of rows, or groups.
+
+    Source:
+        DiCiccio & Efron 1996, Statistical Science 11, section 2 (intervals on another scale).
+    """
+    from scipy.stats import norm, t
+
+    if score <= 0:
+        return interval
+    tail = (1 + LEVEL) / 2
+    reach = float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
+    times = float(np.exp(min(reach * deviation / score, 700.0)))
+    return Interval(min(interval.low, score / times), max(interval.high, score * times))
 
 
 def stretch(interval: Interval, score: float, *, num_units: int) -> Interval:

@@ -17,12 +17,14 @@ from bertfit.evaluation.few_differences import allow_for_alike
 from bertfit.evaluation.interval import (
     Interval,
     allow_for_certain,
+    allow_for_long_tail,
     allow_for_mistakes,
     allow_for_skew,
     average_exact,
     cut,
     exact_interval,
     has_few,
+    have_few_units,
     stretch,
     take_out_bias,
 )
@@ -210,6 +212,7 @@ def _take_intervals(
     """Return the interval of each score from its resampled values."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
     intervals, trials, is_grouped = {}, _list_trials(rows), not are_rows(rows.units)
+    have_few = have_few_units(rows.predicted_ids == rows.label_ids, rows.units)
     for name, each in values.items():
         interval, score = percentile_interval(each), float(whole[name][0])
         if name in MACRO_NAMES:
@@ -221,6 +224,11 @@ def _take_intervals(
             num_precise = _count_smaller(rows) if name == "auroc" else num_units
             deviation = float(np.nanstd(each))
             interval = allow_for_skew(interval, score, deviation=deviation, num_units=num_precise)
+        if name == "log_loss" and not have_few:
+            deviation = float(each.std())
+            interval = allow_for_long_tail(
+                interval, score, deviation=deviation, num_units=num_units
+            )
         if name == "log_loss" and num_units == 1:  # a single row says nothing about others
             interval = Interval(0.0, WORST_LOG_LOSS)
         interval = cut(interval, high=WORST_LOG_LOSS if name == "log_loss" else 1.0)

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.errors import ConfigError
-from bertfit.evaluation.interval import LEVEL, Interval, cut, stretch, take_out_bias
+from bertfit.evaluation.interval import (
+    LEVEL,
+    Interval,
+    allow_for_long_tail,
+    cut,
+    stretch,
+    take_out_bias,
+)
 from bertfit.evaluation.units import number_units
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ def resample_intervals(
     num_resamples: int = 1000,
     seed: int = 0,
     biased: Collection[int] = (),
+    costs: Collection[int] = (),
     within: Sequence[tuple[float, float]],
 ) -> list[Interval]:
     """Return bootstrap intervals of arbitrary scores of the same rows, corrected for few units.
@@ -41,6 +49,7 @@ def resample_intervals(
         seed: Seed of the draws.
         biased: Indices of scores whose intervals are corrected for the bias of the resamples, as
             those of macro averages in `bootstrap_intervals`.
+        costs: Indices of scores that are mean costs, as for `interval.allow_for_long_tail`.
         within: Range of each score, which is also its interval if there is only one unit.
 
     Raises:
@@ -58,7 +67,13 @@ def resample_intervals(
         interval = percentile_interval(column)
         if place in biased:
             interval = take_out_bias(interval, float(column.mean() - whole[place]))
-        interval = stretch(interval, float(whole[place]), num_units=num_units)
+        score = float(whole[place])
+        interval = stretch(interval, score, num_units=num_units)
+        if place in costs:
+            deviation = float(column.std())
+            interval = allow_for_long_tail(
+                interval, score, deviation=deviation, num_units=num_units
+            )
         low, high = within[place]
         intervals.append(Interval(low, high) if num_units == 1 else cut(interval, low, high))
     return intervals

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.interval import Interval, exact_interval
 from bertfit.evaluation.slice_groups import GroupedRows
 from bertfit.evaluation.units import are_rows, number_units
 from bertfit.labels import is_missing, normalize_label, reads_as_missing
@@ -58,7 +58,7 @@ class Slice:
     num_right: int
     accuracy: float
     interval: Interval
-    """95 % Wilson interval of the accuracy; with groups, at least that of its log odds by group."""
+    """Exact 95 % interval of the accuracy; with groups, at least that of its log odds by group."""
     rest_accuracy: float
     """Accuracy on all other rows."""
     p_value: float
@@ -135,7 +135,8 @@ def score_slices(
         DataError: There are no rows, or a column has not one value, or group, per row.
 
     Source:
-        Wilson 1927 (interval); Fisher 1922 (test); Benjamini & Hochberg 1995 (adjustment).
+        Clopper & Pearson 1934 (interval); Fisher 1922 (test); Benjamini & Hochberg 1995
+        (adjustment).
 
     Example:
         >>> report = score_slices([True] * 90 + [False] * 10, {"by": ["a"] * 85 + ["b"] * 15})
@@ -362,11 +363,8 @@ def _compare_with_rest(num_rows: int, num_right: int, size: int, right: int) -> 
 
 
 def _find_interval(size: int, right: int) -> Interval:
-    """Return the 95 % Wilson interval of a slice's accuracy."""
-    from scipy.stats import binomtest
-
-    wilson = binomtest(right, size).proportion_ci(0.95, method="wilson")
-    return Interval(float(wilson.low), float(wilson.high))
+    """Return the exact 95 % interval of a slice's accuracy."""
+    return exact_interval(right, size)
 
 
 def _is_missing(value: object) -> bool:

@@ -31,7 +31,7 @@ from bertfit.modeling.calibration_folding import (
 )
 from bertfit.modeling.saving import save_model
 from bertfit.progress import Listener
-from bertfit.reporting.confidence import name_scaling
+from bertfit.reporting.confidence import describe_hope, name_scaling
 from bertfit.reporting.text import format_number_with_interval
 from bertfit.threshold_aim import parse_threshold_aim
 from bertfit.training.interruption import FirstInterrupt, Interruption
@@ -62,6 +62,8 @@ class LearnedConfidence:
     """(n, C) after scaling."""
     threshold: Threshold | None
     curve: SelectiveCurve
+    groups: np.ndarray | None
+    """(n,) group of each row, or None."""
 
 
 def refuse_impossible_aim(settings: TrainSettings, label_names: tuple[str, ...]) -> None:
@@ -182,6 +184,7 @@ def _learn(
         probabilities=probabilities,
         threshold=threshold,
         curve=keep_curve(confidences, answered == label_ids),
+        groups=groups,
     )
 
 
@@ -261,7 +264,7 @@ def _describe_calibration(learned: LearnedConfidence) -> dict[str, Any]:
         "validation": {
             name: {
                 "accuracy": float((values.argmax(axis=1) == label_ids).mean()),
-                **asdict(score_calibration(values, label_ids)),
+                **asdict(score_calibration(values, label_ids, groups=learned.groups)),
             }
             for name, values in (("before", before), ("after", after))
         },
@@ -294,8 +297,8 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
     cost = f", cost {plain.cost:.4f} → {rates.cost:.4f} a row" if rates.cost is not None else ""
     listener.note(
         f"Threshold: {positive!r} is predicted at a probability of {threshold.value:.4f} or more "
-        f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, which "
-        f"makes it look better than it is: precision {plain.precision:.4f} → "
+        f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, "
+        f"{describe_hope(threshold.aim)}: precision {plain.precision:.4f} → "
         f"{format_number_with_interval(rates.precision, rates.precision_interval)}, "
         f"recall {plain.recall:.4f} → "
         f"{format_number_with_interval(rates.recall, rates.recall_interval)}, "
