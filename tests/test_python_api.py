@@ -56,6 +56,69 @@ def test_columns_are_named_one_by_one_to_train(tmp_path):
     assert "text_column" in caught.value.hint
 
 
+@pytest.mark.parametrize("name", ["errors.DataError", "config.resolve_settings"])
+def test_the_modules_that_are_named_can_be_had_at_once(name):
+    command = [sys.executable, "-c", f"import bertfit; bertfit.{name}"]
+    subprocess.run(command, check=True)
+
+
+def test_how_processes_start_is_left_to_the_caller():
+    code = """
+import bertfit, multiprocessing
+words = ("good", "bad")
+rows = [{"text": f"{word} film {at}", "label": word} for at in range(20) for word in words]
+bertfit.find_suspects(rows)
+assert multiprocessing.get_start_method(allow_none=True) is None
+multiprocessing.set_start_method("spawn")
+bertfit.find_suspects(rows)
+assert multiprocessing.get_start_method() == "spawn"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("text,label\n" * 40, "got 440 characters, beginning with 'text,label"),
+        ("x" * 300, "got 300 characters"),
+        ("a/" * 3_000, "got 5,999 characters"),
+        ("a\0b", "got one with a NUL character"),
+    ],
+    ids=["rows", "name", "path", "NUL"],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda path, _folder: bertfit.train(path, "run"),
+        lambda path, _folder: bertfit.train(ROWS, path),
+        lambda path, _folder: bertfit.train_seeds(ROWS, path, num_seeds=2),
+        lambda path, _folder: bertfit.check(path),
+        lambda path, _folder: bertfit.find_suspects(path),
+        lambda path, _folder: bertfit.evaluate(path, ROWS),
+        lambda path, folder: bertfit.import_notebook(folder, path),
+        lambda path, folder: bertfit.report(folder, output=path),
+        lambda path, _folder: bertfit.TextClassifier.load(path),
+    ],
+    ids=[
+        *("train", "train to", "seeds to", "check", "suspects", "evaluate", "import to"),
+        *("report to", "load"),
+    ],
+)
+def test_what_can_be_no_path_is_told_briefly(use, path, told, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        use(path, tmp_path)
+    assert f"expected a path, {told}" in caught.value.message
+    assert len(caught.value.message) < 200
+    hint = "Rows themselves are given as a list of dicts or a table."
+    assert caught.value.hint == (hint if "\n" in path else None)
+
+
+def test_check_takes_what_train_takes(tiny_model_dir):
+    found = bertfit.check(ROWS, model=tiny_model_dir, max_length=np.int64(7))
+    assert found.model == str(tiny_model_dir)
+    assert "7" in found.parts["train"]["tokens"]["cut_shares"]
+
+
 def test_every_public_name_can_be_had():
     assert all(getattr(bertfit, name) is not None for name in bertfit.__all__)
 
@@ -115,10 +178,11 @@ def test_what_is_no_path_is_refused_by_the_name_of_its_argument(argument, use, v
         ("overwrite", lambda flag, place: bertfit.report(place, **flag)),
         ("with_texts", lambda flag, place: bertfit.report(place, **flag)),
         ("strict", lambda flag, _place: bertfit.check(ROWS, **flag)),
+        ("folds_if_learned", lambda flag, _place: bertfit.find_suspects(ROWS, **flag)),
     ],
     ids=[
         *("train over", "train beside", "train_seeds over", "train_seeds beside"),
-        *("import_notebook", "prepare_imdb", "report over", "report with", "check"),
+        *("import_notebook", "prepare_imdb", "report over", "report with", "check", "suspects"),
     ],
 )
 def test_what_is_neither_true_nor_false_is_refused(flag, use, value, tmp_path):

@@ -70,6 +70,8 @@ _HOMES = {
     "train": "bertfit.workflow.training",
     "train_seeds": "bertfit.workflow.seeds",
 }
+_MODULES = ("config", "errors")
+"""Modules that are used by name, as in `except bertfit.errors.DataError`."""
 
 
 if not TYPE_CHECKING:  # else a type checker would accept any name
@@ -78,6 +80,8 @@ if not TYPE_CHECKING:  # else a type checker would accept any name
         """Load a public name from the module that owns it."""
         if name == "__version__":
             return metadata.version("bertfit")
+        if name in _MODULES:
+            return importlib.import_module(f"bertfit.{name}")
         if name in _HOMES:
             return getattr(importlib.import_module(_HOMES[name]), name)
         raise AttributeError(f"module 'bertfit' has no attribute {name!r}")

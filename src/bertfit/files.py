@@ -20,6 +20,8 @@ from bertfit.errors import ConfigError
 
 _MOST_BYTES = 255
 """Of a file's name, on most file systems."""
+_LONGEST_PATH = 4096
+"""Characters; on most systems."""
 _NUMBERS = re.compile(r"\[\n([-+.\w,\s]+)\]")
 """A list of numbers, true, false or null in indented JSON."""
 
@@ -32,16 +34,33 @@ def as_path(name: str | Path, argument: str = "path") -> Path:
         argument: Name of the argument, for the error.
 
     Raises:
-        ConfigError: `name` is not of a type that can be a path, or an empty string, which would be
-            the current folder.
+        ConfigError: `name` is not of a type that can be a path, an empty string, which would be the
+            current folder, or one that no path can be: with a NUL, or too long.
     """
     if name == "":
         raise ConfigError(f"{argument}: expected a path, got an empty string")
     try:
         # For an unknown user this leaves the name as it is; pathlib raises an error.
-        return Path(os.path.expanduser(name))  # noqa: PTH111 (see above)
+        path = Path(os.path.expanduser(name))  # noqa: PTH111 (see above)
     except TypeError:
         raise ConfigError(f"{argument}: expected a path, got {type(name).__name__}") from None
+    _refuse_impossible(str(path), argument)
+    return path
+
+
+def _refuse_impossible(path: str, argument: str) -> None:
+    """Refuse what no system takes for a path, such as the content of a file instead of its name."""
+    if "\0" in path:
+        raise ConfigError(f"{argument}: expected a path, got one with a NUL character")
+    names = os.fsencode(path).split(os.fsencode(os.sep))
+    if max(map(len, names)) > _MOST_BYTES or len(path) > _LONGEST_PATH:
+        raise ConfigError(
+            f"{argument}: expected a path, got {len(path):,} characters, beginning with "
+            f"{path[:40]!r}",
+            hint="Rows themselves are given as a list of dicts or a table."
+            if "\n" in path
+            else None,
+        )
 
 
 @contextlib.contextmanager

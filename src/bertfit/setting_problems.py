@@ -77,6 +77,7 @@ def _encoding_problems(settings: object) -> list[str]:
 def _range_problems(settings: object) -> list[str]:
     rules: list[tuple[str, str, Any]] = [
         ("epochs", "at least 1", lambda v: v >= 1),
+        ("epochs", "of at most a million", lambda v: v <= 1_000_000),
         ("batch_size", "at least 1", lambda v: v >= 1),
         ("learning_rate", "above 0 and below 1", lambda v: 0 < v < 1),
         ("warmup_fraction", "in [0, 1)", lambda v: 0 <= v < 1),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from bertfit.data.batching import (
+    PlannedEpochs,
     cut_by_tokens,
     cut_into_packs,
     fill_pack,
@@ -230,3 +231,17 @@ def test_a_pack_cannot_be_filled_to_a_size_whose_rows_have_no_tokens(num_tokens,
     pack = pack_rows(make_encoded(np.array([3, 5])), np.arange(2))
     with pytest.raises(AssertionError, match="each row of padding has a token"):
         fill_pack(pack, pad_id=0, num_tokens=num_tokens, num_rows=num_rows)
+
+
+@pytest.mark.parametrize("num_rows", [1, 31, 32, 33, 1600, 1601, 5000])
+def test_planned_epochs_are_those_of_the_plan(num_rows):
+    lengths = np.random.default_rng(0).integers(1, 60, num_rows)
+    epochs = PlannedEpochs(lengths, 32, seed=5, num_epochs=3)
+    assert len(epochs) == 3
+    for epoch, steps in enumerate(epochs):
+        expected = plan_epoch(lengths, 32, seed=5, epoch=epoch)
+        assert [rows.tolist() for rows in steps] == [rows.tolist() for rows in expected]
+        assert len(steps) == epochs.num_steps
+    assert [len(steps) for steps in epochs[1:]] == [epochs.num_steps] * 2
+    with pytest.raises(IndexError):
+        epochs[3]

@@ -835,3 +835,28 @@ def test_an_uncalibrated_layer_that_cannot_be_written_is_an_error_of_the_system(
     with limiting_files(10), pytest.raises(OSError, match="File too large") as caught:
         layer.save(tmp_path)
     assert caught.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("use", ["encode", "encode_and_score"])
+@pytest.mark.parametrize("texts", ["good film", [None], ["\ud800"], {"good film", "bad"}])
+def test_what_are_no_texts_is_refused_before_they_are_encoded(classifier, use, texts):
+    with pytest.raises(DataError, match=r"^texts"):
+        getattr(classifier, use)(texts)
+
+
+def test_texts_without_an_order_are_refused(classifier):
+    for texts in ({"good", "bad"}, frozenset({"good"}), bytearray(b"good"), memoryview(b"good")):
+        with pytest.raises(DataError, match="expected a string, strings or a table"):
+            classifier.predict(texts)
+    by_text = {"good film": 1, "bad film": 2}
+    assert classifier.predict(by_text.keys()) == classifier.predict(list(by_text))
+
+
+def test_predictions_can_be_counted(classifier):
+    (one,) = classifier.predict("good film")
+    assert {one: 1}[classifier.predict("good film")[0]] == 1
+
+
+def test_a_wrong_tell_is_refused_before_there_is_anything_to_tell(run):
+    with pytest.raises(ConfigError, match=r"^tell: expected a function of a sentence, got None$"):
+        TextClassifier.load(run, tell=None)

@@ -504,7 +504,7 @@ def test_weights_in_several_files_are_needed_whole(cached_model):
         load_classifier("some/model")
 
 
-@pytest.mark.parametrize("name", ["bert--base", "-bert", "bert.git", "bert..base", "b" * 300])
+@pytest.mark.parametrize("name", ["bert--base", "-bert", "bert.git", "bert..base", "b" * 90])
 def test_what_cannot_be_a_hub_name_is_explained(name):
     assert repr(name) in error_of(name) or name in error_of(name)
 

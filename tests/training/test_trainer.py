@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from bertfit.config import TrainSettings
+from bertfit.data import batching
 from bertfit.data.batching import plan_epoch
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.errors import TrainingError
@@ -182,17 +183,30 @@ def test_another_seed_gives_other_losses(run_fit):
 
 
 def test_another_seed_and_another_epoch_have_other_steps(run_fit, monkeypatch):
-    real, seen = trainer.plan_epoch, []
+    real, seen = batching.plan_epoch, []
 
     def plan_and_look(*arguments, **options):
         steps = real(*arguments, **options)
         seen.append(tuple(np.concatenate(steps)))
         return steps
 
-    monkeypatch.setattr(trainer, "plan_epoch", plan_and_look)
+    monkeypatch.setattr(batching, "plan_epoch", plan_and_look)
     for seed in (3, 4):
         run_fit(seed=seed)
     assert len(seen) == len(set(seen)) == 4
+
+
+def test_epochs_that_patience_never_reaches_are_not_planned(run_fit, monkeypatch):
+    real, planned = batching.plan_epoch, []
+
+    def plan_and_look(*arguments, epoch, **options):
+        planned.append(epoch)
+        return real(*arguments, epoch=epoch, **options)
+
+    monkeypatch.setattr(batching, "plan_epoch", plan_and_look)
+    outcome = run_fit(epochs=500_000, patience=1, learning_rate=1e-9)[0]
+    assert planned == list(range(outcome.history.num_epochs))
+    assert len(planned) < 10
 
 
 def test_the_callers_random_numbers_change_no_loss(run_fit):

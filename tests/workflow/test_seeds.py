@@ -106,7 +106,8 @@ def test_that_several_seeds_are_not_resumed_is_told(train, tmp_path):
         train(tmp_path / "other", resume=True)
     with pytest.raises(ConfigError) as caught:
         bertfit.train([], tmp_path / "other", num_seeds=2)
-    assert caught.value.hint == "bertfit.train_seeds trains with several."
+    hint = "bertfit.train_seeds trains with several, num_seeds=N, the first of which is seed."
+    assert caught.value.hint == hint
 
 
 def test_the_record_has_every_seed(finished):
@@ -434,7 +435,8 @@ def test_what_a_killed_training_left_is_told_once_and_stays(train, tmp_path):
     told = [note for note in listener.notes if "killed" in note]
     assert [note.partition(" (")[0] for note in told] == [f"A training that was killed left {left}"]
     assert names_in(tmp_path) == {"run", left.name}
-    assert told[0] in (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    logged = (tmp_path / "run" / "train.log").read_text(encoding="utf-8")
+    assert told[0].replace("\n", "\n    ") in logged
 
 
 def test_a_best_seed_whose_folder_was_removed_is_not_said_to_be_kept(train, tmp_path, monkeypatch):

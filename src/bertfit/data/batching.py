@@ -7,8 +7,10 @@ a pack concatenates its rows and needs no padding.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
@@ -64,6 +66,34 @@ class Pack:
     def num_cells(self) -> int:
         """N: there is no padding."""
         return len(self.token_ids)
+
+
+class PlannedEpochs(Sequence[list[np.ndarray]]):
+    """The rows of each step of each epoch, planned when asked for: patience may end them early."""
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int, num_epochs: int) -> None:
+        """Plan `num_epochs` epochs; the other arguments are those of `plan_epoch`."""
+        self.num_steps = -(-len(lengths) // batch_size)
+        """Steps of each epoch."""
+        self._num_epochs = num_epochs
+        self._plan = functools.partial(plan_epoch, lengths, batch_size, seed=seed)
+
+    def __len__(self) -> int:
+        """Return the number of epochs."""
+        return self._num_epochs
+
+    @overload
+    def __getitem__(self, place: int) -> list[np.ndarray]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[list[np.ndarray]]: ...
+
+    def __getitem__(self, place: int | slice) -> list[np.ndarray] | list[list[np.ndarray]]:
+        """Return the rows of each step of an epoch, or a list of several epochs."""
+        epochs = range(self._num_epochs)[place]
+        if isinstance(epochs, range):
+            return [self._plan(epoch=epoch) for epoch in epochs]
+        return self._plan(epoch=epochs)
 
 
 def plan_epoch(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:

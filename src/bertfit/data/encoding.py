@@ -44,9 +44,9 @@ class EncodingRule:
     text_cleaning: TextCleaning = "none"
 
 
-@dataclass(frozen=True)  # without slots, which cached properties cannot have
+@dataclass(frozen=True, eq=False)  # without slots, which cached properties cannot have
 class EncodedTexts:
-    """Token ids of n texts, concatenated.
+    """Token ids of n texts, concatenated; equal only if they are the same.
 
     Row i is `token_ids[offsets[i]:offsets[i + 1]]`.
     """

@@ -72,9 +72,9 @@ class LexicalBaseline:
         return {} if self.classifier is None else self.classifier.settings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BaselineResult:
-    """Scores of a baseline on the validation and test rows."""
+    """Scores of a baseline on the validation and test rows; equal only if they are the same."""
 
     name: str
     settings: Mapping[str, float]
@@ -103,9 +103,9 @@ class BaselineResult:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BaselineResults:
-    """All baselines on the same rows."""
+    """All baselines on the same rows; equal only if they are the same."""
 
     results: tuple[BaselineResult, ...]
     """The best on validation first."""

@@ -6,6 +6,7 @@ and nothing has to be copied between processes.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,14 +23,26 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     meantime, BLAS is limited to one thread, because nested threads would wait for one another. The
     number of threads does not affect any result. Exceptions of tasks are raised here.
     """
-    from joblib import Parallel, delayed
+    from joblib import delayed
     from threadpoolctl import ThreadpoolController
 
     libraries = ThreadpoolController()  # finding them takes longer than a short task
     num_threads = count_threads(libraries)
     with libraries.limit(limits=1, user_api="blas"):
-        run = Parallel(n_jobs=num_threads, backend="threading", return_as="generator")
-        yield from run(delayed(task)() for task in tasks)
+        yield from _make_pool(num_threads)(delayed(task)() for task in tasks)
+
+
+def _make_pool(num_threads: int) -> Callable[[Iterable[object]], Iterator[Result]]:
+    """Return joblib's threads, without its choice of how the caller's processes would start."""
+    from joblib import Parallel
+
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    pool: Callable[[Iterable[object]], Iterator[Result]] = Parallel(
+        n_jobs=num_threads, backend="threading", return_as="generator"
+    )
+    if chosen is None:  # joblib's locks settle it, and to choose another would then be an error
+        multiprocessing.set_start_method(None, force=True)
+    return pool
 
 
 def count_threads(libraries: ThreadpoolController) -> int:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +16,7 @@ import numpy as np
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns, as_columns
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
-from bertfit.errors import ModelError
+from bertfit.errors import ConfigError, ModelError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path, raising_system_errors
@@ -63,7 +63,7 @@ class Prediction:
     """The most probable class, or what the run's threshold decides; None if the model abstains."""
     confidence: float
     """Probability, in [0, 1], of the label, or of the label withheld by abstaining."""
-    probabilities: dict[str, float]
+    probabilities: dict[str, float] = dataclasses.field(hash=False)
     """Each class with its probability, in order of the class ids."""
     is_truncated: bool = False
     """Whether the text has more tokens than the model was trained to read, so that some were cut
@@ -140,10 +140,13 @@ class TextClassifier:
                 or if a GPU's memory runs out and scoring continues in smaller pieces.
 
         Raises:
-            ConfigError: `run` is not a path, or there is no such device or dtype.
+            ConfigError: `run` is not a path, `tell` is no function, or there is no such device or
+                dtype.
             RunError: There is no such folder, or its files are damaged.
             ModelError: The model in it cannot be loaded or computed, or is not a classifier.
         """
+        if not callable(tell):
+            raise ConfigError(f"tell: expected a function of a sentence, got {tell!r}")
         path = as_path(run, "run")
         # Folders of other tools are left to `load_classifier`, which says what they are.
         if not (is_run(path) or (path / "config.json").is_file() or suggest_folder(path)):
@@ -183,13 +186,19 @@ class TextClassifier:
         return int(pad_id) if pad_id is not None else 0
 
     def encode(
-        self, texts: list[str], *, on_progress: Callable[[int, int], None] | None = None
+        self, texts: Iterable[str], *, on_progress: Callable[[int, int], None] | None = None
     ) -> EncodedTexts:
         """Encode texts by the model's own rule.
 
         Raises:
+            DataError: They are not an iterable of texts.
             ModelError: The tokenizer has tokens that the model does not know.
         """
+        return self._encode(list(iter_texts(texts)), on_progress=on_progress)
+
+    def _encode(
+        self, texts: list[str], *, on_progress: Callable[[int, int], None] | None = None
+    ) -> EncodedTexts:
         encoded = encode_texts(texts, self._fast_tokenizer, self.rule, on_progress=on_progress)
         check_token_ids(self.model, encoded.token_ids)
         return encoded
@@ -231,18 +240,22 @@ class TextClassifier:
         self._max_tokens = tokens
 
     def encode_and_score(
-        self, texts: Sequence[str], *, on_progress: Callable[[int, int], None] | None = None
+        self, texts: Iterable[str], *, on_progress: Callable[[int, int], None] | None = None
     ) -> tuple[EncodedTexts, np.ndarray]:
         """Return encoded texts and their logits (n, C); encode one chunk while scoring another.
 
         Args:
             texts: n texts.
             on_progress: Called with (rows scored, n).
+
+        Raises:
+            DataError, ModelError: As in `encode` and `score_logits`.
         """
+        texts = list(iter_texts(texts))
         pieces: list[EncodedTexts] = []
         logits: list[np.ndarray] = []
         num_done = 0
-        for piece in make_ahead(self.encode, _chunks(texts)):
+        for piece in make_ahead(self._encode, _chunks(texts)):
 
             def report(done: int, _total: int, before: int = num_done) -> None:
                 if on_progress is not None:
@@ -260,7 +273,7 @@ class TextClassifier:
         Raises:
             DataError: As `predict` does, like ModelError.
         """
-        _, logits = self.encode_and_score(self._list_texts(texts))
+        _, logits = self.encode_and_score(list_texts(texts, self.known_columns()))
         return softmax(logits)
 
     def predict(
@@ -288,10 +301,8 @@ class TextClassifier:
             ModelError: The model gives numbers that are not finite.
         """
         least = _find_least(abstain_below)
-        return list(self._predict_chunks(_chunks(self._list_texts(texts)), least))
-
-    def _list_texts(self, texts: Any) -> list[str]:  # noqa: ANN401 (as `predict` takes)
-        return list_texts(texts, self.known_columns())
+        listed = list_texts(texts, self.known_columns())
+        return list(self._predict_chunks(_chunks(listed), least))
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
         """Return coverage and accuracy of abstaining on the run's validation rows, if known.
@@ -326,7 +337,7 @@ class TextClassifier:
 
     def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
         names = self.label_names
-        for encoded in make_ahead(self.encode, chunks):
+        for encoded in make_ahead(self._encode, chunks):
             probabilities = self.score(encoded)
             decided_ids = decide(probabilities, self.confidence.threshold).tolist()
             is_cut = encoded.is_truncated.tolist()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -73,9 +74,11 @@ def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller 
 
 
 def _holds_many(texts: Any) -> bool:  # noqa: ANN401 (whatever a caller passes)
-    """Return whether texts can be iterated; a dict would yield keys, and bytes numbers."""
-    is_single = isinstance(texts, Mapping | bytes) or getattr(texts, "ndim", 1) == 0
-    return isinstance(texts, Iterable) and not is_single
+    """Return whether texts can be iterated in an order; a dict would yield keys, bytes numbers."""
+    has_no_order = isinstance(texts, AbstractSet) and not isinstance(texts, KeysView)
+    is_single = isinstance(texts, Mapping | bytes | bytearray | memoryview)
+    is_single |= getattr(texts, "ndim", 1) == 0
+    return isinstance(texts, Iterable) and not (is_single or has_no_order)
 
 
 def _join_tokens(text: Any, place: int) -> str:  # noqa: ANN401 (whatever a caller passes)

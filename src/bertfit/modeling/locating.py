@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,6 +170,8 @@ def _loading_hint(name: str, text: str) -> str:
         return "Only safetensors weights are read; convert a pickled pytorch_model.bin first."
     if "custom code" in text:
         return "Code from a checkpoint is never run. Choose one of a kind that transformers knows."
+    if sys.flags.optimize > 1:
+        return "transformers reads docstrings, which python -OO leaves out: run without -OO."
     if is_folder:
         return (
             "The folder is damaged, or of a kind that this transformers does not know: copy it "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bertfit.config import TrainSettings
-from bertfit.data.batching import plan_epoch
+from bertfit.data.batching import PlannedEpochs
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, collapsed_class, row_log_losses
 from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_cached_memory
 from bertfit.modeling.classifier import find_hidden_size
@@ -100,10 +100,10 @@ def fit(
         if checkpoints.saved is not None:
             run.take_up(checkpoints.saved, epochs)
         steps = run.steps(epochs)
-        for planned in epochs[run.progress.history.num_epochs :]:
+        for _ in range(run.progress.history.num_epochs, len(epochs)):
             if run.progress.has_ended or run.patience_is_over():
                 break
-            run.finish_epoch(run.train_epoch(steps, len(planned), interruption))
+            run.finish_epoch(run.train_epoch(steps, epochs.num_steps, interruption))
             if interruption.requested:
                 run.leave_if_it_stays(None)
                 run.is_cut_short = run.has_epochs_left()
@@ -115,15 +115,9 @@ def fit(
     return run.outcome()
 
 
-def _plan_epochs(
-    settings: TrainSettings, lengths: np.ndarray, num_labels: int
-) -> list[list[np.ndarray]]:
-    """Return the rows of each step of each epoch."""
+def _plan_epochs(settings: TrainSettings, lengths: np.ndarray, num_labels: int) -> PlannedEpochs:
     num_epochs = choose_epochs(settings, len(lengths), num_labels=num_labels)
-    return [
-        plan_epoch(lengths, settings.batch_size, seed=settings.seed, epoch=epoch)
-        for epoch in range(num_epochs)
-    ]
+    return PlannedEpochs(lengths, settings.batch_size, seed=settings.seed, num_epochs=num_epochs)
 
 
 @dataclass(slots=True)
@@ -148,9 +142,9 @@ class _Run:
     """Whether Ctrl-C came before the last step, and a run is made of what is there."""
     fragments: Fragments = field(default_factory=Fragments)
 
-    def steps(self, epochs: Sequence[Sequence[np.ndarray]]) -> Iterator[TakenStep]:
+    def steps(self, epochs: PlannedEpochs) -> Iterator[TakenStep]:
         """Return the training loop over all epochs."""
-        total = sum(len(epoch) for epoch in epochs)
+        total = len(epochs) * epochs.num_steps
         peak = choose_learning_rate(self.settings, find_hidden_size(self.weights.masters))
         return train_steps(
             self.weights,
@@ -303,7 +297,7 @@ class _Run:
             )
             raise FirstInterrupt
 
-    def take_up(self, saved: SavedState, epochs: Sequence[Sequence[np.ndarray]]) -> None:
+    def take_up(self, saved: SavedState, epochs: PlannedEpochs) -> None:
         """Go on from a state, before the first step."""
         device = self.precision.device
         self.progress, self.begun = take_up_state(saved, self.weights, device, epochs)

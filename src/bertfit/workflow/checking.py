@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.config import TextCleaning, TrainSettings, check_flags
+from bertfit.config import TextCleaning, check_flags, resolve_settings
 from bertfit.data.checks import CheckedData, check_training_data, describe
 from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.findings import Finding, order_findings
@@ -87,7 +87,7 @@ def check(
     *,
     validation: Any = None,  # noqa: ANN401 (as data)
     test: Any = None,  # noqa: ANN401 (as data)
-    model: str = "embedded",
+    model: str | Path = "embedded",
     max_length: int | None = None,
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",
@@ -119,7 +119,9 @@ def check(
     """
     listener = as_listener(listener)
     check_flags(strict=strict)
-    TrainSettings(model=model, max_length=max_length, on_bad_row=on_bad_row)  # checks the ranges
+    options = {"model": model, "max_length": max_length, "on_bad_row": on_bad_row}
+    settings = resolve_settings(options, options_origin="argument").settings  # checks the ranges
+    model, max_length = settings.model, settings.max_length
     checked = _read(data, validation, test, columns, on_bad_row, listener)
     # Both before the long work: what is wrong with a model or a run is said at once.
     tokenizer = _load_tokenizer(model, max_length)

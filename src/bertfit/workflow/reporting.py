@@ -81,8 +81,8 @@ def report(
     """
     check_flags(with_texts=with_texts, overwrite=overwrite)
     run = as_path(run, "run")
-    record = read_record(run)
     page = run / REPORT_NAME if output is None else as_path(output, "output")
+    record = read_record(run)
     if output is not None:
         check_output(page, (".html", ".htm"), overwrite=overwrite)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.config import is_whole_number
+from bertfit.config import check_flags, is_whole_number
 from bertfit.data.checks import CheckedData, check_evaluation_data, check_training_data
 from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.delimited import USUAL_FORM, CsvForm, open_csv_writer
@@ -112,6 +112,7 @@ def find_suspects(
         RunError: There is no such run, or it is damaged.
         ModelError: The model in it cannot be loaded or computed, or is not a classifier.
     """
+    check_flags(folds_if_learned=folds_if_learned)
     group = None if folds_if_learned else as_columns(columns).group
     of_folds = {"num_folds": num_folds, "columns.group": group}
     _refuse_of_folds(run, of_folds if folds_if_learned else of_folds | {"seed": seed})

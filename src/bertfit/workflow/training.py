@@ -222,8 +222,9 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
             hint="Give text_column, label_column, group_column, slice_columns or encoding.",
         )
     if not options.keys().isdisjoint({"num_seeds", "seeds"}):
-        message = "num_seeds: train trains with one seed"
-        raise ConfigError(message, hint="bertfit.train_seeds trains with several.")
+        message = "num_seeds: train trains with one seed, seed=N"
+        hint = "bertfit.train_seeds trains with several, num_seeds=N, the first of which is seed."
+        raise ConfigError(message, hint=hint)
     if "resume" in options:
         message = "resume: train_seeds trains several, and train goes on with one training"
         raise ConfigError(message, hint="Give one of them.")
