@@ -207,6 +207,8 @@ def test_a_wrong_value_in_a_file_names_the_file_unless_an_option_overrides_it(tm
 
 def test_an_unknown_key_in_set_is_refused():
     assert error_of(assignments=("zzz=1",)) == "--set: there is no setting 'zzz'."
+    for option, setting in (("token_budget", "micro_batch_tokens"), ("slice", "slice_columns")):
+        assert f"'{setting}'" in error_of(assignments=(f"{option}=1",))
 
 
 def test_all_unknown_settings_are_told():

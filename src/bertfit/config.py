@@ -156,8 +156,11 @@ OTHER_NAMES: Mapping[str, str] = {
     "warmup": "warmup_fraction",
     "warmup_ratio": "warmup_fraction",
     "model_name_or_path": "model",
+    "token_budget": "micro_batch_tokens",
+    "slice": "slice_columns",
+    "no_texts": "keep_texts",
 }
-"""What other programs call some settings, to tell those who write it what it is called here."""
+"""What other programs, or options here, call some settings, to tell those who write it."""
 
 
 @dataclass(frozen=True, slots=True)

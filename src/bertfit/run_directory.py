@@ -25,7 +25,7 @@ from bertfit.files import (
     refuse_hidden,
     write_json,
 )
-from bertfit.killed_trainings import tell_failed, tell_leftovers
+from bertfit.killed_trainings import has_leftovers, tell_failed, tell_leftovers
 from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry
@@ -311,6 +311,16 @@ def _find_foreign(run: Path) -> list[str]:
     if card.is_file() and not is_sealed(card.read_bytes()):
         foreign.add(CARD_NAME)  # edited, or of another hand
     return sorted(foreign)
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Check that this is no run that a killed training was making.
+
+    Raises:
+        RunError: It is; the hint tells what was left.
+    """
+    if not run.exists() and has_leftovers(run):
+        read_record(run)
 
 
 def read_record(run: Path) -> dict[str, Any]:

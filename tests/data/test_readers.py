@@ -406,7 +406,8 @@ def test_without_a_header_the_texts_in_its_place_are_shortened(tmp_path):
 def test_no_usual_label_column_is_explained():
     assert source_error([{"text": "good"}]).endswith(
         ": no label column: columns are text; one of label, sentiment, category, target, class "
-        "was expected. Rename the column to 'label'; train and evaluate can also be given its name"
+        "was expected. Rename the column to 'label', or give its name: to train as label_column=…, "
+        "elsewhere as columns=bertfit.Columns(label=…)"
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2Model, T5Config, T5ForSequenceClassification
 
 import bertfit
@@ -183,6 +183,33 @@ def test_rows_that_the_base_has_learned_choose_the_epoch_as_is_told(
         if one["kind"] == "learned_texts"
     ]
     assert (finding["severity"], finding["part"]) == ("serious", "validation")
+
+
+def test_a_base_whose_weights_were_changed_is_warned_of(tiny_model_dir, make_reviews, tmp_path):
+    """What it had learned decides what a leak is, and that may be out of date."""
+    rows, options = make_reviews(30), {"epochs": 1, "baseline": False, "dtype": "float32"}
+    base, listeners = tmp_path / "base", [Recorder(), Recorder(), Recorder()]
+    bertfit.train(rows, base, model=str(tiny_model_dir), **options)
+    bertfit.check(rows, model=base, listener=listeners[0])
+    weights = load_file(base / "model.safetensors")
+    weights["classifier.bias"] += 1
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    bertfit.check(rows, model=base, listener=listeners[1])
+    bertfit.train(rows, tmp_path / "run", model=base, listener=listeners[2], **options)
+    told = f"model.safetensors in {base} changed after that run was made"
+    found = [any(told in note for note in one.notes) for one in listeners]
+    assert found == [False, True, True]
+
+
+@pytest.mark.parametrize("use", ["train", "check"])
+def test_a_base_that_was_killed_is_told_with_what_it_left(make_reviews, tmp_path, use):
+    left = tmp_path / ".base.incomplete-abc"
+    left.mkdir()
+    (left / "config.json").write_text("{}", encoding="utf-8")
+    place = {"output": tmp_path / "run"} if use == "train" else {}
+    with pytest.raises(RunError, match=r"base does not exist") as caught:
+        getattr(bertfit, use)(make_reviews(20), model=tmp_path / "base", **place)
+    assert str(left) in caught.value.hint
 
 
 def test_nothing_is_left_beside_a_run(finished):

@@ -25,7 +25,10 @@ def check(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--with", metavar="RUN", help="Also list labels of TRAIN that look wrong to this run."
+            "--with",
+            metavar="RUN",
+            help="Also list labels of TRAIN that look wrong to this run, or to word counts if it "
+            "has learned them.",
         ),
     ] = None,
     text_column: options.TextColumn = None,

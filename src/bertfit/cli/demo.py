@@ -21,7 +21,9 @@ def demo(
     output: Annotated[Path, typer.Option(help="Folder to save the run in.")] = Path("runs/demo"),
     max_train_seconds: Annotated[
         float,
-        typer.Option(min=1, help="Training time in seconds; about 2,000 rows are always used."),
+        typer.Option(
+            min=1, help="Training time to aim at, in seconds; 2,000 rows are used however slow."
+        ),
     ] = _MAX_TRAIN_SECONDS,
 ) -> None:
     """Train a real classifier in minutes, without a network."""

@@ -100,16 +100,20 @@ RunDtype = Annotated[
 ]
 Packing = Annotated[
     Literal["auto", "on", "off"] | None,
-    typer.Option(help="Lay texts end to end instead of padding; auto (default): on a GPU."),
+    typer.Option(
+        help="Lay texts end to end instead of padding, for speed; auto (default): on a GPU."
+    ),
 ]
 Compile = Annotated[
     Literal["auto", "on", "off"] | None,
-    typer.Option(help="Use torch.compile; auto (default): in long trainings on a GPU."),
+    typer.Option(help="Use torch.compile, for speed; auto (default): in long trainings on a GPU."),
 ]
 TokenBudget = Annotated[
     str | None,
     typer.Option(
-        "--token-budget", metavar="N|auto", help="Most tokens computed at once; auto measures."
+        "--token-budget",
+        metavar="N|auto",
+        help="Most tokens computed at once, for speed (setting micro_batch_tokens).",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing result.")]

@@ -179,7 +179,8 @@ def _no_usual_column(stream: RecordStream, role: str, taken: Mapping[str, str]) 
     guesses = (did_you_mean(name, free, least=0.7) for name in USUAL_NAMES[role])
     guess = next((guess for guess in guesses if guess), "")
     mend = (
-        f"Rename the column to {role!r}; train and evaluate can also be given its name"
+        f"Rename the column to {role!r}, or give its name: to train as {role}_column=…, elsewhere "
+        f"as columns=bertfit.Columns({role}=…)"
         if stream.is_in_memory
         else f"Name it with --{role}-column"
     )

@@ -20,7 +20,7 @@ from bertfit.errors import RunError
 from bertfit.files import as_path
 from bertfit.progress import Listener
 from bertfit.run_directory import read_record
-from bertfit.run_files import is_run
+from bertfit.run_files import find_changed_files, is_run
 
 TRAINED_NAME, CHOOSING_NAME = "trained_texts.npy", "validation_texts.npy"
 
@@ -134,6 +134,11 @@ def add_known_to_base(
     run = as_path(model, "model")
     if not is_run(run):
         return report
+    if changed := find_changed_files(run, read_record(run)):
+        listener.note(
+            f"WARNING: {', '.join(changed)} in {model} changed after that run was made: the model "
+            "may have learned other texts than the run tells."
+        )
     known = {name: find_known_rows(run, rows) for name, rows in parts.items() if rows is not None}
     if not (run / TRAINED_NAME).is_file():
         listener.note(
