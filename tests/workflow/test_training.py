@@ -280,6 +280,10 @@ def test_one_of_several_processes_is_refused(monkeypatch, tmp_path, make_reviews
         function(make_reviews(40), tmp_path / "run", **options)
 
 
+def test_a_result_is_shown_in_a_few_words(finished):
+    assert len(repr(finished[0])) < 300
+
+
 def test_the_run_has_learned_something(finished):
     """Else the comparisons of probabilities here would compare one half with one half."""
     probabilities = finished[0].classifier.predict_probabilities(TEXTS)

@@ -7,7 +7,7 @@ process checks them in the meantime.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +37,18 @@ class TrainResult:
     """A finished run; two are equal only if they are the same."""
 
     run: Path
-    classifier: TextClassifier
-    outcome: TrainingOutcome
+    classifier: TextClassifier = field(repr=False)
+    outcome: TrainingOutcome = field(repr=False)
     label_names: tuple[str, ...]
-    test: ScoredTest | None
+    test: ScoredTest | None = field(repr=False)
     """The model and the best baseline on the test rows, which chose nothing."""
-    baselines: BaselineResults | None
+    baselines: BaselineResults | None = field(repr=False)
     """All baselines, if fitted."""
     num_train: int
     num_validation: int
     interrupted: bool
     """Whether Ctrl-C or SIGTERM ended the training, or left out what comes after it."""
-    seeds: dict[str, Any] | None = None
+    seeds: dict[str, Any] | None = field(default=None, repr=False)
     """Scores of every seed if several were trained, as in bertfit.json."""
 
 
