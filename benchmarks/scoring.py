@@ -59,7 +59,7 @@ def main() -> None:
     for way, ratio in ratios.items():
         print(f"bertfit is {ratio['median']:.2f} times as fast as {way}")
     write_result(
-        "scoring",
+        "scoring" if arguments.joined == 1 else "scoring-long-texts",
         {
             "num_reviews": num_reviews,
             "reviews_in_a_text": arguments.joined,
