@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import log_loss
 
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import lexical, ngrams, threads, tuning
@@ -548,3 +551,49 @@ def test_wrong_training_rows_are_refused(
 def test_a_cut_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="expected max_rows of at least 1, got 0"):
         fit_baseline(TEXTS, LABEL_IDS, max_rows=0)
+
+
+def count_texts(texts=TEXTS, label_ids=LABEL_IDS) -> lexical.LabelledCounts:
+    return ngrams.learn_ngrams(texts)[1], np.array(label_ids)
+
+
+def test_a_choice_of_settings_is_judged_by_all_validation_rows() -> None:
+    train = count_texts()
+    trial = lexical.prepare_tfidf(train, train, num_labels=2, character_weight=0.0)(1.0)
+    expected = log_loss(LABEL_IDS, trial.classifier.predict_probabilities(train[0]))
+    assert trial.loss == pytest.approx(expected)
+
+
+def test_how_often_a_text_repeats_an_ngram_is_nothing_to_nb_svm() -> None:
+    counts, label_ids = count_texts()
+    words = counts.words.copy()
+    words.data = 1.0 + np.arange(words.nnz, dtype=np.float32) % 3
+    repeated = dataclasses.replace(counts, words=words)
+    fitted, again = (
+        lexical.prepare_naive_bayes((one, label_ids), (one, label_ids), num_labels=2)(1.0)
+        for one in (counts, repeated)
+    )
+    expected = fitted.classifier.predict_probabilities(counts)
+    assert again.classifier.predict_probabilities(counts).tolist() == expected.tolist()
+    assert fitted.classifier.predict_probabilities(repeated).tolist() == expected.tolist()
+
+
+def test_ngrams_of_characters_are_weighted_as_by_scikit_learn() -> None:
+    texts = ["papapapa mama", "papa lala papa", "mama", "lalala"]
+    train = count_texts(texts, [0, 1, 0, 1])
+    trial = lexical.prepare_tfidf(train, train, num_labels=2, character_weight=0.5)(1.0)
+    found = trial.classifier.characters.transform(train[0].characters).toarray()
+    options = {"analyzer": "char_wb", "ngram_range": ngrams.CHARACTER_ORDERS}
+    expected = TfidfVectorizer(**options, sublinear_tf=True).fit_transform(texts).toarray()
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), rtol=1e-6)
+
+
+def test_nb_svm_has_converged_if_the_fits_of_all_classes_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit, converged = lexical._fit_regression, [True, True, False]
+    monkeypatch.setattr(lexical, "_fit_regression", lambda *of: (fit(*of)[0], converged.pop(0)))
+    train = count_texts(label_ids=[0, 0, 1, 1, 2, 2])
+    trial = lexical.prepare_naive_bayes(train, train, num_labels=3)(1.0)
+    assert not converged
+    assert not trial.classifier.converged

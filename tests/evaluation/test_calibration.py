@@ -322,3 +322,10 @@ def test_the_interval_of_a_brier_score_of_many_classes_may_end_above_1() -> None
     scores = score_confidence(probabilities, label_ids, num_resamples=200)
     assert 1 < scores.intervals["brier"].low < scores.calibration.brier < 2
     assert scores.calibration.brier < scores.intervals["brier"].high <= 2
+
+
+def test_rows_at_the_edge_of_two_bins_are_in_the_lower_one() -> None:
+    """The edge is the median, 0.6; in one bin, the gaps of -4.4 and 3.1 would cancel."""
+    confidences, is_right = [0.6] * 11 + [0.9] * 9, [True] * 16 + [False] * 4
+    found = expected_calibration_error(confidences, is_right)
+    assert found == pytest.approx((4.4 + 3.1) / 20)

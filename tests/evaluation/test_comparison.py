@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from bertfit.errors import DataError
 from bertfit.evaluation.comparison import (
@@ -364,3 +364,46 @@ def test_fewer_rows_than_classes_are_compared_with_a_baseline() -> None:
     pair = (as_probabilities(label_ids, 7), as_probabilities(label_ids[::-1], 7))
     comparison = compare_with_baseline(*pair, label_ids, baseline_name=NAME, num_resamples=100)
     assert (comparison.model_accuracy, comparison.model_macro_f1) == (1.0, 1.0)
+
+
+def test_the_intervals_of_the_model_are_those_of_its_groups() -> None:
+    a, b, label_ids = draw_pair(120)
+    drawn = {"groups": np.arange(120) // 4, "num_resamples": 50, "seed": 3}
+    found = compare_with_baseline(a, b, label_ids, baseline_name=NAME, **drawn).model_intervals
+    expected = bootstrap_intervals(a, label_ids, **drawn)
+    assert found == {name: expected[name] for name in ("accuracy", "macro_f1")}
+
+
+def test_groups_count_by_their_rows_in_the_difference_of_log_losses() -> None:
+    a, b, label_ids = draw_pair(120)
+    groups = np.repeat(np.arange(10, 50), [1, 5] * 20)
+    rng = np.random.default_rng(3)
+    members = [np.flatnonzero(groups == group) for group in range(10, 50)]
+    losses = np.log(b / a)[np.arange(120), label_ids]
+    drawn = [
+        np.concatenate([members[unit] for unit in rng.integers(40, size=40)]) for _ in range(50)
+    ]
+    ends = np.quantile([losses[rows].mean() for rows in drawn], [0.025, 0.975])
+    further = t.ppf(0.975, 39) / norm.ppf(0.975) * np.sqrt(40 / 39)
+    options = {"groups": groups, "num_resamples": 50, "seed": 3}
+    found = compare_predictions(a, b, label_ids, **options).scores["log_loss"].interval
+    expected = losses.mean() + further * (ends - losses.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(expected))
+
+
+def test_a_macro_f1_that_is_hardly_lower_is_not_worth_a_word() -> None:
+    """The model misses 80 of 200 rare rows, the baseline finds all with 120 false alarms."""
+    rows, label_ids = np.arange(4000), (np.arange(4000) < 200).astype(int)
+    pair = (as_probabilities((rows < end).astype(int)) for end in (120, 320))
+    found = compare_with_baseline(*pair, label_ids, baseline_name=NAME, num_resamples=100)
+    assert 0.005 < found.baseline_macro_f1 - found.model_macro_f1 < 0.01
+    assert found.verdict.startswith(f"The model beats {NAME} by 1.0 points of accuracy (")
+    assert found.verdict.endswith(").")
+
+
+@pytest.mark.parametrize("wrong", [[0.6, 0.6], [np.nan, 0.5], [1.5, -0.5]])
+def test_the_probabilities_of_both_models_are_checked(wrong: list[float]) -> None:
+    right, bad = np.eye(2), np.array([wrong, [0.0, 1.0]])
+    for pair in ((right, bad), (bad, right)):
+        with pytest.raises(DataError, match="expected probabilities"):
+            compare_predictions(*pair, [0, 1])

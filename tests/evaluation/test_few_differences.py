@@ -152,3 +152,20 @@ def test_ten_mistakes_and_hits_of_both_leave_the_interval_of_log_loss() -> None:
         pair = ((probabilities, answers), (probabilities, np.where(answers, 0, 1)))
         found = widen_where_few_mistakes(interval, of_each, pair, label_ids, None)
         assert (found != interval) == is_wider
+
+
+@pytest.mark.parametrize("difference", [-1, 0, 1])
+def test_copies_of_rows_within_groups_make_no_difference_surer(difference) -> None:
+    start, units = Interval(difference, difference), np.arange(12)
+    alone = allow_for_alike(start, np.full(12, difference), units)
+    copied = allow_for_alike(start, np.full(60, difference), units.repeat(5))
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), rel=1e-12)
+
+
+def test_swapping_the_models_mirrors_the_interval_of_macro_f1() -> None:
+    label_ids = (np.arange(200) < 10).astype(int)
+    answers = answer(label_ids, 2, only_a=(0, 1), only_b=(50, 51, 52))
+    start = [Interval(0.0, 0.0)] * 3
+    found = widen_where_alike(start, answers, label_ids, None)[1]
+    swapped = widen_where_alike(start, answers[::-1], label_ids, None)[1]
+    assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), rel=1e-12)

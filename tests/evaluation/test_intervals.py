@@ -18,6 +18,7 @@ from bertfit.evaluation.calibration import score_confidence
 from bertfit.evaluation.few_differences import allow_for_alike
 from bertfit.evaluation.interval import (
     Interval,
+    allow_for_certain,
     allow_for_mistakes,
     count_effective,
     exact_interval,
@@ -715,3 +716,19 @@ def test_intervals_are_of_the_predictions_that_are_given() -> None:
     given = bootstrap_intervals(probabilities, label_ids, predicted_ids=[1] * 40)
     most_probable = bootstrap_intervals(probabilities, label_ids)
     assert given["accuracy"].high < 0.5 < most_probable["accuracy"].low
+
+
+def test_classes_without_a_mistake_or_a_hit_add_their_part_of_the_mean() -> None:
+    score = (1.0 + 0.8 + 0.0) / 3
+    found = allow_for_certain(Interval(score, score), score, [(10, 10), (8, 10), (0, 10)])
+    part = (1 - 0.025 ** (1 / 10)) / 3
+    assert (found.low, found.high) == pytest.approx((score - part, score + part))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_interval_of_one_resample_holds_its_score(seed: int) -> None:
+    rows = draw_rows(60, 3)
+    found = bootstrap_intervals(*rows, num_resamples=1, seed=seed)
+    scores = score(*rows, ["a", "b", "c"])
+    for name in SCORE_NAMES:
+        assert found[name].low - 1e-12 <= getattr(scores, name) <= found[name].high + 1e-12, name

@@ -96,8 +96,9 @@ def test_the_cubic_that_was_put_in_is_found(draw_crowded):
     assert found.temperature is None
 
 
-def test_the_readout_stands_for_the_cubes(draw_crowded):
-    logits, label_ids, features = draw_crowded(3000)
+@pytest.mark.parametrize("slope", [0.5, 2.0])
+def test_the_readout_stands_for_the_cubes(draw_crowded, slope):
+    logits, label_ids, features = draw_crowded(3000, slope=slope)
     found = fit_cubic(logits, label_ids, features)
     exact = found.weights * logits + found.cube * logits**3
     scaled = found.apply(logits, features)

@@ -392,3 +392,14 @@ def test_columns_whose_slices_are_all_too_small_are_named() -> None:
     assert report.columns_too_small == ("id",)
     assert report.to_json()["columns_too_small"] == ["id"]
     assert report.num_too_small == 30
+
+
+def test_a_column_with_a_judged_slice_is_not_named_as_too_small() -> None:
+    report = score_slices([True, False] * 15, {"x": ["large"] * 25 + ["tiny"] * 5})
+    assert report.num_too_small == 1
+    assert report.columns_too_small == ()
+
+
+def test_both_ends_of_a_bin_are_shown_however_near_they_are() -> None:
+    names = bin_numbers([0.12341, 0.12344, 1, 1, 2, 2, 3, 3, 4, 4])
+    assert list(dict.fromkeys(names)) == ["0.12341 to 0.12344", "1", "2", "3", "4"]

@@ -114,12 +114,12 @@ def test_folds_of_the_lexical_baseline_find_flipped_labels() -> None:
 
 
 def test_a_row_is_never_judged_by_a_copy_of_itself() -> None:
-    """A text that occurs twice with a wrong label would else be defended by its copy."""
+    """A text that occurs often with a wrong label would else be defended by its copies."""
     texts, label_ids = make_rows(200)
-    texts += ["good zork"] * 2
-    label_ids = np.append(label_ids, [0, 0])
+    texts += ["good zork"] * 8
+    label_ids = np.append(label_ids, [0] * 8)
     predicted = predict_by_folds(texts, label_ids, num_labels=2)
-    assert (predicted.probabilities[-2:, 1] > 0.5).all()
+    assert (predicted.probabilities[-8:, 1] > 0.5).all()
 
 
 def test_groups_stay_in_one_fold() -> None:
@@ -155,6 +155,15 @@ def test_folds_of_groups_are_stratified_and_none_is_empty() -> None:
     assert sorted(fold.tolist() for fold in few) == [list(range(9)), [9], [10]]
 
 
+def test_a_fold_that_gets_no_group_is_left_out() -> None:
+    """Where rounding decides, scikit-learn puts two of five groups into one of five folds."""
+    sizes = [3, 6, 3, 3, 3]
+    groups, label_ids = np.arange(5).repeat(sizes), np.repeat([0, 1, 4, 3, 2], sizes)
+    folds = _cut_folds(groups.tolist(), label_ids, num_folds=5, units_are="groups", seed=8)
+    assert all(len(fold) for fold in folds)
+    assert sorted(np.concatenate(folds).tolist()) == list(range(18))
+
+
 def test_folds_are_cut_where_no_label_has_as_many_texts() -> None:
     """Four copies of one text and as many of another are rows enough of a label, but two units."""
     units = ["a"] * 4 + ["b"] * 4 + list("cdefghij")
@@ -177,10 +186,11 @@ def test_the_only_row_of_a_label_is_not_judged() -> None:
     assert predicted.is_judged[:-1].all()
 
 
-def test_where_other_folds_have_one_label_alone_it_is_predicted() -> None:
+@pytest.mark.parametrize("usual", [0, 1])
+def test_where_other_folds_have_one_label_alone_it_is_predicted(usual: int) -> None:
     texts, _ = make_rows(60)
-    predicted = predict_by_folds([*texts, "odd"], [0] * 60 + [1], num_labels=2)
-    assert predicted.probabilities[-1].tolist() == [1, 0]
+    predicted = predict_by_folds([*texts, "odd"], [usual] * 60 + [1 - usual], num_labels=2)
+    assert predicted.probabilities[-1].tolist() == [1 - usual, usual]
     assert predicted.is_judged.tolist() == [True] * 60 + [False]
 
 
@@ -237,10 +247,10 @@ def test_flipped_labels_of_imdb_are_found(data_dir) -> None:
     assert hits[: is_flipped.sum()].mean() > 0.5
 
 
-def draw_right(scale: float, *, sharper: float = 1.0, num_rows: int = 4000):
+def draw_right(scale: float, *, sharper: float = 1.0, shift: float = 0.0, num_rows: int = 4000):
     """Right labels, drawn from the chances of two classes, and the probabilities of a model."""
     rng = np.random.default_rng(0)
-    logits = rng.normal(0, scale, size=num_rows)
+    logits = rng.normal(shift, scale, size=num_rows)
     label_ids = (rng.random(num_rows) < 1 / (1 + np.exp(-logits))).astype(int)
     second = 1 / (1 + np.exp(-sharper * logits))
     return np.column_stack([1 - second, second]), label_ids
@@ -309,6 +319,16 @@ def test_the_part_that_tells_it_has_all_labels_whatever_the_order_of_rows(monkey
     assert ranked.num_expected == pytest.approx(expected, rel=0.25)
 
 
+def test_the_part_of_rows_sorted_by_label_has_rows_of_both(monkeypatch) -> None:
+    """Those of the more frequent label alone make the model seem right whenever it is unsure."""
+    probabilities, label_ids = draw_right(1.5, sharper=0.5, shift=-1.0)
+    order = np.argsort(label_ids, kind="stable")
+    expected = rank_suspicious_labels(probabilities, label_ids).num_expected
+    monkeypatch.setattr(suspicious, "_MOST_NUMBERS", 2000)
+    ranked = rank_suspicious_labels(probabilities[order], label_ids[order])
+    assert ranked.num_expected == pytest.approx(expected, rel=0.25)
+
+
 def test_a_row_does_not_count_whose_most_probable_class_is_less_probable_than_in_its_own() -> None:
     """Of the second kind of rows, class 0 is the most probable, but reaches only 0.6 of 0.8."""
     probabilities = [[0.95, 0.05]] * 200 + [[0.6, 0.4]] * 200
@@ -316,3 +336,26 @@ def test_a_row_does_not_count_whose_most_probable_class_is_less_probable_than_in
     ranked = rank_suspicious_labels(probabilities, label_ids)
     assert ranked.num_issues == 10
     assert ranked.num_expected == pytest.approx(10, rel=0.1)
+
+
+def test_rows_that_count_as_wrong_come_before_those_of_a_lower_margin() -> None:
+    """Class 1 is more probable in row 4 than its label, and as probable as in its own rows."""
+    first, second = [0.95, 0.05, 0.0], [0.7, 0.02, 0.28]
+    rest = [[0.1, 0.45, 0.45], [0.42, 0.48, 0.1], [0.1, 0.5, 0.4], [0.3, 0.45, 0.25]]
+    probabilities = [first, first, second, *rest, [0.2, 0.2, 0.6]]
+    ranked = rank_suspicious_labels(probabilities, [0, 0, 2, 1, 0, 1, 1, 2])
+    assert ranked.num_issues == 1
+    assert ranked.rows[:2].tolist() == [4, 2]
+    assert ranked.margins[0] > ranked.margins[1]
+
+
+def test_the_margin_is_over_the_best_other_class() -> None:
+    ranked = rank_suspicious_labels([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], [0, 1, 1])
+    assert ranked.rows.tolist() == [2, 1, 0]
+    assert ranked.margins == pytest.approx([-0.4, 0.6, 0.8])
+
+
+def test_a_row_as_probable_as_those_of_the_other_label_counts_and_that_label_is_suggested() -> None:
+    ranked = rank_suspicious_labels([[0.5, 0.5]] * 4, [0, 0, 1, 1])
+    assert (ranked.num_issues, ranked.rows[:2].tolist()) == (2, [2, 3])
+    assert ranked.suggested_ids.tolist() == [0, 0, 0, 0]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from bertfit.errors import ConfigError, DataError
+from bertfit.evaluation.interval import exact_interval
 from bertfit.evaluation.thresholds import choose_threshold, decide
 
 scored = st.lists(
@@ -158,3 +159,17 @@ def test_of_equally_good_thresholds_the_one_next_to_a_half_is_taken(scores, valu
     probabilities = np.stack([1 - np.array(scores), scores], axis=1)
     found = choose_threshold(probabilities, [0, 0, 1, 1], "cost:1,1")
     assert found.value == pytest.approx(value)
+
+
+def test_precision_is_a_share_of_the_called_rows_and_recall_of_the_positive_ones():
+    scores = np.array([0.1, 0.3, 0.2, 0.4])
+    probabilities = np.stack([1 - scores, scores], axis=1)
+    found = choose_threshold(probabilities, [0, 0, 1, 1], "recall>=1").validation
+    assert (found.num_called, found.precision, found.recall) == (3, 2 / 3, 1)
+    assert found.precision_interval == exact_interval(2, 3)
+    assert found.recall_interval == exact_interval(2, 2)
+
+
+def test_no_threshold_pretends_to_spare_a_row_of_probability_1():
+    found = choose_threshold([[0.5, 0.5], [0.0, 1.0]], [1, 0], "cost:100,1")
+    assert (found.value, found.validation.cost) == (0.0, 50.0)
