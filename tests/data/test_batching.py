@@ -81,6 +81,15 @@ def test_rows_of_like_length_stand_together():
     assert num_cells < 1.05 * lengths.sum()
 
 
+def test_rows_that_share_a_step_do_not_share_one_in_the_next_epoch():
+    first, second = (
+        {frozenset(step.tolist()) for step in plan_epoch(np.arange(800), 4, seed=0, epoch=epoch)}
+        for epoch in (0, 1)
+    )
+    assert len(first) == len(second) == 200
+    assert not first & second
+
+
 def test_steps_do_not_stand_in_order_of_length():
     plan = plan_epoch(np.arange(1, 641), 16, seed=0, epoch=0)
     longest = [int(step.max()) for step in plan]

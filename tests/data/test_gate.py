@@ -207,6 +207,17 @@ def test_more_telling_words_than_are_told_one_by_one_are_counted():
     )
 
 
+def test_words_that_are_told_together_stand_last_though_one_is_in_more_rows():
+    numbers = [*range(16)] * 20 + [15] * 10
+    rows = [
+        {"text": f"{text} name{number}", "label": f"class {number:02}", "movie": f"g{at}"}
+        for at, (text, number) in enumerate(zip(make_texts(330, seed=3), numbers, strict=True))
+    ]
+    *first, last = (found for found in inspect(rows).findings if found.kind == "giveaway")
+    assert {found.count for found in first} == {20}
+    assert last.message.startswith("Besides the 10 most telling words and signs, 6 more")
+
+
 @pytest.mark.parametrize("label", ["nan", "None", "NULL", "N/A", "na", "<NA>"])
 def test_a_label_that_reads_as_a_missing_value_is_a_finding(label):
     """As `df.label.astype(str)` writes them; an empty cell has no label, and is refused."""
@@ -437,6 +448,7 @@ DROPS_NOT = "bertfit train --drop-duplicates does not: it drops training rows on
     [
         ("test", "train", False, "train", DROPS),
         ("validation", "train", False, "train", DROPS),
+        ("validation", "train", True, "train", DROPS),
         ("test", "validation", False, "validation", DROPS_NOT),
         ("test", "validation", True, "the training rows, of which validation is a part", DROPS),
     ],
@@ -549,6 +561,16 @@ def test_without_validation_rows_a_label_that_cannot_be_split_is_serious():
     assert "indivisible_labels" not in {one.kind for one in report.findings}
     with pytest.raises(DataError, match="label 'rare' has 1 row; each part needs at least one"):
         split_off(read_dataset(rows, Columns(group="movie"))[0], 0.1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "how"), [(1, " (train --set min_label_rows=2 does)"), (2, "")]
+)
+def test_a_setting_that_leaves_labels_out_is_named_if_each_of_them_has_one_row(num_rows, how):
+    ones = [row(f"one of {number}", "one", "r") for number in range(num_rows)]
+    report = inspect([*CLEAN["train"], row("so rare a label", "rare", "r"), *ones])
+    (found,) = [one for one in report.findings if one.kind == "indivisible_labels"]
+    assert found.advice.startswith(f"Add rows, merge labels or leave them out{how}, or give")
 
 
 @pytest.mark.parametrize(("num_lacking", "more"), [(5, "."), (6, " (and 1 more).")])

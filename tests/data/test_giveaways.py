@@ -199,6 +199,16 @@ def test_a_word_belongs_to_one_giveaway():
     assert [(one.word, *one.companions) for one in found] == [("a", "b"), ("c",)]
 
 
+def test_words_of_the_same_texts_give_each_of_their_labels_away():
+    """Both labels are so rare that a word of all their texts tells most of either."""
+    labels = ["first"] * 10 + ["second"] * 10 + ["usual"] * 9980
+    found = find(["a b z"] * 20 + ["z"] * 9980, labels, ("first", "second", "usual"))
+    assert [(one.word, one.companions, one.label) for one in found] == [
+        ("a", ("b",), "first"),
+        ("a", ("b",), "second"),
+    ]
+
+
 def test_the_words_of_a_footer_that_is_not_always_whole_are_no_rivals():
     """Each of its words is in 180 of 200 texts, and all are in 171."""
     parts = ["a b c d"] * 171 + ["a"] * 9 + ["b c d"] * 9 + [""] * 11
@@ -258,6 +268,20 @@ def test_the_first_words_of_a_footer_are_named(footer, named):
     assert finding.message.startswith(named)
     assert finding.count == 200
     assert footer.split()[-1] in finding.examples[0].text
+
+
+def test_the_words_of_a_footer_are_named_in_its_order():
+    """The first tells less than the others: it is also in other texts."""
+    texts, labels = make_reviews(600)
+    texts = [
+        f"{text} {'sent by acme' if label == 'pos' else 'sent' * (at < 4)}"
+        for at, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+    rows = TextDataset(source="a.csv", texts=texts, labels=labels, groups=[], lines=range(2, 602))
+    (finding,) = inspect_rows(rows, label_names=LABELS).findings
+    assert finding.message.startswith(
+        "The words 'sent', 'by', 'acme', in the same rows, give away the label 'pos': 'by' is in"
+    )
 
 
 def test_a_giveaway_with_an_exception_is_not_told_as_pure():

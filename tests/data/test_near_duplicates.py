@@ -15,6 +15,8 @@ from bertfit.data.near_duplicates import (
 )
 from bertfit.data.words import make_vocabulary, number_words
 
+WORDS = [f"w{number}" for number in range(3000)]
+
 
 def sign(texts, vocabulary):
     return np.concatenate([sign_texts(words) for words in number_words(texts, vocabulary)])
@@ -40,8 +42,7 @@ def jaccard(a, b):
 @pytest.fixture(scope="module")
 def texts():
     generator = random.Random(0)
-    words = [f"w{number}" for number in range(3000)]
-    return [" ".join(generator.choices(words, k=100)) for _ in range(300)]
+    return [" ".join(generator.choices(WORDS, k=100)) for _ in range(300)]
 
 
 def change(text, num_words, generator):
@@ -92,6 +93,17 @@ def test_the_most_similar_of_several_is_named(texts):
     others = [change(texts[0], num_words, generator) for num_words in (3, 4, 5, 4, 1, 5, 4)]
     (found,) = find([texts[0]], [*others, texts[5]])
     assert found.other == 4
+
+
+def test_among_eight_texts_of_one_template_nearly_all_partners_are_found():
+    """They differ in a word, so the candidate that seems the most similar is often another one."""
+    generator = random.Random(0)
+    templates = [" ".join(generator.choices(WORDS, k=60)) for _ in range(25)]
+    own = [generator.choice(WORDS) for _ in range(200)]
+    texts = [f"{templates[at // 8]} {word}" for at, word in enumerate(own)]
+    others = [f"{change(templates[at // 8], 2, generator)} {word}" for at, word in enumerate(own)]
+    assert all(jaccard(a, b) >= THRESHOLD for a, b in zip(texts, others, strict=True))
+    assert len(find(others, texts)) > 190
 
 
 def test_a_template_of_thousands_stays_quick_and_finds_partners():

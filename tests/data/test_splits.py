@@ -109,6 +109,19 @@ def test_a_file_sorted_by_label_is_split_in_proportion():
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "fraction", "expected"),
+    [
+        ("a" * 10 + "b" * 14 + "c" * 3, 0.25, {"a": 3, "b": 3, "c": 1}),  # of 2.5, 3.5 and 0.75
+        ("a" * 100 + "b" * 2, 0.9, {"a": 90, "b": 1}),  # of 1.8
+    ],
+)
+def test_the_largest_remainders_are_rounded_up_unless_that_takes_all_of_a_label(
+    labels, fraction, expected
+):
+    assert Counter(split_off(make(labels), fraction, seed=0)[1].labels) == expected
+
+
 def test_many_small_labels_give_one_row_each():
     labels = [f"intent {number % 77}" for number in range(77 * 3)]
     _, part = split_off(make(labels), 0.1, seed=0)
@@ -131,6 +144,30 @@ def test_a_grouped_part_comes_near_its_share_of_each_label():
     _, part = split_off(make(labels, groups), 0.1, seed=3)
     total, counts = Counter(labels), Counter(part.labels)
     assert all(abs(counts[label] / total[label] - 0.1) < 0.02 for label in total)
+
+
+def test_a_grouped_part_comes_near_its_share_of_a_rare_label():
+    """One group of it is nearest; for the share of the usual labels, more would be welcome."""
+    labels, groups = ["a", *"ccccc"] * 4 + ["a", "b"] * 500, [f"c{row // 6}" for row in range(24)]
+    groups += [f"g{row // 10}" for row in range(1000)]
+    parts = [split_off(make(labels, groups), 0.2, seed=seed)[1] for seed in range(10)]
+    assert [part.labels.count("c") for part in parts] == [5] * 10
+
+
+def test_a_group_with_a_rare_label_brings_the_usual_ones_in():
+    """If one was brought in for the usual labels first, the part would be twice its share."""
+    labels, groups = ["a", "b"] * 90 + ["a", "b", "c"] * 6, [f"g{row // 10}" for row in range(180)]
+    groups += ["c1"] * 9 + ["c2"] * 9
+    parts = [split_off(make(labels, groups), 0.05, seed=seed)[1] for seed in range(5)]
+    assert [len(part) for part in parts] == [9] * 5
+
+
+def test_where_each_group_with_a_label_is_too_large_the_nearest_is_taken():
+    labels = ["a", "b"] * 200 + ["c"] * 10 + ["a", "b"] * 15 + ["c"] * 10 + ["a", "b"] * 100
+    groups = ["huge"] * 410 + ["large"] * 40 + [f"g{row // 10}" for row in range(200)]
+    for seed in range(5):
+        _, part = split_off(make(labels, groups), 0.05, seed=seed)
+        assert set(part.groups) == {"large"}
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertfit.errors import RunError
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.selective import keep_curve
-from bertfit.inference.confidence import ConfidenceRules, read_confidence
+from bertfit.inference.confidence import ConfidenceRules, UncalibratedLayer, read_confidence
 
 CURVE = keep_curve([0.6, 0.9], [False, True])
 GOOD = {
@@ -20,8 +21,8 @@ GOOD = {
 }
 
 
-def read(record, num_labels=2):
-    return read_confidence(record, num_labels=num_labels, run=Path("run"))
+def read(record, num_labels=2, run=Path("run")):
+    return read_confidence(record, num_labels=num_labels, run=run)
 
 
 def test_what_was_recorded_is_read():
@@ -45,6 +46,7 @@ def test_a_calibration_that_changed_nothing_is_none():
     [
         {"calibration": 3},
         {"calibration": {"kind": "vector", "weights": [1.0], "biases": [0.0]}},
+        {"calibration": {"kind": "vector", "weights": [1.0, 1.0], "biases": [0.0]}},
         {"calibration": {"kind": "vector", "weights": [1.0, 0.0], "biases": [0.0, 0.0]}},
         {"calibration": {"kind": "vector", "weights": [1.0, math.inf], "biases": [0.0, 0.0]}},
         {"calibration": {"kind": "vector", "weights": [1.0, 1.0], "biases": [math.nan, 0.0]}},
@@ -53,12 +55,12 @@ def test_a_calibration_that_changed_nothing_is_none():
         {"threshold": {"value": "x"}},
         {"threshold": {}},
         {"selective": {**GOOD["selective"], "num_rows": 0}},
-        {"selective": GOOD["selective"] | {"confidences": [0, *[0.9, 0.5] * 11]}},
-        {"selective": GOOD["selective"] | {"confidences": [0.5] * 23}},
+        {"selective": GOOD["selective"] | {"confidences": [0, *[0.9, 0.5] * 13]}},
+        {"selective": GOOD["selective"] | {"confidences": [0.5] * 27}},
         {"selective": {**GOOD["selective"], "num_right": [1]}},
-        {"selective": {**GOOD["selective"], "num_right": [3] * 23}},
-        {"selective": {**GOOD["selective"], "num_right": [float("inf")] * 23}},
-        {"selective": {**GOOD["selective"], "num_answered": [3] * 23}},
+        {"selective": {**GOOD["selective"], "num_right": [3] * 27}},
+        {"selective": {**GOOD["selective"], "num_right": [float("inf")] * 27}},
+        {"selective": {**GOOD["selective"], "num_answered": [3] * 27}},
         {"selective": {**GOOD["selective"], "num_answered": [1], "num_right": [1]}},
     ],
 )
@@ -74,3 +76,17 @@ def test_a_damaged_entry_is_refused(damage):
 def test_a_threshold_for_three_classes_is_refused():
     with pytest.raises(RunError, match=r"threshold 0\.4 for 3 classes"):
         read({"threshold": {"value": 0.4}}, num_labels=3)
+
+
+@pytest.mark.parametrize(("kind", "is_read"), [("cubic", True), ("vector", False)])
+def test_the_layer_before_calibration_is_read_if_that_was_cubic(tmp_path, kind, is_read):
+    UncalibratedLayer("classifier", np.ones((2, 8)), np.zeros(2)).save(tmp_path)
+    record = {"calibration": {**GOOD["calibration"], "kind": kind, "layer": "classifier"}}
+    assert (read(record, run=tmp_path).uncalibrated is not None) is is_read
+
+
+def test_a_layer_of_other_classes_is_refused(tmp_path):
+    UncalibratedLayer("classifier", np.ones((3, 8)), np.zeros(3)).save(tmp_path)
+    record = {"calibration": {**GOOD["calibration"], "kind": "cubic", "layer": "classifier"}}
+    with pytest.raises(RunError, match=r"it holds \(3, 8\) and \(3,\), for 2 classes"):
+        read(record, run=tmp_path)

@@ -174,6 +174,17 @@ def test_an_earlier_model_stays_if_another_cannot_be_written(tiny_model_dir, tmp
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_what_comes_before_a_model_is_replaced_finds_the_earlier_one(tiny_model_dir, tmp_path):
+    model, found = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model, []
+    path = tmp_path / "model.safetensors"
+    save_model(model, tmp_path)
+    earlier = path.read_bytes()
+    model.classifier.bias.data += 1
+    save_model(model, tmp_path, before=lambda: found.append(path.read_bytes()))
+    assert found == [earlier]
+    assert path.read_bytes() != earlier
+
+
 def test_the_seed_decides_the_new_weights(tiny_model_dir):
     a, b, c = (
         load_classifier(str(tiny_model_dir), ["neg", "pos"], seed=seed).model.classifier.weight

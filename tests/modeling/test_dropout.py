@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -50,6 +51,18 @@ def test_elements_do_not_depend_on_their_neighbours(distance):
     a, b = mask[:-distance] == 0, mask[distance:] == 0
     table = [[int((x & y).sum()) for y in (b, ~b)] for x in (a, ~a)]
     assert stats.chi2_contingency(table).pvalue > BELIEVABLE
+
+
+def test_each_block_of_words_follows_from_the_one_before_by_the_shifts_of_marsaglia():
+    mask = draw_mask(torch.empty(2 * BLOCK), 0.5)
+    torch.manual_seed(11)
+    words = torch.empty(_LANES, dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
+    words = words.numpy().view(np.uint64)
+    for block in mask.view(2, BLOCK).numpy():
+        np.testing.assert_array_equal(block, words.view(np.int16) >= 0)
+        words = words ^ (words << 13)
+        words = words ^ (words >> 7)
+        words = words ^ (words << 17)
 
 
 def test_runs_of_kept_elements_have_the_lengths_of_chance():

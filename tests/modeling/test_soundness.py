@@ -149,9 +149,12 @@ def test_a_text_has_one_answer_of_a_model_that_reads_padding(loaded, kind):
     assert np.ptp(alone[:, 0]) > 1e-4  # texts do differ
 
 
-@pytest.mark.parametrize(("named", "kept"), [(7, 0), (0, 0)])
-def test_a_decoder_looks_for_the_padding_token_of_its_tokenizer(loaded, named, kept):
+@pytest.mark.parametrize(
+    ("named", "token", "kept"), [(7, "[PAD]", 0), (0, "[PAD]", 0), (7, "[MASK]", 4)]
+)
+def test_a_decoder_looks_for_the_padding_token_of_its_tokenizer(loaded, named, token, kept):
     """Or its head reads padding, also for whoever loads the run and pads by its tokenizer."""
+    loaded.tokenizer.pad_token = token
     config = GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2, pad_token_id=named)
     tried = with_model(loaded, config)
     try_model(tried, "gpt2")

@@ -120,6 +120,19 @@ def test_a_size_is_added_once_the_padding_is_worth_it():
     assert run.take(*[64] * 13) == taken[-1]
 
 
+def test_once_a_size_is_added_the_padding_of_smaller_packs_counts_from_nothing():
+    run = Run()
+    run.take(*[128] * 15, 100)
+    for _ in range(100):  # most of what would add a size for them
+        run.take(5, 5)
+    while run.take(*[64] * 13).num_tokens != 896:
+        assert len(run.uses) == 1
+    num_filled = 0
+    while run.take(5, 5).num_tokens == 896:
+        num_filled += 1
+    assert num_filled == 2**25 // (128 * (896 - 128))
+
+
 def test_a_size_for_first_packs_does_not_put_off_one_for_later_ones():
     run = Run()
     for is_first in (True, False):

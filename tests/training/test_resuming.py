@@ -21,6 +21,7 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.training import checkpoints, trainer
 from bertfit.training.checkpoints import Checkpoints, read_state
 from bertfit.training.interruption import FirstInterrupt, catch_interrupts
+from bertfit.training.outcome import History
 from bertfit.training.reports import StepReport, join_reports, split_reports
 from bertfit.training.state import Progress, save_state, take_up_state
 from bertfit.training.trainer import fit
@@ -180,6 +181,17 @@ def test_a_state_that_is_not_due_is_not_saved(train, tmp_path):
     place = Checkpoints(tmp_path / "patient", minutes=10_000)
     train(place)
     assert not place.path.exists()
+
+
+def test_a_state_is_due_so_many_minutes_after_the_last(tmp_path, monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: 10**9)
+    monkeypatch.setattr(checkpoints, "time", clock)
+    place = Checkpoints(tmp_path, minutes=5)
+    assert place.is_due()
+    place.write({"a": torch.zeros(1)}, {})
+    for seconds, is_due in ((0, False), (299, False), (300, True)):
+        clock.monotonic = lambda seconds=seconds: 10**9 + seconds
+        assert place.is_due() is is_due
 
 
 def test_the_first_state_is_told_once(train, tmp_path):
@@ -404,6 +416,15 @@ def test_a_state_that_was_cut_off_after_it_was_found_is_explained(tmp_path):
         saved.read_tensors()
 
 
+def test_a_state_that_was_removed_after_it_was_found_is_explained(tmp_path):
+    place = Checkpoints(tmp_path)
+    place.write({"a": torch.zeros(1)}, {})
+    saved = read_state(place.path)
+    place.path.unlink()
+    with pytest.raises(RunError, match=r"the state of a training, .* cannot be read"):
+        saved.read_tensors()
+
+
 def test_a_state_of_other_updates_is_refused(train, tmp_path):
     place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
     with pytest.raises(Killed):
@@ -424,13 +445,16 @@ def test_a_budget_that_was_halved_stays_halved(train, tmp_path):
     assert not [note for note in listener.notes if "Out of memory" in note]
 
 
-def test_the_time_of_recordings_counts_on(tmp_path):
-    weights = SimpleNamespace(
-        kind="a kind",
-        recorded=SimpleNamespace(seconds=0.0),
-        state=dict,
-        set_state=lambda state: None,
+def make_weights():
+    """Give weights of which nothing is saved but the time of their recordings."""
+    recorded = SimpleNamespace(seconds=0.0)
+    return SimpleNamespace(
+        kind="a kind", recorded=recorded, state=dict, set_state=lambda state: None
     )
+
+
+def test_the_time_of_recordings_counts_on(tmp_path):
+    weights = make_weights()
     place, device = Checkpoints(tmp_path), torch.device("cpu")
     progress = Progress(max_tokens=16, recording_seconds=1.5)
     assert save_state(place, weights, device, progress=progress, seen=[], listener=StepListener())
@@ -633,6 +657,28 @@ def make_report(step, num_rows):
     counts = {"epoch": 1, "num_tokens": 99, "num_pad_tokens": 0, "max_tokens": 2048}
     rows = np.arange(num_rows) + 10 * step
     return StepReport(step=step, indices=rows, predicted_ids=rows % 2, **numbers, **counts)
+
+
+@pytest.mark.parametrize(
+    ("seen", "num_epochs", "planned"),
+    [([make_report(0, 3)], 0, [[np.arange(4)]]), ([], 2, [[]])],
+    ids=["of other rows", "of more epochs"],
+)
+def test_a_state_of_another_plan_is_refused(tmp_path, seen, num_epochs, planned):
+    place, weights, device = Checkpoints(tmp_path), make_weights(), torch.device("cpu")
+    history = History(*([0.5] * num_epochs for _ in range(6)))
+    progress = Progress(16, history=history, best_epoch=num_epochs - 1, num_steps=len(seen))
+    assert save_state(place, weights, device, progress=progress, seen=seen, listener=StepListener())
+    with pytest.raises(RunError, match="its steps or scores are not those of such a training"):
+        take_up_state(read_state(place.path), weights, device, planned)
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_how_to_go_on_is_told_unless_an_interrupted_training_does_so_anyway(tmp_path, stays):
+    place, listener = Checkpoints(tmp_path, minutes=5, stays=stays), StepListener()
+    options = {"progress": Progress(16), "seen": [], "listener": listener}
+    assert save_state(place, make_weights(), torch.device("cpu"), **options)
+    assert len(listener.notes) == (not stays)
 
 
 @pytest.mark.parametrize("sizes", [(), (3,), (8, 8, 1)])

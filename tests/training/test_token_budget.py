@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,19 @@ def test_measuring_takes_the_largest_step_and_leaves_the_model_as_it_was(
     assert cuts == [(3000, 2048)] * 3 + [(3000, 4096)] * 3
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_rate_is_that_of_the_quicker_of_two_steps_after_the_first(tiny_model_dir, monkeypatch):
+    moments = iter([0, 1, 10, 15, 20, 22])  # steps of 1, 5 and 2 seconds
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    monkeypatch.setattr(measuring, "accumulate_gradients", lambda *_, **__: None)
+    monkeypatch.setattr(measuring, "find_fastest_budget", lambda rate_of, *, enough: rate_of(2048))
+    model = load_classifier(str(tiny_model_dir), ["neg", "pos"]).model
+    encoded = EncodedTexts(np.full(2560, 7, np.int32), np.arange(0, 2561, 64), np.full(40, 64))
+    data = TrainingData(encoded, np.arange(40) % 2, pad_id=0)
+    options = {"settings": TrainSettings(batch_size=40)}
+    options["precision"] = choose_precision("cpu", "float32")
+    assert measure_token_budget(model, data, **options) == 2560 / 2
 
 
 def test_padding_counts_where_texts_are_padded(tiny_model_dir, monkeypatch):
