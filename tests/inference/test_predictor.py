@@ -201,13 +201,13 @@ def test_predict_probabilities_gives_what_predict_gives(classifier):
 
 def test_more_texts_than_a_chunk_stay_in_order(classifier, monkeypatch):
     expected = classifier.predict_probabilities(TEXTS * 3)
-    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 5)
+    monkeypatch.setattr(predictor, "_CHUNK", (5, 2**24))
     np.testing.assert_allclose(classifier.predict_probabilities(TEXTS * 3), expected, atol=1e-6)
 
 
 def test_a_stream_takes_texts_a_chunk_at_a_time(classifier, monkeypatch):
     """A million rows must be possible: what is held never grows with their number."""
-    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 4)
+    monkeypatch.setattr(predictor, "_CHUNK", (4, 2**24))
     num_taken = 0
 
     def endless_texts():
@@ -401,7 +401,7 @@ def test_encoding_beside_scoring_changes_neither(classifier, monkeypatch, make_r
     texts = [row["text"] for row in make_reviews(23)]
     encoded = classifier.encode(texts)
     logits = classifier.score_logits(encoded)
-    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 5)
+    monkeypatch.setattr(predictor, "_CHUNK", (5, 2**24))
     seen = []
     found, found_logits = classifier.encode_and_score(
         texts, on_progress=lambda done, total: seen.append((done, total))
@@ -860,3 +860,18 @@ def test_predictions_can_be_counted(classifier):
 def test_a_wrong_tell_is_refused_before_there_is_anything_to_tell(run):
     with pytest.raises(ConfigError, match=r"^tell: expected a function of a sentence, got None$"):
         TextClassifier.load(run, tell=None)
+
+
+def test_fewer_long_texts_are_held_at_once(classifier, monkeypatch):
+    read, texts = [], [f"good film {at} " * 20 for at in range(30)]
+
+    def watch():
+        for text in texts:
+            read.append(text)
+            yield text
+
+    monkeypatch.setattr(predictor, "_CHUNK", (2048, 1_000))
+    stream = classifier.predict_stream(watch())
+    first = next(stream)
+    assert len(read) < 15
+    assert [first, *stream] == classifier.predict(texts)

@@ -136,7 +136,7 @@ def test_a_table_rounds_to_six_places(classifier, tmp_path):
 
 def test_rows_keep_their_line_and_order_over_chunks(classifier, monkeypatch):
     """Rows wait for their predictions a chunk at a time; skipped ones must not shift them."""
-    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 3)
+    monkeypatch.setattr(predictor, "_CHUNK", (3, 2**24))
     rows = [{"text": "" if number in {2, 3, 8} else f"film {number}"} for number in range(1, 12)]
     count = PredictionCount()
     found = [
@@ -148,7 +148,7 @@ def test_rows_keep_their_line_and_order_over_chunks(classifier, monkeypatch):
 
 
 def test_each_row_has_the_prediction_of_its_text(classifier, monkeypatch):
-    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 2)
+    monkeypatch.setattr(predictor, "_CHUNK", (2, 2**24))
     for row in predict_rows(classifier, ROWS, PredictionCount()):
         assert row.prediction.probabilities == pytest.approx(
             classifier.predict(row.text)[0].probabilities, abs=1e-6
@@ -179,7 +179,7 @@ def test_a_bad_row_writes_nothing(classifier, tmp_path):
 
 def test_a_bad_row_after_others_keeps_their_predictions(classifier, tmp_path, monkeypatch):
     """Rows of standard input cannot be checked beforehand, and may have taken hours."""
-    monkeypatch.setattr(predictor, "_CHUNK_SIZE", 2)
+    monkeypatch.setattr(predictor, "_CHUNK", (2, 2**24))
     with pytest.raises(DataError) as caught:
         predict_file(classifier, [*ROWS, {"text": ""}], tmp_path / "out.csv")
     (kept,) = tmp_path.iterdir()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -122,32 +122,42 @@ def encode_texts(
     pieces: list[np.ndarray] = []
     lengths = np.empty(len(texts), dtype=np.int64)
     full_lengths = np.empty(len(texts), dtype=np.int32)
-    for start, end in _cut_chunks(texts):
-        chunk = [clean_text(text, cleaning) for text in texts[start:end]]
-        tokenized = _tokenize(chunk, tokenizer, room, rule.truncation)
-        for row, (found, num_tokens) in enumerate(tokenized, start):
+    row = 0
+    for chunk in cut_chunks(texts, _CHUNK_SIZE, _CHUNK_CHARACTERS):
+        cleaned = [clean_text(text, cleaning) for text in chunk]
+        for found, num_tokens in _tokenize(cleaned, tokenizer, room, rule.truncation):
             ids = found or blank
             kept = [*prefix, *truncate(ids, room, rule), *suffix]
             pieces.append(np.asarray(kept, dtype=np.int32))
             lengths[row] = len(kept)
             full_lengths[row] = max(num_tokens, len(ids)) + len(prefix) + len(suffix)
+            row += 1
         if on_progress is not None:
-            on_progress(end, len(texts))
+            on_progress(row, len(texts))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     token_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     return EncodedTexts(token_ids, offsets, full_lengths)
 
 
-def _cut_chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Yield where each chunk begins and ends."""
-    start = num_characters = 0
-    for row, text in enumerate(texts):
+def cut_chunks(texts: Iterable[str], most_texts: int, most_characters: int) -> Iterator[list[str]]:
+    """Yield chunks of texts as they come, each of so many texts, or fewer if they are long.
+
+    Example:
+        >>> list(cut_chunks(["a", "long", "b", "c"], most_texts=2, most_characters=4))
+        [['a', 'long'], ['b', 'c']]
+        >>> list(cut_chunks(["long", "b", "c"], most_texts=2, most_characters=4))
+        [['long'], ['b', 'c']]
+    """
+    chunk: list[str] = []
+    num_characters = 0
+    for text in texts:
+        chunk.append(text)
         num_characters += len(text)
-        if row + 1 - start == _CHUNK_SIZE or num_characters >= _CHUNK_CHARACTERS:
-            yield start, row + 1
-            start, num_characters = row + 1, 0
-    if start < len(texts):
-        yield start, len(texts)
+        if len(chunk) == most_texts or num_characters >= most_characters:
+            yield chunk
+            chunk, num_characters = [], 0
+    if chunk:
+        yield chunk
 
 
 def _tokenize(

@@ -70,7 +70,7 @@ def predict_by_folds(
     tell = on_progress or (lambda _done, _total: None)
     units = texts if units is None else units
     folds = _cut_folds(units, label_ids, num_folds=num_folds, units_are=units_are, seed=seed)
-    tell(0, num_folds)
+    tell(0, len(folds))
     counter, counts = learn_ngrams(texts, characters=False, max_order=SHORT_ORDER)
     if not counter.num_ngrams:
         raise DataError("the texts hold nothing to learn from: no words and no characters")
@@ -83,7 +83,7 @@ def predict_by_folds(
     with without_warnings():
         for number, (fold, judged) in enumerate(zip(folds, run_in_threads(tasks), strict=True), 1):
             probabilities[fold], is_judged[fold] = judged
-            tell(number, num_folds)
+            tell(number, len(folds))
     return FoldPredictions(probabilities, is_judged)
 
 

@@ -104,6 +104,15 @@ def check_abstain_below(value: Any) -> float:  # noqa: ANN401 (any argument of a
     return float(value)
 
 
+def find_least(abstain_below: float | None) -> float:
+    """Return the least confidence that gets a label: 0 if all do.
+
+    Raises:
+        ConfigError: As in `check_abstain_below`.
+    """
+    return 0.0 if abstain_below is None else check_abstain_below(abstain_below)
+
+
 def risk_coverage_curve(
     confidences: ArrayLike, is_right: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

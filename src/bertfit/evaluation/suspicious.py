@@ -121,7 +121,7 @@ def _expect_issues(probabilities: NDArray[np.float64], label_ids: NDArray[np.int
     chances = softmax(max(1.0, weight) * logits, axis=1)
     sums, counts = (chances * probabilities).sum(axis=0), chances.sum(axis=0)
     thresholds = np.full(len(counts), np.nan)
-    np.divide(sums, counts, out=thresholds, where=counts >= 0.5)  # else most draws have no such row
+    np.divide(sums, counts, out=thresholds, where=counts > 0)
     best_ids, rows = probabilities.argmax(axis=1), np.arange(len(probabilities))
     is_confident = _are_confident(probabilities, best_ids, thresholds)
     return float((1 - chances[rows, best_ids])[is_confident].sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,9 +14,15 @@ import numpy as np
 
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns, as_columns
-from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, join_encoded
+from bertfit.data.encoding import (
+    EncodedTexts,
+    EncodingRule,
+    cut_chunks,
+    encode_texts,
+    join_encoded,
+)
 from bertfit.errors import ConfigError, ModelError
-from bertfit.evaluation.selective import Expectation, check_abstain_below, expect
+from bertfit.evaluation.selective import Expectation, check_abstain_below, expect, find_least
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path, raising_system_errors
 from bertfit.inference.ahead import make_ahead
@@ -51,8 +56,8 @@ if TYPE_CHECKING:
 
     from bertfit.config import Dtype
 
-_CHUNK_SIZE = 2048
-"""Texts held at once while streaming: enough to batch texts of similar length."""
+_CHUNK = (2048, 2**24)
+"""Texts held at once while streaming, enough to batch texts of similar length, and characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +260,7 @@ class TextClassifier:
         pieces: list[EncodedTexts] = []
         logits: list[np.ndarray] = []
         num_done = 0
-        for piece in make_ahead(self._encode, _chunks(texts)):
+        for piece in make_ahead(self._encode, cut_chunks(texts, *_CHUNK)):
 
             def report(done: int, _total: int, before: int = num_done) -> None:
                 if on_progress is not None:
@@ -300,9 +305,9 @@ class TextClassifier:
                 a string nor a list of strings.
             ModelError: The model gives numbers that are not finite.
         """
-        least = _find_least(abstain_below)
+        least = find_least(abstain_below)
         listed = list_texts(texts, self.known_columns())
-        return list(self._predict_chunks(_chunks(listed), least))
+        return list(self._predict_chunks(cut_chunks(listed, *_CHUNK), least))
 
     def expect_selective(self, abstain_below: float) -> Expectation | None:
         """Return coverage and accuracy of abstaining on the run's validation rows, if known.
@@ -333,7 +338,9 @@ class TextClassifier:
                 while iterating, if a text is neither a string nor a list of strings.
             ModelError: While iterating, if the model gives numbers that are not finite.
         """
-        return self._predict_chunks(_chunks(iter_texts(texts)), _find_least(abstain_below))
+        return self._predict_chunks(
+            cut_chunks(iter_texts(texts), *_CHUNK), find_least(abstain_below)
+        )
 
     def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
         names = self.label_names
@@ -388,13 +395,3 @@ def _rebuild(
     classifier = kind(built, tokenizer, rule=rule, precision=precision)
     classifier.record, classifier.confidence = told
     return classifier
-
-
-def _find_least(abstain_below: float | None) -> float:
-    return 0.0 if abstain_below is None else check_abstain_below(abstain_below)
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while chunk := list(itertools.islice(iterator, _CHUNK_SIZE)):
-        yield chunk
