@@ -127,6 +127,20 @@ def test_lengths_of_all_rows_need_no_remark():
     assert "drawn" not in "\n".join(show(lengths_table({"train": part})))
 
 
+@pytest.mark.parametrize(
+    ("num_estimated", "told"),
+    [
+        (0, None),
+        (1, "The tokens of 1 long text are estimated from its beginning."),
+        (1_200, "The tokens of 1,200 long texts are estimated from their beginning."),
+    ],
+)
+def test_lengths_say_how_many_are_estimates(num_estimated, told):
+    part = {**PART, "tokens": {**PART["tokens"], "num_estimated": num_estimated}}
+    text = "\n".join(show(lengths_table({"train": part})))
+    assert told in text if told else "estimated" not in text
+
+
 @pytest.mark.parametrize(("cleaning", "is_told"), [("html_breaks", True), ("none", False)])
 def test_lengths_say_how_line_breaks_were_counted(cleaning, is_told):
     part = {**PART, "tokens": {**PART["tokens"], "text_cleaning": cleaning}}

@@ -280,3 +280,15 @@ def test_labels_that_the_run_does_not_know_are_said_before_the_long_work(
     rows = [{**row, "label": row["label"].upper()} for row in make_reviews(20, seed=3)]
     with pytest.raises(DataError, match="label 'POS' is not known to the model"):
         check(rows, run=tmp_path / "run")
+
+
+def test_lengths_of_long_texts_are_told_as_estimates(check):
+    rows = [{"text": f"good film {at}", "label": "pos" if at % 2 else "neg"} for at in range(20)]
+    rows[3]["text"] = "good film. " * 4_000
+    tokens = check(rows).parts["train"]["tokens"]
+    assert tokens["num_estimated"] == 1
+    assert tokens["max"] == pytest.approx(12_002, rel=0.01)
+    assert check(rows, max_length=64).parts["train"]["tokens"] == {
+        **tokens,
+        "cut_shares": {"64": 0.05, **tokens["cut_shares"]},
+    }

@@ -117,8 +117,11 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     notes = [f"Tokens were counted in rows drawn evenly: {', '.join(sampled)}."] if sampled else []
     num_estimated = sum(part["tokens"]["num_estimated"] for part in parts.values())
     if num_estimated:
-        texts = format_count(num_estimated, "long text")
-        notes.append(f"The tokens of {texts} are estimated from the beginning of each.")
+        texts, its = (
+            format_count(num_estimated, "long text"),
+            "its" if num_estimated == 1 else "their",
+        )
+        notes.append(f"The tokens of {texts} are estimated from {its} beginning.")
     if any(part["tokens"]["text_cleaning"] == "html_breaks" for part in parts.values()):
         notes.append("HTML line breaks were counted as the spaces that train reads them as.")
     return Group(Text(title, style="bold"), table, *map(Text, notes))
