@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 import bertfit
 from bertfit.data.dataset import TextDataset
-from bertfit.errors import ConfigError, DataError
+from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.progress import Silent
 
 ROWS = [{"text": "good film", "label": "pos"}, {"text": "bad film", "label": "neg"}]
@@ -73,7 +74,9 @@ multiprocessing.set_start_method("spawn")
 bertfit.find_suspects(rows)
 assert multiprocessing.get_start_method() == "spawn"
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for num_threads in ("1", "2"):
+        settings = {**os.environ, "OMP_NUM_THREADS": num_threads}
+        subprocess.run([sys.executable, "-c", code], check=True, env=settings)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +85,10 @@ assert multiprocessing.get_start_method() == "spawn"
         ("text,label\n" * 40, "got 440 characters, beginning with 'text,label"),
         ("x" * 300, "got 300 characters"),
         ("a/" * 3_000, "got 5,999 characters"),
+        ("é" * 100 + "/é" * 1_500, "got 3,100 characters"),
         ("a\0b", "got one with a NUL character"),
     ],
-    ids=["rows", "name", "path", "NUL"],
+    ids=["rows", "name", "path", "bytes", "NUL"],
 )
 @pytest.mark.parametrize(
     "use",
@@ -111,6 +115,13 @@ def test_what_can_be_no_path_is_told_briefly(use, path, told, tmp_path):
     assert len(caught.value.message) < 200
     hint = "Rows themselves are given as a list of dicts or a table."
     assert caught.value.hint == (hint if "\n" in path else None)
+
+
+def test_a_name_that_utf8_cannot_write_is_no_more_than_missing():
+    with pytest.raises(DataError, match="no such file"):
+        bertfit.check("\ud800x.csv")
+    with pytest.raises(RunError, match="does not exist"):
+        bertfit.TextClassifier.load("\ud800")
 
 
 def test_check_takes_what_train_takes(tiny_model_dir):

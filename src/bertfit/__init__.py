@@ -89,4 +89,4 @@ if not TYPE_CHECKING:  # else a type checker would accept any name
 
 def __dir__() -> list[str]:
     """Return the public names, loaded or not, for completion in a shell."""
-    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+    return sorted({*__all__, *_MODULES, *(name for name in globals() if name.startswith("__"))})

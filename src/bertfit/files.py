@@ -21,7 +21,7 @@ from bertfit.errors import ConfigError
 _MOST_BYTES = 255
 """Of a file's name, on most file systems."""
 _LONGEST_PATH = 4096
-"""Characters; on most systems."""
+"""Bytes, on most systems."""
 _NUMBERS = re.compile(r"\[\n([-+.\w,\s]+)\]")
 """A list of numbers, true, false or null in indented JSON."""
 
@@ -52,8 +52,8 @@ def _refuse_impossible(path: str, argument: str) -> None:
     """Refuse what no system takes for a path, such as the content of a file instead of its name."""
     if "\0" in path:
         raise ConfigError(f"{argument}: expected a path, got one with a NUL character")
-    names = os.fsencode(path).split(os.fsencode(os.sep))
-    if max(map(len, names)) > _MOST_BYTES or len(path) > _LONGEST_PATH:
+    encoded = path.encode("utf-8", "surrogatepass")
+    if max(map(len, encoded.split(os.sep.encode()))) > _MOST_BYTES or len(encoded) > _LONGEST_PATH:
         raise ConfigError(
             f"{argument}: expected a path, got {len(path):,} characters, beginning with "
             f"{path[:40]!r}",

@@ -10,13 +10,14 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertfit.errors import RunError
+from bertfit.errors import ModelError, RunError
 from bertfit.files import (
+    as_path,
     check_folders,
     find_free_names,
     is_part,
@@ -313,14 +314,20 @@ def _find_foreign(run: Path) -> list[str]:
     return sorted(foreign)
 
 
-def refuse_unfinished(run: Path) -> None:
-    """Check that this is no run that a killed training was making.
+@contextlib.contextmanager
+def telling_of_unfinished(model: str) -> Iterator[None]:
+    """Tell of what a killed training left, if a model is not found that it was making.
 
     Raises:
-        RunError: It is; the hint tells what was left.
+        RunError: It is not; the hint tells what was left.
     """
-    if not run.exists() and has_leftovers(run):
-        read_record(run)
+    try:
+        yield
+    except ModelError:
+        place = as_path(model, "model")
+        if not place.exists() and has_leftovers(place):
+            read_record(place)
+        raise
 
 
 def read_record(run: Path) -> dict[str, Any]:

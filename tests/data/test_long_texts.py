@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from bertfit.data import long_texts
+from bertfit.data.cleaning import FOLDED_PATTERN
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.data.long_texts import count_long, cut_ends, splits_at_spaces
+from bertfit.data.long_texts import cut_ends, splits_at_spaces
 
 UNKNOWN = "<unk>"
 RULES = ("head", "tail", "head+tail")
@@ -127,6 +128,28 @@ def test_lengths_that_decide_what_is_cut_are_exact_on_both_sides(tokenizer):
         assert ((found.full_lengths > limit) == (whole.full_lengths > limit)).all()
 
 
+@pytest.mark.parametrize(
+    ("normalizer", "splits"),
+    [
+        (normalizers.Lowercase(), True),
+        (normalizers.Sequence([normalizers.NFC(), normalizers.Replace("a", "b")]), True),
+        (normalizers.Replace(Regex(FOLDED_PATTERN), " "), True),
+        (normalizers.Replace(Regex("(?m)<!--.*?-->"), " "), False),
+    ],
+)
+def test_texts_are_cut_only_if_what_changes_a_word_is_near_it(normalizer, splits):
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, UNKNOWN: 1}, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer, tokenizer.normalizer = pre_tokenizers.Whitespace(), normalizer
+    assert splits_at_spaces(tokenizer) == splits
+
+
+def test_a_text_that_is_read_whole_has_no_estimated_length(tokenizer):
+    texts = ["a good film " * 4_000, ("good" + " " * 400) * 90, "short"]
+    found, whole = encode(texts, tokenizer), encode_whole(texts, tokenizer)
+    assert found.is_estimated.tolist() == [True, False, False]
+    assert found.full_lengths[1:].tolist() == whole.full_lengths[1:].tolist()
+
+
 @pytest.mark.parametrize("text", ["film" * 9_000, " " * 40_000, "\u200b " * 20_000])
 @pytest.mark.parametrize("truncation", RULES)
 def test_a_text_without_spaces_or_words_at_its_ends_is_read_whole(tokenizer, text, truncation):
@@ -178,6 +201,13 @@ def test_ends_are_cut_where_words_end():
         (pre_tokenizers.Metaspace(), True),
         (pre_tokenizers.Metaspace(split=False), False),
         (pre_tokenizers.Digits(), False),
+        (pre_tokenizers.Split(" ", "isolated"), False),
+        (
+            pre_tokenizers.Sequence(
+                [pre_tokenizers.Split("a", "isolated"), pre_tokenizers.ByteLevel()]
+            ),
+            False,
+        ),
         (pre_tokenizers.Sequence([pre_tokenizers.Digits()]), False),
         (
             pre_tokenizers.Sequence(
@@ -193,7 +223,6 @@ def test_texts_are_cut_only_where_words_become_tokens_by_themselves(steps, split
         tokenizer.pre_tokenizer = steps
     assert splits_at_spaces(tokenizer) == splits
     texts = ["a " * 20_000, "a a"]
-    assert count_long(texts, tokenizer, 128) == int(splits)
-    assert encode(texts, tokenizer).token_ids.tolist() == (
-        encode_whole(texts, tokenizer).token_ids.tolist()
-    )
+    found = encode(texts, tokenizer)
+    assert found.is_estimated.tolist() == [splits, False]
+    assert found.token_ids.tolist() == (encode_whole(texts, tokenizer).token_ids.tolist())

@@ -169,3 +169,17 @@ def test_swapping_the_models_mirrors_the_interval_of_macro_f1() -> None:
     found = widen_where_alike(start, answers, label_ids, None)[1]
     swapped = widen_where_alike(start, answers[::-1], label_ids, None)[1]
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), rel=1e-12)
+
+
+def test_what_the_same_mistakes_cost_both_makes_no_difference() -> None:
+    label_ids, rng = np.arange(200) % 2, np.random.default_rng(0)
+    of_label = np.where(np.arange(200) < 3, 0.1, rng.uniform(0.8, 1.0, size=200))
+    a = np.where(np.arange(2) == label_ids[:, None], of_label[:, None], 1 - of_label[:, None])
+    found = compare_predictions(a, a, label_ids, num_resamples=100).scores["log_loss"].interval
+    assert (found.low, found.high) == (0.0, 0.0)
+    b = 0.9999 * a + 0.0001 / 2
+    found = compare_predictions(a, b, label_ids, num_resamples=100).scores["log_loss"].interval
+    assert found.high - found.low < 0.001
+    a_little = 0.3 * a + 0.7 / 2  # much less sure of the same answers
+    found = compare_predictions(a, a_little, label_ids, num_resamples=100).scores["log_loss"]
+    assert found.interval.high < -0.25

@@ -611,6 +611,13 @@ def test_the_effective_rows_lie_between_the_groups_and_the_rows() -> None:
     assert count_effective(alike, np.arange(10_000) // 5) == pytest.approx(2000, rel=0.01)
     shuffled = np.random.default_rng(1).permutation(alike)
     assert count_effective(shuffled, np.arange(10_000) // 5) > 9000
+    groups = np.arange(1000) // 50
+    mistakes = [0, 60, 120, 180]  # each in a group of its own
+    counts = [
+        count_effective(~np.isin(np.arange(1000), mistakes[:num]), groups) for num in range(5)
+    ]
+    assert counts[:2] == [20, 20]  # a single one tells nothing of whether they come together
+    assert counts == sorted(counts)
     assert count_effective(np.ones(60, bool), np.arange(60) // 3) == 20
 
 

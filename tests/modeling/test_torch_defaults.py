@@ -75,21 +75,6 @@ def test_a_training_and_its_answers_are_the_same(train, expected, tmp_path, name
     assert {weight.dtype for weight in trained.model.parameters()} == {torch.float32}
 
 
-@pytest.fixture
-def medium():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.usefixtures("medium")
-def test_products_of_float32_are_exact_whatever_was_set():
-    with usual_torch():
-        assert torch.get_float32_matmul_precision() == "highest"
-    assert torch.get_float32_matmul_precision() == "medium"
-
-
 def test_what_was_set_is_set_again():
     with default_dtype(torch.float64), torch.device("meta"), torch.no_grad():
         with usual_torch():

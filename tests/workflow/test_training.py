@@ -212,6 +212,19 @@ def test_a_base_that_was_killed_is_told_with_what_it_left(make_reviews, tmp_path
     assert str(left) in caught.value.hint
 
 
+@pytest.mark.parametrize("left", [".embedded.incomplete-abc", ".tiny.incomplete-abc"])
+def test_a_model_that_is_there_may_have_the_name_of_a_run_that_is_not(
+    make_reviews, tiny_model_dir, tmp_path, monkeypatch, left
+):
+    """The embedded model, or one of the hub, and a killed training into a folder of its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / left).mkdir()
+    (tmp_path / left / "config.json").write_text("{}", encoding="utf-8")
+    shutil.copytree(tiny_model_dir, tmp_path / "tiny")
+    name = "embedded" if "embedded" in left else "tiny"
+    assert bertfit.check(make_reviews(20), model=name).model == name
+
+
 def test_nothing_is_left_beside_a_run(finished):
     assert names_in(finished[0].run.parent) == {"run"}
 

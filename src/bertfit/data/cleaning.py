@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BREAK_PATTERN = r"<\s*(?:/\s*)?br\s*(?:/\s*)?>"  # no backtracking over runs of spaces
 _HTML_BREAK = re.compile(_BREAK_PATTERN, re.IGNORECASE)
-_FOLDED_PATTERN = f"(?i){_BREAK_PATTERN}"
+FOLDED_PATTERN = f"(?i){_BREAK_PATTERN}"
 """The pattern in saved tokenizers."""
 _WORTH_CLEANING = 0.01
 """Least share of texts with line-break tags, in [0, 1], for which they are removed as markup."""
@@ -63,7 +63,7 @@ def fold_cleaning(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(path))
     if cleans_itself(tokenizer):
         return
-    steps = [normalizers.Replace(Regex(_FOLDED_PATTERN), " ")]
+    steps = [normalizers.Replace(Regex(FOLDED_PATTERN), " ")]
     steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.save(str(path))
@@ -91,4 +91,4 @@ def cleans_itself(tokenizer: Tokenizer) -> bool:
     if not isinstance(steps, normalizers.Sequence) or not len(steps):
         return False
     pattern = json.loads(steps[0].__getstate__()).get("pattern")
-    return bool(pattern == {"Regex": _FOLDED_PATTERN})
+    return bool(pattern == {"Regex": FOLDED_PATTERN})

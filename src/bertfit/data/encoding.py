@@ -58,6 +58,8 @@ class EncodedTexts:
     full_lengths: np.ndarray
     """(n,) int32: tokens of each text before truncation, including special tokens; estimated for
     texts of which only the ends were read."""
+    is_estimated: np.ndarray | None = None
+    """(n,) bool: whether the full length is an estimate; None if that is not known any more."""
 
     def __len__(self) -> int:
         """Return the number of texts."""
@@ -122,21 +124,23 @@ def encode_texts(
     pieces: list[np.ndarray] = []
     lengths = np.empty(len(texts), dtype=np.int64)
     full_lengths = np.empty(len(texts), dtype=np.int32)
+    is_estimated = np.zeros(len(texts), dtype=bool)
     row = 0
     for chunk in cut_chunks(texts, _CHUNK_SIZE, _CHUNK_CHARACTERS):
         cleaned = [clean_text(text, cleaning) for text in chunk]
-        for found, num_tokens in _tokenize(cleaned, tokenizer, room, rule.truncation):
+        for found, estimate in _tokenize(cleaned, tokenizer, room, rule.truncation):
             ids = found or blank
             kept = [*prefix, *truncate(ids, room, rule), *suffix]
             pieces.append(np.asarray(kept, dtype=np.int32))
             lengths[row] = len(kept)
-            full_lengths[row] = max(num_tokens, len(ids)) + len(prefix) + len(suffix)
+            full_lengths[row] = max(estimate, len(ids)) + len(prefix) + len(suffix)
+            is_estimated[row] = estimate > 0
             row += 1
         if on_progress is not None:
             on_progress(row, len(texts))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     token_ids = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
-    return EncodedTexts(token_ids, offsets, full_lengths)
+    return EncodedTexts(token_ids, offsets, full_lengths, is_estimated)
 
 
 def cut_chunks(texts: Iterable[str], most_texts: int, most_characters: int) -> Iterator[list[str]]:
@@ -163,26 +167,29 @@ def cut_chunks(texts: Iterable[str], most_texts: int, most_characters: int) -> I
 def _tokenize(
     texts: Sequence[str], tokenizer: Tokenizer, room: int, truncation: Truncation
 ) -> Iterator[tuple[list[int], int]]:
-    """Yield of each text the ids, or those of its ends if it is long, and how many it has.
-
-    The number is estimated if only the ends were read.
-    """
+    """Yield the ids of each text, and 0; or of its ends, and an estimate of how many it has."""
     may_cut = splits_at_spaces(tokenizer)
     parts = [cut_ends(text, room, truncation) if may_cut else [text] for text in texts]
-    all_parts = [part for of_text in parts for part in of_text]
-    with _explaining():
-        encodings = iter(tokenizer.encode_batch_fast(all_parts, add_special_tokens=False))
+    ids = iter(_list_ids([part for of_text in parts for part in of_text], tokenizer))
+    found: list[tuple[list[int], int] | None] = []
     for text, of_text in zip(texts, parts, strict=True):
-        ids = [next(encodings).ids for _ in of_text]
+        of_parts = [next(ids) for _ in of_text]
         if of_text[0] is text:
-            yield ids[0], len(ids[0])
-        elif (joined := join_ends(ids, room, truncation)) is not None:
-            per_character = sum(map(len, ids)) / sum(map(len, of_text))
-            yield joined, max(round(per_character * len(text)), len(joined))
-        else:
-            with _explaining():
-                whole = tokenizer.encode(text, add_special_tokens=False).ids
-            yield whole, len(whole)
+            found.append((of_parts[0], 0))
+            continue
+        joined = join_ends(of_parts, room, truncation)
+        per_character = sum(map(len, of_parts)) / sum(map(len, of_text))
+        estimate = round(per_character * len(text))
+        found.append(None if joined is None else (joined, max(estimate, len(joined))))
+    left = [text for text, one in zip(texts, found, strict=True) if one is None]
+    whole = iter(_list_ids(left, tokenizer))
+    return ((next(whole), 0) if one is None else one for one in found)
+
+
+def _list_ids(texts: list[str], tokenizer: Tokenizer) -> Iterator[list[int]]:
+    with _explaining():
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return (encoding.ids for encoding in encodings)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertfit.data.cleaning import FOLDED_PATTERN
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -24,43 +26,59 @@ _CHARACTERS_PER_TOKEN = 8
 """More than a token has in most texts; one whose ends have too few tokens is read whole."""
 _WORTH_CUTTING = 4
 """Least length of a text that is cut, in times of the length of an end."""
+_SPLITTING = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit", "ByteLevel", "Metaspace"}
+"""Pre-tokenizers that split at spaces, the last two if they are set to."""
+_HARMLESS = {"Digits", "Punctuation"}
+_LOCAL = {
+    *("BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"),
+    *("Lowercase", "Prepend", "Strip", "StripAccents"),
+}
+"""Normalizers that change a letter or a few at a time, or an end of the text."""
 
 
 def splits_at_spaces(tokenizer: Tokenizer) -> bool:
-    """Return whether no token depends on what is beyond the spaces around its word.
+    """Return whether no token depends on what is far from its word, beyond spaces.
 
-    Where words are not split before they become tokens, as in LLaMA's files, it might.
+    Where words are not split before they become tokens, as in LLaMA's files, it might, and where a
+    step is not known.
     """
-    if tokenizer.pre_tokenizer is None:
-        return False
-    return any(map(_splits, _list_steps(json.loads(tokenizer.pre_tokenizer.__getstate__()))))
-
-
-def _list_steps(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if step["type"] != "Sequence":
-        yield step
-        return
-    for inner in step["pretokenizers"]:
-        yield from _list_steps(inner)
-
-
-def _splits(step: Mapping[str, Any]) -> bool:
-    always = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+    normalizers = _list_steps(tokenizer.normalizer, "normalizers")
+    steps = _list_steps(tokenizer.pre_tokenizer, "pretokenizers")
     return (
-        step["type"] in always
-        or (step["type"] == "ByteLevel" and step.get("use_regex", True))
-        or (step["type"] == "Metaspace" and step.get("split", True))
+        all(map(_is_local, normalizers))
+        and all(step["type"] in {*_SPLITTING, *_HARMLESS} for step in steps)
+        and any(map(_splits, steps))
     )
 
 
-def is_long(text: str, num_tokens: int) -> bool:
-    """Return whether only the ends of a text are read if so many tokens are kept."""
-    return len(text) >= _WORTH_CUTTING * _choose_size(num_tokens)
+def _list_steps(step: Any, name: str) -> list[Mapping[str, Any]]:  # noqa: ANN401 (of any kind)
+    """Return a tokenizer's normalizers or pre-tokenizers as their files have them."""
+    state = None if step is None else json.loads(step.__getstate__())
+    return [] if state is None else list(_flatten(state, name))
 
 
-def count_long(texts: Sequence[str], tokenizer: Tokenizer, num_tokens: int) -> int:
-    """Return of how many texts only the ends are read if so many tokens are kept."""
-    return sum(is_long(text, num_tokens) for text in texts) if splits_at_spaces(tokenizer) else 0
+def _flatten(step: Mapping[str, Any], name: str) -> Iterator[Mapping[str, Any]]:
+    if step["type"] != "Sequence":
+        yield step
+        return
+    for inner in step[name]:
+        yield from _flatten(inner, name)
+
+
+def _is_local(normalizer: Mapping[str, Any]) -> bool:
+    """Return whether what a normalizer does to a word depends on it and its neighbours alone."""
+    if normalizer["type"] != "Replace":
+        return normalizer["type"] in _LOCAL
+    pattern = normalizer["pattern"]
+    return "String" in pattern or pattern.get("Regex") in {FOLDED_PATTERN, r"\s+", " {2,}"}
+
+
+def _splits(step: Mapping[str, Any]) -> bool:
+    if step["type"] == "ByteLevel":
+        return bool(step.get("use_regex", True))
+    if step["type"] == "Metaspace":
+        return bool(step.get("split", True))
+    return step["type"] in _SPLITTING
 
 
 def _choose_size(num_tokens: int) -> int:
@@ -76,9 +94,9 @@ def cut_ends(text: str, num_tokens: int, truncation: Truncation) -> list[str]:
         num_tokens: The most tokens that are kept.
         truncation: Which end is kept; for head+tail, both are returned.
     """
-    if not is_long(text, num_tokens):
-        return [text]
     size = _choose_size(num_tokens)
+    if len(text) < _WORTH_CUTTING * size:
+        return [text]
     ends = []
     if truncation != "tail":
         ends.append(text[: text.find(" ", size)].rstrip())

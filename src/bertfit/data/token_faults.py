@@ -45,6 +45,8 @@ class TokenCounts:
     """(k,) tokens of each text after truncation, excluding special tokens."""
     num_unknown: np.ndarray
     """(k,) number of these that are the unknown token."""
+    is_estimated: np.ndarray
+    """(k,) whether the full length is an estimate, as it is of long texts."""
 
 
 def choose_rows(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +114,7 @@ def count_tokens(
         full_lengths=np.concatenate([count.full_lengths for count in counts]),
         num_read=np.concatenate([count.num_read for count in counts]),
         num_unknown=np.concatenate([count.num_unknown for count in counts]),
+        is_estimated=np.concatenate([count.is_estimated for count in counts]),
     )
 
 
@@ -130,6 +133,9 @@ def count_encoded(encoded: EncodedTexts, unknown_id: int | None, num_special: in
         full_lengths=encoded.full_lengths,
         num_read=encoded.lengths - num_special,
         num_unknown=before[encoded.offsets[1:]] - before[encoded.offsets[:-1]],
+        is_estimated=np.zeros(len(encoded), bool)
+        if encoded.is_estimated is None
+        else encoded.is_estimated,
     )
 
 

@@ -263,8 +263,7 @@ def _draw_noise(
     """
     rng = np.random.default_rng(seed)
     bins = _assign_bins(confidences)
-    num_draws = _NOISE_NUMBERS // len(confidences)
-    errors = np.empty(max(_LEAST_NOISE_DRAWS, min(_NUM_NOISE_DRAWS, num_draws)))
+    errors = np.empty(_count_draws(len(confidences)))
     for draw in range(len(errors)):
         drawn = rng.random(len(confidences)) < confidences
         errors[draw] = np.abs(np.bincount(bins, weights=confidences - drawn)).sum()
@@ -272,6 +271,11 @@ def _draw_noise(
     if are_rows(units):
         return noise
     return max(noise, _draw_noise_of_groups(confidences - is_right, bins, units, rng))
+
+
+def _count_draws(num_numbers: int) -> int:
+    """Return how many draws of so many numbers are made."""
+    return max(_LEAST_NOISE_DRAWS, min(_NUM_NOISE_DRAWS, _NOISE_NUMBERS // num_numbers))
 
 
 def _draw_noise_of_groups(
@@ -291,7 +295,8 @@ def _draw_noise_of_groups(
     """
     num_units, num_bins = int(units.max()) + 1, int(bins.max()) + 1
     cells = np.bincount(units * num_bins + bins, weights=gaps, minlength=num_units * num_bins)
-    signs = rng.choice([-1.0, 1.0], (_NUM_NOISE_DRAWS, num_units))
-    errors = np.abs(signs @ cells.reshape(num_units, num_bins)).sum(axis=1)
+    cells, errors = cells.reshape(num_units, num_bins), np.empty(_count_draws(num_units))
+    for draw in range(len(errors)):
+        errors[draw] = np.abs(rng.choice([-1.0, 1.0], num_units) @ cells).sum()
     noise = Interval(0.0, float(np.quantile(errors, _NOISE_QUANTILE)) / len(gaps))
     return stretch(noise, 0.0, num_units=num_units).high

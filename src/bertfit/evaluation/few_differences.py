@@ -118,7 +118,8 @@ def widen_where_few_mistakes(
     """Widen the interval of a difference in log loss if either model has few mistakes, or few hits.
 
     Each further mistake costs much. The interval is then at least that of the difference of the two
-    log losses, each with its own interval, as if they were independent.
+    log losses, each with its own interval, as if they were independent; or, if both models answer
+    alike, that of what the same mistakes cost the one more than the other.
 
     Args:
         interval: Bootstrap interval of the difference.
@@ -133,12 +134,16 @@ def widen_where_few_mistakes(
     units = number_units(groups, len(label_ids))
     if not any(have_few_units(answers == label_ids, units) for _, answers in pair):
         return interval
-    means, wider = [], []
-    for own, (probabilities, answers) in zip(of_each, pair, strict=True):
-        costs = log_losses_if(probabilities, label_ids, answers)
-        means.append(float(row_log_losses(probabilities, label_ids).mean()))
-        wider.append(allow_for_mistakes(own, answers == label_ids, costs, units))
-    a, b = wider
+    costs = [log_losses_if(probabilities, label_ids, answers) for probabilities, answers in pair]
+    is_right = [answers == label_ids for _, answers in pair]
+    if np.array_equal(pair[0][1], pair[1][1]):
+        further = (costs[0][0] - costs[1][0], costs[0][1] - costs[1][1])
+        return allow_for_mistakes(interval, is_right[0], further, units)
+    means = [float(row_log_losses(probabilities, label_ids).mean()) for probabilities, _ in pair]
+    a, b = (
+        allow_for_mistakes(own, right, cost, units)
+        for own, right, cost in zip(of_each, is_right, costs, strict=True)
+    )
     difference = means[0] - means[1]
     down = float(np.hypot(means[0] - a.low, b.high - means[1]))
     up = float(np.hypot(a.high - means[0], means[1] - b.low))

@@ -90,7 +90,7 @@ def count_effective(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> fl
     """Return as how many independent rows the rows tell the share of mistakes.
 
     Without groups, these are the rows. With groups, as many rows as would give the variance between
-    the groups, and their number if there is no mistake, or no hit, to take a variance from.
+    the groups, as far as that is known: their number counts as much as a mistake, or a hit.
 
     Source:
         Korn & Graubard 1998, Survey Methodology 24, section 2 (the exact interval with the
@@ -109,7 +109,10 @@ def count_effective(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> fl
     of_rows = share * (1 - share) / (num_rows - 1)
     tail = (1 + LEVEL) / 2
     reach = float(t.ppf(tail, num_units - 1) / t.ppf(tail, num_rows - 1))
-    return min(float(num_rows), num_rows * of_rows / max(of_groups, 1e-300) / reach**2)
+    found = min(float(num_rows), num_rows * of_rows / max(of_groups, 1e-300) / reach**2)
+    # A single mistake says nothing of whether those of a group come together.
+    num_telling = min(int(is_right.sum()), int((~is_right).sum()))
+    return (min(found, num_units) + (num_telling - 1) * found) / num_telling
 
 
 def allow_for_mistakes(
@@ -127,7 +130,8 @@ def allow_for_mistakes(
     Args:
         interval: Bootstrap interval of the mean cost.
         is_right: (n,).
-        costs: (n,) cost of each row if its prediction is right, and (n,) if it is wrong.
+        costs: (n,) cost of each row if its prediction is right, and (n,) if it is wrong; or what
+            two models differ by in both cases.
         units: (n,) resampling unit of each row: the number of its group, or of the row.
     """
     if len(np.unique(units)) == 1 or not have_few_units(is_right, units):
@@ -137,8 +141,8 @@ def allow_for_mistakes(
     each = (float(further[~is_right].sum()) + float(further.mean())) / (num_wrong + 1)
     num_effective = count_effective(is_right, units)
     share = exact_interval(num_wrong / len(is_right) * num_effective, num_effective)
-    low, high = (float(if_right.mean()) + end * each for end in (share.low, share.high))
-    return Interval(min(interval.low, low), max(interval.high, high))
+    ends = [float(if_right.mean()) + end * each for end in (share.low, share.high)]
+    return Interval(min(interval.low, *ends), max(interval.high, *ends))
 
 
 def allow_for_certain(

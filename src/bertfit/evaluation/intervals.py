@@ -85,10 +85,12 @@ def bootstrap_intervals(
     normal quantile.
 
     With no mistakes (or hits), or fewer than 10 without groups, resamples vary too little. Then
-    accuracy gets at least the exact binomial interval, macro averages that of a mean of exact ones,
-    and log loss the cost of as many mistakes. A class whose rows are all right, or all wrong,
-    always adds its exact interval. AUROC, and with groups accuracy and macro averages, get at least
-    the interval of their log odds; an AUROC of 0 or 1, an exact one by rows of the smaller class.
+    accuracy gets at least the exact binomial interval, and macro averages that of a mean of exact
+    ones; log loss, with fewer than 10 rows or groups that have one, the cost of as many mistakes,
+    and otherwise at least the interval of its logarithm. A class whose rows are all right, or all
+    wrong, always adds its exact interval. AUROC, and with groups accuracy and macro averages, get
+    at least the interval of their log odds; an AUROC of 0 or 1, an exact one by rows of the smaller
+    class.
 
     Args:
         probabilities: (n, C), each row summing to 1.

@@ -6,8 +6,9 @@ and nothing has to be copied between processes.
 
 from __future__ import annotations
 
-import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -23,26 +24,22 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     meantime, BLAS is limited to one thread, because nested threads would wait for one another. The
     number of threads does not affect any result. Exceptions of tasks are raised here.
     """
-    from joblib import delayed
     from threadpoolctl import ThreadpoolController
 
     libraries = ThreadpoolController()  # finding them takes longer than a short task
     num_threads = count_threads(libraries)
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="bertfit-evaluation")
     with libraries.limit(limits=1, user_api="blas"):
-        yield from _make_pool(num_threads)(delayed(task)() for task in tasks)
-
-
-def _make_pool(num_threads: int) -> Callable[[Iterable[object]], Iterator[Result]]:
-    """Return joblib's threads, without its choice of how the caller's processes would start."""
-    from joblib import Parallel
-
-    chosen = multiprocessing.get_start_method(allow_none=True)
-    pool: Callable[[Iterable[object]], Iterator[Result]] = Parallel(
-        n_jobs=num_threads, backend="threading", return_as="generator"
-    )
-    if chosen is None:  # joblib's locks settle it, and to choose another would then be an error
-        multiprocessing.set_start_method(None, force=True)
-    return pool
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(task))
+                if len(waiting) >= 2 * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # also if the caller wants no more
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def count_threads(libraries: ThreadpoolController) -> int:

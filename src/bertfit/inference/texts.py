@@ -68,7 +68,7 @@ def iter_texts(texts: Any) -> Iterator[str]:  # noqa: ANN401 (whatever a caller 
             hint="Give its column of texts.",
         )
     if not _holds_many(texts):
-        raise DataError(f"texts: expected an iterable of texts, got {texts!r}")
+        raise DataError(f"texts: expected texts in an order, such as a list, got {texts!r}")
     given = (one.as_py() for one in texts) if hasattr(texts, "to_pylist") else texts
     return (_join_tokens(text, place) for place, text in enumerate(given))
 

@@ -11,7 +11,6 @@ import torch
 
 from bertfit.config import Dtype
 from bertfit.errors import ConfigError, did_you_mean
-from bertfit.modeling.torch_defaults import find_float32_precision
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -80,7 +79,7 @@ def quick_float32(device: torch.device) -> Iterator[None]:
     exact, and other devices are not affected. If the process has used torch's newer setting, as
     transformers does, torch refuses to report the older one, and the setting is left alone.
     """
-    before = find_float32_precision() if device.type == "cuda" else None
+    before = _float32_precision() if device.type == "cuda" else None
     if before is None:
         yield
         return
@@ -89,6 +88,13 @@ def quick_float32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _float32_precision() -> str | None:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
 
 
 def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def usual_torch() -> Iterator[None]:
-    """Enable gradients, disable autocast, and make exact float32 and the CPU the defaults.
+    """Enable gradients, disable autocast, and make float32 and the CPU the defaults.
 
-    The default dtype, and how exact products of float32 are, are the same for all threads of a
-    process, so they are set only if they are others.
+    The default dtype is one for all threads of a process, so it is set only if it is another. So is
+    how exact products of float32 are, which is left as it is: torch has two ways to set it, and
+    none to put back what the other one had set.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with contextlib.ExitStack() as stack:
@@ -35,18 +36,7 @@ def usual_torch() -> Iterator[None]:
         if dtype is not torch.float32:
             stack.callback(torch.set_default_dtype, dtype)
             torch.set_default_dtype(torch.float32)
-        if (exactness := find_float32_precision()) not in {"highest", None}:
-            stack.callback(torch.set_float32_matmul_precision, exactness)
-            torch.set_float32_matmul_precision("highest")
         yield
-
-
-def find_float32_precision() -> str | None:
-    """Return how exact products of float32 are, or None if each library was set by itself."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        return None
 
 
 @usual_torch()

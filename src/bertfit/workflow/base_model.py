@@ -14,7 +14,7 @@ from bertfit.data.cleaning import unfold_cleaning
 from bertfit.files import as_path
 from bertfit.modeling.classifier import NO_LIMIT, LoadedClassifier, load_classifier
 from bertfit.modeling.tokenizer_files import load_tokenizer
-from bertfit.run_directory import read_record, refuse_unfinished
+from bertfit.run_directory import read_record, telling_of_unfinished
 from bertfit.run_files import is_run
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def load_base(settings: TrainSettings, label_names: Sequence[str]) -> LoadedClas
 
     Raises:
         ModelError: The model cannot be found or loaded.
-        RunError: It is a run that a killed training did not finish.
     """
-    refuse_unfinished(as_path(settings.model, "model"))
     loaded = load_classifier(
         settings.model, label_names, dropout=settings.dropout, seed=settings.seed
     )
@@ -41,9 +39,10 @@ def load_base_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
     Raises:
         ModelError: The model cannot be found, or its tokenizer cannot be loaded.
+        RunError: It is a run that a killed training did not finish.
     """
-    refuse_unfinished(as_path(model, "model"))
-    tokenizer = load_tokenizer(model)
+    with telling_of_unfinished(model):
+        tokenizer = load_tokenizer(model)
     _forget_run(tokenizer, model)
     return tokenizer
 

@@ -22,7 +22,6 @@ from bertfit.data.gate import (
     refuse_leaks,
     summarize_leaks,
 )
-from bertfit.data.long_texts import count_long
 from bertfit.data.token_faults import (
     TokenCounts,
     choose_rows,
@@ -228,8 +227,9 @@ def _inspect_tokens(
     counts = count(np.union1d(sample, suspects))
     if len(counts.rows) < len(rows) and shows_more(counts, suspects):
         counts = count(np.arange(len(rows)))  # a sample can show such texts, but not count them
-    of_sample = counts.full_lengths[np.isin(counts.rows, sample)]
-    num_estimated = count_long([rows.texts[row] for row in sample], fast, max_length or 0)
+    is_sample = np.isin(counts.rows, sample)
+    of_sample = counts.full_lengths[is_sample]
+    num_estimated = int(counts.is_estimated[is_sample].sum())
     lengths = describe_token_lengths(of_sample, max_length, num_estimated=num_estimated)
     described = {"tokens": {**lengths, "text_cleaning": cleaning}}
     return described, list(describe_tokens(name, rows, counts))

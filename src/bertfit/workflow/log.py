@@ -40,7 +40,7 @@ class LogKeeper:
         """Log the sentence and pass it on."""
         now = dt.datetime.now(tz=dt.UTC).isoformat(timespec="seconds")
         # Or a name with a line break could be followed by what looks like another note.
-        told = escape_controls(text).replace("\n", "\n    ")
+        told = "\n    ".join(escape_controls(text).splitlines())
         self.lines.append(f"{now} {told}")
         self._listener.note(text)
 

@@ -17,7 +17,7 @@ from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import locate_model
 from bertfit.progress import Listener, as_listener
-from bertfit.run_directory import check_place, refuse_unfinished
+from bertfit.run_directory import check_place, telling_of_unfinished
 from bertfit.training.compiling_ahead import start_compiling
 from bertfit.training.interruption import FirstInterrupt, Interruption, catch_interrupts
 from bertfit.workflow.log import LogKeeper
@@ -166,8 +166,8 @@ def prepare_training(
     log: LogKeeper,
 ) -> tuple[ResolvedSettings, PreparedRows, PreparedModel]:
     """Read, check and encode the rows, load the model, and settle the settings left open."""
-    refuse_unfinished(as_path(resolved.settings.model, "model"))
-    locate_model(resolved.settings.model)  # a name that is wrong is told before the long work
+    with telling_of_unfinished(resolved.settings.model):
+        locate_model(resolved.settings.model)  # a wrong name is told before the long work
     if start_compiling(resolved.settings) is not None:
         log.note("Compiling the GPU kernels in a second process; this is needed once.")
     started = start_rows(
