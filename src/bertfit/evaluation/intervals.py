@@ -87,10 +87,9 @@ def bootstrap_intervals(
     With no mistakes (or hits), or fewer than 10 without groups, resamples vary too little. Then
     accuracy gets at least the exact binomial interval, and macro averages that of a mean of exact
     ones; log loss, with fewer than 10 rows or groups that have one, the cost of as many mistakes,
-    and otherwise at least the interval of its logarithm. A class whose rows are all right, or all
-    wrong, always adds its exact interval. AUROC, and with groups accuracy and macro averages, get
-    at least the interval of their log odds; an AUROC of 0 or 1, an exact one by rows of the smaller
-    class.
+    else at least the interval of its logarithm. A class that is all right, or all wrong, always
+    adds its exact interval. AUROC, and with groups accuracy and macro averages, get at least that
+    of their log odds; an AUROC of 0 or 1, an exact one by rows of the smaller class.
 
     Args:
         probabilities: (n, C), each row summing to 1.
