@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -46,3 +49,31 @@ def test_no_more_threads_than_blas_was_given() -> None:
         <= count_threads(ThreadpoolController())
         <= min(one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas")
     )
+
+
+def test_tasks_that_are_not_wanted_any_more_are_not_begun():
+    begun, may_end = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        may_end.wait(10 * (number > 0))
+        return number
+
+    results = run_in_threads(functools.partial(work, number) for number in range(50))
+    assert next(results) == 0
+    results.close()
+    may_end.set()
+    assert len(begun) < 25
+
+
+def test_a_process_does_not_wait_for_a_task_that_nobody_waits_for():
+    """Ctrl-C during a fit of minutes ends the command, not the fit."""
+    code = """
+import threading
+from bertfit.evaluation.threads import run_in_threads
+begun = threading.Event()
+results = run_in_threads([begun.wait, lambda: [begun.set(), threading.Event().wait()]] * 9)
+next(results)
+"""
+    settings = {**os.environ, "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=settings)

@@ -6,15 +6,18 @@ and nothing has to be copied between processes.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 Result = TypeVar("Result")
+_Work: TypeAlias = tuple[Future[Result], Callable[[], Result]]
 
 
 def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
@@ -28,18 +31,39 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
 
     libraries = ThreadpoolController()  # finding them takes longer than a short task
     num_threads = count_threads(libraries)
+    todo: SimpleQueue[_Work[Result] | None] = SimpleQueue()
     waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="bertfit-evaluation")
     with libraries.limit(limits=1, user_api="blas"):
+        for _ in range(num_threads):
+            threading.Thread(target=_work_off, args=(todo,), daemon=True).start()
         try:
             for task in tasks:
-                waiting.append(pool.submit(task))
+                waiting.append(Future())
+                todo.put((waiting[-1], task))
                 if len(waiting) >= 2 * num_threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:  # also if the caller wants no more
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in waiting:
+                future.cancel()
+            for _ in range(num_threads):
+                todo.put(None)
+
+
+def _work_off(todo: SimpleQueue[_Work[Result] | None]) -> None:
+    """Do what is in the queue, on a thread that a process does not wait for when it ends.
+
+    For the threads of `concurrent.futures`, it would: after Ctrl-C, a fit may take minutes more.
+    Those of `multiprocessing`, which joblib uses, settle how the caller's processes start.
+    """
+    while (work := todo.get()) is not None:
+        future, task = work
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(task())
+            except BaseException as error:  # noqa: BLE001 (raised where the result is asked for)
+                future.set_exception(error)
 
 
 def count_threads(libraries: ThreadpoolController) -> int:
