@@ -96,8 +96,6 @@ def count_effective(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> fl
         Korn & Graubard 1998, Survey Methodology 24, section 2 (the exact interval with the
         effective sample size, adjusted for the number of groups).
     """
-    from scipy.stats import t
-
     num_rows, num_units = len(units), len(np.unique(units))
     share = float((~is_right).mean())
     if num_units == num_rows:
@@ -107,8 +105,7 @@ def count_effective(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> fl
     sums = np.bincount(np.unique(units, return_inverse=True)[1], weights=~is_right - share)
     of_groups = num_units / (num_units - 1) * float((sums**2).sum()) / num_rows**2
     of_rows = share * (1 - share) / (num_rows - 1)
-    tail = (1 + LEVEL) / 2
-    reach = float(t.ppf(tail, num_units - 1) / t.ppf(tail, num_rows - 1))
+    reach = _find_reach(num_units) / _find_reach(num_rows)
     found = min(float(num_rows), num_rows * of_rows / max(of_groups, 1e-300) / reach**2)
     # A single mistake says nothing of whether those of a group come together.
     num_telling = min(int(is_right.sum()), int((~is_right).sum()))
@@ -188,13 +185,10 @@ def allow_for_skew(
         Pepe 2003, "The Statistical Evaluation of Medical Tests", section 5.2 (the log odds).
     """
     from scipy.special import expit, logit
-    from scipy.stats import norm, t
 
     if not 0 < score < 1:
         return interval
-    tail = (1 + LEVEL) / 2
-    reach = float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
-    away = reach * deviation / (score * (1 - score))
+    away = _find_reach(num_units) * deviation / (score * (1 - score))
     low, high = expit(logit(score) - away), expit(logit(score) + away)
     return Interval(min(interval.low, float(low)), max(interval.high, float(high)))
 
@@ -216,14 +210,18 @@ def allow_for_long_tail(
     Source:
         DiCiccio & Efron 1996, Statistical Science 11, section 2 (intervals on another scale).
     """
-    from scipy.stats import norm, t
-
     if score <= 0:
         return interval
-    tail = (1 + LEVEL) / 2
-    reach = float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
-    times = float(np.exp(min(reach * deviation / score, 700.0)))
+    times = float(np.exp(min(_find_reach(num_units) * deviation / score, 700.0)))
     return Interval(min(interval.low, score / times), max(interval.high, score * times))
+
+
+def _find_reach(num_units: int) -> float:
+    """Return how many standard deviations an interval reaches to each side: Student's quantile."""
+    from scipy.stats import norm, t
+
+    tail = (1 + LEVEL) / 2
+    return float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
 
 
 def stretch(interval: Interval, score: float, *, num_units: int) -> Interval:

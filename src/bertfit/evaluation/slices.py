@@ -306,11 +306,11 @@ def _judge(
     """Return the slices, worst first."""
     # Most of thousands of small slices have the same counts as others.
     compare = functools.cache(functools.partial(_compare_with_rest, num_rows, num_right))
-    find_interval = functools.cache(_find_interval)
+    find_interval = functools.cache(exact_interval)
     p_values, intervals = np.ones(len(drafts)), []
     for place, draft in enumerate(drafts):
         counts = len(draft.members), draft.num_right
-        p_values[place], interval = compare(*counts), find_interval(*counts)
+        p_values[place], interval = compare(*counts), find_interval(*reversed(counts))
         if grouped is not None and not draft.is_group:
             p_value, wider = grouped.judge(draft.members)
             p_values[place] = max(p_values[place], p_value)
@@ -360,11 +360,6 @@ def _compare_with_rest(num_rows: int, num_right: int, size: int, right: int) -> 
     others, others_right = num_rows - size, num_right - right
     table = [[right, size - right], [others_right, others - others_right]]
     return float(fisher_exact(table).pvalue)
-
-
-def _find_interval(size: int, right: int) -> Interval:
-    """Return the exact 95 % interval of a slice's accuracy."""
-    return exact_interval(right, size)
 
 
 def _is_missing(value: object) -> bool:
