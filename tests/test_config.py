@@ -12,7 +12,14 @@ import pytest
 import torch
 
 import bertfit
-from bertfit.config import RECIPES, TrainSettings, describe_settings, resolve_settings
+from bertfit.config import (
+    RECIPES,
+    TrainSettings,
+    describe_settings,
+    is_default,
+    is_given,
+    resolve_settings,
+)
 from bertfit.errors import ConfigError
 
 SOURCE = Path(bertfit.__file__).parent
@@ -29,6 +36,31 @@ def error_of(*args, **kwargs) -> str:
     with pytest.raises(ConfigError) as caught:
         resolve_settings(*args, **kwargs)
     return caught.value.message
+
+
+def test_a_path_called_embedded_is_that_of_a_folder():
+    assert resolve_settings({"model": Path("embedded")}).settings.model == "./embedded"
+    assert resolve_settings({"model": Path("other")}).settings.model == "other"
+    assert resolve_settings({"model": "embedded"}).settings.model == "embedded"
+
+
+@pytest.mark.parametrize("name", ["dtype", "max_length", "micro_batch_tokens"])
+def test_an_array_is_no_setting(name):
+    assert f"{name}: expected " in error_of({name: np.array([1, 2])})
+
+
+@pytest.mark.parametrize(
+    ("origin", "found"),
+    [
+        ("default", (True, False)),
+        ("default for 9 rows", (True, False)),
+        ("recipe notebook", (False, False)),
+        ("--set, chosen on this machine", (False, True)),
+        ("file defaults.toml", (False, True)),
+    ],
+)
+def test_an_origin_tells_whether_the_user_gave_a_setting(origin, found):
+    assert (is_default(origin), is_given(origin)) == found
 
 
 def test_without_anything_given_every_value_is_a_default():

@@ -6,9 +6,35 @@ The wheels are installed for the files that they carry and are never imported.
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from bertfit.errors import MissingDependencyError
+from bertfit.files import as_path
+
+EMBEDDED = "embedded"
+"""The encoder's name among models; a folder of that name is ./embedded."""
+
+
+def find_model_path(model: str) -> Path | None:
+    """Return the path that a model's name may be; None for the embedded model.
+
+    Raises:
+        ConfigError: The name is empty, or no path can be one.
+    """
+    return None if model == EMBEDDED else as_path(model, "model")
+
+
+def name_model(model: str | Path) -> str:
+    """Return the name of a model; a path is that of a folder, also if it is called "embedded".
+
+    Raises:
+        ConfigError: It is neither a name nor a path.
+    """
+    if isinstance(model, str):
+        return model
+    path = str(as_path(model, "model"))
+    return os.path.join(os.curdir, path) if path == EMBEDDED else path  # noqa: PTH118 (a Path drops the dot)
 
 
 def find_embedded_model() -> Path:

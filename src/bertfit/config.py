@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bertfit.assets import name_model
 from bertfit.errors import ConfigError, did_you_mean
 from bertfit.files import as_path
 from bertfit.setting_problems import find_problems
@@ -186,6 +187,16 @@ class ResolvedSettings:
         }
 
 
+def is_default(origin: str) -> bool:
+    """Return whether a setting of this origin has its default value, chosen by bertfit or fixed."""
+    return origin.startswith("default")
+
+
+def is_given(origin: str) -> bool:
+    """Return whether the user gave the setting itself, not just a recipe."""
+    return not origin.startswith(("default", "recipe "))
+
+
 def resolve_settings(
     options: Mapping[str, Any] | None = None,
     *,
@@ -347,8 +358,9 @@ def _adapt_values(values: Mapping[str, Any]) -> dict[str, Any]:
     def adapt(name: str, value: Any) -> Any:  # noqa: ANN401 (a setting is of any type)
         if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
             value = value.item()
-        is_path = name == "model" and isinstance(value, Path)
-        if is_path or (name == "device" and type(value).__module__ == "torch"):
+        if name == "model" and isinstance(value, Path):
+            return name_model(value)
+        if name == "device" and type(value).__module__ == "torch":
             return str(value)
         if type(value) is int and float in (typing.get_args(hints[name]) or (hints[name],)):
             return float(max(-1e300, min(value, 1e300)))  # some larger ones have no float

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertfit.assets import find_model_path
 from bertfit.errors import ModelError, RunError
 from bertfit.files import (
-    as_path,
     check_folders,
     find_free_names,
     is_part,
@@ -324,8 +324,8 @@ def telling_of_unfinished(model: str) -> Iterator[None]:
     try:
         yield
     except ModelError:
-        place = as_path(model, "model")
-        if not place.exists() and has_leftovers(place):
+        place = find_model_path(model)
+        if place and not place.exists() and has_leftovers(place):
             read_record(place)
         raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from bertfit.errors import ConfigError, did_you_mean
@@ -38,7 +38,7 @@ def _type_problems(settings: object, hints: Mapping[str, Any]) -> list[str]:
         value = getattr(settings, name)
         if typing.get_origin(hint) is Literal:
             choices = typing.get_args(hint)
-            if value not in choices:
+            if not _is_one_of(value, choices):
                 near = did_you_mean(str(value), choices)
                 problems.append(
                     f"{name}: expected one of {', '.join(choices)}, got {value!r}.{near}"
@@ -46,7 +46,7 @@ def _type_problems(settings: object, hints: Mapping[str, Any]) -> list[str]:
         elif typing.get_origin(hint) is tuple:
             if not isinstance(value, tuple) or not all(isinstance(one, str) for one in value):
                 problems.append(f"{name}: expected a list of names, got {value!r}")
-        elif value in list_words(hint):
+        elif _is_one_of(value, list_words(hint)):
             continue
         elif not isinstance(value, list_kinds(hint)) or (
             isinstance(value, bool) and hint is not bool
@@ -56,6 +56,10 @@ def _type_problems(settings: object, hints: Mapping[str, Any]) -> list[str]:
             expected = " or ".join([*kinds, *list_words(hint)])
             problems.append(f"{name}: expected {expected}, got {value!r}")
     return problems
+
+
+def _is_one_of(value: object, words: Sequence[str]) -> bool:
+    return isinstance(value, str) and value in words  # an array compared with one has many answers
 
 
 def _aim_problems(settings: object) -> list[str]:

@@ -92,6 +92,16 @@ def list_some(names: Iterable[object], most: int) -> str:
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
 
 
+def name_kept(truncation: str) -> str:
+    """Return the part of a long text that a truncation keeps, in words.
+
+    Example:
+        >>> name_kept("head+tail")
+        'head and tail'
+    """
+    return truncation.replace("+", " and ")
+
+
 def format_steps(taken: int, of: int) -> str:
     """Return how far an epoch came that was interrupted.
 

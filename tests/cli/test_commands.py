@@ -166,7 +166,7 @@ def test_predict_tells_how_many_texts_were_cut_and_where(trained):
     result = runner.invoke(app, ["predict", str(run), "good fine film", long])
     limit = json.loads((run / "bertfit.json").read_text())["encoding"]["max_length"]
     assert " ".join(result.stderr.split()) == (
-        f"Truncated: 1 of 2 texts (50.0 %) is longer than {limit} tokens; its head was read."
+        f"Truncated: 1 of 2 texts (50.0 %) is longer than {limit} tokens and keeps its head."
     )
 
 
@@ -240,6 +240,8 @@ def test_a_token_budget_that_is_no_number_is_refused(trained, tmp_path):
     result = runner.invoke(app, [*command, "--token-budget", "most"])
     assert isinstance(result.exception, ConfigError)
     assert result.exception.message == ("--token-budget: expected int or none or auto, got 'most'")
+    result = runner.invoke(app, [*command, "--token-budget", "9" * 5000])  # Python takes 4,300
+    assert isinstance(result.exception, ConfigError)
     result = runner.invoke(app, [*command, "--set", "micro_batch_tokens=most"])
     assert result.exception.message.startswith("micro_batch_tokens: expected int or none or auto")
 
@@ -297,7 +299,7 @@ def test_predictions_of_standard_input_keep_their_line_numbers(trained):
     result = runner.invoke(app, command, input=lines)
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(row["line"], row["label"]) for row in rows] == [(1, "pos"), (4, "neg")]
-    assert "1 blank line was skipped." in result.stderr
+    assert "1 blank text was skipped." in result.stderr
     assert "Skipped 1 bad row:\n  standard input:3: byte 0xff at offset 0" in result.stderr
 
 

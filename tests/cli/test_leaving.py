@@ -41,6 +41,22 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "done at the end\n", "")
 
 
+def test_a_handler_that_python_did_not_install_stays():
+    """`signal.getsignal` gives None for it, which `signal.signal` does not take."""
+    code = """
+import ctypes, signal
+handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)
+libc = ctypes.CDLL(None)
+libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+libc.signal(signal.SIGHUP, ctypes.cast(handler, ctypes.c_void_p))
+signal.getsignal = lambda number, known=signal.getsignal: (
+    None if number == signal.SIGHUP else known(number)
+)
+"""
+    ended = run_code(f"{code}{END}leave(0)")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_objects_would_be_taken_apart_otherwise():
     assert "taken apart" in run_code(WITH_RUIN).stdout
 

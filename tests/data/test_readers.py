@@ -443,9 +443,16 @@ def test_labels_that_are_not_there_are_none():
     assert rows_of([{"text": "good"}], need_label=False) == [(1, "good", None)]
 
 
-def test_labels_that_are_there_are_read_though_not_needed():
+def test_labels_that_are_not_needed_are_not_read():
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": None}, {"text": "c", "label": [1]}]
-    assert [row.label for row in read(rows, need_label=False)] == ["1", None, None]
+    assert [row.label for row in read(rows, need_label=False)] == [None, None, None]
+
+
+def test_a_file_without_labels_may_have_its_texts_where_the_run_had_its_labels():
+    trained = {"trained_text": "body", "trained_label": "text"}
+    assert rows_of([{"text": "good"}], need_label=False, **trained) == [(1, "good", None)]
+    with pytest.raises(SourceError, match="'text' cannot be both text and label"):
+        read([{"text": "good"}], **trained)
 
 
 def test_a_named_label_column_must_be_there_though_not_needed():

@@ -28,6 +28,26 @@ def test_as_many_tasks_run_at_once_as_there_are_cores(monkeypatch: pytest.Monkey
     assert sorted(run_in_threads(tasks)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("num_allowed", [0, 1])
+def test_as_many_threads_as_the_system_allows_do_all_of_it(monkeypatch, num_allowed):
+    begun = []
+
+    class Limited(threading.Thread):
+        def start(self):
+            if len(begun) == num_allowed:
+                raise RuntimeError("can't start new thread")
+            begun.append(self)
+            super().start()
+
+    monkeypatch.setattr(threads, "count_threads", lambda _: 3)
+    monkeypatch.setattr(threading, "Thread", Limited)
+    tasks = [functools.partial(pow, base, 2) for base in range(9)]
+    assert list(run_in_threads(tasks)) == [base**2 for base in range(9)]
+    for thread in begun:
+        thread.join(10)
+    assert [thread.is_alive() for thread in begun] == [False] * num_allowed
+
+
 def test_an_error_of_a_task_is_raised_where_its_result_is_taken() -> None:
     with pytest.raises(ZeroDivisionError):
         list(run_in_threads([functools.partial(divmod, 1, 0)]))

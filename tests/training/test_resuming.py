@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bertfit.config import TrainSettings
+from bertfit.data.batching import PlannedEpochs
 from bertfit.errors import RunError
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
@@ -453,12 +454,16 @@ def make_weights():
     )
 
 
+def plan(num_rows):
+    return PlannedEpochs(np.ones(num_rows), 4, seed=0, num_epochs=1)
+
+
 def test_the_time_of_recordings_counts_on(tmp_path):
     weights = make_weights()
     place, device = Checkpoints(tmp_path), torch.device("cpu")
     progress = Progress(max_tokens=16, recording_seconds=1.5)
     assert save_state(place, weights, device, progress=progress, seen=[], listener=StepListener())
-    found, _ = take_up_state(read_state(place.path), weights, device, epochs=[])
+    found, _ = take_up_state(read_state(place.path), weights, device, plan(num_rows=4))
     assert found == progress
     assert weights.recorded.seconds == 1.5
 
@@ -474,7 +479,7 @@ def test_memory_that_runs_out_does_not_make_a_state_a_damaged_one(tmp_path):
     progress = Progress(max_tokens=16)
     assert save_state(place, weights, device, progress=progress, seen=[], listener=StepListener())
     with pytest.raises(torch.OutOfMemoryError):
-        take_up_state(read_state(place.path), weights, device, epochs=[])
+        take_up_state(read_state(place.path), weights, device, plan(num_rows=4))
 
 
 @pytest.mark.parametrize("fails_once", [False, True])
@@ -660,17 +665,17 @@ def make_report(step, num_rows):
 
 
 @pytest.mark.parametrize(
-    ("seen", "num_epochs", "planned"),
-    [([make_report(0, 3)], 0, [[np.arange(4)]]), ([], 2, [[]])],
-    ids=["of other rows", "of more epochs"],
+    ("seen", "num_epochs", "num_steps"),
+    [([make_report(0, 3)], 0, 1), ([], 2, 2), ([], 1, 2), ([make_report(0, 4)] * 2, 0, 2)],
+    ids=["of other rows", "of more epochs", "of other steps", "of more steps in an epoch"],
 )
-def test_a_state_of_another_plan_is_refused(tmp_path, seen, num_epochs, planned):
+def test_a_state_of_another_plan_is_refused(tmp_path, seen, num_epochs, num_steps):
     place, weights, device = Checkpoints(tmp_path), make_weights(), torch.device("cpu")
     history = History(*([0.5] * num_epochs for _ in range(6)))
-    progress = Progress(16, history=history, best_epoch=num_epochs - 1, num_steps=len(seen))
+    progress = Progress(16, history=history, best_epoch=num_epochs - 1, num_steps=num_steps)
     assert save_state(place, weights, device, progress=progress, seen=seen, listener=StepListener())
     with pytest.raises(RunError, match="its steps or scores are not those of such a training"):
-        take_up_state(read_state(place.path), weights, device, planned)
+        take_up_state(read_state(place.path), weights, device, plan(num_rows=4))
 
 
 @pytest.mark.parametrize("stays", [False, True])

@@ -386,6 +386,17 @@ def test_the_threshold_is_noted_with_what_a_pipeline_does(decided):
     ) in decided[1]
 
 
+@pytest.mark.parametrize(("number", "have"), [(1, "1 has"), (2, "2 have")])
+def test_of_how_few_rows_a_threshold_is_chosen_is_told_in_good_grammar(number, have):
+    listener = Recorder()
+    learned = SimpleNamespace(label_ids=np.array([0] * 30 + [1] * number))
+    learned.probabilities = np.eye(2)[learned.label_ids]
+    threshold = SimpleNamespace(aim="f1", value=0.5, validation=SimpleNamespace(num_called=5))
+    calibrating._warn_of_threshold(learned, threshold, ("neg", "pos"), listener)
+    told = f"of the validation rows {have} the label 'pos', fewer than 20."
+    assert listener.notes[0].endswith(told)
+
+
 def test_a_threshold_of_few_rows_or_of_one_answer_is_warned_of(train, tmp_path, make_reviews):
     few = [row for label in ("pos", "neg") for row in make_reviews(60) if row["label"] == label][:3]
     few += [row for row in make_reviews(60) if row["label"] == "neg"][:2]

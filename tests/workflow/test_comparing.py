@@ -121,7 +121,9 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert found.learned[0] is None
     assert found.learned[1].endswith("of these 30 texts")
     told = f"{runs[1]} was trained {found.learned[1]}"
-    assert found.verdict.endswith(f" {told}: scores of learned rows are too good.")
+    assert f" {told}: scores of learned rows are too good." in found.verdict
+    chosen = f"{runs[1]} knew some other of these rows, or was chosen by them"
+    assert chosen in found.verdict
     assert [note.startswith(f"WARNING: {told}") for note in noted if "trained" in note] == [True]
     assert found.to_json()["learned"] == [None, found.learned[1]]
     (copies[1] / "trained_texts.npy").unlink()
@@ -131,6 +133,10 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert both in leaky.verdict
     both = bertfit.compare(runs[0], runs[1], data=rows)
     assert both.verdict.count("was trained on") == 2
+    more = bertfit.compare(runs[0], runs[1], data=make_reviews(120))
+    assert more.verdict.count("was trained on") == 2
+    chosen = f"{runs[0]} and {runs[1]} knew some other of these rows, or were chosen by them"
+    assert chosen in more.verdict
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from transformers import BertConfig
@@ -47,6 +48,23 @@ def test_memory_is_for_no_more_tokens_than_the_model_reads(model_dir):
     assert str(caught.value) == f"num_tokens: {model_dir} reads at most 64 tokens, got 1,000"
 
 
+@pytest.mark.parametrize(
+    ("size", "least"),
+    [
+        ({"depth": -1}, 0),
+        ({"num_labels": 1}, 2),
+        ({"batch_size": 0}, 1),
+        ({"num_tokens": 0}, 1),
+        ({"num_tokens": 2.5}, 1),
+    ],
+)
+def test_an_impossible_size_is_refused(model_dir, size, least):
+    ((name, value),) = size.items()
+    with pytest.raises(ConfigError) as caught:
+        inspect(model_dir, **size)
+    assert str(caught.value) == f"{name}: expected a whole number, at least {least}, got {value!r}"
+
+
 def test_a_model_has_no_record(model_dir):
     assert inspect(model_dir).to_json()["run"] is None
 
@@ -65,8 +83,9 @@ def test_embedded_is_the_embedded_model_beside_a_run_of_that_name(model_dir, mon
     monkeypatch.chdir(run.parent)
     found = inspect("embedded", num_labels=2)
     assert (found.num_parameters > 20_000_000, found.record) == (True, {})
-    found = inspect("./embedded")
-    assert (found.num_parameters < 10_000, found.record) == (True, {"format_version": 1})
+    for name in ("./embedded", Path("embedded")):
+        found = inspect(name)
+        assert (found.num_parameters < 10_000, found.record) == (True, {"format_version": 1})
 
 
 def test_a_run_tells_which_files_were_changed(model_dir, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from bertfit.config import TrainSettings
 from bertfit.data.encoding import EncodedTexts, EncodingRule
 from bertfit.data.findings import Finding
+from bertfit.modeling.classifier import load_classifier
+from bertfit.modeling.precision import choose_precision
 from bertfit.workflow import preparing
 
 
@@ -54,3 +57,13 @@ def test_the_share_of_texts_with_line_breaks_is_not_rounded_to_all(listener, cou
     assert preparing._choose_cleaning(TrainSettings(), report, listener) == "html_breaks"
     (note,) = listener.notes
     assert note.startswith(f"HTML line breaks (<br />), which {told} of the training rows have, ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [("auto", "off (the fast path is off)"), ("off", "off (asked for)")]
+)
+def test_who_turned_packing_off_is_told(tiny_model_dir, asked, told):
+    loaded = load_classifier(str(tiny_model_dir), ("neg", "pos"))
+    settings = dataclasses.replace(TrainSettings(), fast_path="off", packing=asked)
+    precision = choose_precision("cpu", "float32")
+    assert str(preparing.make_fast(loaded, settings, precision)[1]) == told

@@ -51,6 +51,7 @@ from bertfit.workflow import (
     training,
 )
 from bertfit.workflow.base_model import load_base, load_base_tokenizer
+from bertfit.workflow.learned import write_digests
 from bertfit.workflow.reproducing import describe_command
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
@@ -223,6 +224,25 @@ def test_a_model_that_is_there_may_have_the_name_of_a_run_that_is_not(
     shutil.copytree(tiny_model_dir, tmp_path / "tiny")
     name = "embedded" if "embedded" in left else "tiny"
     assert bertfit.check(make_reviews(20), model=name).model == name
+
+
+def test_the_embedded_model_has_not_learned_what_a_run_of_its_name_has(
+    tiny_model_dir, make_reviews, tmp_path, monkeypatch
+):
+    """ "embedded" is the model of that name; the folder is "./embedded", or a Path."""
+    monkeypatch.chdir(tmp_path)
+    rows, options = make_reviews(40), {"epochs": 1, "baseline": False, "dtype": "float32"}
+    bertfit.train(rows, "embedded", model=str(tiny_model_dir), max_length=16, **options)
+    kinds = [
+        {one.kind for one in bertfit.check(rows, test=rows, model=model).report.findings}
+        for model in ("embedded", "./embedded", Path("embedded"))
+    ]
+    assert ["learned_texts" in found for found in kinds] == [False, True, True]
+    assert load_base_tokenizer("embedded").model_max_length == 512
+    write_digests(tmp_path, ["one text"], base="embedded")
+    assert len(np.load(tmp_path / "trained_texts.npy")) == 1
+    write_digests(tmp_path, ["one text"], base="./embedded")
+    assert len(np.load(tmp_path / "trained_texts.npy")) > 30
 
 
 def test_nothing_is_left_beside_a_run(finished):
@@ -1268,6 +1288,12 @@ def test_on_a_cpu_nothing_is_compiled_unless_asked_or_recorded(finished):
         "origin": "default: compiled, training was slower on a CPU",
     }
     assert record["training"]["recording"] == "off (this is for a CUDA GPU)"
+
+
+def test_who_left_it_open_whether_layers_are_compiled_is_kept(train, tmp_path):
+    train(tmp_path / "run", epochs=1, compile="auto")
+    compiled = read_record(tmp_path / "run")["settings"]["compile"]
+    assert compiled["origin"] == "argument: compiled, training was slower on a CPU"
 
 
 def test_where_passes_are_recorded_the_speed_without_is_told_beside_it(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bertfit.assets import EMBEDDED
 from bertfit.cli import options
 from bertfit.garbage import pause_collection
 
@@ -51,7 +52,7 @@ def check(
             data,
             validation=validation,
             test=test,
-            model="embedded" if model is None else model,
+            model=EMBEDDED if model is None else model,
             max_length=max_length,
             columns=options.read_columns(text_column, label_column, group_column, encoding),
             on_bad_row=on_bad_row or "error",

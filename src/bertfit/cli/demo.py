@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bertfit.assets import EMBEDDED
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _show_model(console: Console) -> None:
     from bertfit.reporting.tree import draw_tree
     from bertfit.workflow.inspecting import inspect
 
-    inspection = inspect("embedded", num_labels=2)
+    inspection = inspect(EMBEDDED, num_labels=2)
     console.print(draw_tree(inspection.tree, with_shapes=False))
     console.print(f"{inspection.num_parameters:,} parameters; bertfit inspect shows their shapes.")
 

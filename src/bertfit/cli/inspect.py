@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bertfit.assets import EMBEDDED
 from bertfit.cli.options import Device, Dtype, Json
 from bertfit.garbage import pause_collection
 
@@ -45,7 +46,7 @@ def inspect(
     _refuse_idle(runtime, (depth, num_labels, batch_size, num_tokens), (device, dtype))
     if runtime:
         _show_runtime(
-            "embedded" if model is None else model, device=device, dtype=dtype, as_json=as_json
+            EMBEDDED if model is None else model, device=device, dtype=dtype, as_json=as_json
         )
         return
     if model is None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from bertfit.cli.streams import discard_output
-from bertfit.training.interruption import ENDING_SIGNALS
+from bertfit.training.interruption import find_heard_signals
 
 _NUM_TOOLS = 6
 """How many tools may watch a process at once through `sys.monitoring`."""
@@ -50,7 +50,7 @@ def _ignore_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING_SIGNALS}
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in find_heard_signals()}
     try:
         yield
     finally:

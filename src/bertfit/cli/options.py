@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -169,12 +168,6 @@ Output = Annotated[Path, typer.Option(help="Folder to save the run in.")]
 TrainFile = Annotated[
     Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSONL (each also .gz) or Parquet file.")
 ]
-
-
-def read_number(text: str | None) -> int | str | None:
-    """Return the number if the text is an integer, else the text, which the settings check."""
-    is_number = text is not None and re.fullmatch(r"-?[0-9]+", text)
-    return int(text) if is_number and text is not None else text
 
 
 def read_columns(

@@ -329,7 +329,7 @@ def _print_prediction(row: PredictedRow, *, as_json: bool) -> None:
 
 def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextClassifier) -> None:
     from bertfit.cli.terminal import error_console, show_skipped
-    from bertfit.wording import format_share
+    from bertfit.wording import format_share, name_kept
 
     _refuse_nothing(count)
     if output is not None:
@@ -341,15 +341,16 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         error_console.print(told)
     if count.num_truncated:
         share, rule = format_share(count.num_truncated, count.num_rows), classifier.rule
-        are, their = ("is", "its") if count.num_truncated == 1 else ("are", "their")
-        told = (
-            f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share}) "
-            f"{are} longer than {rule.max_length} tokens; {their} {rule.truncation} was read."
+        keeps = "is longer than {} tokens and keeps its {}."
+        keep = "are longer than {} tokens and keep their {}."
+        told = (keeps if count.num_truncated == 1 else keep).format(
+            rule.max_length, name_kept(rule.truncation)
         )
+        told = f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share}) {told}"
         error_console.print(told)
     if count.num_blank:
         told = (
-            "1 blank line was" if count.num_blank == 1 else f"{count.num_blank:,} blank lines were"
+            "1 blank text was" if count.num_blank == 1 else f"{count.num_blank:,} blank texts were"
         )
         error_console.print(f"{told} skipped.")
     show_skipped(error_console, count.skipped)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertfit.cli.streams import write_json
 from bertfit.cli.terminal import show_skipped
+from bertfit.config import is_default
 from bertfit.data.findings import count_rows
 from bertfit.evaluation.metrics import count_predictions
 from bertfit.evaluation.units import are_one_group
@@ -48,7 +49,14 @@ from bertfit.reporting.text import (
     scores_table,
 )
 from bertfit.run_directory import read_record
-from bertfit.wording import format_count, format_share, format_steps, list_some, quote_path
+from bertfit.wording import (
+    format_count,
+    format_share,
+    format_steps,
+    list_some,
+    name_kept,
+    quote_path,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -206,7 +214,8 @@ def _describe_intervals(evaluation: Evaluation) -> str:
         share = num_cut / max(1, evaluation.scores.num_rows)
         cut = (
             f"Truncated: {count_rows(num_cut)} ({format_share(share)}) kept the "
-            f"{evaluation.truncation} of {'its' if num_cut == 1 else 'their'} text, {limit} tokens."
+            f"{name_kept(evaluation.truncation)} of {'its' if num_cut == 1 else 'their'} text, "
+            f"{limit} tokens."
         )
     scores = evaluation.scores
     supports = [of_class.support for of_class in scores.per_class.values()]
@@ -236,7 +245,7 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
     chosen = {
         name: entry["value"]
         for name, entry in record.get("settings", {}).items()
-        if not str(entry["origin"]).startswith("default")
+        if not is_default(str(entry["origin"]))
     }
     if chosen:
         told = ", ".join(f"{name}={show_setting(value)}" for name, value in chosen.items())

@@ -74,9 +74,11 @@ def train(
 def _resolve_settings(given: dict[str, Any]) -> ResolvedSettings:
     """Return the settings; an option with the name of a setting sets it."""
     from bertfit.config import resolve_settings, setting_names
+    from bertfit.setting_types import parse_value
 
     named = {name: given[name] for name in setting_names() if name in given}
-    named["micro_batch_tokens"] = options.read_number(given["micro_batch_tokens"])
+    if (budget := given["micro_batch_tokens"]) is not None:
+        named["micro_batch_tokens"] = parse_value(budget, int)
     named["slice_columns"] = given["slice_columns"] or None  # an empty list means not given
     return resolve_settings(
         named,

@@ -29,11 +29,10 @@ class ChosenColumns:
 
     text: str
     label: str | None
-    """None if the source has no labels and needs none."""
+    """None if no label is needed."""
     group: str | None
     slices: tuple[str, ...]
     kept: tuple[str, ...]
-    need_label: bool
     read: Mapping[str, ReadColumn]
     """By "text" and, if there is one, "label": the column, and the alternatives to it."""
 
@@ -56,7 +55,7 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
     text = _find(stream, "text", columns.text, taken=taken)
     taken[text] = "text"
     label = None
-    if need_label or columns.label is not None or _usual(stream.names, "label", taken):
+    if need_label or asked.label is not None:
         label = _find(stream, "label", columns.label, taken=taken)
     if columns.group is not None:
         _find(stream, "group", columns.group, taken={})
@@ -72,11 +71,10 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         raise SourceError(stream.source, message)
     return ChosenColumns(
         text=text,
-        label=label,
+        label=label if need_label else None,
         group=columns.group,
         slices=tuple(dict.fromkeys(columns.slices)),
         kept=tuple(dict.fromkeys(columns.kept)),
-        need_label=need_label,
         read=_describe_read(stream, asked, text=text, label=label),
     )
 

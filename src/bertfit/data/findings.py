@@ -19,6 +19,7 @@ KINDS = (
     "near_duplicates",
     "shared_groups",
     "giveaway",
+    "more_giveaways",
     "swallowed_rows",
     "indivisible_labels",
     "joined_labels",

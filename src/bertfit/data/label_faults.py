@@ -37,7 +37,9 @@ def describe_labels(
             "missing_labels",
             missing,
             examples=_show_label_rows(train, missing),
-            message=f"No row of {profile.name} has the label {_name_labels(missing)}.",
+            message=(
+                f"{_count_labels(missing)} no row in {profile.name}: {_name_labels(missing)}."
+            ),
             advice=f"Add such rows: {profile.name} says nothing of how well they are recognised.",
         )
     yield from _describe_nulls(profile)
@@ -194,6 +196,4 @@ def _count_labels(names: Sequence[str]) -> str:
 
 
 def _name_labels(names: Sequence[str]) -> str:
-    named = " or ".join(repr(shorten_name(name)) for name in names[:_MOST_LABELS_NAMED])
-    num_more = len(names) - _MOST_LABELS_NAMED
-    return f"{named} (and {num_more:,} more)" if num_more > 0 else named
+    return list_some((repr(shorten_name(name)) for name in names), _MOST_LABELS_NAMED)

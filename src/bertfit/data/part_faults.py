@@ -27,9 +27,8 @@ ONE_WORD_MEDIAN = 10
 """From this median on, a text of one word is also short: among tweets of 12 words no other would
 be. Among shorter texts, such as search terms and phrases, one word is nothing unusual."""
 _LEAST_LONG_WORDS = 500
-_MOST_LABELS_NAMED = 5
 _MOST_WORDS_NAMED = 3
-"""Words of one giveaway: of a long footer, the first tell which it is."""
+"""Words of one finding: of a long footer, the first tell which it is."""
 
 _TEXT_FAULTS = {
     "mojibake": (
@@ -181,18 +180,21 @@ def describe_more_giveaways(
     """Yield one finding for all words beyond the `num_told` that have their own."""
     if not more:
         return
-    words = ", ".join(repr(giveaway.word) for giveaway in more[:_MOST_LABELS_NAMED])
+    words = {giveaway.word for giveaway in more}
+    has_any = (
+        not words.isdisjoint([*find_words(text), *find_signs(text)]) for text in profile.rows.texts
+    )
     labels = len({giveaway.label for giveaway in more})
+    named = list_some((repr(giveaway.word) for giveaway in more), _MOST_WORDS_NAMED)
     yield Finding(
-        kind="giveaway",
+        kind="more_giveaways",
         severity="serious",
         part=profile.name,
-        count=min(giveaway.num_rows for giveaway in more),  # sorts it after the first ones
+        count=sum(has_any),
         num_rows=len(profile.rows),
         message=(
             f"Besides the {num_told} most telling words and signs, {len(more):,} more give away "
-            f"{'a label' if labels == 1 else f'one of {labels:,} labels'}: {words}"
-            f"{' …' if len(more) > _MOST_LABELS_NAMED else ''}."
+            f"{'a label' if labels == 1 else f'one of {labels:,} labels'}: {named}."
         ),
         advice="Look at them as at the first ones.",
     )

@@ -60,7 +60,7 @@ def iter_rows(source: Source, columns: Columns, *, need_label: bool) -> Iterator
     """Yield the rows of a source in order; for an unusable row, its fault.
 
     Files are streamed, in constant memory. Texts are not changed; a text that is a list of strings
-    is joined by spaces. If labels are not needed, a missing or invalid label is None.
+    is joined by spaces. If labels are not needed, none is read.
 
     Raises:
         SourceError: (at the first row, or when a file turns out to be damaged) The whole source

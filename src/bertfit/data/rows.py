@@ -28,7 +28,7 @@ def make_row(record: Record, chosen: ChosenColumns, *, source: str) -> Row | Fau
     """Return the row, with its text unchanged and its label normalised, or its first fault."""
     try:
         text = _read_text(_value_of(record.values, chosen.text))
-        label = None if chosen.label is None else _read_label(record.values, chosen.label, chosen)
+        label = None if chosen.label is None else _read_label(record.values, chosen.label)
         group = None if chosen.group is None else _read_group(record.values, chosen.group)
     except _RowError as error:
         return Fault(source, record.line, str(error), error.value, error.kind)
@@ -121,13 +121,7 @@ def _check_characters(value: str, role: str) -> str:
     return value
 
 
-def _read_label(values: Mapping[str, object], name: str, chosen: ChosenColumns) -> str | None:
-    if not chosen.need_label:
-        # If labels are not used, an invalid value is treated as missing.
-        try:
-            return _to_name(values.get(name), "label")
-        except (TypeError, _RowError):
-            return None
+def _read_label(values: Mapping[str, object], name: str) -> str:
     value = _value_of(values, name)
     try:
         label = _to_name(value, "label")

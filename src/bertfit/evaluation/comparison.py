@@ -328,7 +328,7 @@ def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tupl
 def _word_verdict(found: Comparison) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
     name, interval = found.baseline_name, found.interval
-    rejects = found.p_value < 0.05
+    rejects = found.p_value < 1 - LEVEL
     if not (interval.excludes_zero and rejects):
         return (
             f"The model and {name} cannot be told apart on these rows: the difference is "

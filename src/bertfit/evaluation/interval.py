@@ -105,7 +105,7 @@ def count_effective(is_right: NDArray[np.bool_], units: NDArray[np.int64]) -> fl
     sums = np.bincount(np.unique(units, return_inverse=True)[1], weights=~is_right - share)
     of_groups = num_units / (num_units - 1) * float((sums**2).sum()) / num_rows**2
     of_rows = share * (1 - share) / (num_rows - 1)
-    reach = _find_reach(num_units) / _find_reach(num_rows)
+    reach = find_reach(num_units) / find_reach(num_rows)
     found = min(float(num_rows), num_rows * of_rows / max(of_groups, 1e-300) / reach**2)
     # A single mistake says nothing of whether those of a group come together.
     num_telling = min(int(is_right.sum()), int((~is_right).sum()))
@@ -188,7 +188,7 @@ def allow_for_skew(
 
     if not 0 < score < 1:
         return interval
-    away = _find_reach(num_units) * deviation / (score * (1 - score))
+    away = find_reach(num_units) * deviation / (score * (1 - score))
     low, high = expit(logit(score) - away), expit(logit(score) + away)
     return Interval(min(interval.low, float(low)), max(interval.high, float(high)))
 
@@ -212,11 +212,11 @@ def allow_for_long_tail(
     """
     if score <= 0:
         return interval
-    times = float(np.exp(min(_find_reach(num_units) * deviation / score, 700.0)))
+    times = float(np.exp(min(find_reach(num_units) * deviation / score, 700.0)))
     return Interval(min(interval.low, score / times), max(interval.high, score * times))
 
 
-def _find_reach(num_units: int) -> float:
+def find_reach(num_units: int) -> float:
     """Return how many standard deviations an interval reaches to each side: Student's quantile."""
     from scipy.stats import norm, t
 
@@ -233,11 +233,11 @@ def stretch(interval: Interval, score: float, *, num_units: int) -> Interval:
     Source:
         Hesterberg 2015, The American Statistician 69, on expanded percentile intervals.
     """
-    from scipy.stats import norm, t
+    from scipy.stats import norm
 
     if num_units < 2:
         return interval
-    of_few = t.ppf((1 + LEVEL) / 2, num_units - 1) * np.sqrt(num_units / (num_units - 1))
+    of_few = find_reach(num_units) * np.sqrt(num_units / (num_units - 1))
     further = float(of_few / norm.ppf((1 + LEVEL) / 2)) - 1
     return Interval(
         interval.low - further * max(0.0, score - interval.low),

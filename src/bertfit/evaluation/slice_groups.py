@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.evaluation.interval import Interval, exact_interval
+from bertfit.evaluation.interval import Interval, exact_interval, find_reach
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,10 +93,9 @@ def _compare(a: _LogOdds, b: _LogOdds) -> float:
 def _find_interval(one: _LogOdds, share: float) -> Interval:
     """Return the 95 % interval of a share; exact, each group counting once, if all are alike."""
     from scipy.special import expit
-    from scipy.stats import t
 
     if one.num_groups < 2 or share in {0.0, 1.0}:
         return exact_interval(share * one.num_groups, one.num_groups)
     variance = max(float((one.influences**2).sum()), one.least_variance)
-    away = float(t.ppf(0.975, one.num_groups - 1)) * np.sqrt(variance)
+    away = find_reach(one.num_groups) * np.sqrt(variance)
     return Interval(float(expit(one.value - away)), float(expit(one.value + away)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertfit.errors import DataError
-from bertfit.evaluation.interval import Interval, exact_interval
+from bertfit.evaluation.interval import LEVEL, Interval, exact_interval
 from bertfit.evaluation.slice_groups import GroupedRows
 from bertfit.evaluation.units import are_rows, number_units
 from bertfit.labels import is_missing, normalize_label, reads_as_missing
@@ -70,7 +70,7 @@ class Slice:
     @property
     def is_worse(self) -> bool:
         """Whether the slice is worse than the rest, after adjustment for all slices."""
-        return self.p_value < 0.05 and self.accuracy < self.rest_accuracy
+        return self.p_value < 1 - LEVEL and self.accuracy < self.rest_accuracy
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -98,7 +98,7 @@ class SliceReport:
             "num_too_small": self.num_too_small,
             "columns_too_small": list(self.columns_too_small),
             "unit": "group" if self.grouped else "row",
-            "level": 0.95,
+            "level": LEVEL,
             "adjustment": "Benjamini-Hochberg",
         }
 

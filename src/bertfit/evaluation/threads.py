@@ -34,12 +34,15 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     todo: SimpleQueue[_Work[Result] | None] = SimpleQueue()
     waiting: deque[Future[Result]] = deque()
     with libraries.limit(limits=1, user_api="blas"):
-        for _ in range(num_threads):
-            threading.Thread(target=_work_off, args=(todo,), daemon=True).start()
+        num_started = 0
         try:
+            num_started = _start_threads(num_threads, todo)
             for task in tasks:
                 waiting.append(Future())
                 todo.put((waiting[-1], task))
+                if not num_started:  # this thread is the only one
+                    todo.put(None)
+                    _work_off(todo)
                 if len(waiting) >= 2 * num_threads:
                     yield waiting.popleft().result()
             while waiting:
@@ -47,8 +50,18 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
         finally:  # also if the caller wants no more
             for future in waiting:
                 future.cancel()
-            for _ in range(num_threads):
+            for _ in range(num_started):
                 todo.put(None)
+
+
+def _start_threads(number: int, todo: SimpleQueue[_Work[Result] | None]) -> int:
+    """Start threads that do what is in the queue, and return how many the system allowed."""
+    for num_started in range(number):
+        try:
+            threading.Thread(target=_work_off, args=(todo,), daemon=True).start()
+        except RuntimeError:
+            return num_started
+    return number
 
 
 def _work_off(todo: SimpleQueue[_Work[Result] | None]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from bertfit.assets import name_model
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns, as_columns
 from bertfit.data.encoding import (
@@ -41,7 +42,7 @@ from bertfit.inference.working_copy import WorkingCopy
 from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.forward import mark_token_types
-from bertfit.modeling.locating import name_folder, suggest_folder
+from bertfit.modeling.locating import suggest_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import mark_padding, reads_padding
@@ -157,7 +158,7 @@ class TextClassifier:
         if not (is_run(path) or (path / "config.json").is_file() or suggest_folder(path)):
             read_record(path)  # says what is missing
         record = read_record(path) if is_run(path) else {}
-        loaded = load_classifier(name_folder(path))
+        loaded = load_classifier(name_model(path))
         check_whole(loaded, path, record)
         settle_padding(loaded, path, record)
         if changed := find_changed_files(path, record):

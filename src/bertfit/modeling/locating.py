@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bertfit.assets import find_embedded_model
+from bertfit.assets import find_embedded_model, find_model_path
 from bertfit.errors import ModelError, is_out_of_memory
 from bertfit.files import as_path, refuse_hidden
 
@@ -37,9 +37,9 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
         ModelError: There is no such model.
         ConfigError: The name is empty.
     """
-    if name == "embedded":
+    path = find_model_path(name)
+    if path is None:
         return str(find_embedded_model()), True
-    path = as_path(name, "model")
     with explaining_failures(name):
         refuse_hidden(path / "config.json")
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -77,11 +77,6 @@ def suggest_folder(path: Path) -> str | None:
         newest = max(inside, key=lambda file: file.stat().st_mtime).parent
         return f"Name a model folder in it, such as {newest}"
     return None
-
-
-def name_folder(path: Path) -> str:
-    """Return a name by which `locate_model` finds a folder, also if it is called "embedded"."""
-    return os.path.join(os.curdir, path) if str(path) == "embedded" else str(path)  # noqa: PTH118 (a Path drops the dot)
 
 
 def _ask_hub(name: str) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from bertfit.config import describe_settings
+from bertfit.assets import EMBEDDED
+from bertfit.config import describe_settings, is_default
 from bertfit.data.records import TABLE_NAMES
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import count_predictions, list_confused
@@ -44,7 +45,7 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
     if settings is None:
         return "The run was not trained by bertfit, so it does not know its settings."
     model = str(settings["model"]["value"])
-    name = "the embedded MiniLM-L6" if model == "embedded" else model
+    name = "the embedded MiniLM-L6" if model == EMBEDDED else model
     if short:
         name = facts["base_model"] or PurePath(name).name
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
@@ -270,7 +271,7 @@ def list_settings(facts: Mapping[str, Any], *, changed: bool) -> list[dict[str, 
             "meaning": known[name][1] if name in known else "",
         }
         for name, entry in entries.items()
-        if entry["origin"].startswith("default") != changed
+        if is_default(entry["origin"]) != changed
     ]
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from bertfit.errors import RunError, is_out_of_memory
@@ -19,6 +18,7 @@ from bertfit.training.reports import StepReport, join_reports, split_reports
 from bertfit.training.weights import pick
 
 if TYPE_CHECKING:
+    from bertfit.data.batching import PlannedEpochs
     from bertfit.progress import Listener
     from bertfit.training.checkpoints import Checkpoints, SavedState
     from bertfit.training.weights import TrainedWeights
@@ -109,7 +109,7 @@ def take_up_state(
     saved: SavedState,
     weights: TrainedWeights,
     device: torch.device,
-    epochs: Sequence[Sequence[np.ndarray]],
+    epochs: PlannedEpochs,
 ) -> tuple[Progress, list[StepReport]]:
     """Put a state into weights that have taken no step, and into torch's random numbers.
 
@@ -117,7 +117,7 @@ def take_up_state(
         saved: The state.
         weights: Of the training that is to go on.
         device: Of the training.
-        epochs: For each epoch, the rows of each of its steps.
+        epochs: The rows of each step of the training.
 
     Returns:
         How far the training had come, and the steps of the epoch that had begun.
@@ -150,9 +150,7 @@ def take_up_state(
     return progress, begun
 
 
-def _check_progress(
-    progress: Progress, begun: Sequence[StepReport], epochs: Sequence[Sequence[np.ndarray]]
-) -> None:
+def _check_progress(progress: Progress, begun: Sequence[StepReport], epochs: PlannedEpochs) -> None:
     """Check that a state belongs to a training of these steps, and that its numbers are numbers.
 
     Raises:
@@ -161,14 +159,13 @@ def _check_progress(
     history = progress.history
     lists = dataclasses.asdict(history).values()
     num_epochs = history.num_epochs
-    planned = [rows for steps in epochs[: num_epochs + 1] for rows in steps]
-    num_finished = sum(len(steps) for steps in epochs[:num_epochs])
-    sizes = [len(rows) for rows in planned[num_finished : num_finished + len(begun)]]
+    following = epochs[num_epochs] if num_epochs < len(epochs) else []
+    sizes = [len(rows) for rows in following[: len(begun)]]
     numbers = [*(one for each in lists for one in each), progress.train_seconds]
     is_whole = (
         all(len(each) == num_epochs for each in lists)
         and -1 <= progress.best_epoch < num_epochs <= len(epochs)
-        and progress.num_steps == num_finished + len(begun)
+        and progress.num_steps == num_epochs * epochs.num_steps + len(begun)
         and [len(report.indices) for report in begun] == sizes
         and all(map(math.isfinite, [*numbers, *(report.loss for report in begun)]))
         and progress.max_tokens >= 1

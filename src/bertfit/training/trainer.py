@@ -111,7 +111,7 @@ def fit(
     finally:
         weights.release()
     return_cached_memory(precision.device)  # that of recordings
-    run.keep_best()
+    run.finish()
     return run.outcome()
 
 
@@ -346,16 +346,19 @@ class _Run:
 
     def patience_is_over(self) -> bool:
         """Return whether too many epochs have passed without improvement."""
-        patience, num_epochs = self.settings.patience, self.progress.history.num_epochs
-        waited = num_epochs - 1 - self.progress.best_epoch
-        over = patience is not None and waited >= patience
-        if over and num_epochs < self.num_epochs:
-            self.listener.note(f"Stopped early: no better epoch in {waited}.")
-        return over
+        patience = self.settings.patience
+        return patience is not None and self._count_waited() >= patience
 
-    def keep_best(self) -> None:
+    def _count_waited(self) -> int:
+        """Return how many epochs have passed since the best one."""
+        return self.progress.history.num_epochs - 1 - self.progress.best_epoch
+
+    def finish(self) -> None:
         """Put the weights of the best epoch back into the model, and into the state, if any."""
         done = self.progress
+        is_early = self.unfinished is None and done.history.num_epochs < self.num_epochs
+        if is_early and not done.has_ended and self.patience_is_over():
+            self.listener.note(f"Stopped early: no better epoch in {self._count_waited()}.")
         if done.best_epoch < done.history.num_epochs - 1 and not done.has_ended:
             restore_model(self.weights.masters, self.checkpoints.folder)
         done.has_ended = True

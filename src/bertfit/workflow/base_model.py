@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bertfit.config import TrainSettings
+from bertfit.assets import find_model_path
+from bertfit.config import TrainSettings, is_default
 from bertfit.data.cleaning import unfold_cleaning
-from bertfit.files import as_path
 from bertfit.modeling.classifier import NO_LIMIT, LoadedClassifier, load_classifier
 from bertfit.modeling.tokenizer_files import load_tokenizer
 from bertfit.run_directory import read_record, telling_of_unfinished
@@ -48,11 +48,11 @@ def load_base_tokenizer(model: str) -> PreTrainedTokenizerBase:
 
 
 def _forget_run(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    run = as_path(model, "model")
-    if not is_run(run):
+    run = find_model_path(model)
+    if run is None or not is_run(run):
         return
     asked = (read_record(run).get("settings") or {}).get("max_length") or {}
-    if not str(asked.get("origin", "")).startswith("default"):
+    if not is_default(str(asked.get("origin", ""))):
         tokenizer.model_max_length = NO_LIMIT  # what was asked for; the model still has its own
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

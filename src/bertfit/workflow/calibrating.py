@@ -319,9 +319,10 @@ def _warn_of_threshold(
     counts = np.bincount(learned.label_ids, minlength=len(label_names))
     rarest = int(counts.argmin())
     if counts[rarest] < _FEW_ROWS:
+        have = "has" if counts[rarest] == 1 else "have"
         listener.note(
             f"WARNING: the threshold is little more than a guess: of the validation rows "
-            f"{counts[rarest]} have the label {label_names[rarest]!r}, fewer than {_FEW_ROWS}."
+            f"{counts[rarest]} {have} the label {label_names[rarest]!r}, fewer than {_FEW_ROWS}."
         )
     aim, num_called = parse_threshold_aim(threshold.aim), threshold.validation.num_called
     # If all of n rows are right, the interval of their share begins at about 1 - 3.7 / n.

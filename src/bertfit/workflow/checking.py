@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertfit.assets import EMBEDDED
 from bertfit.config import TextCleaning, check_flags, resolve_settings
 from bertfit.data.checks import CheckedData, check_training_data, describe
 from bertfit.data.dataset import Columns, TextDataset, as_columns
@@ -86,7 +87,7 @@ def check(
     *,
     validation: Any = None,  # noqa: ANN401 (as data)
     test: Any = None,  # noqa: ANN401 (as data)
-    model: str | Path = "embedded",
+    model: str | Path = EMBEDDED,
     max_length: int | None = None,
     columns: Columns | None = None,
     on_bad_row: OnBadRow = "error",

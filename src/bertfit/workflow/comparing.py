@@ -183,12 +183,12 @@ def _compare_scored(
     learned = (rows.learned and rows.learned.told, rows_b.learned and rows_b.learned.told)
     verdict = found.verdict + _tell_learned(learned, runs)
     sides = zip(runs, (rows, rows_b), strict=True)
-    known = [str(run) for run, of in sides if of.warning is not None and of.learned is None]
+    known = [str(run) for run, of in sides if of.knows_more]
     if known:
-        were = "was" if len(known) == 1 else "were"
+        other, were = " other" if any(learned) else "", "was" if len(known) == 1 else "were"
         verdict += (
-            f" {' and '.join(known)} knew some of these rows, or {were} chosen by them: the scores "
-            "of such rows are too good. bertfit evaluate says more."
+            f" {' and '.join(known)} knew some{other} of these rows, or {were} chosen by them: the "
+            "scores of such rows are too good. bertfit evaluate says more."
         )
     return replace(found, verdict=verdict, learned=learned, skipped=rows.skipped)
 

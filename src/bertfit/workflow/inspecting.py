@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertfit.assets import find_model_path, name_model
+from bertfit.config import is_whole_number
 from bertfit.errors import ConfigError
-from bertfit.files import as_path
 from bertfit.inference.confidence import read_confidence
 from bertfit.killed_trainings import has_leftovers
 from bertfit.modeling.classifier import find_position_limit, load_architecture
@@ -77,19 +78,23 @@ def inspect(
             reads.
 
     Raises:
-        ConfigError: `num_labels` is given for a run, or the model reads fewer than `num_tokens`.
+        ConfigError: A size is impossible, `num_labels` is given for a run, or the model reads fewer
+            than `num_tokens`.
         ModelError: The model cannot be found or is of an unknown kind.
         RunError: The run's bertfit.json is damaged, or a killed training left it unfinished.
     """
-    path = as_path(name, "model")
+    _check_sizes(depth=(depth, 0), num_labels=(num_labels, 2))
+    _check_sizes(batch_size=(batch_size, 1), num_tokens=(num_tokens, 1))
+    name = name_model(name)
+    path = find_model_path(name)
     record: dict[str, Any] = {}
-    if str(name) != "embedded" and (is_run(path) or (not path.exists() and has_leftovers(path))):
+    if path and (is_run(path) or (not path.exists() and has_leftovers(path))):
         record = read_record(path)
         if num_labels is not None:
             raise ConfigError(f"num_labels: {path} is a run, which has its labels")
         num_names = len(record.get("label_names", ()))
         read_confidence(record, num_labels=num_names, run=path)  # says what is damaged
-    model = load_architecture(str(name), num_labels=num_labels)
+    model = load_architecture(name, num_labels=num_labels)
     limit = find_position_limit(model)
     if num_tokens is not None and num_tokens > limit:
         raise ConfigError(f"num_tokens: {name} reads at most {limit:,} tokens, got {num_tokens:,}")
@@ -98,7 +103,7 @@ def inspect(
         for field in ("hidden_size", "num_attention_heads", "num_hidden_layers")
     )
     return Inspection(
-        name=str(name),
+        name=name,
         tree=build_tree(model, depth=depth),
         num_parameters=count_parameters(model),
         num_trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -109,8 +114,15 @@ def inspect(
         else None,
         record=record,
         label_names=_list_label_names(model.config) if num_labels is None else (),
-        changed_files=find_changed_files(path, record),
+        changed_files=find_changed_files(path, record) if path else (),
     )
+
+
+def _check_sizes(**sizes: tuple[object, int]) -> None:
+    """Raise if a size that is given is not a whole number, or below the least that makes sense."""
+    for name, (size, least) in sizes.items():
+        if size is not None and not (is_whole_number(size) and size >= least):
+            raise ConfigError(f"{name}: expected a whole number, at least {least}, got {size!r}")
 
 
 def _list_label_names(config: PretrainedConfig) -> tuple[str, ...]:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertfit.assets import find_model_path
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.data.gate import GateReport, add_learned
 from bertfit.errors import RunError
-from bertfit.files import as_path
 from bertfit.progress import Listener
 from bertfit.run_directory import read_record
 from bertfit.run_files import find_changed_files, is_run
@@ -37,7 +37,8 @@ def write_digests(
         base: Model that the training started from; if that is a run, its digests are added.
     """
     learned = _digest(trained)
-    of_base = None if base is None else _read_digests(as_path(base) / TRAINED_NAME)
+    folder_of_base = None if base is None else find_model_path(base)
+    of_base = folder_of_base and _read_digests(folder_of_base / TRAINED_NAME)
     if of_base is not None:
         learned = np.concatenate([learned, of_base])
     for name, digests in ((TRAINED_NAME, learned), (CHOOSING_NAME, _digest(choosing))):
@@ -131,8 +132,8 @@ def add_known_to_base(
     Raises:
         RunError: The run is damaged.
     """
-    run = as_path(model, "model")
-    if not is_run(run):
+    run = find_model_path(model)
+    if run is None or not is_run(run):
         return report
     if changed := find_changed_files(run, read_record(run)):
         listener.note(

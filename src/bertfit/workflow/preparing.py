@@ -34,7 +34,7 @@ from bertfit.modeling.soundness import find_type_fault, mark_padding, reads_padd
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
-from bertfit.wording import format_share
+from bertfit.wording import format_share, name_kept
 from bertfit.workflow.base_model import load_base
 from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.rows import PreparedRows
@@ -148,8 +148,9 @@ def make_fast(
     if not is_fast:
         compute_plainly(loaded.model)  # on a CPU, packs use bertfit's attention
     fast_path = plug_in(loaded.model, precision.device) if is_fast else None
-    asked = settings.packing if is_fast or settings.packing == "on" else "off"
-    return fast_path, set_up_packing(loaded.model, precision, asked)
+    if not is_fast and settings.packing == "auto":
+        return None, Plan(is_on=False, reason="the fast path is off")
+    return fast_path, set_up_packing(loaded.model, precision, settings.packing)
 
 
 def _choose_precision(settings: TrainSettings, loaded: LoadedClassifier) -> Precision:
@@ -222,7 +223,7 @@ def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) ->
     num_cut = encoded.num_truncated
     if num_cut:
         share = f"({format_share(num_cut, len(encoded))})"
-        kept = rule.truncation.replace("+", " and ")
+        kept = name_kept(rule.truncation)
         of_many = f"{num_cut:,} training rows {share} are longer and keep their {kept}"
         of_one = f"1 training row {share} is longer and keeps its {kept}"
         text += f". {of_one if num_cut == 1 else of_many}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from bertfit.assets import find_model_path
 from bertfit.config import check_flags
 from bertfit.errors import RunError
 from bertfit.evaluation.slices import name_values
@@ -260,15 +261,15 @@ def _draw_before(
 def _find_base_model(record: Mapping[str, Any]) -> str | None:
     """Return the model's name on the hub; None for the embedded model or a local folder."""
     name = str(record["settings"]["model"]["value"])
-    return None if name == "embedded" or as_path(name).exists() else name
+    path = find_model_path(name)
+    return None if path is None or path.exists() else name
 
 
 def _inspect_model(folder: Path) -> dict[str, Any]:
     """Return the model's tree and counts, as `bertfit inspect` shows them."""
-    from bertfit.modeling.locating import name_folder
     from bertfit.workflow.inspecting import inspect
 
-    found = inspect(name_folder(folder)).to_json()
+    found = inspect(folder).to_json()
     return {name: found[name] for name in ("tree", "num_parameters", "num_trainable")}
 
 

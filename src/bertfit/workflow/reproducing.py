@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bertfit.config import is_given
 from bertfit.data.records import TABLE_NAMES
-from bertfit.reporting.facts_tables import is_of_demo
+from bertfit.reporting.facts_tables import is_of_demo, show_setting
 from bertfit.wording import quote_path
 
 
@@ -55,7 +56,7 @@ def describe_command(
         if changed.get(setting) is not None:  # after --set, spaces and "none" would mean nothing
             words.append(f"--{setting.replace('_', '-')}={changed.pop(setting)}")
     for setting, value in changed.items():
-        words += ["--set", f"{setting}={_show_value(value)}"]
+        words += ["--set", f"{setting}={show_setting(value)}"]
     return f"{start} {shlex.join(words)}"
 
 
@@ -77,9 +78,7 @@ def _find_changes(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, An
         if entry["origin"].startswith("recipe ")
     ]
     changed = {
-        name: entry["value"]
-        for name, entry in settings.items()
-        if not entry["origin"].startswith(("default", "recipe "))
+        name: entry["value"] for name, entry in settings.items() if is_given(entry["origin"])
     }
     return next(iter(recipes), None), changed
 
@@ -105,7 +104,3 @@ def _write_call(
     lines += [f"    {setting}={value!r}," for setting, value in changed.items()]
     function = "train_seeds" if num_seeds else "train"
     return "\n".join(["import bertfit", "", f"bertfit.{function}(", *lines, ")"])
-
-
-def _show_value(value: object) -> str:
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.config import ResolvedSettings
+from bertfit.config import ResolvedSettings, is_default
 from bertfit.environment import describe_environment
 from bertfit.errors import RunError
 from bertfit.killed_trainings import find_states
@@ -82,7 +82,8 @@ def open_folder(
     else:
         staging = adopt_folder(saved.path.parent, output, overwrite=overwrite)
         log.go_on_from(saved.kept)
-        for told in _note_differences(saved.belongs_to["environment"], known_by["environment"]):
+        told = _tell_differences(saved.belongs_to["environment"], known_by["environment"])
+        if told is not None:
             log.note(told)
         budget = saved.belongs_to["settings"][_BUDGET]
         if budget != resolved.settings.micro_batch_tokens:
@@ -124,7 +125,7 @@ def _identify(
             "token ids": _digest_tokens(model),
         },
         "environment": environment,
-        "is_budget_given": not (origin.startswith("default") or "measured" in origin),
+        "is_budget_given": not (is_default(origin) or "measured" in origin),
     }
 
 
@@ -142,7 +143,7 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
         try:
             saved = read_state(path)
             differing = list(_compare(saved.belongs_to, known_by))
-            list(_note_differences(saved.belongs_to["environment"], known_by["environment"]))
+            _tell_differences(saved.belongs_to["environment"], known_by["environment"])
             check_kept(saved.kept)
         except RunError as error:
             refused.append(error.message)
@@ -195,16 +196,17 @@ def _digest_tokens(model: PreparedModel) -> str:
     return digest.hexdigest()
 
 
-def _note_differences(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """Return sentences about versions and hardware that are not the same any more."""
+def _tell_differences(left: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Return a sentence about versions and hardware that are not the same any more."""
     changed = [
         f"{name} {left[part].get(name)} (now {value})"
         for part in ("versions", "hardware")
         for name, value in here[part].items()
         if left[part].get(name) != value
     ]
-    if changed:
-        yield (
-            f"The training began with {', '.join(changed)}: its result may differ in the last "
-            "digits from that of an uninterrupted training."
-        )
+    if not changed:
+        return None
+    return (
+        f"The training began with {', '.join(changed)}: its result may differ in the last "
+        "digits from that of an uninterrupted training."
+    )

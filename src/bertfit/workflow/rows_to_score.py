@@ -38,6 +38,12 @@ class RowsToScore:
     warning: str | None
     """Why its scores are too good, in a sentence or two; None if they are not, as far as known."""
 
+    @property
+    def knows_more(self) -> bool:
+        """Whether the run knows more of the rows than those on which it was trained."""
+        num_learned = 0 if self.learned is None else len(self.learned.rows)
+        return self.warning is not None and (not num_learned or len(self.known) > num_learned)
+
 
 def read_rows(
     run: str | Path,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bertfit.assets import EMBEDDED
 from bertfit.data.encoded_store import find_store
 from bertfit.environment import describe_environment
 from bertfit.leftovers import measure_folder
@@ -88,7 +89,7 @@ class Runtime:
 
 
 def describe_runtime(
-    model: str = "embedded", *, device: str = "auto", dtype: Dtype = "auto"
+    model: str = EMBEDDED, *, device: str = "auto", dtype: Dtype = "auto"
 ) -> Runtime:
     """Return how `model` would be trained on this machine, and how fast its matmuls are.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertfit.config import ResolvedSettings, is_whole_number
+from bertfit.config import ResolvedSettings, is_given, is_whole_number
 from bertfit.errors import ConfigError, WorkLeft
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.summary import describe_missing_seeds
@@ -151,7 +151,7 @@ def train_seeds(
 
 def _note_no_states(resolved: ResolvedSettings, log: LogKeeper) -> None:
     origin = resolved.origins["checkpoint_minutes"]
-    if resolved.settings.checkpoint_minutes and not origin.startswith(("default", "recipe")):
+    if resolved.settings.checkpoint_minutes and is_given(origin):
         log.note(f"checkpoint_minutes ({origin}) changes nothing: several seeds are not resumed.")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bertfit.config import ResolvedSettings
+from bertfit.config import ResolvedSettings, is_given
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.fast_path import is_compiled
 from bertfit.progress import Listener
@@ -45,7 +45,7 @@ def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Lis
     }
     for name, (is_idle, why) in cannot.items():
         origin = resolved.origins[name]
-        if is_idle and not origin.startswith(("default", "recipe")) and getattr(settings, name):
+        if is_idle and is_given(origin) and getattr(settings, name):
             listener.note(f"{name} ({origin}) changes nothing: {why}.")
 
 

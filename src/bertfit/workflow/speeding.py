@@ -93,7 +93,9 @@ def settle_speed(
     )
     if asked == "auto":
         state = "on" if plan.is_on else "off"
-        resolved = resolved.settle("compile", state, origin=f"default: {plan.reason}")
+        resolved = resolved.settle(
+            "compile", state, origin=f"{resolved.origins['compile']}: {plan.reason}"
+        )
     return resolved, MeasuredSpeed(speed, plan, as_written)
 
 
