@@ -133,10 +133,6 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert both in leaky.verdict
     both = bertfit.compare(runs[0], runs[1], data=rows)
     assert both.verdict.count("was trained on") == 2
-    more = bertfit.compare(runs[0], runs[1], data=make_reviews(120))
-    assert more.verdict.count("was trained on") == 2
-    chosen = f"{runs[0]} and {runs[1]} knew some other of these rows, or were chosen by them"
-    assert chosen in more.verdict
 
 
 @pytest.mark.parametrize(
