@@ -36,7 +36,7 @@ def compare_on_test(*, groups, leaked=(), grouped=(), threshold=None):
     label_ids, high = np.array([0, 1, 1, 0, 0, 1]), np.array([0.1, 0.9, 0.2, 0.3, 0.6, 0.8])
     probabilities = np.column_stack([1 - high, high])
     scores = score(probabilities, label_ids, NAMES)
-    test = SimpleNamespace(groups=groups)
+    test = SimpleNamespace(known_groups=np.asarray(groups) if len(groups) else None)
     evaluation = SimpleNamespace(
         probabilities=probabilities,
         label_ids=label_ids,

@@ -26,7 +26,7 @@ def evaluation():
         label_ids=label_ids,
         predicted_ids=(high >= THRESHOLD).astype(int),
         scores=SimpleNamespace(label_names=("neg", "pos")),
-        dataset=SimpleNamespace(groups=GROUPS),
+        dataset=SimpleNamespace(known_groups=np.asarray(GROUPS)),
     )
 
 

@@ -76,11 +76,11 @@ def demo(
 
 def _is_demo(run: Path) -> bool:
     """Return whether `run` is the run of an earlier demo, which this one may replace."""
+    from bertfit.reporting.facts_tables import is_of_demo
     from bertfit.run_directory import read_record
     from bertfit.run_files import is_run
 
-    settings = read_record(run).get("settings", {}) if is_run(run) else {}
-    return any(entry.get("origin") == "demo" for entry in settings.values())
+    return is_run(run) and is_of_demo(read_record(run).get("settings") or {})
 
 
 def _show_plan(console: Console, data: DemoData, plan: DemoPlan) -> None:

@@ -34,6 +34,7 @@ from bertfit.reporting.limits import (
     describe_units,
 )
 from bertfit.reporting.summary import (
+    LEFT_OUT,
     describe_missing_seeds,
     find_validation_accuracy,
     format_share_with_interval,
@@ -118,10 +119,10 @@ def _show_test(console: Console, test: ScoredTest, baselines: BaselineResults | 
     show_evaluation(console, test.evaluation, title="Test")
     if test.evaluation.dataset.slices:  # if asked for; the report always has them
         console.print(slice_table(test.evaluation.slices))
-    if test.without_leaks is not None:
-        _show_without(console, test.without_leaks, "leaked")
-    if test.without_groups is not None:
-        _show_without(console, test.without_groups, "leaked or grouped")
+    clean = {"test_without_leaks": test.without_leaks, "test_without_groups": test.without_groups}
+    for key, scores in clean.items():
+        if scores is not None:
+            _show_without(console, scores, LEFT_OUT[key])
     if test.comparison is not None and baselines is not None:
         has_threshold = test.evaluation.threshold is not None
         console.print(comparison_table(test.comparison, baselines, has_threshold=has_threshold))

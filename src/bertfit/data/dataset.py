@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from bertfit.errors import ConfigError
 from bertfit.text_encoding import find_encoding_problem
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,13 @@ class TextDataset:
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.texts)
+
+    @property
+    def known_groups(self) -> NDArray[Any] | None:
+        """(n,) groups for resampling; None without a group column."""
+        import numpy as np
+
+        return np.asarray(self.groups, dtype=object) if self.groups else None
 
     def select(self, indices: Sequence[int]) -> TextDataset:
         """Return the rows at `indices`, in that order."""

@@ -40,6 +40,11 @@ def intervals_to_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, 
     }
 
 
+def read_interval(ends: Mapping[str, float] | None) -> Interval | None:
+    """Return an interval that was written as plain values; None if there is none."""
+    return None if ends is None else Interval(ends["low"], ends["high"])
+
+
 def exact_interval(num_right: float, num_trials: float) -> Interval:
     """Return the exact binomial interval of a share; the counts need not be whole, as for F1.
 

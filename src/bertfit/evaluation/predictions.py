@@ -31,6 +31,7 @@ class KeptPredictions:
     lines: Sequence[int]
     """1-based line of each row in its source."""
     groups: Sequence[str | None]
+    """Empty if no row has one."""
     label_ids: NDArray[np.int64]
     """(n,) the true classes."""
     probabilities: NDArray[np.float64]
@@ -61,7 +62,7 @@ def write_predictions(path: Path, kept: KeptPredictions, label_names: Sequence[s
         for row in range(len(kept)):
             record = {
                 "line": int(kept.lines[row]),
-                "group": kept.groups[row],
+                "group": kept.groups[row] if kept.groups else None,
                 "label": label_names[int(kept.label_ids[row])],
                 "probabilities": kept.probabilities[row].tolist(),
                 "num_tokens": int(kept.num_tokens[row]),

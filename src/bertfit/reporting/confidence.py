@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bertfit.evaluation.calibration import ConfidenceScores
-from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.interval import read_interval
 from bertfit.evaluation.selective import Expectation
 from bertfit.reporting.text import format_number_with_interval, format_percent_and_ends, make_table
 from bertfit.threshold_aim import parse_threshold_aim
@@ -182,9 +182,9 @@ def describe_hope(aim: str) -> str:
 
 
 def _show_rate(name: str, value: float, ends: Mapping[str, float] | None) -> str:
-    interval = None if ends is None else Interval(ends["low"], ends["high"])
-    shown = format_number_with_interval(value, interval)
-    return f"{name} {shown.replace('(', '(95 % interval ')}"
+    interval = read_interval(ends)
+    sure = "" if interval is None else f" (95 % interval {interval.low:.4f} to {interval.high:.4f})"
+    return f"{name} {value:.4f}{sure}"
 
 
 def _explain(scores: ConfidenceScores) -> str:

@@ -13,11 +13,15 @@ from typing import Any
 from bertfit.assets import EMBEDDED
 from bertfit.config import describe_settings, is_default
 from bertfit.data.records import TABLE_NAMES
-from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.metrics import count_predictions, list_confused
 from bertfit.evaluation.slices import OWN_SLICES
-from bertfit.reporting.summary import count_epochs, format_seed_scores, format_share_with_interval
-from bertfit.reporting.text import format_number_with_interval, format_rates, name_own_model
+from bertfit.reporting.summary import count_epochs, find_interval, format_seed_scores
+from bertfit.reporting.text import (
+    format_number_with_interval,
+    format_percent_with_interval,
+    format_rates,
+    name_own_model,
+)
 from bertfit.wording import format_count, format_seconds, format_steps, list_some
 
 _SHARES = {
@@ -93,13 +97,14 @@ def list_scores(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if judged is None:
         return []
     rows = [
-        (title, format_share_with_interval(judged, name).replace("95 % interval ", ""))
+        (title, format_percent_with_interval(judged[name], find_interval(judged, name)))
         for name, title in _SHARES.items()
         if judged.get(name) is not None
     ]
     for name, title in _NUMBERS.items():
         if judged.get(name) is not None:
-            rows.append((title, _show_number(judged[name], judged["intervals"].get(name))))
+            interval = find_interval(judged, name)
+            rows.append((title, format_number_with_interval(judged[name], interval)))
     return rows
 
 
@@ -182,7 +187,7 @@ def list_confidence(facts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         (
             title,
-            _show_number(found[name], found["intervals"].get(name)),
+            format_number_with_interval(found[name], find_interval(found, name)),
             f"{before[name]:.4f}" if name in before else "–",
         )
         for name, title in _CONFIDENCE.items()
@@ -299,16 +304,11 @@ def list_environment(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _show_number(value: float, ends: Mapping[str, float] | None) -> str:
-    interval = None if ends is None else Interval(ends["low"], ends["high"])
-    return format_number_with_interval(value, interval)
-
-
 def _score_cells(one: Mapping[str, Any]) -> list[str]:
     """Return validation accuracy, and test accuracy and macro F1, with known intervals."""
     places = (("validation", "accuracy"), ("test", "accuracy"), ("test", "macro_f1"))
     return [
-        format_share_with_interval(one[part], name).replace("95 % interval ", "")
+        format_percent_with_interval(one[part][name], find_interval(one[part], name))
         if one.get(part)
         else "–"
         for part, name in places

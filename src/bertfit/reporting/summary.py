@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bertfit.evaluation.interval import Interval
+from bertfit.evaluation.interval import Interval, read_interval
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.text import (
     MAX_CLASSES,
@@ -19,6 +19,8 @@ from bertfit.wording import format_share, name_metric, shorten_name
 
 _FEWEST_ROWS, _FAR_BELOW = 5, 0.25
 """Rows of a class, and by how much its recall is below the accuracy, if it is told of first."""
+LEFT_OUT = {"test_without_leaks": "leaked", "test_without_groups": "leaked or grouped"}
+"""Which test rows the further scores of a run leave out, in words; the second leaves out more."""
 WITHOUT_THRESHOLD = (
     "Both predict the more probable class here; the model's threshold is not applied."
 )
@@ -30,8 +32,11 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     judged = facts["judged"]
     if judged is None:
         return "How good this model is, is not known: the run holds no scores."
-    share, _, interval = format_share_with_interval(judged, "accuracy").partition(" (")
-    sure = f" ({interval}" if interval else ""
+    share, sure = format_percent_with_interval(judged["accuracy"]), ""
+    interval = find_interval(judged, "accuracy")
+    if interval is not None:
+        share, ends = format_percent_and_ends(judged["accuracy"], interval)
+        sure = f" (95 % interval {ends})"
     number = f"{judged['num_rows']:,} " if "num_rows" in judged else ""
     answer = f"The model classifies {share} of {number}{judged['part']} rows correctly{sure}"
     if judged["part"] == "test":
@@ -195,10 +200,7 @@ def list_warnings(record: Mapping[str, Any]) -> list[str]:
 def list_leaks(facts: Mapping[str, Any]) -> list[str]:
     """Return which test rows leaked, and the scores without them."""
     told = [finding["message"] for finding in list_findings(facts) if finding["severity"] == "leak"]
-    for key, what in (
-        ("test_without_leaks", "leaked"),
-        ("test_without_groups", "leaked or grouped"),
-    ):
+    for key, what in LEFT_OUT.items():
         clean = _scores(facts).get(key)
         if leaves_nothing(facts, key):
             told.append(f"Without the {what} rows nothing is left to score.")
@@ -222,10 +224,7 @@ def find_clean_scores(facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | 
 
     Groups count if any row is left without them.
     """
-    for key, what in (
-        ("test_without_groups", "leaked or grouped"),
-        ("test_without_leaks", "leaked"),
-    ):
+    for key, what in reversed(LEFT_OUT.items()):
         clean = _scores(facts).get(key)
         if clean is not None and clean["accuracy"] is not None:
             return what, clean
@@ -256,11 +255,16 @@ def format_share_with_interval(scores: Mapping[str, Any], name: str) -> str:
         >>> format_share_with_interval(scores, "accuracy")
         '90.0 % (95 % interval 88.0 to 92.0)'
     """
-    ends = (scores.get("intervals") or {}).get(name)
-    if ends is None:
+    interval = find_interval(scores, name)
+    if interval is None:
         return format_percent_with_interval(scores[name])
-    percent, interval = format_percent_and_ends(scores[name], Interval(ends["low"], ends["high"]))
-    return f"{percent} (95 % interval {interval})"
+    percent, ends = format_percent_and_ends(scores[name], interval)
+    return f"{percent} (95 % interval {ends})"
+
+
+def find_interval(scores: Mapping[str, Any], name: str) -> Interval | None:
+    """Return the interval of a score, if it has one."""
+    return read_interval((scores.get("intervals") or {}).get(name))
 
 
 def _scores(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def record_confidence(learned: LearnedConfidence | None) -> dict[str, Any]:
 def _learn(
     rows: PreparedRows, model: PreparedModel, *, settings: TrainSettings, listener: Listener
 ) -> LearnedConfidence:
-    groups = np.asarray(rows.validation.groups, dtype=object) if rows.validation.groups else None
+    groups = rows.validation.known_groups
     layer = None
     if settings.calibration != "none":
         first_text = model.validation.encoded.gather(np.arange(1))

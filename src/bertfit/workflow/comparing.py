@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bertfit.workflow.rows_to_score import RowsToScore
 
 _LABEL_WIDTH = 80
-"""Columns of a label that a message shows, as of the unknown labels of `evaluate`."""
+"""Columns of a label that a message shows: of both ends, where labels may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ def _score_side(classifier: TextClassifier, dataset: TextDataset, listener: List
     probabilities, names = softmax(logits), classifier.label_names
     kept = KeptPredictions(
         lines=dataset.lines,
-        groups=dataset.groups or [None] * len(dataset),
+        groups=dataset.groups,
         label_ids=np.asarray(encode_labels(dataset.labels, names)),
         probabilities=probabilities,
         num_tokens=encoded.full_lengths,

@@ -133,7 +133,7 @@ class Evaluation:
         """Return the predictions as kept in a run: without texts."""
         return KeptPredictions(
             lines=self.dataset.lines,
-            groups=self.dataset.groups or [None] * len(self.dataset),
+            groups=self.dataset.groups,
             label_ids=self.label_ids,
             probabilities=self.probabilities,
             num_tokens=self.num_tokens,
@@ -227,9 +227,9 @@ def evaluate_classifier(
     named = (Path(dataset.source).name if name is None else name, dataset, encoded)
     findings = find_token_faults([named], classifier.tokenizer, listener)
     label_ids = np.asarray(encode_labels(dataset.labels, classifier.label_names))
-    groups = np.asarray(dataset.groups, dtype=object) if dataset.groups else None
     probabilities, rules = softmax(logits), classifier.confidence
     uncalibrated = None if raw_logits is None else softmax(raw_logits)
+    groups = dataset.known_groups
     answers: dict[str, Any] = {
         "predicted_ids": decide(probabilities, rules.threshold),
         "groups": groups,

@@ -165,12 +165,12 @@ def compare_on_test(
 def _compare(evaluation: Evaluation, baseline: BaselineResult, kept: np.ndarray) -> Comparison:
     """Compare the model with a baseline on these test rows."""
     assert baseline.test_probabilities is not None  # else it is not compared
-    groups = evaluation.dataset.groups
+    groups = evaluation.dataset.known_groups
     return compare_with_baseline(
         evaluation.probabilities[kept],
         baseline.test_probabilities[kept],
         evaluation.label_ids[kept],
-        groups=np.asarray(groups, dtype=object)[kept] if groups else None,
+        groups=None if groups is None else groups[kept],
         baseline_name=baseline.name,
     )
 

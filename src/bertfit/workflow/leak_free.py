@@ -50,12 +50,12 @@ def score_without(evaluation: Evaluation, leaked: Sequence[int]) -> LeakFreeScor
     scores = score(
         probabilities, label_ids, evaluation.scores.label_names, predicted_ids=predicted_ids
     )
-    groups = evaluation.dataset.groups
+    groups = evaluation.dataset.known_groups
     intervals = bootstrap_intervals(
         probabilities,
         label_ids,
         predicted_ids=predicted_ids,
-        groups=np.asarray(groups, dtype=object)[kept] if groups else None,
+        groups=None if groups is None else groups[kept],
         with_auroc=False,
     )
     return LeakFreeScores(

@@ -122,7 +122,7 @@ def keep_predictions(
         encoded = model.validation.encoded
         kept = KeptPredictions(
             lines=rows.validation.lines,
-            groups=rows.validation.groups or [None] * len(rows.validation),
+            groups=rows.validation.groups,
             label_ids=model.validation.label_ids,
             probabilities=validation_probabilities,
             num_tokens=encoded.full_lengths,
