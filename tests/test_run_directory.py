@@ -654,6 +654,8 @@ def test_a_damaged_record_is_named(run, content):
         ("calibration", 5),
         ("threshold", "0.5"),
         ("sha256", ["model.safetensors"]),
+        ("sha256", {"model.safetensors": 5}),
+        ("sha256", {"../model.safetensors": "0"}),
     ],
 )
 def test_a_damaged_entry_of_the_record_is_named(run, name, value):
@@ -727,3 +729,30 @@ def test_the_files_of_a_run_are_recorded_in_the_order_of_their_names(tmp_path):
     assert json.loads((tmp_path / "run" / RECORD_NAME).read_text("utf-8"))["files"] == sorted(
         [RECORD_NAME, *names]
     )
+
+
+@pytest.mark.parametrize(
+    "record", ["{", "{}", "[]", '{"files": null}', '{"format_version": 1, "files": "x"}']
+)
+def test_a_folder_whose_record_names_no_files_loses_none_that_no_run_has(tmp_path, record):
+    """It may be no run at all: bertfit.json is only a name."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / RECORD_NAME).write_text(record)
+    (run / "model-00001-of-00002.safetensors").write_text("weights")
+    stage_run(run, overwrite=True)
+    (run / "thesis.txt").write_text("mine")
+    (run / "photos").mkdir()
+    assert "would lose them: photos, thesis.txt" in error_of(stage_run, run, overwrite=True)
+
+
+def test_a_number_that_no_float_holds_is_damage(run):
+    scores = f'{{"test": {{"intervals": {{"accuracy": [{{"high": {"9" * 400}}}]}}}}}}'
+    (run / RECORD_NAME).write_text(f'{{"format_version": 1, "scores": {scores}}}')
+    told = f"{run / RECORD_NAME} cannot be read: a number of 400 digits is in it"
+    assert error_of(read_record, run) == told
+
+
+def test_the_name_of_a_file_that_is_too_long_is_damage(run):
+    (run / RECORD_NAME).write_text(json.dumps({"format_version": 1, "sha256": {"x" * 5000: "0"}}))
+    assert "is damaged: its entry 'sha256' is" in error_of(read_record, run)

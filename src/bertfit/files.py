@@ -14,9 +14,12 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bertfit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _MOST_BYTES = 255
 """Of a file's name, on most file systems."""
@@ -266,6 +269,39 @@ def parse_json(text: str, decode: Callable[[str], Any] = json.loads) -> Any:  # 
     except RecursionError:  # a thousand brackets
         message = "it is nested too deeply"
         raise ValueError(message) from None
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """Return an array that numpy saved, mapped into memory; objects in it are not unpickled.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        ValueError: It is damaged, or holds something else.
+    """
+    import tokenize
+
+    import numpy as np
+
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, SyntaxError, tokenize.TokenError) as error:  # of its header
+        raise ValueError(str(error)) from None
+    return found
+
+
+def write_array(path: Path, values: NDArray[Any]) -> None:
+    """Save an array as numpy does, for `read_array`.
+
+    Raises:
+        OSError: It cannot be written; the error names the file.
+    """
+    import numpy as np
+
+    try:
+        np.save(path, values, allow_pickle=False)
+    except OSError as error:  # of numpy's writing itself, without a name
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 (JSON is of any type)

@@ -17,6 +17,9 @@ _KINDS = {
     "sha256": dict,
 }
 """Types of the entries that the verbs read, if they exist."""
+_MOST = 2**1000
+"""Whole numbers that a float holds are at most a little larger."""
+_LONGEST_NAME = 255
 _PARTS = ("train", "validation", "test")
 _READ_OF_SCORES = {
     "comparison": ("verdict", str),
@@ -42,11 +45,21 @@ def find_damaged_entry(record: Mapping[str, Any]) -> tuple[str, Any] | None:
     return next(of_whole, None) or next(_iter_damaged_parts(record), None)
 
 
+def refuse_huge_numbers(value: object) -> None:
+    """Raise ValueError if JSON has a whole number that no float can hold: arithmetic would fail."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            refuse_huge_numbers(one)
+    elif isinstance(value, int) and abs(value) > _MOST:
+        raise ValueError(f"a number of {len(str(abs(value)))} digits is in it")
+
+
 def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield what is damaged inside of entries that are of the right type themselves."""
     names = record.get("label_names", [])
     if not all(isinstance(name, str) for name in names):
         yield "label_names", names
+    yield from _iter_damaged_digests(record)
     for name, entry in record.get("settings", {}).items():
         is_whole = isinstance(entry, dict) and "value" in entry
         if not is_whole or not isinstance(entry.get("origin"), str):
@@ -68,3 +81,9 @@ def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             isinstance(value, dict) and isinstance(value.get(name), kind)
         ):
             yield f"scores.{part}", value
+
+
+def _iter_damaged_digests(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, digest in record.get("sha256", {}).items():
+        if not isinstance(digest, str) or len(name) > _LONGEST_NAME or "/" in name:
+            yield "sha256", {name[:_LONGEST_NAME]: digest}

@@ -29,7 +29,7 @@ from bertfit.files import (
 from bertfit.killed_trainings import has_leftovers, tell_failed, tell_leftovers
 from bertfit.leftovers import hold_folder, make_held_folder
 from bertfit.progress import Listener
-from bertfit.record_entries import find_damaged_entry
+from bertfit.record_entries import find_damaged_entry, refuse_huge_numbers
 from bertfit.run_files import (
     CARD_NAME,
     RECORD_NAME,
@@ -38,6 +38,7 @@ from bertfit.run_files import (
     digest_model,
     is_sealed,
     list_files,
+    may_be_of_run,
 )
 
 FORMAT_VERSION = 1
@@ -302,12 +303,16 @@ def _tell_of_model(folder: Path) -> str:
 
 
 def _find_foreign(run: Path) -> list[str]:
-    """Return the names in a run that its record does not list; none if it lists no files."""
+    """Return the names in a run that its record does not list, or that no run has if it lists none.
+
+    A run has no folders in it.
+    """
+    found = {path.name: path.is_dir() for path in run.iterdir() if not is_part(path.name)}
     known = list_files(run)
-    if known is None:
-        return []
-    found = {path.name for path in run.iterdir() if not is_part(path.name)}
-    foreign = found - {*known} - _WRITTEN_LATER
+    if known is None:  # damaged, or not bertfit's
+        known = [name for name in found if may_be_of_run(name)]
+    foreign = {name for name, is_folder in found.items() if is_folder or name not in known}
+    foreign -= _WRITTEN_LATER
     card = run / CARD_NAME
     if card.is_file() and not is_sealed(card.read_bytes()):
         foreign.add(CARD_NAME)  # edited, or of another hand
@@ -346,6 +351,7 @@ def read_record(run: Path) -> dict[str, Any]:
         raise RunError(f"the run {run} does not exist", hint=hint)
     try:
         record = read_json(path)
+        refuse_huge_numbers(record)
     except FileNotFoundError:
         hint = "\n".join(tell_leftovers(run, is_free=False)) or _tell_of_model(run)
         raise RunError(

@@ -55,6 +55,11 @@ def list_files(run: Path) -> list[str] | None:
     return [*map(str, known)] if isinstance(known, list) else None
 
 
+def may_be_of_run(name: str) -> bool:
+    """Return whether bertfit gives files of a run this name."""
+    return name in WRITTEN_AFTER_TRAINING or _decides(name)
+
+
 def is_whole(run: Path) -> bool:
     """Return whether all files that a run's record lists exist."""
     return is_run(run) and all((run / name).exists() for name in list_files(run) or ())

@@ -571,6 +571,25 @@ def test_the_help_shows_what_each_command_does_in_whole_sentences():
     assert [line for line in commands if not line.endswith(".") or line.endswith("...")] == []
 
 
+def test_a_terminal_of_no_columns_is_one_of_unknown_width():
+    command = [sys.executable, "-m", "bertfit.cli.main", "settings"]
+    environment = {**os.environ, "COLUMNS": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert "micro_batch_tokens" in done.stdout
+
+
+def test_memory_that_runs_out_before_a_message_can_be_shown_is_told(monkeypatch, capfd):
+    def run_out(*_arguments, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr("bertfit.cli.main.app", run_out)
+    monkeypatch.setattr("bertfit.cli.terminal.exit_code_of", run_out)
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "Error: out of memory." in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("width", [50, 60, 80])
 def test_the_settings_fit_into_a_narrow_terminal_without_torn_words(width, monkeypatch):
     monkeypatch.setattr(console, "_width", width)

@@ -139,6 +139,41 @@ def test_an_entry_of_zeros_is_built_anew(encode, tmp_path, texts, tokenizer, nam
     assert_same(found, encode_texts(texts, tokenizer, RULE))
 
 
+DAMAGES = {
+    "ids below 0": ("token_ids", lambda ids: ids - 1000),
+    "ids in two dimensions": ("token_ids", lambda ids: ids[None]),
+    "ids in no dimension": ("token_ids", lambda ids: ids[0]),
+    "ids that are strings": ("token_ids", lambda ids: ids.astype(str)),
+    "offsets beyond the end": ("offsets", lambda offsets: offsets + (offsets > 0)),
+    "offsets that go back": ("offsets", lambda offsets: np.r_[0, offsets[-2:0:-1], offsets[-1]]),
+    "no offsets": ("offsets", lambda offsets: offsets[:0]),
+    "few lengths": ("full_lengths", lambda lengths: lengths[:3]),
+    "lengths that are too small": ("full_lengths", lambda lengths: lengths * 0),
+}
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_an_entry_that_was_not_made_so_is_built_anew(
+    encode, tmp_path, texts, tokenizer, name, damage
+):
+    """Also if its digest is right: whoever may write there can compute it."""
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    np.save(entry / f"{name}.npy", damage(np.load(entry / f"{name}.npy")))
+    (entry / "digest").write_text(encoded_store._digest_arrays(entry), encoding="ascii")
+    found, was_encoded = encode()
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, RULE))
+
+
+def test_a_pipe_in_the_store_is_not_waited_for(encode, tmp_path):
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    (entry / "digest").unlink()
+    os.mkfifo(entry / "digest")
+    assert encode()[1] is True
+
+
 def test_a_pickle_in_the_store_is_not_read(encode, tmp_path):
     encode()
     (entry,) = (tmp_path / "store").iterdir()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bertfit.data import lines
 from bertfit.data.dataset import Columns, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
 from bertfit.errors import DataError, Fault
@@ -592,3 +593,21 @@ def test_an_error_can_come_from_another_process():
         read([{"body": "good"}])
     copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (its own bytes)
     assert (str(copied), copied.fault) == (str(caught.value), caught.value.fault)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
+@pytest.mark.parametrize(("name", "is_zipped"), [("a.csv", False), ("a.tsv.gz", True)])
+def test_a_line_without_an_end_is_not_read_into_memory(
+    tmp_path, monkeypatch, name, is_zipped, encoding
+):
+    """A few megabytes of gzip may hold gigabytes, and /dev/zero never ends."""
+    monkeypatch.setattr(lines, "_LONGEST_LINE", 1000)
+    head, fitting = ("\t".join if is_zipped else ",".join)(["text", "label"]), "x" * 990
+    end = "\tpos" if is_zipped else ",pos"
+    content = f"{head}\n{fitting}{end}\n{'x' * 1001}".encode(encoding)
+    path = write(tmp_path, name, gzip.compress(content) if is_zipped else content)
+    rows = iter_rows(path, Columns(encoding=encoding), need_label=True)
+    assert next(rows).text == fitting
+    with pytest.raises(SourceError, match="has more than 1,000 characters; is this") as caught:
+        next(rows)
+    assert caught.value.fault.line == 3

@@ -729,3 +729,17 @@ def test_a_full_disk_is_an_error_of_the_system(tiny_model_dir, tmp_path, monkeyp
     with pytest.raises(OSError, match=os.strerror(code)) as caught:
         save_model(model, tmp_path)
     assert caught.value.errno == code
+
+
+def test_a_password_in_the_address_of_the_hub_is_not_shown(monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError("Cannot reach http://user:secret@hub.example/api: no route")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    assert "Cannot reach http://…@hub.example/api" in error_of("some/model")
+
+
+def test_a_pipe_in_a_folder_of_a_folder_is_not_waited_for(tmp_path):
+    (tmp_path / "sub").mkdir()
+    os.mkfifo(tmp_path / "sub" / "config.json")
+    assert "it has no config.json" in error_of(tmp_path)

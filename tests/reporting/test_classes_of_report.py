@@ -43,6 +43,15 @@ def test_classes_without_rows_have_dashes() -> None:
     assert told in page
 
 
+def test_the_version_of_bertfit_is_escaped_like_all_that_a_record_says() -> None:
+    facts = make_facts(["a", "b"], [0, 1], [0, 1])
+    facts["record"]["versions"]["bertfit"] = "0 <img src=x> [a](b)\n\n<script>\n# Heading"
+    card = render_card(facts)
+    assert not {"<img", "<script", "\n# Heading", "[a](b)"} & {
+        sign for sign in ("<img", "<script", "\n# Heading", "[a](b)") if sign in card
+    }
+
+
 @pytest.mark.parametrize("render", [render_card, render_report])
 def test_names_with_commas_can_be_told_apart_in_a_list(render) -> None:
     page = render(make_facts(["fees, cash", "fees, card", "other"], [0, 1], [0, 1]))

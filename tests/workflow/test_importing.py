@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from types import SimpleNamespace
 
@@ -411,6 +412,31 @@ def test_weights_saved_without_checksums_are_imported(run_import, folder, model)
     with zipfile.ZipFile(folder / "model.pth") as archive:
         assert archive.testzip() is not None  # taken at its word, the file would be damaged
     run_import()
+
+
+def test_compressed_weights_are_refused_before_they_are_unpacked(run_import, folder, model):
+    """torch.save compresses nothing; nine megabytes may unpack to gigabytes."""
+    path = folder / "model.pth"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert error_of(run_import).startswith(f"{path} cannot be read: torch did not write it\n")
+
+
+def test_a_nested_tensor_and_a_layer_of_thousands_of_digits_are_refused(run_import, folder, model):
+    state = model.state_dict()
+    parts = [torch.ones(1), torch.ones(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls them a prototype
+        nested = torch.nested.nested_tensor(parts)
+    torch.save({**state, "odd": nested}, folder / "model.pth")
+    assert "got the entries 'odd'" in error_of(run_import)
+    encoder = next(name for name in state if ".encoder.layer.0." in name).partition("encoder.")[0]
+    odd = f"{encoder}encoder.layer.{'9' * 5000}.x"
+    torch.save({**state, odd: torch.ones(1)}, folder / "model.pth")
+    assert "do not fit" in error_of(run_import)
 
 
 def test_the_weights_of_a_checkpoint_are_imported(notes_of, folder, model, tmp_path):

@@ -203,7 +203,10 @@ def test_damaged_digests_are_named(tiny_model_dir, make_reviews, tmp_path):
     options = {**SMALL, "model": str(tiny_model_dir), "epochs": 1}
     bertfit.train(make_reviews(40), tmp_path / "run", **options)
     path = tmp_path / "run" / "trained_texts.npy"
-    for content in (b"", b"x", b"\x93NUMPY", np.lib.format.magic(1, 0)):
+    odd = b"\x93NUMPY\x01\x00v\x00" + (b"(" * 100).ljust(117) + b"\n"
+    huge = b"{'descr': '<u8', 'fortran_order': False, 'shape': (10000000000000,), }"
+    huge = b"\x93NUMPY\x01\x00v\x00" + huge.ljust(117) + b"\n"
+    for content in (b"", b"x", b"\x93NUMPY", np.lib.format.magic(1, 0), odd, huge):
         path.write_bytes(content)
         with pytest.raises(RunError, match=r"trained_texts\.npy cannot be read: [^\n]*\nRemove"):
             bertfit.find_suspects(make_reviews(40), run=tmp_path / "run")

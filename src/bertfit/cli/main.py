@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -107,6 +107,9 @@ def _prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     guard_streams()
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) == 0:  # rich would print nothing
+        del os.environ["COLUMNS"]
     try:
         tempfile.gettempdir()
     except FileNotFoundError:  # libraries ask for it as they are imported; few commands use it
@@ -139,13 +142,20 @@ def main() -> None:
         cause = _find_hidden_cause(end)
         if cause is None:
             raise
-        from bertfit.cli.terminal import exit_code_of
-
-        sys.exit(exit_code_of(cause))
+        _end_with(cause)
     except Exception as error:  # noqa: BLE001 (outermost handler: unknown errors are raised again)
+        _end_with(error)
+
+
+def _end_with(error: BaseException) -> NoReturn:
+    try:
         from bertfit.cli.terminal import exit_code_of
 
-        sys.exit(exit_code_of(error))
+        code = exit_code_of(error)
+    except MemoryError:  # not even the import of what shows a message
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"Error: out of memory.\n")
+        code = 1
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts
-from bertfit.files import find_cache
+from bertfit.files import find_cache, read_array, write_array
 from bertfit.leftovers import find_leftovers, make_held_folder
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ MAX_BYTES = 2 * 1024**3
 _FORMAT = "bertfit encoded text 2"
 _DRAFT = ".draft-"
 _ARRAYS = ("token_ids", "offsets", "full_lengths")
+_FILES = tuple(f"{name}.npy" for name in _ARRAYS)
 _DIGEST = "digest"
 """File with the digest of the others: a machine that crashed can leave zeros for token ids."""
 
@@ -69,8 +70,8 @@ def encode_or_reuse(
     if store is None or sum(map(len, texts)) < MIN_CHARACTERS:
         return encode_texts(texts, tokenizer, rule, on_progress=on_progress)
     entry = store / _name_entry(texts, tokenizer, rule)
-    found = _open_entry(entry)
-    if found is not None and len(found) == len(texts):
+    found = _open_entry(entry, num_texts=len(texts))
+    if found is not None:
         return found
     encoded = encode_texts(texts, tokenizer, rule, on_progress=on_progress)
     try:
@@ -81,7 +82,7 @@ def encode_or_reuse(
         return encoded
     with contextlib.suppress(OSError):  # another process may be evicting the same entries
         _make_room(store, keep=entry)
-    return _open_entry(entry) or encoded
+    return _open_entry(entry, num_texts=len(texts)) or encoded
 
 
 def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) -> str:
@@ -98,17 +99,36 @@ def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) 
     return digest.hexdigest()
 
 
-def _open_entry(entry: Path) -> EncodedTexts | None:
+def _open_entry(entry: Path, *, num_texts: int) -> EncodedTexts | None:
+    """Return what an entry has for so many texts; None if there is none, or it is damaged."""
     try:
+        if not all(path.is_file() for path in (entry / _DIGEST, *map(entry.joinpath, _FILES))):
+            return None  # not a pipe either, which would be waited for
         if (entry / _DIGEST).read_text(encoding="ascii") != _digest_arrays(entry):
             return None
-        arrays = [
-            np.load(entry / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS
-        ]
+        arrays = [read_array(entry / name) for name in _FILES]
         os.utime(entry)
-    except (OSError, ValueError, EOFError):
+        found = EncodedTexts(*arrays)
+        return found if _fits(found, num_texts) else None
+    except (OSError, ValueError):
         return None
-    return EncodedTexts(*arrays)
+
+
+def _fits(found: EncodedTexts, num_texts: int) -> bool:
+    """Return whether arrays are as `encode_texts` makes them; their digest says nothing of it."""
+    shapes = ((found.token_ids.size,), (num_texts + 1,), (num_texts,))
+    types = (np.int32, np.int64, np.int32)
+    arrays = (found.token_ids, found.offsets, found.full_lengths)
+    for array, shape, dtype in zip(arrays, shapes, types, strict=True):
+        if array.shape != shape or array.dtype != dtype:
+            return False
+    return bool(
+        found.offsets[0] == 0
+        and found.offsets[-1] == len(found.token_ids)
+        and (found.lengths >= 0).all()
+        and (found.full_lengths >= found.lengths).all()
+        and found.token_ids.min(initial=0) >= 0
+    )
 
 
 def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
@@ -117,7 +137,7 @@ def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
     with hold:
         try:
             for name in _ARRAYS:
-                np.save(draft / f"{name}.npy", getattr(encoded, name), allow_pickle=False)
+                write_array(draft / f"{name}.npy", getattr(encoded, name))
             (draft / _DIGEST).write_text(_digest_arrays(draft), encoding="ascii")
             shutil.rmtree(entry, ignore_errors=True)
             draft.rename(entry)
@@ -127,8 +147,8 @@ def _write_entry(entry: Path, encoded: EncodedTexts) -> None:
 
 def _digest_arrays(folder: Path) -> str:
     digest = hashlib.blake2b(digest_size=20)
-    for name in _ARRAYS:
-        with (folder / f"{name}.npy").open("rb") as file:
+    for name in _FILES:
+        with (folder / name).open("rb") as file:
             digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 

@@ -11,12 +11,13 @@ import codecs
 import contextlib
 import gzip
 import io
+import itertools
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, AnyStr, cast
 
 from bertfit.data.records import SourceError
 from bertfit.errors import Fault, did_you_mean
@@ -42,6 +43,10 @@ _OTHER_KINDS = {
 _MOST_STRAY, _MOST_OF_UTF16, _LEAST_TELLING = 0.35, 0.6, 8
 """Shares of NULs in a line, and its least length: half of UTF-16 and three quarters of UTF-32 are
 NULs, if the letters are Latin."""
+
+
+_LONGEST_LINE = 2**26
+"""Bytes, or characters of UTF-16, of a line; a novel has a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +133,25 @@ def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:
     if not is_line_wise(encoding):
         yield from _decode_one_after_other(reader, source, encoding)
         return
-    for number, content in enumerate(reader, start=1):
+    for number, content in enumerate(_iter_pieces(reader.readline, source), start=1):
         line = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
         yield _decode_line(line, number, source, encoding)
+
+
+def _iter_pieces(readline: Callable[[int], AnyStr], source: str) -> Iterator[AnyStr]:
+    """Yield lines; one without an end would take all memory, as of /dev/zero or a gzip bomb.
+
+    Raises:
+        SourceError: A line is longer than any text.
+    """
+    for number in itertools.count(1):
+        piece = readline(_LONGEST_LINE + 1)
+        if not piece:
+            return
+        if len(piece) > _LONGEST_LINE:
+            message = f"the line has more than {_LONGEST_LINE:,} characters; is this a text file?"
+            raise SourceError(source, message, line=number)
+        yield piece
 
 
 def _open(path: Path, source: str) -> IO[bytes]:
@@ -165,7 +186,7 @@ def _decode_one_after_other(
     number = 0
     texts = io.TextIOWrapper(reader, encoding, newline="\n")
     try:
-        for number, text in enumerate(texts, start=1):
+        for number, text in enumerate(_iter_pieces(texts.readline, source), start=1):
             yield Line(number, text, _find_nul(text, number, source, guesses=False))
     except UnicodeError as error:
         reason = getattr(error, "reason", error)

@@ -7,7 +7,6 @@ Parquet files, which is how the hub has most data sets. Such labels are read by 
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from bertfit.data.lines import check_is_file
 from bertfit.data.records import Record, RecordStream, SourceError, check_names_differ
 from bertfit.errors import Fault
+from bertfit.files import parse_json
 
 BATCH_SIZE = 1024
 """Rows of a Parquet file in memory at a time."""
@@ -149,7 +149,7 @@ def _read_batches(batches: Iterable[Any]) -> Iterator[Record]:
 def _find_classes(schema: Any) -> dict[str, list[str]]:  # noqa: ANN401 (pyarrow has no types)
     """Return, by column, the names of classes that `datasets` left in a schema's metadata."""
     try:
-        stored = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        stored = parse_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {
             column: [str(name) for name in feature["names"]]
             for column, feature in stored.items()

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bertfit.errors import ModelError
-from bertfit.files import read_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
-from bertfit.modeling.tokenizer_files import lacks_vocabulary, read_model_tokenizer
+from bertfit.modeling.tokenizer_files import read_model_tokenizer
 from bertfit.modeling.torch_defaults import usual_torch
+from bertfit.modeling.weight_files import lacks_parts, refuse_other_weights
 from bertfit.wording import list_some
 
 if TYPE_CHECKING:
@@ -69,11 +68,12 @@ def load_classifier(
     Raises:
         ModelError: The model cannot be found or loaded.
     """
-    source, local_only = locate_model(name, lacks=_lacks_parts)
+    source, local_only = locate_model(name, lacks=lacks_parts)
     config = _load_config(name, source, local_only=local_only)
     # Code beside the model is never run, and a run would name it without having it.
     has_code = vars(config).pop("auto_map", None) is not None
     _refuse_quantized(name, config)
+    refuse_other_weights(name, source, config, local_only=local_only)
     known_names = [str(name) for _, name in sorted(config.id2label.items())]
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
@@ -206,17 +206,6 @@ def set_dropout(config: PretrainedConfig, rate: float) -> None:
         is_rate = "dropout" in name or name.endswith("_pdrop")
         if is_rate and isinstance(value, (int, float)) and not isinstance(value, bool):
             setattr(config, name, rate)
-
-
-def _lacks_parts(folder: Path) -> bool:
-    """Return whether a folder has no tokenizer, or not all of its weights."""
-    weights, index = {"model.safetensors"}, folder / "model.safetensors.index.json"
-    if index.is_file():  # large weights lie in several files
-        try:
-            weights = set(read_json(index)["weight_map"].values())
-        except (ValueError, TypeError, KeyError, AttributeError):  # damaged, so none can be found
-            return True
-    return lacks_vocabulary(folder) or not all((folder / name).is_file() for name in weights)
 
 
 def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfig:

@@ -16,6 +16,8 @@ from bertfit.errors import ModelError, is_out_of_memory
 from bertfit.files import as_path, refuse_hidden
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_CREDENTIALS = re.compile(r"://[^/@\s]+@")
+"""Of a URL: HF_ENDPOINT may have a password, and messages name it."""
 _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
@@ -71,7 +73,7 @@ def suggest_folder(path: Path) -> str | None:
     inside = [
         file
         for file in path.glob("*/config.json")  # Trainer's checkpoints, for example
-        if "model_type" in file.read_text(encoding="utf-8", errors="replace")
+        if file.is_file() and "model_type" in file.read_text(encoding="utf-8", errors="replace")
     ]
     if inside:
         newest = max(inside, key=lambda file: file.stat().st_mtime).parent
@@ -135,7 +137,8 @@ def explaining_failures(name: str) -> Iterator[None]:
                 f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
                 hint="Ask its owner for permission to read it.",
             ) from error
-        first_line = next((line for line in str(error).splitlines() if line.strip()), "")
+        told = _CREDENTIALS.sub("://…@", str(error))
+        first_line = next((line for line in told.splitlines() if line.strip()), "")
         raise ModelError(
             f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
             hint=_loading_hint(name, str(error)),

@@ -170,7 +170,8 @@ def _infer_config(
     vocabulary_size, embedding_width = _shape(state, "bert.embeddings.word_embeddings.weight")
     if embedding_width != width:
         raise ModelError(f"the head reads {width} values, but the encoder gives {embedding_width}")
-    layers = {int(m[1]) for key in state if (m := re.match(r"bert\.encoder\.layer\.(\d+)\.", key))}
+    pattern = re.compile(r"bert\.encoder\.layer\.(\d{1,9})\.")
+    layers = {int(found[1]) for key in state if (found := pattern.match(key))}
     config: BertConfig = BertConfig(
         vocab_size=vocabulary_size,
         hidden_size=width,

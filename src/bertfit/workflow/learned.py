@@ -18,6 +18,7 @@ from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.data.gate import GateReport, add_learned
 from bertfit.errors import RunError
+from bertfit.files import read_array, write_array
 from bertfit.progress import Listener
 from bertfit.run_directory import read_record
 from bertfit.run_files import find_changed_files, is_run
@@ -42,15 +43,15 @@ def write_digests(
     if of_base is not None:
         learned = np.concatenate([learned, of_base])
     for name, digests in ((TRAINED_NAME, learned), (CHOOSING_NAME, _digest(choosing))):
-        np.save(folder / name, np.unique(digests), allow_pickle=False)
+        write_array(folder / name, np.unique(digests))
 
 
 def _read_digests(path: Path) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        known: np.ndarray = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        known = read_array(path)
+    except (OSError, ValueError) as error:
         reason = str(error).partition(" If you trust")[0]  # numpy's advice is to unpickle it
         raise RunError(
             f"{path} cannot be read: {reason}", hint="Remove it; trained rows are not found then."

@@ -109,6 +109,9 @@ def _check_zip(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise _damaged(path)
     with zipfile.ZipFile(path) as archive:
+        # It compresses nothing, and a few megabytes could unpack to more than there is memory.
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.filelist):
+            raise ModelError(f"{path} cannot be read: torch did not write it", hint=_SAVE_HINT)
         # torch writes 0 where it computed none: set_crc32_options(False), skip_data.
         archive.filelist = [part for part in archive.filelist if part.CRC]
         changed = archive.testzip()
@@ -159,7 +162,7 @@ def _choose_state(found: object, path: Path, listener: Listener) -> Mapping[str,
             listener.note(f"The weights are the entry {states[0]!r} of {path}.")
             chosen: Mapping[str, torch.Tensor] = found[states[0]]
             return chosen
-        others = sorted(repr(name) for name, entry in found.items() if not hasattr(entry, "shape"))
+        others = sorted(repr(name) for name, entry in found.items() if not _is_tensor(entry))
         what = f"the entries {list_some(others, 5)}"
     raise ModelError(
         f"{path}: expected a state dict of tensors and nothing else, got {what}", hint=_SAVE_HINT
@@ -167,7 +170,13 @@ def _choose_state(found: object, path: Path, listener: Listener) -> Mapping[str,
 
 
 def _is_state(value: object) -> TypeGuard[Mapping[str, torch.Tensor]]:
-    return isinstance(value, Mapping) and all(hasattr(one, "shape") for one in value.values())
+    return isinstance(value, Mapping) and all(map(_is_tensor, value.values()))
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor) and not value.is_nested
 
 
 def _unwrap(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

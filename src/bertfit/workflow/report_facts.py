@@ -170,6 +170,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         value = read_json(path)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise RunError(
+            f"{path} cannot be read: no permission", hint="Ask its owner for permission to read it."
+        ) from None
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} cannot be read: {error}",

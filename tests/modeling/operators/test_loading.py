@@ -159,13 +159,38 @@ def test_what_was_built_and_is_no_library_is_said(fresh):
     assert plan.reason.startswith("they could not be had: ")
 
 
-def test_what_any_user_could_have_written_is_not_loaded(fresh):
+@pytest.mark.parametrize("mode", [0o606, 0o660])
+def test_what_another_user_could_have_written_is_not_loaded(fresh, mode):
     path = keep()
-    path.chmod(0o666)
+    path.chmod(mode)
     plan = load_operators(build=True)
     assert plan.reason == (
-        f"they could not be had: {path} belongs to another user, or any user may write to it"
+        f"they could not be had: {path} belongs to another user, or others may write to it"
     )
+
+
+def test_a_link_that_another_user_could_have_laid_is_not_followed(fresh):
+    path = keep()
+    path.symlink_to(path.rename(path.with_name("elsewhere.so")))
+    assert load_operators(build=True).reason.startswith("they could not be had: ")
+
+
+@pytest.mark.usefixtures("operators")
+def test_what_was_looked_at_is_what_is_loaded(monkeypatch, tmp_path):
+    """Who may write to the folder could put another library to its place in between."""
+    whole = loading._find_library().read_bytes()
+    monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path))
+    path, check = keep(whole, seal=False), loading._check
+
+    def check_and_exchange(descriptor, place):
+        check(descriptor, place)
+        path.with_name("other.so").write_bytes(b"another user's")
+        path.with_name("other.so").replace(path)
+
+    monkeypatch.setattr(loading, "_check", check_and_exchange)
+    loading.forget_operators()
+    assert load_operators(build=False).is_on
+    assert path.read_bytes() == b"another user's"
 
 
 DAMAGES = {
@@ -256,7 +281,9 @@ def test_what_is_built_is_loaded_whatever_the_umask_is(fresh, monkeypatch):
         loading._build(loading._find_library())
     finally:
         os.umask(before)
-    loading._check_owner(loading._find_library())
+    path = loading._find_library()
+    with path.open("rb") as library:
+        loading._check(library.fileno(), path)
 
 
 @pytest.mark.usefixtures("operators")

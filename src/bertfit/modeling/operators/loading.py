@@ -204,8 +204,7 @@ def _load(path: Path) -> None:
     try:
         if not _is_whole(path):
             _build(path)
-        _check_owner(path)
-        library = ctypes.CDLL(str(path))
+        library = _open_library(path)
         library.prepare.restype = ctypes.c_bool
         library.sum_squares.restype = ctypes.c_double
     except (OSError, RuntimeError, ImportError, subprocess.SubprocessError) as error:
@@ -245,7 +244,7 @@ def _build(path: Path) -> None:
         )
         built = folder / path.name
         _seal(built)
-        built.chmod(0o700)  # whatever the umask is: `_check_owner` refuses what anybody may write
+        built.chmod(0o700)  # whatever the umask is: `_check` refuses what others may write
         built.replace(path)
 
 
@@ -262,9 +261,12 @@ def _seal(library: Path) -> None:
 def _is_whole(library: Path) -> bool:
     """Return whether a library exists and is intact; loading a partial one would crash."""
     try:
-        content = library.read_bytes()
+        return _is_sealed(library.read_bytes())
     except OSError:
         return False
+
+
+def _is_sealed(content: bytes) -> bool:
     return content[-_SEAL_SIZE:] == _digest(content[:-_SEAL_SIZE])
 
 
@@ -272,12 +274,35 @@ def _digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=_SEAL_SIZE).digest()
 
 
-def _check_owner(path: Path) -> None:
-    """Raise PermissionError if another user could have written the library."""
-    for part in (path, path.parent):
-        known = part.stat()
-        if known.st_uid not in {os.getuid(), 0} or known.st_mode & stat.S_IWOTH:
-            raise PermissionError(f"{part} belongs to another user, or any user may write to it")
+def _open_library(path: Path) -> ctypes.CDLL:
+    """Load a library that no other user can have written.
+
+    Another user who may write to its folder could exchange the file between a look at it and its
+    loading. So it is opened once, and what was looked at is what is loaded.
+
+    Raises:
+        OSError: It may be another user's, is not whole, or cannot be loaded.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    name = f"/proc/self/fd/{descriptor}"
+    try:
+        _check(descriptor, path)
+        # Never closed: the loader takes a file of the same name for the one it has loaded.
+        return ctypes.CDLL(name)
+    except OSError as error:
+        os.close(descriptor)
+        raise OSError(str(error).replace(name, str(path))) from error
+
+
+def _check(descriptor: int, path: Path) -> None:
+    """Raise an OSError if another user could have written an open library, or it is not whole."""
+    known = os.fstat(descriptor)
+    is_own = known.st_uid in {os.getuid(), 0} and stat.S_ISREG(known.st_mode)
+    if not is_own or known.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} belongs to another user, or others may write to it")
+    with open(descriptor, "rb", closefd=False) as file:
+        if not _is_sealed(file.read()):
+            raise OSError(f"{path} is not whole")
 
 
 @contextlib.contextmanager
