@@ -68,7 +68,7 @@ def test_a_model_that_finds_the_rare_class_is_not_told_to_give_way_to_one_that_n
     ).verdict
     assert verdict.startswith("The model loses to majority class by ")
     assert verdict.endswith(
-        ", but has the higher macro F1, 75.0 % against 48.7, in which rare classes count as much "
+        ", but has the higher macro F1, 75.0 % against 48.7 %, in which rare classes count as much "
         "as common ones."
     )
     reverse = compare_with_baseline(
@@ -77,7 +77,7 @@ def test_a_model_that_finds_the_rare_class_is_not_told_to_give_way_to_one_that_n
         label_ids.astype(int),
         baseline_name=NAME,
     ).verdict
-    assert reverse.endswith(", but has the lower macro F1, 48.7 % against 75.0.")
+    assert reverse.endswith(", but has the lower macro F1, 48.7 % against 75.0 %.")
 
 
 def test_a_difference_that_is_no_chance_is_never_told_as_nothing() -> None:
@@ -299,7 +299,7 @@ def test_a_small_difference_is_said_to_be_possible_chance() -> None:
     comparison = compare_predictions(a, other, label_ids, num_resamples=200)
     assert comparison.could_be_chance
     told = describe_difference(comparison, "new", "old")
-    assert told.startswith("The difference could be chance: new minus ")
+    assert told.startswith("The difference in accuracy could be chance: new minus ")
 
 
 def test_the_same_predictions_are_said_to_be_the_same() -> None:

@@ -145,7 +145,7 @@ def test_lengths_say_how_many_are_estimates(num_estimated, told):
 def test_lengths_say_how_line_breaks_were_counted(cleaning, is_told):
     part = {**PART, "tokens": {**PART["tokens"], "text_cleaning": cleaning}}
     text = "\n".join(show(lengths_table({"train": part})))
-    assert ("HTML line breaks were counted as the spaces that train reads" in text) == is_told
+    assert ("with HTML line breaks as spaces, as train reads them" in text) == is_told
 
 
 def test_brief_lines_name_the_severity_and_count_the_rest():

@@ -12,6 +12,7 @@ import bertfit
 from bertfit import Columns
 from bertfit.errors import ConfigError, RunError
 from bertfit.progress import Silent
+from bertfit.workflow import learned as learned_texts
 
 SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
 
@@ -75,7 +76,8 @@ def test_a_run_is_the_same_as_itself(runs):
     same = runs[1] / ".." / runs[1].name
     result = bertfit.compare(runs[1], same)
     assert result.comparison.could_be_chance
-    assert "for every row. They are the same run." in result.verdict
+    assert " predict the same class for every row." in result.verdict
+    assert " They are the same run." in result.verdict
     assert "same run" not in bertfit.compare(*runs).verdict
     assert result.disagreements == ()
 
@@ -151,7 +153,8 @@ def test_leaks_into_the_kept_test_rows_are_told(copies, texts, groups, told):
 
     change_record(copies[0], lambda record: leak(record, texts, groups))
     change_record(copies[1], lambda record: leak(record, None, None))
-    end = ", by text (or nearly) or by group: scores of known rows are too good."
+    by = "by text (or nearly)" if groups is None else "by text (or nearly) or by group"
+    end = f", {by}: scores of known rows are too good."
     poor, good = copies
     assert bertfit.compare(*copies).verdict.endswith(f" Of these rows, {poor} knew {told}{end}")
     change_record(good, lambda record: leak(record, 1, None))
@@ -160,6 +163,50 @@ def test_leaks_into_the_kept_test_rows_are_told(copies, texts, groups, told):
     change_record(good, lambda record: leak(record, None, None))
     change_record(copies[0], lambda record: leak(record, None, None))
     assert "too good" not in bertfit.compare(*copies).verdict
+
+
+def test_the_verdict_is_on_the_rows_that_neither_run_knew(tiny_model_dir, make_reviews, tmp_path):
+    """Who learned the rows by heart was "better, hardly chance"."""
+    rows, new = make_reviews(60), make_reviews(90, seed=7)[60:]
+    options = {"model": str(tiny_model_dir), **SMALL, "epochs": 1}
+    bertfit.train(rows, tmp_path / "learned", **options)
+    bertfit.train(make_reviews(60, seed=5), tmp_path / "other", **options)
+    runs = (tmp_path / "learned", tmp_path / "other")
+    known = set(np.load(runs[0] / "trained_texts.npy").tolist())
+    found, of_new = (bertfit.compare(*runs, data=data) for data in (rows + new, new))
+    assert of_new.without_known is None
+    assert found.comparison.num_rows == 90
+    assert found.without_known.num_rows == 36  # the 6 that were held out chose nothing
+    told = found.verdict.partition(" That is on the ")[2]
+    start = f"{found.without_known.num_rows} rows, of 90, that neither knew (accuracy: {runs[0]} "
+    assert told.startswith(start)
+    assert found.to_json()["without_known"]["num_rows"] == found.without_known.num_rows
+    learned = [
+        row
+        for row, digest in zip(
+            rows, learned_texts._digest([row["text"] for row in rows]), strict=True
+        )
+        if digest in known
+    ]
+    all_known = bertfit.compare(*runs, data=learned)
+    assert all_known.without_known is None
+    assert " One of them knew each of these rows: with new text it may" in all_known.verdict
+
+
+def test_the_verdict_on_kept_rows_is_on_those_that_leaked_into_neither(
+    tiny_model_dir, make_reviews, tmp_path
+):
+    options = {"model": str(tiny_model_dir), **SMALL, "epochs": 1}
+    rows, runs = make_reviews(60), (tmp_path / "leaky", tmp_path / "clean")
+    test = rows[:10] + make_reviews(90, seed=7)[60:]
+    bertfit.train(rows, runs[0], test=test, **options)
+    bertfit.train(make_reviews(60, seed=5), runs[1], test=test, **options)
+    kept = (runs[0] / "test_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    num_known = sum(json.loads(line)["known"] for line in kept)
+    assert 10 <= num_known < 40
+    found = bertfit.compare(*runs)
+    assert found.without_known.num_rows <= 40 - num_known
+    assert f" That is on the {found.without_known.num_rows} rows, of 40, that" in found.verdict
 
 
 def test_the_surest_disagreements_come_first(runs, make_reviews):

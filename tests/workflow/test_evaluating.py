@@ -287,7 +287,7 @@ def test_leaks_into_the_runs_own_test_rows_are_told_again(tiny_model_dir, tmp_pa
     bertfit.train(rows, tmp_path / "run", test=test, **options)
     listener = SimpleNamespace(note=notes.append, progress=lambda *_: None)
     bertfit.evaluate(tmp_path / "run", test, listener=listener)
-    (told,) = (note for note in notes if " knew 5, by text (or nearly) or by group: " in note)
+    (told,) = (note for note in notes if " knew 5, by text (or nearly): " in note)
     notes.clear()
     bertfit.evaluate(tmp_path / "run", test[1:], listener=listener)
     assert told not in notes
@@ -359,8 +359,8 @@ TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learn
             [],
             "test",
             (
-                "Of these rows, run knew 3, by text (or nearly) or by group: scores of known rows "
-                "are too good. bertfit inspect shows those without them."
+                "Of these rows, run knew 3, by text (or nearly): scores of known rows are too good. "
+                "bertfit inspect shows those without them."
             ),
         ),
     ],

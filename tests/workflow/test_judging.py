@@ -68,7 +68,8 @@ def test_the_comparison_with_the_baseline_resamples_the_groups(compared):
 def test_on_the_rows_without_leaks_their_own_groups_are_resampled(compared):
     found = compare_on_test(groups=GROUPS, leaked=(1,), grouped=(2, 3))
     assert compared == [([0, 1, 1, 0, 0, 1], GROUPS), ([0, 0, 1], ["x", "z", "z"])]
-    assert found.comparison.verdict.startswith("On the 3 test rows without leaks (accuracy ")
+    start = "On the 3 test rows without leaks or known groups (accuracy "
+    assert found.comparison.verdict.startswith(start)
 
 
 def test_the_verdict_without_leaks_is_that_of_both_on_the_same_rows():

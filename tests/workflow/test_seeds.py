@@ -211,7 +211,7 @@ def test_the_spread_is_noted(finished):
     assert "validation accuracy" in told
     assert "(before calibration), test accuracy" in told
     assert told.endswith("(as saved).")
-    assert finished[1][-1].endswith("the best by validation accuracy.")
+    assert "the best by validation accuracy" in finished[1][-1]
 
 
 @pytest.mark.parametrize("at", [1, 2])
@@ -228,11 +228,15 @@ def test_of_whole_seeds_none_is_called_interrupted(finished):
 
 def test_the_score_that_chose_the_seed_is_called_by_its_name():
     scores = {"accuracy": 0.75, "macro_f1": 0.7, "loss": 0.5}
-    runs = [{"interrupted": False, "validation": scores, "test": None}] * 2
-    listener = Recorder()
-    summary = seeds_module._summarize(runs, best_seed=4, metric="macro_f1")
-    seeds_module._note_seeds(summary, LogKeeper(listener))
-    assert listener.notes[-1] == "Kept: seed 4, the best by validation macro F1."
+    for other, tied in ((0.6, ""), (0.7, "; others share it, with no lower loss")):
+        runs = [
+            {"seed": seed, "interrupted": False, "validation": of_seed, "test": None}
+            for seed, of_seed in ((4, scores), (5, {**scores, "macro_f1": other}))
+        ]
+        listener = Recorder()
+        summary = seeds_module._summarize(runs, best_seed=4, metric="macro_f1")
+        seeds_module._note_seeds(summary, LogKeeper(listener))
+        assert listener.notes[-1] == f"Kept: seed 4, the best by validation macro F1{tied}."
 
 
 def test_the_scores_of_seeds_say_of_which_model_they_are(finished):

@@ -47,7 +47,9 @@ _File = Annotated[
 ]
 _Output = Annotated[
     Path | None,
-    typer.Option(help="Write a .jsonl, .json, .csv or .tsv (tabs become spaces) file."),
+    typer.Option(
+        help="Write a .jsonl or .json (both one object a line), .csv, or .tsv (tabs become spaces)."
+    ),
 ]
 _Keep = Annotated[
     list[str] | None,

@@ -53,7 +53,7 @@ _TEXT_FAULTS = {
     ),
     "csv_quotes": (
         'stand in quotation marks, with those inside doubled ("so ""good"""), as in a CSV file',
-        "Save the file as .csv, or without quoting: in .tsv quotes are ordinary characters.",
+        "Read the source as CSV (name the file .csv); in .tsv quotes are ordinary characters.",
     ),
     "html_tags": (
         "have HTML tags or entities other than line breaks",

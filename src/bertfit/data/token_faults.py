@@ -197,7 +197,7 @@ def describe_token_lengths(
 
     Example:
         >>> describe_token_lengths(np.array([100, 200, 600]))["cut_shares"]
-        {'128': 0.6667, '256': 0.3333, '512': 0.3333}
+        {'128': 0.666667, '256': 0.333333, '512': 0.333333}
     """
     limits = sorted({*LIMITS, *([] if max_length is None else [max_length])})
     return {
@@ -207,6 +207,6 @@ def describe_token_lengths(
         "p95": round(float(np.percentile(full_lengths, 95)), 1),
         "max": int(full_lengths.max()),
         "cut_shares": {
-            str(limit): round(float((full_lengths > limit).mean()), 4) for limit in limits
+            str(limit): round(float((full_lengths > limit).mean()), 6) for limit in limits
         },
     }

@@ -234,8 +234,8 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
         return f"{name_a} and {name_b} predict the same class for every row."
     if comparison.could_be_chance:
         return (
-            f"The difference could be chance: {name_a} minus {name_b} is "
-            f"{100 * accuracy.difference:+z.1f} points of accuracy ({level} interval {low:z.1f} to "
+            f"The difference in accuracy could be chance: {name_a} minus {name_b} is "
+            f"{100 * accuracy.difference:+z.1f} points ({level} interval {low:z.1f} to "
             f"{high:z.1f}, {test})."
             + _word_disagreement(accuracy.interval, rejects=comparison.p_value < 1 - LEVEL)
         )
@@ -339,7 +339,7 @@ def _word_verdict(found: Comparison) -> str:
     points, span = _format_points(found.difference, interval)
     lead = f"{name} by {points} (95 % interval {span})"
     gap = found.model_macro_f1 - found.baseline_macro_f1
-    f1s = f"{100 * found.model_macro_f1:.1f} % against {100 * found.baseline_macro_f1:.1f}"
+    f1s = f"{100 * found.model_macro_f1:.1f} % against {100 * found.baseline_macro_f1:.1f} %"
     is_opposite = gap * found.difference < 0 and abs(gap) >= _CLEAR_F1
     if found.difference > 0:
         told = f", but has the lower macro F1, {f1s}" if is_opposite else ""

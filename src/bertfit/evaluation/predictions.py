@@ -40,6 +40,9 @@ class KeptPredictions:
     """(n,) tokens of each text before truncation."""
     is_truncated: NDArray[np.bool_]
     """(n,) whether the text was truncated."""
+    is_known: NDArray[np.bool_] | None = None
+    """(n,) whether the model knew the row otherwise: its text (or nearly) or its group leaked, or
+    it was trained on it or chosen by it. None if that was not recorded."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -68,6 +71,8 @@ def write_predictions(path: Path, kept: KeptPredictions, label_names: Sequence[s
                 "num_tokens": int(kept.num_tokens[row]),
                 "truncated": bool(kept.is_truncated[row]),
             }
+            if kept.is_known is not None:
+                record["known"] = bool(kept.is_known[row])
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -104,6 +109,7 @@ def read_predictions(
         raise _damaged(
             str(path), f"it holds predictions of {len(records):,} rows; {num_rows:,} were kept"
         )
+    known = [record.get("known") for record in records]
     return KeptPredictions(
         lines=[record["line"] for record in records],
         groups=[record["group"] for record in records],
@@ -111,6 +117,7 @@ def read_predictions(
         probabilities=np.array([record["probabilities"] for record in records], dtype=np.float64),
         num_tokens=np.array([record["num_tokens"] for record in records], dtype=np.int64),
         is_truncated=np.array([record["truncated"] for record in records], dtype=bool),
+        is_known=None if None in known else np.array(known, dtype=bool),
     )
 
 
@@ -141,8 +148,9 @@ def _find_fault(record: dict[str, Any], *, num_labels: int) -> str | None:
     for name in ("line", "num_tokens"):
         if type(record[name]) is not int or not 0 <= record[name] < 2**63:
             return f"{name}: expected a whole number from 0 to 2**63 - 1, got {record[name]!r:.80}"
-    if not isinstance(record["truncated"], bool):
-        return f"truncated: expected true or false, got {record['truncated']!r}"
+    for name in ("truncated", "known"):
+        if not isinstance(record.get(name, False), bool):
+            return f"{name}: expected true or false, got {record[name]!r}"
     if record["group"] is not None and not isinstance(record["group"], str):
         return f"group: expected a string or null, got {record['group']!r}"
     return None

@@ -160,8 +160,8 @@ def describe_threshold(value: float, positive: str, entry: Mapping[str, Any] | N
     told = [
         _show_rate(name, rates[name], rates[f"{name}_interval"]) for name in ("precision", "recall")
     ]
-    doubt = describe_hope(entry["aim"])
-    return f"{chosen}. On the validation rows that chose it, {doubt}: {' and '.join(told)}"
+    rates = " and ".join(told)
+    return f"{chosen}. On the validation rows that chose it: {rates}. {describe_hope(entry['aim'])}"
 
 
 def describe_hope(aim: str) -> str:
@@ -171,14 +171,16 @@ def describe_hope(aim: str) -> str:
     simulations of 200 to 5,000 validation rows, by 43 to 56 % of 500 thresholds.
 
     Example:
-        >>> describe_hope("f1"), describe_hope("recall>=0.9").partition(";")[0]
-        ('which makes it look better than it is', 'which makes it look better than it is')
+        >>> describe_hope("f1"), describe_hope("recall>=0.9").partition(":")[0]
+        ('That looks better than it is.', 'That looks better than it is')
     """
-    told = "which makes it look better than it is"
+    told = "That looks better than it is"
     kind = parse_threshold_aim(aim).kind
     if kind not in {"precision", "recall"}:
-        return told
-    return f"{told}; on other rows about half of such thresholds fall short of the {kind} asked for"
+        return f"{told}."
+    return (
+        f"{told}: on other rows about half of such thresholds fall short of the {kind} asked for."
+    )
 
 
 def _show_rate(name: str, value: float, ends: Mapping[str, float] | None) -> str:

@@ -108,7 +108,7 @@ def _make_square(x_name: str, y_name: str) -> Axes:
 
 def _mark(ax: Axes, operating: tuple[float, float] | None) -> None:
     if operating is not None:
-        ax.plot(*operating, "o", color=VALIDATION_COLOR, markersize=7, label="at its threshold")
+        ax.plot(*operating, "o", color=VALIDATION_COLOR, markersize=7, label="as it answers")
 
 
 def _split(points: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:

@@ -165,19 +165,19 @@ def _draw_curves(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
     curves, judged = facts["curves"], facts["judged"]
     if curves is None:
         return {}
+    has_threshold = bool(facts["record"].get("threshold"))
     drawn = {
-        "reliability": _draw_reliability(
-            curves, judged, has_threshold=bool(facts["record"].get("threshold"))
-        ),
+        "reliability": _draw_reliability(curves, judged, has_threshold=has_threshold),
         "risk_coverage": _draw_risk_coverage(curves, judged),
     }
     if curves["roc"] is not None:
-        drawn |= _draw_binary(curves, judged, positive=facts["label_names"][1])
+        at = "its threshold" if has_threshold else "a probability of 0.5"
+        drawn |= _draw_binary(curves, judged, positive=facts["label_names"][1], at=at)
     return drawn
 
 
 def _draw_binary(
-    curves: Mapping[str, Any], judged: Mapping[str, Any], *, positive: str
+    curves: Mapping[str, Any], judged: Mapping[str, Any], *, positive: str, at: str
 ) -> dict[str, DrawnFigure]:
     (right_negative, false_positive), _ = judged["confusion"]
     rates = judged["per_class"][positive]
@@ -185,11 +185,11 @@ def _draw_binary(
     auroc = judged.get("auroc")
     area = f" Area under the curve: {auroc:.4f}." if auroc is not None else ""
     roc_caption = (
-        f"ROC: at its threshold, the model finds {format_percent(rates['recall'])} of the rows of "
-        f"{positive} and mistakes {format_percent(false_rate)} of the other rows for it.{area}"
+        f"ROC: as it answers (at {at}), the model finds {format_percent(rates['recall'])} of the "
+        f"rows of {positive} and mistakes {format_percent(false_rate)} of the other rows for it.{area}"
     )
     pr_caption = (
-        f"Precision and recall of {positive}: at the model's threshold, precision "
+        f"Precision and recall of {positive}: as the model answers (at {at}), precision "
         f"{format_percent(rates['precision'])} at recall {format_percent(rates['recall'])}; "
         f"{format_percent(curves['positive_share'])} of the rows are {positive}."
     )

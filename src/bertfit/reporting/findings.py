@@ -108,7 +108,7 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         cells = [f"{part['num_rows']:,}", *(f"{length:,.0f}" for length in lengths)]
         cells += [_show_percent(tokens["cut_shares"][limit]) for limit in limits]
         table.add_row(name, *cells)
-    title = "Words and tokens (median; 95 % have fewer; most), and % of texts over a limit"
+    title = "Words and tokens (median; 95 % have at most; most), and % of texts over a limit"
     sampled = [
         f"{part['tokens']['num_counted']:,} of {name}"
         for name, part in parts.items()
@@ -123,7 +123,7 @@ def lengths_table(parts: Mapping[str, Mapping[str, Any]]) -> RenderableType:
         )
         notes.append(f"The tokens of {texts} are estimated from {its} beginning.")
     if any(part["tokens"]["text_cleaning"] == "html_breaks" for part in parts.values()):
-        notes.append("HTML line breaks were counted as the spaces that train reads them as.")
+        notes.append("Tokens were counted with HTML line breaks as spaces, as train reads them.")
     return Group(Text(title, style="bold"), table, *map(Text, notes))
 
 

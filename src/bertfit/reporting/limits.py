@@ -185,7 +185,7 @@ def describe_slices(
     notes = [
         told,
         f"p: {test}, adjusted for all slices (Benjamini-Hochberg).",
-        "Of the slices marked as worse, some 5 % may be chance.",
+        *(["Of the slices marked as worse, some 5 % may be chance."] if num_worse else []),
         "Ordered by the upper end of the interval; slices better than the rest come last.",
         "The 95 % intervals are not adjusted: the worst of many looks worse than it is.",
     ]

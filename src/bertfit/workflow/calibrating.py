@@ -297,12 +297,12 @@ def _note_threshold(threshold: Threshold, positive: str, listener: Listener) -> 
     cost = f", cost {plain.cost:.4f} → {rates.cost:.4f} a row" if rates.cost is not None else ""
     listener.note(
         f"Threshold: {positive!r} is predicted at a probability of {threshold.value:.4f} or more "
-        f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it, "
-        f"{describe_hope(threshold.aim)}: precision {plain.precision:.4f} → "
+        f"(aim {threshold.aim}). On the {rates.num_rows:,} validation rows that chose it: "
+        f"precision {plain.precision:.4f} → "
         f"{format_number_with_interval(rates.precision, rates.precision_interval)}, "
         f"recall {plain.recall:.4f} → "
         f"{format_number_with_interval(rates.recall, rates.recall_interval)}, "
-        f"F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}."
+        f"F1 {plain.f1:.4f} → {rates.f1:.4f}{cost}. {describe_hope(threshold.aim)}"
     )
     listener.note(
         "transformers.pipeline does not apply the threshold; it answers the most probable class."

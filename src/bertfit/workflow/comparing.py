@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.data.dataset import Columns, TextDataset, as_columns
-from bertfit.errors import ConfigError, Fault, RunError
+from bertfit.data.dataset import Columns, as_columns
+from bertfit.errors import ConfigError, Fault
 from bertfit.evaluation.comparison import (
     PairedComparison,
     compare_predictions,
     describe_difference,
 )
-from bertfit.evaluation.predictions import TEST_NAME, KeptPredictions, read_predictions
-from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
-from bertfit.inference.confidence import read_confidence
-from bertfit.labels import encode_labels, respell
+from bertfit.labels import respell
 from bertfit.progress import Listener, as_listener
-from bertfit.reporting.text import shorten
+from bertfit.reporting.text import format_percent_with_interval
 from bertfit.run_directory import read_record
-from bertfit.wording import format_count, list_some
 from bertfit.workflow.learned import describe_leaks
+from bertfit.workflow.sides import (
+    Side,
+    align,
+    check_labels,
+    check_rows,
+    list_labels,
+    read_kept_sides,
+    score_side,
+)
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow
-    from bertfit.inference.predictor import TextClassifier
     from bertfit.workflow.rows_to_score import RowsToScore
-
-_LABEL_WIDTH = 80
-"""Columns of a label that a message shows: of both ends, where labels may differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,18 @@ class RunComparison:
     rows: str
     """Which rows were compared, in words."""
     comparison: PairedComparison
+    """On all of them."""
     verdict: str
-    """Whether the difference could be chance; and, in further sentences, which runs answer by a
-    threshold, and which were trained on some of the rows."""
+    """Whether the difference could be chance, on rows that are new to both runs if there are others
+    too; and, in further sentences, which runs answer by a threshold, and which were trained on some
+    of the rows."""
     disagreements: tuple[Disagreement, ...] = field(repr=False)
     """All rows with different predictions, the most confident ones first."""
     learned: tuple[str | None, str | None] = (None, None)
     """On which of the rows each run was trained, in words; None if on none, as far as known."""
+    without_known: PairedComparison | None = None
+    """On the rows that are new to both runs; None if all are, or none, as far as known. Known are
+    rows on which a run was trained or by which it was chosen, and leaked rows of its test set."""
     skipped: tuple[Fault, ...] = ()
     """The bad rows that were left out, if asked for."""
 
@@ -79,21 +85,10 @@ class RunComparison:
             "verdict": self.verdict,
             **self.comparison.to_json(),
             "learned": list(self.learned),
+            "without_known": None if (new := self.without_known) is None else new.to_json(),
             "skipped": [str(fault) for fault in self.skipped],
             "disagreements": [asdict(one) for one in self.disagreements],
         }
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One run's predictions for the rows."""
-
-    label_names: tuple[str, ...]
-    kept: KeptPredictions
-    predicted_ids: np.ndarray
-    threshold: float | None
-    """By which it answers; None if it answers the most probable class."""
-    texts: Sequence[str] | None
 
 
 class _TellingOnce:
@@ -150,14 +145,14 @@ def compare(
         from bertfit.inference.predictor import TextClassifier
         from bertfit.workflow.rows_to_score import read_rows
 
-    _check_labels(*map(_list_labels, map(read_record, runs)), runs=runs)
+    check_labels(*map(list_labels, map(read_record, runs)), runs=runs)
     told = _TellingOnce(listener)
     scored = []
     for run in runs:
         classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=told.note)
         known = classifier.known_columns(columns)
         rows = read_rows(run, classifier, data, columns=known, on_bad_row=on_bad_row, listener=told)
-        scored.append((rows, _score_side(classifier, rows.dataset, told)))
+        scored.append((rows, score_side(classifier, rows, told)))
         del classifier  # before the next one is loaded
     return _compare_scored(scored[0], scored[1], runs=runs)
 
@@ -165,19 +160,20 @@ def compare(
 def _compare_kept(runs: tuple[Path, Path]) -> RunComparison:
     """Compare two runs by the test predictions that they kept."""
     records = [read_record(run) for run in runs]
-    rows, sides = _read_kept(runs, records)
-    found = _compare(rows, sides, runs=runs)
+    sides = read_kept_sides(runs, records)
+    what = f"{_count_rows(len(sides[0].kept), 'test ')} that both runs kept"
+    found = _compare(what, sides, runs=runs)
     leaks = describe_leaks(list(zip(runs, records, strict=True)))
     return found if leaks is None else replace(found, verdict=f"{found.verdict} {leaks}")
 
 
 def _compare_scored(
-    a: tuple[RowsToScore, _Side], b: tuple[RowsToScore, _Side], *, runs: tuple[Path, Path]
+    a: tuple[RowsToScore, Side], b: tuple[RowsToScore, Side], *, runs: tuple[Path, Path]
 ) -> RunComparison:
     """Compare two runs by their predictions for given rows."""
     (rows, side_a), (rows_b, side_b) = a, b
     spellings = respell(side_b.label_names, side_a.label_names)
-    _check_rows(rows.dataset, rows_b.dataset, spellings=spellings, runs=runs)
+    check_rows(rows.dataset, rows_b.dataset, spellings=spellings, runs=runs)
     what = f"{_count_rows(len(rows.dataset))} of {rows.dataset.source}"
     found = _compare(what, [side_a, side_b], runs=runs)
     learned = (rows.learned and rows.learned.told, rows_b.learned and rows_b.learned.told)
@@ -221,126 +217,21 @@ def _refuse_options(
         )
 
 
-def _score_side(classifier: TextClassifier, dataset: TextDataset, listener: Listener) -> _Side:
-    """Return a run's predictions, and nothing else of what `evaluate` finds out."""
-    from bertfit.inference.scoring import softmax
-
-    encoded, logits = classifier.encode_and_score(
-        dataset.texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
-    )
-    probabilities, names = softmax(logits), classifier.label_names
-    kept = KeptPredictions(
-        lines=dataset.lines,
-        groups=dataset.groups,
-        label_ids=np.asarray(encode_labels(dataset.labels, names)),
-        probabilities=probabilities,
-        num_tokens=encoded.full_lengths,
-        is_truncated=encoded.is_truncated,
-    )
-    threshold = classifier.confidence.threshold
-    return _Side(names, kept, decide(probabilities, threshold), threshold, dataset.texts)
-
-
-def _read_kept(
-    runs: tuple[Path, Path], records: Sequence[Mapping[str, Any]]
-) -> tuple[str, list[_Side]]:
-    """Return a description of the rows, and each run's kept test predictions."""
-    _check_labels(*map(_list_labels, records), runs=runs)
-    tests = [record.get("data", {}).get("test") or {} for record in records]
-    sides = []
-    for run, record, test in zip(runs, records, tests, strict=True):
-        names = _list_labels(record)
-        kept = read_predictions(run / TEST_NAME, names, num_rows=test.get("num_rows"))
-        threshold = read_confidence(record, num_labels=len(names), run=run).threshold
-        answers = decide(kept.probabilities, threshold)
-        sides.append(_Side(names, kept, answers, threshold, None))
-    fingerprints = [test.get("fingerprint") for test in tests]
-    if fingerprints[0] is None or fingerprints[0] != fingerprints[1]:
-        sources = [
-            f"{run}: {test.get('source')}, {format_count(len(side.kept), 'row')}"
-            for run, test, side in zip(runs, tests, sides, strict=True)
-        ]
-        raise RunError(
-            "the runs were tested on different rows, or on the same in another order or with "
-            f"labels spelt differently ({'; '.join(sources)})",
-            hint="Give the rows to score both on with --data.",
-        )
-    return f"{_count_rows(len(sides[0].kept), 'test ')} that both runs kept", sides
-
-
-def _list_labels(record: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(record.get("label_names", ()))
-
-
-def _check_labels(
-    names_a: tuple[str, ...], names_b: tuple[str, ...], *, runs: tuple[Path, Path]
-) -> None:
-    if sorted(names_a) != sorted(respell(names_b, names_a).values()):
-        shown = [
-            list_some((shorten(name, _LABEL_WIDTH) for name in _put_first(names, others)), 10)
-            for names, others in ((names_a, names_b), (names_b, names_a))
-        ]
-        raise RunError(
-            f"the runs have different labels: {runs[0]} has {shown[0] or 'none'}; "
-            f"{runs[1]} has {shown[1] or 'none'}"
-        )
-
-
-def _put_first(names: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
-    """Return the names with those first that are not among the others."""
-    return sorted(names, key=set(others).__contains__)
-
-
-def _check_rows(
-    a: TextDataset, b: TextDataset, *, spellings: Mapping[str, str], runs: tuple[Path, Path]
-) -> None:
-    """Check that both runs read the same rows and labels: each reads its own training's columns.
-
-    `spellings` has how run A spells the labels of run B.
-    """
-    labels_b = [spellings[label] for label in b.labels]
-    if (list(a.lines), list(a.labels)) != (list(b.lines), labels_b):
-        read = [
-            " and ".join(repr(column.name) for column in dataset.columns.values())
-            for dataset in (a, b)
-        ]
-        raise RunError(
-            f"the runs read other rows or labels of {a.source}: {runs[0]} the columns {read[0]}, "
-            f"{runs[1]} {read[1]}",
-            hint="Name the columns for both with --text-column and --label-column.",
-        )
-
-
-def _align(side: _Side, label_names: tuple[str, ...]) -> _Side:
-    """Return the same predictions with the classes in the order of `label_names`."""
-    if side.label_names == label_names:
-        return side
-    old_ids = np.array([side.label_names.index(name) for name in label_names])
-    new_ids = np.argsort(old_ids)
-    kept = side.kept
-    moved = replace(
-        kept, label_ids=new_ids[kept.label_ids], probabilities=kept.probabilities[:, old_ids]
-    )
-    return replace(
-        side, label_names=label_names, kept=moved, predicted_ids=new_ids[side.predicted_ids]
-    )
-
-
-def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> RunComparison:
+def _compare(rows: str, sides: Sequence[Side], *, runs: tuple[Path, Path]) -> RunComparison:
     """Compare two sides; `rows` says which rows were compared."""
     a, b = sides
     spellings = respell(b.label_names, a.label_names)
-    b = _align(replace(b, label_names=tuple(spellings.values())), a.label_names)
-    groups = a.kept.known_groups if a.kept.known_groups is not None else b.kept.known_groups
-    comparison = compare_predictions(
-        a.kept.probabilities,
-        b.kept.probabilities,
-        a.kept.label_ids,
-        predicted_ids=(a.predicted_ids, b.predicted_ids),
-        groups=groups,
-    )
+    b = align(replace(b, label_names=tuple(spellings.values())), a.label_names)
+    comparison = _compare_rows(a, b, slice(None))
+    is_new = np.logical_not(_find_known(a, b))
+    without_known = _compare_rows(a, b, is_new) if is_new.any() and not is_new.all() else None
     name_a, name_b = (str(run) for run in runs)
-    verdict = describe_difference(comparison, name_a, name_b) + _tell_thresholds(a, b, runs)
+    verdict = describe_difference(without_known or comparison, name_a, name_b)
+    if without_known is not None:
+        verdict += _tell_new((a, b), is_new, runs)
+    elif not is_new.any():
+        verdict += " One of them knew each of these rows: with new text it may be otherwise."
+    verdict += _tell_thresholds(a, b, runs)
     if runs[0].samefile(runs[1]):
         verdict += " They are the same run."
     return RunComparison(
@@ -348,9 +239,44 @@ def _compare(rows: str, sides: Sequence[_Side], *, runs: tuple[Path, Path]) -> R
         name_b=name_b,
         rows=rows,
         comparison=comparison,
+        without_known=without_known,
         verdict=verdict,
         disagreements=tuple(_list_disagreements(a, b)),
     )
+
+
+def _compare_rows(a: Side, b: Side, which: slice | np.ndarray) -> PairedComparison:
+    groups = a.kept.known_groups if a.kept.known_groups is not None else b.kept.known_groups
+    return compare_predictions(
+        a.kept.probabilities[which],
+        b.kept.probabilities[which],
+        a.kept.label_ids[which],
+        predicted_ids=(a.predicted_ids[which], b.predicted_ids[which]),
+        groups=None if groups is None else groups[which],
+    )
+
+
+def _find_known(a: Side, b: Side) -> np.ndarray:
+    """Return (n,) whether any of both runs knew a row, as far as known."""
+    known = np.zeros(len(a.kept), dtype=bool)
+    for side in (a, b):
+        if side.kept.is_known is not None:
+            known |= side.kept.is_known
+    return known
+
+
+def _tell_new(sides: tuple[Side, Side], is_new: np.ndarray, runs: tuple[Path, Path]) -> str:
+    """Return of which rows the verdict is: learned rows would tell who learned them."""
+    shares = [
+        format_percent_with_interval(
+            float((side.predicted_ids == side.kept.label_ids)[is_new].mean())
+        )
+        for side in sides
+    ]
+    told = " and ".join(f"{run} {share}" for run, share in zip(runs, shares, strict=True))
+    count = int(is_new.sum())
+    rows = "the only row" if count == 1 else f"the {count:,} rows"
+    return f" That is on {rows}, of {len(is_new):,}, that neither knew (accuracy: {told})."
 
 
 def _tell_learned(learned: tuple[str | None, str | None], runs: tuple[Path, Path]) -> str:
@@ -359,7 +285,7 @@ def _tell_learned(learned: tuple[str | None, str | None], runs: tuple[Path, Path
     return f" {' and '.join(told)}: scores of learned rows are too good." if told else ""
 
 
-def _tell_thresholds(a: _Side, b: _Side, runs: tuple[Path, Path]) -> str:
+def _tell_thresholds(a: Side, b: Side, runs: tuple[Path, Path]) -> str:
     """Return which runs answer by a threshold, which may be chosen for more than accuracy."""
     sides = zip(runs, (a, b), strict=True)
     names = [str(run) for run, side in sides if side.threshold is not None]
@@ -370,7 +296,7 @@ def _tell_thresholds(a: _Side, b: _Side, runs: tuple[Path, Path]) -> str:
     return f" {told} {how} here, which may cost accuracy."
 
 
-def _list_disagreements(a: _Side, b: _Side) -> list[Disagreement]:
+def _list_disagreements(a: Side, b: Side) -> list[Disagreement]:
     """Return the rows with different predictions, those where both models are surest first."""
     (rows,) = np.nonzero(a.predicted_ids != b.predicted_ids)
     sure_a, sure_b = (side.kept.probabilities[rows, side.predicted_ids[rows]] for side in (a, b))

@@ -154,7 +154,9 @@ def compare_on_test(
     if known := rows.report.known_test_rows:
         new = np.setdiff1d(np.arange(len(evaluation.label_ids)), known)
         without_leaks = _compare(evaluation, best, new) if len(new) else None
-        verdict = _word_without_leaks(comparison, without_leaks, num_new=len(new))
+        which = "without leaks or known groups" if grouped else "without leaks"
+        rows_left = f"{format_count(len(new), 'test row')} {which}"
+        verdict = _word_without_leaks(comparison, without_leaks, rows_left)
     if evaluation.threshold is not None:
         verdict = f"{verdict} {WITHOUT_THRESHOLD}"
     comparison = dataclasses.replace(comparison, verdict=verdict)
@@ -175,15 +177,14 @@ def _compare(evaluation: Evaluation, baseline: BaselineResult, kept: np.ndarray)
     )
 
 
-def _word_without_leaks(of_all: Comparison, of_new: Comparison | None, *, num_new: int) -> str:
+def _word_without_leaks(of_all: Comparison, of_new: Comparison | None, rows: str) -> str:
     """Return the verdict on the rows that are new to both.
 
     Who learns texts by heart wins on leaked rows, and word counts often do.
     """
     if of_new is None:
         return f"{of_all.verdict} All these rows leaked, so it may be otherwise with new text."
-    rows = format_count(num_new, "test row")
     accuracies = (of_new.model_accuracy, of_new.baseline_accuracy)
     shares = " against ".join(map(format_percent_with_interval, accuracies))
     verdict = f"{of_new.verdict[0].lower()}{of_new.verdict[1:]}"
-    return f"On the {rows} without leaks (accuracy {shares}): {verdict}"
+    return f"On the {rows} (accuracy {shares}): {verdict}"

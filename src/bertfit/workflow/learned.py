@@ -172,17 +172,18 @@ def describe_leaks(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> str | None
     Args:
         runs: Folder of each run, and the content of its bertfit.json.
     """
-    told = []
+    told, by_group = [], ""
     for run, record in runs:
         scores = record.get("scores") or {}
         clean = scores.get("test_without_groups") or scores.get("test_without_leaks")
         if clean:
             told.append(f"{run} knew {clean['num_leaked']:,}")
+            by_group = " or by group" if scores.get("test_without_groups") else by_group
     if not told:
         return None
     return (
-        f"Of these rows, {' and '.join(told)}, by text (or nearly) or by group: scores of known "
-        "rows are too good."
+        f"Of these rows, {' and '.join(told)}, by text (or nearly){by_group}: scores of known rows "
+        "are too good."
     )
 
 

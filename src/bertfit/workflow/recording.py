@@ -130,7 +130,10 @@ def keep_predictions(
         )
         write_predictions(staging.folder / VALIDATION_NAME, kept, rows.label_names)
     if evaluation is not None:
-        write_predictions(staging.folder / TEST_NAME, evaluation.kept(), rows.label_names)
+        kept = evaluation.kept()
+        is_known = np.isin(np.arange(len(kept)), rows.report.known_test_rows)
+        kept = dataclasses.replace(kept, is_known=is_known)
+        write_predictions(staging.folder / TEST_NAME, kept, rows.label_names)
 
 
 def write_baselines(staging: Staging, baselines: BaselineResults) -> None:

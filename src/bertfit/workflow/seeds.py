@@ -302,4 +302,14 @@ def _note_seeds(seeds: dict[str, Any], log: LogKeeper) -> None:
     cut_short = any(run["interrupted"] for run in seeds["runs"]) and len(seeds["runs"]) > 1
     of_which = " of those that were not interrupted" if cut_short else ""
     chosen_by = name_metric(seeds["chosen_by"])
-    log.note(f"Kept: seed {seeds['best_seed']}, the best by {chosen_by}{of_which}.")
+    tied = "; others share it, with no lower loss" if _are_tied(seeds) else ""
+    log.note(f"Kept: seed {seeds['best_seed']}, the best by {chosen_by}{of_which}{tied}.")
+
+
+def _are_tied(seeds: dict[str, Any]) -> bool:
+    """Return whether another finished seed has the same validation score as the best one."""
+    metric = seeds["chosen_by"].removeprefix("validation ")
+    scores = {
+        run["seed"]: run["validation"][metric] for run in seeds["runs"] if not run["interrupted"]
+    }
+    return [*scores.values()].count(scores.get(seeds["best_seed"])) > 1
