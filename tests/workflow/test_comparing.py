@@ -181,13 +181,8 @@ def test_the_verdict_is_on_the_rows_that_neither_run_knew(tiny_model_dir, make_r
     start = f"{found.without_known.num_rows} rows, of 90, that neither knew (accuracy: {runs[0]} "
     assert told.startswith(start)
     assert found.to_json()["without_known"]["num_rows"] == found.without_known.num_rows
-    learned = [
-        row
-        for row, digest in zip(
-            rows, learned_texts._digest([row["text"] for row in rows]), strict=True
-        )
-        if digest in known
-    ]
+    digests = learned_texts._digest([row["text"] for row in rows]).tolist()
+    learned = [row for row, digest in zip(rows, digests, strict=True) if digest in known]
     all_known = bertfit.compare(*runs, data=learned)
     assert all_known.without_known is None
     assert " One of them knew each of these rows: with new text it may" in all_known.verdict

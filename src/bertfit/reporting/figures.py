@@ -186,7 +186,8 @@ def _draw_binary(
     area = f" Area under the curve: {auroc:.4f}." if auroc is not None else ""
     roc_caption = (
         f"ROC: as it answers (at {at}), the model finds {format_percent(rates['recall'])} of the "
-        f"rows of {positive} and mistakes {format_percent(false_rate)} of the other rows for it.{area}"
+        f"rows of {positive} and mistakes {format_percent(false_rate)} of the other rows for it."
+        f"{area}"
     )
     pr_caption = (
         f"Precision and recall of {positive}: as the model answers (at {at}), precision "
