@@ -202,6 +202,10 @@ def test_the_verdict_on_kept_rows_is_on_those_that_leaked_into_neither(
     found = bertfit.compare(*runs)
     assert found.without_known.num_rows <= 40 - num_known
     assert f" That is on the {found.without_known.num_rows} rows, of 40, that" in found.verdict
+    scored = bertfit.compare(*runs, data=test)
+    assert scored.without_known.num_rows == found.without_known.num_rows
+    (runs[0] / "test_predictions.jsonl").unlink()
+    assert bertfit.compare(*runs, data=test).without_known.num_rows > found.without_known.num_rows
 
 
 def test_the_surest_disagreements_come_first(runs, make_reviews):

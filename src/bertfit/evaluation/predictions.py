@@ -41,8 +41,8 @@ class KeptPredictions:
     is_truncated: NDArray[np.bool_]
     """(n,) whether the text was truncated."""
     is_known: NDArray[np.bool_] | None = None
-    """(n,) whether the model knew the row otherwise: its text (or nearly) or its group leaked, or
-    it was trained on it or chosen by it. None if that was not recorded."""
+    """(n,) whether the model knew the row before: its text (or nearly) or its group leaked, or the
+    model was trained on it or chosen by it. None if that was not recorded."""
 
     def __len__(self) -> int:
         """Return the number of rows."""

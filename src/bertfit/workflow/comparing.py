@@ -152,7 +152,7 @@ def compare(
         classifier = TextClassifier.load(run, device=device, dtype=dtype, tell=told.note)
         known = classifier.known_columns(columns)
         rows = read_rows(run, classifier, data, columns=known, on_bad_row=on_bad_row, listener=told)
-        scored.append((rows, score_side(classifier, rows, told)))
+        scored.append((rows, score_side(run, classifier, rows, told)))
         del classifier  # before the next one is loaded
     return _compare_scored(scored[0], scored[1], runs=runs)
 

@@ -35,6 +35,8 @@ class RowsToScore:
     """On which of them the run was trained; None if on none, as far as known."""
     known: Sequence[int]
     """Numbers of those rows, and of those that chose the run if they are among others."""
+    is_own_test: bool
+    """Whether they are the run's test rows, of which others may have leaked."""
     warning: str | None
     """Why its scores are too good, in a sentence or two; None if they are not, as far as known."""
 
@@ -79,7 +81,7 @@ def read_rows(
     known = sorted({*(() if learned is None else learned.rows), *choosing})
     if learned is None and len(known) == len(dataset):
         known = []  # nothing would be left
-    return RowsToScore(dataset, skipped, learned, known, warning)
+    return RowsToScore(dataset, skipped, learned, known, is_own_test, warning)
 
 
 def _warn_of_known_rows(

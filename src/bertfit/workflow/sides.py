@@ -40,7 +40,9 @@ class Side:
     """None if the rows were kept without their texts."""
 
 
-def score_side(classifier: TextClassifier, rows: RowsToScore, listener: Listener) -> Side:
+def score_side(
+    run: Path, classifier: TextClassifier, rows: RowsToScore, listener: Listener
+) -> Side:
     """Return a run's predictions, and nothing else of what `evaluate` finds out."""
     from bertfit.inference.scoring import softmax
 
@@ -56,10 +58,22 @@ def score_side(classifier: TextClassifier, rows: RowsToScore, listener: Listener
         probabilities=probabilities,
         num_tokens=encoded.full_lengths,
         is_truncated=encoded.is_truncated,
-        is_known=np.isin(np.arange(len(dataset)), rows.known),
+        is_known=np.isin(np.arange(len(dataset)), rows.known) | _find_leaked(run, names, rows),
     )
     threshold = classifier.confidence.threshold
     return Side(names, kept, decide(probabilities, threshold), threshold, dataset.texts)
+
+
+def _find_leaked(run: Path, label_names: tuple[str, ...], rows: RowsToScore) -> np.ndarray:
+    """Return (n,) whether rows leaked into the run's training, if they are its test rows."""
+    none = np.zeros(len(rows.dataset), dtype=bool)
+    if not rows.is_own_test:
+        return none
+    try:
+        found = read_predictions(run / TEST_NAME, label_names, num_rows=len(none)).is_known
+    except RunError:  # they were removed
+        return none
+    return none if found is None else found
 
 
 def read_kept_sides(runs: tuple[Path, Path], records: Sequence[Mapping[str, Any]]) -> list[Side]:
