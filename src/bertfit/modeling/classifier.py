@@ -6,13 +6,16 @@ new weights. Never runs code from a checkpoint and never unpickles one.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bertfit.errors import ModelError
+from bertfit.files import read_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
 from bertfit.modeling.tokenizer_files import read_model_tokenizer
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 """Names that configurations give to the number of positions; the second is MPT's."""
+_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_labels")
+"""Names that configurations give to the number of layers, and that of labels."""
+_MOST = 1_000_000
+"""Of either that makes sense."""
 _MOST_NAMED = 4
 """Weights or labels that a note names."""
 NO_LIMIT = 10**9
@@ -212,6 +219,7 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
     from transformers import AutoConfig
 
     with explaining_failures(name):
+        _refuse_huge(name, Path(source) / "config.json")
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source, local_files_only=local_only, trust_remote_code=False
         )
@@ -232,6 +240,21 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
             hint="Get a good copy of it.",
         )
     return config
+
+
+def _refuse_huge(name: str, file: Path) -> None:
+    """Refuse a local configuration of so many layers or labels that building them would not end."""
+    entries: Any = {}
+    if file.is_file():
+        with contextlib.suppress(OSError, ValueError):  # transformers says what is wrong
+            entries = read_json(file)
+    for entry in _COUNTS if isinstance(entries, dict) else ():
+        count = entries.get(entry)
+        if isinstance(count, int) and count > _MOST:
+            raise ModelError(
+                f"the model {name!r} cannot be loaded: its configuration says {entry} {count:.0e}",
+                hint="Get a good copy of it.",
+            )
 
 
 def _load_model(
