@@ -111,7 +111,7 @@ def fit(
     finally:
         weights.release()
     return_cached_memory(precision.device)  # that of recordings
-    run.finish()
+    run.keep_best()
     return run.outcome()
 
 
@@ -353,7 +353,7 @@ class _Run:
         """Return how many epochs have passed since the best one."""
         return self.progress.history.num_epochs - 1 - self.progress.best_epoch
 
-    def finish(self) -> None:
+    def keep_best(self) -> None:
         """Put the weights of the best epoch back into the model, and into the state, if any."""
         done = self.progress
         is_early = self.unfinished is None and done.history.num_epochs < self.num_epochs
