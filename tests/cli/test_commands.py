@@ -850,3 +850,14 @@ def test_each_text_is_one_line_whatever_the_labels_are(run_of_long_labels, long_
     assert runner.invoke(app, command).exit_code == 0
     values = [json.loads(line) for line in files.read_text(encoding="utf-8").splitlines()]
     assert {value["label"] for value in values} <= {"b\nc", long_label}
+
+
+def test_quotation_marks_that_readers_of_tsv_stumble_over_are_told(trained, tmp_path):
+    source = tmp_path / "texts.jsonl"
+    texts = ['"good" fine film', "bad awful plot", '"good']
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    for name, told in (("out.tsv", "2 texts begin with a quotation mark"), ("out.csv", None)):
+        command = ["predict", str(trained[0]), "--file", str(source)]
+        result = runner.invoke(app, [*command, "--output", str(tmp_path / name)])
+        shown = " ".join(result.stderr.split())
+        assert (told in shown) if told else "quotation mark" not in shown

@@ -352,6 +352,8 @@ def test_a_link_that_leads_nowhere_is_told_with_its_target(tmp_path):
 def test_a_folder_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     assert source_error(tmp_path / name) == ": is a folder; a file was expected"
+    (tmp_path / name / "state.json").write_text("{}")
+    assert source_error(tmp_path / name).endswith("load_from_disk(…) and to_parquet(…) make a file")
 
 
 @pytest.mark.parametrize("extension", [".txt", ".xlsx", ".arrow"])
@@ -516,6 +518,7 @@ def test_a_nul_in_utf16_is_the_fault_of_its_row_alone(tmp_path):
 )
 def test_a_json_document_is_not_json_lines(tmp_path, content, what):
     message = f":1: the file is {what}; JSON lines were expected: one object per line"
+    message += " (jq -c '.[]' converts it)" if "array" in what else ""
     assert source_error(write(tmp_path, "a.json", content)) == message
 
 

@@ -753,3 +753,23 @@ def test_layers_and_labels_without_end_are_not_built(model_dir, entry):
     for load in (load_classifier, load_architecture):
         with pytest.raises(ModelError, match=f"its configuration says {entry} 1e\\+30"):
             load(str(model_dir))
+
+
+@pytest.mark.parametrize(
+    ("error", "hint"),
+    [
+        (ValueError("`tiktoken` is required to read a `tiktoken` file."), "pip install"),
+        (ValueError("`vocab` and `merges` must be both be from memory"), "merges.txt is missing"),
+        (ImportError("You need to install rjieba"), "Install the package that the message names."),
+    ],
+)
+def test_what_a_tokenizer_lacks_is_told_and_no_folder_is_called_damaged(
+    model_dir, monkeypatch, error, hint
+):
+    def fail(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    message = error_of(model_dir)
+    assert hint in message
+    assert "damaged" not in message

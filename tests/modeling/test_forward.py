@@ -267,3 +267,21 @@ def test_big_birds_answer_to_a_text_does_not_depend_on_the_texts_before_it(preci
         full(torch.tensor([rows[1]]))
         changed = full(torch.tensor([rows[0]])).logits[0]
     assert (changed - expected[0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["XLMConfig", "FlaubertConfig"])
+def test_a_padding_token_that_a_text_has_is_no_padding(name, precision):
+    """Without a mask, these two families take it for that, and only beside longer texts not."""
+    sizes = {"vocab_size": 40, "emb_dim": 16, "n_layers": 2, "n_heads": 2, "pad_index": PAD_ID}
+    config = getattr(transformers, name)(**sizes, pad_token_id=PAD_ID, num_labels=3)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.2 * torch.randn(parameter.shape)
+        text, longer = np.array([[5, PAD_ID, 7]]), np.array([[5, 6, 7, 8, 9]])
+        beside = np.concatenate([np.pad(text, [(0, 0), (0, 2)], constant_values=PAD_ID), longer])
+        mask = np.array([[1, 1, 1, 0, 0], [1] * 5])
+        alone = compute_logits(model, text, None, precision=precision)
+        padded = compute_logits(model, beside, mask, precision=precision)[:1]
+    torch.testing.assert_close(alone, padded, atol=1e-5, rtol=1e-5)

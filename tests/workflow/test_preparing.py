@@ -67,3 +67,19 @@ def test_who_turned_packing_off_is_told(tiny_model_dir, asked, told):
     settings = dataclasses.replace(TrainSettings(), fast_path="off", packing=asked)
     precision = choose_precision("cpu", "float32")
     assert str(preparing.make_fast(loaded, settings, precision)[1]) == told
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [([], None), (["<user>"], "1 token of its tokenizer has"), (["<a>", "<b>"], "2 tokens of its")],
+)
+def test_tokens_without_an_embedding_are_warned_of(tiny_model_dir, listener, tokens, told):
+    """The first text with one of them would end a prediction of thousands."""
+    loaded = load_classifier(str(tiny_model_dir), ("neg", "pos"))
+    num_known = loaded.model.get_input_embeddings().weight.shape[0]
+    fillers = [f"<filler {at}>" for at in range(num_known - len(loaded.tokenizer))]
+    loaded.tokenizer.add_tokens(fillers + tokens)
+    preparing._note_model(loaded, listener)
+    warnings = [note for note in listener.notes if note.startswith("WARNING")]
+    assert len(warnings) == (told is not None)
+    assert all(told in note for note in warnings)

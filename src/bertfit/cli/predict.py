@@ -331,12 +331,19 @@ def _print_prediction(row: PredictedRow, *, as_json: bool) -> None:
 
 def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextClassifier) -> None:
     from bertfit.cli.terminal import error_console, show_skipped
-    from bertfit.wording import format_share, name_kept
+    from bertfit.wording import format_count, format_share, name_kept
 
     _refuse_nothing(count)
     if output is not None:
         told = "1 prediction is" if count.num_rows == 1 else f"{count.num_rows:,} predictions are"
         error_console.print(f"{told} in {output}.", soft_wrap=True)
+        if count.num_quoted and output.suffix.lower() == ".tsv":
+            texts = format_count(count.num_quoted, "text")
+            begin = "begins" if count.num_quoted == 1 else "begin"
+            error_console.print(
+                f"{texts} {begin} with a quotation mark, which is an ordinary character in .tsv: "
+                "read the file without quoting, as in pandas quoting=3, or write .csv."
+            )
     if count.num_abstained:
         share = format_share(count.num_abstained, count.num_rows)
         told = f"No label: {count.num_abstained:,} of {count.num_rows:,} texts ({share})."

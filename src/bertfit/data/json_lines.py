@@ -54,13 +54,14 @@ def open_json_lines(path: Path, source: str, encoding: str) -> RecordStream:
 
 def _refuse_whole_document(first: Line, source: str) -> None:
     start = first.text.strip()
+    mend = ""
     if start.startswith("["):
-        what = "a JSON array"
+        what, mend = "a JSON array", " (jq -c '.[]' converts it)"
     elif start == "{":
         what = "one JSON object over several lines"
     else:
         return
-    message = f"the file is {what}; JSON lines were expected: one object per line"
+    message = f"the file is {what}; JSON lines were expected: one object per line{mend}"
     raise SourceError(source, message, line=first.number)
 
 

@@ -66,7 +66,10 @@ def check_is_file(path: Path, source: str) -> None:
         SourceError: The path does not exist or is a folder.
     """
     if path.is_dir():
-        raise SourceError(source, "is a folder; a file was expected")
+        message = "is a folder; a file was expected"
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            message += ". It was saved by datasets: load_from_disk(…) and to_parquet(…) make a file"
+        raise SourceError(source, message)
     if path.is_symlink() and not path.exists():
         raise SourceError(source, f"is a link to {path.readlink()}, where there is no file")
     if not path.exists():

@@ -39,6 +39,9 @@ _turns = threading.Lock()
 """Held while a model with BigBird's attention computes."""
 _EXACT = "bertfit_exact"
 """Attribute of a working copy's last layer: weight and bias of the model, not rounded."""
+_FIND_LENGTHS = {"xlm", "flaubert"}
+"""Types of models that take every padding token for padding if they get no mask, also one that a
+text itself has."""
 _MARK = "bertfit_adds_types"
 """Attribute of a model that is given token types."""
 
@@ -83,6 +86,8 @@ def _compute_padded(
     *,
     precision: Precision,
 ) -> torch.Tensor:
+    if attention_mask_BT is None and model.config.model_type in _FIND_LENGTHS:
+        attention_mask_BT = np.ones_like(token_ids_BT)
     is_sparse = _has_block_attention(model) and _settle_attention(model, token_ids_BT.shape[1])
     is_padded = attention_mask_BT is not None
     if _differ_in_ends(model, token_ids_BT) or (is_sparse and is_padded and len(token_ids_BT) > 1):

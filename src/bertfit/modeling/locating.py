@@ -141,7 +141,7 @@ def explaining_failures(name: str) -> Iterator[None]:
         first_line = next((line for line in told.splitlines() if line.strip()), "")
         raise ModelError(
             f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
-            hint=_loading_hint(name, str(error)),
+            hint=_find_missing_package(error) or _loading_hint(name, str(error)),
         ) from error
 
 
@@ -155,6 +155,22 @@ def _find_unreadable(name: str) -> Path | None:
     except (OSError, ValueError):  # not a folder, or not a valid path
         return None
     return next((file for file in files if not os.access(file, os.R_OK)), None)
+
+
+def _find_missing_package(error: Exception) -> str | None:
+    """Return what to install, or to add to the folder, if a tokenizer's file needs it."""
+    told = str(error)
+    if "tiktoken" in told or "entencepiece" in told:  # transformers asks for the former instead
+        return (
+            "Its tokenizer is a sentencepiece file, which two packages read: pip install "
+            "sentencepiece protobuf. Or add tokenizer.json: where they are installed, "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) writes it."
+        )
+    if "`vocab` and `merges`" in told:
+        return "One of vocab.json and merges.txt is missing: both are needed."
+    if isinstance(error, ImportError):
+        return "Install the package that the message names."
+    return None
 
 
 def _loading_hint(name: str, text: str) -> str:

@@ -229,6 +229,12 @@ def _limit_training(facts: Mapping[str, Any]) -> list[str]:
         told.append(f"It was imported from a {training['imported_from']}, not trained by bertfit.")
     if training.get("interrupted"):
         told.append(describe_interruption(training))
+    if training.get("reads_padding"):
+        told.append(
+            "The model reads padding: a program that pads texts of different lengths, as a "
+            "pipeline with a batch_size does, gets other answers. bertfit computes only texts of "
+            "equal length together."
+        )
     return told
 
 

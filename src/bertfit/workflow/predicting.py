@@ -56,6 +56,8 @@ class PredictionCount:
     """Rows that lost tokens."""
     num_blank: int = 0
     """Blank lines, which are skipped."""
+    num_quoted: int = 0
+    """Texts that begin with a quotation mark, after which some readers of TSV lose rows."""
     skipped: list[Fault] = field(default_factory=list)
 
 
@@ -280,6 +282,7 @@ def _predict_numbered(
         count.num_rows += 1
         count.num_abstained += prediction.label is None
         count.num_truncated += prediction.is_truncated
+        count.num_quoted += text.startswith('"')
         yield PredictedRow(line, text, prediction, kept)
 
 

@@ -170,6 +170,17 @@ def _note_model(loaded: LoadedClassifier, listener: Listener) -> None:
         listener.note(text)
     if reads_padding(loaded.model):
         listener.note("This model reads padding: only texts of equal length are computed together.")
+    num_known = loaded.model.get_input_embeddings().weight.shape[0]
+    if (num_more := len(loaded.tokenizer) - num_known) > 0:
+        tokens = (
+            "1 token of its tokenizer has"
+            if num_more == 1
+            else (f"{num_more:,} tokens of its tokenizer have")
+        )
+        listener.note(
+            f"WARNING: {tokens} no embedding, and a text with such a token cannot be read. Save "
+            "the model, too, after model.resize_token_embeddings(len(tokenizer))."
+        )
 
 
 def _note_fast_path(

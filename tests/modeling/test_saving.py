@@ -1,0 +1,94 @@
+"""A saved configuration is also read by releases that give its entries other names."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
+    ModernBertConfig,
+    PhiConfig,
+)
+
+from bertfit.modeling.saving import save_model
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "num_labels": 2,
+}
+OF_LAYERS = {
+    "full_attention": {"rope_type": "default", "rope_theta": 5e5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 777.0},
+}
+SCALED = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+SLIDING = {"sliding_window": 8, "layer_types": list(OF_LAYERS), "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "rotary", "expected"),
+    [
+        (BertConfig, {}, None, {}),
+        (
+            PhiConfig,
+            {"num_key_value_heads": 2},
+            {"rope_type": "default", "rope_theta": 3e4, "partial_rotary_factor": 0.25},
+            {"rope_theta": 3e4, "partial_rotary_factor": 0.25},
+        ),
+        (
+            LlamaConfig,
+            {"num_key_value_heads": 2},
+            {**SCALED, "rope_theta": 5e5},
+            {"rope_theta": 5e5, "rope_scaling": SCALED},
+        ),
+        (
+            ModernBertConfig,
+            {"local_attention": 8, "cls_token_id": 1, "sep_token_id": 2},
+            OF_LAYERS,
+            {"global_rope_theta": 5e5, "local_rope_theta": 777.0},
+        ),
+        (
+            Gemma3TextConfig,
+            {"head_dim": 8, **SLIDING},
+            OF_LAYERS,
+            {"rope_theta": 5e5, "rope_local_base_freq": 777.0},
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_rotary_positions_are_also_named_as_in_transformers_4(
+    tmp_path, kind, own, rotary, expected
+):
+    """Without these names, 4.57 and exports to ONNX give other probabilities, silently."""
+    config = kind(**SIZES, **own, **({} if rotary is None else {"rope_parameters": rotary}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config).eval()
+    save_model(model, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    names = ("rope_theta", "partial_rotary_factor", "rope_scaling", "global_rope_theta")
+    names += ("local_rope_theta", "rope_local_base_freq")
+    assert {name: written[name] for name in names if name in written} == expected
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    token_ids = torch.arange(3, 39).reshape(2, 18)
+    with torch.no_grad():
+        both = [one(input_ids=token_ids).logits for one in (model, loaded.eval())]
+    assert torch.equal(*both)
