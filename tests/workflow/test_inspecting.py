@@ -127,6 +127,19 @@ def test_a_damaged_record_is_explained(model_dir):
         inspect(model_dir)
 
 
+def test_a_model_of_the_hub_may_have_the_name_of_a_run_that_was_killed(
+    tiny_model_dir, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    left = tmp_path / ".tiny.incomplete-abc"
+    left.mkdir()
+    (left / "config.json").write_text("{}")
+    monkeypatch.setattr(
+        "bertfit.modeling.classifier.locate_model", lambda _name: (str(tiny_model_dir), True)
+    )
+    assert inspect("tiny").record == {}
+
+
 def test_what_a_killed_training_left_is_told_instead_of_asking_the_hub(tmp_path):
     left = tmp_path / ".run.incomplete-abc"
     left.mkdir()

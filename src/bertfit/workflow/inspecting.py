@@ -11,7 +11,6 @@ from bertfit.assets import find_model_path, name_model
 from bertfit.config import is_whole_number
 from bertfit.errors import ConfigError
 from bertfit.inference.confidence import read_confidence
-from bertfit.killed_trainings import has_leftovers
 from bertfit.modeling.classifier import find_position_limit, load_architecture
 from bertfit.modeling.tree import (
     MemoryEstimate,
@@ -20,7 +19,7 @@ from bertfit.modeling.tree import (
     count_parameters,
     estimate_memory,
 )
-from bertfit.run_directory import read_record
+from bertfit.run_directory import read_record, telling_of_unfinished
 from bertfit.run_files import find_changed_files, is_run
 
 if TYPE_CHECKING:
@@ -88,13 +87,14 @@ def inspect(
     name = name_model(name)
     path = find_model_path(name)
     record: dict[str, Any] = {}
-    if path and (is_run(path) or (not path.exists() and has_leftovers(path))):
+    if path and is_run(path):
         record = read_record(path)
         if num_labels is not None:
             raise ConfigError(f"num_labels: {path} is a run, which has its labels")
         num_names = len(record.get("label_names", ()))
         read_confidence(record, num_labels=num_names, run=path)  # says what is damaged
-    model = load_architecture(name, num_labels=num_labels)
+    with telling_of_unfinished(name):
+        model = load_architecture(name, num_labels=num_labels)
     limit = find_position_limit(model)
     if num_tokens is not None and num_tokens > limit:
         raise ConfigError(f"num_tokens: {name} reads at most {limit:,} tokens, got {num_tokens:,}")
