@@ -730,8 +730,9 @@ def test_tokens_that_the_tokenizer_alone_has_are_refused(model_folder):
     classifier = TextClassifier.load(model_folder)
     classifier.tokenizer.add_tokens(["[USER]"], special_tokens=True)
     classifier.tokenizer.save_pretrained(model_folder)
-    with pytest.raises(ModelError, match="the tokenizer gives token"):
-        TextClassifier.load(model_folder).predict("[USER] good")
+    texts = ["good", "", "so [USER] good", "bad [USER]"]
+    with pytest.raises(ModelError, match=r"gives token \d+ in the text 'so \[USER\] good', but"):
+        TextClassifier.load(model_folder).predict(texts)
 
 
 def test_a_limit_beyond_the_models_is_refused(run):

@@ -206,7 +206,7 @@ class TextClassifier:
         self, texts: list[str], *, on_progress: Callable[[int, int], None] | None = None
     ) -> EncodedTexts:
         encoded = encode_texts(texts, self._fast_tokenizer, self.rule, on_progress=on_progress)
-        check_token_ids(self.model, encoded.token_ids)
+        check_token_ids(self.model, encoded.token_ids, of=(encoded.offsets, texts))
         return encoded
 
     def score(

@@ -34,6 +34,8 @@ _COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_labels
 """Names that configurations give to the number of layers, and that of labels."""
 _MOST = 1_000_000
 """Of either that makes sense."""
+_SHOWN = 60
+"""Characters by which a text is recognised."""
 _MOST_NAMED = 4
 """Weights or labels that a note names."""
 NO_LIMIT = 10**9
@@ -79,7 +81,6 @@ def load_classifier(
     config = _load_config(name, source, local_only=local_only)
     # Code beside the model is never run, and a run would name it without having it.
     has_code = vars(config).pop("auto_map", None) is not None
-    _refuse_quantized(name, config)
     refuse_other_weights(name, source, config, local_only=local_only)
     known_names = [str(name) for _, name in sorted(config.id2label.items())]
     if label_names is not None:
@@ -171,8 +172,18 @@ def check_length(max_length: int, limit: int, name: str) -> None:
         )
 
 
-def check_token_ids(model: PreTrainedModel, token_ids: NDArray[np.integer]) -> None:
+def check_token_ids(
+    model: PreTrainedModel,
+    token_ids: NDArray[np.integer],
+    *,
+    of: tuple[NDArray[np.integer], Sequence[str]] | None = None,
+) -> None:
     """Reject token ids without an embedding, before looking them up fails on a device.
+
+    Args:
+        model: The model.
+        token_ids: Of any shape; (N,) with `of`.
+        of: (n + 1,) offsets into the ids and the n texts, so that the first such text can be named.
 
     Raises:
         ModelError: There is such an id: tokens were added to the tokenizer but not the model.
@@ -180,9 +191,13 @@ def check_token_ids(model: PreTrainedModel, token_ids: NDArray[np.integer]) -> N
     num_known = model.get_input_embeddings().weight.shape[0]
     highest = int(token_ids.max(initial=0))
     if highest >= num_known:
+        where = ""
+        if of is not None:
+            place = int((token_ids >= num_known).argmax())
+            where = f" in the text {of[1][int((of[0] <= place).sum()) - 1][:_SHOWN]!r}"
         raise ModelError(
-            f"the tokenizer gives token {highest}, but the model has embeddings for {num_known:,} "
-            f"tokens, 0 to {num_known - 1}",
+            f"the tokenizer gives token {highest}{where}, but the model has embeddings for "
+            f"{num_known:,} tokens, 0 to {num_known - 1}",
             hint="Tokens were added to the tokenizer alone: save the model, too, after "
             "model.resize_token_embeddings(len(tokenizer)).",
         )
@@ -274,17 +289,6 @@ def _load_model(
             use_safetensors=True,
         )
     return model, loading
-
-
-def _refuse_quantized(name: str, config: PretrainedConfig) -> None:
-    quantization = getattr(config, "quantization_config", None)
-    if quantization:
-        method = dict(quantization).get("quant_method", "an unknown method")
-        raise ModelError(
-            f"the model {name!r} cannot be loaded: its weights are quantized ({method}), and only "
-            "weights in float32, float16 or bfloat16 can be trained",
-            hint="Name the checkpoint that it was made from.",
-        )
 
 
 def _refuse_foreign_weights(name: str, model: PreTrainedModel, loading: dict[str, Any]) -> None:

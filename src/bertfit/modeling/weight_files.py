@@ -37,7 +37,7 @@ def lacks_parts(folder: Path) -> bool:
 def refuse_other_weights(
     name: str, source: str, config: PretrainedConfig, *, local_only: bool
 ) -> None:
-    """Refuse weights that are not safetensors in the model's own folder, before they are read.
+    """Refuse weights that are not plain safetensors of the model's own folder, before reading them.
 
     Args:
         name: What the model is called, for the error.
@@ -46,9 +46,10 @@ def refuse_other_weights(
         local_only: Whether nothing may be downloaded.
 
     Raises:
-        ModelError: They are others; or an adapter is beside them, which transformers would add to
-            them or not, depending on what is installed.
+        ModelError: They are others, or quantized; or an adapter is beside them, which transformers
+            would add to them or not, depending on what is installed.
     """
+    _refuse_quantized(name, config)
     folder = Path(source)
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
@@ -64,6 +65,17 @@ def refuse_other_weights(
     index = _find_index(name, source, _INDEX if named is None else named, local_only=local_only)
     if index is not None:
         _refuse_others(name, _list_indexed(name, index), ends=(".safetensors",))
+
+
+def _refuse_quantized(name: str, config: PretrainedConfig) -> None:
+    quantization = getattr(config, "quantization_config", None)
+    if quantization:
+        method = dict(quantization).get("quant_method", "an unknown method")
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: its weights are quantized ({method}), and only "
+            "weights in float32, float16 or bfloat16 can be trained",
+            hint="Name the checkpoint that it was made from.",
+        )
 
 
 def _find_index(name: str, source: str, file: str, *, local_only: bool) -> Path | None:
