@@ -240,11 +240,11 @@ CASES = [
         text("bad.jsonl", '{"text": "good", "label": 1}\n[1]\n{"text": "bad", "label": 0}\n'),
     ),
     Case(
-        "a JSON array for JSON lines",
+        "a JSON array that is cut off",
         "train bad.json --output run",
         3,
-        "JSON lines",
-        text("bad.json", '[\n{"text": "good", "label": 1}\n]\n'),
+        "the JSON array is damaged",
+        text("bad.json", '[\n{"text": "good", "label": 1},\n'),
     ),
     Case(
         "a key that a JSON line lacks",

@@ -511,15 +511,48 @@ def test_a_nul_in_utf16_is_the_fault_of_its_row_alone(tmp_path):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        ('[{"text": "a"}]', "a JSON array"),
-        ("[\n]", "a JSON array"),
-        ('{\n"text": "a"\n}', "one JSON object over several lines"),
+        (
+            '{\n"text": "a"\n}',
+            ":1: the file is one JSON object over several lines; one object per line was expected",
+        ),
+        ("[\n]", ": the JSON array is empty"),
+        ('[{"text": "a"},\n{"text": "b"', ":2: the JSON array is damaged: Expecting ',' delimiter"),
+        ('[{"text": "a"},\n\n', ":1: the JSON array is damaged: Expecting value"),
+        (
+            '[{"text": "a"}\n{"text": "b"}]',
+            ":2: the JSON array is damaged: a comma or ] was expected after an element",
+        ),
+        (
+            '["a", 1]\n["b", 0]',
+            ":2: something follows the JSON array; one array, or one object per line was expected",
+        ),
+        (
+            f"[{'[' * 100_000}",
+            (
+                ":1: the JSON array is damaged: it is nested too deeply, or holds a number of "
+                "thousands of digits"
+            ),
+        ),
     ],
 )
-def test_a_json_document_is_not_json_lines(tmp_path, content, what):
-    message = f":1: the file is {what}; JSON lines were expected: one object per line"
-    message += " (jq -c '.[]' converts it)" if "array" in what else ""
-    assert source_error(write(tmp_path, "a.json", content)) == message
+def test_a_json_document_that_is_no_whole_array_is_refused(tmp_path, content, what):
+    assert source_error(write(tmp_path, "a.json", content)) == what
+
+
+@pytest.mark.parametrize("space", ["", "\n", "\n\n  ", "\r\n\t"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl.gz"])
+def test_an_array_is_read_object_by_object(tmp_path, space, name):
+    """As pandas writes them with orient="records", with the lines on which objects begin."""
+    content = f'[{space}{{"text": "goo\\nd, [1]", "label":{space}"pos"}}{space},'
+    content += f'{space}{{"text": "bad", "label": "neg"}}{space}, [1]{space}]{space}'
+    encoded = content.encode()
+    path = write(tmp_path, name, gzip.compress(encoded) if name.endswith("gz") else encoded)
+    first, second, fault = read(path)
+    lines = space.count("\n")
+    assert (first.line, first.text, first.label) == (1 + lines, "goo\nd, [1]", "pos")
+    assert (second.line, second.text) == (1 + 4 * lines, "bad")
+    assert fault.message == "the line is a JSON list; an object was expected"
+    assert fault.line == 1 + 5 * lines
 
 
 def test_a_file_without_a_single_json_object_is_refused(tmp_path):

@@ -1,10 +1,13 @@
-"""Read JSON lines, one object per line, whatever the extension."""
+"""Read JSON lines, one object per line, or an array of objects, whatever the extension."""
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import json
+import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bertfit.data.lines import Line, iter_lines
@@ -30,20 +33,29 @@ def _join(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_join)
+_PLAIN_DECODER = json.JSONDecoder()
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def open_json_lines(path: Path, source: str, encoding: str) -> RecordStream:
-    """Open a file of JSON lines; the column names are the keys of the first objects.
+    """Open a file of JSON lines or an array; the column names are the keys of the first objects.
+
+    An array is read into memory, and each of its objects counts as standing on its first line.
 
     Raises:
-        SourceError: The file cannot be read, is empty, or is a single multi-line JSON document.
+        SourceError: The file cannot be read, is empty, or is a single object or a damaged array.
     """
     lines = (line for line in iter_lines(path, source, encoding) if line.text.strip())
     first = next(lines, None)
     if first is None:
         raise SourceError(source, "the file is empty")
-    _refuse_whole_document(first, source)
-    records = (_parse(line, source) for line in itertools.chain([first], lines))
+    if first.text.strip() == "{":
+        message = "the file is one JSON object over several lines; one object per line was expected"
+        raise SourceError(source, message, line=first.number)
+    found: Iterator[Line] = itertools.chain([first], lines)
+    if first.text.lstrip().startswith("["):
+        found = iter(_split_array([*found], source))
+    records = (_parse(line, source) for line in found)
     head = list(itertools.islice(records, NUM_LINES_PEEKED))
     return RecordStream(
         source=source,
@@ -52,17 +64,57 @@ def open_json_lines(path: Path, source: str, encoding: str) -> RecordStream:
     )
 
 
-def _refuse_whole_document(first: Line, source: str) -> None:
-    start = first.text.strip()
-    mend = ""
-    if start.startswith("["):
-        what, mend = "a JSON array", " (jq -c '.[]' converts it)"
-    elif start == "{":
-        what = "one JSON object over several lines"
-    else:
-        return
-    message = f"the file is {what}; JSON lines were expected: one object per line{mend}"
-    raise SourceError(source, message, line=first.number)
+def _split_array(lines: Sequence[Line], source: str) -> list[Line]:
+    """Return the elements of an array, each as a line with the number of the one it begins on.
+
+    Raises:
+        SourceError: It is no whole array, or a line of it cannot be decoded.
+    """
+    for line in lines:
+        if line.fault is not None:
+            raise SourceError(source, line.fault.message, line=line.number)
+    text = "".join(line.text for line in lines)
+    ends = list(itertools.accumulate(len(line.text) for line in lines))
+
+    def number_of(place: int) -> int:
+        return lines[min(bisect.bisect_right(ends, place), len(lines) - 1)].number
+
+    found: list[Line] = []
+    place = _skip_space(text, text.index("[") + 1)
+    while not text.startswith("]", place):
+        end, problem = _find_end(text, place)
+        if problem is not None:
+            raise SourceError(source, f"the JSON array is damaged: {problem}", line=number_of(end))
+        found.append(Line(number_of(place), text[place:end], None))
+        place = _skip_space(text, end)
+        if text.startswith(",", place):
+            place = _skip_space(text, place + 1)
+    if text[place + 1 :].strip():
+        message = "something follows the JSON array; one array, or one object per line was expected"
+        raise SourceError(source, message, line=number_of(_skip_space(text, place + 1)))
+    if not found:
+        raise SourceError(source, "the JSON array is empty")
+    return found
+
+
+def _find_end(text: str, place: int) -> tuple[int, str | None]:
+    """Return where an element ends; or where something is wrong with it, and what."""
+    try:
+        _, end = _PLAIN_DECODER.raw_decode(text, place)
+    except json.JSONDecodeError as error:
+        return error.pos, error.msg.removesuffix(" at")
+    except (ValueError, RecursionError):  # a number of 5,000 digits, 1,000 brackets
+        return place, "it is nested too deeply, or holds a number of thousands of digits"
+    after = _skip_space(text, end)
+    if after < len(text) and text[after] not in ",]":
+        return after, "a comma or ] was expected after an element"
+    return end, None
+
+
+def _skip_space(text: str, place: int) -> int:
+    found = _SPACE.match(text, place)
+    assert found is not None  # it matches nothing as well
+    return found.end()
 
 
 def _gather_names(head: list[Record | Fault], source: str) -> list[str]:
