@@ -268,7 +268,7 @@ def test_the_forward_pass_keeps_from_cudnn(monkeypatch):
         seen.append(torch.backends.cuda.cudnn_sdp_enabled())
         return SimpleNamespace(logits=torch.zeros(1, 2))
 
-    call.config = SimpleNamespace()
+    call.config = SimpleNamespace(model_type="bert")
     on_gpu = dataclasses.replace(choose_precision("cpu", "float32"), device=torch.device("cuda"))
     monkeypatch.setattr(forward, "to_device", lambda values, _device: torch.from_numpy(values))
     forward.compute_logits(call, np.zeros((1, 3), dtype=np.int64), None, precision=on_gpu)
