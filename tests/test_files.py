@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertfit.errors import ConfigError
@@ -16,8 +17,10 @@ from bertfit.files import (
     keep_apart,
     make_readable,
     open_atomically,
+    read_array,
     read_json,
     refuse_hidden,
+    write_array,
     write_json,
 )
 
@@ -333,3 +336,22 @@ def test_a_part_that_cannot_be_kept_apart_stays(tmp_path):
         write_and_interrupt()
     (left,) = tmp_path.iterdir()
     assert left.read_text() == "rows"
+
+
+def test_an_array_that_cannot_be_written_is_told_by_its_name(tmp_path, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise OSError("3 requested and 0 written")
+
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_array(tmp_path / "a.npy", np.zeros(3))
+    assert (caught.value.filename, caught.value.errno) == (str(tmp_path / "a.npy"), errno.ENOSPC)
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04junk", b"\x93NUMPY\x01\x00v\x00" + b"{[]:1}".ljust(117) + b"\n"]
+)
+def test_what_is_no_array_is_told_as_that(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError):
+        read_array(tmp_path / "a.npy")

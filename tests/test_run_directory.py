@@ -756,3 +756,17 @@ def test_a_number_that_no_float_holds_is_damage(run):
 def test_the_name_of_a_file_that_is_too_long_is_damage(run):
     (run / RECORD_NAME).write_text(json.dumps({"format_version": 1, "sha256": {"x" * 5000: "0"}}))
     assert "is damaged: its entry 'sha256' is" in error_of(read_record, run)
+
+
+@pytest.mark.parametrize("name", ["report.html", "README.md", "model.safetensors"])
+def test_a_folder_in_a_run_is_of_somebody_else_whatever_its_name(run, name):
+    (run / name).mkdir()
+    assert f"would lose them: {name}" in error_of(stage_run, run, overwrite=True)
+
+
+def test_files_of_large_models_and_chats_may_be_of_a_damaged_run(run):
+    (run / RECORD_NAME).write_text("{")
+    (run / "weights").unlink()
+    for name in ("model.safetensors.index.json", "chat_template.jinja"):
+        (run / name).write_text("written by transformers")
+    stage_run(run, overwrite=True)

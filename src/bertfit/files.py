@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 255
 """Of a file's name, on most file systems."""
+_ARRAY_START = b"\x93NUMPY"
+"""How a file of an array begins."""
 _LONGEST_PATH = 4096
 """Bytes, on most systems."""
 _NUMBERS = re.compile(r"\[\n([-+.\w,\s]+)\]")
@@ -278,14 +280,17 @@ def read_array(path: Path) -> NDArray[Any]:
         OSError: There is no such file, or it cannot be read.
         ValueError: It is damaged, or holds something else.
     """
-    import tokenize
-
     import numpy as np
 
+    with path.open("rb") as file:
+        if file.read(len(_ARRAY_START)) != _ARRAY_START:
+            raise ValueError("it is not one array of numpy")
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, SyntaxError, tokenize.TokenError) as error:  # of its header
-        raise ValueError(str(error)) from None
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 (numpy reads a header as Python, which fails anyhow)
+        raise ValueError(str(error) or type(error).__name__) from None
     return found
 
 
@@ -299,7 +304,9 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
 
     try:
         np.save(path, values, allow_pickle=False)
-    except OSError as error:  # of numpy's writing itself, without a name
+    except OSError as error:
+        if error.errno is None:  # numpy only says how much of the array was written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         error.filename = error.filename or str(path)
         raise
 

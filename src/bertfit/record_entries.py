@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,11 +48,13 @@ def find_damaged_entry(record: Mapping[str, Any]) -> tuple[str, Any] | None:
 
 def refuse_huge_numbers(value: object) -> None:
     """Raise ValueError if JSON has a whole number that no float can hold: arithmetic would fail."""
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            refuse_huge_numbers(one)
-    elif isinstance(value, int) and abs(value) > _MOST:
-        raise ValueError(f"a number of {len(str(abs(value)))} digits is in it")
+    left = [value]  # no recursion: some Pythons read JSON that is nested deeper than they recurse
+    while left:
+        one = left.pop()
+        if isinstance(one, dict | list):
+            left.extend(one.values() if isinstance(one, dict) else one)
+        elif isinstance(one, int) and abs(one) > _MOST:
+            raise ValueError(f"a number of {len(str(abs(one)))} digits is in it")
 
 
 def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -85,5 +88,5 @@ def _iter_damaged_parts(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _iter_damaged_digests(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, digest in record.get("sha256", {}).items():
-        if not isinstance(digest, str) or len(name) > _LONGEST_NAME or "/" in name:
+        if not isinstance(digest, str) or len(os.fsencode(name)) > _LONGEST_NAME or "/" in name:
             yield "sha256", {name[:_LONGEST_NAME]: digest}

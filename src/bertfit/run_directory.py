@@ -311,8 +311,11 @@ def _find_foreign(run: Path) -> list[str]:
     known = list_files(run)
     if known is None:  # damaged, or not bertfit's
         known = [name for name in found if may_be_of_run(name)]
-    foreign = {name for name, is_folder in found.items() if is_folder or name not in known}
-    foreign -= _WRITTEN_LATER
+    foreign = {
+        name
+        for name, is_folder in found.items()
+        if is_folder or not (name in known or name in _WRITTEN_LATER)
+    }
     card = run / CARD_NAME
     if card.is_file() and not is_sealed(card.read_bytes()):
         foreign.add(CARD_NAME)  # edited, or of another hand

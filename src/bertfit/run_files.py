@@ -21,6 +21,8 @@ WRITTEN_AFTER_TRAINING = {
     *("report.html", "report.json", CARD_NAME, "uncalibrated_layer.safetensors"),
 }
 """Files of a run that are made once its model is trained; not each run has all of them."""
+_BESIDE_MODEL = {"model.safetensors.index.json", "chat_template.jinja"}
+"""Further files that transformers writes of a large model, and of a tokenizer for chats."""
 _CARD_SEAL = "\n<!-- bertfit report replaces this file while it is unchanged: "
 _DECIDING_FILES = {"config.json", "tokenizer.json", "tokenizer_config.json"}
 """Files that decide a model's answers, in addition to its weights."""
@@ -57,7 +59,7 @@ def list_files(run: Path) -> list[str] | None:
 
 def may_be_of_run(name: str) -> bool:
     """Return whether bertfit gives files of a run this name."""
-    return name in WRITTEN_AFTER_TRAINING or _decides(name)
+    return name in WRITTEN_AFTER_TRAINING | _BESIDE_MODEL or _decides(name)
 
 
 def is_whole(run: Path) -> bool:

@@ -92,11 +92,11 @@ def list_some(names: Iterable[object], most: int) -> str:
     return shown if len(listed) <= most else f"{shown} and {len(listed) - most:,} more"
 
 
-def name_kept(truncation: str) -> str:
+def name_kept_part(truncation: str) -> str:
     """Return the part of a long text that a truncation keeps, in words.
 
     Example:
-        >>> name_kept("head+tail")
+        >>> name_kept_part("head+tail")
         'head and tail'
     """
     return truncation.replace("+", " and ")

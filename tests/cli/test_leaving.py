@@ -44,14 +44,15 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 def test_a_handler_that_python_did_not_install_stays():
     """`signal.getsignal` gives None for it, which `signal.signal` does not take."""
     code = """
-import ctypes, signal
-handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda number: None)
-libc = ctypes.CDLL(None)
-libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
-libc.signal(signal.SIGHUP, ctypes.cast(handler, ctypes.c_void_p))
-signal.getsignal = lambda number, known=signal.getsignal: (
-    None if number == signal.SIGHUP else known(number)
-)
+import signal
+of_python = {"get": signal.getsignal, "set": signal.signal}
+def get(number):
+    return None if number == signal.SIGHUP else of_python["get"](number)
+def set_to(number, handler):
+    before = get(number)
+    of_python["set"](number, handler)  # refuses None
+    return before
+signal.getsignal, signal.signal = get, set_to
 """
     ended = run_code(f"{code}{END}leave(0)")
     assert (ended.returncode, ended.stderr) == (0, "")

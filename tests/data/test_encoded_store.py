@@ -141,6 +141,7 @@ def test_an_entry_of_zeros_is_built_anew(encode, tmp_path, texts, tokenizer, nam
 
 DAMAGES = {
     "ids below 0": ("token_ids", lambda ids: ids - 1000),
+    "ids beyond the vocabulary": ("token_ids", lambda ids: ids + 100_000),
     "ids in two dimensions": ("token_ids", lambda ids: ids[None]),
     "ids in no dimension": ("token_ids", lambda ids: ids[0]),
     "ids that are strings": ("token_ids", lambda ids: ids.astype(str)),

@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     Gemma3TextConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     ModernBertConfig,
     PhiConfig,
@@ -54,6 +55,27 @@ SLIDING = {"sliding_window": 8, "layer_types": list(OF_LAYERS), "num_key_value_h
             {"rope_theta": 3e4, "partial_rotary_factor": 0.25},
         ),
         (
+            GPTNeoXConfig,
+            {},
+            {"rope_type": "default", "rope_theta": 4321.0, "partial_rotary_factor": 0.5},
+            {"rotary_emb_base": 4321.0, "rotary_pct": 0.5},
+        ),
+        (
+            GPTNeoXConfig,
+            {},
+            {
+                "rope_type": "linear",
+                "factor": 4.0,
+                "rope_theta": 4321.0,
+                "partial_rotary_factor": 0.5,
+            },
+            {
+                "rotary_emb_base": 4321.0,
+                "rotary_pct": 0.5,
+                "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            },
+        ),
+        (
             LlamaConfig,
             {"num_key_value_heads": 2},
             {**SCALED, "rope_theta": 5e5},
@@ -72,7 +94,7 @@ SLIDING = {"sliding_window": 8, "layer_types": list(OF_LAYERS), "num_key_value_h
             {"rope_theta": 5e5, "rope_local_base_freq": 777.0},
         ),
     ],
-    ids=lambda value: getattr(value, "model_type", ""),
+    ids=["bert", "phi", "gpt_neox", "gpt_neox scaled", "llama3", "modernbert", "gemma3"],
 )
 def test_rotary_positions_are_also_named_as_in_transformers_4(
     tmp_path, kind, own, rotary, expected
@@ -85,7 +107,7 @@ def test_rotary_positions_are_also_named_as_in_transformers_4(
     save_model(model, tmp_path)
     written = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     names = ("rope_theta", "partial_rotary_factor", "rope_scaling", "global_rope_theta")
-    names += ("local_rope_theta", "rope_local_base_freq")
+    names += ("local_rope_theta", "rope_local_base_freq", "rotary_emb_base", "rotary_pct")
     assert {name: written[name] for name in names if name in written} == expected
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
     token_ids = torch.arange(3, 39).reshape(2, 18)

@@ -43,11 +43,15 @@ def error_of(folder):
 
 @pytest.mark.parametrize("name_weights", [name_in_config, name_in_index])
 @pytest.mark.parametrize(
-    "name", ["adapter_model.bin", "../outside.safetensors", "/etc/passwd", "part.safetensors.bin"]
+    "name",
+    ["adapter_model.bin", "../outside.safetensors", "outside.safetensors", "part.safetensors.bin"],
 )
-def test_other_weights_are_refused_before_they_are_read(model_dir, monkeypatch, name_weights, name):
+def test_other_weights_are_refused_before_they_are_read(
+    model_dir, tmp_path, monkeypatch, name_weights, name
+):
     """As `weights_only` is all that keeps torch from running what is in a pickle."""
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpickled"))
+    name = str(tmp_path / name) if name == "outside.safetensors" else name
     name_weights(model_dir, name)
     assert error_of(model_dir) == (
         f"the model {str(model_dir)!r} cannot be loaded: its weights would be read from {name!r}\n"

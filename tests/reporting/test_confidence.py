@@ -114,7 +114,7 @@ def test_a_threshold_is_told_with_what_it_is_for():
         f"{start}, chosen for precision>=0.9 {end}. On the validation rows that chose it: "
         "precision 1.0000 (95 % interval 0.7500 to 1.0000) and recall 0.0000. That looks better "
         "than it is: on other rows about half of such thresholds fall short of the precision asked "
-        "for."
+        "for"
     )
 
 

@@ -342,3 +342,10 @@ def test_serious_findings_are_limits_and_others_are_told_elsewhere() -> None:
     facts = make_facts(data={"test": None, "findings": findings})
     assert [told for told in list_limits(facts) if told.startswith("a ")] == ["a serious one"]
     assert list_leaks(facts) == ["a leak one"]
+
+
+@pytest.mark.parametrize("reads_it", [True, False, None])
+def test_that_a_model_reads_padding_is_told_to_those_who_take_a_pipeline(reads_it: bool | None):
+    training = {} if reads_it is None else {"reads_padding": reads_it}
+    told = " ".join(list_limits(make_facts(part="test", training=training)))
+    assert ("a pipeline with a batch_size does, gets other answers" in told) == bool(reads_it)

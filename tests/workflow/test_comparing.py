@@ -124,7 +124,7 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert found.learned[1].endswith("of these 30 texts")
     told = f"{runs[1]} was trained {found.learned[1]}"
     assert f" {told}: scores of learned rows are too good." in found.verdict
-    chosen = f"{runs[1]} knew some other of these rows, or was chosen by them"
+    chosen = f"{runs[1]} knew some others of these rows, or was chosen by them"
     assert chosen in found.verdict
     assert [note.startswith(f"WARNING: {told}") for note in noted if "trained" in note] == [True]
     assert found.to_json()["learned"] == [None, found.learned[1]]
@@ -156,10 +156,10 @@ def test_leaks_into_the_kept_test_rows_are_told(copies, texts, groups, told):
     by = "by text (or nearly)" if groups is None else "by text (or nearly) or by group"
     end = f", {by}: scores of known rows are too good."
     poor, good = copies
-    assert bertfit.compare(*copies).verdict.endswith(f" Of these rows, {poor} knew {told}{end}")
+    assert bertfit.compare(*copies).verdict.endswith(f" Of all these rows, {poor} knew {told}{end}")
     change_record(good, lambda record: leak(record, 1, None))
     verdict = bertfit.compare(*copies).verdict
-    assert verdict.endswith(f" Of these rows, {poor} knew {told} and {good} knew 1{end}")
+    assert verdict.endswith(f" Of all these rows, {poor} knew {told} and {good} knew 1{end}")
     change_record(good, lambda record: leak(record, None, None))
     change_record(copies[0], lambda record: leak(record, None, None))
     assert "too good" not in bertfit.compare(*copies).verdict
@@ -185,7 +185,10 @@ def test_the_verdict_is_on_the_rows_that_neither_run_knew(tiny_model_dir, make_r
     learned = [row for row, digest in zip(rows, digests, strict=True) if digest in known]
     all_known = bertfit.compare(*runs, data=learned)
     assert all_known.without_known is None
-    assert " One of them knew each of these rows: with new text it may" in all_known.verdict
+    assert (
+        " Each of these rows was known to one of them at least: with new text it may"
+        in all_known.verdict
+    )
 
 
 def test_the_verdict_on_kept_rows_is_on_those_that_leaked_into_neither(
@@ -201,6 +204,7 @@ def test_the_verdict_on_kept_rows_is_on_those_that_leaked_into_neither(
     assert 10 <= num_known < 40
     found = bertfit.compare(*runs)
     assert found.without_known.num_rows <= 40 - num_known
+    assert bertfit.compare(*runs[::-1]).without_known.num_rows == found.without_known.num_rows
     assert f" That is on the {found.without_known.num_rows} rows, of 40, that" in found.verdict
     scored = bertfit.compare(*runs, data=test)
     assert scored.without_known.num_rows == found.without_known.num_rows

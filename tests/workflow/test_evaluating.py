@@ -359,7 +359,7 @@ TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learn
             [],
             "test",
             (
-                "Of these rows, run knew 3, by text (or nearly): scores of known rows are too "
+                "Of all these rows, run knew 3, by text (or nearly): scores of known rows are too "
                 "good. bertfit inspect shows those without them."
             ),
         ),

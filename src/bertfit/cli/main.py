@@ -108,7 +108,7 @@ def _prepare_process() -> None:
             stream.reconfigure(errors="backslashreplace")
     guard_streams()
     columns = os.environ.get("COLUMNS", "")
-    if columns.isdecimal() and int(columns) == 0:  # rich would print nothing
+    if columns and not columns.strip("0"):  # rich would print nothing
         del os.environ["COLUMNS"]
     try:
         tempfile.gettempdir()

@@ -331,7 +331,7 @@ def _print_prediction(row: PredictedRow, *, as_json: bool) -> None:
 
 def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextClassifier) -> None:
     from bertfit.cli.terminal import error_console, show_skipped
-    from bertfit.wording import format_count, format_share, name_kept
+    from bertfit.wording import format_count, format_share, name_kept_part
 
     _refuse_nothing(count)
     if output is not None:
@@ -353,7 +353,7 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         keeps = "is longer than {} tokens and keeps its {}."
         keep = "are longer than {} tokens and keep their {}."
         told = (keeps if count.num_truncated == 1 else keep).format(
-            rule.max_length, name_kept(rule.truncation)
+            rule.max_length, name_kept_part(rule.truncation)
         )
         told = f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share}) {told}"
         error_console.print(told)

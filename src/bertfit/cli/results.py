@@ -55,7 +55,7 @@ from bertfit.wording import (
     format_share,
     format_steps,
     list_some,
-    name_kept,
+    name_kept_part,
     quote_path,
 )
 
@@ -215,8 +215,8 @@ def _describe_intervals(evaluation: Evaluation) -> str:
         share = num_cut / max(1, evaluation.scores.num_rows)
         cut = (
             f"Truncated: {count_rows(num_cut)} ({format_share(share)}) kept the "
-            f"{name_kept(evaluation.truncation)} of {'its' if num_cut == 1 else 'their'} text, "
-            f"{limit} tokens."
+            f"{name_kept_part(evaluation.truncation)} of "
+            f"{'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )
     scores = evaluation.scores
     supports = [of_class.support for of_class in scores.per_class.values()]

@@ -9,6 +9,7 @@ readable only by them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -70,7 +71,8 @@ def encode_or_reuse(
     if store is None or sum(map(len, texts)) < MIN_CHARACTERS:
         return encode_texts(texts, tokenizer, rule, on_progress=on_progress)
     entry = store / _name_entry(texts, tokenizer, rule)
-    found = _open_entry(entry, num_texts=len(texts))
+    fits = functools.partial(_fits, len(texts), tokenizer.get_vocab_size())
+    found = _open_entry(entry, fits)
     if found is not None:
         return found
     encoded = encode_texts(texts, tokenizer, rule, on_progress=on_progress)
@@ -82,7 +84,7 @@ def encode_or_reuse(
         return encoded
     with contextlib.suppress(OSError):  # another process may be evicting the same entries
         _make_room(store, keep=entry)
-    return _open_entry(entry, num_texts=len(texts)) or encoded
+    return _open_entry(entry, fits) or encoded
 
 
 def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) -> str:
@@ -99,8 +101,8 @@ def _name_entry(texts: Sequence[str], tokenizer: Tokenizer, rule: EncodingRule) 
     return digest.hexdigest()
 
 
-def _open_entry(entry: Path, *, num_texts: int) -> EncodedTexts | None:
-    """Return what an entry has for so many texts; None if there is none, or it is damaged."""
+def _open_entry(entry: Path, fits: Callable[[EncodedTexts], bool]) -> EncodedTexts | None:
+    """Return what an entry has; None if there is none, or it is damaged."""
     try:
         if not all(path.is_file() for path in (entry / _DIGEST, *map(entry.joinpath, _FILES))):
             return None  # not a pipe either, which would be waited for
@@ -109,12 +111,12 @@ def _open_entry(entry: Path, *, num_texts: int) -> EncodedTexts | None:
         arrays = [read_array(entry / name) for name in _FILES]
         os.utime(entry)
         found = EncodedTexts(*arrays)
-        return found if _fits(found, num_texts) else None
+        return found if fits(found) else None
     except (OSError, ValueError):
         return None
 
 
-def _fits(found: EncodedTexts, num_texts: int) -> bool:
+def _fits(num_texts: int, num_ids: int, found: EncodedTexts) -> bool:
     """Return whether arrays are as `encode_texts` makes them; their digest says nothing of it."""
     shapes = ((found.token_ids.size,), (num_texts + 1,), (num_texts,))
     types = (np.int32, np.int64, np.int32)
@@ -128,6 +130,7 @@ def _fits(found: EncodedTexts, num_texts: int) -> bool:
         and (found.lengths >= 0).all()
         and (found.full_lengths >= found.lengths).all()
         and found.token_ids.min(initial=0) >= 0
+        and found.token_ids.max(initial=0) < num_ids
     )
 
 

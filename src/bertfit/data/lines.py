@@ -136,12 +136,12 @@ def decode_lines(file: IO[bytes], source: str, encoding: str) -> Iterator[Line]:
     if not is_line_wise(encoding):
         yield from _decode_one_after_other(reader, source, encoding)
         return
-    for number, content in enumerate(_iter_pieces(reader.readline, source), start=1):
+    for number, content in enumerate(_iter_pieces(reader.readline, source, unit="bytes"), start=1):
         line = content.removeprefix(codecs.BOM_UTF8) if number == 1 else content
         yield _decode_line(line, number, source, encoding)
 
 
-def _iter_pieces(readline: Callable[[int], AnyStr], source: str) -> Iterator[AnyStr]:
+def _iter_pieces(readline: Callable[[int], AnyStr], source: str, *, unit: str) -> Iterator[AnyStr]:
     """Yield lines; one without an end would take all memory, as of /dev/zero or a gzip bomb.
 
     Raises:
@@ -152,7 +152,7 @@ def _iter_pieces(readline: Callable[[int], AnyStr], source: str) -> Iterator[Any
         if not piece:
             return
         if len(piece) > _LONGEST_LINE:
-            message = f"the line has more than {_LONGEST_LINE:,} characters; is this a text file?"
+            message = f"the line has more than {_LONGEST_LINE:,} {unit}; is this a text file?"
             raise SourceError(source, message, line=number)
         yield piece
 
@@ -189,7 +189,9 @@ def _decode_one_after_other(
     number = 0
     texts = io.TextIOWrapper(reader, encoding, newline="\n")
     try:
-        for number, text in enumerate(_iter_pieces(texts.readline, source), start=1):
+        for number, text in enumerate(
+            _iter_pieces(texts.readline, source, unit="characters"), start=1
+        ):
             yield Line(number, text, _find_nul(text, number, source, guesses=False))
     except UnicodeError as error:
         reason = getattr(error, "reason", error)

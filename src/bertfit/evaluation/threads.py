@@ -36,7 +36,8 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     with libraries.limit(limits=1, user_api="blas"):
         num_started = 0
         try:
-            num_started = _start_threads(num_threads, todo)
+            while num_started < num_threads and _start_thread(todo):
+                num_started += 1
             for task in tasks:
                 waiting.append(Future())
                 todo.put((waiting[-1], task))
@@ -54,14 +55,13 @@ def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
                 todo.put(None)
 
 
-def _start_threads(number: int, todo: SimpleQueue[_Work[Result] | None]) -> int:
-    """Start threads that do what is in the queue, and return how many the system allowed."""
-    for num_started in range(number):
-        try:
-            threading.Thread(target=_work_off, args=(todo,), daemon=True).start()
-        except RuntimeError:
-            return num_started
-    return number
+def _start_thread(todo: SimpleQueue[_Work[Result] | None]) -> bool:
+    """Start a thread that does what is in the queue; return whether the system allowed it."""
+    try:
+        threading.Thread(target=_work_off, args=(todo,), daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _work_off(todo: SimpleQueue[_Work[Result] | None]) -> None:

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 
 _POSITIONS = ("max_position_embeddings", "max_seq_len")
 """Names that configurations give to the number of positions; the second is MPT's."""
-_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_labels")
+_COUNTS = (
+    *("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_hidden_groups"),
+    *("encoder_layers", "decoder_layers", "num_decoder_layers", "num_labels"),
+)
 """Names that configurations give to the number of layers, and that of labels."""
-_MOST = 1_000_000
-"""Of either that makes sense."""
+_MOST_LAYERS, _MOST_LABELS = 10_000, 1_000_000
+"""That make sense."""
 _SHOWN = 60
 """Characters by which a text is recognised."""
 _MOST_NAMED = 4
@@ -265,9 +268,10 @@ def _refuse_huge(name: str, file: Path) -> None:
             entries = read_json(file)
     for entry in _COUNTS if isinstance(entries, dict) else ():
         count = entries.get(entry)
-        if isinstance(count, int) and count > _MOST:
+        if isinstance(count, int) and count > (_MOST_LABELS if "label" in entry else _MOST_LAYERS):
+            told = f"{count:,}" if count < 10**15 else f"with {len(str(count))} digits"
             raise ModelError(
-                f"the model {name!r} cannot be loaded: its configuration says {entry} {count:.0e}",
+                f"the model {name!r} cannot be loaded: its configuration says {entry} {told}",
                 hint="Get a good copy of it.",
             )
 

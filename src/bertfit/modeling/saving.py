@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_OWN_ENTRIES = ("rope_theta", "partial_rotary_factor")
-"""Of `rope_parameters`, those that were entries of the configuration itself."""
+_OF_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+"""What of `rope_parameters` was an entry of the configuration itself, by the same name, or by the
+other in GPT-NeoX."""
+_SCALINGS = {"linear", "dynamic", "yarn", "llama3"}
+"""Kinds of scaling that 4.5x reads by the same names; that of longrope has others."""
 _OF_MODERNBERT = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
 _BASES_BY_LAYER = {
     "modernbert": _OF_MODERNBERT,
@@ -62,29 +65,40 @@ def _tell_older_releases(path: Path) -> None:
     """Add to a configuration what transformers 4 looks for instead of `rope_parameters`.
 
     Without it, 4.5x takes the base of its family for rotary positions, without a message, and so do
-    the exporters that need it. Where both are there, transformers 5 reads what is in both.
+    the exporters that need it. Nothing is added if transformers 5 would read other positions then.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    from transformers import AutoConfig
+
+    own = path.read_text(encoding="utf-8")
+    config = json.loads(own)
     added = _find_older_entries(config)
-    if added.keys() - config.keys():
-        whole = json.dumps({**added, **config}, indent=2, sort_keys=True)
-        path.write_text(f"{whole}\n", encoding="utf-8")
+    if not added.keys() - config.keys():
+        return
+    before = AutoConfig.from_pretrained(path.parent).rope_parameters
+    whole = json.dumps({**added, **config}, indent=2, sort_keys=True)
+    path.write_text(f"{whole}\n", encoding="utf-8")
+    if AutoConfig.from_pretrained(path.parent).rope_parameters != before:
+        path.write_text(own, encoding="utf-8")
 
 
 def _find_older_entries(config: Mapping[str, Any]) -> dict[str, Any]:
-    rotary = config.get("rope_parameters") or {}
-    of_layers = {kind: one for kind, one in rotary.items() if isinstance(one, dict)}
+    rotary, kind = config.get("rope_parameters") or {}, config.get("model_type", "")
+    of_layers = {layer: one for layer, one in rotary.items() if isinstance(one, dict)}
     if of_layers:
-        names = _BASES_BY_LAYER.get(config.get("model_type", ""), {})
-        return {
-            names[kind]: one["rope_theta"]
-            for kind, one in of_layers.items()
-            if kind in names and "rope_theta" in one
+        names = _BASES_BY_LAYER.get(kind, {})
+        found = {
+            names[layer]: one["rope_theta"]
+            for layer, one in of_layers.items()
+            if layer in names and "rope_theta" in one
         }
-    found = {name: rotary[name] for name in _OWN_ENTRIES if name in rotary}
-    if rotary.get("rope_type", "default") != "default":
+        scaled = of_layers.get("full_attention", {}) if kind == "gemma3_text" else {}
+    else:
+        names = _OF_NEOX if kind == "gpt_neox" else {name: name for name in _OF_NEOX}
+        found = {older: rotary[name] for name, older in names.items() if name in rotary}
+        scaled = rotary
+    if scaled.get("rope_type") in _SCALINGS:
         found["rope_scaling"] = {
-            name: value for name, value in rotary.items() if name not in _OWN_ENTRIES
+            name: value for name, value in scaled.items() if name not in _OF_NEOX
         }
     return found
 

@@ -161,7 +161,8 @@ def describe_threshold(value: float, positive: str, entry: Mapping[str, Any] | N
         _show_rate(name, rates[name], rates[f"{name}_interval"]) for name in ("precision", "recall")
     ]
     rates = " and ".join(told)
-    return f"{chosen}. On the validation rows that chose it: {rates}. {describe_hope(entry['aim'])}"
+    hope = describe_hope(entry["aim"]).removesuffix(".")  # the caller ends the sentence
+    return f"{chosen}. On the validation rows that chose it: {rates}. {hope}"
 
 
 def describe_hope(aim: str) -> str:

@@ -181,9 +181,9 @@ def _compare_scored(
     sides = zip(runs, (rows, rows_b), strict=True)
     known = [str(run) for run, of in sides if of.knows_more]
     if known:
-        other, were = " other" if any(learned) else "", "was" if len(known) == 1 else "were"
+        some, were = "some others" if any(learned) else "some", "was" if len(known) == 1 else "were"
         verdict += (
-            f" {' and '.join(known)} knew some{other} of these rows, or {were} chosen by them: the "
+            f" {' and '.join(known)} knew {some} of these rows, or {were} chosen by them: the "
             "scores of such rows are too good. bertfit evaluate says more."
         )
     return replace(found, verdict=verdict, learned=learned, skipped=rows.skipped)
@@ -230,7 +230,10 @@ def _compare(rows: str, sides: Sequence[Side], *, runs: tuple[Path, Path]) -> Ru
     if without_known is not None:
         verdict += _tell_new((a, b), is_new, runs)
     elif not is_new.any():
-        verdict += " One of them knew each of these rows: with new text it may be otherwise."
+        verdict += (
+            " Each of these rows was known to one of them at least: with new text it may be "
+            "otherwise."
+        )
     verdict += _tell_thresholds(a, b, runs)
     if runs[0].samefile(runs[1]):
         verdict += " They are the same run."
@@ -257,11 +260,10 @@ def _compare_rows(a: Side, b: Side, which: slice | np.ndarray) -> PairedComparis
 
 
 def _find_known(a: Side, b: Side) -> np.ndarray:
-    """Return (n,) whether any of both runs knew a row, as far as known."""
-    known = np.zeros(len(a.kept), dtype=bool)
-    for side in (a, b):
-        if side.kept.is_known is not None:
-            known |= side.kept.is_known
+    """Return (n,) whether any of both runs knew a row; none if either does not tell."""
+    if a.kept.is_known is None or b.kept.is_known is None:
+        return np.zeros(len(a.kept), dtype=bool)
+    known: np.ndarray = a.kept.is_known | b.kept.is_known
     return known
 
 

@@ -209,7 +209,7 @@ def evaluate(
     return replace(
         found,
         learned=None if rows.learned is None else rows.learned.told,
-        without_learned=score_without(found, rows.known),
+        without_learned=score_without(found, rows.known if rows.leaves_some else ()),
         warning=rows.warning,
     )
 

@@ -56,11 +56,9 @@ def _read_digests(path: Path) -> np.ndarray | None:
         raise RunError(
             f"{path} cannot be read: {reason}", hint="Remove it; trained rows are not found then."
         ) from None
-    is_array = isinstance(known, np.ndarray)  # of an archive, numpy returns something else
-    if not is_array or known.dtype != np.uint64 or known.ndim != 1:
-        what = f"shape {known.shape} of {known.dtype}" if is_array else "an archive"
+    if known.dtype != np.uint64 or known.ndim != 1:
         raise RunError(
-            f"{path}: expected a row of 64-bit digests, got {what}",
+            f"{path}: expected a row of 64-bit digests, got shape {known.shape} of {known.dtype}",
             hint="Remove it; trained rows are not found then.",
         )
     return known
@@ -182,8 +180,8 @@ def describe_leaks(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> str | None
     if not told:
         return None
     return (
-        f"Of these rows, {' and '.join(told)}, by text (or nearly){by_group}: scores of known rows "
-        "are too good."
+        f"Of all these rows, {' and '.join(told)}, by text (or nearly){by_group}: scores of known "
+        "rows are too good."
     )
 
 

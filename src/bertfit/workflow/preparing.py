@@ -34,7 +34,7 @@ from bertfit.modeling.soundness import find_type_fault, mark_padding, reads_padd
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
-from bertfit.wording import format_share, name_kept
+from bertfit.wording import format_share, name_kept_part
 from bertfit.workflow.base_model import load_base
 from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.rows import PreparedRows
@@ -234,7 +234,7 @@ def _note_text(encoded: EncodedTexts, rule: EncodingRule, listener: Listener) ->
     num_cut = encoded.num_truncated
     if num_cut:
         share = f"({format_share(num_cut, len(encoded))})"
-        kept = name_kept(rule.truncation)
+        kept = name_kept_part(rule.truncation)
         of_many = f"{num_cut:,} training rows {share} are longer and keep their {kept}"
         of_one = f"1 training row {share} is longer and keeps its {kept}"
         text += f". {of_one if num_cut == 1 else of_many}"

@@ -34,11 +34,16 @@ class RowsToScore:
     learned: Learned | None
     """On which of them the run was trained; None if on none, as far as known."""
     known: Sequence[int]
-    """Numbers of those rows, and of those that chose the run if they are among others."""
+    """Numbers of those rows, and of those that chose the run."""
     is_own_test: bool
     """Whether they are the run's test rows, of which others may have leaked."""
     warning: str | None
     """Why its scores are too good, in a sentence or two; None if they are not, as far as known."""
+
+    @property
+    def leaves_some(self) -> bool:
+        """Whether scores without the known rows say more; not if all of these only chose."""
+        return self.learned is not None or len(self.known) < len(self.dataset)
 
     @property
     def knows_more(self) -> bool:
@@ -79,8 +84,6 @@ def read_rows(
         listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")
     note_columns({"rows": dataset.columns}, listener)
     known = sorted({*(() if learned is None else learned.rows), *choosing})
-    if learned is None and len(known) == len(dataset):
-        known = []  # nothing would be left
     return RowsToScore(dataset, skipped, learned, known, is_own_test, warning)
 
 

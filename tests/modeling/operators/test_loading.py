@@ -169,10 +169,26 @@ def test_what_another_user_could_have_written_is_not_loaded(fresh, mode):
     )
 
 
-def test_a_link_that_another_user_could_have_laid_is_not_followed(fresh):
-    path = keep()
+@pytest.mark.usefixtures("operators")
+def test_a_link_that_another_user_could_have_laid_is_not_followed(monkeypatch, tmp_path):
+    whole = loading._find_library().read_bytes()
+    monkeypatch.setenv("BERTFIT_CACHE", str(tmp_path))
+    path = keep(whole, seal=False)
     path.symlink_to(path.rename(path.with_name("elsewhere.so")))
-    assert load_operators(build=True).reason.startswith("they could not be had: ")
+    loading.forget_operators()
+    assert load_operators(build=False).reason.startswith("they could not be had: ")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "cut off"])
+def test_what_is_no_whole_file_when_it_is_opened_is_not_loaded(tmp_path, kind):
+    path = tmp_path / "library.so"
+    if kind == "a pipe":
+        os.mkfifo(path)
+        assert not loading._is_whole(path)
+    else:
+        path.write_bytes(b"a part of one")
+    with pytest.raises(OSError, match=r"library\.so"):
+        loading._open_library(path)
 
 
 @pytest.mark.usefixtures("operators")

@@ -261,7 +261,7 @@ def _seal(library: Path) -> None:
 def _is_whole(library: Path) -> bool:
     """Return whether a library exists and is intact; loading a partial one would crash."""
     try:
-        return _is_sealed(library.read_bytes())
+        return library.is_file() and _is_sealed(library.read_bytes())
     except OSError:
         return False
 
