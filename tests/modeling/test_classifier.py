@@ -770,6 +770,7 @@ def test_what_a_tokenizer_lacks_is_told_and_no_folder_is_called_damaged(
         raise error
 
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", fail)
+    (model_dir / "spm.model").write_bytes(b"a sentencepiece file")
     message = error_of(model_dir)
     assert hint in message
     assert "damaged" not in message

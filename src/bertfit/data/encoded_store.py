@@ -71,7 +71,9 @@ def encode_or_reuse(
     if store is None or sum(map(len, texts)) < MIN_CHARACTERS:
         return encode_texts(texts, tokenizer, rule, on_progress=on_progress)
     entry = store / _name_entry(texts, tokenizer, rule)
-    fits = functools.partial(_fits, len(texts), tokenizer.get_vocab_size())
+    # Not the size of the vocabulary: ids of added tokens may leave gaps.
+    num_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    fits = functools.partial(_fits, len(texts), num_ids)
     found = _open_entry(entry, fits)
     if found is not None:
         return found

@@ -67,6 +67,8 @@ def open_json_lines(path: Path, source: str, encoding: str) -> RecordStream:
 def _split_array(lines: Sequence[Line], source: str) -> list[Line]:
     """Return the elements of an array, each as a line with the number of the one it begins on.
 
+    What is wrong within an element is found as in a line, which costs reading it a second time.
+
     Raises:
         SourceError: It is no whole array, or a line of it cannot be decoded.
     """

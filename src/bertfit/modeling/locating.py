@@ -141,7 +141,7 @@ def explaining_failures(name: str) -> Iterator[None]:
         first_line = next((line for line in told.splitlines() if line.strip()), "")
         raise ModelError(
             f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
-            hint=_find_missing_package(error) or _loading_hint(name, str(error)),
+            hint=_find_missing_part(name, error) or _loading_hint(name, str(error)),
         ) from error
 
 
@@ -157,10 +157,12 @@ def _find_unreadable(name: str) -> Path | None:
     return next((file for file in files if not os.access(file, os.R_OK)), None)
 
 
-def _find_missing_package(error: Exception) -> str | None:
+def _find_missing_part(name: str, error: Exception) -> str | None:
     """Return what to install, or to add to the folder, if a tokenizer's file needs it."""
-    told = str(error)
-    if "tiktoken" in told or "entencepiece" in told:  # transformers asks for the former instead
+    told, folder = str(error), as_path(name)
+    # transformers asks for tiktoken instead, also where a folder has no tokenizer at all.
+    is_asking = "tiktoken" in told or "sentencepiece" in told.lower()
+    if is_asking and (not folder.is_dir() or any(folder.glob("*.model"))):
         return (
             "Its tokenizer is a sentencepiece file, which two packages read: pip install "
             "sentencepiece protobuf. Or add tokenizer.json: where they are installed, "

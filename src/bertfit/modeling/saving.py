@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-_OF_NEOX = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
-"""What of `rope_parameters` was an entry of the configuration itself, by the same name, or by the
-other in GPT-NeoX."""
+_OWN_ENTRIES = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+"""What of `rope_parameters` was an entry of the configuration itself: by the same name, or, in
+GPT-NeoX, by the other."""
 _SCALINGS = {"linear", "dynamic", "yarn", "llama3"}
 """Kinds of scaling that 4.5x reads by the same names; that of longrope has others."""
 _OF_MODERNBERT = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
@@ -93,12 +93,12 @@ def _find_older_entries(config: Mapping[str, Any]) -> dict[str, Any]:
         }
         scaled = of_layers.get("full_attention", {}) if kind == "gemma3_text" else {}
     else:
-        names = _OF_NEOX if kind == "gpt_neox" else {name: name for name in _OF_NEOX}
+        names = _OWN_ENTRIES if kind == "gpt_neox" else {name: name for name in _OWN_ENTRIES}
         found = {older: rotary[name] for name, older in names.items() if name in rotary}
         scaled = rotary
     if scaled.get("rope_type") in _SCALINGS:
         found["rope_scaling"] = {
-            name: value for name, value in scaled.items() if name not in _OF_NEOX
+            name: value for name, value in scaled.items() if name not in _OWN_ENTRIES
         }
     return found
 
