@@ -17,14 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bertfit.errors import ConfigError, ModelError
-from bertfit.modeling.classifier import (
-    check_token_ids,
-    find_length_limit,
-    load_architecture,
-    load_classifier,
-    set_dropout,
-)
+from bertfit.modeling.classifier import load_architecture, load_classifier, set_dropout
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.input_limits import check_token_ids, find_length_limit
 from bertfit.modeling.locating import quieting_transformers
 from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer

@@ -39,9 +39,10 @@ from bertfit.inference.micro_batches import SMALLER_PIECES
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.texts import iter_texts, list_texts
 from bertfit.inference.working_copy import WorkingCopy
-from bertfit.modeling.classifier import check_token_ids, find_length_limit, load_classifier
+from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.forward import mark_token_types
+from bertfit.modeling.input_limits import check_token_ids, find_length_limit
 from bertfit.modeling.locating import suggest_folder
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision

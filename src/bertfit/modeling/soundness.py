@@ -21,9 +21,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from bertfit.errors import BertfitError, ModelError, is_out_of_memory
-from bertfit.modeling.classifier import check_token_ids, find_length_limit
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, give_up_copy
 from bertfit.modeling.forward import compute_logits
+from bertfit.modeling.input_limits import check_token_ids, find_length_limit
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.modeling.torch_defaults import usual_torch
 

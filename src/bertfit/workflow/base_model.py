@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from bertfit.assets import find_model_path
 from bertfit.config import TrainSettings, is_default
 from bertfit.data.cleaning import unfold_cleaning
-from bertfit.modeling.classifier import NO_LIMIT, LoadedClassifier, load_classifier
+from bertfit.modeling.classifier import LoadedClassifier, load_classifier
+from bertfit.modeling.input_limits import NO_LIMIT
 from bertfit.modeling.tokenizer_files import load_tokenizer
 from bertfit.run_directory import read_record, telling_of_unfinished
 from bertfit.run_files import is_run

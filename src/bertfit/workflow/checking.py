@@ -32,7 +32,8 @@ from bertfit.data.token_faults import (
     shows_more,
 )
 from bertfit.garbage import pause_collection
-from bertfit.modeling.classifier import check_length, find_length_limit, load_architecture
+from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.input_limits import check_length, find_length_limit
 from bertfit.modeling.tokenizer_files import fast_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import note_columns

@@ -11,7 +11,8 @@ from bertfit.assets import find_model_path, name_model
 from bertfit.config import is_whole_number
 from bertfit.errors import ConfigError
 from bertfit.inference.confidence import read_confidence
-from bertfit.modeling.classifier import find_position_limit, load_architecture
+from bertfit.modeling.classifier import load_architecture
+from bertfit.modeling.input_limits import find_position_limit
 from bertfit.modeling.tree import (
     MemoryEstimate,
     ModuleNode,

@@ -18,14 +18,10 @@ from bertfit.data.gate import GateReport, choose_cleaning_of
 from bertfit.inference.predictor import TextClassifier
 from bertfit.labels import encode_labels
 from bertfit.modeling.attention import compute_plainly
-from bertfit.modeling.classifier import (
-    LoadedClassifier,
-    check_length,
-    check_token_ids,
-    find_length_limit,
-)
+from bertfit.modeling.classifier import LoadedClassifier
 from bertfit.modeling.compilation import cannot_compile, find_compile_obstacle
 from bertfit.modeling.fast_path import FastPath, is_for_operators, plan_operators_of, plug_in
+from bertfit.modeling.input_limits import check_length, check_token_ids, find_length_limit
 from bertfit.modeling.operators.loading import load_operators, needs_building
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.plan import Plan
