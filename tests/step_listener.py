@@ -21,3 +21,16 @@ class StepListener:
         if detail.startswith("loss"):  # not the start of an epoch, nor validation
             self.num_steps += 1
             self.on_step(self.num_steps)
+
+
+class Recorder:
+    """A listener that keeps the notes, and calls `on_progress` with task and count."""
+
+    def __init__(self, on_progress=lambda task, done: None):
+        self.notes, self.on_progress = [], on_progress
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def progress(self, task, done, total, detail=""):
+        self.on_progress(task, done)

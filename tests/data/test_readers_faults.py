@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
-from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -17,29 +16,13 @@ from bertfit.data import lines
 from bertfit.data.dataset import Columns, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
 from bertfit.errors import DataError, Fault
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def read(source, *, need_label=True, **columns):
-    return list(iter_rows(source, Columns(**columns), need_label=need_label))
+from tests.data.test_readers import read, source_error, write
 
 
 def fault_of(source, **options) -> tuple[int | None, str]:
     """Return line and message of the only fault."""
     (fault,) = [row for row in read(source, **options) if isinstance(row, Fault)]
     return fault.line, fault.message
-
-
-def source_error(source, **options) -> str:
-    with pytest.raises(SourceError) as caught:
-        read(source, **options)
-    assert str(caught.value) == str(caught.value.fault)
-    return str(caught.value).removeprefix(f"{source}")
 
 
 # Faults of a row

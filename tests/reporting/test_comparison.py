@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from rich.cells import cell_len
-from rich.console import Console, RenderableType
 
 from bertfit.evaluation.comparison import compare_predictions
 from bertfit.evaluation.slices import score_slices
@@ -19,20 +15,10 @@ from bertfit.reporting.comparison import (
     slice_table,
     suspect_table,
 )
+from tests.reporting.test_text import render, width_of
 
 LONG = "a very long name [bold]with markup[/bold] that goes on and on " * 3
 WIDE = "这部电影很好看" * 20
-
-
-def render(renderable: RenderableType) -> str:
-    """Return the text on a terminal wide enough to show what would not fit 80 columns."""
-    console = Console(file=io.StringIO(), width=200, color_system=None)
-    console.print(renderable)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
-
-
-def width_of(text: str) -> int:
-    return max(map(cell_len, text.splitlines()))
 
 
 def compare(num_rows: int = 300, groups=None):

@@ -24,21 +24,9 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.inference.confidence import UNCALIBRATED_NAME
 from bertfit.wording import format_count
 from bertfit.workflow import calibrating
+from tests.step_listener import Recorder
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "a film"]
-
-
-class Recorder:
-    """A listener that keeps the notes."""
-
-    def __init__(self, on_progress=lambda task, done: None):
-        self.notes, self.on_progress = [], on_progress
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def progress(self, task, done, total, detail=""):
-        self.on_progress(task, done)
 
 
 @pytest.fixture(scope="module")

@@ -25,22 +25,10 @@ from bertfit.workflow import log as log_module
 from bertfit.workflow import making, preparing, reporting
 from bertfit.workflow import seeds as seeds_module
 from bertfit.workflow.log import LogKeeper
+from tests.step_listener import Recorder
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "dropout": 0.0, "dtype": "float32"}
-
-
-class Recorder:
-    """A listener that keeps notes and calls `on_progress` with task and count."""
-
-    def __init__(self, on_progress=lambda task, done: None):
-        self.notes, self.on_progress = [], on_progress
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def progress(self, task, done, total, detail=""):
-        self.on_progress(task, done)
 
 
 @pytest.fixture(scope="module")

@@ -53,22 +53,10 @@ from bertfit.workflow import (
 from bertfit.workflow.base_model import load_base, load_base_tokenizer
 from bertfit.workflow.learned import write_digests
 from bertfit.workflow.reproducing import describe_command
+from tests.step_listener import Recorder
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", ""]
 SMALL = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "dropout": 0.0, "dtype": "float32"}
-
-
-class Recorder:
-    """A listener that keeps what it hears, and calls `on_progress` with task and count."""
-
-    def __init__(self, on_progress=lambda task, done: None):
-        self.notes, self.on_progress = [], on_progress
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def progress(self, task, done, total, detail=""):
-        self.on_progress(task, done)
 
 
 @pytest.fixture(scope="module")

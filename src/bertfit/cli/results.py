@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from bertfit.cli.streams import write_json
 from bertfit.cli.terminal import show_skipped
 from bertfit.config import is_default
-from bertfit.data.findings import count_rows
 from bertfit.evaluation.metrics import count_predictions
 from bertfit.evaluation.units import are_one_group
 from bertfit.reporting.comparison import (
@@ -214,7 +213,7 @@ def _describe_intervals(evaluation: Evaluation) -> str:
     if num_cut:
         share = num_cut / max(1, evaluation.scores.num_rows)
         cut = (
-            f"Truncated: {count_rows(num_cut)} ({format_share(share)}) kept the "
+            f"Truncated: {format_count(num_cut, 'row')} ({format_share(share)}) kept the "
             f"{name_kept_part(evaluation.truncation)} of "
             f"{'its' if num_cut == 1 else 'their'} text, {limit} tokens."
         )

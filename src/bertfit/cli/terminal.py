@@ -295,8 +295,7 @@ def _tell(text: str, *, style: str | None = None, soft_wrap: bool = False) -> No
 
 def _explain_os_error(error: OSError) -> str:
     place = f" ({error.filename})" if error.filename else ""
-    # numpy sets no errno; its message only says how much of an array was written.
-    if error.errno == errno.ENOSPC or (error.errno is None and " requested and " in str(error)):
+    if error.errno == errno.ENOSPC:
         if error.filename is None:  # standard output, for example
             return (
                 "the disk is full; free some space first. If the output of this command goes to a "

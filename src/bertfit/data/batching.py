@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class Pack:
         return len(self.token_ids)
 
 
-class PlannedEpochs(Sequence[list[np.ndarray]]):
+class PlannedEpochs:
     """The rows of each step of each epoch, planned when asked for: patience may end them early."""
 
     def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int, num_epochs: int) -> None:
@@ -82,18 +81,13 @@ class PlannedEpochs(Sequence[list[np.ndarray]]):
         """Return the number of epochs."""
         return self._num_epochs
 
-    @overload
-    def __getitem__(self, place: int) -> list[np.ndarray]: ...
+    def __getitem__(self, epoch: int) -> list[np.ndarray]:
+        """Return the rows of each step of an epoch."""
+        return self._plan(epoch=range(self._num_epochs)[epoch])
 
-    @overload
-    def __getitem__(self, place: slice) -> list[list[np.ndarray]]: ...
-
-    def __getitem__(self, place: int | slice) -> list[np.ndarray] | list[list[np.ndarray]]:
-        """Return the rows of each step of an epoch, or a list of several epochs."""
-        epochs = range(self._num_epochs)[place]
-        if isinstance(epochs, range):
-            return [self._plan(epoch=epoch) for epoch in epochs]
-        return self._plan(epoch=epochs)
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        """Plan one epoch after the other."""
+        return (self._plan(epoch=epoch) for epoch in range(self._num_epochs))
 
 
 def plan_epoch(lengths: np.ndarray, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bertfit.data.dataset import TextDataset
-from bertfit.wording import format_count
+from bertfit.wording import format_count, format_share
 
 Severity = Literal["leak", "serious", "minor"]
 """leak: the test score overstates the model. serious: the labels or the choice of the epoch
@@ -143,9 +143,14 @@ def shorten_around(text: str, offset: int = 0) -> str:
     return f"{'…' if start else ''}{shown}{'…' if end < len(text) else ''}"
 
 
-def count_rows(count: int) -> str:
-    """Return "1 row" or "2 rows"."""
-    return format_count(count, "row")
+def tell_rows(count: int, part: str, num_rows: int) -> str:
+    """Return a number of rows of a part, with its share.
+
+    Example:
+        >>> tell_rows(1, "test", 8)
+        '1 row of test (12.5 %)'
+    """
+    return f"{format_count(count, 'row')} of {part} ({format_share(count, num_rows)})"
 
 
 def _escape(character: str) -> str:

@@ -22,7 +22,6 @@ from bertfit.data.findings import (
     NUM_EXAMPLES,
     Example,
     Finding,
-    count_rows,
     order_findings,
 )
 from bertfit.data.giveaways import WordCounts, find_giveaways
@@ -39,7 +38,7 @@ from bertfit.data.profiles import PartProfile, profile_part
 from bertfit.data.words import make_vocabulary
 from bertfit.errors import Fault, LeakError
 from bertfit.labels import encode_labels
-from bertfit.wording import format_share
+from bertfit.wording import format_count, format_share
 
 _MOST_GIVEAWAYS = 10
 """Words that get a finding each: if one giveaway is in the texts, adjacent words often are too."""
@@ -174,7 +173,7 @@ def summarize_leaks(report: GateReport) -> str:
         of_test = "" if num_leaked else f" of {num_test:,} test rows"
         told.append(f"{num_grouped:,}{of_test} in groups seen before")
     if not told:
-        return f"No leak into the test set was found ({count_rows(num_test)})."
+        return f"No leak into the test set was found ({format_count(num_test, 'row')})."
     return f"LEAK: {'; '.join(told)}"
 
 
@@ -267,8 +266,8 @@ def _describe_skipped(skipped: Sequence[Fault], num_kept: int) -> Iterator[Findi
             count=len(skipped),
             num_rows=num_rows,
             message=(
-                f"{count_rows(len(skipped))} ({format_share(len(skipped), num_rows)}) cannot be "
-                f"used and {'was' if len(skipped) == 1 else 'were'} left out."
+                f"{format_count(len(skipped), 'row')} ({format_share(len(skipped), num_rows)}) "
+                f"cannot be used and {'was' if len(skipped) == 1 else 'were'} left out."
             ),
             examples=tuple(
                 Example(fault.source, fault.line or 0, fault.message)

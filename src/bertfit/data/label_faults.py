@@ -36,7 +36,7 @@ def describe_labels(
             profile,
             "missing_labels",
             missing,
-            examples=_show_label_rows(train, missing),
+            shown=train,
             message=(
                 f"{_count_labels(missing)} no row in {profile.name}: {_name_labels(missing)}."
             ),
@@ -57,7 +57,6 @@ def describe_labels(
                 profile,
                 "rare_labels",
                 rare,
-                examples=_show_label_rows(profile, rare),
                 message=f"{_count_labels(rare)} {least}: {named}.",
                 advice="Add rows, merge labels, or do not rely on these.",
             )
@@ -77,7 +76,6 @@ def describe_indivisible(profile: PartProfile) -> Iterator[Finding]:
             profile,
             "indivisible_labels",
             names,
-            examples=_show_label_rows(profile, names),
             message=f"train cannot split off validation rows: {found[0][1]}{more}.",
             advice=(
                 f"Add rows, merge labels or leave them out{how}, or give validation rows of their "
@@ -116,7 +114,6 @@ def _describe_alike(profile: PartProfile) -> Iterator[Finding]:
             profile,
             "alike_labels",
             names,
-            examples=_show_label_rows(profile, names),
             message=f"Labels that are alike are classes of their own: {told}{more}.",
             advice="Spell each label one way, or the model learns to tell spellings apart.",
         )
@@ -130,7 +127,6 @@ def _describe_joined(profile: PartProfile) -> Iterator[Finding]:
             profile,
             "joined_labels",
             names,
-            examples=_show_label_rows(profile, names),
             message=f"{are} made of other labels: {_name_labels(names)}.",
             advice=(
                 "Each is a class of its own, as a text has one label here. For several labels of a "
@@ -166,9 +162,9 @@ def _make_label_finding(
     kind: str,
     names: Sequence[str],
     *,
-    examples: tuple[Example, ...],
     message: str,
     advice: str,
+    shown: PartProfile | None = None,
 ) -> Finding:
     wanted = set(names)
     return Finding(
@@ -178,7 +174,7 @@ def _make_label_finding(
         count=sum(label in wanted for label in profile.rows.labels),
         num_rows=len(profile.rows),
         message=message,
-        examples=examples,
+        examples=_show_label_rows(shown or profile, names),
         advice=advice,
     )
 

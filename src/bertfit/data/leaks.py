@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import find_shared
-from bertfit.data.findings import Finding, Severity, count_rows, show_rows
+from bertfit.data.findings import Finding, Severity, show_rows, tell_rows
 from bertfit.data.near_duplicates import (
     SHINGLE_SIZE,
     THRESHOLD,
@@ -17,7 +17,7 @@ from bertfit.data.near_duplicates import (
 )
 from bertfit.data.profiles import PartProfile, choose_comparable
 from bertfit.labels import match_spelling
-from bertfit.wording import format_count, format_share, list_some
+from bertfit.wording import format_count, list_some
 
 _MOST_GROUPS_NAMED = 3
 
@@ -124,8 +124,7 @@ def _describe_shared(overlap: Overlap) -> Finding:
         count=len(pairs),
         num_rows=len(part.rows),
         message=(
-            f"{count_rows(len(pairs))} of {part.name} "
-            f"({format_share(len(pairs), len(part.rows))}) {verb} a text that is also in "
+            f"{tell_rows(len(pairs), part.name, len(part.rows))} {verb} a text that is also in "
             f"{other.name}{differ}."
         ),
         examples=show_rows(
@@ -149,8 +148,8 @@ def _describe_near(overlap: Overlap) -> Finding:
         count=len(near),
         num_rows=len(part.rows),
         message=(
-            f"{count_rows(len(near))} of {part.name} ({format_share(len(near), len(part.rows))}) "
-            f"{verb} nearly a text of {other.name}: {100 * THRESHOLD:.0f} % or more of the "
+            f"{tell_rows(len(near), part.name, len(part.rows))} {verb} nearly a text of "
+            f"{other.name}: {100 * THRESHOLD:.0f} % or more of the "
             f"{SHINGLE_SIZE}-word sequences of both are the same."
         ),
         examples=show_rows(
@@ -179,8 +178,8 @@ def describe_learned(name: str, rows: TextDataset, numbers: Sequence[int], *, ba
         count=len(numbers),
         num_rows=len(rows),
         message=(
-            f"{count_rows(len(numbers))} of {name} ({format_share(len(numbers), len(rows))}) "
-            f"{verb} a text on which {base}, from which the training starts, was trained."
+            f"{tell_rows(len(numbers), name, len(rows))} {verb} a text on which "
+            f"{base}, from which the training starts, was trained."
         ),
         examples=show_rows(rows, numbers, notes=[f"learned by {base}"] * len(numbers)),
         advice=f"Start from another model, or give {name} rows that it has not seen.{harm}",
@@ -217,8 +216,7 @@ def _describe_groups(overlap: Overlap) -> Finding:
         num_rows=len(part.rows),
         message=(
             f"{subject} of {part.name} {verb} also in {other.name}: "
-            f"{count_rows(len(overlap.grouped))} of {part.name} "
-            f"({format_share(len(overlap.grouped), len(part.rows))})."
+            f"{tell_rows(len(overlap.grouped), part.name, len(part.rows))}."
         ),
         examples=show_rows(
             part.rows,

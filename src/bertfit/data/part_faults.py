@@ -9,10 +9,11 @@ import numpy as np
 from bertfit.data.duplicates import find_conflicts, find_repeats
 from bertfit.data.findings import (
     NUM_EXAMPLES,
+    Example,
     Finding,
-    count_rows,
     show_row,
     show_rows,
+    tell_rows,
 )
 from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
@@ -207,18 +208,19 @@ def make_finding(
     *,
     message: str,
     notes: Sequence[str] = (),
+    examples: tuple[Example, ...] | None = None,
     advice: str,
 ) -> Finding:
     """Return the finding on some rows of a part; the message goes on from their number."""
-    subject = f"{count_rows(len(rows))} of {profile.name}"
+    num_rows = len(profile.rows)
     return Finding(
         kind=kind,
-        severity="serious" if kind == "conflicting_labels" else "minor",
+        severity="serious" if kind in {"conflicting_labels", "swallowed_rows"} else "minor",
         part=profile.name,
         count=len(rows),
-        num_rows=len(profile.rows),
-        message=f"{subject} ({format_share(len(rows), len(profile.rows))}) {message}",
-        examples=show_rows(profile.rows, rows, notes=notes),
+        num_rows=num_rows,
+        message=f"{tell_rows(len(rows), profile.name, num_rows)} {message}",
+        examples=show_rows(profile.rows, rows, notes=notes) if examples is None else examples,
         advice=advice,
     )
 
@@ -239,18 +241,14 @@ def _name_words(giveaway: Giveaway, text: str) -> str:
 def _make_fault_finding(
     profile: PartProfile, kind: str, faults: Sequence[TextFault], *, message: str, advice: str
 ) -> Finding:
-    num_rows = len(profile.rows)
-    subject = f"{count_rows(len(faults))} of {profile.name}"
     if len(faults) == 1:
         verb, _, rest = message.partition(" ")
         message = f"{'has' if verb == 'have' else f'{verb}s'} {rest}"
-    return Finding(
-        kind=kind,
-        severity="serious" if kind == "swallowed_rows" else "minor",
-        part=profile.name,
-        count=len(faults),
-        num_rows=num_rows,
-        message=f"{subject} ({format_share(len(faults), num_rows)}) {message}.",
+    return make_finding(
+        profile,
+        kind,
+        [fault.row for fault in faults],
+        message=f"{message}.",
         examples=tuple(
             show_row(profile.rows, fault.row, offset=fault.offset)
             for fault in faults[:NUM_EXAMPLES]

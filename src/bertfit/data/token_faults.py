@@ -12,8 +12,7 @@ import numpy as np
 from bertfit.config import TextCleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
-from bertfit.data.findings import Finding, count_rows, show_rows
-from bertfit.wording import format_share
+from bertfit.data.findings import Finding, show_rows, tell_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -177,8 +176,7 @@ def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterat
             count=len(chosen),
             num_rows=len(rows),
             message=(
-                f"{count_rows(len(chosen))} of {name} ({format_share(len(chosen), len(rows))}) "
-                f"{verb} in this model's vocabulary."
+                f"{tell_rows(len(chosen), name, len(rows))} {verb} in this model's vocabulary."
             ),
             examples=show_rows(rows, chosen, notes=notes if kind == "unknown_tokens" else ()),
             advice=advice,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertfit.errors import ConfigError, DataError
+from bertfit.errors import DataError
 from bertfit.evaluation.interval import Interval, intervals_to_json
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.lexical import (
@@ -150,7 +150,6 @@ def run_baselines(
     label_names: Sequence[str],
     seed: int,
     test_groups: ArrayLike | None = None,
-    max_rows: int | None = MAX_ROWS,
     on_progress: Callable[[int, int | None], None] | None = None,
 ) -> BaselineResults:
     """Fit all baselines, tune them on the validation rows, and score the validation and test rows.
@@ -164,15 +163,12 @@ def run_baselines(
         validation: Texts and label ids, for tuning and the choice of the best baseline.
         test: Texts and label ids, or None.
         label_names: The C names, in the order of their ids.
-        seed: Seed for subsampling to `max_rows`.
+        seed: Seed for subsampling.
         test_groups: (n_test,) group of each test row, resampled whole for the intervals; or None.
-        max_rows: Maximum number of rows to fit on, stratified by class; with many classes,
-            `MAX_LOGITS` allows fewer. None sets no limit at all.
         on_progress: Called with (done, total) fits, of which the total may grow, and the scoring;
             before the fits are known, with (0, None).
 
     Raises:
-        ConfigError: `max_rows` is below 1.
         DataError: A set of rows is empty, or has not one label per text, or an id is out of range.
 
     Source:
@@ -188,7 +184,6 @@ def run_baselines(
         judging[0],
         num_labels=num_labels,
         seed=seed,
-        max_rows=max_rows,
         on_progress=progress.tell,
     )
     scored = [predict_with_baselines(baselines, texts) for texts, _ in judging]
@@ -208,7 +203,6 @@ def fit_baselines(
     *,
     num_labels: int,
     seed: int,
-    max_rows: int | None = MAX_ROWS,
     on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[LexicalBaseline]:
     """Fit all baselines, each tuned on the validation rows; the majority class comes first.
@@ -220,7 +214,7 @@ def fit_baselines(
     Arguments, errors and sources are those of `run_baselines`, but `on_progress` is that of `tune`.
     """
     rows = _check_rows(*train, num_labels=num_labels)
-    texts, label_ids, cut = _cut_rows(*rows, max_rows=max_rows, seed=seed)
+    texts, label_ids, cut = _cut_rows(*rows, seed=seed)
     judging = _check_rows(*validation, num_labels=num_labels)
     shares: NDArray[np.float64] = np.bincount(label_ids, minlength=num_labels) / len(label_ids)
     counter, counts = learn_ngrams(texts)
@@ -352,31 +346,25 @@ def _check_rows(
 
 
 def _cut_rows(
-    texts: Sequence[str], label_ids: NDArray[np.int64], *, max_rows: int | None, seed: int
+    texts: Sequence[str], label_ids: NDArray[np.int64], *, seed: int
 ) -> tuple[Sequence[str], NDArray[np.int64], str | None]:
-    """Return at most `max_rows` rows, fewer with many classes, and a note if there were more."""
-    if max_rows is not None:
-        max_rows = min(max_rows, MAX_LOGITS // len(np.unique(label_ids)))
-    chosen = _choose_rows(label_ids, max_rows, seed=seed)
+    """Return at most `MAX_ROWS` rows, fewer with many classes, and a note if there were more."""
+    most = min(MAX_ROWS, MAX_LOGITS // len(np.unique(label_ids)))
+    chosen = _choose_rows(label_ids, most, seed=seed)
     if len(chosen) == len(texts):
         return texts, label_ids, None
     note = f"fitted on {len(chosen):,} of {len(texts):,} rows"
     return [texts[row] for row in chosen], label_ids[chosen], note
 
 
-def _choose_rows(
-    label_ids: NDArray[np.int64], max_rows: int | None, *, seed: int
-) -> NDArray[np.int64]:
+def _choose_rows(label_ids: NDArray[np.int64], most: int, *, seed: int) -> NDArray[np.int64]:
     """Return sorted row numbers, stratified by class; every class keeps a row if possible."""
     num_rows = len(label_ids)
-    if max_rows is not None and max_rows < 1:
-        message = f"expected max_rows of at least 1, got {max_rows}"
-        raise ConfigError(message)
-    if max_rows is None or num_rows <= max_rows:
+    if num_rows <= most:
         return np.arange(num_rows)
     shuffled = np.random.default_rng(seed).permutation(num_rows)
     turn = np.empty(num_rows)  # rank within the class, as a share of the class
     by_label = shuffled[np.argsort(label_ids[shuffled], kind="stable")]
     for members in np.split(by_label, np.cumsum(np.bincount(label_ids))[:-1]):
         turn[members] = np.arange(len(members)) / max(len(members), 1)
-    return np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")][:max_rows])
+    return np.sort(shuffled[np.argsort(turn[shuffled], kind="stable")][:most])

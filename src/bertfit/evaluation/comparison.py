@@ -78,11 +78,6 @@ class Difference:
     interval: Interval
     """Interval of the difference."""
 
-    @property
-    def is_certain(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.interval.excludes_zero
-
 
 @dataclass(frozen=True, slots=True)
 class PairedComparison:
@@ -114,7 +109,7 @@ class PairedComparison:
         It is not chance only if the interval, which accounts for groups, excludes zero, and the
         exact test, which is valid for few rows, rejects.
         """
-        return self.p_value >= 1 - LEVEL or not self.scores["accuracy"].is_certain
+        return self.p_value >= 1 - LEVEL or not self.scores["accuracy"].interval.excludes_zero
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers, strings and dicts."""
@@ -225,11 +220,16 @@ def _word_disagreement(interval: Interval, *, rejects: bool) -> str:
     return ""
 
 
+def _word_test(p_value: float, *, grouped: bool) -> str:
+    """Return the p-value, and that it takes rows as independent where the interval does not."""
+    return f"McNemar p = {p_value:.2g}" + (" for single rows" if grouped else "")
+
+
 def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
     """Return one sentence on whether the models differ in accuracy or it could be chance."""
     accuracy = comparison.scores["accuracy"]
     low, high = 100 * accuracy.interval.low, 100 * accuracy.interval.high
-    level, test = f"{100 * LEVEL:g} %", f"McNemar p = {comparison.p_value:.2g}"
+    level, test = f"{100 * LEVEL:g} %", _word_test(comparison.p_value, grouped=comparison.grouped)
     if comparison.num_disagreeing == 0:
         return f"{name_a} and {name_b} predict the same class for every row."
     if comparison.could_be_chance:
@@ -287,11 +287,12 @@ def compare_with_baseline(
         DataError: The arrays differ in length or have no rows.
     """
     both = (model_probabilities, baseline_probabilities)
-    are_right = [_find_correct(each, label_ids) for each in both]
+    checked = [check_predictions(each, label_ids) for each in both]
+    are_right = [probabilities.argmax(axis=1) == ids for probabilities, ids in checked]
     drawn: dict[str, Any] = {"groups": groups, "num_resamples": num_resamples, "seed": seed}
     interval = paired_difference_interval(*are_right, **drawn)
     intervals = bootstrap_intervals(model_probabilities, label_ids, with_auroc=False, **drawn)
-    of_model, of_baseline = (_score_most_probable(each, label_ids) for each in both)
+    of_model, of_baseline = (_score_most_probable(*each) for each in checked)
     comparison = Comparison(
         baseline_name=baseline_name,
         model_accuracy=of_model[0],
@@ -304,28 +305,18 @@ def compare_with_baseline(
         p_value=mcnemar_p_value(*are_right),
         verdict="",
     )
-    return replace(comparison, verdict=_word_verdict(comparison))
+    grouped = count_units(groups, len(are_right[0])) < len(are_right[0])
+    return replace(comparison, verdict=_word_verdict(comparison, grouped=grouped))
 
 
-def _find_correct(probabilities: ArrayLike, label_ids: ArrayLike) -> NDArray[np.bool_]:
-    probabilities, label_ids = np.asarray(probabilities), np.asarray(label_ids)
-    if probabilities.ndim != 2 or label_ids.shape != probabilities.shape[:1]:
-        message = (
-            "expected probabilities (rows, classes) and a label id per row, got shapes "
-            f"{probabilities.shape} and {label_ids.shape}"
-        )
-        raise DataError(message)
-    is_correct: NDArray[np.bool_] = probabilities.argmax(axis=1) == label_ids
-    return is_correct
-
-
-def _score_most_probable(probabilities: ArrayLike, label_ids: ArrayLike) -> tuple[float, float]:
+def _score_most_probable(
+    probabilities: NDArray[np.float64], label_ids: NDArray[np.int64]
+) -> tuple[float, float]:
     """Return accuracy and macro F1 of the most probable classes."""
-    probabilities = np.asarray(probabilities)
     return accuracy_and_macro_f1(probabilities.argmax(axis=1), label_ids, probabilities.shape[1])
 
 
-def _word_verdict(found: Comparison) -> str:
+def _word_verdict(found: Comparison, *, grouped: bool) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
     name, interval = found.baseline_name, found.interval
     rejects = found.p_value < 1 - LEVEL
@@ -333,7 +324,7 @@ def _word_verdict(found: Comparison) -> str:
         return (
             f"The model and {name} cannot be told apart on these rows: the difference is "
             f"{100 * found.difference:+z.1f} points (95 % interval {100 * interval.low:z.1f} "
-            f"to {100 * interval.high:z.1f}, McNemar p = {found.p_value:.2g})."
+            f"to {100 * interval.high:z.1f}, {_word_test(found.p_value, grouped=grouped)})."
             + _word_disagreement(interval, rejects=rejects)
         )
     points, span = _format_points(found.difference, interval)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from bertfit.modeling.torch_defaults import usual_torch
+from bertfit.modeling.torch_defaults import evaluating, usual_torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +33,7 @@ def find_logit_layer(model: PreTrainedModel, token_ids_T: np.ndarray) -> str | N
         model: A sequence classifier; restored afterwards.
         token_ids_T: Token ids of any text, special tokens included, to probe the model with.
     """
-    with _in_eval_mode(model), torch.no_grad():
+    with evaluating(model):
         called = _find_called_layers(model, token_ids_T)
         plain_C = _give_logits(model, token_ids_T)
         for name in reversed(called):
@@ -184,13 +184,3 @@ def _give_logits(model: PreTrainedModel, token_ids_T: np.ndarray) -> torch.Tenso
     token_ids = torch.as_tensor(token_ids_T, dtype=torch.int64, device=device)
     logits: torch.Tensor = model(input_ids=token_ids[None]).logits[0]
     return logits.double().cpu()
-
-
-@contextlib.contextmanager
-def _in_eval_mode(model: PreTrainedModel) -> Iterator[Any]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -25,7 +25,7 @@ from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, give_u
 from bertfit.modeling.forward import compute_logits
 from bertfit.modeling.input_limits import check_token_ids, find_length_limit
 from bertfit.modeling.tokenizer_files import fast_tokenizer
-from bertfit.modeling.torch_defaults import usual_torch
+from bertfit.modeling.torch_defaults import evaluating, usual_torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -65,7 +65,7 @@ def try_model(loaded: LoadedClassifier, name: str) -> None:
     """
     model, tokenizer = loaded.model, fast_tokenizer(loaded.tokenizer)
     limit = find_length_limit(model, loaded.tokenizer)
-    with explain_failure(name), _evaluating(model), _few_threads():
+    with explain_failure(name), evaluating(model), _few_threads():
         short_T, long_T = (np.array(tokenizer.encode(text).ids[:limit] or [0]) for text in _TEXTS)
         rows_BT = np.full((2, len(long_T)), loaded.tokenizer.pad_token_id or 0)
         rows_BT[0, : len(short_T)], rows_BT[1] = short_T, long_T
@@ -152,19 +152,6 @@ def _give_logits(
     inputs = {name: torch.from_numpy(of.astype(np.int64)) for name, of in arrays.items()}
     logits: torch.Tensor = model(**inputs).logits
     return logits.float()
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-        if hasattr(model.base_model, "set_attention_type"):  # BigBird's short texts change it
-            model.base_model.set_attention_type(model.config.attention_type)
 
 
 def _few_threads() -> AbstractContextManager[object]:

@@ -39,6 +39,20 @@ def usual_torch() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Within the block, compute without dropout and gradients; then set the model's mode back."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+        if hasattr(model.base_model, "set_attention_type"):  # BigBird's short texts change it
+            model.base_model.set_attention_type(model.config.attention_type)
+
+
 @usual_torch()
 def build_model(
     kind: type[PreTrainedModel], config: PretrainedConfig, weights: Mapping[str, torch.Tensor]

@@ -25,9 +25,15 @@ from bertfit.reporting.summary import (
     describe_seeds,
     format_seed_scores,
 )
-from bertfit.reporting.text import WIDTH, format_percent_with_interval, make_table, shorten
+from bertfit.reporting.text import (
+    SCORE_NAMES,
+    WIDTH,
+    format_p_value,
+    format_percent_with_interval,
+    make_table,
+    shorten,
+)
 
-_TITLES = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "log_loss": "Log loss"}
 _SLICE_WIDTH = 22
 """Width of a slice's name in cells."""
 _SPACED = 2
@@ -39,7 +45,7 @@ def paired_table(comparison: PairedComparison, name_a: str, name_b: str) -> Rend
     short_a, short_b = (shorten(name, 40) for name in (name_a, name_b))
     table = make_table("Score", right=("A", "B", "A minus B"))
     for name, difference in comparison.scores.items():
-        table.add_row(_TITLES[name], *_format_difference(name, difference))
+        table.add_row(SCORE_NAMES[name], *_format_difference(name, difference))
     drawn = describe_units(comparison.num_units, grouped=comparison.grouped)
     level = f"{100 * LEVEL:g} %"
     agreement = make_table("Rows", right=("B right", "B wrong"))
@@ -120,7 +126,7 @@ def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
             one["accuracy"], Interval(**one["interval"]), most_decimals=1
         )
         rest = format_percent_with_interval(one["rest_accuracy"], most_decimals=1)
-        p_value = f"{one['p_value']:.3f}" if one["p_value"] >= 0.001 else "<.001"
+        p_value = format_p_value(one["p_value"])
         num_rows = f"{one['num_rows']:,}{'*' if one['is_small'] else ' '}"
         style = "bold" if one["is_worse"] else None
         sign = f"{WORSE_SIGN} " if one["is_worse"] else ""

@@ -17,20 +17,16 @@ from bertfit.evaluation.metrics import count_predictions, list_confused
 from bertfit.evaluation.slices import OWN_SLICES
 from bertfit.reporting.summary import count_epochs, find_interval, format_seed_scores
 from bertfit.reporting.text import (
+    SCORE_NAMES,
     format_number_with_interval,
     format_percent_with_interval,
     format_rates,
+    format_score,
     name_own_model,
 )
 from bertfit.wording import format_count, format_seconds, format_steps, list_some
 
-_SHARES = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "macro_precision": "Macro precision",
-    "macro_recall": "Macro recall",
-}
-_NUMBERS = {"auroc": "AUROC", "log_loss": "Log loss (nats)", "loss": "Loss (nats)"}
+_SCORES = SCORE_NAMES | {"log_loss": "Log loss (nats)", "loss": "Loss (nats)"}
 _MOST_RESUMED = 5
 """Steps after which a training went on that are named."""
 _CONFIDENCE = {
@@ -96,16 +92,11 @@ def list_scores(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     judged = facts["judged"]
     if judged is None:
         return []
-    rows = [
-        (title, format_percent_with_interval(judged[name], find_interval(judged, name)))
-        for name, title in _SHARES.items()
+    return [
+        (title, format_score(name, judged[name], find_interval(judged, name)))
+        for name, title in _SCORES.items()
         if judged.get(name) is not None
     ]
-    for name, title in _NUMBERS.items():
-        if judged.get(name) is not None:
-            interval = find_interval(judged, name)
-            rows.append((title, format_number_with_interval(judged[name], interval)))
-    return rows
 
 
 def list_classes(

@@ -29,6 +29,7 @@ from bertfit.wording import format_count, format_steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,13 @@ _MAP_SIZE = (4.8, 4.8)
 """Inches; the page shows it at most 1.4 times as wide, and a phone 0.7 times."""
 _RIGHT_COLOR, _WRONG_COLOR = (0.227, 0.482, 0.784), (0.820, 0.318, 0.220)
 """Red, green and blue in [0, 1]; visible on white and on black."""
+
+
+def _show(figure: Figure, name: str, title: str, caption: str) -> DrawnFigure:
+    """Return a figure of the page, whose caption is its alternative text, too."""
+    return DrawnFigure(
+        to_svg(figure, name=f"fig-{name}", title=title, description=caption), caption
+    )
 
 
 def draw_figures(facts: Mapping[str, Any]) -> dict[str, DrawnFigure | None]:
@@ -98,15 +106,8 @@ def _draw_history(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
             for part, values in _known_curves(history, key)
         ]
         caption = f"{title}: {'; '.join(told)}.{kept}"
-        drawn[f"history_{name}"] = DrawnFigure(
-            to_svg(
-                ax.figure.figure,
-                name=f"fig-history-{name}",
-                title=f"{title} by epoch",
-                description=caption,
-            ),
-            caption,
-        )
+        figure = figure_of(ax)
+        drawn[f"history_{name}"] = _show(figure, f"history-{name}", f"{title} by epoch", caption)
     return drawn
 
 
@@ -148,8 +149,7 @@ def _draw_confusion(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
         "true class down, predicted class across; the stronger the colour, the larger the share of "
         "the true class. Blue, on the diagonal, is right; red is wrong."
     )
-    svg = to_svg(figure_of(ax), name="fig-confusion", title="Confusion matrix", description=caption)
-    return {"confusion": DrawnFigure(svg, caption)}
+    return {"confusion": _show(figure_of(ax), "confusion", "Confusion matrix", caption)}
 
 
 def _number_classes(ax: Axes, num_classes: int) -> None:
@@ -201,17 +201,9 @@ def _draw_binary(
         operating=(rates["recall"], rates["precision"]),
     )
     return {
-        "roc": DrawnFigure(
-            to_svg(roc, name="fig-roc", title="ROC curve", description=roc_caption), roc_caption
-        ),
-        "precision_recall": DrawnFigure(
-            to_svg(
-                precision_recall,
-                name="fig-precision-recall",
-                title="Precision-recall curve",
-                description=pr_caption,
-            ),
-            pr_caption,
+        "roc": _show(roc, "roc", "ROC curve", roc_caption),
+        "precision_recall": _show(
+            precision_recall, "precision-recall", "Precision-recall curve", pr_caption
         ),
     }
 
@@ -235,8 +227,7 @@ def _draw_reliability(
     figure = plot_reliability(
         curves["reliability"], before=None if before is None else before["points"]
     )
-    svg = to_svg(figure, name="fig-reliability", title="Reliability", description=caption)
-    return DrawnFigure(svg, caption)
+    return _show(figure, "reliability", "Reliability", caption)
 
 
 def _draw_risk_coverage(curves: Mapping[str, Any], judged: Mapping[str, Any]) -> DrawnFigure:
@@ -247,13 +238,8 @@ def _draw_risk_coverage(curves: Mapping[str, Any], judged: Mapping[str, Any]) ->
         f"confident {100 * at_80[0]:.0f} %, {format_percent(at_80[1])}. Area under the curve: "
         f"{judged['confidence']['aurc']:.4f}."
     )
-    svg = to_svg(
-        plot_risk_coverage(curves["risk_coverage"]),
-        name="fig-risk-coverage",
-        title="Risk-coverage curve",
-        description=caption,
-    )
-    return DrawnFigure(svg, caption)
+    figure = plot_risk_coverage(curves["risk_coverage"])
+    return _show(figure, "risk-coverage", "Risk-coverage curve", caption)
 
 
 def _draw_lengths(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
@@ -275,5 +261,4 @@ def _draw_lengths(facts: Mapping[str, Any]) -> dict[str, DrawnFigure]:
         caption += (
             f" The model reads {limit:,}; {format_count(num_cut, 'row')} {are} longer, and cut."
         )
-    svg = to_svg(figure, name="fig-lengths", title="Lengths of texts", description=caption)
-    return {"lengths": DrawnFigure(svg, caption)}
+    return {"lengths": _show(figure, "lengths", "Lengths of texts", caption)}

@@ -138,10 +138,9 @@ def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
     data = facts["record"].get("data") or {}
     found = list_findings(facts)
     clean = "No leak into the test set was found." if data.get("test") else NO_TEST_SET
-    has_leak = any(finding["severity"] == "leak" for finding in found)
     return {
         "findings": found if "findings" in data else None,
-        "no_leak": None if has_leak else clean,
+        "no_leak": None if has_leaks(facts) else clean,
         "no_findings": f"{clean} Nothing was found in the rest.",
     }
 

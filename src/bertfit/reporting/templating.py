@@ -11,7 +11,11 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bertfit.evaluation.interval import Interval
-from bertfit.reporting.text import format_percent_and_ends, format_percent_with_interval
+from bertfit.reporting.text import (
+    format_p_value,
+    format_percent_and_ends,
+    format_percent_with_interval,
+)
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _DIRECTIONS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
@@ -104,7 +108,7 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "count": lambda value: f"{value:,.0f}",
         "md": escape_markdown,
         "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
-        "p_value": lambda value: f"{value:.3f}" if value >= 0.001 else "<.001",
+        "p_value": format_p_value,
         "percent": lambda value: format_percent_with_interval(value).replace(" ", "\u00a0"),
         "percent_with_interval": _format_percent_with_interval,
         "plain": lambda text: re.sub(r'["\\\n`]', "_", replace_unseen(str(text))),

@@ -31,7 +31,7 @@ WIDTH = 80
 MAX_CLASSES = 10
 """With more classes, only the worst classes and the most confused pairs are shown."""
 
-_SCORE_NAMES = {
+SCORE_NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
     "macro_precision": "Macro precision",
@@ -40,7 +40,7 @@ _SCORE_NAMES = {
     "log_loss": "Log loss",
 }
 _COLUMN_WIDTH = 24
-_PLAIN_SCORES = {"auroc", "log_loss"}
+_PLAIN_SCORES = {"auroc", "log_loss", "loss"}
 _HISTORY_COLUMNS = {
     "train_losses": "Train loss",
     "val_losses": "Val loss",
@@ -105,6 +105,16 @@ def format_percent_and_ends(
     return f"{100 * value:.{decimals}f} %", ends
 
 
+def format_p_value(p_value: float) -> str:
+    """Return a p-value with three decimals.
+
+    Example:
+        >>> format_p_value(0.0312), format_p_value(1e-9)
+        ('0.031', '<.001')
+    """
+    return f"{p_value:.3f}" if p_value >= 0.001 else "<.001"
+
+
 def format_rates(rates: Mapping[str, float], num_predicted: int | None) -> list[str]:
     """Return precision, recall and F1 of a class as percentages; a dash if undefined.
 
@@ -159,10 +169,10 @@ def scores_table(scores: Scores, intervals: Mapping[str, Interval] | None = None
     intervals = intervals or {}
     heading = "Value (95 % interval)" if intervals else "Value"
     summary = make_table("Score", heading)
-    for name, title in _SCORE_NAMES.items():
+    for name, title in SCORE_NAMES.items():
         value = getattr(scores, name)
         if value is not None:
-            summary.add_row(title, _format_score(name, value, intervals.get(name)))
+            summary.add_row(title, format_score(name, value, intervals.get(name)))
     return Group(put_title(format_count(scores.num_rows, "row"), summary), _class_table(scores))
 
 
@@ -351,7 +361,8 @@ def _confused_pairs_table(scores: Scores) -> RenderableType:
     return put_title(title, table)
 
 
-def _format_score(name: str, value: float, interval: Interval | None) -> str:
+def format_score(name: str, value: float, interval: Interval | None) -> str:
+    """Return a score with its interval: a share as a percentage, others with four decimals."""
     if name not in _PLAIN_SCORES:
         return format_percent_with_interval(value, interval)
     return format_number_with_interval(value, interval)

@@ -12,7 +12,7 @@ memory runs out, the step is therefore repeated in smaller pieces, with the same
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -52,7 +52,7 @@ class TrainingData:
 def train_steps(
     weights: TrainedWeights,
     data: TrainingData,
-    epochs: Sequence[Sequence[np.ndarray]],
+    epochs: Iterable[Sequence[np.ndarray]],
     *,
     learning_rate: Callable[[int], float],
     precision: Precision,

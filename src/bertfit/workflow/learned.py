@@ -52,9 +52,8 @@ def _read_digests(path: Path) -> np.ndarray | None:
     try:
         known = read_array(path)
     except (OSError, ValueError) as error:
-        reason = str(error).partition(" If you trust")[0]  # numpy's advice is to unpickle it
         raise RunError(
-            f"{path} cannot be read: {reason}", hint="Remove it; trained rows are not found then."
+            f"{path} cannot be read: {error}", hint="Remove it; trained rows are not found then."
         ) from None
     if known.dtype != np.uint64 or known.ndim != 1:
         raise RunError(

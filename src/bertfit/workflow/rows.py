@@ -9,7 +9,6 @@ from bertfit.config import TrainSettings
 from bertfit.data.checks import CheckedData, check_training_data
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.duplicates import Dropped, drop_duplicates
-from bertfit.data.findings import count_rows
 from bertfit.data.gate import GateReport, refuse_leaks, summarize_leaks
 from bertfit.data.gate_process import Finish, start_inspection
 from bertfit.data.rare_labels import LeftOut, leave_out_rare_labels
@@ -168,7 +167,7 @@ def _drop_copies(
     train, dropped = drop_duplicates(checked.train, others, may_lose_labels=may_lose_labels)
     listener.note(
         f"Dropped from the training rows: {format_count(dropped.duplicates, 'duplicate')}, and "
-        f"{count_rows(dropped.in_other_parts)} whose text is also in validation or test."
+        f"{format_count(dropped.in_other_parts, 'row')} whose text is also in validation or test."
     )
     return train, dropped
 
