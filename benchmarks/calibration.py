@@ -22,13 +22,14 @@ from script import add_output, run_script
 from bertfit.data.dataset import Columns, TextDataset
 from bertfit.data.readers import read_dataset
 from bertfit.evaluation.calibration import score_calibration
-from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
+from bertfit.evaluation.predictions import read_predictions
 from bertfit.evaluation.scaling import Scaling, fit_cubic, fit_temperature, fit_vector, no_scaling
 from bertfit.evaluation.scaling_choice import choose_scaling
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import find_logit_layer, has_bias, read_layer, widened
+from bertfit.run_files import VALIDATION_NAME
 
 
 def main() -> None:

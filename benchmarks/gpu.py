@@ -52,7 +52,7 @@ from bertfit.modeling import compilation
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.tokenizer_files import fast_tokenizer
-from bertfit.workflow.runtime import is_compiled
+from bertfit.workflow.runtime import has_bytecode
 
 PARTS = ("training", "scoring", "jobs")
 REAL = Size(
@@ -73,7 +73,7 @@ def main() -> None:
     if arguments.smoke:  # traces layers, needs no compiler
         compilation.BACKEND = "aot_eager"
     # If not, starting a command takes many seconds longer.
-    measured: dict[str, Any] = {"libraries_are_compiled": is_compiled(torch.__file__)}
+    measured: dict[str, Any] = {"libraries_are_compiled": has_bytecode(torch.__file__)}
     for found in measure(size, arguments):
         measured |= found
         if not arguments.smoke:  # after each part: the machine may be gone before the end

@@ -219,6 +219,11 @@ def _tell_together(faults: Sequence[Fault]) -> str:
     return f"{first.source}:{lines}: {told}"
 
 
+def find_first_line(error: BaseException) -> str:
+    """Return the first line of what an error says: torch adds advice, and stacks, below it."""
+    return str(error).strip().partition("\n")[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, whichever library raised it.
 

@@ -33,6 +33,7 @@ from bertfit.record_entries import find_damaged_entry, refuse_huge_numbers
 from bertfit.run_files import (
     CARD_NAME,
     RECORD_NAME,
+    REPORT_NAME,
     STATE_NAME,
     WRITTEN_AFTER_TRAINING,
     digest_model,
@@ -46,7 +47,7 @@ _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
 _MOUNTS = Path("/proc/self/mountinfo")
 """Linux's list of what is mounted: the fifth field of a line is the place, as octal escapes."""
-_WRITTEN_LATER = {CARD_NAME, "report.html", ".DS_Store"}
+_WRITTEN_LATER = {CARD_NAME, REPORT_NAME, ".DS_Store"}
 """Files that `bertfit report` or a file manager may add to a run later."""
 
 

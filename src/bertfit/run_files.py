@@ -12,13 +12,24 @@ from bertfit.files import digest_file, read_json
 RECORD_NAME = "bertfit.json"
 BASELINES_NAME = "baselines.json"
 CARD_NAME = "README.md"
+REPORT_NAME = "report.html"
+REPORT_FACTS_NAME = "report.json"
+"""What a training keeps for the report that no other file of the run has."""
+HISTORY_NAME = "training_history.json"
+SCORES_NAME = "metrics.json"
+LOG_NAME = "train.log"
+VALIDATION_NAME = "validation_predictions.jsonl"
+TEST_NAME = "test_predictions.jsonl"
+TRAINED_NAME, CHOOSING_NAME = "trained_texts.npy", "validation_texts.npy"
+"""Digests of the texts that the model learned, and of those that chose its epoch."""
+UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
+"""In a run with cubic calibration: the last layer before it, for uncalibrated scores."""
 STATE_NAME = "training_state.safetensors"
 """The state of a training that has not ended; a run has none."""
 WRITTEN_AFTER_TRAINING = {
-    *(RECORD_NAME, BASELINES_NAME, "training_history.json", "metrics.json", "train.log"),
-    *("validation_predictions.jsonl", "test_predictions.jsonl", "trained_texts.npy"),
-    "validation_texts.npy",
-    *("report.html", "report.json", CARD_NAME, "uncalibrated_layer.safetensors"),
+    *(RECORD_NAME, BASELINES_NAME, HISTORY_NAME, SCORES_NAME, LOG_NAME),
+    *(VALIDATION_NAME, TEST_NAME, TRAINED_NAME, CHOOSING_NAME),
+    *(REPORT_NAME, REPORT_FACTS_NAME, CARD_NAME, UNCALIBRATED_NAME),
 }
 """Files of a run that are made once its model is trained; not each run has all of them."""
 _BESIDE_MODEL = {"model.safetensors.index.json", "chat_template.jinja"}

@@ -16,12 +16,12 @@ import bertfit
 from bertfit import TextClassifier
 from bertfit.config import TrainSettings
 from bertfit.errors import ConfigError, RunError
-from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
+from bertfit.evaluation.predictions import read_predictions
 from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic
 from bertfit.evaluation.scaling_choice import ScalingChoice
 from bertfit.evaluation.selective import keep_curve
 from bertfit.evaluation.thresholds import decide
-from bertfit.inference.confidence import UNCALIBRATED_NAME
+from bertfit.run_files import UNCALIBRATED_NAME, VALIDATION_NAME
 from bertfit.wording import format_count
 from bertfit.workflow import calibrating
 from tests.step_listener import Recorder

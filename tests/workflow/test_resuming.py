@@ -14,14 +14,18 @@ import bertfit
 from bertfit import run_directory
 from bertfit.config import resolve_settings
 from bertfit.errors import ConfigError, RunError, TrainingError
-from bertfit.inference.confidence import UNCALIBRATED_NAME
 from bertfit.leftovers import hold_folder
 from bertfit.run_directory import read_record
-from bertfit.run_files import STATE_NAME, WRITTEN_AFTER_TRAINING
+from bertfit.run_files import (
+    CHOOSING_NAME,
+    STATE_NAME,
+    TRAINED_NAME,
+    UNCALIBRATED_NAME,
+    WRITTEN_AFTER_TRAINING,
+)
 from bertfit.training.checkpoints import read_state
 from bertfit.training.interruption import TrainingLeft
 from bertfit.workflow import judging, making, resuming
-from bertfit.workflow.learned import CHOOSING_NAME, TRAINED_NAME
 from tests.step_listener import StepListener
 
 SMALL = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "dtype": "float32"}

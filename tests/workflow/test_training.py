@@ -33,12 +33,13 @@ from bertfit.errors import (
     RunError,
     TrainingError,
 )
-from bertfit.evaluation.predictions import VALIDATION_NAME, read_predictions
+from bertfit.evaluation.predictions import read_predictions
 from bertfit.modeling import attention, compilation
 from bertfit.modeling.packing import takes_packs
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.precision import Precision
 from bertfit.run_directory import Staging, read_record
+from bertfit.run_files import VALIDATION_NAME
 from bertfit.training import loop, measuring, trainer
 from bertfit.workflow import (
     calibrating,

@@ -49,6 +49,7 @@ from bertfit.reporting.text import (
     scores_table,
 )
 from bertfit.run_directory import read_record
+from bertfit.run_files import REPORT_NAME
 from bertfit.wording import (
     format_count,
     format_share,
@@ -100,7 +101,7 @@ def show_training(console: Console, result: TrainResult) -> None:
             console.print("The slices of the validation rows are in the report.")
     console.print()
     console.print(f"The run is in {result.run}. Next:", soft_wrap=True)
-    page = result.run / "report.html"
+    page = result.run / REPORT_NAME
     if page.is_file():
         console.print(f"  look at {page}", soft_wrap=True)
     quoted = quote_path(result.run)

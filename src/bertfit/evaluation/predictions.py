@@ -17,9 +17,6 @@ from bertfit.files import open_atomically, parse_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VALIDATION_NAME = "validation_predictions.jsonl"
-TEST_NAME = "test_predictions.jsonl"
-
 _KEYS = ("line", "group", "label", "probabilities", "num_tokens", "truncated")
 _SUM_TOLERANCE = 1e-3
 

@@ -19,10 +19,8 @@ from bertfit.errors import RunError
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.selective import SelectiveCurve
 from bertfit.files import raising_system_errors
-from bertfit.run_files import RECORD_NAME
+from bertfit.run_files import RECORD_NAME, UNCALIBRATED_NAME
 
-UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
-"""In a run with cubic calibration: the last layer before it, for uncalibrated scores."""
 WITHOUT_UNCALIBRATED = "the scores before calibration are then left out"
 """What removing it costs."""
 _DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, SafetensorError)

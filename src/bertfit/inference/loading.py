@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from bertfit.config import TextCleaning, Truncation
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError, RunError
-from bertfit.inference.confidence import UNCALIBRATED_NAME, WITHOUT_UNCALIBRATED, UncalibratedLayer
+from bertfit.inference.confidence import WITHOUT_UNCALIBRATED, UncalibratedLayer
 from bertfit.modeling.calibration_folding import has_layer
 from bertfit.modeling.soundness import mark_padding, try_model
-from bertfit.run_files import RECORD_NAME
+from bertfit.run_files import RECORD_NAME, UNCALIBRATED_NAME
 from bertfit.wording import quote_path
 
 if TYPE_CHECKING:

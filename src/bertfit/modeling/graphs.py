@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 
 import torch
 
-from bertfit.errors import TrainingError, is_out_of_memory
+from bertfit.errors import TrainingError, find_first_line, is_out_of_memory
 from bertfit.garbage import pause_collection
 from bertfit.modeling.plan import Plan
 
@@ -166,8 +166,7 @@ def _end(graph: torch.cuda.CUDAGraph, *, because: BaseException | None = None) -
 
 
 def _cannot_go_on(error: BaseException) -> TrainingError:
-    first_line = str(error).strip().partition("\n")[0]
     return TrainingError(
-        f"recording a CUDA graph failed: {first_line}",
+        f"recording a CUDA graph failed: {find_first_line(error)}",
         hint="--set fast_path=off trains without.",
     )

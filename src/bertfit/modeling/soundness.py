@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from bertfit.errors import BertfitError, ModelError, is_out_of_memory
+from bertfit.errors import BertfitError, ModelError, find_first_line, is_out_of_memory
 from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, give_up_copy
 from bertfit.modeling.forward import compute_logits
 from bertfit.modeling.input_limits import check_token_ids, find_length_limit
@@ -121,8 +121,7 @@ def _fail(loaded: LoadedClassifier, precision: Precision) -> str | None:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        first_line = str(error).strip().partition("\n")[0]
-        return f"{type(error).__name__}: {first_line[:100]}"
+        return f"{type(error).__name__}: {find_first_line(error)[:100]}"
     finally:
         give_up_copy(work)
     return None
@@ -180,8 +179,8 @@ def explain_failure(name: str, *, hint: str = UNFIT) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        first_line = str(error).strip().partition("\n")[0]
+        told = f"{type(error).__name__}: {find_first_line(error)[:300]}"
         raise ModelError(
-            f"the model {name!r} cannot be computed: {type(error).__name__}: {first_line[:300]}",
+            f"the model {name!r} cannot be computed: {told}",
             hint=hint,
         ) from error

@@ -26,7 +26,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bertfit.data.batching import fill_pack
-from bertfit.errors import TrainingError
+from bertfit.errors import TrainingError, find_first_line
 from bertfit.modeling import pack as packs
 from bertfit.modeling.backlog import find_stream_beside, is_sound, start_backlog, working_off
 from bertfit.modeling.classifier import find_hidden_size
@@ -325,8 +325,7 @@ class RecordedPasses:
         except TrainingError:
             raise
         except RuntimeError as error:  # includes running out of memory
-            first_line = str(error).strip().partition("\n")[0]
-            self._give_up(f"it failed: {first_line}")
+            self._give_up(f"it failed: {find_first_line(error)}")
         self.seconds += time.perf_counter() - started
 
 

@@ -19,6 +19,7 @@ from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import check_tokenizer, lacks_vocabulary, read_tokenizer
 from bertfit.progress import Listener, as_listener
 from bertfit.run_directory import Staging, check_place, stage_run
+from bertfit.run_files import HISTORY_NAME
 from bertfit.setting_problems import LEAST_LENGTH
 from bertfit.training.interruption import catch_interrupts
 from bertfit.wording import list_some
@@ -101,7 +102,7 @@ def _publish(staging: Staging, classifier: TextClassifier, history: dict[str, An
     save_model(classifier.model, staging.folder)
     classifier.save_tokenizer(staging.folder)
     if history is not None:
-        write_json(staging.folder / "training_history.json", history)
+        write_json(staging.folder / HISTORY_NAME, history)
     staging.publish(
         {
             "label_names": list(classifier.label_names),
@@ -301,7 +302,7 @@ def _compare_vocabulary(num_tokens: int, num_rows: int, listener: Listener) -> N
 
 
 def _read_history(folder: Path) -> dict[str, Any] | None:
-    path = folder / "training_history.json"
+    path = folder / HISTORY_NAME
     if not path.is_file():
         return None
     try:

@@ -21,9 +21,7 @@ from bertfit.errors import RunError
 from bertfit.files import read_array, write_array
 from bertfit.progress import Listener
 from bertfit.run_directory import read_record
-from bertfit.run_files import find_changed_files, is_run
-
-TRAINED_NAME, CHOOSING_NAME = "trained_texts.npy", "validation_texts.npy"
+from bertfit.run_files import CHOOSING_NAME, TRAINED_NAME, find_changed_files, is_run
 
 
 def write_digests(

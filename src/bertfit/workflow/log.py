@@ -12,6 +12,7 @@ from bertfit.files import open_atomically
 from bertfit.progress import Listener
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.run_directory import Staging
+from bertfit.run_files import LOG_NAME
 
 
 class LogKeeper:
@@ -51,7 +52,7 @@ class LogKeeper:
 
 def write_log(staging: Staging, log: LogKeeper) -> None:
     """Write all notes so far."""
-    with open_atomically(staging.folder / "train.log") as file:
+    with open_atomically(staging.folder / LOG_NAME) as file:
         file.writelines(f"{line}\n" for line in log.lines)
 
 

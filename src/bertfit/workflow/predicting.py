@@ -17,10 +17,9 @@ from bertfit.data.delimited import USUAL_FORM, CsvForm, open_csv_writer
 from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
 from bertfit.errors import BertfitError, DataError, Fault, WorkLeft
-from bertfit.evaluation.predictions import TEST_NAME, VALIDATION_NAME
 from bertfit.files import as_path, check_output, find_free_names, keep_apart, open_atomically
 from bertfit.labels import is_missing
-from bertfit.run_files import is_run
+from bertfit.run_files import TEST_NAME, VALIDATION_NAME, is_run
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow

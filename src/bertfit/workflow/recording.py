@@ -14,16 +14,11 @@ from bertfit.data.findings import Finding, order_findings
 from bertfit.environment import describe_environment
 from bertfit.evaluation.baseline import BaselineResults
 from bertfit.evaluation.comparison import Comparison
-from bertfit.evaluation.predictions import (
-    TEST_NAME,
-    VALIDATION_NAME,
-    KeptPredictions,
-    write_predictions,
-)
+from bertfit.evaluation.predictions import KeptPredictions, write_predictions
 from bertfit.files import write_json
 from bertfit.modeling.soundness import reads_padding
 from bertfit.run_directory import Staging
-from bertfit.run_files import BASELINES_NAME
+from bertfit.run_files import BASELINES_NAME, HISTORY_NAME, SCORES_NAME, TEST_NAME, VALIDATION_NAME
 from bertfit.training.outcome import TrainingOutcome
 from bertfit.workflow.evaluating import Evaluation
 from bertfit.workflow.leak_free import LeakFreeScores
@@ -104,8 +99,8 @@ def write_side_files(
     if settings.keep_texts:
         texts = rows.train.texts, rows.validation.texts
         write_digests(staging.folder, *texts, base=settings.model)
-    write_json(staging.folder / "training_history.json", dataclasses.asdict(outcome.history))
-    write_json(staging.folder / "metrics.json", record["scores"])
+    write_json(staging.folder / HISTORY_NAME, dataclasses.asdict(outcome.history))
+    write_json(staging.folder / SCORES_NAME, record["scores"])
     write_log(staging, log)
 
 

@@ -27,12 +27,7 @@ from bertfit.evaluation.curves import (
 from bertfit.evaluation.interval import intervals_to_json
 from bertfit.evaluation.intervals import bootstrap_intervals
 from bertfit.evaluation.metrics import score
-from bertfit.evaluation.predictions import (
-    TEST_NAME,
-    VALIDATION_NAME,
-    KeptPredictions,
-    read_predictions,
-)
+from bertfit.evaluation.predictions import KeptPredictions, read_predictions
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.slices import list_slices, score_slices
 from bertfit.evaluation.suspicious import SuspiciousLabels, rank_suspicious_labels
@@ -40,16 +35,20 @@ from bertfit.evaluation.thresholds import decide
 from bertfit.evaluation.units import are_one_group, count_units
 from bertfit.files import read_json
 from bertfit.inference.confidence import read_confidence
-from bertfit.run_files import BASELINES_NAME
+from bertfit.run_files import (
+    BASELINES_NAME,
+    HISTORY_NAME,
+    REPORT_FACTS_NAME,
+    TEST_NAME,
+    VALIDATION_NAME,
+)
 from bertfit.workflow.reproducing import describe_command
 
-KEPT_NAME = "report.json"
-"""What a training keeps for the report that no other file of the run has."""
 KEPT_VERSION = 1
+"""Version of the format of report.json."""
 NUM_ERRORS = 20
 NUM_SUSPECTS = 10
 """Most suspects shown of each part."""
-_HISTORY_NAME = "training_history.json"
 _FILES = {"validation": VALIDATION_NAME, "test": TEST_NAME}
 
 
@@ -98,7 +97,7 @@ def gather_facts(run: Path, record: Mapping[str, Any], *, name: str) -> dict[str
         "name": name,
         "label_names": label_names,
         "record": dict(record),
-        "history": _read_json(run / _HISTORY_NAME),
+        "history": _read_json(run / HISTORY_NAME),
         "judged": judged,
         "curves": _draw_curves(part, record, kept, run) if part else None,
         "lengths": _find_lengths(kept, part, record),
@@ -126,12 +125,13 @@ def read_kept(run: Path) -> dict[str, Any]:
     Raises:
         RunError: The file is damaged, or of another version.
     """
-    kept = _read_json(run / KEPT_NAME)
+    kept = _read_json(run / REPORT_FACTS_NAME)
     if kept is None:
         return {}
     if kept.get("format_version") != KEPT_VERSION:
         raise RunError(
-            f"{run / KEPT_NAME} has format {kept.get('format_version')!r}, expected {KEPT_VERSION}",
+            f"{run / REPORT_FACTS_NAME} has format {kept.get('format_version')!r}, "
+            f"expected {KEPT_VERSION}",
             hint="It was written by another version of bertfit. Without it, a report has no texts.",
         )
     return kept
@@ -190,7 +190,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 def _judge(
     record: Mapping[str, Any], parts: Mapping[str, KeptPart], kept: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the scores that tell how good the model is, in the form of `Evaluation.to_json`.
+    """Return the scores that tell how good the model is, as `Evaluation.scores_to_json` does.
 
     They are those of the test rows, else those of the validation rows, as far as known.
     """

@@ -21,11 +21,10 @@ from bertfit.garbage import pause_collection
 from bertfit.reporting.html import render_report
 from bertfit.reporting.model_card import render_card
 from bertfit.run_directory import Staging, read_record
-from bertfit.run_files import CARD_NAME, RECORD_NAME, is_sealed
+from bertfit.run_files import CARD_NAME, RECORD_NAME, REPORT_FACTS_NAME, REPORT_NAME, is_sealed
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.report_facts import (
-    KEPT_NAME,
     KEPT_VERSION,
     choose_shown_rows,
     gather_facts,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from bertfit.workflow.preparing import PreparedModel
     from bertfit.workflow.rows import PreparedRows
 
-REPORT_NAME = "report.html"
 MAX_TEXT_CHARACTERS = 3000
 """Longer texts are truncated to this."""
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, TemplateError)
@@ -214,7 +212,7 @@ def _keep(
         texts = {name: _pick_texts(parts[name], chosen) for name, chosen in shown.items()}
     lengths = Counter(model.train.encoded.full_lengths.tolist())
     write_json(
-        staging.folder / KEPT_NAME,
+        staging.folder / REPORT_FACTS_NAME,
         {
             "format_version": KEPT_VERSION,
             "texts": texts,

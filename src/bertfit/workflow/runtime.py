@@ -211,7 +211,7 @@ def _advise(num_cores: int, num_threads: int, gflops: dict[str, float], dtype: s
 
 def _advise_on_bytecode(module: str) -> list[str]:
     """Say so if Python compiles an imported module, and so all libraries, anew in every process."""
-    if is_compiled(module):
+    if has_bytecode(module):
         return []
     advice = (
         "Python compiles torch and transformers anew in each run, which takes many seconds: unset "
@@ -221,7 +221,7 @@ def _advise_on_bytecode(module: str) -> list[str]:
     return [advice]
 
 
-def is_compiled(module: str) -> bool:
+def has_bytecode(module: str) -> bool:
     """Return whether Python keeps the bytecode of a module, given its file.
 
     Some images set PYTHONDONTWRITEBYTECODE, and not every installer compiles.

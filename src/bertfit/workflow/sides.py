@@ -11,12 +11,13 @@ import numpy as np
 
 from bertfit.data.dataset import TextDataset
 from bertfit.errors import RunError
-from bertfit.evaluation.predictions import TEST_NAME, KeptPredictions, read_predictions
+from bertfit.evaluation.predictions import KeptPredictions, read_predictions
 from bertfit.evaluation.thresholds import decide
 from bertfit.inference.confidence import read_confidence
 from bertfit.labels import encode_labels, respell
 from bertfit.progress import Listener
 from bertfit.reporting.text import shorten
+from bertfit.run_files import TEST_NAME
 from bertfit.wording import format_count, list_some
 
 if TYPE_CHECKING:

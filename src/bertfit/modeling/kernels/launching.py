@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bertfit.errors import ModelError, is_out_of_memory
+from bertfit.errors import ModelError, find_first_line, is_out_of_memory
 
 _LEAST_CAPABILITY = (8, 0)
 _PROGRAMS_PER_PROCESSOR, _FEWER_PROGRAMS, _FEW_ROWS = 4, 2, 4096
@@ -63,8 +63,7 @@ def name_failure(error: Exception, device: torch.device) -> str:
     """
     if is_out_of_memory(error):
         raise error
-    first_line = str(error).strip().partition("\n")[0]
-    told = f"{type(error).__name__}: {first_line}"
+    told = f"{type(error).__name__}: {find_first_line(error)}"
     if not _still_works(device):
         raise ModelError(
             f"bertfit's Triton kernels made {device} unusable for this process ({told})",
