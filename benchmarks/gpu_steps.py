@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu import choose_size, encode, make_folder, read_texts
-from gpu_training import Size, no_further_sizes, training
+from gpu_training import Size, record_no_further_sizes, training
 from record import summarize, write_result
 from script import add_output, add_tokenizer, run_script
 from torch.autograd import DeviceType  # type: ignore[attr-defined]  # torch does not export it
@@ -52,24 +52,31 @@ def main() -> None:
     size = choose_size(smoke=arguments.smoke)
     texts = read_texts(size, smoke=arguments.smoke)
     steps: dict[str, Any] = {}
+    jobs: dict[str, Any] = {}
+    encoded: dict[int, EncodedTexts] = {}
+
+    def keep() -> None:  # after each part: the next may fail, or take all the time
+        if not arguments.smoke:
+            gpu = torch.cuda.get_device_name()
+            found = {"gpu": gpu, "steps": steps, **jobs}
+            write_result("gpu-steps", found, output=arguments.output, gpu=gpu)
+
     with tempfile.TemporaryDirectory() as name:
         folder = make_folder(size, Path(name), tokenizer=arguments.tokenizer)
         for num_rows, length in zip(ROWS, size.lengths, strict=True):
+            encoded[length] = encode(texts, folder, length)
             for way in ("", ", one stream"):
-                encoded = encode(texts, folder, length)
-                found = measure_steps(size, encoded, num_rows, is_beside=not way)
-                steps[f"{num_rows} of {length}{way}"] = found
-                print_step(f"{num_rows} texts of at most {length} tokens{way}", found)
-        encoded = encode(texts, folder, size.lengths[0])
-        with two_steps_queued():
-            job_of_two = measure_job(size, encoded)
-        job = measure_job(size, encoded)
+                measured = measure_steps(size, encoded[length], num_rows, is_beside=not way)
+                steps[f"{num_rows} of {length}{way}"] = measured
+                print_step(f"{num_rows} texts of at most {length} tokens{way}", measured)
+                keep()
+        for job, queued in JOBS:
+            print(f"{job}:")
+            with queued():
+                jobs[job] = measure_job(size, encoded[size.lengths[0]])
+            keep()
     if arguments.smoke:
         print("The script runs. These times mean nothing.")
-        return
-    gpu = torch.cuda.get_device_name()
-    found = {"gpu": gpu, "steps": steps, "job": job, "job_with_two_steps_queued": job_of_two}
-    write_result("gpu-steps", found, output=arguments.output, gpu=gpu)
 
 
 @contextlib.contextmanager
@@ -80,6 +87,14 @@ def two_steps_queued() -> Iterator[None]:
         yield
     finally:
         transfer._MOST_AHEAD = most  # noqa: SLF001 (as above)
+
+
+JOBS = (
+    ("job", contextlib.nullcontext),
+    ("job_with_two_steps_queued", two_steps_queued),
+    ("job_again", contextlib.nullcontext),
+)
+"""The first also loads what all need, such as matrix products for each size of pack."""
 
 
 def measure_steps(
@@ -99,18 +114,19 @@ def measure_steps(
         if on_gpu:  # before anything is recorded: replays allocate nothing
             torch.cuda.reset_peak_memory_stats()
         take_epoch()
-        with no_further_sizes():
-            num_steps = len(take_epoch())  # in which sizes that occur once are recorded
-            for _ in range(ROUNDS):
-                started = time.perf_counter()
-                take_epoch()
-                milliseconds.append((time.perf_counter() - started) * 1e3 / num_steps)
-            activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
-            with profile(activities=[activity]) as seen:
-                take_epoch()
-        recording = str(weights.recording)
+        record_no_further_sizes(weights)
+        num_steps = len(take_epoch())  # in which sizes that occur once are recorded
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            take_epoch()
+            milliseconds.append((time.perf_counter() - started) * 1e3 / num_steps)
+        activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+        with profile(activities=[activity]) as seen:
+            take_epoch()
+        recording, faults = str(weights.recording), weights.tell_faults()
     return {
         "recording": recording,
+        "faults": faults,
         "step_ms": summarize(milliseconds),
         "kernels": list_kernels(seen, num_steps=num_steps, on_gpu=on_gpu),
         "tokens_a_step": float(texts.lengths[rows].sum()) / num_steps,

@@ -25,10 +25,9 @@ from bertfit.config import TrainSettings
 from bertfit.data.batching import plan_epoch
 from bertfit.data.encoding import EncodedTexts
 from bertfit.inference.scoring import score_texts
-from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.fast_path import plan_operators_of, plug_in
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision, choose_precision
-from bertfit.training import pack_sizes
 from bertfit.training.loop import Accumulated, TrainingData, accumulate_gradients, train_steps
 from bertfit.training.measuring import measure_token_budget
 from bertfit.training.reports import read_steps
@@ -349,31 +348,26 @@ def train_bertfit(
         compile="on" if compiled else "off",
         fast_path=fast_path,  # type: ignore[arg-type]  # one of its values
     )
-    with training(size, texts, rows, settings) as (take_epoch, _):
+    with training(size, texts, rows, settings) as (take_epoch, weights):
         marks = [time.perf_counter()]
         take_epoch()
         marks.append(time.perf_counter())
-        with no_further_sizes():  # one found in the second would be recorded in the third
-            for _ in range(2):
-                take_epoch()
-                marks.append(time.perf_counter())
+        record_no_further_sizes(weights)  # one found in the second would be recorded in the third
+        for _ in range(2):
+            take_epoch()
+            marks.append(time.perf_counter())
     third = marks[3] - marks[2]
     return third, max(0.0, marks[2] - marks[0] - 2.0 * third)
 
 
-@contextlib.contextmanager
-def no_further_sizes() -> Iterator[None]:
+def record_no_further_sizes(weights: TrainedWeights) -> None:
     """Fill packs only to sizes that are known.
 
     The same packs, again and again, would make further sizes worth recording in the middle of what
     is timed; a long training meets the same packs too seldom for that.
     """
-    worth = pack_sizes._WORTH  # noqa: SLF001 (no setting: only repeated epochs need it)
-    pack_sizes._WORTH = math.inf  # type: ignore[assignment]  # noqa: SLF001 (as above)
-    try:
-        yield
-    finally:
-        pack_sizes._WORTH = worth  # noqa: SLF001 (as above)
+    if weights.recorded is not None:
+        weights.recorded.set_worth(math.inf)
 
 
 @contextlib.contextmanager
@@ -393,6 +387,9 @@ def training(
     budget = DEFAULT_TOKENS if measured is None else measured
     weights = TrainedWeights(model, settings, precision)
     print(f"  token budget {budget:,}; recording {weights.recording}", flush=True)
+    print(f"  operators {plan_operators_of(model, precision)}", flush=True)
+    for told in weights.tell_faults():
+        print(f"  {told}", flush=True)
 
     def take_epoch(epoch: int = 0) -> list[float]:
         plan = plan_epoch(texts.lengths[rows], settings.batch_size, seed=0, epoch=epoch)

@@ -53,5 +53,5 @@ def test_a_step_is_taken_apart(run, tmp_path, capsys):
     for title in titles:
         times = re.search(r": (\d+\.\d+) ms a step, of which kernels (\d+\.\d+)", title)
         assert min(map(float, times.groups())) > 0.0
-    assert sum(line.startswith("an epoch of the job: 10 steps in ") for line in lines) == 6
+    assert sum(line.startswith("an epoch of the job: 10 steps in ") for line in lines) == 9
     assert not list(tmp_path.iterdir())

@@ -281,6 +281,23 @@ def test_products_of_other_shapes_wait_beside_each_other():
     assert_computed(products)
 
 
+def test_two_products_of_a_layer_that_are_of_one_shape_do_not_part_the_layers():
+    """As where a layer is three times as wide within: so are its queries, keys and values."""
+    waiting, like = Backlog(3, 9), torch.empty(TOKENS, 1)
+    kinds = [torch.empty(3, OUTPUTS, INPUTS).unbind() for _ in range(2)]
+    inputs = [waiting.make_room("in", (TOKENS, INPUTS), like).fill_(layer) for layer in range(3)]
+    products = []
+    for layer in reversed(range(3)):
+        for name, gradients in zip(("inner", "states"), kinds, strict=True):
+            of_outputs = waiting.make_room(name, (TOKENS, OUTPUTS), like, back=True).normal_()
+            products.append(Product(gradients[layer], of_outputs, inputs[layer]))
+            waiting.add(products[-1])
+    with Counted() as counted:
+        waiting.finish()
+    assert_computed(products)
+    assert counted.counts == {"mm": 0, "bmm": 2}
+
+
 def test_layers_of_large_packs_do_not_wait():
     assert start_backlog(12, num_tokens=100, width=8, memory=1_599) is None
     assert start_backlog(1, num_tokens=100, width=8, memory=9_999) is None
@@ -344,7 +361,7 @@ def add_up(folds):
 
 
 def try_it():
-    return backlog.is_sound.__wrapped__(CPU, width=16, num_columns=48)
+    return backlog.find_batch_fault.__wrapped__(CPU, width=16, num_columns=48)
 
 
 class CompilationError(Exception):
@@ -356,23 +373,30 @@ def fail_to_compile(_folds):
 
 
 @pytest.mark.parametrize("name", ["multiply_together", "fold_together"])
-@pytest.mark.parametrize("broken", [write_nothing, fail, fail_to_compile])
-def test_what_fails_or_is_wrong_is_found_before_it_is_used(name, broken, monkeypatch):
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (write_nothing, "are wrong"),
+        (fail, "failed: RuntimeError: not for this GPU"),
+        (fail_to_compile, "failed: CompilationError: no such instruction"),
+    ],
+)
+def test_what_fails_or_is_wrong_is_found_before_it_is_used(name, broken, told, monkeypatch):
     monkeypatch.setattr(backlog, "fold_together", add_up)
-    assert try_it()
+    assert try_it() is None
     monkeypatch.setattr(backlog, name, broken)
-    assert not try_it()
+    assert try_it() == f"they were tried here, and {told}"
 
 
 @needs_triton
 def test_the_kernel_that_sums_is_right():
-    assert backlog.is_sound(DEVICE, width=16, num_columns=48)
+    assert backlog.find_batch_fault(DEVICE, width=16, num_columns=48) is None
 
 
 @pytest.mark.parametrize("num_right", [1, 2])
 def test_sums_of_the_first_layer_alone_are_not_enough(num_right, monkeypatch):
     monkeypatch.setattr(backlog, "fold_together", lambda folds: add_up(folds[:num_right]))
-    assert not try_it()
+    assert try_it() == "they were tried here, and are wrong"
 
 
 def test_a_trial_after_which_the_gpu_does_nothing_more_ends_the_training(monkeypatch):
@@ -383,7 +407,7 @@ def test_a_trial_after_which_the_gpu_does_nothing_more_ends_the_training(monkeyp
 
     monkeypatch.setattr(backlog, "fold_together", add_up)
     monkeypatch.setattr(backlog, "_is_close", read)
-    assert not try_it()
+    assert "an illegal memory access was encountered" in try_it()
     monkeypatch.setattr(launching, "_still_works", lambda _device: False)
     with pytest.raises(ModelError, match="unusable for this process"):
         try_it()
@@ -394,7 +418,7 @@ def test_sums_of_the_first_rows_alone_are_not_enough(monkeypatch):
         add_up([Fold(output, *(each[:1] for each in partials)) for output, *partials in folds])
 
     monkeypatch.setattr(backlog, "fold_together", add_up_first_rows)
-    assert not try_it()
+    assert try_it() == "they were tried here, and are wrong"
 
 
 class Recorder:
@@ -426,7 +450,7 @@ def test_products_are_tried_as_recorded_on_a_stream_of_their_own(
     stream = FakeStream("side", log)
     monkeypatch.setattr(backlog, "_start_recorder", lambda _device: (recorder, stream))
     monkeypatch.setattr(backlog, "fold_together", note_sums(log))
-    assert try_it() is is_right
+    assert (try_it() is None) is is_right
     assert log[:4] == ["side waits for main", "products on side", "sums", "main waits for side"]
 
 

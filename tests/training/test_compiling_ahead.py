@@ -25,7 +25,7 @@ import sys
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
-from bertfit.modeling.backlog import is_sound
+from bertfit.modeling.backlog import find_batch_fault
 from bertfit.modeling.fast_path import copy_for_work
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels import trial
@@ -49,7 +49,7 @@ layers = [layer for layer in work.modules() if find_parts(layer) is not None]
 assert len(layers) == 2
 assert trial._try(layers[0], torch.device("cpu"), torch.bfloat16, trains=True) is None
 parts = find_parts(layers[0])
-assert not is_sound(torch.device("cpu"), width=parts.width, num_columns=parts.num_columns)
+assert find_batch_fault(torch.device("cpu"), width=parts.width, num_columns=parts.num_columns)
 texts = [[0, 3, 9, 10, 41], [0, 64], [0, 5, 11, 64, 90, 91, 92, 93, 94, 160]]
 if sys.argv[2] == "long":
     texts += [[0, 300, 303, 310], [0, 129]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -118,6 +119,17 @@ def test_a_size_is_added_once_the_padding_is_worth_it():
     wasted = (large.num_tokens - 896) * (len(taken) - 1)
     assert 2**25 // 896 * 0.95 < wasted <= 2**25 // 896
     assert run.take(*[64] * 13) == taken[-1]
+
+
+@pytest.mark.parametrize(
+    ("worth", "expected"), [(0, [896, 1024, 128, 896]), (math.inf, [2048] * 4)]
+)
+def test_each_size_may_be_worth_a_recording_or_none(worth, expected):
+    run = Run()
+    run.take(*[128] * 15, 100)
+    run.sizes.worth = worth
+    taken = [run.take(*lengths) for lengths in ([64] * 13, [75] * 13, [5, 5], [64] * 13)]
+    assert [size.num_tokens for size in taken] == expected
 
 
 def test_once_a_size_is_added_the_padding_of_smaller_packs_counts_from_nothing():

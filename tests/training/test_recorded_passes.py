@@ -512,8 +512,8 @@ def test_attention_is_told_the_length_of_the_longest_text(taking, monkeypatch):
 
 def test_where_there_are_enough_sizes_packs_are_filled_to_these(taking, monkeypatch):
     monkeypatch.setattr(recorded_passes, "_MOST_SIZES", 1)
-    monkeypatch.setattr(pack_sizes, "_WORTH", 0)
-    _, tracer, take_alone = taking
+    recorded, tracer, take_alone = taking
+    recorded.set_worth(0)
     assert [take_alone(60, 50, 40)] + [take_alone(20, 10) for _ in range(3)] == [256] * 4
     assert len(tracer.traces) == 1
 
@@ -543,28 +543,33 @@ def test_a_size_whose_first_pass_ran_out_of_memory_is_not_recorded_before_one_ha
 
 
 @pytest.mark.parametrize("takes_kernels", [False, True])
-@pytest.mark.parametrize("is_sound", [False, True])
-def test_gradients_are_laid_out_only_for_kernels_that_are_right(
-    monkeypatch, takes_kernels, is_sound
-):
+@pytest.mark.parametrize("fault", ["they are wrong", None])
+def test_gradients_are_laid_out_only_for_kernels_that_are_right(monkeypatch, takes_kernels, fault):
     laid_out, tried = [], []
     monkeypatch.setattr(recorded_passes, "lay_out_gradients", laid_out.append)
     plan = Plan(is_on=takes_kernels, reason="a test")
     monkeypatch.setattr(recorded_passes, "plan_operators_of", lambda *_: plan)
-    monkeypatch.setattr(recorded_passes, "is_sound", lambda *_, **of: tried.append(of) or is_sound)
+
+    def find_fault(*_, **of):
+        tried.append(of)
+        return fault
+
+    monkeypatch.setattr(recorded_passes, "find_batch_fault", find_fault)
     model = make_classifier("bert", num_layers=2, width=32, num_heads=1)
     exchange.exchange_layers(model)
     passes, _ = record_passes(model, [(p, p) for p in model.parameters()])
     assert tried == [{"width": 32, "num_columns": 6 * 32 + 48}] * takes_kernels
-    assert [len(layers) for layers in laid_out] == [2] * (takes_kernels and is_sound)
-    assert passes._num_layers == 2 * (takes_kernels and is_sound)
+    is_laid_out = takes_kernels and fault is None
+    assert [len(layers) for layers in laid_out] == [2] * is_laid_out
+    assert passes._num_layers == 2 * is_laid_out
+    assert passes.batch_fault == (fault if takes_kernels else None)
 
 
 def test_a_model_without_such_layers_needs_no_trial(monkeypatch):
     monkeypatch.setattr(
         recorded_passes, "plan_operators_of", lambda *_: Plan(is_on=True, reason="a test")
     )
-    monkeypatch.setattr(recorded_passes, "is_sound", None)
+    monkeypatch.setattr(recorded_passes, "find_batch_fault", None)
     model = make_model()
     passes, _ = record_passes(model, [(p, p) for p in model.parameters()])
     assert passes._num_layers == 0
@@ -679,6 +684,26 @@ def test_the_inputs_of_a_pack_are_aligned_and_do_not_overlap(num_tokens, sorts):
         part.fill_(value)
     for value, part in enumerate(parts, start=1):
         assert (part == value).all()
+
+
+def test_the_speed_is_measured_with_every_size_of_pack_recorded_by_then(monkeypatch):
+    """A size that is added later would be recorded in the middle of what is timed."""
+    monkeypatch.setattr("bertfit.training.weights.plan_passes", lambda *_: ON)
+    monkeypatch.setattr("bertfit.training.weights.GraphRecorder", lambda _device: Tracer())
+    sizes = []
+
+    def take_and_tell(self, *arguments, **options):
+        result = take_pack(self, *arguments, **options)
+        sizes.append(result[2])
+        return result
+
+    take_pack = RecordedPasses.take
+    monkeypatch.setattr(RecordedPasses, "take", take_and_tell)
+    data = TrainingData(make_encoded([60] * 3 + [5] * 9), np.arange(12) % 3, pad_id=0)
+    settings = TrainSettings(batch_size=3, seed=3, fast_path="off")
+    measure_speed(make_model(), data, settings=settings, precision=FLOAT32)
+    assert sizes[0] == 256
+    assert sizes[1:] == [128] * 3
 
 
 @pytest.mark.parametrize(("limit", "value"), [("_MOST_SIZES", 1), ("_MOST_TOKENS", 128)])
@@ -998,15 +1023,15 @@ def test_a_recorded_step_on_a_gpu_waits_for_nothing_and_drops_anew():
 
 @pytest.mark.gpu
 @on_a_gpu
-def test_recording_while_records_are_played_draws_the_same_numbers(monkeypatch):
+def test_recording_while_records_are_played_draws_the_same_numbers():
     """What is recorded must not touch the random numbers of what is queued."""
-    monkeypatch.setattr(pack_sizes, "_WORTH", 0)  # else few rows are filled to the size of many
     many, few = np.arange(12), np.arange(3)  # packs of two sizes
     data = TrainingData(make_encoded([24] * 12), np.arange(12) % 3, pad_id=0)
 
     def lose(*, ahead):
         torch.manual_seed(0)
         weights = TrainedWeights(make_model_on_gpu(dropout=0.1), TrainSettings(), ON_GPU)
+        weights.recorded.set_worth(0)  # else few rows are filled to the size of many
         steps = train_steps(
             weights,
             data,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import types
 import weakref
 
 import numpy as np
@@ -52,6 +53,22 @@ def follow(loaded, data, *, fast, precision=FLOAT32, num_steps=40, rate=1e-2):
     losses = [step.read().loss for step in steps_taken]
     weights.release()
     return np.array(losses), model
+
+
+@pytest.mark.parametrize(
+    ("of_step", "of_batches", "told"),
+    [
+        (None, None, []),
+        ("they fail", None, ["AdamW: torch's own, not the kernels; they fail."]),
+        (None, "no", ["Weight gradients: of one layer at a time, not of several at once; no."]),
+    ],
+)
+def test_kernels_that_are_not_used_are_named(loaded, of_step, of_batches, told):
+    weights = TrainedWeights(copy.deepcopy(loaded.model), TrainSettings(), FLOAT32)
+    assert weights.tell_faults() == []
+    weights.kernel_fault = of_step
+    weights.recorded = types.SimpleNamespace(batch_fault=of_batches)
+    assert weights.tell_faults() == told
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,8 @@ class Backlog:
         self._num_layers, self._num_together = num_layers, num_together
         self._stream = stream
         self._rooms: dict[str, list[torch.Tensor]] = {}
-        self._products: defaultdict[tuple[int, ...], list[Product]] = defaultdict(list)
+        self._products: defaultdict[tuple[object, ...], list[Product]] = defaultdict(list)
+        """By shape, and by the memory of all layers: two kinds of a layer may be of one shape."""
         self._folds: list[Fold] = []
         self._beside: list[Product] | None = None
         """Products that are computed on the other stream, which their memory has to outlast."""
@@ -98,7 +99,8 @@ class Backlog:
 
     def add(self, product: Product) -> None:
         """Let a product wait."""
-        self._products[product.gradient.shape].append(product)
+        memory = product.gradient.untyped_storage().data_ptr()
+        self._products[product.gradient.shape, memory].append(product)
 
     def add_fold(self, fold: Fold) -> None:
         """Let sums wait."""
@@ -208,8 +210,8 @@ def choose_batch(num_layers: int, num_numbers: int, *, memory: int) -> int:
 
 
 @functools.lru_cache
-def is_sound(device: torch.device, *, width: int, num_columns: int) -> bool:
-    """Return whether products and sums of several layers at once are right, by trying it.
+def find_batch_fault(device: torch.device, *, width: int, num_columns: int) -> str | None:
+    """Return how products and sums of several layers at once fail here, or None, by trying it.
 
     On a GPU they are recorded, and the products are on a stream of their own.
 
@@ -241,12 +243,12 @@ def is_sound(device: torch.device, *, width: int, num_columns: int) -> bool:
         expected_sums = torch.cat(
             [of_queries, torch.zeros_like(of_queries), of_values, of_others], dim=1
         )
-        return _is_close(gradients, expected) and _is_close(sums, expected_sums)
+        is_right = _is_close(gradients, expected) and _is_close(sums, expected_sums)
     except TrainingError:
         raise
     except Exception as error:  # noqa: BLE001 (Triton's have no common base class)
-        name_failure(error, device)  # raises if memory ran out, or the GPU is unusable
-        return False
+        return f"they were tried here, and failed: {name_failure(error, device)}"
+    return None if is_right else "they were tried here, and are wrong"
 
 
 def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:

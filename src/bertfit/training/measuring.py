@@ -81,6 +81,8 @@ def measure_speed(
     budget = TokenBudget(starting_budget(settings.micro_batch_tokens))
     time_steps = functools.partial(_time_steps, weights, train, precision=precision, budget=budget)
     weights.working.train()
+    if weights.recorded is not None:  # each size by now, not in the middle of what is timed
+        weights.recorded.set_worth(0)
     try:
         starts = [time_steps([indices]) for indices in steps[:num_first]]
         timed = steps[num_first:]

@@ -63,6 +63,8 @@ class PackSizes:
 
     def __init__(self) -> None:
         """Start without any."""
+        self.worth: float = _WORTH
+        """Tokens of padding for which a size is added, times the tokens of that size."""
         self._seen: set[PackSize] = set()
         self._wasted: Counter[PackSize] = Counter()
 
@@ -99,7 +101,7 @@ class PackSizes:
         for size in smaller:
             self._wasted[size] += chosen.num_tokens - size.num_tokens
         best = max(smaller, key=lambda size: self._wasted[size])
-        if self._wasted[best] * best.num_tokens <= _WORTH:
+        if self._wasted[best] * best.num_tokens <= self.worth:
             return chosen
         for size in [size for size in self._wasted if size < chosen and size.is_like(best)]:
             del self._wasted[size]  # from now on, less is wasted

@@ -28,7 +28,12 @@ from torch.nn.functional import cross_entropy
 from bertfit.data.batching import fill_pack
 from bertfit.errors import TrainingError, find_first_line
 from bertfit.modeling import pack as packs
-from bertfit.modeling.backlog import find_stream_beside, is_sound, start_backlog, working_off
+from bertfit.modeling.backlog import (
+    find_batch_fault,
+    find_stream_beside,
+    start_backlog,
+    working_off,
+)
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.fast_path import plan_operators_of
 from bertfit.modeling.forward import compute_logits_of_pack
@@ -174,7 +179,8 @@ class RecordedPasses:
         is_large = _is_large(precision.device)
         self._most_tokens = _MOST_OF_LARGE if is_large else _MOST_TOKENS
         self._most_waiting = _MOST_WAITING_OF_LARGE if is_large else _MOST_WAITING
-        self._num_layers = _lay_out_layers(model, precision)
+        self._num_layers, self.batch_fault = _lay_out_layers(model, precision)
+        """Layers whose weight gradients may wait; and why there are none, if a trial failed."""
         device = next(model.parameters()).device  # with its index, which "cuda" lacks
         has_stream = device.type == "cuda" and self._num_layers
         self._beside = find_stream_beside(device) if has_stream else None
@@ -216,6 +222,14 @@ class RecordedPasses:
         for (master, _), gradient in zip(self._pairs, self._gradients, strict=True):
             master.grad = gradient
         return place.loss.clone(), place.predicted_ids[: len(label_ids)].clone(), size.num_tokens
+
+    def set_worth(self, worth: float) -> None:
+        """Set how much padding is worth a recording, see `PackSizes`.
+
+        Where the same packs come again and again, 0 records each size at once; `math.inf` fills
+        packs to the sizes that are known.
+        """
+        self._sizes.worth = worth
 
     def forget(self) -> bool:
         """Stop recording because memory ran out; return whether there was any to free.
@@ -329,18 +343,23 @@ class RecordedPasses:
         self.seconds += time.perf_counter() - started
 
 
-def _lay_out_layers(model: PreTrainedModel, precision: Precision) -> int:
-    """Space the gradients of the layers whose products may wait, and return their number."""
+def _lay_out_layers(model: PreTrainedModel, precision: Precision) -> tuple[int, str | None]:
+    """Space the gradients of the layers whose products may wait.
+
+    Returns:
+        The number of these layers, and what was wrong in a trial, for which there are none.
+    """
     uses_kernels = plan_operators_of(model, precision).is_on
     layers = list_exchanged(model) if uses_kernels else []
     if not layers:
-        return 0
+        return 0, None
     width, num_columns = layers[0].width, layers[0].num_columns
     device = next(model.parameters()).device  # with its index
-    if not is_sound(device, width=width, num_columns=num_columns):
-        return 0
+    fault = find_batch_fault(device, width=width, num_columns=num_columns)
+    if fault is not None:
+        return 0, fault
     lay_out_gradients(layers)
-    return len(layers)
+    return len(layers), None
 
 
 def _is_large(device: torch.device) -> bool:

@@ -80,8 +80,8 @@ def fit(
     metric = choose_selection_metric(settings, train.label_ids)
     epochs = _plan_epochs(settings, train.encoded.lengths, int(model.config.num_labels))
     weights = TrainedWeights(model, settings, precision)
-    if weights.kernel_fault is not None:
-        listener.note(f"AdamW: torch's own, not the kernels; {weights.kernel_fault}.")
+    for told in weights.tell_faults():
+        listener.note(told)
     run = _Run(
         weights,
         train,

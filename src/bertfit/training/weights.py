@@ -111,6 +111,18 @@ class TrainedWeights:
         """Whether passes are recorded, and why."""
         return self._recording if self.recorded is None else self.recorded.plan
 
+    def tell_faults(self) -> list[str]:
+        """Return a sentence on each kernel that fits, but is not used because its trial failed."""
+        told = []
+        if self.kernel_fault is not None:
+            told.append(f"AdamW: torch's own, not the kernels; {self.kernel_fault}.")
+        if self.recorded is not None and self.recorded.batch_fault is not None:
+            told.append(
+                "Weight gradients: of one layer at a time, not of several at once; "
+                f"{self.recorded.batch_fault}."
+            )
+        return told
+
     def prepare(self, token_ids: np.ndarray) -> None:
         """Bring the embeddings of these token ids (any shape) up to date before they are read."""
         if self._rows is not None:
