@@ -43,7 +43,7 @@ _Texts = Annotated[
 
 _File = Annotated[
     Path | None,
-    typer.Option(help="Classify the rows of a CSV, TSV, JSONL (also .gz) or Parquet file."),
+    typer.Option(help="Classify the rows of a CSV, TSV, JSON (also .gz) or Parquet file."),
 ]
 _Output = Annotated[
     Path | None,

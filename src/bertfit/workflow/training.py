@@ -72,7 +72,7 @@ def train(
     `resume`, no run is written then: the training's state is, and the same call goes on from there.
 
     Args:
-        data: Labelled rows: path of a CSV, TSV, JSONL or Parquet file, a DataFrame, an Arrow
+        data: Labelled rows: path of a CSV, TSV, JSON or Parquet file, a DataFrame, an Arrow
             table, a `datasets.Dataset`, or a list of dicts.
         output: Folder of the run to make.
         validation: Labelled rows that choose the epoch; None splits them off `data`.
