@@ -166,7 +166,7 @@ Assignments = Annotated[
 Baseline = Annotated[bool, typer.Option(help="Fit word-count baselines on the same rows.")]
 Output = Annotated[Path, typer.Option(help="Folder to save the run in.")]
 TrainFile = Annotated[
-    Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSON lines or array (each also .gz), or Parquet.")
+    Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSON (each also .gz) or Parquet file.")
 ]
 
 
