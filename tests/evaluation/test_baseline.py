@@ -22,6 +22,7 @@ from bertfit.evaluation.baseline import (
     MAX_ROWS,
     NAIVE_BAYES_NAME,
     LexicalBaseline,
+    _choose,
     _choose_rows,
     fit_baselines,
     foresee_long_fits,
@@ -593,3 +594,23 @@ def test_nb_svm_has_converged_if_the_fits_of_all_classes_have(
     trial = lexical.prepare_naive_bayes(train, train, num_labels=3)(1.0)
     assert not converged
     assert not trial.classifier.converged
+
+
+def test_the_seed_decides_which_of_many_rows_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bertfit.evaluation.baseline.MAX_ROWS", 20)
+    texts = [f"{'good' if row % 2 else 'bad'} film n{row % 7} m{row % 11}" for row in range(80)]
+    rows, names = (texts, np.arange(80) % 2), ["neg", "pos"]
+    first, again, other = (
+        [
+            one.validation.log_loss
+            for one in run_baselines(rows, rows, test=None, label_names=names, seed=seed).results
+        ]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_the_time_of_a_baseline_is_that_of_all_its_fits() -> None:
+    classifier = SimpleNamespace(note=None, converged=True)
+    trials = [lexical.Trial(classifier, loss=0.5 - at, seconds=2.0**at) for at in range(3)]
+    assert _choose("one", trials, None, np.ones(1), []).seconds == 7.0

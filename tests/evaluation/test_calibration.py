@@ -14,13 +14,16 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from bertfit.errors import DataError
 from bertfit.evaluation.calibration import (
+    _count_draws,
     _draw_noise_of_groups,
+    count_bins,
     expected_calibration_error,
     row_brier_scores,
     score_calibration,
     score_confidence,
 )
 from bertfit.evaluation.interval import exact_interval
+from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes
 
 
 @pytest.mark.parametrize("num_labels", [2, 5])
@@ -329,3 +332,63 @@ def test_rows_at_the_edge_of_two_bins_are_in_the_lower_one() -> None:
     confidences, is_right = [0.6] * 11 + [0.9] * 9, [True] * 16 + [False] * 4
     found = expected_calibration_error(confidences, is_right)
     assert found == pytest.approx((4.4 + 3.1) / 20)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_bins"), [(1, 1), (19, 1), (20, 2), (149, 14), (150, 15), (9999, 15)]
+)
+def test_there_is_a_bin_for_every_ten_rows_up_to_fifteen(num_rows: int, num_bins: int) -> None:
+    assert count_bins(num_rows) == num_bins
+
+
+def test_the_noise_is_the_quantile_of_one_in_twenty() -> None:
+    """Of rows of one confidence, which share a bin, it is that of a normal deviation."""
+    probabilities = np.tile([0.8, 0.2], (2000, 1))
+    noise = score_calibration(probabilities, np.zeros(2000, int)).ece_noise
+    assert noise == pytest.approx(norm.ppf(0.975) * np.sqrt(0.8 * 0.2 / 2000), rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_draws"), [(1, 1000), (50_000, 1000), (100_000, 500), (10**7, 200)]
+)
+def test_many_rows_are_drawn_less_often_but_200_times_at_least(
+    num_rows: int, num_draws: int
+) -> None:
+    assert _count_draws(num_rows) == num_draws
+
+
+def test_groups_never_make_the_noise_less_than_that_of_rows() -> None:
+    """In each of these, as many are right as the model is sure of, and no gap is left."""
+    probabilities = np.tile([0.8, 0.2], (200, 1))
+    label_ids, groups = (np.arange(200) % 5 == 0).astype(int), np.arange(200) // 10
+    by_row, by_group = (
+        score_calibration(probabilities, label_ids, groups=one).ece_noise for one in (None, groups)
+    )
+    assert by_group == by_row > 0.01
+
+
+def test_the_seed_is_that_of_all_draws(draw_logits) -> None:
+    logits, label_ids = draw_logits(100, 2, temperature=2)
+    before, after = softmax(logits, axis=1), softmax(logits / 2, axis=1)
+    scores = score_confidence(after, label_ids, uncalibrated=before, num_resamples=10, seed=7)
+    for found, probabilities in ((scores.calibration, after), (scores.uncalibrated, before)):
+        assert found == score_calibration(probabilities, label_ids, seed=7)
+        assert found != score_calibration(probabilities, label_ids)
+
+
+def test_rows_of_equal_confidence_share_their_mistakes_in_the_area() -> None:
+    probabilities = [[0.8, 0.2], [0.8, 0.2]]
+    for label_ids in ([0, 1], [1, 0]):
+        assert score_confidence(probabilities, label_ids, num_resamples=10).aurc == 0.5
+
+
+def test_the_interval_of_the_area_reaches_as_far_as_that_of_its_logarithm() -> None:
+    rng = np.random.default_rng(0)
+    confidences, is_right = rng.uniform(0.5, 1, 60), np.arange(60) % 5 > 0
+    probabilities = np.stack([confidences, 1 - confidences], axis=1)
+    found = score_confidence(probabilities, (~is_right).astype(int), num_resamples=100, seed=3)
+    ranked, rng = rank_rows(confidences, is_right), np.random.default_rng(3)
+    draws = [np.bincount(rng.integers(60, size=60), minlength=60) for _ in range(100)]
+    spread = np.std([risk_area(share_mistakes(ranked, counts)) for counts in draws])
+    times = np.exp(t.ppf(0.975, 59) * spread / found.aurc)
+    assert found.intervals["aurc"].high == pytest.approx(found.aurc * times)

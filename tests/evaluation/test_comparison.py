@@ -409,3 +409,53 @@ def test_the_probabilities_of_both_models_are_checked(wrong: list[float]) -> Non
     for pair in ((right, bad), (bad, right)):
         with pytest.raises(DataError, match="expected probabilities"):
             compare_predictions(*pair, [0, 1])
+
+
+def test_the_difference_in_accuracy_has_the_interval_of_right_and_wrong_rows() -> None:
+    a, b, label_ids = draw_pair(200)
+    are_right = [one.argmax(axis=1) == label_ids for one in (a, b)]
+    for groups in (None, np.arange(200) // 4):
+        options = {"groups": groups, "num_resamples": 100, "seed": 3}
+        found = compare_predictions(a, b, label_ids, **options).scores["accuracy"].interval
+        expected = paired_difference_interval(*are_right, **options)
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_a_difference_that_the_exact_test_does_not_find_could_be_chance() -> None:
+    """As in the comparison with a baseline, and both are told."""
+    label_ids = np.arange(200) % 2
+    a = as_probabilities(np.where(np.arange(200) < 3, 1 - label_ids, label_ids))
+    b = as_probabilities(np.where(np.arange(200) >= 189, 1 - label_ids, label_ids))
+    found = compare_predictions(a, b, label_ids)
+    assert found.scores["accuracy"].interval.excludes_zero
+    assert found.could_be_chance
+    told = describe_difference(found, "new", "old")
+    assert told.endswith(" The interval leaves out 0, but McNemar's test does not exclude chance.")
+
+
+def test_models_that_are_right_equally_often_need_not_predict_the_same() -> None:
+    label_ids = np.arange(40) % 2
+    answers = [np.where(np.arange(40) == wrong, 1 - label_ids, label_ids) for wrong in (0, 1)]
+    found = compare_predictions(*map(as_probabilities, answers), label_ids, num_resamples=50)
+    told = describe_difference(found, "new", "old")
+    assert told.startswith("The difference in accuracy could be chance: new minus old is +0.0 ")
+
+
+def test_log_losses_above_1_are_within_the_intervals_by_which_differences_widen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Interval] = []
+
+    def widen(interval: Interval, of_each: tuple[Interval, Interval], *_: object) -> Interval:
+        given.extend(of_each)
+        return interval
+
+    monkeypatch.setattr("bertfit.evaluation.comparison.widen_where_few_mistakes", widen)
+    label_ids = np.arange(40) % 2
+    answers = [np.where(np.arange(40) < wrong, 1 - label_ids, label_ids) for wrong in (30, 35)]
+    models = [np.clip(np.eye(2)[one], 0.01, 0.99) for one in answers]
+    found = compare_predictions(*models, label_ids, num_resamples=100).scores["log_loss"]
+    assert min(found.a, found.b) > 1
+    of_a, of_b = given
+    assert of_a.low < found.a < of_a.high
+    assert of_b.low < found.b < of_b.high

@@ -14,8 +14,8 @@ from bertfit.evaluation.few_differences import (
     widen_where_alike,
     widen_where_few_mistakes,
 )
-from bertfit.evaluation.interval import Interval, exact_interval
-from bertfit.evaluation.metrics import accuracy_and_macro_f1
+from bertfit.evaluation.interval import Interval, allow_for_mistakes, exact_interval
+from bertfit.evaluation.metrics import accuracy_and_macro_f1, log_losses_if
 
 
 def answer(label_ids, num_labels, *, only_a=(), only_b=()):
@@ -183,3 +183,67 @@ def test_what_the_same_mistakes_cost_both_makes_no_difference() -> None:
     a_little = 0.3 * a + 0.7 / 2  # much less sure of the same answers
     found = compare_predictions(a, a_little, label_ids, num_resamples=100).scores["log_loss"]
     assert found.interval.high < -0.25
+
+
+def test_swapping_two_models_of_which_one_is_right_on_all_rows_mirrors_macro_f1() -> None:
+    label_ids = np.arange(12) % 3
+    answers = (label_ids, (label_ids + 1) % 3)
+    found = widen_where_alike([Interval(1.0, 1.0)] * 3, answers, label_ids, None)[1]
+    swapped = widen_where_alike([Interval(-1.0, -1.0)] * 3, answers[::-1], label_ids, None)[1]
+    assert found.low < 0.5 < found.high == 1.0
+    assert (swapped.low, swapped.high) == (-found.high, -found.low)
+
+
+def draw_mistakes(label_ids, num_wrong):
+    """Probabilities of the label, that is answered on all but the last `num_wrong` rows."""
+    rng, num_rows = np.random.default_rng(num_wrong), len(label_ids)
+    is_right = np.arange(num_rows) < num_rows - num_wrong
+    of_label = np.where(is_right, rng.uniform(0.8, 1.0, num_rows), rng.uniform(0.0, 0.2, num_rows))
+    of_each = np.where(np.arange(2) == label_ids[:, None], of_label[:, None], 1 - of_label[:, None])
+    return of_each, of_each.argmax(axis=1)
+
+
+@pytest.mark.parametrize("numbers_wrong", [(2, 20), (20, 2), (2, 5)])
+def test_the_log_losses_of_both_bound_their_difference_if_either_has_few_mistakes(
+    numbers_wrong,
+) -> None:
+    label_ids, units = np.arange(60) % 2, np.arange(60)
+    pair = [draw_mistakes(label_ids, num_wrong) for num_wrong in numbers_wrong]
+    means = [float(-np.log(each[units, label_ids]).mean()) for each, _ in pair]
+    difference, of_each = means[0] - means[1], [Interval(mean, mean + 0.1) for mean in means]
+    a, b = (
+        allow_for_mistakes(
+            own, answers == label_ids, log_losses_if(each, label_ids, answers), units
+        )
+        for own, (each, answers) in zip(of_each, pair, strict=True)
+    )
+    start = Interval(difference, difference)
+    found = widen_where_few_mistakes(start, of_each, pair, label_ids, None)
+    assert found.low == pytest.approx(difference - np.hypot(means[0] - a.low, b.high - means[1]))
+    assert found.high == pytest.approx(difference + np.hypot(a.high - means[0], means[1] - b.low))
+
+
+def test_copies_of_rows_within_groups_make_no_difference_in_log_loss_surer() -> None:
+    label_ids = np.arange(60) % 2
+    a, b = (draw_mistakes(label_ids, num_wrong)[0] for num_wrong in (2, 1))
+    alone = compare_predictions(a, b, label_ids, num_resamples=100).scores["log_loss"].interval
+    groups = np.repeat([f"{row:02}" for row in range(60)], 2)
+    copies = (np.repeat(one, 2, axis=0) for one in (a, b, label_ids))
+    copied = compare_predictions(*copies, groups=groups, num_resamples=100).scores["log_loss"]
+    found = copied.interval
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=0.02)
+
+
+def test_copies_of_rows_within_groups_make_the_same_answers_no_surer_in_macro_f1() -> None:
+    label_ids, start = np.arange(12) % 3, [Interval(0.0, 0.0)] * 3
+    alone = widen_where_alike(start, (label_ids, label_ids), label_ids, None)[1]
+    copies, groups = label_ids.repeat(5), np.arange(12).repeat(5)
+    assert widen_where_alike(start, (copies, copies), copies, groups)[1] == alone
+
+
+def test_a_class_that_one_model_alone_answers_counts_whichever_that_is() -> None:
+    label_ids, other = np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1])
+    gains, one_more = find_f1_gains((label_ids, other), label_ids)
+    mirrored, as_much = find_f1_gains((other, label_ids), label_ids)
+    assert gains == pytest.approx(-mirrored)
+    assert one_more == pytest.approx(as_much)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 
@@ -15,11 +16,14 @@ from scipy.special import expit
 from bertfit.errors import ConfigError, DataError
 from bertfit.evaluation import resampling
 from bertfit.evaluation.calibration import score_confidence
+from bertfit.evaluation.comparison import compare_predictions, compare_with_baseline
 from bertfit.evaluation.few_differences import allow_for_alike
 from bertfit.evaluation.interval import (
     Interval,
     allow_for_certain,
+    allow_for_long_tail,
     allow_for_mistakes,
+    average_exact,
     count_effective,
     exact_interval,
     has_few,
@@ -195,10 +199,14 @@ def test_accuracy_interval_agrees_with_scipy() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.008)
 
 
-def test_the_chunk_size_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk_numbers", [70, 10])
+def test_the_chunk_size_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, chunk_numbers: int
+) -> None:
+    """Not even if a single resample has more numbers than a chunk may."""
     probabilities, label_ids = draw_rows(30)
     whole = bootstrap_intervals(probabilities, label_ids, num_resamples=50)
-    monkeypatch.setattr(resampling, "_CHUNK_NUMBERS", 70)
+    monkeypatch.setattr(resampling, "_CHUNK_NUMBERS", chunk_numbers)
     in_chunks = bootstrap_intervals(probabilities, label_ids, num_resamples=50)
     for name, interval in whole.items():
         assert (interval.low, interval.high) == pytest.approx(
@@ -739,3 +747,101 @@ def test_an_interval_of_one_resample_holds_its_score(seed: int) -> None:
     scores = score(*rows, ["a", "b", "c"])
     for name in SCORE_NAMES:
         assert found[name].low - 1e-12 <= getattr(scores, name) <= found[name].high + 1e-12, name
+
+
+@pytest.mark.parametrize("num_right", [0, 1, 9, 10])
+def test_exact_intervals_are_those_of_scipy(num_right: int) -> None:
+    found, expected = exact_interval(num_right, 10), stats.binomtest(num_right, 10)
+    expected = expected.proportion_ci(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+
+
+def test_the_effective_rows_are_those_of_the_variance_between_the_groups() -> None:
+    """Of eight groups of three rows, four have a mistake, two have two, and two have none."""
+    mistakes = np.array([1, 1, 1, 1, 2, 2, 0, 0])
+    is_right = (np.arange(3) >= mistakes[:, np.newaxis]).ravel()
+    of_groups = np.var(mistakes / 3, ddof=1) / 8
+    of_rows = np.var(~is_right, ddof=1) / 24
+    reach = stats.t.ppf(0.975, 7) / stats.t.ppf(0.975, 23)
+    expected = 24 * of_rows / of_groups / reach**2
+    assert 8 < expected < 24
+    telling = (8 + 7 * expected) / 8  # there are eight mistakes; the number of groups is as one
+    assert count_effective(is_right, np.arange(24) // 3) == pytest.approx(telling)
+
+
+def test_a_few_hits_tell_as_much_as_a_few_mistakes() -> None:
+    is_right, groups = np.isin(np.arange(200), [0, 1, 50, 120]), np.arange(200) // 10
+    assert count_effective(is_right, groups) == pytest.approx(count_effective(~is_right, groups))
+
+
+def test_certain_classes_add_to_what_the_resamples_say_of_the_others() -> None:
+    found = allow_for_certain(Interval(0.8, 0.97), 0.9, [(10, 10), (8, 10)])
+    part = (1 - 0.025 ** (1 / 10)) / 2
+    assert (found.low, found.high) == pytest.approx((0.9 - np.hypot(0.1, part), 0.97))
+    mirrored = allow_for_certain(Interval(0.03, 0.2), 0.1, [(0, 10), (2, 10)])
+    assert (mirrored.low, mirrored.high) == pytest.approx((0.03, 0.1 + np.hypot(0.1, part)))
+
+
+def test_the_logarithm_of_a_cost_of_one_group_in_many_does_not_overflow() -> None:
+    """A small group that costs much, among large ones that cost nothing."""
+    found = allow_for_long_tail(Interval(0.0, 9.0), 1e-3, deviation=1.0, num_units=20)
+    assert found.low == 0.0
+    assert 9.0 < found.high < np.inf
+
+
+def test_an_interval_beside_its_score_is_stretched_at_its_far_end_alone() -> None:
+    further = stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975) * np.sqrt(3 / 2)
+    above = stretch(Interval(0.5, 0.7), 0.4, num_units=3)
+    assert (above.low, above.high) == pytest.approx((0.5, 0.7 + (further - 1) * 0.3))
+    below = stretch(Interval(0.1, 0.3), 0.4, num_units=3)
+    assert (below.low, below.high) == pytest.approx((0.1 - (further - 1) * 0.3, 0.3))
+
+
+@pytest.mark.parametrize(
+    ("draw", "num_resamples"),
+    [
+        (bootstrap_intervals, 2000),
+        (paired_difference_interval, 2000),
+        (compare_predictions, 2000),
+        (compare_with_baseline, 2000),
+        (score_confidence, 1000),
+    ],
+)
+def test_as_many_resamples_are_drawn_as_is_documented(draw, num_resamples: int) -> None:
+    """In docs/judging.md."""
+    assert inspect.signature(draw).parameters["num_resamples"].default == num_resamples
+
+
+def test_the_interval_of_a_log_loss_ends_where_the_worst_one_does() -> None:
+    """All but one of 13 rows are wrong and certain, and that one is right among 77 unsure ones."""
+    probabilities = np.full((13, 77), 1e-9)
+    probabilities[:12, 0] = 1.0
+    probabilities[12] = 1.0
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    label_ids = np.array([1] * 12 + [0])
+    found = bootstrap_intervals(probabilities, label_ids, num_resamples=50)["log_loss"]
+    assert found.high == WORST_LOG_LOSS
+
+
+def test_the_exact_interval_does_not_narrow_that_of_the_resamples() -> None:
+    """Of ten rows of which two are wrong, the latter reaches further to both sides."""
+    answers = (np.arange(10) >= 2).astype(int)
+    found = bootstrap_intervals(np.eye(2)[answers], np.ones(10, dtype=int))["accuracy"]
+    exact = exact_interval(8, 10)
+    assert found.low < exact.low
+    assert exact.high < found.high
+
+
+def test_few_mistakes_give_macro_f1_the_exact_interval_of_rows_and_answers() -> None:
+    """F1 is a share of the mean of a class's rows and its answers."""
+    label_ids = np.arange(20) % 2
+    answers = np.where(np.arange(20) == 0, 1, label_ids)
+    found = bootstrap_intervals(np.eye(2)[answers], label_ids)["macro_f1"]
+    assert found.low == pytest.approx(average_exact([(9, 9.5), (10, 10.5)]).low)
+
+
+def test_intervals_of_other_scores_end_where_these_do() -> None:
+    (found,) = resampling.resample_intervals(
+        lambda counts: [float(counts[1:].sum() / counts.sum())], 3, within=[(0.0, 1.0)]
+    )
+    assert found == Interval(0.0, 1.0)

@@ -19,6 +19,8 @@ from bertfit.evaluation.metrics import (
     count_classes,
     count_confusion,
     count_predictions,
+    list_confused,
+    log_losses_if,
     macro_scores,
     score,
 )
@@ -167,6 +169,7 @@ def test_scores_survive_json() -> None:
     ("probabilities", "label_ids", "message"),
     [
         (np.empty((0, 2)), [], "expected probabilities as (rows, classes), got shape (0, 2)"),
+        (np.empty((2, 0)), [0, 0], "expected probabilities as (rows, classes), got shape (2, 0)"),
         ([0.1, 0.9], [0, 1], "expected probabilities as (rows, classes), got shape (2,)"),
         ([[0.1, 0.9]], [2], "expected label ids from 0 to 1, got 2 to 2"),
         ([[0.1, 0.9]], [-1], "expected label ids from 0 to 1, got -1 to -1"),
@@ -229,3 +232,16 @@ def test_given_predictions_are_scored_and_checked() -> None:
         score(*rows, predicted_ids=[0, 2])
     with pytest.raises(DataError, match="expected a prediction per label, got 1 and 2"):
         score(*rows, predicted_ids=[0])
+
+
+def test_a_mistake_that_was_seen_costs_what_it_cost() -> None:
+    """Another one costs the mean of the other classes."""
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]])
+    if_right, if_wrong = log_losses_if(probabilities, np.array([1, 0]), np.array([0, 0]))
+    assert if_right == pytest.approx(-np.log([0.6, 0.6]))
+    assert if_wrong == pytest.approx(-np.log([0.3, 0.2]))
+
+
+def test_pairs_confused_equally_often_are_in_the_order_of_the_classes() -> None:
+    confusion = [[9, 1, 2], [1, 9, 0], [0, 2, 9]]
+    assert list_confused(confusion) == [(2, 0, 2), (2, 2, 1), (1, 0, 1), (1, 1, 0)]

@@ -58,6 +58,11 @@ def test_a_row_that_is_drawn_twice_counts_twice():
     assert share_mistakes(ranked, np.array([2, 1, 1])).tolist() == [2 / 3, 2 / 3, 2 / 3, 0]
 
 
+def test_rows_are_drawn_by_their_numbers_whatever_their_ranks():
+    ranked = rank_rows(np.array([0.5, 0.9, 0.7]), np.array([False, True, True]))
+    assert share_mistakes(ranked, np.array([2, 1, 0])).tolist() == [0, 1, 1]
+
+
 @given(rows)
 def test_the_last_risk_is_the_error_rate(drawn):
     confidences, is_right = zip(*drawn, strict=True)
@@ -95,6 +100,7 @@ def test_the_kept_curve_counts_rows_that_are_answered(drawn, abstain_below):
         (0.01, 0.0),
         (0.39, 0.3),
         (0.59, 0.55),
+        (0.7 + 0.2, 0.9),  # the sum is a little less
     ],
 )
 def test_between_kept_confidences_the_lower_is_told(asked, told):

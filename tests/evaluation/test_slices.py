@@ -88,6 +88,13 @@ def test_a_value_spelt_as_the_missing_ones_is_a_slice_of_its_own() -> None:
     assert found == {"((none))": (20, 20), "(none)": (15, 0), "a": (10, 0)}
 
 
+def test_values_spelt_as_the_missing_ones_in_any_parentheses_are_slices_of_their_own() -> None:
+    values = [None] * 20 + ["(none)"] * 15 + ["((none))"] * 10
+    report = score_slices([True] * 20 + [False] * 25, {"by": values})
+    found = {one.value: one.num_rows for one in report.slices}
+    assert found == {"(((none)))": 20, "(none)": 15, "((none))": 10}
+
+
 def test_columns_are_adjusted_together() -> None:
     is_right = [True] * 90 + [False] * 10
     values = ["a"] * 80 + ["b"] * 20
@@ -149,6 +156,12 @@ def test_a_column_may_be_named_as_another_is_renamed() -> None:
     values = list_slices([5, 9], [False, True], ["a", "b"], further=further)
     assert values["column label"] == ["u", "v"]
     assert values["column column label"] == ["w", "w"]
+
+
+def test_of_two_columns_that_are_the_same_the_first_is_tested() -> None:
+    further = {"film": ["x", "y"], "title": ["x", "y"], "year": ["x", "z"]}
+    values = list_slices([5, 9], [False, True], ["a", "b"], further=further)
+    assert list(values) == ["tokens", "truncated", "label", "film", "year"]
 
 
 def test_bytes_are_named_as_the_text_that_they_are() -> None:
@@ -403,3 +416,37 @@ def test_a_column_with_a_judged_slice_is_not_named_as_too_small() -> None:
 def test_both_ends_of_a_bin_are_shown_however_near_they_are() -> None:
     names = bin_numbers([0.12341, 0.12344, 1, 1, 2, 2, 3, 3, 4, 4])
     assert list(dict.fromkeys(names)) == ["0.12341 to 0.12344", "1", "2", "3", "4"]
+
+
+def test_missing_values_are_none_of_the_few_numbers_that_are_named() -> None:
+    assert name_values([None, "", *range(20)]) == [None, None, *map(str, range(20))]
+
+
+def test_whole_numbers_of_up_to_15_digits_are_named_in_full() -> None:
+    assert set(bin_numbers([10**15 - 1] * 5)) == {"999,999,999,999,999"}
+    assert set(bin_numbers([10**15] * 5)) == {"1e+15"}
+
+
+def test_bins_of_one_value_each_are_told_apart_by_their_names() -> None:
+    numbers = [0.12341, 0.12342, 0.12343, 0.12344, 0.12345]
+    assert bin_numbers(numbers * 4) == list(map(str, numbers)) * 4
+
+
+def test_a_slice_as_good_as_the_rest_comes_before_those_that_are_better() -> None:
+    """Of few rows, its interval reaches higher than theirs."""
+    sizes = {"same": (8, 10), "better": (425, 500), "worse": (375, 500)}
+    is_right = [at < right for right, size in sizes.values() for at in range(size)]
+    values = [name for name, (_, size) in sizes.items() for _ in range(size)]
+    slices = score_slices(is_right, {"by": values}).slices
+    assert [one.value for one in slices] == ["worse", "same", "better"]
+    assert slices[1].accuracy == slices[1].rest_accuracy
+    assert slices[1].interval.high > slices[2].interval.high
+
+
+def test_slices_by_group_are_adjusted_among_themselves() -> None:
+    sizes = {"a": (10, 30), "b": (25, 30), "c": (28, 40)}
+    is_right = [at < right for right, size in sizes.values() for at in range(size)]
+    films = [name for name, (_, size) in sizes.items() for _ in range(size)]
+    by_row = score_slices(is_right, {"group": films}).slices
+    by_group = score_slices(is_right, {"group": films}, groups=films).slices
+    assert [one.p_value for one in by_group] == pytest.approx([one.p_value for one in by_row])

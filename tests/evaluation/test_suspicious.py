@@ -359,3 +359,28 @@ def test_a_row_as_probable_as_those_of_the_other_label_counts_and_that_label_is_
     ranked = rank_suspicious_labels([[0.5, 0.5]] * 4, [0, 0, 1, 1])
     assert (ranked.num_issues, ranked.rows[:2].tolist()) == (2, [2, 3])
     assert ranked.suggested_ids.tolist() == [0, 0, 0, 0]
+
+
+def test_a_row_exactly_as_probable_as_those_of_the_other_label_counts() -> None:
+    """The mean of seven times 0.9 is a little more than 0.9."""
+    probabilities = [[0.9, 0.1]] * 8 + [[0.2, 0.8]] * 3
+    ranked = rank_suspicious_labels(probabilities, [0] * 7 + [1] * 4)
+    assert ranked.rows[: ranked.num_issues].tolist() == [7]
+
+
+def test_of_one_class_alone_the_margin_is_its_probability() -> None:
+    ranked = rank_suspicious_labels([[1.0], [1.0]], [0, 0])
+    assert (ranked.margins.tolist(), ranked.num_issues) == ([1.0, 1.0], 0)
+
+
+def test_the_part_of_the_rows_has_none_twice() -> None:
+    assert len(set(suspicious._draw_rows(100, 60).tolist())) == 60
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_large_groups_are_stratified_by_all_their_labels(seed: int) -> None:
+    """All begin with the same label, and in every second one no other row has it."""
+    groups = np.arange(20).repeat(10)
+    label_ids = groups % 2 * (np.arange(200) % 10 > 0)
+    folds = _cut_folds(groups.tolist(), label_ids, num_folds=5, units_are="groups", seed=seed)
+    assert [int(label_ids[fold].sum()) for fold in folds] == [18] * 5

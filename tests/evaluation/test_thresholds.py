@@ -173,3 +173,26 @@ def test_precision_is_a_share_of_the_called_rows_and_recall_of_the_positive_ones
 def test_no_threshold_pretends_to_spare_a_row_of_probability_1():
     found = choose_threshold([[0.5, 0.5], [0.0, 1.0]], [1, 0], "cost:100,1")
     assert (found.value, found.validation.cost) == (0.0, 50.0)
+
+
+def test_a_rate_that_is_nearly_reached_is_not():
+    scores = np.array([0.1, 0.5, 0.6, 0.7, 0.8, 0.9])
+    probabilities, label_ids = np.stack([1 - scores, scores], axis=1), [0, 0, 1, 1, 1, 1]
+    assert choose_threshold(probabilities, label_ids, "precision>=0.8").value == pytest.approx(0.55)
+    label_ids = [1, 0, 1, 1, 1, 1]
+    found = choose_threshold(probabilities, label_ids, "precision>=0.8336").validation
+    assert (found.precision, found.recall) == (1.0, 0.8)
+
+
+def test_a_cost_a_billion_times_smaller_still_decides():
+    scores = np.array([0.2, 0.6, 0.8, 0.9])
+    probabilities = np.stack([1 - scores, scores], axis=1)
+    found = choose_threshold(probabilities, [0, 0, 0, 1], "cost:1,1e9")
+    assert found.value == pytest.approx(0.85)
+
+
+def test_a_threshold_above_all_rows_is_halfway_to_1_and_has_no_precision():
+    found = choose_threshold([[0.7, 0.3], [0.4, 0.6]], [1, 0], " cost:100,1 ")
+    assert (found.value, found.aim) == (pytest.approx(0.8), "cost:100,1")
+    rates = found.validation
+    assert (rates.num_called, rates.precision, rates.precision_interval) == (0, 0.0, None)

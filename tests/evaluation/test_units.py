@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 from bertfit.errors import DataError
-from bertfit.evaluation.units import count_units, number_units
+from bertfit.evaluation.units import are_one_group, count_units, number_units
 
 
 def test_a_row_without_a_group_is_a_unit_of_its_own() -> None:
     units = number_units(["b", None, "a", "b", "", float("nan")], 6).tolist()
     assert units[0] == units[3]
     assert len(set(units)) == count_units(["b", None, "a", "b", "", float("nan")], 6) == 5
+
+
+@pytest.mark.parametrize("missing", [None, "", float("nan")])
+def test_two_rows_without_a_group_are_not_of_one(missing: object) -> None:
+    assert count_units(["a", missing, missing, "a"], 4) == 3
 
 
 def test_a_group_named_like_a_row_is_not_that_row() -> None:
@@ -40,3 +45,8 @@ def test_a_long_name_takes_no_more_memory_for_the_others() -> None:
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("groups", [None, [], ["a"], ["", ""], ["a", "a", None]])
+def test_a_group_of_all_rows_has_two_at_least(groups: list[str | None] | None) -> None:
+    assert not are_one_group(groups)

@@ -10,15 +10,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 import bertfit
 from bertfit import TextClassifier
 from bertfit.config import TrainSettings
 from bertfit.errors import ConfigError, RunError
+from bertfit.evaluation.calibration import score_calibration
 from bertfit.evaluation.predictions import read_predictions
-from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic
-from bertfit.evaluation.scaling_choice import ScalingChoice
+from bertfit.evaluation.scaling import Readout, Scaling, fit_cubic, no_scaling
+from bertfit.evaluation.scaling_choice import ScalingChoice, choose_scaling
 from bertfit.evaluation.selective import keep_curve
 from bertfit.evaluation.thresholds import decide
 from bertfit.run_files import UNCALIBRATED_NAME, VALIDATION_NAME
@@ -242,6 +243,24 @@ def test_one_changed_prediction_is_told_in_the_singular():
     assert "It changes 1 prediction of these rows: accuracy 1.0000 → 0.6667." in listener.notes
 
 
+def test_the_chance_of_calibration_errors_is_that_of_the_groups():
+    label_ids, groups = np.arange(200) // 10 % 2, np.arange(200) // 10
+    logits = np.tile([0.0, 1.0], (200, 1))  # all rows of a group are right, or wrong
+    learned = calibrating.LearnedConfidence(
+        choice=ScalingChoice(no_scaling(2), "made up", 200, {}),
+        layer=None,
+        logits=logits,
+        label_ids=label_ids,
+        probabilities=softmax(logits, axis=1),
+        threshold=None,
+        curve=keep_curve(np.full(200, 0.7), label_ids == 1),
+        groups=groups,
+    )
+    found = calibrating.record_confidence(learned)["calibration"]["validation"]
+    expected = score_calibration(softmax(logits, axis=1), label_ids, groups=groups).ece_noise
+    assert found["before"]["ece_noise"] == found["after"]["ece_noise"] == expected
+
+
 @pytest.fixture(scope="module")
 def bent(train, tmp_path_factory):
     """Give a run of the same training whose logits were bent, though a temperature would do."""
@@ -351,6 +370,48 @@ def test_the_curve_is_that_of_what_the_threshold_answers(decided):
     assert confidences.min() < 0.5
     curve = keep_curve(confidences, answered == kept.label_ids)
     assert record["selective"] == curve.to_json()
+
+
+@pytest.mark.parametrize(
+    ("calibration", "has_bias", "kind", "is_shifted"),
+    [
+        ("auto", True, "vector", True),
+        ("auto", False, "vector", False),
+        ("temperature", True, "temperature", False),
+    ],
+)
+def test_a_layer_is_scaled_as_it_can_be_and_as_was_asked_for(
+    monkeypatch, calibration, has_bias, kind, is_shifted
+):
+    """The log odds are four times as high as they should be, and too low for the second class."""
+    rng = np.random.default_rng(0)
+    log_odds = 2 * rng.normal(size=2000)
+    label_ids = (rng.random(2000) < expit(log_odds)).astype(int)
+    logits = np.stack([-3 * log_odds, log_odds - 1], axis=1)
+    monkeypatch.setattr(calibrating, "has_bias", lambda *_: has_bias)
+    model = SimpleNamespace(
+        classifier=SimpleNamespace(model=None), validation=SimpleNamespace(label_ids=label_ids)
+    )
+    settings = SimpleNamespace(calibration=calibration, seed=0)
+    choice = calibrating._choose(model, (logits, None), "layer", None, settings=settings)
+    assert choice.scaling.kind == kind
+    assert any(choice.scaling.biases) == is_shifted
+
+
+def test_the_folds_of_a_scaling_are_those_of_the_groups_and_of_the_seed(monkeypatch):
+    rng, groups = np.random.default_rng(0), np.repeat([f"g{at}" for at in range(50)], 4)
+    label_ids, logits = rng.integers(2, size=200), rng.normal(size=(200, 2))
+    monkeypatch.setattr(calibrating, "has_bias", lambda *_: True)
+    model = SimpleNamespace(
+        classifier=SimpleNamespace(model=None), validation=SimpleNamespace(label_ids=label_ids)
+    )
+    settings = SimpleNamespace(calibration="auto", seed=3)
+    found = calibrating._choose(model, (logits, None), "layer", groups, settings=settings)
+    losses = [
+        choose_scaling(logits, label_ids, groups=of, seed=seed).held_out_log_losses
+        for of, seed in ((groups, 3), (None, 3), (groups, 0))
+    ]
+    assert [found.held_out_log_losses == one for one in losses] == [True, False, False]
 
 
 def test_of_too_many_features_no_cubic_is_tried(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import pytest
 import bertfit
 from bertfit import Columns
 from bertfit.errors import ConfigError, RunError
+from bertfit.evaluation.predictions import KeptPredictions
 from bertfit.progress import Silent
 from bertfit.workflow import learned as learned_texts
+from bertfit.workflow.comparing import _compare
+from bertfit.workflow.sides import Side, _find_leaked
 
 SMALL = {"batch_size": 8, "dropout": 0.0, "dtype": "float32", "baseline": False}
 
@@ -444,3 +448,95 @@ def test_probabilities_of_the_comparison_are_those_of_evaluate(runs, make_review
     found = bertfit.compare(*runs, data=rows).comparison.scores
     assert np.isclose(found["log_loss"].b, expected.log_loss)
     assert np.isclose(found["macro_f1"].b, expected.macro_f1)
+
+
+def make_sides(*answers, label_ids, is_known):
+    """Give what runs that are sure of their answers kept of the same rows, and know of them."""
+    num_rows = len(label_ids)
+    return [
+        Side(
+            ("neg", "pos"),
+            KeptPredictions(
+                lines=range(1, num_rows + 1),
+                groups=[],
+                label_ids=label_ids,
+                probabilities=np.eye(2)[one] * 0.8 + 0.1,
+                num_tokens=np.full(num_rows, 5),
+                is_truncated=np.zeros(num_rows, dtype=bool),
+                is_known=known,
+            ),
+            one,
+            threshold=None,
+            texts=None,
+        )
+        for one, known in zip(answers, is_known, strict=True)
+    ]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Give the folders of two runs, which are empty."""
+    both = (tmp_path / "a", tmp_path / "b")
+    for folder in both:
+        folder.mkdir()
+    return both
+
+
+def test_who_is_better_on_new_rows_is_named_with_the_accuracies_on_those(folders):
+    """Run A learned the first half by heart, on which run B guesses."""
+    label_ids, is_known = np.arange(80) % 2, np.arange(80) < 40
+    of_a = np.where(~is_known & (np.arange(80) % 4 < 2), 1 - label_ids, label_ids)
+    of_b = np.where(is_known & (np.arange(80) % 4 < 2), 1 - label_ids, label_ids)
+    known = (is_known, np.zeros(80, dtype=bool))
+    sides = make_sides(of_a, of_b, label_ids=label_ids, is_known=known)
+    found = _compare("the rows", sides, runs=folders)
+    assert found.comparison.scores["accuracy"].difference == 0
+    assert found.verdict.startswith(f"{folders[1]} is better than {folders[0]} by 50.0 points ")
+    told = f" of 80, that neither knew (accuracy: {folders[0]} 50.0 % and {folders[1]} 100.0 %)."
+    assert told in found.verdict
+
+
+def test_a_run_that_does_not_tell_what_it_knew_leaves_no_row_out(folders):
+    label_ids, is_known = np.arange(20) % 2, np.arange(20) < 5
+    for known in ((is_known, None), (None, is_known), (None, None)):
+        sides = make_sides(label_ids, label_ids, label_ids=label_ids, is_known=known)
+        found = _compare("the rows", sides, runs=folders)
+        assert found.without_known is None
+        assert "knew" not in found.verdict
+
+
+def test_of_one_row_that_neither_run_knew_is_told_in_good_grammar(folders):
+    label_ids, is_known = np.arange(20) % 2, np.arange(20) > 0
+    known = (is_known, np.zeros(20, dtype=bool))
+    sides = make_sides(label_ids, label_ids, label_ids=label_ids, is_known=known)
+    found = _compare("the rows", sides, runs=folders)
+    assert " That is on the only row, of 20, that neither knew (accuracy: " in found.verdict
+
+
+def test_what_leaked_into_the_test_rows_of_a_run_says_nothing_of_as_many_others(copies):
+    run, names = copies[0], ("neg", "pos")
+    path = run / "test_predictions.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    known = [at % 2 == 0 for at in range(len(lines))]
+    told = [json.dumps({**line, "known": of}) for line, of in zip(lines, known, strict=True)]
+    path.write_text("\n".join(told), encoding="utf-8")
+    for is_own_test in (True, False):
+        rows = SimpleNamespace(dataset=lines, is_own_test=is_own_test)
+        expected = known if is_own_test else [False] * len(lines)
+        assert _find_leaked(run, names, rows).tolist() == expected
+
+
+def test_a_run_tells_what_it_learned_without_the_texts_that_chose_it(copies, make_reviews):
+    (copies[0] / "validation_texts.npy").unlink()
+    rows = make_reviews(120)[:30]
+    whole, found = bertfit.compare(copies[1], copies[0], data=rows).learned
+    assert found == whole is not None
+
+
+def test_of_a_run_that_kept_no_digests_its_test_rows_chose_nothing(copies, make_reviews):
+    for name in ("trained_texts.npy", "validation_texts.npy"):
+        (copies[1] / name).unlink()
+    rows = make_reviews(40, seed=7)
+    told = bertfit.evaluate(copies[1], rows, columns=Columns(group="movie")).warning
+    assert "Of all these rows" in told
+    assert "chose" not in told

@@ -419,3 +419,23 @@ def finished_run_of_odd_test(tiny_model_dir, tmp_path, make_reviews):
     options = {"model": str(tiny_model_dir), "epochs": 1, "baseline": False}
     bertfit.train(make_reviews(40), tmp_path / "run", test=odd, **options)
     return tmp_path / "run", odd
+
+
+def test_what_the_training_found_on_its_test_rows_is_told_with_those_alone(run, rows, monkeypatch):
+    load, told = TextClassifier.load, []
+
+    class Listener(Silent):
+        def note(self, text):
+            told.append(text)
+
+    def load_with_verdict(*args, **options):
+        classifier = load(*args, **options)
+        classifier.record["scores"]["comparison"] = {"verdict": "It wins."}
+        return classifier
+
+    monkeypatch.setattr(TextClassifier, "load", load_with_verdict)
+    for part, is_told in (("test", True), ("validation", False), (None, False)):
+        monkeypatch.setattr(rows_to_score, "find_part", lambda *_, part=part: part)
+        told.clear()
+        bertfit.evaluate(run, rows, listener=Listener())
+        assert (f"With these rows, the training of {run} found: It wins." in told) == is_told

@@ -89,11 +89,18 @@ def test_rows_without_groups_are_resampled_one_by_one(compared):
     assert compared == [([0, 1, 1, 0, 0, 1], None), ([0, 1, 0, 0, 1], None)]
 
 
+def test_a_single_row_without_leaks_is_compared_too():
+    found = compare_on_test(groups=(), leaked=range(5))
+    assert (found.comparison_without_leaks.model_accuracy, found.without_leaks.num_rows) == (1.0, 1)
+    assert found.comparison.verdict.startswith("On the 1 test row without leaks (accuracy 100.0 % ")
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3])
 @pytest.mark.parametrize("leaked", [(), (1,)])
-def test_that_no_threshold_is_applied_is_told_after_the_verdict(leaked):
+def test_that_no_threshold_is_applied_is_told_after_the_verdict(leaked, threshold):
     plain, decided = (
-        compare_on_test(groups=GROUPS, leaked=leaked, threshold=threshold).comparison.verdict
-        for threshold in (None, 0.3)
+        compare_on_test(groups=GROUPS, leaked=leaked, threshold=one).comparison.verdict
+        for one in (None, threshold)
     )
     assert plain.startswith("On the 5 test rows without leaks ") == bool(leaked)
     told = "Both predict the more probable class here; the model's threshold is not applied."

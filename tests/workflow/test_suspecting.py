@@ -284,6 +284,21 @@ def test_a_run_judges_all_rows_if_it_has_learned_at_most_a_hundredth(rows, run, 
     assert judges == [f"the run {copied}", "TF-IDF + logistic regression, 5 folds"]
 
 
+def test_copies_of_a_text_count_in_the_share_that_a_run_has_learned(rows, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    write_digests(copied, [rows[0]["text"]])
+    report = bertfit.find_suspects([*rows[:99], rows[5]], run=copied, folds_if_learned=True)
+    assert report.judged_by == f"the run {copied}"
+
+
+def test_the_seed_is_that_of_the_folds_that_judge_what_was_learned(rows, run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "run")
+    write_digests(copied, [row["text"] for row in rows])
+    report = bertfit.find_suspects(rows, run=copied, folds_if_learned=True, seed=7)
+    assert report == bertfit.find_suspects(rows, seed=7)
+    assert report != bertfit.find_suspects(rows)
+
+
 def test_a_check_lists_suspects_by_a_run_of_other_rows(tiny_model_dir, rows, run):
     result = bertfit.check(rows, model=str(tiny_model_dir), run=run)
     assert result.suspects == bertfit.find_suspects(rows, run=run)

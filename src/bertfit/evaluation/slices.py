@@ -183,7 +183,8 @@ def list_slices(
 ) -> dict[str, Sequence[str | None]]:
     """Return the values by which `score_slices` slices the rows of an evaluation.
 
-    Further columns that repeat another property, such as the labels or groups, are skipped.
+    Further columns that repeat another property, such as the labels or groups, or one another, are
+    skipped.
 
     Args:
         num_tokens: (n,) tokens of each text before truncation.
@@ -203,9 +204,8 @@ def list_slices(
     }
     if groups is not None:
         values["group"] = groups
-    own = dict(values)
     for name, column in (further or {}).items():
-        if list(column) not in map(list, own.values()):  # else each slice would be tested twice
+        if list(column) not in map(list, values.values()):  # else each slice would be tested twice
             shown = name
             while shown in values:
                 shown = f"column {shown}"

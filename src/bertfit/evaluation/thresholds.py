@@ -164,7 +164,7 @@ def _weigh(counts: _Counts, aim: ThresholdAim) -> NDArray[np.float64]:
         return -(costs + (aim.false_negative_cost / most) * (num_positive - hits))
     reached = {"precision": _precisions(counts), "recall": recalls}[aim.kind]
     gained = {"precision": recalls, "recall": _precisions(counts)}[aim.kind]
-    return np.where(reached >= aim.rate - 1e-12, gained, -math.inf)
+    return np.where(reached >= aim.rate, gained, -math.inf)
 
 
 def _precisions(counts: _Counts) -> NDArray[np.float64]:
