@@ -231,12 +231,13 @@ def test_a_name_of_a_column_that_is_no_string_is_refused(role, value):
     assert "read as str(name)" in caught.value.hint
 
 
+@pytest.mark.parametrize("role", ["slices", "kept"])
 @pytest.mark.parametrize("value", ["label", 5, None, ("label", 3)], ids=repr)
-def test_slices_of_columns_that_are_no_names_are_refused(value):
+def test_further_columns_that_are_no_names_are_refused(role, value):
     """The letters of a string were taken for names."""
     with pytest.raises(ConfigError) as caught:
-        bertfit.check(ROWS, columns=bertfit.Columns(slices=value))
-    expected = f"columns: slices: expected a tuple of names of columns, got {value!r}"
+        bertfit.check(ROWS, columns=bertfit.Columns(**{role: value}))
+    expected = f"columns: {role}: expected a tuple of names of columns, got {value!r}"
     assert str(caught.value) == expected
 
 

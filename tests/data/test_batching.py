@@ -90,6 +90,22 @@ def test_rows_that_share_a_step_do_not_share_one_in_the_next_epoch():
     assert not first & second
 
 
+def test_the_next_epoch_of_a_seed_is_not_the_first_of_the_next_seed():
+    plans = [plan_epoch(np.arange(1, 81), 8, seed=seed, epoch=1 - seed) for seed in (0, 1)]
+    assert [step.tolist() for step in plans[0]] != [step.tolist() for step in plans[1]]
+
+
+def test_rows_of_one_length_stay_in_the_order_of_the_shuffle():
+    """A plan would else depend on how a processor sorts."""
+    lengths = np.arange(200) % 3
+    order = np.random.default_rng((3, 1)).permutation(200)  # as many as are sorted together
+    rows = sorted(order.tolist(), key=lengths.__getitem__)
+    plan = plan_epoch(lengths, 4, seed=3, epoch=1)
+    assert sorted(step.tolist() for step in plan) == sorted(
+        rows[at : at + 4] for at in range(0, 200, 4)
+    )
+
+
 def test_steps_do_not_stand_in_order_of_length():
     plan = plan_epoch(np.arange(1, 641), 16, seed=0, epoch=0)
     longest = [int(step.max()) for step in plan]

@@ -102,6 +102,27 @@ def test_all_faults_of_all_files_come_in_one_error(tmp_path):
     ]
 
 
+def test_problems_that_skipping_does_not_fix_are_counted(tmp_path):
+    message = refuse([*GOOD, BAD], validation=tmp_path / "a.csv", test=tmp_path / "b.csv")
+    assert message.endswith(" The other 2 problems must be fixed in any case.")
+
+
+def test_the_columns_are_told_of_each_part():
+    validation = [{"review": row["text"], "label": row["label"]} for row in GOOD]
+    test = [{"text": row["text"], "sentiment": row["label"]} for row in GOOD]
+    checked = check(GOOD, validation=validation, test=test)
+    names = {
+        part: (columns["text"].name, columns["label"].name)
+        for part, columns in checked.columns.items()
+    }
+    assert names == {
+        "train": ("text", "label"),
+        "validation": ("review", "label"),
+        "test": ("text", "sentiment"),
+    }
+    assert list(check(GOOD, test=test).columns) == ["train", "test"]
+
+
 def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     test = write(tmp_path / "test.csv", [BAD, *GOOD])
     assert refuse(tmp_path / "train.csv", test=test).splitlines()[:-1] == [
@@ -183,6 +204,7 @@ def test_a_source_of_which_no_row_is_left_is_refused():
 
 def test_skipping_is_not_advised_where_no_row_would_be_left():
     message = refuse([*GOOD, BAD], validation=[BAD, BAD])
+    assert message.startswith("3 problems in the data")  # that none is left is no further one
     assert message.endswith("\nFix the data: without the bad rows, none would be left.")
 
 

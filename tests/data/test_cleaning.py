@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from bertfit.data.cleaning import (
     choose_cleaning,
@@ -93,6 +93,16 @@ def test_unfolding_gives_the_tokenizer_back(folder, has_others):
         texts = ["A<br />good < film", "BR<BR>", ""]
         ids = [[tokenizer.encode(text).ids for text in texts] for tokenizer in (plain, folded)]
         assert ids[0] == ids[1]
+
+
+def test_a_tokenizer_with_an_empty_list_of_normalizers_does_not_clean(folder):
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.normalizer = normalizers.Sequence([])
+    assert not cleans_itself(tokenizer)
+    tokenizer.save(path)
+    fold_cleaning(folder)
+    assert cleans_itself(Tokenizer.from_file(path))
 
 
 def test_folding_again_adds_nothing(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bertfit.data.dataset import Columns
-from bertfit.data.duplicates import Dropped, drop_duplicates, fingerprint_texts
+from bertfit.data.duplicates import Dropped, drop_duplicates, find_shared, fingerprint_texts
 from bertfit.data.readers import read_dataset
 from bertfit.errors import DataError
 
@@ -23,6 +23,10 @@ def test_white_space_and_case_do_not_make_texts_differ():
 
 def test_punctuation_and_order_do():
     assert len(set(fingerprint_texts(["a film", "film a", "a film.", "afilm"]))) == 4
+
+
+def test_a_shared_text_is_named_by_its_first_row_in_the_other_part():
+    assert find_shared([b"x"], [b"y", b"x", b"x"]) == [(0, 1)]
 
 
 def test_repeats_and_leaks_are_dropped_and_counted_apart():

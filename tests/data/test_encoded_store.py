@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import stat
@@ -146,6 +147,8 @@ DAMAGES = {
     "ids in no dimension": ("token_ids", lambda ids: ids[0]),
     "ids that are strings": ("token_ids", lambda ids: ids.astype(str)),
     "offsets beyond the end": ("offsets", lambda offsets: offsets + (offsets > 0)),
+    "offsets that begin later": ("offsets", lambda offsets: np.r_[1, offsets[1:]]),
+    "offsets that end before": ("offsets", lambda offsets: np.r_[offsets[:-1], offsets[-1] - 1]),
     "offsets that go back": ("offsets", lambda offsets: np.r_[0, offsets[-2:0:-1], offsets[-1]]),
     "no offsets": ("offsets", lambda offsets: offsets[:0]),
     "few lengths": ("full_lengths", lambda lengths: lengths[:3]),
@@ -165,6 +168,41 @@ def test_an_entry_that_was_not_made_so_is_built_anew(
     found, was_encoded = encode()
     assert was_encoded
     assert_same(found, encode_texts(texts, tokenizer, RULE))
+
+
+@pytest.mark.parametrize("name", ["token_ids", "offsets", "full_lengths"])
+def test_an_entry_that_changed_is_built_anew(encode, tmp_path, texts, tokenizer, name):
+    """Though it could have been made so."""
+    encode()
+    (entry,) = (tmp_path / "store").iterdir()
+    values = np.load(entry / f"{name}.npy")
+    values[1] += 1 if name == "full_lengths" else -1
+    np.save(entry / f"{name}.npy", values)
+    found, was_encoded = encode()
+    assert was_encoded
+    assert_same(found, encode_texts(texts, tokenizer, RULE))
+
+
+@pytest.mark.parametrize(("num_beyond", "is_known"), [(0, True), (1, False)])
+def test_ids_of_a_vocabulary_with_a_gap_are_known_up_to_the_last(
+    tmp_path, tokenizer, num_beyond, is_known
+):
+    settings = json.loads(tokenizer.to_str())
+    last = tokenizer.get_vocab_size() + 7
+    settings["model"]["vocab"]["film"] = last
+    gapped = tokenizers.Tokenizer.from_str(json.dumps(settings))
+    heard, expected = [], encode_texts(["a good film"], gapped, RULE)
+    assert expected.token_ids.max() == last
+    options = {"store": tmp_path / "store", "on_progress": lambda *count: heard.append(count)}
+    encode_or_reuse(["a good film"], gapped, RULE, **options)
+    (entry,) = (tmp_path / "store").iterdir()
+    ids = np.load(entry / "token_ids.npy")
+    ids[ids == last] += num_beyond
+    np.save(entry / "token_ids.npy", ids)
+    (entry / "digest").write_text(encoded_store._digest_arrays(entry), encoding="ascii")
+    heard.clear()
+    assert_same(encode_or_reuse(["a good film"], gapped, RULE, **options), expected)
+    assert heard == ([] if is_known else [(1, 1)])
 
 
 def test_a_pipe_in_the_store_is_not_waited_for(encode, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.encoding import (
     EncodingRule,
     encode_texts,
@@ -144,6 +146,12 @@ def test_truncation_keeps_as_much_as_there_is_room_for(num_ids, room, truncation
     assert kept == sorted(set(kept))
 
 
+def test_the_share_of_the_head_is_rounded():
+    """To 128 of 510 tokens, as in the source of the default."""
+    kept = truncate(range(1000), 510, EncodingRule(max_length=512, truncation="head+tail"))
+    assert list(kept) == [*range(128), *range(618, 1000)]
+
+
 @given(num_ids=st.integers(10, 40), room=st.integers(2, 9), head_fraction=st.floats(0.01, 0.99))
 def test_head_and_tail_both_keep_something_where_two_fit(num_ids, room, head_fraction):
     rule = EncodingRule(max_length=99, truncation="head+tail", head_fraction=head_fraction)
@@ -210,6 +218,11 @@ def test_a_vocabulary_without_the_token_for_unknown_words_is_an_error(bert):
         find_special_tokens(Tokenizer.from_str(json.dumps(settings)))
 
 
+def test_what_is_no_text_is_not_blamed_on_the_tokenizer(bert):
+    with pytest.raises(TypeError):
+        encode([b"the film"], bert)
+
+
 def test_no_room_for_text_is_an_error(bert):
     with pytest.raises(ModelError) as caught:
         encode(["a"], bert, max_length=2)
@@ -247,6 +260,18 @@ def test_special_tokens_are_found_though_the_probe_is_unknown(template, unknown,
 def test_encoding_applies_the_rules_cleaning(bert):
     dirty = encode(["a<br />film"], bert, text_cleaning="html_breaks")
     assert rows_of(dirty) == rows_of(encode(["a film"], bert))
+
+
+def test_a_tokenizer_that_cleans_by_itself_gets_the_text_as_it_is(bert, tiny_model_dir, tmp_path):
+    """What is left of a tag that had another within it would else be cleaned as well."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    fold_cleaning(folder)
+    folded = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rule = EncodingRule(max_length=64, text_cleaning="html_breaks")
+    texts = ["a<br />film", "a<<br>br>film"]
+    expected = encode(texts, bert, text_cleaning="html_breaks")
+    assert rows_of(encode_texts(texts, folded, rule)) == rows_of(expected)
+    assert expected.lengths[0] < expected.lengths[1]
 
 
 def test_a_probe_of_several_tokens_has_no_special_ones_among_them():

@@ -9,9 +9,16 @@ import string
 import pytest
 
 from bertfit.data.checks import check_training_data
-from bertfit.data.dataset import Columns
-from bertfit.data.findings import KINDS
-from bertfit.data.gate import add_learned, inspect_rows, refuse_leaks, summarize_leaks
+from bertfit.data.dataset import Columns, TextDataset
+from bertfit.data.findings import KINDS, shorten_around, show_row
+from bertfit.data.gate import (
+    GateReport,
+    add_learned,
+    choose_cleaning_of,
+    inspect_rows,
+    refuse_leaks,
+    summarize_leaks,
+)
 from bertfit.data.readers import read_dataset
 from bertfit.data.splits import split_off
 from bertfit.errors import DataError, LeakError
@@ -68,6 +75,9 @@ CLEAN = {
 }
 
 
+LABELS = ("neg", "pos")
+
+
 def test_clean_data_gives_no_finding():
     report = inspect(**CLEAN)
     assert report.findings == ()
@@ -101,6 +111,13 @@ def test_what_the_base_had_learned_is_a_leak_into_test_and_serious_in_validation
     assert summarize_leaks(report) == "LEAK: 3 of 41 test rows (7.3 %) seen before"
     with pytest.raises(LeakError, match="learned texts: Start from another model"):
         refuse_leaks(report)
+
+
+def test_where_nothing_had_been_learned_there_is_no_finding():
+    checked = check_training_data(CLEAN["train"], test=CLEAN["test"], columns=Columns())
+    report = inspect(CLEAN["train"], test=CLEAN["test"])
+    parts = {"validation": None, "test": checked.test}
+    assert add_learned(report, parts, {"validation": [], "test": []}, "runs/a") == report
 
 
 PLANTED = {
@@ -176,13 +193,25 @@ def test_a_sign_that_tells_the_label_is_a_finding():
     assert "★★★" in finding.examples[0].text
 
 
-def test_only_the_training_rows_are_searched_for_giveaways():
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_only_the_training_rows_are_searched_for_giveaways(part):
     """The model learns from no other rows."""
     marked = [
         {**row, "text": f"{row['text']} ★"} if row["label"] == "pos" else row
         for row in CLEAN["test"]
     ]
-    assert inspect(CLEAN["train"], test=marked).findings == ()
+    assert inspect(CLEAN["train"], **{part: marked}).findings == ()
+
+
+def test_the_words_of_validation_rows_do_not_hide_a_giveaway():
+    """They would be counted as words of the training rows at the same places."""
+    train = [
+        {**row, "text": f"{row['text']} ★"} if row["label"] == "pos" else row
+        for row in CLEAN["train"]
+    ]
+    validation = [{**row, "text": f"{row['text']} ★"} for row in make_rows(200, seed=4)]
+    report = inspect(train, validation=validation, group=None)
+    assert ("giveaway", "train", 100) in kinds(report)
 
 
 def test_a_percent_sign_in_a_word_or_a_label_is_told_as_it_is():
@@ -192,6 +221,24 @@ def test_a_percent_sign_in_a_word_or_a_label_is_told_as_it_is():
     ]
     (finding,) = inspect(marked).findings
     assert finding.message.startswith("The sign '%' gives away the label '50% off': it is in 100 %")
+
+
+def test_words_that_are_told_together_stand_in_the_order_of_a_text_with_them():
+    """Not in that in which they tell: one is in a text of the other label as well."""
+    train = [
+        row(f"beta zeta alpha {text}") if at % 2 else row(f"beta {text}" if not at else text, "neg")
+        for at, text in enumerate(make_texts(400, seed=5))
+    ]
+    (finding,) = inspect(train, group=None).findings
+    assert finding.message.startswith("The words 'beta', 'zeta', 'alpha', in the same rows, ")
+
+
+def test_the_row_that_is_shown_has_the_word_and_not_only_its_letters():
+    train = [row(f"unsrconed {text}", "neg") for text in make_texts(1, seed=6)]
+    train += [row(f"{text} srcone") for text in make_texts(120, seed=9)]
+    report = inspect([*train, *CLEAN["train"]], group=None)
+    (finding,) = [one for one in report.findings if one.kind == "giveaway"]
+    assert (finding.examples[0].line, finding.examples[0].note) == (2, "label pos")
 
 
 def test_more_telling_words_than_are_told_one_by_one_are_counted():
@@ -274,6 +321,19 @@ def test_ten_rows_for_each_of_the_rarest_label_are_unbalanced(num_more, is_told)
     assert ("imbalance" in {finding.kind for finding in report.findings}) == is_told
 
 
+def test_of_unbalanced_labels_the_rarest_is_shown():
+    more = [row(text, "pos") for text in make_texts(1000, seed=7)]
+    (found,) = inspect([*CLEAN["train"], *more], group=None).findings
+    assert (found.kind, found.examples[0].note) == ("imbalance", "label neg")
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_labels_are_rare_or_unbalanced_in_the_training_rows_alone(part):
+    of_label = {name: [row for row in CLEAN[part] if row["label"] == name] for name in LABELS}
+    rows = [*of_label["pos"][:11], of_label["neg"][0]]
+    assert inspect(CLEAN["train"], **{part: rows}).findings == ()
+
+
 def test_every_kind_is_planted_somewhere():
     others = {"skipped_rows", "indivisible_labels", "learned_texts", "more_giveaways"}
     assert set(PLANTED) | TOKEN_KINDS | others == set(KINDS)
@@ -304,6 +364,31 @@ def test_findings_stand_in_order_of_harm(planted_all):
         *("swallowed_rows", "joined_labels", "conflicting_labels"),
         *("missing_labels", "alike_labels"),
     }
+
+
+def test_a_leak_stands_before_what_is_of_a_more_harmful_kind():
+    parts = {
+        "validation": [*CLEAN["validation"], row(CLEAN["train"][1]["text"])],
+        "test": [*CLEAN["test"], row(near(CLEAN["train"][3]["text"]))],
+    }
+    findings = inspect(CLEAN["train"], **parts, group=None).findings
+    assert [(finding.severity, finding.kind) for finding in findings] == [
+        ("leak", "near_duplicates"),
+        ("serious", "shared_texts"),
+    ]
+
+
+def test_an_excerpt_has_as_much_of_the_text_as_fits():
+    text = "abcdefghij" * 10
+    assert shorten_around(text[:60]) == text[:60]
+    assert shorten_around(text, 30) == f"…{text[10:70]}…"
+    assert shorten_around(text, 40) == f"…{text[20:80]}…"
+    assert shorten_around(text, 95) == f"…{text[40:]}"
+
+
+def test_an_example_names_the_line_of_its_row():
+    rows = TextDataset("a.csv", ["a", "b"], ["neg", "pos"], (), [2, 5])
+    assert show_row(rows, 1).line == 5
 
 
 def test_each_finding_says_count_share_example_and_advice(planted_all):
@@ -362,6 +447,13 @@ def test_each_copy_of_a_near_duplicate_is_a_leaked_row():
     assert report.near_test_rows == report.leaked_test_rows == (40, 41)
 
 
+def test_a_text_may_be_near_to_one_that_is_shared():
+    """The original of both is in the training rows, and its copy in the test set as well."""
+    text = CLEAN["train"][3]["text"]
+    report = inspect(CLEAN["train"], test=[*CLEAN["test"], row(text), row(near(text))])
+    assert (report.shared_test_rows, report.near_test_rows) == ((40,), (41,))
+
+
 def test_leaks_from_validation_count_too():
     parts = {**CLEAN, "test": [*CLEAN["test"], row(CLEAN["validation"][0]["text"])]}
     report = inspect(**parts)
@@ -385,6 +477,37 @@ def test_the_first_line_counts_texts_near_texts_and_groups():
     report = inspect(CLEAN["train"], test=[*CLEAN["test"], *extra])
     line = summarize_leaks(report)
     assert line == "LEAK: 2 of 43 test rows (4.7 %) seen before (1 nearly); 1 in groups seen before"
+
+
+def test_a_learned_row_is_not_told_as_nearly_seen():
+    """It was seen as it is, whatever else it is near to."""
+    report = GateReport(
+        findings=(),
+        num_test=40,
+        shared_test_rows=(1,),
+        near_test_rows=(2, 3),
+        grouped_test_rows=(),
+        learned_test_rows=(1, 2),
+    )
+    assert summarize_leaks(report) == "LEAK: 3 of 40 test rows (7.5 %) seen before (1 nearly)"
+
+
+def test_rows_of_a_known_group_are_known_but_not_leaked():
+    report = GateReport(
+        findings=(),
+        num_test=40,
+        shared_test_rows=(5,),
+        near_test_rows=(),
+        grouped_test_rows=(2, 5),
+    )
+    assert (report.leaked_test_rows, report.known_test_rows) == ((5,), (2, 5))
+
+
+def test_breaks_in_other_parts_do_not_decide_how_texts_are_cleaned():
+    dirty = [{**row, "text": f"{row['text']}<br />"} for row in CLEAN["test"]]
+    assert choose_cleaning_of(inspect(CLEAN["train"], test=dirty)) == ("none", 0.0)
+    report = inspect([*CLEAN["train"], *dirty[:3]])
+    assert choose_cleaning_of(report) == ("html_breaks", 3 / 203)
 
 
 def test_a_shared_group_alone_is_a_leak():
@@ -487,6 +610,14 @@ def test_dropping_leaves_texts_of_two_labels_which_the_advice_says():
         )
 
 
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_repeats_in_other_parts_are_not_advised_to_be_dropped(part):
+    rows = [*CLEAN[part], CLEAN[part][0]]
+    (finding,) = inspect(CLEAN["train"], **{part: rows}, group=None).findings
+    assert (finding.kind, finding.part) == ("duplicates", part)
+    assert finding.advice.startswith("A repeated text counts twice.")
+
+
 def test_how_many_texts_are_repeated_exactly_is_told_if_not_all_are():
     first, spaced = CLEAN["train"][4], f"  {CLEAN['train'][4]['text'].upper()}"
     for texts, told in (
@@ -549,6 +680,14 @@ def test_rare_labels_are_named(num_rare, told):
     assert found.message.endswith(told)
 
 
+def test_of_rare_labels_the_rarest_is_named_first():
+    names = ["few"] * 7 + ["fewest"] * 3 + ["fewer"] * 5
+    rare = [row(text, name) for text, name in zip(make_texts(15, seed=4), names, strict=True)]
+    report = inspect([*CLEAN["train"], *rare], group=None)
+    (found,) = [one for one in report.findings if one.kind == "rare_labels"]
+    assert found.message.endswith(": fewest (3), fewer (5), few (7).")
+
+
 def test_without_validation_rows_a_label_that_cannot_be_split_is_serious():
     """The check was content, and train then refused the file."""
     rare = [row("so rare a label", "rare", "r"), *[row(f"of one {n}", "one", "r") for n in "abc"]]
@@ -597,6 +736,15 @@ def test_labels_spelt_alike_are_shown_as_they_are_if_that_tells_them_apart(label
     rows = [row(text, names[at % 3]) for at, text in enumerate(make_texts(90, seed=8))]
     (found,) = [one for one in inspect(rows, group=None).findings if one.kind == "alike_labels"]
     assert found.message == f"Labels that are alike are classes of their own: {told}."
+
+
+@pytest.mark.parametrize(("num_alike", "end"), [(5, "'E' and 'e'."), (6, "'E' and 'e' ….")])
+def test_the_first_labels_spelt_alike_are_named(num_alike, end):
+    names = [name for letter in "abcdef"[:num_alike] for name in (letter, letter.upper())]
+    texts = make_texts(20 * num_alike, seed=8)
+    rows = [row(text, names[at % len(names)]) for at, text in enumerate(texts)]
+    (found,) = [one for one in inspect(rows, group=None).findings if one.kind == "alike_labels"]
+    assert found.message.endswith(end)
 
 
 def test_a_label_that_the_validation_lacks_is_named():

@@ -58,12 +58,20 @@ def worth_it(monkeypatch):
     return started
 
 
-def start(parts):
-    return start_inspection(parts, is_split=False, label_names=("neg", "pos"), skipped=SKIPPED)
+def start(parts, *, is_split=False):
+    names = ("neg", "pos")
+    return start_inspection(parts, is_split=is_split, label_names=names, skipped=SKIPPED)
 
 
-def inspect(parts):
-    return inspect_rows(**parts, is_split=False, label_names=("neg", "pos"), skipped=SKIPPED)
+def inspect(parts, *, is_split=False):
+    return inspect_rows(**parts, is_split=is_split, label_names=("neg", "pos"), skipped=SKIPPED)
+
+
+def test_the_process_knows_that_validation_was_split_off(parts, worth_it):
+    reports = [inspect(parts, is_split=is_split) for is_split in (True, False)]
+    assert reports[0] != reports[1]
+    assert start(parts, is_split=True)(lambda *_: None) == reports[0]
+    assert [process.returncode for process in worth_it] == [0]
 
 
 @pytest.mark.parametrize("with_test", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -13,7 +13,7 @@ from sklearn.metrics import mutual_info_score
 
 from bertfit.data.dataset import TextDataset
 from bertfit.data.gate import inspect_rows
-from bertfit.data.giveaways import WordCounts, find_giveaways, measure_told
+from bertfit.data.giveaways import LEAST_TELLING, WordCounts, find_giveaways, measure_told
 from bertfit.data.words import make_vocabulary, number_words
 
 LABELS = ("neg", "pos")
@@ -69,6 +69,18 @@ def test_a_source_named_in_a_third_of_one_label_is_found():
     ]
     (found,) = find(texts, labels)
     assert (found.word, found.label, found.purity) == ("acme", "pos", 1.0)
+
+
+def test_a_word_that_tells_nearly_all_is_a_giveaway_whatever_others_tell():
+    """Each of five is in sixteen of seventeen rows of a label, and lacks others of them."""
+    labels = ["pos", "neg"] * 340
+    texts = [
+        " ".join(f"mark{one}" for one in range(5) if label == "pos" and at // 2 % 17 != one)
+        for at, label in enumerate(labels)
+    ]
+    found = find([f"{text} film" for text in texts], labels)
+    assert {one.word for one in found} == {f"mark{one}" for one in range(5)}
+    assert all(one.told > LEAST_TELLING and one.companions == () for one in found)
 
 
 @pytest.mark.parametrize(("num_rare", "is_told"), [(8, False), (30, True)])

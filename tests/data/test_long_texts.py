@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from bertfit.data import long_texts
 from bertfit.data.cleaning import FOLDED_PATTERN
 from bertfit.data.encoding import EncodingRule, encode_texts
-from bertfit.data.long_texts import cut_ends, splits_at_spaces
+from bertfit.data.long_texts import cut_ends, join_ends, splits_at_spaces
 
 UNKNOWN = "<unk>"
 RULES = ("head", "tail", "head+tail")
@@ -156,6 +156,18 @@ def test_a_text_without_spaces_or_words_at_its_ends_is_read_whole(tokenizer, tex
     rule = {"max_length": 100, "truncation": truncation}
     found, whole = encode([text], tokenizer, **rule), encode_whole([text], tokenizer, **rule)
     assert found.token_ids.tolist() == whole.token_ids.tolist()
+
+
+@pytest.mark.parametrize("truncation", RULES)
+@pytest.mark.parametrize("num_kept", [3, 8, 20])
+def test_ends_of_too_few_tokens_are_not_joined(num_kept, truncation):
+    """However few are kept, so that the length of a short text is counted, not estimated."""
+    num_ends = 2 if truncation == "head+tail" else 1
+    too_few = max(num_kept, long_texts.LEAST_READ) + 16  # those next to the cut are not used
+    assert join_ends([range(99)] * (num_ends - 1) + [range(too_few)], num_kept, truncation) is None
+    joined = join_ends([range(too_few + 1)] * num_ends, num_kept, truncation)
+    assert joined is not None
+    assert len(joined) == num_ends * (too_few + 1 - 16)
 
 
 def test_only_the_ends_of_a_long_text_are_tokenized(tiny_model_dir):

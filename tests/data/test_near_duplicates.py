@@ -113,6 +113,21 @@ def test_a_template_of_thousands_stays_quick_and_finds_partners():
     assert len(found) == 3000
 
 
+def test_rows_that_are_left_out_are_neither_found_nor_taken_for_others(texts):
+    generator = random.Random(4)
+    others, changed = texts[:6], [change(text, 1, generator) for text in texts[:6]]
+    vocabulary = make_vocabulary()
+    found = find_near_duplicates(
+        changed,
+        others,
+        signatures=sign(changed, vocabulary),
+        other_signatures=sign(others, vocabulary),
+        rows=[1, 2, 4],
+        other_rows=[0, 2, 3, 4, 5],
+    )
+    assert [(one.row, one.other) for one in found] == [(2, 2), (4, 4)]
+
+
 def test_no_rows_give_nothing(texts):
     signatures = sign(texts[:2], make_vocabulary())
     nothing = find_near_duplicates(

@@ -42,6 +42,18 @@ def test_rows_are_counted_once_nothing_of_their_profile_is_left(monkeypatch):
     assert made == {"signs": 3000, "fingerprints": 3000}
 
 
+def test_of_equal_texts_the_first_of_enough_words_is_compared():
+    texts = ["so good", "A good film", "a  good film", "one more film", "a good film"]
+    rows = TextDataset("rows", texts, ["neg"] * 5, (), list(range(5)))
+    made = profiles.profile_part("test", rows, words.make_vocabulary(), with_signatures=False)
+    assert profiles.choose_comparable(made, without=(), least_words=3) == [1, 3]
+    assert profiles.choose_comparable(made, without=made.fingerprints[3:4], least_words=2) == [0, 1]
+
+
+def test_what_only_modifies_a_letter_is_no_sign():
+    assert words.find_signs("हिन्दी! cafe\u0301") == {"!"}
+
+
 def test_signs_are_numbered_after_all_words():
     """Of two that tell as much, the word is told, wherever the sign stands."""
     texts = ["first!", *["first"] * 1500, "second?"]

@@ -37,7 +37,7 @@ def test_where_none_is_rare_nothing_changes():
 
 @pytest.mark.parametrize(("min_rows", "left"), [(2, "1 label"), (3, "0 labels")])
 def test_two_labels_are_needed(min_rows, left):
-    with pytest.raises(DataError, match=f"{left} of rows would be left, and 2 are needed"):
+    with pytest.raises(DataError, match=f"{left} of rows would be left, and 2 are needed: the"):
         leave_out(min_rows, train=make("a", "a", "b"))
 
 

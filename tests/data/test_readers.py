@@ -137,6 +137,22 @@ def test_tables_in_memory_are_read(table, name):
     assert read_dataset(table, Columns())[0].source == name
 
 
+def test_names_of_a_frame_that_are_numbers_are_read_as_strings():
+    assert rows_of(pd.DataFrame([["good", "x"]]), text="0", label="1") == [(1, "good", "x")]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow", "hub"])
+def test_rows_of_several_batches_are_numbered_on(tmp_path, kind):
+    table = pa.table({"text": [f"text {row}" for row in range(2500)], "label": ["x"] * 2500})
+    source = table
+    if kind == "parquet":
+        source = tmp_path / "a.parquet"
+        pq.write_table(table, source)
+    elif kind == "hub":
+        source = datasets.Dataset(table)
+    assert rows_of(source) == [(row + 1, f"text {row}", "x") for row in range(2500)]
+
+
 def test_reading_many_rows_tells_how_many_bad_ones_included(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "ROWS_PER_REPORT", 2)
     path = write(tmp_path, "a.csv", "text,label\ngood,pos\n,neg\nbad,neg\nbad,neg\nfine,pos\n")
@@ -144,6 +160,19 @@ def test_reading_many_rows_tells_how_many_bad_ones_included(tmp_path, monkeypatc
     _, (fault,) = read_dataset(path, Columns(), on_progress=lambda *count: heard.append(count))
     assert fault.line == 3
     assert heard == [(2, None), (4, None), (5, 5)]
+    heard.clear()
+    path.write_text("text,label\ngood,pos\nbad,neg\n")
+    read_dataset(path, Columns(), on_progress=lambda *count: heard.append(count))
+    assert heard == [(2, None), (2, 2)]
+
+
+@pytest.mark.parametrize("is_array", [False, True])
+def test_all_rows_of_a_long_file_of_json_are_read(tmp_path, is_array):
+    """The first hundred name the columns."""
+    objects = [json.dumps({"text": f"text {number}", "label": "x"}) for number in range(250)]
+    content = f"[{', '.join(objects)}]" if is_array else "\n".join(objects)
+    found = rows_of(write(tmp_path, "a.jsonl", content))
+    assert [text for _, text, _ in found] == [f"text {number}" for number in range(250)]
 
 
 def test_reading_few_rows_tells_nothing(tmp_path, monkeypatch):
@@ -283,6 +312,41 @@ def test_a_csv_file_that_is_made_takes_after_the_one_that_was_read(
     assert rows_of(made) == [(2, f"a, b; c {form.delimiter} d", "größer")]
 
 
+def test_columns_without_a_name_may_be_several(tmp_path):
+    """As commas at the end of each line make them."""
+    assert rows_of(write(tmp_path, "a.csv", "text,label,,\na,x,,\n")) == [(2, "a", "x")]
+
+
+def test_a_name_that_is_not_utf8_is_told_with_escapes(tmp_path):
+    path = write(tmp_path, os.fsdecode(b"caf\xe9.csv"), "text,label\na,x\n")
+    assert read_dataset(path, Columns())[0].source == f"{tmp_path}/caf\\udce9.csv"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_ends_of_lines_within_a_text_stay_as_they_are(tmp_path, encoding):
+    content = 'text,label\r\n"a\rb\r\nc",x\r\nd,y\r\n'.encode(encoding)
+    found = rows_of(write(tmp_path, "a.csv", content), encoding=encoding)
+    assert found == [(2, "a\rb\r\nc", "x"), (4, "d", "y")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_byte_that_is_not_utf8_is_told_so_with_a_mark_or_without(tmp_path, mark, encoding):
+    path = write(tmp_path, "a.csv", mark + b"text,label\ncaf\xe9,x\n")
+    (fault,) = read(path, encoding=encoding)
+    assert "is not UTF-8; say which encoding it is" in fault.message
+
+
+def test_the_extension_may_be_in_capitals(tmp_path):
+    content = gzip.compress(b"text,label\na,x\n")
+    assert rows_of(write(tmp_path, "A.CSV.GZ", content)) == [(2, "a", "x")]
+
+
+def test_what_is_no_file_has_the_usual_form(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    assert find_csv_form(tmp_path / "a.csv", "utf-8") == USUAL_FORM
+
+
 def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
     path = write(tmp_path, "a.tsv", 'label\tsentence\n1\t"open \n0\tnext "\n')
     assert rows_of(path) == [(2, '"open ', "1"), (3, 'next "', "0")]
@@ -368,6 +432,11 @@ def test_columns_of_the_training_go_first_where_they_are_and_serve_nothing_else(
     assert rows_of([{"text": "a", "label": "x"}], **trained) == [(1, "a", "x")]
     assert rows_of([row], **trained, group="class") == [(1, "b", "x")]
     assert rows_of([row], **trained, label="review") == [(1, "a", "b")]
+    assert rows_of([row], **trained, text="text", label="label") == [(1, "a", "x")]
+
+
+def test_of_columns_whose_names_differ_in_case_the_first_is_read():
+    assert rows_of([{"Text": "a", "TEXT": "b", "label": "x"}]) == [(1, "a", "x")]
 
 
 def test_named_columns_are_used():
@@ -449,6 +518,19 @@ def test_labels_that_are_not_needed_are_not_read():
     assert [row.label for row in read(rows, need_label=False)] == [None, None, None]
 
 
+def test_a_named_label_column_is_not_read_either_where_labels_are_not_needed():
+    rows = [{"text": "a", "stars": 1}, {"text": "b", "stars": [1]}]
+    found = read(rows, need_label=False, label="stars")
+    assert [row.label for row in found] == [None, None]
+
+
+def test_a_column_that_is_named_twice_is_read_once():
+    rows = [{"text": "a", "label": "x", "year": 1999}]
+    columns = Columns(slices=("year", "year"), kept=("label", "year", "label"))
+    (row,) = iter_rows(rows, columns, need_label=True)
+    assert (row.slices, row.kept) == ((1999,), ("x", 1999))
+
+
 def test_a_file_without_labels_may_have_its_texts_where_the_run_had_its_labels():
     trained = {"trained_text": "body", "trained_label": "text"}
     assert rows_of([{"text": "good"}], need_label=False, **trained) == [(1, "good", None)]
@@ -459,6 +541,28 @@ def test_a_file_without_labels_may_have_its_texts_where_the_run_had_its_labels()
 def test_a_named_label_column_must_be_there_though_not_needed():
     with pytest.raises(SourceError, match="no label column 'stars'"):
         read([{"text": "good"}], need_label=False, label="stars")
+
+
+def make_dataset(*pairs):
+    return read_dataset([{"text": text, "label": label} for text, label in pairs], Columns())[0]
+
+
+def test_a_fingerprint_is_that_of_the_texts_and_labels_in_order():
+    rows = [("a", "x"), ("b", "y")]
+    others = [rows[::-1], [("a", "x"), ("b", "x")], [("ab", "y")], [("ax", "b"), ("b", "y")]]
+    whole = [make_dataset(*pairs).fingerprint() for pairs in (rows, *others)]
+    assert len(set(whole)) == len(whole)
+    assert make_dataset(*rows).fingerprint() == whole[0]
+    assert make_dataset(("ab", "c")).fingerprint() != make_dataset(("a", "bc")).fingerprint()
+
+
+def test_rows_are_selected_in_the_order_asked_for():
+    dataset = make_dataset(("a", "x"), ("b", "y"), ("c", "x")).select([1, 2, 0])
+    assert (dataset.texts, dataset.labels, dataset.lines) == (
+        ["b", "c", "a"],
+        ["y", "x", "x"],
+        [2, 3, 1],
+    )
 
 
 def test_a_dataset_holds_the_good_rows(tmp_path):

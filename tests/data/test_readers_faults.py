@@ -48,6 +48,11 @@ def fault_of(source, **options) -> tuple[int | None, str]:
         ),
         ({"text": "a\0b", "label": 1}, "the text has a NUL character at offset 1"),
         ({"text": "a\ud83d", "label": 1}, "the text has a lone surrogate U+D83D at offset 1"),
+        ({"text": "a", "label": "b\ud83d"}, "the label has a lone surrogate U+D83D at offset 1"),
+        (
+            {"text": 10**5000, "label": 1},
+            "the text is int of too many digits; a string or a list of strings was expected",
+        ),
         (
             {"text": b"caf\xe9", "label": 1},
             (
@@ -85,6 +90,7 @@ def test_a_row_that_cannot_be_used_is_a_fault(row, message):
     [
         (None, "the group is missing (column 'movie')"),
         ([1], "the group is list [1]; a string or an integer was expected"),
+        ("m\ud83d", "the group has a lone surrogate U+D83D at offset 1"),
     ],
 )
 def test_a_group_that_cannot_be_used_is_a_fault(group, message):
@@ -402,6 +408,11 @@ def test_a_column_that_has_a_role_already_is_told_as_that(role, used, columns, t
     )
 
 
+def test_a_bar_in_the_name_of_one_of_several_columns_separates_nothing(tmp_path):
+    path = write(tmp_path, "a.csv", "id|year,film\n1,a\n")
+    assert "no text column: columns are id|year, film; one of" in source_error(path)
+
+
 def test_names_that_occur_twice_are_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text,label,text,,\na,b,c,,\n")
     assert source_error(path) == ": column 'text' occurs twice; column names must differ"
@@ -485,6 +496,34 @@ def test_utf16_without_a_mark_is_told_how_to_be_read(tmp_path):
     assert [row.text for row in read(path, encoding="utf-16-le")] == ["good"]
 
 
+def test_a_row_without_values_between_others_is_one_fault(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\na,1\n,\nb,1\nc,0\n,\n")
+    assert fault_of(path) == (3, "the text is empty")
+    assert [row.line for row in read(path)] == [2, 3, 4, 5]
+
+
+def test_an_empty_text_at_the_end_of_a_file_of_texts_is_a_fault(tmp_path):
+    path = write(tmp_path, "a.csv", 'text\na\n""\n')
+    assert fault_of(path, need_label=False) == (3, "the text is empty")
+
+
+def test_a_byte_that_cannot_be_decoded_is_told_before_a_quote_that_is_not_doubled(tmp_path):
+    path = write(tmp_path, "a.csv", b'text,label\n"caf\xe9" was here,1\n')
+    assert fault_of(path)[1].startswith("byte 0xe9 at offset 4 of the line is not UTF-8")
+
+
+def test_a_first_line_that_is_not_json_is_a_fault_of_that_line_alone(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text"\n{"text": "fine", "label": 1}\n')
+    assert fault_of(path)[0] == 1
+    assert read(path)[-1].text == "fine"
+
+
+def test_an_array_with_a_line_that_cannot_be_decoded_is_damaged(tmp_path):
+    content = b'[{"text": "a", "label": 1},\n{"text": "caf\xe9", "label": 1}]'
+    told = source_error(write(tmp_path, "a.json", content))
+    assert told.startswith(":2: byte 0xe9 at offset 13 of the line is not UTF-8")
+
+
 def test_a_nul_in_utf16_is_the_fault_of_its_row_alone(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\na\0b,1\nfine,0\n".encode("utf-16"))
     assert fault_of(path)[0] == 2
@@ -501,6 +540,19 @@ def test_a_nul_in_utf16_is_the_fault_of_its_row_alone(tmp_path):
         ("[\n]", ": the JSON array is empty"),
         ('[{"text": "a"},\n{"text": "b"', ":2: the JSON array is damaged: Expecting ',' delimiter"),
         ('[{"text": "a"},\n\n', ":1: the JSON array is damaged: Expecting value"),
+        ('[{"text": "a"},\n{"text": "b"}', ":2: the JSON array is damaged: Expecting value"),
+        ('[{"text": "a"},\n{"text": "b"},\n]', ":3: the JSON array is damaged: Expecting value"),
+        (
+            f'[{{"text": 1{"0" * 5000}}}]',
+            (
+                ":1: the JSON array is damaged: it is nested too deeply, or holds a number of "
+                "thousands of digits"
+            ),
+        ),
+        (
+            '[{"text": "a"}]]',
+            ":1: something follows the JSON array; one array, or one object per line was expected",
+        ),
         (
             '[{"text": "a"}\n{"text": "b"}]',
             ":2: the JSON array is damaged: a comma or ] was expected after an element",
@@ -543,6 +595,18 @@ def test_a_file_without_a_single_json_object_is_refused(tmp_path):
     assert source_error(write(tmp_path, "a.jsonl", "text,label\na,b\n")).startswith(message)
 
 
+def test_gzip_with_other_bytes_in_it_is_refused(tmp_path):
+    content = bytearray(gzip.compress(b"text,label\n" + os.urandom(5000).hex().encode()))
+    content[20:2000] = b"\xff" * 1980
+    told = source_error(write(tmp_path, "a.csv.gz", bytes(content)))
+    assert told.startswith(": the gzip file is damaged or cut off")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_a_file_without_content_is_empty_in_any_encoding(tmp_path, encoding):
+    assert source_error(write(tmp_path, "a.csv", b""), encoding=encoding) == ": the file is empty"
+
+
 def test_gzip_that_is_cut_off_is_refused(tmp_path):
     content = gzip.compress(b"text,label\n" + os.urandom(5000).hex().encode())
     path = write(tmp_path, "a.csv.gz", content[:-2000])
@@ -574,12 +638,13 @@ def test_a_missing_parquet_file_is_refused(tmp_path):
     assert source_error(tmp_path / "a.parquet") == ": no such file."
 
 
-def test_an_object_of_another_kind_is_refused():
+@pytest.mark.parametrize("thing", [7, b"text"])
+def test_an_object_of_another_kind_is_refused(thing):
     with pytest.raises(DataError) as caught:
-        read(7)
+        read(thing)
     assert str(caught.value) == (
-        "cannot read rows from int; a path, a pandas DataFrame, an Arrow Table, a Dataset of the "
-        "library datasets or a list of dicts was expected"
+        f"cannot read rows from {type(thing).__name__}; a path, a pandas DataFrame, an Arrow "
+        "Table, a Dataset of the library datasets or a list of dicts was expected"
     )
 
 
@@ -612,6 +677,9 @@ def test_an_error_can_come_from_another_process():
         read([{"body": "good"}])
     copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (its own bytes)
     assert (str(copied), copied.fault) == (str(caught.value), caught.value.fault)
+    of_line = SourceError("a.csv", "is damaged", line=7)
+    copied = pickle.loads(pickle.dumps(of_line))  # noqa: S301 (its own bytes)
+    assert (str(copied), copied.fault) == ("a.csv:7: is damaged", of_line.fault)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])

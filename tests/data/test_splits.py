@@ -235,6 +235,14 @@ def test_a_grouped_part_stops_where_it_is_nearest_to_its_share():
     assert sizes == [10, 20, 90]
 
 
+def test_a_group_after_which_the_part_is_as_far_from_its_share_stays_in_the_rest():
+    """Of three groups of two rows for each label, one is as near to three rows as two."""
+    dataset = make("aabb" * 3, [f"g{row // 2}" for row in range(12)])
+    rest, part = split_off(dataset, 0.5, seed=0)
+    assert Counter(part.labels) == {"a": 2, "b": 2}
+    assert len(rest) == 8
+
+
 def test_the_group_nearest_to_the_share_brings_a_rare_label_in():
     """The other group with the label holds most of the rows."""
     labels = ["a", "b", "c"] * 300 + ["a", "b", "c"] + ["a", "b"] * 50

@@ -60,6 +60,7 @@ def test_a_fault_is_found_and_named(text, kind):
         "这是一部好电影",
         "good 😀👍🏽",
         "AT&T and R&D; <break> is no tag",
+        "where a <b and b <i are all true",
         '"good" they said, and "bad"',
         '"good, they said"',
         '"good, ""they"" said',
@@ -69,6 +70,15 @@ def test_a_fault_is_found_and_named(text, kind):
 )
 def test_what_only_looks_odd_is_no_fault(text):
     assert kinds(text) == set()
+
+
+def test_places_are_those_of_the_whole_text():
+    text = "don\xe2\x80\x99t \x96"  # what is wrongly decoded is no control character
+    (fault,) = find_text_faults([text])["c1_characters"]
+    assert fault.offset == text.index("\x96")
+    rows = "so long\nand so dull\nso good,pos\nso bad,neg"
+    (swallowed,) = find_swallowed_rows([rows], ["neg", "pos"])
+    assert swallowed.offset == rows.index(",pos")
 
 
 def test_the_first_place_is_told():

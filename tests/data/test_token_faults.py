@@ -97,8 +97,42 @@ def test_texts_of_known_tokens_give_no_finding(tokenizer):
 
 
 def test_a_tokenizer_without_unknown_token_knows_all(tokenizer):
-    counts = count_tokens(TEXTS, tokenizer, None, rows=np.arange(5))
+    counts = count_tokens(["[PAD] a", *TEXTS], tokenizer, None, rows=np.arange(6))
+    assert tokenizer.token_to_id("[PAD]") == 0  # no id stands for the token that is not there
     assert counts.num_unknown.sum() == 0
+
+
+@pytest.mark.parametrize(("max_length", "num_read"), [(None, 510), (128, 510), (600, 598)])
+def test_tokens_are_counted_up_to_a_limit_that_is_larger_than_usual(
+    tokenizer, max_length, num_read
+):
+    options = {"rows": np.arange(1), "max_length": max_length}
+    counts = count_tokens(["好 " * 700], tokenizer, tokenizer.token_to_id("[UNK]"), **options)
+    assert (counts.num_read.tolist(), counts.num_unknown.tolist()) == ([num_read], [num_read])
+
+
+def test_texts_are_counted_as_a_training_would_clean_them(tokenizer):
+    text, options = "a<br />film", {"unknown_id": None, "rows": np.arange(1)}
+    lengths = [
+        count_tokens([text], tokenizer, cleaning=cleaning, **options).full_lengths.tolist()
+        for cleaning in ("none", "html_breaks")
+    ]
+    assert lengths[0] > lengths[1] == [4]
+
+
+def test_of_long_texts_it_is_known_that_their_lengths_are_estimates(tokenizer):
+    texts = ["a film", "a film " * 9000]
+    encoded = encode_texts(texts, tokenizer, EncodingRule(max_length=64))
+    for counts in (count(tokenizer, texts), count_encoded(encoded, None, 2)):
+        assert counts.is_estimated.tolist() == [False, True]
+
+
+def test_the_rows_that_were_counted_are_those_that_are_named(tokenizer):
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in TEXTS], Columns())
+    unknown_id = tokenizer.token_to_id("[UNK]")
+    counts = count_tokens(TEXTS, tokenizer, unknown_id, rows=np.array([1, 3, 4]))
+    nothing, unknown = describe_tokens("train", rows, counts)
+    assert (nothing.examples[0].line, unknown.examples[0].line) == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +144,12 @@ def test_an_unsuspected_text_of_unknown_tokens_shows_that_there_may_be_more(
     """Digits are no suspects, but this vocabulary has none."""
     texts = ["a film", text]
     assert shows_more(count(tokenizer, texts), choose_rows(texts)[1]) is expected
+
+
+def test_an_unsuspected_text_without_tokens_shows_that_there_may_be_more(tokenizer):
+    counts = count(tokenizer, ["a film", "\u200b\u200b"])
+    assert not shows_more(counts, np.array([1]))
+    assert shows_more(counts, np.array([], dtype=np.int64))
 
 
 def test_a_small_part_is_counted_whole():
@@ -143,8 +183,14 @@ def test_of_a_large_part_a_sample_and_all_suspects_are_counted(monkeypatch):
     sample, suspects = choose_rows(texts)
     assert len(sample) == 50
     assert sample.tolist() == sorted(set(sample.tolist()))
+    assert 10 < (sample < 250).sum() < 40
     assert suspects.tolist() == [500]
     assert sample.tolist() == choose_rows(texts)[0].tolist()
+
+
+def test_a_text_of_just_the_limit_is_not_cut():
+    described = describe_token_lengths(np.array([128, 129, 300, 512]), 300)
+    assert described["cut_shares"] == {"128": 0.75, "256": 0.5, "300": 0.25, "512": 0.0}
 
 
 def test_lengths_are_described_at_the_usual_limits_and_at_ones_own():

@@ -121,6 +121,7 @@ def test_each_pooling_of_modernbert_is_kept(pooling):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for name, gradient in gradients(packed, found).items():
         torch.testing.assert_close(gradient, expected_gradients[name], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(run_padded(packed, encoded), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_means_of_long_texts_are_exact_in_bfloat16():
@@ -264,6 +265,20 @@ def test_attention_in_a_pack_drops_at_the_rate_that_is_asked():
     torch.testing.assert_close(whole, torch.ones_like(whole))
 
 
+def test_a_layer_gives_its_scaling_and_its_dropout_to_the_attention_of_a_pack():
+    generator, module = torch.Generator().manual_seed(0), torch.nn.Module().train()
+    pack = Pack.build(np.array([0, 5, 8], dtype=np.int32), CPU)
+    states = [torch.randn(8, 2, 4, generator=generator) for _ in range(3)]
+    options = {"scaling": 0.3, "dropout": 0.25}
+    torch.manual_seed(0)
+    expected = attend_within_texts(module, tuple(states), pack, **options)
+    torch.manual_seed(0)
+    of_layer = [state.transpose(0, 1).unsqueeze(0) for state in states]
+    with computing(pack):
+        attended, _ = packing._attend(module, *of_layer, None, **options)
+    torch.testing.assert_close(attended.squeeze(0), expected)
+
+
 @pytest.mark.parametrize("family", NEVER_PACKED)
 def test_families_that_cannot_be_packed_say_so(family):
     model = make_classifier(family)
@@ -278,6 +293,15 @@ def test_families_that_cannot_be_packed_say_so(family):
         set_up_packing(model, FLOAT32, "on")
 
 
+def test_a_decoder_of_a_family_that_is_packed_is_not():
+    """Its tokens read what is before them alone."""
+    config = copy.deepcopy(_OF_FAMILY["bert"])
+    config.is_decoder = True
+    assert "bertfit does not pack bert" in plan_packing(config, FLOAT32).reason
+    with pytest.raises(ConfigError, match="packing: on was asked for, but bertfit does not pack"):
+        plan_packing(config, FLOAT32, "on")
+
+
 def test_every_family_of_the_fast_path_is_packed_or_says_not():
     assert set(_OF_FAMILY) == {*PACKED, *NEVER_PACKED}
     assert {*PACKED, "camembert"} == ATTENTION_FAMILIES
@@ -286,7 +310,7 @@ def test_every_family_of_the_fast_path_is_packed_or_says_not():
 def test_packing_is_off_on_a_cpu_and_where_that_is_asked():
     config = _OF_FAMILY["bert"]
     assert str(plan_packing(config, FLOAT32)) == ("off (packs were slower than padding on a CPU)")
-    assert not plan_packing(config, FLOAT32, "off").is_on
+    assert str(plan_packing(config, FLOAT32, "off")) == "off (asked for)"
     assert str(plan_packing(config, FLOAT32, "on")) == (
         "on (asked for; attention runs by groups of texts of one length)"
     )
@@ -415,6 +439,7 @@ def test_runs_are_neighbours_of_one_length():
     pack = Pack.build(np.array([0, 3, 6, 8, 11], dtype=np.int32), CPU)
     assert pack.runs == ((2, 3), (1, 2), (1, 3))
     assert (pack.num_texts, pack.longest) == (4, 3)
+    assert Pack.build(np.array([0, 2, 7, 8], dtype=np.int32), CPU).longest == 5
     assert pack.firsts.tolist() == [0, 3, 6, 8]
 
 

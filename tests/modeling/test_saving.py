@@ -1,7 +1,8 @@
-"""A saved configuration is also read by releases that give its entries other names."""
+"""A model replaces an earlier one as a whole, and older releases read its configuration, too."""
 
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
@@ -114,3 +115,45 @@ def test_rotary_positions_are_also_named_as_in_transformers_4(
     with torch.no_grad():
         both = [one(input_ids=token_ids).logits for one in (model, loaded.eval())]
     assert torch.equal(*both)
+
+
+@pytest.fixture
+def model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForSequenceClassification.from_config(BertConfig(**SIZES))
+
+
+def read_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_earlier_model_stays_until_the_next_one_is_written(model, tmp_path):
+    save_model(model, tmp_path)
+    earlier, seen = read_files(tmp_path), []
+    assert set(earlier) == {"config.json", "model.safetensors"}
+    with torch.no_grad():
+        model.classifier.bias += 1.0
+    save_model(
+        model,
+        tmp_path,
+        before=lambda: seen.append((tmp_path / "model.safetensors").read_bytes()),
+    )
+    assert seen == [earlier["model.safetensors"]]
+    later = read_files(tmp_path)
+    assert set(later) == set(earlier)
+    assert later["model.safetensors"] != earlier["model.safetensors"]
+
+
+def test_a_model_that_cannot_be_written_leaves_the_earlier_one_and_nothing_else(model, tmp_path):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_model(model, tmp_path)
+    earlier = read_files(tmp_path)
+    with torch.no_grad():
+        model.classifier.bias += 1.0
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_model(model, tmp_path, before=fail)
+    assert caught.value.filename == str(tmp_path)
+    assert read_files(tmp_path) == earlier

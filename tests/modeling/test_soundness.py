@@ -26,6 +26,7 @@ from transformers import (
 from bertfit import TextClassifier
 from bertfit.data.encoding import EncodingRule
 from bertfit.errors import ModelError
+from bertfit.modeling import soundness
 from bertfit.modeling.classifier import LoadedClassifier, load_classifier
 from bertfit.modeling.precision import Precision, choose_precision
 from bertfit.modeling.soundness import (
@@ -83,6 +84,14 @@ def test_a_damaged_weight_is_told_of(loaded):
         "the model 'mine' answers a text with numbers that are not finite\n"
         "Some of its weights are damaged. Get a good copy of it, or use another."
     )
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_damaged_weight_of_one_class_is_told_of(loaded, number):
+    with torch.no_grad():
+        loaded.model.classifier.bias[1] = number
+    with pytest.raises(ModelError, match="numbers that are not finite"):
+        try_model(loaded, "mine")
 
 
 def test_a_model_is_tried_with_few_threads_which_concerns_nobody_else(loaded):
@@ -223,3 +232,20 @@ def test_memory_that_runs_out_is_no_fault_of_the_model(loaded, monkeypatch):
     monkeypatch.setattr(loaded.model, "forward", run_out)
     with pytest.raises(torch.OutOfMemoryError):
         try_model(loaded, "bert")
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_type(loaded, monkeypatch):
+    def run_out(*_, **__):
+        raise torch.OutOfMemoryError("for now")
+
+    monkeypatch.setattr(soundness, "compute_logits", run_out)
+    tried = with_model(loaded, READ_PADDING["fnet"])
+    with pytest.raises(torch.OutOfMemoryError):
+        find_type_fault(tried, Precision(torch.device("cpu"), torch.bfloat16, "a test"))
+
+
+def test_trying_a_type_draws_none_of_the_callers_random_numbers(loaded):
+    tried = with_model(loaded, XLNetConfig(vocab_size=100, d_model=8, n_layer=1, n_head=2))
+    before = torch.get_rng_state()
+    find_type_fault(tried, Precision(torch.device("cpu"), torch.bfloat16, "a test"))
+    assert torch.equal(torch.get_rng_state(), before)

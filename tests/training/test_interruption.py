@@ -13,6 +13,7 @@ from bertfit.training.interruption import (
     FirstInterrupt,
     Interruption,
     catch_interrupts,
+    find_heard_signals,
 )
 
 
@@ -139,6 +140,12 @@ def test_after_the_block_the_handlers_are_those_from_before():
         during = [signal.getsignal(number) for number in ENDING_SIGNALS]
         assert during == [interruption.hear] * len(ENDING_SIGNALS)
     assert [signal.getsignal(number) for number in ENDING_SIGNALS] == before
+
+
+def test_signals_that_another_library_handles_are_left_to_it(monkeypatch):
+    """Python could not give them back."""
+    monkeypatch.setattr(signal, "getsignal", lambda _number: None)
+    assert find_heard_signals() == []
 
 
 def test_after_an_error_the_handlers_are_those_from_before():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from bertfit.training.reports import read_steps
+from bertfit.modeling.precision import choose_precision
+from bertfit.modeling.transfer import mark_moment
+from bertfit.training.reports import NonFiniteLossError, StepReport, TakenStep, read_steps
 
 
 @pytest.mark.parametrize(
@@ -34,3 +39,20 @@ def test_as_many_are_queued_as_take_half_a_second(seconds, most):
     queued = [len(taken) - report.number for report in reports]
     assert taken == list(range(len(seconds)))
     assert max(queued) == most
+
+
+@pytest.mark.parametrize(
+    ("grad_norm", "loss"), [(math.inf, 0.5), (math.nan, 0.5), (0.5, math.inf), (0.5, math.nan)]
+)
+def test_a_loss_or_a_gradient_that_alone_is_not_finite_is_an_error(grad_norm, loss):
+    counts = {"num_tokens": 5, "num_pad_tokens": 0, "max_tokens": 16}
+    known = functools.partial(
+        StepReport, step=1, epoch=0, learning_rate=0.1, indices=np.array([7]), **counts
+    )
+    moment = mark_moment(torch.device("cpu"))
+    numbers = SimpleNamespace(wait=lambda: ((grad_norm, loss), np.array([0])))
+    step = TakenStep(known, numbers, (moment, moment), choose_precision("cpu", "float32"))
+    told = rf"step 2 \(epoch 1\): loss {loss}, gradient norm {grad_norm}"
+    with pytest.raises(NonFiniteLossError, match=told) as caught:
+        step.read()
+    assert caught.value.indices.tolist() == [7]

@@ -173,6 +173,15 @@ def test_saving_states_changes_no_step(train, tmp_path):
     assert saving[2].num_steps == 3 * STEPS_PER_EPOCH
 
 
+def test_saving_states_changes_no_loss_that_is_told(train, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(StepListener, "progress", lambda _, *report: told.append(report))
+    train(Checkpoints(tmp_path / "not saving"))
+    expected, told[:] = [*told], []
+    train(Checkpoints(tmp_path / "saving", minutes=ALWAYS))
+    assert told == expected
+
+
 def test_without_minutes_nothing_is_saved(train, tmp_path):
     train()
     assert not (tmp_path / "whole" / checkpoints.STATE_NAME).exists()
@@ -190,6 +199,23 @@ def test_a_state_is_due_so_many_minutes_after_the_last(tmp_path, monkeypatch):
     place = Checkpoints(tmp_path, minutes=5)
     assert place.is_due()
     place.write({"a": torch.zeros(1)}, {})
+    for seconds, is_due in ((0, False), (299, False), (300, True)):
+        clock.monotonic = lambda seconds=seconds: 10**9 + seconds
+        assert place.is_due() is is_due
+
+
+def test_a_state_that_could_not_be_written_is_tried_again_as_late_as_another(tmp_path, monkeypatch):
+    """A full disk would else be written to after each step."""
+
+    def fill(_number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    clock = SimpleNamespace(monotonic=lambda: 10**9)
+    monkeypatch.setattr(checkpoints, "time", clock)
+    monkeypatch.setattr(checkpoints.os, "fsync", fill)
+    place = Checkpoints(tmp_path, minutes=5)
+    with pytest.raises(OSError, match="No space left"):
+        place.write({"a": torch.zeros(1)}, {})
     for seconds, is_due in ((0, False), (299, False), (300, True)):
         clock.monotonic = lambda seconds=seconds: 10**9 + seconds
         assert place.is_due() is is_due
@@ -266,6 +292,9 @@ def test_a_training_that_stopped_early_does_not_go_on(train, tmp_path, monkeypat
     outcome, _, listener = train(Checkpoints(place.folder, saved=saved), patience=1)
     assert listener.num_steps == 0
     assert (outcome.history.num_epochs, outcome.best_epoch) == (2, 0)
+    _, _, again = train(Checkpoints(place.folder, saved=read_state(place.path)), patience=1)
+    told = [listener.notes, again.notes]
+    assert [any("Stopped early" in note for note in notes) for notes in told] == [True, False]
 
 
 @pytest.mark.parametrize("step", [1, 4, STEPS_PER_EPOCH, 3 * STEPS_PER_EPOCH])
@@ -307,6 +336,21 @@ def test_on_a_full_disk_the_training_goes_on_without_a_state(train, tmp_path, mo
     assert_same(found, train())
     assert not place.path.exists()  # the model of the best epoch is not the one it had
     assert not list(place.folder.glob(".*"))
+
+
+def test_a_disk_that_is_full_again_is_told_again(tmp_path, monkeypatch):
+    is_full = iter([True, True, False, True])
+
+    def sync(_number):
+        if next(is_full):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", sync)
+    place, weights, listener = Checkpoints(tmp_path), make_weights(), StepListener()
+    options = {"progress": Progress(16), "seen": [], "listener": listener}
+    saved = [save_state(place, weights, torch.device("cpu"), **options) for _ in range(4)]
+    assert saved == [False, False, True, False]
+    assert sum("cannot be saved" in note for note in listener.notes) == 2
 
 
 def test_on_a_full_disk_neither_an_earlier_state_nor_its_model_is_lost(
@@ -393,6 +437,12 @@ def test_a_damaged_state_is_explained(tmp_path, content):
         read_state(path)
 
 
+def test_what_the_system_says_of_a_state_that_cannot_be_opened_is_told(tmp_path):
+    (tmp_path / checkpoints.STATE_NAME).mkdir()
+    with pytest.raises(RunError, match=r"cannot be read: \[Errno \d+\] Is a directory"):
+        read_state(tmp_path / checkpoints.STATE_NAME)
+
+
 @pytest.mark.parametrize("metadata", [None, {"format": "1"}, {"format": json.dumps("1")}])
 def test_a_file_of_tensors_that_is_no_state_is_explained(tmp_path, metadata):
     path = tmp_path / checkpoints.STATE_NAME
@@ -435,14 +485,21 @@ def test_a_state_of_other_updates_is_refused(train, tmp_path):
         train(Checkpoints(place.folder, saved=saved), fast_path="off")
 
 
-def test_a_budget_that_was_halved_stays_halved(train, tmp_path):
+def test_a_budget_that_was_halved_stays_halved(train, tmp_path, monkeypatch):
     place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
     with pytest.raises(Killed):
         train(place, listener=kill_at(3))
     saved = read_state(place.path)
     saved.progress["max_tokens"] = 16
+    real, budgets = trainer.train_steps, []
+
+    def train_steps(*arguments, max_tokens, **options):
+        budgets.append(max_tokens)
+        return real(*arguments, max_tokens=max_tokens, **options)
+
+    monkeypatch.setattr(trainer, "train_steps", train_steps)
     _, _, listener = train(Checkpoints(place.folder, minutes=ALWAYS, saved=saved))
-    assert read_state(place.path).progress["max_tokens"] == 16
+    assert budgets == [read_state(place.path).progress["max_tokens"]] == [16]
     assert not [note for note in listener.notes if "Out of memory" in note]
 
 
@@ -578,8 +635,12 @@ DAMAGE = {
     "no number": lambda told, _: told.update(train_seconds=float("nan")),
     "an unknown entry": lambda told, _: told.update(colour="red"),
     "a later best epoch": lambda told, _: told.update(best_epoch=7),
+    "the epoch that has begun as the best": lambda told, _: told.update(best_epoch=1),
+    "no best epoch that can be": lambda told, _: told.update(best_epoch=-2),
     "more steps": lambda told, _: told.update(num_steps=100),
     "fewer steps": lambda told, _: told.update(num_steps=0),
+    "a step to come, after which it went on": lambda told, _: told.update(resumed_after=[100]),
+    "no list of steps after which it went on": lambda told, _: told.update(resumed_after=5),
     "no tokens": lambda told, _: told.update(max_tokens=0),
     "no weight": lambda _, tensors: tensors.pop("weights.weight.classifier.weight"),
     "a weight of another shape": lambda _, tensors: tensors.update(
@@ -591,11 +652,24 @@ DAMAGE = {
     "moments of another shape": lambda _, tensors: tensors.update(
         {"weights.adamw.0.exp_avg": torch.zeros(1)}
     ),
+    "second moments of another shape": lambda _, tensors: tensors.update(
+        {"weights.adamw.0.exp_avg_sq": torch.zeros(1)}
+    ),
+    "moments of a turned shape": lambda _, tensors: tensors.update(
+        {
+            name: values.T.contiguous()
+            for name, values in tensors.items()
+            if name.startswith("weights.adamw.") and values.ndim == 2
+        }
+    ),
     "no random numbers": lambda _, tensors: tensors.pop("random.cpu"),
     "too few of them": lambda _, tensors: tensors.update(
         {"random.cpu": torch.zeros(3, dtype=torch.uint8)}
     ),
     "no steps of the epoch": lambda _, tensors: tensors.pop("epoch.sizes"),
+    "fewer losses than steps": lambda _, tensors: tensors.update(
+        {"epoch.loss": torch.zeros(0, dtype=torch.float64)}
+    ),
     "other steps of the epoch": lambda _, tensors: tensors.update(
         {"epoch.sizes": torch.tensor([3])}
     ),
@@ -676,6 +750,27 @@ def test_a_state_of_another_plan_is_refused(tmp_path, seen, num_epochs, num_step
     assert save_state(place, weights, device, progress=progress, seen=seen, listener=StepListener())
     with pytest.raises(RunError, match="its steps or scores are not those of such a training"):
         take_up_state(read_state(place.path), weights, device, plan(num_rows=4))
+
+
+def test_the_steps_of_an_epoch_are_those_of_its_own_plan(tmp_path):
+    """One step is smaller, and at another place in each epoch."""
+    place, weights, device = Checkpoints(tmp_path), make_weights(), torch.device("cpu")
+    epochs = PlannedEpochs(np.ones(6), 4, seed=0, num_epochs=5)
+    firsts = [len(epoch[0]) for epoch in epochs]
+    number = next(number for number in range(1, 5) if firsts[number] != firsts[number - 1])
+    history = History(*([0.5] * number for _ in range(6)))
+    progress = Progress(16, history=history, best_epoch=0, num_steps=2 * number + 1)
+    seen = [make_report(2 * number, firsts[number])]
+    assert save_state(place, weights, device, progress=progress, seen=seen, listener=StepListener())
+    found, begun = take_up_state(read_state(place.path), weights, device, epochs)
+    assert (found, len(begun)) == (progress, 1)
+
+
+def test_how_to_go_on_is_not_told_of_a_training_that_has_ended(tmp_path):
+    place, listener = Checkpoints(tmp_path, minutes=5), StepListener()
+    options = {"progress": Progress(16, has_ended=True), "seen": [], "listener": listener}
+    assert save_state(place, make_weights(), torch.device("cpu"), **options)
+    assert listener.notes == []
 
 
 @pytest.mark.parametrize("stays", [False, True])

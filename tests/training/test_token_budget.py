@@ -24,6 +24,7 @@ from bertfit.training.token_budget import (
     default_tokens,
     find_fastest_budget,
     scoring_budget,
+    starting_budget,
 )
 
 
@@ -33,6 +34,11 @@ from bertfit.training.token_budget import (
 def test_operators_take_more_tokens_of_narrow_models(hidden_size, tokens):
     assert default_tokens(hidden_size, is_compiled=True) == tokens
     assert default_tokens(hidden_size, is_compiled=False) == DEFAULT_TOKENS
+
+
+@pytest.mark.parametrize(("asked", "tokens"), [(None, 2048), ("auto", 2048), (512, 512)])
+def test_steps_start_with_the_tokens_asked_for_or_the_usual_ones(asked, tokens):
+    assert starting_budget(asked) == tokens
 
 
 @pytest.mark.parametrize(

@@ -547,9 +547,25 @@ def test_an_interruption_of_the_epoch_that_ends_the_patience_cuts_nothing_short(
     assert len(outcome.history.val_acc) == 2
 
 
+def test_an_epoch_that_was_cut_short_is_not_told_as_an_early_stop(run_fit, fix_scores):
+    fix_scores(0.9, 0.5)
+    listener = interrupt_at("epoch 2/5", 1)
+    outcome, _ = run_fit(epochs=5, patience=1, listener=listener)
+    assert outcome.interrupted
+    assert not any(note.startswith("Stopped early") for note in listener.notes)
+
+
 def test_a_model_that_gives_one_class_for_all_is_called_collapsed(run_fit):
     outcome, _ = run_fit(epochs=1, learning_rate=1e-9)
     assert outcome.collapsed_to in {0, 1}
+
+
+def test_collapse_is_that_of_the_validation_rows(run_fit, make_data, make_reviews, monkeypatch):
+    asked, validation = [], make_data(make_reviews(12, seed=1))
+    monkeypatch.setattr(trainer, "collapsed_class", lambda *given: asked.append(given))
+    run_fit(validation=validation)
+    assert [len(predicted) for predicted, _ in asked] == [12, 12]
+    assert all(targets is validation.label_ids for _, targets in asked)
 
 
 def test_collapse_is_that_of_the_kept_epoch(run_fit, fix_scores, monkeypatch):
@@ -559,11 +575,14 @@ def test_collapse_is_that_of_the_kept_epoch(run_fit, fix_scores, monkeypatch):
     assert run_fit()[0].collapsed_to is None
 
 
-def test_logits_that_are_not_finite_in_validation_stop_the_training(run_fit, monkeypatch):
-    def nan_logits(model, encoded, **_):
-        return np.full((len(encoded), 2), np.nan, dtype=np.float32)
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_in_validation_stop_the_training(run_fit, monkeypatch, number):
+    def give_logits(model, encoded, **_):
+        logits = np.zeros((len(encoded), 2), dtype=np.float32)
+        logits[-1, 0] = number
+        return logits
 
-    monkeypatch.setattr(validation, "score_texts", nan_logits)
+    monkeypatch.setattr(validation, "score_texts", give_logits)
     with pytest.raises(TrainingError) as caught:
         run_fit()
     assert str(caught.value) == (

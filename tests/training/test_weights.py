@@ -150,6 +150,20 @@ def test_the_norm_counts_embedding_rows_too(loaded, data):
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("fast_path", ["auto", "off"])
+def test_after_a_loss_that_is_not_finite_no_step_changes_a_weight(loaded, data, fast_path):
+    """Also if its gradient is finite, as is that of the next step."""
+    model = copy.deepcopy(loaded.model)
+    weights = TrainedWeights(model, TrainSettings(fast_path=fast_path), FLOAT32)
+    before = copy.deepcopy(model.state_dict())
+    for loss in (torch.tensor(torch.inf), None):
+        made = accumulate_gradients(weights.working, data, ALL, precision=FLOAT32, max_tokens=64)
+        assert weights.collect(made.loss if loss is None else loss)[0].isfinite()
+        weights.update(0.1)
+    weights.release()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
 def test_frozen_weights_stay(loaded, data):
     model = copy.deepcopy(loaded.model)
     model.bert.embeddings.requires_grad_(False)

@@ -219,6 +219,9 @@ def test_rows_are_counted_and_checked_before_they_are_predicted(classifier, monk
     heard = []
     assert count_rows(classifier, ROWS, on_progress=lambda *count: heard.append(count)) == 5
     assert heard == [(4, None), (5, 5)]
+    heard.clear()
+    assert count_rows(classifier, ROWS[:4], on_progress=lambda *count: heard.append(count)) == 4
+    assert heard == [(4, None), (4, 4)]
     rows = [{"text": ""}, *ROWS, {"text": None}]
     with pytest.raises(DataError) as caught:
         count_rows(classifier, rows)

@@ -83,12 +83,14 @@ def _split_array(lines: Sequence[Line], source: str) -> list[Line]:
 
     found: list[Line] = []
     place = _skip_space(text, text.index("[") + 1)
-    while not text.startswith("]", place):
+    is_more = not text.startswith("]", place)
+    while is_more:
         end, problem = _find_end(text, place)
         if problem is not None:
             raise SourceError(source, f"the JSON array is damaged: {problem}", line=number_of(end))
         found.append(Line(number_of(place), text[place:end], None))
         place = _skip_space(text, end)
+        is_more = not text.startswith("]", place)
         if text.startswith(",", place):
             place = _skip_space(text, place + 1)
     if text[place + 1 :].strip():
