@@ -1,4 +1,4 @@
-"""A listener that does something at a step or a note of a training, such as ending it."""
+"""Listeners of a training: one does something at a step, such as ending it, one keeps notes."""
 
 from __future__ import annotations
 

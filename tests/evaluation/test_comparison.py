@@ -188,6 +188,16 @@ def test_groups_can_take_the_certainty_away() -> None:
     assert grouped.verdict.endswith(f"e-06 for single rows). {told}includes 0.")
 
 
+def test_groups_of_a_row_each_are_rows_in_the_verdict() -> None:
+    a, _, label_ids = draw_pair(30)
+    plain, grouped = (
+        compare_with_baseline(a, a, label_ids, groups=groups, baseline_name=NAME).verdict
+        for groups in (None, np.arange(30))
+    )
+    assert plain.endswith("McNemar p = 1).")
+    assert grouped == plain
+
+
 def test_the_exact_test_can_take_the_certainty_away_too() -> None:
     """11 rows that the model alone gets right against 3: the interval is just above zero."""
     label_ids = np.arange(200) % 2

@@ -807,8 +807,8 @@ def test_an_interval_beside_its_score_is_stretched_at_its_far_end_alone() -> Non
         (score_confidence, 1000),
     ],
 )
-def test_as_many_resamples_are_drawn_as_is_documented(draw, num_resamples: int) -> None:
-    """In docs/judging.md."""
+def test_so_many_resamples_are_drawn_unless_asked_otherwise(draw, num_resamples: int) -> None:
+    """As docs/judging.md says."""
     assert inspect.signature(draw).parameters["num_resamples"].default == num_resamples
 
 

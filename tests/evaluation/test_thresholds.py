@@ -180,7 +180,7 @@ def test_a_rate_that_is_nearly_reached_is_not():
     probabilities, label_ids = np.stack([1 - scores, scores], axis=1), [0, 0, 1, 1, 1, 1]
     assert choose_threshold(probabilities, label_ids, "precision>=0.8").value == pytest.approx(0.55)
     label_ids = [1, 0, 1, 1, 1, 1]
-    found = choose_threshold(probabilities, label_ids, "precision>=0.8336").validation
+    found = choose_threshold(probabilities, label_ids, "precision>=0.83333333333334").validation
     assert (found.precision, found.recall) == (1.0, 0.8)
 
 

@@ -22,6 +22,16 @@ def make_facts(**record: Any) -> dict[str, Any]:
     return {"label_names": ["a", "b", "c"], "judged": judged, "record": record}
 
 
+def test_shares_are_percentages_and_losses_are_not() -> None:
+    judged = {"loss": 1.23, "log_loss": 0.5, "auroc": 0.75, "accuracy": 0.9, "intervals": {}}
+    assert tables.list_scores({"judged": judged}) == [
+        ("Accuracy", "90.0 %"),
+        ("AUROC", "0.7500"),
+        ("Log loss (nats)", "0.5000"),
+        ("Loss (nats)", "1.2300"),
+    ]
+
+
 def test_the_worst_classes_have_rows_and_keep_their_numbers() -> None:
     worst = tables.list_classes(make_facts(), worst=5)
     assert [(number, name) for number, name, _ in worst] == [(2, "b"), (1, "a")]

@@ -640,7 +640,7 @@ DAMAGE = {
     "more steps": lambda told, _: told.update(num_steps=100),
     "fewer steps": lambda told, _: told.update(num_steps=0),
     "a step to come, after which it went on": lambda told, _: told.update(resumed_after=[100]),
-    "no list of steps after which it went on": lambda told, _: told.update(resumed_after=5),
+    "no list of steps after which it went on": lambda told, _: told.update(resumed_after={}),
     "no tokens": lambda told, _: told.update(max_tokens=0),
     "no weight": lambda _, tensors: tensors.pop("weights.weight.classifier.weight"),
     "a weight of another shape": lambda _, tensors: tensors.update(

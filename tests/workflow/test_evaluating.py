@@ -16,6 +16,7 @@ from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.progress import Silent
 from bertfit.workflow import evaluating, rows_to_score
 from bertfit.workflow.learned import Learned, describe_leaks
+from tests.step_listener import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -198,16 +199,26 @@ def test_slices_are_cut_by_what_columns_names_too(run, rows):
 
 
 def test_a_column_that_cuts_no_slices_is_told(run, rows):
-    noted = []
-
-    class Listener(Silent):
-        def note(self, text):
-            noted.append(text)
-
+    listener = Recorder()
     data = [{**row, "kind": " a", "year": at} for at, row in enumerate(rows)]
-    found = bertfit.evaluate(run, data, slice_columns=["kind", "year"], listener=Listener())
+    found = bertfit.evaluate(run, data, slice_columns=["kind", "year"], listener=listener)
     assert "kind" not in {one.by for one in found.slices.slices}
-    assert noted[1:] == ["Column 'kind' has one value, so no slices are cut by it."]
+    assert listener.notes[1:] == ["Column 'kind' has one value, so no slices are cut by it."]
+
+
+def test_a_column_that_is_the_same_as_another_is_told(run, rows):
+    listener = Recorder()
+    data = [
+        {**row, "film": f"film {at % 5}", "title": f"film {at % 5}", "truth": row["label"]}
+        for at, row in enumerate(rows)
+    ]
+    columns = ["film", "title", "truth"]
+    found = bertfit.evaluate(run, data, slice_columns=columns, listener=listener)
+    assert not {"title", "truth"} & {one.by for one in found.slices.slices}
+    assert listener.notes[-2:] == [
+        "Column 'title' has the same values as 'film', so no slices are cut by it.",
+        "Column 'truth' has the same values as 'label', so no slices are cut by it.",
+    ]
 
 
 @pytest.mark.parametrize("value", [3, (3,), ("kind", None)])

@@ -63,7 +63,7 @@ class Backlog:
         self._num_layers, self._num_together = num_layers, num_together
         self._stream = stream
         self._rooms: dict[str, list[torch.Tensor]] = {}
-        self._products: defaultdict[tuple[object, ...], list[Product]] = defaultdict(list)
+        self._products: defaultdict[tuple[torch.Size, int], list[Product]] = defaultdict(list)
         """By shape, and by the memory of all layers: two kinds of a layer may be of one shape."""
         self._folds: list[Fold] = []
         self._beside: list[Product] | None = None

@@ -169,7 +169,8 @@ def _check_progress(progress: Progress, begun: Sequence[StepReport], epochs: Pla
         and [len(report.indices) for report in begun] == sizes
         and all(map(math.isfinite, [*numbers, *(report.loss for report in begun)]))
         and progress.max_tokens >= 1
-        and all(0 <= step <= progress.num_steps for step in progress.resumed_after)
+        and progress.resumed_after
+        == [step for step in progress.resumed_after if 0 <= step <= progress.num_steps]
     )
     if not is_whole:
         message = "its steps or scores are not those of such a training"

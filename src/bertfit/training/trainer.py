@@ -302,7 +302,7 @@ class _Run:
         device = self.precision.device
         self.progress, self.begun = take_up_state(saved, self.weights, device, epochs)
         done = self.progress
-        done.resumed_after = [*done.resumed_after, done.num_steps]
+        done.resumed_after.append(done.num_steps)
         self.listener.note(
             f"Resumed after step {done.num_steps}, with {done.history.num_epochs} of "
             f"{format_count(self.num_epochs, 'epoch')} finished; until then, steps took "

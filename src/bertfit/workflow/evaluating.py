@@ -300,9 +300,6 @@ def _cut_slices(
     dataset: TextDataset, encoded: EncodedTexts, is_right: np.ndarray, listener: Listener
 ) -> SliceReport:
     further = {name: name_values(column) for name, column in dataset.slices.items()}
-    for name, column in further.items():
-        if len(set(column)) == 1:
-            listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
     values = list_slices(
         encoded.full_lengths,
         encoded.is_truncated,
@@ -310,4 +307,12 @@ def _cut_slices(
         groups=dataset.groups or None,
         further=further,
     )
+    for name, column in further.items():
+        first = next(by for by, value in values.items() if list(value) == column)
+        if len(set(column)) == 1:
+            listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
+        elif values[first] is not column:
+            listener.note(
+                f"Column {name!r} has the same values as {first!r}, so no slices are cut by it."
+            )
     return score_slices(is_right, values, groups=dataset.groups or None)
