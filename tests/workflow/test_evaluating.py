@@ -216,8 +216,8 @@ def test_a_column_that_is_the_same_as_another_is_told(run, rows):
     found = bertfit.evaluate(run, data, slice_columns=columns, listener=listener)
     assert not {"title", "truth"} & {one.by for one in found.slices.slices}
     assert listener.notes[-2:] == [
-        "Column 'title' has the same values as 'film', so no slices are cut by it.",
-        "Column 'truth' has the same values as 'label', so no slices are cut by it.",
+        "Column 'title' has the same values as slices by film, so it cuts no others.",
+        "Column 'truth' has the same values as slices by label, so it cuts no others.",
     ]
 
 

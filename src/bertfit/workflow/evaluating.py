@@ -313,6 +313,6 @@ def _cut_slices(
             listener.note(f"Column {name!r} has one value, so no slices are cut by it.")
         elif values[first] is not column:
             listener.note(
-                f"Column {name!r} has the same values as {first!r}, so no slices are cut by it."
+                f"Column {name!r} has the same values as slices by {first}, so it cuts no others."
             )
     return score_slices(is_right, values, groups=dataset.groups or None)
