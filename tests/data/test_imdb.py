@@ -128,6 +128,14 @@ def test_tokens_are_lower_cased_words(archive, output):
     assert read(output / "imdb_train.json")[-1] == {"text": ["good", "film"], "label": "pos"}
 
 
+def test_an_address_without_a_movie_moves_no_other(archive, output):
+    addresses = FILES["train/urls_neg.txt"].replace(b"title/tt0000001", b"name/nm0000001")
+    prepare_imdb(make_archive(archive, {**FILES, "train/urls_neg.txt": addresses}), output)
+    movies = {row["id"]: row["movie"] for row in read(output / "imdb_train.jsonl")}
+    assert movies["train/neg/2_4"] == "tt0000002"
+    assert movies["train/neg/10_2"] == "tt0000010"
+
+
 def test_what_differs_from_the_published_dataset_is_said(archive, output):
     counts = prepare_imdb(archive, output)
     assert counts.num_rows == {
@@ -269,6 +277,13 @@ def test_a_review_of_many_megabytes_is_refused(archive, output, monkeypatch):
     make_archive(archive, {**FILES, "train/pos/1_9.txt": b"x" * 1_001})
     message = "aclImdb/train/pos/1_9.txt has 1,001 bytes; at most 1,000 were expected"
     assert refuse(archive, output) == f"{archive}: {message}"
+
+
+def test_so_is_one_in_a_folder(tmp_path, output, monkeypatch):
+    monkeypatch.setattr(bertfit.data.imdb_sources, "MAX_FILE_BYTES", 1_000)
+    folder = make_folder(tmp_path / "aclImdb", {**FILES, "train/pos/1_9.txt": b"a" * 1_001})
+    message = refuse(folder, output)
+    assert "1_9.txt has 1,001 bytes; at most 1,000 were expected" in message
 
 
 def test_an_archive_without_end_is_refused(archive, output, monkeypatch):
