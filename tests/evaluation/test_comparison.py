@@ -14,7 +14,6 @@ from bertfit.evaluation.comparison import (
     Difference,
     compare_predictions,
     compare_with_baseline,
-    describe_difference,
 )
 from bertfit.evaluation.interval import Interval
 from bertfit.evaluation.intervals import (
@@ -23,6 +22,7 @@ from bertfit.evaluation.intervals import (
     paired_difference_interval,
 )
 from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
+from bertfit.evaluation.verdicts import describe_difference
 
 NAME = "TF-IDF + logistic regression"
 

@@ -18,19 +18,9 @@ from transformers import (
 )
 
 from bertfit.modeling.saving import save_model
+from tests.modeling.test_forward import SIZES as TINY
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "num_labels": 2,
-}
+SIZES = TINY | {"max_position_embeddings": 64, "num_labels": 2}
 OF_LAYERS = {
     "full_attention": {"rope_type": "default", "rope_theta": 5e5},
     "sliding_attention": {"rope_type": "default", "rope_theta": 777.0},

@@ -1,7 +1,7 @@
 """Compare two models on the same rows: how much they differ, and whether it could be chance.
 
-Compares a model with a baseline, or two models, and words the verdict. Tests and resampling are in
-intervals.py. Models are given as arrays of probabilities.
+Compares a model with a baseline, or two models. Tests and resampling are in intervals.py, the words
+of the verdict in verdicts.py. Models are given as arrays of probabilities.
 """
 
 from __future__ import annotations
@@ -29,15 +29,13 @@ from bertfit.evaluation.metrics import (
 )
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.units import count_units
-from bertfit.wording import choose_decimals
+from bertfit.evaluation.verdicts import describe_against_baseline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-_CLEAR_F1 = 0.01
-"""Least difference of macro F1 that is worth a word."""
 SCORE_NAMES = ("accuracy", "macro_f1", "log_loss")
 """The scores by which two models are compared."""
 
@@ -208,54 +206,6 @@ def _resample_pair(
     )
 
 
-def _word_disagreement(interval: Interval, *, rejects: bool) -> str:
-    """Return a sentence on an interval and a test that do not agree, or an empty string."""
-    if interval.excludes_zero and not rejects:
-        return " The interval leaves out 0, but McNemar's test does not exclude chance."
-    if rejects and not interval.excludes_zero:
-        return (
-            " McNemar's test, which takes rows as independent, excludes chance, but the interval "
-            "includes 0."
-        )
-    return ""
-
-
-def _word_test(p_value: float, *, grouped: bool) -> str:
-    """Return the p-value, and that it takes rows as independent where the interval does not."""
-    return f"McNemar p = {p_value:.2g}" + (" for single rows" if grouped else "")
-
-
-def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) -> str:
-    """Return one sentence on whether the models differ in accuracy or it could be chance."""
-    accuracy = comparison.scores["accuracy"]
-    low, high = 100 * accuracy.interval.low, 100 * accuracy.interval.high
-    level, test = f"{100 * LEVEL:g} %", _word_test(comparison.p_value, grouped=comparison.grouped)
-    if comparison.num_disagreeing == 0:
-        return f"{name_a} and {name_b} predict the same class for every row."
-    if comparison.could_be_chance:
-        return (
-            f"The difference in accuracy could be chance: {name_a} minus {name_b} is "
-            f"{100 * accuracy.difference:+z.1f} points ({level} interval {low:z.1f} to "
-            f"{high:z.1f}, {test})."
-            + _word_disagreement(accuracy.interval, rejects=comparison.p_value < 1 - LEVEL)
-        )
-    better, worse = (name_a, name_b) if accuracy.difference > 0 else (name_b, name_a)
-    points, span = _format_points(accuracy.difference, accuracy.interval)
-    return (
-        f"{better} is better than {worse} by {points} ({level} interval {span}, {test}): hardly "
-        "chance."
-    )
-
-
-def _format_points(difference: float, interval: Interval) -> tuple[str, str]:
-    """Return a difference that is hardly chance, and its interval, both without their sign."""
-    ends = [100 * end for end in (difference, interval.low, interval.high)]
-    if difference < 0:
-        ends = [-ends[0], -ends[2], -ends[1]]
-    size, low, high = (f"{end:z.{choose_decimals(*ends)}f}" for end in ends)
-    return f"{size} points of accuracy", f"{low} to {high}"
-
-
 def compare_with_baseline(
     model_probabilities: ArrayLike,
     baseline_probabilities: ArrayLike,
@@ -306,7 +256,7 @@ def compare_with_baseline(
         verdict="",
     )
     grouped = count_units(groups, len(are_right[0])) < len(are_right[0])
-    return replace(comparison, verdict=_word_verdict(comparison, grouped=grouped))
+    return replace(comparison, verdict=describe_against_baseline(comparison, grouped=grouped))
 
 
 def _score_most_probable(
@@ -314,36 +264,6 @@ def _score_most_probable(
 ) -> tuple[float, float]:
     """Return accuracy and macro F1 of the most probable classes."""
     return accuracy_and_macro_f1(probabilities.argmax(axis=1), label_ids, probabilities.shape[1])
-
-
-def _word_verdict(found: Comparison, *, grouped: bool) -> str:
-    """Return the verdict on accuracy, with both macro F1 if those say the opposite."""
-    name, interval = found.baseline_name, found.interval
-    rejects = found.p_value < 1 - LEVEL
-    if not (interval.excludes_zero and rejects):
-        return (
-            f"The model and {name} cannot be told apart on these rows: the difference is "
-            f"{100 * found.difference:+z.1f} points (95 % interval {100 * interval.low:z.1f} "
-            f"to {100 * interval.high:z.1f}, {_word_test(found.p_value, grouped=grouped)})."
-            + _word_disagreement(interval, rejects=rejects)
-        )
-    points, span = _format_points(found.difference, interval)
-    lead = f"{name} by {points} (95 % interval {span})"
-    gap = found.model_macro_f1 - found.baseline_macro_f1
-    f1s = f"{100 * found.model_macro_f1:.1f} % against {100 * found.baseline_macro_f1:.1f} %"
-    is_opposite = gap * found.difference < 0 and abs(gap) >= _CLEAR_F1
-    if found.difference > 0:
-        told = f", but has the lower macro F1, {f1s}" if is_opposite else ""
-        return f"The model beats {lead}{told}."
-    if is_opposite:
-        return (
-            f"The model loses to {lead}, but has the higher macro F1, {f1s}, in which rare classes "
-            "count as much as common ones."
-        )
-    return (
-        f"The model LOSES to {lead}: use the baseline, or give the model more data, more epochs "
-        "or, where texts are cut, a longer max length."
-    )
 
 
 def _make_scorer(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertfit.assets import find_embedded_model, find_model_path
-from bertfit.errors import ModelError, is_out_of_memory
+from bertfit.errors import ModelError, find_first_line, is_out_of_memory
 from bertfit.files import as_path, refuse_hidden
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -137,10 +137,9 @@ def explaining_failures(name: str) -> Iterator[None]:
                 f"the model {name!r} cannot be loaded: no permission to read {unreadable}",
                 hint="Ask its owner for permission to read it.",
             ) from error
-        told = _CREDENTIALS.sub("://…@", str(error))
-        first_line = next((line for line in told.splitlines() if line.strip()), "")
+        told = _CREDENTIALS.sub("://…@", find_first_line(error))
         raise ModelError(
-            f"the model {name!r} cannot be loaded: {type(error).__name__}: {first_line[:300]}",
+            f"the model {name!r} cannot be loaded: {type(error).__name__}: {told[:300]}",
             hint=_find_missing_part(name, error) or _loading_hint(name, str(error)),
         ) from error
 

@@ -11,11 +11,8 @@ import numpy as np
 
 from bertfit.data.dataset import Columns, as_columns
 from bertfit.errors import ConfigError, Fault
-from bertfit.evaluation.comparison import (
-    PairedComparison,
-    compare_predictions,
-    describe_difference,
-)
+from bertfit.evaluation.comparison import PairedComparison, compare_predictions
+from bertfit.evaluation.verdicts import describe_difference
 from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.labels import respell
