@@ -1,7 +1,8 @@
 """Computes as torch does by default, whatever the caller's process has set.
 
 bertfit is called from notebooks and services that may be inside `torch.no_grad`,
-`torch.inference_mode` or `torch.autocast`, or that have another default dtype or device.
+`torch.inference_mode` or `torch.autocast`, or that have another default dtype or device. A
+model may be in training mode: `evaluating` leaves it so.
 """
 
 from __future__ import annotations
