@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -84,7 +86,7 @@ def encode_whole(texts, tokenizer, **rule):
         return encode(texts, tokenizer, **rule)
 
 
-@pytest.fixture(scope="module")
+@contextmanager
 def short_ends():
     """Make texts of a few hundred characters long ones."""
     with pytest.MonkeyPatch.context() as patch:
@@ -104,7 +106,6 @@ def test_a_long_text_has_the_tokens_of_the_whole_and_about_as_many(tokenizer, tr
     np.testing.assert_allclose(found.full_lengths, whole.full_lengths, rtol=0.01)
 
 
-@pytest.mark.usefixtures("short_ends")
 @given(
     drawn=st.lists(st.sampled_from(PIECES), min_size=20, max_size=150),
     truncation=st.sampled_from(RULES),
@@ -115,7 +116,8 @@ def test_the_ends_of_any_text_have_the_tokens_of_the_whole(
 ):
     texts = ["".join(drawn), " ".join(drawn)]
     rule = {"max_length": max_length, "truncation": truncation}
-    found, whole = encode(texts, tokenizer, **rule), encode_whole(texts, tokenizer, **rule)
+    with short_ends():
+        found, whole = encode(texts, tokenizer, **rule), encode_whole(texts, tokenizer, **rule)
     assert found.token_ids.tolist() == whole.token_ids.tolist()
     assert found.is_truncated.tolist() == whole.is_truncated.tolist()
 
@@ -163,9 +165,12 @@ def test_a_text_without_spaces_or_words_at_its_ends_is_read_whole(tokenizer, tex
 def test_ends_of_too_few_tokens_are_not_joined(num_kept, truncation):
     """However few are kept, so that the length of a short text is counted, not estimated."""
     num_ends = 2 if truncation == "head+tail" else 1
-    too_few = max(num_kept, long_texts.LEAST_READ) + 16  # those next to the cut are not used
-    assert join_ends([range(99)] * (num_ends - 1) + [range(too_few)], num_kept, truncation) is None
-    joined = join_ends([range(too_few + 1)] * num_ends, num_kept, truncation)
+    too_few = max(num_kept, 8) + 16  # those next to the cut are not used
+    enough = range(too_few + 1)
+    with short_ends():
+        ends = [enough] * (num_ends - 1) + [range(too_few)]
+        assert join_ends(ends, num_kept, truncation) is None
+        joined = join_ends([enough] * num_ends, num_kept, truncation)
     assert joined is not None
     assert len(joined) == num_ends * (too_few + 1 - 16)
 
