@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,3 +89,31 @@ def test_what_was_set_is_set_again():
         assert not torch.is_grad_enabled()
         assert torch.get_default_dtype() == torch.float64
         assert torch.empty(1).device.type == "meta"
+
+
+COMPUTE_IN_A_FORK = """
+import os, signal, sys
+import torch
+import bertfit
+
+torch.set_num_threads(2)
+run, texts = sys.argv[1], sys.argv[2:]
+classifier = bertfit.TextClassifier.load(run)
+expected = classifier.predict_probabilities(texts)
+torch.ones(10**6).exp()  # on both threads, whatever the model's size
+child = os.fork()
+if child == 0:
+    signal.alarm(90)  # one that waits forever ends all the same
+    torch.ones(10**6).exp()
+    found = classifier.predict_probabilities(texts)
+    again = bertfit.TextClassifier.load(run).predict_probabilities(texts)
+    os._exit(not (abs(found - expected).max() < 1e-6 and abs(again - expected).max() < 1e-6))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_process_forked_from_one_that_has_computed_computes_as_well(expected):
+    run, _ = expected
+    command = [sys.executable, "-W", "ignore", "-c", COMPUTE_IN_A_FORK, str(run), *TEXTS]
+    subprocess.run(command, check=True, timeout=100)

@@ -1,13 +1,16 @@
 """Computes as torch does by default, whatever the caller's process has set.
 
 bertfit is called from notebooks and services that may be inside `torch.no_grad`,
-`torch.inference_mode` or `torch.autocast`, or that have another default dtype or device. A
-model may be in training mode: `evaluating` leaves it so.
+`torch.inference_mode` or `torch.autocast`, or that have another default dtype or device, and
+that may fork. A model may be in training mode: `evaluating` leaves it so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -38,6 +41,18 @@ def usual_torch() -> Iterator[None]:
             stack.callback(torch.set_default_dtype, dtype)
             torch.set_default_dtype(torch.float32)
         yield
+
+
+@functools.cache
+def compute_alone_if_forked() -> None:
+    """Let processes that are forked from this one, from now on, compute on one thread.
+
+    A fork copies the thread that forks and none of those that OpenMP started, for which the first
+    computation of the child would wait forever. torch's `DataLoader` sets its workers to one as
+    well.
+    """
+    if sys.platform != "win32":
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 @contextlib.contextmanager

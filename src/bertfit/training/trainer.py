@@ -19,7 +19,7 @@ from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_cac
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.saving import restore_model, save_model
-from bertfit.modeling.torch_defaults import usual_torch
+from bertfit.modeling.torch_defaults import compute_alone_if_forked, usual_torch
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.checkpoints import Checkpoints, SavedState, explain_damage
 from bertfit.training.choices import (
@@ -77,6 +77,7 @@ def fit(
             one had finished.
         KeyboardInterrupt: A second Ctrl-C came.
     """
+    compute_alone_if_forked()
     metric = choose_selection_metric(settings, train.label_ids)
     epochs = _plan_epochs(settings, train.encoded.lengths, int(model.config.num_labels))
     weights = TrainedWeights(model, settings, precision)
