@@ -49,7 +49,7 @@ def publish_model(output: Path) -> Path:
     """Make a run with stand-ins for the files of a model."""
     staging = stage_run(output, overwrite=False)
     names = ("config.json", "model.safetensors", "tokenizer.json")
-    for name in (*names, "train.log", "uncalibrated_layer.safetensors"):
+    for name in (*names, "train.log", "uncalibrated_layer.npy"):
         (staging.folder / name).write_text(name)
     staging.publish({})
     return output

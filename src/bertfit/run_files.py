@@ -22,8 +22,9 @@ VALIDATION_NAME = "validation_predictions.jsonl"
 TEST_NAME = "test_predictions.jsonl"
 TRAINED_NAME, CHOOSING_NAME = "trained_texts.npy", "validation_texts.npy"
 """Digests of the texts that the model learned, and of those that chose its epoch."""
-UNCALIBRATED_NAME = "uncalibrated_layer.safetensors"
-"""In a run with cubic calibration: the last layer before it, for uncalibrated scores."""
+UNCALIBRATED_NAME = "uncalibrated_layer.npy"
+"""In a run with cubic calibration: the last layer before it, for uncalibrated scores. vLLM takes
+each file of the kind `.safetensors` for weights of the model."""
 STATE_NAME = "training_state.safetensors"
 """The state of a training that has not ended; a run has none."""
 WRITTEN_AFTER_TRAINING = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 import transformers
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Regex, Tokenizer, normalizers
 
 from bertfit.data.cleaning import (
     choose_cleaning,
@@ -16,8 +17,9 @@ from bertfit.data.cleaning import (
     fold_cleaning,
     unfold_cleaning,
 )
+from bertfit.data.long_texts import splits_at_spaces
 
-TAGS = ("<br>", "<br/>", "<br />", "<BR>", "</br>", "< br >")
+TAGS = ("<br>", "<br/>", "<br />", "<BR>", "<Br/>", "</br>", "< br >")
 
 
 @pytest.fixture
@@ -103,6 +105,25 @@ def test_a_tokenizer_with_an_empty_list_of_normalizers_does_not_clean(folder):
     tokenizer.save(path)
     fold_cleaning(folder)
     assert cleans_itself(Tokenizer.from_file(path))
+
+
+def test_the_step_is_written_in_what_all_kinds_of_patterns_have_in_common(folder):
+    """transformers.js could not load a run: patterns of JavaScript have no flags within."""
+    fold_cleaning(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    pattern = tokenizer["normalizer"]["normalizers"][0]["pattern"]["Regex"]
+    assert "(?" not in pattern.replace("(?:", "")
+
+
+def test_the_step_of_older_runs_is_known(folder):
+    path = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    step = normalizers.Replace(Regex(r"(?i)<\s*(?:/\s*)?br\s*(?:/\s*)?>"), " ")
+    tokenizer.normalizer = normalizers.Sequence([step, tokenizer.normalizer])
+    assert cleans_itself(tokenizer)
+    assert splits_at_spaces(tokenizer)
+    unfold_cleaning(tokenizer)
+    assert not cleans_itself(tokenizer)
 
 
 def test_folding_again_adds_nothing(folder):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from bertfit.data import long_texts
-from bertfit.data.cleaning import FOLDED_PATTERN
+from bertfit.data.cleaning import BREAK_PATTERN
 from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.data.long_texts import cut_ends, join_ends, splits_at_spaces
 
@@ -135,7 +135,7 @@ def test_lengths_that_decide_what_is_cut_are_exact_on_both_sides(tokenizer):
     [
         (normalizers.Lowercase(), True),
         (normalizers.Sequence([normalizers.NFC(), normalizers.Replace("a", "b")]), True),
-        (normalizers.Replace(Regex(FOLDED_PATTERN), " "), True),
+        (normalizers.Replace(Regex(BREAK_PATTERN), " "), True),
         (normalizers.Replace(Regex("(?m)<!--.*?-->"), " "), False),
     ],
 )

@@ -78,15 +78,24 @@ def test_a_threshold_for_three_classes_is_refused():
         read({"threshold": {"value": 0.4}}, num_labels=3)
 
 
+def make_layer(num_labels):
+    weight = np.arange(num_labels * 8, dtype=np.float32).reshape(num_labels, 8)
+    return UncalibratedLayer("classifier", weight, -np.arange(num_labels, dtype=np.float32))
+
+
 @pytest.mark.parametrize(("kind", "is_read"), [("cubic", True), ("vector", False)])
 def test_the_layer_before_calibration_is_read_if_that_was_cubic(tmp_path, kind, is_read):
-    UncalibratedLayer("classifier", np.ones((2, 8)), np.zeros(2)).save(tmp_path)
+    make_layer(2).save(tmp_path)
     record = {"calibration": {**GOOD["calibration"], "kind": kind, "layer": "classifier"}}
-    assert (read(record, run=tmp_path).uncalibrated is not None) is is_read
+    found = read(record, run=tmp_path).uncalibrated
+    assert (found is not None) is is_read
+    if found is not None:
+        np.testing.assert_array_equal(found.weight, make_layer(2).weight)
+        np.testing.assert_array_equal(found.bias, make_layer(2).bias)
 
 
 def test_a_layer_of_other_classes_is_refused(tmp_path):
-    UncalibratedLayer("classifier", np.ones((3, 8)), np.zeros(3)).save(tmp_path)
+    make_layer(3).save(tmp_path)
     record = {"calibration": {**GOOD["calibration"], "kind": "cubic", "layer": "classifier"}}
-    with pytest.raises(RunError, match=r"it holds \(3, 8\) and \(3,\), for 2 classes"):
+    with pytest.raises(RunError, match=r"it holds float32 \(3, 9\), for 2 classes"):
         read(record, run=tmp_path)

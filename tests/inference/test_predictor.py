@@ -826,6 +826,22 @@ def test_a_saved_tokenizer_neither_cuts_nor_pads_by_itself(classifier, tmp_path)
     assert read == classifier.tokenizer(TEXTS)["input_ids"]
 
 
+def test_a_saved_tokenizer_names_the_limit_of_the_run_alone(classifier, tmp_path):
+    """fastembed cut texts at the base's, which transformers keeps in tokenizer_config.json."""
+    saved = copy.deepcopy(classifier)
+    saved.tokenizer.backend_tokenizer.enable_truncation(4)
+    saved.tokenizer.backend_tokenizer.enable_padding(length=6, pad_to_multiple_of=8)
+    saved.tokenizer.save_pretrained(tmp_path / "base")
+    saved.tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    assert saved.tokenizer.init_kwargs["max_length"] == 4
+    saved.rule = dataclasses.replace(saved.rule, max_length=7)
+    saved.save_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["model_max_length"] == 7
+    others = {"max_length", "stride", "truncation_strategy", "pad_to_multiple_of"}
+    assert not others & config.keys()
+
+
 def test_a_tokenizer_that_cannot_be_written_is_an_error_of_the_system(classifier, tmp_path):
     """The library that writes it raises a plain Exception, which ended commands in a traceback."""
     saved = copy.deepcopy(classifier)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from bertfit.config import TextCleaning
 
-_BREAK_PATTERN = r"<\s*(?:/\s*)?br\s*(?:/\s*)?>"  # no backtracking over runs of spaces
-_HTML_BREAK = re.compile(_BREAK_PATTERN, re.IGNORECASE)
-FOLDED_PATTERN = f"(?i){_BREAK_PATTERN}"
-"""The pattern in saved tokenizers."""
+BREAK_PATTERN = r"<\s*(?:/\s*)?[bB][rR]\s*(?:/\s*)?>"  # no backtracking over runs of spaces
+"""Also that in saved tokenizers. JavaScript, which may read them, knows no flags in a pattern."""
+_HTML_BREAK = re.compile(BREAK_PATTERN)
+FOLDED_PATTERNS = {BREAK_PATTERN, r"(?i)<\s*(?:/\s*)?br\s*(?:/\s*)?>"}
+"""The pattern in saved tokenizers, and that in those saved before December 2026."""
 _WORTH_CLEANING = 0.01
 """Least share of texts with line-break tags, in [0, 1], for which they are removed as markup."""
 
@@ -63,7 +64,7 @@ def fold_cleaning(folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(path))
     if cleans_itself(tokenizer):
         return
-    steps = [normalizers.Replace(Regex(FOLDED_PATTERN), " ")]
+    steps = [normalizers.Replace(Regex(BREAK_PATTERN), " ")]
     steps += [tokenizer.normalizer] if tokenizer.normalizer is not None else []
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.save(str(path))
@@ -90,5 +91,5 @@ def cleans_itself(tokenizer: Tokenizer) -> bool:
     steps = tokenizer.normalizer
     if not isinstance(steps, normalizers.Sequence) or not len(steps):
         return False
-    pattern = json.loads(steps[0].__getstate__()).get("pattern")
-    return bool(pattern == {"Regex": FOLDED_PATTERN})
+    pattern = json.loads(steps[0].__getstate__()).get("pattern") or {}
+    return pattern.get("Regex") in FOLDED_PATTERNS

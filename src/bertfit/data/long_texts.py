@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertfit.data.cleaning import FOLDED_PATTERN
+from bertfit.data.cleaning import FOLDED_PATTERNS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -70,7 +70,7 @@ def _is_local(normalizer: Mapping[str, Any]) -> bool:
     if normalizer["type"] != "Replace":
         return normalizer["type"] in _LOCAL
     pattern = normalizer["pattern"]
-    return "String" in pattern or pattern.get("Regex") in {FOLDED_PATTERN, r"\s+", " {2,}"}
+    return "String" in pattern or pattern.get("Regex") in {*FOLDED_PATTERNS, r"\s+", " {2,}"}
 
 
 def _splits(step: Mapping[str, Any]) -> bool:

@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from bertfit.errors import RunError
 from bertfit.evaluation.scaling import Scaling
 from bertfit.evaluation.selective import SelectiveCurve
-from bertfit.files import raising_system_errors
+from bertfit.files import read_array, write_array
 from bertfit.run_files import RECORD_NAME, UNCALIBRATED_NAME
 
 WITHOUT_UNCALIBRATED = "the scores before calibration are then left out"
 """What removing it costs."""
-_DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError, SafetensorError)
+_DAMAGE = (TypeError, ValueError, KeyError, AttributeError, OverflowError)
 """What reading a damaged entry raises."""
 
 
@@ -39,14 +37,12 @@ class UncalibratedLayer:
     """(C,)."""
 
     def save(self, folder: Path) -> None:
-        """Write it into the folder of a run.
+        """Write it into the folder of a run: (C, D + 1), the bias in the last column.
 
         Raises:
             OSError: The disk is full, or the folder cannot be written.
         """
-        path = folder / UNCALIBRATED_NAME
-        with raising_system_errors(path):
-            save_file({"weight": self.weight, "bias": self.bias}, path)
+        write_array(folder / UNCALIBRATED_NAME, np.column_stack((self.weight, self.bias)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +103,15 @@ def _read_uncalibrated(entry: Any, num_labels: int, run: Path) -> UncalibratedLa
         return None
     name = str(entry["layer"])
     try:
-        tensors = load_file(path)
-        weight, bias = tensors["weight"], tensors["bias"]
-        if weight.ndim != 2 or bias.shape != weight.shape[:1] or len(weight) != num_labels:
-            raise ValueError(f"it holds {weight.shape} and {bias.shape}, for {num_labels} classes")
+        layer = np.array(read_array(path))  # not of the file, which may be changed
+        if layer.ndim != 2 or len(layer) != num_labels or layer.dtype != np.float32:
+            raise ValueError(f"it holds {layer.dtype} {layer.shape}, for {num_labels} classes")
     except _DAMAGE as error:
         raise RunError(
             f"{path} is damaged: {type(error).__name__}: {error}",
             hint=f"Remove that file; {WITHOUT_UNCALIBRATED}.",
         ) from None
-    return UncalibratedLayer(name, weight, bias)
+    return UncalibratedLayer(name, layer[:, :-1], layer[:, -1])
 
 
 def _read_threshold(entry: Any, num_labels: int) -> float | None:  # noqa: ANN401 (JSON)

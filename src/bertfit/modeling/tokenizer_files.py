@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 """Patterns of the files that may hold a vocabulary."""
+_NOT_OF_THE_RUN = {
+    *("local_files_only", "is_local"),  # how the base was loaded
+    *("max_length", "truncation_strategy", "stride"),  # how its texts were cut
+    "pad_to_multiple_of",  # and padded
+}
+"""Entries of a base's tokenizer_config.json that a run does not take over."""
 
 
 def lacks_vocabulary(folder: Path) -> bool:
@@ -131,7 +137,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     config: dict[str, Any] = read_json(path)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    for name in ("local_files_only", "is_local"):  # how the base was loaded
+    for name in _NOT_OF_THE_RUN:
         config.pop(name, None)
     if isinstance(config.get("extra_special_tokens"), list):
         config["additional_special_tokens"] = config.pop("extra_special_tokens")
