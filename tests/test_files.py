@@ -97,6 +97,22 @@ def test_missing_folders_are_made(tmp_path):
     assert (tmp_path / "a" / "b" / "c.txt").read_text() == "x"
 
 
+def test_folders_made_for_a_file_that_failed_are_removed(tmp_path):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "b" / "c" / "d.txt"
+    with pytest.raises(RuntimeError), open_atomically(path) as file:
+        fail_after(file.write("new"))
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_folder_that_holds_what_is_kept_of_a_file_stays(tmp_path):
+    path, kept = tmp_path / "b" / "c" / "d.txt", tmp_path / "b" / "kept.txt"
+    with pytest.raises(RuntimeError), open_atomically(path, on_failure=kept.hardlink_to) as file:
+        fail_after(file.write("new"))
+    assert list((tmp_path / "b").iterdir()) == [kept]
+
+
 def test_an_error_names_the_file_and_not_the_part_that_is_moved_there(tmp_path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(OSError, match=r"a\.txt") as caught, open_atomically(tmp_path / "a.txt"):

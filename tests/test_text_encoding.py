@@ -19,7 +19,7 @@ def test_other_encodings_are_known_too(name):
     assert not is_line_wise(name)
 
 
-@pytest.mark.parametrize("name", ["", " ", "rot13", "base64", "x\0y", "no such", "ü"])
+@pytest.mark.parametrize("name", ["", " ", "rot13", "base64", "idna", "x\0y", "no such", "ü"])
 def test_what_is_no_encoding_of_text_is_refused(name):
     assert find_encoding_problem(name) == (
         f"expected the name of an encoding, such as cp1252 or utf-16, got {name!r}"

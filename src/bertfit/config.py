@@ -278,7 +278,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         values = tomllib.loads(as_path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"the settings file {path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:  # also numbers of too many digits
+    except OSError as error:
+        raise ConfigError(f"the settings file {path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # also numbers of too many digits
         raise ConfigError(f"the settings file {path} cannot be read as TOML: {error}") from None
     hints = read_types(TrainSettings)
     return {

@@ -84,6 +84,7 @@ def open_atomically(
         OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
     target = Path(os.path.realpath(path))
+    missing = [folder for folder in target.parents if not os.path.lexists(folder)]
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(target)
     try:
@@ -97,9 +98,17 @@ def open_atomically(
         if not isinstance(error, OSError) and part.exists():
             on_failure(part)  # if that fails, the part stays: it is all that there is
         part.unlink(missing_ok=True)
+        _remove_empty(missing)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, innermost first, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def find_free_names(path: Path, end: str, *, suffix: str = "") -> Iterator[Path]:
@@ -192,7 +201,8 @@ def check_folders(path: Path) -> None:
     Raises:
         OSError: A parent is not a folder, or may not be written to.
     """
-    folder = next(one for one in path.absolute().parents if os.path.lexists(one))
+    parents = path.parents or path.absolute().parents  # "." has none
+    folder = next(one for one in parents if os.path.lexists(one))
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -37,8 +37,10 @@ def _can_stream(name: str) -> bool:
 
     Raises:
         LookupError: It is unknown, or not one of text.
+        UnicodeError: It does not replace what it cannot decode: idna, which is for names of hosts.
     """
     "".encode(name)
+    b"\xe9".decode(name, "replace")
     return codecs.lookup(name).incrementaldecoder is not None
 
 

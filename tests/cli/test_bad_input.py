@@ -922,6 +922,34 @@ CASES = [
         "No such option: --file (Possible options: --data)",
         good,
     ),
+    Case(
+        "an unset variable for a run",
+        'evaluate "" good.csv',
+        2,
+        "'RUN': expected a path, got an empty string",
+        good,
+    ),
+    Case(
+        "an encoding of host names",
+        "check good.csv --encoding idna",
+        2,
+        "expected the name of an encoding, such as cp1252 or utf-16, got 'idna'",
+        good,
+    ),
+    Case(
+        "a folder for the settings",
+        "train good.csv --model tiny --output run --config tiny",
+        2,
+        "the settings file tiny cannot be read: Is a directory",
+        good,
+    ),
+    Case(
+        "a file on the way to the output",
+        "predict tiny hello --output good.csv/x.csv",
+        1,
+        "good.csv is a file; a folder was expected there.",
+        good,
+    ),
 ]
 
 

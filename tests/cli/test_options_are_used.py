@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
+import typing
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from bertfit.cli.main import app
+from bertfit.cli.main import _VERBS, app
+from bertfit.cli.options import read_path
 
 runner = CliRunner()
 
@@ -171,3 +174,16 @@ def test_a_model_is_inspected_with_as_many_classes_as_asked_for(tiny_model_dir):
 def test_the_runtime_is_described_for_the_device(tiny_model_dir):
     told = refusal_of("inspect", tiny_model_dir, "--runtime", "--device", "gpu")
     assert "expected auto, cpu, cuda" in told
+
+
+def list_path_options():
+    for verb, command in _VERBS.items():
+        for name, hint in typing.get_type_hints(command, include_extras=True).items():
+            kind, *marks = typing.get_args(hint) or (hint,)
+            if Path in {kind, *typing.get_args(kind)}:
+                yield pytest.param(*marks, id=f"{verb} {name}")
+
+
+@pytest.mark.parametrize("option", [*list_path_options()])
+def test_an_empty_path_is_not_taken_for_the_current_folder(option):
+    assert option.parser is read_path

@@ -538,6 +538,14 @@ def test_a_file_without_labels_may_have_its_texts_where_the_run_had_its_labels()
         read([{"text": "good"}], **trained)
 
 
+@pytest.mark.parametrize("role", ["text", "label"])
+@pytest.mark.parametrize("is_named", [False, True])
+def test_rows_are_not_grouped_by_their_texts_or_labels(role, is_named):
+    named = {role: role} if is_named else {}
+    with pytest.raises(SourceError, match=role):
+        read([{"text": "good", "label": "pos"}], group=role, **named)
+
+
 def test_a_named_label_column_must_be_there_though_not_needed():
     with pytest.raises(SourceError, match="no label column 'stars'"):
         read([{"text": "good"}], need_label=False, label="stars")

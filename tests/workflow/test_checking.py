@@ -110,6 +110,16 @@ def test_a_strict_check_refuses_leaks(check, make_reviews):
         check(train, test=test, strict=True)
 
 
+def test_a_strict_check_without_test_rows_says_that_it_checks_nothing(check, make_reviews):
+    listener = Recorder()
+    check(make_reviews(20), strict=True, listener=listener)
+    told = "strict changes nothing: there are no test rows, and nothing can leak into them."
+    assert told in listener.notes
+    train, test = make_reviews(20), make_reviews(20, seed=7)
+    check(train, test=[row for row in test if row not in train], strict=True, listener=listener)
+    assert listener.notes.count(told) == 1
+
+
 def test_faults_that_stop_a_training_stop_a_check(check):
     with pytest.raises(DataError, match="the text is empty"):
         check([{"text": "", "label": "pos"}, {"text": "bad", "label": "neg"}])

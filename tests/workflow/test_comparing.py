@@ -313,7 +313,7 @@ def test_everything_can_be_written_as_json(runs):
     ],
 )
 def test_options_for_rows_need_rows(runs, options, named):
-    with pytest.raises(ConfigError, match=f"^{named}: this is for rows to score") as caught:
+    with pytest.raises(ConfigError, match=f"^{named}: only for rows to score") as caught:
         bertfit.compare(*runs, **options)
     assert "--data" in caught.value.hint
     bertfit.compare(*runs, columns=Columns())

@@ -432,7 +432,8 @@ def test_a_nested_tensor_and_a_layer_of_thousands_of_digits_are_refused(run_impo
         warnings.simplefilter("ignore")  # torch calls them a prototype
         nested = torch.nested.nested_tensor(parts)
     torch.save({**state, "odd": nested}, folder / "model.pth")
-    assert "got the entries 'odd'" in error_of(run_import)
+    told = error_of(run_import)  # torch 2.15 does not read it
+    assert "got the entries 'odd'" in told or "is not a plain state dict" in told
     encoder = next(name for name in state if ".encoder.layer.0." in name).partition("encoder.")[0]
     odd = f"{encoder}encoder.layer.{'9' * 5000}.x"
     torch.save({**state, odd: torch.ones(1)}, folder / "model.pth")

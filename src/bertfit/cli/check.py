@@ -9,6 +9,7 @@ import typer
 
 from bertfit.assets import EMBEDDED
 from bertfit.cli import options
+from bertfit.cli.options import read_path
 from bertfit.garbage import pause_collection
 
 
@@ -27,6 +28,7 @@ def check(
         Path | None,
         typer.Option(
             "--with",
+            parser=read_path,
             metavar="RUN",
             help="Also list labels of TRAIN that look wrong to this run, or to word counts if it "
             "has learned them.",

@@ -17,6 +17,7 @@ from bertfit.cli.options import (
     RunLabelColumn,
     RunTextColumn,
     read_columns,
+    read_path,
 )
 from bertfit.garbage import pause_collection
 
@@ -24,11 +25,18 @@ _MOST_SHOWN = 5
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another run.")],
+    run_a: Annotated[
+        Path, typer.Argument(parser=read_path, metavar="RUN_A", help="Folder of a run.")
+    ],
+    run_b: Annotated[
+        Path, typer.Argument(parser=read_path, metavar="RUN_B", help="Folder of another run.")
+    ],
     data: Annotated[
         Path | None,
-        typer.Option(help="Labelled rows to score both on (default: the test rows both kept)."),
+        typer.Option(
+            parser=read_path,
+            help="Labelled rows to score both on (default: the test rows both kept).",
+        ),
     ] = None,
     top: Annotated[
         int | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bertfit.assets import EMBEDDED
+from bertfit.cli.options import read_path
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ _MAX_TRAIN_SECONDS = 140.0
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder to save the run in.")] = Path("runs/demo"),
+    output: Annotated[
+        Path, typer.Option(parser=read_path, help="Folder to save the run in.")
+    ] = Path("runs/demo"),
     max_train_seconds: Annotated[
         float,
         typer.Option(

@@ -20,13 +20,16 @@ from bertfit.cli.options import (
     RunTextColumn,
     SliceColumns,
     read_columns,
+    read_path,
 )
 from bertfit.garbage import pause_collection
 
 
 def evaluate(
     run: Run,
-    data: Annotated[Path, typer.Argument(metavar="FILE", help="File of labelled rows.")],
+    data: Annotated[
+        Path, typer.Argument(parser=read_path, metavar="FILE", help="File of labelled rows.")
+    ],
     slices: SliceColumns = None,
     errors: Annotated[
         int, typer.Option(min=0, help="Show this many wrong rows, with their texts.")

@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
-from bertfit.cli.options import Overwrite
+from bertfit.cli.options import Overwrite, read_path
 from bertfit.garbage import pause_collection
 
 
 def import_(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder with model.pth and tokenizer/.")
+        Path,
+        typer.Argument(
+            parser=read_path, metavar="DIR", help="Folder with model.pth and tokenizer/."
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder to save the run in.")],
+    output: Annotated[Path, typer.Option(parser=read_path, help="Folder to save the run in.")],
     label_names: Annotated[
         str, typer.Option(help="Classes in the order of their ids, comma-separated.")
     ] = "neg,pos",

@@ -11,6 +11,18 @@ import typer
 if TYPE_CHECKING:
     from bertfit.data.dataset import Columns
 
+
+def read_path(given: str) -> Path:
+    """Return the path of an option or argument.
+
+    Raises:
+        typer.BadParameter: It is empty, as an unset variable is: it would be the current folder.
+    """
+    if not given:
+        raise typer.BadParameter("expected a path, got an empty string")
+    return Path(given)
+
+
 TextColumn = Annotated[
     str | None,
     typer.Option(help="Text column (default: text, sentence, review or content)."),
@@ -122,7 +134,10 @@ Resume = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to standard output.")]
 Run = Annotated[
-    Path, typer.Argument(metavar="RUN", help="Folder of a run, or of a Hugging Face classifier.")
+    Path,
+    typer.Argument(
+        parser=read_path, metavar="RUN", help="Folder of a run, or of a Hugging Face classifier."
+    ),
 ]
 Epochs = Annotated[
     int | None, typer.Option(help="Passes over the rows (default: 2 to 20, depending on the data).")
@@ -150,23 +165,29 @@ Seeds = Annotated[
 Model = Annotated[str | None, typer.Option(help="Hub name, local folder, or embedded (default).")]
 Recipe = Annotated[str, typer.Option(help="Preset of settings: default or notebook.")]
 Validation = Annotated[
-    Path | None, typer.Option(help="File of rows that choose the epoch to keep.")
+    Path | None, typer.Option(parser=read_path, help="File of rows that choose the epoch to keep.")
 ]
 ValidationFraction = Annotated[
     float | None, typer.Option(help="Share of TRAIN held out if no file is given (default: 0.1).")
 ]
 Test = Annotated[
-    Path | None, typer.Option(help="File of rows scored once at the end; they choose nothing.")
+    Path | None,
+    typer.Option(
+        parser=read_path, help="File of rows scored once at the end; they choose nothing."
+    ),
 ]
-Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Config = Annotated[Path | None, typer.Option(parser=read_path, help="TOML file of settings.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting; bertfit settings lists them."),
 ]
 Baseline = Annotated[bool, typer.Option(help="Fit word-count baselines on the same rows.")]
-Output = Annotated[Path, typer.Option(help="Folder to save the run in.")]
+Output = Annotated[Path, typer.Option(parser=read_path, help="Folder to save the run in.")]
 TrainFile = Annotated[
-    Path, typer.Argument(metavar="TRAIN", help="CSV, TSV, JSON (each also .gz) or Parquet file.")
+    Path,
+    typer.Argument(
+        parser=read_path, metavar="TRAIN", help="CSV, TSV, JSON (each also .gz) or Parquet file."
+    ),
 ]
 
 

@@ -22,6 +22,7 @@ from bertfit.cli.options import (
     RunTextColumn,
     check_output_option,
     read_columns,
+    read_path,
 )
 from bertfit.files import as_path, refuse_hidden
 from bertfit.garbage import pause_collection
@@ -43,12 +44,16 @@ _Texts = Annotated[
 
 _File = Annotated[
     Path | None,
-    typer.Option(help="Classify the rows of a CSV, TSV, JSON (also .gz) or Parquet file."),
+    typer.Option(
+        parser=read_path, help="Classify the rows of a CSV, TSV, JSON (also .gz) or Parquet file."
+    ),
 ]
 _Output = Annotated[
     Path | None,
     typer.Option(
-        help="Write a .jsonl or .json (both one object a line), .csv, or .tsv (tabs become spaces)."
+        parser=read_path,
+        help="Write a .jsonl or .json (both one object a line), .csv, or .tsv (tabs become "
+        "spaces).",
     ),
 ]
 _Keep = Annotated[
@@ -139,11 +144,10 @@ def _predict(
 def _load(
     run: Path, device: str, *, dtype: Literal["auto", "float32", "bfloat16"] | None
 ) -> TextClassifier:
+    from bertfit.cli.terminal import Terminal, error_console
     from bertfit.inference.predictor import TextClassifier
 
-    return TextClassifier.load(
-        run, device=device, dtype=dtype, tell=lambda text: typer.echo(text, err=True)
-    )
+    return TextClassifier.load(run, device=device, dtype=dtype, tell=Terminal(error_console).note)
 
 
 def _check_arguments(
@@ -264,7 +268,7 @@ def _tell_expectation(classifier: TextClassifier, abstain_below: float | None) -
 
     expectation = classifier.expect_selective(abstain_below)
     told = describe_expectation(abstain_below, expectation)
-    error_console.print(told, soft_wrap=True)
+    error_console.print(told)
 
 
 def _count_rows(

@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from bertfit.cli.options import Json
+from bertfit.cli.options import Json, read_path
 from bertfit.garbage import pause_collection
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[Path, typer.Argument(parser=read_path, metavar="RUN", help="Folder of a run.")],
     output: Annotated[
-        Path | None, typer.Option(help="Write this HTML file instead of RUN/report.html.")
+        Path | None,
+        typer.Option(parser=read_path, help="Write this HTML file instead of RUN/report.html."),
     ] = None,
     no_texts: Annotated[
         bool, typer.Option("--no-texts", help="Leave all texts out of the page.")

@@ -19,16 +19,22 @@ from bertfit.cli.options import (
     TextColumn,
     check_output_option,
     read_columns,
+    read_path,
 )
 from bertfit.garbage import pause_collection
 
 
 def suspects(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="File of labelled rows.")],
+    data: Annotated[
+        Path, typer.Argument(parser=read_path, metavar="DATA", help="File of labelled rows.")
+    ],
     run: Annotated[
         Path | None,
         typer.Option(
-            "--with", metavar="RUN", help="Run trained on other rows, which judges these."
+            "--with",
+            parser=read_path,
+            metavar="RUN",
+            help="Run trained on other rows, which judges these.",
         ),
     ] = None,
     folds: Annotated[
@@ -36,7 +42,8 @@ def suspects(
         typer.Option(help="Folds of the word-count models, without --with (default: 5)."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write all suspects to this .csv file, for editing.")
+        Path | None,
+        typer.Option(parser=read_path, help="Write all suspects to this .csv file, for editing."),
     ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Rows to show (default: 10; all with --json).")

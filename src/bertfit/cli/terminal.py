@@ -34,6 +34,12 @@ _TABLE_WIDTH = 80
 """Columns into which every table fits."""
 _OPTIONS = {
     "abstain_below": "--abstain-below",
+    "device": "--device",
+    "dtype": "--dtype",
+    "encoding": "--encoding",
+    "group column": "--group-column",
+    "kept columns": "--keep",
+    "label column": "--label-column",
     "label_names": "--label-names",
     "max_length": "--max-length",
     "num_folds": "--folds",
@@ -41,11 +47,16 @@ _OPTIONS = {
     "num_labels": "--num-labels",
     "num_seeds": "--seeds",
     "num_tokens": "--num-tokens",
+    "on_bad_row": "--on-bad-row",
     "output": "--output",
+    "output_dir": "--output",
     "run and columns.group": "--with and --group-column",
     "run and num_folds": "--with and --folds",
     "run and seed": "--with and --seed",
     "seed": "--seed",
+    "slices": "--slice",
+    "source": "--source",
+    "text column": "--text-column",
 }
 """Names of arguments, as messages begin with, and of the options of commands."""
 
@@ -282,7 +293,8 @@ def exit_code_of(error: BaseException) -> int:
 def _name_options(told: str) -> str:
     """Return a message about arguments of a Python function with the names of their options."""
     names, colon, problem = told.partition(": ")
-    return f"{_OPTIONS.get(names, names)}{colon}{problem}"
+    told = ", ".join(_OPTIONS.get(name, name) for name in names.split(", "))
+    return f"{told}{colon}{problem}"
 
 
 def _tell(text: str, *, style: str | None = None, soft_wrap: bool = False) -> None:
@@ -304,4 +316,6 @@ def _explain_os_error(error: OSError) -> str:
         return f"the disk is full{place}. No half-written file was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission to write or read{place}: {error.strerror}."
+    if error.errno == errno.ENOTDIR and error.filename:
+        return f"{error.filename} is a file; a folder was expected there."
     return f"{error.strerror or error}{place}."

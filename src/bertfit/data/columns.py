@@ -59,8 +59,12 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
         label = _find(stream, "label", columns.label, taken=taken)
     if columns.group is not None:
         _find(stream, "group", columns.group, taken={})
-    if label == text:
-        message = f"column {text!r} cannot be both text and label"
+    for role, name in (("label", label), ("group", columns.group)):
+        if name == text:
+            message = f"column {text!r} cannot be both text and {role}"
+            raise SourceError(stream.source, message)
+    if columns.group is not None and columns.group == label:
+        message = f"column {label!r} cannot be both label and group"
         raise SourceError(stream.source, message)
     for name in columns.slices:
         _find(stream, "slice", name, taken={})

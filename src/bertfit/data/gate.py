@@ -40,6 +40,7 @@ from bertfit.errors import Fault, LeakError
 from bertfit.labels import encode_labels
 from bertfit.wording import format_count, format_share
 
+NO_TEST_ROWS = "there are no test rows, and nothing can leak into them"
 _MOST_GIVEAWAYS = 10
 """Words that get a finding each: if one giveaway is in the texts, adjacent words often are too."""
 

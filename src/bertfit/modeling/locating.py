@@ -65,6 +65,8 @@ def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> t
 
 def suggest_folder(path: Path) -> str | None:
     """Return what to name instead of a folder without config.json, if that can be seen."""
+    if not path.is_dir():  # nor a name that cannot be one: from Python 3.13 on, glob raises then
+        return None
     if (path / "adapter_config.json").is_file():
         return (
             "It is an adapter of PEFT: merge it into its model (merge_and_unload), save that "

@@ -17,6 +17,7 @@ from bertfit.data.checks import CheckedData, check_training_data, describe
 from bertfit.data.dataset import Columns, TextDataset, as_columns
 from bertfit.data.findings import Finding, order_findings
 from bertfit.data.gate import (
+    NO_TEST_ROWS,
     GateReport,
     choose_cleaning_of,
     inspect_rows,
@@ -133,6 +134,8 @@ def check(
 
         rows = dataclasses.replace(checked.train, columns={})  # which are told below
         judge = prepare_judging(rows, run, columns, on_bad_row, listener, folds_if_learned=True)
+    if strict and checked.test is None:
+        listener.note(f"strict changes nothing: {NO_TEST_ROWS}.")
     report = _inspect_rows(checked, model, listener)
     if strict:
         refuse_leaks(report)

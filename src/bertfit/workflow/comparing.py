@@ -208,8 +208,8 @@ def _refuse_options(
     useless = [name for name, is_given in given.items() if is_given]
     if useless:
         raise ConfigError(
-            f"{', '.join(useless)}: this is for rows to score, which were not given; what both "
-            "runs kept of their test rows is compared as it is",
+            f"{', '.join(useless)}: only for rows to score, which were not given; what both runs "
+            "kept of their test rows is compared as it is",
             hint="Give the rows with --data, or leave these options out.",
         )
 

@@ -29,6 +29,7 @@ from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.training import (
     TrainResult,
+    note_replaced_base,
     prepare_training,
     settle_place,
     settle_settings,
@@ -127,6 +128,7 @@ def train_seeds(
     _check_last(first, num_seeds)
     log = LogKeeper(as_listener(listener))
     output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
+    note_replaced_base(resolved.settings.model, output, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     from bertfit.workflow.judging import baseline_fitter
 

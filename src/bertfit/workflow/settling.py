@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bertfit.config import ResolvedSettings, is_given
+from bertfit.data.gate import NO_TEST_ROWS
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.fast_path import is_compiled
 from bertfit.progress import Listener
@@ -41,7 +42,7 @@ def note_unused(resolved: ResolvedSettings, rows: PreparedRows, *, listener: Lis
             (settings.patience or 0) >= num_epochs - 1,
             f"with {epochs} there is none left to save",
         ),
-        "strict": (rows.test is None, "there are no test rows, and nothing can leak into them"),
+        "strict": (rows.test is None, NO_TEST_ROWS),
     }
     for name, (is_idle, why) in cannot.items():
         origin = resolved.origins[name]

@@ -100,6 +100,7 @@ def train(
     output = settle_place(
         output, overwrite=overwrite, resume=resume, baseline=baseline, listener=log
     )
+    note_replaced_base(resolved.settings.model, output, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     with catch_interrupts() as interruption:
         finished = _make_and_publish(
@@ -241,6 +242,15 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     if options:
         raise ConfigError(f"give settings or options, but not both; got {', '.join(options)}")
     return settings
+
+
+def note_replaced_base(model: str, output: Path, *, listener: Listener) -> None:
+    """Note that a training will take the place of the run that it starts from."""
+    if output.is_dir() and as_path(model).resolve() == output.resolve():
+        listener.note(
+            f"The run takes the place of the one that it starts from, {output}: the command in its "
+            "report will not train it again, since those weights will be gone."
+        )
 
 
 def settle_place(
