@@ -23,6 +23,7 @@ from bertfit.files import (
     write_array,
     write_json,
 )
+from tests.limits import limiting_files
 
 
 def permissions(path: Path) -> int:
@@ -354,14 +355,20 @@ def test_a_part_that_cannot_be_kept_apart_stays(tmp_path):
     assert left.read_text() == "rows"
 
 
-def test_an_array_that_cannot_be_written_is_told_by_its_name(tmp_path, monkeypatch):
-    def fail(*_arguments, **_options):
-        raise OSError("3 requested and 0 written")
-
-    monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(OSError, match="No space left") as caught:
+@pytest.mark.parametrize("limit", [10, 140])
+def test_an_array_that_cannot_be_written_is_told_by_its_name(tmp_path, limit):
+    """Nor is it cut short without a word, as numpy does where the last bytes do not fit."""
+    with limiting_files(limit), pytest.raises(OSError, match="File too large") as caught:
         write_array(tmp_path / "a.npy", np.zeros(3))
-    assert (caught.value.filename, caught.value.errno) == (str(tmp_path / "a.npy"), errno.ENOSPC)
+    assert (caught.value.filename, caught.value.errno) == (str(tmp_path / "a.npy"), errno.EFBIG)
+
+
+@pytest.mark.parametrize("values", [np.arange(6.0).reshape(2, 3).T, np.zeros((0, 3), np.uint64)])
+def test_an_array_is_read_as_it_was_written(tmp_path, values):
+    write_array(tmp_path / "a.npy", values)
+    found = read_array(tmp_path / "a.npy")
+    assert found.dtype == values.dtype
+    np.testing.assert_array_equal(found, values)
 
 
 @pytest.mark.parametrize(

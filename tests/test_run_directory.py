@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bertfit.errors import RunError
-from bertfit.files import write_json
+from bertfit.files import part_of, write_json
 from bertfit.killed_trainings import has_leftovers
 from bertfit.leftovers import hold_folder
 from bertfit.run_directory import check_place, read_record, refuse_existing, stage_run
@@ -97,6 +97,35 @@ def test_a_new_run_replaces_an_old_one_only_when_published(run):
     (staging.folder / "weights").write_text("new")
     assert (run / "weights").read_text() == "old"
     staging.publish({})
+    assert (run / "weights").read_text() == "new"
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_partial_files_of_a_killed_process_are_no_files_of_a_run(tmp_path):
+    staging = stage_run(tmp_path / "run", overwrite=False)
+    part_of(staging.folder / "probe").touch()
+    part_of(staging.folder / "model").mkdir()
+    staging.publish({})
+    assert read_record(tmp_path / "run")["files"] == [RECORD_NAME]
+
+
+@pytest.mark.parametrize("at", ["the removal of the old one", "its move"])
+def test_a_run_that_is_in_its_place_is_finished_whoever_interrupts(run, monkeypatch, at):
+    staging = stage_run(run, overwrite=True)
+    (staging.folder / "weights").write_text("new")
+    owner, name = (shutil, "rmtree") if at == "the removal of the old one" else (Path, "rename")
+    real, interrupted = getattr(owner, name), []
+
+    def interrupt(path, *args, **options):
+        done = real(path, *args, **options) if name == "rename" else None
+        if not interrupted and (name == "rmtree" or path == staging.folder):
+            interrupted.append(path)
+            raise KeyboardInterrupt
+        return real(path, *args, **options) if name == "rmtree" else done
+
+    monkeypatch.setattr(owner, name, interrupt)
+    staging.publish({})
+    assert len(interrupted) == 1
     assert (run / "weights").read_text() == "new"
     assert [path.name for path in run.parent.iterdir()] == ["run"]
 

@@ -14,6 +14,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from bertfit.errors import ConfigError
@@ -313,10 +314,11 @@ def write_array(path: Path, values: NDArray[Any]) -> None:
     import numpy as np
 
     try:
-        np.save(path, values, allow_pickle=False)
+        with path.open("wb") as file:
+            # Not by the file itself: numpy would write past Python, and not hear of a full disk.
+            writer = SimpleNamespace(write=file.write)
+            np.lib.format.write_array(writer, np.asanyarray(values), allow_pickle=False)
     except OSError as error:
-        if error.errno is None:  # numpy only says how much of the array was written
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         error.filename = error.filename or str(path)
         raise
 
@@ -361,7 +363,7 @@ def make_readable(folder: Path) -> None:
     another user could then not load the model. A file system that has no permissions may refuse it,
     and a full disk the file that tells what they are; both leave the folder as it is.
     """
-    probe = folder / f".{secrets.token_hex(4)}.probe"
+    probe = part_of(folder / "probe")
     with contextlib.suppress(OSError):
         probe.touch(exist_ok=False)  # a process cannot read the umask without changing it
         mode = stat.S_IMODE(probe.stat().st_mode)

@@ -94,7 +94,8 @@ class Staging:
 
     def complete(self, record: Mapping[str, Any]) -> None:
         """Write bertfit.json, with the names and digests of the files that are there."""
-        found = {path.name for path in self.folder.iterdir()} - {STATE_NAME}
+        present = {path.name for path in self.folder.iterdir()}
+        found = {name for name in present if not is_part(name)} - {STATE_NAME}
         files = sorted({RECORD_NAME, *found})
         whole = {
             "format_version": FORMAT_VERSION,
@@ -113,12 +114,16 @@ class Staging:
                 self.output.rename(old)
                 self.folder.rename(self.output)
             except (OSError, KeyboardInterrupt):
-                if old.exists() and not self.output.exists():
-                    old.rename(self.output)
-                with contextlib.suppress(OSError):  # if not removed, it is reported as a leftover
-                    aside.rmdir()
-                raise
-            shutil.rmtree(aside, ignore_errors=True)
+                if self.folder.exists() or not self.output.exists():
+                    if old.exists() and not self.output.exists():
+                        old.rename(self.output)
+                    with contextlib.suppress(OSError):  # if it stays, it is reported as a leftover
+                        aside.rmdir()
+                    raise
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+            except KeyboardInterrupt:  # too late: the new run is in its place
+                shutil.rmtree(aside, ignore_errors=True)
 
     def is_intact(self) -> bool:
         """Return whether the folder is the one that was made, not a later one of the same name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import errno
@@ -38,6 +37,7 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.saving import save_model
 from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.run_directory import stage_run
+from tests.limits import limiting_files
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "fine"]
 
@@ -747,18 +747,6 @@ def test_numbers_that_are_none_are_no_answer(model_folder):
         classifier.model.classifier.bias[0] = float("nan")
     with pytest.raises(ModelError, match="numbers that are not finite"):
         classifier.predict(TEXTS)
-
-
-@contextlib.contextmanager
-def limiting_files(num_bytes):
-    """Make writing more than this into a file fail, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(("cleaning", "side"), [("none", "left"), ("html_breaks", "right")])

@@ -20,7 +20,7 @@ from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.precision import choose_precision
 from bertfit.training import checkpoints, trainer
-from bertfit.training.checkpoints import Checkpoints, read_state
+from bertfit.training.checkpoints import _FORMAT, Checkpoints, read_state
 from bertfit.training.interruption import FirstInterrupt, catch_interrupts
 from bertfit.training.outcome import History
 from bertfit.training.reports import StepReport, join_reports, split_reports
@@ -443,11 +443,11 @@ def test_what_the_system_says_of_a_state_that_cannot_be_opened_is_told(tmp_path)
         read_state(tmp_path / checkpoints.STATE_NAME)
 
 
-@pytest.mark.parametrize("metadata", [None, {"format": "1"}, {"format": json.dumps("1")}])
+@pytest.mark.parametrize("metadata", [None, {"format": "1"}, {"format": json.dumps(_FORMAT)}])
 def test_a_file_of_tensors_that_is_no_state_is_explained(tmp_path, metadata):
     path = tmp_path / checkpoints.STATE_NAME
     save_file({"a": torch.zeros(1)}, path, metadata)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match=r"cannot be read|another version"):
         read_state(path)
 
 
@@ -612,9 +612,9 @@ def test_at_an_interrupt_the_state_is_written_once(train, tmp_path, monkeypatch)
     place, written = Checkpoints(tmp_path / "left", stays=True), []
     real = Checkpoints.write
 
-    def write(*args):
+    def write(*args, **options):
         written.append(1)
-        real(*args)
+        real(*args, **options)
 
     monkeypatch.setattr(Checkpoints, "write", write)
     for step, expected in ((2, 1), (STEPS_PER_EPOCH, 1)):
@@ -698,16 +698,7 @@ def test_whatever_is_wrong_with_a_state_is_an_error_that_says_so(
     saved = read_state(place.path)
     tensors, told = saved.read_tensors(), saved.progress
     damage(told, tensors)
-    save_file(
-        tensors,
-        place.path,
-        {
-            name: json.dumps(value)
-            for name, value in (
-                *(("format", "1"), ("belongs_to", {}), ("progress", told), ("kept", {})),
-            )
-        },
-    )
+    Checkpoints(place.folder).write(tensors, told)
     with pytest.raises(RunError, match=r"cannot be read|would use") as raised:
         train(Checkpoints(place.folder, saved=read_state(place.path)))
     assert str(place.path) in str(raised.value)
@@ -722,9 +713,10 @@ def test_a_state_without_the_model_of_its_best_epoch_is_refused(train, tmp_path)
         train(Checkpoints(place.folder, saved=read_state(place.path)))
 
 
-@pytest.mark.parametrize("wrong", ["belongs_to", "progress", "kept"])
+@pytest.mark.parametrize("wrong", ["belongs_to", "progress", "kept", "model", "digest"])
 def test_entries_of_a_wrong_type_are_explained(tmp_path, wrong):
-    entries = {"format": "1", "belongs_to": {}, "progress": {}, "kept": {}} | {wrong: None}
+    entries = {"format": _FORMAT, "belongs_to": {}, "progress": {}, "kept": {}}
+    entries |= {"model": None, "digest": ""} | {wrong: 1}
     path = tmp_path / checkpoints.STATE_NAME
     save_file({"a": torch.zeros(1)}, path, {name: json.dumps(e) for name, e in entries.items()})
     with pytest.raises(RunError, match="its entries are of a wrong type"):

@@ -23,7 +23,7 @@ from bertfit.run_files import (
     UNCALIBRATED_NAME,
     WRITTEN_AFTER_TRAINING,
 )
-from bertfit.training.checkpoints import read_state
+from bertfit.training.checkpoints import Checkpoints, read_state
 from bertfit.training.interruption import TrainingLeft
 from bertfit.workflow import judging, making, resuming
 from tests.step_listener import StepListener
@@ -85,9 +85,9 @@ def test_the_log_has_both_parts_and_the_time_of_both(train, left):
     state = find_state(left)
     tensors = load_file(state)
     saved = read_state(state)
-    told = {"format": "1", "belongs_to": saved.belongs_to, "progress": saved.progress}
-    told["kept"] = {**saved.kept, "seconds": 1000.0}
-    save_file(tensors, state, {name: json.dumps(value) for name, value in told.items()})
+    kept = {**saved.kept, "seconds": 1000.0}
+    place = Checkpoints(state.parent, belongs_to=saved.belongs_to, keep=lambda: kept)
+    place.write(tensors, saved.progress, needs_model=saved.model is not None)
     train(left, resume=True)
     log = (left / "train.log").read_text()
     assert log.index("Epoch 1 (") < log.index("Resumed after step 7, with 1 of 3 epochs")
@@ -468,9 +468,101 @@ def test_a_state_that_was_edited_is_named(train, left, damage):
     saved, tensors = read_state(state), load_file(state)
     told = {"belongs_to": saved.belongs_to, "progress": saved.progress, "kept": saved.kept}
     damage(told)
-    save_file(tensors, state, {name: json.dumps(e) for name, e in {"format": "1", **told}.items()})
+    place = Checkpoints(state.parent, belongs_to=told["belongs_to"], keep=lambda: told["kept"])
+    place.write(tensors, told["progress"], needs_model=saved.model is not None)
     with pytest.raises(RunError, match=r"training_state\.safetensors is damaged"):
         train(left, resume=True)
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", ["a number of the scores", "a weight", "the end"])
+def test_a_state_of_which_a_bit_changed_is_refused_and_stays(train, left, place):
+    state = find_state(left)
+    content = state.read_bytes()
+    scores = content.index(b"val_loss")
+    at = {
+        "a number of the scores": next(
+            at for at in range(scores + 12, len(content)) if content[at : at + 1].isdigit()
+        ),
+        "a weight": len(content) // 2,
+        "the end": -1,
+    }
+    flip(state, at[place])
+    with pytest.raises(RunError, match="it was damaged or changed") as caught:
+        train(left, resume=True)
+    assert str(state) in str(caught.value)
+    assert find_state(left) == state
+
+
+@pytest.mark.parametrize("damage", ["zeros", "a name", "another", "none"])
+def test_a_model_of_the_best_epoch_that_changed_is_refused(train, left, damage, tiny_model_dir):
+    """It was published, with the scores of the right one."""
+    model = find_state(left).parent / "model.safetensors"
+    content = model.read_bytes()
+    if damage == "zeros":
+        model.write_bytes(content[:-4000] + bytes(4000))
+    elif damage == "a name":
+        flip(model, content.index(b"classifier.weight"))
+    elif damage == "another":
+        shutil.copy(tiny_model_dir / "model.safetensors", model)
+    else:
+        model.unlink()
+    told = "the model of its best epoch, beside it, is missing, damaged or another"
+    with pytest.raises(RunError, match=told) as caught:
+        train(left, resume=True)
+    assert str(find_state(left)) in str(caught.value)
+
+
+def test_a_training_from_other_weights_is_left_alone(train, tiny_model_dir, tmp_path):
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    with pytest.raises(TrainingLeft):
+        train(tmp_path / "run", resume=True, model=str(base), listener=interrupt_at(7))
+    weights = load_file(base / "model.safetensors")
+    name = next(name for name in weights if name.endswith("query.weight"))
+    save_file(weights | {name: weights[name] + 0.01}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match="has other weights to start from"):
+        train(tmp_path / "run", resume=True, model=str(base))
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    train(tmp_path / "run", resume=True, model=str(base))
+
+
+def test_a_state_that_cannot_be_taken_up_stays_where_the_error_says(train, left):
+    state = find_state(left)
+    saved, tensors = read_state(state), load_file(state)
+    place = Checkpoints(state.parent, belongs_to=saved.belongs_to, keep=lambda: saved.kept)
+    place.write(tensors, saved.progress | {"kind": "another AdamW"}, needs_model=True)
+    listener = StepListener()
+    with pytest.raises(RunError, match="used another AdamW, and here") as caught:
+        train(left, resume=True, listener=listener)
+    assert str(state) in str(caught.value)
+    assert state.is_file()
+    assert not any("goes on from the last state" in note for note in listener.notes)
+
+
+def test_a_third_interrupt_does_not_end_the_removal_of_what_was_made(train, tmp_path, monkeypatch):
+    real, removed = making.Staging.discard, []
+
+    def discard(staging):
+        signal.raise_signal(signal.SIGINT)
+        real(staging)
+        removed.append(staging.folder)
+
+    monkeypatch.setattr(making.Staging, "discard", discard)
+
+    def interrupt_twice(number):
+        if number == 7:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", listener=StepListener(interrupt_twice))
+    assert len(removed) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_file_of_a_run_is_of_its_model_or_written_after_training(

@@ -22,15 +22,15 @@ from bertfit.cli.options import (
 from bertfit.garbage import pause_collection
 
 _MOST_SHOWN = 5
+_RunA = Annotated[Path, typer.Argument(parser=read_path, metavar="RUN_A", help="Folder of a run.")]
+_RunB = Annotated[
+    Path, typer.Argument(parser=read_path, metavar="RUN_B", help="Folder of another run.")
+]
 
 
 def compare(
-    run_a: Annotated[
-        Path, typer.Argument(parser=read_path, metavar="RUN_A", help="Folder of a run.")
-    ],
-    run_b: Annotated[
-        Path, typer.Argument(parser=read_path, metavar="RUN_B", help="Folder of another run.")
-    ],
+    run_a: _RunA,
+    run_b: _RunB,
     data: Annotated[
         Path | None,
         typer.Option(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import signal
 import sys
 import threading
-from collections.abc import Iterator
 from typing import NoReturn
 
 from bertfit.cli.streams import discard_output
-from bertfit.training.interruption import find_heard_signals
+from bertfit.training.interruption import ignore_interrupts
 
 _NUM_TOOLS = 6
 """How many tools may watch a process at once through `sys.monitoring`."""
@@ -26,7 +24,7 @@ def leave(code: int) -> NoReturn:
     if that fails, 0 becomes 1. If threads still run, or the process is profiled or debugged, Python
     ends it in its own way.
     """
-    with _ignore_interrupts():
+    with ignore_interrupts():
         atexit._run_exitfuncs()  # noqa: SLF001 (Python has no public name; each runs only once)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -39,23 +37,6 @@ def leave(code: int) -> NoReturn:
     if threading.active_count() > 1 or _is_watched():
         sys.exit(code)
     os._exit(code)
-
-
-@contextlib.contextmanager
-def _ignore_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C and its like in the block: the second of two would keep processes from ending.
-
-    Outside the main thread, where Python cannot handle signals, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = {number: signal.signal(number, signal.SIG_IGN) for number in find_heard_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _is_watched() -> bool:

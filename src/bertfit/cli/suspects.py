@@ -23,20 +23,23 @@ from bertfit.cli.options import (
 )
 from bertfit.garbage import pause_collection
 
+_Data = Annotated[
+    Path, typer.Argument(parser=read_path, metavar="DATA", help="File of labelled rows.")
+]
+_Judge = Annotated[
+    Path | None,
+    typer.Option(
+        "--with",
+        parser=read_path,
+        metavar="RUN",
+        help="Run trained on other rows, which judges these.",
+    ),
+]
+
 
 def suspects(
-    data: Annotated[
-        Path, typer.Argument(parser=read_path, metavar="DATA", help="File of labelled rows.")
-    ],
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            "--with",
-            parser=read_path,
-            metavar="RUN",
-            help="Run trained on other rows, which judges these.",
-        ),
-    ] = None,
+    data: _Data,
+    run: _Judge = None,
     folds: Annotated[
         int | None,
         typer.Option(help="Folds of the word-count models, without --with (default: 5)."),

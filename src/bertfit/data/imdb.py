@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,9 +157,10 @@ def _write(
         files = {path: stack.enter_context(open_atomically(path)) for path in rows}
         for path, file in files.items():
             _write_rows(file, rows[path], format_row, name=path.name, tell=tell)
-        # A full disk fails here, before any file has its final name.
+        # A full disk fails here, and Ctrl-C comes most likely: no file has its final name yet.
         for file in files.values():
             file.flush()
+            os.fsync(file.fileno())
 
 
 def _write_rows(

@@ -7,11 +7,12 @@ they follow from the data and the settings, by which a state is known again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from bertfit.run_files import STATE_NAME
 if TYPE_CHECKING:
     import torch
 
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,30 @@ class SavedState:
     """How far it had come, as the trainer wrote it."""
     kept: dict[str, Any]
     """What else was kept with it."""
+    model: str | None
+    """Digest of the model of the best epoch beside it; None if that is not needed."""
+    digest: str
+    """Of all the rest."""
+
+    def check_whole(self) -> None:
+        """Check what `read_state` does not: each byte, also of the model that it needs.
+
+        Raises:
+            RunError: Some are others now. A number that changed would show in no other way.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                told = file.metadata()
+                found = _digest(told, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118 (no dict)
+        except (OSError, SafetensorError) as error:
+            raise explain_damage(self.path, error) from None
+        if found != self.digest:
+            raise explain_damage(self.path, "it was damaged or changed")
+        if self.model is not None and digest_model(self.path.parent) != self.model:
+            why = "the model of its best epoch, beside it, is missing, damaged or another"
+            raise explain_damage(self.path, why)
 
     def read_tensors(self) -> dict[str, torch.Tensor]:
         """Return its tensors by name.
@@ -72,6 +97,8 @@ class Checkpoints:
     """States written by this process."""
     has_failed: bool = False
     """Whether the last one could not be written."""
+    model_digest: str | None = None
+    """Of the model in the folder, once a state was written that needs it."""
     _since: float = field(default_factory=time.monotonic)
 
     @property
@@ -84,29 +111,41 @@ class Checkpoints:
         minutes = math.inf if self.minutes is None else self.minutes
         return time.monotonic() - self._since >= 60.0 * minutes
 
-    def write(self, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        progress: Mapping[str, Any],
+        *,
+        needs_model: bool = False,
+    ) -> None:
         """Replace the state.
 
         Args:
             tensors: By name; on any device.
             progress: Of JSON's types.
+            needs_model: Whether it is of use only with the model in the folder.
 
         Raises:
             OSError: It cannot be written; an earlier one stays.
         """
         from safetensors.torch import save_file
 
+        held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if needs_model and self.model_digest is None:
+            self.model_digest = digest_model(self.folder)
         told = {
             "format": _FORMAT,
             "belongs_to": self.belongs_to,
             "progress": progress,
             "kept": self.keep(),
+            "model": self.model_digest if needs_model else None,
         }
         metadata = {name: json.dumps(value) for name, value in told.items()}
+        metadata["digest"] = json.dumps(_digest(metadata, held.items()))
         part = part_of(self.path)
         try:
             with raising_system_errors(self.path):
-                save_file(dict(tensors), part, metadata)
+                save_file(held, part, metadata)
             _write_through(part)
             part.replace(self.path)
             self.num_written += 1
@@ -134,15 +173,18 @@ def read_state(path: Path) -> SavedState:
             pass
         with safe_open(path, "numpy") as file:
             told = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-        if told.pop("format") != _FORMAT:
-            raise RunError(
-                f"{path} was written by another version of bertfit",
-                hint="Remove it, or train with that version.",
-            )
-        saved = SavedState(path, **told)
+        is_known = told.pop("format") == _FORMAT
+        saved = SavedState(path, **told) if is_known else None
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise explain_damage(path, error) from None
-    if not all(isinstance(one, dict) for one in (saved.belongs_to, saved.progress, saved.kept)):
+    if saved is None:
+        raise RunError(
+            f"{path} was written by another version of bertfit",
+            hint="Remove it, or train with that version.",
+        )
+    parts = (saved.belongs_to, saved.progress, saved.kept)
+    is_whole = all(isinstance(one, dict) for one in parts) and isinstance(saved.digest, str)
+    if not (is_whole and isinstance(saved.model, str | None)):
         raise explain_damage(path, "its entries are of a wrong type")
     return saved
 
@@ -153,6 +195,30 @@ def explain_damage(path: Path, error: Exception | str) -> RunError:
         f"the state of a training, {path}, cannot be read: {error}",
         hint="Remove it, and train from the beginning.",
     )
+
+
+def digest_model(folder: Path) -> str:
+    """Return a digest of the weights in a folder, which the system has then written to the disk."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("model*.safetensors")):
+        _write_through(path)
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _digest(metadata: Mapping[str, str], named: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return a digest of a state, whatever the order of its tensors, which are on the CPU."""
+    import torch
+
+    lines = [f"{name} {value}" for name, value in metadata.items() if name != "digest"]
+    for name, tensor in named:
+        # A copy, since one number may have any stride, and bytes are not seen in all.
+        flat = tensor.reshape(-1).clone(memory_format=torch.contiguous_format)
+        content = hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
+        lines.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {content}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
 def _write_through(path: Path) -> None:

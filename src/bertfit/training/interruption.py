@@ -105,6 +105,23 @@ def catch_interrupts() -> Iterator[Interruption]:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def ignore_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C and its like in the block: the second of two would keep processes from ending.
+
+    Outside the main thread, where Python cannot handle signals, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in find_heard_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def find_heard_signals() -> list[int]:
     """Return the ending signals that are neither ignored nor handled outside Python.
 

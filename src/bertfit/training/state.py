@@ -67,7 +67,11 @@ def save_state(
         listener: Is told.
     """
     try:
-        checkpoints.write(*_collect_state(weights, device, progress, seen))
+        has_the_best = not seen and progress.best_epoch == progress.history.num_epochs - 1
+        checkpoints.write(
+            *_collect_state(weights, device, progress, seen),
+            needs_model=not (has_the_best or progress.has_ended or progress.best_epoch < 0),
+        )
     except OSError as error:
         if not checkpoints.has_failed:
             listener.note(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from bertfit.modeling.allocation import Fragments, keep_freed_memory, return_cac
 from bertfit.modeling.classifier import find_hidden_size
 from bertfit.modeling.plan import Plan
 from bertfit.modeling.saving import restore_model, save_model
-from bertfit.modeling.torch_defaults import compute_alone_if_forked, usual_torch
+from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import wait_for
 from bertfit.training.checkpoints import Checkpoints, SavedState, explain_damage
 from bertfit.training.choices import (
@@ -77,7 +77,6 @@ def fit(
             one had finished.
         KeyboardInterrupt: A second Ctrl-C came.
     """
-    compute_alone_if_forked()
     metric = choose_selection_metric(settings, train.label_ids)
     epochs = _plan_epochs(settings, train.encoded.lengths, int(model.config.num_labels))
     weights = TrainedWeights(model, settings, precision)
@@ -265,11 +264,7 @@ class _Run:
         is_wanted = outdated or self.checkpoints.is_due() or self.checkpoints.stays
         is_saved = self.unfinished is None and is_wanted and self._save_state([])
         if is_best:
-            save_model(
-                self.weights.masters,
-                self.checkpoints.folder,
-                before=lambda: None if is_saved else self.checkpoints.remove(),
-            )
+            self._save_model(before=lambda: None if is_saved else self.checkpoints.remove())
         self.listener.note(
             f"Epoch {epoch + 1} ({extent}): train loss {train_loss:.4f}, "
             f"validation loss {val_loss:.4f}, accuracy {val_acc:.4f}, macro F1 {val_f1:.4f}"
@@ -312,9 +307,13 @@ class _Run:
         has_the_best = not self.begun and done.best_epoch == done.history.num_epochs - 1
         if has_the_best or done.has_ended:
             # The folder may not have it: the state is written first, and calibration comes last.
-            save_model(self.weights.masters, self.checkpoints.folder)
+            self._save_model()
         elif done.best_epoch >= 0 and not any(self.checkpoints.folder.glob("model*.safetensors")):
             raise explain_damage(saved.path, "the model of its best epoch is missing beside it")
+
+    def _save_model(self, before: Callable[[], object] = lambda: None) -> None:
+        self.checkpoints.model_digest = None
+        save_model(self.weights.masters, self.checkpoints.folder, before=before)
 
     def _save_state(self, seen: list[StepReport]) -> bool:
         """Save the state after the steps of an epoch that were seen; return whether that worked."""

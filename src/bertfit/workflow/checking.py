@@ -134,17 +134,21 @@ def check(
 
         rows = dataclasses.replace(checked.train, columns={})  # which are told below
         judge = prepare_judging(rows, run, columns, on_bad_row, listener, folds_if_learned=True)
-    if strict and checked.test is None:
-        listener.note(f"strict changes nothing: {NO_TEST_ROWS}.")
     report = _inspect_rows(checked, model, listener)
     if strict:
-        refuse_leaks(report)
+        _refuse_leaks(checked, report, listener)
     cleaning, _ = choose_cleaning_of(report)
     count = partial(_inspect_tokens, tokenizer, cleaning, max_length, listener)
     parts, of_tokens = _inspect_parts(checked, count)
     findings = order_findings([*report.findings, *of_tokens])
     report = dataclasses.replace(report, findings=findings)
     return CheckResult(report, parts, model, None if judge is None else judge())
+
+
+def _refuse_leaks(checked: CheckedData, report: GateReport, listener: Listener) -> None:
+    if checked.test is None:
+        listener.note(f"strict changes nothing: {NO_TEST_ROWS}.")
+    refuse_leaks(report)
 
 
 def _read(

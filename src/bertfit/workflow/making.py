@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from bertfit.config import ResolvedSettings, TrainSettings
-from bertfit.errors import TrainingError
+from bertfit.errors import RunError, TrainingError
 from bertfit.evaluation.baseline import BaselineResults
 from bertfit.inference.predictor import TextClassifier
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.progress import Listener
 from bertfit.run_directory import Staging
 from bertfit.training.checkpoints import Checkpoints
-from bertfit.training.interruption import Interruption, TrainingLeft
+from bertfit.training.interruption import Interruption, TrainingLeft, ignore_interrupts
 from bertfit.training.outcome import TrainingOutcome
 from bertfit.training.reports import NonFiniteLossError
 from bertfit.training.trainer import fit
@@ -125,13 +125,16 @@ def keeping_the_model(
 ) -> Iterator[None]:
     """If an error ends the run, keep the model and the state, if there are any, and note the place.
 
-    A second Ctrl-C discards them, unless the training `stays`: then a state is left where it is.
+    A second Ctrl-C discards them, unless the training `stays`: then a state is left where it is. So
+    is one that cannot be gone on with, whose place the error names.
     """
     try:
         yield
-    except Exception:
+    except Exception as error:
         holds_state = staging.holds_state()
-        if staging.holds_model():
+        if stays and holds_state and isinstance(error, RunError):
+            staging.leave()
+        elif staging.holds_model():
             is_whole, place = staging.is_complete(), staging.set_aside()
             what = "The best epoch so far is saved, as a plain model,"
             kept = f"{'The finished run is' if is_whole else what} in {place}."
@@ -143,7 +146,8 @@ def keeping_the_model(
         raise
     except BaseException as error:
         if not (stays and staging.holds_state()):
-            staging.discard()
+            with ignore_interrupts():
+                staging.discard()
             raise
         staging.leave()
         if not isinstance(error, KeyboardInterrupt):

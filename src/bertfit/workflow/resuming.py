@@ -23,7 +23,7 @@ from bertfit.wording import list_some
 from bertfit.workflow.log import check_kept
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from bertfit.training.checkpoints import Checkpoints, SavedState
     from bertfit.workflow.log import LogKeeper
@@ -38,6 +38,8 @@ _WITHOUT_EFFECT = {
 """Settings that change no step of given rows, or only its rounding."""
 _MOST_SHOWN = 5
 """Differences that an error names."""
+_NUM_SAMPLED = 64
+"""About as many values of each weight tell one model from another."""
 _BUDGET = "micro_batch_tokens"
 """Measured in some trainings, each time a little differently: that of the first process counts."""
 
@@ -124,6 +126,7 @@ def _identify(
             "configuration of the model": _digest_config(model.classifier.model.config),
             "token ids": _digest_tokens(model),
         },
+        "weights": _digest_weights(model.classifier.model),
         "environment": environment,
         "is_budget_given": not (is_default(origin) or "measured" in origin),
     }
@@ -143,8 +146,12 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
         try:
             saved = read_state(path)
             differing = list(_compare(saved.belongs_to, known_by))
+            if not differing and saved.belongs_to["weights"] != known_by["weights"]:
+                differing = ["weights to start from"]  # a seed changes them as well
             _tell_differences(saved.belongs_to["environment"], known_by["environment"])
             check_kept(saved.kept)
+            if not differing:
+                saved.check_whole()
         except RunError as error:
             refused.append(error.message)
             continue
@@ -185,6 +192,16 @@ def _digest_config(config: PretrainedConfig) -> str:
     }
     written = json.dumps(entries, sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _digest_weights(model: PreTrainedModel) -> str:
+    """Return a digest of some values of each weight; another model's differ in nearly all."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        flat = weight.detach().reshape(-1)
+        some = flat[:: max(flat.numel() // _NUM_SAMPLED, 1)]
+        digest.update(f"{name} {tuple(weight.shape)} {some.cpu().tolist()}".encode())
+    return digest.hexdigest()
 
 
 def _digest_tokens(model: PreparedModel) -> str:

@@ -29,7 +29,6 @@ from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.rows import PreparedRows
 from bertfit.workflow.training import (
     TrainResult,
-    note_replaced_base,
     prepare_training,
     settle_place,
     settle_settings,
@@ -127,8 +126,7 @@ def train_seeds(
     first, num_seeds = resolved.settings.seed, int(num_seeds)  # an int8 cannot hold a seed
     _check_last(first, num_seeds)
     log = LogKeeper(as_listener(listener))
-    output = settle_place(output, overwrite=overwrite, baseline=baseline, listener=log)
-    note_replaced_base(resolved.settings.model, output, listener=log)
+    output = settle_place(output, resolved, overwrite=overwrite, baseline=baseline, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     from bertfit.workflow.judging import baseline_fitter
 

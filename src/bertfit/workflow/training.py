@@ -98,9 +98,8 @@ def train(
     resolved = settle_settings(settings, options)
     log = LogKeeper(as_listener(listener))
     output = settle_place(
-        output, overwrite=overwrite, resume=resume, baseline=baseline, listener=log
+        output, resolved, overwrite=overwrite, resume=resume, baseline=baseline, listener=log
     )
-    note_replaced_base(resolved.settings.model, output, listener=log)
     prepared = prepare_training(data, validation=validation, test=test, resolved=resolved, log=log)
     with catch_interrupts() as interruption:
         finished = _make_and_publish(
@@ -244,17 +243,9 @@ def settle_settings(settings: ResolvedSettings | None, options: dict[str, Any]) 
     return settings
 
 
-def note_replaced_base(model: str, output: Path, *, listener: Listener) -> None:
-    """Note that a training will take the place of the run that it starts from."""
-    if output.is_dir() and as_path(model).resolve() == output.resolve():
-        listener.note(
-            f"The run takes the place of the one that it starts from, {output}: the command in its "
-            "report will not train it again, since those weights will be gone."
-        )
-
-
 def settle_place(
     output: str | Path,
+    resolved: ResolvedSettings,
     *,
     overwrite: bool,
     resume: bool = False,
@@ -277,4 +268,14 @@ def settle_place(
         )
     place = as_path(output, "output")
     check_place(place, overwrite=overwrite, listener=listener, resume=resume)
+    _note_replaced_base(resolved.settings.model, place, listener=listener)
     return place
+
+
+def _note_replaced_base(model: str, output: Path, *, listener: Listener) -> None:
+    """Note that a training will take the place of the run that it starts from."""
+    if output.is_dir() and as_path(model).resolve() == output.resolve():
+        listener.note(
+            f"The run takes the place of the one that it starts from, {output}: the command in its "
+            "report will not train it again, since those weights will be gone."
+        )
