@@ -18,6 +18,7 @@ from bertfit.data.encoding import EncodingRule, encode_texts
 from bertfit.leftovers import make_held_folder
 from bertfit.modeling.classifier import load_classifier
 from bertfit.modeling.tokenizer_files import fast_tokenizer
+from tests.limits import limiting_files
 
 RULE = EncodingRule(max_length=16)
 
@@ -231,14 +232,11 @@ def test_a_store_that_cannot_be_written_costs_only_time(encode, tmp_path, texts,
     assert_same(encode(store=tmp_path / "file" / "store")[0], found)  # nobody listens
 
 
-def test_a_full_disk_leaves_no_draft(encode, tmp_path, monkeypatch):
-    def fail(*_args, **_options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "save", fail)
+def test_a_full_disk_leaves_no_draft(encode, tmp_path):
     problems = []
-    encode(problems=problems)
-    assert "No space left on device" in problems[0]
+    with limiting_files(130):
+        encode(problems=problems)
+    assert "File too large" in problems[0]
     assert list((tmp_path / "store").iterdir()) == []
 
 
