@@ -17,6 +17,7 @@ from bertfit.files import (
     keep_apart,
     make_readable,
     open_atomically,
+    raising_system_errors,
     read_array,
     read_json,
     refuse_hidden,
@@ -378,3 +379,13 @@ def test_what_is_no_array_is_told_as_that(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(ValueError):
         read_array(tmp_path / "a.npy")
+
+
+def test_a_system_error_without_a_name_gets_one(tmp_path):
+    with pytest.raises(OSError, match="No space") as caught, raising_system_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path)
+    named = OSError(errno.ENOSPC, "No space left on device", "config.json")
+    with pytest.raises(OSError, match="No space") as caught, raising_system_errors(tmp_path):
+        raise named
+    assert caught.value.filename == "config.json"

@@ -468,6 +468,18 @@ def count_open_files() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
+def test_what_cannot_be_moved_stays_and_is_named(run, monkeypatch):
+    """On a disk that takes no more changes, the error that led here is the one to tell."""
+    staging = stage_run(run.parent / "other", overwrite=False)
+
+    def fail(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    assert staging.set_aside() == staging.folder
+    assert staging.folder.is_dir()
+
+
 @pytest.mark.parametrize("end", ["publish", "set_aside", "discard"])
 def test_a_training_that_ended_is_not_told_and_holds_nothing(tmp_path, end):
     num_open = count_open_files()

@@ -161,10 +161,10 @@ def _take_permissions(target: Path, part: Path) -> None:
 
 @contextlib.contextmanager
 def raising_system_errors(place: Path) -> Iterator[None]:
-    """Raise an OSError where a library in Rust (tokenizers, safetensors) failed to write.
+    """Raise an OSError that names the place where a library failed to write.
 
-    Such libraries raise errors of their own kind, and only the text has the system's error code, if
-    anything has it.
+    Those in Rust (tokenizers, safetensors) raise errors of their own kind, and only the text has
+    the system's error code, if anything has it. An OSError of writing to an open file has no name.
 
     Args:
         place: What was to be written, or its folder; it is named in the error.
@@ -174,10 +174,12 @@ def raising_system_errors(place: Path) -> Iterator[None]:
     """
     try:
         yield
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
     except Exception as error:
         found = re.search(r"\(os error (\d+)\)", str(error))
-        has_no_code = found is None and type(error).__name__ != "SafetensorError"
-        if has_no_code or isinstance(error, OSError):
+        if found is None and type(error).__name__ != "SafetensorError":
             raise
         code = errno.EIO if found is None else int(found[1])
         raise OSError(code, os.strerror(code), str(place)) from error

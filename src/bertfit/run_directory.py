@@ -154,7 +154,10 @@ class Staging:
         if not self.folder.name.startswith(f".{self.output.name}."):
             self.hold.close()
             return self.folder
-        target = self.folder.rename(next(find_free_names(self.output, "unfinished")))
+        try:
+            target = self.folder.rename(next(find_free_names(self.output, "unfinished")))
+        except OSError:  # the disk takes nothing more, and the error that led here is told
+            target = self.folder
         self.hold.close()
         return target
 
