@@ -38,6 +38,13 @@ class Killed(Exception):  # noqa: N818 (what happens to a training, not a fault)
     """Ends a training at once, as far as its files are concerned."""
 
 
+def read_whole(path):
+    """Return a state after the check that `train(resume=True)` makes of it."""
+    saved = read_state(path)
+    saved.check_whole()
+    return saved
+
+
 @pytest.fixture(scope="module")
 def model_dir(make_wider_model):
     """Give the folder of a small model that the compiled operators fit."""
@@ -83,7 +90,7 @@ def go_on(train, tmp_path):
         place = Checkpoints(tmp_path / "killed", minutes=ALWAYS, stays=stays)
         with pytest.raises((Killed, FirstInterrupt)):
             train(place, listener=listener, **changes)
-        saved = read_state(place.path)
+        saved = read_whole(place.path)
         return train(Checkpoints(place.folder, minutes=ALWAYS, saved=saved), **changes)
 
     return run
@@ -137,7 +144,7 @@ def test_it_may_be_killed_more_than_once(train, tmp_path):
     for _ in range(4):
         with pytest.raises(Killed):
             train(place, listener=kill_at(3))
-        place = Checkpoints(place.folder, minutes=ALWAYS, saved=read_state(place.path))
+        place = Checkpoints(place.folder, minutes=ALWAYS, saved=read_whole(place.path))
     found = train(place)
     assert_same(found, train())
     assert found[0].resumed_after == (2, 4, 6, 8)
@@ -147,7 +154,7 @@ def test_it_goes_on_likewise_if_no_other_state_is_due(train, tmp_path):
     place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
     with pytest.raises(Killed):
         train(place, listener=kill_at(2))
-    found = train(Checkpoints(place.folder, saved=read_state(place.path)))
+    found = train(Checkpoints(place.folder, saved=read_whole(place.path)))
     assert_same(found, train())
     assert found[0].resumed_after == (1,)
 
@@ -270,7 +277,7 @@ def test_after_the_last_step_the_state_has_the_best_epoch(train, tmp_path, monke
     assert outcome.best_epoch == best
     wrong = {name: tensor + 1 for name, tensor in model.state_dict().items()}
     save_file(wrong, place.folder / "model.safetensors")
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     again, model_again, listener = train(Checkpoints(place.folder, saved=saved))
     assert listener.num_steps == 0
     assert_same((again, model_again, listener), (outcome, model, None))
@@ -288,11 +295,11 @@ def test_a_training_that_stopped_early_does_not_go_on(train, tmp_path, monkeypat
 
     with pytest.raises(Killed):
         train(place, listener=StepListener(on_note=on_note), patience=1)
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     outcome, _, listener = train(Checkpoints(place.folder, saved=saved), patience=1)
     assert listener.num_steps == 0
     assert (outcome.history.num_epochs, outcome.best_epoch) == (2, 0)
-    _, _, again = train(Checkpoints(place.folder, saved=read_state(place.path)), patience=1)
+    _, _, again = train(Checkpoints(place.folder, saved=read_whole(place.path)), patience=1)
     told = [listener.notes, again.notes]
     assert [any("Stopped early" in note for note in notes) for notes in told] == [True, False]
 
@@ -377,7 +384,7 @@ def test_on_a_full_disk_neither_an_earlier_state_nor_its_model_is_lost(
         patch.setattr(trainer, "save_model", save)
         with pytest.raises(OSError, match="No space left"):
             train(place)
-    found = train(Checkpoints(place.folder, minutes=ALWAYS, saved=read_state(place.path)))
+    found = train(Checkpoints(place.folder, minutes=ALWAYS, saved=read_whole(place.path)))
     assert_same(found, train())
 
 
@@ -423,7 +430,7 @@ def test_a_second_interrupt_while_a_state_is_written_leaves_the_one_before(tmp_p
 def test_what_belongs_to_a_state_comes_back(tmp_path):
     place = Checkpoints(tmp_path, belongs_to={"é": [1, None]}, keep=lambda: {"lines": ["a\n"]})
     place.write({"a.b": torch.arange(3)}, {"loss": 0.1})
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     assert (saved.belongs_to, saved.kept) == ({"é": [1, None]}, {"lines": ["a\n"]})
     assert saved.progress == {"loss": 0.1}
     assert torch.equal(saved.read_tensors()["a.b"], torch.arange(3))
@@ -470,7 +477,7 @@ def test_a_state_that_was_cut_off_after_it_was_found_is_explained(tmp_path):
 def test_a_state_that_was_removed_after_it_was_found_is_explained(tmp_path):
     place = Checkpoints(tmp_path)
     place.write({"a": torch.zeros(1)}, {})
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     place.path.unlink()
     with pytest.raises(RunError, match=r"the state of a training, .* cannot be read"):
         saved.read_tensors()
@@ -480,7 +487,7 @@ def test_a_state_of_other_updates_is_refused(train, tmp_path):
     place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
     with pytest.raises(Killed):
         train(place, listener=kill_at(3))
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     with pytest.raises(RunError, match="used TorchAdamW and EmbeddingRows, and here it would use"):
         train(Checkpoints(place.folder, saved=saved), fast_path="off")
 
@@ -489,7 +496,7 @@ def test_a_budget_that_was_halved_stays_halved(train, tmp_path, monkeypatch):
     place = Checkpoints(tmp_path / "killed", minutes=ALWAYS)
     with pytest.raises(Killed):
         train(place, listener=kill_at(3))
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     saved.progress["max_tokens"] = 16
     real, budgets = trainer.train_steps, []
 
@@ -561,7 +568,7 @@ def test_an_interrupted_training_on_a_full_disk_goes_on_from_an_earlier_state(
     with pytest.raises(FirstInterrupt):
         train(place, listener=StepListener(on_step))
     monkeypatch.setattr(checkpoints.os, "fsync", real)
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     assert saved.progress["num_steps"] == STEPS_PER_EPOCH
     assert_same(train(Checkpoints(place.folder, saved=saved)), train())
 
@@ -602,7 +609,7 @@ def test_a_training_that_was_cut_short_leaves_no_state_that_counts_as_whole(
     monkeypatch.setattr(trainer, "score_validation", real)
     monkeypatch.setattr(trainer, "save_model", real_save)
     if at != "after it":  # it may go on from the last step before
-        saved = read_state(place.path)
+        saved = read_whole(place.path)
         assert_same(train(Checkpoints(place.folder, saved=saved)), train())
     else:
         assert not place.path.exists()
@@ -695,12 +702,12 @@ def test_whatever_is_wrong_with_a_state_is_an_error_that_says_so(
     place.folder.mkdir(exist_ok=True)
     place.path.write_bytes(kept_state["state"])
     (place.folder / "model.safetensors").write_bytes(kept_state["model"])
-    saved = read_state(place.path)
+    saved = read_whole(place.path)
     tensors, told = saved.read_tensors(), saved.progress
     damage(told, tensors)
     Checkpoints(place.folder).write(tensors, told)
     with pytest.raises(RunError, match=r"cannot be read|would use") as raised:
-        train(Checkpoints(place.folder, saved=read_state(place.path)))
+        train(Checkpoints(place.folder, saved=read_whole(place.path)))
     assert str(place.path) in str(raised.value)
 
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.streams import discard_output, guard_streams
-from bertfit.errors import BertfitError, Fault, WorkLeft, is_out_of_memory, tell_faults
+from bertfit.errors import BertfitError, ConfigError, Fault, WorkLeft, is_out_of_memory, tell_faults
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
 
@@ -263,7 +263,8 @@ def show_skipped(out: Console, faults: Sequence[Fault]) -> None:
 def exit_code_of(error: BaseException) -> int:
     """Print an error as a message, without a traceback, and return the exit code."""
     if isinstance(error, BertfitError):
-        _tell(f"Error: {_name_options(str(error))}", style="red", soft_wrap=True)
+        told = _name_options(str(error)) if isinstance(error, ConfigError) else str(error)
+        _tell(f"Error: {told}", style="red", soft_wrap=True)
         return error.exit_code
     if isinstance(error, WorkLeft):
         _tell(f"Interrupted; {error}.", soft_wrap=True)

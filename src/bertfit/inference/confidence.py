@@ -104,7 +104,11 @@ def _read_uncalibrated(entry: Any, num_labels: int, run: Path) -> UncalibratedLa
     name = str(entry["layer"])
     try:
         layer = np.array(read_array(path))  # not of the file, which may be changed
-        if layer.ndim != 2 or len(layer) != num_labels or layer.dtype != np.float32:
+        if (
+            layer.dtype != np.float32
+            or layer.ndim != 2
+            or not (len(layer) == num_labels and layer.shape[1] > 1)
+        ):
             raise ValueError(f"it holds {layer.dtype} {layer.shape}, for {num_labels} classes")
     except _DAMAGE as error:
         raise RunError(

@@ -16,7 +16,7 @@ from bertfit.inference.micro_batches import TokenBudget, iter_logits_within_memo
 from bertfit.modeling.allocation import keep_freed_memory
 from bertfit.modeling.fast_path import copy_for_work, give_up_copy, is_compiled, takes_operators
 from bertfit.modeling.operators.loading import load_operators
-from bertfit.modeling.torch_defaults import compute_alone_if_forked, usual_torch
+from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.transfer import LateValues, stay_ahead
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def score_texts(
         RuntimeError: Memory ran out: not even the longest text fits alone.
         ModelError: The model cannot compute some of the texts.
     """
-    compute_alone_if_forked()
     if takes_operators(model, precision):
         load_operators(build=len(encoded) >= _ROWS_WORTH_BUILDING)
     if max_tokens is None:

@@ -28,6 +28,7 @@ def usual_torch() -> Iterator[None]:
     how exact products of float32 are, which is left as it is: torch has two ways to set it, and
     none to put back what the other one had set.
     """
+    _compute_alone_if_forked()
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
@@ -44,7 +45,7 @@ def usual_torch() -> Iterator[None]:
 
 
 @functools.cache
-def compute_alone_if_forked() -> None:
+def _compute_alone_if_forked() -> None:
     """Let processes that are forked from this one, from now on, compute on one thread.
 
     A fork copies the thread that forks and none of those that OpenMP started, for which the first

@@ -59,7 +59,11 @@ class SavedState:
             raise explain_damage(self.path, error) from None
         if found != self.digest:
             raise explain_damage(self.path, "it was damaged or changed")
-        if self.model is not None and digest_model(self.path.parent) != self.model:
+        try:
+            model = None if self.model is None else digest_model(self.path.parent)
+        except OSError as error:
+            raise explain_damage(self.path, error) from None
+        if model != self.model:
             why = "the model of its best epoch, beside it, is missing, damaged or another"
             raise explain_damage(self.path, why)
 
@@ -130,9 +134,10 @@ class Checkpoints:
         """
         from safetensors.torch import save_file
 
+        self._since = time.monotonic()
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         if needs_model and self.model_digest is None:
-            self.model_digest = digest_model(self.folder)
+            self.model_digest = digest_model(self.folder, is_new=True)
         told = {
             "format": _FORMAT,
             "belongs_to": self.belongs_to,
@@ -197,11 +202,12 @@ def explain_damage(path: Path, error: Exception | str) -> RunError:
     )
 
 
-def digest_model(folder: Path) -> str:
-    """Return a digest of the weights in a folder, which the system has then written to the disk."""
+def digest_model(folder: Path, *, is_new: bool = False) -> str:
+    """Return a digest of the weights in a folder; have the system write new ones to the disk."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("model*.safetensors")):
-        _write_through(path)
+        if is_new:
+            _write_through(path)
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -274,7 +274,7 @@ def settle_place(
 
 def _note_replaced_base(model: str, output: Path, *, listener: Listener) -> None:
     """Note that a training will take the place of the run that it starts from."""
-    if output.is_dir() and as_path(model).resolve() == output.resolve():
+    if output.is_dir() and as_path(model, "model").resolve() == output.resolve():
         listener.note(
             f"The run takes the place of the one that it starts from, {output}: the command in its "
             "report will not train it again, since those weights will be gone."
