@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import pickle
 
@@ -680,6 +681,41 @@ def test_an_error_can_come_from_another_process():
     of_line = SourceError("a.csv", "is damaged", line=7)
     copied = pickle.loads(pickle.dumps(of_line))  # noqa: S301 (its own bytes)
     assert (str(copied), copied.fault) == ("a.csv:7: is damaged", of_line.fault)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("start", ["", "[", " \t["])
+def test_only_an_array_may_have_all_rows_on_one_line(tmp_path, monkeypatch, start, encoding):
+    """pandas writes one; of 50,000 reviews it has 70 megabytes."""
+    monkeypatch.setattr(lines, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(lines, "_LONGEST_ARRAY", 8000)
+    rows = [{"text": f"text {number}", "label": "pos"} for number in range(100)]
+    content = start + json.dumps(rows)[1:] if start else json.dumps(dict(enumerate(rows)))
+    path = write(tmp_path, "a.json", content.encode(encoding))
+    if start:
+        found = list(iter_rows(path, Columns(encoding=encoding), need_label=True))
+        assert [row.text for row in found] == [row["text"] for row in rows]
+        monkeypatch.setattr(lines, "_LONGEST_ARRAY", 2000)
+    limit = "2,000" if start else "1,000"
+    with pytest.raises(SourceError, match=f"the line has more than {limit} "):
+        list(iter_rows(path, Columns(encoding=encoding), need_label=True))
+
+
+@pytest.mark.parametrize("at", ["opening", "reading"])
+def test_what_pyarrow_does_not_know_is_a_fault_of_the_file(tmp_path, monkeypatch, at):
+    """Such as the integers of 128 bits that polars writes, in any column."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"], "label": ["x"]}), path)
+
+    def fail(*_, **__):
+        raise pa.ArrowNotImplementedError("Integers with more than 64 bits not implemented")
+
+    if at == "opening":
+        monkeypatch.setattr(pq, "ParquetFile", fail)
+    else:
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: map(fail, [1]))
+    with pytest.raises(SourceError, match="cannot be read as Parquet"):
+        list(iter_rows(path, Columns(), need_label=True))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])

@@ -155,7 +155,7 @@ def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
         nonlocal latest
         for line in all_lines:
             latest = line.text
-            if line.fault is not None:
+            if line.fault is not None and not faults:  # one is told, of however many lines
                 faults.append(line.fault)
             yield latest
 

@@ -47,6 +47,8 @@ NULs, if the letters are Latin."""
 
 _LONGEST_LINE = 2**26
 """Bytes, or characters of UTF-16, of a line; a novel has a million."""
+_LONGEST_ARRAY = 2**30
+"""The same of a JSON array, all of whose rows may stand on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +153,20 @@ def _iter_pieces(readline: Callable[[int], AnyStr], source: str, *, unit: str) -
         piece = readline(_LONGEST_LINE + 1)
         if not piece:
             return
-        if len(piece) > _LONGEST_LINE:
-            message = f"the line has more than {_LONGEST_LINE:,} {unit}; is this a text file?"
+        longest = _LONGEST_LINE
+        if len(piece) > longest and number == 1 and _begins_array(piece):
+            longest = _LONGEST_ARRAY
+            piece += readline(longest + 1 - len(piece))
+        if len(piece) > longest:
+            message = f"the line has more than {longest:,} {unit}; is this a text file?"
             raise SourceError(source, message, line=number)
         yield piece
+
+
+def _begins_array(piece: str | bytes) -> bool:
+    start = piece[:64]
+    text = start if isinstance(start, str) else start.decode("utf-8-sig", "replace")
+    return text.lstrip().startswith("[")
 
 
 def _open(path: Path, source: str) -> IO[bytes]:

@@ -21,6 +21,8 @@ BATCH_SIZE = 1024
 """Rows of a Parquet file in memory at a time."""
 NUM_ROWS_PEEKED = 100
 """Keys may differ from dict to dict; the column names are those of the first dicts together."""
+_UNREADABLE = (OSError, ValueError, NotImplementedError)
+"""What pyarrow raises: ArrowInvalid is a ValueError, and integers of 128 bits are not known."""
 
 
 def open_parquet(path: Path, source: str, _encoding: str) -> RecordStream:
@@ -34,7 +36,7 @@ def open_parquet(path: Path, source: str, _encoding: str) -> RecordStream:
     check_is_file(path, source)
     try:
         file = pyarrow.parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    except _UNREADABLE as error:
         raise _unreadable(source, error) from error
     names = list(file.schema_arrow.names)
     check_names_differ(names, source)
@@ -44,7 +46,7 @@ def open_parquet(path: Path, source: str, _encoding: str) -> RecordStream:
             batches = file.iter_batches(batch_size=BATCH_SIZE, columns=list(wanted))
             try:
                 yield from _read_batches(batches)
-            except (OSError, ValueError) as error:
+            except _UNREADABLE as error:
                 raise _unreadable(source, error) from error
 
     return RecordStream(source=source, names=names, read=read)
