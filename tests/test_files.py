@@ -108,6 +108,12 @@ def test_folders_made_for_a_file_that_failed_are_removed(tmp_path):
     assert not list((tmp_path / "a").iterdir())
 
 
+def test_folders_on_the_way_to_one_that_cannot_be_made_are_removed(tmp_path):
+    with pytest.raises(OSError), open_atomically(tmp_path / "new" / ("x" * 300) / "a.txt"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_holds_what_is_kept_of_a_file_stays(tmp_path):
     path, kept = tmp_path / "b" / "c" / "d.txt", tmp_path / "b" / "kept.txt"
     with pytest.raises(RuntimeError), open_atomically(path, on_failure=kept.hardlink_to) as file:

@@ -86,9 +86,9 @@ def open_atomically(
     """
     target = Path(os.path.realpath(path))
     missing = [folder for folder in target.parents if not os.path.lexists(folder)]
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
             _take_permissions(target, part)
             yield file
@@ -98,7 +98,8 @@ def open_atomically(
     except BaseException as error:
         if not isinstance(error, OSError) and part.exists():
             on_failure(part)  # if that fails, the part stays: it is all that there is
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it may have no folder
+            part.unlink()
         _remove_empty(missing)
         if isinstance(error, OSError) and error.filename in {None, str(part)}:  # None: disk full
             error.filename, error.filename2 = str(path), None
@@ -106,9 +107,9 @@ def open_atomically(
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, innermost first, up to the first that holds something."""
-    with contextlib.suppress(OSError):
-        for folder in folders:
+    """Remove those of the folders that are there and hold nothing; innermost first."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
             folder.rmdir()
 
 

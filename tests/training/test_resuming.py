@@ -723,7 +723,7 @@ def test_a_state_without_the_model_of_its_best_epoch_is_refused(train, tmp_path)
 @pytest.mark.parametrize("wrong", ["belongs_to", "progress", "kept", "model", "digest"])
 def test_entries_of_a_wrong_type_are_explained(tmp_path, wrong):
     entries = {"format": _FORMAT, "belongs_to": {}, "progress": {}, "kept": {}}
-    entries |= {"model": None, "digest": ""} | {wrong: 1}
+    entries |= {"model": {}, "digest": ""} | {wrong: 1}
     path = tmp_path / checkpoints.STATE_NAME
     save_file({"a": torch.zeros(1)}, path, {name: json.dumps(e) for name, e in entries.items()})
     with pytest.raises(RunError, match="its entries are of a wrong type"):

@@ -87,7 +87,7 @@ def test_the_log_has_both_parts_and_the_time_of_both(train, left):
     saved = read_state(state)
     kept = {**saved.kept, "seconds": 1000.0}
     place = Checkpoints(state.parent, belongs_to=saved.belongs_to, keep=lambda: kept)
-    place.write(tensors, saved.progress, needs_model=saved.model is not None)
+    place.write(tensors, saved.progress, needs_model=bool(saved.model))
     train(left, resume=True)
     log = (left / "train.log").read_text()
     assert log.index("Epoch 1 (") < log.index("Resumed after step 7, with 1 of 3 epochs")
@@ -469,7 +469,7 @@ def test_a_state_that_was_edited_is_named(train, left, damage):
     told = {"belongs_to": saved.belongs_to, "progress": saved.progress, "kept": saved.kept}
     damage(told)
     place = Checkpoints(state.parent, belongs_to=told["belongs_to"], keep=lambda: told["kept"])
-    place.write(tensors, told["progress"], needs_model=saved.model is not None)
+    place.write(tensors, told["progress"], needs_model=bool(saved.model))
     with pytest.raises(RunError, match=r"training_state\.safetensors is damaged"):
         train(left, resume=True)
 

@@ -35,12 +35,10 @@ def demo(
         from bertfit.cli.results import show_training
         from bertfit.cli.terminal import Terminal, console
         from bertfit.config import resolve_settings
-        from bertfit.files import as_path
         from bertfit.run_directory import check_writable, refuse_existing
         from bertfit.workflow.demo import load_demo_data, plan_demo, to_rows
         from bertfit.workflow.training import train
 
-    output = as_path(output, "output")
     overwrite = _is_demo(output)
     hint = "Choose another --output: a demo replaces the runs of earlier demos alone."
     refuse_existing(output, overwrite=overwrite, hint=hint)

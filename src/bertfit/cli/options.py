@@ -13,14 +13,18 @@ if TYPE_CHECKING:
 
 
 def read_path(given: str) -> Path:
-    """Return the path of an option or argument.
+    """Return the path of an option or argument; see `as_path`.
 
     Raises:
-        typer.BadParameter: It is empty, as an unset variable is: it would be the current folder.
+        typer.BadParameter: It cannot be one; typer would take an empty one for the current folder.
     """
-    if not given:
-        raise typer.BadParameter("expected a path, got an empty string")
-    return Path(given)
+    from bertfit.errors import ConfigError
+    from bertfit.files import as_path
+
+    try:
+        return as_path(given)
+    except ConfigError as error:
+        raise typer.BadParameter(error.message.removeprefix("path: ")) from None
 
 
 TextColumn = Annotated[

@@ -24,7 +24,7 @@ from bertfit.cli.options import (
     read_columns,
     read_path,
 )
-from bertfit.files import as_path, refuse_hidden
+from bertfit.files import refuse_hidden
 from bertfit.garbage import pause_collection
 
 if TYPE_CHECKING:
@@ -89,7 +89,6 @@ def predict(
         from bertfit.data.delimited import find_csv_form
         from bertfit.workflow.predicting import PredictionCount, name_kept, write_predictions
 
-    file, output = (None if path is None else as_path(path) for path in (file, output))
     _check_arguments(texts, file, abstain_below, encoding)
     texts = None if texts == ["-"] else texts
     columns = read_columns(text_column, kept=keep, encoding=encoding)

@@ -66,10 +66,8 @@ def suspects(
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console, show_skipped
         from bertfit.data.delimited import USUAL_FORM, find_csv_form
-        from bertfit.files import as_path
         from bertfit.workflow.suspecting import find_suspects, write_suspects
 
-    data, output = as_path(data), None if output is None else as_path(output)
     check_output_option(output, (".csv",), overwrite=overwrite, source=data)
     columns = read_columns(text_column, label_column, group_column, encoding)
     form = USUAL_FORM if output is None else find_csv_form(data, columns.encoding)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertfit.errors import RunError
 from bertfit.files import part_of, raising_system_errors
-from bertfit.run_files import STATE_NAME
+from bertfit.run_files import STATE_NAME, digest_model, find_changed_files
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,8 @@ class SavedState:
     """How far it had come, as the trainer wrote it."""
     kept: dict[str, Any]
     """What else was kept with it."""
-    model: str | None
-    """Digest of the model of the best epoch beside it; None if that is not needed."""
+    model: dict[str, str]
+    """Digests of the weights of the best epoch beside it, by file; empty if it needs none."""
     digest: str
     """Of all the rest."""
 
@@ -55,15 +55,12 @@ class SavedState:
             with safe_open(self.path, "pt") as file:
                 told = file.metadata()
                 found = _digest(told, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118 (no dict)
+            changed = find_changed_files(self.path.parent, {"sha256": self.model})
         except (OSError, SafetensorError) as error:
             raise explain_damage(self.path, error) from None
         if found != self.digest:
             raise explain_damage(self.path, "it was damaged or changed")
-        try:
-            model = None if self.model is None else digest_model(self.path.parent)
-        except OSError as error:
-            raise explain_damage(self.path, error) from None
-        if model != self.model:
+        if changed:
             why = "the model of its best epoch, beside it, is missing, damaged or another"
             raise explain_damage(self.path, why)
 
@@ -101,8 +98,8 @@ class Checkpoints:
     """States written by this process."""
     has_failed: bool = False
     """Whether the last one could not be written."""
-    model_digest: str | None = None
-    """Of the model in the folder, once a state was written that needs it."""
+    model: dict[str, str] | None = None
+    """Digests of the weights in the folder, once a state was written that needs them."""
     _since: float = field(default_factory=time.monotonic)
 
     @property
@@ -136,14 +133,14 @@ class Checkpoints:
 
         self._since = time.monotonic()
         held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        if needs_model and self.model_digest is None:
-            self.model_digest = digest_model(self.folder, is_new=True)
+        if needs_model and self.model is None:
+            self.model = _keep_model(self.folder)
         told = {
             "format": _FORMAT,
             "belongs_to": self.belongs_to,
             "progress": progress,
             "kept": self.keep(),
-            "model": self.model_digest if needs_model else None,
+            "model": self.model if needs_model else {},
         }
         metadata = {name: json.dumps(value) for name, value in told.items()}
         metadata["digest"] = json.dumps(_digest(metadata, held.items()))
@@ -187,9 +184,8 @@ def read_state(path: Path) -> SavedState:
             f"{path} was written by another version of bertfit",
             hint="Remove it, or train with that version.",
         )
-    parts = (saved.belongs_to, saved.progress, saved.kept)
-    is_whole = all(isinstance(one, dict) for one in parts) and isinstance(saved.digest, str)
-    if not (is_whole and isinstance(saved.model, str | None)):
+    parts = (saved.belongs_to, saved.progress, saved.kept, saved.model)
+    if not (all(isinstance(one, dict) for one in parts) and isinstance(saved.digest, str)):
         raise explain_damage(path, "its entries are of a wrong type")
     return saved
 
@@ -202,16 +198,12 @@ def explain_damage(path: Path, error: Exception | str) -> RunError:
     )
 
 
-def digest_model(folder: Path, *, is_new: bool = False) -> str:
-    """Return a digest of the weights in a folder; have the system write new ones to the disk."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("model*.safetensors")):
-        if is_new:
-            _write_through(path)
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _keep_model(folder: Path) -> dict[str, str]:
+    """Have the system write the weights in a folder to the disk, and return their digests."""
+    paths = list(folder.glob("model*.safetensors"))
+    for path in paths:
+        _write_through(path)
+    return digest_model(folder, (path.name for path in paths))
 
 
 def _digest(metadata: Mapping[str, str], named: Iterable[tuple[str, torch.Tensor]]) -> str:

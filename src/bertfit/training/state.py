@@ -46,6 +46,11 @@ class Progress:
     has_ended: bool = False
     """Whether the weights are those of the best epoch, and no step is left."""
 
+    def has_the_best(self, seen: Sequence[StepReport]) -> bool:
+        """Return whether the weights are those of the best epoch, `seen` being the steps since."""
+        is_last = self.best_epoch == self.history.num_epochs - 1
+        return self.has_ended or (is_last and not seen)
+
 
 def save_state(
     checkpoints: Checkpoints,
@@ -67,10 +72,9 @@ def save_state(
         listener: Is told.
     """
     try:
-        has_the_best = not seen and progress.best_epoch == progress.history.num_epochs - 1
         checkpoints.write(
             *_collect_state(weights, device, progress, seen),
-            needs_model=not (has_the_best or progress.has_ended or progress.best_epoch < 0),
+            needs_model=progress.best_epoch >= 0 and not progress.has_the_best(seen),
         )
     except OSError as error:
         if not checkpoints.has_failed:

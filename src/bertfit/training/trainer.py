@@ -304,15 +304,14 @@ class _Run:
             f"{format_count(self.num_epochs, 'epoch')} finished; until then, steps took "
             f"{format_seconds(done.train_seconds)}."
         )
-        has_the_best = not self.begun and done.best_epoch == done.history.num_epochs - 1
-        if has_the_best or done.has_ended:
+        if done.has_the_best(self.begun):
             # The folder may not have it: the state is written first, and calibration comes last.
             self._save_model()
         elif done.best_epoch >= 0 and not any(self.checkpoints.folder.glob("model*.safetensors")):
             raise explain_damage(saved.path, "the model of its best epoch is missing beside it")
 
     def _save_model(self, before: Callable[[], object] = lambda: None) -> None:
-        self.checkpoints.model_digest = None
+        self.checkpoints.model = None
         save_model(self.weights.masters, self.checkpoints.folder, before=before)
 
     def _save_state(self, seen: list[StepReport]) -> bool:
