@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
+
+_is_paused = False
+"""Whether a pause will end by collecting again."""
 
 
 @contextlib.contextmanager
@@ -15,10 +19,25 @@ def pause_collection() -> Iterator[None]:
     again and again: a third of the time that their import takes. If collection was off already, it
     stays off.
     """
+    global _is_paused
     was_enabled = gc.isenabled()
-    gc.disable()
+    if was_enabled:
+        _is_paused = True
+        gc.disable()
     try:
         yield
     finally:
         if was_enabled:
-            gc.enable()
+            _go_on()
+
+
+def _go_on() -> None:
+    """Collect again: at the end of a pause, or in a forked process, which may have none to come."""
+    global _is_paused
+    if _is_paused:
+        _is_paused = False
+        gc.enable()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_go_on)

@@ -266,15 +266,23 @@ def test_the_line_is_where_the_row_starts(tmp_path):
         ("text;label;a, b\ngood;pos;1\n", (2, "good", "pos")),
         ('"SEP=;";;\r\ntext;label;a, b, c, d\r\ngood;pos;1\r\n', (3, "good", "pos")),
         ('text,"a;b",label\ngood;fine,1,pos\n', (2, "good;fine", "pos")),
+        ('"a;\n;;b",text,label\n1,good,pos\n', (3, "good", "pos")),
+        ('"a,\n\n,""b""";text;label\n1;good, fine;pos\n', (4, "good, fine", "pos")),
     ],
     ids=[
         *("semicolons", "quoted", "declared", "tabs declared", "commas declared", "few commas"),
-        *("declared as a spreadsheet saves it", "commas"),
+        *("declared as a spreadsheet saves it", "commas", "lines", "lines and semicolons"),
     ],
 )
 def test_a_csv_file_is_divided_as_its_header_says(tmp_path, content, row):
     label = "label (a, b)" if "(a, b)" in content else None
     assert rows_of(write(tmp_path, "a.csv", content), label=label) == [row]
+
+
+@pytest.mark.parametrize("num_rows", [3, 300])
+def test_a_quote_in_a_name_of_a_header_opens_nothing(tmp_path, num_rows):
+    path = write(tmp_path, "a.csv", 'text;5" size;label\n' + 'good, "fine", a, b;1;pos\n' * num_rows)
+    assert rows_of(path)[-1] == (num_rows + 1, 'good, "fine", a, b', "pos")
 
 
 def test_semicolons_in_texts_divide_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertfit.data import lines
+from bertfit.data import delimited, lines
 from bertfit.data.dataset import Columns, Row
 from bertfit.data.readers import SourceError, iter_rows, read_dataset
 from bertfit.errors import DataError, Fault
@@ -203,6 +204,26 @@ def test_empty_rows_at_the_end_of_a_table_are_none(tmp_path, name):
     content = content.replace(",", "\t" if name == "a.tsv" else ",")
     dataset, faults = read_dataset(write(tmp_path, name, content), Columns())
     assert (list(dataset.lines), [fault.line for fault in faults]) == ([2, 4], [3])
+
+
+def test_empty_rows_between_others_are_faults_each_of_its_kind(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\n,\n,\n , \n,\n,,\nfine,1\n,\n")
+    dataset, faults = read_dataset(path, Columns())
+    assert list(dataset.lines) == [7]
+    assert [fault.line for fault in faults] == [2, 3, 4, 5, 6]
+    assert faults[-1].message.startswith("too many fields: 3")
+
+
+def test_a_quote_that_is_not_closed_takes_no_more_than_a_field_may(tmp_path, monkeypatch):
+    limit = csv.field_size_limit(1000)
+    monkeypatch.setattr(delimited, "MAX_FIELD_CHARACTERS", 1000)
+    path = write(tmp_path, "a.csv", 'text,label\nfine,1\n"open,1\n' + "fine,0\n" * 1000)
+    try:
+        told = source_error(path)
+    finally:
+        csv.field_size_limit(limit)
+    mend = "a quote may not be closed; the row goes on over the next 142 lines"
+    assert told == f":3: a field has more than 1,000 characters; {mend}"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
@@ -445,6 +466,11 @@ def test_a_header_that_is_not_utf8_is_refused(tmp_path):
 def test_a_file_of_another_kind_than_its_name_says_is_named(tmp_path, start, told):
     """Each was told to be re-saved as UTF-8."""
     assert source_error(write(tmp_path, "a.csv", start)) == f": the file is {told}"
+
+
+def test_gzip_within_gzip_is_named(tmp_path):
+    path = write(tmp_path, "a.csv.gz", gzip.compress(gzip.compress(b"text,label\na,x\n")))
+    assert source_error(path) == ": it is gzip within gzip; unpack it once, as with gunzip"
 
 
 @pytest.mark.parametrize(("sign", "told"), [(",", "commas"), (";", "semicolons")])

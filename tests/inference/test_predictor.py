@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
+import gc
 import itertools
 import json
 import pickle
+import weakref
 
 import datasets
 import numpy as np
@@ -239,6 +241,33 @@ def test_a_loaded_run_predicts_what_the_saved_model_did(run, classifier):
     np.testing.assert_array_equal(
         loaded.predict_probabilities(TEXTS), trained.predict_probabilities(TEXTS)
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_dropped_classifier_is_freed_without_a_search_for_garbage(run, dtype):
+    classifier = TextClassifier.load(run, dtype=dtype)
+    classifier.predict(["a good film"])
+    models = [classifier.model, classifier._working.take(classifier.model, classifier.precision)]
+    weights = [weakref.ref(weight) for model in models for weight in model.parameters()]
+    del models
+    gc.collect()
+    gc.disable()
+    try:
+        del classifier
+        assert [weight() for weight in weights] == [None] * len(weights)
+    finally:
+        gc.enable()
+
+
+def test_a_part_kept_from_a_dropped_classifier_still_computes(run, classifier):
+    classifier = TextClassifier.load(run)
+    whole, part = classifier.model, classifier.model.base_model
+    ids = torch.tensor([[2, 5, 6, 3]])
+    with torch.no_grad():
+        expected = whole.base_model(input_ids=ids).last_hidden_state[:, :1]
+        del classifier, whole
+        found = part(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(found[:, :1], expected)
 
 
 def test_a_loaded_run_keeps_its_record(run):

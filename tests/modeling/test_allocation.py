@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bertfit.modeling import allocation
@@ -32,7 +34,25 @@ class Libc:
 def libc(monkeypatch):
     libc = Libc()
     monkeypatch.setattr(allocation, "_find_glibc", lambda: libc)
+    monkeypatch.setattr(allocation, "_holders", allocation._Holders())
+    monkeypatch.setattr(allocation, "measure_resident", lambda: None)
     return libc
+
+
+def hold_while_memory_grows(libc, monkeypatch, sizes):
+    """Return whether memory was returned after each hold.
+
+    Sizes are in MiB: those found before a hold, after it, and once memory was returned.
+    """
+    trims = []
+    for of_one in sizes:
+        measured = iter([2**20 * size for size in of_one])
+        monkeypatch.setattr(allocation, "measure_resident", lambda m=measured: next(m))
+        libc.asked.clear()
+        with keep_freed_memory():
+            pass
+        trims.append("trim" in libc.asked)
+    return trims
 
 
 def test_malloc_is_set_once_and_set_back_by_the_last_holder(libc):
@@ -47,6 +67,27 @@ def test_malloc_is_set_once_and_set_back_by_the_last_holder(libc):
 def test_an_error_sets_it_back_too(libc):
     with pytest.raises(RuntimeError, match="in between"), keep_freed_memory():
         raise RuntimeError("in between")
+    assert libc.asked[-1] == "trim"
+
+
+def test_little_memory_is_left_to_the_next_holder(libc, monkeypatch):
+    sizes = [(500, 600), (600, 628), (628, 629, 500)]
+    assert hold_while_memory_grows(libc, monkeypatch, sizes) == [False, False, True]
+
+
+def test_growth_is_counted_since_memory_was_returned_and_from_the_least(libc, monkeypatch):
+    sizes = [(500, 900, 850), (900, 970), (970, 979, 850), (300, 400), (400, 429, 400)]
+    found = hold_while_memory_grows(libc, monkeypatch, sizes)
+    assert found == [True, False, True, False, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_has_no_holders(libc):
+    with keep_freed_memory():
+        child = os.fork()
+        if child == 0:
+            os._exit(allocation._holders.num)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert libc.asked[-1] == "trim"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -89,6 +90,35 @@ def test_what_was_set_is_set_again():
         assert not torch.is_grad_enabled()
         assert torch.get_default_dtype() == torch.float64
         assert torch.empty(1).device.type == "meta"
+
+
+def test_the_last_of_several_threads_sets_it_back():
+    first, second = usual_torch(), usual_torch()
+    with default_dtype(torch.float64):
+        first.__enter__()
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(second.__enter__).result()
+            first.__exit__(None, None, None)
+            assert torch.get_default_dtype() == torch.float32
+            thread.submit(second.__exit__, None, None, None).result()
+        assert torch.get_default_dtype() == torch.float64
+
+
+def test_what_someone_else_sets_meanwhile_stays():
+    with default_dtype(torch.float64):
+        with usual_torch():
+            torch.set_default_dtype(torch.bfloat16)
+        assert torch.get_default_dtype() == torch.bfloat16
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_a_process_forked_meanwhile_has_what_was_set():
+    with default_dtype(torch.float64), usual_torch():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.get_default_dtype() == torch.float64 else 1)
+        assert torch.get_default_dtype() == torch.float32
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 COMPUTE_IN_A_FORK = """

@@ -6,6 +6,7 @@ import codecs
 import csv
 import itertools
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,9 +17,11 @@ from bertfit.data.lines import Line, has_byte_order_mark, iter_lines
 from bertfit.data.records import Record, RecordStream, SourceError, check_names_differ
 from bertfit.errors import Fault
 
-MAX_FIELD_CHARACTERS = 2**31 - 1
-"""The most that csv.field_size_limit accepts on every platform; long texts exceed its default of
-131,072."""
+MAX_FIELD_CHARACTERS = 2**26
+"""As long as a line may be. The csv module takes 131,072 by default, which long texts exceed; with
+no limit, a quote that is never closed would take the memory of all the rest of the file."""
+_MOST_HEADER_LINES = 100
+"""Over which a header goes on whose names have line ends; a quote open for longer opens nothing."""
 _MARK = "\ufeff"
 _DECLARATION = re.compile(r'"?sep=([,;|\t])"?\1*\s*', re.IGNORECASE)
 """A first line for Excel, which shows no such line and divides the others as it says."""
@@ -119,12 +122,15 @@ def _drop_empty_end(rows: Iterator[_Fields | Fault]) -> Iterator[_Fields | Fault
 
     Between other rows, they are kept, as each stands for a row.
     """
-    waiting: list[_Fields] = []
+    waiting: list[tuple[list[str], array[int]]] = []  # lines by fields: there may be a million
     for row in rows:
         if isinstance(row, _Fields) and len(row.fields) > 1 and not any(map(str.strip, row.fields)):
-            waiting.append(row)
+            if not waiting or waiting[-1][0] != row.fields:
+                waiting.append((row.fields, array("q")))
+            waiting[-1][1].append(row.line)
             continue
-        yield from waiting
+        for fields, lines in waiting:
+            yield from (_Fields(line, fields) for line in lines)
         waiting.clear()
         yield row
 
@@ -146,7 +152,7 @@ def _name_fields(row: _Fields, names: list[str], source: str) -> Record | Fault:
 
 
 def _split_csv(lines: Iterator[Line], source: str) -> Iterator[_Fields | Fault]:
-    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD_CHARACTERS))
     faults: list[Fault] = []
     latest = ""
     delimiter, all_lines = _find_delimiter(lines)
@@ -190,9 +196,21 @@ def _find_delimiter(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
         head.append(line)
         if line.text.strip():
             break
-    header = _QUOTED.sub("", head[-1].text) if head else ""
-    delimiter = ";" if header.count(";") > header.count(",") else ","
+    header = first = head[-1].text if head else ""
+    num_more = _MOST_HEADER_LINES if _is_open(first) else 0
+    for line in itertools.islice(lines, num_more):
+        head.append(line)
+        header += line.text
+        if not _is_open(header):
+            break
+    names = _QUOTED.sub("", first if _is_open(header) else header)
+    delimiter = ";" if names.count(";") > names.count(",") else ","
     return delimiter, itertools.chain(head, lines)
+
+
+def _is_open(text: str) -> bool:
+    """Return whether a quote is open at the end, in which those of a value are doubled."""
+    return text.count('"') % 2 == 1
 
 
 def _tell_lines(num_more: int) -> str:
@@ -203,6 +221,8 @@ def _tell_lines(num_more: int) -> str:
 def _explain(error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return "a quote is opened in this row and never closed"
+    if "larger than field limit" in str(error):
+        return f"a field has more than {csv.field_size_limit():,} characters; a quote may not be closed"
     if "new-line character" in str(error):
         return _BARE_RETURN
     if "expected after" in str(error):  # the module's own quotes would be taken for data

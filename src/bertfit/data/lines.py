@@ -105,7 +105,10 @@ def iter_lines(path: Path, source: str, encoding: str) -> Generator[Line]:
             or is UTF-16 with a fault.
     """
     with _open(path, source) as file, _explain_gzip_errors(source):
-        _refuse_other_kinds(_peek(file)[1], source)
+        start = _peek(file)[1]
+        if path.suffix.lower() == ".gz" and start.startswith(_GZIP):
+            raise SourceError(source, "it is gzip within gzip; unpack it once, as with gunzip")
+        _refuse_other_kinds(start, source)
         yield from decode_lines(file, source, encoding)
 
 

@@ -13,7 +13,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,15 +25,27 @@ _NEVER = 2**31 - 1
 
 
 _MOST_GROWTH = 1.5
+_MOST_LEFT = 128 * 2**20
+"""Bytes by which the process may have grown when the last holder ends without returning them: that
+a service which predicts one text at a time need not go through its whole heap after each."""
 _STATM = Path("/proc/self/statm")
 
-_lock = threading.Lock()
-_num_holders = 0
+
+@dataclass(slots=True)
+class _Holders:
+    """Who needs freed memory kept; and the least memory in use since it was last returned."""
+
+    num: int = 0
+    least_bytes: int | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_holders = _Holders()
 
 
 @contextlib.contextmanager
 def keep_freed_memory() -> Iterator[None]:
-    """Make the process keep the memory that it frees; return it to the system at the end.
+    """Make the process keep the memory that it frees; return it to the system at the end, if much.
 
     May be nested and used from several threads; it ends when the last context exits. Allocations of
     many different sizes fragment the free memory, so long-running work should call
@@ -55,6 +67,7 @@ def return_freed_memory() -> None:
     libc = _find_glibc()
     if libc is not None:
         libc.malloc_trim(0)
+        _holders.least_bytes = None
 
 
 def return_cached_memory(device: torch.device) -> None:
@@ -105,16 +118,38 @@ def can_keep_freed_memory() -> bool:
 
 def _count(libc: ctypes.CDLL, change: int) -> None:
     """Count holders up or down; the first one configures malloc, the last one restores it."""
-    global _num_holders
-    with _lock:
-        before, _num_holders = _num_holders, _num_holders + change
-        if before == 0:
+    with _holders.lock:
+        before, _holders.num = _holders.num, max(_holders.num + change, 0)
+        if before == 0 and change > 0:
             libc.mallopt(_MMAP_MAX, 0)
             libc.mallopt(_TRIM_THRESHOLD, _NEVER)
-        elif _num_holders == 0:
+            _note_growth()
+        elif _holders.num == 0:
             libc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
             libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
-            libc.malloc_trim(0)
+            if _note_growth() > _MOST_LEFT:
+                libc.malloc_trim(0)
+                _holders.least_bytes = measure_resident()
+
+
+def _note_growth() -> float:
+    """Return by how many bytes the process has grown since its least; much if that is not known."""
+    resident = measure_resident()
+    if resident is None:
+        return float("inf")
+    least = resident if _holders.least_bytes is None else min(_holders.least_bytes, resident)
+    _holders.least_bytes = least
+    return resident - least
+
+
+def _forget_holders() -> None:
+    """Begin anew in a forked process, which has none of the threads that were holders."""
+    global _holders
+    _holders = _Holders()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_holders)
 
 
 def _find_glibc() -> ctypes.CDLL | None:

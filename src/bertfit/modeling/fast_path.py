@@ -7,6 +7,8 @@ tests/modeling/test_fast_path.py checks each part against the plain module.
 from __future__ import annotations
 
 import copy
+import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -83,6 +85,7 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     if device.type in {"cpu", "cuda"}:
         exchange_small_embeddings(model, device)
         shorten_last_layer(model)
+    _unplug_when_dropped(model)
     return plan
 
 
@@ -149,6 +152,7 @@ def copy_for_work(model: _Module, precision: Precision) -> _Module:
     keep_exact(model, working)
     if precision.device.type == "cuda":
         join_projections(working)
+    _unplug_when_dropped(working)
     return working
 
 
@@ -156,7 +160,25 @@ def give_up_copy(working: torch.nn.Module) -> None:
     """Unplug a working copy that is no longer used, so that its memory is freed at once.
 
     A method plugged into a module refers to the module, and only a search for garbage would end
-    that; a GPU whose memory runs out starts none.
+    that; a GPU whose memory runs out starts none. An error may still refer to the copy.
     """
-    for module in working.modules():
+    _unplug(working.modules())
+
+
+def _unplug_when_dropped(model: torch.nn.Module) -> None:
+    """Free a model as soon as nothing refers to it; a part that someone keeps computes as before.
+
+    Like this, a service that loads one model after another has one in memory, not several.
+    """
+    modules = [weakref.ref(module) for module in model.modules()]
+    weakref.finalize(model, _unplug_left, modules).atexit = False
+
+
+def _unplug_left(modules: Iterable[weakref.ref[torch.nn.Module]]) -> None:
+    found = (module() for module in modules)
+    _unplug(module for module in found if module is not None)
+
+
+def _unplug(modules: Iterable[torch.nn.Module]) -> None:
+    for module in modules:
         vars(module).pop("forward", None)

@@ -11,7 +11,9 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,17 +22,30 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
+@dataclass(slots=True)
+class _Dtype:
+    """How many threads need float32 as the default dtype, and what the first of them found."""
+
+    num_users: int = 0
+    found: torch.dtype = torch.float32
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_dtype = _Dtype()
+
+
 @contextlib.contextmanager
 def usual_torch() -> Iterator[None]:
     """Enable gradients, disable autocast, and make float32 and the CPU the defaults.
 
-    The default dtype is one for all threads of a process, so it is set only if it is another. So is
-    how exact products of float32 are, which is left as it is: torch has two ways to set it, and
-    none to put back what the other one had set.
+    The default dtype is one for all threads of a process: the first that needs float32 sets it, and
+    the last one sets it back. How exact products of float32 are is one for all as well, and is left
+    as it is: torch has two ways to set it, and none to put back what the other one had set.
     """
-    _compute_alone_if_forked()
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    _prepare_for_forks()
+    device = torch.get_default_device()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_float32_by_default())
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda", "mps"):
@@ -38,22 +53,50 @@ def usual_torch() -> Iterator[None]:
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        if dtype is not torch.float32:
-            stack.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
         yield
 
 
+@contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    dtype = _dtype  # that of this process, even if it forks meanwhile
+    with dtype.lock:
+        if dtype.num_users == 0:
+            dtype.found = torch.get_default_dtype()
+        dtype.num_users += 1
+        torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        with dtype.lock:
+            dtype.num_users -= 1
+            if dtype.num_users == 0:
+                _set_back(dtype)
+
+
+def _set_back(dtype: _Dtype) -> None:
+    """Set the default to what it was, unless someone has changed it since."""
+    if torch.get_default_dtype() is torch.float32:
+        torch.set_default_dtype(dtype.found)
+
+
 @functools.cache
-def _compute_alone_if_forked() -> None:
-    """Let processes that are forked from this one, from now on, compute on one thread.
+def _prepare_for_forks() -> None:
+    """Let processes that are forked from this one, from now on, begin as a process should.
 
     A fork copies the thread that forks and none of those that OpenMP started, for which the first
-    computation of the child would wait forever. torch's `DataLoader` sets its workers to one as
-    well.
+    computation of the child would wait forever: it computes on one thread, as the workers of
+    torch's `DataLoader` do. Nor has it the threads that may have needed another default dtype.
     """
     if sys.platform != "win32":
-        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
+        os.register_at_fork(after_in_child=_begin_anew)
+
+
+def _begin_anew() -> None:
+    global _dtype
+    torch.set_num_threads(1)
+    if _dtype.num_users:
+        _set_back(_dtype)
+    _dtype = _Dtype()
 
 
 @contextlib.contextmanager
