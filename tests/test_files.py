@@ -13,6 +13,7 @@ import pytest
 from bertfit.errors import ConfigError
 from bertfit.files import (
     as_path,
+    check_folders,
     check_output,
     keep_apart,
     make_readable,
@@ -106,6 +107,13 @@ def test_folders_made_for_a_file_that_failed_are_removed(tmp_path):
         fail_after(file.write("new"))
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
     assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_file_of_the_current_folder_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(), Path("file")):
+        check_folders(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_on_the_way_to_one_that_cannot_be_made_are_removed(tmp_path):

@@ -169,6 +169,22 @@ def test_a_run_that_cannot_be_moved_leaves_the_old_one(run, monkeypatch, error, 
     assert {path.name for path in run.parent.iterdir()} == {"run", staging.folder.name}
 
 
+def test_a_new_run_that_vanishes_at_the_last_moment_leaves_the_old_one(run, monkeypatch):
+    staging = stage_run(run, overwrite=True)
+    rename = type(run).rename
+
+    def remove_first(path, target):
+        if path == staging.folder:
+            shutil.rmtree(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(type(run), "rename", remove_first)
+    with pytest.raises(FileNotFoundError):
+        staging.publish({})
+    assert (run / "weights").read_text() == "old"
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("is_made_anew", [False, True])
 def test_a_run_whose_folder_was_removed_meanwhile_is_not_published(run, is_made_anew):
     """What writes there makes missing folders, so that half a run would come to the place."""

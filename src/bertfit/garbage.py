@@ -6,9 +6,17 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-_is_paused = False
-"""Whether a pause will end by collecting again."""
+
+@dataclass(slots=True)
+class _Pause:
+    """Whether a pause is on that will end by collecting again."""
+
+    is_on: bool = False
+
+
+_pause = _Pause()
 
 
 @contextlib.contextmanager
@@ -19,10 +27,9 @@ def pause_collection() -> Iterator[None]:
     again and again: a third of the time that their import takes. If collection was off already, it
     stays off.
     """
-    global _is_paused
     was_enabled = gc.isenabled()
     if was_enabled:
-        _is_paused = True
+        _pause.is_on = True
         gc.disable()
     try:
         yield
@@ -33,9 +40,8 @@ def pause_collection() -> Iterator[None]:
 
 def _go_on() -> None:
     """Collect again: at the end of a pause, or in a forked process, which may have none to come."""
-    global _is_paused
-    if _is_paused:
-        _is_paused = False
+    if _pause.is_on:
+        _pause.is_on = False
         gc.enable()
 
 

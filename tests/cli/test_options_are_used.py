@@ -9,10 +9,12 @@ import typing
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from bertfit.cli.main import _VERBS, app
 from bertfit.cli.options import read_path
+from bertfit.cli.terminal import _OPTIONS
 
 runner = CliRunner()
 
@@ -187,3 +189,14 @@ def list_path_options():
 @pytest.mark.parametrize("option", [*list_path_options()])
 def test_an_empty_path_is_not_taken_for_the_current_folder(option):
     assert option.parser is read_path
+
+
+def test_options_that_errors_name_exist():
+    group = typer.main.get_command(app)
+    commands = [group, *group.commands.values()]
+    commands += [
+        each for command in commands[1:] for each in getattr(command, "commands", {}).values()
+    ]
+    known = {option for command in commands for param in command.params for option in param.opts}
+    named = {option for names in _OPTIONS.values() for option in names.split(" and ")}
+    assert named <= known

@@ -281,7 +281,9 @@ def test_a_csv_file_is_divided_as_its_header_says(tmp_path, content, row):
 
 @pytest.mark.parametrize("num_rows", [3, 300])
 def test_a_quote_in_a_name_of_a_header_opens_nothing(tmp_path, num_rows):
-    path = write(tmp_path, "a.csv", 'text;5" size;label\n' + 'good, "fine", a, b;1;pos\n' * num_rows)
+    path = write(
+        tmp_path, "a.csv", 'text;5" size;label\n' + 'good, "fine", a, b;1;pos\n' * num_rows
+    )
     assert rows_of(path)[-1] == (num_rows + 1, 'good, "fine", a, b', "pos")
 
 

@@ -141,6 +141,8 @@ def test_a_training_with_other_settings_is_left_alone(train, left, changed, told
     assert raised.value.message.startswith(
         f"no training that was left is this one: that in {find_state(left).parent} has other "
     )
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith("Give the command that the training began with")
     assert find_state(left).read_bytes() == before
 
 
@@ -169,8 +171,10 @@ def test_of_several_the_one_that_fits_is_taken(train, left):
 
 def test_a_damaged_state_is_named(train, left):
     find_state(left).write_bytes(b"no state")
-    with pytest.raises(RunError, match=r"the state of a training, .*, cannot be read"):
+    with pytest.raises(RunError, match=r"the state of a training, .*, cannot be read") as raised:
         train(left, resume=True)
+    assert raised.value.hint is not None
+    assert raised.value.hint.startswith("Train from the beginning, without --resume.")
     assert find_state(left).read_bytes() == b"no state"
 
 
@@ -244,7 +248,8 @@ def test_an_interrupt_after_the_last_step_leaves_the_trained_model(
     ).read_bytes()
 
 
-def test_a_training_that_failed_is_set_aside_and_goes_on(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_training_that_failed_is_set_aside_and_goes_on(train, tmp_path, monkeypatch, resume):
     output, listener = tmp_path / "run", StepListener()
 
     def fail(*_args, **_options):
@@ -254,7 +259,7 @@ def test_a_training_that_failed_is_set_aside_and_goes_on(train, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(making, "judge", fail)
         with pytest.raises(TrainingError, match="it failed"):
-            train(output, checkpoint_minutes=ALWAYS, listener=listener)
+            train(output, checkpoint_minutes=ALWAYS, listener=listener, resume=resume)
     aside = tmp_path / "run.unfinished"
     assert listener.notes[-1] == (
         f"The best epoch so far is saved, as a plain model, in {aside}. The same command with "

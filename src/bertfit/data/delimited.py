@@ -222,7 +222,8 @@ def _explain(error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return "a quote is opened in this row and never closed"
     if "larger than field limit" in str(error):
-        return f"a field has more than {csv.field_size_limit():,} characters; a quote may not be closed"
+        most = csv.field_size_limit()
+        return f"a field has more than {most:,} characters; a quote may not be closed"
     if "new-line character" in str(error):
         return _BARE_RETURN
     if "expected after" in str(error):  # the module's own quotes would be taken for data

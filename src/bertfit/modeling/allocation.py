@@ -144,8 +144,7 @@ def _note_growth() -> float:
 
 def _forget_holders() -> None:
     """Begin anew in a forked process, which has none of the threads that were holders."""
-    global _holders
-    _holders = _Holders()
+    _holders.num, _holders.least_bytes, _holders.lock = 0, None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -58,25 +58,24 @@ def usual_torch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _float32_by_default() -> Iterator[None]:
-    dtype = _dtype  # that of this process, even if it forks meanwhile
-    with dtype.lock:
-        if dtype.num_users == 0:
-            dtype.found = torch.get_default_dtype()
-        dtype.num_users += 1
+    with _dtype.lock:
+        if _dtype.num_users == 0:
+            _dtype.found = torch.get_default_dtype()
+        _dtype.num_users += 1
         torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
-        with dtype.lock:
-            dtype.num_users -= 1
-            if dtype.num_users == 0:
-                _set_back(dtype)
+        with _dtype.lock:
+            _dtype.num_users = max(_dtype.num_users - 1, 0)  # 0 before in a forked process
+            if _dtype.num_users == 0:
+                _set_back()
 
 
-def _set_back(dtype: _Dtype) -> None:
+def _set_back() -> None:
     """Set the default to what it was, unless someone has changed it since."""
     if torch.get_default_dtype() is torch.float32:
-        torch.set_default_dtype(dtype.found)
+        torch.set_default_dtype(_dtype.found)
 
 
 @functools.cache
@@ -92,11 +91,10 @@ def _prepare_for_forks() -> None:
 
 
 def _begin_anew() -> None:
-    global _dtype
     torch.set_num_threads(1)
     if _dtype.num_users:
-        _set_back(_dtype)
-    _dtype = _Dtype()
+        _set_back()
+    _dtype.num_users, _dtype.lock = 0, threading.Lock()
 
 
 @contextlib.contextmanager

@@ -142,6 +142,7 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
 
     left, held = find_states(output)
     refused = [f"{path.parent} is in use, or cannot be locked" for path in held]
+    damaged: list[str] = []
     for path in left:
         try:
             saved = read_state(path)
@@ -153,22 +154,26 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
             if not differing:
                 saved.check_whole()
         except RunError as error:
-            refused.append(error.message)
+            damaged.append(error.message)
             continue
         except (AttributeError, KeyError, TypeError, ValueError):
-            refused.append(f"{path} is damaged")
+            damaged.append(f"{path} is damaged")
             continue
         if not differing:
             return saved
         refused.append(f"that in {path.parent} has other {list_some(differing, _MOST_SHOWN)}")
+    if not refused and not damaged:
+        return None
+    again = "Train from the beginning, without --resume."
     if refused:
-        raise RunError(
-            "no training that was left is this one: " + "; ".join(refused),
-            hint="Give the command that the training began with, and --resume, once no process is "
-            "training it any more; or train from the beginning, without --resume. What was left "
-            "stays where it is.",
+        again = (
+            "Give the command that the training began with, and --resume, once no process is "
+            "training it any more; or train from the beginning, without --resume."
         )
-    return None
+    raise RunError(
+        "no training that was left is this one: " + "; ".join([*refused, *damaged]),
+        hint=f"{again} What was left stays where it is.",
+    )
 
 
 def _compare(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
