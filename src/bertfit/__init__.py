@@ -10,10 +10,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bertfit import config as config
+    from bertfit import errors as errors
     from bertfit.data.dataset import Columns
     from bertfit.data.imdb import prepare_imdb
     from bertfit.errors import BertfitError
-    from bertfit.inference.predictor import Prediction, TextClassifier
+    from bertfit.inference.prediction import Prediction
+    from bertfit.inference.predictor import TextClassifier
     from bertfit.progress import Listener
     from bertfit.workflow.checking import CheckResult, check
     from bertfit.workflow.comparing import RunComparison, compare
@@ -55,7 +58,7 @@ _HOMES = {
     "Columns": "bertfit.data.dataset",
     "Evaluation": "bertfit.workflow.evaluating",
     "Listener": "bertfit.progress",
-    "Prediction": "bertfit.inference.predictor",
+    "Prediction": "bertfit.inference.prediction",
     "RunComparison": "bertfit.workflow.comparing",
     "SuspectReport": "bertfit.workflow.suspecting",
     "TextClassifier": "bertfit.inference.predictor",

@@ -6,6 +6,8 @@ import codecs
 import gzip
 import json
 import os
+import sys
+import types
 from pathlib import Path
 
 import datasets
@@ -640,3 +642,9 @@ def test_keys_of_dicts_are_read_as_names():
         ["pos", "neg"],
         [],
     )
+
+
+@pytest.mark.parametrize("name", ["pandas", "pyarrow", "datasets"])
+def test_a_module_of_the_caller_may_be_named_like_a_library(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    assert rows_of([{"text": "good", "label": "pos"}]) == [(1, "good", "pos")]

@@ -9,6 +9,8 @@ import gc
 import itertools
 import json
 import pickle
+import subprocess
+import sys
 import weakref
 
 import datasets
@@ -111,18 +113,76 @@ def test_any_iterable_of_texts_will_do(classifier, make):
     assert classifier.predict(make(TEXTS)) == classifier.predict(TEXTS)
 
 
-@pytest.mark.parametrize("make", [list, tuple, np.array])
+@pytest.mark.parametrize("make", [list, np.array])
 def test_a_text_may_be_a_list_of_tokens(classifier, make):
     tokens = [make(text.split()) for text in ("good film", "a bad film")]
     assert classifier.predict(tokens) == classifier.predict(["good film", "a bad film"])
 
 
-@pytest.mark.parametrize("odd", [None, 1, float("nan"), ["a", 1]])
+@pytest.mark.parametrize("odd", [None, 1, float("nan"), ["a", 1], ("a text", "its label")])
 def test_what_is_no_text_is_named_with_its_place(classifier, odd):
     with pytest.raises(DataError, match=r"texts\[1\] is .*a string or a list of strings"):
         classifier.predict(["good", odd])
     with pytest.raises(DataError, match="expected a string, strings or a table, got 5"):
         classifier.predict(5)
+
+
+@pytest.mark.parametrize("columns", [["text", "label"], ["text"]])
+def test_the_values_of_a_frame_are_no_texts(classifier, columns):
+    """Read as lists of tokens, a label would be a part of its text."""
+    rows = pd.DataFrame({"text": TEXTS, "label": "bad"})[columns].to_numpy()
+    for predict in (classifier.predict, lambda texts: list(classifier.predict_stream(texts))):
+        with pytest.raises(DataError, match=r"texts: expected .*, got array"):
+            predict(rows)
+
+
+@pytest.mark.parametrize("texts", [{"text": TEXTS * 999}, b"good" * 999, set(map(str, range(999)))])
+def test_an_error_does_not_repeat_a_whole_data_set(classifier, texts):
+    for predict in (classifier.predict, classifier.predict_stream):
+        with pytest.raises(DataError, match="texts: expected") as caught:
+            predict(texts)
+        assert len(str(caught.value)) < 300
+    with pytest.raises(DataError, match=r"texts\[0\] is") as caught:
+        classifier.predict([list(range(10_000))])
+    assert len(str(caught.value)) < 200
+
+
+def test_what_is_not_encoded_is_not_scored(classifier):
+    with pytest.raises(
+        DataError, match=r"encoded: expected what encode\(texts\) returns, got list"
+    ):
+        classifier.score(["a good film"])
+
+
+def test_a_classifier_shows_what_it_is(classifier):
+    assert repr(classifier) == "<TextClassifier of bad, fair, good; float32 on cpu>"
+
+
+def test_the_warning_of_a_changed_file_names_the_place_that_loads(run):
+    with (run / "config.json").open("a") as file:
+        file.write(" ")
+    with pytest.warns(UserWarning, match="config.json") as caught:
+        TextClassifier.load(run)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_tokenizer_may_be_saved_to_a_path_that_is_a_string(classifier, tmp_path):
+    classifier.save_tokenizer(str(tmp_path / "tokenizer"))
+    assert (tmp_path / "tokenizer" / "tokenizer.json").is_file()
+
+
+LOAD_IN_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import bertfit
+with ThreadPoolExecutor(4) as threads:
+    list(threads.map(lambda _: bertfit.TextClassifier.load(sys.argv[1]), range(4)))
+"""
+
+
+def test_the_first_models_may_be_loaded_by_several_threads(run):
+    command = [sys.executable, "-W", "ignore", "-c", LOAD_IN_THREADS, str(run)]
+    subprocess.run(command, check=True, timeout=100)
 
 
 def test_a_data_frame_has_one_prediction_a_row(classifier):
@@ -257,17 +317,6 @@ def test_a_dropped_classifier_is_freed_without_a_search_for_garbage(run, dtype):
         assert [weight() for weight in weights] == [None] * len(weights)
     finally:
         gc.enable()
-
-
-def test_a_part_kept_from_a_dropped_classifier_still_computes(run, classifier):
-    classifier = TextClassifier.load(run)
-    whole, part = classifier.model, classifier.model.base_model
-    ids = torch.tensor([[2, 5, 6, 3]])
-    with torch.no_grad():
-        expected = whole.base_model(input_ids=ids).last_hidden_state[:, :1]
-        del classifier, whole
-        found = part(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(found[:, :1], expected)
 
 
 def test_a_loaded_run_keeps_its_record(run):
@@ -627,7 +676,7 @@ def test_a_stream_takes_arrays_of_arrow(classifier, make):
 
 
 def test_a_list_of_two_tokens_is_no_pair_of_texts_in_a_stream(classifier):
-    tokens = [["good", "film"], ("bad", "film")]
+    tokens = [["good", "film"], ["bad", "film"]]
     assert list(classifier.predict_stream(tokens)) == classifier.predict(tokens)
 
 

@@ -31,6 +31,8 @@ from bertfit.modeling.fast_path import ATTENTION_FAMILIES, copy_for_work, plan_f
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.saving import save_model
 
+pytestmark = pytest.mark.usefixtures("for_logits")
+
 VOCABULARY = 60
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,

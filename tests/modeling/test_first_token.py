@@ -5,6 +5,7 @@ test_fast_path compares outputs and gradients with the plain model, for every fa
 
 from __future__ import annotations
 
+import contextvars
 import copy
 
 import pytest
@@ -23,6 +24,8 @@ from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from tests.modeling.test_packing import make_encoded, run_one_by_one, run_packed
+
+pytestmark = pytest.mark.usefixtures("for_logits")
 
 SMALL = {
     "vocab_size": 40,
@@ -56,6 +59,23 @@ def test_only_the_first_token_leaves_the_last_layer(family):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
+def test_who_asks_for_hidden_states_gets_those_of_all_tokens(family):
+    """Embeddings are taken from a trained classifier, too."""
+    plain = make_classifier(family)
+    fast = copy.deepcopy(plain)
+    plug_in(fast, torch.device("cpu"))
+    ids = torch.arange(24).view(2, 12) + 5
+    for model in (fast, fast.base_model):
+        other = plain if model is fast else plain.base_model
+        found = contextvars.Context().run(model, input_ids=ids, output_hidden_states=True)
+        expected = other(input_ids=ids, output_hidden_states=True)
+        assert len(found.hidden_states) == 3
+        for one, its in zip(found.hidden_states, expected.hidden_states, strict=True):
+            torch.testing.assert_close(one, its)
+    assert fast.base_model(input_ids=ids).last_hidden_state.shape == (2, 1, 16)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
 def test_a_copy_reads_its_own_weights(family):
     """Working weights are a copy of the model; its shortened layer must not read the masters'."""
     model = make_classifier(family)
@@ -67,7 +87,7 @@ def test_a_copy_reads_its_own_weights(family):
     ids = torch.arange(12).view(1, 12) + 5
     assert not torch.allclose(model(input_ids=ids).logits, other(input_ids=ids).logits)
     layers = [m.base_model.get_submodule(_last_layer_name(family)) for m in (model, other)]
-    assert [layer.forward.__self__ is layer for layer in layers] == [True, True]
+    assert [layer.forward.module is layer for layer in layers] == [True, True]
 
 
 def _last_layer_name(family):

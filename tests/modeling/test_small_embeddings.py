@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import types
 
 import pytest
 import torch
 
 from bertfit.modeling.fast_path import plug_in
+from bertfit.modeling.forwards import find_replacement
 from bertfit.modeling.small_embeddings import exchange_small_embeddings, sum_by_product
 from tests.modeling.test_fast_path import FAMILIES, make_batch, make_classifier, run
 
@@ -26,7 +26,7 @@ def find_exchanged(model):
     return {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(vars(module).get("forward"), types.MethodType)
+        if find_replacement(module) is not None
     }
 
 

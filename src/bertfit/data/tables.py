@@ -74,8 +74,9 @@ def open_table(table: object, source: str) -> RecordStream | None:
 
 
 def _is_instance(value: object, module_name: str, class_name: str) -> bool:
-    module = sys.modules.get(module_name)
-    return module is not None and isinstance(value, getattr(module, class_name))
+    # A module of the caller may have this name, or another thread may be importing it.
+    kind = getattr(sys.modules.get(module_name), class_name, None)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def _open_frame(frame: Any, source: str) -> RecordStream:  # noqa: ANN401 (pandas is optional)

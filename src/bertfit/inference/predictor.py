@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,7 +21,7 @@ from bertfit.data.encoding import (
     encode_texts,
     join_encoded,
 )
-from bertfit.errors import ConfigError, ModelError
+from bertfit.errors import ConfigError, DataError, ModelError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect, find_least
 from bertfit.evaluation.thresholds import decide
 from bertfit.files import as_path, raising_system_errors
@@ -36,6 +35,7 @@ from bertfit.inference.loading import (
     settle_padding,
 )
 from bertfit.inference.micro_batches import SMALLER_PIECES
+from bertfit.inference.prediction import Prediction
 from bertfit.inference.scoring import score_texts, softmax
 from bertfit.inference.texts import iter_texts, list_texts
 from bertfit.inference.working_copy import WorkingCopy
@@ -51,6 +51,7 @@ from bertfit.modeling.tokenizer_files import fast_tokenizer, name_inputs, save_t
 from bertfit.modeling.torch_defaults import build_model
 from bertfit.run_directory import read_record
 from bertfit.run_files import find_changed_files, is_run
+from bertfit.wording import list_some
 
 if TYPE_CHECKING:
     import torch
@@ -62,24 +63,8 @@ _CHUNK = (2048, 2**24)
 """Texts held at once while streaming, enough to batch texts of similar length, and characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The model's prediction for one text."""
-
-    label: str | None
-    """The most probable class, or what the run's threshold decides; None if the model abstains."""
-    confidence: float
-    """Probability, in [0, 1], of the label, or of the label withheld by abstaining."""
-    probabilities: dict[str, float] = dataclasses.field(hash=False)
-    """Each class with its probability, in order of the class ids."""
-    is_truncated: bool = False
-    """Whether the text has more tokens than the model was trained to read, so that some were cut
-    off."""
-
-    def __str__(self) -> str:
-        """Return the label and its confidence, such as `pos (0.998)`."""
-        answer = "abstained" if self.label is None else self.label
-        return f"{answer} ({self.confidence:.3f})"
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)  # where `TextClassifier.load` was called
 
 
 class TextClassifier:
@@ -92,7 +77,7 @@ class TextClassifier:
         *,
         rule: EncodingRule,
         precision: Precision,
-        tell: Callable[[str], None] = warnings.warn,
+        tell: Callable[[str], None] = _warn,
     ) -> None:
         """Combine the parts; use `TextClassifier.load` instead if you can.
 
@@ -115,6 +100,11 @@ class TextClassifier:
         self._fast_tokenizer = fast_tokenizer(tokenizer)
         self._working = WorkingCopy()
 
+    def __repr__(self) -> str:
+        """Return what this is in a line, for notebooks."""
+        on = f"{self.precision.dtype_name} on {self.precision.device}"
+        return f"<{type(self).__name__} of {list_some(self.label_names, 5)}; {on}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the weights as they are, without anything that was plugged in."""
         config = copy.deepcopy(self.model.config)
@@ -131,7 +121,7 @@ class TextClassifier:
         *,
         device: str = "auto",
         dtype: Dtype | None = "float32",
-        tell: Callable[[str], None] = warnings.warn,
+        tell: Callable[[str], None] = _warn,
     ) -> Self:
         """Load a run, or any Hugging Face classifier folder.
 
@@ -193,7 +183,10 @@ class TextClassifier:
         return int(pad_id) if pad_id is not None else 0
 
     def encode(
-        self, texts: Iterable[str], *, on_progress: Callable[[int, int], None] | None = None
+        self,
+        texts: Iterable[str | Sequence[str]],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> EncodedTexts:
         """Encode texts by the model's own rule.
 
@@ -222,8 +215,12 @@ class TextClassifier:
         """Return logits (n, C) of encoded texts, in their order.
 
         Raises:
+            DataError: `encoded` is not what `encode` returns.
             ModelError: Logits are not finite.
         """
+        if not isinstance(encoded, EncodedTexts):
+            message = f"encoded: expected what encode(texts) returns, got {type(encoded).__name__}"
+            raise DataError(message)
         logits = score_texts(
             self._working.take(self.model, self.precision),
             encoded,
@@ -247,7 +244,10 @@ class TextClassifier:
         self._max_tokens = tokens
 
     def encode_and_score(
-        self, texts: Iterable[str], *, on_progress: Callable[[int, int], None] | None = None
+        self,
+        texts: Iterable[str | Sequence[str]],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> tuple[EncodedTexts, np.ndarray]:
         """Return encoded texts and their logits (n, C); encode one chunk while scoring another.
 
@@ -258,15 +258,15 @@ class TextClassifier:
         Raises:
             DataError, ModelError: As in `encode` and `score_logits`.
         """
-        texts = list(iter_texts(texts))
+        listed = list(iter_texts(texts))
         pieces: list[EncodedTexts] = []
         logits: list[np.ndarray] = []
         num_done = 0
-        for piece in make_ahead(self._encode, cut_chunks(texts, *_CHUNK)):
+        for piece in make_ahead(self._encode, cut_chunks(listed, *_CHUNK)):
 
             def report(done: int, _total: int, before: int = num_done) -> None:
                 if on_progress is not None:
-                    on_progress(before + done, len(texts))
+                    on_progress(before + done, len(listed))
 
             pieces.append(piece)
             logits.append(self.score_logits(piece, on_progress=report))
@@ -330,7 +330,7 @@ class TextClassifier:
         )
 
     def predict_stream(
-        self, texts: Iterable[str], *, abstain_below: float | None = None
+        self, texts: Iterable[str | Sequence[str]], *, abstain_below: float | None = None
     ) -> Iterator[Prediction]:
         """Predict texts as they come, in their order, in constant memory.
 
@@ -355,7 +355,7 @@ class TextClassifier:
                 label = names[decided] if row[decided] >= least else None
                 yield Prediction(label, row[decided], by_name, is_truncated=cut)
 
-    def save_tokenizer(self, folder: Path) -> None:
+    def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer, so that it cleans texts the same way when loaded without bertfit.
 
         If asked to truncate, it also truncates them the same way, except for head+tail, which only
@@ -364,6 +364,7 @@ class TextClassifier:
         Raises:
             OSError: The disk is full, or the folder cannot be written.
         """
+        folder = as_path(folder, "folder")
         self.tokenizer.model_max_length = self.rule.max_length
         side = "left" if self.rule.truncation == "tail" else "right"
         self.tokenizer.truncation_side = self.tokenizer.init_kwargs["truncation_side"] = side

@@ -17,7 +17,12 @@ import torch
 from bertfit.errors import ModelError
 from bertfit.files import read_json
 from bertfit.garbage import pause_collection
-from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
+from bertfit.modeling.locating import (
+    explaining_failures,
+    import_transformers,
+    locate_model,
+    quieting_transformers,
+)
 from bertfit.modeling.tokenizer_files import read_model_tokenizer
 from bertfit.modeling.torch_defaults import usual_torch
 from bertfit.modeling.weight_files import lacks_parts, refuse_other_weights
@@ -70,6 +75,7 @@ def load_classifier(
     Raises:
         ModelError: The model cannot be found or loaded.
     """
+    import_transformers()
     source, local_only = locate_model(name, lacks=lacks_parts)
     config = _load_config(name, source, local_only=local_only)
     # Code beside the model is never run, and a run would name it without having it.
@@ -113,6 +119,7 @@ def load_architecture(
     Raises:
         ModelError: The model cannot be found, or its type is unknown.
     """
+    import_transformers()
     from transformers import AutoModelForSequenceClassification
 
     source, local_only = locate_model(name)

@@ -7,8 +7,6 @@ tests/modeling/test_fast_path.py checks each part against the plain module.
 from __future__ import annotations
 
 import copy
-import weakref
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +16,7 @@ from bertfit.modeling import attention
 from bertfit.modeling.dropout import exchange_dropout
 from bertfit.modeling.first_token import can_shorten, shorten_last_layer
 from bertfit.modeling.forward import keep_exact
+from bertfit.modeling.forwards import restore_forwards, restore_when_dropped
 from bertfit.modeling.kernels.exchange import exchange_layers, find_kernel_fault
 from bertfit.modeling.kernels.launching import find_kernel_obstacle
 from bertfit.modeling.kernels.parts import HEAD_SIZES, KERNEL_FAMILIES, join_projections
@@ -85,7 +84,7 @@ def plug_in(model: PreTrainedModel, device: torch.device) -> FastPath:
     if device.type in {"cpu", "cuda"}:
         exchange_small_embeddings(model, device)
         shorten_last_layer(model)
-    _unplug_when_dropped(model)
+    restore_when_dropped(model)
     return plan
 
 
@@ -152,33 +151,13 @@ def copy_for_work(model: _Module, precision: Precision) -> _Module:
     keep_exact(model, working)
     if precision.device.type == "cuda":
         join_projections(working)
-    _unplug_when_dropped(working)
+    restore_when_dropped(working)
     return working
 
 
 def give_up_copy(working: torch.nn.Module) -> None:
     """Unplug a working copy that is no longer used, so that its memory is freed at once.
 
-    A method plugged into a module refers to the module, and only a search for garbage would end
-    that; a GPU whose memory runs out starts none. An error may still refer to the copy.
+    An error may still refer to it; and a GPU whose memory runs out starts no search for garbage.
     """
-    _unplug(working.modules())
-
-
-def _unplug_when_dropped(model: torch.nn.Module) -> None:
-    """Free a model as soon as nothing refers to it; a part that someone keeps computes as before.
-
-    Like this, a service that loads one model after another has one in memory, not several.
-    """
-    modules = [weakref.ref(module) for module in model.modules()]
-    weakref.finalize(model, _unplug_left, modules).atexit = False
-
-
-def _unplug_left(modules: Iterable[weakref.ref[torch.nn.Module]]) -> None:
-    found = (module() for module in modules)
-    _unplug(module for module in found if module is not None)
-
-
-def _unplug(modules: Iterable[torch.nn.Module]) -> None:
-    for module in modules:
-        vars(module).pop("forward", None)
+    restore_forwards(working.modules())

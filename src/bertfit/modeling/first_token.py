@@ -17,7 +17,9 @@ projection).
 
 from __future__ import annotations
 
-import types
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +27,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bertfit.modeling.attention import attend
 from bertfit.modeling.dropout import draw_mask
+from bertfit.modeling.forwards import find_replacement, replace_forward
 from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.kernels.exchange import compute_by_kernels
 from bertfit.modeling.pack import current_pack, first_tokens
@@ -40,10 +43,24 @@ ALBERT shares one layer among all depths; ModernBERT may pool over all tokens.
 """
 
 
+_is_for_logits: contextvars.ContextVar[bool] = contextvars.ContextVar("logits", default=False)
+
+
+@contextlib.contextmanager
+def wanting_logits() -> Iterator[None]:
+    """Say that a model is called in this context for its logits, not for any hidden state."""
+    token = _is_for_logits.set(True)
+    try:
+        yield
+    finally:
+        _is_for_logits.reset(token)
+
+
 def shorten_last_layer(model: PreTrainedModel) -> bool:
     """Make the last layer of a classifier return (B, 1, D); return whether that was possible.
 
-    The output of `model.base_model` is then useful only to the head.
+    It does so only while logits are wanted: whoever calls the model or its encoder for embeddings
+    gets those of all tokens.
     """
     if not can_shorten(model.config):
         return False
@@ -51,14 +68,13 @@ def shorten_last_layer(model: PreTrainedModel) -> bool:
         layer, forward = model.base_model.transformer.layer[-1], _forward_distilbert
     else:
         layer, forward = model.base_model.encoder.layer[-1], _forward_bert
-    layer.forward = types.MethodType(forward, layer)
+    replace_forward(layer, forward)
     return True
 
 
 def is_short(layer: torch.nn.Module) -> bool:
     """Return whether a layer computes only the first tokens."""
-    forward = getattr(vars(layer).get("forward"), "__func__", None)
-    return forward in {_forward_bert, _forward_distilbert}
+    return find_replacement(layer) in {_forward_bert, _forward_distilbert}
 
 
 def can_shorten(config: PretrainedConfig) -> bool:
@@ -68,13 +84,25 @@ def can_shorten(config: PretrainedConfig) -> bool:
     return bool(config.num_hidden_layers > 0)  # without layers, the head reads the embeddings
 
 
+def _forward_whole(
+    layer: torch.nn.Module,
+    *inputs: Any,  # noqa: ANN401 (what transformers gives a layer)
+    **named: Any,  # noqa: ANN401 (as above)
+) -> torch.Tensor:
+    """Return the layer's output for every token, as transformers computes it."""
+    output: torch.Tensor = type(layer).forward(layer, *inputs, **named)
+    return output
+
+
 def _forward_bert(
     layer: Any,  # noqa: ANN401 (BertLayer or its equivalent in another family)
     hidden_BTD: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    *_unused: Any,  # noqa: ANN401 (arguments of decoders)
-    **_unused_too: Any,  # noqa: ANN401 (as above)
+    *others: Any,  # noqa: ANN401 (arguments of decoders)
+    **named: Any,  # noqa: ANN401 (as above)
 ) -> torch.Tensor:
+    if not _is_for_logits.get():
+        return _forward_whole(layer, hidden_BTD, attention_mask, *others, **named)
     found = compute_by_kernels(layer, hidden_BTD, only_firsts=True)
     if found is not None:
         return found
@@ -90,8 +118,10 @@ def _forward_distilbert(
     layer: Any,  # noqa: ANN401 (DistilBERT's TransformerBlock)
     hidden_BTD: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    **_unused: Any,  # noqa: ANN401 (output flags)
+    **named: Any,  # noqa: ANN401 (output flags)
 ) -> torch.Tensor:
+    if not _is_for_logits.get():
+        return _forward_whole(layer, hidden_BTD, attention_mask, **named)
     found = compute_by_kernels(layer, hidden_BTD, only_firsts=True)
     if found is not None:
         return found

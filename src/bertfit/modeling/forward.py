@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import linear
 
 from bertfit.modeling.classifier import find_last_linear
+from bertfit.modeling.first_token import wanting_logits
 from bertfit.modeling.pack import Pack, computing
 from bertfit.modeling.packing import number_positions
 from bertfit.modeling.precision import safe_attention
@@ -193,7 +194,8 @@ def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.
     called: _Called = []
     layer = None if torch.is_grad_enabled() else find_last_linear(model)
     if layer is None:
-        return model(**inputs).logits, called
+        with wanting_logits():
+            return model(**inputs).logits, called
 
     def keep(
         layer: torch.nn.Module, read: tuple[torch.Tensor, ...], gave: torch.Tensor
@@ -206,7 +208,8 @@ def _call(model: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.
 
     hook = layer.register_forward_hook(keep)
     try:
-        return model(**inputs).logits, called
+        with wanting_logits():
+            return model(**inputs).logits, called
     finally:
         hook.remove()
 

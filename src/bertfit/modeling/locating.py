@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ _LONGEST_NAME = 255
 _HUB_SECONDS = 10.0
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
+_importing = threading.Lock()
 _lock = threading.Lock()
 _found: list[tuple[int, bool]] = []
 """Transformers' verbosity, and whether it has progress bars, as each who loads found them."""
@@ -97,6 +99,12 @@ def _is_cached(name: str, lacks: Callable[[Path], bool] | None) -> bool:
     with explaining_failures(name):
         config = try_to_load_from_cache(name, "config.json")
         return isinstance(config, str) and not (lacks is not None and lacks(Path(config).parent))
+
+
+def import_transformers() -> None:
+    """Import it in one thread; to others it would be there meanwhile, without its names."""
+    with _importing:
+        importlib.import_module("transformers")
 
 
 @contextlib.contextmanager

@@ -88,16 +88,21 @@ def set_up_packing(model: PreTrainedModel, precision: Precision, asked: Packing 
     """
     plan = plan_packing(model.config, precision, asked)
     if plan.is_on:
-        from transformers import AttentionInterface, AttentionMaskInterface
-
-        AttentionInterface.register(NAME, leave_out(_attend))
-        AttentionMaskInterface.register(NAME, _make_mask)
+        register()
         model.set_attn_implementation(NAME)
         last = model.base_model.get_submodule(LAST_BEFORE_HEAD[model.config.model_type])
         last.register_forward_hook(
             _average if getattr(model.config, "classifier_pooling", "") == "mean" else _cut
         )
     return plan
+
+
+def register() -> None:
+    """Register the attention and its mask with transformers; may be called repeatedly."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, leave_out(_attend))
+    AttentionMaskInterface.register(NAME, _make_mask)
 
 
 def takes_packs(model: PreTrainedModel) -> bool:

@@ -11,12 +11,13 @@ The speedup on a GPU was not measured.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import embedding
+
+from bertfit.modeling.forwards import replace_forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +34,7 @@ def exchange_small_embeddings(model: PreTrainedModel, device: torch.device) -> N
     for name, module in model.named_modules():
         is_one = device.type == "cpu" or name.rpartition(".")[2] in _NAMES
         if is_one and module is not of_tokens and _is_plain_and_small(module):
-            module.forward = types.MethodType(_look_up, module)
+            replace_forward(module, _look_up)
 
 
 def _is_plain_and_small(module: torch.nn.Module) -> bool:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bertfit.errors import ModelError
 from bertfit.files import read_json, write_json
 from bertfit.garbage import pause_collection
-from bertfit.modeling.locating import explaining_failures, locate_model, quieting_transformers
+from bertfit.modeling.locating import (
+    explaining_failures,
+    import_transformers,
+    locate_model,
+    quieting_transformers,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,6 +101,7 @@ def check_tokenizer(
 
 def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a folder or of a hub name; transformers may raise any exception."""
+    import_transformers()
     from transformers import AutoTokenizer
 
     # If trust_remote_code were left open, transformers would ask on the terminal.

@@ -23,7 +23,8 @@ from bertfit.run_files import TEST_NAME, VALIDATION_NAME, is_run
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
-    from bertfit.inference.predictor import Prediction, TextClassifier
+    from bertfit.inference.prediction import Prediction
+    from bertfit.inference.predictor import TextClassifier
 
 _Read: TypeAlias = tuple[int, str, Mapping[str, object]]
 """1-based line or number, the text, and the values of the kept columns."""

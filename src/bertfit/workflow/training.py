@@ -88,7 +88,7 @@ def train(
     Raises:
         ConfigError: A setting or an argument is wrong.
         DataError: The data has faults; all are listed.
-        KeyboardInterrupt: A second Ctrl-C or SIGTERM came, or with `resume` the first.
+        KeyboardInterrupt: A second Ctrl-C or SIGTERM, or a first before a step or with `resume`.
         LeakError: The setting `strict` is on, and the test set leaks.
         MissingDependencyError: The embedded model was asked for and is not installed.
         ModelError: The model cannot be loaded or computed.

@@ -428,4 +428,4 @@ def test_a_copy_of_a_model_has_its_own_layers():
     model = make_model("bert")
     exchange_layers(model)
     copied = copy.deepcopy(model)
-    assert first_layer(copied).forward.__self__ is first_layer(copied)
+    assert first_layer(copied).forward.module is first_layer(copied)

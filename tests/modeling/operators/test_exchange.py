@@ -17,6 +17,8 @@ from bertfit.modeling.precision import choose_precision
 from tests.modeling import test_fast_path
 from tests.modeling.test_fast_path import CPU, FAMILIES, VOCABULARY
 
+pytestmark = pytest.mark.usefixtures("for_logits")
+
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2])
 OF_BERT = ("bert", "roberta", "electra", "xlm-roberta")
 

@@ -6,13 +6,13 @@ bfloat16 if its parts have no hooks, and otherwise does what it did before.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from bertfit.modeling.compilation import leave_out
+from bertfit.modeling.forwards import find_replacement, replace_forward
 from bertfit.modeling.gradients import lay_out_rooms
 from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.kernels.launching import find_kernel_obstacle, on_device
@@ -28,13 +28,13 @@ def exchange_layers(model: torch.nn.Module) -> int:
     """Make every layer of BERT's family in `model` use the kernels; return their number."""
     layers = [module for module in model.modules() if find_parts(module) is not None]
     for layer in layers:
-        layer.forward = types.MethodType(_pass_layer, layer)
+        replace_forward(layer, _pass_layer)
     return len(layers)
 
 
 def is_exchanged(layer: torch.nn.Module) -> bool:
     """Return whether `exchange_layers` has replaced this layer's forward."""
-    return getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
+    return find_replacement(layer) is _pass_layer
 
 
 def list_exchanged(model: torch.nn.Module) -> list[Parts]:

@@ -18,6 +18,7 @@ import torch
 
 from bertfit.modeling.attention import NAME
 from bertfit.modeling.compilation import leave_out
+from bertfit.modeling.forwards import find_replacement, replace_forward
 from bertfit.modeling.hooks import are_unwatched
 from bertfit.modeling.layer_kinds import (
     activates,
@@ -49,7 +50,7 @@ def exchange_modules(model: torch.nn.Module) -> None:
     for module in model.modules():
         forward = _find_forward(module)
         if forward is not None:
-            module.forward = types.MethodType(forward, module)
+            replace_forward(module, forward)
 
 
 def _find_forward(module: torch.nn.Module) -> Callable[..., Any] | None:
@@ -195,7 +196,7 @@ def _is_as_exchanged(layer: Any) -> bool:  # noqa: ANN401 (BertLayer or its equi
     modules = list_modules(layer)
     width = modules[0].weight.shape[-1]
     return (
-        getattr(vars(layer).get("forward"), "__func__", None) is _pass_layer
+        find_replacement(layer) is _pass_layer
         and all(module.weight.shape == (width, width) for module in modules[:4])
         and all(_find_forward(module) in {_apply_layer, _norm} for module in modules)
         and all(takes(weight) for weight in layer.parameters())
