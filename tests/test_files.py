@@ -403,3 +403,21 @@ def test_a_system_error_without_a_name_gets_one(tmp_path):
     with pytest.raises(OSError, match="No space") as caught, raising_system_errors(tmp_path):
         raise named
     assert caught.value.filename == "config.json"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_json_is_not_awaited_from_a_pipe_or_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(ValueError, match="is not a regular file"):
+            read_json(tmp_path / name)
+
+
+def test_what_a_link_leads_to_keeps_its_permissions(tmp_path):
+    own, other = tmp_path / "folder", tmp_path / "other"
+    own.mkdir()
+    other.touch(mode=0o600)
+    (own / "link").symlink_to(other)
+    make_readable(own)
+    assert other.stat().st_mode & 0o777 == 0o600

@@ -268,8 +268,12 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is of any type)
 
     Raises:
         OSError: There is no such file, or it cannot be read.
-        ValueError: It is not JSON in UTF-8, or nested too deeply.
+        ValueError: It is not JSON in UTF-8, or nested too deeply; or it is a pipe or a device, of
+            which there might be no end.
     """
+    if path.exists() and not path.is_file():
+        message = f"{path} is not a regular file"
+        raise ValueError(message)
     return parse_json(path.read_text(encoding="utf-8"))
 
 
@@ -373,5 +377,5 @@ def make_readable(folder: Path) -> None:
         probe.unlink()
         folder.chmod(mode | 0o100 | (mode & 0o044) >> 2)  # whoever may read it may enter it
         for path in folder.iterdir():
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():  # what a link leads to is not ours
                 path.chmod(mode)

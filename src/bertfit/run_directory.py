@@ -199,11 +199,12 @@ def adopt_folder(folder: Path, output: Path, *, overwrite: bool) -> Staging:
         )
     for path in folder.iterdir():  # partial files, and what the run may have no more
         if (
-            is_part(path.name)
+            path.is_symlink()  # nothing that is written here is one
+            or is_part(path.name)
             or path.name.startswith(".tmp")
             or path.name in WRITTEN_AFTER_TRAINING
         ):
-            if path.is_dir():  # a model that was being written
+            if path.is_dir() and not path.is_symlink():  # a model that was being written
                 shutil.rmtree(path)
             else:
                 path.unlink()

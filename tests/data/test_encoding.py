@@ -218,6 +218,18 @@ def test_a_vocabulary_without_the_token_for_unknown_words_is_an_error(bert):
         find_special_tokens(Tokenizer.from_str(json.dumps(settings)))
 
 
+def test_a_text_on_which_a_tokenizer_panics_is_an_error(bert, capfd):
+    """Panics are of a class of their own, which is no Exception."""
+    settings = json.loads(fast_tokenizer(bert).to_str())
+    endless = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated"}
+    settings["pre_tokenizer"] = {**endless, "invert": False}
+    rule, damaged = EncodingRule(max_length=6), Tokenizer.from_str(json.dumps(settings))
+    encode_texts(["the"], damaged, rule)
+    with pytest.raises(ModelError, match="cannot encode a text"):
+        encode_texts(["a" * 40 + "!"], damaged, rule)
+    assert "panicked" in capfd.readouterr().err
+
+
 def test_what_is_no_text_is_not_blamed_on_the_tokenizer(bert):
     with pytest.raises(TypeError):
         encode([b"the film"], bert)

@@ -451,16 +451,6 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     assert message.startswith("the model 'no-such/model' cannot be loaded: ConnectionError: Name")
 
 
-@pytest.fixture
-def cached_model(tiny_model_dir, tmp_path, monkeypatch):
-    """Give the folder of `some/model` in a cache of the hub."""
-    folder = tmp_path / "models--some--model"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0123")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    return shutil.copytree(tiny_model_dir, folder / "snapshots" / "0123")
-
-
 @pytest.mark.parametrize(
     ("load", "needed"),
     [
@@ -748,6 +738,37 @@ def test_layers_and_labels_without_end_are_not_built(model_dir, entry):
     for load in (load_classifier, load_architecture):
         with pytest.raises(ModelError, match=f"its configuration says {entry} with 31 digits"):
             load(str(model_dir))
+
+
+def test_labels_without_end_of_a_model_of_the_hub_are_not_built(cached_model):
+    path = cached_model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_labels": 10**7}))
+    with pytest.raises(ModelError, match="its configuration says num_labels 10,000,000"):
+        load_classifier("some/model")
+
+
+@pytest.mark.parametrize("entry", ["vocab_size", "intermediate_size", "max_position_embeddings"])
+def test_more_parameters_than_the_weights_can_have_are_not_made(model_dir, entry):
+    path = model_dir / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), entry: 10**9}))
+    num_bytes = (model_dir / "model.safetensors").stat().st_size
+    told = error_of(model_dir)
+    assert f"parameters, and its weights are {num_bytes:,} bytes" in told
+
+
+def test_an_address_that_is_none_is_not_shown(monkeypatch):
+    """It may have a part of a password in it."""
+
+    class InvalidURL(Exception):  # noqa: N818 (the name that counts)
+        """As the package that asks the hub raises it."""
+
+    def fail(*_arguments, **_options):
+        raise InvalidURL("Invalid port: 'secret'")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
+    told = error_of("some/model")
+    assert "secret" not in told
+    assert "HTTPS_PROXY, is no valid address" in told
 
 
 @pytest.mark.parametrize(

@@ -92,3 +92,18 @@ def test_an_adapter_beside_weights_is_refused(model_dir):
     (model_dir / "part.safetensors").rename(model_dir / "model.safetensors")
     (model_dir / "adapter_config.json").write_text("{}", encoding="utf-8")
     assert "there is an adapter beside its weights\n" in error_of(model_dir)
+
+
+def test_parts_of_a_distributed_checkpoint_are_refused(tiny_model_dir, tmp_path):
+    """transformers reads them, and the weights beside them no more."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    part = folder / "shard-00001-model-00001-of-00001.safetensors"
+    shutil.copy(folder / "model.safetensors", part)
+    assert "there are parts of a distributed checkpoint in its folder" in error_of(folder)
+    part.rename(folder / "shard-1-model-1-of-1.safetensors")
+    load_classifier(str(folder), ["neg", "pos"])
+
+
+def test_an_adapter_beside_the_weights_of_a_model_of_the_hub_is_refused(cached_model):
+    (cached_model / "adapter_config.json").write_text("{}")
+    assert "there is an adapter beside its weights" in error_of("some/model")

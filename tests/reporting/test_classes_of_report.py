@@ -95,3 +95,14 @@ def test_a_name_turns_no_text_of_the_card_around() -> None:
     card = render_card(facts)
     assert "| good� |" in card
     assert not set("\u202d\u202e\u2066") & set(card)
+
+
+def test_a_file_name_turns_neither_the_command_nor_the_table_of_parts_around() -> None:
+    facts = make_facts(["good", "bad"], [0, 1], [0, 1])
+    facts |= {"command": "bertfit train 'a\u202eb.csv' --output run"}
+    part = {"source": "a\u202eb.csv", "num_rows": 2, "words_median": 3, "words_max": 4}
+    part |= {"num_per_label": {"good": 1, "bad": 1}, "fingerprint": "0" * 64}
+    facts["record"] = facts["record"] | {"data": {"train": part}}
+    page = render_report(facts)
+    assert "<bdi>a\u202eb.csv</bdi>" in page.replace("<wbr>", "")
+    assert "bertfit train &#39;a�b.csv&#39; --output run" in page

@@ -351,6 +351,15 @@ def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     assert card.read_text(encoding="utf-8") == old
 
 
+@pytest.mark.parametrize("name", ["report.html", "README.md", "report.json", "baselines.json"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_a_run_is_not_waited_for(copy, name):
+    (copy / name).unlink(missing_ok=True)
+    os.mkfifo(copy / name)
+    with pytest.raises(RunError, match=r"is not a regular file|is damaged"):
+        bertfit.report(copy)
+
+
 @pytest.mark.parametrize("name", ["report.html", "README.md"])
 @pytest.mark.parametrize("target", ["precious", "model.safetensors", None])
 def test_nothing_is_written_through_links_of_a_run(copy, tmp_path, name, target):

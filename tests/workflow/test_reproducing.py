@@ -108,3 +108,13 @@ def test_the_demo_is_its_own_command():
 def test_an_imported_run_has_no_command():
     assert describe({"training": {"imported_from": "notebook"}}) is None
     assert describe(make_record() | {"data": {"test": {"source": "t.csv"}}}) is None
+
+
+def test_what_is_no_setting_is_not_written_as_one():
+    """A run may come from others, and its command is made to be copied."""
+    record = make_record("rows", batch_size=8)
+    name = "epochs=1)\nimport os\nprint(x"
+    record["settings"][name] = record["settings"]["batch_size"]
+    call = describe(record)
+    assert "import os" not in call
+    assert "batch_size=8" in call

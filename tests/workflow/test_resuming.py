@@ -195,6 +195,17 @@ def test_partial_files_of_the_killed_process_are_removed(train, left):
     assert not [name for name in read_record(left)["files"] if name.startswith(".")]
 
 
+def test_links_that_somebody_put_beside_a_state_are_removed(train, left, tmp_path):
+    other = tmp_path / "other"
+    (other / "folder").mkdir(parents=True)
+    (other / "file").write_text("kept")
+    for name, target in (("extra.txt", other / "file"), (".tmpAbCdEf", other / "folder")):
+        (find_state(left).parent / name).symlink_to(target)
+    train(left, resume=True)
+    assert not [path for path in left.iterdir() if path.is_symlink()]
+    assert sorted(path.name for path in other.iterdir()) == ["file", "folder"]
+
+
 def test_the_second_interrupt_leaves_the_last_state(train, tmp_path):
     def on_step(step):
         if step == 5:

@@ -197,8 +197,9 @@ def _explaining() -> Iterator[None]:
     """Turn what the tokenizers library raises for a text into a ModelError with a hint."""
     try:
         yield
-    except Exception as error:
-        if type(error) is not Exception:  # the library's errors have no class of their own
+    except BaseException as error:
+        # The library's errors have no class of their own, and panics only one that has no module.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(
             f"the tokenizer cannot encode a text: {error}",

@@ -19,13 +19,15 @@ from bertfit.files import read_json
 from bertfit.garbage import pause_collection
 from bertfit.modeling.locating import (
     explaining_failures,
+    find_file,
     import_transformers,
     locate_model,
     quieting_transformers,
 )
+from bertfit.modeling.outside_files import refuse_links
 from bertfit.modeling.tokenizer_files import read_model_tokenizer
 from bertfit.modeling.torch_defaults import usual_torch
-from bertfit.modeling.weight_files import lacks_parts, refuse_other_weights
+from bertfit.modeling.weight_files import lacks_parts, measure_weights, refuse_other_weights
 from bertfit.wording import list_some
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _COUNTS = (
 """Names that configurations give to the number of layers, and that of labels."""
 _MOST_LAYERS, _MOST_LABELS = 10_000, 1_000_000
 """That make sense."""
+_MOST_NEW = 64_000_000
+"""Parameters that a checkpoint may lack, such as those of a new head."""
 _MOST_NAMED = 4
 """Weights or labels that a note names."""
 
@@ -68,15 +72,18 @@ def load_classifier(
 
     Args:
         name: Hub name, local folder, or "embedded".
-        label_names: Classes in the order of their ids; None keeps the checkpoint's own.
+        label_names: Classes in the order of their ids, of a model to train; None keeps the
+            checkpoint's own.
         dropout: If not None, replaces every dropout rate, also that of the head.
         seed: Seeds the weights that are missing from the checkpoint.
 
     Raises:
-        ModelError: The model cannot be found or loaded.
+        ModelError: The model cannot be found or loaded, or no run can be made from it.
     """
     import_transformers()
     source, local_only = locate_model(name, lacks=lacks_parts)
+    if label_names is not None:
+        refuse_links(source)
     config = _load_config(name, source, local_only=local_only)
     # Code beside the model is never run, and a run would name it without having it.
     has_code = vars(config).pop("auto_map", None) is not None
@@ -88,6 +95,7 @@ def load_classifier(
         config.problem_type = None  # if it was multi-label, loaders would apply sigmoids
     if dropout is not None:
         set_dropout(config, dropout)
+    _refuse_oversized(name, source, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, loading = _load_model(name, source, config, local_only=local_only)
@@ -166,7 +174,7 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
     from transformers import AutoConfig
 
     with explaining_failures(name):
-        _refuse_huge(name, Path(source) / "config.json")
+        _refuse_huge(name, find_file(source, "config.json", local_only=local_only))
         config: PretrainedConfig = AutoConfig.from_pretrained(
             source, local_files_only=local_only, trust_remote_code=False
         )
@@ -189,10 +197,10 @@ def _load_config(name: str, source: str, *, local_only: bool) -> PretrainedConfi
     return config
 
 
-def _refuse_huge(name: str, file: Path) -> None:
-    """Refuse a local configuration of so many layers or labels that building them would not end."""
+def _refuse_huge(name: str, file: Path | None) -> None:
+    """Refuse a configuration of so many layers or labels that building them would not end."""
     entries: Any = {}
-    if file.is_file():
+    if file is not None:
         with contextlib.suppress(OSError, ValueError):  # transformers says what is wrong
             entries = read_json(file)
     for entry in _COUNTS if isinstance(entries, dict) else ():
@@ -203,6 +211,24 @@ def _refuse_huge(name: str, file: Path) -> None:
                 f"the model {name!r} cannot be loaded: its configuration says {entry} {told}",
                 hint="Get a good copy of it.",
             )
+
+
+def _refuse_oversized(name: str, source: str, config: PretrainedConfig) -> None:
+    """Refuse a configuration of more parameters than its weights can have; all would be made."""
+    num_bytes = measure_weights(source)
+    if num_bytes is None:
+        return
+    from transformers import AutoModelForSequenceClassification
+
+    with explaining_failures(name), torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if num_parameters > num_bytes + _MOST_NEW:
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: by its config.json it has {num_parameters:,} "
+            f"parameters, and its weights are {num_bytes:,} bytes",
+            hint="The files do not belong together. Get a good copy of it.",
+        )
 
 
 def _load_model(

@@ -132,6 +132,24 @@ def quieting_transformers() -> Iterator[None]:
                     logging.enable_progress_bar()
 
 
+def find_file(source: str, file: str, *, local_only: bool) -> Path | None:
+    """Return a file of a located model, from its folder or the hub, or None if it has none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / file if (folder / file).is_file() else None
+    import_transformers()
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        source,
+        file,
+        local_files_only=local_only,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else Path(found)
+
+
 @contextlib.contextmanager
 def explaining_failures(name: str) -> Iterator[None]:
     """Turn exceptions of transformers and the hub into a ModelError with a hint."""
@@ -148,6 +166,8 @@ def explaining_failures(name: str) -> Iterator[None]:
                 hint="Ask its owner for permission to read it.",
             ) from error
         told = _CREDENTIALS.sub("://…@", find_first_line(error))
+        if type(error).__name__ == "InvalidURL":  # it may name a part of a password
+            told = "HF_ENDPOINT or a proxy, such as HTTPS_PROXY, is no valid address"
         raise ModelError(
             f"the model {name!r} cannot be loaded: {type(error).__name__}: {told[:300]}",
             hint=_find_missing_part(name, error) or _loading_hint(name, str(error)),

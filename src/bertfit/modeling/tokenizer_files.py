@@ -16,6 +16,7 @@ from bertfit.modeling.locating import (
     locate_model,
     quieting_transformers,
 )
+from bertfit.modeling.outside_files import refuse_named_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -100,10 +101,15 @@ def check_tokenizer(
 
 
 def read_tokenizer(source: str, *, local_only: bool) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a folder or of a hub name; transformers may raise any exception."""
+    """Return the tokenizer of a folder or of a hub name; transformers may raise any exception.
+
+    Raises:
+        ModelError: Its files name others, outside its folder.
+    """
     import_transformers()
     from transformers import AutoTokenizer
 
+    refuse_named_files(source, local_only=local_only)
     # If trust_remote_code were left open, transformers would ask on the terminal.
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
         source, local_files_only=local_only, trust_remote_code=False, use_fast=True
@@ -135,7 +141,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     Padding and truncation are left out, since those of a checkpoint, or of the last call, say
     nothing about the run: MiniLM's tokenizer.json cuts and pads each text to 128 tokens. Only
     programs that read tokenizer.json alone would apply them; transformers sets them at each call.
+    So are templates of chats, by which no text of a classifier is written.
     """
+    tokenizer.chat_template = None
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)

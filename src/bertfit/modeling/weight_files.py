@@ -6,12 +6,13 @@ pickle, or a file elsewhere.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from bertfit.errors import ModelError
 from bertfit.files import read_json
-from bertfit.modeling.locating import explaining_failures, suggest_folder
+from bertfit.modeling.locating import explaining_failures, find_file, suggest_folder
 from bertfit.modeling.tokenizer_files import lacks_vocabulary
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _INDEX_END = ".safetensors.index.json"
+_DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 
 def lacks_parts(folder: Path) -> bool:
@@ -51,11 +53,19 @@ def refuse_other_weights(
     """
     _refuse_quantized(name, config)
     folder = Path(source)
-    if (folder / "adapter_config.json").is_file():
+    with explaining_failures(name):
+        adapter = find_file(source, "adapter_config.json", local_only=local_only)
+    if adapter is not None:
         raise ModelError(
             f"the model {name!r} cannot be loaded: there is an adapter beside its weights",
-            hint=f"{suggest_folder(folder)} Or remove adapter_config.json, if the weights are "
-            "whole without it.",
+            hint=f"{suggest_folder(adapter.parent)} Or remove adapter_config.json, if the weights "
+            "are whole without it.",
+        )
+    if any(_DISTRIBUTED.fullmatch(path.name) for path in folder.glob("*.safetensors")):
+        raise ModelError(
+            f"the model {name!r} cannot be loaded: there are parts of a distributed checkpoint in "
+            "its folder, which transformers would read instead of its weights",
+            hint="Remove the files shard-…-model-…-of-….safetensors, or save the model whole.",
         )
     named = getattr(config, "transformers_weights", None)
     if named is not None:
@@ -65,6 +75,18 @@ def refuse_other_weights(
     index = _find_index(name, source, _INDEX if named is None else named, local_only=local_only)
     if index is not None:
         _refuse_others(name, _list_indexed(name, index), ends=(".safetensors",))
+
+
+def measure_weights(source: str) -> int | None:
+    """Return the bytes of a model's weights, or None if they are not on this machine yet."""
+    folder = Path(source)
+    if not folder.is_dir():
+        config = find_file(source, "config.json", local_only=True)
+        if config is None:
+            return None
+        folder = config.parent
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()]
+    return sum(sizes) if sizes else None
 
 
 def _refuse_quantized(name: str, config: PretrainedConfig) -> None:
@@ -84,17 +106,8 @@ def _find_index(name: str, source: str, file: str, *, local_only: bool) -> Path 
     if folder.is_dir():
         is_read = file != _INDEX or not (folder / _WEIGHTS).is_file()
         return folder / file if is_read and (folder / file).is_file() else None
-    from transformers.utils import cached_file
-
     with explaining_failures(name):
-        found = cached_file(
-            source,
-            file,
-            local_files_only=local_only,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    return None if found is None else Path(found)
+        return find_file(source, file, local_only=local_only)
 
 
 def _list_indexed(name: str, index: Path) -> set[object]:

@@ -54,7 +54,8 @@ def replace_unseen(text: str) -> str:
 def replace_directions(text: str) -> str:
     r"""Replace characters that change the direction of the text around them.
 
-    In a card, which is read as Markdown too, a name with one would reverse what follows it.
+    In a command, and in a card, which is read as Markdown too, a name with one would reverse what
+    follows it.
 
     Example:
         >>> replace_directions("a\u202eb")
@@ -106,6 +107,7 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "breaks": allow_breaks,
         "confidence": lambda value: f"p\u00a0=\u00a0{value:.3f}",
         "count": lambda value: f"{value:,.0f}",
+        "directed": replace_directions,
         "md": escape_markdown,
         "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
         "p_value": format_p_value,

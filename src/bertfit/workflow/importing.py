@@ -14,6 +14,7 @@ from bertfit.environment import describe_environment
 from bertfit.errors import ConfigError, ModelError, RunError, is_out_of_memory
 from bertfit.files import as_path, read_json, write_json
 from bertfit.inference.predictor import TextClassifier
+from bertfit.modeling.outside_files import refuse_links
 from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import check_tokenizer, lacks_vocabulary, read_tokenizer
@@ -259,8 +260,11 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise ModelError(f"{folder} has no folder tokenizer/", hint=EXPECTED)
     tokenizer = None
     try:
+        refuse_links(str(place))
         if not lacks_vocabulary(place):
             tokenizer = read_tokenizer(str(place), local_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # loading can raise anything: JSON, keys, missing files
         if is_out_of_memory(error):
             raise

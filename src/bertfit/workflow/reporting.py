@@ -98,7 +98,7 @@ def report(
 
 
 def _refuse_links(run: Path) -> None:
-    """Refuse to write through links in a run, which may come from others and lead anywhere.
+    """Refuse links in a run, which may come from others and lead anywhere, and pipes.
 
     Raises:
         RunError: There is one.
@@ -108,6 +108,10 @@ def _refuse_links(run: Path) -> None:
             raise RunError(
                 f"{path} is a link to {os.path.realpath(path)}: it is not written through",
                 hint="Remove the link, or name another file with --output.",
+            )
+        if path.exists() and not path.is_file():
+            raise RunError(
+                f"{path} is not a regular file", hint="Remove it, or name another with --output."
             )
 
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bertfit.config import is_given
+from bertfit.config import is_given, setting_names
 from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting.facts_tables import is_of_demo, show_setting
 from bertfit.wording import quote_path
@@ -78,7 +78,9 @@ def _find_changes(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, An
         if entry["origin"].startswith("recipe ")
     ]
     changed = {
-        name: entry["value"] for name, entry in settings.items() if is_given(entry["origin"])
+        name: entry["value"]
+        for name, entry in settings.items()
+        if is_given(entry["origin"]) and name in setting_names()  # else a word of a program, maybe
     }
     return next(iter(recipes), None), changed
 
