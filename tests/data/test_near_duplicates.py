@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -147,3 +148,11 @@ def test_signatures_do_not_depend_on_the_chunk(texts):
     together = sign(texts, vocabulary)
     alone = sign(texts[7:8], vocabulary)
     np.testing.assert_array_equal(together[7], alone[0])
+
+
+def test_texts_whose_accents_are_characters_of_their_own_are_near_duplicates():
+    text = "la fin du film était très réussie, et la première scène dévoile déjà l'énigme"
+    other = unicodedata.normalize("NFD", text)
+    assert other != text
+    (found,) = find([text], [other])
+    assert found.similarity == 1.0

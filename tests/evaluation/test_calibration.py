@@ -136,12 +136,14 @@ def test_groups_count_by_their_rows_in_the_brier_score():
         for _ in range(100)
     ]
     ends = np.quantile(values, [0.025, 0.975])
-    further = t.ppf(0.975, 19) / norm.ppf(0.975) * np.sqrt(20 / 19)
+    num_even = 60**2 / (10 + 10 * 25)  # groups of one size that would tell as much
+    away = t.ppf(0.975, num_even - 1)
+    further = away / norm.ppf(0.975) * np.sqrt(num_even / (num_even - 1))
     found = score_confidence(
         probabilities, label_ids, groups=groups, num_resamples=100, seed=3
     ).intervals["brier"]
     expected = scores.mean() + further * (ends - scores.mean())
-    times = np.exp(t.ppf(0.975, 19) * np.std(values) / scores.mean())
+    times = np.exp(away * np.std(values) / scores.mean())
     assert found.low == pytest.approx(min(expected[0], scores.mean() / times))
     assert found.high == pytest.approx(max(expected[1], scores.mean() * times))
 

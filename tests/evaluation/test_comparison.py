@@ -396,7 +396,8 @@ def test_groups_count_by_their_rows_in_the_difference_of_log_losses() -> None:
         np.concatenate([members[unit] for unit in rng.integers(40, size=40)]) for _ in range(50)
     ]
     ends = np.quantile([losses[rows].mean() for rows in drawn], [0.025, 0.975])
-    further = t.ppf(0.975, 39) / norm.ppf(0.975) * np.sqrt(40 / 39)
+    num_even = 120**2 / (20 + 20 * 25)
+    further = t.ppf(0.975, num_even - 1) / norm.ppf(0.975) * np.sqrt(num_even / (num_even - 1))
     options = {"groups": groups, "num_resamples": 50, "seed": 3}
     found = compare_predictions(a, b, label_ids, **options).scores["log_loss"].interval
     expected = losses.mean() + further * (ends - losses.mean())

@@ -151,7 +151,7 @@ def test_evaluating_later_gives_the_scores_of_the_training(runs, noisy_reviews):
 def test_the_temperature_is_noted(runs):
     (note,) = [note for note in runs[2] if note.startswith("Calibration: ")]
     assert note.startswith("Calibration: temperature ")
-    assert "fitted on 200 validation rows and kept in the model's weights; held-out" in note
+    assert "fitted on 200 validation rows and kept in the model's weights; log loss " in note
 
 
 def test_no_scratch_is_left_in_the_run(runs):

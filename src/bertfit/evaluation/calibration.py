@@ -21,7 +21,7 @@ from bertfit.evaluation.interval import (
 from bertfit.evaluation.metrics import check_predictions, row_log_losses
 from bertfit.evaluation.resampling import resample_intervals
 from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes, weigh_mistakes
-from bertfit.evaluation.units import are_rows, number_units
+from bertfit.evaluation.units import are_rows, count_even_units, number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -299,4 +299,4 @@ def _draw_noise_of_groups(
     for draw in range(len(errors)):
         errors[draw] = np.abs(rng.choice([-1.0, 1.0], num_units) @ cells).sum()
     noise = Interval(0.0, float(np.quantile(errors, _NOISE_QUANTILE)) / len(gaps))
-    return stretch(noise, 0.0, num_units=num_units).high
+    return stretch(noise, 0.0, num_units=count_even_units(units)).high

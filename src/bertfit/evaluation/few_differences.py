@@ -16,6 +16,7 @@ from bertfit.evaluation.interval import (
     FEW,
     Interval,
     allow_for_mistakes,
+    count_effective,
     cut,
     exact_interval,
     have_few_units,
@@ -36,11 +37,12 @@ def allow_for_alike(
 ) -> Interval:
     """Widen the interval of a difference of two scores if resamples vary too little.
 
-    They do if (nearly) all rows have the same difference: with fewer than 10 exceptions without
-    groups, or none with groups. The interval is then at least that of the difference of two shares,
+    They do if (nearly) all rows have the same difference: if fewer than 10 rows, or groups, have an
+    exception. The interval is then at least that of the difference of two shares,
     those of the rows that only A and only B gets right, each times what such a row is worth: the
-    mean of those seen and of one more, whose worth is the average row's. For accuracy, if one model
-    alone is right on all rows, it is also at least the exact interval of a share from 0 to 1,
+    mean of those seen and of one more, whose worth is the average row's. With groups, the shares
+    are of as many rows as the exceptions tell (`interval.count_effective`). For accuracy, if one
+    model alone is right on all rows, it is also at least the exact interval of a share from 0 to 1,
     spread over the range from -1 to 1.
 
     Args:
@@ -53,10 +55,12 @@ def allow_for_alike(
     Source:
         Zou & Donner 2008, Statistics in Medicine 27, section 2 (limits of a difference).
     """
-    num_rows, num_units = len(units), len(np.unique(units))
-    fewest = min(np.count_nonzero(differences != usual) for usual in (-1, 0, 1))
-    if fewest >= FEW or (fewest and num_units < num_rows):
+    are_usual = [differences == usual for usual in (-1, 0, 1)]
+    counts = [len(np.unique(units[~is_usual])) for is_usual in are_usual]
+    if min(counts) >= FEW:
         return interval
+    num_rows = len(units)
+    num_told = count_effective(are_usual[int(np.argmin(counts))], units)
     added, one_more = (differences / num_rows, 1 / num_rows) if gains is None else gains
     difference = float(added.sum())
     shares, worths = [], []
@@ -65,12 +69,12 @@ def allow_for_alike(
         shares.append(float(rows.mean()))
         total = abs(float(added[rows].sum())) + one_more
         worths.append(num_rows * total / (np.count_nonzero(rows) + 1))
-    a, b = (exact_interval(share * num_units, num_units) for share in shares)
+    a, b = (exact_interval(share * num_told, num_told) for share in shares)
     down = np.hypot((shares[0] - a.low) * worths[0], (b.high - shares[1]) * worths[1])
     up = np.hypot((a.high - shares[0]) * worths[0], (shares[1] - b.low) * worths[1])
     ends = [interval, Interval(difference - float(down), difference + float(up))]
     if gains is None and max(shares) == 1:
-        share = exact_interval(shares[0] * num_units, num_units)
+        share = exact_interval(shares[0] * num_told, num_told)
         ends.append(Interval(2 * share.low - 1, 2 * share.high - 1))
     return Interval(min(one.low for one in ends), max(one.high for one in ends))
 

@@ -173,7 +173,7 @@ def allow_for_certain(
 
 
 def allow_for_skew(
-    interval: Interval, score: float, *, deviation: float, num_units: int
+    interval: Interval, score: float, *, deviation: float, num_units: float
 ) -> Interval:
     """Widen the interval of a score near 1 (or 0) to at least that of its log odds.
 
@@ -184,7 +184,8 @@ def allow_for_skew(
         interval: Bootstrap interval.
         score: In [0, 1]; at 0 and 1 the interval is not changed.
         deviation: Standard deviation of the resampled scores.
-        num_units: Units that limit the precision: for AUROC, those of the smaller class.
+        num_units: Units that limit the precision, as of one size: for AUROC, those of the smaller
+            class.
 
     Source:
         Pepe 2003, "The Statistical Evaluation of Medical Tests", section 5.2 (the log odds).
@@ -199,7 +200,7 @@ def allow_for_skew(
 
 
 def allow_for_long_tail(
-    interval: Interval, score: float, *, deviation: float, num_units: int
+    interval: Interval, score: float, *, deviation: float, num_units: float
 ) -> Interval:
     """Widen the interval of a mean cost, at least 0, to at least that of its logarithm.
 
@@ -210,7 +211,7 @@ def allow_for_long_tail(
         interval: Bootstrap interval.
         score: At least 0; at 0 the interval is not changed.
         deviation: Standard deviation of the resampled scores.
-        num_units: Number of rows, or groups.
+        num_units: Number of rows, or groups, as of one size.
 
     Source:
         DiCiccio & Efron 1996, Statistical Science 11, section 2 (intervals on another scale).
@@ -221,7 +222,7 @@ def allow_for_long_tail(
     return Interval(min(interval.low, score / times), max(interval.high, score * times))
 
 
-def find_reach(num_units: int) -> float:
+def find_reach(num_units: float) -> float:
     """Return how many standard deviations an interval reaches to each side: Student's quantile."""
     from scipy.stats import norm, t
 
@@ -229,7 +230,7 @@ def find_reach(num_units: int) -> float:
     return float(t.ppf(tail, num_units - 1) if num_units > 1 else norm.ppf(tail))
 
 
-def stretch(interval: Interval, score: float, *, num_units: int) -> Interval:
+def stretch(interval: Interval, score: float, *, num_units: float) -> Interval:
     """Move both ends away from the score, to correct for few units.
 
     A bootstrap uses the spread of the sample, which is too small by sqrt((n - 1) / n) and itself
@@ -250,18 +251,25 @@ def stretch(interval: Interval, score: float, *, num_units: int) -> Interval:
     )
 
 
-def take_out_bias(interval: Interval, bias: float) -> Interval:
+def take_out_bias(interval: Interval, bias: float, *, is_grouped: bool) -> Interval:
     """Shift both ends against the bias of the resamples, and the leading end by as much again.
 
     The score itself has that bias if rows were drawn at random, as in resampling, and none if a
     fixed number was drawn per class. Which one holds is unknown, so the interval covers both.
 
+    If groups were drawn, the trailing end stays: where one group has most of the rows, resamples
+    without it have another score, and that is no bias of the score.
+
     Example:
-        >>> take_out_bias(Interval(0.25, 0.5), bias=-0.125)
+        >>> take_out_bias(Interval(0.25, 0.5), bias=-0.125, is_grouped=False)
         Interval(low=0.375, high=0.75)
+        >>> take_out_bias(Interval(0.25, 0.5), bias=-0.125, is_grouped=True)
+        Interval(low=0.25, high=0.75)
     """
-    back = -bias
-    return Interval(interval.low + back + min(0.0, back), interval.high + back + max(0.0, back))
+    down, up = min(0.0, -bias), max(0.0, -bias)
+    if is_grouped:
+        return Interval(interval.low + 2 * down, interval.high + 2 * up)
+    return Interval(interval.low + up + 2 * down, interval.high + down + 2 * up)
 
 
 def cut(interval: Interval, low: float = 0.0, high: float = 1.0) -> Interval:

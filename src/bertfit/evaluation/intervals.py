@@ -38,7 +38,7 @@ from bertfit.evaluation.metrics import (
     weighted_aurocs,
 )
 from bertfit.evaluation.resampling import check_settings, draw_counts, percentile_interval
-from bertfit.evaluation.units import are_rows, number_units
+from bertfit.evaluation.units import are_rows, count_even_units, number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -120,7 +120,7 @@ def bootstrap_intervals(
     numbers, num_units = max(len(label_ids), rows.num_labels), int(rows.units.max()) + 1
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=numbers)
     values = _score_draws(rows, draws, num_resamples, on_progress=on_progress)
-    intervals = _take_intervals(rows, values, num_units=num_units)
+    intervals = _take_intervals(rows, values)
     return intervals | _widen_where_few(rows, intervals)
 
 
@@ -158,7 +158,7 @@ def paired_difference_interval(
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_units)
     values = [(counts @ unit_sums) / (counts @ unit_sizes) for counts in draws]
     interval = percentile_interval(np.concatenate(values))
-    interval = stretch(interval, float(differences.mean()), num_units=num_units)
+    interval = stretch(interval, float(differences.mean()), num_units=count_even_units(units))
     interval = allow_for_alike(interval, differences, units)
     return cut(interval, low=-1.0, high=1.0)
 
@@ -207,30 +207,27 @@ def _score_draws(
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _take_intervals(
-    rows: _Rows, values: Mapping[str, NDArray[np.float64]], *, num_units: int
-) -> dict[str, Interval]:
+def _take_intervals(rows: _Rows, values: Mapping[str, NDArray[np.float64]]) -> dict[str, Interval]:
     """Return the interval of each score from its resampled values."""
     whole = _score_resamples(rows, np.ones((1, len(rows.label_ids))))
     intervals, trials, is_grouped = {}, _list_trials(rows), not are_rows(rows.units)
+    num_even = count_even_units(rows.units)
     have_few = have_few_units(rows.predicted_ids == rows.label_ids, rows.units)
     for name, each in values.items():
         interval, score = percentile_interval(each), float(whole[name][0])
         if name in MACRO_NAMES:
-            interval = take_out_bias(interval, float(each.mean()) - score)
-        interval = stretch(interval, score, num_units=num_units)
+            interval = take_out_bias(interval, float(each.mean()) - score, is_grouped=is_grouped)
+        interval = stretch(interval, score, num_units=num_even)
         if name in MACRO_NAMES:
             interval = allow_for_certain(interval, score, trials[name])
         if name == "auroc" or (is_grouped and name != "log_loss"):
-            num_precise = _count_smaller(rows) if name == "auroc" else num_units
+            num_precise = _count_smaller(rows) if name == "auroc" else num_even
             deviation = float(np.nanstd(each))
             interval = allow_for_skew(interval, score, deviation=deviation, num_units=num_precise)
         if name == "log_loss" and not have_few:
             deviation = float(each.std())
-            interval = allow_for_long_tail(
-                interval, score, deviation=deviation, num_units=num_units
-            )
-        if name == "log_loss" and num_units == 1:  # a single row says nothing about others
+            interval = allow_for_long_tail(interval, score, deviation=deviation, num_units=num_even)
+        if name == "log_loss" and num_even == 1:  # a single row says nothing about others
             interval = Interval(0.0, WORST_LOG_LOSS)
         interval = cut(interval, high=WORST_LOG_LOSS if name == "log_loss" else 1.0)
         intervals[name] = Interval(min(interval.low, score), max(interval.high, score))

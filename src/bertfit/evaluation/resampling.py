@@ -19,7 +19,7 @@ from bertfit.evaluation.interval import (
     stretch,
     take_out_bias,
 )
-from bertfit.evaluation.units import number_units
+from bertfit.evaluation.units import are_rows, count_even_units, number_units
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -62,18 +62,18 @@ def resample_intervals(
     draws = draw_counts(num_units, num_resamples, seed=seed, num_numbers=num_rows)
     scores = [score_resample(counts[units].astype(np.int64)) for chunk in draws for counts in chunk]
     whole = score_resample(np.ones(num_rows, dtype=np.int64))
+    num_even, is_grouped = count_even_units(units), not are_rows(units)
     intervals = []
     for place, column in enumerate(np.asarray(scores).T):
         interval = percentile_interval(column)
         if place in biased:
-            interval = take_out_bias(interval, float(column.mean() - whole[place]))
+            bias = float(column.mean() - whole[place])
+            interval = take_out_bias(interval, bias, is_grouped=is_grouped)
         score = float(whole[place])
-        interval = stretch(interval, score, num_units=num_units)
+        interval = stretch(interval, score, num_units=num_even)
         if place in costs:
             deviation = float(column.std())
-            interval = allow_for_long_tail(
-                interval, score, deviation=deviation, num_units=num_units
-            )
+            interval = allow_for_long_tail(interval, score, deviation=deviation, num_units=num_even)
         low, high = within[place]
         intervals.append(Interval(low, high) if num_units == 1 else cut(interval, low, high))
     return intervals

@@ -40,6 +40,26 @@ def count_units(groups: ArrayLike | None, num_rows: int) -> int:
     return int(number_units(groups, num_rows).max()) + 1
 
 
+def count_even_units(units: NDArray[np.int64]) -> float:
+    """Return how many units of one size would tell as much as these, which may differ in size.
+
+    It is not called less than 5, if there are 5: a group that has nearly all rows says little of
+    how much groups differ, but resamples with it and without it differ much already.
+
+    Source:
+        Kish 1965, "Survey Sampling", section 11.7 (the effective number of unequal weights).
+
+    Example:
+        >>> even, uneven = np.repeat(np.arange(50), 2), np.repeat(np.arange(50), np.arange(50) + 1)
+        >>> count_even_units(even), round(count_even_units(uneven), 1)
+        (50.0, 37.9)
+        >>> count_even_units(np.repeat(np.arange(9), [92, *[1] * 8]))
+        5.0
+    """
+    sizes = np.unique(units, return_counts=True)[1]
+    return max(float(sizes.sum() ** 2 / (sizes**2).sum()), min(5.0, float(len(sizes))))
+
+
 def are_rows(units: NDArray[np.int64]) -> bool:
     """Return whether each row is a unit of its own.
 

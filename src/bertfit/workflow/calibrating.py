@@ -281,7 +281,8 @@ def _note_calibration(learned: LearnedConfidence, listener: Listener) -> None:
     what = name_scaling(scaling.kind, scaling.weights)
     listener.note(
         f"Calibration: {what}, fitted on {choice.num_rows:,} validation rows and kept in the "
-        f"model's weights; held-out log loss {losses['none']:.4f} → {losses[scaling.kind]:.4f}."
+        f"model's weights; log loss {losses['none']:.4f} → {losses[scaling.kind]:.4f} on held-out "
+        "folds of them, which chose it."
     )
     before, after = learned.logits.argmax(axis=1), learned.probabilities.argmax(axis=1)
     if (before != after).any():
