@@ -950,6 +950,20 @@ CASES = [
         "good.csv is a file; a folder was expected there.",
         good,
     ),
+    Case(
+        "a tokenizer that would be read from another place",
+        GOOD,
+        4,
+        "by vocab in special_tokens_map.json, it would be read from '/etc/hostname'",
+        both(good, text("tiny/special_tokens_map.json", '{"vocab": "/etc/hostname"}')),
+    ),
+    Case(
+        "gzip within gzip",
+        "check bad.csv.gz",
+        3,
+        "bad.csv.gz: it is gzip within gzip; unpack it once, as with gunzip",
+        text("bad.csv.gz", gzip.compress(gzip.compress(GOOD_ROWS.encode(), mtime=0), mtime=0)),
+    ),
 ]
 
 
