@@ -6,6 +6,7 @@ import csv
 import json
 import random
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -259,3 +260,48 @@ def test_suspects_of_the_training_rows_by_their_own_run_are_warned_of(folder):
     value = json.loads(result.stdout)
     assert "the run was trained on" in value["warning"]
     assert "WARNING" in result.stderr
+
+
+def find_missing(output, parts):
+    """Return the first part that does not follow those before it; lines may be wrapped."""
+    rest = " ".join(output.split())
+    for part in parts:
+        _, found, rest = rest.partition(part)
+        if not found:
+            return part
+    return None
+
+
+def test_a_training_shows_its_scores_beside_the_baselines_and_what_comes_next(folder):
+    output, run = (folder / "a.txt").read_text(encoding="utf-8"), folder / "a"
+    parts = ["Test 40 rows", "Accuracy", "The slices, the worst first", "Scores on the same rows"]
+    parts += ["this model", "NB-SVM", f"The run is in {run}. Next:", f"look at {run}/report.html"]
+    parts += [f'bertfit predict {run} "your text"', f"bertfit evaluate {run} FILE"]
+    assert find_missing(output, [*parts, f"bertfit inspect {run}"]) is None
+    assert "Scores on the same rows" not in (folder / "b.txt").read_text(encoding="utf-8")
+
+
+def test_a_comparison_says_what_it_is_of(folder):
+    output = call("compare", folder / "a", folder / "b")
+    assert find_missing(output, ["Compared on ", "This compares these two models."]) is None
+
+
+def test_inspecting_a_run_says_what_was_chosen_and_nothing_of_what_did_not_happen(folder):
+    output = call("inspect", folder / "a")
+    parts = ["parameters", "Memory, estimated for", "Chosen settings: ", "epochs=2", "Kept: "]
+    assert find_missing(output, parts) is None
+    assert output.count("Labels: ") == 1
+    assert "interrupted" not in output
+
+
+def test_inspecting_a_run_tells_of_an_interruption_and_of_missing_seeds(folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "a", run)
+    record = json.loads((run / "bertfit.json").read_text(encoding="utf-8"))
+    assert "interrupt" not in call("inspect", run)
+    record["training"]["interrupted"] = True
+    record["seeds"]["asked"] = 5
+    (run / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
+    told = " ".join(call("inspect", run).split())
+    assert "interrupted" in told
+    assert re.search(r"\b2 of (the )?5 seeds|5 seeds", told)
