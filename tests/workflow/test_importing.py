@@ -22,7 +22,6 @@ from bertfit.cli.main import app
 from bertfit.cli.terminal import console
 from bertfit.errors import BertfitError, ModelError, RunError
 from bertfit.setting_problems import LEAST_LENGTH
-from bertfit.workflow import importing
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful"]
 ONLY_BERT = "Only the notebook's BertModel + dropout + linear can be imported."
