@@ -104,9 +104,9 @@ class TrainSettings:
     on_bad_row: OnBadRow = "error"
     """error refuses data with bad rows; skip leaves them out and lists them."""
     min_label_rows: int = 1
-    """Labels with fewer training rows than this, at least 1, are left out, in all parts."""
+    """Labels with fewer training rows, before a split, than this (1 or more) are left out."""
     drop_duplicates: bool = False
-    """true drops training rows that are repeated, or whose text is in validation or test."""
+    """true drops training rows that repeat others, or rows given as validation or test."""
     strict: bool = False
     """true refuses to train if texts or groups of the test rows also occur in the other rows."""
     keep_texts: bool = True

@@ -23,7 +23,11 @@ from bertfit.data.readers import read_dataset
 from bertfit.data.splits import split_off
 from bertfit.errors import DataError, LeakError
 
-TOKEN_KINDS = {"unknown_tokens", "no_tokens"}  # of the tokenizer: tests/data/test_token_faults.py
+TOKEN_KINDS = {
+    "unknown_tokens",
+    "no_tokens",
+    "unread_signs",
+}  # of the tokenizer: tests/data/test_token_faults.py
 
 
 def make_texts(num_rows, *, seed, num_words=20):

@@ -198,3 +198,36 @@ def test_lengths_are_described_at_the_usual_limits_and_at_ones_own():
     assert described["cut_shares"] == {"128": 0.75, "200": 0.5, "256": 0.5, "512": 0.25}
     assert (described["median"], described["max"], described["num_counted"]) == (215.0, 601, 4)
     assert described["p95"] == 555.8  # 555.85
+
+
+def test_signs_that_become_the_unknown_token_are_named(tokenizer):
+    """The model gave the same answer to each emoji, and nothing said why."""
+    texts = [f"a good film {sign}" for sign in "★☹" * 10] + ["a film , a film"] * 60
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts))
+    assert (found.kind, found.severity, found.count) == ("unread_signs", "minor", 20)
+    assert found.message == (
+        "20 rows of train (25.0 %) have words or signs that this model cannot tell apart, such as "
+        "★ and ☹: each becomes its unknown token."
+    )
+    assert found.examples[0].note == "1 of 4 unknown"
+
+
+def test_few_rows_with_a_sign_are_no_finding(tokenizer):
+    for texts in (["a ★"] * 9 + ["a"], ["a good film ★"] * 10 + ["a film"] * 91):
+        rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+        assert not [
+            one
+            for one in describe_tokens("train", rows, count(tokenizer, texts))
+            if one.kind == "unread_signs"
+        ]
+
+
+def test_many_texts_of_another_script_are_serious(tokenizer):
+    texts = ["好 影 a"] * 2 + ["a film"] * 18
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts))
+    assert found.severity == "serious"
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts[1:]], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts[1:]))
+    assert found.severity == "minor"

@@ -49,7 +49,7 @@ def test_a_better_model_beats_the_baseline_in_words() -> None:
     assert reverse.verdict.startswith(
         "The model LOSES to TF-IDF + logistic regression by 10.0 points of accuracy (95 % interval "
     )
-    assert "use the baseline, or give the model more data" in reverse.verdict
+    assert "More data or epochs, another model or, where texts" in reverse.verdict
     assert "where texts are cut, a longer max length" in reverse.verdict
     span = reverse.verdict.partition("interval ")[2].partition(")")[0]
     assert span == comparison.verdict.partition("interval ")[2].partition(")")[0]
@@ -77,7 +77,7 @@ def test_a_model_that_finds_the_rare_class_is_not_told_to_give_way_to_one_that_n
         label_ids.astype(int),
         baseline_name=NAME,
     ).verdict
-    assert reverse.endswith(", but has the lower macro F1, 48.7 % against 75.0 %.")
+    assert ", but has the lower macro F1, 48.7 % against 75.0 %. These rows do not show " in reverse
 
 
 def test_a_difference_that_is_no_chance_is_never_told_as_nothing() -> None:
@@ -470,3 +470,21 @@ def test_log_losses_above_1_are_within_the_intervals_by_which_differences_widen(
     of_a, of_b = given
     assert of_a.low < found.a < of_a.high
     assert of_b.low < found.b < of_b.high
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.5, True), (0.9, False)])
+def test_a_model_that_may_have_guessed_is_said_to(share: float, is_told: bool) -> None:
+    """As good as a baseline that learned nothing either, it got a neutral verdict."""
+    rng = np.random.default_rng(1)
+    label_ids = rng.integers(2, size=200)
+    pair = [
+        as_probabilities(np.where(rng.random(200) < share, label_ids, 1 - label_ids))
+        for _ in range(2)
+    ]
+    verdict = compare_with_baseline(*pair, label_ids, baseline_name=NAME).verdict
+    told = (
+        "These rows do not show that the model is better than guessing, whose macro recall is 50 %"
+    )
+    assert (told in verdict) == is_told
+    one = compare_with_baseline(*pair, np.zeros(200, int), baseline_name=NAME).verdict
+    assert "guessing" not in one

@@ -152,5 +152,7 @@ def test_brief_lines_name_the_severity_and_count_the_rest():
     lines = brief_lines([make("serious"), make(), make()], most=2)
     assert lines[0].startswith("Serious: 1 row of train")
     assert lines[1].startswith("1 row of train")
-    assert lines[2] == "… and 1 more finding, which bertfit.json lists."
+    assert lines[2] == "… and 1 more finding, which the report and bertfit check show."
     assert brief_lines([make()], most=2) == [make().message]
+    all_serious = brief_lines([make("serious")] * 5 + [make()], most=2)
+    assert [line.startswith("Serious: ") for line in all_serious] == [*[True] * 5, False]

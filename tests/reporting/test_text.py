@@ -295,7 +295,7 @@ def test_accuracies_of_model_and_baselines_have_their_intervals_and_a_verdict() 
     assert "this model 90.0 % (70.0 to 99.0) 47.4 %" in lines
     assert "NB-SVM 90.0 % (71.0 to 98.0) 47.4 %" in lines
     assert "majority class 90.0 % (72.0 to 97.0) 47.4 %" in lines
-    assert text.endswith(comparison.verdict)
+    assert " ".join(text.split()).endswith(comparison.verdict)
     text = render(comparison_table(comparison, BaselineResults((), 0.0), has_threshold=True))
     assert "this model, without its threshold  " in text
 

@@ -320,13 +320,17 @@ def test_how_the_baseline_did_with_the_runs_own_test_rows_is_told(
 
 LEARNED = Learned("on 3 of these 9 texts", [1, 4, 5], 1 / 3)
 ALL_LEARNED = Learned("on 9 of these 9 texts", range(9), 1.0)
+LEAKED = (
+    "Of all these rows, run knew 3, by text (or nearly): scores of known rows are too good. "
+    "bertfit inspect shows those without them."
+)
 TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learned: a.csv:3, 6, 7."
 
 
 @pytest.mark.parametrize(
     ("learned", "choosing", "part", "told"),
     [
-        (LEARNED, [], "test", TOLD),
+        (LEARNED, [], "test", f"{TOLD} {LEAKED}"),
         (LEARNED, [], None, TOLD),
         (
             LEARNED,
@@ -369,10 +373,7 @@ TOLD = "run was trained on 3 of these 9 texts, so its scores are too good. Learn
             None,
             [],
             "test",
-            (
-                "Of all these rows, run knew 3, by text (or nearly): scores of known rows are too "
-                "good. bertfit inspect shows those without them."
-            ),
+            LEAKED,
         ),
     ],
 )

@@ -753,7 +753,7 @@ def test_collapse_to_one_class_is_warned_of(train, tmp_path):
     name = result.label_names[result.outcome.collapsed_to]
     assert (
         f"WARNING: the model collapsed: it predicts {name!r} for every validation row. "
-        "Lower learning_rate, train longer, or check the labels."
+        "Train longer, lower learning_rate, or check the labels."
     ) in listener.notes
 
 
@@ -1478,6 +1478,7 @@ def test_a_training_from_a_run_reads_as_much_as_the_model_that_the_run_began_wit
         ("a", "b", None),
         ("b", "c", 9),
         ("c", "d", 20),
+        ("d", "e", None),
     ):
         result = bertfit.train(
             make_reviews(20),
@@ -1487,7 +1488,7 @@ def test_a_training_from_a_run_reads_as_much_as_the_model_that_the_run_began_wit
             **options,
         )
         limits.append(result.classifier.rule.max_length)
-    assert limits == [64, 64, 9, 20]
+    assert limits == [64, 64, 9, 20, 64]
 
 
 @pytest.mark.usefixtures("measured")

@@ -91,10 +91,10 @@ def show_training(console: Console, result: TrainResult) -> None:
     if outcome.unfinished is not None:
         told = format_steps(*outcome.unfinished)
         console.print(f"The last epoch was interrupted after {told}.", style="yellow")
+    record = read_record(result.run)
     if result.test is not None:
         _show_test(console, result.test, result.baselines)
     else:
-        record = read_record(result.run)
         if result.baselines is not None:
             _show_validation(console, record, history, result.baselines.best)
         if record["settings"]["slice_columns"]["value"]:
@@ -105,9 +105,11 @@ def show_training(console: Console, result: TrainResult) -> None:
     if page.is_file():
         console.print(f"  look at {page}", soft_wrap=True)
     quoted = quote_path(result.run)
+    encoding = record["settings"]["encoding"]["value"]
+    option = "" if encoding == "utf-8" else f" --encoding {encoding}"
     for command in (
         f'bertfit predict {quoted} "your text"',
-        f"bertfit evaluate {quoted} FILE",
+        f"bertfit evaluate {quoted} FILE{option}",
         f"bertfit inspect {quoted}",
     ):
         console.print(f"  {command}", soft_wrap=True)

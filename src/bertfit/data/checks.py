@@ -16,6 +16,7 @@ from bertfit.config import OnBadRow
 from bertfit.data.cleaning import find_html_break
 from bertfit.data.columns import list_names
 from bertfit.data.dataset import Columns, ReadColumn, TextDataset
+from bertfit.data.lines import NOT_UTF8
 from bertfit.data.readers import (
     ROWS_PER_REPORT,
     RowProgress,
@@ -314,6 +315,7 @@ def _settle(parts: Sequence[_Part], on_bad_row: OnBadRow, *, verb: str) -> tuple
             len(source_faults),
             on_bad_row,
             leaves_none=any(part.is_all_bad for part in parts),
+            num_undecodable=sum(fault.kind == NOT_UTF8 for fault in row_faults),
         ),
     )
 
@@ -328,10 +330,17 @@ def _check_not_empty(part: _Part) -> None:
 
 
 def _advise(
-    num_row_faults: int, num_source_faults: int, on_bad_row: OnBadRow, *, leaves_none: bool
+    num_row_faults: int,
+    num_source_faults: int,
+    on_bad_row: OnBadRow,
+    *,
+    leaves_none: bool,
+    num_undecodable: int,
 ) -> str | None:
     if on_bad_row == "skip" or not num_row_faults:
         return None
+    if 2 * num_undecodable > num_row_faults and num_undecodable > 1:
+        return "Say the encoding, as above: to skip these rows would leave out all with accents."
     if leaves_none:
         return "Fix the data: without the bad rows, none would be left."
     rows = format_count(num_row_faults, "row")

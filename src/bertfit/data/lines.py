@@ -45,6 +45,12 @@ _MOST_STRAY, _MOST_OF_UTF16, _LEAST_TELLING = 0.35, 0.6, 8
 NULs, if the letters are Latin."""
 
 
+NOT_UTF8 = (
+    "the line is not UTF-8; say which encoding it is, as in --encoding cp1252 (Western Europe), or "
+    "re-save the file as UTF-8"
+)
+"""Kind of the fault of a line that is in another encoding."""
+
 _LONGEST_LINE = 2**26
 """Bytes, or characters of UTF-16, of a line; a novel has a million."""
 _LONGEST_ARRAY = 2**30
@@ -232,10 +238,7 @@ def _describe_undecodable(
     error: UnicodeDecodeError, number: int, source: str, encoding: str
 ) -> Fault:
     if encoding == "utf-8":
-        kind = (
-            "the line is not UTF-8; say which encoding it is, as in --encoding cp1252 (Western "
-            "Europe), or re-save the file as UTF-8"
-        )
+        kind = NOT_UTF8
     else:
         kind = f"the line is not {encoding}; --encoding says which encoding the file has"
     byte = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from bertfit.config import TextCleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
 from bertfit.data.findings import Finding, show_rows, tell_rows
+from bertfit.data.words import find_signs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,6 +23,10 @@ LIMITS = (128, 256, 512)
 """Lengths for which the share of longer texts is reported."""
 MOST_UNKNOWN = 0.5
 """A text with a larger share of unknown tokens is a finding."""
+_SERIOUS_SHARE = 0.1
+"""Share of a part's rows from which on texts that a model cannot read are a serious finding, and
+those of which it cannot read something one at all."""
+_FEWEST_WITH_SIGNS, _MOST_SIGNS, _MOST_SEARCHED = 10, 3, 2000
 MOST_SAMPLED = 10_000
 """Rows sampled from larger parts to measure lengths; shares are accurate to about one point."""
 _CHUNK_SIZE = 4096
@@ -156,9 +162,12 @@ def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
 
 
 def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterator[Finding]:
-    """Yield findings on texts without any token or of mostly unknown tokens."""
+    """Yield findings on texts without any token, or with many or some that are unknown."""
     is_nothing, is_unknown = find_unread(counts)
-    advice = "Check that text and model share a language and script; otherwise use another model."
+    advice = (
+        "Check that text and model share a language and script; otherwise take another model, such "
+        "as bert-base-multilingual-cased."
+    )
     for kind, found, what in (
         ("no_tokens", is_nothing, "become no token at all"),
         ("unknown_tokens", is_unknown, "become mostly unknown tokens"),
@@ -168,10 +177,10 @@ def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterat
         if not chosen:
             continue
         verb = what.replace("become", "becomes") if len(chosen) == 1 else what
-        notes = [f"{counts.num_unknown[at]} of {counts.num_read[at]} unknown" for at in places]
+        notes = _count_unknown(counts, places)
         yield Finding(
             kind=kind,
-            severity="minor",
+            severity="serious" if len(chosen) >= _SERIOUS_SHARE * len(rows) else "minor",
             part=name,
             count=len(chosen),
             num_rows=len(rows),
@@ -181,6 +190,52 @@ def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterat
             examples=show_rows(rows, chosen, notes=notes if kind == "unknown_tokens" else ()),
             advice=advice,
         )
+    yield from _describe_signs(name, rows, counts, counts.num_unknown > 0, is_unknown)
+
+
+def _describe_signs(
+    name: str,
+    rows: TextDataset,
+    counts: TokenCounts,
+    has_unknown: np.ndarray,
+    is_mostly: np.ndarray,
+) -> Iterator[Finding]:
+    """Yield a finding if many texts, though not mostly unknown, have something unknown in them."""
+    places = np.flatnonzero(has_unknown & ~is_mostly)
+    if len(places) < max(_FEWEST_WITH_SIGNS, _SERIOUS_SHARE * len(counts.rows)):
+        return
+    chosen = counts.rows[places].tolist()
+    signs = _guess_signs(rows, chosen, counts.rows[~has_unknown].tolist())
+    such = f", such as {' and '.join(signs)}" if signs else ""
+    of_all = len(counts.rows) == len(rows)
+    told = tell_rows(len(chosen), name, len(counts.rows))
+    yield Finding(
+        kind="unread_signs",
+        severity="minor",
+        part=name,
+        count=len(chosen),
+        num_rows=len(counts.rows),
+        message=(
+            f"{told}{'' if of_all else ', of those that were tokenized,'} have words or signs that "
+            f"this model cannot tell apart{such}: each becomes its unknown token."
+        ),
+        examples=show_rows(rows, chosen, notes=_count_unknown(counts, places)),
+        advice="If they matter, as emojis may, put words in their place, or take another model.",
+    )
+
+
+def _guess_signs(rows: TextDataset, having: Sequence[int], others: Sequence[int]) -> list[str]:
+    """Return the most frequent signs of texts with unknown tokens that no other text has."""
+    signs = Counter(
+        sign for row in having[:_MOST_SEARCHED] for sign in sorted(find_signs(rows.texts[row]))
+    )
+    known = {sign for row in others[:_MOST_SEARCHED] for sign in find_signs(rows.texts[row])}
+    frequent = [sign for sign, count in signs.most_common() if count > 1 and sign not in known]
+    return [sign for sign in frequent if not sign.isascii()][:_MOST_SIGNS]
+
+
+def _count_unknown(counts: TokenCounts, places: np.ndarray) -> list[str]:
+    return [f"{counts.num_unknown[at]} of {counts.num_read[at]} unknown" for at in places]
 
 
 def describe_token_lengths(

@@ -256,7 +256,13 @@ def compare_with_baseline(
         verdict="",
     )
     grouped = count_units(groups, len(are_right[0])) < len(are_right[0])
-    return replace(comparison, verdict=describe_against_baseline(comparison, grouped=grouped))
+    verdict = describe_against_baseline(
+        comparison,
+        grouped=grouped,
+        recall=intervals["macro_recall"],
+        num_labels=len(np.unique(checked[0][1])),
+    )
+    return replace(comparison, verdict=verdict)
 
 
 def _score_most_probable(

@@ -30,13 +30,28 @@ def describe_difference(comparison: PairedComparison, name_a: str, name_b: str) 
     return f"{better} is better than {worse} by {points} ({span}, {test}): hardly chance."
 
 
-def describe_against_baseline(found: Comparison, *, grouped: bool) -> str:
+def describe_against_baseline(
+    found: Comparison, *, grouped: bool, recall: Interval, num_labels: int
+) -> str:
     """Return the verdict on accuracy, with both macro F1 if those say the opposite.
 
     Args:
         found: The comparison; its own `verdict` is not read.
         grouped: Whether whole groups were resampled.
+        recall: Interval of the model's macro recall.
+        num_labels: Labels that have rows.
     """
+    verdict = _word_verdict(found, grouped=grouped)
+    if num_labels == 1 or recall.low > 1 / num_labels:
+        return verdict
+    return (
+        f"{verdict} These rows do not show that the model is better than guessing, whose macro "
+        f"recall is {100 / num_labels:.3g} %: the model's is {100 * recall.low:.1f} to "
+        f"{100 * recall.high:.1f} %."
+    )
+
+
+def _word_verdict(found: Comparison, *, grouped: bool) -> str:
     name, interval = found.baseline_name, found.interval
     if not (interval.excludes_zero and found.p_value < 1 - LEVEL):
         doubt = _word_doubt(found.difference, interval, found.p_value, grouped=grouped)
@@ -55,8 +70,8 @@ def describe_against_baseline(found: Comparison, *, grouped: bool) -> str:
             "count as much as common ones."
         )
     return (
-        f"The model LOSES to {lead}: use the baseline, or give the model more data, more epochs "
-        "or, where texts are cut, a longer max length."
+        f"The model LOSES to {lead}. More data or epochs, another model or, where texts are cut, a "
+        "longer max length may help; if not, such a baseline does, as scikit-learn has it."
     )
 
 

@@ -57,16 +57,19 @@ def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
 
 
 def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
-    """Return one line for each of the first findings, and the number of further ones.
+    """Return one line for each of the first findings and all serious ones, and how many remain.
 
     Example:
         >>> brief_lines([], most=3)
         []
     """
-    lines = [f"{_MARKS[finding.severity]}{finding.message}" for finding in findings[:most]]
-    if len(findings) > most:
-        more = format_count(len(findings) - most, "more finding")
-        lines.append(f"… and {more}, which bertfit.json lists.")
+    shown = [
+        finding for at, finding in enumerate(findings) if at < most or finding.severity != "minor"
+    ]
+    lines = [f"{_MARKS[finding.severity]}{finding.message}" for finding in shown]
+    if len(findings) > len(shown):
+        more = format_count(len(findings) - len(shown), "more finding")
+        lines.append(f"… and {more}, which the report and bertfit check show.")
     return lines
 
 

@@ -36,7 +36,7 @@ def choose_epochs(settings: TrainSettings, num_rows: int, *, num_labels: int) ->
     """
     if settings.epochs is not None:
         return settings.epochs
-    epoch_steps = num_rows / settings.batch_size
+    epoch_steps = math.ceil(num_rows / settings.batch_size)
     fewest = 2 if 2 * epoch_steps >= _STEPS_OF_TWO_EPOCHS else 3
     enough = math.ceil(max(_LEAST_STEPS, _STEPS_PER_CLASS * num_labels) / epoch_steps)
     return min(20, max(fewest, enough))

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bertfit.assets import find_model_path
-from bertfit.config import TrainSettings, is_default
+from bertfit.config import TrainSettings, is_default, is_whole_number
 from bertfit.data.cleaning import unfold_cleaning
 from bertfit.modeling.classifier import LoadedClassifier, load_classifier
 from bertfit.modeling.input_limits import NO_LIMIT
 from bertfit.modeling.tokenizer_files import load_tokenizer
 from bertfit.run_directory import read_record, telling_of_unfinished
 from bertfit.run_files import is_run
+from bertfit.setting_problems import LEAST_LENGTH
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,9 +53,13 @@ def _forget_run(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     run = find_model_path(model)
     if run is None or not is_run(run):
         return
-    asked = (read_record(run).get("settings") or {}).get("max_length") or {}
-    if not is_default(str(asked.get("origin", ""))):
-        tokenizer.model_max_length = NO_LIMIT  # what was asked for; the model still has its own
+    record = read_record(run)
+    asked = (record.get("settings") or {}).get("max_length") or {}
+    limit = record.get("training", {}).get("length_limit")
+    if is_whole_number(limit) and limit >= LEAST_LENGTH:
+        tokenizer.model_max_length = limit
+    elif not is_default(str(asked.get("origin", ""))):  # a run of an earlier version
+        tokenizer.model_max_length = NO_LIMIT  # what was asked for; most models have their own
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         unfold_cleaning(backend)

@@ -181,9 +181,12 @@ def _fit(
         raise _name_lines(error, rows) from error
     listener.note(f"Kept: {outcome.reason}.")
     if outcome.collapsed_to is not None:
+        first, second = "lower learning_rate", "train longer"
+        if outcome.history.num_epochs == 1:
+            first, second = second, first
         listener.note(
             f"WARNING: the model collapsed: it predicts {rows.label_names[outcome.collapsed_to]!r} "
-            "for every validation row. Lower learning_rate, train longer, or check the labels."
+            f"for every validation row. {first.capitalize()}, {second}, or check the labels."
         )
     return outcome
 

@@ -45,6 +45,8 @@ class PreparedModel:
     validation: TrainingData
     findings: tuple[Finding, ...]
     """Texts that the model cannot read."""
+    length_limit: int
+    """Tokens that the model reads at most, whatever was asked for."""
 
 
 def load_model(settings: TrainSettings, label_names: Sequence[str]) -> LoadedClassifier:
@@ -73,7 +75,8 @@ def prepare_model(
     """
     precision = _choose_precision(settings, loaded)
     _note_model(loaded, listener)
-    rule = _choose_rule(settings, loaded, rows.report, listener)
+    length_limit = find_length_limit(loaded.model, loaded.tokenizer)
+    rule = _choose_rule(settings, length_limit, rows.report, listener)
     tokenizer = fast_tokenizer(loaded.tokenizer)
     store = find_store() if settings.keep_encoded == "auto" else None
     train, validation = (
@@ -109,6 +112,7 @@ def prepare_model(
             loaded.tokenizer,
             listener,
         ),
+        length_limit,
     )
 
 
@@ -190,9 +194,8 @@ def _note_fast_path(
 
 
 def _choose_rule(
-    settings: TrainSettings, loaded: LoadedClassifier, report: GateReport, listener: Listener
+    settings: TrainSettings, limit: int, report: GateReport, listener: Listener
 ) -> EncodingRule:
-    limit = find_length_limit(loaded.model, loaded.tokenizer)
     asked = settings.max_length
     if asked is not None:
         check_length(asked, limit, settings.model)

@@ -79,6 +79,7 @@ def make_record(
             "dtype": precision.dtype_name,
             "device": precision.device_name,
             "reads_padding": reads_padding(model.classifier.model),
+            "length_limit": model.length_limit,
         },
         "data": _describe_data(rows, model, resolved.settings, test),
         "scores": _describe_scores(outcome, test),

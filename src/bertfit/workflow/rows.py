@@ -155,7 +155,8 @@ def _drop_copies(
 ) -> tuple[TextDataset, Dropped]:
     """Drop repeated and leaked texts from the training rows, if `settings.drop_duplicates`.
 
-    This is done before the split, so that no text is in both parts.
+    This is done before the split, so that no text is in both parts, except one that has two labels:
+    of it, a row of each is kept.
 
     Raises:
         DataError: A label would have no rows left, and none is to be left out.

@@ -123,7 +123,7 @@ def _warn_of_known_rows(
             f"{chosen}: scores of them are too good."
         )
         told.append(_show_known("Validation", choosing, dataset, "chose nothing"))
-    if not told and leaks is not None:
+    if leaks is not None:  # with near copies, and groups
         told.append(f"{leaks} bertfit inspect shows those without them.")
     return " ".join(told) if told else None
 
