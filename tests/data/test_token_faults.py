@@ -208,7 +208,7 @@ def test_signs_that_become_the_unknown_token_are_named(tokenizer):
     assert (found.kind, found.severity, found.count) == ("unread_signs", "minor", 20)
     assert found.message == (
         "20 rows of train (25.0 %) have words or signs that this model cannot tell apart, such as "
-        "★ and ☹: each becomes its unknown token."
+        "★, ☹: each becomes its unknown token."
     )
     assert found.examples[0].note == "1 of 4 unknown"
 

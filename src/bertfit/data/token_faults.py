@@ -206,7 +206,7 @@ def _describe_signs(
         return
     chosen = counts.rows[places].tolist()
     signs = _guess_signs(rows, chosen, counts.rows[~has_unknown].tolist())
-    such = f", such as {' and '.join(signs)}" if signs else ""
+    such = f", such as {', '.join(signs)}" if signs else ""
     of_all = len(counts.rows) == len(rows)
     told = tell_rows(len(chosen), name, len(counts.rows))
     yield Finding(
