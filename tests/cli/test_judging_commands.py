@@ -304,4 +304,4 @@ def test_inspecting_a_run_tells_of_an_interruption_and_of_missing_seeds(folder, 
     (run / "bertfit.json").write_text(json.dumps(record), encoding="utf-8")
     told = " ".join(call("inspect", run).split())
     assert "interrupted" in told
-    assert re.search(r"\b2 of (the )?5 seeds|5 seeds", told)
+    assert "5 seeds" in told

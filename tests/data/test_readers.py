@@ -281,6 +281,12 @@ def test_a_csv_file_is_divided_as_its_header_says(tmp_path, content, row):
     assert rows_of(write(tmp_path, "a.csv", content), label=label) == [row]
 
 
+def test_rows_divide_no_header_whose_name_has_a_quote_inside(tmp_path):
+    content = '5" disk,label\nold; bad; slow,a\nthe 7" one; fine; ok,b\n'
+    path = write(tmp_path, "a.csv", content)
+    assert rows_of(path, text='5" disk')[-1] == (3, 'the 7" one; fine; ok', "b")
+
+
 @pytest.mark.parametrize("num_rows", [3, 300])
 def test_a_quote_in_a_name_of_a_header_opens_nothing(tmp_path, num_rows):
     path = write(

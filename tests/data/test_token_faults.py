@@ -231,3 +231,16 @@ def test_many_texts_of_another_script_are_serious(tokenizer):
     rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts[1:]], Columns())
     (found,) = describe_tokens("train", rows, count(tokenizer, texts[1:]))
     assert found.severity == "minor"
+
+
+def test_the_share_of_rows_with_signs_is_that_of_the_rows_drawn(tokenizer):
+    """Rows that are suspected have such signs more often."""
+    texts = ["a ★"] * 30 + ["a film"] * 70
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    for drawn, expected in ((np.arange(100) >= 25, []), (np.arange(100) >= 15, [15])):
+        found = describe_tokens("train", rows, count(tokenizer, texts), is_sample=drawn)
+        assert [one.count for one in found if one.kind == "unread_signs"] == expected
+    assert (
+        "15 rows of train (17.6 %), of 85 drawn, have words"
+        in next(describe_tokens("train", rows, count(tokenizer, texts), is_sample=drawn)).message
+    )

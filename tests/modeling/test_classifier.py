@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bertfit.errors import ConfigError, ModelError
+from bertfit.modeling import locating
 from bertfit.modeling.classifier import load_architecture, load_classifier, set_dropout
 from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.input_limits import check_token_ids, find_length_limit
 from bertfit.modeling.locating import quieting_transformers
 from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
+from bertfit.modeling.weight_files import measure_weights
 
 
 @pytest.fixture
@@ -754,6 +757,35 @@ def test_more_parameters_than_the_weights_can_have_are_not_made(model_dir, entry
     num_bytes = (model_dir / "model.safetensors").stat().st_size
     told = error_of(model_dir)
     assert f"parameters, and its weights are {num_bytes:,} bytes" in told
+
+
+def test_weights_of_which_a_part_is_missing_are_not_measured(cached_model):
+    """An interrupted download is to go on."""
+    loaded = load_classifier("some/model")
+    num_bytes = measure_weights("some/model")
+    assert (
+        num_bytes
+        == measure_weights(str(cached_model))
+        == sum(path.stat().st_size for path in cached_model.glob("*.safetensors"))
+    )
+    (cached_model / "model.safetensors").unlink()
+    loaded.model.save_pretrained(cached_model, max_shard_size="4KB")
+    assert measure_weights("some/model") is not None
+    min(cached_model.glob("model-*.safetensors")).unlink()
+    assert measure_weights("some/model") is None
+    assert measure_weights("other/model") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_process_forked_while_another_thread_imports_does_not_wait_for_it():
+    with locating._importing:
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            locating.import_transformers()
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_an_address_that_is_none_is_not_shown(monkeypatch):

@@ -21,6 +21,7 @@ from bertfit.modeling.compilation import (
     run_as_written,
     undo_compiling,
 )
+from bertfit.modeling.fast_path import plug_in
 from bertfit.modeling.kernels.exchange import exchange_layers, is_exchanged
 from bertfit.modeling.precision import choose_precision
 from bertfit.training.loop import TrainingData, train_steps
@@ -102,16 +103,19 @@ def test_padded_rows_are_compiled_too(monkeypatch):
 
 
 @pytest.mark.slow  # the compiler takes most of it
-def test_code_for_one_layer_serves_them_all(monkeypatch):
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_code_for_one_layer_serves_them_all(monkeypatch, is_fast):
     counts = []
-    for num_layers in (3, 5):
+    for num_layers in (6, 9):  # the first few differ in what is cached
         torch._dynamo.reset()
         counter = CompileCounterWithBackend("aot_eager")
         monkeypatch.setattr(compilation, "BACKEND", counter)
         model = make_classifier("bert")
         layers = model.base_model.encoder.layer
         layers.extend(copy.deepcopy(layers[0]) for _ in range(num_layers - len(layers)))
-        assert compile_layers(model) == num_layers
+        if is_fast:
+            plug_in(model, CPU)
+        assert compile_layers(model) == num_layers - is_fast  # the last one is short
         run_padded(model, make_encoded((9, 9)))
         counts.append(counter.frame_count)
     assert counts[0] == counts[1] > 0

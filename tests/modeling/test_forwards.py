@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from bertfit.modeling.fast_path import plug_in
-from bertfit.modeling.forwards import find_replacement, replace_forward, restore_forwards
+from bertfit.modeling.forwards import (
+    bind_forwards,
+    find_replacement,
+    replace_forward,
+    restore_forwards,
+)
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
 from tests.modeling.test_fast_path import CPU, FAMILIES, make_classifier
@@ -33,6 +38,16 @@ def test_a_forward_is_replaced_and_restored():
     assert torch.equal(module(values), 2 * expected)
     restore_forwards([module])
     assert find_replacement(module) is None
+    assert torch.equal(module(values), expected)
+
+
+def test_a_forward_may_be_bound_for_the_compiler():
+    module, values = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    replace_forward(module, double)
+    expected = module(values)
+    bind_forwards([module, torch.nn.Linear(1, 1)])
+    assert module.forward.__self__ is module
+    assert find_replacement(module) is double
     assert torch.equal(module(values), expected)
 
 
@@ -91,5 +106,7 @@ def test_a_part_of_a_dropped_model_computes():
     model = make_classifier("bert").eval()
     plug_in(model, CPU)
     part, expected = model.base_model, model.base_model(input_ids=IDS).last_hidden_state
+    assert find_replacement(part.encoder.layer[-1]) is not None
     del model
+    assert find_replacement(part.encoder.layer[-1]) is None
     torch.testing.assert_close(part(input_ids=IDS).last_hidden_state, expected)

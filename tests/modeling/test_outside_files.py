@@ -129,3 +129,23 @@ def test_a_template_of_chats_is_not_saved(model_dir, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "saved")
     assert not (tmp_path / "saved" / "chat_template.jinja").exists()
     assert "messages" not in (tmp_path / "saved" / "tokenizer_config.json").read_text()
+
+
+def test_a_name_is_that_of_a_file_in_the_folder_wherever_one_works(
+    model_dir, tmp_path, monkeypatch
+):
+    (model_dir / "vocab.txt").touch()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "vocab.txt").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    path = model_dir / "tokenizer_config.json"
+    add_entries(path, vocab_file="vocab.txt")
+    load_classifier(str(model_dir), NAMES)
+    add_entries(path, vocab_file="../here/vocab.txt")
+    assert "by vocab_file in tokenizer_config.json" in error_of(model_dir)
+
+
+def test_links_to_nothing_are_left_to_transformers(model_dir):
+    (model_dir / "circle.json").symlink_to("circle.json")
+    (model_dir / "notes.txt").symlink_to("/nowhere/notes.txt")
+    load_classifier(str(model_dir), NAMES)

@@ -27,6 +27,8 @@ _DECLARATION = re.compile(r'"?sep=([,;|\t])"?\1*\s*', re.IGNORECASE)
 """A first line for Excel, which shows no such line and divides the others as it says."""
 _BARE_RETURN = "a bare carriage return stands outside quotes; re-save the file with LF line ends"
 _QUOTED = re.compile(r'"[^"]*"')
+_OPEN = re.compile(r'(?:^|[,;\n])"(?:[^"]|"")*+\Z')
+"""A field with quotes, in which those of the value are doubled, that goes on after the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +211,8 @@ def _find_delimiter(lines: Iterator[Line]) -> tuple[str, Iterator[Line]]:
 
 
 def _is_open(text: str) -> bool:
-    """Return whether a quote is open at the end, in which those of a value are doubled."""
-    return text.count('"') % 2 == 1
+    """Return whether a field that begins with a quote has not ended."""
+    return _OPEN.search(text) is not None
 
 
 def _tell_lines(num_more: int) -> str:

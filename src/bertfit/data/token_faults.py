@@ -161,8 +161,21 @@ def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
     return bool((~np.isin(counts.rows, suspects) & (is_nothing | is_unknown)).any())
 
 
-def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterator[Finding]:
-    """Yield findings on texts without any token, or with many or some that are unknown."""
+def describe_tokens(
+    name: str,
+    rows: TextDataset,
+    counts: TokenCounts,
+    *,
+    is_sample: np.ndarray | None = None,
+) -> Iterator[Finding]:
+    """Yield findings on texts without any token, or with many or some that are unknown.
+
+    Args:
+        name: Part of the rows.
+        rows: All rows of the part.
+        counts: Of k of them.
+        is_sample: (k,) whether a row was drawn, not suspected; None if none was suspected.
+    """
     is_nothing, is_unknown = find_unread(counts)
     advice = (
         "Check that text and model share a language and script; otherwise take another model, such "
@@ -190,33 +203,35 @@ def describe_tokens(name: str, rows: TextDataset, counts: TokenCounts) -> Iterat
             examples=show_rows(rows, chosen, notes=notes if kind == "unknown_tokens" else ()),
             advice=advice,
         )
-    yield from _describe_signs(name, rows, counts, counts.num_unknown > 0, is_unknown)
+    drawn = np.ones(len(counts.rows), dtype=bool) if is_sample is None else is_sample
+    yield from _describe_signs(name, rows, counts, drawn, is_unknown)
 
 
 def _describe_signs(
     name: str,
     rows: TextDataset,
     counts: TokenCounts,
-    has_unknown: np.ndarray,
+    drawn: np.ndarray,
     is_mostly: np.ndarray,
 ) -> Iterator[Finding]:
     """Yield a finding if many texts, though not mostly unknown, have something unknown in them."""
-    places = np.flatnonzero(has_unknown & ~is_mostly)
-    if len(places) < max(_FEWEST_WITH_SIGNS, _SERIOUS_SHARE * len(counts.rows)):
+    has_unknown, num_drawn = counts.num_unknown > 0, int(drawn.sum())
+    places = np.flatnonzero(has_unknown & ~is_mostly & drawn)
+    if len(places) < max(_FEWEST_WITH_SIGNS, _SERIOUS_SHARE * num_drawn):
         return
     chosen = counts.rows[places].tolist()
     signs = _guess_signs(rows, chosen, counts.rows[~has_unknown].tolist())
     such = f", such as {', '.join(signs)}" if signs else ""
-    of_all = len(counts.rows) == len(rows)
-    told = tell_rows(len(chosen), name, len(counts.rows))
+    drawn_of = "" if num_drawn == len(rows) else f", of {num_drawn:,} drawn,"
+    told = tell_rows(len(chosen), name, num_drawn)
     yield Finding(
         kind="unread_signs",
         severity="minor",
         part=name,
         count=len(chosen),
-        num_rows=len(counts.rows),
+        num_rows=num_drawn,
         message=(
-            f"{told}{'' if of_all else ', of those that were tokenized,'} have words or signs that "
+            f"{told}{drawn_of} have words or signs that "
             f"this model cannot tell apart{such}: each becomes its unknown token."
         ),
         examples=show_rows(rows, chosen, notes=_count_unknown(counts, places)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -184,7 +184,7 @@ class TextClassifier:
 
     def encode(
         self,
-        texts: Iterable[str | Sequence[str]],
+        texts: Iterable[str | list[str]],
         *,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> EncodedTexts:
@@ -245,7 +245,7 @@ class TextClassifier:
 
     def encode_and_score(
         self,
-        texts: Iterable[str | Sequence[str]],
+        texts: Iterable[str | list[str]],
         *,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> tuple[EncodedTexts, np.ndarray]:
@@ -330,7 +330,7 @@ class TextClassifier:
         )
 
     def predict_stream(
-        self, texts: Iterable[str | Sequence[str]], *, abstain_below: float | None = None
+        self, texts: Iterable[str | list[str]], *, abstain_below: float | None = None
     ) -> Iterator[Prediction]:
         """Predict texts as they come, in their order, in constant memory.
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from bertfit.errors import ConfigError
+from bertfit.modeling.forwards import bind_forwards
 from bertfit.modeling.operators.loading import name_compiler
 from bertfit.modeling.plan import Plan
 
@@ -109,6 +110,7 @@ def compile_layers(model: PreTrainedModel) -> int:
     for layer in layers:
         if is_exchanged(layer):
             del layer.forward  # restores transformers' own forward, which is then compiled
+        bind_forwards(layer.modules())
         layer.compile(dynamic=True, backend=BACKEND)
     return len(layers)
 

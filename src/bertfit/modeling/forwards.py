@@ -6,6 +6,7 @@ circle that only a search for garbage would find, so whoever drops a model resto
 
 from __future__ import annotations
 
+import types
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -47,7 +48,21 @@ def replace_forward(module: torch.nn.Module, function: Callable[..., Any]) -> No
 def find_replacement(module: torch.nn.Module) -> Callable[..., Any] | None:
     """Return the function that replaces a module's forward, or None."""
     forward = vars(module).get("forward")
+    if isinstance(forward, types.MethodType):
+        return forward.__func__
     return forward.function if isinstance(forward, _Forward) else None
+
+
+def bind_forwards(modules: Iterable[torch.nn.Module]) -> None:
+    """Make what replaces forwards methods, for torch.compile.
+
+    It takes the code of one layer for others that have methods of the same function, and not for
+    those that have other objects. Methods cannot be pickled.
+    """
+    for module in modules:
+        forward = vars(module).get("forward")
+        if isinstance(forward, _Forward):
+            vars(module)["forward"] = types.MethodType(forward.function, module)
 
 
 def restore_forwards(modules: Iterable[torch.nn.Module]) -> None:

@@ -29,6 +29,17 @@ _found: list[tuple[int, bool]] = []
 """Transformers' verbosity, and whether it has progress bars, as each who loads found them."""
 
 
+def _renew_locks() -> None:
+    """Free the locks in a forked process, which has none of the threads that may hold them."""
+    global _importing, _lock
+    _importing, _lock = threading.Lock(), threading.Lock()
+    _found.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 def locate_model(name: str, *, lacks: Callable[[Path], bool] | None = None) -> tuple[str, bool]:
     """Return where transformers should load a model from, and whether that is local.
 

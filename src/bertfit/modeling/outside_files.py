@@ -62,15 +62,25 @@ def refuse_links(source: str) -> None:
         return
     inside = folder.resolve()
     for path in itertools.chain(folder.iterdir(), folder.glob("additional_chat_templates/*")):
-        target = path.resolve()
+        target = _find_target(path) if path.suffix in _READ else None
+        if target is None or target.is_relative_to(inside):
+            continue
         is_of_cache = target.parent.name == "blobs" and target.parents[1].name.startswith("models-")
-        if path.suffix in _READ and not target.is_relative_to(inside) and not is_of_cache:
+        if not is_of_cache:
             raise ModelError(
                 f"no run is made from {source!r}: {path.name} is a link to {target}, outside "
                 "that folder",
                 hint="The run would hold what is there. If it belongs to the model, put a copy of "
                 "it in the place of the link.",
             )
+
+
+def _find_target(path: Path) -> Path | None:
+    """Return what a path leads to; None if that is nothing, of which transformers tells."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: links in a circle, before Python 3.13
+        return None
 
 
 def _read_entries(path: Path) -> dict[str, Any] | None:
@@ -101,6 +111,9 @@ def _is_elsewhere(value: str, folder: Path) -> bool:
     """Return whether there is such a file on this machine, and not in the folder."""
     try:
         path = Path(value)
-        return path.exists() and path.resolve().parent not in {folder, folder.resolve()}
+        if path.name == value and (folder / path).exists():  # which transformers takes instead
+            return False
+        places = {path.absolute().parent, path.resolve().parent}
+        return path.exists() and places.isdisjoint({folder, folder.resolve()})
     except (OSError, ValueError):  # not a valid path
         return False

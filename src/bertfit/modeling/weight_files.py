@@ -78,11 +78,11 @@ def refuse_other_weights(
 
 
 def measure_weights(source: str) -> int | None:
-    """Return the bytes of a model's weights, or None if they are not on this machine yet."""
+    """Return the bytes of a model's weights, or None if they are not all on this machine yet."""
     folder = Path(source)
     if not folder.is_dir():
         config = find_file(source, "config.json", local_only=True)
-        if config is None:
+        if config is None or lacks_parts(config.parent):
             return None
         folder = config.parent
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors") if path.is_file()]

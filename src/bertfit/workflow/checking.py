@@ -241,7 +241,7 @@ def _inspect_tokens(
     num_estimated = int(counts.is_estimated[is_sample].sum())
     lengths = describe_token_lengths(of_sample, max_length, num_estimated=num_estimated)
     described = {"tokens": {**lengths, "text_cleaning": cleaning}}
-    return described, list(describe_tokens(name, rows, counts))
+    return described, list(describe_tokens(name, rows, counts, is_sample=is_sample))
 
 
 def _name_parts(checked: CheckedData) -> dict[str, TextDataset]:
