@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import errno
-import gc
 import itertools
 import json
 import pickle
@@ -41,7 +40,7 @@ from bertfit.modeling.precision import choose_precision
 from bertfit.modeling.saving import save_model
 from bertfit.modeling.soundness import mark_padding, reads_padding
 from bertfit.run_directory import stage_run
-from tests.limits import limiting_files
+from tests.limits import limiting_files, without_collection
 
 TEXTS = ["a good film", "bad", "the plot of the movie was poor and the acting was awful", "fine"]
 
@@ -310,13 +309,9 @@ def test_a_dropped_classifier_is_freed_without_a_search_for_garbage(run, dtype):
     models = [classifier.model, classifier._working.take(classifier.model, classifier.precision)]
     weights = [weakref.ref(weight) for model in models for weight in model.parameters()]
     del models
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collection():
         del classifier
         assert [weight() for weight in weights] == [None] * len(weights)
-    finally:
-        gc.enable()
 
 
 def test_a_loaded_run_keeps_its_record(run):

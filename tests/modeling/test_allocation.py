@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from bertfit.modeling import allocation
@@ -13,6 +11,7 @@ from bertfit.modeling.allocation import (
     keep_freed_memory,
     return_freed_memory,
 )
+from tests.limits import holds_in_fork
 
 
 class Libc:
@@ -81,13 +80,9 @@ def test_growth_is_counted_since_memory_was_returned_and_from_the_least(libc, mo
     assert found == [True, False, True, False, True]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_forked_process_has_no_holders(libc):
     with keep_freed_memory():
-        child = os.fork()
-        if child == 0:
-            os._exit(allocation._holders.num)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert holds_in_fork(lambda: allocation._holders.num == 0)
     assert libc.asked[-1] == "trim"
 
 

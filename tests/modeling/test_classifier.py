@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from bertfit.modeling.locating import quieting_transformers
 from bertfit.modeling.saving import save_model
 from bertfit.modeling.tokenizer_files import fast_tokenizer, load_tokenizer
 from bertfit.modeling.weight_files import measure_weights
+from tests.limits import holds_in_fork
 
 
 @pytest.fixture
@@ -776,16 +776,9 @@ def test_weights_of_which_a_part_is_missing_are_not_measured(cached_model):
     assert measure_weights("other/model") is None
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_process_forked_while_another_thread_imports_does_not_wait_for_it():
     with locating._importing:
-        child = os.fork()
-        if child == 0:
-            signal.alarm(30)
-            locating.import_transformers()
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+        assert holds_in_fork(lambda: locating.import_transformers() is None)
 
 
 def test_an_address_that_is_none_is_not_shown(monkeypatch):

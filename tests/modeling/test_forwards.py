@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import io
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from bertfit.modeling.forwards import (
 )
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import choose_precision
+from tests.limits import without_collection
 from tests.modeling.test_fast_path import CPU, FAMILIES, make_classifier
 
 IDS = torch.arange(24).view(2, 12) + 5
@@ -93,13 +93,9 @@ def test_a_dropped_model_is_freed_without_a_search_for_garbage(family):
     model = make_classifier(family)
     plug_in(model, CPU)
     weights = [weakref.ref(weight) for weight in model.parameters()]
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collection():
         del model
         assert [weight() for weight in weights] == [None] * len(weights)
-    finally:
-        gc.enable()
 
 
 def test_a_part_of_a_dropped_model_computes():

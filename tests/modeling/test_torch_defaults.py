@@ -14,6 +14,7 @@ import torch
 
 import bertfit
 from bertfit.modeling.torch_defaults import usual_torch
+from tests.limits import holds_in_fork
 from tests.shorter import few_resamples, undrawn
 
 __all__ = ["few_resamples", "undrawn"]
@@ -111,14 +112,10 @@ def test_what_someone_else_sets_meanwhile_stays():
         assert torch.get_default_dtype() == torch.bfloat16
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
 def test_a_process_forked_meanwhile_has_what_was_set():
     with default_dtype(torch.float64), usual_torch():
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if torch.get_default_dtype() == torch.float64 else 1)
+        assert holds_in_fork(lambda: torch.get_default_dtype() == torch.float64)
         assert torch.get_default_dtype() == torch.float32
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 COMPUTE_IN_A_FORK = """

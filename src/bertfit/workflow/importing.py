@@ -258,9 +258,9 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     place = folder / "tokenizer"
     if not place.is_dir():
         raise ModelError(f"{folder} has no folder tokenizer/", hint=EXPECTED)
+    refuse_links(str(place))
     tokenizer = None
     try:
-        refuse_links(str(place))
         if not lacks_vocabulary(place):
             tokenizer = read_tokenizer(str(place), local_only=True)
     except ModelError:
