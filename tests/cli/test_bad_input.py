@@ -964,6 +964,11 @@ CASES = [
         "bad.csv.gz: it is gzip within gzip; unpack it once, as with gunzip",
         text("bad.csv.gz", gzip.compress(gzip.compress(GOOD_ROWS.encode(), mtime=0), mtime=0)),
     ),
+    data_case(
+        "swapped columns",
+        "text,label\n" + "".join(f"{'np'[at % 2]},Snippet {at} of a review\n" for at in range(20)),
+        "as if the columns were swapped. Name them the other way round: --text-column label",
+    ),
 ]
 
 

@@ -123,6 +123,32 @@ def test_the_columns_are_told_of_each_part():
     assert list(check(GOOD, test=test).columns) == ["train", "test"]
 
 
+def swap(num_rows, num_texts, num_labels):
+    return [
+        {"text": f"t{at % num_texts}", "my label": f"l{at % num_labels}"} for at in range(num_rows)
+    ]
+
+
+def test_swapped_columns_are_told_once():
+    columns = Columns(label="my label")
+    told = refuse(swap(20, 2, 20), test=swap(40, 2, 40), columns=columns)
+    assert told == (
+        "1 problem in the data: nothing was trained\n"
+        "  rows: the labels have 20 values in 20 rows, and the texts only 2, as if the columns "
+        "were swapped. Name them the other way round: --text-column 'my label' --label-column text"
+    )
+
+
+@pytest.mark.parametrize("counts", [(19, 2, 19), (40, 2, 19), (40, 11, 20), (40, 30, 40)])
+def test_few_rows_few_labels_or_as_many_texts_are_not_taken_for_swapped(counts):
+    assert check(swap(*counts), columns=Columns(label="my label")).label_names
+
+
+@pytest.mark.parametrize("counts", [(40, 2, 20), (40, 10, 20), (40, 20, 40)])
+def test_labels_that_mostly_differ_beside_repeated_texts_are_taken_for_swapped(counts):
+    refuse(swap(*counts), columns=Columns(label="my label"))
+
+
 def test_a_file_that_cannot_be_read_does_not_hide_the_others(tmp_path):
     test = write(tmp_path / "test.csv", [BAD, *GOOD])
     assert refuse(tmp_path / "train.csv", test=test).splitlines()[:-1] == [

@@ -172,6 +172,10 @@ PLANTED = {
     "csv_quotes": ({"train": [row('"it was ""good"", they said"')]}, ("train", 1)),
     "html_tags": ({"train": [row("an <i>odd</i> &amp; tag was here")]}, ("train", 1)),
     "html_breaks": ({"train": [row("a break<br />was here before")]}, ("train", 1)),
+    "number_texts": (
+        {"test": [row(f"{part}-{at}") for at in range(40) for part in ("TK", "08/15")]},
+        ("test", 80),
+    ),
     "short_texts": ({"train": [row("!?")]}, ("train", 1)),
     "long_texts": ({"train": [row(" ".join(make_texts(40, seed=6)))]}, ("train", 1)),
 }
@@ -365,7 +369,7 @@ def test_findings_stand_in_order_of_harm(planted_all):
     assert planted_all.findings[0].kind == "shared_texts"
     serious = {one.kind for one in planted_all.findings if one.severity == "serious"}
     assert serious == {
-        *("swallowed_rows", "joined_labels", "conflicting_labels"),
+        *("swallowed_rows", "joined_labels", "conflicting_labels", "number_texts"),
         *("missing_labels", "alike_labels"),
     }
 
@@ -825,6 +829,31 @@ def test_a_text_without_a_word_is_very_short_among_any():
     assert [one.message for one in report.findings] == [
         "1 row of train (1.6 %) is very short: no word at all, where the median is 4."
     ]
+
+
+@pytest.mark.parametrize(
+    ("others", "is_told"),
+    [
+        (["4711"], True),
+        (["12.05.2024 18:30"], True),
+        (["TK-0815/b"], True),
+        (["https://example.org/a?id=3"], True),
+        (["room 101"], False),
+        (["great!"], False),
+        (["!?"], False),
+        (["第5回大会"], False),
+        (["٣٤"], True),
+    ],
+)
+def test_texts_that_are_mostly_no_words_may_be_another_column(others, is_told):
+    texts = [*make_texts(10, seed=3), *others * 10]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    found = [one for one in report.findings if one.kind == "number_texts"]
+    assert [(one.severity, one.message) for one in found] == is_told * [
+        ("serious", "10 rows of train (50.0 %) are numbers, codes or addresses, not words.")
+    ]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts[:-1])], group=None)
+    assert not [one for one in report.findings if one.kind == "number_texts"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import are_unnamed, guess_label, match_spelling, sort_label_names
 from bertfit.wording import format_count, shorten_name
 
+_FEWEST_SWAPPED = 20
+"""Rows from which on few texts with many labels are taken for labels read as texts."""
 _MOST_GUESSED, _MOST_COMPARED = 100, 20_000
 """Unknown labels for which a known one is suggested, the first ones; and how many known labels they
 are compared with together, some 10 µs each."""
@@ -230,10 +233,29 @@ def _find_label_names(train: _Part) -> tuple[str, ...]:
     if train.dataset is None:
         return ()
     label_names = tuple(sort_label_names(train.dataset.labels))
+    if _tell_swapped(train, len(label_names)):
+        return ()  # no other part's labels are compared with these texts
     if len(label_names) == 1:
         message = f"all rows have the label {label_names[0]!r}; at least 2 labels are needed"
         train.source_faults.append(Fault(train.source, None, message))
     return label_names
+
+
+def _tell_swapped(part: _Part, num_labels: int) -> bool:
+    """Make a fault of labels that are mostly distinct if the texts are the ones that repeat."""
+    assert part.dataset is not None
+    num_rows, num_texts = len(part.dataset), len(set(part.dataset.texts))
+    if num_rows < _FEWEST_SWAPPED or max(2 * num_texts, num_rows / 2) > num_labels:
+        return False
+    message = (
+        f"the labels have {num_labels:,} values in {num_rows:,} rows, and the texts only "
+        f"{num_texts:,}, as if the columns were swapped"
+    )
+    if part.dataset.columns:
+        text, label = (quote(part.dataset.columns[role].name) for role in ("text", "label"))
+        message += f". Name them the other way round: --text-column {label} --label-column {text}"
+    part.source_faults.append(Fault(part.source, None, message))
+    return True
 
 
 def _check_labels_differ(part: _Part, dataset: TextDataset | None) -> None:

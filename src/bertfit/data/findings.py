@@ -27,6 +27,7 @@ KINDS = (
     "conflicting_labels",
     "missing_labels",
     "null_labels",
+    "number_texts",
     "unknown_tokens",
     "unread_signs",
     "no_tokens",

@@ -31,6 +31,7 @@ from bertfit.data.part_faults import (
     describe_giveaway,
     describe_lengths,
     describe_more_giveaways,
+    describe_numbers,
     describe_repeats,
     describe_text_faults,
 )
@@ -254,6 +255,7 @@ def _describe_part(
     yield from describe_repeats(profile)
     yield from describe_labels(profile, label_names, train=train)
     yield from describe_lengths(profile)
+    yield from describe_numbers(profile)
     yield from describe_text_faults(profile, label_names)
 
 

@@ -17,7 +17,12 @@ from bertfit.data.findings import (
 )
 from bertfit.data.giveaways import Giveaway
 from bertfit.data.profiles import PartProfile
-from bertfit.data.text_faults import TextFault, find_swallowed_rows, find_text_faults
+from bertfit.data.text_faults import (
+    TextFault,
+    find_swallowed_rows,
+    find_text_faults,
+    is_number_or_code,
+)
 from bertfit.data.words import find_signs
 from bertfit.word_pattern import find_words
 from bertfit.wording import format_count, format_share, list_some
@@ -28,9 +33,12 @@ ONE_WORD_MEDIAN = 10
 """From this median on, a text of one word is also short: among tweets of 12 words no other would
 be. Among shorter texts, such as search terms and phrases, one word is nothing unusual."""
 _LEAST_LONG_WORDS = 500
+_MOST_NUMBERS = 0.5
+"""Share of texts that are numbers or codes from which on another column may be meant."""
 _MOST_WORDS_NAMED = 3
 """Words of one finding: of a long footer, the first tell which it is."""
 
+_SERIOUS = {"conflicting_labels", "number_texts", "swallowed_rows"}
 _TEXT_FAULTS = {
     "mojibake": (
         "show signs of wrong decoding (such as Ã© for é)",
@@ -136,6 +144,20 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
             )
 
 
+def describe_numbers(profile: PartProfile) -> Iterator[Finding]:
+    """Yield a finding if most texts are no words, as those of a column of ids are not."""
+    texts = profile.rows.texts
+    found = [row for row, text in enumerate(texts) if is_number_or_code(text)]
+    if len(found) >= _MOST_NUMBERS * len(texts):
+        yield make_finding(
+            profile,
+            "number_texts",
+            found,
+            message="are numbers, codes or addresses, not words.",
+            advice="Check that the right column is read; if so, a BERT has little to read in them.",
+        )
+
+
 def describe_text_faults(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
     """Yield findings on damaged texts."""
     texts = profile.rows.texts
@@ -215,7 +237,7 @@ def make_finding(
     num_rows = len(profile.rows)
     return Finding(
         kind=kind,
-        severity="serious" if kind in {"conflicting_labels", "swallowed_rows"} else "minor",
+        severity="serious" if kind in _SERIOUS else "minor",
         part=profile.name,
         count=len(rows),
         num_rows=num_rows,

@@ -36,6 +36,8 @@ _FIELD = re.compile(
     r'[,;\t]"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]|\r?$)|^"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]\S)'
 )
 """A short field in a line of a CSV or TSV file: after a separator, or at the beginning."""
+_NUMBER_OR_CODE = re.compile(r"\s*(?:[\W_]*\d[\W\d_]*|(?=\S*[0-9])[!-~]+)\s*")
+"""A text with digits and no letter, or, in ASCII, with a digit and no white space within."""
 _REST_OF_NUMBER = re.compile(r"[,.]\d")
 _LEAST_SWALLOWED = 2
 """Lines with a label from which a text is taken for several rows of a CSV file."""
@@ -43,6 +45,16 @@ _MOST_RUNS_REMEMBERED = 1 << 17
 _LONGEST_REMEMBERED = 32
 """Longer runs, such as sentences in Chinese, hardly ever repeat, and would be kept in memory as a
 second copy of the texts."""
+
+
+def is_number_or_code(text: str) -> bool:
+    """Return whether a text is a number, date, id or address instead of words.
+
+    Example:
+        >>> [is_number_or_code(text) for text in ("12,5", "TK-0815-B", "Fine in 2024", "很好2")]
+        [True, True, False, False]
+    """
+    return _NUMBER_OR_CODE.fullmatch(text) is not None
 
 
 def _find_html_tag(text: str) -> int | None:
