@@ -413,7 +413,7 @@ def test_a_shared_text_names_both_rows_and_another_label():
     copy = row(CLEAN["train"][0]["text"], "pos")
     (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings
     assert finding.message == (
-        "1 row of test (2.4 %) has a text that is also in train, 1 of them with another label."
+        "1 row of test (2.4 %) has a text that is also in train with another label."
     )
     assert (finding.examples[0].line, finding.examples[0].note) == (41, "as train line 1")
     assert "leave test as it is" in finding.advice
@@ -428,7 +428,7 @@ def test_the_order_of_rows_does_not_decide_what_is_said_of_a_text_with_two_label
         for one in inspect(train, validation=[*CLEAN["test"], copy], is_split=True).findings
         if one.kind == "shared_texts"
     )
-    assert ", 1 of them with another label." in shared.message
+    assert " that is also in train with another label." in shared.message
     assert "does that, except for texts with two labels." in shared.advice
 
 

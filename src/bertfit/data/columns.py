@@ -112,12 +112,12 @@ def list_names(names: Collection[str]) -> str:
     Example:
         >>> list_names(["a", "b"])
         'a, b'
-        >>> list_names(["a", "b, c"])
-        "a, 'b, c'"
+        >>> list_names(["a", "b, c", ""])
+        "a, 'b, c', ''"
     """
     # A file without a header has a row of data there.
     listed = [shorten_name(str(name)) for name in names][:NUM_NAMES_SHOWN] or ["none"]
-    shown = [repr(name) if "," in name else name for name in listed]
+    shown = [repr(name) if "," in name or not name.strip() else name for name in listed]
     num_hidden = len(names) - len(shown)
     return ", ".join(shown) + (f" … and {num_hidden} more" if num_hidden > 0 else "")
 

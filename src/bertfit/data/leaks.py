@@ -114,7 +114,8 @@ def _describe_shared(overlap: Overlap) -> Finding:
     num_other_label = sum(
         bool(labels[part.fingerprints[row]] - {part.rows.labels[row]}) for row, _ in pairs
     )
-    differ = f", {num_other_label:,} of them with another label" if num_other_label else ""
+    which = "" if num_other_label == len(pairs) else f", {num_other_label:,} of them"
+    differ = f"{which} with another label" if num_other_label else ""
     verb = "has" if len(pairs) == 1 else "have"
     return Finding(
         kind="shared_texts",
