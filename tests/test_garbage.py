@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 import pytest
@@ -44,6 +45,18 @@ def test_collection_that_was_off_stays_off():
     with pause_collection():
         pass
     assert not gc.isenabled()
+
+
+def test_collection_goes_on_with_the_last_of_several_threads():
+    seen = []
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        for stack in (first, second):  # as two threads whose pauses overlap
+            stack.enter_context(pause_collection())
+        first.close()
+        seen.append(gc.isenabled())
+        second.close()
+        seen.append(gc.isenabled())
+    assert seen == [False, True]
 
 
 def test_a_process_that_is_forked_during_a_pause_collects():

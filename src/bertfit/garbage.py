@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class _Pause:
-    """Whether a pause is on that will end by collecting again."""
+class _Pauses:
+    """How many pauses there are, in all threads, and whether Python collected before the first."""
 
-    is_on: bool = False
+    count: int = 0
+    was_on: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-_pause = _Pause()
+_pauses = _Pauses()
 
 
 @contextlib.contextmanager
@@ -27,23 +30,30 @@ def pause_collection() -> Iterator[None]:
     again and again: a third of the time that their import takes. If collection was off already, it
     stays off.
     """
-    was_enabled = gc.isenabled()
-    if was_enabled:
-        _pause.is_on = True
+    with _pauses.lock:
+        if _pauses.count == 0:
+            _pauses.was_on = gc.isenabled()
+        _pauses.count += 1
         gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            _go_on()
+        with _pauses.lock:
+            _pauses.count = max(_pauses.count - 1, 0)  # 0 before in a forked process
+            _end_last()
 
 
-def _go_on() -> None:
-    """Collect again: at the end of a pause, or in a forked process, which may have none to come."""
-    if _pause.is_on:
-        _pause.is_on = False
+def _end_last() -> None:
+    """Collect again if no pause is left, and Python did before."""
+    if _pauses.count == 0 and _pauses.was_on:
         gc.enable()
 
 
+def _begin_anew() -> None:
+    """Collect in a forked process, in which the threads are missing that would end their pauses."""
+    _pauses.count, _pauses.lock = 0, threading.Lock()
+    _end_last()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_go_on)
+    os.register_at_fork(after_in_child=_begin_anew)

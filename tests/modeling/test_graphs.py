@@ -52,7 +52,8 @@ class StandIn:
         assert keep_graph  # else its recording would not end if there is no memory to execute it
 
         class Graph:
-            def capture_begin(self, pool):
+            def capture_begin(self, pool, capture_error_mode):
+                assert capture_error_mode == "thread_local"  # else others' predictions break it
                 gpu.told.append(f"begin in {pool}")
                 if gpu.begin_fails:
                     raise RuntimeError("another recording is on")

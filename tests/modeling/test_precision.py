@@ -57,6 +57,8 @@ def test_a_processor_gets_what_it_is_fast_at(processor, features, dtype, reason)
 def test_a_gpu_gets_bfloat16_where_it_has_it(monkeypatch, is_supported, dtype, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_arch_list", list)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", lambda _gpu: contextlib.nullcontext())
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda *, including_emulation: is_supported
     )
@@ -104,6 +106,7 @@ def gpus(monkeypatch):
             return capabilities[current[0]] >= (8, 0)
 
         for name, stand_in in {
+            "current_device": lambda: current[0],
             "device": go_to,
             "device_count": lambda: len(capabilities),
             "get_arch_list": code.split,
@@ -121,6 +124,14 @@ def test_of_several_gpus_the_one_that_computes_is_asked(gpus):
     gpus((8, 0), (7, 5))  # an A100 and a T4
     found = [choose_precision(name).dtype_name for name in ("cuda", "cuda:0", "cuda:1", "cuda:0")]
     assert found == ["bfloat16", "bfloat16", "float32", "bfloat16"]
+
+
+def test_a_gpu_without_a_number_is_the_current_one_and_stays_it(gpus):
+    """Another thread has another current one."""
+    gpus((8, 0), (7, 5))
+    with torch.cuda.device(torch.device("cuda:1")):
+        found = [str(choose_precision(name).device) for name in ("auto", "cuda", "cuda:0")]
+    assert found == ["cuda:1", "cuda:1", "cuda:0"]
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (10, 3), (12, 1)])
@@ -259,6 +270,31 @@ def test_attention_keeps_from_cudnn_on_a_gpu_alone():
             pass
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+def test_attention_keeps_from_cudnn_until_the_last_thread_is_done(monkeypatch):
+    seen, gpu = [], torch.device("cuda")
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        before = torch.backends.cuda.cudnn_sdp_enabled()
+        for stack in (first, second):  # as two threads whose blocks overlap
+            stack.enter_context(safe_attention(gpu))
+        first.close()
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        second.close()
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+    assert seen == [False, before]
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_cudnn_that_was_off_stays_off(was_on):
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(was_on)
+    try:
+        with safe_attention(torch.device("cuda")):
+            pass
+        assert torch.backends.cuda.cudnn_sdp_enabled() == was_on
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def test_the_forward_pass_keeps_from_cudnn(monkeypatch):

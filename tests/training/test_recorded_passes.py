@@ -818,6 +818,25 @@ def test_validation_that_runs_out_of_memory_gives_recordings_up(
     assert len(calls) == 1 + len(outcome.history.val_losses)
 
 
+def test_pieces_are_as_large_as_before_once_recordings_have_given_their_memory_back(
+    fit_recorded, monkeypatch
+):
+    right, asked = validation.score_texts, []
+
+    def halve_and_run_out_once(*arguments, **options):
+        asked.append(options["max_tokens"])
+        if len(asked) == 1:
+            options["on_halved"](5)
+            raise OUT_OF_MEMORY
+        return right(*arguments, **options)
+
+    monkeypatch.setattr(validation, "score_texts", halve_and_run_out_once)
+    fit_recorded(Tracer())
+    assert len(asked) > 2
+    assert set(asked) == {asked[0]}
+    assert asked[0] > 5
+
+
 def test_validation_that_runs_out_of_memory_without_recordings_says_so(fit_recorded, monkeypatch):
     def run_out(*_, **__):
         raise OUT_OF_MEMORY

@@ -532,17 +532,24 @@ def test_the_time_of_recordings_counts_on(tmp_path):
     assert weights.recorded.seconds == 1.5
 
 
-def test_memory_that_runs_out_does_not_make_a_state_a_damaged_one(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    ],
+)
+def test_what_fails_on_a_gpu_does_not_make_a_state_a_damaged_one(tmp_path, error):
     """The advice would be to remove it."""
 
     def run_out(_state):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     weights = SimpleNamespace(kind="a kind", recorded=None, state=dict, set_state=run_out)
     place, device = Checkpoints(tmp_path), torch.device("cpu")
     progress = Progress(max_tokens=16)
     assert save_state(place, weights, device, progress=progress, seen=[], listener=StepListener())
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         take_up_state(read_state(place.path), weights, device, plan(num_rows=4))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertfit import TextClassifier, evaluate, train_seeds
+from bertfit import TextClassifier, evaluate, train, train_seeds
 
 DEVICE = "cuda"
 PRECISION_OF_BFLOAT16 = 0.03
@@ -96,3 +96,36 @@ def test_two_classifiers_answer_two_threads_as_one_would(trained, make_reviews):
         thread.join()
     for number in range(4):
         np.testing.assert_allclose(found[number], expected[number % 2], atol=1e-5)
+
+
+def test_another_thread_may_predict_while_a_training_is_recorded(
+    trained, model_dir, make_reviews, tmp_path
+):
+    texts = [row["text"] for row in make_reviews(100, seed=3)]
+    classifier = TextClassifier.load(trained.run, device=DEVICE)
+    expected = classifier.predict_probabilities(texts)
+    found, is_over = [], threading.Event()
+
+    def answer():
+        while not is_over.is_set():
+            found.append(classifier.predict_probabilities(texts))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        again = train(
+            make_reviews(200),
+            tmp_path / "run",
+            model=str(model_dir),
+            device=DEVICE,
+            epochs=2,
+            batch_size=16,
+            max_length=32,
+        )
+    finally:
+        is_over.set()
+        thread.join()
+    assert read_record(again)["training"]["recording"].startswith("on (")
+    assert found
+    for one in found:
+        np.testing.assert_allclose(one, expected, atol=1e-5)

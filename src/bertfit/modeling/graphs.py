@@ -124,7 +124,9 @@ class GraphRecorder:
 
     def _capture(self, graph: torch.cuda.CUDAGraph, work: Work) -> Work:
         try:
-            graph.capture_begin(pool=self._pool)
+            # By default, what other threads do meanwhile, such as copies for a prediction, would
+            # make the recording fail. torch's compiler records in this mode, too.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         except RuntimeError as error:
             raise _cannot_go_on(error) from error
         try:

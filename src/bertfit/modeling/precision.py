@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 import torch
@@ -53,6 +54,18 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
 
+@dataclass(slots=True)
+class _Cudnn:
+    """How many threads need cuDNN's attention to be off, which is one setting for all of them."""
+
+    num_users: int = 0
+    was_on: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_cudnn = _Cudnn()
+
+
 @contextlib.contextmanager
 def safe_attention(device: torch.device) -> Iterator[None]:
     """Disable cuDNN attention on a GPU.
@@ -61,14 +74,21 @@ def safe_attention(device: torch.device) -> Iterator[None]:
     a mask and with a single query (as in the shortened last layer).
     Source: github.com/pytorch/pytorch issue 196678, github.com/NVIDIA/cudnn-frontend issue 1072.
     """
-    if device.type != "cuda" or not torch.backends.cuda.cudnn_sdp_enabled():
+    if device.type != "cuda":
         yield
         return
-    torch.backends.cuda.enable_cudnn_sdp(False)  # noqa: FBT003 (torch's own)
+    with _cudnn.lock:
+        if _cudnn.num_users == 0:
+            _cudnn.was_on = torch.backends.cuda.cudnn_sdp_enabled()
+        _cudnn.num_users += 1
+        torch.backends.cuda.enable_cudnn_sdp(False)  # noqa: FBT003 (torch's own)
     try:
         yield
     finally:
-        torch.backends.cuda.enable_cudnn_sdp(True)  # noqa: FBT003 (torch's own)
+        with _cudnn.lock:
+            _cudnn.num_users -= 1
+            if _cudnn.num_users == 0 and _cudnn.was_on:
+                torch.backends.cuda.enable_cudnn_sdp(True)  # noqa: FBT003 (torch's own)
 
 
 @contextlib.contextmanager
@@ -104,6 +124,9 @@ def choose_precision(device: str = "auto", dtype: Dtype = "auto") -> Precision:
         ConfigError: The device is unknown or missing, or the dtype is not one of `Dtype`.
     """
     chosen = _choose_device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        # Which one is the current GPU may change, and differs between threads.
+        chosen = torch.device("cuda", torch.cuda.current_device())
     if dtype not in get_args(Dtype):
         expected = ", ".join(get_args(Dtype))
         guess = did_you_mean(str(dtype), get_args(Dtype))
@@ -133,8 +156,7 @@ def _choose_dtype(device: torch.device, asked: Dtype) -> tuple[torch.dtype, str]
 
 def _multiplies_bfloat16(gpu: torch.device) -> bool:
     """Return whether a GPU has bfloat16 products; torch answers only for the current GPU."""
-    is_current = gpu.index is None
-    with contextlib.nullcontext() if is_current else torch.cuda.device(gpu):
+    with torch.cuda.device(gpu):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 

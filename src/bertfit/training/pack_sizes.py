@@ -111,10 +111,13 @@ class PackSizes:
 def _round_size(size: PackSize) -> PackSize:
     """Return the smallest size for a pack of this one: the same, or one with rows of padding."""
     step = TOKENS_STEP * 2 ** sum(size.num_tokens > limit for limit in _STEPS_DOUBLE_AT)
-    if size.num_tokens % step == 0:
+    # If no row had two tokens, kernels would leave the gradients of the last layer elsewhere.
+    has_longer = size.num_tokens > size.num_rows
+    if size.num_tokens % step == 0 and has_longer:
         return size
     num_added = ROWS_STEP - size.num_rows % ROWS_STEP
-    num_fillers = num_added + -(size.num_tokens + num_added) % step
+    least = num_added + (not has_longer)
+    num_fillers = least + -(size.num_tokens + least) % step
     return PackSize(
         size.num_tokens + num_fillers,
         size.num_rows + num_added,

@@ -150,8 +150,8 @@ def take_up_state(
         weights.set_state(pick(tensors, "weights."))
         RandomNumbers.of(device, pick(tensors, "random.")).set_back()
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):  # of a GPU: the file is whole
-            raise
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise  # what happened on a GPU, perhaps earlier: the file is whole
         raise explain_damage(saved.path, error) from error
     if weights.recorded is not None:  # counts on
         weights.recorded.seconds = progress.recording_seconds

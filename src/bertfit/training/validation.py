@@ -54,7 +54,7 @@ def score_validation(
             listener.note(SMALLER_PIECES)
         progress.scoring_tokens = tokens
 
-    on_gpu = precision.device.type == "cuda"
+    before, on_gpu = progress.scoring_tokens, precision.device.type == "cuda"
 
     def score() -> np.ndarray:
         asked = settings.micro_batch_tokens
@@ -77,6 +77,7 @@ def score_validation(
                 raise
             logits = None
         if logits is None:  # outside the except clause: the error kept tensors alive
+            progress.scoring_tokens = before  # with the memory of recordings, more may fit again
             on_forgotten()
             return_cached_memory(precision.device)
             logits = score()

@@ -171,6 +171,12 @@ def test_tiles_take_all_queries_of_the_longest_text_or_go_back_in_two_kernels():
             assert whole is None or whole.queries >= longest_query
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_short_texts_have_the_tiles_of_longer_ones_which_were_tried_before(size):
+    assert choose_tiles(16, 16, size) == choose_tiles(128, 128, size)
+    assert choose_tiles(1, 16, size) == choose_tiles(1, 512, size)
+
+
 # The interpreter's numpy warns of numbers for keys that are not there, which are stored nowhere.
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
 @pytest.mark.parametrize("lengths", [(20, 130), (20, 100)])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import weakref
 
 import pytest
 import torch
 
 from bertfit.errors import ModelError
+from bertfit.modeling.forwards import find_replacement
 from bertfit.modeling.gradients import find_gradients_in_a_row
 from bertfit.modeling.kernels import launching, trial
 from bertfit.modeling.kernels import layer as layer_module
@@ -15,6 +17,7 @@ from bertfit.modeling.kernels.exchange import exchange_layers
 from bertfit.modeling.kernels.parts import find_parts
 from bertfit.modeling.packing import set_up_packing
 from bertfit.modeling.precision import Precision
+from tests.limits import without_collection
 from tests.modeling.kernels.on_device import DEVICE, needs_triton
 from tests.modeling.test_fast_path import make_classifier
 
@@ -56,6 +59,23 @@ def test_right_kernels_are_found_right_in_scoring_too_and_no_random_number_is_us
     assert all(parameter.grad is None for parameter in layer.parameters())
     for name, weight in layer.state_dict().items():
         assert torch.equal(weight, weights[name])
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_the_layer_that_is_tried_leaves_memory_without_a_search_for_garbage(monkeypatch, apart):
+    tried = []
+
+    def compare(work, *_arguments, **_options):
+        tried.append(weakref.ref(work))
+        return apart
+
+    monkeypatch.setattr(trial, "_compare", compare)
+    layer = make_layer("bert")
+    with without_collection():
+        find(layer)
+        assert [one() for one in tried] == [None] * len(tried)
+    assert tried
+    assert find_replacement(layer) is not None  # only the copy's was taken away
 
 
 @pytest.mark.parametrize("only_firsts", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -50,10 +50,10 @@ def choose_tiles(longest_query: int, longest_key: int, head_size: int) -> Tiles:
     is spilled; for 64, the kernel for whole texts spills 40 bytes a thread (H100, by Triton 3.6),
     152 by 3.7.1 and 272 by 3.9, and 184 to 352 on older GPUs. As compiled there by Triton 3.6, the
     kernel for whole texts read wrong memory for head size 128 and gave wrong results with tiles
-    of 64 queries and 32 keys, so neither is used. (With tiles of 16 queries, for first tokens, it
-    is correct for head size 128 too.)
+    of 64 queries and 32 keys, so neither is used. (With tiles of 16 queries, the fewest, for first
+    tokens, it is correct for head size 128 too.)
     """
-    if longest_query <= 16:
+    if longest_query == 1:  # first tokens; as tried before (`trial`), which short texts were not
         few = Tile(16, 64 if head_size > 64 else 128, 4, 2)
         return Tiles(few, few, few, few)
     is_wide = head_size > 64

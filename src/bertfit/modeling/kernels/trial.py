@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bertfit.modeling.forwards import restore_forwards
 from bertfit.modeling.gradients import keep_master
 from bertfit.modeling.kernels.launching import name_failure, on_device
 from bertfit.modeling.kernels.layer import pass_layer
@@ -94,14 +95,17 @@ def _try(
     join_projections(work)  # as in the working copy of a training
     parts = find_parts(work)
     assert parts is not None
-    with safe_attention(device):
-        for lengths, only_firsts in itertools.product(_MIXES, (False, True)):
-            apart = _compare(work, parts, lengths, trains=trains, only_firsts=only_firsts)
-            if not apart <= _MOST_APART:
-                return (
-                    "they were tried here, and give other numbers than transformers' layer "
-                    f"({apart:.2g} of their norm apart)"
-                )
+    try:
+        with safe_attention(device):
+            for lengths, only_firsts in itertools.product(_MIXES, (False, True)):
+                apart = _compare(work, parts, lengths, trains=trains, only_firsts=only_firsts)
+                if not apart <= _MOST_APART:
+                    return (
+                        "they were tried here, and give other numbers than transformers' layer "
+                        f"({apart:.2g} of their norm apart)"
+                    )
+    finally:
+        restore_forwards(work.modules())  # which refer to it, so that its memory would stay in use
     return None
 
 
