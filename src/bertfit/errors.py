@@ -7,7 +7,7 @@
     ├── ModelError (ValueError)             4   a model cannot be found, loaded or used
     ├── RunError (ValueError)               5   a run folder is missing, damaged or in the way
     ├── TrainingError (RuntimeError)        6   training cannot go on
-    └── MissingDependencyError (ImportError) 7  the extra hub, or the embedded wheels, are missing
+    └── MissingDependencyError (ImportError) 7  something that it needs is not installed
 
 A message says what was expected, what was found and where; the hint says what to do.
 """
@@ -144,7 +144,10 @@ class TrainingError(BertfitError, RuntimeError):
 
 
 class MissingDependencyError(BertfitError, ImportError):
-    """Something is not installed: the extra `hub`, or the embedded wheels; the hint says how."""
+    """Something is not installed: the extra `hub`, or the embedded wheels; the hint says how.
+
+    The command exits with the same code if a library cannot be imported.
+    """
 
     exit_code = 7
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import importlib
 import io
 import itertools
 import json
@@ -687,6 +688,44 @@ def test_a_library_that_finds_no_memory_is_told_as_that(capsys):
     error = ImportError("libopenblas.so: failed to map segment from shared object")
     assert exit_code_of(error) == 1
     assert capsys.readouterr().err.startswith("Error: out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("raise ValueError('\\nno such log\\nValid ones are a, b')", "ValueError: no such log"),
+        (
+            "raise ImportError('libcudart.so.12: not found')",
+            "ImportError: libcudart.so.12: not found",
+        ),
+        ("import no_such_thing", "ModuleNotFoundError: No module named 'no_such_thing'"),
+        ("def fail():\n    raise KeyError('x')\nfail()", "KeyError: 'x'"),
+    ],
+)
+def test_a_library_that_cannot_be_imported_is_named(content, told, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a_library").mkdir()
+    (tmp_path / "a_library" / "__init__.py").write_text("from a_library import inner")
+    (tmp_path / "a_library" / "inner.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(Exception) as caught:
+        importlib.import_module("a_library")
+    assert exit_code_of(caught.value) == 7
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"Error: a_library cannot be imported: {told}\nInstall ")
+
+
+def test_a_library_that_is_missing_is_named(capsys):
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module("no_such_library")
+    assert exit_code_of(caught.value) == 7
+    assert "Error: no_such_library cannot be imported" in capsys.readouterr().err
+
+
+def test_an_error_that_nobody_expected_keeps_its_traceback():
+    with pytest.raises(ValueError, match="a mistake of ours") as caught:
+        raise ValueError("a mistake of ours")
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        exit_code_of(caught.value)
 
 
 @pytest.mark.slow

@@ -192,6 +192,28 @@ def test_only_the_type_is_blamed_for_what_fails_in_it_alone(tiny_model_dir, tmp_
     assert all(weight.grad is None for weight in loaded.model.parameters())
 
 
+@pytest.mark.parametrize("where", ["nowhere", "with dropout", "in the backward pass"])
+def test_a_type_that_fails_in_training_alone_is_at_fault(loaded, monkeypatch, where):
+    config = GPT2Config(vocab_size=100, n_embd=8, n_layer=1, n_head=2, pad_token_id=0)
+    right = soundness.compute_logits
+
+    def fail(_gradient=None):
+        raise RuntimeError("not in bfloat16")
+
+    def compute(model, *arguments, precision):
+        logits = right(model, *arguments, precision=precision)
+        if precision.dtype == torch.bfloat16 and where == "in the backward pass":
+            logits.register_hook(fail)
+        if precision.dtype == torch.bfloat16 and where == "with dropout" and model.training:
+            fail()
+        return logits
+
+    monkeypatch.setattr(soundness, "compute_logits", compute)
+    precision = Precision(torch.device("cpu"), torch.bfloat16, "a test")
+    fault = find_type_fault(with_model(loaded, config), precision)
+    assert fault == (None if where == "nowhere" else "RuntimeError: not in bfloat16")
+
+
 @pytest.mark.parametrize("kind", ["fnet", "bert"])
 def test_where_another_padding_token_would_not_help_the_models_own_is_kept(loaded, kind):
     """FNet reads any padding, and BERT none."""

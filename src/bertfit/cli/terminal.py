@@ -7,6 +7,7 @@ import errno
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, Any, Self
@@ -26,12 +27,24 @@ from rich.table import Table
 from rich.text import Text
 
 from bertfit.cli.streams import discard_output, guard_streams
-from bertfit.errors import BertfitError, ConfigError, Fault, WorkLeft, is_out_of_memory, tell_faults
+from bertfit.errors import (
+    BertfitError,
+    ConfigError,
+    Fault,
+    MissingDependencyError,
+    WorkLeft,
+    find_first_line,
+    is_out_of_memory,
+    tell_faults,
+)
 from bertfit.reporting.control_characters import escape_controls
 from bertfit.wording import format_count
 
 _TABLE_WIDTH = 80
 """Columns into which every table fits."""
+_ADVICE_ON_IMPORT = (
+    "Install bertfit and what it needs again, or mend the environment variable that this is about."
+)
 _OPTIONS = {
     "abstain_below": "--abstain-below",
     "device": "--device",
@@ -288,7 +301,21 @@ def exit_code_of(error: BaseException) -> int:
     if isinstance(error, OSError):
         _tell(f"Error: {_explain_os_error(error)}", style="red", soft_wrap=True)
         return 1
-    raise error
+    package = _find_broken_package(error)
+    if package is None:
+        raise error
+    told = f"{package} cannot be imported: {type(error).__name__}: {find_first_line(error)}"
+    _tell(f"Error: {told}\n{_ADVICE_ON_IMPORT}", style="red", soft_wrap=True)
+    return MissingDependencyError.exit_code
+
+
+def _find_broken_package(error: BaseException) -> str | None:
+    """Return the package of others that an error comes from, if it failed while it was imported."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if frame.f_code.co_name == "<module>" and package not in {"bertfit", "__main__"}:
+            return package
+    return error.name if isinstance(error, ModuleNotFoundError) else None
 
 
 def _name_options(told: str) -> str:

@@ -196,7 +196,8 @@ def _render(run: Path, record: Mapping[str, Any], *, with_texts: bool) -> tuple[
         reason = f"{type(error).__name__}: {error}"
         raise RunError(
             f"{run / RECORD_NAME} or a file beside it lacks what a report needs ({reason})",
-            hint="It was changed or is damaged. Train again, or restore the file.",
+            hint="It was changed, is damaged, or is of an early version. Train again, or restore "
+            "the file.",
         ) from error
 
 
