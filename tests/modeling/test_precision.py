@@ -126,6 +126,12 @@ def test_of_several_gpus_the_one_that_computes_is_asked(gpus):
     assert found == ["bfloat16", "bfloat16", "float32", "bfloat16"]
 
 
+def test_a_gpu_that_is_passed_over_is_told_only_to_those_who_leave_the_choice(gpus):
+    gpus((7, 0))
+    assert "torch has no code for this GPU, sm_70" in choose_precision("auto").reason
+    assert "GPU" not in choose_precision("cpu").reason
+
+
 def test_a_gpu_without_a_number_is_the_current_one_and_stays_it(gpus):
     """Another thread has another current one."""
     gpus((8, 0), (7, 5))
