@@ -59,6 +59,13 @@ def test_collection_goes_on_with_the_last_of_several_threads():
     assert seen == [False, True]
 
 
+def test_a_fork_leaves_off_what_was_turned_off_after_a_pause():
+    with pause_collection():
+        pass
+    gc.disable()
+    assert holds_in_fork(lambda: not gc.isenabled())
+
+
 def test_a_process_that_is_forked_during_a_pause_collects():
     with pause_collection():
         assert holds_in_fork(gc.isenabled)

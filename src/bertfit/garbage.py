@@ -46,6 +46,7 @@ def pause_collection() -> Iterator[None]:
 def _end_last() -> None:
     """Collect again if no pause is left, and Python did before."""
     if _pauses.count == 0 and _pauses.was_on:
+        _pauses.was_on = False
         gc.enable()
 
 

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from bertfit.data import text_faults
-from bertfit.data.text_faults import find_swallowed_rows, find_text_faults
+from bertfit.data.text_faults import find_swallowed_rows, find_text_faults, is_number_or_code
 from bertfit.word_pattern import find_words
 
 
@@ -162,3 +162,9 @@ def test_a_long_line_of_labels_is_read_once(monkeypatch):
     monkeypatch.setattr(text_faults, "_is_label", lambda field, _: bool(seen.append(field)) or True)
     assert find_swallowed_rows(["x\n" + "pos," * 10_000], ["pos"]) == []
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("start", [" ", "-", "1", "1 "])
+def test_a_long_text_is_soon_found_to_be_no_number(start):
+    """Searched again from each place, it would take hours."""
+    assert not is_number_or_code(f"{start * 10**6} é")

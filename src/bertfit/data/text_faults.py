@@ -36,7 +36,7 @@ _FIELD = re.compile(
     r'[,;\t]"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]|\r?$)|^"?([^,;\t\r\n"]{1,80})"?(?=[,;\t]\S)'
 )
 """A short field in a line of a CSV or TSV file: after a separator, or at the beginning."""
-_NUMBER_OR_CODE = re.compile(r"\s*(?:[\W_]*\d[\W\d_]*|(?=\S*[0-9])[!-~]+)\s*")
+_NUMBER_OR_CODE = re.compile(r"[\W_]*\d[\W\d_]*|(?=\S*[0-9])[!-~]+")
 """A text with digits and no letter, or, in ASCII, with a digit and no white space within."""
 _REST_OF_NUMBER = re.compile(r"[,.]\d")
 _LEAST_SWALLOWED = 2
@@ -54,7 +54,7 @@ def is_number_or_code(text: str) -> bool:
         >>> [is_number_or_code(text) for text in ("12,5", "TK-0815-B", "Fine in 2024", "很好2")]
         [True, True, False, False]
     """
-    return _NUMBER_OR_CODE.fullmatch(text) is not None
+    return _NUMBER_OR_CODE.fullmatch(text.strip()) is not None
 
 
 def _find_html_tag(text: str) -> int | None:
