@@ -20,6 +20,7 @@ from unittest.mock import ANY
 
 import pytest
 import rich.box
+import torch
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
@@ -688,6 +689,16 @@ def test_a_library_that_finds_no_memory_is_told_as_that(capsys):
     error = ImportError("libopenblas.so: failed to map segment from shared object")
     assert exit_code_of(error) == 1
     assert capsys.readouterr().err.startswith("Error: out of memory.")
+
+
+def test_an_error_of_a_gpu_is_told_without_what_torch_advises(capsys):
+    error = torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with …")
+    error.add_note("The predictions made so far are in p.unfinished.csv.")
+    assert exit_code_of(error) == 1
+    first, _, last = capsys.readouterr().err.strip().partition("\n")
+    assert first == "Error: the GPU cannot go on: CUDA error: device-side assert triggered"
+    assert last.startswith("Run the command again")
+    assert last.endswith("\nThe predictions made so far are in p.unfinished.csv.")
 
 
 @pytest.mark.parametrize(

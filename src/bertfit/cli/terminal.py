@@ -42,6 +42,11 @@ from bertfit.wording import format_count
 
 _TABLE_WIDTH = 80
 """Columns into which every table fits."""
+_ADVICE_ON_GPU = (
+    "Run the command again; a training goes on with --resume, if it saved a state. If it fails "
+    "again, --set fast_path=off trains without bertfit's own kernels, and --device cpu without "
+    "the GPU."
+)
 _ADVICE_ON_IMPORT = (
     "Install bertfit and what it needs again, or mend the environment variable that this is about."
 )
@@ -295,8 +300,12 @@ def exit_code_of(error: BaseException) -> int:
             "max_length; else close other programs, or split the file.",
             style="red",
         )
-        for note in getattr(error, "__notes__", ()):  # what was kept
-            _tell(note, soft_wrap=True)
+        _tell_notes(error)
+        return 1
+    if type(error).__name__ == "AcceleratorError":  # torch's, which need not be imported here
+        told = f"Error: the GPU cannot go on: {find_first_line(error)}\n{_ADVICE_ON_GPU}"
+        _tell(told, style="red", soft_wrap=True)
+        _tell_notes(error)
         return 1
     if isinstance(error, OSError):
         _tell(f"Error: {_explain_os_error(error)}", style="red", soft_wrap=True)
@@ -307,6 +316,12 @@ def exit_code_of(error: BaseException) -> int:
     told = f"{package} cannot be imported: {type(error).__name__}: {find_first_line(error)}"
     _tell(f"Error: {told}\n{_ADVICE_ON_IMPORT}", style="red", soft_wrap=True)
     return MissingDependencyError.exit_code
+
+
+def _tell_notes(error: BaseException) -> None:
+    """Tell what was added to an error, such as what was kept."""
+    for note in getattr(error, "__notes__", ()):
+        _tell(note, soft_wrap=True)
 
 
 def _find_broken_package(error: BaseException) -> str | None:
