@@ -857,6 +857,19 @@ def test_texts_that_are_mostly_no_words_may_be_another_column(others, is_told):
 
 
 @pytest.mark.parametrize(
+    ("parts", "told_of"), [("train test", ["train"]), ("test", ["test"]), ("", [])]
+)
+def test_numbers_in_all_parts_are_told_once(parts, told_of):
+    texts = {"train": make_texts(60, seed=3), "test": make_texts(40, seed=4)}
+    texts |= {part: [str(at) for at in range(60)] for part in parts.split()}
+    rows = {
+        part: [row(text, "np"[at % 2]) for at, text in enumerate(texts[part])] for part in texts
+    }
+    found = [one for one in inspect(**rows, group=None).findings if one.kind == "number_texts"]
+    assert [one.part for one in found] == told_of
+
+
+@pytest.mark.parametrize(
     ("num_words", "long", "told"),
     [
         (12, 500, None),

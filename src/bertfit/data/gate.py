@@ -255,7 +255,7 @@ def _describe_part(
     yield from describe_repeats(profile)
     yield from describe_labels(profile, label_names, train=train)
     yield from describe_lengths(profile)
-    yield from describe_numbers(profile)
+    yield from describe_numbers(profile, train=train)
     yield from describe_text_faults(profile, label_names)
 
 

@@ -144,11 +144,13 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
             )
 
 
-def describe_numbers(profile: PartProfile) -> Iterator[Finding]:
-    """Yield a finding if most texts are no words, as those of a column of ids are not."""
-    texts = profile.rows.texts
-    found = [row for row, text in enumerate(texts) if is_number_or_code(text)]
-    if len(found) >= _MOST_NUMBERS * len(texts):
+def describe_numbers(profile: PartProfile, *, train: PartProfile) -> Iterator[Finding]:
+    """Yield a finding if most texts are no words, as those of a column of ids are not.
+
+    It is told of the training rows alone if they are such texts as well.
+    """
+    found = _find_numbers(profile)
+    if found and (profile is train or not _find_numbers(train)):
         yield make_finding(
             profile,
             "number_texts",
@@ -156,6 +158,13 @@ def describe_numbers(profile: PartProfile) -> Iterator[Finding]:
             message="are numbers, codes or addresses, not words.",
             advice="Check that the right column is read; if so, a BERT has little to read in them.",
         )
+
+
+def _find_numbers(profile: PartProfile) -> list[int]:
+    """Return the rows whose texts are numbers or codes, if these are at least half of all."""
+    texts = profile.rows.texts
+    found = [row for row, text in enumerate(texts) if is_number_or_code(text)]
+    return found if len(found) >= _MOST_NUMBERS * len(texts) else []
 
 
 def describe_text_faults(profile: PartProfile, label_names: Sequence[str]) -> Iterator[Finding]:
