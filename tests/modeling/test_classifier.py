@@ -16,7 +16,7 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bertfit.errors import ConfigError, ModelError
+from bertfit.errors import BertfitError, ConfigError, ModelError
 from bertfit.modeling import locating
 from bertfit.modeling.classifier import load_architecture, load_classifier, set_dropout
 from bertfit.modeling.fast_path import plug_in
@@ -516,6 +516,15 @@ def test_a_damaged_config_is_explained(model_dir):
         "The folder is damaged, or of a kind that this transformers does not know: copy it again, "
         "or name another model."
     )
+
+
+def test_a_system_that_allows_no_more_threads_is_not_a_damaged_model():
+    with (
+        pytest.raises(BertfitError, match="allows this process no more threads") as caught,
+        locating.explaining_failures("a-model"),
+    ):
+        raise RuntimeError("can't start new thread")
+    assert caught.value.exit_code == 1
 
 
 def test_an_unknown_kind_of_model_is_explained(model_dir):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from bertfit.training import interruption as interruption_module
 from bertfit.training.interruption import (
     BATCH_SIGNALS,
     ENDING_SIGNALS,
@@ -31,6 +32,21 @@ def test_the_second_signal_raises(second):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, *BATCH_SIGNALS])
+def test_what_comes_together_with_a_closed_terminal_is_not_the_second_signal(first, monkeypatch):
+    """Service managers send SIGTERM and SIGHUP at once; Python handles SIGHUP first."""
+    now = [100.0]
+    monkeypatch.setattr(interruption_module.time, "monotonic", lambda: now[0])
+    with catch_interrupts() as interruption:
+        signal.raise_signal(first)
+        now[0] += 0.9
+        signal.raise_signal(signal.SIGTERM)
+        assert interruption.requested
+        now[0] += 0.2
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("first", ENDING_SIGNALS)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bertfit.assets import find_embedded_model, find_model_path
-from bertfit.errors import ModelError, find_first_line, is_out_of_memory
+from bertfit.errors import BertfitError, ModelError, find_first_line, is_out_of_memory
 from bertfit.files import as_path, refuse_hidden
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -171,6 +171,11 @@ def explaining_failures(name: str) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error) or getattr(error, "errno", None) in _FULL_DISK:
             raise  # not the model's fault
+        if "can't start new thread" in str(error):
+            raise BertfitError(
+                "the system allows this process no more threads",
+                hint="Raise the limit: ulimit -u, or that of a container on processes (pids).",
+            ) from error
         if (unreadable := _find_unreadable(name)) is not None:  # reported as missing or damaged
             raise ModelError(
                 f"the model {name!r} cannot be loaded: no permission to read {unreadable}",

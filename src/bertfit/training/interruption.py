@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -31,6 +32,9 @@ HEARD_ONCE = frozenset({HANG_UP, *BATCH_SIGNALS})
 """Signals that may come again on their own: a job over its time gets one each second."""
 
 
+_SECONDS_TOGETHER = 1.0
+
+
 class FirstInterrupt(KeyboardInterrupt):
     """The first Ctrl-C, if it ends a piece of work. The second is a plain KeyboardInterrupt."""
 
@@ -45,6 +49,8 @@ class Interruption:
 
     requested: bool = False
     _first_raises: bool = False
+    _alone_from: float = 0.0
+    """When, by the monotonic clock, what came with the first signal is over."""
 
     @contextlib.contextmanager
     def raise_first(self) -> Iterator[None]:
@@ -69,13 +75,16 @@ class Interruption:
     def hear(self, signal_number: int, _frame: FrameType | None) -> None:
         """Handle a signal: set the flag at the first one, raise at the second.
 
-        Those of `HEARD_ONCE` are never the second.
+        Those of `HEARD_ONCE` are never the second, nor is what comes with them: service managers
+        send SIGTERM and SIGHUP at once, and Python handles the lower number, SIGHUP, first.
         """
         if self.requested:
-            if signal_number in HEARD_ONCE:
+            if signal_number in HEARD_ONCE or time.monotonic() < self._alone_from:
                 return
             raise KeyboardInterrupt
         self.requested = True
+        if signal_number in HEARD_ONCE:
+            self._alone_from = time.monotonic() + _SECONDS_TOGETHER
         if self._first_raises:
             raise FirstInterrupt
 
