@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from bertfit.config import Dtype
 from bertfit.errors import ConfigError, did_you_mean
+from bertfit.process_wide import ProcessWide
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -54,16 +54,13 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
 
-@dataclass(slots=True)
-class _Cudnn:
-    """How many threads need cuDNN's attention to be off, which is one setting for all of them."""
-
-    num_users: int = 0
-    was_on: bool = False
-    lock: threading.Lock = field(default_factory=threading.Lock)
+def _turn_cudnn_off() -> bool:
+    was_on = bool(torch.backends.cuda.cudnn_sdp_enabled())
+    torch.backends.cuda.enable_cudnn_sdp(False)  # noqa: FBT003 (torch's own)
+    return was_on
 
 
-_cudnn = _Cudnn()
+_cudnn = ProcessWide(_turn_cudnn_off, torch.backends.cuda.enable_cudnn_sdp)
 
 
 @contextlib.contextmanager
@@ -77,18 +74,8 @@ def safe_attention(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with _cudnn.lock:
-        if _cudnn.num_users == 0:
-            _cudnn.was_on = torch.backends.cuda.cudnn_sdp_enabled()
-        _cudnn.num_users += 1
-        torch.backends.cuda.enable_cudnn_sdp(False)  # noqa: FBT003 (torch's own)
-    try:
+    with _cudnn.changed():
         yield
-    finally:
-        with _cudnn.lock:
-            _cudnn.num_users -= 1
-            if _cudnn.num_users == 0 and _cudnn.was_on:
-                torch.backends.cuda.enable_cudnn_sdp(True)  # noqa: FBT003 (torch's own)
 
 
 @contextlib.contextmanager

@@ -11,27 +11,30 @@ import contextlib
 import functools
 import os
 import sys
-import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+
+from bertfit.process_wide import ProcessWide
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-@dataclass(slots=True)
-class _Dtype:
-    """How many threads need float32 as the default dtype, and what the first of them found."""
-
-    num_users: int = 0
-    found: torch.dtype = torch.float32
-    lock: threading.Lock = field(default_factory=threading.Lock)
+def _take_float32() -> torch.dtype:
+    found = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    return found
 
 
-_dtype = _Dtype()
+def _set_back(found: torch.dtype) -> None:
+    """Set the default to what it was, unless someone has changed it since."""
+    if torch.get_default_dtype() is torch.float32:
+        torch.set_default_dtype(found)
+
+
+_dtype = ProcessWide(_take_float32, _set_back)
 
 
 @contextlib.contextmanager
@@ -45,7 +48,7 @@ def usual_torch() -> Iterator[None]:
     _prepare_for_forks()
     device = torch.get_default_device()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_float32_by_default())
+        stack.enter_context(_dtype.changed())
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda", "mps"):
@@ -56,45 +59,16 @@ def usual_torch() -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _float32_by_default() -> Iterator[None]:
-    with _dtype.lock:
-        if _dtype.num_users == 0:
-            _dtype.found = torch.get_default_dtype()
-        _dtype.num_users += 1
-        torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        with _dtype.lock:
-            _dtype.num_users = max(_dtype.num_users - 1, 0)  # 0 before in a forked process
-            if _dtype.num_users == 0:
-                _set_back()
-
-
-def _set_back() -> None:
-    """Set the default to what it was, unless someone has changed it since."""
-    if torch.get_default_dtype() is torch.float32:
-        torch.set_default_dtype(_dtype.found)
-
-
 @functools.cache
 def _prepare_for_forks() -> None:
     """Let processes that are forked from this one, from now on, begin as a process should.
 
     A fork copies the thread that forks and none of those that OpenMP started, for which the first
     computation of the child would wait forever: it computes on one thread, as the workers of
-    torch's `DataLoader` do. Nor has it the threads that may have needed another default dtype.
+    torch's `DataLoader` do.
     """
     if sys.platform != "win32":
-        os.register_at_fork(after_in_child=_begin_anew)
-
-
-def _begin_anew() -> None:
-    torch.set_num_threads(1)
-    if _dtype.num_users:
-        _set_back()
-    _dtype.num_users, _dtype.lock = 0, threading.Lock()
+        os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 @contextlib.contextmanager
