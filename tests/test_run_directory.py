@@ -204,8 +204,8 @@ def test_a_run_with_files_of_somebody_else_is_not_replaced(run):
     (run / "notes").mkdir()
     (run / "data.csv").write_text("mine")
     assert error_of(stage_run, run, overwrite=True) == (
-        f"{run} holds files that bertfit did not write as they are, and would lose them: "
-        "data.csv, notes\n"
+        f"{run} holds files that this version of bertfit did not write as they are, and "
+        "would lose them: data.csv, notes\n"
         "Move them away, or choose another --output."
     )
     assert (run / "data.csv").read_text() == "mine"

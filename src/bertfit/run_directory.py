@@ -287,8 +287,8 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
     if foreign:
         shown = ", ".join(foreign[:_MOST_SHOWN]) + (" …" if len(foreign) > _MOST_SHOWN else "")
         raise RunError(
-            f"{output} holds files that bertfit did not write as they are, and would lose them: "
-            f"{shown}",
+            f"{output} holds files that this version of bertfit did not write as they are, and "
+            f"would lose them: {shown}",
             hint="Move them away, or choose another --output.",
         )
 
@@ -328,7 +328,7 @@ def _find_foreign(run: Path) -> list[str]:
     }
     card = run / CARD_NAME
     if card.is_file() and not is_sealed(card.read_bytes()):
-        foreign.add(CARD_NAME)  # edited, or of another hand
+        foreign.add(CARD_NAME)  # edited, of another hand, or of an early version
     return sorted(foreign)
 
 

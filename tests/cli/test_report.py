@@ -44,7 +44,7 @@ def test_report_says_what_it_wrote_and_what_it_kept(run):
     card = run / "README.md"
     card.write_text("mine", encoding="utf-8")
     told = " ".join(call("report", run).split())
-    assert "README.md was edited, so it was kept" in told
+    assert "README.md is not as this version writes it, so it was kept" in told
     assert card.read_text(encoding="utf-8") == "mine"
     assert "The model card is in" in call("report", run, "--overwrite")
 

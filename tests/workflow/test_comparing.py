@@ -130,7 +130,9 @@ def test_which_run_has_learned_some_of_the_rows_is_told(runs, copies, make_revie
     assert f" {told}: scores of learned rows are too good." in found.verdict
     chosen = f"{runs[1]} knew some others of these rows, or was chosen by them"
     assert chosen in found.verdict
-    assert [note.startswith(f"WARNING: {told}") for note in noted if "trained" in note] == [True]
+    of_first, of_second = (note for note in noted if "trained" in note)
+    assert of_first.startswith(f"{copies[0]} does not tell which texts it was trained on")
+    assert of_second.startswith(f"WARNING: {told}")
     assert found.to_json()["learned"] == [None, found.learned[1]]
     (copies[1] / "trained_texts.npy").unlink()
     test = make_reviews(40, seed=7)

@@ -98,6 +98,26 @@ def test_a_setting_that_was_undone_is_none_in_the_command():
     assert describe(record).endswith("--recipe notebook --set max_length=none")
 
 
+def test_of_earlier_runs_the_command_names_what_was_chosen_by_other_rules():
+    """With the defaults of now it made another model."""
+    record = make_record()
+    record["encoding"] = {"max_length": 128}
+    record["settings"]["learning_rate"] = {"value": 5e-05, "origin": "default"}
+    record["settings"]["text_cleaning"] = {"value": "none", "origin": "default"}
+    assert shlex.split(describe(record))[-6:] == [
+        *("--set", "learning_rate=5e-05", "--set", "text_cleaning=none"),
+        *("--set", "max_length=128"),
+    ]
+    of_texts = "default, chosen for the texts and the model"
+    for origin, value, is_told in (
+        (of_texts, 128, True),
+        ("default, chosen for the model", 128, False),
+        ("--set", None, False),
+    ):
+        record["settings"]["max_length"] = {"value": value, "origin": origin}
+        assert ("max_length=128" in describe(record)) == is_told
+
+
 def test_the_demo_is_its_own_command():
     """Its rows come from memory, but not the user's."""
     record = make_record("rows")

@@ -42,4 +42,6 @@ def report(
     if written.card is not None:
         console.print(f"The model card is in {written.card}.", soft_wrap=True)
     elif output is None:
-        console.print("README.md was edited, so it was kept; --overwrite replaces it.")
+        console.print(
+            "README.md is not as this version writes it, so it was kept; --overwrite replaces it."
+        )

@@ -44,8 +44,27 @@ def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
     return [_digest(clean_text(text, "html_breaks")) for text in texts]
 
 
+def list_earlier_digests(text: str) -> set[bytes]:
+    """Return the other digests of a text that runs made before December 2026 may have kept.
+
+    HTML line breaks were compared as they are until 29 November, accents until 1 December. Texts
+    with the same earlier digest also have the same digest now.
+    """
+    if text.isascii() and "<" not in text:
+        return set()
+    folded = {_fold(text), _fold(clean_text(text, "html_breaks"))}
+    return {_hash(earlier) for earlier in folded}
+
+
 def _digest(text: str) -> bytes:
-    folded = unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+    return _hash(unicodedata.normalize("NFC", _fold(text)))
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _hash(folded: str) -> bytes:
     content = folded.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 

@@ -196,7 +196,7 @@ def list_baselines(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     has_threshold = facts["record"].get("threshold") is not None
     model = {"name": name_own_model(has_threshold=has_threshold), "note": None, **scores}
     compared = scores.get("comparison") or {}
-    if compared:
+    if "model_macro_f1" in compared:  # not in early runs
         model["test"] = {
             "accuracy": compared["model_accuracy"],
             "macro_f1": compared["model_macro_f1"],

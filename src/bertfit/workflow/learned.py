@@ -15,7 +15,7 @@ import numpy as np
 
 from bertfit.assets import find_model_path
 from bertfit.data.dataset import TextDataset
-from bertfit.data.duplicates import fingerprint_texts
+from bertfit.data.duplicates import fingerprint_texts, list_earlier_digests
 from bertfit.data.gate import GateReport, add_learned
 from bertfit.errors import RunError
 from bertfit.files import read_array, write_array
@@ -90,13 +90,15 @@ def find_known_rows(run: Path, dataset: TextDataset) -> tuple[Learned | None, li
     trained, choosing = (_read_digests(run / name) for name in (TRAINED_NAME, CHOOSING_NAME))
     if trained is None and choosing is None:
         return _find_whole(read_record(run), dataset)
-    digests = _digest(dataset.texts)
-    is_learned = np.isin(digests, [] if trained is None else trained)
-    chose = np.isin(digests, [] if choosing is None else choosing) & ~is_learned
-    rows = np.flatnonzero(is_learned).tolist()
-    told = f"on {len(rows):,} of these {len(dataset):,} texts"
-    learned = Learned(told, rows, len(rows) / len(dataset)) if rows else None
-    return learned, np.flatnonzero(chose).tolist()
+    rows, digests = _digest_in_all_forms(dataset.texts)
+    learned_rows, chose = (
+        np.unique(rows[np.isin(digests, [] if known is None else known)])
+        for known in (trained, choosing)
+    )
+    told = f"on {len(learned_rows):,} of these {len(dataset):,} texts"
+    share = len(learned_rows) / len(dataset)
+    learned = Learned(told, learned_rows.tolist(), share) if len(learned_rows) else None
+    return learned, np.setdiff1d(chose, learned_rows).tolist()
 
 
 def _find_whole(
@@ -104,8 +106,8 @@ def _find_whole(
 ) -> tuple[Learned | None, list[int]]:
     """Return as `find_known_rows`, for a run that kept no digests."""
     trained = (record.get("data") or {}).get("train") or {}
-    known = trained.get("fingerprint_as_read")
-    if known is not None and known == dataset.fingerprint():
+    known = {trained.get("fingerprint_as_read"), trained.get("fingerprint")}
+    if dataset.fingerprint() in known:
         return Learned(f"on rows of {trained['source']}", range(len(dataset)), 1.0), []
     return None, list(range(len(dataset))) if find_part(record, dataset) == "validation" else []
 
@@ -137,13 +139,24 @@ def add_known_to_base(
             "may have learned other texts than the run tells."
         )
     known = {name: find_known_rows(run, rows) for name, rows in parts.items() if rows is not None}
-    if not (run / TRAINED_NAME).is_file():
-        listener.note(
-            f"{model} does not tell which texts it was trained on: whether rows of test or "
-            "validation are among them is not known, unless they are all the rows of its file."
-        )
+    note_unknown(run, listener, of="rows of test or validation")
     learned = {name: of_run.rows for name, (of_run, _) in known.items() if of_run is not None}
     return add_learned(report, parts, learned, model)
+
+
+def note_unknown(model: Path, listener: Listener, *, of: str) -> None:
+    """Say so if a model is a run that kept no digests.
+
+    Args:
+        model: Folder of the run or model.
+        listener: Is told.
+        of: Which rows are looked for among the learned ones.
+    """
+    if is_run(model) and not (model / TRAINED_NAME).is_file():
+        listener.note(
+            f"{model} does not tell which texts it was trained on: whether {of} are among them is "
+            "not known, unless they are all the rows of its file."
+        )
 
 
 def find_part(record: Mapping[str, Any], dataset: TextDataset) -> str | None:
@@ -184,5 +197,17 @@ def describe_leaks(runs: Sequence[tuple[Path, Mapping[str, Any]]]) -> str | None
 
 def _digest(texts: Sequence[str]) -> np.ndarray:
     """Return (n,) the first 64 bits of each text's digest."""
-    joined = b"".join(digest[:8] for digest in fingerprint_texts(texts))
+    return _shorten(fingerprint_texts(texts))
+
+
+def _digest_in_all_forms(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of rows and their digests, also those that earlier runs may have kept."""
+    earlier = [list_earlier_digests(text) for text in texts]
+    rows = np.arange(len(texts)).repeat([len(digests) for digests in earlier])
+    digests = _shorten([digest for of_text in earlier for digest in of_text])
+    return np.concatenate([np.arange(len(texts)), rows]), np.concatenate([_digest(texts), digests])
+
+
+def _shorten(digests: Sequence[bytes]) -> np.ndarray:
+    joined = b"".join(digest[:8] for digest in digests)
     return np.frombuffer(joined, dtype="<u8").astype(np.uint64)

@@ -64,7 +64,8 @@ def report(
 ) -> ReportFiles:
     """Rewrite the report of a run, from the files in the run.
 
-    The page in the run is replaced. A README.md that was edited is replaced only with `overwrite`.
+    The page in the run is replaced. A README.md that was edited, or is of an
+    early version, is replaced only with `overwrite`.
 
     Args:
         run: Folder of the run.

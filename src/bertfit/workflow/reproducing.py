@@ -6,10 +6,13 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bertfit.config import is_given, setting_names
+from bertfit.config import is_given, resolve_settings
 from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting.facts_tables import is_of_demo, show_setting
 from bertfit.wording import quote_path
+
+_FORMER_LENGTHS = {"default", "default, chosen for the texts and the model"}
+"""Origins of a token limit that was chosen as it is no longer, until 29 November 2026."""
 
 
 def describe_command(
@@ -34,6 +37,7 @@ def describe_command(
         return shlex.join(["bertfit", "demo", "--output", name])
     sources = {part: data[part]["source"] for part in _list_parts(data, was_split)}
     recipe, changed = _find_changes(settings)
+    changed |= _find_chosen_length(record)
     num_seeds = None
     if record.get("seeds"):
         runs = record["seeds"]["runs"]
@@ -71,7 +75,8 @@ def _list_parts(data: Mapping[str, Any], was_split: str | None) -> Iterator[str]
 
 
 def _find_changes(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """Return the recipe, and the settings that come from neither it nor a default."""
+    """Return the recipe, and the settings that come from neither it nor a present default."""
+    defaults = resolve_settings().to_json()
     recipes = [
         entry["origin"].removeprefix("recipe ")
         for entry in settings.values()
@@ -80,9 +85,23 @@ def _find_changes(settings: Mapping[str, Any]) -> tuple[str | None, dict[str, An
     changed = {
         name: entry["value"]
         for name, entry in settings.items()
-        if is_given(entry["origin"]) and name in setting_names()  # else a word of a program, maybe
+        if name in defaults  # else a word of a program, maybe
+        and (is_given(entry["origin"]) or _is_former(entry, defaults[name]))
     }
     return next(iter(recipes), None), changed
+
+
+def _is_former(entry: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    """Return whether a setting has a fixed default that is another now."""
+    return bool(entry["origin"] == default["origin"] and entry["value"] != default["value"])
+
+
+def _find_chosen_length(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the token limit as a setting, if it was chosen as it is no longer."""
+    asked = record["settings"].get("max_length") or {}
+    chosen = (record.get("encoding") or {}).get("max_length")
+    is_of_former_rule = asked.get("origin") in _FORMER_LENGTHS
+    return {"max_length": chosen} if is_of_former_rule and chosen else {}
 
 
 def _write_call(

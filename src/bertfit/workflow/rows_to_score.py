@@ -16,7 +16,13 @@ from bertfit.progress import Listener
 from bertfit.reporting.summary import list_chosen
 from bertfit.reporting.text import note_columns
 from bertfit.wording import list_some
-from bertfit.workflow.learned import Learned, describe_leaks, find_known_rows, find_part
+from bertfit.workflow.learned import (
+    Learned,
+    describe_leaks,
+    find_known_rows,
+    find_part,
+    note_unknown,
+)
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -79,6 +85,8 @@ def read_rows(
     warning = _warn_of_known_rows(run, dataset, learned, choosing, leaks, chosen=chosen)
     if warning is not None:
         listener.note(f"WARNING: {warning}")
+    elif not is_own_test:
+        note_unknown(as_path(run), listener, of="these rows")
     comparison = (record.get("scores") or {}).get("comparison")
     if is_own_test and comparison:
         listener.note(f"With these rows, the training of {run} found: {comparison['verdict']}")

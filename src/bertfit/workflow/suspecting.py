@@ -24,7 +24,7 @@ from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener, as_listener
 from bertfit.reporting.text import note_columns
-from bertfit.workflow.learned import find_known_rows
+from bertfit.workflow.learned import find_known_rows, note_unknown
 
 if TYPE_CHECKING:
     from bertfit.config import OnBadRow
@@ -175,6 +175,8 @@ def prepare_judging(
             "ones. Word-count models, which see other rows, judge them instead."
         )
         return _prepare_folds(data, DEFAULT_FOLDS, known, on_bad_row, seed, listener)
+    if learned is None:
+        note_unknown(as_path(run), listener, of="these rows")
     note_columns({"rows": dataset.columns}, listener)
     told = None if learned is None else learned.told
     judge = partial(_judge_with_run, dataset, as_path(run), classifier, told, listener)
