@@ -6,7 +6,7 @@ from importlib import metadata
 
 import pytest
 
-from bertfit.environment import describe_environment
+from bertfit.environment import count_cores, describe_environment
 
 
 def test_the_environment_names_versions_and_hardware():
@@ -14,6 +14,14 @@ def test_the_environment_names_versions_and_hardware():
     assert {"bertfit", "python", "torch", "transformers"} <= set(environment["versions"])
     assert environment["hardware"]["num_cores"] >= 1
     assert environment["hardware"]["processor"]
+
+
+def test_cores_are_counted_whatever_the_environment_says(monkeypatch):
+    """A number that is none ended a training when its record was to be written."""
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert count_cores() == 1
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
+    assert count_cores() >= 1
 
 
 @pytest.mark.parametrize("is_there", [True, False])

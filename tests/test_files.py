@@ -16,6 +16,7 @@ from bertfit.files import (
     check_folders,
     check_output,
     keep_apart,
+    keep_beside,
     make_readable,
     open_atomically,
     raising_system_errors,
@@ -25,6 +26,7 @@ from bertfit.files import (
     write_array,
     write_json,
 )
+from bertfit.places import check_replaceable
 from tests.limits import limiting_files
 
 
@@ -134,6 +136,29 @@ def test_an_error_names_the_file_and_not_the_part_that_is_moved_there(tmp_path):
     with pytest.raises(OSError, match=r"a\.txt") as caught, open_atomically(tmp_path / "a.txt"):
         pass
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / "a.txt"), None)
+
+
+def test_a_whole_file_that_cannot_take_its_place_is_no_loss(tmp_path, monkeypatch):
+    """As where the old one is another user's, which shows when all work is done."""
+    path, kept = tmp_path / "out.csv", []
+
+    def keep(part):
+        kept.append(keep_beside(part, path))
+
+    def write():
+        with open_atomically(path, on_failure=keep) as file:
+            file.write("rows")
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError, match=r"out\.csv"):
+        write()
+    assert kept == [tmp_path / "out.unfinished.csv"]
+    assert kept[0].read_text() == "rows"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.unfinished.csv"]
 
 
 def test_the_file_has_the_permissions_of_any_new_file(tmp_path):
@@ -248,6 +273,38 @@ def test_a_folder_is_no_output(tmp_path):
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(ConfigError, match=r"out\.csv is a folder"):
         check_output(tmp_path / "out.csv", (".csv",), overwrite=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_is_no_output(tmp_path):
+    """A file would take its place, and whoever reads it would wait."""
+    os.mkfifo(tmp_path / "out.csv")
+    with pytest.raises(ConfigError, match=r"out\.csv is no regular file"):
+        check_output(tmp_path / "out.csv", (".csv",), overwrite=True)
+
+
+def test_what_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "out.csv").touch()
+    check_output(tmp_path / "out.csv", (".csv",), overwrite=True)
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out.csv")
+    with pytest.raises(OSError, match=r"mount point.*out\.csv"):
+        check_output(tmp_path / "out.csv", (".csv",), overwrite=True)
+    check_output(tmp_path / "other.csv", (".csv",), overwrite=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="there are no owners")
+def test_a_file_of_another_user_in_a_folder_of_all_cannot_be_replaced(tmp_path, monkeypatch):
+    """As in /tmp: who may write there may replace only what is their own."""
+    path, own = tmp_path / "out.csv", os.geteuid()
+    path.touch()
+    for mode, user, may in ((0o777, own + 1, True), (0o1777, own + 1, False), (0o1777, own, True)):
+        tmp_path.chmod(mode)
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        if may:
+            check_replaceable(path)
+        else:
+            with pytest.raises(PermissionError, match="another user's"):
+                check_replaceable(path)
 
 
 def test_the_file_that_is_read_is_never_replaced(tmp_path):

@@ -42,7 +42,7 @@ ROWS = (
         *("word_pattern", "wording"),
     ),
     ("files", "garbage", "leftovers", "record_entries", "second_process", "setting_types"),
-    ("errors", "process_wide"),
+    ("errors", "places", "process_wide"),
 )
 ROW_OF_PART = {part: number for number, row in enumerate(ROWS) for part in row}
 ARROWS_FORBIDDEN_BESIDES = {

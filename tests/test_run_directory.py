@@ -339,9 +339,9 @@ def test_a_folder_that_is_mounted_on_another_of_its_file_system_is_a_mount_point
         f"30 22 259:0 /vol {tmp_path}/my\\040run rw - ext4 /dev/root rw\n"
     )
     refuse_existing(run, overwrite=False)
-    monkeypatch.setattr("bertfit.run_directory._MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr("bertfit.places._MOUNTS", tmp_path / "mounts")
     assert "is a mount point" in error_of(refuse_existing, run, overwrite=False)
-    monkeypatch.setattr("bertfit.run_directory._MOUNTS", tmp_path / "none")
+    monkeypatch.setattr("bertfit.places._MOUNTS", tmp_path / "none")
     refuse_existing(run, overwrite=False)
 
 
@@ -364,6 +364,32 @@ def test_a_path_that_is_not_utf8_is_refused_before_the_training(tmp_path):
         f"the run folder {output} cannot be made: the path is not UTF-8\n"
         "Rename its folders, or choose another --output."
     )
+
+
+def test_a_path_that_libraries_would_write_otherwise_is_refused(tmp_path, monkeypatch):
+    """They write it in UTF-8, whatever the system's encoding."""
+    monkeypatch.setattr(os, "fsencode", lambda path: str(path).encode("latin-1"))
+    check_place(tmp_path / "plain", overwrite=False, listener=Notes())
+    told = error_of(check_place, tmp_path / "caf\u00e9", overwrite=False, listener=Notes())
+    assert "cannot be made: the path is not UTF-8\n" in told
+
+
+def test_a_name_that_leaves_no_room_for_a_hidden_one_is_refused_before_the_training(tmp_path):
+    longest = tmp_path / ("x" * 234)
+    check_place(longest, overwrite=False, listener=Notes())
+    stage_run(longest, overwrite=False).publish({})
+    stage_run(longest, overwrite=True).publish({})
+    told = error_of(check_place, tmp_path / ("x" * 235), overwrite=False, listener=Notes())
+    assert "cannot be made: expected a name of at most 234 bytes\n" in told
+
+
+def test_a_run_that_cannot_be_replaced_is_told_before_the_training(tmp_path, monkeypatch):
+    stage_run(tmp_path / "run", overwrite=False).publish({})
+    tmp_path.chmod(0o1777)
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    told = error_of(check_place, tmp_path / "run", overwrite=True, listener=Notes())
+    assert told.endswith("cannot be made: it is another user's, in a folder of all users")
 
 
 def test_an_empty_folder_is_as_good_as_none(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -14,8 +15,6 @@ _OPTIONAL = ("triton",)
 
 def describe_environment() -> dict[str, Any]:
     """Return versions and hardware, as recorded in a run."""
-    import joblib
-
     return {
         "versions": {
             "bertfit": metadata.version("bertfit"),
@@ -26,11 +25,20 @@ def describe_environment() -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "processor": _processor_name(),
-            # Those that this process may use: affinity and a container's limit are respected.
-            "num_cores": joblib.cpu_count(),
+            "num_cores": count_cores(),
             "system": platform.system(),
         },
     }
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use, by its affinity and a container's limit too."""
+    import joblib
+
+    try:
+        return int(joblib.cpu_count())
+    except ValueError:  # LOKY_MAX_CPU_COUNT is no number
+        return os.cpu_count() or 1
 
 
 def _find_version(package: str) -> str | None:

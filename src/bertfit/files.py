@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, Any
 
 from bertfit.errors import ConfigError
+from bertfit.places import check_replaceable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,8 +76,8 @@ def open_atomically(
 ) -> Iterator[IO[str]]:
     """Open a UTF-8 text file that appears under its name only when the block ends without error.
 
-    If Ctrl-C or an error ends it, except an OSError, `on_failure` is called with the partial file,
-    which is removed afterwards unless it was moved.
+    If Ctrl-C or an error ends it, except an OSError in the block, `on_failure` is called with the
+    partial file, which is removed afterwards unless it was moved.
 
     What UTF-8 cannot encode, such as a stray byte of a file name, is written as a backslash escape.
     A file that is replaced keeps its permissions, and a symlink stays: its target is replaced.
@@ -86,7 +87,7 @@ def open_atomically(
     """
     target = Path(os.path.realpath(path))
     missing = [folder for folder in target.parents if not os.path.lexists(folder)]
-    part = part_of(target)
+    part, is_written = part_of(target), False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("x", encoding="utf-8", errors="backslashreplace", newline="") as file:
@@ -94,9 +95,10 @@ def open_atomically(
             yield file
             file.flush()
             os.fsync(file.fileno())
+        is_written = True
         part.replace(target)
     except BaseException as error:
-        if not isinstance(error, OSError) and part.exists():
+        if (is_written or not isinstance(error, OSError)) and part.exists():
             on_failure(part)  # if that fails, the part stays: it is all that there is
         with contextlib.suppress(OSError):  # it may have no folder
             part.unlink()
@@ -139,6 +141,14 @@ def keep_apart(part: Path, places: Iterable[Path]) -> Path:
             part.replace(place)
         return place
     raise AssertionError("the names do not end")
+
+
+def keep_beside(part: Path, output: Path) -> Path:
+    """Give a partial file a free name next to the output, as out.unfinished.csv; return it."""
+    place = Path(os.path.realpath(output))
+    return keep_apart(
+        part, find_free_names(place.with_suffix(""), "unfinished", suffix=place.suffix)
+    )
 
 
 def part_of(path: Path) -> Path:
@@ -242,7 +252,7 @@ def check_output(
         source: The file that is read, if any; it is never replaced.
 
     Raises:
-        ConfigError: `path` has another suffix, is a folder, or exists and may not be replaced.
+        ConfigError: `path` has another suffix, is no file, or exists and may not be replaced.
         OSError: Nothing can be written there.
     """
     if path.suffix.lower() not in suffixes:
@@ -250,6 +260,8 @@ def check_output(
         raise ConfigError(f"output: expected a name ending in {expected}, got {path.name!r}")
     if path.is_dir():
         raise ConfigError(f"output: {path} is a folder")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"output: {path} is no regular file")
     source = None if source is None else as_path(source)
     if source is not None and path.exists() and source.exists() and path.samefile(source):
         raise ConfigError(
@@ -261,6 +273,8 @@ def check_output(
             f"output: {path} exists", hint="Choose another --output, or add --overwrite."
         )
     check_folders(path)
+    if path.exists():
+        check_replaceable(path.resolve())
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 (JSON is of any type)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from bertfit.files import (
 )
 from bertfit.killed_trainings import has_leftovers, tell_failed, tell_leftovers
 from bertfit.leftovers import hold_folder, make_held_folder
+from bertfit.places import check_replaceable, is_mounted
 from bertfit.progress import Listener
 from bertfit.record_entries import find_damaged_entry, refuse_huge_numbers
 from bertfit.run_files import (
@@ -45,8 +45,8 @@ from bertfit.run_files import (
 FORMAT_VERSION = 1
 _OVERWRITE_HINT = "Choose another --output, or add --overwrite."
 _MOST_SHOWN = 3
-_MOUNTS = Path("/proc/self/mountinfo")
-"""Linux's list of what is mounted: the fifth field of a line is the place, as octal escapes."""
+_LONGEST_NAME = 234
+"""Bytes, of the 255 that a name may have: a hidden name next to it adds 21."""
 _WRITTEN_LATER = {CARD_NAME, REPORT_NAME, ".DS_Store"}
 """Files that `bertfit report` or a file manager may add to a run later."""
 
@@ -230,18 +230,27 @@ def check_writable(output: Path) -> None:
     """Check that a folder can be made at `output`.
 
     Raises:
-        RunError: Nothing can be written there, or the path is not UTF-8.
+        RunError: Nothing can be written there, what is there cannot be replaced, or the path is not
+            UTF-8 or has too long a name.
     """
     try:
         check_folders(output.resolve() if output.exists() else output)
-        str(output.resolve()).encode()
+        place = output.resolve()
+        if place.exists():
+            check_replaceable(place)
     except OSError as error:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
-    except UnicodeEncodeError:  # the libraries that save models and tokenizers refuse it
-        raise RunError(
-            f"the run folder {output.resolve()} cannot be made: the path is not UTF-8",
-            hint="Rename its folders, or choose another --output.",
-        ) from None
+    # The libraries that save models and tokenizers take no other path.
+    if os.fsencode(place) != str(place).encode("utf-8", "surrogatepass"):
+        problem = "the path is not UTF-8"
+    elif len(os.fsencode(place.name)) > _LONGEST_NAME:
+        problem = f"expected a name of at most {_LONGEST_NAME} bytes"
+    else:
+        return
+    raise RunError(
+        f"the run folder {place} cannot be made: {problem}",
+        hint="Rename its folders, or choose another --output.",
+    )
 
 
 def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HINT) -> None:
@@ -264,7 +273,7 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
             f"{output} is a link to {output.readlink()}, which does not exist",
             hint="Make that folder, or choose another --output.",
         )
-    if _is_mounted(output.resolve()):
+    if is_mounted(output.resolve()):
         raise RunError(
             f"{output} is a mount point, which a run cannot replace",
             hint="Name a folder in it as --output.",
@@ -291,18 +300,6 @@ def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HIN
             f"would lose them: {shown}",
             hint="Move them away, or choose another --output.",
         )
-
-
-def _is_mounted(folder: Path) -> bool:
-    """Return whether a folder is a mount point, also one of a folder of the same file system."""
-    if os.path.ismount(folder):
-        return True
-    try:
-        mounts = _MOUNTS.read_bytes().splitlines()
-    except OSError:  # only Linux has it
-        return False
-    escaped = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found[0]), os.fsencode(folder))
-    return any(mount.split()[4:5] == [escaped] for mount in mounts)
 
 
 def _tell_of_model(folder: Path) -> str:

@@ -244,7 +244,7 @@ def test_in_a_program_that_is_not_python_the_rows_are_checked_here(parts, monkey
 
 
 def test_few_rows_and_too_much_text_need_no_process(monkeypatch):
-    monkeypatch.setattr(gate_process.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setattr(gate_process, "count_cores", lambda: 2)
     many, few = make_part("train", 4000), make_part("train", 3999)
     assert gate_process._is_worth_it([many])
     assert gate_process._is_worth_it([few, few])
@@ -252,7 +252,7 @@ def test_few_rows_and_too_much_text_need_no_process(monkeypatch):
     monkeypatch.setattr(gate_process, "_MOST_CHARACTERS", 1000)
     assert not gate_process._is_worth_it([many])
     monkeypatch.undo()
-    monkeypatch.setattr(gate_process.joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(gate_process, "count_cores", lambda: 1)
     assert not gate_process._is_worth_it([many])
 
 

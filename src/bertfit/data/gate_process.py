@@ -19,11 +19,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-import joblib
-
 from bertfit.data.dataset import TextDataset
 from bertfit.data.findings import Example, Finding
 from bertfit.data.gate import GateReport, TaskProgress, inspect_rows
+from bertfit.environment import count_cores
 from bertfit.errors import Fault
 from bertfit.second_process import start_module
 
@@ -150,7 +149,7 @@ class _Process:
 
 
 def _is_worth_it(parts: Sequence[TextDataset]) -> bool:
-    if sum(map(len, parts)) < _LEAST_ROWS or joblib.cpu_count() < 2:
+    if sum(map(len, parts)) < _LEAST_ROWS or count_cores() < 2:
         return False
     return sum(len(text) for rows in parts for text in rows.texts) <= _MOST_CHARACTERS
 

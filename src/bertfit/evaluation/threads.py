@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+from bertfit.environment import count_cores
+
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
@@ -81,7 +83,5 @@ def _work_off(todo: SimpleQueue[_Work[Result] | None]) -> None:
 
 def count_threads(libraries: ThreadpoolController) -> int:
     """Return the number of available cores, or the limit by OMP_NUM_THREADS and the like."""
-    from joblib import cpu_count
-
     of_blas = [one["num_threads"] for one in libraries.info() if one["user_api"] == "blas"]
-    return int(min([cpu_count(), *of_blas]))
+    return int(min([count_cores(), *of_blas]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from bertfit.data.delimited import USUAL_FORM, CsvForm, open_csv_writer
 from bertfit.data.readers import iter_rows
 from bertfit.data.rows import describe_surrogate
 from bertfit.errors import BertfitError, DataError, Fault, WorkLeft
-from bertfit.files import as_path, check_output, find_free_names, keep_apart, open_atomically
+from bertfit.files import as_path, check_output, keep_beside, open_atomically
 from bertfit.labels import is_missing
 from bertfit.run_files import TEST_NAME, VALIDATION_NAME, is_run
 
@@ -165,10 +164,11 @@ def write_predictions(
 ) -> None:
     """Write predictions to a file that appears only once it is complete.
 
-    If Ctrl-C or a bad row ends this, the predictions made so far are kept in a file beside it, such
-    as out.unfinished.csv. If the model abstained, the label is null in JSON and empty in tables. A
-    TSV file is written as bertfit reads it: quotes are ordinary characters, and a tab or a line
-    break inside a text or a name becomes a space.
+    If Ctrl-C or a bad row ends this, or the file cannot take the place of an earlier one, the
+    predictions made so far are kept in a file beside it, such as out.unfinished.csv. If the model
+    abstained, the label is null in JSON and empty in tables. A TSV file is written as bertfit reads
+    it: quotes are ordinary characters, and a tab or a line break inside a text or a name becomes a
+    space.
 
     Args:
         predictions: From `predict_rows` or `predict_lines`.
@@ -188,9 +188,7 @@ def write_predictions(
 
     def keep_rows(part: Path) -> None:
         if num_written:
-            place = Path(os.path.realpath(output))
-            places = find_free_names(place.with_suffix(""), "unfinished", suffix=place.suffix)
-            left.append(keep_apart(part, places))
+            left.append(keep_beside(part, output))
 
     try:
         with open_atomically(output, on_failure=keep_rows) as file:

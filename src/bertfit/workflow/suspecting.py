@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from bertfit.data.duplicates import fingerprint_texts
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.evaluation.folds import DEFAULT_FOLDS, predict_by_folds
 from bertfit.evaluation.suspicious import rank_suspicious_labels
-from bertfit.files import as_path, check_output, open_atomically
+from bertfit.files import as_path, check_output, keep_beside, open_atomically
 from bertfit.inference.predictor import TextClassifier
 from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
@@ -221,14 +221,29 @@ def write_suspects(
         OSError: The file cannot be written.
     """
     check_output(path, (".csv",), overwrite=overwrite)
-    with open_atomically(path) as file:
-        write_fields = open_csv_writer(file, form)
-        write_fields(CSV_COLUMNS)
-        for one in report.suspects:
-            numbers = (f"{one.confidence:.4f}", f"{one.margin:.4f}")
-            verdict = "yes" if one.looks_wrong else "no"
-            labels = (one.label, one.suggested_label)
-            write_fields([one.line, *labels, verdict, *numbers, one.text])
+    left: list[Path] = []
+
+    def keep(part: Path) -> None:
+        left.append(keep_beside(part, path))
+
+    try:
+        with open_atomically(path, on_failure=keep) as file:
+            _write_rows(report.suspects, open_csv_writer(file, form))
+    except OSError as error:  # all is written, but cannot take the place of an earlier file
+        if left:
+            error.add_note(f"The suspects are in {left[0]}.")
+        raise
+
+
+def _write_rows(
+    suspects: Iterable[Suspect], write_fields: Callable[[Sequence[object]], object]
+) -> None:
+    write_fields(CSV_COLUMNS)
+    for one in suspects:
+        numbers = (f"{one.confidence:.4f}", f"{one.margin:.4f}")
+        verdict = "yes" if one.looks_wrong else "no"
+        labels = (one.label, one.suggested_label)
+        write_fields([one.line, *labels, verdict, *numbers, one.text])
 
 
 def _judge_with_run(
