@@ -341,6 +341,22 @@ def test_report_gives_the_same_page_as_the_training(copy):
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_the_facts_of_a_run_that_was_replaced_are_not_written_into_the_new_one(copy, monkeypatch):
+    page = (copy / "report.html").read_bytes()
+
+    def replace_and_render(*arguments, **options):
+        shutil.copytree(copy, copy.with_name("new"), copy_function=shutil.copyfile)
+        shutil.rmtree(copy)
+        copy.with_name("new").rename(copy)
+        return render(*arguments, **options)
+
+    render = reporting._render
+    monkeypatch.setattr(reporting, "_render", replace_and_render)
+    with pytest.raises(RunError, match=r"was replaced meanwhile by another training\n"):
+        bertfit.report(copy, overwrite=True)
+    assert (copy / "report.html").read_bytes() == page
+
+
 def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     card = copy / "README.md"
     old = card.read_text(encoding="utf-8")

@@ -64,8 +64,8 @@ def report(
 ) -> ReportFiles:
     """Rewrite the report of a run, from the files in the run.
 
-    The page in the run is replaced. A README.md that was edited, or is of an
-    early version, is replaced only with `overwrite`.
+    The page in the run is replaced. A README.md that was edited, or is of an early version, is
+    replaced only with `overwrite`.
 
     Args:
         run: Folder of the run.
@@ -77,17 +77,22 @@ def report(
         ConfigError: `output` does not end in .html or .htm, is a folder, or exists, or a flag is
             not a bool.
         OSError: A file cannot be written.
-        RunError: There is no such run, or a file of it is damaged.
+        RunError: There is no such run, a file of it is damaged, or it was replaced meanwhile.
     """
     check_flags(with_texts=with_texts, overwrite=overwrite)
     run = as_path(run, "run")
     page = run / REPORT_NAME if output is None else as_path(output, "output")
-    record = read_record(run)
+    known, record = _identify(run), read_record(run)
     if output is not None:
         check_output(page, (".html", ".htm"), overwrite=overwrite)
     else:
         _refuse_links(run)
     rendered_page, rendered_card = _render(run, record, with_texts=with_texts)
+    if _identify(run) != known:
+        raise RunError(
+            f"{run} was replaced meanwhile by another training",
+            hint="That has a report of its own; nothing was written.",
+        )
     _write_text(page, rendered_page)
     card = run / CARD_NAME
     if output is not None:
@@ -96,6 +101,15 @@ def report(
         return ReportFiles(page, None)
     _write_text(card, rendered_card)
     return ReportFiles(page, card)
+
+
+def _identify(run: Path) -> tuple[int, int] | None:
+    """Return what tells a run from another one in its place; None if there is none."""
+    try:
+        found = (run / RECORD_NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _refuse_links(run: Path) -> None:
