@@ -368,13 +368,18 @@ def _format_json(value: Any) -> str:  # noqa: ANN401 (JSON is of any type)
 
 
 def find_cache(kind: str) -> Path:
-    """Return the cache folder for `kind`: in $BERTFIT_CACHE, else in the user's cache."""
+    """Return the cache folder for `kind`: in $BERTFIT_CACHE, else in the user's cache.
+
+    For a user without a home, as some of a container are, it is one that cannot be made.
+    """
     chosen = os.environ.get("BERTFIT_CACHE")
     if chosen:
         return as_path(chosen) / kind
-    cache = as_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     # The XDG specification ignores relative paths, which would give each folder its own cache.
-    return (cache if cache.is_absolute() else as_path("~/.cache")) / "bertfit" / kind
+    for place in (os.environ.get("XDG_CACHE_HOME") or "~/.cache", "~/.cache"):
+        if (cache := as_path(place)).is_absolute():
+            return cache / "bertfit" / kind
+    return Path(os.devnull) / "bertfit" / kind  # no home, and no folder by the name "~": none
 
 
 def make_readable(folder: Path) -> None:

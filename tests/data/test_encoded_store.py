@@ -337,6 +337,17 @@ def test_the_store_is_found_in_the_users_cache(monkeypatch, tmp_path):
     assert find_store() == tmp_path / "home" / ".cache" / "bertfit" / "encoded"
 
 
+def test_a_user_without_a_home_has_no_cache(tmp_path, monkeypatch):
+    """It was in a folder by the name "~", which nobody should have to remove."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BERTFIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(OSError):
+        find_store().mkdir(parents=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_killed_writer_left_is_removed(encode, tmp_path, texts):
     encode()
     draft = tmp_path / "store" / ".draft-abc"
