@@ -50,10 +50,9 @@ def list_earlier_digests(text: str) -> set[bytes]:
     HTML line breaks were compared as they are until 29 November, accents until 1 December. Texts
     with the same earlier digest also have the same digest now.
     """
-    if text.isascii() and "<" not in text:
-        return set()
-    folded = {_fold(text), _fold(clean_text(text, "html_breaks"))}
-    return {_hash(earlier) for earlier in folded}
+    without_breaks = () if text.isascii() else (clean_text(text, "html_breaks"),)
+    with_breaks = (text,) if "<" in text else ()
+    return {_hash(_fold(earlier)) for earlier in (*with_breaks, *without_breaks)}
 
 
 def _digest(text: str) -> bytes:
