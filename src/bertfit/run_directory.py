@@ -248,7 +248,7 @@ def check_writable(output: Path) -> None:
     else:
         return
     raise RunError(
-        f"the run folder {place} cannot be made: {problem}",
+        f"the run folder {output} cannot be made: {problem}",
         hint="Rename its folders, or choose another --output.",
     )
 

@@ -969,6 +969,20 @@ CASES = [
         "text,label\n" + "".join(f"{'np'[at % 2]},Snippet {at} of a review\n" for at in range(20)),
         "as if the columns were swapped. Name them the other way round: --text-column label",
     ),
+    Case(
+        "a pipe for predictions",
+        "predict tiny hello --output pipe.csv --overwrite",
+        2,
+        "--output: pipe.csv is no regular file",
+        lambda folder: os.mkfifo(folder / "pipe.csv"),
+    ),
+    Case(
+        "a run by too long a name",
+        f"train good.csv --model tiny --output {'long-' * 47}",
+        5,
+        "cannot be made: expected a name of at most 234 bytes",
+        good,
+    ),
 ]
 
 
