@@ -82,6 +82,10 @@ def test_what_cannot_be_a_class_is_refused(value):
         (["1", "0"], ["01", "00"], ["01", "00"]),
         (["1"], ["01", "001"], ["1"]),
         (["TRUE"], ["True", "true"], ["TRUE"]),  # which of them is meant, nobody knows
+        (["cafe\u0301"], ["caf\u00e9"], ["caf\u00e9"]),
+        (["cafe\u0301"], ["caf\u00e9", "cafe\u0301"], ["cafe\u0301"]),
+        (["1,0", "-2,0"], ["-2", "1"], ["1", "-2"]),  # a spreadsheet's numbers
+        (["1,0", "2"], ["0", "1", "2"], ["1,0", "2"]),  # two labels, maybe
     ],
 )
 def test_the_same_value_may_be_spelt_otherwise(labels, names, expected):
@@ -97,6 +101,9 @@ def test_the_same_value_may_be_spelt_otherwise(labels, names, expected):
         ["+0", "-0", "0", "000"],
         ["Yes", "yes"],
         ["1", "\uff11"],
+        ["\u2764", "\u2764\ufe0f"],
+        ["\u0130yi", "iyi"][::-1],
+        ["SIKICI", "s\u0131k\u0131c\u0131"],
         ["01" + "0" * 9000, "1" + "0" * 9000],  # more digits than `int` reads
     ],
 )
@@ -222,6 +229,7 @@ def test_a_label_without_a_name_is_an_error():
         (["a|b", "c", "a|b,c"], ["a|b,c"]),
         (["a", "b;c", "a,b;c", "b", "c"], ["a,b;c", "b;c"]),
         (["a", "a|b"], []),
+        (["好", "坏", "好\u3001坏", "好\uff0c坏"], ["好\u3001坏", "好\uff0c坏"]),
     ],
 )
 def test_labels_joined_by_any_sign_are_found(names, expected):

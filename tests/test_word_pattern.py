@@ -12,6 +12,14 @@ from bertfit.data.words import find_signs
 from bertfit.evaluation.ngrams import learn_ngrams
 from bertfit.word_pattern import find_words
 
+PICTURES = [
+    range(0x2190, 0x2200),
+    range(0x2300, 0x2400),
+    range(0x2600, 0x27C0),
+    range(0x2B00, 0x2C00),
+    range(0x1F000, 0x1FB00),
+]
+
 
 @pytest.mark.parametrize(
     ("text", "words"),
@@ -36,8 +44,8 @@ def test_marks_stay_with_their_letters(text, words):
     ]
 
 
-@pytest.mark.parametrize("with_underscore", [False, True])
-def test_the_words_of_random_characters_are_those_of_the_definition(with_underscore):
+@pytest.mark.parametrize("with_signs", [False, True])
+def test_the_words_of_random_characters_are_those_of_the_definition(with_signs):
     generator = random.Random(0)
     every = [chr(number) for number in range(sys.maxunicode + 1)]
     marks = [one for one in every if unicodedata.category(one) in {"Mn", "Mc"}]
@@ -46,19 +54,19 @@ def test_the_words_of_random_characters_are_those_of_the_definition(with_undersc
     for length in range(400):
         text = "".join(generator.choice(generator.choice(pools)) for _ in range(length))
         composed = unicodedata.normalize("NFC", text)
-        assert find_words(text, with_underscore=with_underscore) == spell_out_words(
-            composed.lower(), with_underscore=with_underscore
+        assert find_words(text, with_signs=with_signs) == spell_out_words(
+            composed.lower(), with_signs=with_signs
         )
 
 
 def test_ascii_words_are_the_same_beside_other_characters():
     text = "".join(map(chr, range(128))) + " It's FILM_12 a\tb\x1fc"
-    for with_underscore in (False, True):
-        alone = find_words(text, with_underscore=with_underscore)
-        assert find_words(text + " é", with_underscore=with_underscore) == [*alone, "é"]
+    for with_signs in (False, True):
+        alone = find_words(text, with_signs=with_signs)
+        assert find_words(text + " é", with_signs=with_signs) == [*alone, "é"]
 
 
-def spell_out_words(text, *, with_underscore):
+def spell_out_words(text, *, with_signs):
     """Return the words, found character by character."""
     words, is_open, is_single = [], False, False
     for one in text:
@@ -68,12 +76,12 @@ def spell_out_words(text, *, with_underscore):
                 is_open = False
             elif is_open:
                 words[-1] += one
-        elif one.isalnum() or (with_underscore and one == "_"):
+        elif one.isalnum() or (with_signs and one == "_"):
             single = any(
                 first <= number <= last
                 for first, last in (
-                    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF),
-                    (0x3400, 0x9FFF),
+                    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x312F),
+                    (0x3400, 0x9FFF), (0xFF66, 0xFF9F),
                 )
             )  # fmt: skip
             if is_open and not single and not is_single:
@@ -83,6 +91,8 @@ def spell_out_words(text, *, with_underscore):
             is_open, is_single = True, single
         else:
             is_open = False
+            if with_signs and any(number in pictures for pictures in PICTURES):
+                words.append(one)
     return words
 
 

@@ -31,6 +31,10 @@ _MOST_TYPOS = 3
 """Characters of a name that typing mistakes change."""
 _MOST_TYPOS_OF_WORD = 2
 """Characters of one word; at most a third of it."""
+_JOINING = ",;|\u3001\uff0c\uff1b\uff5c"
+"""Signs between several labels of a text, also those of Chinese and Japanese."""
+_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), 0x034F)))
+"""Marks that are not seen: whether a sign is a picture, and where letters are not joined."""
 _MINUS = re.compile(r"(?<!\w)-(?=\d)|(?<=\w)-(?!\w)")
 _SIGNS = frozenset("#%&@*")
 """Punctuation that means something in a name."""
@@ -121,10 +125,11 @@ def sort_label_names(label_names: Iterable[str]) -> list[str]:
 
 
 def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequence[str]:
-    """Return the labels, with true, false and whole numbers spelt as in `label_names`.
+    r"""Return the labels, with true, false and whole numbers spelt as in `label_names`.
 
-    The same table can have two spellings in two file formats: pandas writes True and 1.0 to CSV.
-    And 1 is the class LABEL_1 of a model whose classes were given no names.
+    The same table can have two spellings in two file formats: pandas writes True and 1.0 to CSV,
+    and spreadsheets 1,0, to each label of a column. And 1 is the class LABEL_1 of a model whose
+    classes were given no names. An accent may be a character of its own.
 
     Example:
         >>> match_spelling(["False", "true", "neg"], ["false", "true"])
@@ -133,6 +138,10 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
         ['1', '1', '2']
         >>> match_spelling(["1", "2", "neg"], ["LABEL_0", "LABEL_1"])
         ['LABEL_1', '2', 'neg']
+        >>> match_spelling(["1,0", "0,0"], ["0", "1"]), match_spelling(["1,0", "0"], ["0", "1"])
+        (['1', '0'], ['1,0', '0'])
+        >>> match_spelling(["cafe\u0301"], ["caf\xe9"]) == ["caf\xe9"]
+        True
     """
     known = set(label_names)
     if are_unnamed(label_names):
@@ -141,7 +150,11 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
         names = {_find_value(name): name for name in label_names}
     if known.issuperset(labels) or len(names) < len(known):
         return labels
-    spelt = {label: names.get(_find_value(label), label) for label in set(labels) - known}
+    distinct = set(labels)
+    end = ",0" if all(label.endswith(",0") for label in distinct) else ""  # else 1 and 0, joined
+    spelt = {
+        label: names.get(_find_value(label.removesuffix(end)), label) for label in distinct - known
+    }
     return [spelt.get(label, label) for label in labels]
 
 
@@ -177,6 +190,7 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
     groups: dict[str, list[str]] = {}
     for name in sorted(set(label_names)):
         seen = " ".join(_find_look(name).casefold().split())
+        seen = seen.replace("i\u0307", "i").replace("\u0131", "i")  # Turkish: two letters
         value = _find_value(seen)
         groups.setdefault({"true": "1", "false": "0"}.get(value, value), []).append(name)
     alike = (names for names in groups.values() if len(names) > 1)
@@ -221,7 +235,7 @@ def find_joined(label_names: Iterable[str]) -> list[str]:
     joined = {
         name
         for name in names
-        for sign in (",", ";", "|")
+        for sign in _JOINING
         if sign in name and names.issuperset(part.strip() for part in name.split(sign))
     }
     return sorted(joined)
@@ -238,12 +252,12 @@ def encode_labels(labels: Sequence[str], label_names: Sequence[str]) -> list[int
 
 
 def _find_value(label: str) -> str:
-    """Return the canonical spelling of true, false or a whole number; other labels unchanged."""
+    """Return the canonical spelling of true, false or a whole number; other labels in NFC."""
     if label.lower() in {"true", "false"}:
         return label.lower()
     whole = label.removesuffix(".0").removeprefix("+")
     if not _is_whole_number(whole) or label.startswith("+-"):
-        return label
+        return unicodedata.normalize("NFC", label)
     digits = whole.removeprefix("-").lstrip("0") or "0"
     return f"-{digits}" if whole.startswith("-") and digits != "0" else digits
 
@@ -251,7 +265,8 @@ def _find_value(label: str) -> str:
 def _find_look(name: str) -> str:
     """Return what is seen of a name: not its Unicode form, and no invisible characters."""
     normal = unicodedata.normalize("NFKC", name)
-    return "".join(sign for sign in normal if unicodedata.category(sign) != "Cf")
+    seen = (sign for sign in normal if unicodedata.category(sign) != "Cf")
+    return "".join(sign for sign in seen if sign not in _SELECTORS)
 
 
 def _quote_apart(name: str, others: Sequence[str]) -> str:

@@ -6,14 +6,18 @@ import functools
 import re
 import unicodedata
 
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-"""Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese kana, Chinese."""
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u312f\u3400-\u9fff\uff66-\uff9f"
+"""Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese kana, also of half
+width, Bopomofo, Chinese."""
+_HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_PICTURES = "\u2190-\u21ff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
+"""Arrows, symbols, dingbats and emoji."""
 _FIRST_MARK, _LAST_OF_PLANE, _LAST_MARK = 0x0300, 0xFFFF, 0x1EFFF
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 """They follow emoji and are no part of a word."""
 
 
-def find_words(text: str, *, with_underscore: bool = False) -> list[str]:
+def find_words(text: str, *, with_signs: bool = False) -> list[str]:
     r"""Return the words of a text, lower-cased, without punctuation.
 
     A word is a run of letters and digits, or a single one in scripts without spaces; each with the
@@ -21,18 +25,32 @@ def find_words(text: str, *, with_underscore: bool = False) -> list[str]:
 
     Args:
         text: Any text.
-        with_underscore: Whether an underscore counts as a letter.
+        with_signs: Whether an underscore counts as a letter, and each emoji as a word.
 
     Example:
         >>> find_words("It's film_12, हिन्दी ดีมาก 好!")
         ['it', 's', 'film', '12', 'हिन्दी', 'ดี', 'ม', 'า', 'ก', '好']
         >>> find_words("cafe\u0301") == find_words("caf\xe9")
         True
+        >>> find_words("so_good👍👍 ★", with_signs=True)
+        ['so_good', '👍', '👍', '★']
     """
     if text.isascii():  # the same words, in a third of the time
-        return text.translate(_table_of_ascii(with_underscore)).split()
+        return text.translate(_table_of_ascii(with_signs)).split()
     composed = unicodedata.normalize("NFC", text)  # an accent may be a character of its own
-    return _compile_pattern(with_underscore).findall(composed.lower())
+    return _compile_pattern(with_signs).findall(composed.lower())
+
+
+def count_words(text: str) -> int:
+    """Return the number of words of a text, by white space where its script has such.
+
+    Example:
+        >>> count_words("It's film 12"), count_words("这部电影很好。")
+        (3, 6)
+    """
+    if text.isascii() or _HAS_UNSPACED.search(text) is None:
+        return len(text.split())
+    return len(find_words(text))
 
 
 def is_mark(character: str) -> bool:
@@ -41,20 +59,21 @@ def is_mark(character: str) -> bool:
 
 
 @functools.cache
-def _table_of_ascii(with_underscore: bool) -> dict[int, str]:  # noqa: FBT001 (a key of the cache)
+def _table_of_ascii(with_signs: bool) -> dict[int, str]:  # noqa: FBT001 (a key of the cache)
     """Return what each ASCII character becomes: lower case, or a space between words."""
     characters = map(chr, range(128))
     return {
-        ord(one): one.lower() if one.isalnum() or (with_underscore and one == "_") else " "
+        ord(one): one.lower() if one.isalnum() or (with_signs and one == "_") else " "
         for one in characters
     }
 
 
 @functools.cache
-def _compile_pattern(with_underscore: bool) -> re.Pattern[str]:  # noqa: FBT001 (a key of the cache)
-    other = "" if with_underscore else "_"
+def _compile_pattern(with_signs: bool) -> re.Pattern[str]:  # noqa: FBT001 (a key of the cache)
+    other = "" if with_signs else "_"
     mark, letter = _match_mark(), rf"[^\W{other}{_UNSPACED}]"
-    return re.compile(rf"{letter}+(?:{mark}+{letter}*)*|(?![\W{other}])[{_UNSPACED}]{mark}*")
+    words = rf"{letter}+(?:{mark}+{letter}*)*|(?![\W{other}])[{_UNSPACED}]{mark}*"
+    return re.compile(rf"{words}|[{_PICTURES}]" if with_signs else words)
 
 
 def _match_mark() -> str:

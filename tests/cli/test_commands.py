@@ -172,6 +172,17 @@ def test_predict_tells_how_many_texts_were_cut_and_where(trained):
     )
 
 
+def test_predict_tells_of_texts_that_the_model_cannot_read(trained):
+    """As evaluate does; a label of them was given like any other."""
+    run, _data, _output = trained
+    result = runner.invoke(app, ["predict", str(run), "good fine film", "很好的电影", "好"])
+    assert " ".join(result.stderr.split()) == (
+        "WARNING: 2 of 3 texts (66.7 %) become mostly unknown tokens, or none: the model cannot "
+        "read them, and its answers say nothing."
+    )
+    assert len(result.stdout.splitlines()) == 3
+
+
 def test_python_m_bertfit_is_the_command():
     command = [sys.executable, "-m", "bertfit", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -280,6 +280,14 @@ def test_unknown_labels_are_left_out_of_an_evaluation_when_asked():
     assert (len(dataset), [fault.line for fault in skipped]) == (2, [3, 4])
 
 
+def test_words_are_counted_in_scripts_without_spaces():
+    """They had one word a text, beside findings that counted dozens."""
+    texts = ["这部电影很好", "ｶﾀｶﾅ", "so good", "it's non-ASCII: é"]
+    dataset, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    described = describe(dataset, ["x"])
+    assert (described["words_median"], described["words_max"]) == (3.5, 6)
+
+
 def test_a_dataset_is_described():
     texts = ["a b c d e f", "a b c", "a b c", "one<BR/>two"]
     rows = [
@@ -403,8 +411,8 @@ def test_what_is_not_shown_is_counted_in_rows():
 
 UTF8_ADVICE = "re-save the file as UTF-8 (it may be in latin-1 or cp1252)"
 ENCODING_ADVICE = (
-    "say which encoding it is, as in --encoding cp1252 (Western Europe), or re-save the file as "
-    "UTF-8"
+    "say which encoding it is, as in --encoding cp1252 (Western Europe), cp1251 (Cyrillic), "
+    "gb18030 (Chinese) or shift_jis (Japanese), or re-save the file as UTF-8"
 )
 
 

@@ -21,6 +21,14 @@ def test_white_space_and_case_do_not_make_texts_differ():
     assert fingerprints[2] == fingerprints[3]
 
 
+def test_invisible_characters_do_not_make_texts_differ():
+    """Copies of one page have them or not, and no tokenizer of BERT sees them."""
+    texts = ["so\u00adft film", "\ufeffsoft\u200b film", "soft\u2060 film\u200e", "SOFT FILM"]
+    assert len(set(fingerprint_texts(texts))) == 1
+    joined = fingerprint_texts(["\U0001f469\u200d\U0001f4bb", "\U0001f469\U0001f4bb"])
+    assert joined[0] != joined[1]  # one emoji, or two
+
+
 def test_punctuation_and_order_do():
     assert len(set(fingerprint_texts(["a film", "film a", "a film.", "afilm"]))) == 4
 

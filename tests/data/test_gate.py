@@ -394,6 +394,22 @@ def test_an_excerpt_has_as_much_of_the_text_as_fits():
     assert shorten_around(text, 95) == f"…{text[40:]}"
 
 
+def test_an_excerpt_shows_what_languages_write():
+    """Spaces that do not break, and what joins letters or emoji, are no damage."""
+    joined = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f4bb"
+    assert shorten_around(f"Vraiment\xa0? {joined}") == f"Vraiment ? {joined}"
+    assert shorten_around("映画\u3000良い a\u200bb\u202e") == "映画 良い a\\u200bb\\u202e"
+
+
+@pytest.mark.parametrize(("num_damaged", "severity"), [(19, "minor"), (20, "serious")])
+def test_wrong_decoding_of_a_tenth_of_the_rows_is_serious(num_damaged, severity):
+    texts = make_texts(200, seed=3)
+    texts[:num_damaged] = [f"{text} cafÃ©" for text in texts[:num_damaged]]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    found = [one for one in report.findings if one.kind == "mojibake"]
+    assert [(one.count, one.severity) for one in found] == [(num_damaged, severity)]
+
+
 def test_an_example_names_the_line_of_its_row():
     rows = TextDataset("a.csv", ["a", "b"], ["neg", "pos"], (), [2, 5])
     assert show_row(rows, 1).line == 5
@@ -631,7 +647,7 @@ def test_how_many_texts_are_repeated_exactly_is_told_if_not_all_are():
     for texts, told in (
         ([first["text"]], "repeats the text of an earlier row of train."),
         ([first["text"], spaced], "repeat the text of an earlier row of train, 1 of them exactly."),
-        ([spaced], "repeats the text of an earlier row of train, apart from case, white space or"),
+        ([spaced], "repeats the text of an earlier row of train, if not to the letter."),
     ):
         report = inspect([*CLEAN["train"], *(row(text, first["label"]) for text in texts)])
         (finding,) = [finding for finding in report.findings if finding.kind == "duplicates"]
@@ -883,6 +899,12 @@ def test_what_is_very_long_depends_on_the_other_texts(num_words, long, told):
     report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
     found = [one.message for one in report.findings if one.kind == "long_texts"]
     assert found == ([f"1 row of train (1.6 %) is very long: {told}."] if told else [])
+
+
+def test_where_no_text_has_words_none_is_called_short():
+    texts = [chr(0x1F600 + at) * (1 + at % 3) for at in range(60)]
+    report = inspect([row(text, "np"[at % 2]) for at, text in enumerate(texts)], group=None)
+    assert not [one for one in report.findings if one.kind == "short_texts"]
 
 
 def test_a_very_short_text_of_one_word_has_1_word():

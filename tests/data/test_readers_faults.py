@@ -238,7 +238,8 @@ def test_a_byte_that_is_not_utf8_spoils_its_row_alone(tmp_path, name):
         3,
         (
             "byte 0xe9 at offset 3 of the line is not UTF-8; say which encoding it is, as in "
-            "--encoding cp1252 (Western Europe), or re-save the file as UTF-8"
+            "--encoding cp1252 (Western Europe), cp1251 (Cyrillic), gb18030 (Chinese) or shift_jis "
+            "(Japanese), or re-save the file as UTF-8"
         ),
     )
     assert [row.line for row in read(path)] == [2, 3, 4]
@@ -433,6 +434,16 @@ def test_a_column_that_has_a_role_already_is_told_as_that(role, used, columns, t
 def test_a_bar_in_the_name_of_one_of_several_columns_separates_nothing(tmp_path):
     path = write(tmp_path, "a.csv", "id|year,film\n1,a\n")
     assert "no text column: columns are id|year, film; one of" in source_error(path)
+
+
+def test_a_column_is_found_whatever_the_form_of_its_accents(tmp_path):
+    """As of a file from macOS; the message showed two names that look the same."""
+    path = write(tmp_path, "a.csv", "texte\u0301,label\ngood,pos\n")
+    (row,) = read(path, text="text\u00e9")
+    assert row.text == "good"
+    path = write(tmp_path, "a.csv", "e\u0301,\u00e9,label\ngood,bad,pos\n")
+    (row,) = read(path, text="\u00e9")
+    assert row.text == "bad"
 
 
 def test_names_that_occur_twice_are_refused(tmp_path):

@@ -103,6 +103,13 @@ def test_short_ngrams_stand_first() -> None:
     assert counts.words[:, :3].sum() == 3
 
 
+def test_emoji_count_as_words() -> None:
+    """The model was said to beat baselines that did not see what the labels hang on."""
+    texts = ["good 👍", "good 👎", "👍👍", "❤\ufe0f"]
+    _, counts = learn_ngrams(texts, characters=False, max_order=1)
+    assert sorted_columns(counts.words) == [(0, 0, 0, 1), (0, 1, 0, 0), (1, 0, 2, 0), (1, 1, 0, 0)]
+
+
 def test_an_ngram_never_reaches_into_the_next_text() -> None:
     counter, _ = learn_ngrams(["a b", "b a"], characters=False)
     assert counter.count(["a", "b"]).words.sum() == 2

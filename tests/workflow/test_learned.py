@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from bertfit.files import write_json
 from bertfit.workflow.learned import find_known_rows, write_digests
 from tests.step_listener import Recorder
 
-LEARNED = ["A film", "Great.<br /><br />Really.", "cafe\u0301", "\u01f0 or J\u030c", "last"]
+LEARNED = ["A film", "Great.<br /><br />Really.", "cafe\u0301", "\u01f0 J\u030c", "so\u00adft"]
 FOLDS = {
     "until 29 November": lambda text: " ".join(text.split()).casefold(),
     "until 1 December": lambda text: " ".join(text.replace("<br />", " ").split()).casefold(),
+    "on 1 December": lambda text: unicodedata.normalize("NFC", FOLDS["until 1 December"](text)),
 }
 
 

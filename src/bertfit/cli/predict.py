@@ -360,6 +360,12 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
         )
         told = f"Truncated: {count.num_truncated:,} of {count.num_rows:,} texts ({share}) {told}"
         error_console.print(told)
+    if count.num_unread:
+        share = format_share(count.num_unread, count.num_rows)
+        error_console.print(
+            f"WARNING: {count.num_unread:,} of {count.num_rows:,} texts ({share}) become mostly "
+            "unknown tokens, or none: the model cannot read them, and its answers say nothing."
+        )
     if count.num_blank:
         told = (
             "1 blank text was" if count.num_blank == 1 else f"{count.num_blank:,} blank texts were"

@@ -29,6 +29,7 @@ from bertfit.data.readers import (
 from bertfit.data.records import SourceError
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import are_unnamed, guess_label, match_spelling, sort_label_names
+from bertfit.word_pattern import count_words
 from bertfit.wording import format_count, shorten_name
 
 _FEWEST_SWAPPED = 20
@@ -198,7 +199,7 @@ def describe(dataset: TextDataset, label_names: Sequence[str]) -> dict[str, Any]
         and words_median, words_p95, words_max.
     """
     counts = Counter(dataset.labels)
-    num_words = np.array([len(text.split()) for text in dataset.texts] or [0])
+    num_words = np.array([count_words(text) for text in dataset.texts] or [0])
     return {
         "num_rows": len(dataset),
         "num_per_label": {name: counts[name] for name in label_names},
@@ -362,7 +363,7 @@ def _advise(
     if on_bad_row == "skip" or not num_row_faults:
         return None
     if 2 * num_undecodable > num_row_faults and num_undecodable > 1:
-        return "Say the encoding, as above: to skip these rows would leave out all with accents."
+        return "Say the encoding, as above: to skip these rows leaves out nearly all but English."
     if leaves_none:
         return "Fix the data: without the bad rows, none would be left."
     rows = format_count(num_row_faults, "row")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -130,11 +131,19 @@ def _find(stream: RecordStream, role: str, given: str | None, *, taken: Mapping[
             raise _no_usual_column(stream, role, taken)
         return usual
     if given not in stream.names:
+        same = [name for name in stream.names if _compose(name) == _compose(given)]
+        if len(same) == 1:
+            return same[0]
         present = list_names(stream.names)
         guess = did_you_mean(given, stream.names)
         message = f"no {role} column {given!r}: columns are {present}.{guess}{_header_note(stream)}"
         raise SourceError(stream.source, message)
     return given
+
+
+def _compose(name: str) -> str:
+    """Return a name in which no accent is a character of its own, as in files of macOS."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _list_usual(names: Sequence[str], role: str, taken: Collection[str | None]) -> list[str]:

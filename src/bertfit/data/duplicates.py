@@ -1,8 +1,8 @@
 """Find equal texts within a part, with conflicting labels, and across parts.
 
 Two texts are equal if they differ only in white space, case, HTML line breaks, which are read as
-spaces, and in whether an accent is a character of its own, which few tokenizers tell apart. They
-are compared by 128-bit digests, to avoid a second copy in memory.
+spaces, invisible characters, and in whether an accent is a character of its own, which few
+tokenizers tell apart. They are compared by 128-bit digests, to avoid a second copy in memory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from bertfit.data.dataset import TextDataset
 from bertfit.errors import DataError, Fault
 
 _DIGEST_BYTES = 16
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+"""Soft hyphens, spaces without width, marks of direction: what copying from pages brings along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +47,22 @@ def fingerprint_texts(texts: Sequence[str]) -> list[bytes]:
 
 
 def list_earlier_digests(text: str) -> set[bytes]:
-    """Return the other digests of a text that runs made before December 2026 may have kept.
+    """Return the other digests of a text that earlier runs may have kept.
 
-    HTML line breaks were compared as they are until 29 November, accents until 1 December. Texts
-    with the same earlier digest also have the same digest now.
+    HTML line breaks were compared as they are until 29 November 2026, accents and invisible
+    characters until 1 December. Texts with the same earlier digest have the same digest now.
     """
-    without_breaks = () if text.isascii() else (clean_text(text, "html_breaks"),)
-    with_breaks = (text,) if "<" in text else ()
-    return {_hash(_fold(earlier)) for earlier in (*with_breaks, *without_breaks)}
+    with_breaks = {_fold(text)} if "<" in text else set()
+    if text.isascii():
+        return {_hash(earlier) for earlier in with_breaks}
+    without = _fold(clean_text(text, "html_breaks"))
+    folded = {*with_breaks, without, unicodedata.normalize("NFC", without)}
+    return {_hash(earlier) for earlier in folded}
 
 
 def _digest(text: str) -> bytes:
+    if not text.isascii():
+        text = text.translate(_INVISIBLE)
     return _hash(unicodedata.normalize("NFC", _fold(text)))
 
 

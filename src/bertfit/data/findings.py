@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -52,6 +53,8 @@ NUM_EXAMPLES = 3
 _SEVERITIES = ("leak", "serious", "minor")
 _EXAMPLE_CHARACTERS = 60
 _CHARACTERS_BEFORE = 20
+_PLAIN = "\t\n\r\u200c\u200d"
+"""Characters that are shown as they are: white space, and what joins letters and emoji or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,8 @@ def tell_rows(count: int, part: str, num_rows: int) -> str:
 
 
 def _escape(character: str) -> str:
-    if character.isprintable() or character in "\t\n\r":
+    if character.isprintable() or character in _PLAIN:
         return character
+    if unicodedata.category(character) == "Zs":  # a space that does not break, for example
+        return " "
     return character.encode("unicode_escape").decode("ascii")

@@ -46,8 +46,8 @@ NULs, if the letters are Latin."""
 
 
 NOT_UTF8 = (
-    "the line is not UTF-8; say which encoding it is, as in --encoding cp1252 (Western Europe), or "
-    "re-save the file as UTF-8"
+    "the line is not UTF-8; say which encoding it is, as in --encoding cp1252 (Western Europe), "
+    "cp1251 (Cyrillic), gb18030 (Chinese) or shift_jis (Japanese), or re-save the file as UTF-8"
 )
 """Kind of the fault of a line that is in another encoding."""
 

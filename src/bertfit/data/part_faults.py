@@ -39,6 +39,8 @@ _MOST_WORDS_NAMED = 3
 """Words of one finding: of a long footer, the first tell which it is."""
 
 _SERIOUS = {"conflicting_labels", "number_texts", "swallowed_rows"}
+_DECODING, _MANY = {"mojibake", "replacement_characters", "c1_characters"}, 0.1
+"""Serious from this share of the rows on: the file was read in another encoding than its own."""
 _TEXT_FAULTS = {
     "mojibake": (
         "show signs of wrong decoding (such as Ã© for é)",
@@ -86,7 +88,7 @@ def describe_repeats(profile: PartProfile) -> Iterator[Finding]:
         num_exact = len(rows.texts) - len(set(rows.texts))
         share = f", {num_exact:,} of them exactly" if num_exact != len(repeats) else ""
         if not num_exact:
-            share = ", apart from case, white space or line breaks"
+            share = ", if not to the letter"
         yield make_finding(
             profile,
             "duplicates",
@@ -131,7 +133,7 @@ def describe_lengths(profile: PartProfile) -> Iterator[Finding]:
             "Check whether several texts were merged; what exceeds max_length is not read.",
         ),
     ):
-        if len(rows):
+        if len(rows) and (kind == "long_texts" or median > 0):  # else they are all of emoji
             verb = "is" if len(rows) == 1 else "are"
             counts = [format_count(int(profile.num_words[row]), "word") for row in rows]
             yield make_finding(
@@ -244,9 +246,10 @@ def make_finding(
 ) -> Finding:
     """Return the finding on some rows of a part; the message goes on from their number."""
     num_rows = len(profile.rows)
+    is_ruined = kind in _DECODING and len(rows) >= _MANY * num_rows
     return Finding(
         kind=kind,
-        severity="serious" if kind in _SERIOUS else "minor",
+        severity="serious" if kind in _SERIOUS or is_ruined else "minor",
         part=profile.name,
         count=len(rows),
         num_rows=num_rows,

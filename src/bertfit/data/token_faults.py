@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,6 +151,20 @@ def find_unread(counts: TokenCounts) -> tuple[np.ndarray, np.ndarray]:
     return is_nothing, ~is_nothing & (counts.num_unknown > MOST_UNKNOWN * counts.num_read)
 
 
+def mark_unread(encoded: EncodedTexts, tokenizer: Tokenizer, unknown_id: int | None) -> np.ndarray:
+    """Return a (n,) mask of encoded texts of which a model reads nothing, or mostly unknown tokens.
+
+    Args:
+        encoded: n texts.
+        tokenizer: With which they were encoded.
+        unknown_id: Id of the unknown token, if there is one.
+    """
+    num_special = sum(map(len, find_special_tokens(tokenizer)))
+    is_nothing, is_unknown = find_unread(count_encoded(encoded, unknown_id, num_special))
+    unread: np.ndarray = is_nothing | is_unknown
+    return unread
+
+
 def shows_more(counts: TokenCounts, suspects: np.ndarray) -> bool:
     """Return whether a non-suspect has no tokens or mostly unknown ones, so that others may too.
 
@@ -246,7 +261,8 @@ def _guess_signs(rows: TextDataset, having: Sequence[int], others: Sequence[int]
     )
     known = {sign for row in others[:_MOST_SEARCHED] for sign in find_signs(rows.texts[row])}
     frequent = [sign for sign, count in signs.most_common() if count > 1 and sign not in known]
-    return [sign for sign in frequent if not sign.isascii()][:_MOST_SIGNS]
+    shown = (sign for sign in frequent if unicodedata.category(sign) != "Cf")  # the others are not
+    return [sign for sign in shown if not sign.isascii()][:_MOST_SIGNS]
 
 
 def _count_unknown(counts: TokenCounts, places: np.ndarray) -> list[str]:

@@ -182,7 +182,7 @@ def learn_ngrams(
 
 
 def _split_into_words(text: str) -> list[str]:
-    return find_words(text, with_underscore=True)
+    return find_words(text, with_signs=True)
 
 
 def _split_into_characters(text: str) -> list[str]:

@@ -14,13 +14,8 @@ import numpy as np
 from bertfit.assets import name_model
 from bertfit.data.cleaning import fold_cleaning
 from bertfit.data.dataset import Columns, as_columns
-from bertfit.data.encoding import (
-    EncodedTexts,
-    EncodingRule,
-    cut_chunks,
-    encode_texts,
-    join_encoded,
-)
+from bertfit.data.encoding import EncodedTexts, EncodingRule, cut_chunks, encode_texts, join_encoded
+from bertfit.data.token_faults import mark_unread
 from bertfit.errors import ConfigError, DataError, ModelError
 from bertfit.evaluation.selective import Expectation, check_abstain_below, expect, find_least
 from bertfit.evaluation.thresholds import decide
@@ -345,15 +340,17 @@ class TextClassifier:
         )
 
     def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
-        names = self.label_names
+        names, tokenizer = self.label_names, fast_tokenizer(self.tokenizer)
         for encoded in make_ahead(self._encode, chunks):
             probabilities = self.score(encoded)
             decided_ids = decide(probabilities, self.confidence.threshold).tolist()
             is_cut = encoded.is_truncated.tolist()
-            for row, decided, cut in zip(probabilities.tolist(), decided_ids, is_cut, strict=True):
+            is_unread = mark_unread(encoded, tokenizer, self.tokenizer.unk_token_id).tolist()
+            told = zip(probabilities.tolist(), decided_ids, is_cut, is_unread, strict=True)
+            for row, decided, cut, unread in told:
                 by_name = dict(zip(names, row, strict=True))
                 label = names[decided] if row[decided] >= least else None
-                yield Prediction(label, row[decided], by_name, is_truncated=cut)
+                yield Prediction(label, row[decided], by_name, is_truncated=cut, is_unread=unread)
 
     def save_tokenizer(self, folder: str | Path) -> None:
         """Write the tokenizer, so that it cleans texts the same way when loaded without bertfit.

@@ -53,6 +53,8 @@ class PredictionCount:
     """Rows that got no label."""
     num_truncated: int = 0
     """Rows that lost tokens."""
+    num_unread: int = 0
+    """Rows of which the model read nothing, or mostly its unknown token."""
     num_blank: int = 0
     """Blank lines, which are skipped."""
     num_quoted: int = 0
@@ -280,6 +282,7 @@ def _predict_numbered(
         count.num_rows += 1
         count.num_abstained += prediction.label is None
         count.num_truncated += prediction.is_truncated
+        count.num_unread += prediction.is_unread
         count.num_quoted += text.startswith('"')
         yield PredictedRow(line, text, prediction, kept)
 
