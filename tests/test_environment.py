@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 
 import pytest
@@ -22,6 +23,15 @@ def test_cores_are_counted_whatever_the_environment_says(monkeypatch):
     assert count_cores() == 1
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
     assert count_cores() >= 1
+
+
+def test_a_processor_without_a_name_is_told_by_its_kind(monkeypatch, tmp_path):
+    """As those of ARM, whose /proc/cpuinfo has numbers only."""
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU part\t: 0xd49\n")
+    monkeypatch.setattr("bertfit.environment._CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert describe_environment()["hardware"]["processor"] == "aarch64"
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "safetensors")
+_CPUINFO = Path("/proc/cpuinfo")
 _OPTIONAL = ("triton",)
 """Recorded where they are installed: Triton comes with torch for CUDA."""
 
@@ -50,8 +51,8 @@ def _find_version(package: str) -> str | None:
 
 def _processor_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:  # only Linux has it
+        lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return names[0] if names else platform.processor() or platform.machine()

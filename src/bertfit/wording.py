@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Iterable
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+_IS_WINDOWS = os.name == "nt"
+"""Its shell takes a single quotation mark for a letter."""
 _MOST_SHOWN = 80
 """Characters of a name that a message shows."""
 
@@ -114,4 +118,9 @@ def format_steps(taken: int, of: int) -> str:
 
 def quote_path(path: str | Path) -> str:
     """Return a path quoted for a shell; with a leading dash it would be read as an option."""
-    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+    return join_words([f"./{path}" if str(path).startswith("-") else str(path)])
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return words as a shell takes them, those of a command line or one of them, in quotes."""
+    return subprocess.list2cmdline(words) if _IS_WINDOWS else shlex.join(words)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AlbertConfig,
     AutoModelForSequenceClassification,
@@ -119,6 +120,41 @@ def test_the_default_device_of_the_caller_does_not_matter(device):
         with widened(model, layer, np.ones((1, 16)), np.zeros(1)):
             pass
     np.testing.assert_allclose(logits_of(model), before * 0.5 + 2.0, rtol=1e-5, atol=1e-5)
+
+
+class _WithoutFloat64(TorchFunctionMode):
+    """As on Apple's GPU: only what was made on the CPU, or brought there, may be float64."""
+
+    def __init__(self):
+        super().__init__()
+        self.on_cpu = []
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        options = options or {}
+        result = function(*arguments, **options)
+        if function is torch.Tensor.cpu:
+            result = result.clone()
+        given = [one for one in arguments if isinstance(one, torch.Tensor)]
+        # A device that is named by a tensor's own stands for the one without float64.
+        is_moved = function is torch.Tensor.to or options.get("device", "cpu") != "cpu"
+        is_on_cpu = not is_moved and all(any(one is own for own in self.on_cpu) for one in given)
+        if isinstance(result, torch.Tensor) and (function is torch.Tensor.cpu or is_on_cpu):
+            self.on_cpu.append(result)
+        elif isinstance(result, torch.Tensor):
+            assert result.dtype is not torch.float64 or function is torch.Tensor.copy_
+        return result
+
+
+def test_a_device_without_float64_is_not_asked_for_it():
+    """Each training with a calibration ended so on Apple's GPU, after its last epoch."""
+    model = build(_FAMILIES["bert"][0])
+    before = logits_of(model)
+    with _WithoutFloat64():
+        layer = find_logit_layer(model, TOKEN_IDS)
+        with widened(model, layer, np.eye(16), np.zeros(16)):
+            pass
+        fold_scaling(model, layer, weights=[0.5] * 3, biases=[1.0] * 3)
+    np.testing.assert_allclose(logits_of(model), before * 0.5 + 1.0, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", _FAMILIES)

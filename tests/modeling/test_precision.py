@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 from bertfit.errors import ConfigError
 from bertfit.modeling import forward
@@ -76,12 +77,17 @@ def test_a_gpu_is_named_where_a_run_says_what_it_was_trained_on(monkeypatch):
     assert named == ["cuda:1 (Card 1)", "mps", "cpu"]
 
 
-def test_apples_gpu_computes_in_float32(monkeypatch):
+def test_apples_gpu_computes_in_float32_where_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    precision = choose_precision()
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.13.0"))
+    assert choose_precision().device.type == "cpu"  # nobody has tried it
+    precision = choose_precision("mps")
     assert (precision.device.type, precision.dtype_name) == ("mps", "float32")
     assert precision.reason == "bfloat16 is not used on mps"
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.12.1"))
+    with pytest.raises(ConfigError, match=r"torch 2\.12\.1 clips no gradients on it\n"):
+        choose_precision("mps")
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Each raises KeyboardInterrupt, except while `training.interruption` handles it.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import math
@@ -68,7 +69,9 @@ def _repeat_interrupt(
     number = next((one for one in ENDING_SIGNALS if callable(signal.getsignal(one))), None)
     if number is not None:
         # Later, as here it would be discarded again.
-        arguments = (threading.get_ident(), number)
-        again = threading.Timer(0.05, signal.pthread_kill, arguments)
+        if hasattr(signal, "pthread_kill"):
+            again = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), number))
+        else:  # on Windows
+            again = threading.Timer(0.05, _thread.interrupt_main, (number,))
         again.daemon = True
         again.start()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from bertfit.data.records import SourceError
 from bertfit.errors import ConfigError, DataError, Fault
 from bertfit.labels import are_unnamed, guess_label, match_spelling, sort_label_names
 from bertfit.word_pattern import count_words
-from bertfit.wording import format_count, shorten_name
+from bertfit.wording import format_count, join_words, shorten_name
 
 _FEWEST_SWAPPED = 20
 """Rows from which on few texts with many labels are taken for labels read as texts."""
@@ -253,7 +252,7 @@ def _tell_swapped(part: _Part, num_labels: int) -> bool:
         f"{num_texts:,}, as if the columns were swapped"
     )
     if part.dataset.columns:
-        text, label = (quote(part.dataset.columns[role].name) for role in ("text", "label"))
+        text, label = (join_words([part.dataset.columns[role].name]) for role in ("text", "label"))
         message += f". Name them the other way round: --text-column {label} --label-column {text}"
     part.source_faults.append(Fault(part.source, None, message))
     return True

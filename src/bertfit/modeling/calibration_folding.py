@@ -106,8 +106,9 @@ def widened(
     )
     with torch.no_grad():
         wide.weight[: len(old)], wide.bias[: len(old)] = old, 0.0
-        wide.weight[len(old) :] = torch.as_tensor(weight_ED, device=old.device)
-        wide.bias[len(old) :] = torch.as_tensor(bias_E, device=old.device)
+        for part, given in ((wide.weight, weight_ED), (wide.bias, bias_E)):
+            # Converted on the CPU: not every device has float64.
+            part[len(old) :] = torch.as_tensor(given, dtype=old.dtype, device="cpu").to(old.device)
         if layer.bias is not None:
             wide.bias[: len(old)] = layer.bias
     parent_name, _, name = layer_name.rpartition(".")
@@ -183,4 +184,4 @@ def _give_logits(model: PreTrainedModel, token_ids_T: np.ndarray) -> torch.Tenso
     device = next(model.parameters()).device
     token_ids = torch.as_tensor(token_ids_T, dtype=torch.int64, device=device)
     logits: torch.Tensor = model(input_ids=token_ids[None]).logits[0]
-    return logits.double().cpu()
+    return logits.cpu().double()  # not every device has float64

@@ -170,7 +170,7 @@ def _choose_device(name: str) -> torch.device:
         gpu = torch.device("cuda")
         if torch.cuda.is_available() and _find_missing_code(gpu) is None:
             return gpu
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cpu")  # not Apple's GPU, on which nothing was ever run
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError):
@@ -189,6 +189,11 @@ def _choose_device(name: str) -> torch.device:
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device: 'mps' was asked for, but torch finds none here")
+    if device.type == "mps" and torch.__version__ < "2.13":  # a TorchVersion
+        raise ConfigError(
+            f"device: 'mps' was asked for, but torch {torch.__version__} clips no gradients on it",
+            hint="Install torch 2.13 or newer, or use --device cpu.",
+        )
     if device.type not in {"cpu", "cuda", "mps"}:
         raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, got {name!r}")
     return device

@@ -19,9 +19,11 @@ from types import FrameType
 from bertfit.errors import WorkLeft
 
 HANG_UP: int | None = getattr(signal, "SIGHUP", None)
-"""The signal of a closed terminal, which sends it twice; Windows has none."""
+"""The signal of a closed terminal, which sends it twice; Windows has SIGBREAK for it."""
 ENDING_SIGNALS = tuple(
-    number for number in (signal.SIGINT, signal.SIGTERM, HANG_UP) if number is not None
+    number
+    for number in (signal.SIGINT, signal.SIGTERM, HANG_UP, getattr(signal, "SIGBREAK", None))
+    if number is not None
 )
 """What asks a command to end: Ctrl-C, a service manager, a closed terminal."""
 BATCH_SIGNALS = tuple(

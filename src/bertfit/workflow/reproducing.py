@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bertfit.config import is_given, resolve_settings
 from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting.facts_tables import is_of_demo, show_setting
-from bertfit.wording import quote_path
+from bertfit.wording import join_words, quote_path
 
 _FORMER_LENGTHS = {"default", "default, chosen for the texts and the model"}
 """Origins of a token limit that was chosen as it is no longer, until 29 November 2026."""
@@ -34,7 +33,7 @@ def describe_command(
     if settings is None or "train" not in data:
         return None
     if is_of_demo(settings):
-        return shlex.join(["bertfit", "demo", "--output", name])
+        return join_words(["bertfit", "demo", "--output", name])
     sources = {part: data[part]["source"] for part in _list_parts(data, was_split)}
     recipe, changed = _find_changes(settings)
     changed |= _find_chosen_length(record)
@@ -61,7 +60,7 @@ def describe_command(
             words.append(f"--{setting.replace('_', '-')}={changed.pop(setting)}")
     for setting, value in changed.items():
         words += ["--set", f"{setting}={show_setting(value)}"]
-    return f"{start} {shlex.join(words)}"
+    return f"{start} {join_words(words)}"
 
 
 def _list_parts(data: Mapping[str, Any], was_split: str | None) -> Iterator[str]:

@@ -1,0 +1,18 @@
+"""Words for sentences and shells."""
+
+from __future__ import annotations
+
+from pathlib import PureWindowsPath
+
+from bertfit import wording
+from bertfit.wording import join_words, quote_path
+
+
+def test_paths_are_quoted_for_the_shell_of_the_system(monkeypatch):
+    assert quote_path("my runs/a") == "'my runs/a'"
+    assert quote_path("-a.csv") == "./-a.csv"
+    assert join_words(["bertfit", "train", "a b.csv"]) == "bertfit train 'a b.csv'"
+    monkeypatch.setattr(wording, "_IS_WINDOWS", True)
+    assert quote_path(PureWindowsPath("runs/demo")) == r"runs\demo"
+    assert quote_path(PureWindowsPath("my runs/a")) == r'"my runs\a"'
+    assert join_words(["bertfit", "train", "a b.csv"]) == 'bertfit train "a b.csv"'
