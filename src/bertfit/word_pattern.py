@@ -13,6 +13,8 @@ _HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 _PICTURES = "\u2190-\u21ff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 """Arrows, symbols, dingbats and emoji."""
 _FIRST_MARK, _LAST_OF_PLANE, _LAST_MARK = 0x0300, 0xFFFF, 0x1EFFF
+_JOINER = "\u200d"
+_SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 """They follow emoji and are no part of a word."""
 
@@ -56,6 +58,22 @@ def count_words(text: str) -> int:
 def is_mark(character: str) -> bool:
     """Return whether a character only modifies the one before it, like an accent."""
     return not character.isascii() and unicodedata.category(character).startswith("M")
+
+
+def find_cut(text: str, at: int) -> int:
+    r"""Return where to cut a text: at a place, or after what belongs to the character before it.
+
+    Accents and vowel signs do, and what makes one emoji of several.
+
+    Example:
+        >>> find_cut("cafe\u0301s", 4), find_cut("cafes", 4), find_cut("\U0001f44d\U0001f3fd!", 1)
+        (5, 4, 2)
+    """
+    while 0 < at < len(text) and (
+        is_mark(text[at]) or _JOINER in (text[at], text[at - 1]) or text[at] in _SKIN_TONES
+    ):
+        at += 1
+    return at
 
 
 @functools.cache

@@ -394,6 +394,15 @@ def test_an_excerpt_has_as_much_of_the_text_as_fits():
     assert shorten_around(text, 95) == f"…{text[40:]}"
 
 
+def test_an_excerpt_cuts_no_sign_in_two():
+    accents, people = "e\u0301" * 60, "\U0001f469\u200d\U0001f4bb" * 60
+    for whole, text in (("e\u0301", accents), ("\U0001f469\u200d\U0001f4bb", people)):
+        for offset in range(30, 50):
+            shown = shorten_around(text, offset).strip("…")
+            assert shown
+            assert shown == whole * (len(shown) // len(whole))
+
+
 def test_an_excerpt_shows_what_languages_write():
     """Spaces that do not break, and what joins letters or emoji, are no damage."""
     joined = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f4bb"

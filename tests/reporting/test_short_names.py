@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from bertfit.reporting.control_characters import put_on_one_line
-from bertfit.reporting.short_names import shorten_apart
+from bertfit.reporting.short_names import cut_middle, shorten_apart
 from bertfit.reporting.text import shorten
 
 BANK = "balance_not_updated_after_bank_transfer, by phone / weekday shift"
@@ -81,3 +83,12 @@ def test_a_thousand_names_with_nothing_to_show_are_numbered() -> None:
     shown = shorten_apart(names, 16)
     assert len(set(shown.values())) == 1000
     assert put_on_one_line(shown[names[7]]) == shown[names[7]]
+
+
+@pytest.mark.parametrize("name", ["cafe\u0301" * 9, "\u0e23\u0e49\u0e32\u0e19\u0e2d" * 9])
+def test_the_end_of_a_name_begins_with_no_mark(name):
+    for width in range(7, 30):
+        start, end = cut_middle(name, width).split("…")
+        assert name.startswith(start)
+        assert name.endswith(end)
+        assert not unicodedata.category(end[:1] or "x").startswith("M")

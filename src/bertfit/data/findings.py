@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bertfit.data.dataset import TextDataset
+from bertfit.word_pattern import find_cut
 from bertfit.wording import format_count, format_share
 
 Severity = Literal["leak", "serious", "minor"]
@@ -141,7 +142,7 @@ def shorten_around(text: str, offset: int = 0) -> str:
     start = max(offset - _CHARACTERS_BEFORE, 0)
     if len(text) - start < _EXAMPLE_CHARACTERS:
         start = max(len(text) - _EXAMPLE_CHARACTERS, 0)
-    end = start + _EXAMPLE_CHARACTERS
+    start, end = find_cut(text, start), find_cut(text, start + _EXAMPLE_CHARACTERS)
     # Escape before collapsing white space: U+0085 counts as white space and would be lost.
     piece = "".join(_escape(character) for character in text[start:end])
     shown = " ".join(piece.split())

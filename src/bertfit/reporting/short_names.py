@@ -12,6 +12,7 @@ from itertools import pairwise
 from rich.cells import cell_len, set_cell_size
 
 from bertfit.reporting.control_characters import put_on_one_line
+from bertfit.word_pattern import find_cut
 
 _LEAST_WIDTH = 12
 """In fewer cells there is no room for two parts of a name, or for a number."""
@@ -80,7 +81,8 @@ def _take_start(name: str, width: int) -> str:
 
 
 def _take_end(name: str, width: int) -> str:
-    return set_cell_size(name[::-1], width)[::-1].lstrip()
+    end = set_cell_size(name[::-1], width)[::-1].lstrip()
+    return name[find_cut(name, len(name) - len(end)) :]  # no accent without its letter
 
 
 def _group_alike(shown: Mapping[str, str]) -> list[list[str]]:
