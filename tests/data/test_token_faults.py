@@ -17,6 +17,7 @@ from bertfit.data.token_faults import (
     describe_token_lengths,
     describe_tokens,
     shows_more,
+    tell_known_signs,
 )
 
 
@@ -211,6 +212,17 @@ def test_signs_that_become_the_unknown_token_are_named(tokenizer):
         "★, ☹: each becomes its unknown token."
     )
     assert found.examples[0].note == "1 of 4 unknown"
+
+
+def test_signs_that_only_stand_beside_unknown_ones_are_not_named(tokenizer):
+    """Nor are invisible ones, which the model does not read at all."""
+    texts = ["a good film 好 é\u200d"] * 20 + ["a film"] * 60
+    tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the others go on with theirs
+    tokenizer.add_tokens(["é"])
+    is_known = tell_known_signs(tokenizer, tokenizer.token_to_id("[UNK]"))
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts), is_known=is_known)
+    assert "such as 好: each" in found.message
 
 
 def test_few_rows_with_a_sign_are_no_finding(tokenizer):

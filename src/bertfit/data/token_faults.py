@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
@@ -15,7 +16,6 @@ from bertfit.config import TextCleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
 from bertfit.data.findings import Finding, show_rows, tell_rows
-from bertfit.data.words import find_signs
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -182,6 +182,7 @@ def describe_tokens(
     counts: TokenCounts,
     *,
     is_sample: np.ndarray | None = None,
+    is_known: Callable[[str], bool] = lambda _sign: False,
 ) -> Iterator[Finding]:
     """Yield findings on texts without any token, or with many or some that are unknown.
 
@@ -190,6 +191,7 @@ def describe_tokens(
         rows: All rows of the part.
         counts: Of k of them.
         is_sample: (k,) whether a row was drawn, not suspected; None if none was suspected.
+        is_known: From `tell_known_signs`: a sign that is known is not named.
     """
     is_nothing, is_unknown = find_unread(counts)
     advice = (
@@ -219,7 +221,12 @@ def describe_tokens(
             advice=advice,
         )
     drawn = np.ones(len(counts.rows), dtype=bool) if is_sample is None else is_sample
-    yield from _describe_signs(name, rows, counts, drawn, is_unknown)
+    yield from _describe_signs(name, rows, counts, drawn, is_unknown, is_known)
+
+
+def tell_known_signs(tokenizer: Tokenizer, unknown_id: int | None) -> Callable[[str], bool]:
+    """Return a function that tells whether a character alone is not the unknown token."""
+    return lambda sign: unknown_id not in tokenizer.encode(sign, add_special_tokens=False).ids
 
 
 def _describe_signs(
@@ -228,6 +235,7 @@ def _describe_signs(
     counts: TokenCounts,
     drawn: np.ndarray,
     is_mostly: np.ndarray,
+    is_known: Callable[[str], bool],
 ) -> Iterator[Finding]:
     """Yield a finding if many texts, though not mostly unknown, have something unknown in them."""
     has_unknown, num_drawn = counts.num_unknown > 0, int(drawn.sum())
@@ -235,7 +243,7 @@ def _describe_signs(
     if len(places) < max(_FEWEST_WITH_SIGNS, _SERIOUS_SHARE * num_drawn):
         return
     chosen = counts.rows[places].tolist()
-    signs = _guess_signs(rows, chosen, counts.rows[~has_unknown].tolist())
+    signs = _guess_signs(rows, chosen, counts.rows[~has_unknown].tolist(), is_known)
     such = f", such as {', '.join(signs)}" if signs else ""
     drawn_of = "" if num_drawn == len(rows) else f", of {num_drawn:,} drawn,"
     told = tell_rows(len(chosen), name, num_drawn)
@@ -254,15 +262,25 @@ def _describe_signs(
     )
 
 
-def _guess_signs(rows: TextDataset, having: Sequence[int], others: Sequence[int]) -> list[str]:
-    """Return the most frequent signs of texts with unknown tokens that no other text has."""
+def _guess_signs(
+    rows: TextDataset,
+    having: Sequence[int],
+    others: Sequence[int],
+    is_known: Callable[[str], bool],
+) -> list[str]:
+    """Return the most frequent characters of texts with unknown tokens that no other text has."""
     signs = Counter(
-        sign for row in having[:_MOST_SEARCHED] for sign in sorted(find_signs(rows.texts[row]))
+        sign for row in having[:_MOST_SEARCHED] for sign in sorted(set(rows.texts[row]))
     )
-    known = {sign for row in others[:_MOST_SEARCHED] for sign in find_signs(rows.texts[row])}
-    frequent = [sign for sign, count in signs.most_common() if count > 1 and sign not in known]
-    shown = (sign for sign in frequent if unicodedata.category(sign) != "Cf")  # the others are not
-    return [sign for sign in shown if not sign.isascii()][:_MOST_SIGNS]
+    known = {sign for row in others[:_MOST_SEARCHED] for sign in set(rows.texts[row])}
+    frequent = (sign for sign, count in signs.most_common() if count > 1 and sign not in known)
+    unread = (sign for sign in frequent if _is_seen(sign) and not is_known(sign))
+    return list(itertools.islice(unread, _MOST_SIGNS))
+
+
+def _is_seen(sign: str) -> bool:
+    """Return whether a character is not ASCII, and stands for itself: no mark, joiner or space."""
+    return not sign.isascii() and unicodedata.category(sign)[0] in "LNPS"
 
 
 def _count_unknown(counts: TokenCounts, places: np.ndarray) -> list[str]:

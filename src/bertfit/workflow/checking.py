@@ -31,6 +31,7 @@ from bertfit.data.token_faults import (
     describe_token_lengths,
     describe_tokens,
     shows_more,
+    tell_known_signs,
 )
 from bertfit.garbage import pause_collection
 from bertfit.modeling.classifier import load_architecture
@@ -241,7 +242,9 @@ def _inspect_tokens(
     num_estimated = int(counts.is_estimated[is_sample].sum())
     lengths = describe_token_lengths(of_sample, max_length, num_estimated=num_estimated)
     described = {"tokens": {**lengths, "text_cleaning": cleaning}}
-    return described, list(describe_tokens(name, rows, counts, is_sample=is_sample))
+    is_known = tell_known_signs(fast, tokenizer.unk_token_id)
+    found = describe_tokens(name, rows, counts, is_sample=is_sample, is_known=is_known)
+    return described, list(found)
 
 
 def _name_parts(checked: CheckedData) -> dict[str, TextDataset]:
