@@ -177,8 +177,8 @@ def test_predict_tells_of_texts_that_the_model_cannot_read(trained):
     run, _data, _output = trained
     result = runner.invoke(app, ["predict", str(run), "good fine film", "很好的电影", "好"])
     assert " ".join(result.stderr.split()) == (
-        "WARNING: 2 of 3 texts (66.7 %) become mostly unknown tokens, or none: the model cannot "
-        "read them, and its answers say nothing."
+        "WARNING: the model cannot read 2 of 3 texts (66.7 %), as nothing or little of them is in "
+        "its vocabulary: such an answer says nothing."
     )
     assert len(result.stdout.splitlines()) == 3
 

@@ -363,8 +363,9 @@ def _tell_outcome(count: PredictionCount, output: Path | None, classifier: TextC
     if count.num_unread:
         share = format_share(count.num_unread, count.num_rows)
         error_console.print(
-            f"WARNING: {count.num_unread:,} of {count.num_rows:,} texts ({share}) become mostly "
-            "unknown tokens, or none: the model cannot read them, and its answers say nothing."
+            f"WARNING: the model cannot read {count.num_unread:,} of {count.num_rows:,} texts "
+            f"({share}), as nothing or little of them is in its vocabulary: such an answer says "
+            "nothing."
         )
     if count.num_blank:
         told = (
