@@ -83,7 +83,14 @@ def test_strictness_shows_the_findings_and_then_fails(check, files):
 
 
 def test_strictness_lets_clean_data_pass(check, files):
-    assert check(files["train"], "--test", files["clean"], "--strict").exit_code == 0
+    result = check(files["train"], "--test", files["clean"], "--strict")
+    assert (result.exit_code, "changes nothing" in result.stderr) == (0, False)
+
+
+def test_strictness_without_test_rows_is_said_to_change_nothing(check, files):
+    result = check(files["train"], "--strict")
+    assert result.exit_code == 0
+    assert "--strict changes nothing: there are no test rows" in " ".join(result.stderr.split())
 
 
 def test_columns_that_were_found_are_told(check, files):

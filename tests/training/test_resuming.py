@@ -326,6 +326,29 @@ def test_an_end_that_is_requested_in_validation_comes_after_it(train, go_on):
     assert_same(go_on(StepListener(on_note=on_note), stays=True), train())
 
 
+def test_that_the_last_state_could_not_be_saved_is_told(train, tmp_path, monkeypatch):
+    """It was said to be saved, because an earlier one was there."""
+    place = Checkpoints(tmp_path / "full", minutes=ALWAYS, stays=True)
+    real = checkpoints.os.fsync
+
+    def fill(number):
+        if place.path.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(number)
+
+    def on_step(number):
+        if number == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", fill)
+    listener = StepListener(on_step)
+    with pytest.raises(FirstInterrupt):
+        train(place, listener=listener)
+    assert listener.notes[-1] == (
+        "Interrupted after step 4; the state could not be saved, but an earlier one is."
+    )
+
+
 def test_on_a_full_disk_the_training_goes_on_without_a_state(train, tmp_path, monkeypatch):
     place = Checkpoints(tmp_path / "full", minutes=ALWAYS)
     real = checkpoints.os.fsync

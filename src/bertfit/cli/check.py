@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from bertfit.assets import EMBEDDED
 from bertfit.cli import options
 from bertfit.cli.options import read_path
 from bertfit.garbage import pause_collection
+
+if TYPE_CHECKING:
+    from bertfit.data.gate import GateReport
 
 
 def check(
@@ -45,7 +48,6 @@ def check(
     with pause_collection():
         from bertfit.cli.results import print_json, show_suspects
         from bertfit.cli.terminal import Terminal, console, error_console
-        from bertfit.data.gate import refuse_leaks
         from bertfit.reporting.findings import findings_text, labels_table, lengths_table
         from bertfit.workflow.checking import check as run_check
 
@@ -71,4 +73,13 @@ def check(
         if result.suspects is not None:
             show_suspects(console, result.suspects)
     if strict:  # only after the findings are shown, which say what to fix
-        refuse_leaks(result.report)
+        _refuse_leaks(result.report, has_test=test is not None)
+
+
+def _refuse_leaks(report: GateReport, *, has_test: bool) -> None:
+    from bertfit.cli.terminal import error_console
+    from bertfit.data.gate import NO_TEST_ROWS, refuse_leaks
+
+    if not has_test:
+        error_console.print(f"--strict changes nothing: {NO_TEST_ROWS}.")
+    refuse_leaks(report)

@@ -320,13 +320,14 @@ def _print_prediction(row: PredictedRow, *, as_json: bool) -> None:
     from bertfit.cli.streams import write_json
     from bertfit.reporting.control_characters import put_on_one_line
     from bertfit.reporting.text import shorten
+    from bertfit.word_pattern import find_cut
     from bertfit.workflow.predicting import row_to_json
 
     if as_json:
         write_json(row_to_json(row))
     else:
         shown, prediction = put_on_one_line(row.text), row.prediction
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
+        shown = shown if len(shown) <= 60 else f"{shown[: find_cut(shown, 57)]}…"
         label = None if prediction.label is None else shorten(prediction.label, _LABEL_WIDTH)
         answer = dataclasses.replace(prediction, label=label)
         sys.stdout.write(f"{answer}\t{shown}\n")

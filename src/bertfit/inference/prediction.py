@@ -20,7 +20,7 @@ class Prediction:
     """Whether the text has more tokens than the model was trained to read, so that some were cut
     off."""
     is_unread: bool = False
-    """Whether all that the model reads of the text, or most of it, is its unknown token."""
+    """Whether the model reads nothing of the text, or mostly its unknown token."""
 
     def __str__(self) -> str:
         """Return the label and its confidence, such as `pos (0.998)`."""

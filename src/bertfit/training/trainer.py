@@ -190,7 +190,7 @@ class _Run:
                 f"{len(self.validation.label_ids):,} rows and keeping the best model so far. "
                 "Ctrl-C again gives that up."
             )
-            self.listener.progress(task, len(seen), len(seen))
+            self.listener.progress(task, len(seen), len(seen), "interrupted")
         return seen
 
     def _take_steps(
@@ -288,9 +288,10 @@ class _Run:
         if seen is not None:
             self._save_state(seen)
         if self.checkpoints.path.exists():
-            self.listener.note(
-                f"Interrupted after step {self.progress.num_steps}; the state is saved."
-            )
+            told = "the state is saved"
+            if self.checkpoints.has_failed:
+                told = "the state could not be saved, but an earlier one is"
+            self.listener.note(f"Interrupted after step {self.progress.num_steps}; {told}.")
             raise FirstInterrupt
 
     def take_up(self, saved: SavedState, epochs: PlannedEpochs) -> None:

@@ -94,7 +94,7 @@ class _OpenBars:
 
     def end(self) -> None:
         for task, done in self._done.items():
-            self._listener.progress(task, done, done)
+            self._listener.progress(task, done, done, "interrupted")
 
 
 def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:

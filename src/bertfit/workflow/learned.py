@@ -1,8 +1,8 @@
 """Which rows a run was trained on or chosen by, to warn if they are scored or judged with it.
 
 A run keeps a digest of each training and validation text, from which the text cannot be recovered.
-Two texts that differ only in white space, case and HTML line breaks have the same digest. A run
-whose training started from another run has learned what that one had, as far as that kept digests.
+Which texts have the same digest, `data.duplicates` says. A run whose training started from another
+run has learned what that one had, as far as that kept digests.
 """
 
 from __future__ import annotations
