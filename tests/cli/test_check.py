@@ -118,7 +118,7 @@ def test_training_shows_the_score_without_the_leaked_rows(files, tiny_model_dir,
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     flat = " ".join(result.output.split())
-    assert "Without the 4 leaked rows, on 20: accuracy " in flat
+    assert "Without the 4 leaked rows, on the other 20: accuracy " in flat
     assert ", macro F1 " in flat
 
 

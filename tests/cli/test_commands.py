@@ -477,7 +477,7 @@ def test_inspect_shows_the_score_with_what_makes_it_less(trained, tmp_path):
     told = " ".join(runner.invoke(app, ["inspect", str(run)]).stdout.split())
     for part in (
         "Test accuracy: 90.0 % (95 % interval 80.0 to 95.0), 50 rows",
-        "Without 20 leaked rows, on 30: accuracy 50.0 % (95 % interval 80.0 to 95.0).",
+        "Without 20 leaked rows, on the other 30: accuracy 50.0 % (95 % interval 80.0 to 95.0).",
         "The model has collapsed: ",
         "The model beats nothing.",
     ):

@@ -53,8 +53,8 @@ def test_without_calibration_there_is_no_column_for_it():
 def test_what_to_expect_has_its_interval_and_number_of_rows():
     curve = keep_curve([0.95] * 80 + [0.6] * 20, [True] * 76 + [False] * 24)
     assert describe_expectation(0.9, expect(curve, 0.9)) == (
-        "Texts with a confidence below 0.9 get no label. On 100 validation rows that left 80.0 % "
-        "with a label, of which 95.0 % were right (95 % interval 87.7 to 98.6 if rows are "
+        "Texts with a confidence below 0.9 get no label. Of the 100 validation rows, 80.0 % got "
+        "one, and 95.0 % of these the right one (95 % interval 87.7 to 98.6 if rows are "
         "independent). The same rows may have chosen the epoch, seed, calibration and threshold: "
         "expect a little less."
     )
@@ -63,8 +63,8 @@ def test_what_to_expect_has_its_interval_and_number_of_rows():
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (0.87, "On 100 validation rows that, at 0.85, left 100 % with a label (no more at 0.87"),
-        (0.99, "left 0 % with a label: expect no answers."),
+        (0.87, "Of the 100 validation rows, 100 % got one at 0.85 (no more at 0.87"),
+        (0.99, "rows, 0 % got one: expect no answers."),
     ],
 )
 def test_what_is_not_known_exactly_is_said(asked, told):
@@ -103,7 +103,7 @@ def test_the_recorded_calibration_is_told(entry, told):
 def test_a_threshold_is_told_with_what_it_is_for():
     start = "Threshold: 'pos' is predicted at a probability of 0.2500 or more"
     end = "(transformers.pipeline does not apply it)"
-    assert describe_threshold(0.25, "pos") == f"{start} {end}"
+    assert describe_threshold(0.25, "pos") == f"{start} {end}."
     rates = {
         "precision": 1.0,
         "precision_interval": {"low": 0.75, "high": 1.0},
@@ -114,7 +114,7 @@ def test_a_threshold_is_told_with_what_it_is_for():
         f"{start}, chosen for precision>=0.9 {end}. On the validation rows that chose it: "
         "precision 1.0000 (95 % interval 0.7500 to 1.0000) and recall 0.0000. That looks better "
         "than it is: on other rows about half of such thresholds fall short of the precision asked "
-        "for"
+        "for."
     )
 
 

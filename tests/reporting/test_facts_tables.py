@@ -125,7 +125,7 @@ def test_the_task_is_told_in_a_sentence(training: dict[str, Any], end: str) -> N
     facts = make_facts(training=training, settings=settings, data=data)
     facts |= {"base_model": None, "history": None}
     told = tables.describe_task(facts)
-    assert told.startswith("Fine-tune /models/mini to tell 3 classes apart, in 1 epoch of 1,200 ")
+    assert told.startswith("Fine-tune /models/mini to tell 3 classes apart, in 1 epoch over 1,200 ")
     assert told.endswith(end)
     assert tables.describe_task(facts, short=True).startswith("Fine-tune mini to tell")
 
@@ -135,10 +135,10 @@ def test_epochs_that_were_not_taken_are_not_told_as_taken(history: dict[str, Any
     settings = {"model": {"value": "mini"}, "epochs": {"value": 3}}
     facts = make_facts(training={}, settings=settings, data={"train": {"num_rows": 20}})
     facts |= {"base_model": None, "history": history}
-    assert tables.describe_task(facts).endswith("in 3 epochs of 20 rows.")
+    assert tables.describe_task(facts).endswith("in 3 epochs over 20 rows.")
     facts["history"] = {"val_losses": [0.5]}
     told = tables.describe_task(facts)
-    assert told.endswith("in 1 epoch of 20 rows (3 were asked for).")
+    assert told.endswith("in 1 epoch over 20 rows (3 were asked for).")
     facts["record"]["training"]["unfinished_epoch"] = [1, 7]
     told = tables.describe_task(facts)
     assert told.endswith("(the last after 1 of 7 steps; 3 were asked for).")

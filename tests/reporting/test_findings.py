@@ -84,7 +84,7 @@ def test_an_example_with_a_long_label_stays_on_one_line(label):
 
 def test_without_findings_it_says_so():
     lines = show(findings_text("No leak into the test set was found (9 rows).", []))
-    assert lines[1].rstrip() == "Nothing was found in the rest."
+    assert lines[1].rstrip() == "The other checks found nothing."
 
 
 def test_labels_are_counted_in_each_part():

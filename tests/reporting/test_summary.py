@@ -168,7 +168,7 @@ def test_scores_without_leaks_count_what_they_leave_out() -> None:
     nothing = {"num_leaked": 1200, "num_rows": 0, "accuracy": None, "intervals": {}}
     facts = make_facts(scores={"test_without_leaks": clean, "test_without_groups": nothing})
     assert list_leaks(facts) == [
-        "Without 1 leaked row, on 1,199: accuracy 75.0 % (95 % interval 70.0 to 90.0).",
+        "Without 1 leaked row, on the other 1,199: accuracy 75.0 % (95 % interval 70.0 to 90.0).",
         "Without the leaked or grouped rows nothing is left to score.",
     ]
 

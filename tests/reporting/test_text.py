@@ -25,6 +25,7 @@ from bertfit.reporting.text import (
     confusion_table,
     describe_columns,
     epoch_table,
+    format_percent,
     format_percent_with_interval,
     format_rates,
     name_worst_classes,
@@ -66,7 +67,7 @@ def draw_scores(label_names: list[str], *, num_rows: int = 400, seed: int = 0) -
 def test_a_percentage_names_its_interval() -> None:
     interval = Interval(0.93, 0.9366)
     assert format_percent_with_interval(0.9334, interval) == "93.3 % (93.0 to 93.7)"
-    assert format_percent_with_interval(0.5) == "50.0 %"
+    assert format_percent(0.5) == "50.0 %"
 
 
 def test_scores_stand_beside_their_intervals() -> None:

@@ -785,7 +785,7 @@ def test_a_training_says_once_that_nothing_is_recorded_any_more(fit_recorded):
     outcome, notes = fit_recorded(Failing(RuntimeError("no such thing here")))
     assert str(outcome.recording) == "off (it failed: no such thing here)"
     assert [note for note in notes if note.startswith("Recording")] == [
-        "Recording: off (it failed: no such thing here); the rest is computed as it is written."
+        "Recording: off (it failed: no such thing here); the steps to come are computed without."
     ]
 
 
@@ -814,7 +814,7 @@ def test_validation_that_runs_out_of_memory_gives_recordings_up(
     outcome, notes = fit_recorded(tracer)
     assert str(outcome.recording) == "off (memory ran out)"
     assert not tracer.traces
-    assert "Recording: off (memory ran out); the rest is computed as it is written." in notes
+    assert "Recording: off (memory ran out); the steps to come are computed without." in notes
     assert len(calls) == 1 + len(outcome.history.val_losses)
 
 

@@ -682,8 +682,8 @@ def test_memory_that_runs_out_is_told_once_and_scoring_heeds_it(run_fit, monkeyp
     told = [note for note in listener.notes if "memory" in note]
     assert len(told) == 1
     assert told[0] == (
-        "Out of memory at step 1: it was taken again in pieces of at most 25 tokens, with the "
-        "same result, and so is the rest."
+        "Out of memory at step 1: it was repeated in pieces of at most 25 tokens, with the "
+        "same result. So are the steps to come."
     )
     assert budgets == [25, 25]
 

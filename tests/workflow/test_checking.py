@@ -207,7 +207,7 @@ def test_a_training_gives_the_score_without_rows_of_seen_groups(train, make_revi
     is_right = (evaluation.predicted_ids == evaluation.label_ids)[:20]
     assert stored["accuracy"] == pytest.approx(is_right.mean())
     page = (result.run / "report.html").read_text(encoding="utf-8")
-    assert "Without 7 leaked or grouped rows, on 20: accuracy" in page
+    assert "Without 7 leaked or grouped rows, on the other 20: accuracy" in page
 
 
 def test_without_leaks_there_is_one_score(train, make_reviews):

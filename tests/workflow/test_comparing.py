@@ -81,7 +81,7 @@ def test_a_run_is_the_same_as_itself(runs):
     result = bertfit.compare(runs[1], same)
     assert result.comparison.could_be_chance
     assert " predict the same class for every row." in result.verdict
-    assert " They are the same run." in result.verdict
+    assert " Both are the same run." in result.verdict
     assert "same run" not in bertfit.compare(*runs).verdict
     assert result.disagreements == ()
 

@@ -139,7 +139,7 @@ def test_a_training_with_other_settings_is_left_alone(train, left, changed, told
         train(left, resume=True, **changed)
     assert told in raised.value.message
     assert raised.value.message.startswith(
-        f"no training that was left is this one: that in {find_state(left).parent} has other "
+        f"no unfinished training is this one: that in {find_state(left).parent} has other "
     )
     assert raised.value.hint is not None
     assert raised.value.hint.startswith("Give the command that the training began with")

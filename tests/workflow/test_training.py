@@ -1542,7 +1542,7 @@ def test_labels_that_are_left_out_are_told_recorded_and_a_limit(train_on, tmp_pa
     assert record["label_names"] == ["neg", "pos"]
     assert record["data"]["left_out"] == {"labels": ["meh"], "rows": {"train": 1, "test": 1}}
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
-    assert "were left out: meh. A text of these gets another." in " ".join(card.split())
+    assert "were left out: meh. Texts of these get another one." in " ".join(card.split())
     assert "So the scores are without 1 test row." in " ".join(card.split())
 
 

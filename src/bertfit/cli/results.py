@@ -156,7 +156,9 @@ def _show_without(console: Console, scores: LeakFreeScores, what: str) -> None:
         f"{name} {format_percent_with_interval(value, scores.intervals[name.replace(' F', '_f')])}"
         for name, value in told.items()
     ]
-    console.print(f"Without {rows}, on {scores.num_rows:,}: {', '.join(shown)}.", style="yellow")
+    console.print(
+        f"Without {rows}, on the other {scores.num_rows:,}: {', '.join(shown)}.", style="yellow"
+    )
 
 
 def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> None:
@@ -167,8 +169,7 @@ def show_evaluation(console: Console, evaluation: Evaluation, *, title: str) -> 
     console.print(confusion_table(scores))
     console.print(confidence_table(evaluation.confidence))
     if evaluation.threshold is not None:
-        told = describe_threshold(evaluation.threshold, scores.label_names[1])
-        console.print(f"{told}.")
+        console.print(describe_threshold(evaluation.threshold, scores.label_names[1]))
     console.print(_describe_intervals(evaluation))
     if evaluation.without_learned is not None:
         _show_without(console, evaluation.without_learned, "known")
@@ -264,8 +265,7 @@ def show_record(console: Console, record: dict[str, Any]) -> None:
         console.print(describe_calibration(record["calibration"]))
     if record.get("threshold"):
         threshold, positive = record["threshold"], record["label_names"][1]
-        told = describe_threshold(threshold["value"], positive, threshold)
-        console.print(told)
+        console.print(describe_threshold(threshold["value"], positive, threshold))
     test = record.get("scores", {}).get("test")
     if test:
         share = format_share_with_interval(test, "accuracy")

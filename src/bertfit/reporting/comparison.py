@@ -29,6 +29,7 @@ from bertfit.reporting.text import (
     SCORE_NAMES,
     WIDTH,
     format_p_value,
+    format_percent,
     format_percent_with_interval,
     make_table,
     shorten,
@@ -125,7 +126,7 @@ def _list_slices(slices: Sequence[Mapping[str, Any]]) -> Table:
         accuracy = format_percent_with_interval(  # there is no room for more decimals
             one["accuracy"], Interval(**one["interval"]), most_decimals=1
         )
-        rest = format_percent_with_interval(one["rest_accuracy"], most_decimals=1)
+        rest = format_percent(one["rest_accuracy"], most_decimals=1)
         p_value = format_p_value(one["p_value"])
         num_rows = f"{one['num_rows']:,}{'*' if one['is_small'] else ' '}"
         style = "bold" if one["is_worse"] else None
@@ -187,7 +188,7 @@ def _format_difference(name: str, difference: Difference) -> list[str]:
         span = f"{difference.difference:+z.4f} ({low:+z.4f} to {high:+z.4f})"
         return [f"{difference.a:.4f}", f"{difference.b:.4f}", span]
     span = f"{100 * difference.difference:+z.1f} points ({100 * low:+z.1f} to {100 * high:+z.1f})"
-    return [*map(format_percent_with_interval, (difference.a, difference.b)), span]
+    return [*map(format_percent, (difference.a, difference.b)), span]
 
 
 def _text_below(text: str | None) -> list[Text]:

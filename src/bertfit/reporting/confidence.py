@@ -105,19 +105,18 @@ def describe_expectation(abstain_below: float, expectation: Expectation | None) 
     start = f"Texts with a confidence below {abstain_below:g} get no label."
     if expectation is None:
         return f"{start} This model has no validation figures that say what to expect."
-    at = "" if expectation.confidence == abstain_below else f", at {expectation.confidence:g},"
-    fewer = f" (no more at {abstain_below:g} itself)" if at else ""
-    told = (
-        f"{start} On {expectation.num_rows:,} validation rows that{at} left "
-        f"{format_share(expectation.coverage)} with a label{fewer}"
-    )
+    at = ""
+    if expectation.confidence != abstain_below:
+        at = f" at {expectation.confidence:g} (no more at {abstain_below:g} itself)"
+    share = format_share(expectation.coverage)
+    told = f"{start} Of the {expectation.num_rows:,} validation rows, {share} got one{at}"
     if expectation.accuracy is None or expectation.interval is None:
         return f"{told}: expect no answers."
     percent, interval = format_percent_and_ends(expectation.accuracy, expectation.interval)
     return (
-        f"{told}, of which {percent} were right (95 % interval "
-        f"{interval} if rows are independent). The same rows may "
-        "have chosen the epoch, seed, calibration and threshold: expect a little less."
+        f"{told}, and {percent} of these the right one (95 % interval {interval} if rows are "
+        "independent). The same rows may have chosen the epoch, seed, calibration and threshold: "
+        "expect a little less."
     )
 
 
@@ -143,7 +142,7 @@ def name_scaling(kind: str, weights: Sequence[float]) -> str:
 
 
 def describe_threshold(value: float, positive: str, entry: Mapping[str, Any] | None = None) -> str:
-    """Return how labels are decided, in words.
+    """Return how labels are decided, in whole sentences.
 
     Args:
         value: The threshold.
@@ -153,15 +152,15 @@ def describe_threshold(value: float, positive: str, entry: Mapping[str, Any] | N
     start = f"Threshold: {positive!r} is predicted at a probability of {value:.4f} or more"
     end = "(transformers.pipeline does not apply it)"
     if entry is None:
-        return f"{start} {end}"
+        return f"{start} {end}."
     chosen, rates = f"{start}, chosen for {entry['aim']} {end}", entry.get("validation")
     if rates is None:
-        return chosen
+        return f"{chosen}."
     told = [
         _show_rate(name, rates[name], rates[f"{name}_interval"]) for name in ("precision", "recall")
     ]
     rates = " and ".join(told)
-    hope = describe_hope(entry["aim"]).removesuffix(".")  # the caller ends the sentence
+    hope = describe_hope(entry["aim"])
     return f"{chosen}. On the validation rows that chose it: {rates}. {hope}"
 
 

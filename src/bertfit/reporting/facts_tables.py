@@ -51,16 +51,15 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
     asked_for = settings["epochs"]["value"]
     taken, unfinished = count_epochs(facts) or asked_for, training.get("unfinished_epoch")
-    told += f", in {format_count(taken, 'epoch')} of {record['data']['train']['num_rows']:,} rows"
+    told += f", in {format_count(taken, 'epoch')} over {record['data']['train']['num_rows']:,} rows"
     notes = [f"the last after {format_steps(*unfinished)}"] if unfinished else []
     if taken < asked_for:  # interrupted, or stopped for want of progress
         notes.append(f"{asked_for:,} were asked for")
     told += f" ({'; '.join(notes)})" if notes else ""
-    if is_of_demo(settings):
-        told += " of the demo: snippets of film reviews from Rotten Tomatoes"
     if "best_epoch" in training:
         told += f"; epoch {training['best_epoch']} was kept"
-    return f"{told}."
+    demo = " The rows are those of the demo: snippets of film reviews from Rotten Tomatoes."
+    return f"{told}.{demo if is_of_demo(settings) else ''}"
 
 
 def is_of_demo(settings: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -24,7 +24,7 @@ from bertfit.reporting.plots import (
     share_rows,
 )
 from bertfit.reporting.svg import to_svg, usual_matplotlib
-from bertfit.reporting.text import format_percent_with_interval as format_percent
+from bertfit.reporting.text import format_percent
 from bertfit.wording import format_count, format_steps
 
 if TYPE_CHECKING:

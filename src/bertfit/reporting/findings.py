@@ -52,7 +52,7 @@ def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
             pieces += [Text(), Text(_HEADINGS[severity], style="bold")]
         pieces.append(_show_finding(finding))
     if not findings:
-        pieces.append(Text("Nothing was found in the rest."))
+        pieces.append(Text("The other checks found nothing."))
     return Group(*pieces)
 
 

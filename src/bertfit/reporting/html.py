@@ -141,7 +141,7 @@ def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "findings": found if "findings" in data else None,
         "no_leak": None if has_leaks(facts) else clean,
-        "no_findings": f"{clean} Nothing was found in the rest.",
+        "no_findings": f"{clean} The other checks found nothing.",
     }
 
 

@@ -22,7 +22,7 @@ from bertfit.reporting.summary import (
     list_findings,
     name_calibration,
 )
-from bertfit.reporting.text import format_percent_with_interval
+from bertfit.reporting.text import format_percent
 from bertfit.wording import format_count, format_steps, list_some, shorten_name
 
 _MOST_LEFT_OUT = 10
@@ -216,7 +216,7 @@ def _limit_labels(facts: Mapping[str, Any]) -> list[str]:
     if not labels:
         return []
     named = list_some((shorten_name(put_on_one_line(name)) for name in labels), _MOST_LEFT_OUT)
-    told = f"Labels with few training rows were left out: {named}. A text of these gets another."
+    told = f"Labels with few training rows were left out: {named}. Texts of these get another one."
     parts = ("validation", "test")
     judged = [format_count(rows[part], f"{part} row") for part in parts if rows.get(part)]
     return [f"{told} So the scores are without {' and '.join(judged)}." if judged else told]
@@ -254,7 +254,7 @@ def _limit_length(facts: Mapping[str, Any]) -> list[str]:
     told = f"Of texts longer than {limit:,} tokens the model reads {rule}"
     if judged.get("num_truncated") is not None:
         num_cut, num_rows, part = judged["num_truncated"], judged["num_rows"], judged["part"]
-        share = format_percent_with_interval(num_cut / num_rows)
+        share = format_percent(num_cut / num_rows)
         told += f": {num_cut:,} of {num_rows:,} {part} rows ({share})"
     told += "."
     if encoding.get("truncation") == "head+tail":
@@ -280,5 +280,5 @@ def _limit_confidence(facts: Mapping[str, Any]) -> list[str]:
     if record.get("threshold"):
         threshold = record["threshold"]
         positive = facts["label_names"][1]
-        told.append(f"{describe_threshold(threshold['value'], positive, threshold)}.")
+        told.append(describe_threshold(threshold["value"], positive, threshold))
     return told

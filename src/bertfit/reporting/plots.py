@@ -14,7 +14,7 @@ import numpy as np
 from bertfit.errors import DataError
 from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.templating import replace_unseen
-from bertfit.reporting.text import format_percent_with_interval
+from bertfit.reporting.text import format_percent
 from bertfit.wording import format_count, format_share
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _name_classes(ax: Axes, label_names: Sequence[str]) -> None:
 def _write_counts(ax: Axes, counts: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     for (row, column), count in np.ndenumerate(counts):
         share = float(shares[row, column])
-        told = format_percent_with_interval(share) if counts[row].any() else "–"
+        told = format_percent(share) if counts[row].any() else "–"
         ax.text(
             column,
             row,

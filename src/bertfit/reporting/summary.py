@@ -12,8 +12,8 @@ from bertfit.evaluation.interval import Interval, read_interval
 from bertfit.reporting.control_characters import put_on_one_line
 from bertfit.reporting.text import (
     MAX_CLASSES,
+    format_percent,
     format_percent_and_ends,
-    format_percent_with_interval,
 )
 from bertfit.wording import format_share, name_metric, shorten_name
 
@@ -32,7 +32,7 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     judged = facts["judged"]
     if judged is None:
         return "How good this model is, is not known: the run holds no scores."
-    share, sure = format_percent_with_interval(judged["accuracy"]), ""
+    share, sure = format_percent(judged["accuracy"]), ""
     interval = find_interval(judged, "accuracy")
     if interval is not None:
         share, ends = format_percent_and_ends(judged["accuracy"], interval)
@@ -128,9 +128,7 @@ def _word_tie(seeds: Mapping[str, Any], metric: str) -> str:
 def format_seed_scores(*parts: Mapping[str, float] | None) -> list[str]:
     """Return accuracy and macro F1 of a seed on each part; a dash for parts without scores."""
     return [
-        "–"
-        if part is None
-        else format_percent_with_interval(part[name], least_decimals=2, most_decimals=4)
+        "–" if part is None else format_percent(part[name], least_decimals=2, most_decimals=4)
         for part in parts
         for name in ("accuracy", "macro_f1")
     ]
@@ -171,7 +169,7 @@ def word_validation(
         has_threshold: Whether the model answers by a threshold.
     """
     clause = f", which also chose {chosen}," if chosen else ""
-    shares = [format_percent_with_interval(share) for share in (ours, theirs)]
+    shares = [format_percent(share) for share in (ours, theirs)]
     note = f" {WITHOUT_THRESHOLD}" if has_threshold else ""
     return (
         f"On the validation rows{clause} the model classifies "
@@ -208,7 +206,7 @@ def list_leaks(facts: Mapping[str, Any]) -> list[str]:
             share = format_share_with_interval(clean, "accuracy")
             noun = "row" if clean["num_leaked"] == 1 else "rows"
             told.append(
-                f"Without {clean['num_leaked']:,} {what} {noun}, on {clean['num_rows']:,}: "
+                f"Without {clean['num_leaked']:,} {what} {noun}, on the other {clean['num_rows']:,}: "
                 f"accuracy {share}."
             )
     return told
@@ -257,7 +255,7 @@ def format_share_with_interval(scores: Mapping[str, Any], name: str) -> str:
     """
     interval = find_interval(scores, name)
     if interval is None:
-        return format_percent_with_interval(scores[name])
+        return format_percent(scores[name])
     percent, ends = format_percent_and_ends(scores[name], interval)
     return f"{percent} (95 % interval {ends})"
 

@@ -13,8 +13,8 @@ from markupsafe import Markup, escape
 from bertfit.evaluation.interval import Interval
 from bertfit.reporting.text import (
     format_p_value,
+    format_percent,
     format_percent_and_ends,
-    format_percent_with_interval,
 )
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -111,7 +111,7 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "md": escape_markdown,
         "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
         "p_value": format_p_value,
-        "percent": lambda value: format_percent_with_interval(value).replace(" ", "\u00a0"),
+        "percent": lambda value: format_percent(value).replace(" ", "\u00a0"),
         "percent_with_interval": _format_percent_with_interval,
         "plain": lambda text: re.sub(r'["\\\n`]', "_", replace_unseen(str(text))),
         "trusted": Markup,  # for generated SVG and the style sheet

@@ -62,30 +62,34 @@ def format_number_with_interval(value: float, interval: Interval | None = None) 
     return f"{value:.4f}{span}"
 
 
-def format_percent_with_interval(
-    value: float,
-    interval: Interval | None = None,
-    *,
-    least_decimals: int = 1,
-    most_decimals: int = 3,
-) -> str:
-    """Return a share in [0, 1] as a percentage, with its interval if there is one.
+def format_percent(value: float, *, least_decimals: int = 1, most_decimals: int = 3) -> str:
+    """Return a share in [0, 1] as a percentage.
 
     It has the least decimals, or as many more as keep it from looking like 0 or 100.
 
     Example:
+        >>> format_percent(0.9334), format_percent(0.99968), format_percent(1.0)
+        ('93.3 %', '99.97 %', '100.0 %')
+    """
+    decimals = min(most_decimals, max(least_decimals, choose_decimals(100 * value)))
+    return f"{100 * value:.{decimals}f} %"
+
+
+def format_percent_with_interval(
+    value: float, interval: Interval | None, *, most_decimals: int = 3
+) -> str:
+    """Return a share in [0, 1] as a percentage, with its interval if there is one.
+
+    Example:
         >>> format_percent_with_interval(0.9334, Interval(0.9303, 0.9365))
         '93.3 % (93.0 to 93.7)'
-        >>> format_percent_with_interval(1.0)
-        '100.0 %'
         >>> format_percent_with_interval(0.99968, Interval(0.99937, 0.99984))
         '99.97 % (99.94 to 99.98)'
     """
-    if interval is not None:
-        percent, ends = format_percent_and_ends(value, interval, most_decimals=most_decimals)
-        return f"{percent} ({ends})"
-    decimals = min(most_decimals, max(least_decimals, choose_decimals(100 * value)))
-    return f"{100 * value:.{decimals}f} %"
+    if interval is None:
+        return format_percent(value, most_decimals=most_decimals)
+    percent, ends = format_percent_and_ends(value, interval, most_decimals=most_decimals)
+    return f"{percent} ({ends})"
 
 
 def format_percent_and_ends(
@@ -129,9 +133,7 @@ def format_rates(rates: Mapping[str, float], num_predicted: int | None) -> list[
         >>> format_rates({"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}, 4)
         ['0.0 %', '–', '0.0 %']
     """
-    precision, recall, f1 = (
-        format_percent_with_interval(rates[name]) for name in ("precision", "recall", "f1")
-    )
+    precision, recall, f1 = (format_percent(rates[name]) for name in ("precision", "recall", "f1"))
     if rates["support"]:
         return [precision, recall, f1]
     return [precision, "–", f1] if num_predicted else ["–"] * 3
@@ -228,14 +230,14 @@ def comparison_table(
         comparison.model_accuracy, comparison.model_intervals["accuracy"]
     )
     name = name_own_model(has_threshold=has_threshold)
-    table.add_row(name, own, format_percent_with_interval(comparison.model_macro_f1))
+    table.add_row(name, own, format_percent(comparison.model_macro_f1))
     for one in baselines.results:
         if one.test is not None:
             accuracy, interval = one.test.accuracy, one.test_intervals["accuracy"]
             table.add_row(
                 one.name,
                 format_percent_with_interval(accuracy, interval),
-                format_percent_with_interval(one.test.macro_f1),
+                format_percent(one.test.macro_f1),
             )
     return Group(put_title("Scores on the same rows", table), Text(comparison.verdict))
 
@@ -357,7 +359,7 @@ def _confused_pairs_table(scores: Scores) -> RenderableType:
     for count, true, predicted in pairs[:MAX_CLASSES]:
         names = [Text(shown[scores.label_names[label_id]]) for label_id in (true, predicted)]
         share = count / sum(scores.confusion[true])
-        table.add_row(*names, _format_count(count), format_percent_with_interval(share))
+        table.add_row(*names, _format_count(count), format_percent(share))
     return put_title(title, table)
 
 
@@ -371,7 +373,7 @@ def format_score(name: str, value: float, interval: Interval | None) -> str:
 def _format_epoch(key: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.4f}" if key.endswith("losses") else format_percent_with_interval(value)
+    return f"{value:.4f}" if key.endswith("losses") else format_percent(value)
 
 
 def _format_count(count: int) -> str:

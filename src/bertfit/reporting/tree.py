@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from rich.tree import Tree
 
-from bertfit.reporting.text import format_percent_with_interval
+from bertfit.reporting.text import format_percent
 
 if TYPE_CHECKING:
     from bertfit.modeling.tree import MemoryEstimate, ModuleNode
@@ -39,7 +39,7 @@ def _describe(node: ModuleNode, *, with_shapes: bool) -> Text:
     if node.num_parameters:
         each = " each" if node.repeats > 1 else ""
         text.append(f"  {node.num_parameters:,}{each}")
-        text.append(f"  {format_percent_with_interval(node.share)}", style="green")
+        text.append(f"  {format_percent(node.share)}", style="green")
         text.append(f"  {node.dtype}", style="dim")
         if node.frozen:
             text.append("  frozen", style="yellow")

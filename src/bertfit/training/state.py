@@ -79,8 +79,9 @@ def save_state(
     except OSError as error:
         if not checkpoints.has_failed:
             listener.note(
-                f"The state of the training cannot be saved: {error}. It is tried again; until "
-                "then, a killed training goes on from an earlier state, or not at all."
+                f"The state of the training cannot be saved: {error.strerror or error}. It is "
+                "tried again; until then, a killed training goes on from an earlier state, or not "
+                "at all."
             )
         checkpoints.has_failed = True
         return False

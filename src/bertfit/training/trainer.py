@@ -325,8 +325,8 @@ class _Run:
         if report.max_tokens < self.progress.max_tokens:
             self.progress.max_tokens = report.max_tokens
             self.listener.note(
-                f"Out of memory at step {report.step + 1}: it was taken again in pieces of at most "
-                f"{report.max_tokens:,} tokens, with the same result, and so is the rest."
+                f"Out of memory at step {report.step + 1}: it was repeated in pieces of at most "
+                f"{report.max_tokens:,} tokens, with the same result. So are the steps to come."
             )
 
     def _heed_recording(self) -> None:
@@ -336,7 +336,7 @@ class _Run:
         plan = self.weights.recording
         if plan != self.recording:
             self.recording = plan
-            self.listener.note(f"Recording: {plan}; the rest is computed as it is written.")
+            self.listener.note(f"Recording: {plan}; the steps to come are computed without.")
 
     def has_epochs_left(self) -> bool:
         """Return whether the last epoch was cut short, or others would have followed it."""

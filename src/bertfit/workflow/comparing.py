@@ -17,7 +17,7 @@ from bertfit.files import as_path
 from bertfit.garbage import pause_collection
 from bertfit.labels import respell
 from bertfit.progress import Listener, as_listener
-from bertfit.reporting.text import format_percent_with_interval
+from bertfit.reporting.text import format_percent
 from bertfit.run_directory import read_record
 from bertfit.workflow.learned import describe_leaks
 from bertfit.workflow.sides import (
@@ -233,7 +233,7 @@ def _compare(rows: str, sides: Sequence[Side], *, runs: tuple[Path, Path]) -> Ru
         )
     verdict += _tell_thresholds(a, b, runs)
     if runs[0].samefile(runs[1]):
-        verdict += " They are the same run."
+        verdict += " Both are the same run."
     return RunComparison(
         name_a=name_a,
         name_b=name_b,
@@ -267,9 +267,7 @@ def _find_known(a: Side, b: Side) -> np.ndarray:
 def _tell_new(sides: tuple[Side, Side], is_new: np.ndarray, runs: tuple[Path, Path]) -> str:
     """Return of which rows the verdict is: learned rows would tell who learned them."""
     shares = [
-        format_percent_with_interval(
-            float((side.predicted_ids == side.kept.label_ids)[is_new].mean())
-        )
+        format_percent(float((side.predicted_ids == side.kept.label_ids)[is_new].mean()))
         for side in sides
     ]
     told = " and ".join(f"{run} {share}" for run, share in zip(runs, shares, strict=True))

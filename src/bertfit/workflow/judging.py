@@ -20,7 +20,7 @@ from bertfit.evaluation.interval import intervals_to_json
 from bertfit.labels import encode_labels
 from bertfit.progress import Listener
 from bertfit.reporting.summary import WITHOUT_THRESHOLD
-from bertfit.reporting.text import format_percent_with_interval
+from bertfit.reporting.text import format_percent
 from bertfit.training.interruption import FirstInterrupt, Interruption
 from bertfit.wording import format_count, format_seconds
 from bertfit.workflow.evaluating import Evaluation, evaluate_classifier
@@ -185,6 +185,6 @@ def _word_without_leaks(of_all: Comparison, of_new: Comparison | None, rows: str
     if of_new is None:
         return f"{of_all.verdict} All these rows leaked, so it may be otherwise with new text."
     accuracies = (of_new.model_accuracy, of_new.baseline_accuracy)
-    shares = " against ".join(map(format_percent_with_interval, accuracies))
+    shares = " against ".join(map(format_percent, accuracies))
     verdict = f"{of_new.verdict[0].lower()}{of_new.verdict[1:]}"
     return f"On the {rows} (accuracy {shares}): {verdict}"

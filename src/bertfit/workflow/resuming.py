@@ -59,7 +59,7 @@ def open_folder(
     Args:
         output: Folder of the run to make.
         overwrite: Whether a run there may be replaced.
-        resume: Whether to go on with a training that was left, and to leave this one's state if it
+        resume: Whether to go on with an unfinished training, and to leave this one's state if it
             is interrupted.
         resolved: All settled but `compile`.
         rows: Of the training.
@@ -167,17 +167,17 @@ def _find_fitting(output: Path, known_by: Mapping[str, Any]) -> SavedState | Non
     again = "Train from the beginning, without --resume."
     if refused:
         again = (
-            "Give the command that the training began with, and --resume, once no process is "
-            "training it any more; or train from the beginning, without --resume."
+            "Give the command that the training began with, and --resume, once no other process "
+            "trains it; or train from the beginning, without --resume."
         )
     raise RunError(
-        "no training that was left is this one: " + "; ".join([*refused, *damaged]),
-        hint=f"{again} What was left stays where it is.",
+        "no unfinished training is this one: " + "; ".join([*refused, *damaged]),
+        hint=f"{again} Unfinished trainings stay where they are.",
     )
 
 
 def _compare(left: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[str]:
-    """Return in words what a training that was left has otherwise."""
+    """Return in words what is otherwise in an unfinished training."""
     for name, value in here["rows"].items():
         if left["rows"].get(name) != value:
             yield name
