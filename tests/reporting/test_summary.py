@@ -24,7 +24,13 @@ def make_facts(
 ) -> dict[str, Any]:
     """Return the facts of a run of two classes that was judged on 1,000 rows of `part`."""
     own = {"part": part, "num_rows": 1000, "accuracy": 0.8, "intervals": INTERVALS}
-    return {"label_names": ["no", "yes"], "judged": {**own, **(judged or {})}, "record": record}
+    names = ["no", "yes"]
+    return {
+        "label_names": names,
+        "judged": {**own, **(judged or {})},
+        "record": {"label_names": names, **record},
+        "history": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,7 +173,7 @@ def test_scores_without_leaks_count_what_they_leave_out() -> None:
     clean = {"num_leaked": 1, "num_rows": 1199, "accuracy": 0.75, "intervals": INTERVALS}
     nothing = {"num_leaked": 1200, "num_rows": 0, "accuracy": None, "intervals": {}}
     facts = make_facts(scores={"test_without_leaks": clean, "test_without_groups": nothing})
-    assert list_leaks(facts) == [
+    assert list_leaks(facts["record"]) == [
         "Without 1 leaked row, on the other 1,199: accuracy 75.0 % (95 % interval 70.0 to 90.0).",
         "Without the leaked or grouped rows nothing is left to score.",
     ]
@@ -189,8 +195,8 @@ def test_a_collapse_is_told_of_the_model_that_had_it(kind: str, told: str) -> No
     """Biases of a calibration can make other classes the most probable ones."""
     facts = make_facts(training={"collapsed_to": 1}, calibration={"kind": kind})
     whole = f"The model has collapsed: {told} most probable for every validation row."
-    assert describe_collapse(facts) == whole
-    assert describe_collapse(make_facts(training={"collapsed_to": None})) is None
+    assert describe_collapse(facts["record"]) == whole
+    assert describe_collapse(make_facts(training={"collapsed_to": None})["record"]) is None
 
 
 def test_without_a_test_set_the_best_baseline_is_named_beside_the_model() -> None:
@@ -341,7 +347,7 @@ def test_serious_findings_are_limits_and_others_are_told_elsewhere() -> None:
     findings = [{"severity": name, "message": f"a {name} one"} for name in severities]
     facts = make_facts(data={"test": None, "findings": findings})
     assert [told for told in list_limits(facts) if told.startswith("a ")] == ["a serious one"]
-    assert list_leaks(facts) == ["a leak one"]
+    assert list_leaks(facts["record"]) == ["a leak one"]
 
 
 @pytest.mark.parametrize("reads_it", [True, False, None])

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -288,7 +289,7 @@ def _count_rows(
             classifier.known_columns(columns),
             policy,
             verb="predicted",
-            on_progress=lambda done, total: terminal.progress("reading", done, total),
+            on_progress=partial(terminal.progress, "reading"),
         )
 
 

@@ -139,7 +139,7 @@ def _show_validation(
         find_validation_accuracy(record),
         best.validation.accuracy,
         best.name,
-        chosen=list_chosen({"record": record, "history": history}),
+        chosen=list_chosen(record, history),
         has_threshold=record["threshold"] is not None,
     )
     console.print(f"{told} --test FILE scores new rows.")

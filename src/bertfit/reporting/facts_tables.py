@@ -50,8 +50,9 @@ def describe_task(facts: Mapping[str, Any], *, short: bool = False) -> str:
         name = facts["base_model"] or PurePath(name).name
     told = f"Fine-tune {name} to tell {len(facts['label_names'])} classes apart"
     asked_for = settings["epochs"]["value"]
-    taken, unfinished = count_epochs(facts) or asked_for, training.get("unfinished_epoch")
+    taken = count_epochs(record, facts["history"]) or asked_for
     told += f", in {format_count(taken, 'epoch')} over {record['data']['train']['num_rows']:,} rows"
+    unfinished = training.get("unfinished_epoch")
     notes = [f"the last after {format_steps(*unfinished)}"] if unfinished else []
     if taken < asked_for:  # interrupted, or stopped for want of progress
         notes.append(f"{asked_for:,} were asked for")

@@ -63,7 +63,8 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         facts: From `workflow.report_facts.gather_facts`.
         with_texts: False omits the texts of rows.
     """
-    names, record, collapse = facts["label_names"], facts["record"], describe_collapse(facts)
+    names, record = facts["label_names"], facts["record"]
+    collapse = describe_collapse(record)
     view = {
         "name": facts["name"],
         "quoted_name": quote_path(facts["name"]),
@@ -74,7 +75,7 @@ def render_report(facts: Mapping[str, Any], *, with_texts: bool = True) -> str:
         "answer": describe_answer(facts).replace(" %", "\u00a0%"),
         "verdict": describe_verdict(facts),
         "warnings": list_warnings(record),
-        "leaks": has_leaks(facts),
+        "leaks": has_leaks(record),
         "is_of_demo": tables.is_of_demo(record.get("settings") or {}),
         "limits": list_limits(facts),
         "asked": tables.describe_task(facts),
@@ -135,12 +136,13 @@ def _name_lines(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
-    data = facts["record"].get("data") or {}
-    found = list_findings(facts)
+    record = facts["record"]
+    data = record.get("data") or {}
+    found = list_findings(record)
     clean = "No leak into the test set was found." if data.get("test") else NO_TEST_SET
     return {
         "findings": found if "findings" in data else None,
-        "no_leak": None if has_leaks(facts) else clean,
+        "no_leak": None if has_leaks(record) else clean,
         "no_findings": f"{clean} The other checks found nothing.",
     }
 

@@ -64,7 +64,7 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         if data.get("test"):
             why = "Interrupted before the test rows were scored, which bertfit evaluate does."
         told = f"{why} The scores are those of the validation rows"
-        chosen = list_chosen(facts)
+        chosen = list_chosen(facts["record"], facts["history"])
         if chosen:
             told += f", which chose {chosen}, so they make the model look better than it is"
         told += "."
@@ -72,11 +72,11 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
         what = "was given in memory" if source in TABLE_NAMES else f"is {source}"
         told = f"The test set {what}, {judged['num_rows']:,} rows, scored after training"
-        if is_all_leaked(facts):
+        if is_all_leaked(facts["record"]):
             told += ". None of them is new to the model: the scores say nothing about new text."
-        elif leaves_nothing(facts, "test_without_groups"):
+        elif leaves_nothing(facts["record"], "test_without_groups"):
             told += ". None of their groups is new to the model: the scores hold for these alone."
-        elif has_leaks(facts):
+        elif has_leaks(facts["record"]):
             told += (
                 ". Some of them are not new to the model: the score without them, given above, is "
                 "the one that holds for text like it."
@@ -205,7 +205,7 @@ def describe_slices(
 
 
 def _limit_data(facts: Mapping[str, Any]) -> list[str]:
-    found = list_findings(facts)
+    found = list_findings(facts["record"])
     serious = [finding["message"] for finding in found if finding["severity"] == "serious"]
     return [*_limit_labels(facts), *serious]
 

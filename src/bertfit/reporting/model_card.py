@@ -81,7 +81,7 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
 
     judged, scores, where = facts["judged"] or {}, facts["judged"] or {}, ""
     source = _name_source(facts)
-    if (found := find_clean_scores(facts)) is not None:
+    if (found := find_clean_scores(facts["record"])) is not None:
         what, scores = found
         where = f" without {format_count(scores['num_leaked'], f'{what} row')}"
     results = [
@@ -104,7 +104,7 @@ def _describe_metadata(facts: Mapping[str, Any]) -> str:
         base_model=facts["base_model"],
         model_name=facts["name"],
         # Whoever reads only the metadata takes the score for one on new text.
-        eval_results=None if is_all_leaked(facts) else results or None,
+        eval_results=None if is_all_leaked(facts["record"]) else results or None,
     )
     return str(data.to_yaml()).strip()
 

@@ -41,7 +41,7 @@ def describe_answer(facts: Mapping[str, Any]) -> str:
     answer = f"The model classifies {share} of {number}{judged['part']} rows correctly{sure}"
     if judged["part"] == "test":
         return f"{answer}.{_tell_weak_class(judged)}"
-    chosen = list_chosen(facts)
+    chosen = list_chosen(facts["record"], facts["history"])
     also = f"these rows also chose {chosen}, and " if chosen else ""
     return f"{answer}; {also}no test rows were scored.{_tell_weak_class(judged)}"
 
@@ -140,7 +140,7 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
     Returns:
         None if no baseline was fitted, or nothing was scored.
     """
-    comparison = _scores(facts).get("comparison")
+    comparison = _scores(facts["record"]).get("comparison")
     if comparison is not None:
         return str(comparison["verdict"])
     found, accuracy = facts["baselines"], facts["validation_accuracy"]
@@ -151,7 +151,7 @@ def describe_verdict(facts: Mapping[str, Any]) -> str | None:
         accuracy,
         best["validation"]["accuracy"],
         best["name"],
-        chosen=list_chosen(facts),
+        chosen=list_chosen(facts["record"], facts["history"]),
         has_threshold=bool(facts["record"].get("threshold")),
     )
 
@@ -177,72 +177,73 @@ def word_validation(
     )
 
 
-def describe_collapse(facts: Mapping[str, Any]) -> str | None:
+def describe_collapse(record: Mapping[str, Any]) -> str | None:
     """Return that the model predicts one class for every validation row, if it does."""
-    collapsed_to = (facts["record"].get("training") or {}).get("collapsed_to")
+    collapsed_to = (record.get("training") or {}).get("collapsed_to")
     if collapsed_to is None:
         return None
-    name = facts["label_names"][collapsed_to]
+    name = record["label_names"][collapsed_to]
     # Others can change the most probable class.
-    is_as_trained = name_calibration(facts["record"]) in {"none", "temperature"}
+    is_as_trained = name_calibration(record) in {"none", "temperature"}
     what = f"{name} is" if is_as_trained else f"before its calibration, {name} was"
     return f"The model has collapsed: {what} most probable for every validation row."
 
 
 def list_warnings(record: Mapping[str, Any]) -> list[str]:
     """Return what makes a run's scores, or the run, less than they seem: leaks, or a collapse."""
-    facts = {"record": record, "label_names": record.get("label_names", [])}
-    return [*list_leaks(facts), *filter(None, [describe_collapse(facts)])]
+    return [*list_leaks(record), *filter(None, [describe_collapse(record)])]
 
 
-def list_leaks(facts: Mapping[str, Any]) -> list[str]:
+def list_leaks(record: Mapping[str, Any]) -> list[str]:
     """Return which test rows leaked, and the scores without them."""
-    told = [finding["message"] for finding in list_findings(facts) if finding["severity"] == "leak"]
+    told = [
+        finding["message"] for finding in list_findings(record) if finding["severity"] == "leak"
+    ]
     for key, what in LEFT_OUT.items():
-        clean = _scores(facts).get(key)
-        if leaves_nothing(facts, key):
+        clean = _scores(record).get(key)
+        if leaves_nothing(record, key):
             told.append(f"Without the {what} rows nothing is left to score.")
         elif clean is not None:
             share = format_share_with_interval(clean, "accuracy")
             noun = "row" if clean["num_leaked"] == 1 else "rows"
+            others = f"on the other {clean['num_rows']:,}"
             told.append(
-                f"Without {clean['num_leaked']:,} {what} {noun}, on the other {clean['num_rows']:,}: "
-                f"accuracy {share}."
+                f"Without {clean['num_leaked']:,} {what} {noun}, {others}: accuracy {share}."
             )
     return told
 
 
-def has_leaks(facts: Mapping[str, Any]) -> bool:
+def has_leaks(record: Mapping[str, Any]) -> bool:
     """Return whether test rows leaked, or their groups did."""
-    return any(finding["severity"] == "leak" for finding in list_findings(facts))
+    return any(finding["severity"] == "leak" for finding in list_findings(record))
 
 
-def find_clean_scores(facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+def find_clean_scores(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     """Return what was left out, and the scores without it; None if nothing is known to have leaked.
 
     Groups count if any row is left without them.
     """
     for key, what in reversed(LEFT_OUT.items()):
-        clean = _scores(facts).get(key)
+        clean = _scores(record).get(key)
         if clean is not None and clean["accuracy"] is not None:
             return what, clean
     return None
 
 
-def is_all_leaked(facts: Mapping[str, Any]) -> bool:
+def is_all_leaked(record: Mapping[str, Any]) -> bool:
     """Return whether no test row is left to score without those whose text leaked."""
-    return leaves_nothing(facts, "test_without_leaks")
+    return leaves_nothing(record, "test_without_leaks")
 
 
-def leaves_nothing(facts: Mapping[str, Any], key: str) -> bool:
+def leaves_nothing(record: Mapping[str, Any], key: str) -> bool:
     """Return whether no test row is left in these scores, which leave some out."""
-    clean = _scores(facts).get(key)
+    clean = _scores(record).get(key)
     return clean is not None and clean["accuracy"] is None
 
 
-def list_findings(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def list_findings(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the findings about the data, by severity; empty if the data was not checked."""
-    return list((facts["record"].get("data") or {}).get("findings") or [])
+    return list((record.get("data") or {}).get("findings") or [])
 
 
 def format_share_with_interval(scores: Mapping[str, Any], name: str) -> str:
@@ -265,18 +266,21 @@ def find_interval(scores: Mapping[str, Any], name: str) -> Interval | None:
     return read_interval((scores.get("intervals") or {}).get(name))
 
 
-def _scores(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return facts["record"].get("scores") or {}
+def _scores(record: Mapping[str, Any]) -> dict[str, Any]:
+    return record.get("scores") or {}
 
 
-def list_chosen(facts: Mapping[str, Any]) -> str:
+def list_chosen(record: Mapping[str, Any], history: Mapping[str, Any] | None) -> str:
     """Return what the validation rows of a run chose, which makes scores on them too good.
 
     Empty if they chose nothing: one epoch is no choice.
+
+    Args:
+        record: Content of bertfit.json.
+        history: Content of history.json, if it is known.
     """
-    record = facts["record"]
     seeds = record.get("seeds")
-    chosen = ["the epoch"] if count_epochs(facts) != 1 else []
+    chosen = ["the epoch"] if count_epochs(record, history) != 1 else []
     chosen += ["the seed"] if seeds and len(seeds["runs"]) > 1 else []
     chosen += ["the calibration"] if name_calibration(record) != "none" else []
     chosen += ["the threshold"] if record.get("threshold") else []
@@ -296,12 +300,11 @@ def find_validation_accuracy(record: Mapping[str, Any]) -> float:
     return accuracy
 
 
-def count_epochs(facts: Mapping[str, Any]) -> int | None:
+def count_epochs(record: Mapping[str, Any], history: Mapping[str, Any] | None) -> int | None:
     """Return how many epochs a training took, the last perhaps in part; None if unknown."""
-    history = (facts.get("history") or {}).get("val_losses")
-    if history:
-        return len(history)
-    record = facts["record"]
+    losses = (history or {}).get("val_losses")
+    if losses:
+        return len(losses)
     of_settings = ((record.get("settings") or {}).get("epochs") or {}).get("value")
     epochs: int | None = (record.get("training") or {}).get("num_epochs", of_settings)
     return epochs

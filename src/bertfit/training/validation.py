@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,7 +66,7 @@ def score_validation(
             precision=precision,
             pad_id=rows.pad_id,
             max_tokens=min(budget, progress.scoring_tokens or budget),
-            on_progress=lambda done, total: listener.progress("validating", done, total),
+            on_progress=partial(listener.progress, "validating"),
             on_halved=heed_memory,
         )
 

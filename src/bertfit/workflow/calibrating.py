@@ -7,6 +7,7 @@ scaling is folded into the weights, which are then rewritten.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def _score(
 
     def score() -> np.ndarray:
         return classifier.score_logits(
-            encoded, on_progress=lambda done, total: listener.progress("calibrating", done, total)
+            encoded, on_progress=partial(listener.progress, "calibrating")
         )
 
     if layer is None or settings.calibration != "auto":

@@ -167,7 +167,7 @@ def _read(
         columns=as_columns(columns),
         on_bad_row=on_bad_row,
         verb="checked further",
-        on_progress=lambda done, total: listener.progress("reading", done, total),
+        on_progress=partial(listener.progress, "reading"),
     )
 
 
@@ -231,7 +231,7 @@ def _inspect_tokens(
             rows=chosen,
             cleaning=cleaning,
             max_length=max_length,
-            on_progress=lambda done, total: listener.progress(f"tokens of {name}", done, total),
+            on_progress=partial(listener.progress, f"tokens of {name}"),
         )
 
     counts = count(np.union1d(sample, suspects))

@@ -286,7 +286,7 @@ def _score(
         if before is not None:
             stack.enter_context(widened(classifier.model, before.name, before.weight, before.bias))
         encoded, outputs = classifier.encode_and_score(
-            texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
+            texts, on_progress=functools.partial(listener.progress, "scoring")
         )
     logits, further = np.hsplit(outputs, [len(classifier.label_names)])
     if before is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -115,7 +116,7 @@ def baseline_fitter(rows: PreparedRows, seed: int) -> BaselineFitter:
             label_names=rows.label_names,
             seed=seed,
             test_groups=(rows.test.groups or None) if rows.test is not None else None,
-            on_progress=lambda done, total: listener.progress("baselines", done, total),
+            on_progress=partial(listener.progress, "baselines"),
         )
         found.append(results)
         return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def prepare_model(
             tokenizer,
             rule,
             store=store,
-            on_progress=lambda done, total: listener.progress("encoding", done, total),
+            on_progress=partial(listener.progress, "encoding"),
             on_problem=listener.note,
         )
         for part in (rows.train, rows.validation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from bertfit.config import TrainSettings
@@ -88,7 +89,7 @@ def start_rows(
         test=test,
         columns=columns,
         on_bad_row=settings.on_bad_row,
-        on_progress=lambda done, total: listener.progress("reading", done, total),
+        on_progress=partial(listener.progress, "reading"),
     )
     train, dropped = _drop_copies(checked, settings, listener)
     left, left_out = leave_out_rare_labels(replace(checked, train=train), settings.min_label_rows)

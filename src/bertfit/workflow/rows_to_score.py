@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +75,12 @@ def read_rows(
         classifier.label_names,
         on_bad_row,
         names_may_change=not classifier.record,
-        on_progress=lambda done, total: listener.progress("reading", done, total),
+        on_progress=partial(listener.progress, "reading"),
     )
     record = classifier.record
     is_own_test = find_part(record, dataset) == "test"
     learned, choosing = find_known_rows(as_path(run), dataset)
-    chosen = list_chosen({"record": record}) if record else ""
+    chosen = list_chosen(record, None) if record else ""
     choosing = choosing if chosen else []
     leaks = describe_leaks([(as_path(run), record)]) if is_own_test else None
     warning = _warn_of_known_rows(run, dataset, learned, choosing, leaks, chosen=chosen)

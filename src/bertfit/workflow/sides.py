@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ def score_side(
 
     dataset = rows.dataset
     encoded, logits = classifier.encode_and_score(
-        dataset.texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
+        dataset.texts, on_progress=partial(listener.progress, "scoring")
     )
     probabilities, names = softmax(logits), classifier.label_names
     kept = KeptPredictions(

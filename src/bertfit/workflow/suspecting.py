@@ -166,7 +166,7 @@ def prepare_judging(
         on_bad_row,
         verb="judged",
         names_may_change=not classifier.record,
-        on_progress=lambda done, total: listener.progress("reading", done, total),
+        on_progress=partial(listener.progress, "reading"),
     )
     learned, _ = find_known_rows(as_path(run), dataset)
     if folds_if_learned and learned is not None and learned.share > _MOST_LEARNED:
@@ -198,7 +198,7 @@ def _prepare_folds(
         columns=as_columns(columns),
         on_bad_row=on_bad_row,
         verb="judged",
-        on_progress=lambda done, total: listener.progress("reading", done, total),
+        on_progress=partial(listener.progress, "reading"),
     )
     note_columns({"rows": checked.train.columns}, listener)
     return partial(_judge_by_folds, checked, num_folds, seed, listener)
@@ -261,7 +261,7 @@ def _judge_with_run(
         )
         listener.note(f"WARNING: {warning}")
     _, logits = classifier.encode_and_score(
-        dataset.texts, on_progress=lambda done, total: listener.progress("scoring", done, total)
+        dataset.texts, on_progress=partial(listener.progress, "scoring")
     )
     probabilities = softmax(logits)
     judged, names = np.ones(len(dataset), dtype=bool), classifier.label_names
@@ -281,7 +281,7 @@ def _judge_by_folds(
         units_are="groups" if dataset.groups else "different texts",
         num_folds=num_folds,
         seed=seed,
-        on_progress=lambda done, total: listener.progress("folds", done, total),
+        on_progress=partial(listener.progress, "folds"),
     )
     judged_by = f"TF-IDF + logistic regression, {num_folds} folds"
     found = _rank(
