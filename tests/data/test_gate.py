@@ -462,7 +462,7 @@ def test_a_near_duplicate_shows_its_similarity():
     (finding,) = inspect(CLEAN["train"], test=[*CLEAN["test"], copy]).findings
     assert (finding.part, finding.other) == ("test", "train")
     assert finding.examples[0].note == "0.89 as train line 4"  # 17 of 19 sequences
-    assert "80 % or more of the 3-word sequences" in finding.message
+    assert finding.message.endswith("80 % or more of the 3-word sequences of both are the same.")
 
 
 def test_near_duplicates_may_have_three_words_and_no_fewer():
@@ -471,6 +471,15 @@ def test_near_duplicates_may_have_three_words_and_no_fewer():
     respelt = [row("so good really!"), row("a film!", "neg")]
     report = inspect([*CLEAN["train"], *short], test=[*CLEAN["test"], *respelt])
     assert report.near_test_rows == report.leaked_test_rows == (40,)
+
+
+def test_a_message_with_another_link_or_passed_on_is_a_leaked_row():
+    texts = ("no better day http://t.co/a1", "@eve lost it all")
+    copies = ("No better day http://t.co/b2", "RT @bob: @eve Lost it ALL", "http://t.co/a1")
+    train = [*CLEAN["train"], *map(row, texts)]
+    report = inspect(train, test=[*CLEAN["test"], *map(row, copies)])
+    assert report.near_test_rows == report.leaked_test_rows == (40, 41)
+    assert report.findings[0].message.endswith("are the same, links and mentions aside.")
 
 
 def test_each_copy_of_a_near_duplicate_is_a_leaked_row():

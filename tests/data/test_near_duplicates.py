@@ -14,13 +14,18 @@ from bertfit.data.near_duplicates import (
     make_shingles,
     sign_texts,
 )
-from bertfit.data.words import make_vocabulary, number_words
+from bertfit.data.words import leave_out_addresses, make_vocabulary, number_words
 
 WORDS = [f"w{number}" for number in range(3000)]
 
 
 def sign(texts, vocabulary):
-    return np.concatenate([sign_texts(words) for words in number_words(texts, vocabulary)])
+    chunks = number_words(texts, vocabulary)
+    own = [
+        leave_out_addresses(words, texts[words.start :][: len(words.num_words)], vocabulary)
+        for words in chunks
+    ]
+    return np.concatenate([sign_texts(words) for words in own])
 
 
 def find(texts, others):
@@ -83,6 +88,33 @@ def test_four_fifths_in_common_are_enough(texts):
 def test_punctuation_and_case_alone_give_one():
     (found,) = find(["Is there an auto top-up, or not?"], ["is there an AUTO top up or not"])
     assert found.similarity == 1.0
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "RT @ann: This film is far too long for me",
+        "@ann @bob_2 this film is far too long for me",
+        "This film is far too long for me https://t.co/Ab3dE5",
+        "This film HTTP://t.co/x?y=1&z=2 is far too long (@ann) for me www.a-film.org/now",
+    ],
+)
+def test_links_and_mentions_are_not_compared(texts, copy):
+    """A copy of a message has others: in short ones they are a third of the words."""
+    (found,) = find([texts[0], copy], ["This film is far too long for me http://t.co/q1", texts[1]])
+    assert (found.row, found.other, found.similarity) == (1, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("@ann @bob https://a.org/this/one/film", "@ann @bob https://a.org/this/one/film?x"),
+        ("write to ann@home.org or to me", "write to bob@work.com or to me"),
+        ("such a film RT so they say", "such a film, so they say"),
+    ],
+)
+def test_nothing_but_links_and_mentions_is_left_out(text, other):
+    assert find([text], [other]) == []
 
 
 def test_unlike_texts_are_not_near(texts):

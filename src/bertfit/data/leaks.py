@@ -16,6 +16,7 @@ from bertfit.data.near_duplicates import (
     find_near_duplicates,
 )
 from bertfit.data.profiles import PartProfile, choose_comparable
+from bertfit.data.words import drop_addresses
 from bertfit.labels import match_spelling
 from bertfit.wording import format_count, list_some
 
@@ -141,6 +142,8 @@ def _describe_near(overlap: Overlap) -> Finding:
     part, other = overlap.part, overlap.other
     near = sorted(overlap.near, key=lambda found: -found.similarity)
     verb = "is" if len(near) == 1 else "are"
+    texts = [part.rows.texts[found.row] for found in near]
+    aside = ", links and mentions aside" if any(drop_addresses(one) != one for one in texts) else ""
     return Finding(
         kind="near_duplicates",
         severity=overlap.severity,
@@ -151,7 +154,7 @@ def _describe_near(overlap: Overlap) -> Finding:
         message=(
             f"{tell_rows(len(near), part.name, len(part.rows))} {verb} nearly a text of "
             f"{other.name}: {100 * THRESHOLD:.0f} % or more of the "
-            f"{SHINGLE_SIZE}-word sequences of both are the same."
+            f"{SHINGLE_SIZE}-word sequences of both are the same{aside}."
         ),
         examples=show_rows(
             part.rows,

@@ -1,9 +1,10 @@
 """Find near-duplicates: MinHash proposes pairs, and an exact comparison decides.
 
-The similarity of two texts is the Jaccard index of their sets of three-word sequences. Signatures
-and bands only avoid comparing all pairs of texts: each returned pair was compared in full, so its
-similarity is exact. A pair can be missed by chance if it shares no band. Among a thousand other
-texts of one template it is missed in a tenth of draws, because each is compared with only a few.
+The similarity of two texts is the Jaccard index of their sets of three-word sequences, without the
+words of links and mentions: copies of a message differ in these. Signatures and bands only avoid
+comparing all pairs of texts: each returned pair was compared in full, so its similarity is exact. A
+pair can be missed by chance if it shares no band. Among a thousand other texts of one template it
+is missed in a tenth of draws, because each is compared with only a few.
 
 Source: Broder 1997, "On the resemblance and containment of documents"; Leskovec, Rajaraman & Ullman
 2014, "Mining of Massive Datasets", section 3.4 (bands).
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import rensa
 
-from bertfit.data.words import NumberedWords
+from bertfit.data.words import NumberedWords, drop_addresses
 from bertfit.word_pattern import find_words
 
 THRESHOLD = 0.8
@@ -51,13 +52,16 @@ class NearDuplicate:
     row: int
     other: int
     similarity: float
-    """In [THRESHOLD, 1]; 1 if only case, punctuation or the number of repetitions differs."""
+    """In [THRESHOLD, 1]; 1 if only case, punctuation, links, mentions or repetitions differ."""
 
 
 def sign_texts(words: NumberedWords) -> np.ndarray:
     """Return (n, 64) uint32 MinHash signatures; the share of equal entries estimates similarity.
 
     The signature of a text of fewer than `SHINGLE_SIZE` words is meaningless.
+
+    Args:
+        words: Of n texts, after `leave_out_addresses`.
     """
     hashes, offsets = _hash_shingles(words)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
@@ -103,13 +107,13 @@ def find_near_duplicates(
 
 
 def make_shingles(text: str) -> set[tuple[str, ...]]:
-    """Return the set of sequences of three consecutive words in a text.
+    """Return the set of sequences of three consecutive words in a text, links and mentions aside.
 
     Example:
-        >>> sorted(make_shingles("To be, or not!"))
+        >>> sorted(make_shingles("@ann To be, or not!"))
         [('be', 'or', 'not'), ('to', 'be', 'or')]
     """
-    words = find_words(text)
+    words = find_words(drop_addresses(text))
     return set(zip(*(words[at:] for at in range(SHINGLE_SIZE)), strict=False))
 
 

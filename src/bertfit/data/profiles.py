@@ -12,7 +12,13 @@ from bertfit.data.dataset import TextDataset
 from bertfit.data.duplicates import fingerprint_texts
 from bertfit.data.giveaways import WordCounts
 from bertfit.data.near_duplicates import sign_texts
-from bertfit.data.words import NumberedWords, make_vocabulary, number_signs, number_words
+from bertfit.data.words import (
+    NumberedWords,
+    leave_out_addresses,
+    make_vocabulary,
+    number_signs,
+    number_words,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ def profile_part(
         texts = rows.texts[words.start : words.start + len(words.num_words)]
         fingerprints += fingerprint_texts(texts)
         if with_signatures:
-            signatures.append(sign_texts(words))
+            signatures.append(sign_texts(leave_out_addresses(words, texts, vocabulary)))
         if counts is not None:
             counts.add(words)
             signs.append(next(chunks_of_signs))

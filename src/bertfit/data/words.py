@@ -5,6 +5,7 @@ Ids are only meaningful with the vocabulary that assigned them.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from bertfit.word_pattern import find_words, is_mark
 
 _CHUNK_SIZE = 1024
+_ADDRESS = re.compile(r"\bhttps?://\S+|\bwww\.\S+|(?:\bRT\s+)?(?<!\w)@\w+:?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,49 @@ def number_words(
         on_progress: Called with (done, n) after each chunk.
     """
     for start in range(0, len(texts), _CHUNK_SIZE):
-        pieces = []
-        for text in texts[start : start + _CHUNK_SIZE]:
-            words = find_words(text)
-            numbers = map(vocabulary.__getitem__, words)
-            pieces.append(np.fromiter(numbers, np.int64, len(words)))
-        offsets = np.cumsum([0, *map(len, pieces)])
-        yield NumberedWords(start, np.concatenate(pieces), offsets)
+        pieces = [_number(text, vocabulary) for text in texts[start : start + _CHUNK_SIZE]]
+        yield _join(start, pieces)
         if on_progress is not None:
             on_progress(start + len(pieces), len(texts))
+
+
+def leave_out_addresses(
+    words: NumberedWords, texts: Sequence[str], vocabulary: defaultdict[str, int]
+) -> NumberedWords:
+    """Return a chunk of words without those of links and mentions, in which copies differ.
+
+    Args:
+        words: From `number_words`.
+        texts: The n texts of the chunk.
+        vocabulary: That numbered the words.
+    """
+    found = [at for at, text in enumerate(texts) if _may_have_address(text)]
+    if not found:
+        return words
+    pieces = np.split(words.word_ids, words.offsets[1:-1])
+    for at in found:
+        pieces[at] = _number(drop_addresses(texts[at]), vocabulary)
+    return _join(words.start, pieces)
+
+
+def drop_addresses(text: str) -> str:
+    """Return a text without its links and mentions, and without the RT of a text passed on.
+
+    Example:
+        >>> drop_addresses("RT @ann: so good http://t.co/x1, me@home.org")
+        ' so good  me@home.org'
+    """
+    return _ADDRESS.sub("", text) if _may_have_address(text) else text
+
+
+def _may_have_address(text: str) -> bool:
+    return "@" in text or "://" in text or "www." in text  # far faster than the pattern
+
+
+def _number(text: str, vocabulary: defaultdict[str, int]) -> np.ndarray:
+    words = find_words(text)
+    return np.fromiter(map(vocabulary.__getitem__, words), np.int64, len(words))
+
+
+def _join(start: int, pieces: Sequence[np.ndarray]) -> NumberedWords:
+    return NumberedWords(start, np.concatenate(pieces), np.cumsum([0, *map(len, pieces)]))
