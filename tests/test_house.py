@@ -39,9 +39,12 @@ ROWS = (
     ("setting_problems",),
     (
         *("labels", "assets", "environment", "progress", "text_encoding", "threshold_aim"),
-        *("word_pattern", "wording"),
+        "wording",
     ),
-    ("files", "garbage", "leftovers", "record_entries", "second_process", "setting_types"),
+    (
+        *("files", "garbage", "leftovers", "record_entries", "second_process", "setting_types"),
+        "word_pattern",
+    ),
     ("errors", "places", "process_wide"),
 )
 ROW_OF_PART = {part: number for number, row in enumerate(ROWS) for part in row}

@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bertfit.word_pattern import find_cut
+
 _IS_WINDOWS = os.name == "nt"
 """Its shell takes a single quotation mark for a letter."""
 _MOST_SHOWN = 80
@@ -69,7 +71,7 @@ def name_metric(metric: str) -> str:
 
 def shorten_name(name: str) -> str:
     """Return the name of a label or a column as messages show it: it may be a text by mistake."""
-    return name if len(name) <= _MOST_SHOWN else f"{name[: _MOST_SHOWN - 1]}…"
+    return name if len(name) <= _MOST_SHOWN else f"{name[: find_cut(name, _MOST_SHOWN - 1)]}…"
 
 
 def choose_decimals(*percents: float) -> int:

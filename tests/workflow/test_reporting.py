@@ -880,6 +880,7 @@ def test_ctrl_c_leaves_the_report_out(train, tmp_path, monkeypatch):
 def test_long_texts_are_kept_up_to_a_limit():
     text = "a" * (reporting.MAX_TEXT_CHARACTERS + 1234)
     assert reporting._cut(text).endswith("a [… 1,234 more characters]")
+    assert reporting._cut(f"{text[:-1235]}e\u0301s").endswith("ae\u0301 [… 1 more character]")
     assert reporting._cut("half \ud83d of a pair") == "half ? of a pair"
 
 

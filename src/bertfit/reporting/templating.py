@@ -16,6 +16,7 @@ from bertfit.reporting.text import (
     format_percent,
     format_percent_and_ends,
 )
+from bertfit.word_pattern import find_cut
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _DIRECTIONS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
@@ -109,7 +110,9 @@ def _make_environment(*, autoescape: bool) -> Environment:
         "count": lambda value: f"{value:,.0f}",
         "directed": replace_directions,
         "md": escape_markdown,
-        "opening": lambda text: f"{' '.join(text[:_OPENING_CHARACTERS].split())} …",
+        "opening": lambda text: (
+            f"{' '.join(text[: find_cut(text, _OPENING_CHARACTERS)].split())} …"
+        ),
         "p_value": format_p_value,
         "percent": lambda value: format_percent(value).replace(" ", "\u00a0"),
         "percent_with_interval": _format_percent_with_interval,

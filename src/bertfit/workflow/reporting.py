@@ -23,6 +23,8 @@ from bertfit.reporting.model_card import render_card
 from bertfit.run_directory import Staging, read_record
 from bertfit.run_files import CARD_NAME, RECORD_NAME, REPORT_FACTS_NAME, REPORT_NAME, is_sealed
 from bertfit.training.interruption import FirstInterrupt, Interruption
+from bertfit.word_pattern import find_cut
+from bertfit.wording import format_count
 from bertfit.workflow.log import LogKeeper, write_log
 from bertfit.workflow.report_facts import (
     KEPT_VERSION,
@@ -255,8 +257,9 @@ def _cut(text: str) -> str:
     text = text.encode("utf-8", "replace").decode()  # a table can hold a lone surrogate
     if len(text) <= MAX_TEXT_CHARACTERS:
         return text
-    num_left = len(text) - MAX_TEXT_CHARACTERS
-    return f"{text[:MAX_TEXT_CHARACTERS]} [… {num_left:,} more characters]"
+    at = find_cut(text, MAX_TEXT_CHARACTERS)
+    more = format_count(len(text) - at, "more character")
+    return f"{text[:at]} [… {more}]" if at < len(text) else text
 
 
 def _draw_before(
