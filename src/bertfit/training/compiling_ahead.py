@@ -27,8 +27,8 @@ _LEAST_CAPABILITY = 80
 """As in `modeling.kernels.launching`, which imports torch."""
 _MAJOR, _MINOR = 75, 76
 """What the driver calls the two parts of a compute capability (`CUdevice_attribute`)."""
-_STEPS = Path(__file__).parent
-_KERNELS = _STEPS.parent / "modeling" / "kernels"
+_TRAINING = Path(__file__).parent
+_KERNELS = _TRAINING.parent / "modeling" / "kernels"
 """Folders with the source of the optimizer kernels and of the layer kernels."""
 
 _started: dict[Path, subprocess.Popen[bytes]] = {}
@@ -127,7 +127,7 @@ def _find_mark(job: str) -> Path:
     digest = hashlib.blake2b(job.encode(), digest_size=10)
     triton = _find_triton()
     assert triton is not None
-    of_steps = [path for kind in ("adamw", "embedding") for path in _STEPS.glob(f"*{kind}*.py")]
+    of_steps = [path for kind in ("adamw", "embedding") for path in _TRAINING.glob(f"*{kind}*.py")]
     for source in (triton, *sorted([*_KERNELS.glob("*.py"), *of_steps])):
         digest.update(source.read_bytes())
     home = os.environ.get("TRITON_HOME") or os.path.expanduser("~")  # noqa: PTH111 (never fails)

@@ -269,7 +269,7 @@ def _take_step(
     step, epoch, rate = place
     weights.update(rate)
     moments = (started, mark_moment(precision.device))
-    known = functools.partial(
+    make_report = functools.partial(
         StepReport,
         step=step,
         epoch=epoch,
@@ -279,4 +279,6 @@ def _take_step(
         num_pad_tokens=made.num_pad_tokens,
         max_tokens=budget.tokens,
     )
-    return TakenStep(known, LateValues.send(norm_and_loss, made.predicted_ids), moments, precision)
+    return TakenStep(
+        make_report, LateValues.send(norm_and_loss, made.predicted_ids), moments, precision
+    )

@@ -66,8 +66,8 @@ _NUMBERS: dict[str, Callable[[float], Any]] = {
 class TakenStep:
     """A step that was queued on the device, and may still be running."""
 
-    known: Callable[..., StepReport]
-    """Makes the report, given what is not known yet: loss, norm, predicted classes and seconds."""
+    make_report: Callable[..., StepReport]
+    """Given what is not known yet: loss, norm, predicted classes and seconds."""
     numbers: LateValues
     """Norm and loss (2,), and predicted classes (B,)."""
     moments: tuple[Moment, Moment]
@@ -81,7 +81,7 @@ class TakenStep:
             NonFiniteLossError: Loss or gradient is not finite; the step changed no weight.
         """
         (grad_norm, loss), predicted_ids = self.numbers.wait()
-        report = self.known(
+        report = self.make_report(
             loss=float(loss),
             grad_norm=float(grad_norm),
             predicted_ids=predicted_ids,

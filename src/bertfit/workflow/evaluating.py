@@ -29,9 +29,9 @@ from bertfit.inference.scoring import softmax
 from bertfit.labels import encode_labels
 from bertfit.modeling.calibration_folding import widened
 from bertfit.progress import Listener, as_listener
-from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.leak_free import LeakFreeScores, score_without
 from bertfit.workflow.rows_to_score import read_rows
+from bertfit.workflow.unreadable_texts import find_token_faults
 
 if TYPE_CHECKING:
     from bertfit.config import Dtype, OnBadRow

@@ -33,8 +33,8 @@ from bertfit.progress import Listener
 from bertfit.training.loop import TrainingData
 from bertfit.wording import format_share, name_kept_part
 from bertfit.workflow.base_model import load_base
-from bertfit.workflow.gating import find_token_faults
 from bertfit.workflow.rows import PreparedRows
+from bertfit.workflow.unreadable_texts import find_token_faults
 
 
 @dataclass(frozen=True, slots=True)
