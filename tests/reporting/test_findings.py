@@ -61,6 +61,14 @@ def test_every_finding_has_its_example_and_advice_under_its_severity():
     assert "Keep one of each." in lines
 
 
+def test_findings_of_several_parts_share_their_advice():
+    found = [make(message="in train"), make(message="in test"), make(message="x", advice="Else.")]
+    lines = [line.strip() for line in show(findings_text(LEAK, found))]
+    example = "train.csv:12 (as line 3): [red]a film[/red]"
+    of_both = ["in train", example, "in test", example, "Keep one of each."]
+    assert lines[lines.index("in train") :] == [*of_both, "", "x", example, "Else."]
+
+
 def test_nothing_is_wider_than_80_columns():
     long = make(text="word " * 100, message="a long message " * 20, advice="do this " * 30)
     for renderable in (findings_text(LEAK, [long]), lengths_table({"validation": PART})):

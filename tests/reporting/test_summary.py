@@ -156,6 +156,9 @@ def test_the_share_of_cut_texts_is_that_of_the_judged_rows() -> None:
     facts = make_facts(part="test", judged={"num_truncated": 1}, encoding=encoding)
     told = "Of texts longer than 1,024 tokens the model reads only their end: 1 of 1,000 test rows"
     assert f"{told} (0.1 %)." in list_limits(facts)
+    facts = make_facts(part="test", judged={"num_truncated": 0}, encoding=encoding)
+    told = "Of texts longer than 1,024 tokens the model reads only their end; no test row is longer"
+    assert f"{told}." in list_limits(facts)
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,19 @@ def test_a_leak_is_not_followed_by_the_news_that_there_is_none(run):
     assert "apart from those that leaked" not in render_report(facts)
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_findings_of_several_parts_share_their_advice_on_the_page(run):
+    facts = gather_facts(run, read_record(run), name="run")
+    kept = facts["record"]["data"]["findings"][-1] | {"severity": "minor", "kind": "html_tags"}
+    facts["record"]["data"]["findings"] = [
+        kept | {"message": f"Tags of {part}.", "advice": advice}
+        for part, advice in (("train", "Do this."), ("test", "Do this."), ("other", "Do that."))
+    ]
+    words = Page(render_report(facts)).words
+    found = re.findall(r"Tags of \w+\.|Do \w+\.", words)
+    assert found == ["Tags of train.", "Tags of test.", "Do this.", "Tags of other.", "Do that."]
+
+
 def test_metadata_has_no_score_if_all_test_rows_leaked(run):
     """Whoever reads only the metadata, as the hub does, would take it for one on new text."""
     record = read_record(run)

@@ -5,9 +5,10 @@ Owns only the layout. Texts and names come from users and are never interpreted 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich import box
 from rich.cells import cell_len
@@ -22,6 +23,7 @@ from bertfit.reporting.short_names import shorten_apart
 from bertfit.reporting.text import MAX_CLASSES, WIDTH, make_table, put_title, shorten
 from bertfit.wording import format_count, format_share
 
+_Found = TypeVar("_Found")
 _STYLES = {"leak": "bold red", "serious": "yellow", "minor": ""}
 _HEADINGS = {
     "leak": "Leaks: the test score overstates the model",
@@ -46,14 +48,27 @@ def findings_text(summary: str, findings: Sequence[Finding]) -> RenderableType:
         Text(summary, style=_STYLES["leak"] if summary.startswith("LEAK") else "bold")
     ]
     severity = ""
-    for finding in findings:
-        if finding.severity != severity:
-            severity = finding.severity
+    for alike in group_findings(findings, lambda one: (one.severity, one.kind, one.advice)):
+        if alike[0].severity != severity:
+            severity = alike[0].severity
             pieces += [Text(), Text(_HEADINGS[severity], style="bold")]
-        pieces.append(_show_finding(finding))
+        pieces += [Text(), *map(_show_finding, alike)]
+        pieces.append(_indent(alike[0].advice, "italic"))
     if not findings:
         pieces.append(Text("The other checks found nothing."))
     return Group(*pieces)
+
+
+def group_findings(
+    findings: Iterable[_Found], key: Callable[[_Found], tuple[str, ...]]
+) -> list[list[_Found]]:
+    """Return findings, sorted by kind, in groups of those of several parts with the same advice.
+
+    Args:
+        findings: As objects, or as they are kept in a run.
+        key: Returns severity, kind and advice of one.
+    """
+    return [list(alike) for _, alike in itertools.groupby(findings, key)]
 
 
 def brief_lines(findings: Sequence[Finding], *, most: int) -> list[str]:
@@ -138,12 +153,13 @@ def _show_percent(share: float) -> str:
 
 
 def _show_finding(finding: Finding) -> RenderableType:
-    told = [(finding.message, _STYLES[finding.severity])]
-    told += [(_show_example(example), "dim") for example in finding.examples]
-    told.append((finding.advice, "italic"))
+    message = Text(escape_controls(finding.message), style=_STYLES[finding.severity])
+    return Group(message, *(_indent(_show_example(one), "dim") for one in finding.examples))
+
+
+def _indent(text: str, style: str) -> RenderableType:
     # Text would silently drop some control characters.
-    first, *rest = (Text(escape_controls(text), style=style) for text, style in told)
-    return Group(Padding(first, (1, 0, 0, 0)), *(Padding(line, (0, 0, 0, 2)) for line in rest))
+    return Padding(Text(escape_controls(text), style=style), (0, 0, 0, 2))
 
 
 def _show_example(example: Example) -> str:

@@ -14,6 +14,7 @@ from bertfit.data.records import TABLE_NAMES
 from bertfit.reporting import facts_tables as tables
 from bertfit.reporting.confidence import describe_calibration, describe_doubt, describe_threshold
 from bertfit.reporting.figures import draw_figures
+from bertfit.reporting.findings import group_findings
 from bertfit.reporting.limits import WORSE_SIGN, describe_slices, list_limits
 from bertfit.reporting.plots import MAX_COUNTED_CLASSES
 from bertfit.reporting.summary import (
@@ -141,10 +142,14 @@ def _view_findings(facts: Mapping[str, Any]) -> dict[str, Any]:
     found = list_findings(record)
     clean = "No leak into the test set was found." if data.get("test") else NO_TEST_SET
     return {
-        "findings": found if "findings" in data else None,
+        "findings": group_findings(found, _find_advice) if "findings" in data else None,
         "no_leak": None if has_leaks(record) else clean,
         "no_findings": f"{clean} The other checks found nothing.",
     }
+
+
+def _find_advice(finding: Mapping[str, Any]) -> tuple[str, ...]:
+    return finding["severity"], finding["kind"], finding["advice"]
 
 
 def _view_classes(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -254,8 +254,11 @@ def _limit_length(facts: Mapping[str, Any]) -> list[str]:
     told = f"Of texts longer than {limit:,} tokens the model reads {rule}"
     if judged.get("num_truncated") is not None:
         num_cut, num_rows, part = judged["num_truncated"], judged["num_rows"], judged["part"]
-        share = format_percent(num_cut / num_rows)
-        told += f": {num_cut:,} of {num_rows:,} {part} rows ({share})"
+        if num_cut:
+            share = format_percent(num_cut / num_rows)
+            told += f": {num_cut:,} of {num_rows:,} {part} rows ({share})"
+        else:
+            told += f"; no {part} row is longer"
     told += "."
     if encoding.get("truncation") == "head+tail":
         told += (
