@@ -86,6 +86,7 @@ def test_what_cannot_be_a_class_is_refused(value):
         (["cafe\u0301"], ["caf\u00e9", "cafe\u0301"], ["cafe\u0301"]),
         (["1,0", "-2,0"], ["-2", "1"], ["1", "-2"]),  # a spreadsheet's numbers
         (["1,0", "2"], ["0", "1", "2"], ["1,0", "2"]),  # two labels, maybe
+        (["toxic,0", "mild,0"], ["0", "mild", "toxic"], ["toxic,0", "mild,0"]),
     ],
 )
 def test_the_same_value_may_be_spelt_otherwise(labels, names, expected):
@@ -120,6 +121,7 @@ def test_names_of_one_value_are_alike(names):
         ["-1", "+-1"],
         ["01a", "1a"],
         ["0", ".0"],
+        ["kir", "k\u0131r"],
     ],
 )
 def test_names_of_different_values_are_not_alike(names):

@@ -10,7 +10,7 @@ import pytest
 
 from bertfit.data.words import find_signs
 from bertfit.evaluation.ngrams import learn_ngrams
-from bertfit.word_pattern import find_words
+from bertfit.word_pattern import count_words, find_cut, find_words
 
 PICTURES = [
     range(0x2190, 0x2200),
@@ -94,6 +94,24 @@ def spell_out_words(text, *, with_signs):
             if with_signs and any(number in pictures for pictures in PICTURES):
                 words.append(one)
     return words
+
+
+def test_a_word_of_another_script_changes_the_count_of_no_other():
+    text = "It's a well-made film - isn't it?"
+    assert count_words(text) == 7
+    assert count_words(f"{text} é") == 8
+    assert count_words(f"{text} 好!") == 7  # one sign more, and no dash that stands alone
+    assert count_words("很好good。") == 3
+
+
+def test_flags_are_not_cut_in_two():
+    germany, england = "\U0001f1e9\U0001f1ea", "\U0001f3f4\U000e0067\U000e0062\U000e007f"
+    assert [find_cut(germany * 3, at) for at in range(7)] == [0, 2, 2, 4, 4, 6, 6]
+    assert {find_cut(england + "!", at) for at in range(1, 5)} == {4}
+
+
+def test_a_thousand_accents_are_cut():
+    assert find_cut("e" + "\u0301" * 1000, 1) == 17
 
 
 def test_a_mark_is_no_sign():

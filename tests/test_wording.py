@@ -16,6 +16,8 @@ def test_paths_are_quoted_for_the_shell_of_the_system(monkeypatch):
     assert quote_path(PureWindowsPath("runs/demo")) == r"runs\demo"
     assert quote_path(PureWindowsPath("my runs/a")) == r'"my runs\a"'
     assert join_words(["bertfit", "train", "a b.csv"]) == 'bertfit train "a b.csv"'
+    aim = ["--set", "threshold_aim=precision>=0.9", "R&D.csv"]
+    assert join_words(aim) == '--set "threshold_aim=precision>=0.9" "R&D.csv"'
 
 
 def test_a_long_name_is_cut_after_its_accent():

@@ -39,7 +39,8 @@ def count_cores() -> int:
     try:
         return int(joblib.cpu_count())
     except ValueError:  # LOKY_MAX_CPU_COUNT is no number
-        return os.cpu_count() or 1
+        affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none
+        return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _find_version(package: str) -> str | None:

@@ -367,10 +367,10 @@ def _format_json(value: Any) -> str:  # noqa: ANN401 (JSON is of any type)
     return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", indented)
 
 
-def find_cache(kind: str) -> Path:
+def find_cache(kind: str) -> Path | None:
     """Return the cache folder for `kind`: in $BERTFIT_CACHE, else in the user's cache.
 
-    For a user without a home, as some of a container are, it is one that cannot be made.
+    A user without a home, as some of a container are, has none.
     """
     chosen = os.environ.get("BERTFIT_CACHE")
     if chosen:
@@ -379,7 +379,7 @@ def find_cache(kind: str) -> Path:
     for place in (os.environ.get("XDG_CACHE_HOME") or "~/.cache", "~/.cache"):
         if (cache := as_path(place)).is_absolute():
             return cache / "bertfit" / kind
-    return Path(os.devnull) / "bertfit" / kind  # no home, and no folder by the name "~": none
+    return None  # no folder by the name "~"
 
 
 def make_readable(folder: Path) -> None:

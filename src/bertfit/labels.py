@@ -35,6 +35,7 @@ _JOINING = ",;|\u3001\uff0c\uff1b\uff5c"
 """Signs between several labels of a text, also those of Chinese and Japanese."""
 _SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), 0x034F)))
 """Marks that are not seen: whether a sign is a picture, and where letters are not joined."""
+_ENDS_IN_ZERO = re.compile(r"[+-]?[0-9]+,0")
 _MINUS = re.compile(r"(?<!\w)-(?=\d)|(?<=\w)-(?!\w)")
 _SIGNS = frozenset("#%&@*")
 """Punctuation that means something in a name."""
@@ -151,7 +152,7 @@ def match_spelling(labels: Sequence[str], label_names: Sequence[str]) -> Sequenc
     if known.issuperset(labels) or len(names) < len(known):
         return labels
     distinct = set(labels)
-    end = ",0" if all(label.endswith(",0") for label in distinct) else ""  # else 1 and 0, joined
+    end = ",0" if all(map(_ENDS_IN_ZERO.fullmatch, distinct)) else ""  # else 1 and 0, joined
     spelt = {
         label: names.get(_find_value(label.removesuffix(end)), label) for label in distinct - known
     }
@@ -188,9 +189,12 @@ def find_alike(label_names: Iterable[str]) -> list[list[str]]:
         [['1', 'true']]
     """
     groups: dict[str, list[str]] = {}
-    for name in sorted(set(label_names)):
+    names = sorted(set(label_names))
+    # Turkish has two letters, \u0131 and i; of their capitals, other languages know only I.
+    dotless = "i" if any({"I", "\u0130"} & set(name) for name in names) else "\u0131"
+    for name in names:
         seen = " ".join(_find_look(name).casefold().split())
-        seen = seen.replace("i\u0307", "i").replace("\u0131", "i")  # Turkish: two letters
+        seen = seen.replace("i\u0307", "i").replace("\u0131", dotless)
         value = _find_value(seen)
         groups.setdefault({"true": "1", "false": "0"}.get(value, value), []).append(name)
     alike = (names for names in groups.values() if len(names) > 1)

@@ -242,15 +242,13 @@ def check_writable(output: Path) -> None:
         raise RunError(f"the run folder {output} cannot be made: {error.strerror}") from None
     # The libraries that save models and tokenizers take no other path.
     if os.fsencode(place) != str(place).encode("utf-8", "surrogatepass"):
-        problem = "the path is not UTF-8"
+        problem, hint = "the path is not UTF-8", "Rename its folders, or choose another --output."
     elif len(os.fsencode(place.name)) > _LONGEST_NAME:
         problem = f"expected a name of at most {_LONGEST_NAME} bytes"
+        hint = "Choose another --output."
     else:
         return
-    raise RunError(
-        f"the run folder {output} cannot be made: {problem}",
-        hint="Rename its folders, or choose another --output.",
-    )
+    raise RunError(f"the run folder {output} cannot be made: {problem}", hint=hint)
 
 
 def refuse_existing(output: Path, *, overwrite: bool, hint: str = _OVERWRITE_HINT) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 import unicodedata
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u312f\u3400-\u9fff\uff66-\uff9f"
 """Scripts without spaces between words: Thai, Lao, Burmese, Khmer, Japanese kana, also of half
 width, Bopomofo, Chinese."""
-_HAS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+")
 _PICTURES = "\u2190-\u21ff\u2300-\u23ff\u2600-\u27bf\u2b00-\u2bff\U0001f000-\U0001faff"
 """Arrows, symbols, dingbats and emoji."""
 _FIRST_MARK, _LAST_OF_PLANE, _LAST_MARK = 0x0300, 0xFFFF, 0x1EFFF
 _JOINER = "\u200d"
-_SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
+_EMOJI_PARTS = frozenset(map(chr, (*range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080))))
+"""Skin tones, and the tags that make flags of regions."""
+_FLAG_LETTERS = frozenset(map(chr, range(0x1F1E6, 0x1F200)))
+_MOST_JOINED = 16
+"""Of what belongs to a character; a thousand accents are nothing that anybody reads."""
 _VARIATION_SELECTORS = range(0xFE00, 0xFE10)
 """They follow emoji and are no part of a word."""
 
@@ -50,9 +55,11 @@ def count_words(text: str) -> int:
         >>> count_words("It's film 12"), count_words("这部电影很好。")
         (3, 6)
     """
-    if text.isascii() or _HAS_UNSPACED.search(text) is None:
+    if text.isascii() or _UNSPACED_RUN.search(text) is None:
         return len(text.split())
-    return len(find_words(text))
+    num_signs = len(find_words("".join(_UNSPACED_RUN.findall(text))))
+    others = _UNSPACED_RUN.sub(" ", text).split()
+    return num_signs + sum(any(map(str.isalnum, word)) for word in others)
 
 
 def is_mark(character: str) -> bool:
@@ -69,11 +76,25 @@ def find_cut(text: str, at: int) -> int:
         >>> find_cut("cafe\u0301s", 4), find_cut("cafes", 4), find_cut("\U0001f44d\U0001f3fd!", 1)
         (5, 4, 2)
     """
-    while 0 < at < len(text) and (
-        is_mark(text[at]) or _JOINER in (text[at], text[at - 1]) or text[at] in _SKIN_TONES
+    most = min(len(text), at + _MOST_JOINED)
+    while 0 < at < most and (
+        joins_before(text[at]) or text[at - 1] == _JOINER or _parts_a_flag(text, at)
     ):
         at += 1
     return at
+
+
+def joins_before(character: str) -> bool:
+    """Return whether a character is part of what the one before it begins, such as an accent."""
+    return is_mark(character) or character == _JOINER or character in _EMOJI_PARTS
+
+
+def _parts_a_flag(text: str, at: int) -> bool:
+    """Return whether a flag, which two letters of its country make, begins just before a place."""
+    if text[at] not in _FLAG_LETTERS:
+        return False
+    before = itertools.takewhile(_FLAG_LETTERS.__contains__, reversed(text[max(at - 64, 0) : at]))
+    return len(list(before)) % 2 == 1
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,8 @@ from bertfit.word_pattern import find_cut
 
 _IS_WINDOWS = os.name == "nt"
 """Its shell takes a single quotation mark for a letter."""
+_PLAIN_WORD = re.compile(r"[\w./\\:=+-]+")
+"""Of a command line on Windows: it needs no quotation marks."""
 _MOST_SHOWN = 80
 """Characters of a name that a message shows."""
 
@@ -125,4 +128,12 @@ def quote_path(path: str | Path) -> str:
 
 def join_words(words: Sequence[str]) -> str:
     """Return words as a shell takes them, those of a command line or one of them, in quotes."""
-    return subprocess.list2cmdline(words) if _IS_WINDOWS else shlex.join(words)
+    if not _IS_WINDOWS:
+        return shlex.join(words)
+    return " ".join(map(_quote_for_windows, words))
+
+
+def _quote_for_windows(word: str) -> str:
+    """Return a word in quotation marks if its shells would read more in it, as in a>b or a&b."""
+    quoted = subprocess.list2cmdline([word])  # it quotes for programs, not for shells
+    return quoted if _PLAIN_WORD.fullmatch(word) or quoted.startswith('"') else f'"{quoted}"'

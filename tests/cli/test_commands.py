@@ -340,6 +340,17 @@ def test_an_interrupted_prediction_of_a_file_says_where_its_rows_are(
     assert not output.exists()
 
 
+def test_whole_predictions_that_cannot_take_their_place_are_told(capsys):
+    for number, told in ((errno.EPERM, "no permission"), (errno.ENOSPC, "the disk is full")):
+        error = OSError(number, os.strerror(number), "p.csv")
+        error.add_note("6 predictions are in p.unfinished.csv.")
+        assert exit_code_of(error) == 1
+        first, *rest = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"Error: {told}")
+        assert "No half-written file" not in first
+        assert rest == ["6 predictions are in p.unfinished.csv."]
+
+
 @pytest.mark.parametrize("written", ["cp1252", "utf-16"])
 def test_standard_input_is_read_in_its_encoding(trained, written):
     lines = "café good\nÖl bad\n"

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import types
+import unicodedata
 from pathlib import Path
 
 import datasets
@@ -451,6 +452,19 @@ def test_columns_of_the_training_go_first_where_they_are_and_serve_nothing_else(
     assert rows_of([row], **trained, group="class") == [(1, "b", "x")]
     assert rows_of([row], **trained, label="review") == [(1, "a", "b")]
     assert rows_of([row], **trained, text="text", label="label") == [(1, "a", "x")]
+
+
+def test_accents_in_names_of_columns_may_be_characters_of_their_own():
+    """Files of macOS have such; what is typed, and what a run recorded, has not."""
+    names = ("texte\u0301", "classe\u0301", "caté")
+    row = dict(zip((unicodedata.normalize("NFD", name) for name in names), "abc", strict=True))
+    text, label, other = (unicodedata.normalize("NFC", name) for name in names)
+    (found,) = read([row], text=text, label=label, group=other, slices=(other,), kept=(other,))
+    assert (found.text, found.label, found.group) == ("a", "b", "c")
+    assert found.slices == found.kept == ("c",)
+    assert rows_of([row], trained_text=text, trained_label=label) == [(1, "a", "b")]
+    with pytest.raises(SourceError, match="cannot be both label and group"):
+        read([row], text=text, label=label, group=unicodedata.normalize("NFD", label))
 
 
 def test_of_columns_whose_names_differ_in_case_the_first_is_read():

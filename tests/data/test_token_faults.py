@@ -215,8 +215,8 @@ def test_signs_that_become_the_unknown_token_are_named(tokenizer):
 
 
 def test_signs_that_only_stand_beside_unknown_ones_are_not_named(tokenizer):
-    """Nor are invisible ones, which the model does not read at all."""
-    texts = ["a good film 好 é\u200d"] * 20 + ["a film"] * 60
+    """Nor are invisible ones, which the model does not read at all, and the tones of others."""
+    texts = ["a good film 好 é\u200d \U0001f3fd"] * 20 + ["a film"] * 60
     tokenizer = Tokenizer.from_str(tokenizer.to_str())  # the others go on with theirs
     tokenizer.add_tokens(["é"])
     is_known = tell_known_signs(tokenizer, tokenizer.token_to_id("[UNK]"))

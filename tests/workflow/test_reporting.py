@@ -370,6 +370,21 @@ def test_the_facts_of_a_run_that_was_replaced_are_not_written_into_the_new_one(c
     assert (copy / "report.html").read_bytes() == page
 
 
+@pytest.mark.usefixtures("without_figures")
+def test_a_run_that_was_removed_meanwhile_is_not_said_to_be_replaced(copy, monkeypatch):
+    def render_and_remove(*arguments, **options):
+        rendered = render(*arguments, **options)
+        shutil.rmtree(copy)
+        return rendered
+
+    render = reporting._render
+    monkeypatch.setattr(reporting, "_render", render_and_remove)
+    with pytest.raises(RunError, match=r"was removed meanwhile; nothing was written$"):
+        bertfit.report(copy)
+    assert not copy.exists()
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_an_edited_card_is_kept_unless_it_may_be_replaced(copy):
     card = copy / "README.md"
     old = card.read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from bertfit.data import checks
 from bertfit.errors import ConfigError, DataError, RunError
 from bertfit.inference import predictor
 from bertfit.modeling.precision import choose_precision
+from bertfit.workflow import suspecting
 from bertfit.workflow.learned import write_digests
 from bertfit.workflow.suspecting import CSV_COLUMNS, write_suspects
 
@@ -337,6 +338,20 @@ def test_suspects_are_written_as_a_table_to_edit(rows, run, tmp_path):
             f"{one.confidence:.4f}",
             f"{one.margin:.4f}",
         )
+
+
+def test_of_suspects_that_were_not_all_written_nothing_is_left(rows, run, tmp_path, monkeypatch):
+    report = bertfit.find_suspects(rows, run=run)
+    (tmp_path / "s.csv").write_text("edited", encoding="utf-8")
+
+    def interrupt(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suspecting, "_write_rows", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_suspects(tmp_path / "s.csv", report, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.csv"]
+    assert (tmp_path / "s.csv").read_text(encoding="utf-8") == "edited"
 
 
 def test_an_edited_file_is_not_overwritten(rows, run, tmp_path):

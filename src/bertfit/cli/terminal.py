@@ -309,6 +309,7 @@ def exit_code_of(error: BaseException) -> int:
         return 1
     if isinstance(error, OSError):
         _tell(f"Error: {_explain_os_error(error)}", style="red", soft_wrap=True)
+        _tell_notes(error)
         return 1
     package = _find_broken_package(error)
     if package is None:
@@ -356,6 +357,8 @@ def _explain_os_error(error: OSError) -> str:
                 "the disk is full; free some space first. If the output of this command goes to a "
                 "file, that file is incomplete."
             )
+        if getattr(error, "__notes__", ()):  # they tell what was left
+            return f"the disk is full{place}; free some space first."
         return f"the disk is full{place}. No half-written file was left; free some space first."
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return f"no permission to write or read{place}: {error.strerror}."

@@ -58,37 +58,43 @@ def choose_columns(stream: RecordStream, columns: Columns, *, need_label: bool) 
     label = None
     if need_label or asked.label is not None:
         label = _find(stream, "label", columns.label, taken=taken)
+    group = None
     if columns.group is not None:
-        _find(stream, "group", columns.group, taken={})
-    for role, name in (("label", label), ("group", columns.group)):
+        group = _find(stream, "group", columns.group, taken={})
+    for role, name in (("label", label), ("group", group)):
         if name == text:
             message = f"column {text!r} cannot be both text and {role}"
             raise SourceError(stream.source, message)
-    if columns.group is not None and columns.group == label:
+    if group is not None and group == label:
         message = f"column {label!r} cannot be both label and group"
         raise SourceError(stream.source, message)
-    for name in columns.slices:
-        _find(stream, "slice", name, taken={})
-    for name in columns.kept:
-        _find(stream, "kept", name, taken={})
-    if text in columns.slices:
+    slices, kept = (
+        tuple(_find(stream, role, name, taken={}) for name in dict.fromkeys(names))
+        for role, names in (("slice", columns.slices), ("kept", columns.kept))
+    )
+    if text in slices:
         message = f"column {text!r} is the text; slices are cut by a column of few different values"
         raise SourceError(stream.source, message)
     return ChosenColumns(
         text=text,
         label=label if need_label else None,
-        group=columns.group,
-        slices=tuple(dict.fromkeys(columns.slices)),
-        kept=tuple(dict.fromkeys(columns.kept)),
-        read=_describe_read(stream, asked, text=text, label=label),
+        group=group,
+        slices=slices,
+        kept=kept,
+        read=_describe_read(stream, asked, text=text, label=label, taken={group, *slices}),
     )
 
 
 def _describe_read(
-    stream: RecordStream, asked: Columns, *, text: str, label: str | None
+    stream: RecordStream,
+    asked: Columns,
+    *,
+    text: str,
+    label: str | None,
+    taken: Collection[str | None],
 ) -> dict[str, ReadColumn]:
-    """Return the column of each role, with the alternatives to it."""
-    taken = {text, label, asked.group, *asked.slices}
+    """Return the column of each role, with the alternatives to it; `taken` have other roles."""
+    taken = {text, label, *taken}
     read = {}
     for role, name, given in (("text", text, asked.text), ("label", label, asked.label)):
         if name is not None:
@@ -98,8 +104,7 @@ def _describe_read(
 
 
 def _prefer_trained(columns: Columns, names: Collection[str]) -> Columns:
-    text = columns.trained_text if columns.trained_text in names else None
-    label = columns.trained_label if columns.trained_label in names else None
+    text, label = (_match(name, names) for name in (columns.trained_text, columns.trained_label))
     return replace(
         columns,
         text=text if columns.text is None else columns.text,
@@ -130,20 +135,22 @@ def _find(stream: RecordStream, role: str, given: str | None, *, taken: Mapping[
         if usual is None:
             raise _no_usual_column(stream, role, taken)
         return usual
-    if given not in stream.names:
-        same = [name for name in stream.names if _compose(name) == _compose(given)]
-        if len(same) == 1:
-            return same[0]
+    found = _match(given, stream.names)
+    if found is None:
         present = list_names(stream.names)
         guess = did_you_mean(given, stream.names)
         message = f"no {role} column {given!r}: columns are {present}.{guess}{_header_note(stream)}"
         raise SourceError(stream.source, message)
-    return given
+    return found
 
 
-def _compose(name: str) -> str:
-    """Return a name in which no accent is a character of its own, as in files of macOS."""
-    return unicodedata.normalize("NFC", name)
+def _match(given: str | None, names: Collection[str]) -> str | None:
+    """Return the name that is meant; its accents may be characters of their own, as on macOS."""
+    if given is None or given in names:
+        return given
+    composed = unicodedata.normalize("NFC", given)
+    same = [name for name in names if unicodedata.normalize("NFC", name) == composed]
+    return same[0] if len(same) == 1 else None
 
 
 def _list_usual(names: Sequence[str], role: str, taken: Collection[str | None]) -> list[str]:

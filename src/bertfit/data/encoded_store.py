@@ -39,8 +39,8 @@ _DIGEST = "digest"
 """File with the digest of the others: a machine that crashed can leave zeros for token ids."""
 
 
-def find_store() -> Path:
-    """Return the cache folder: in $BERTFIT_CACHE, or in bertfit in the user's cache folder."""
+def find_store() -> Path | None:
+    """Return the cache folder, as `find_cache` does."""
     return find_cache("encoded")
 
 

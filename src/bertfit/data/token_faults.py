@@ -16,6 +16,7 @@ from bertfit.config import TextCleaning
 from bertfit.data.dataset import TextDataset
 from bertfit.data.encoding import EncodedTexts, EncodingRule, encode_texts, find_special_tokens
 from bertfit.data.findings import Finding, show_rows, tell_rows
+from bertfit.word_pattern import joins_before
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -280,7 +281,8 @@ def _guess_signs(
 
 def _is_seen(sign: str) -> bool:
     """Return whether a character is not ASCII, and stands for itself: no mark, joiner or space."""
-    return not sign.isascii() and unicodedata.category(sign)[0] in "LNPS"
+    is_own = not sign.isascii() and not joins_before(sign)
+    return is_own and unicodedata.category(sign)[0] in "LNPS"
 
 
 def _count_unknown(counts: TokenCounts, places: np.ndarray) -> list[str]:

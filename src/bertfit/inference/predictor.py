@@ -340,7 +340,7 @@ class TextClassifier:
         )
 
     def _predict_chunks(self, chunks: Iterator[list[str]], least: float) -> Iterator[Prediction]:
-        names, tokenizer = self.label_names, fast_tokenizer(self.tokenizer)
+        names, tokenizer = self.label_names, self._fast_tokenizer
         for encoded in make_ahead(self._encode, chunks):
             probabilities = self.score(encoded)
             decided_ids = decide(probabilities, self.confidence.threshold).tolist()

@@ -90,7 +90,9 @@ def report(
     else:
         _refuse_links(run)
     rendered_page, rendered_card = _render(run, record, with_texts=with_texts)
-    if _identify(run) != known:
+    if (found := _identify(run)) is None:
+        raise RunError(f"{run} was removed meanwhile; nothing was written")
+    if found != known:
         raise RunError(
             f"{run} was replaced meanwhile by another training",
             hint="That has a report of its own; nothing was written.",

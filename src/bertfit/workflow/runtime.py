@@ -139,8 +139,8 @@ def describe_runtime(
         recording=str(plan_recording(precision.device, packs=packing.is_on)),
         micro_batch_tokens=None if precision.device.type == "cuda" else tokens,
         gflops=gflops,
-        store=str(store),
-        store_bytes=measure_folder(store),
+        store=str(store or "not kept: there is no home folder, and no $BERTFIT_CACHE"),
+        store_bytes=measure_folder(store) if store else 0,
         advice=(
             *_advise(hardware["num_cores"], torch.get_num_threads(), gflops, precision.dtype_name),
             *_advise_on_bytecode(torch.__file__),

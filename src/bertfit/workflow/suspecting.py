@@ -222,13 +222,16 @@ def write_suspects(
     """
     check_output(path, (".csv",), overwrite=overwrite)
     left: list[Path] = []
+    is_whole = False
 
     def keep(part: Path) -> None:
-        left.append(keep_beside(part, path))
+        if is_whole:
+            left.append(keep_beside(part, path))
 
     try:
         with open_atomically(path, on_failure=keep) as file:
             _write_rows(report.suspects, open_csv_writer(file, form))
+            is_whole = True
     except OSError as error:  # all is written, but cannot take the place of an earlier file
         if left:
             error.add_note(f"The suspects are in {left[0]}.")

@@ -72,6 +72,14 @@ def test_a_processor_without_bfloat16_has_none(fresh, monkeypatch):
     assert find_obstacle() == "they are for Linux on x86-64"
 
 
+@pytest.mark.usefixtures("fresh")
+def test_without_a_home_there_is_no_place_for_them(monkeypatch):
+    monkeypatch.setattr(loading, "find_cache", lambda _kind: None)
+    told = "there is no home folder to keep them in; $BERTFIT_CACHE names another folder"
+    assert find_obstacle() == told
+    assert str(load_operators(build=True)) == str(plan_operators()) == f"off ({told})"
+
+
 def test_what_was_not_built_stays_away_unless_it_may_be(fresh):
     plan = load_operators(build=False)
     assert str(plan) == "off (not built yet; a training builds them)"

@@ -151,6 +151,13 @@ def find_obstacle() -> str | None:
         return "this processor has no AVX512-BF16"
     if _state.failure is not None:
         return _state.failure
+    return _find_obstacle_to_library()
+
+
+def _find_obstacle_to_library() -> str | None:
+    """Return why the library cannot be kept, loaded or built here, or None if it can."""
+    if find_cache("operators") is None:
+        return "there is no home folder to keep them in; $BERTFIT_CACHE names another folder"
     library = _find_library()
     if _forbids_loading(library.parent):
         return (
@@ -191,13 +198,18 @@ def _name_instructions() -> str:
 
 
 def _find_library() -> Path:
-    """Return the path of the library for this source, torch and processor, built or not."""
+    """Return the path of the library for this source, torch and processor, built or not.
+
+    There must be a cache folder.
+    """
+    folder = find_cache("operators")
+    assert folder is not None
     digest = hashlib.blake2b(digest_size=10)
     for file in sorted(_SOURCE.iterdir()):
         digest.update(file.read_bytes())
     capabilities = sorted(torch.cpu.get_capabilities().items())
     digest.update(repr((torch.__version__, _FLAGS, capabilities)).encode())
-    return find_cache("operators") / f"bertfit_{digest.hexdigest()}.so"
+    return folder / f"bertfit_{digest.hexdigest()}.so"
 
 
 def _load(path: Path) -> None:
