@@ -481,6 +481,9 @@ def test_the_progress_of_an_interrupted_epoch_comes_to_its_end(run_fit):
     run_fit(epochs=5, listener=listener)
     told = [report[1:3] for report in listener.tasks if report[0] == "epoch 2/5"]
     assert told == [(0, 3), (1, 3), (1, 1)]
+    ends = [report[3] for report in listener.tasks if report[0].startswith("epoch")][-2:]
+    assert ends[0].startswith("loss")
+    assert ends[1] == "interrupted"
 
 
 def test_an_interruption_before_the_first_step_ends_after_it(run_fit):

@@ -72,7 +72,8 @@ def test_without_digests_all_rows_together_are_known(run, key):
 def test_that_a_run_does_not_tell_its_texts_is_told(tiny_model_dir, make_reviews, tmp_path):
     run = tmp_path / "run"
     options = {"model": str(tiny_model_dir), "epochs": 1, "baseline": False}
-    bertfit.train(make_reviews(40), run, keep_texts=False, **options)
+    own_test = make_reviews(20, seed=2)
+    bertfit.train(make_reviews(40), run, test=own_test, keep_texts=False, **options)
     told = f"{run} does not tell which texts it was trained on: whether these rows are among them"
 
     def judge(run, rows, **options):
@@ -83,6 +84,9 @@ def test_that_a_run_does_not_tell_its_texts_is_told(tiny_model_dir, make_reviews
             heard = Recorder()
             work(run, rows, listener=heard)
             assert any(note.startswith(told) for note in heard.notes) == is_told
+    heard = Recorder()
+    bertfit.evaluate(run, own_test, listener=heard)  # its report tells what leaked
+    assert not any("does not tell" in note for note in heard.notes)
     bertfit.train(make_reviews(40), run, overwrite=True, **options)
     heard = Recorder()
     bertfit.evaluate(run, make_reviews(30, seed=1), listener=heard)
