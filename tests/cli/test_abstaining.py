@@ -45,7 +45,7 @@ def invoke(*arguments):
 
 def test_what_to_expect_is_said_before_and_what_came_after(run):
     result = invoke("predict", run, "a good film", "bad", "--abstain-below", "0.999")
-    assert result.stderr.startswith("Texts with a confidence below 0.999 get no label. On 200 val")
+    assert result.stderr.startswith("Texts with a confidence below 0.999 get no label. Of the 200 ")
     assert result.stderr.endswith("No label: 2 of 2 texts (100 %).\n")
     assert max(map(len, result.stderr.splitlines())) <= 80
     assert [line.partition(" (")[0] for line in result.stdout.splitlines()] == ["abstained"] * 2
