@@ -514,3 +514,20 @@ def test_of_a_model_without_names_it_is_told_where_they_belong():
     with pytest.raises(DataError) as caught:  # of a run, whose record has the names too
         check_evaluation_data(GOOD, Columns(), ["LABEL_0", "LABEL_1"])
     assert "config.json" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("num_undecodable", "num_empty", "advice"),
+    [
+        (1, 0, "Fix the data, or skip 1 row"),
+        (2, 0, "Say the encoding, as above"),
+        (2, 1, "Say the encoding, as above"),
+        (2, 2, "Fix the data, or skip 4 rows"),
+    ],
+)
+def test_if_most_faults_are_of_the_encoding_it_is_to_be_said(
+    tmp_path, num_undecodable, num_empty, advice
+):
+    rows = ["good,pos", "bad,neg", *["caf\u00e9,pos"] * num_undecodable, *[",pos"] * num_empty]
+    (tmp_path / "train.csv").write_bytes("\n".join(["text,label", *rows]).encode("latin-1"))
+    assert refuse(tmp_path / "train.csv").splitlines()[-1].startswith(advice)

@@ -33,6 +33,10 @@ def test_punctuation_and_order_do():
     assert len(set(fingerprint_texts(["a film", "film a", "a film.", "afilm"]))) == 4
 
 
+def test_signs_that_stand_for_others_do():
+    assert len(set(fingerprint_texts(["x\u00b2 + 1", "x2 + 1", "\uff582 + 1"]))) == 3
+
+
 def test_a_shared_text_is_named_by_its_first_row_in_the_other_part():
     assert find_shared([b"x"], [b"y", b"x", b"x"]) == [(0, 1)]
 

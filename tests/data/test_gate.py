@@ -335,6 +335,14 @@ def test_of_unbalanced_labels_the_rarest_is_shown():
     assert (found.kind, found.examples[0].note) == ("imbalance", "label neg")
 
 
+def test_of_three_labels_the_rarest_is_the_one_that_is_too_rare():
+    more = [row(text, "pos") for text in make_texts(400, seed=7)]
+    more += [row(text, "odd") for text in make_texts(20, seed=8)]
+    (found,) = inspect([*CLEAN["train"], *more], group=None).findings
+    assert (found.kind, found.examples[0].note) == ("imbalance", "label odd")
+    assert found.message.endswith("'odd' has 3.2 % (20).")
+
+
 @pytest.mark.parametrize("part", ["validation", "test"])
 def test_labels_are_rare_or_unbalanced_in_the_training_rows_alone(part):
     of_label = {name: [row for row in CLEAN[part] if row["label"] == name] for name in LABELS}

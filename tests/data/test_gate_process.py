@@ -74,6 +74,11 @@ def test_the_process_knows_that_validation_was_split_off(parts, worth_it):
     assert [process.returncode for process in worth_it] == [0]
 
 
+def test_so_it_does_here_where_no_process_is_started(parts, monkeypatch):
+    monkeypatch.setattr(gate_process, "_is_worth_it", lambda _parts: False)
+    assert start(parts, is_split=True)(lambda *_: None) == inspect(parts, is_split=True)
+
+
 @pytest.mark.parametrize("with_test", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_report_is_the_same_as_here(parts, worth_it, monkeypatch, with_test):
     if not with_test:

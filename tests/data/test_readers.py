@@ -296,6 +296,11 @@ def test_a_quote_in_a_name_of_a_header_opens_nothing(tmp_path, num_rows):
     assert rows_of(path)[-1] == (num_rows + 1, 'good, "fine", a, b', "pos")
 
 
+def test_as_many_semicolons_as_commas_in_a_header_divide_nothing(tmp_path):
+    path = write(tmp_path, "a.csv", "pro;contra,text\npos,good; fine\n")
+    assert rows_of(path, label="pro;contra") == [(2, "good; fine", "pos")]
+
+
 def test_semicolons_in_texts_divide_nothing(tmp_path):
     path = write(tmp_path, "a.csv", "text\ngood; fine\nsep=;\n")
     rows = rows_of(path, need_label=False)

@@ -446,6 +446,12 @@ def test_a_column_is_found_whatever_the_form_of_its_accents(tmp_path):
     assert row.text == "bad"
 
 
+def test_of_two_columns_that_differ_in_their_accents_form_none_is_a_third(tmp_path):
+    forms = ["\u01d6", "\u00fc\u0304", "u\u0308\u0304"]
+    path = write(tmp_path, "a.csv", f"{forms[0]},{forms[1]},label\ngood,bad,pos\n")
+    assert f"no text column {forms[2]!r}" in source_error(path, text=forms[2])
+
+
 def test_names_that_occur_twice_are_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text,label,text,,\na,b,c,,\n")
     assert source_error(path) == ": column 'text' occurs twice; column names must differ"
@@ -529,8 +535,10 @@ def test_utf16_without_a_mark_is_told_how_to_be_read(tmp_path):
     assert "looks like UTF-16, which --encoding utf-16-le or -be reads" in source_error(path)
     wide = write(tmp_path, "b.csv", "text,label\ngood,1\n".encode("utf-32-le"))
     assert "looks like UTF-32, which --encoding utf-32-le or -be reads" in source_error(wide)
-    for stray in (b"a\0,label\n", b"text,label,\0\n"):
+    for stray in (b"a\0,label\n", b"text,label,\0\n", b"\0\0\0a\n"):
         assert source_error(write(tmp_path, "c.csv", stray)).endswith("the file is not plain text")
+    later = write(tmp_path, "d.csv", b"text,label\n" + b"a\0" * 9 + b",1\n")
+    assert fault_of(later)[1].endswith("the file is not plain text")
     assert [row.text for row in read(path, encoding="utf-16-le")] == ["good"]
 
 

@@ -235,6 +235,20 @@ def test_few_rows_with_a_sign_are_no_finding(tokenizer):
         ]
 
 
+def test_a_tenth_of_the_rows_with_a_sign_are_a_finding(tokenizer):
+    texts = ["a good film ★"] * 10 + ["a film"] * 90
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts))
+    assert (found.kind, found.count) == ("unread_signs", 10)
+
+
+def test_a_sign_of_a_single_row_is_not_named(tokenizer):
+    texts = ["a good film ★"] * 19 + ["a good film ☹"] + ["a film"] * 60
+    rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())
+    (found,) = describe_tokens("train", rows, count(tokenizer, texts))
+    assert "such as ★: each" in found.message
+
+
 def test_many_texts_of_another_script_are_serious(tokenizer):
     texts = ["好 影 a"] * 2 + ["a film"] * 18
     rows, _ = read_dataset([{"text": text, "label": "x"} for text in texts], Columns())

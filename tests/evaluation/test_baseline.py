@@ -156,6 +156,12 @@ def test_the_same_seed_cuts_the_same_rows() -> None:
     assert first != _choose_rows(label_ids, 20, seed=5).tolist()
 
 
+def test_of_classes_that_cannot_all_be_kept_those_that_are_do_not_come_first() -> None:
+    chosen = [_choose_rows(np.arange(100), 20, seed=seed).tolist() for seed in (0, 1)]
+    assert chosen[0] != chosen[1]
+    assert all(len(one) == 20 and one[-1] > 50 for one in chosen)
+
+
 @pytest.fixture(scope="module")
 def results():
     """All baselines on texts whose second half of rows only pairs of words can tell."""
@@ -206,6 +212,22 @@ def test_the_best_on_validation_stands_first(results) -> None:
     assert results.best.test.accuracy == 1.0
     assert results.results[-1].name == MAJORITY_NAME
     assert results.results[-1].test.accuracy == 0.5
+
+
+def test_what_is_right_more_often_is_better_than_what_is_surer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def predict(baselines, texts):
+        sure = np.where(np.arange(2) == np.array(LABEL_IDS)[:, np.newaxis], 0.99, 0.01)
+        sure[0] = sure[0, ::-1] * 0.2 + 0.4  # wrong, if hardly
+        unsure = np.where(np.arange(2) == np.array(LABEL_IDS)[:, np.newaxis], 0.51, 0.49)
+        return [unsure, *[sure] * (len(baselines) - 1)]
+
+    monkeypatch.setattr("bertfit.evaluation.baseline.predict_with_baselines", predict)
+    rows = (TEXTS, LABEL_IDS)
+    found = run_baselines(rows, rows, test=None, label_names=["neg", "pos"], seed=0).results
+    assert found[0].name == MAJORITY_NAME
+    assert found[0].validation.log_loss > 3 * found[1].validation.log_loss
 
 
 def test_what_was_tuned_is_told(results) -> None:
@@ -346,6 +368,18 @@ def test_fits_that_end_together_are_reported_together(clock: list[float]) -> Non
     assert told == [(0, 7), (1, 7), (3, 7), (5, 7), (7, 7)]
 
 
+@pytest.mark.parametrize(("ended", "is_told"), [(90.0, False), (94.0, True)])
+def test_half_the_mean_time_of_a_fit_lies_between_two_reports(
+    clock: list[float], ended: float, is_told: bool
+) -> None:
+    told: list[int] = []
+    progress = tuning.FitProgress(lambda done, _: told.append(done))
+    for done, at in enumerate([1000.0, 1070.0, 1000.0 + ended]):
+        clock[0] = at
+        progress.tell(done, 6)
+    assert told == ([0, 1, 2] if is_told else [0, 1])
+
+
 def test_fits_that_end_evenly_are_all_reported(clock: list[float]) -> None:
     told: list[int] = []
     progress = tuning.FitProgress(lambda done, _: told.append(done))
@@ -470,6 +504,14 @@ def test_fits_of_much_text_and_many_classes_are_foreseen_to_be_long(
     sentence = None if told is None else f"Fitting the baselines may take minutes ({told})."
     train = (["a film"] * num_texts, np.arange(num_texts) % num_classes)
     assert foresee_long_fits(train) == sentence
+
+
+def test_the_text_of_rows_that_are_not_fitted_makes_no_fit_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bertfit.evaluation.baseline.LONG_WORK", 1000 * len("a film"))
+    monkeypatch.setattr("bertfit.evaluation.baseline.MAX_ROWS", 1000)
+    assert foresee_long_fits((["a film"] * 1500, np.arange(1500) % 2)) is None
 
 
 def test_no_text_at_all_is_not_foreseen_to_be_long() -> None:
@@ -614,3 +656,18 @@ def test_the_time_of_a_baseline_is_that_of_all_its_fits() -> None:
     classifier = SimpleNamespace(note=None, converged=True)
     trials = [lexical.Trial(classifier, loss=0.5 - at, seconds=2.0**at) for at in range(3)]
     assert _choose("one", trials, None, np.ones(1), []).seconds == 7.0
+
+
+def test_nb_svm_reads_a_text_as_those_that_it_was_fitted_to() -> None:
+    counts, label_ids = count_texts()
+    fitted = lexical.prepare_naive_bayes((counts, label_ids), (counts, label_ids), num_labels=2)
+    classifier = fitted(10.0).classifier
+    weighted = lexical._weigh_by_ratio(lexical._binarize(counts.words), classifier.ratios[0])
+    decisions = weighted @ classifier.weights[0] + classifier.biases[0]
+    found = classifier.predict_probabilities(counts)[:, 1]
+    assert found == pytest.approx(1 / (1 + np.exp(-decisions)), rel=1e-5)
+
+
+def test_without_tuning_c_is_10_and_characters_are_left_out() -> None:
+    found = lexical.fit_tfidf(count_texts(), num_labels=2)
+    assert found.settings == {"C": 10.0, "character_weight": 0.0}

@@ -22,7 +22,7 @@ from bertfit.evaluation.calibration import (
     score_calibration,
     score_confidence,
 )
-from bertfit.evaluation.interval import exact_interval
+from bertfit.evaluation.interval import count_effective, exact_interval
 from bertfit.evaluation.selective import rank_rows, risk_area, share_mistakes
 
 
@@ -227,6 +227,17 @@ def test_mistakes_that_were_seen_cost_what_they_cost() -> None:
     assert found.high == pytest.approx(if_right.mean() + exact_interval(2, 100).high * each)
 
 
+def test_ten_mistakes_of_one_group_are_as_doubtful_as_those_of_few() -> None:
+    """Resamples have this group up to four times; the exact interval reaches further."""
+    is_right, groups = np.arange(200) >= 10, np.arange(200) // 10
+    probabilities = np.tile([0.8, 0.2], (200, 1))
+    found = score_confidence(probabilities, (~is_right).astype(int), groups=groups).intervals
+    num_effective = count_effective(is_right, groups)
+    most = exact_interval(0.05 * num_effective, num_effective).high
+    assert found["aurc"].high == pytest.approx(most)
+    assert found["brier"].high == pytest.approx(0.04 + 0.6 * most)
+
+
 @pytest.mark.slow
 def test_intervals_of_a_sure_model_cover_the_truth() -> None:
     """Log odds of normal rows, of which 1 in 160 is wrong: by resamples 4 and 40 times in 100."""
@@ -310,6 +321,16 @@ def test_the_chance_of_few_groups_is_stretched_as_an_interval_is() -> None:
     gaps, units = np.full(12, 0.1), np.arange(12) // 4
     found = _draw_noise_of_groups(gaps, np.zeros(12, int), units, np.random.default_rng(0))
     assert found == pytest.approx(0.1 * t.ppf(0.975, 2) / norm.ppf(0.975) * np.sqrt(3 / 2))
+
+
+def test_the_chance_of_uneven_groups_is_stretched_as_that_of_fewer_even_ones() -> None:
+    """Three of twelve have a gap, and all have one row or three."""
+    units, gaps = np.repeat(np.arange(12), [1, 3] * 6), np.zeros(24)
+    gaps[[0, 1, 4]] = 0.8
+    found = _draw_noise_of_groups(gaps, np.zeros(24, int), units, np.random.default_rng(0))
+    num_even = 24**2 / (6 + 6 * 9)
+    further = t.ppf(0.975, num_even - 1) / norm.ppf(0.975) * np.sqrt(num_even / (num_even - 1))
+    assert found == pytest.approx(0.1 * further)
 
 
 def test_rows_that_are_their_own_groups_change_nothing() -> None:

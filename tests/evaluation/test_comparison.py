@@ -22,7 +22,7 @@ from bertfit.evaluation.intervals import (
     paired_difference_interval,
 )
 from bertfit.evaluation.metrics import WORST_LOG_LOSS, score
-from bertfit.evaluation.verdicts import describe_difference
+from bertfit.evaluation.verdicts import describe_against_baseline, describe_difference
 
 NAME = "TF-IDF + logistic regression"
 
@@ -488,3 +488,24 @@ def test_a_model_that_may_have_guessed_is_said_to(share: float, is_told: bool) -
     assert (told in verdict) == is_told
     one = compare_with_baseline(*pair, np.zeros(200, int), baseline_name=NAME).verdict
     assert "guessing" not in one
+
+
+def test_whoever_finds_most_of_a_rare_class_did_not_guess_however_low_its_f1_is() -> None:
+    """It calls 30 % of the other rows rare as well: the macro F1 is 0.47, the recall 0.8."""
+    label_ids = (np.arange(1000) < 20).astype(int)
+    found = np.where(np.arange(1000) % 10 < 3, 1, label_ids)
+    found[:2] = 0
+    pair = as_probabilities(found), as_probabilities(np.zeros(1000, int))
+    comparison = compare_with_baseline(*pair, label_ids, baseline_name=NAME, num_resamples=200)
+    assert comparison.model_intervals["macro_f1"].low < 0.5
+    assert "guessing" not in comparison.verdict
+
+
+@pytest.mark.parametrize(("low", "is_told"), [(0.5, True), (0.501, False)])
+def test_a_recall_that_may_be_just_that_of_guessing_may_be_guessed(low, is_told) -> None:
+    label_ids = np.arange(40) % 2
+    pair = [as_probabilities(label_ids)] * 2
+    found = compare_with_baseline(*pair, label_ids, baseline_name=NAME, num_resamples=20)
+    recall = Interval(low, 0.9)
+    verdict = describe_against_baseline(found, grouped=False, recall=recall, num_labels=2)
+    assert ("better than guessing" in verdict) == is_told

@@ -65,3 +65,24 @@ def test_risk_coverage_ends_at_the_error_rate(rows):
 
 def test_short_curves_are_left_alone():
     assert thin_curve(np.array([0.0, 1.0]), np.array([0.5, 0.25])) == [(0.0, 0.5), (1.0, 0.25)]
+
+
+def test_precision_recall_begins_at_the_most_probable_row_and_not_with_a_precision_of_1():
+    points = precision_recall_points([0.9, 0.8, 0.1], [False, True, True])
+    assert points == [(0.0, 0.0), (0.5, 0.5), (1.0, pytest.approx(2 / 3, abs=1e-5))]
+
+
+def test_as_many_points_as_there_may_be_are_left_alone():
+    x = np.linspace(0, 1, MAX_POINTS) ** 3
+    assert thin_curve(x, np.ones(MAX_POINTS)) == [(round(at, 5), 1.0) for at in x.tolist()]
+
+
+def test_the_points_that_are_left_lie_equally_far_apart_where_the_curve_is_steep():
+    """As an ROC curve is at its beginning: up, and then to the right."""
+    rising, ones = np.linspace(0, 1, 500), np.ones(500)
+    points = np.array(thin_curve(np.append(0 * ones, rising), np.append(rising, ones)))
+    assert np.hypot(*np.diff(points, axis=0).T).max() < 1.5 * 2 / MAX_POINTS
+
+
+def test_a_confidence_that_rounding_made_larger_than_1_is_1():
+    assert reliability_points([np.nextafter(1, 2)] * 3, [True] * 3) == [(1.0, 1.0)]

@@ -14,7 +14,12 @@ from bertfit.evaluation.few_differences import (
     widen_where_alike,
     widen_where_few_mistakes,
 )
-from bertfit.evaluation.interval import Interval, allow_for_mistakes, exact_interval
+from bertfit.evaluation.interval import (
+    Interval,
+    allow_for_mistakes,
+    count_effective,
+    exact_interval,
+)
 from bertfit.evaluation.metrics import accuracy_and_macro_f1, log_losses_if
 
 
@@ -36,6 +41,20 @@ def test_the_gains_of_the_rows_add_up_to_the_difference_in_macro_f1() -> None:
     label_ids, *answers = rng.integers(4, size=(3, 50))
     gains, _ = find_f1_gains((answers[0], answers[1]), label_ids)
     macro_f1 = [accuracy_and_macro_f1(one, label_ids, 5)[1] for one in answers]
+    assert gains.sum() == pytest.approx(macro_f1[0] - macro_f1[1], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("label_ids", "a", "b"),
+    [
+        pytest.param([0, 0, 1, 1], [2, 0, 1, 1], [0, 2, 0, 1], id="both answer one without rows"),
+        pytest.param([0, 0, 1], [0, 0, 1], [0, 0, 0], id="one row, which B answers wrongly"),
+    ],
+)
+def test_the_gains_of_rare_classes_add_up_as_well(label_ids, a, b) -> None:
+    label_ids, a, b = map(np.array, (label_ids, a, b))
+    gains, _ = find_f1_gains((a, b), label_ids)
+    macro_f1 = [accuracy_and_macro_f1(one, label_ids, 3)[1] for one in (a, b)]
     assert gains.sum() == pytest.approx(macro_f1[0] - macro_f1[1], abs=1e-12)
 
 
@@ -152,6 +171,18 @@ def test_ten_mistakes_and_hits_of_both_leave_the_interval_of_log_loss() -> None:
         pair = ((probabilities, answers), (probabilities, np.where(answers, 0, 1)))
         found = widen_where_few_mistakes(interval, of_each, pair, label_ids, None)
         assert (found != interval) == is_wider
+
+
+def test_exceptions_of_both_kinds_tell_together_how_many_rows_the_groups_are() -> None:
+    """A alone is right on all rows but three: of one pair neither is, and B alone on another."""
+    differences, pairs = np.ones(120, dtype=np.int64), np.arange(120) // 2
+    differences[[0, 1]], differences[4] = 0, -1
+    found = allow_for_alike(Interval(0.9, 0.9), differences, pairs)
+    num_told = count_effective(differences == 1, pairs)
+    a, b = (exact_interval(share * num_told, num_told) for share in (117 / 120, 1 / 120))
+    down, up = np.hypot(117 / 120 - a.low, b.high - 1 / 120), a.high - 117 / 120
+    assert found.low == pytest.approx(116 / 120 - down)
+    assert found.high == pytest.approx(116 / 120 + np.hypot(up, 1 / 120 - b.low))
 
 
 @pytest.mark.parametrize("difference", [-1, 0, 1])

@@ -116,6 +116,89 @@ def test_intervals_of_other_scores_are_made_in_the_same_way() -> None:
         assert (one.low, one.high) == pytest.approx((expected[name].low, expected[name].high))
 
 
+def test_over_groups_the_trailing_end_stays_where_the_resamples_have_it() -> None:
+    """The share of the rows that were drawn is 1 of all, and 0.63 of the resamples."""
+
+    def find(groups: np.ndarray | None, biased: Sequence[int]) -> Interval:
+        (found,) = resampling.resample_intervals(
+            lambda counts: [float((counts > 0).mean())],
+            60,
+            groups=groups,
+            num_resamples=100,
+            biased=biased,
+            within=[(0.0, 2.0)],
+        )
+        return found
+
+    pairs = np.arange(60) // 2
+    assert find(pairs, [0]).low == find(pairs, []).low < 0.6
+    assert find(pairs, [0]).high > find(pairs, []).high + 0.6
+    assert find(None, [0]).low > find(None, []).low + 0.3
+
+
+def test_over_groups_macro_averages_keep_the_low_end_of_their_resamples() -> None:
+    """Of ten classes of six rows, in groups, resamples are too low, and their low end stays."""
+    probabilities, label_ids = draw_rows(60, 10)
+    answers, groups = probabilities.argmax(axis=1), np.arange(60) // 2
+    options = {"groups": groups, "num_resamples": 100, "seed": 3}
+
+    def score_resample(counts: np.ndarray) -> list[float]:
+        drawn = np.repeat(np.arange(60), counts)
+        return [accuracy_and_macro_f1(answers[drawn], label_ids[drawn], 10)[1]]
+
+    (plain,) = resampling.resample_intervals(score_resample, 60, within=[(0, 1)], **options)
+    found = bootstrap_intervals(probabilities, label_ids, **options)["macro_f1"]
+    assert found.low <= plain.low + 1e-12
+
+
+def test_groups_of_uneven_size_reach_as_far_in_log_odds_as_fewer_even_ones() -> None:
+    groups = np.repeat(np.arange(10, 30), [1, 5] * 10)
+    is_right = np.ones(60, dtype=bool)
+    is_right[[3, 5]] = False
+    probabilities = np.where(is_right[:, np.newaxis], [0.9, 0.1], [0.2, 0.8])
+    options = {"groups": groups, "num_resamples": 100, "seed": 3}
+    found = bootstrap_intervals(probabilities, np.zeros(60, dtype=int), **options)["accuracy"]
+    members = [np.flatnonzero(groups == group) for group in range(10, 30)]
+    rng = np.random.default_rng(3)
+    values = [
+        is_right[np.concatenate([members[unit] for unit in rng.integers(20, size=20)])].mean()
+        for _ in range(100)
+    ]
+    num_even, share = 60**2 / (10 + 10 * 25), 58 / 60
+    away = stats.t.ppf(0.975, num_even - 1) * np.std(values) / (share * (1 - share))
+    assert found.low == pytest.approx(expit(np.log(share / (1 - share)) - away))
+
+
+def test_a_log_loss_of_uneven_groups_reaches_as_far_as_that_of_fewer_even_ones() -> None:
+    """Every third row is wrong, if hardly, and one of them surely."""
+    groups = np.repeat(np.arange(10, 30), [1, 5] * 10)
+    of_label = np.where(np.arange(60) % 3 == 0, 0.45, 0.95)
+    of_label[3] = 1e-4
+    probabilities = np.stack([of_label, 1 - of_label], axis=1)
+    options = {"groups": groups, "num_resamples": 100, "seed": 3}
+    found = bootstrap_intervals(probabilities, np.zeros(60, dtype=int), **options)["log_loss"]
+    members = [np.flatnonzero(groups == group) for group in range(10, 30)]
+    rng, losses = np.random.default_rng(3), -np.log(of_label)
+    values = [
+        losses[np.concatenate([members[unit] for unit in rng.integers(20, size=20)])].mean()
+        for _ in range(100)
+    ]
+    num_even, mean = 60**2 / (10 + 10 * 25), losses.mean()
+    away = stats.t.ppf(0.975, num_even - 1) * np.std(values) / mean
+    assert found.high == pytest.approx(mean * np.exp(away))
+
+
+def test_only_the_scores_that_are_costs_get_the_interval_of_their_logarithm() -> None:
+    def score_resample(counts: np.ndarray) -> list[float]:
+        return [float(counts[:3].sum() / counts.sum())] * 2
+
+    options = {"num_resamples": 100, "within": [(0.0, 1.0)] * 2}
+    share, cost = resampling.resample_intervals(score_resample, 60, costs=[1], **options)
+    plain, _ = resampling.resample_intervals(score_resample, 60, **options)
+    assert share == plain
+    assert cost.high > share.high
+
+
 def test_resamples_of_one_class_do_not_hide_how_the_others_differ() -> None:
     """Some 11 in 100 have none of the two rows of the second class, and no AUROC."""
     label_ids = np.array([0] * 10 + [1] * 2)
@@ -525,6 +608,24 @@ def test_progress_counts_the_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard == [(10, 25), (20, 25), (25, 25)]
 
 
+@pytest.mark.parametrize(
+    ("num_labels", "groups", "size"), [(2, [*"aabbb"], 10), (10, None, 5), (10, [*"aabbb"], 5)]
+)
+def test_the_memory_of_resamples_is_bounded_by_their_rows_and_classes(
+    monkeypatch: pytest.MonkeyPatch, num_labels: int, groups: list[str] | None, size: int
+) -> None:
+    """Of two groups, so many resamples at once that each has a weight for all rows."""
+    monkeypatch.setattr(resampling, "_CHUNK_NUMBERS", 50)
+    heard: list[int] = []
+    bootstrap_intervals(
+        *draw_rows(5, num_labels),
+        groups=groups,
+        num_resamples=20,
+        on_progress=lambda done, _: heard.append(done),
+    )
+    assert heard == list(range(size, 21, size))
+
+
 def test_a_wrong_number_of_groups_is_refused() -> None:
     with pytest.raises(DataError, match="expected a group for each of 5 rows, got 3"):
         bootstrap_intervals(*draw_rows(5), groups=["a", "b", "c"])
@@ -598,6 +699,18 @@ def test_a_mistake_costs_the_mean_of_those_seen_and_of_one_more() -> None:
     found = allow_for_mistakes(Interval(0.4, 0.4), is_right, costs, units)
     each = (4 + 4 + 1.3) / 3
     assert (found.low, found.high) == pytest.approx((share.low * each, share.high * each))
+
+
+def test_mistakes_that_save_as_much_mirror_the_interval_of_those_that_cost() -> None:
+    """Of two models that answer alike, either may lose more by a mistake."""
+    is_right, units = np.arange(20) >= 2, np.arange(20)
+    further = np.where(is_right, 1.0, 4.0)
+    found, mirrored = (
+        allow_for_mistakes(Interval(0.0, 0.0), is_right, (np.zeros(20), each), units)
+        for each in (further, -further)
+    )
+    assert found.high > 0.5
+    assert (mirrored.low, mirrored.high) == (-found.high, -found.low)
 
 
 @pytest.mark.parametrize(("num_wrong", "expected"), [(0, True), (9, True), (10, False)])
@@ -787,6 +900,22 @@ def test_the_effective_rows_are_those_of_the_variance_between_the_groups() -> No
 def test_a_few_hits_tell_as_much_as_a_few_mistakes() -> None:
     is_right, groups = np.isin(np.arange(200), [0, 1, 50, 120]), np.arange(200) // 10
     assert count_effective(is_right, groups) == pytest.approx(count_effective(~is_right, groups))
+
+
+def test_groups_that_vary_less_than_rows_tell_no_more_than_these() -> None:
+    """Each has one mistake, as they never would if their rows were drawn at random."""
+    is_right, pairs = np.arange(40) % 2 == 0, np.arange(40) // 2
+    assert count_effective(is_right, pairs) == pytest.approx((20 + 19 * 40) / 20)
+
+
+def test_a_group_with_most_of_the_rows_tells_less_than_there_are_groups() -> None:
+    """All of its 30 rows are wrong, and right are the 20 that have no other in their group."""
+    is_right, groups = np.arange(50) >= 30, np.maximum(np.arange(50) - 29, 0)
+    of_groups = 21 / 20 * (30**2 * 0.4**2 + 20 * 0.6**2) / 50**2
+    reach = stats.t.ppf(0.975, 20) / stats.t.ppf(0.975, 49)
+    expected = 50 * (0.4 * 0.6 / 49) / of_groups / reach**2
+    assert expected < 5
+    assert count_effective(is_right, groups) == pytest.approx(expected)
 
 
 def test_certain_classes_add_to_what_the_resamples_say_of_the_others() -> None:

@@ -242,6 +242,11 @@ def test_a_mistake_that_was_seen_costs_what_it_cost() -> None:
     assert if_wrong == pytest.approx(-np.log([0.3, 0.2]))
 
 
+def test_a_model_of_one_class_has_no_other_that_a_mistake_could_be() -> None:
+    _, if_wrong = log_losses_if(np.ones((2, 1)), np.zeros(2, int), np.zeros(2, int))
+    assert if_wrong == pytest.approx(-np.log([PROBABILITY_FLOOR] * 2))
+
+
 def test_pairs_confused_equally_often_are_in_the_order_of_the_classes() -> None:
     confusion = [[9, 1, 2], [1, 9, 0], [0, 2, 9]]
     assert list_confused(confusion) == [(2, 0, 2), (2, 2, 1), (1, 0, 1), (1, 1, 0)]

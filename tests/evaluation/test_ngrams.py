@@ -86,6 +86,13 @@ def test_from_a_thousand_rows_on_characters_of_most_rows_are_dropped(
     assert counter.count(new).characters.toarray().tolist() == expected.tolist()
 
 
+def test_characters_of_just_a_tenth_of_the_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ngrams, "MIN_ROWS_FOR_PRUNING", 20)
+    counter, _ = learn_ngrams(["one"] * 2 + ["it"] * 18)
+    assert counter.count(["one"]).characters.sum() > 0
+    assert counter.count(["it"]).characters.sum() == 0
+
+
 def test_where_every_ngram_of_characters_is_in_most_rows_none_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

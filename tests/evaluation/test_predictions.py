@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -71,6 +72,7 @@ GOOD = {
         (json.dumps({**GOOD, "label": "x"}), "label 'x' is not one of the run's: neg, pos"),
         (json.dumps({**GOOD, "label": [1]}), "label [1] is not one of the run's: neg, pos"),
         (json.dumps({**GOOD, "probabilities": [0.5]}), "probabilities: expected 2 numbers"),
+        (json.dumps({**GOOD, "probabilities": [1]}), "probabilities: expected 2 numbers"),
         (json.dumps({**GOOD, "probabilities": [0, 10**400]}), "that sum to 1, got [0, 1000"),
         (json.dumps({**GOOD, "probabilities": [0.5, 0.9]}), "that sum to 1"),
         (json.dumps({**GOOD, "probabilities": [0.5, 0.502]}), "that sum to 1"),
@@ -102,3 +104,25 @@ def test_a_missing_file_an_empty_one_and_one_of_other_bytes_are_told_apart(tmp_p
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(RunError, match="cannot be read"):
         read_predictions(tmp_path / "bytes.jsonl", NAMES)
+
+
+@pytest.mark.parametrize("known", [None, [True, False, True]])
+def test_which_rows_were_known_is_read_back_and_is_not_made_up(kept, tmp_path, known) -> None:
+    is_known = None if known is None else np.array(known)
+    write_predictions(tmp_path / "p.jsonl", dataclasses.replace(kept, is_known=is_known), NAMES)
+    back = read_predictions(tmp_path / "p.jsonl", NAMES).is_known
+    assert (None if back is None else back.tolist()) == known
+
+
+@pytest.mark.parametrize("num_rows", [2, 4])
+def test_more_rows_are_as_wrong_as_fewer(kept, tmp_path, num_rows: int) -> None:
+    write_predictions(tmp_path / "p.jsonl", kept, NAMES)
+    assert len(read_predictions(tmp_path / "p.jsonl", NAMES, num_rows=3)) == 3
+    with pytest.raises(RunError, match=f"it holds predictions of 3 rows; {num_rows} were kept"):
+        read_predictions(tmp_path / "p.jsonl", NAMES, num_rows=num_rows)
+
+
+def test_a_count_may_be_zero(tmp_path) -> None:
+    record = {**GOOD, "line": 0, "num_tokens": 0}
+    (tmp_path / "p.jsonl").write_text(json.dumps(record), encoding="utf-8")
+    assert read_predictions(tmp_path / "p.jsonl", NAMES).num_tokens.tolist() == [0]

@@ -140,9 +140,10 @@ def test_a_layer_without_a_bias_gets_none(draw_crowded):
 
 
 def test_confidence_never_falls_where_logits_grow(draw_crowded):
-    found = fit_cubic(*draw_crowded(5000, cube=-0.02))
+    logits, label_ids, features = draw_crowded(5000, cube=-0.02)
+    found = fit_cubic(logits, label_ids, features)
     assert found.cube == 0
-    assert not found.readout.weight.any()
+    assert not found.readout.apply(features).any()
 
 
 def test_a_cubic_is_never_flat_where_classes_are_equally_probable(draw_crowded):

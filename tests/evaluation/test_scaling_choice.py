@@ -74,6 +74,12 @@ def test_classes_are_scaled_apart_only_where_asked_and_with_rows_enough(draw_log
     assert "vector" not in choose_scaling(logits[kept], label_ids[kept]).held_out_log_losses
 
 
+def test_a_class_without_rows_is_not_scaled_apart(draw_logits):
+    logits, label_ids = draw_logits(3000, 2)
+    logits = np.column_stack([logits, np.full(3000, -9.0)])
+    assert "vector" not in choose_scaling(logits, label_ids).held_out_log_losses
+
+
 def test_too_few_rows_teach_nothing(draw_logits):
     logits, label_ids = draw_logits(MIN_ROWS - 1, 2, temperature=5)
     choice = choose_scaling(logits, label_ids)

@@ -127,6 +127,7 @@ def test_a_column_of_many_numbers_is_binned_and_of_few_is_not() -> None:
 def test_values_are_spelt_as_labels_and_groups_are() -> None:
     assert name_values([True, np.False_, None, " a "]) == ["true", "false", None, "a"]
     assert name_values([1.0, 2, 2.5, ["x"]]) == ["1", "2", "2.5", "['x']"]
+    assert name_values([True, *range(30)])[:2] == ["true", "0"]  # no number among numbers
 
 
 def test_years_are_named_as_years_and_large_numbers_in_full() -> None:
@@ -361,6 +362,18 @@ def test_groups_that_do_not_differ_are_still_few() -> None:
     kinds = ["x"] * 30 + ["y"] * 100
     found = {one.value: one for one in score_slices(is_right, {"kind": kinds}, groups=films).slices}
     assert found["x"].interval.low < 0.5
+
+
+def test_where_groups_do_not_differ_the_doubt_of_rows_is_that_of_both_sides() -> None:
+    """Of 5 films, each has 6 of 10 right, and of the 20 others 9 of 10."""
+    is_right = [row % 10 < 6 for row in range(50)] + [row % 10 < 9 for row in range(200)]
+    films = [f"film {row // 10}" for row in range(250)]
+    kinds = ["x"] * 50 + ["y"] * 200
+    found = score_slices(is_right, {"kind": kinds}, groups=films).slices[0]
+    odds = np.array([30.5 / 20.5, 180.5 / 20.5])
+    variances = (1 + odds) ** 2 / odds / [50, 200]
+    far = np.log(odds[1] / odds[0]) / np.sqrt(variances.sum())
+    assert found.p_value == pytest.approx(2 * t.sf(far, 4))
 
 
 def test_slices_by_group_are_known_by_their_values_whatever_their_column() -> None:

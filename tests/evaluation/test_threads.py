@@ -86,6 +86,36 @@ def test_tasks_that_are_not_wanted_any_more_are_not_begun():
     assert len(begun) < 25
 
 
+def test_only_a_few_tasks_are_taken_ahead_of_the_results(monkeypatch):
+    monkeypatch.setattr(threads, "count_threads", lambda _: 2)
+    taken = []
+    results = run_in_threads(lambda: 0 for _ in iter(lambda: taken.append(0), 0))  # no end
+    assert [next(results), len(taken)] == [0, 4]
+    assert [next(results), len(taken)] == [0, 5]
+    results.close()
+
+
+def test_a_task_that_waits_when_nobody_wants_more_is_never_begun(monkeypatch):
+    monkeypatch.setattr(threads, "count_threads", lambda _: 2)
+    before, begun = set(threading.enumerate()), []
+    are_busy, may_end = threading.Barrier(3), threading.Event()
+
+    def work(number):
+        begun.append(number)
+        if number in {1, 2}:
+            are_busy.wait(60)
+            may_end.wait(60)
+
+    results = run_in_threads([functools.partial(work, number) for number in range(4)])
+    next(results)
+    are_busy.wait(60)
+    results.close()
+    may_end.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+    assert sorted(begun) == [0, 1, 2]
+
+
 def test_a_process_does_not_wait_for_a_task_that_nobody_waits_for():
     """Ctrl-C during a fit of minutes ends the command, not the fit."""
     code = """
