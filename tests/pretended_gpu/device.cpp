@@ -103,11 +103,8 @@ namespace {
 
 // Recording: what a graph would hold, and what its recording must leave as it was.
 
-struct Recorded {
-  std::function<void()> run;
-};
 struct Graph {
-  std::vector<Recorded> calls;
+  std::vector<std::function<void()>> calls;
 };
 struct Before {
   at::Tensor bytes, copy;
@@ -127,7 +124,7 @@ void save_before_writing(const at::Tensor& tensor) {
   written_while_recording.push_back({bytes, bytes.clone()});
 }
 
-// The operations of an operator's arguments as the CPU's kernels take them, and back.
+// An operator's arguments as the CPU's kernels take them, and its results as they are returned.
 
 template <typename Change>
 IValue change_tensors(const IValue& value, Change change) {
@@ -298,7 +295,7 @@ void compute(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Stack* s
   op.redispatchBoxed(DispatchKeySet(DispatchKey::CPU), &results);
   if (recording)  // `given` keeps the memory
     recording->calls.push_back(
-        {[op, arguments, given, results] { run_again(op, arguments, results); }});
+        [op, arguments, given, results] { run_again(op, arguments, results); });
   views.resize_alike();
   bool returns_own = !views.wants_cpu && (views.wants_device || views.on_device);
   for (const IValue& one : results) stack->push_back(returns_own ? views.to_device(one) : one);
@@ -372,14 +369,14 @@ void run_and_record(const py::function& run, const std::vector<at::Tensor>& tens
     throw;
   }
   recording = graph;
-  if (recording) recording->calls.push_back({[run] { run(); }});
+  if (recording) recording->calls.push_back([run] { run(); });
 }
 
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   py::class_<Graph, std::shared_ptr<Graph>>(module, "Graph").def("replay", [](const Graph& graph) {
-    for (const Recorded& one : graph.calls) one.run();
+    for (const auto& run : graph.calls) run();
   });
   module.def("set_num_devices", [](DeviceIndex number) { num_devices = number; });
   module.def("get_device", [] { return static_cast<int>(current); });
