@@ -107,6 +107,7 @@ def test_a_word_of_another_script_changes_the_count_of_no_other():
 def test_flags_are_not_cut_in_two():
     germany, england = "\U0001f1e9\U0001f1ea", "\U0001f3f4\U000e0067\U000e0062\U000e007f"
     assert [find_cut(germany * 3, at) for at in range(7)] == [0, 2, 2, 4, 4, 6, 6]
+    assert find_cut(germany * 50, 67) == 68
     assert {find_cut(england + "!", at) for at in range(1, 5)} == {4}
 
 

@@ -93,8 +93,8 @@ def _parts_a_flag(text: str, at: int) -> bool:
     """Return whether a flag, which two letters of its country make, begins just before a place."""
     if text[at] not in _FLAG_LETTERS:
         return False
-    before = itertools.takewhile(_FLAG_LETTERS.__contains__, reversed(text[max(at - 64, 0) : at]))
-    return len(list(before)) % 2 == 1
+    before = (text[place] for place in range(at - 1, -1, -1))
+    return sum(1 for _ in itertools.takewhile(_FLAG_LETTERS.__contains__, before)) % 2 == 1
 
 
 @functools.cache

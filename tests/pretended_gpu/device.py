@@ -18,6 +18,8 @@ from types import SimpleNamespace
 
 NAME = "pretended_device"
 FLAGS = ("-O0", "-std=c++20")
+_STAYING = contextlib.ExitStack()
+"""Libraries of operators, which are there as long as their objects."""
 
 
 def build(folder):
@@ -54,7 +56,7 @@ def install(library, *, num_devices):
     _replace_streams(device, num_devices)
     _replace_graphs(device)
     _replace_tensors()
-    _replace_attention()
+    _give_attention()
     _give_products_of_two_types()
     _record_kernels(device)
 
@@ -207,43 +209,14 @@ def _replace_tensors():
     torch.Tensor.pin_memory = lambda self: self
 
 
-def _replace_attention():
-    """Let "flash" attention be a plain one, which takes float32 as well."""
+def _give_attention():
+    """Give torch's flash attention the kernels of its stand-in, which take float32 as well."""
     import torch
-    from torch.nn.attention import varlen
-    from torch.utils import flop_counter  # noqa: F401 (it must see torch's own operator)
 
     from bertfit.modeling import packed_attention
+    from tests.modeling.flash_on_cpu import flash_on_cpu
 
-    def attend(query, key, value, *places, scale=None, window_size_left=None, **_):
-        query_starts, starts, _, _, *rest = places
-        assert query_starts.device == starts.device == query.device
-        assert query_starts.dtype == starts.dtype == torch.int32
-        of_query, of_key = (
-            torch.bucketize(torch.arange(len(of), device=of.device), begins[1:], right=True)
-            for of, begins in ((query, query_starts), (key, starts))
-        )
-        is_hidden = of_query[:, None] != of_key[None, :]
-        if window_size_left is not None:
-            here = torch.arange(len(query), device=query.device)
-            is_hidden |= (here[:, None] - here[None, :]).abs() > window_size_left
-        scores = torch.einsum("qhd,khd->hqk", query, key).float()
-        scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-        weights = scores.masked_fill(is_hidden, -1e30).softmax(-1)
-        weights = torch.dropout(weights, rest[0] if rest else 0.0, train=True)
-        return torch.einsum("hqk,khd->qhd", weights.to(query.dtype), value)
-
-    own = torch.ops.aten._flash_attention_forward
-
-    class Operator:
-        def __call__(self, *states, **named):
-            return (attend(*states, **named),)
-
-        def __getattr__(self, name):
-            return getattr(own, name)
-
-    torch.ops.aten._flash_attention_forward = Operator()
-    varlen.varlen_attn = attend
+    _STAYING.enter_context(flash_on_cpu())
     torch.backends.cuda.is_flash_attention_available = lambda: True
     packed_attention._HALF = (*packed_attention._HALF, torch.float32)
 
@@ -263,11 +236,7 @@ def _give_products_of_two_types():
 
         library.impl(f"{name}.dtype", multiply, "CUDA")
         library.impl(f"{name}.dtype_out", multiply_into, "CUDA")
-    _KEPT.append(library)
-
-
-_KEPT = []
-"""Libraries of operators, which are there as long as their objects."""
+    _STAYING.callback(library._destroy)
 
 
 def _record_kernels(device):

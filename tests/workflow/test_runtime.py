@@ -118,3 +118,10 @@ def test_what_is_not_there_is_refused(tiny_model_dir, tmp_path):
         describe_runtime(str(tmp_path / "none"))
     with pytest.raises(ConfigError, match="device: expected"):
         describe_runtime(str(tiny_model_dir), device="toaster")
+
+
+def test_without_a_home_it_is_said_that_no_text_is_kept(tiny_model_dir, monkeypatch):
+    monkeypatch.setattr(runtime, "find_store", lambda: None)
+    found = describe_runtime(str(tiny_model_dir))
+    assert found.store.startswith("not kept: there is no home folder")
+    assert found.store_bytes == 0

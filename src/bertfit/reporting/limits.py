@@ -56,7 +56,8 @@ def list_limits(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _limit_test(facts: Mapping[str, Any]) -> list[str]:
-    judged, data = facts["judged"], facts["record"].get("data") or {}
+    judged, record = facts["judged"], facts["record"]
+    data = record.get("data") or {}
     if judged is None:
         return ["The run holds no scores: score it on labelled rows with bertfit evaluate."]
     if judged["part"] != "test":
@@ -64,7 +65,7 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         if data.get("test"):
             why = "Interrupted before the test rows were scored, which bertfit evaluate does."
         told = f"{why} The scores are those of the validation rows"
-        chosen = list_chosen(facts["record"], facts["history"])
+        chosen = list_chosen(record, facts["history"])
         if chosen:
             told += f", which chose {chosen}, so they make the model look better than it is"
         told += "."
@@ -72,11 +73,11 @@ def _limit_test(facts: Mapping[str, Any]) -> list[str]:
         source = PurePath((data.get("test") or {}).get("source", "the test rows")).name
         what = "was given in memory" if source in TABLE_NAMES else f"is {source}"
         told = f"The test set {what}, {judged['num_rows']:,} rows, scored after training"
-        if is_all_leaked(facts["record"]):
+        if is_all_leaked(record):
             told += ". None of them is new to the model: the scores say nothing about new text."
-        elif leaves_nothing(facts["record"], "test_without_groups"):
+        elif leaves_nothing(record, "test_without_groups"):
             told += ". None of their groups is new to the model: the scores hold for these alone."
-        elif has_leaks(facts["record"]):
+        elif has_leaks(record):
             told += (
                 ". Some of them are not new to the model: the score without them, given above, is "
                 "the one that holds for text like it."

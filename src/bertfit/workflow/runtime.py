@@ -78,7 +78,7 @@ class Runtime:
     gflops: dict[str, float]
     """Measured rate of matrix products, by dtype, in 1e9 operations per second."""
     store: str
-    """Where encoded text is cached."""
+    """Where encoded text is cached, or why it is not."""
     store_bytes: int
     advice: tuple[str, ...]
     """What would make training faster."""
