@@ -90,6 +90,8 @@ def make_classifier(
     for name, size in {**sizes, "embedding_size": width // 2}.items():
         if hasattr(config, name):
             setattr(config, name, size)
+    if family == "modernbert":
+        config.layer_types = (config.layer_types * num_layers)[:num_layers]
     for name, value in config.to_dict().items():
         if "dropout" in name and isinstance(value, float):
             setattr(config, name, dropout)

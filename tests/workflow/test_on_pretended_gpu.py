@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import bertfit
 from bertfit.modeling.operators.loading import name_compiler
+from tests.modeling.test_fast_path import make_classifier
 from tests.pretended_gpu import device
 
 pytestmark = [
@@ -29,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(name_compiler("c++")) is None, reason="no C++ compiler"),
 ]
 TRAINING = Path(device.__file__).with_name("training.py")
+PADDED = ("mpnet", "deberta-v2")
 OPTIONS = {
     "baseline": False,
     "batch_size": 16,
@@ -96,8 +99,8 @@ def assert_same_weights(runs):
     ours, theirs = (load_file(run / "model.safetensors") for run in runs)
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
-        if "key.bias" in name:  # without effect, so what rounding leaves of its gradient is all
-            continue
+        if name.endswith(("key.bias", "k_lin.bias")):
+            continue  # it has no effect, so its gradient is what rounding leaves
         torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=2e-5, msg=name)
 
 
@@ -108,6 +111,24 @@ def test_recorded_passes_learn_what_a_cpu_learns(train_there, train_here, tmp_pa
     assert printed["num_replays"] > 10
     assert any(note.startswith("Recording: on") for note in printed["notes"])
     train_here(tmp_path / "here")
+    assert_same_weights((tmp_path / "there", tmp_path / "here"))
+
+
+@pytest.mark.parametrize("family", ["albert", "distilbert", "modernbert", "roberta", *PADDED])
+def test_a_family_learns_what_it_learns_on_a_cpu(
+    train_there, train_here, tiny_model_dir, tmp_path, family
+):
+    """Packed and recorded with the attention of the device, or padded on it."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = make_classifier(family, width=64, num_layers=3, num_heads=2)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(tmp_path / "model")
+
+    options = {"model": str(tmp_path / "model"), "epochs": 1}
+    printed = train_there(tmp_path / "there", 96, options=options)
+    assert (printed["num_replays"] > 0) == (family not in PADDED)
+    train_here(tmp_path / "here", 96, options=options)
     assert_same_weights((tmp_path / "there", tmp_path / "here"))
 
 
